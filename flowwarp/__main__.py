@@ -1,0 +1,5 @@
+"""``python -m flowwarp``."""
+
+from flowwarp.cli import main
+
+main()

@@ -1,0 +1,72 @@
+"""The command line: one file per command, imported only when that command is called.
+
+``COMMANDS`` holds each command's help line, so that ``flowwarp --help`` imports none of them.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from flowwarp.cli._faults import run
+
+# name: (module that defines `command`, help line)
+COMMANDS = {
+    "warp": ("flowwarp.cli.warp", "Warp an image, a folder or a video by optical flow."),
+    "show": ("flowwarp.cli.show", "Turn a flow file into a picture."),
+    "convert": ("flowwarp.cli.convert", "Convert between flow file formats."),
+    "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' help lines without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value and not ctx.resilient_parsing:
+        from flowwarp import __version__
+
+        click.echo(f"flowwarp {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def cli() -> None:
+    """Optical flow and video warping.
+
+    \b
+    flowwarp warp image.png flow.flo     warp an image by a flow field
+    flowwarp show flow.flo               look at a flow field
+    flowwarp COMMAND --help              everything a command can do
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    run(cli, arguments)

@@ -1,0 +1,1 @@
+"""Old names over ours, so that old code changes only its imports."""

@@ -1,0 +1,62 @@
+"""The faults a user can meet, each with the exit code the command line returns for it.
+
+Library code raises these; ``flowwarp.cli`` turns them into one line on stderr.
+The codes follow the table in the README: 3 bad input, 4 output or disk, 5 some of many failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class FlowwarpError(Exception):
+    """Base of every fault that is not our bug; its text is one line."""
+
+    exit_code = 1
+
+
+class InputError(FlowwarpError, ValueError):
+    """A file or value given by the user cannot be used.
+
+    Args:
+        source: the file (or argument) at fault.
+        problem: what is wrong with it.
+        remedy: what the user can do, if that is known.
+    """
+
+    exit_code = 3
+
+    def __init__(self, source: str | Path, problem: str, remedy: str | None = None) -> None:
+        super().__init__(_one_line(source, problem, remedy))
+        self.source = str(source)
+
+
+class OutputError(FlowwarpError, OSError):
+    """A result cannot be written: no space, no permission, or already there."""
+
+    exit_code = 4
+
+    def __init__(self, target: str | Path, problem: str, remedy: str | None = None) -> None:
+        super().__init__(_one_line(target, problem, remedy))
+        self.target = str(target)
+
+
+class SomeFailed(FlowwarpError):
+    """Some of many inputs failed; the others are done.
+
+    Args:
+        failures: one line for each input that failed.
+        total: how many inputs there were.
+    """
+
+    exit_code = 5
+
+    def __init__(self, failures: Sequence[str], total: int) -> None:
+        super().__init__(f"{len(failures)} of {total} failed")
+        self.failures = tuple(failures)
+
+
+def _one_line(where: str | Path, problem: str, remedy: str | None) -> str:
+    text = f"{where}: {problem}" + (f"; {remedy}" if remedy else "")
+    return " ".join(text.split())

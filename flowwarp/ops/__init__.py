@@ -1,0 +1,1 @@
+"""The warp core: differentiable operators on images and flow fields."""

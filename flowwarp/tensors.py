@@ -1,0 +1,87 @@
+"""The conventions of every tensor in the package, and the checks at the public doors.
+
+* ``image`` (B, C, H, W), floating point, RGB in [0, 1] where a range matters.
+* ``video`` (B, T, C, H, W).
+* ``flow`` (B, 2, H, W) **in pixels of its own resolution**; channel 0 is x (right positive),
+  channel 1 is y (down positive). ``flow_12`` maps frame 1 to frame 2, so that backward warping,
+  ``warp(image2, flow_12)``, reads image 2 at ``x + flow`` and looks like frame 1.
+* Pixel centres are integers: pixel (0, 0) is at x = 0, y = 0 (``align_corners=True`` in the words
+  of ``grid_sample``).
+* Masks (B, 1, H, W), boolean; True is ``visible`` (seen in the other frame) or ``valid``
+  (a value exists). Never the reverse.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def check_image(image: Tensor, name: str = "image") -> None:
+    """Check that ``image`` is (B, C, H, W) and floating point.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+        ValueError: not four-dimensional.
+    """
+    _check_float(image, name)
+    if image.ndim != 4:
+        raise ValueError(f"{name} must be (B, C, H, W), got shape {_shape(image)}")
+
+
+def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) -> None:
+    """Check that ``flow`` is (B, 2, H, W), floating point, and fits ``like``.
+
+    Args:
+        flow: the flow field.
+        name: its name in the caller's signature.
+        like: an image or flow whose batch, height, width and device it must share.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+        ValueError: wrong number of dimensions or channels, other size or device than ``like``.
+    """
+    _check_float(flow, name)
+    if flow.ndim != 4 or flow.shape[1] != 2:
+        raise ValueError(f"{name} must be (B, 2, H, W), got shape {_shape(flow)}")
+    if like is not None:
+        check_same_grid(flow, name, like)
+
+
+def check_same_grid(tensor: Tensor, name: str, like: Tensor) -> None:
+    """Check that ``tensor`` shares batch, height, width and device with ``like``.
+
+    Raises:
+        ValueError: one of them differs.
+    """
+    wanted = (like.shape[0], *like.shape[-2:])
+    got = (tensor.shape[0], *tensor.shape[-2:])
+    if got != wanted:
+        raise ValueError(
+            f"{name} must have batch, height and width {tuple(wanted)}, got {tuple(got)}"
+        )
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
+
+
+def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
+    """Check that ``value`` is one of ``choices``.
+
+    Raises:
+        ValueError: it is not; the message lists what is allowed.
+    """
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def _check_float(tensor: Tensor, name: str) -> None:
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be fp64, fp32, fp16 or bf16, got {tensor.dtype}")
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape)

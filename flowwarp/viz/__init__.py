@@ -1,0 +1,1 @@
+"""Making flow visible: tensors in, image tensors out; nothing is written here."""
