@@ -142,7 +142,7 @@ def legend(max_flow: float, size: int = 96) -> Tensor:
     softness = (size - 1) / 2  # pixels per radius: the rim fades over one pixel
     axis = (torch.arange(size) - softness) / softness  # unlike linspace, exactly 0 in the middle
     disc = torch.stack(torch.meshgrid(axis, axis, indexing="xy"))  # (2, size, size): x, y
-    colors = flow_to_image(disc * max_flow, max_flow=max_flow)
+    colors = flow_to_image(disc, max_flow=1)
     inside = ((1 - torch.hypot(disc[0], disc[1])) * softness).clamp(0, 1)
 
     picture = torch.ones(3, size + 16, size)
