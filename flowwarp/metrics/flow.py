@@ -1,0 +1,134 @@
+"""How far a flow field is from the truth: EPE, Fl-all and angular error.
+
+Every measure is computed per example first and returned as (B,), so that an average over a data
+set does not depend on how it was cut into batches. Only pixels marked ``valid`` count. An example
+without one has no error to speak of and gives NaN, not a flattering 0. An estimate that is not
+finite in a pixel that counts never helps: EPE and AAE come out NaN or infinite, and for Fl-all
+the pixel is an outlier.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowwarp.tensors import check_flow, check_same_grid
+
+
+def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:
+    """Return the distance between two flow fields in each pixel.
+
+    Args:
+        flow: (B, 2, H, W), pixels; the estimate.
+        target: (B, 2, H, W), pixels; the ground truth.
+
+    Returns:
+        (B, 1, H, W), pixels, float32 or float64 as the more precise of the two.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: the shapes differ or are not (B, 2, H, W).
+    """
+    flow, target = _checked(flow, target)
+    return _length(flow - target)
+
+
+def epe(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Return the mean endpoint error of each example in pixels.
+
+    Args:
+        flow: (B, 2, H, W), pixels; the estimate.
+        target: (B, 2, H, W), pixels; the ground truth.
+        valid: (B, 1, H, W), True where the ground truth exists. Default: everywhere.
+
+    Returns:
+        (B,), NaN where no pixel is valid.
+
+    Raises:
+        TypeError: a flow is not a floating-point tensor.
+        ValueError: shapes or devices do not fit.
+
+    >>> epe(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1))
+    tensor([5.])
+    """
+    return _mean(endpoint_error(flow, target), valid)
+
+
+def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Return the percentage of outliers of each example, as KITTI 2015 counts them.
+
+    An outlier is off by more than 3 px **and** by more than 5 % of the true length.
+
+    Args:
+        flow: (B, 2, H, W), pixels; the estimate.
+        target: (B, 2, H, W), pixels; the ground truth.
+        valid: (B, 1, H, W), True where the ground truth exists. Default: everywhere.
+
+    Returns:
+        (B,), percent, NaN where no pixel is valid.
+
+    Raises:
+        TypeError: a flow is not a floating-point tensor.
+        ValueError: shapes or devices do not fit.
+    """
+    flow, target = _checked(flow, target)
+    error = _length(flow - target)
+    # Asking for the good pixels makes NaN an outlier.
+    good = (error <= 3) | (error <= 0.05 * _length(target))
+    return _mean(100 * (~good).to(error.dtype), valid)
+
+
+def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
+    """Return the mean angular error (AAE) of each example in degrees.
+
+    It is the angle between (u, v, 1) and (u*, v*, 1) of Barron et al., "Performance of Optical
+    Flow Techniques", IJCV 1994; the 1 keeps short vectors from counting as much as long ones.
+
+    Args:
+        flow: (B, 2, H, W), pixels; the estimate.
+        target: (B, 2, H, W), pixels; the ground truth.
+        valid: (B, 1, H, W), True where the ground truth exists. Default: everywhere.
+
+    Returns:
+        (B,), degrees, NaN where no pixel is valid.
+
+    Raises:
+        TypeError: a flow is not a floating-point tensor.
+        ValueError: shapes or devices do not fit.
+
+    >>> angular_error(torch.zeros(1, 2, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
+    tensor([45.])
+    """
+    flow, target = _checked(flow, target)
+    (u, v), (u_true, v_true) = flow.unbind(1), target.unbind(1)
+    # The angle by its tangent, |a × b| / a · b: an arc cosine near 1 cannot tell 0.02° from 0.
+    cross = torch.stack((v - v_true, u_true - u, u * v_true - v * u_true), 1)
+    dot = (flow * target).sum(1, keepdim=True) + 1
+    angle = torch.rad2deg(torch.atan2(_length(cross), dot))
+    # An endless vector has no angle; atan2(inf, inf) would say 45°.
+    return _mean(torch.where(dot.isfinite(), angle, torch.nan), valid)
+
+
+def _checked(flow: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Check both and return them in one dtype in which a sum over an image is exact enough."""
+    check_flow(flow)
+    check_flow(target, "target", like=flow)
+    dtype = torch.promote_types(torch.promote_types(flow.dtype, target.dtype), torch.float32)
+    return flow.to(dtype), target.to(dtype)
+
+
+def _length(vector: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+
+
+def _mean(error: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean of (B, 1, H, W) over the valid pixels of each example."""
+    if valid is None:
+        return error.mean(dim=(1, 2, 3))
+    check_same_grid(valid, "valid", error)
+    if valid.ndim != 4 or valid.shape[1] != 1:
+        raise ValueError(f"valid must be (B, 1, H, W), got shape {tuple(valid.shape)}")
+    counted = valid.bool()
+    # Selected rather than multiplied: what is not valid may be NaN.
+    total = torch.where(counted, error, 0).sum(dim=(1, 2, 3))
+    return total / counted.sum(dim=(1, 2, 3))
