@@ -1,0 +1,159 @@
+"""What the readers and writers share: which name is what, safe opening, limits, atomic writing."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from flowwarp.errors import InputError, OutputError
+
+FLOW_EXTENSIONS = frozenset({".flo", ".png", ".pfm", ".npy", ".npz"})
+IMAGE_EXTENSIONS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
+)
+VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".gif"})
+
+# 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
+MAX_PIXELS = 2**27
+
+# No deflate stream expands more than this (1032:1 is reached by one repeated byte).
+_DEFLATE_LIMIT = 1032
+# Above this size a file that expands a hundredfold is a bomb rather than a flow field: an 8K flow
+# still fits under it, however well it packs.
+_BOMB_BYTES, _BOMB_RATIO = 2**28, 100
+
+
+@contextmanager
+def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
+    """Open a file for reading and say how many bytes it has.
+
+    Raises:
+        InputError: no such file, not a regular file (a pipe would block, and has no size to check
+            a header against), empty, unreadable, or an error of the disk while it is read.
+    """
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError(path, "is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise InputError(path, "is not a regular file", "save it to disk first")
+        if status.st_size == 0:
+            raise InputError(path, "is empty")
+        file = Path(path).open("rb")  # noqa: SIM115 - closed below
+    except OSError as fault:
+        raise InputError(path, _reason(fault)) from fault
+    except ValueError as fault:
+        if isinstance(fault, InputError):
+            raise
+        raise InputError(path, str(fault)) from fault  # a null byte in the name
+    with file:
+        try:
+            yield file, status.st_size
+        except OSError as fault:
+            if isinstance(fault, OutputError):
+                raise
+            raise InputError(path, _reason(fault)) from fault
+
+
+def check_pixels(path: str | Path, width: int, height: int) -> None:
+    """Check a size that a header states.
+
+    Raises:
+        InputError: zero, negative or absurd.
+    """
+    if width < 1 or height < 1:
+        raise InputError(path, f"its header says {width}x{height} pixels", "the file is broken")
+    if width * height > MAX_PIXELS:
+        limit = f"at most {MAX_PIXELS // 10**6} million pixels are read"
+        raise InputError(path, f"its header says {width}x{height} pixels", limit)
+
+
+def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:
+    """Check that ``packed`` bytes of deflate can and should become ``unpacked`` bytes.
+
+    Raises:
+        InputError: they cannot (truncated, or a header that lies), or it looks like a bomb.
+    """
+    if unpacked > _DEFLATE_LIMIT * packed:
+        raise InputError(
+            path, f"holds {packed} bytes of data where its header needs {unpacked} unpacked"
+        )
+    if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * packed:
+        raise InputError(
+            path, f"would unpack from {packed} to {unpacked} bytes", "refused as a zip bomb"
+        )
+
+
+@contextmanager
+def atomic_output(path: str | Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``; what is written there appears whole, or not at all.
+
+    The name keeps the extension, since muxers choose their format by it. On leaving the block the
+    file is flushed to disk and renamed; on any exception it is removed. A link is followed, so
+    that its target is replaced rather than the link.
+
+    Raises:
+        OutputError: the folder is missing or not writable, the disk is full, or ``path`` is
+            something other than a regular file.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}{target.suffix.lower()}")
+    try:
+        if target.is_dir():
+            raise OutputError(path, "is a folder, not a file")
+        if target.exists() and not target.is_file():
+            raise OutputError(path, "is not a regular file")
+        temporary.touch(exist_ok=False)
+        yield temporary
+        _flush(temporary, os.O_RDWR)
+        temporary.replace(target)
+        with suppress(OSError):  # some file systems cannot flush a folder
+            _flush(target.parent, os.O_RDONLY)
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(path, _reason(fault)) from fault
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
+    """List the files with these extensions, ``frame2`` before ``frame10``, hidden ones left out.
+
+    Raises:
+        InputError: not a readable folder.
+    """
+    try:
+        names = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
+    except OSError as fault:
+        raise InputError(folder, _reason(fault)) from fault
+    paths = [Path(folder, name) for name in sorted(names, key=_natural)]
+    return [path for path in paths if path.suffix.lower() in extensions and path.is_file()]
+
+
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    # int() takes at most 4300 digits, so a longer run is compared as text. The name itself comes
+    # last so that a01 and a1 keep one order.
+    parts = re.split(r"([0-9]{1,18})", name.lower())
+    return [
+        (p.isdecimal(), int(p) if p.isdecimal() and p.isascii() else 0, p) for p in [*parts, name]
+    ]
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _reason(fault: OSError) -> str:
+    return (fault.strerror or str(fault)).lower()

@@ -1,0 +1,369 @@
+"""Flow files: Middlebury ``.flo``, KITTI 16-bit PNG, PFM, NumPy ``.npy`` and ``.npz``.
+
+=========  =================================================  ====================================
+extension  holds                                              a pixel without a value
+=========  =================================================  ====================================
+``.flo``   float32, exact                                     1e10 (Middlebury: more than 1e9)
+``.png``   steps of 1/64 px from -512 to 511.98 (KITTI)       third channel 0
+``.pfm``   float32, exact; rows from the bottom up            NaN
+``.npy``   float32, exact; (2, H, W), or (H, W, 2) when read  NaN
+``.npz``   the same under ``flow``, with ``valid`` beside it  ``valid`` False
+=========  =================================================  ====================================
+
+Whatever the format, a value that is not finite or larger than 1e9 pixels reads as unknown, and
+flow is 0 wherever ``valid`` is False.
+
+Each reader compares the header with the size of the file before it allocates anything, and no
+reader unpickles: a broken or hostile file costs one ``InputError``.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import struct
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowwarp.errors import InputError
+from flowwarp.io import _png
+from flowwarp.io._files import atomic_output, check_expansion, check_pixels, open_input
+
+UNKNOWN = 1e10  # what Middlebury writes
+_UNKNOWN_ABOVE = 1e9  # what Middlebury reads as unknown
+
+_FLO_MAGIC = struct.pack("<f", 202021.25)  # b"PIEH"
+_NPY_MAGIC = b"\x93NUMPY"
+_ZIP_MAGIC = b"PK\x03\x04"
+_MAGIC = {
+    ".flo": (_FLO_MAGIC,),
+    ".png": (_png.SIGNATURE,),
+    ".pfm": (b"PF", b"Pf"),
+    ".npy": (_NPY_MAGIC,),
+    ".npz": (_ZIP_MAGIC,),
+}
+
+Array = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+
+def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
+    """Read a flow file; its extension says the format.
+
+    Args:
+        path: a ``.flo``, ``.png``, ``.pfm``, ``.npy`` or ``.npz`` file.
+
+    Returns:
+        flow (2, H, W) float32 in pixels, x first, 0 where unknown; and valid (1, H, W) bool.
+
+    Raises:
+        InputError: missing, unreadable, broken, or not a flow file.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in _READERS:
+        raise InputError(path, "is not a flow file by its name", f"known are {_known()}")
+    with open_input(path) as (file, size):
+        _check_magic(path, kind, file.read(8))
+        file.seek(0)
+        flow, valid = _READERS[kind](path, file, size)
+    # NaN fails the comparison too.
+    known = (np.abs(flow) <= _UNKNOWN_ABOVE).all(axis=0)
+    valid = known if valid is None else valid & known
+    flow[:, ~valid] = 0
+    return torch.from_numpy(flow), torch.from_numpy(valid[None])
+
+
+def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> None:
+    """Write a flow file; its extension says the format. The file appears whole or not at all.
+
+    Args:
+        path: a name ending in ``.flo``, ``.png`` (KITTI), ``.pfm``, ``.npy`` or ``.npz``.
+        flow: (2, H, W) in pixels, x first. Values that are not finite are written as unknown.
+        valid: (1, H, W) bool, True where flow has a value; everywhere if left out.
+
+    Raises:
+        TypeError: flow is not a floating-point tensor, or valid not a boolean one.
+        ValueError: a wrong shape or an unknown extension.
+        InputError: the format cannot hold these values (KITTI PNG ends at 512 px).
+        OutputError: the file cannot be written.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in _WRITERS:
+        raise ValueError(f"path must end in {_known()}, got {str(path)!r}")
+    array, mask = _to_arrays(flow, valid)
+    data = _WRITERS[kind](path, array, mask)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _to_arrays(flow: Tensor, valid: Tensor | None) -> tuple[Array, Mask]:
+    if not isinstance(flow, Tensor) or not flow.is_floating_point():
+        got = flow.dtype if isinstance(flow, Tensor) else type(flow).__name__
+        raise TypeError(f"flow must be a floating-point torch.Tensor, got {got}")
+    if flow.ndim != 3 or flow.shape[0] != 2 or flow.numel() == 0:
+        raise ValueError(f"flow must be (2, H, W) and not empty, got shape {tuple(flow.shape)}")
+    array = flow.detach().to("cpu", torch.float32).numpy()
+    mask = (np.abs(array) <= _UNKNOWN_ABOVE).all(axis=0)
+    if valid is not None:
+        if not isinstance(valid, Tensor) or valid.dtype != torch.bool:
+            got = valid.dtype if isinstance(valid, Tensor) else type(valid).__name__
+            raise TypeError(f"valid must be a boolean torch.Tensor, got {got}")
+        if valid.shape != (1, *flow.shape[1:]):
+            wanted = (1, *flow.shape[1:])
+            raise ValueError(f"valid must be {wanted}, got shape {tuple(valid.shape)}")
+        mask = mask & valid[0].cpu().numpy()
+    return array, mask
+
+
+def _check_magic(path: str | Path, kind: str, head: bytes) -> None:
+    if head.startswith(_MAGIC[kind]):
+        return
+    if kind == ".flo" and head[:4] == _FLO_MAGIC[::-1]:
+        raise InputError(path, "is a big-endian .flo file", "write it little-endian")
+    for other, magic in _MAGIC.items():
+        if head.startswith(magic):
+            raise InputError(path, f"is a {other} file by its content", f"rename it to {other}")
+    raise InputError(path, f"is not a {kind} file (wrong magic number)")
+
+
+# Middlebury .flo: magic, int32 width, int32 height, then rows of (u, v); all little-endian.
+
+
+def _read_flo(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]:
+    header = file.read(12)
+    if len(header) < 12:
+        raise InputError(path, "is cut off in its header")
+    width, height = struct.unpack("<ii", header[4:])
+    check_pixels(path, width, height)
+    rows = _read_block(path, file, size - 12, np.dtype("<f4"), (height, width, 2))
+    return _channels_first(rows), None
+
+
+def _write_flo(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    height, width = valid.shape
+    rows = np.where(valid, flow, np.float32(UNKNOWN)).transpose(1, 2, 0)
+    return _FLO_MAGIC + struct.pack("<ii", width, height) + rows.astype("<f4").tobytes()
+
+
+# KITTI PNG, also HD1K and VIPER: 16-bit RGB, u = (R - 2^15) / 64, v = (G - 2^15) / 64, B = valid.
+
+
+def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]:
+    header = _png.read_header(path, file.read(_png.HEADER_BYTES))
+    if (header.bits, header.colour) != (16, 2):
+        raise InputError(path, f"is a {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
+    file.seek(0)
+    picture = _png.decode_png16(path, file.read())
+    flow = (picture[..., :2].astype(np.float32) - 2**15) / 64
+    return _channels_first(flow), picture[..., 2] > 0
+
+
+def _write_png(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    steps = np.rint(np.where(valid, flow, 0).astype(np.float64) * 64) + 2**15
+    if steps.min() < 0 or steps.max() > 2**16 - 1:
+        worst = np.abs(flow[:, valid]).max()
+        raise InputError(
+            path,
+            f"a flow of {worst:.6g} px does not fit a KITTI PNG (-512 to 511.98)",
+            "write .flo, .pfm or .npz",
+        )
+    return _png.encode_png16(np.stack([*np.where(valid, steps, 0), valid], -1).astype(np.uint16))
+
+
+# PFM as FlyingThings3D and VCN write it: three channels (u, v, unused), rows from the bottom up.
+
+_PFM_HEADER = re.compile(
+    rb"P(?P<channels>[Ff])\s+(?P<width>-?\d{1,10})\s+(?P<height>-?\d{1,10})\s+"
+    rb"(?P<scale>[-+]?[\d.]{1,20}(?:[eE][-+]?\d{1,3})?)[ \t]*\r?\n"
+)
+
+
+def _read_pfm(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]:
+    header = _PFM_HEADER.match(file.read(128))
+    if header is None:
+        raise InputError(path, "has a broken PFM header")
+    if header["channels"] == b"f":
+        raise InputError(path, "is a grey PFM (disparity or depth?)", "flow PFMs have 3 channels")
+    width, height = int(header["width"]), int(header["height"])
+    check_pixels(path, width, height)
+    try:
+        scale = float(header["scale"])
+    except ValueError:
+        scale = 0.0
+    # Only the sign counts: negative is little-endian. Its size is a unit that no flow file uses.
+    if scale == 0 or not math.isfinite(scale):
+        raise InputError(path, f"has a PFM scale of {header['scale'].decode()}")
+    file.seek(header.end())
+    dtype = np.dtype("<f4" if scale < 0 else ">f4")
+    rows = _read_block(path, file, size - header.end(), dtype, (height, width, 3))
+    return _channels_first(rows[::-1, :, :2]), None
+
+
+def _write_pfm(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    height, width = valid.shape
+    rows = np.zeros((height, width, 3), "<f4")
+    rows[::-1, :, :2] = np.where(valid, flow, np.nan).transpose(1, 2, 0)
+    return b"PF\n%d %d\n-1.0\n" % (width, height) + rows.tobytes()
+
+
+# NumPy. The header is a Python dictionary; three patterns read all of it that is allowed here, so
+# that nothing is evaluated and no header, however long, costs memory.
+
+_NPY_HEADER_LIMIT = 4096
+_NPY_DESCR = re.compile(r"'descr'\s*:\s*'([^']{1,16})'")
+_NPY_ORDER = re.compile(r"'fortran_order'\s*:\s*(True|False)")
+_NPY_SHAPE = re.compile(r"'shape'\s*:\s*\(([\d\s,]{0,99})\)")
+_FLOATS = re.compile(r"[<>=]f[248]")
+_BOOLEANS = re.compile(r"[<>|=]?b1")
+
+
+def _read_npy(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]:
+    array = _read_npy_array(path, file, size, "flow", _FLOATS)
+    if array.ndim == 3 and array.shape[0] == 2:
+        pass
+    elif array.ndim == 3 and array.shape[2] == 2:
+        array = array.transpose(2, 0, 1)
+    else:
+        raise InputError(path, f"holds flow of shape {array.shape}", "it must be (2, H, W)")
+    with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, hence unknown
+        return np.array(array, np.float32, order="C"), None
+
+
+def _read_npy_array(
+    path: str | Path, file: BinaryIO, size: int, name: str, dtypes: re.Pattern[str]
+) -> NDArray[Any]:
+    """Read one array from a stream of ``size`` bytes; ``name`` is for messages."""
+    head = file.read(8)
+    if len(head) < 8 or not head.startswith(_NPY_MAGIC) or head[6] not in (1, 2, 3):
+        raise InputError(path, f"has a broken NumPy header ({name})")
+    prefix = file.read(2 if head[6] == 1 else 4)
+    length = int.from_bytes(prefix, "little")
+    if length > _NPY_HEADER_LIMIT:
+        raise InputError(path, f"has a NumPy header of {length} bytes ({name})")
+    text = file.read(length).decode("latin1")
+    descr, order, dims = (p.search(text) for p in (_NPY_DESCR, _NPY_ORDER, _NPY_SHAPE))
+    if descr is None or order is None or dims is None or len(text) < length:
+        raise InputError(path, f"has a broken NumPy header ({name})", "save it as one plain array")
+    if not dtypes.fullmatch(descr[1]):
+        wanted = "float32" if dtypes is _FLOATS else "bool"
+        raise InputError(path, f"holds {name} as {descr[1]!r}", f"save it as {wanted}")
+    shape = tuple(int(dim) for dim in re.findall(r"\d+", dims[1]))
+    if len(shape) in (2, 3):
+        check_pixels(path, *sorted(shape)[-2:])
+    fortran = order[1] == "True"
+    available = size - len(head) - len(prefix) - length
+    stored = shape[::-1] if fortran else shape
+    block = _read_block(path, file, available, np.dtype(descr[1]), stored)
+    return block.T if fortran else block
+
+
+# An .npz is a zip of .npy files. What np.savez writes has a handful of members and no comment.
+
+_ZIP_END = struct.Struct("<4s4H2IH")
+_ZIP_MEMBERS = 64
+
+
+def _read_npz(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask | None]:
+    # zipfile believes the sizes in the end record and allocates by them: check it first.
+    file.seek(max(0, size - _ZIP_END.size))
+    end = file.read(_ZIP_END.size)
+    if len(end) < _ZIP_END.size or not end.startswith(b"PK\x05\x06"):
+        raise InputError(path, "is cut off or not a plain .npz file")
+    _, _, _, _, members, length, start, _ = _ZIP_END.unpack(end)
+    if members > _ZIP_MEMBERS or start + length + _ZIP_END.size != size:
+        raise InputError(path, "has a broken zip directory")
+    try:
+        with zipfile.ZipFile(file) as archive:
+            flow, _ = _read_npz_member(path, archive, "flow", _read_npy)
+            if "valid.npy" not in archive.namelist():
+                return flow, None
+            valid = _read_npz_member(path, archive, "valid", _read_valid)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as fault:
+        if isinstance(fault, InputError):
+            raise
+        raise InputError(path, f"is a broken .npz file ({fault})") from fault
+    if valid.shape != flow.shape[1:]:
+        raise InputError(path, f"holds flow {flow.shape} but valid of shape {valid.shape}")
+    return flow, valid
+
+
+def _read_npz_member(path: str | Path, archive: zipfile.ZipFile, name: str, read: Any) -> Any:
+    """Read one array of the archive, its sizes checked first."""
+    try:
+        member = archive.getinfo(f"{name}.npy")
+    except KeyError:
+        found = ", ".join(sorted(archive.namelist())[:5]) or "nothing"
+        raise InputError(
+            path, f"has no array 'flow' (it holds {found})", "np.savez(path, flow=...)"
+        ) from None
+    if member.flag_bits & 1 or member.compress_type not in (
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+    ):
+        raise InputError(path, "is encrypted or packed in a way NumPy does not write")
+    check_expansion(path, member.compress_size, member.file_size)
+    with archive.open(member) as stream:
+        return read(path, stream, member.file_size)
+
+
+def _read_valid(path: str | Path, file: BinaryIO, size: int) -> Mask:
+    valid = _read_npy_array(path, file, size, "valid", _BOOLEANS)
+    return valid.reshape(valid.shape[-2:]) if valid.shape[:-2] == (1,) else valid
+
+
+def _write_npy(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.where(valid, flow, np.float32(np.nan)))
+    return buffer.getvalue()
+
+
+def _write_npz(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, flow=np.where(valid, flow, np.float32(0)), valid=valid[None])
+    return buffer.getvalue()
+
+
+def _read_block(
+    path: str | Path, file: BinaryIO, available: int, dtype: np.dtype[Any], shape: tuple[int, ...]
+) -> NDArray[Any]:
+    """Read one array of ``shape``, which must be all that is left of the file."""
+    needed = math.prod(shape) * dtype.itemsize
+    if needed != available:
+        problem = "is cut off" if available < needed else "is longer than its header says"
+        raise InputError(path, f"{problem} ({available} bytes of data, not {needed})")
+    data = file.read(needed)
+    if len(data) != needed:
+        raise InputError(path, "is cut off")
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _channels_first(rows: NDArray[Any]) -> Array:  # (H, W, 2) -> (2, H, W), native float32
+    return np.array(rows.transpose(2, 0, 1), np.float32, order="C")
+
+
+def _known() -> str:
+    return ", ".join(_READERS)
+
+
+_READERS = {
+    ".flo": _read_flo,
+    ".png": _read_png,
+    ".pfm": _read_pfm,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+}
+_WRITERS = {
+    ".flo": _write_flo,
+    ".png": _write_png,
+    ".pfm": _write_pfm,
+    ".npy": _write_npy,
+    ".npz": _write_npz,
+}

@@ -1,0 +1,203 @@
+"""Pictures in and out: RGB in [0, 1], whatever the file holds."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io import _png
+from flowwarp.io._files import (
+    IMAGE_EXTENSIONS,
+    atomic_output,
+    check_pixels,
+    list_folder,
+    open_input,
+)
+
+# Pillow's name of a format by extension, and how it is asked for the least loss.
+_SAVE: dict[str, tuple[str, dict[str, Any]]] = {
+    ".png": ("PNG", {"compress_level": 4}),
+    ".jpg": ("JPEG", {"quality": 95}),
+    ".jpeg": ("JPEG", {"quality": 95}),
+    ".webp": ("WEBP", {"lossless": True, "exact": True}),
+    ".bmp": ("BMP", {}),
+    ".tif": ("TIFF", {"compression": "tiff_deflate"}),
+    ".tiff": ("TIFF", {"compression": "tiff_deflate"}),
+    ".ppm": ("PPM", {}),
+    ".pgm": ("PPM", {}),
+}
+# What Pillow may try: no format that starts another program (EPS) or reads over the network.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
+# Pillow's pixel modes, and what each is turned into.
+_MODES = {
+    "1": "L",
+    "L": "L",
+    "LA": "LA",
+    "P": "RGB",
+    "PA": "RGBA",
+    "RGB": "RGB",
+    "RGBA": "RGBA",
+    "RGBa": "RGBA",
+    "RGBX": "RGB",
+    "CMYK": "RGB",
+    "YCbCr": "RGB",
+    "LAB": "RGB",
+}
+_OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What a file holds beyond RGB: enough to write a result like the image it came from.
+
+    Args:
+        bits: 8 or 16 per channel.
+        gray: one colour channel in the file.
+        alpha: a transparency channel.
+    """
+
+    bits: int = 8
+    gray: bool = False
+    alpha: bool = False
+
+
+def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
+    """Read a picture as RGB, upright (EXIF), the first frame if it is animated.
+
+    Grey becomes three equal channels; palette and CMYK become RGB; 16-bit PNG keeps its precision.
+
+    Args:
+        path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF; the content decides, not the name.
+        alpha: also return transparency, 1 where the file has none. Otherwise it is dropped.
+
+    Returns:
+        (3, H, W), with alpha (4, H, W); float32 in [0, 1].
+
+    Raises:
+        InputError: missing, unreadable, cut off, corrupt, too large or not a picture.
+    """
+    image, format = read_image_with_format(path)
+    if not alpha:
+        return image[:3]
+    return image if format.alpha else torch.cat([image, torch.ones_like(image[:1])])
+
+
+def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
+    """Read a picture with all that it holds, and say what that was.
+
+    Returns:
+        (3, H, W), or (4, H, W) if the file has alpha; float32 in [0, 1]; and its format.
+
+    Raises:
+        InputError: as ``read_image``.
+    """
+    with open_input(path) as (file, _):
+        head = file.read(_png.HEADER_BYTES)
+        file.seek(0)
+        if head.startswith(_png.SIGNATURE) and _png.read_header(path, head).bits == 16:
+            pixels: NDArray[Any] = _png.decode_png16(path, file.read())
+        else:
+            pixels = _decode(path, file)
+    channels = pixels.shape[2]
+    format = ImageFormat(8 * pixels.itemsize, gray=channels < 3, alpha=channels in (2, 4))
+    scale = np.float32(np.iinfo(pixels.dtype).max)
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / scale)
+    if format.gray:
+        image = torch.cat([image[:1].expand(3, -1, -1), image[1:]])
+    return image, format
+
+
+def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = None) -> None:
+    """Write a picture; its extension says the format. The file appears whole or not at all.
+
+    Values are clamped to [0, 1] (NaN becomes 0) and rounded to the nearest step. JPEG is written
+    at quality 95, WebP without loss.
+
+    Args:
+        path: a name ending in .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .ppm or .pgm.
+        image: (1, H, W) grey, (3, H, W) RGB or (4, H, W) RGBA, floating point.
+        format: what the file shall hold, as ``read_image_with_format`` returns it. 16 bits are
+            kept by PNG only; ``gray`` keeps the first of three channels. Left out: 8 bits, and
+            grey or alpha by the number of channels.
+
+    Raises:
+        TypeError: image is not a floating-point tensor.
+        ValueError: a wrong shape or an unknown extension.
+        OutputError: the file cannot be written, or its format holds no transparency.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in _SAVE:
+        raise ValueError(f"path must end in {', '.join(_SAVE)}, got {str(path)!r}")
+    if not isinstance(image, Tensor) or not image.is_floating_point():
+        got = image.dtype if isinstance(image, Tensor) else type(image).__name__
+        raise TypeError(f"image must be a floating-point torch.Tensor, got {got}")
+    if image.ndim != 3 or image.shape[0] not in (1, 3, 4) or image.numel() == 0:
+        raise ValueError(f"image must be (1|3|4, H, W), got shape {tuple(image.shape)}")
+    if image.shape[0] == 4 and kind in _OPAQUE:
+        raise OutputError(path, f"a {kind} file holds no transparency", "write .png or .webp")
+    format = format or ImageFormat()
+    if format.gray and image.shape[0] > 1:
+        image = torch.cat([image[:1], image[3:]])
+    data = _encode(kind, image, 16 if format.bits == 16 and kind == ".png" else 8)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def list_frames(folder: str | Path) -> list[Path]:
+    """List the pictures in a folder, ``frame2`` before ``frame10``; hidden files are left out.
+
+    Raises:
+        InputError: not a readable folder.
+    """
+    return list_folder(folder, IMAGE_EXTENSIONS)
+
+
+def _decode(path: str | Path, file: BinaryIO) -> NDArray[Any]:
+    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG. Returns (H, W, C)."""
+    try:
+        # Its warnings (broken EXIF, a large size) would add lines to our one.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_FORMATS) as picture:
+                check_pixels(path, *picture.size)
+                mode = picture.mode
+                if mode not in _MODES and not mode.startswith("I;16"):
+                    raise InputError(path, f"holds {mode!r} pixels", "use 8- or 16-bit colour")
+                target = _MODES.get(mode, mode)
+                if "transparency" in picture.info:
+                    target = "LA" if target == "L" else "RGBA"
+                upright = ImageOps.exif_transpose(picture)
+                pixels = np.asarray(upright if target == mode else upright.convert(target))
+    except (InputError, MemoryError):
+        raise
+    except UnidentifiedImageError as fault:
+        raise InputError(path, "is not a picture of a known kind") from fault
+    except Exception as fault:  # Pillow's decoders raise whatever they trip over
+        raise InputError(path, f"is a broken picture ({fault})") from fault
+    return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("="))
+
+
+def _encode(kind: str, image: Tensor, bits: int) -> bytes:
+    top = 2**bits - 1
+    steps = torch.nan_to_num(image.detach().float(), nan=0.0).clamp(0, 1).mul(top).round()
+    pixels = steps.permute(1, 2, 0).cpu().numpy()
+    if bits == 16:
+        if pixels.shape[2] == 2:  # OpenCV writes no grey with alpha
+            pixels = pixels[..., [0, 0, 0, 1]]
+        return _png.encode_png16(pixels.astype(np.uint16))
+    name, options = _SAVE[kind]
+    pixels = pixels.astype(np.uint8)
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    buffer = io.BytesIO()
+    picture.save(buffer, name, **options)
+    return buffer.getvalue()
