@@ -58,7 +58,7 @@ def flow_to_image(
     if isinstance(flow, Tensor) and flow.ndim == 3:
         batched = None if valid is None else valid[None]
         return flow_to_image(flow[None], max_flow=max_flow, valid=batched)[0]
-    flow, known = _known(flow, valid)
+    flow, known = known_flow(flow, valid)
     if max_flow is None:
         scale = _robust_maximum(flow, known)
     else:
@@ -104,7 +104,7 @@ def robust_maximum(flow: Tensor, *, valid: Tensor | None = None) -> Tensor:
     >>> robust_maximum(torch.tensor([3.0, 4.0]).view(1, 2, 1, 1))
     tensor([5.])
     """
-    return _robust_maximum(*_known(flow, valid))
+    return _robust_maximum(*known_flow(flow, valid))
 
 
 def color_wheel() -> Tensor:
@@ -155,7 +155,7 @@ def legend(max_flow: float, size: int = 96) -> Tensor:
     return picture
 
 
-def _known(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def known_flow(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return the flow in float32 with zeros where it is unknown, and the mask of what is known."""
     check_flow(flow)
     # Adding 0 makes -0.0 a 0.0: atan2 would send the two to the two ends of the wheel.
