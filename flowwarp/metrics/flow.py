@@ -118,7 +118,8 @@ def _checked(flow: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _length(vector: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
+    return length
 
 
 def _mean(error: Tensor, valid: Tensor | None) -> Tensor:
