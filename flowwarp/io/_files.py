@@ -113,8 +113,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary, os.O_RDWR)
         temporary.replace(target)
-        with suppress(OSError):  # some file systems cannot flush a folder
-            _flush(target.parent, os.O_RDONLY)
+        sync_folder(target.parent)
     except OutputError:
         raise
     except OSError as fault:
@@ -145,6 +144,12 @@ def _natural(name: str) -> list[tuple[bool, int, str]]:
     return [
         (p.isdecimal(), int(p) if p.isdecimal() and p.isascii() else 0, p) for p in [*parts, name]
     ]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in ``folder`` outlast a power cut, where the file system can."""
+    with suppress(OSError):
+        _flush(folder, os.O_RDONLY)
 
 
 def _flush(path: Path, flags: int) -> None:

@@ -1,0 +1,369 @@
+"""Video in and out, one frame at a time, so that memory does not grow with length."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageSequence
+from torch import Tensor
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import atomic_output, check_pixels, open_input, sync_folder
+from flowwarp.io.images import list_frames, read_image, write_image
+
+DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
+
+# Containers that hold pictures themselves. Playlists (HLS, concat) would open other files.
+_CONTAINERS = (
+    "mov,mp4,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg,h264,hevc,mpegvideo,nut,yuv4mpegpipe"
+)
+_H264 = (".mp4", ".m4v", ".mov", ".mkv")
+_BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
+_LIMITED = 1  # luma from 16 to 235, which every player expects
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """What a video says of itself before it is decoded.
+
+    Args:
+        width: in pixels, upright.
+        height: in pixels, upright.
+        fps: average frames a second, ``DEFAULT_FPS`` where none is stated.
+        frames: how many, if the file says so.
+    """
+
+    width: int
+    height: int
+    fps: Fraction
+    frames: int | None
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Read size, rate and length of a video file, an animated WebP or a folder of pictures.
+
+    Raises:
+        InputError: missing, unreadable, or without pictures.
+    """
+    if Path(path).is_dir():
+        frames = _frames_of(path)
+        _, height, width = read_image(frames[0]).shape
+        return VideoInfo(width, height, DEFAULT_FPS, len(frames))
+    if _is_webp(path):
+        with _open_webp(path) as picture:
+            picture.load()  # only then is the time of the first frame known
+            rate = Fraction(1000, int(picture.info.get("duration") or 40))
+            return VideoInfo(*picture.size, rate, getattr(picture, "n_frames", 1))
+    with _open(path) as (container, stream):
+        frame = next(container.decode(stream), None)
+        if frame is None:
+            raise InputError(path, "holds no frame that can be decoded")
+        _, height, width = _to_tensor(frame).shape
+        return VideoInfo(width, height, _rate(stream), stream.frames or None)
+
+
+def read_video(path: str | Path) -> Iterator[Tensor]:
+    """Read a video file, an animated WebP or a folder of pictures, frame by frame.
+
+    The frames come in the order they are shown, turned upright. Where the rate varies the times
+    are lost. The file is opened when the first frame is asked for.
+
+    Args:
+        path: a video file (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...), .webp, or a folder.
+
+    Yields:
+        (3, H, W) float32 RGB in [0, 1]; all of one size.
+
+    Raises:
+        InputError: missing, unreadable or not a video; or, after the frames before it, where the
+            file breaks off or the size changes.
+    """
+    if Path(path).is_dir():
+        frames: Iterator[Tensor] = (read_image(frame) for frame in _frames_of(path))
+    elif _is_webp(path):
+        frames = _decode_webp(path)
+    else:
+        frames = _decode(path)
+    size = None
+    for number, frame in enumerate(frames, start=1):
+        size = size or frame.shape
+        if frame.shape != size:
+            got, first = (f"{shape[2]}x{shape[1]}" for shape in (frame.shape, size))
+            raise InputError(path, f"frame {number} is {got}, the first was {first}")
+        yield frame
+
+
+def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | float = 25) -> int:
+    """Write a video as its extension says; it appears whole or not at all.
+
+    ==========================  =================================================================
+    .mp4 .m4v .mov .mkv         H.264, yuv420p, BT.709: what every player opens. That layout needs
+                                even sizes, so an odd last column or row is repeated once.
+    .gif                        256 colours of its own for each frame
+    .webp                       animated WebP, lossy at quality 90; equal frames become one
+    no extension                a folder of 000000.png, 000001.png, ...
+    ==========================  =================================================================
+
+    Args:
+        path: where to.
+        frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
+        fps: frames a second (not kept by a folder).
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        ValueError: no frames, a wrong shape, or an unknown extension.
+        OutputError: the file cannot be written, or the folder is not empty.
+    """
+    kind = Path(path).suffix.lower()
+    if kind == "":
+        return _write_folder(path, frames)
+    if kind not in (*_H264, ".gif", ".webp"):
+        raise ValueError(f"path must end in .mp4, .m4v, .mov, .mkv, .gif, .webp, got {str(path)!r}")
+    pictures = (_to_pixels(frame) for frame in _one_size(frames))
+    first = next(pictures)
+    rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
+    if rate <= 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    with atomic_output(path) as temporary:
+        try:
+            return _encode(temporary, kind, first, pictures, rate)
+        except av.FFmpegError as fault:
+            raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
+
+
+def _frames_of(folder: str | Path) -> list[Path]:
+    frames = list_frames(folder)
+    if not frames:
+        raise InputError(folder, "is a folder without pictures")
+    return frames
+
+
+def _is_webp(path: str | Path) -> bool:
+    with open_input(path) as (file, _):
+        head = file.read(12)
+    return head[:4] == b"RIFF" and head[8:] == b"WEBP"
+
+
+@contextmanager
+def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
+    """Open the first video stream of a file, its size checked."""
+    with open_input(path) as (file, _):
+        try:
+            # A file object rather than a name, which ffmpeg would read as a URL ("concat:...").
+            container = av.open(file, options={"format_whitelist": _CONTAINERS})
+        except (av.FFmpegError, ValueError) as fault:
+            raise InputError(path, "is not a video of a known kind", "or is cut off") from fault
+        with container:
+            if not container.streams.video:
+                raise InputError(path, "holds no video stream")
+            stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise InputError(path, "is a video in an unknown codec")
+            check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+            stream.thread_type = "AUTO"
+            try:
+                yield container, stream
+            except av.FFmpegError as fault:
+                raise InputError(path, f"breaks off ({_words(fault)})") from fault
+
+
+def _decode(path: str | Path) -> Iterator[Tensor]:
+    with _open(path) as (container, stream):
+        count, end = 0, Fraction(0)
+        for packet in container.demux(stream):
+            if packet.is_corrupt and packet.size:
+                # Deliver what is still inside the decoder, but not this half of a frame.
+                for frame in stream.codec_context.decode(None):
+                    count += 1
+                    yield _to_tensor(frame)
+                raise InputError(path, f"breaks off after {count} frames")
+            for frame in packet.decode():
+                count += 1
+                if frame.pts is not None:
+                    end = frame.pts * frame.time_base + 1 / _rate(stream)
+                yield _to_tensor(frame)
+        if count == 0:
+            raise InputError(path, "holds no frame that can be decoded")
+        # Cut exactly between two frames nothing is corrupt, there is only less than was promised.
+        if end < _promised(container, stream) - Fraction(3, 2) / _rate(stream) or _lacks_end(
+            container, path
+        ):
+            raise InputError(path, f"breaks off after {count} frames")
+
+
+def _promised(container: Any, stream: Any) -> Fraction:
+    """Return the stream's length in seconds as its header states it; 0 if it does not."""
+    if stream.duration:
+        return Fraction(stream.duration * stream.time_base)
+    # Matroska states the length of the whole, which may be that of the sound.
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, av.time_base)
+    return Fraction(0)
+
+
+def _lacks_end(container: Any, path: str | Path) -> bool:
+    """Return whether a GIF lacks its last byte, a semicolon; ffmpeg does not mind."""
+    if container.format.name != "gif":
+        return False
+    with open_input(path) as (file, size):
+        file.seek(max(0, size - 64))
+        return not file.read().rstrip(b"\0\r\n").endswith(b";")
+
+
+def _rate(stream: Any) -> Fraction:
+    return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
+
+
+def _to_tensor(frame: Any) -> Tensor:
+    pixels = frame.to_ndarray(format="rgb24")
+    # The display matrix of a phone held upright: degrees counter-clockwise to undo it.
+    quarter_turns = round(frame.rotation / 90) % 4
+    return _from_pixels(np.rot90(pixels, quarter_turns))
+
+
+def _decode_webp(path: str | Path) -> Iterator[Tensor]:
+    with _open_webp(path) as picture:
+        for frame in ImageSequence.Iterator(picture):
+            yield _from_pixels(np.asarray(frame.convert("RGB")))
+
+
+@contextmanager
+def _open_webp(path: str | Path) -> Iterator[Image.Image]:
+    """Open an animated WebP by Pillow; PyAV's ffmpeg only writes them."""
+    with open_input(path) as (file, _):
+        try:
+            with Image.open(file, formats=("WEBP",)) as picture:
+                check_pixels(path, *picture.size)
+                yield picture
+        except (OSError, ValueError, EOFError, Image.DecompressionBombError) as fault:
+            if isinstance(fault, InputError):
+                raise
+            raise InputError(path, f"is a broken WebP ({fault})") from fault
+
+
+def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
+    return torch.from_numpy(planes / np.float32(255))
+
+
+def _to_pixels(frame: Tensor) -> NDArray[np.uint8]:
+    steps = torch.nan_to_num(frame.detach().float(), nan=0.0).clamp(0, 1).mul(255).round()
+    return np.ascontiguousarray(steps.byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _one_size(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    size = None
+    for number, frame in enumerate(frames, start=1):
+        size = size or frame.shape
+        if frame.ndim != 3 or frame.shape[0] != 3 or frame.numel() == 0 or frame.shape != size:
+            wanted = "(3, H, W)" if number == 1 else tuple(size)
+            raise ValueError(f"frame {number} must be {wanted}, got shape {tuple(frame.shape)}")
+        yield frame
+    if size is None:
+        raise ValueError("frames must not be empty")
+
+
+def _encode(
+    path: Path,
+    kind: str,
+    first: NDArray[np.uint8],
+    rest: Iterator[NDArray[np.uint8]],
+    rate: Fraction,
+) -> int:
+    height, width = first.shape[:2]
+    with av.open(
+        path, "w", options={"movflags": "+faststart"} if kind == ".mp4" else {}
+    ) as container:
+        if kind in _H264:
+            height, width = height + height % 2, width + width % 2
+            stream = container.add_stream("libx264", rate, options={"crf": "17"})
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED
+        elif kind == ".gif":
+            stream = container.add_stream("gif", rate)
+            stream.pix_fmt = "pal8"
+        else:
+            stream = container.add_stream("libwebp_anim", rate, options={"quality": "90"})
+            stream.pix_fmt = "bgra"  # libwebp does its own conversion, to the matrix it wants
+        stream.width, stream.height = width, height
+        palette = _palette_graph(width, height, rate) if kind == ".gif" else None
+        count = 0
+        for pixels in chain([first], rest):
+            padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+            frame = av.VideoFrame.from_ndarray(np.pad(pixels, padding, "edge"), "rgb24")
+            frame.pts, frame.time_base = count, 1 / rate
+            if kind in _H264:
+                frame = frame.reformat(
+                    format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
+                )
+            elif palette is not None:
+                palette.push(frame)
+                frame = palette.pull()
+            else:
+                frame = frame.reformat(format="bgra")
+            container.mux(stream.encode(frame))
+            count += 1
+        container.mux(stream.encode(None))
+    return count
+
+
+def _palette_graph(width: int, height: int, rate: Fraction) -> Any:
+    """Build a filter that finds the best 256 colours of each frame by itself."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate
+    )
+    split, sink = graph.add("split"), graph.add("buffersink")
+    palette = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    use = graph.add("paletteuse", "new=1")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(palette, 1, 0)
+    palette.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _write_folder(path: str | Path, frames: Iterable[Tensor]) -> int:
+    target = Path(path)
+    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputError(path, "exists and is not an empty folder", "name a new one")
+        temporary.mkdir()
+        count = 0
+        for frame in _one_size(frames):
+            write_image(temporary / f"{count:06d}.png", frame)
+            count += 1
+        temporary.replace(target)  # POSIX: an empty folder may be replaced
+        sync_folder(target.parent)
+        return count
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(path, os.strerror(fault.errno or 0).lower()) from fault
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _words(fault: Any) -> str:
+    return str(fault.strerror or fault).lower()
