@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.tensors import check_flow, check_image, check_same_grid
+from flowwarp.viz._text import HEIGHT, text_mask
 from flowwarp.viz.colors import known_flow, robust_maximum
 
 # KITTI 2015's error colours, RdYlBu of Brewer's ColorBrewer: each is used up to the bound beside
@@ -113,6 +114,26 @@ def error_map(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> T
     colors = torch.tensor([color for _, color in _ERROR_COLORS], device=flow.device) / 255
     index = torch.bucketize(thresholds.nan_to_num(nan=float("inf")), bounds)
     return colors[index].permute(0, 3, 1, 2) * known
+
+
+def error_legend() -> Tensor:
+    """Draw the colours of ``error_map``, each with the endpoint error in pixels it begins at.
+
+    The numbers hold where 3 px is the threshold, which is for flow of up to 60 px.
+
+    Returns:
+        (3, 120, 80) float32 RGB in [0, 1], on white.
+    """
+    row, swatch = 12, 24  # pixels
+    picture = torch.ones(3, row * len(_ERROR_COLORS), 80)
+    begin = 0.0
+    for index, (bound, color) in enumerate(_ERROR_COLORS):
+        top = row * index
+        picture[:, top : top + row, :swatch] = torch.tensor(color).view(3, 1, 1) / 255
+        ink = text_mask(f"{begin:.2g} px")
+        picture[:, top + 2 : top + 2 + HEIGHT, swatch + 4 :][..., : ink.shape[1]] = 1 - ink
+        begin = 3 * bound
+    return picture
 
 
 def side_by_side(images: Sequence[Tensor], *, gap: int = 4) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowwarp.viz.overlay import arrows, error_map, flicker, side_by_side
+from flowwarp.viz.overlay import arrows, error_legend, error_map, flicker, side_by_side
 
 YELLOW = torch.tensor([1.0, 0.9, 0.0])
 
@@ -131,6 +131,18 @@ def test_unknown_truth_is_black():
     assert error_map(target[:0], target[:0]).shape == (0, 3, 3, 4)
     with pytest.raises(ValueError, match="target must have batch"):
         error_map(target, target[:1])
+
+
+def test_error_legend_has_every_color_once():
+    picture = error_legend()
+    assert picture.shape == (3, 120, 80)
+    swatches = (255 * picture[:, 6::12, 4]).round().int().T.tolist()
+    flow = torch.tensor([0, 0.2, 0.5, 1, 2, 4, 8, 16, 32, 64]).view(1, 1, 1, 10).expand(1, 2, 1, 10)
+    zero = torch.zeros(1, 2, 1, 10)
+    errors = error_map(torch.cat((flow[:, :1], zero[:, :1]), 1), zero)
+    assert swatches == (255 * errors[0, :, 0]).round().int().T.tolist()
+    rows = picture[0, :, 28:].view(10, 12, 52)
+    assert len({tuple(row.flatten().tolist()) for row in rows}) == 10  # ten different numbers
 
 
 def test_side_by_side_stands_at_the_top_on_white():
