@@ -47,7 +47,7 @@ def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
             raise InputError(path, "is empty")
         file = Path(path).open("rb")  # noqa: SIM115 - closed below
     except OSError as fault:
-        raise InputError(path, _reason(fault)) from fault
+        raise InputError(path, reason(fault)) from fault
     except ValueError as fault:
         if isinstance(fault, InputError):
             raise
@@ -58,7 +58,7 @@ def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
         except OSError as fault:
             if isinstance(fault, OutputError):
                 raise
-            raise InputError(path, _reason(fault)) from fault
+            raise InputError(path, reason(fault)) from fault
 
 
 def check_pixels(path: str | Path, width: int, height: int) -> None:
@@ -117,7 +117,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     except OutputError:
         raise
     except OSError as fault:
-        raise OutputError(path, _reason(fault)) from fault
+        raise OutputError(path, reason(fault)) from fault
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -132,7 +132,7 @@ def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
     try:
         names = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
     except OSError as fault:
-        raise InputError(folder, _reason(fault)) from fault
+        raise InputError(folder, reason(fault)) from fault
     paths = [Path(folder, name) for name in sorted(names, key=_natural)]
     return [path for path in paths if path.suffix.lower() in extensions and path.is_file()]
 
@@ -160,5 +160,6 @@ def _flush(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def _reason(fault: OSError) -> str:
+def reason(fault: OSError) -> str:
+    """Say what the system said, without its number."""
     return (fault.strerror or str(fault)).lower()

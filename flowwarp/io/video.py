@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import atomic_output, check_pixels, open_input, sync_folder
+from flowwarp.io._files import atomic_output, check_pixels, open_input, reason, sync_folder
 from flowwarp.io.images import list_frames, read_image, write_image
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
@@ -360,7 +359,7 @@ def _write_folder(path: str | Path, frames: Iterable[Tensor]) -> int:
     except OutputError:
         raise
     except OSError as fault:
-        raise OutputError(path, os.strerror(fault.errno or 0).lower()) from fault
+        raise OutputError(path, reason(fault)) from fault
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

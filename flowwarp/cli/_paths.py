@@ -1,0 +1,122 @@
+"""Which files a command reads and writes: folders and globs in, names, refusals and folders out."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import list_folder, reason
+
+
+def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
+    """Turn files, folders and globs into files, in order, each once.
+
+    A folder gives its files with one of ``extensions``, ``frame2`` before ``frame10``, without
+    those in folders below; so does a glob. A file is taken as it is, whatever its extension, so
+    that reading it says what is wrong with it.
+
+    Raises:
+        InputError: a folder or glob without such a file.
+    """
+    found: dict[Path, None] = {}
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            files = list_folder(path, extensions)
+        elif _is_glob(name):
+            files = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207 - absolute
+            files = [file for file in files if file.suffix.lower() in extensions]
+        else:
+            files = [path]
+        if not files:
+            kinds = ", ".join(sorted(extensions))
+            raise InputError(name, "no file here can be read", f"known are {kinds}")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+def wants_folder(inputs: Sequence[str], output: str) -> bool:
+    """Return whether results go into the folder ``output`` rather than into one file of that name.
+
+    So it is when there can be several inputs, or ``output`` is a folder or ends in a slash.
+    """
+    several = len(inputs) > 1 or any(Path(name).is_dir() or _is_glob(name) for name in inputs)
+    return several or output.endswith(("/", os.sep)) or Path(output).is_dir()
+
+
+def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[Path]:
+    """Name a result in ``folder`` for each source, with the source's stem.
+
+    Raises:
+        OutputError: two sources would get the same name.
+    """
+    named: dict[Path, Path] = {}
+    for source in sources:
+        target = folder / f"{source.stem}{extension}"
+        if target in named:
+            raise OutputError(
+                target,
+                f"is wanted by both {named[target]} and {source}",
+                "give each a run of its own",
+            )
+        named[target] = source
+    return list(named)
+
+
+def name_beside(source: Path, tag: str, extension: str | None = None) -> Path:
+    """Name a result beside its source: ``image.png`` and ``warped`` give ``image_warped.png``."""
+    return source.with_name(f"{source.stem}_{tag}{extension or source.suffix}")
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse early what could not be written at the end of the work; writes nothing.
+
+    Missing folders are no fault: ``make_folder`` makes them.
+
+    Raises:
+        OutputError: ``path`` exists and ``overwrite`` is off, is a folder, or lies where nothing
+            can be written.
+    """
+    try:
+        if path.is_dir():
+            raise OutputError(path, "is a folder", "give a file name")
+        if os.path.lexists(path) and not overwrite:
+            raise OutputError(path, "exists", "use --overwrite to replace it")
+        folder = path.parent
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if not folder.is_dir():
+            raise OutputError(path, f"{folder} is not a folder")
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise OutputError(path, f"no permission to write in {folder}")
+    except OutputError:
+        raise
+    except OSError as fault:  # a name too long for the file system
+        raise OutputError(path, reason(fault)) from fault
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results, and those above it, unless they exist.
+
+    Raises:
+        OutputError: that is not possible.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+
+
+def print_path(path: Path) -> None:
+    """Print a result's path to stdout, byte for byte as the file system has it."""
+    click.echo(os.fsencode(path))
+
+
+def _is_glob(name: str) -> bool:
+    # A file whose name holds a bracket is that file.
+    return glob.has_magic(name) and not os.path.lexists(name)

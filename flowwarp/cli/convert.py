@@ -1,0 +1,93 @@
+"""``flowwarp convert``: flow files from one format to another."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.errors import InputError, SomeFailed
+
+FORMATS = ("flo", "png", "pfm", "npy", "npz")
+
+
+@click.command()
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="OUT", required=True, help="A file; for many, a folder.")
+@click.option("--to", type=click.Choice(FORMATS), help="Format; else OUT's extension says it.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+def command(
+    inputs: tuple[str, ...],
+    output: str,
+    to: str | None,
+    overwrite: bool,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Convert flow files between Middlebury .flo, KITTI .png, .pfm, .npy and .npz.
+
+    IN is one or more files, folders or globs. The paths written are printed on stdout. One bad
+    file among many does not stop the others.
+
+    \b
+    flowwarp convert flow.flo -o flow.png            one file
+    flowwarp convert kitti/flow_occ -o out --to flo  a folder
+    """  # noqa: D301 - click wants the character itself
+    from flowwarp.io._files import FLOW_EXTENSIONS
+    from flowwarp.io.flow_files import read_flow, write_flow
+
+    extension = f".{to}" if to else Path(output).suffix.lower()
+    folder = _paths.wants_folder(inputs, output)
+    if folder and to is None:
+        raise click.UsageError("say --to FORMAT when OUT is a folder")
+    if folder and Path(output).suffix.lower() in FLOW_EXTENSIONS and not Path(output).is_dir():
+        raise click.UsageError(f"many inputs need a folder, but OUT {output!r} names a file")
+    if extension not in FLOW_EXTENSIONS or (
+        not folder and Path(output).suffix.lower() != extension
+    ):
+        raise click.UsageError(f"OUT must end in .{to or ', .'.join(FORMATS)}, got {output!r}")
+
+    sources = _paths.expand_inputs(inputs, FLOW_EXTENSIONS)
+    targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]
+    for target in targets:
+        _paths.check_output(target, overwrite=overwrite)
+
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    single = len(sources) == 1
+    hidden = single or not sys.stderr.isatty()
+    with click.progressbar(
+        list(zip(sources, targets, strict=True)), label="convert", file=sys.stderr, hidden=hidden
+    ) as pairs:
+        for source, target in pairs:
+            try:
+                flow, valid = read_flow(source)
+                if not dry_run:
+                    _paths.make_folder(target.parent)
+                    write_flow(target, flow, valid)
+            except InputError as fault:  # an OutputError, such as a full disk, stops everything
+                if single:
+                    raise
+                failed.append({"input": str(source), "error": str(fault)})
+                continue
+            if not as_json:
+                _paths.print_path(target)
+            results.append(
+                {
+                    "input": str(source),
+                    "output": str(target),
+                    "height": flow.shape[1],
+                    "width": flow.shape[2],
+                    "valid": round(valid.double().mean().item(), 6),
+                }
+            )
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
+    if failed:
+        raise SomeFailed([fault["error"] for fault in failed], len(sources))
