@@ -1,0 +1,54 @@
+"""Tells a public op when only its torch reference differentiates rightly.
+
+Found with torch 2.13, and tested in tests/ops/test_correlation.py:
+
+* A ``torch.library.custom_op`` under ``torch.func.jvp`` or a ``forward_ad.dual_level`` returns its
+  value with a tangent of zero (or none at all) and no error: there is no way to register a jvp.
+* Under ``torch.func.grad`` (hence ``hessian``, per-sample gradients) it raises "must override the
+  setup_context staticmethod"; under ``vmap`` alone its own rule serves.
+* Both can be seen at the door. functorch keeps its transforms on a stack, readable in eager mode
+  and while Dynamo traces; one ``Grad`` or ``Jvp`` anywhere in it is enough (the top one alone is
+  not: ``hessian`` puts a ``Grad`` over a ``Jvp``). Plain forward AD has no stack, but ``unpack_dual``
+  finds the tangent of a dual tensor while a level is open.
+
+So a door asks ``needs_reference`` and then calls the reference, which torch differentiates by
+itself, in every mode. The formula for a backward asks again: the gradient handed to it may be a
+dual tensor. Only a direct call of ``torch.ops.flowwarp.*`` goes round the doors.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+_transforms = torch._C._functorch
+_DERIVATIVES = (_transforms.TransformType.Grad, _transforms.TransformType.Jvp)
+
+
+def needs_reference(*tensors: Tensor) -> bool:
+    """Return whether forward AD or a ``torch.func`` derivative needs the torch reference here."""
+    if _under_derivative():
+        return True
+    # Not hidden from Dynamo, which so guards on the level: a graph compiled outside forward AD is
+    # compiled anew inside.
+    if forward_ad._current_level < 0:
+        return False
+    if torch.compiler.is_compiling():  # fake tensors carry no tangent
+        return True
+    return any(_has_tangent(tensor) for tensor in tensors)
+
+
+def _under_derivative() -> bool:
+    stack = _transforms.get_interpreter_stack()
+    return bool(stack) and any(layer.key() in _DERIVATIVES for layer in stack)
+
+
+def _has_tangent(tensor: Tensor) -> bool:
+    dual = forward_ad.unpack_dual(tensor)  # type: ignore[no-untyped-call]
+    return dual.tangent is not None
+
+
+# What torch.compiler.assume_constant_result does, without importing all of Dynamo: the stack is
+# read while tracing, when it is as in the traced code, and Dynamo guards on it by itself.
+_under_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]
