@@ -62,7 +62,7 @@ def arrows(
     for name, value in (("step", step), ("scale", scale), ("width", width)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value}")
-    flow, known = known_flow(flow, valid)
+    flow, _ = known_flow(flow, valid)
     batch, _, height, columns = flow.shape
     if image is None:
         picture = torch.ones(batch, 3, height, columns, device=flow.device)
@@ -74,9 +74,9 @@ def arrows(
         picture = image.detach().float().expand(-1, 3, -1, -1).clone()
 
     ink = torch.tensor(color, device=flow.device).view(3, 1, 1)
-    stretch = step / robust_maximum(flow, valid=known) if scale is None else [scale] * batch
+    stretch = step / robust_maximum(flow) if scale is None else [scale] * batch
     for index in range(batch):
-        lines = _arrow_lines(flow[index] * stretch[index], known[index, 0], step)
+        lines = _arrow_lines(flow[index] * stretch[index], step)
         reach = width / 2 + 1.5  # half the line, a rim of a pixel, half a pixel of softness
         distance = _distance(lines, reach, height, columns)
         rim = (reach - distance).clamp(0, 1)
@@ -193,15 +193,15 @@ def flicker(image1: Tensor, image2: Tensor) -> Tensor:
     return torch.stack((image1, image2), dim=1)
 
 
-def _arrow_lines(motion: Tensor, known: Tensor, step: int) -> Tensor:
+def _arrow_lines(motion: Tensor, step: int) -> Tensor:
     """Return the lines of all arrows, (N, 2, 2): start and end, each x, y."""
-    height, width = known.shape
+    height, width = motion.shape[1:]
     x = torch.arange(min(step, width) // 2, width, step, device=motion.device)
     y = torch.arange(min(step, height) // 2, height, step, device=motion.device)
     y, x = torch.meshgrid(y, x, indexing="ij")
     arrow = motion[:, y, x].flatten(1).T  # (N, 2)
     length = torch.hypot(arrow[:, 0], arrow[:, 1])
-    drawn = known[y, x].flatten() & (length >= 0.5)
+    drawn = length >= 0.5  # unknown flow is 0
     start = torch.stack((x, y), -1).flatten(0, 1)[drawn].float()
     # Further than this is outside the picture in any case, and would only cost time.
     length = length[drawn, None]

@@ -47,6 +47,7 @@ def test_fl_all_needs_both_thresholds():
         ((0, 0), (0, math.sqrt(3)), 60),
         ((1, 0), (-1, 0), 90),
         ((1, 0), (0, 1), 60),  # dot 1 of lengths √2 · √2
+        ((1, 2), (3, 1), math.degrees(math.acos(6 / math.sqrt(66)))),
         ((1e8, 0), (-1e8, 0), 180),
     ],
 )

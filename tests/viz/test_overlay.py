@@ -24,6 +24,7 @@ def test_an_arrow_by_hand():
     torch.testing.assert_close(picture[:, 20, 30], YELLOW)  # the tip
     assert (picture[:, 20, 34] == 1).all()
     assert (picture[:, 20, 16] == 1).all()
+    torch.testing.assert_close(picture[:, 20, 18], torch.full((3,), 0.75))  # 2 px behind the tail
 
 
 def test_the_head_is_at_the_tip_and_symmetric():
