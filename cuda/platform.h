@@ -1,0 +1,104 @@
+// What host and device share: decorations, storage types, and conversions. No torch, no STL, so
+// that the same text compiles as C++17 for the CPU library and by NVRTC for the GPU.
+#pragma once
+
+#if !defined(__CUDACC_RTC__)  // NVRTC knows memcpy and floor without them, and has no headers
+#include <math.h>
+#include <string.h>
+#endif
+
+#if defined(__CUDACC__)
+#define FW_HD __host__ __device__ __forceinline__
+#else
+#define FW_HD inline __attribute__((always_inline))
+#endif
+
+namespace flowwarp {
+
+// The codes `flowwarp.ops._native` sends; keep both lists in step.
+enum DType { FLOAT32 = 0, FLOAT64 = 1, FLOAT16 = 2, BFLOAT16 = 3 };
+
+// Storage of half precision: bits only, arithmetic is always done in fp32.
+struct half_t {
+    unsigned short bits;
+};
+struct bfloat_t {
+    unsigned short bits;
+};
+
+// The type that sums are kept in.
+template <typename T>
+struct Accumulate {
+    typedef float type;
+};
+template <>
+struct Accumulate<double> {
+    typedef double type;
+};
+
+FW_HD unsigned as_bits(float value) {
+    unsigned bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+FW_HD float as_float(unsigned bits) {
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+FW_HD float widen(float value) { return value; }
+FW_HD double widen(double value) { return value; }
+FW_HD float widen(bfloat_t value) { return as_float((unsigned)value.bits << 16); }
+FW_HD float widen(half_t value) {
+    // Put the 15 magnitude bits where fp32 keeps its own, then move the exponent's bias from 15
+    // to 127 by a multiplication, which also makes subnormals right; inf and NaN need theirs.
+    unsigned magnitude = value.bits & 0x7fffu;
+    float result = as_float(magnitude << 13) * as_float(0x77800000u);  // 2^112
+    unsigned special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+    return as_float(as_bits(result) | special | ((value.bits & 0x8000u) << 16));
+}
+
+// Round to nearest, ties to even, as torch does.
+template <typename T>
+FW_HD T narrow(typename Accumulate<T>::type value);
+template <>
+FW_HD float narrow<float>(float value) {
+    return value;
+}
+template <>
+FW_HD double narrow<double>(double value) {
+    return value;
+}
+template <>
+FW_HD bfloat_t narrow<bfloat_t>(float value) {
+    unsigned bits = as_bits(value);
+    unsigned rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    unsigned nan = 0x7fc0u | (bits >> 16 & 0x8000u);
+    bfloat_t result;
+    result.bits = (unsigned short)((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
+    return result;
+}
+template <>
+FW_HD half_t narrow<half_t>(float value) {
+    unsigned bits = as_bits(value);
+    unsigned magnitude = bits & 0x7fffffffu;
+    // Normal halves: drop 13 bits with rounding, and move the bias by 112 exponents.
+    unsigned normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    // Subnormal halves (below 2^-14): adding 0.5 leaves the rounded count of 2^-24 in the low bits.
+    unsigned subnormal = as_bits(as_float(magnitude) + 0.5f) - 0x3f000000u;
+    unsigned result = magnitude < 0x38800000u ? subnormal : normal;
+    result = magnitude >= 0x47800000u ? 0x7c00u : result;   // 65536 and beyond, and inf
+    result = magnitude > 0x7f800000u ? 0x7e00u : result;    // NaN
+    half_t half;
+    half.bits = (unsigned short)(result | (bits >> 16 & 0x8000u));
+    return half;
+}
+
+FW_HD bool is_finite(float value) { return (as_bits(value) & 0x7f800000u) != 0x7f800000u; }
+FW_HD bool is_finite(double value) { return value - value == 0.0; }
+FW_HD float floor_of(float value) { return floorf(value); }
+FW_HD double floor_of(double value) { return floor(value); }
+
+}  // namespace flowwarp

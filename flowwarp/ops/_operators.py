@@ -1,0 +1,62 @@
+"""What the custom operators share: memory layouts and the rule for vmap."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def dense(image: Tensor) -> tuple[Tensor, bool]:
+    """Return ``image`` without gaps, and whether it is channels last; copies only if it must."""
+    if image.is_contiguous():
+        return image, False
+    if image.is_contiguous(memory_format=torch.channels_last):
+        return image, True
+    return image.contiguous(), False
+
+
+def match_layout(tensor: Tensor, channels_last: bool) -> Tensor:
+    """Return ``tensor`` in the layout that :func:`dense` found for another."""
+    return tensor.contiguous(memory_format=_memory_format(channels_last))
+
+
+def empty_in_layout(like: Tensor, channels_last: bool) -> Tensor:
+    """Return memory of the shape and dtype of ``like`` in one of the two layouts."""
+    return torch.empty_like(like, memory_format=_memory_format(channels_last))
+
+
+def _memory_format(channels_last: bool) -> torch.memory_format:
+    return torch.channels_last if channels_last else torch.contiguous_format
+
+
+def fold_vmap(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """Make the vmap rule of an operator whose tensors all have a leading batch dimension.
+
+    The mapped dimension is folded into the batch, so that one call serves: no result depends on
+    the batch that an example is in.
+    """
+
+    def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
+        count = info.batch_size
+
+        def fold(argument: Any, dim: int | None) -> Any:
+            if not isinstance(argument, Tensor):
+                return argument
+            if dim is None:
+                argument = argument.expand(count, *argument.shape)
+            else:
+                argument = argument.movedim(dim, 0)
+            return argument.flatten(0, 1)
+
+        def unfold(result: Tensor) -> Tensor:
+            return result.unflatten(0, (count, result.shape[0] // count))
+
+        results = operator(*(fold(a, d) for a, d in zip(arguments, in_dims, strict=True)))
+        if isinstance(results, Tensor):
+            return unfold(results), 0
+        return tuple(map(unfold, results)), tuple(0 for _ in results)
+
+    return rule

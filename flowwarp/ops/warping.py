@@ -1,0 +1,421 @@
+"""Backward warping: read an image at ``x + flow``.
+
+``warp`` is the operator; ``warp_reference`` beside it is its readable twin in plain torch, which
+also serves devices without a kernel, and forward-mode differentiation. The kernels are
+``cuda/warping.h`` (the maths), ``warping.cpp`` (CPU) and ``warping.cu`` (CUDA).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops._dispatch import needs_reference
+from flowwarp.ops._operators import (
+    dense,
+    empty_in_layout,
+    fold_vmap,
+    match_layout,
+)
+from flowwarp.tensors import check_choice, check_flow, check_image
+
+Mode = Literal["bilinear", "nearest", "bicubic"]
+Padding = Literal["border", "zeros", "reflection"]
+
+# enum Mode and enum Padding in cuda/warping.h
+MODES = {"nearest": 1, "bilinear": 2, "bicubic": 4}
+PADDINGS = {"border": 0, "zeros": 1, "reflection": 2}
+
+_FURTHEST = float(2**30)  # px; beyond it a displacement is clamped, as in cuda/warping.h
+
+
+def warp(
+    image: Tensor,
+    flow: Tensor,
+    *,
+    padding: Padding = "border",
+    mode: Mode = "bilinear",
+    out: Tensor | None = None,
+    mask: bool = False,
+) -> Any:
+    """Warp an image backward by a flow field: ``out[y, x] = image[y + v, x + u]``.
+
+    With ``flow_12``, ``warp(image2, flow_12)`` looks like image 1. Zero flow returns the image
+    bit for bit; a position is split into whole pixels and a fraction before anything is rounded,
+    so that wide images lose no precision. Differentiable twice in both arguments; the result of
+    one example depends neither on its batch nor on the number of threads.
+
+    Args:
+        image: (B, C, H, W), fp64, fp32, fp16 or bf16; any strides, channels-last included.
+        flow: (B, 2, H, W) in pixels, x then y. It is used in fp32 (fp64 for an fp64 image).
+        padding: what lies outside: ``"border"`` repeats the outer pixel, ``"zeros"`` is black,
+            ``"reflection"`` mirrors about the outer pixel's centre.
+        mode: ``"bilinear"``; ``"nearest"``, halves up; ``"bicubic"``, cubic convolution with
+            a = -0.75 (Keys, 1981).
+        out: where to write, shaped like ``image``; not with gradients.
+        mask: also return where the position lies inside the image.
+
+    Returns:
+        (B, C, H, W) like ``image``; with ``mask=True`` a pair with ``valid`` (B, 1, H, W) bool.
+        Where flow is NaN or infinite the result is 0 and ``valid`` is False.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: a shape, device, mode or padding does not fit.
+
+    >>> import torch
+    >>> image = torch.tensor([[[[0.0, 1.0, 2.0, 3.0]]]])
+    >>> shift = torch.tensor([0.5, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> warp(image, shift)
+    tensor([[[[0.5000, 1.5000, 2.5000, 3.0000]]]])
+    >>> warp(image, shift, mask=True)[1].int()
+    tensor([[[[1, 1, 1, 0]]]], dtype=torch.int32)
+    """
+    check_image(image)
+    check_flow(flow, like=image)
+    check_choice(padding, "padding", tuple(PADDINGS))
+    check_choice(mode, "mode", tuple(MODES))
+    flow = flow.to(compute_dtype(image))
+    if out is not None:
+        _check_out(out, image, flow)
+        result, valid = out, torch.ops.flowwarp.warp_out(image, flow, mode, padding, mask, out)
+    elif needs_reference(image, flow):
+        result, valid = warp_reference(image, flow, padding=padding, mode=mode)
+    else:
+        result, valid = torch.ops.flowwarp.warp(image, flow, mode, padding, mask)
+    return (result, valid) if mask else result
+
+
+def compute_dtype(image: Tensor) -> torch.dtype:
+    """Return what positions and sums are kept in: fp64 for fp64 images, else fp32."""
+    return torch.float64 if image.dtype == torch.float64 else torch.float32
+
+
+# ------------------------------------------------------------------ reference
+
+
+def warp_reference(
+    image: Tensor, flow: Tensor, *, padding: str = "border", mode: str = "bilinear"
+) -> tuple[Tensor, Tensor]:
+    """Warp in plain torch, differentiable any number of times in both modes of AD.
+
+    Args:
+        image: (B, C, H, W).
+        flow: (B, 2, H, W), fp32 or fp64.
+        padding: as in :func:`warp`.
+        mode: as in :func:`warp`.
+
+    Returns:
+        The warped image and ``valid`` (B, 1, H, W), as in :func:`warp`.
+    """
+    height, width = image.shape[-2:]
+    finite = torch.isfinite(flow).all(1, keepdim=True)
+    flow = torch.where(finite, flow, 0)
+    columns, rows = (
+        torch.arange(width, device=flow.device),
+        torch.arange(height, device=flow.device)[:, None],
+    )
+    x, y = _position(columns, flow[:, 0]), _position(rows, flow[:, 1])
+    taps_x = _taps(*x, width, padding, mode)
+    taps_y = _taps(*y, height, padding, mode)
+
+    pixels = image.to(flow.dtype).flatten(2)  # (B, C, H*W)
+    total = torch.zeros_like(image, dtype=flow.dtype)
+    for index_y, weight_y in taps_y:
+        for index_x, weight_x in taps_x:
+            weight = (weight_y * weight_x)[:, None]
+            index = (index_y * width + index_x).flatten(1)[:, None]
+            value = pixels.gather(2, index.expand(-1, image.shape[1], -1)).view_as(total)
+            # 0 * inf is NaN: a tap without weight must not count.
+            value = torch.where((weight == 0) & ~value.isfinite(), 0, value)
+            total = total + weight * value
+    inside = _inside(*x, width) & _inside(*y, height)
+    return torch.where(finite, total, 0).to(image.dtype), finite & inside[:, None]
+
+
+def _position(coordinate: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]:
+    """Split ``coordinate + displacement`` into whole pixels and a fraction, both exact."""
+    displacement = displacement.clamp(-_FURTHEST, _FURTHEST)
+    floor = displacement.floor()
+    return coordinate + floor.long(), displacement - floor
+
+
+def _inside(whole: Tensor, fraction: Tensor, size: int) -> Tensor:
+    return (whole >= 0) & ((whole < size - 1) | ((whole == size - 1) & (fraction == 0)))
+
+
+def _taps(
+    whole: Tensor, fraction: Tensor, size: int, padding: str, mode: str
+) -> list[tuple[Tensor, Tensor]]:
+    """List the pixels read along one axis as pairs of index and weight, each (B, H, W)."""
+    if mode == "nearest":
+        return [_pad(whole + (fraction >= 0.5), torch.ones_like(fraction), size, padding)]
+    if mode == "bilinear":
+        if padding != "zeros":
+            whole, fraction = _fold(whole, fraction, size, padding)
+        weights = {0: 1 - fraction, 1: fraction}
+    else:
+        weights = _cubic_weights(fraction)
+    return [_pad(whole + shift, weight, size, padding) for shift, weight in weights.items()]
+
+
+def _pad(index: Tensor, weight: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
+    """Move an index into the image; under zeros padding an outer one loses its weight."""
+    if padding == "zeros":
+        weight = torch.where((index >= 0) & (index < size), weight, 0)
+    elif padding == "reflection":
+        phase = index % max(2 * (size - 1), 1)
+        index = torch.where(phase < size, phase, 2 * (size - 1) - phase)
+    return index.clamp(0, size - 1), weight
+
+
+def _fold(whole: Tensor, fraction: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
+    """Move a position into the image. On an edge, and beyond under border padding, the result does
+    not depend on the flow: its gradient is 0 there, as in torch's grid_sample.
+    """
+    last = size - 1
+    if padding == "reflection" and last > 0:
+        phase = whole % (2 * last)
+        turning = (phase == last) & (fraction == 0)
+        whole, fraction = (
+            torch.where(phase < last, phase, torch.where(turning, last, 2 * last - phase - 1)),
+            torch.where(phase < last, fraction, 1 - fraction),
+        )
+    low = (whole < 0) | ((whole == 0) & (fraction == 0))
+    fraction = torch.where(low | (whole >= last), 0, fraction)
+    return whole.clamp(0, last), fraction
+
+
+def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
+    """Weights of the four taps around a fraction, by their shift (Keys 1981, equation 15)."""
+
+    def near(d: Tensor) -> Tensor:
+        return ((a + 2) * d - (a + 3)) * d * d + 1
+
+    def far(d: Tensor) -> Tensor:  # at distance 1 + d, written without cancellation
+        return a * d * (1 - d) ** 2
+
+    return {-1: far(t), 0: near(t), 1: near(1 - t), 2: far(1 - t)}
+
+
+# ------------------------------------------------------------------ operators
+
+
+@torch.library.custom_op("flowwarp::warp", mutates_args=())
+def _warp(
+    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool
+) -> tuple[Tensor, Tensor]:
+    image, last = dense(image)
+    out = empty_in_layout(image, last)
+    return out, _warp_into(out, image, flow, mode, padding, mask)
+
+
+@torch.library.custom_op("flowwarp::warp_out", mutates_args=("out",))
+def _warp_out(
+    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool, out: Tensor
+) -> Tensor:
+    if out.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
+        raise ValueError("out must not share memory with image: warping reads what it would write")
+    image, last = dense(image)
+    if match_layout(out, last) is out:  # right as it is
+        return _warp_into(out, image, flow, mode, padding, mask)
+    result, valid = _warp(image, flow, mode, padding, mask)
+    out.copy_(result)
+    return valid
+
+
+def _warp_into(
+    out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool
+) -> Tensor:
+    """Warp a dense image into ``out`` of its layout and return the mask, empty if not wanted."""
+    valid = _empty_mask(flow, mask)
+    if library := _native.library_for(image, flow):
+        library.fw_warp(
+            *_header(image, mode, padding),
+            _native.pointer(image),
+            _native.pointer(flow := flow.contiguous()),
+            _native.pointer(out),
+            _native.pointer(valid if mask else None),
+        )
+    elif _nvrtc.serves(image, flow):
+        _nvrtc.warp(image, flow.contiguous(), MODES[mode], PADDINGS[padding], out, valid)
+    else:
+        result, inside = warp_reference(image, flow, padding=padding, mode=mode)
+        out.copy_(result)
+        valid.copy_(inside if mask else valid)
+    return valid
+
+
+def _header(image: Tensor, mode: str, padding: str) -> list[Any]:
+    """Return what each C function takes first; ``image`` is dense."""
+    return [
+        _native.DTYPES[image.dtype],
+        MODES[mode],
+        PADDINGS[padding],
+        int(not image.is_contiguous()),
+        *_native.sizes(*image.shape),
+    ]
+
+
+def _empty_mask(flow: Tensor, mask: bool) -> Tensor:
+    batch, _, height, width = flow.shape
+    shape = (batch, 1, height, width) if mask else (0,)
+    return torch.empty(shape, dtype=torch.bool, device=flow.device)
+
+
+@_warp.register_fake
+def _(image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool) -> tuple[Tensor, Tensor]:
+    image, last = dense(image)
+    return empty_in_layout(image, last), _empty_mask(flow, mask)
+
+
+@_warp_out.register_fake
+def _(
+    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool, out: Tensor
+) -> Tensor:
+    return _empty_mask(flow, mask)
+
+
+@torch.library.custom_op("flowwarp::warp_image_gradient", mutates_args=())
+def warp_image_gradient(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+    """Return the gradient of ``warp`` for its image: each value goes where it was read from."""
+    grad_out, last = dense(grad_out)
+    flow = flow.contiguous()
+    grad_image = empty_in_layout(grad_out, last)
+    if library := _native.library_for(grad_out, flow):
+        library.fw_warp_image_gradient(
+            *_header(grad_out, mode, padding),
+            _native.pointer(flow),
+            _native.pointer(grad_out),
+            _native.pointer(grad_image),
+            torch.get_num_threads(),
+        )
+    elif _nvrtc.serves(grad_out, flow):
+        _nvrtc.image_gradient(grad_out, flow, MODES[mode], PADDINGS[padding], grad_image)
+    else:
+        with torch.enable_grad():
+            image = torch.zeros_like(grad_out, requires_grad=True)
+            warped, _ = warp_reference(image, flow.detach(), padding=padding, mode=mode)
+        grad_image.copy_(torch.autograd.grad(warped, image, grad_out)[0])
+    return grad_image
+
+
+@torch.library.custom_op("flowwarp::warp_flow_gradient", mutates_args=())
+def warp_flow_gradient(
+    grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str
+) -> Tensor:
+    """Return the gradient of ``warp`` for its flow, (B, 2, H, W)."""
+    image, last = dense(image)
+    grad_out, flow = match_layout(grad_out, last), flow.contiguous()
+    grad_flow = torch.empty_like(flow)
+    if library := _native.library_for(image, flow, grad_out):
+        library.fw_warp_flow_gradient(
+            *_header(image, mode, padding),
+            _native.pointer(image),
+            _native.pointer(flow),
+            _native.pointer(grad_out),
+            _native.pointer(grad_flow),
+        )
+    elif _nvrtc.serves(image, flow, grad_out):
+        _nvrtc.flow_gradient(
+            image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow
+        )
+    else:
+        grad_flow.copy_(_flow_gradient_reference(grad_out, image, flow, mode, padding))
+    return grad_flow
+
+
+def _flow_gradient_reference(
+    grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str
+) -> Tensor:
+    """Differentiable in all three tensors."""
+    with torch.enable_grad():
+        flow = flow if flow.requires_grad else flow.detach().requires_grad_()
+        warped, _ = warp_reference(image, flow, padding=padding, mode=mode)
+        (grad_flow,) = torch.autograd.grad(
+            warped, flow, grad_out, create_graph=True, materialize_grads=True
+        )
+    return grad_flow
+
+
+@warp_image_gradient.register_fake
+def _(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+    grad_out, last = dense(grad_out)
+    return empty_in_layout(grad_out, last)
+
+
+@warp_flow_gradient.register_fake
+def _(grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+    return torch.empty_like(flow, memory_format=torch.contiguous_format)
+
+
+def _save_warp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    image, flow, ctx.mode, ctx.padding, _ = inputs
+    ctx.save_for_backward(image, flow)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _warp_backward(
+    ctx: Any, grad_out: Tensor, _grad_valid: Tensor
+) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    image, flow = ctx.saved_tensors
+    grad_image = grad_flow = None
+    if ctx.needs_input_grad[0]:
+        grad_image = warp_image_gradient(grad_out, flow, ctx.mode, ctx.padding)
+    if ctx.needs_input_grad[1]:
+        grad_flow = warp_flow_gradient(grad_out, image, flow, ctx.mode, ctx.padding)
+    return grad_image, grad_flow, None, None, None
+
+
+def _save_image_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    grad_out, flow, ctx.mode, ctx.padding = inputs
+    ctx.save_for_backward(grad_out, flow)
+
+
+def _image_gradient_backward(
+    ctx: Any, grad: Tensor
+) -> tuple[Tensor | None, Tensor | None, None, None]:
+    # <grad, scatter(grad_out)> = <warp(grad), grad_out>: both derivatives are kernels we have.
+    grad_out, flow = ctx.saved_tensors
+    for_grad_out = for_flow = None
+    if ctx.needs_input_grad[0]:
+        for_grad_out, _ = torch.ops.flowwarp.warp(grad, flow, ctx.mode, ctx.padding, False)
+    if ctx.needs_input_grad[1]:
+        for_flow = warp_flow_gradient(grad_out, grad, flow, ctx.mode, ctx.padding)
+    return for_grad_out, for_flow, None, None
+
+
+def _save_flow_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    *tensors, ctx.mode, ctx.padding = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # Second derivatives are rare and small: the reference has them.
+    with torch.enable_grad():
+        tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        grad_flow = _flow_gradient_reference(*tensors, ctx.mode, ctx.padding)
+        grads = torch.autograd.grad(grad_flow, tensors, grad, materialize_grads=True)
+    return (*grads, None, None)
+
+
+_warp.register_autograd(_warp_backward, setup_context=_save_warp)
+warp_image_gradient.register_autograd(_image_gradient_backward, setup_context=_save_image_gradient)
+warp_flow_gradient.register_autograd(_flow_gradient_backward, setup_context=_save_flow_gradient)
+_warp.register_vmap(fold_vmap(_warp))
+warp_image_gradient.register_vmap(fold_vmap(warp_image_gradient))
+warp_flow_gradient.register_vmap(fold_vmap(warp_flow_gradient))
+
+
+def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
+    check_image(out, "out")
+    if out.shape != image.shape or out.dtype != image.dtype or out.device != image.device:
+        raise ValueError(
+            f"out must be {tuple(image.shape)} {image.dtype} on {image.device}, "
+            f"got {tuple(out.shape)} {out.dtype} on {out.device}"
+        )
+    if torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad):
+        raise ValueError("out cannot be used where gradients are recorded; leave it out")
