@@ -1,0 +1,135 @@
+"""The names of NVIDIA/flownet2-pytorch over ours: a script written for it changes its imports only.
+
+============================================  =====================================
+there                                         here
+============================================  =====================================
+``networks.resample2d_package.resample2d``    ``Resample2d``
+``utils.flow_utils``                          ``readFlow``, ``writeFlow``,
+                                              ``visulize_flow_file``, ``flow2img``
+============================================  =====================================
+
+What differs, on purpose: ``Resample2d`` also runs on the CPU (theirs needs CUDA) and
+differentiates rightly left of and above the image; a file that is no flow raises ``InputError``
+instead of printing a line and returning None; ``visulize_flow_file`` returns its picture, and can
+be spelt ``visualize_flow_file``. ``readFlow`` and ``writeFlow`` know every format of
+``flowwarp.read_flow``, by the file's extension.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor, nn
+
+from flowwarp.io.flow_files import UNKNOWN, read_flow, write_flow
+from flowwarp.io.images import write_image
+from flowwarp.ops.warping import warp
+from flowwarp.viz.colors import flow_to_image
+
+_UNKNOWN_ABOVE = 1e7  # flow2img's threshold there, lower than Middlebury's own
+
+
+class Resample2d(nn.Module):
+    """Warp an image backward by a flow field in pixels; outside, the border is repeated.
+
+    Args:
+        kernel_size: must be 1. Their larger kernels add up neighbours and read past the image.
+        bilinear: interpolate, or else take the nearest pixel.
+
+    Raises:
+        ValueError: ``kernel_size`` is not 1.
+    """
+
+    def __init__(self, kernel_size: int = 1, bilinear: bool = True) -> None:
+        super().__init__()
+        if kernel_size != 1:
+            raise ValueError(f"kernel_size must be 1, got {kernel_size}")
+        self.kernel_size = kernel_size
+        self.bilinear = bilinear
+
+    def forward(self, input1: Tensor, input2: Tensor) -> Tensor:
+        """Return ``input1`` (B, C, H, W) warped by the flow ``input2`` (B, 2, H, W)."""
+        mode: Literal["bilinear", "nearest"] = "bilinear" if self.bilinear else "nearest"
+        warped: Tensor = warp(input1, input2, padding="border", mode=mode)
+        return warped
+
+
+def readFlow(fn: str | Path) -> NDArray[np.float32]:  # noqa: N802
+    """Read a flow file as (H, W, 2) float32, u (right) first; unknown pixels are 1e10.
+
+    Raises:
+        InputError: missing, broken, or not a flow file.
+    """
+    flow, valid = read_flow(fn)
+    return np.ascontiguousarray(flow.masked_fill(~valid, UNKNOWN).permute(1, 2, 0).numpy())
+
+
+def writeFlow(filename: str | Path, uv: ArrayLike, v: ArrayLike | None = None) -> None:  # noqa: N802
+    """Write a flow file.
+
+    Args:
+        filename: where to; its extension says the format.
+        uv: (H, W, 2), u (right) first; or u alone, (H, W).
+        v: (H, W), down, if ``uv`` is u alone.
+
+    Raises:
+        ValueError: a wrong shape or extension.
+        OutputError: the file cannot be written.
+    """
+    write_flow(filename, _to_tensor(uv if v is None else np.stack((uv, v), axis=-1)))
+
+
+def flow2img(flow_data: ArrayLike) -> NDArray[np.uint8]:
+    """Colour a flow field by the Middlebury wheel, full at its own largest magnitude.
+
+    Args:
+        flow_data: (H, W, 2), u first. Theirs overwrites it; ours does not. Pixels beyond 1e7 are
+            unknown and black, as are those that are not a number.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+
+    Raises:
+        ValueError: a wrong shape.
+    """
+    flow = _to_tensor(flow_data)
+    valid = (flow.abs() <= _UNKNOWN_ABOVE).all(0, keepdim=True)
+    magnitude = torch.hypot(flow[0], flow[1])[valid[0]]
+    largest = magnitude.max().item() if magnitude.numel() else 0.0
+    image = flow_to_image(flow, max_flow=largest or 1.0, valid=valid)
+    levels: NDArray[np.uint8] = (255 * image).byte().permute(1, 2, 0).numpy()
+    return levels
+
+
+def visualize_flow_file(
+    flow_filename: str | Path, save_dir: str | Path | None = None
+) -> NDArray[np.uint8]:
+    """Colour a flow file; with ``save_dir``, also write it there as ``NAME-vis.png``.
+
+    Returns:
+        (H, W, 3) uint8 RGB. Nothing is shown on a screen: that would need matplotlib.
+
+    Raises:
+        InputError: the flow file cannot be read.
+        OutputError: the picture cannot be written.
+    """
+    picture = flow2img(readFlow(flow_filename))
+    if save_dir:
+        target = Path(save_dir) / f"{Path(flow_filename).stem}-vis.png"
+        write_image(target, torch.from_numpy(picture).permute(2, 0, 1) / 255)
+    return picture
+
+
+visulize_flow_file = visualize_flow_file  # spelt so there
+
+
+def _to_tensor(uv: Any) -> Tensor:
+    """Turn (H, W, 2) of any number type and memory order into a (2, H, W) float32 tensor."""
+    array = np.array(uv, dtype=np.float64)
+    if array.ndim != 3 or array.shape[2] != 2:
+        raise ValueError(f"flow must be (H, W, 2), got shape {array.shape}")
+    return torch.from_numpy(array).permute(2, 0, 1).float()
