@@ -22,6 +22,9 @@ VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", "
 # 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
 MAX_PIXELS = 2**27
 
+# A JPEG of one colour has some 170 pixels a byte, a GIF 2,700. Small pictures need no check.
+_PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**24
+
 # No deflate stream expands more than this (1032:1 is reached by one repeated byte).
 _DEFLATE_LIMIT = 1032
 # Above this size a file that expands a hundredfold is a bomb rather than a flow field: an 8K flow
@@ -61,8 +64,8 @@ def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
             raise InputError(path, reason(fault)) from fault
 
 
-def check_pixels(path: str | Path, width: int, height: int) -> None:
-    """Check a size that a header states.
+def check_pixels(path: str | Path, width: int, height: int, file_bytes: int | None = None) -> None:
+    """Check a size that a header states, for a packed format against the size of the file too.
 
     Raises:
         InputError: zero, negative or absurd.
@@ -72,6 +75,10 @@ def check_pixels(path: str | Path, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         limit = f"at most {MAX_PIXELS // 10**6} million pixels are read"
         raise InputError(path, f"its header says {width}x{height} pixels", limit)
+    if file_bytes and width * height > max(_SMALL_PIXELS, _PIXELS_PER_BYTE * file_bytes):
+        raise InputError(
+            path, f"its header says {width}x{height} pixels in {file_bytes} bytes of file"
+        )
 
 
 def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:

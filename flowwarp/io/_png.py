@@ -1,4 +1,4 @@
-"""16-bit PNG, which Pillow would cut to 8 bits: checked here in full, decoded by OpenCV."""
+"""PNG checked in full before a decoder sees it; 16-bit PNG, which Pillow cuts to 8, by OpenCV."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from flowwarp.io._files import check_expansion, check_pixels
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type: channels
+_BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
 _CV2_ORDER = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}  # RGB(A) to BGR(A), and back
 # Adam7: first column, first row, column step, row step of each pass.
@@ -70,19 +71,34 @@ def read_header(path: str | Path, head: bytes) -> PngHeader:
     width, height, bits, colour, method, filtering, interlace = struct.unpack(
         ">IIBBBBB", head[16:29]
     )
-    if colour not in _CHANNELS or bits not in (1, 2, 4, 8, 16) or method or filtering:
-        raise InputError(path, "its PNG header is not valid")
-    if interlace > 1:
+    if bits not in _BITS.get(colour, ()) or method or filtering or interlace > 1:
         raise InputError(path, "its PNG header is not valid")
     check_pixels(path, width, height)
     return PngHeader(width, height, bits, colour, bool(interlace))
 
 
+def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
+    """Check a whole PNG: its chunks, their checksums, and that it holds the pixels it promises.
+
+    Both decoders need it. Pillow fills up a picture that ends early, and allocates what a chunk
+    claims for its length; libpng, inside OpenCV, prints to stderr by itself.
+
+    Returns:
+        The header and the packed pixels.
+
+    Raises:
+        InputError: cut off or corrupt.
+    """
+    header = read_header(path, data[:HEADER_BYTES])
+    packed = b"".join(body for kind, body in _chunks(path, data) if kind == b"IDAT")
+    size = sum(rows * stride for rows, stride in header.scanlines())
+    check_expansion(path, len(packed), size)
+    _check_scanlines(path, header, packed, size)
+    return header, packed
+
+
 def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     """Decode a 16-bit PNG.
-
-    Everything that libpng would complain about is found before OpenCV sees the file, because
-    libpng prints to stderr by itself.
 
     Returns:
         (H, W, C) with C 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -90,13 +106,9 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     Raises:
         InputError: cut off, corrupt, or not 16-bit.
     """
-    header = read_header(path, data[:HEADER_BYTES])
-    if header.bits != 16 or header.colour == 3:
+    header, packed = check_png(path, data)
+    if header.bits != 16:
         raise InputError(path, f"is a {header.kind} PNG, not a 16-bit one")
-    packed = b"".join(body for kind, body in _chunks(path, data) if kind == b"IDAT")
-    size = sum(rows * stride for rows, stride in header.scanlines())
-    check_expansion(path, len(packed), size)
-    _check_scanlines(path, header, packed, size)
 
     import cv2  # 0.1 s; a .flo needs none of it
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -101,13 +104,17 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
     Raises:
         InputError: as ``read_image``.
     """
-    with open_input(path) as (file, _):
+    with open_input(path) as (file, size):
         head = file.read(_png.HEADER_BYTES)
         file.seek(0)
-        if head.startswith(_png.SIGNATURE) and _png.read_header(path, head).bits == 16:
-            pixels: NDArray[Any] = _png.decode_png16(path, file.read())
+        if not head.startswith(_png.SIGNATURE):
+            pixels = _decode(path, file, size)
+        elif _png.read_header(path, head).bits == 16:
+            pixels = _png.decode_png16(path, file.read())
         else:
-            pixels = _decode(path, file)
+            data = file.read()
+            _png.check_png(path, data)
+            pixels = _decode(path, io.BytesIO(data), size)
     channels = pixels.shape[2]
     format = ImageFormat(8 * pixels.itemsize, gray=channels < 3, alpha=channels in (2, 4))
     scale = np.float32(np.iinfo(pixels.dtype).max)
@@ -162,14 +169,14 @@ def list_frames(folder: str | Path) -> list[Path]:
     return list_folder(folder, IMAGE_EXTENSIONS)
 
 
-def _decode(path: str | Path, file: BinaryIO) -> NDArray[Any]:
+def _decode(path: str | Path, file: BinaryIO, size: int) -> NDArray[Any]:
     """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG. Returns (H, W, C)."""
     try:
         # Its warnings (broken EXIF, a large size) would add lines to our one.
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _quiet_tiff(file):
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
-                check_pixels(path, *picture.size)
+                check_pixels(path, *picture.size, file_bytes=size)
                 mode = picture.mode
                 if mode not in _MODES and not mode.startswith("I;16"):
                     raise InputError(path, f"holds {mode!r} pixels", "use 8- or 16-bit colour")
@@ -185,6 +192,25 @@ def _decode(path: str | Path, file: BinaryIO) -> NDArray[Any]:
     except Exception as fault:  # Pillow's decoders raise whatever they trip over
         raise InputError(path, f"is a broken picture ({fault})") from fault
     return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("="))
+
+
+@contextmanager
+def _quiet_tiff(file: BinaryIO) -> Iterator[None]:
+    """Keep libtiff, which prints every oddity to stderr from C, from doing so."""
+    is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    file.seek(0)
+    if not is_tiff:
+        yield
+        return
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(null, 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(null)
+        os.close(stderr)
 
 
 def _encode(kind: str, image: Tensor, bits: int) -> bytes:

@@ -162,7 +162,7 @@ def _is_webp(path: str | Path) -> bool:
 @contextmanager
 def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """Open the first video stream of a file, its size checked."""
-    with open_input(path) as (file, _):
+    with open_input(path) as (file, size):
         try:
             # A file object rather than a name, which ffmpeg would read as a URL ("concat:...").
             container = av.open(file, options={"format_whitelist": _CONTAINERS})
@@ -174,7 +174,8 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise InputError(path, "is a video in an unknown codec")
-            check_pixels(path, stream.codec_context.width, stream.codec_context.height)
+            context = stream.codec_context
+            check_pixels(path, context.width, context.height, file_bytes=size)
             stream.thread_type = "AUTO"
             try:
                 yield container, stream
@@ -245,10 +246,10 @@ def _decode_webp(path: str | Path) -> Iterator[Tensor]:
 @contextmanager
 def _open_webp(path: str | Path) -> Iterator[Image.Image]:
     """Open an animated WebP by Pillow; PyAV's ffmpeg only writes them."""
-    with open_input(path) as (file, _):
+    with open_input(path) as (file, size):
         try:
             with Image.open(file, formats=("WEBP",)) as picture:
-                check_pixels(path, *picture.size)
+                check_pixels(path, *picture.size, file_bytes=size)
                 yield picture
         except (OSError, ValueError, EOFError, Image.DecompressionBombError) as fault:
             if isinstance(fault, InputError):
