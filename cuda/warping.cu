@@ -1,0 +1,278 @@
+// Warping on the GPU: gather (warp), its flow gradient, and its image gradient (which is also splat).
+//
+// Bodies of kernels only: flowwarp/ops/_nvrtc.py wraps the instantiation that is needed in a
+// __global__ function, and the tests run the same bodies on the host. They are compiled with
+// -fmad=false, so that a value has the bits that the CPU library gives it.
+//
+// The image gradient sums in 64-bit fixed point: integer addition is associative, so the order in
+// which atomics arrive cannot show. The scale is chosen for each example so that no sum can
+// overflow: |sum| <= (most taps on one pixel) * (largest |gradient|) * scale < 2^62.
+#include "host_shim.h"
+#include "warping.h"
+
+namespace flowwarp {
+
+// What decides the fixed point of one example.
+struct Range {
+    unsigned long long largest;  // of the finite |gradients|, the bits of a double
+    unsigned long long hits;     // most taps that one pixel of the image receives
+    unsigned long long broken;   // 1 if some gradient is not finite
+};
+
+// Mirrored by `_WarpingCall` in flowwarp/ops/_nvrtc.py.
+struct WarpingCall {
+    const void *image, *flow, *grad_out;
+    void* out;               // the result of each kernel, like image or like flow
+    unsigned char* mask;     // may be null
+    unsigned long long* sums;  // fixed point, channels [first, first + count) of each example
+    Range* ranges;
+    long long batch, channels, first, count;
+    int height, width, channels_last;
+};
+
+struct Loop {
+    long long first, step;
+};
+
+// Neighbouring threads take neighbouring memory: pixels of a plane, or channels of a pixel.
+struct Walk {
+    Loop pixels, channels;
+    long long plane, pixel_step, channel_step;
+};
+
+__device__ inline Loop loop_x() {
+    return {(long long)blockIdx.x * blockDim.x + threadIdx.x, (long long)gridDim.x * blockDim.x};
+}
+
+__device__ inline Loop loop_y() {
+    return {(long long)blockIdx.y * blockDim.y + threadIdx.y, (long long)gridDim.y * blockDim.y};
+}
+
+__device__ inline Walk walk(const WarpingCall& call, long long channels) {
+    const long long plane = (long long)call.height * call.width;
+    if (call.channels_last) return {loop_y(), loop_x(), plane, channels, 1};
+    return {loop_x(), loop_y(), plane, 1, plane};
+}
+
+template <typename S, int N>
+struct Taps {
+    AxisTaps<S, N> x, y;  // weights and slopes are 0 where flow is not finite
+    bool inside, any;     // any weight but 0
+
+    FW_HD S weight(int n) const { return y.weight[n / N] * x.weight[n % N]; }
+    FW_HD S du(int n) const { return y.weight[n / N] * x.slope[n % N]; }
+    FW_HD S dv(int n) const { return y.slope[n / N] * x.weight[n % N]; }
+    FW_HD long long pixel(int n, int width) const {
+        return (long long)y.index[n / N] * width + x.index[n % N];
+    }
+};
+
+template <typename S, int N, int PAD>
+__device__ Taps<S, N> taps_at(const WarpingCall& call, long long b, long long pixel) {
+    const long long plane = (long long)call.height * call.width;
+    const S* flow = static_cast<const S*>(call.flow) + b * 2 * plane + pixel;
+    const S u = flow[0], v = flow[plane];
+    const int row = (int)(pixel / call.width), column = (int)(pixel - (long long)row * call.width);
+    const Position<S> px = position(column, u), py = position(row, v);
+    const bool finite = is_finite(u) & is_finite(v);
+    Taps<S, N> taps;
+    taps.x = TapsOf<N, PAD, S>::at(px, call.width);
+    taps.y = TapsOf<N, PAD, S>::at(py, call.height);
+    taps.inside = finite & is_inside(px, call.width) & is_inside(py, call.height);
+    for (int n = 0; n < N; ++n) {
+        taps.x.weight[n] = finite ? taps.x.weight[n] : 0;
+        taps.y.weight[n] = finite ? taps.y.weight[n] : 0;
+        taps.x.slope[n] = finite ? taps.x.slope[n] : 0;
+        taps.y.slope[n] = finite ? taps.y.slope[n] : 0;
+    }
+    taps.any = false;
+    for (int n = 0; n < N * N; ++n) taps.any |= taps.weight(n) != 0;
+    return taps;
+}
+
+// A tap of weight 0 is not read; the sum starts at -0.0, the identity of addition.
+template <typename T, int N, int PAD>
+__device__ void warp(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels);
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        const T* image = static_cast<const T*>(call.image) + b * call.channels * at.plane;
+        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
+        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            if (call.mask != nullptr && at.channels.first == 0) call.mask[b * at.plane + p] = taps.inside;
+            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
+                const T* source = image + c * at.channel_step;
+                S sum = (S)-0.0;
+                for (int n = 0; n < N * N; ++n) {
+                    const S weight = taps.weight(n);
+                    if (weight != 0)
+                        sum += weight * widen(source[taps.pixel(n, call.width) * at.pixel_step]);
+                }
+                out[p * at.pixel_step + c * at.channel_step] = narrow<T>(taps.any ? sum : (S)0);
+            }
+        }
+    }
+}
+
+// One thread sums all channels of a pixel, in their order.
+template <typename T, int N, int PAD>
+__device__ void flow_gradient(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels);
+    const Loop pixels = loop_x();
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        const T* image = static_cast<const T*>(call.image) + b * call.channels * at.plane;
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
+        S* out = static_cast<S*>(call.out) + b * 2 * at.plane;
+        for (long long p = pixels.first; p < at.plane; p += pixels.step) {
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            S du = 0, dv = 0;
+            for (long long c = 0; c < call.channels; ++c) {
+                const T* source = image + c * at.channel_step;
+                S u_slope = 0, v_slope = 0;
+                for (int n = 0; n < N * N; ++n) {
+                    if (taps.weight(n) == 0 && taps.du(n) == 0 && taps.dv(n) == 0) continue;
+                    const S value = widen(source[taps.pixel(n, call.width) * at.pixel_step]);
+                    u_slope += taps.du(n) * value;
+                    v_slope += taps.dv(n) * value;
+                }
+                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+                du += g * u_slope;
+                dv += g * v_slope;
+            }
+            out[p] = du;
+            out[at.plane + p] = dv;
+        }
+    }
+}
+
+// ---------------------------------------------------------------- image gradient: four kernels
+
+// The smallest power of two above x >= 0 is 2^exponent_above(x), but not below 2^-1022.
+__device__ inline int exponent_above(double x) {
+    unsigned long long bits;
+    memcpy(&bits, &x, sizeof bits);
+    return (int)(bits >> 52) - 1022;
+}
+
+__device__ inline double power_of_two(int exponent) {
+    const unsigned long long bits = (unsigned long long)(exponent + 1023) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+// Fixed point = gradient * 2^fixed_point_exponent.
+__device__ inline int fixed_point_exponent(const Range& range) {
+    double largest;
+    memcpy(&largest, &range.largest, sizeof largest);
+    const int exponent = 62 - exponent_above(largest) - exponent_above((double)range.hits);
+    return exponent < 1023 ? exponent : 1023;
+}
+
+// Threads look before they compete: the value only grows, so a stale one costs time, not truth.
+__device__ inline void raise(unsigned long long* to, unsigned long long value) {
+    if (value > *(volatile unsigned long long*)to) atomicMax(to, value);
+}
+
+// 1: find the range of each example. `sums` counts the taps on each pixel, a plane per example.
+template <typename T, int N, int PAD>
+__device__ void measure(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels);
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
+        Range& range = call.ranges[b];
+        double largest = 0;
+        bool broken = false;
+        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
+                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+                const double size = g < 0 ? -g : g;
+                if (!is_finite(g)) broken = true;
+                else if (size > largest) largest = size;
+            }
+            if (at.channels.first != 0) continue;
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            for (int n = 0; n < N * N; ++n) {
+                if (taps.weight(n) == 0) continue;
+                raise(&range.hits, atomicAdd(call.sums + b * at.plane + taps.pixel(n, call.width), 1ull) + 1);
+            }
+        }
+        unsigned long long bits;
+        memcpy(&bits, &largest, sizeof bits);  // of positive doubles, larger bits are larger values
+        raise(&range.largest, bits);
+        if (broken) range.broken = 1;
+    }
+}
+
+// 2: add each finite gradient, times its weight, to the pixels it was read from.
+template <typename T, int N, int PAD>
+__device__ void scatter(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels), sums_at = walk(call, call.count);
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
+        unsigned long long* sums = call.sums + b * call.count * at.plane;
+        const double scale = power_of_two(fixed_point_exponent(call.ranges[b]));
+        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            for (long long c = at.channels.first; c < call.count; c += at.channels.step) {
+                const S g = widen(grad_out[p * at.pixel_step + (call.first + c) * at.channel_step]);
+                if (!is_finite(g)) continue;
+                for (int n = 0; n < N * N; ++n) {
+                    const S weight = taps.weight(n);
+                    if (weight == 0) continue;
+                    const long long value = __double2ll_rn((double)(g * weight) * scale);
+                    atomicAdd(sums + taps.pixel(n, call.width) * sums_at.pixel_step + c * sums_at.channel_step,
+                              (unsigned long long)value);
+                }
+            }
+        }
+    }
+}
+
+// 3: convert to the type of the result, and leave zeros for the next channels.
+template <typename T>
+__device__ void finish(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels), sums_at = walk(call, call.count);
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
+        unsigned long long* sums = call.sums + b * call.count * at.plane;
+        const double unit = 1.0 / power_of_two(fixed_point_exponent(call.ranges[b]));
+        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step)
+            for (long long c = at.channels.first; c < call.count; c += at.channels.step) {
+                unsigned long long& sum = sums[p * sums_at.pixel_step + c * sums_at.channel_step];
+                out[p * at.pixel_step + (call.first + c) * at.channel_step] =
+                    narrow<T>((S)((double)(long long)sum * unit));
+                sum = 0;
+            }
+    }
+}
+
+// 4: NaN wherever a gradient that is not finite belongs. Plain stores: all write the same value.
+template <typename T, int N, int PAD>
+__device__ void spoil(const WarpingCall& call) {
+    typedef typename Accumulate<T>::type S;
+    const Walk at = walk(call, call.channels);
+    for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
+        if (!call.ranges[b].broken) continue;
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
+        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
+        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
+                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+                if (is_finite(g)) continue;
+                for (int n = 0; n < N * N; ++n)
+                    if (taps.weight(n) != 0)
+                        out[taps.pixel(n, call.width) * at.pixel_step + c * at.channel_step] =
+                            narrow<T>(g - g);  // inf - inf is NaN
+            }
+        }
+    }
+}
+
+}  // namespace flowwarp

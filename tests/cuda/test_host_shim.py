@@ -1,0 +1,259 @@
+"""The bodies of the CUDA kernels, run on the CPU thread by thread by way of cuda/host_shim.h.
+
+``_nvrtc.launch`` is replaced; everything above it is what a GPU is given: the grid, the struct of
+arguments, the chunks of the scratch memory, and the text of the kernels.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from flowwarp._bundled import bundled
+from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops.warping import (
+    MODES,
+    PADDINGS,
+    compute_dtype,
+    warp_flow_gradient,
+    warp_image_gradient,
+    warp_reference,
+)
+
+CASES = list(itertools.product(_nvrtc.STORAGE, MODES, PADDINGS))
+TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+
+PROGRAM = """
+#include <string.h>
+#include "warping.cu"
+#define BODY(Call, ...) \\
+    if (strcmp(body, #__VA_ARGS__) == 0) { \\
+        launch(__VA_ARGS__, grid, block, *static_cast<const Call*>(call)); return 1; }
+using namespace flowwarp;
+extern "C" int run(const char* body, Dim3 grid, Dim3 block, const void* call) {
+%s
+    return 0;
+}
+"""
+
+
+def bodies() -> Iterator[str]:
+    for dtype in _nvrtc.STORAGE:
+        yield f"WarpingCall, finish<{_nvrtc.STORAGE[dtype]}>"
+    for dtype, mode, padding in CASES:
+        for name in ("warp", "flow_gradient", "measure", "scatter", "spoil"):
+            arguments = f"{_nvrtc.STORAGE[dtype]}, {MODES[mode]}, {PADDINGS[padding]}"
+            yield f"WarpingCall, {name}<{arguments}>"
+
+
+class Dim3(ctypes.Structure):
+    _fields_ = [(axis, ctypes.c_uint) for axis in "xyz"]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    folder = tmp_path_factory.mktemp("shim")
+    program = folder / "shim.cpp"
+    program.write_text(PROGRAM % "\n".join(f"    BODY({body})" for body in bodies()))
+    flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-shared", "-fPIC"]
+    command = [compiler, *flags, f"-I{bundled('cuda')}", program, "-o", folder / "shim.so"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    assert built.stderr == ""
+    return ctypes.CDLL(str(folder / "shim.so"))
+
+
+Launch = Callable[..., None]
+
+
+@pytest.fixture
+def launch(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Launch:
+    def launch(
+        _family: str, body: str, call: ctypes.Structure, grid: tuple[int, ...],
+        block: tuple[int, ...], _device: torch.device,
+    ) -> None:  # fmt: skip
+        assert library.run(body.encode(), Dim3(*grid), Dim3(*block), ctypes.byref(call)), body
+
+    monkeypatch.setattr(_nvrtc, "launch", launch)
+    return launch
+
+
+@pytest.fixture
+def one_thread(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Switch to a grid of one thread: additions then come in another order."""
+
+    def switch() -> None:
+        def alone(family: str, body: str, call: ctypes.Structure, *rest: object) -> None:
+            launch(family, body, call, (1, 1, 1), (1, 1, 1), rest[-1])
+
+        monkeypatch.setattr(_nvrtc, "launch", alone)
+
+    return switch
+
+
+def sample(
+    shape: tuple[int, int, int, int], dtype: torch.dtype, *, last: bool = False, reach: float = 4.0
+) -> tuple[Tensor, Tensor]:
+    """An image and a flow that also leaves the image, is whole in places, and is NaN in one."""
+    random = torch.Generator().manual_seed(sum(shape))
+    image = torch.randn(shape, generator=random).to(dtype)
+    batch, _, height, width = shape
+    flow = torch.randn((batch, 2, height, width), generator=random, dtype=compute_dtype(image))
+    flow = flow * reach
+    flow[..., ::3] = flow[..., ::3].round()
+    flow[0, 1, height // 2, width // 2] = torch.nan
+    flow[-1, 0, 0, 0] = torch.inf
+    layout = torch.channels_last if last else torch.contiguous_format
+    return image.contiguous(memory_format=layout), flow
+
+
+def shim_warp(image: Tensor, flow: Tensor, mode: str, padding: str) -> tuple[Tensor, Tensor]:
+    out = torch.full_like(image, torch.nan)
+    valid = torch.zeros((len(image), 1, *image.shape[2:]), dtype=torch.bool)
+    _nvrtc.warp(image, flow, MODES[mode], PADDINGS[padding], out, valid)
+    return out, valid
+
+
+def shim_image_gradient(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+    grad_image = torch.full_like(grad_out, torch.nan)
+    _nvrtc.image_gradient(grad_out, flow, MODES[mode], PADDINGS[padding], grad_image)
+    return grad_image
+
+
+def assert_same_bits(got: Tensor, wanted: Tensor) -> None:
+    integer = {2: torch.int16, 4: torch.int32, 8: torch.int64}[got.element_size()]
+    torch.testing.assert_close(
+        got.contiguous().view(integer), wanted.contiguous().view(integer), rtol=0, atol=0
+    )
+
+
+SHAPES = [(2, 3, 9, 13), (1, 1, 1, 1), (1, 2, 1, 7), (2, 37, 5, 3), (1, 5, 17, 33)]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
+@pytest.mark.usefixtures("launch")
+def test_warp_has_the_bits_of_the_cpu(
+    dtype: torch.dtype, mode: str, padding: str, last: bool
+) -> None:
+    for shape in SHAPES:
+        image, flow = sample(shape, dtype, last=last)
+        out, valid = shim_warp(image, flow, mode, padding)
+        wanted, wanted_valid = warp_reference(image, flow, mode=mode, padding=padding)
+        torch.testing.assert_close(out, wanted, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+        assert torch.equal(valid, wanted_valid)
+        if _native.native().library is not None:
+            native, _ = torch.ops.flowwarp.warp(image, flow, mode, padding, True)
+            assert_same_bits(out, native)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
+@pytest.mark.usefixtures("launch")
+def test_gradients_agree_with_the_cpu(
+    dtype: torch.dtype, mode: str, padding: str, last: bool
+) -> None:
+    tolerance = 4 * TOLERANCE[dtype]
+    for shape in SHAPES:
+        image, flow = sample(shape, dtype, last=last)
+        grad_out = (image * 3 - 1).contiguous(
+            memory_format=torch.channels_last if last else torch.contiguous_format
+        )
+        grad_flow = torch.full_like(flow, torch.nan)
+        _nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow)
+        wanted = warp_flow_gradient(grad_out, image, flow, mode, padding)
+        sums = max(tolerance, 2e-5 if dtype != torch.float64 else 0)  # kept in fp32 on both sides
+        torch.testing.assert_close(grad_flow, wanted, rtol=sums, atol=10 * sums)
+
+        grad_image = shim_image_gradient(grad_out, flow, mode, padding)
+        wanted = warp_image_gradient(grad_out, flow, mode, padding)
+        torch.testing.assert_close(grad_image, wanted, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.usefixtures("launch")
+def test_zero_flow_is_the_identity_both_ways(dtype: torch.dtype) -> None:
+    image, flow = sample((2, 3, 5, 7), dtype)
+    image[0, 0, 0, :3] = torch.tensor([-0.0, torch.inf, -torch.inf])
+    flow.zero_()
+    assert_same_bits(shim_warp(image, flow, "bilinear", "border")[0], image)
+    finite = image.nan_to_num(0, 0, 0)  # exact while values lie within 2^37 of the largest
+    torch.testing.assert_close(
+        shim_image_gradient(finite, flow, "bilinear", "border"), finite, rtol=0, atol=2**-60
+    )
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+def test_image_gradient_does_not_depend_on_order_or_chunks(
+    last: bool, one_thread: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grad_out, flow = sample((3, 5, 9, 13), torch.float32, last=last)
+    whole = shim_image_gradient(grad_out, flow, "bilinear", "border")
+    for scratch in (9 * 13 * 3 * 2, 9 * 13, 1):
+        monkeypatch.setattr(_nvrtc, "SCRATCH", scratch)
+        assert_same_bits(shim_image_gradient(grad_out, flow, "bilinear", "border"), whole)
+    one_thread()
+    assert_same_bits(shim_image_gradient(grad_out, flow, "bilinear", "border"), whole)
+    alone = shim_image_gradient(grad_out[1:2], flow[1:2], "bilinear", "border")
+    assert_same_bits(alone, whole[1:2])
+
+
+@pytest.mark.parametrize("scale", [1e-38, 1.0, 1e36])
+@pytest.mark.usefixtures("launch")
+def test_image_gradient_cannot_overflow(scale: float) -> None:
+    """Every pixel hits the same one: the largest sum there is."""
+    grad_out = torch.full((1, 1, 12, 20), scale)
+    flow = torch.full((1, 2, 12, 20), -100.0)
+    grad_image = shim_image_gradient(grad_out, flow, "bilinear", "border")
+    assert grad_image[0, 0, 0, 0].item() == pytest.approx(240 * scale, rel=1e-6)
+    assert grad_image.count_nonzero() == 1
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e-280, 1e300])
+@pytest.mark.usefixtures("launch")
+def test_image_gradient_at_the_ends_of_fp64(scale: float) -> None:
+    grad_out = torch.full((1, 1, 4, 4), scale, dtype=torch.float64)
+    flow = torch.zeros((1, 2, 4, 4), dtype=torch.float64)
+    grad_image = shim_image_gradient(grad_out, flow, "bilinear", "border")
+    torch.testing.assert_close(grad_image, grad_out, rtol=1e-13, atol=1e-308)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.usefixtures("launch")
+def test_a_gradient_that_is_not_finite_spoils_only_what_it_touches(bad: float) -> None:
+    grad_out, flow = sample((2, 2, 6, 8), torch.float32)
+    flow.zero_()
+    flow[0, 0, 3, 3] = 0.5  # reads pixels 3 and 4 of its row
+    clean = shim_image_gradient(grad_out, flow, "bilinear", "border")
+    grad_out[0, 1, 3, 3] = bad
+    spoiled = shim_image_gradient(grad_out, flow, "bilinear", "border")
+    touched = torch.zeros_like(clean, dtype=torch.bool)
+    touched[0, 1, 3, 3:5] = True
+    assert torch.equal(spoiled.isnan(), touched)
+    torch.testing.assert_close(spoiled[~touched], clean[~touched], rtol=1e-6, atol=0)
+    assert_same_bits(spoiled[1], clean[1])
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
+@pytest.mark.usefixtures("launch")
+def test_empty(shape: tuple[int, int, int, int]) -> None:
+    image = torch.ones(shape)
+    flow = torch.zeros((shape[0], 2, *shape[2:]))
+    out, valid = shim_warp(image, flow, "bilinear", "border")
+    assert out.shape == shape
+    assert valid.all()
+    shim_image_gradient(image, flow, "bilinear", "border")
+    grad_flow = torch.full_like(flow, torch.nan)
+    _nvrtc.flow_gradient(image, flow, image, 2, 0, grad_flow)
+    assert not grad_flow.any()
