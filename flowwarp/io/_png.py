@@ -84,7 +84,7 @@ def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
     claims for its length; libpng, inside OpenCV, prints to stderr by itself.
 
     Returns:
-        The header and the packed pixels.
+        The header and the unpacked scanlines.
 
     Raises:
         InputError: cut off or corrupt.
@@ -93,8 +93,7 @@ def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
     packed = b"".join(body for kind, body in _chunks(path, data) if kind == b"IDAT")
     size = sum(rows * stride for rows, stride in header.scanlines())
     check_expansion(path, len(packed), size)
-    _check_scanlines(path, header, packed, size)
-    return header, packed
+    return header, _unpack(path, header, packed, size)
 
 
 def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
@@ -106,13 +105,15 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     Raises:
         InputError: cut off, corrupt, or not 16-bit.
     """
-    header, packed = check_png(path, data)
+    header, scanlines = check_png(path, data)
     if header.bits != 16:
         raise InputError(path, f"is a {header.kind} PNG, not a 16-bit one")
 
     import cv2  # 0.1 s; a .flo needs none of it
 
-    plain = data[:HEADER_BYTES] + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
+    # Stored again without packing, so that no oddity of the stream is left to complain about.
+    body = _chunk(b"IDAT", zlib.compress(scanlines, 0))
+    plain = data[:HEADER_BYTES] + body + _chunk(b"IEND", b"")
     picture = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.shape[:2] != (header.height, header.width):
         raise InputError(path, "cannot be decoded", "the file is broken")
@@ -148,12 +149,14 @@ def _chunks(path: str | Path, data: bytes) -> Iterator[tuple[bytes, bytes]]:
     raise InputError(path, "is cut off", "copy it again")
 
 
-def _check_scanlines(path: str | Path, header: PngHeader, packed: bytes, size: int) -> None:
+def _unpack(path: str | Path, header: PngHeader, packed: bytes, size: int) -> bytes:
     unpacker = zlib.decompressobj()
     try:
         pixels = unpacker.decompress(packed, size + 1)
     except zlib.error as fault:
         raise InputError(path, "is corrupt in its pixel data") from fault
+    if len(pixels) == size and not unpacker.eof:  # without the checksum of the pixels
+        raise InputError(path, "is corrupt in its pixel data")
     if len(pixels) != size:
         relation = "fewer" if len(pixels) < size else "more"
         raise InputError(path, f"holds {relation} pixels than its header says")
@@ -162,6 +165,7 @@ def _check_scanlines(path: str | Path, header: PngHeader, packed: bytes, size: i
         if max(pixels[at : at + rows * stride : stride]) > 4:  # filter types are 0 to 4
             raise InputError(path, "is corrupt in its pixel data")
         at += rows * stride
+    return pixels
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:

@@ -56,6 +56,7 @@ _MODES = {
     "YCbCr": "RGB",
     "LAB": "RGB",
 }
+_LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 
 
@@ -118,7 +119,7 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
     channels = pixels.shape[2]
     format = ImageFormat(8 * pixels.itemsize, gray=channels < 3, alpha=channels in (2, 4))
     scale = np.float32(np.iinfo(pixels.dtype).max)
-    image = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / scale)
+    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / scale)
     if format.gray:
         image = torch.cat([image[:1].expand(3, -1, -1), image[1:]])
     return image, format
@@ -140,7 +141,8 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
     Raises:
         TypeError: image is not a floating-point tensor.
         ValueError: a wrong shape or an unknown extension.
-        OutputError: the file cannot be written, or its format holds no transparency.
+        OutputError: the file cannot be written, or its format holds no transparency or no picture
+            of that size.
     """
     kind = Path(path).suffix.lower()
     if kind not in _SAVE:
@@ -152,6 +154,9 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
         raise ValueError(f"image must be (1|3|4, H, W), got shape {tuple(image.shape)}")
     if image.shape[0] == 4 and kind in _OPAQUE:
         raise OutputError(path, f"a {kind} file holds no transparency", "write .png or .webp")
+    longest = max(image.shape[1:])
+    if longest > _LONGEST_SIDE.get(kind, longest):
+        raise OutputError(path, f"a {kind} file holds no side of {longest} px", "write .png")
     format = format or ImageFormat()
     if format.gray and image.shape[0] > 1:
         image = torch.cat([image[:1], image[3:]])

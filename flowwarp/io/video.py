@@ -68,9 +68,10 @@ def video_info(path: str | Path) -> VideoInfo:
             rate = Fraction(1000, int(picture.info.get("duration") or 40))
             return VideoInfo(*picture.size, rate, getattr(picture, "n_frames", 1))
     with _open(path) as (container, stream):
-        frame = next(container.decode(stream), None)
-        if frame is None:
-            raise InputError(path, "holds no frame that can be decoded")
+        try:
+            frame = next(container.decode(stream))
+        except (av.FFmpegError, StopIteration) as fault:
+            raise InputError(path, "holds no frame that can be decoded") from fault
         _, height, width = _to_tensor(frame).shape
         return VideoInfo(width, height, _rate(stream), stream.frames or None)
 
@@ -177,34 +178,39 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
             context = stream.codec_context
             check_pixels(path, context.width, context.height, file_bytes=size)
             stream.thread_type = "AUTO"
-            try:
-                yield container, stream
-            except av.FFmpegError as fault:
-                raise InputError(path, f"breaks off ({_words(fault)})") from fault
+            yield container, stream
 
 
 def _decode(path: str | Path) -> Iterator[Tensor]:
     with _open(path) as (container, stream):
         count, end = 0, Fraction(0)
-        for packet in container.demux(stream):
-            if packet.is_corrupt and packet.size:
-                # Deliver what is still inside the decoder, but not this half of a frame.
-                for frame in stream.codec_context.decode(None):
-                    count += 1
-                    yield _to_tensor(frame)
-                raise InputError(path, f"breaks off after {count} frames")
-            for frame in packet.decode():
-                count += 1
-                if frame.pts is not None:
-                    end = frame.pts * frame.time_base + 1 / _rate(stream)
-                yield _to_tensor(frame)
+        frames = _whole_frames(container, stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except av.FFmpegError as fault:
+                raise InputError(path, f"breaks off after {count} frames") from fault
+            if frame is None:
+                break
+            count += 1
+            if frame.pts is not None and frame.time_base is not None:
+                end = frame.pts * frame.time_base + 1 / _rate(stream)
+            yield _to_tensor(frame)
         if count == 0:
             raise InputError(path, "holds no frame that can be decoded")
         # Cut exactly between two frames nothing is corrupt, there is only less than was promised.
-        if end < _promised(container, stream) - Fraction(3, 2) / _rate(stream) or _lacks_end(
-            container, path
-        ):
+        missing = _promised(container, stream) - end
+        if missing > Fraction(3, 2) / _rate(stream) or _lacks_end(container, path):
             raise InputError(path, f"breaks off after {count} frames")
+
+
+def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
+    for packet in container.demux(stream):
+        if packet.is_corrupt and packet.size:
+            # What the decoder still holds is whole; this half of a frame is not.
+            yield from stream.codec_context.decode(None)
+            raise av.InvalidDataError(0, "packet cut off")
+        yield from packet.decode()
 
 
 def _promised(container: Any, stream: Any) -> Fraction:
@@ -363,7 +369,3 @@ def _write_folder(path: str | Path, frames: Iterable[Tensor]) -> int:
         raise OutputError(path, reason(fault)) from fault
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _words(fault: Any) -> str:
-    return str(fault.strerror or fault).lower()

@@ -1,0 +1,170 @@
+import os
+import stat
+
+import pytest
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io import _files
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_atomic_output_appears_at_the_end(tmp_path):
+    target = tmp_path / "a.MP4"
+    target.write_bytes(b"old")
+    with _files.atomic_output(target) as temporary:
+        assert temporary.parent == tmp_path
+        assert temporary.suffix == ".mp4"  # a muxer chooses by it
+        temporary.write_bytes(b"new")
+        assert target.read_bytes() == b"old"
+    assert target.read_bytes() == b"new"
+    assert names(tmp_path) == ["a.MP4"]
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_atomic_output_leaves_nothing_behind(tmp_path, fault):
+    target = tmp_path / "a.flo"
+    target.write_bytes(b"old")
+
+    def half():
+        with _files.atomic_output(target) as temporary:
+            temporary.write_bytes(b"half")
+            raise fault
+
+    with pytest.raises(fault):
+        half()
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["a.flo"]
+
+
+def test_atomic_output_flushes_file_then_renames_then_flushes_folder(tmp_path, monkeypatch):
+    calls = []
+
+    def fsync(descriptor):
+        is_folder = stat.S_ISDIR(os.fstat(descriptor).st_mode)
+        calls.append(("folder" if is_folder else "file", (tmp_path / "a.flo").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with _files.atomic_output(tmp_path / "a.flo") as temporary:
+        temporary.write_bytes(b"new")
+    assert calls == [("file", False), ("folder", True)]
+
+
+def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with (
+        pytest.raises(OutputError, match="no space left"),
+        _files.atomic_output(tmp_path / "a.flo") as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == []
+
+
+def test_atomic_output_follows_a_link(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    with _files.atomic_output(tmp_path / "link") as temporary:
+        temporary.write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_bytes() == b"new"
+
+
+def test_atomic_output_never_replaces_a_device(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with (
+        pytest.raises(OutputError, match="not a regular file"),
+        _files.atomic_output(tmp_path / "pipe"),
+    ):
+        pass
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+def test_atomic_output_keeps_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        with _files.atomic_output(tmp_path / "a") as temporary:
+            temporary.write_bytes(b"")
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_output_name_too_long(tmp_path):
+    with (
+        pytest.raises(OutputError, match="name too long"),
+        _files.atomic_output(tmp_path / ("n" * 300 + ".flo")) as temporary,
+    ):
+        temporary.write_bytes(b"")
+    assert names(tmp_path) == []
+
+
+def test_pipe_is_refused_without_blocking(tmp_path):
+    os.mkfifo(tmp_path / "a.flo")
+    with (
+        pytest.raises(InputError, match="not a regular file"),
+        _files.open_input(tmp_path / "a.flo"),
+    ):
+        pass
+
+
+def test_read_error_becomes_an_input_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(InputError, match="input/output error"), _files.open_input(tmp_path / "a"):
+        raise OSError(5, os.strerror(5))
+
+
+def test_a_bug_while_reading_stays_a_bug(tmp_path):
+    (tmp_path / "a").write_bytes(b"x")
+    with pytest.raises(ValueError, match="ours") as fault, _files.open_input(tmp_path / "a"):
+        raise ValueError("ours")
+    assert not isinstance(fault.value, InputError)
+
+
+def test_list_folder_sorts_as_people_do(tmp_path):
+    made = ["f10.png", "f2.png", "F3.PNG", "f01.png", "f1.png", ".f4.png", "f.txt"]
+    made.append("f" + "9" * 200 + ".png")
+    for name in made:
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "f5.png").mkdir()
+    found = [path.name for path in _files.list_folder(tmp_path, _files.IMAGE_EXTENSIONS)]
+    assert found == ["f01.png", "f1.png", "f2.png", "F3.PNG", "f10.png", made[-1]]
+
+
+def test_list_folder_needs_a_folder(tmp_path):
+    with pytest.raises(InputError, match="no such file"):
+        _files.list_folder(tmp_path / "none", _files.IMAGE_EXTENSIONS)
+
+
+def test_expansion_limits():
+    _files.check_expansion("a", 1000, 1_032_000)
+    with pytest.raises(InputError, match="holds 1000 bytes"):
+        _files.check_expansion("a", 1000, 1_032_001)
+    _files.check_expansion("a", 2**22, 100 * 2**22)
+    with pytest.raises(InputError, match="zip bomb"):
+        _files.check_expansion("a", 2**22, 100 * 2**22 + 1)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size", "fits"),
+    [
+        (1, 1, None, True),
+        (0, 1, None, False),
+        (1, -1, None, False),
+        (2**14, 2**13, None, True),
+        (2**14, 2**13 + 1, None, False),
+        (2**31 - 1, 2**31 - 1, None, False),
+        (2**12, 2**12, 1, True),
+        (2**12, 2**12 + 1, 1024, False),
+        (2**12, 2**12 + 1, 1025, True),
+    ],
+)
+def test_pixel_limits(width, height, size, fits):
+    if fits:
+        _files.check_pixels("a", width, height, size)
+    else:
+        with pytest.raises(InputError, match=f"{width}x{height} pixels"):
+            _files.check_pixels("a", width, height, size)

@@ -1,0 +1,254 @@
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io.images import (
+    ImageFormat,
+    list_frames,
+    read_image,
+    read_image_with_format,
+    write_image,
+)
+
+RGB = np.array([[[255, 0, 51], [0, 102, 0]]], np.uint8)  # 1 row, 2 columns
+
+
+def save(path, array, mode=None, **options):
+    picture = Image.fromarray(array)
+    (picture.convert(mode) if mode else picture).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("extension", ["png", "bmp", "tif", "ppm", "webp", "gif"])
+def test_rgb_by_hand(tmp_path, extension):
+    options = {"lossless": True} if extension == "webp" else {}
+    image = read_image(save(tmp_path / f"a.{extension}", RGB, **options))
+    assert image.dtype == torch.float32
+    assert image.is_contiguous()
+    expected = torch.tensor([[[1, 0]], [[0, 0.4]], [[0.2, 0]]])
+    assert torch.allclose(image, expected, atol=0, rtol=1e-7)
+
+
+def test_grey_becomes_three_channels(tmp_path):
+    image, format = read_image_with_format(
+        save(tmp_path / "a.png", np.array([[0, 51], [102, 255]], np.uint8))
+    )
+    assert format == ImageFormat(8, gray=True)
+    assert torch.equal(image, torch.tensor([[0, 0.2], [0.4, 1]]).expand(3, 2, 2))
+
+
+def test_black_and_white(tmp_path):
+    save(tmp_path / "a.png", np.array([[0, 255, 255]], np.uint8), "1")
+    assert read_image(tmp_path / "a.png")[0].tolist() == [[0, 1, 1]]
+
+
+def test_palette(tmp_path):
+    path = save(tmp_path / "a.png", RGB, "P")
+    with Image.open(path) as picture:
+        assert picture.mode == "P"
+    image, format = read_image_with_format(path)
+    assert format == ImageFormat()
+    assert image.shape == (3, 1, 2)
+
+
+def test_palette_with_transparency(tmp_path):
+    picture = Image.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
+    picture.putpalette([255, 0, 0, 0, 255, 0])
+    picture.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    image, format = read_image_with_format(tmp_path / "a.png")
+    assert format == ImageFormat(alpha=True)
+    assert image.tolist() == [[[1, 0]], [[0, 1]], [[0, 0]], [[0, 1]]]
+
+
+def test_alpha_is_dropped_or_kept_or_added(tmp_path):
+    save(tmp_path / "a.png", np.dstack([RGB, np.array([[[51], [255]]], np.uint8)]))
+    save(tmp_path / "b.png", RGB)
+    assert read_image(tmp_path / "a.png").shape == (3, 1, 2)
+    assert torch.equal(read_image(tmp_path / "a.png", alpha=True)[3], torch.tensor([[0.2, 1]]))
+    assert read_image(tmp_path / "b.png").shape == (3, 1, 2)
+    assert torch.equal(read_image(tmp_path / "b.png", alpha=True)[3], torch.ones(1, 2))
+
+
+def test_grey_with_alpha(tmp_path):
+    image, format = read_image_with_format(
+        save(tmp_path / "a.png", np.array([[[51, 102]]], np.uint8))
+    )
+    assert format == ImageFormat(8, gray=True, alpha=True)
+    assert torch.allclose(image.flatten(), torch.tensor([0.2, 0.2, 0.2, 0.4]))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_16_bit_png_keeps_its_precision(tmp_path, channels):
+    pixels = np.arange(6 * channels, dtype=np.uint16).reshape(2, 3, channels) * 999
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    image, format = read_image_with_format(tmp_path / "a.png")
+    assert format == ImageFormat(16, gray=channels == 1, alpha=channels == 4)
+    rgb = pixels[..., {1: [0, 0, 0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]]
+    assert np.array_equal((image.double() * 65535).round().numpy(), rgb.transpose(2, 0, 1))
+
+
+def test_16_bit_grey_tiff(tmp_path):
+    save(tmp_path / "a.tif", np.array([[0, 13107, 65535]], np.uint16))
+    image, format = read_image_with_format(tmp_path / "a.tif")
+    assert format == ImageFormat(16, gray=True)
+    assert torch.allclose(image[2], torch.tensor([[0, 0.2, 1]]))
+
+
+@pytest.mark.parametrize("colour", [0, 4])
+def test_interlaced_16_bit_png(tmp_path, colour):
+    # 5 x 3 in seven passes, by hand: nothing here writes interlaced PNG.
+    channels = {0: 1, 4: 2}[colour]
+    pixels = (np.arange(15 * channels).reshape(3, 5, channels) * 1000).astype(">u2")
+    raw = b""
+    for x, y, dx, dy in [
+        (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2),
+        (0, 1, 1, 2),
+    ]:  # fmt: skip
+        raw += b"".join(b"\0" + row.tobytes() for row in pixels[y::dy, x::dx] if row.size)
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    (tmp_path / "a.png").write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 5, 3, 16, colour, 0, 0, 1))
+        + chunk(b"IDAT", zlib.compress(raw))
+        + chunk(b"IEND", b"")
+    )
+    image, _ = read_image_with_format(tmp_path / "a.png")
+    assert np.array_equal((image[0].double() * 65535).round().numpy(), pixels[..., 0])
+    if colour == 4:
+        assert np.array_equal((image[3].double() * 65535).round().numpy(), pixels[..., 1])
+
+
+def test_cmyk_jpeg(tmp_path):
+    red = np.full((16, 16, 3), (255, 0, 0), np.uint8)
+    image = read_image(save(tmp_path / "a.jpg", red, "CMYK", quality=100))
+    assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0, 0]), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "expected"),
+    [(1, [[0, 100], [200, 250]]), (3, [[250, 200], [100, 0]]), (6, [[200, 0], [250, 100]])],
+)
+def test_exif_orientation(tmp_path, orientation, expected):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    pixels = np.array([[0, 100], [200, 250]], np.uint8).repeat(8, 0).repeat(8, 1)
+    save(tmp_path / "a.jpg", pixels, exif=exif, quality=100)
+    corners = read_image(tmp_path / "a.jpg")[0, 4::8, 4::8] * 255
+    assert torch.allclose(corners, torch.tensor(expected, dtype=torch.float32), atol=3)
+
+
+@pytest.mark.parametrize("extension", ["gif", "webp", "png"])
+def test_animation_gives_its_first_frame(tmp_path, extension):
+    first, second = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
+    first.save(tmp_path / f"a.{extension}", save_all=True, append_images=[second])
+    image = read_image(tmp_path / f"a.{extension}")
+    assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0, 0]), atol=0.02)
+
+
+def test_content_decides_not_the_name(tmp_path):
+    save(tmp_path / "a.jpg", RGB, format="PNG")
+    assert torch.equal(read_image(tmp_path / "a.jpg")[0], torch.tensor([[1.0, 0]]))
+
+
+@pytest.mark.parametrize("extension", ["png", "webp", "bmp", "tif", "ppm"])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(height=st.integers(1, 30), width=st.integers(1, 30), channels=st.sampled_from([1, 3, 4]))
+def test_round_trip_within_half_a_step(tmp_path_factory, extension, height, width, channels):
+    if channels == 4 and extension in ("bmp", "ppm"):
+        channels = 3
+    generator = torch.Generator().manual_seed(height * width)
+    image = torch.rand(channels, height, width, generator=generator)
+    path = tmp_path_factory.mktemp("round") / f"a.{extension}"
+    write_image(path, image)
+    got = read_image(path, alpha=channels == 4)
+    assert (got - (image.expand(3, -1, -1) if channels == 1 else image)).abs().max() <= 0.5001 / 255
+    write_image(path, got)  # what has been rounded once stays
+    assert torch.equal(read_image(path, alpha=channels == 4), got)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("gray", [False, True])
+@pytest.mark.parametrize("alpha", [False, True])
+def test_format_is_kept(tmp_path, bits, gray, alpha):
+    image = torch.rand(1, 5, 4).expand(3, -1, -1) if gray else torch.rand(3, 5, 4)
+    if alpha:
+        image = torch.cat([image, torch.rand(1, 5, 4)])
+    format = ImageFormat(bits, gray, alpha)
+    write_image(tmp_path / "a.png", image, format)
+    got, got_format = read_image_with_format(tmp_path / "a.png")
+    # OpenCV writes no 16-bit grey with alpha: that becomes RGBA.
+    assert got_format == ImageFormat(bits, gray and not (alpha and bits == 16), alpha)
+    assert (got - image).abs().max() <= 0.501 / (2**bits - 1)
+
+
+def test_16_bits_become_8_where_they_must(tmp_path):
+    write_image(tmp_path / "a.bmp", torch.rand(3, 2, 2), ImageFormat(16))
+    assert read_image_with_format(tmp_path / "a.bmp")[1] == ImageFormat()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_written_values_are_clamped_and_rounded(tmp_path, bits):
+    top = 2**bits - 1
+    values = torch.tensor([-1, 2, torch.nan, torch.inf, 0.4 / top, 0.6 / top])
+    write_image(tmp_path / "a.png", values.reshape(1, 1, 6), ImageFormat(bits))
+    got = read_image(tmp_path / "a.png")[0, 0] * top
+    assert got.round().tolist() == [0, top, 0, top, 0, 1]
+
+
+def test_jpeg_is_close(tmp_path):
+    ramp = torch.linspace(0, 1, 64).expand(3, 48, 64)
+    write_image(tmp_path / "a.jpg", ramp)
+    assert (read_image(tmp_path / "a.jpg") - ramp).abs().max() < 4 / 255
+
+
+@pytest.mark.parametrize(
+    ("image", "error", "words"),
+    [
+        (np.zeros((3, 1, 1), np.float32), TypeError, "got ndarray"),
+        (torch.zeros(3, 1, 1, dtype=torch.uint8), TypeError, "got torch.uint8"),
+        (torch.zeros(1, 3, 1, 1), ValueError, r"\(1\|3\|4, H, W\)"),
+        (torch.zeros(2, 1, 1), ValueError, r"\(2, 1, 1\)"),
+        (torch.zeros(3, 0, 1), ValueError, r"\(3, 0, 1\)"),
+    ],
+)
+def test_write_checks_its_arguments(tmp_path, image, error, words):
+    with pytest.raises(error, match=words):
+        write_image(tmp_path / "a.png", image)
+    assert not list(tmp_path.iterdir())
+
+
+def test_write_refuses_what_a_format_cannot_hold(tmp_path):
+    with pytest.raises(OutputError, match=r"\.jpg file holds no transparency; write \.png"):
+        write_image(tmp_path / "a.jpg", torch.zeros(4, 1, 1))
+    with pytest.raises(ValueError, match=r"path must end in \.png"):
+        write_image(tmp_path / "a.xyz", torch.zeros(3, 1, 1))
+
+
+def test_picture_too_large_for_its_format(tmp_path):
+    with pytest.raises(OutputError, match="no side of 70000 px"):
+        write_image(tmp_path / "a.jpg", torch.zeros(1, 1, 70000))
+
+
+def test_float_tiff_is_refused(tmp_path):
+    save(tmp_path / "a.tif", np.zeros((2, 2), np.float32))
+    with pytest.raises(InputError, match="holds 'F' pixels"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_list_frames(tmp_path):
+    for name in ("f10.png", "f9.jpg", "notes.txt", "flow.flo"):
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in list_frames(tmp_path)] == ["f9.jpg", "f10.png"]
