@@ -1,0 +1,226 @@
+"""The local cost volume: how well each pixel matches the pixels around it in another image.
+
+``correlation`` is the operator; ``correlation_reference`` beside it is its readable twin in plain
+torch, which also serves devices without a kernel, and forward-mode differentiation. The kernels
+are ``cuda/correlation.h`` (the maths) and ``correlation.cpp`` (CPU).
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowwarp.ops import _native
+from flowwarp.ops._dispatch import needs_reference
+from flowwarp.ops._operators import fold_vmap
+from flowwarp.tensors import check_image
+
+
+def correlation(a: Tensor, b: Tensor, radius: int = 4, dilation: int = 1) -> Tensor:
+    """Correlate each pixel of ``a`` with the pixels of ``b`` in a square around it.
+
+    ``out[:, k, y, x]`` is the mean over the channels of
+    ``a[:, :, y, x] * b[:, :, y + dy * dilation, x + dx * dilation]`` with
+    ``k = (dy + radius) * (2 * radius + 1) + dx + radius``: rows of displacements from the upper
+    left to the lower right, as in FlowNet-C (Dosovitskiy et al., 2015) and PWC-Net (Sun et al.,
+    2018). Where that pixel of ``b`` lies outside the image the result is 0, whatever ``a`` is.
+    Differentiable any number of times; the result of one example depends neither on its batch
+    nor on the number of threads. Memory beside the result is a few rows, never an unfolded image.
+
+    Args:
+        a: (B, C, H, W) features, fp64, fp32, fp16 or bf16 (summed in fp32); any strides.
+        b: (B, C, H, W) features of the other image, of the same dtype.
+        radius: the largest displacement, in steps of ``dilation``; 0 correlates pixel by pixel.
+        dilation: pixels between neighbouring displacements.
+
+    Returns:
+        (B, (2 * radius + 1)**2, H, W), like ``a``.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor, or a number is not an integer.
+        ValueError: shapes, dtypes or devices differ, no channels, radius < 0 or dilation < 1.
+
+    >>> import torch
+    >>> a = torch.tensor([[[[1.0, 2.0, 3.0]]]])
+    >>> b = torch.tensor([[[[10.0, 20.0, 30.0]]]])
+    >>> correlation(a, b, radius=1)[0, 3:6, 0]  # dy = 0: from the left, straight, from the right
+    tensor([[ 0., 20., 60.],
+            [10., 40., 90.],
+            [20., 60.,  0.]])
+    """
+    check_image(a, "a")
+    check_image(b, "b")
+    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
+        raise ValueError(
+            f"b must be {tuple(a.shape)} {a.dtype} on {a.device} as a is, "
+            f"got {tuple(b.shape)} {b.dtype} on {b.device}"
+        )
+    if a.shape[1] == 0:
+        raise ValueError(f"a must have at least one channel, got shape {tuple(a.shape)}")
+    _check_count(radius, "radius", 0)
+    _check_count(dilation, "dilation", 1)
+    if needs_reference(a, b):
+        return correlation_reference(a, b, radius, dilation)
+    result: Tensor = torch.ops.flowwarp.correlation(a, b, radius, dilation)
+    return result
+
+
+def _check_count(value: int, name: str, least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if not least <= value < 2**15:
+        raise ValueError(f"{name} must be {least} to {2**15 - 1}, got {value}")
+
+
+# ------------------------------------------------------------------ reference
+
+
+def correlation_reference(a: Tensor, b: Tensor, radius: int = 4, dilation: int = 1) -> Tensor:
+    """Correlate in plain torch, one displacement after the other.
+
+    Args:
+        a: (B, C, H, W).
+        b: (B, C, H, W).
+        radius: as in :func:`correlation`.
+        dilation: as in :func:`correlation`.
+
+    Returns:
+        (B, (2 * radius + 1)**2, H, W), as in :func:`correlation`.
+    """
+    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
+    steps = [step * dilation for step in range(-radius, radius + 1)]
+    planes = [_product(a, b, dy, dx, dtype) for dy in steps for dx in steps]
+    return torch.stack(planes, dim=1).to(a.dtype)
+
+
+def _product(a: Tensor, b: Tensor, dy: int, dx: int, dtype: torch.dtype) -> Tensor:
+    """Return the mean of ``a[y, x] * b[y + dy, x + dx]`` over the channels, (B, H, W)."""
+    (top, bottom), (left, right) = _overlap(dy, a.shape[2]), _overlap(dx, a.shape[3])
+    here = a[:, :, top:bottom, left:right].to(dtype)
+    there = b[:, :, top + dy : bottom + dy, left + dx : right + dx].to(dtype)
+    product = (here * there).mean(1)
+    return torch.nn.functional.pad(product, (left, a.shape[3] - right, top, a.shape[2] - bottom))
+
+
+def _overlap(shift: int, size: int) -> tuple[int, int]:
+    """Return the pixels [first, last) whose partner at ``+ shift`` is inside; maybe none."""
+    first, last = max(0, -shift), min(size, size - shift)
+    return (first, last) if first < last else (0, 0)
+
+
+# ------------------------------------------------------------------ operators
+
+
+@torch.library.custom_op("flowwarp::correlation", mutates_args=())
+def _correlation(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
+    out = _empty_volume(a, radius)
+    if library := _native.library_for(a, b):
+        library.fw_correlation(
+            _native.DTYPES[a.dtype],
+            *_header(a, radius, dilation),
+            _native.pointer(a),
+            _strides(a),
+            _native.pointer(b),
+            _strides(b),
+            _native.pointer(out),
+        )
+        return out
+    return out.copy_(correlation_reference(a, b, radius, dilation))
+
+
+@torch.library.custom_op("flowwarp::correlation_gradient", mutates_args=())
+def correlation_gradient(
+    grad_out: Tensor, other: Tensor, radius: int, dilation: int, side: int
+) -> Tensor:
+    """Return the gradient of ``correlation`` for ``a`` (side 0) or ``b`` (side 1).
+
+    ``other`` is the input that the gradient is not for. The result is linear in both tensors.
+    """
+    out = torch.empty_like(other)
+    if library := _native.library_for(grad_out, other):
+        library.fw_correlation_gradient(
+            _native.DTYPES[other.dtype],
+            side,
+            *_header(other, radius, dilation),
+            _native.pointer(grad_out := grad_out.contiguous()),
+            _native.pointer(other),
+            _strides(other),
+            _native.pointer(out),
+            _strides(out),
+        )
+        return out
+    with torch.enable_grad():
+        wanted = torch.zeros_like(other, requires_grad=True)
+        pair = (wanted, other.detach()) if side == 0 else (other.detach(), wanted)
+        volume = correlation_reference(*pair, radius, dilation)
+    return out.copy_(torch.autograd.grad(volume, wanted, grad_out)[0])
+
+
+def _header(image: Tensor, radius: int, dilation: int) -> list[Any]:
+    """Return batch, channels, height, width, radius and dilation as the C functions take them."""
+    batch, *rest = image.shape
+    return [ctypes.c_int64(batch), *rest, radius, dilation]
+
+
+def _strides(tensor: Tensor) -> Any:
+    return (ctypes.c_int64 * 4)(*tensor.stride())
+
+
+def _empty_volume(a: Tensor, radius: int) -> Tensor:
+    return a.new_empty((a.shape[0], (2 * radius + 1) ** 2, *a.shape[2:]))
+
+
+@_correlation.register_fake
+def _(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
+    return _empty_volume(a, radius)
+
+
+@correlation_gradient.register_fake
+def _(grad_out: Tensor, other: Tensor, radius: int, dilation: int, side: int) -> Tensor:
+    return torch.empty_like(other)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    first, second, ctx.radius, ctx.dilation, *ctx.side = inputs
+    ctx.save_for_backward(first, second)
+
+
+def _correlation_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a, b = ctx.saved_tensors
+    grad_a = _gradient(grad, b, ctx, side=0) if ctx.needs_input_grad[0] else None
+    grad_b = _gradient(grad, a, ctx, side=1) if ctx.needs_input_grad[1] else None
+    return grad_a, grad_b, None, None
+
+
+def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    # <grad, gradient(grad_out, b)> = <grad_out, correlation(grad, b)>: both derivatives are
+    # kernels we have, so that every order of differentiation is.
+    grad_out, other = ctx.saved_tensors
+    (side,) = ctx.side
+    for_grad_out = for_other = None
+    if ctx.needs_input_grad[0]:
+        pair = (grad, other) if side == 0 else (other, grad)
+        for_grad_out = correlation(*pair, ctx.radius, ctx.dilation)
+    if ctx.needs_input_grad[1]:
+        for_other = _gradient(grad_out, grad, ctx, side=1 - side)
+    return for_grad_out, for_other, None, None, None
+
+
+def _gradient(grad_out: Tensor, other: Tensor, ctx: Any, side: int) -> Tensor:
+    """Call the operator, or under forward AD what torch differentiates by itself."""
+    if not needs_reference(grad_out, other):
+        return correlation_gradient(grad_out, other, ctx.radius, ctx.dilation, side)
+    with torch.enable_grad():
+        wanted = torch.zeros_like(other).requires_grad_()
+        pair = (wanted, other) if side == 0 else (other, wanted)
+        volume = correlation_reference(*pair, ctx.radius, ctx.dilation)
+        return torch.autograd.grad(volume, wanted, grad_out, create_graph=True)[0]
+
+
+_correlation.register_autograd(_correlation_backward, setup_context=_save)
+correlation_gradient.register_autograd(_gradient_backward, setup_context=_save)
+_correlation.register_vmap(fold_vmap(_correlation))
+correlation_gradient.register_vmap(fold_vmap(correlation_gradient))
