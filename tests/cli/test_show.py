@@ -127,6 +127,8 @@ def test_error_counts_what_both_know(show):
     status, out, _ = show("a.flo", "--error", "truth.flo", "--json")
     (result,) = json.loads("".join(out))["results"]
     assert (result["epe"], result["compared"]) == (0, 0.5)
+    black = (read_image("a_error.png") == 0).all(0)
+    assert torch.equal(black, ~(valid & valid.flip(1))[0])
     save_flow("truth.flo", 3, 4, ~valid)
     status, out, _ = show("a.flo", "--error", "truth.flo", "--json", "--overwrite")
     (result,) = json.loads("".join(out))["results"]
@@ -139,7 +141,14 @@ def test_error_side_by_side_with_everything(show):
     save_frame("1.png")
     options = ["--error", "truth.flo", "--image", "1.png", "--side-by-side", "--legend"]
     assert show("a.flo", *options)[0] == 0
-    assert read_image("a_error.png").shape == (3, 120, 4 * (WIDTH + 4) + 96 + 4 + 80)
+    picture = read_image("a_error.png")
+    assert picture.shape == (3, 120, 4 * (WIDTH + 4) + 96 + 4 + 80)
+    estimate, truth = (picture[:, 20, 60 + 52 * index] for index in range(2))
+    red = torch.tensor([1.0, 0, 0])
+    torch.testing.assert_close(truth, red)  # the truth sets the scale
+    torch.testing.assert_close(estimate, 0.75 * red, atol=0.51 / 255, rtol=0)  # 3 px of 2
+    assert show("a.flo", *options[:2], "--legend", "-o", "alone.png")[0] == 0
+    assert read_image("alone.png").shape == (3, 120, WIDTH + 4 + 80)
 
 
 def test_flicker_stands_still_where_the_flow_is_right(show):
@@ -149,6 +158,8 @@ def test_flicker_stands_still_where_the_flow_is_right(show):
     save_frame("1.png")
     save_frame("2.png", shift=4)
     assert show("a.flo", "--image", "1.png", "--flicker", "2.png") == (0, ["a_flicker.gif"], "")
+    options = ["--image", "1.png", "--flicker", "2.png", "-o", "out/x.mp4"]
+    assert show("a.flo", *options) == (0, ["out/x.mp4"], "")
     first, second = read_video("a_flicker.gif")
     torch.testing.assert_close(first[..., :40], second[..., :40], atol=0.02, rtol=0)
     assert (first[:, 20:, 47] - second[:, 20:, 47]).abs().min() > 0.05  # frame 2 ends there
