@@ -133,6 +133,13 @@ FORMATS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], None]]] =
     "webpvideo": (".webp", make_video(".webp"), check_video),
 }
 
+GROUPS = {
+    "all": list(FORMATS),
+    "flow": [name for name, parts in FORMATS.items() if parts[2] is check_flow],
+    "image": [name for name, parts in FORMATS.items() if parts[2] is check_image],
+    "video": [name for name, parts in FORMATS.items() if parts[2] is check_video],
+}
+
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
     """Change a file in one to four places, mostly where its headers are."""
@@ -258,15 +265,15 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
 
 
 def main() -> int:
-    """Run one format, or all."""
+    """Run one format, or a group of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--format", choices=[*FORMATS, "all"], default="all")
+    parser.add_argument("--format", choices=[*FORMATS, *GROUPS], default="all")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     torch.set_num_threads(1)
-    names = list(FORMATS) if options.format == "all" else [options.format]
+    names = GROUPS.get(options.format, [options.format])
     reports = []
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as stderr:
         # A library that prints from C goes past sys.stderr; catch the descriptor itself.

@@ -26,7 +26,7 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
     found: dict[Path, None] = {}
     for name in inputs:
         path = Path(name)
-        if path.is_dir():
+        if _is_folder(name):
             files = list_folder(path, extensions)
         elif _is_glob(name):
             files = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207 - absolute
@@ -45,8 +45,8 @@ def wants_folder(inputs: Sequence[str], output: str) -> bool:
 
     So it is when there can be several inputs, or ``output`` is a folder or ends in a slash.
     """
-    several = len(inputs) > 1 or any(Path(name).is_dir() or _is_glob(name) for name in inputs)
-    return several or output.endswith(("/", os.sep)) or Path(output).is_dir()
+    several = len(inputs) > 1 or any(_is_folder(name) or _is_glob(name) for name in inputs)
+    return several or output.endswith(("/", os.sep)) or _is_folder(output)
 
 
 def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[Path]:
@@ -115,6 +115,10 @@ def make_folder(folder: Path) -> None:
 def print_path(path: Path) -> None:
     """Print a result's path to stdout, byte for byte as the file system has it."""
     click.echo(os.fsencode(path))
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name)  # noqa: PTH112 - False, not an exception, for a name too long
 
 
 def _is_glob(name: str) -> bool:

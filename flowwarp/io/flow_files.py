@@ -233,6 +233,7 @@ def _read_npy(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]
         array = array.transpose(2, 0, 1)
     else:
         raise InputError(path, f"holds flow of shape {array.shape}", "it must be (2, H, W)")
+    check_pixels(path, array.shape[2], array.shape[1])
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, hence unknown
         return np.array(array, np.float32, order="C"), None
 
@@ -256,8 +257,6 @@ def _read_npy_array(
         wanted = "float32" if dtypes is _FLOATS else "bool"
         raise InputError(path, f"holds {name} as {descr[1]!r}", f"save it as {wanted}")
     shape = tuple(int(dim) for dim in re.findall(r"\d+", dims[1]))
-    if len(shape) in (2, 3):
-        check_pixels(path, *sorted(shape)[-2:])
     fortran = order[1] == "True"
     available = size - len(head) - len(prefix) - length
     stored = shape[::-1] if fortran else shape

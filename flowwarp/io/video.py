@@ -21,7 +21,14 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import atomic_output, check_pixels, open_input, reason, sync_folder
+from flowwarp.io._files import (
+    MAX_PIXELS,
+    atomic_output,
+    check_pixels,
+    open_input,
+    reason,
+    sync_folder,
+)
 from flowwarp.io.images import list_frames, read_image, write_image
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
@@ -177,6 +184,8 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
                 raise InputError(path, "is a video in an unknown codec")
             context = stream.codec_context
             check_pixels(path, context.width, context.height, file_bytes=size)
+            # A stream may announce another size later on than the container did.
+            context.options = {"max_pixels": str(MAX_PIXELS)}
             stream.thread_type = "AUTO"
             yield container, stream
 
