@@ -233,12 +233,14 @@ def _draw(
     from flowwarp.viz.colors import flow_to_image, legend
     from flowwarp.viz.overlay import arrows, error_legend, error_map, side_by_side
 
-    colors = flow_to_image(flow, max_flow=max_flow, valid=valid)
+    def colors(field: Tensor, known: Tensor) -> Tensor:
+        return flow_to_image(field, max_flow=max_flow, valid=known)
+
     panels = []
     if view.side_by_side:
-        panels = [image, colors]
+        panels = [image, colors(flow, valid)]
         if truth:
-            panels.append(flow_to_image(truth[0], max_flow=max_flow, valid=truth[1]))
+            panels.append(colors(*truth))
     if truth:
         panels.append(error_map(flow, truth[0], valid=valid & truth[1]))
     elif view.arrows:
@@ -246,7 +248,8 @@ def _draw(
             arrows(flow, image, valid=valid, step=ARROW_STEP, scale=ARROW_STEP / max_flow)
         )
     elif not view.side_by_side:
-        panels.append(colors if image is None else (colors + image) / 2)
+        picture = colors(flow, valid)
+        panels.append(picture if image is None else (picture + image) / 2)
     if view.legend and (view.side_by_side or not truth):
         panels.append(legend(max_flow)[None])
     if view.legend and truth:
