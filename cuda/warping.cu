@@ -7,8 +7,9 @@
 // The image gradient sums in 64-bit fixed point: integer addition is associative, so the order in
 // which atomics arrive cannot show. The scale is chosen for each example so that no sum can
 // overflow: |sum| <= (most taps on one pixel) * (largest |gradient|) * scale < 2^62.
-#include "host_shim.h"
 #include "warping.h"
+
+#include "grid.h"
 
 namespace flowwarp {
 
@@ -19,39 +20,28 @@ struct Range {
     unsigned long long broken;   // 1 if some gradient is not finite
 };
 
-// Mirrored by `_WarpingCall` in flowwarp/ops/_nvrtc.py.
+// Mirrored by `WarpingCall` in flowwarp/ops/_nvrtc.py.
 struct WarpingCall {
     const void *image, *flow, *grad_out;
-    void* out;               // the result of each kernel, like image or like flow
-    unsigned char* mask;     // may be null
+    void* out;                 // what the kernel computes, like image or like flow
+    unsigned char* mask;       // may be null
     unsigned long long* sums;  // fixed point, channels [first, first + count) of each example
     Range* ranges;
     long long batch, channels, first, count;
     int height, width, channels_last;
 };
 
-struct Loop {
-    long long first, step;
-};
-
-// Neighbouring threads take neighbouring memory: pixels of a plane, or channels of a pixel.
-struct Walk {
-    Loop pixels, channels;
+// Where an example's values lie: planes, or channels last.
+struct Dense {
     long long plane, pixel_step, channel_step;
+    FW_HD long long at(long long pixel, long long channel) const {
+        return pixel * pixel_step + channel * channel_step;
+    }
 };
 
-__device__ inline Loop loop_x() {
-    return {(long long)blockIdx.x * blockDim.x + threadIdx.x, (long long)gridDim.x * blockDim.x};
-}
-
-__device__ inline Loop loop_y() {
-    return {(long long)blockIdx.y * blockDim.y + threadIdx.y, (long long)gridDim.y * blockDim.y};
-}
-
-__device__ inline Walk walk(const WarpingCall& call, long long channels) {
+FW_HD Dense dense(const WarpingCall& call, long long channels) {
     const long long plane = (long long)call.height * call.width;
-    if (call.channels_last) return {loop_y(), loop_x(), plane, channels, 1};
-    return {loop_x(), loop_y(), plane, 1, plane};
+    return call.channels_last ? Dense{plane, channels, 1} : Dense{plane, 1, plane};
 }
 
 template <typename S, int N>
@@ -94,22 +84,23 @@ __device__ Taps<S, N> taps_at(const WarpingCall& call, long long b, long long pi
 template <typename T, int N, int PAD>
 __device__ void warp(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels);
+    const Walk walk = walk_of(call.channels_last);
+    const Dense values = dense(call, call.channels);
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
-        const T* image = static_cast<const T*>(call.image) + b * call.channels * at.plane;
-        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
-        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+        const T* image = static_cast<const T*>(call.image) + b * call.channels * values.plane;
+        T* out = static_cast<T*>(call.out) + b * call.channels * values.plane;
+        for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
-            if (call.mask != nullptr && at.channels.first == 0) call.mask[b * at.plane + p] = taps.inside;
-            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
-                const T* source = image + c * at.channel_step;
+            if (call.mask != nullptr && walk.channels.first == 0)
+                call.mask[b * values.plane + p] = taps.inside;
+            for (long long c = walk.channels.first; c < call.channels; c += walk.channels.step) {
                 S sum = (S)-0.0;
                 for (int n = 0; n < N * N; ++n) {
                     const S weight = taps.weight(n);
                     if (weight != 0)
-                        sum += weight * widen(source[taps.pixel(n, call.width) * at.pixel_step]);
+                        sum += weight * widen(image[values.at(taps.pixel(n, call.width), c)]);
                 }
-                out[p * at.pixel_step + c * at.channel_step] = narrow<T>(taps.any ? sum : (S)0);
+                out[values.at(p, c)] = narrow<T>(taps.any ? sum : (S)0);
             }
         }
     }
@@ -119,30 +110,29 @@ __device__ void warp(const WarpingCall& call) {
 template <typename T, int N, int PAD>
 __device__ void flow_gradient(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels);
+    const Dense values = dense(call, call.channels);
     const Loop pixels = loop_x();
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
-        const T* image = static_cast<const T*>(call.image) + b * call.channels * at.plane;
-        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
-        S* out = static_cast<S*>(call.out) + b * 2 * at.plane;
-        for (long long p = pixels.first; p < at.plane; p += pixels.step) {
+        const T* image = static_cast<const T*>(call.image) + b * call.channels * values.plane;
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
+        S* out = static_cast<S*>(call.out) + b * 2 * values.plane;
+        for (long long p = pixels.first; p < values.plane; p += pixels.step) {
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
             S du = 0, dv = 0;
             for (long long c = 0; c < call.channels; ++c) {
-                const T* source = image + c * at.channel_step;
                 S u_slope = 0, v_slope = 0;
                 for (int n = 0; n < N * N; ++n) {
                     if (taps.weight(n) == 0 && taps.du(n) == 0 && taps.dv(n) == 0) continue;
-                    const S value = widen(source[taps.pixel(n, call.width) * at.pixel_step]);
+                    const S value = widen(image[values.at(taps.pixel(n, call.width), c)]);
                     u_slope += taps.du(n) * value;
                     v_slope += taps.dv(n) * value;
                 }
-                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+                const S g = widen(grad_out[values.at(p, c)]);
                 du += g * u_slope;
                 dv += g * v_slope;
             }
             out[p] = du;
-            out[at.plane + p] = dv;
+            out[values.plane + p] = dv;
         }
     }
 }
@@ -180,24 +170,26 @@ __device__ inline void raise(unsigned long long* to, unsigned long long value) {
 template <typename T, int N, int PAD>
 __device__ void measure(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels);
+    const Walk walk = walk_of(call.channels_last);
+    const Dense values = dense(call, call.channels);
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
-        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
         Range& range = call.ranges[b];
         double largest = 0;
         bool broken = false;
-        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
-            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
-                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+        for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
+            for (long long c = walk.channels.first; c < call.channels; c += walk.channels.step) {
+                const S g = widen(grad_out[values.at(p, c)]);
                 const double size = g < 0 ? -g : g;
                 if (!is_finite(g)) broken = true;
                 else if (size > largest) largest = size;
             }
-            if (at.channels.first != 0) continue;
+            if (walk.channels.first != 0) continue;
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
             for (int n = 0; n < N * N; ++n) {
                 if (taps.weight(n) == 0) continue;
-                raise(&range.hits, atomicAdd(call.sums + b * at.plane + taps.pixel(n, call.width), 1ull) + 1);
+                unsigned long long* hits = call.sums + b * values.plane + taps.pixel(n, call.width);
+                raise(&range.hits, atomicAdd(hits, 1ull) + 1);
             }
         }
         unsigned long long bits;
@@ -211,22 +203,22 @@ __device__ void measure(const WarpingCall& call) {
 template <typename T, int N, int PAD>
 __device__ void scatter(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels), sums_at = walk(call, call.count);
+    const Walk walk = walk_of(call.channels_last);
+    const Dense values = dense(call, call.channels), kept = dense(call, call.count);
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
-        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
-        unsigned long long* sums = call.sums + b * call.count * at.plane;
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
+        unsigned long long* sums = call.sums + b * call.count * values.plane;
         const double scale = power_of_two(fixed_point_exponent(call.ranges[b]));
-        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+        for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
-            for (long long c = at.channels.first; c < call.count; c += at.channels.step) {
-                const S g = widen(grad_out[p * at.pixel_step + (call.first + c) * at.channel_step]);
+            for (long long c = walk.channels.first; c < call.count; c += walk.channels.step) {
+                const S g = widen(grad_out[values.at(p, call.first + c)]);
                 if (!is_finite(g)) continue;
                 for (int n = 0; n < N * N; ++n) {
                     const S weight = taps.weight(n);
                     if (weight == 0) continue;
                     const long long value = __double2ll_rn((double)(g * weight) * scale);
-                    atomicAdd(sums + taps.pixel(n, call.width) * sums_at.pixel_step + c * sums_at.channel_step,
-                              (unsigned long long)value);
+                    atomicAdd(sums + kept.at(taps.pixel(n, call.width), c), (unsigned long long)value);
                 }
             }
         }
@@ -237,16 +229,16 @@ __device__ void scatter(const WarpingCall& call) {
 template <typename T>
 __device__ void finish(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels), sums_at = walk(call, call.count);
+    const Walk walk = walk_of(call.channels_last);
+    const Dense values = dense(call, call.channels), kept = dense(call, call.count);
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
-        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
-        unsigned long long* sums = call.sums + b * call.count * at.plane;
+        T* out = static_cast<T*>(call.out) + b * call.channels * values.plane;
+        unsigned long long* sums = call.sums + b * call.count * values.plane;
         const double unit = 1.0 / power_of_two(fixed_point_exponent(call.ranges[b]));
-        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step)
-            for (long long c = at.channels.first; c < call.count; c += at.channels.step) {
-                unsigned long long& sum = sums[p * sums_at.pixel_step + c * sums_at.channel_step];
-                out[p * at.pixel_step + (call.first + c) * at.channel_step] =
-                    narrow<T>((S)((double)(long long)sum * unit));
+        for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step)
+            for (long long c = walk.channels.first; c < call.count; c += walk.channels.step) {
+                unsigned long long& sum = sums[kept.at(p, c)];
+                out[values.at(p, call.first + c)] = narrow<T>((S)((double)(long long)sum * unit));
                 sum = 0;
             }
     }
@@ -256,20 +248,20 @@ __device__ void finish(const WarpingCall& call) {
 template <typename T, int N, int PAD>
 __device__ void spoil(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
-    const Walk at = walk(call, call.channels);
+    const Walk walk = walk_of(call.channels_last);
+    const Dense values = dense(call, call.channels);
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
         if (!call.ranges[b].broken) continue;
-        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * at.plane;
-        T* out = static_cast<T*>(call.out) + b * call.channels * at.plane;
-        for (long long p = at.pixels.first; p < at.plane; p += at.pixels.step) {
+        const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
+        T* out = static_cast<T*>(call.out) + b * call.channels * values.plane;
+        for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
-            for (long long c = at.channels.first; c < call.channels; c += at.channels.step) {
-                const S g = widen(grad_out[p * at.pixel_step + c * at.channel_step]);
+            for (long long c = walk.channels.first; c < call.channels; c += walk.channels.step) {
+                const S g = widen(grad_out[values.at(p, c)]);
                 if (is_finite(g)) continue;
                 for (int n = 0; n < N * N; ++n)
                     if (taps.weight(n) != 0)
-                        out[taps.pixel(n, call.width) * at.pixel_step + c * at.channel_step] =
-                            narrow<T>(g - g);  // inf - inf is NaN
+                        out[values.at(taps.pixel(n, call.width), c)] = narrow<T>(g - g);  // NaN
             }
         }
     }

@@ -29,6 +29,7 @@ from flowwarp._bundled import bundled
 OPTIONS = ("-std=c++17", "-fmad=false")
 ENTRY = "kernel"
 BLOCK = 256  # threads
+MOST_BLOCKS = 65535  # along y and z, CUDA's limit
 ENOUGH_THREADS = 1 << 18  # to fill a large GPU; fewer pixels than that share out their channels
 SCRATCH = 1 << 22  # fixed-point sums kept at once: 32 MiB
 STORAGE = {
@@ -356,7 +357,7 @@ def flow_gradient(
     """Write the gradient of :func:`warp` for its flow; ``grad_out`` is laid out like ``image``."""
     call = _warping_call(image, image=image, flow=flow, grad_out=grad_out, out=grad_flow)
     batch, _, height, width = image.shape
-    grid = (_ceil(height * width, BLOCK), 1, min(batch, 65535))
+    grid = (_ceil(height * width, BLOCK), 1, min(batch, MOST_BLOCKS))
     body = _body("flow_gradient", image, mode, padding)
     launch("warping", body, call, grid, (BLOCK, 1, 1), image.device)
 
@@ -417,22 +418,108 @@ def _body(name: str, image: Tensor, mode: int, padding: int) -> str:
     return f"{name}<{STORAGE[image.dtype]}, {mode}, {padding}>"
 
 
-def _pixels_and_channels(image: Tensor, channels: int) -> tuple[Size3, Size3]:
+def _pixels_and_channels(image: Tensor, channels: int, share: int = 1) -> tuple[Size3, Size3]:
     """Return grid and block for a body that walks the pixels and some channels of an image.
 
     Any grid gives the same result, for the bodies loop; this one keeps neighbouring threads on
     neighbouring memory.
+
+    Args:
+        image: dense, planes or channels last.
+        channels: how many are walked.
+        share: threads that share out the channels of a pixel of planes, at least; more where there
+            are few pixels. Channels last always has 32, or what is needed.
     """
     batch, _, height, width = image.shape
     plane = height * width
-    depth = min(batch, 65535)
+    depth = min(batch, MOST_BLOCKS)
     if image.is_contiguous():
-        shares = min(channels, ENOUGH_THREADS // max(1, batch * plane))
-        return (_ceil(plane, BLOCK), max(1, min(shares, 65535)), depth), (BLOCK, 1, 1)
+        share = min(channels, MOST_BLOCKS, max(share, ENOUGH_THREADS // max(1, batch * plane)))
+        return (_ceil(plane, BLOCK), max(1, share), depth), (BLOCK, 1, 1)
     lanes = min(32, 1 << (channels - 1).bit_length())
     rows = BLOCK // lanes
-    return (1, min(_ceil(plane, rows), 65535), depth), (lanes, rows, 1)
+    return (1, min(_ceil(plane, rows), MOST_BLOCKS), depth), (lanes, rows, 1)
 
 
 def _ceil(count: int, step: int) -> int:
     return (count + step - 1) // step
+
+
+# ------------------------------------------------------------------ correlation
+
+
+class Layout(ctypes.Structure):
+    """The struct of the same name in cuda/correlation.h: strides in elements."""
+
+    _fields_ = [(name, ctypes.c_longlong) for name in ("example", "channel", "row", "column")]
+
+
+class Volume(ctypes.Structure):
+    """The struct of the same name in cuda/correlation.h."""
+
+    _fields_ = [
+        (name, ctypes.c_int) for name in ("channels", "height", "width", "radius", "dilation")
+    ]
+
+
+class CorrelationCall(ctypes.Structure):
+    """The struct of the same name in cuda/correlation.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("first", "second", "out")),
+        *((name, Layout) for name in ("first_at", "second_at", "out_at")),
+        ("batch", ctypes.c_longlong),
+        ("volume", Volume),
+        ("channels_last", ctypes.c_int),
+    ]
+
+
+def correlation(a: Tensor, b: Tensor, radius: int, dilation: int, out: Tensor) -> None:
+    """Write the cost volume.
+
+    Args:
+        a: (B, C, H, W), any strides.
+        b: like ``a``, any strides.
+        radius: displacements to each side.
+        dilation: pixels between them.
+        out: (B, (2 radius + 1)^2, H, W), contiguous.
+    """
+    call = _correlation_call(a, b, out, a.shape[1], radius, dilation)
+    grid, block = _pixels_and_channels(out, out.shape[1], share=out.shape[1])
+    launch("correlation", f"correlation<{STORAGE[a.dtype]}>", call, grid, block, a.device)
+
+
+def correlation_gradient(
+    grad: Tensor, other: Tensor, side: int, radius: int, dilation: int, out: Tensor
+) -> None:
+    """Write the gradient of :func:`correlation` for ``a`` (side 0) or ``b`` (side 1).
+
+    Args:
+        grad: the volume's gradient, contiguous.
+        other: the other image, any strides.
+        side: for which image.
+        radius: as in :func:`correlation`.
+        dilation: as in :func:`correlation`.
+        out: (B, C, H, W), dense, planes or channels last.
+    """
+    call = _correlation_call(grad, other, out, out.shape[1], radius, dilation)
+    grid, block = _pixels_and_channels(out, out.shape[1], share=out.shape[1])
+    body = f"correlation_gradient<{STORAGE[grad.dtype]}, {side}>"
+    launch("correlation", body, call, grid, block, grad.device)
+
+
+def _correlation_call(
+    first: Tensor, second: Tensor, out: Tensor, channels: int, radius: int, dilation: int
+) -> CorrelationCall:
+    batch, _, height, width = out.shape
+    return CorrelationCall(
+        first=first.data_ptr(),
+        second=second.data_ptr(),
+        out=out.data_ptr(),
+        first_at=Layout(*first.stride()),
+        second_at=Layout(*second.stride()),
+        out_at=Layout(*out.stride()),
+        batch=batch,
+        volume=Volume(channels, height, width, radius, dilation),
+        channels_last=not out.is_contiguous(),
+    )

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import ctypes
 import itertools
-import os
-import shutil
-import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from flowwarp._bundled import bundled
 from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops.correlation import correlation_gradient
 from flowwarp.ops.warping import (
     MODES,
     PADDINGS,
@@ -31,8 +29,12 @@ from flowwarp.ops.warping import (
 CASES = list(itertools.product(_nvrtc.STORAGE, MODES, PADDINGS))
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
+Build = Callable[[str, Path], ctypes.CDLL]
+Launch = Callable[..., None]
+
 PROGRAM = """
 #include <string.h>
+#include "correlation.cu"
 #include "warping.cu"
 #define BODY(Call, ...) \\
     if (strcmp(body, #__VA_ARGS__) == 0) { \\
@@ -46,8 +48,11 @@ extern "C" int run(const char* body, Dim3 grid, Dim3 block, const void* call) {
 
 
 def bodies() -> Iterator[str]:
-    for dtype in _nvrtc.STORAGE:
-        yield f"WarpingCall, finish<{_nvrtc.STORAGE[dtype]}>"
+    for storage in _nvrtc.STORAGE.values():
+        yield f"WarpingCall, finish<{storage}>"
+        yield f"CorrelationCall, correlation<{storage}>"
+        for side in (0, 1):
+            yield f"CorrelationCall, correlation_gradient<{storage}, {side}>"
     for dtype, mode, padding in CASES:
         for name in ("warp", "flow_gradient", "measure", "scatter", "spoil"):
             arguments = f"{_nvrtc.STORAGE[dtype]}, {MODES[mode]}, {PADDINGS[padding]}"
@@ -59,22 +64,9 @@ class Dim3(ctypes.Structure):
 
 
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no C++ compiler")
-    folder = tmp_path_factory.mktemp("shim")
-    program = folder / "shim.cpp"
-    program.write_text(PROGRAM % "\n".join(f"    BODY({body})" for body in bodies()))
-    flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-shared", "-fPIC"]
-    command = [compiler, *flags, f"-I{bundled('cuda')}", program, "-o", folder / "shim.so"]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stderr
-    assert built.stderr == ""
-    return ctypes.CDLL(str(folder / "shim.so"))
-
-
-Launch = Callable[..., None]
+def library(build: Build, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    calls = "\n".join(f"    BODY({body})" for body in bodies())
+    return build(PROGRAM % calls, tmp_path_factory.mktemp("shim"))
 
 
 @pytest.fixture
@@ -257,3 +249,35 @@ def test_empty(shape: tuple[int, int, int, int]) -> None:
     grad_flow = torch.full_like(flow, torch.nan)
     _nvrtc.flow_gradient(image, flow, image, 2, 0, grad_flow)
     assert not grad_flow.any()
+
+
+@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.parametrize(
+    ("shape", "radius", "dilation"),
+    [((2, 3, 9, 13), 2, 1), ((1, 33, 5, 7), 3, 2), ((1, 1, 1, 1), 1, 1), ((2, 4, 17, 6), 4, 3)],
+)
+@pytest.mark.parametrize("layout", ["planes", "channels_last", "view"])
+@pytest.mark.usefixtures("launch")
+def test_correlation_has_the_bits_of_the_cpu(
+    shape: tuple[int, int, int, int], radius: int, dilation: int, dtype: torch.dtype, layout: str
+) -> None:
+    a, _ = sample(shape, dtype, last=layout == "channels_last")
+    b, other = a.roll(1, 2) * 2 - 1, a * 0.3 + 1
+    if layout == "view":  # rows and columns change places, and every second column is left out
+        b = b.mT.contiguous().mT
+        other = other.repeat_interleave(2, 3)[..., ::2]
+    planes = (2 * radius + 1) ** 2
+    out = torch.full((shape[0], planes, *shape[2:]), torch.nan, dtype=dtype)
+    _nvrtc.correlation(a, b, radius, dilation, out)
+    close = assert_same_bits
+    if _native.native().library is None:
+
+        def close(got: Tensor, wanted: Tensor) -> None:
+            tolerance = 4 * TOLERANCE[dtype]
+            torch.testing.assert_close(got, wanted, rtol=tolerance, atol=10 * tolerance)
+
+    close(out, torch.ops.flowwarp.correlation(a, b, radius, dilation))
+    for side in (0, 1):
+        gradient = torch.full_like(other, torch.nan)
+        _nvrtc.correlation_gradient(out, other, side, radius, dilation, gradient)
+        close(gradient, correlation_gradient(out, other, radius, dilation, side))
