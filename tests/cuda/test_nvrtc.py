@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from flowwarp.ops import _nvrtc
+
+SOURCE = _nvrtc.wrap("warping", "warp<float, 2, 0>", "WarpingCall")
+
+
+@pytest.fixture
+def nvrtc() -> _nvrtc.Nvrtc:
+    found = _nvrtc.nvrtc()
+    if found.library is None:
+        pytest.skip(found.reason)
+    return found
+
+
+# ------------------------------------------------------------------ compile
+
+
+def test_every_kernel_compiles_without_a_gpu(nvrtc: _nvrtc.Nvrtc, kernels: list[str]) -> None:
+    for kernel in kernels:
+        binary = _nvrtc.compile_source(kernel, "sm_90")
+        assert binary.startswith(b"\x7fELF")
+        assert b"\0kernel\0" in binary  # what cuModuleGetFunction asks for
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_ptx_for_a_gpu_that_nvrtc_does_not_know() -> None:
+    ptx = _nvrtc.compile_source(SOURCE, "compute_90")
+    assert b".visible .entry kernel(" in ptx
+    # The bits of the CPU library: neither contracted nor flushed.
+    assert b"fma.rn.f32" not in ptx
+    assert b".ftz" not in ptx
+
+
+@pytest.mark.usefixtures("nvrtc")
+def test_an_error_carries_the_log_and_the_source() -> None:
+    broken = _nvrtc.wrap("warping", "warp<float, 3, 0>", "WarpingCall")
+    with pytest.raises(RuntimeError, match="NVRTC") as error:
+        _nvrtc.compile_source(broken, "sm_90")
+    assert "TapsOf<3, 0, float>" in str(error.value)
+    assert "warp<float, 3, 0>(call)" in str(error.value)
+    assert "FLOWWARP_NATIVE=off" in str(error.value)
+
+
+def test_the_architecture_is_the_gpus_own_or_else_ptx() -> None:
+    assert _nvrtc.architecture_for((8, 6), (75, 80, 86, 90)) == "sm_86"
+    assert _nvrtc.architecture_for((12, 1), (75, 80, 90)) == "compute_90"
+    assert _nvrtc.architecture_for((7, 0), (75, 80, 90)) is None
+
+
+def test_the_probe_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_nvrtc, "_candidates", lambda: iter(["/nowhere/libnvrtc.so.13"]))
+    _nvrtc.nvrtc.cache_clear()
+    try:
+        found = _nvrtc.nvrtc()
+        assert found.library is None
+        assert "pip install" in found.reason
+        with pytest.raises(RuntimeError, match="libnvrtc was not found"):
+            _nvrtc.compile_source(SOURCE, "sm_90")
+    finally:
+        _nvrtc.nvrtc.cache_clear()
+
+
+def test_tensors_elsewhere_are_not_served() -> None:
+    assert not _nvrtc.serves(torch.ones(1))
+    assert not _nvrtc.serves(torch.ones(1, device="meta"))
+
+
+# ------------------------------------------------------------------ keep on disk
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Stands in for NVRTC, and lists for what it was asked to compile."""
+    asked: list[str] = []
+
+    def compile_source(source: str, architecture: str) -> bytes:
+        asked.append(architecture)
+        return f"{architecture} {source}".encode()
+
+    monkeypatch.setattr(_nvrtc, "compile_source", compile_source)
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    return asked
+
+
+def test_a_kernel_is_compiled_once(compiled: list[str], tmp_path: Path) -> None:
+    first = _nvrtc.cached(SOURCE, "sm_90")
+    assert _nvrtc.cached(SOURCE, "sm_90") == first
+    assert compiled == ["sm_90"]
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # no temporary file is left
+
+
+def test_whatever_decides_the_binary_is_in_the_key(
+    compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _nvrtc.cached(SOURCE, "sm_90")
+    _nvrtc.cached(SOURCE, "sm_80")
+    _nvrtc.cached(SOURCE + "\n", "sm_80")
+    monkeypatch.setattr(_nvrtc, "OPTIONS", ("-std=c++17",))
+    _nvrtc.cached(SOURCE, "sm_80")
+    changed = {**_nvrtc._sources(), "warping.h": b"changed"}
+    monkeypatch.setattr(_nvrtc, "_sources", lambda: changed)
+    _nvrtc.cached(SOURCE, "sm_80")
+    monkeypatch.setattr(_nvrtc, "nvrtc", lambda: _nvrtc.Nvrtc(None, "", (99, 0), ()))
+    _nvrtc.cached(SOURCE, "sm_80")
+    assert len(compiled) == 6
+
+
+@pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 100])
+def test_a_damaged_file_is_replaced(compiled: list[str], tmp_path: Path, damage: bytes) -> None:
+    wanted = _nvrtc.cached(SOURCE, "sm_90")
+    (file,) = (tmp_path / "cache").iterdir()
+    intact = file.read_bytes()
+    for content in (damage, intact[:-1], intact + b"\0"):
+        file.write_bytes(content)
+        assert _nvrtc.cached(SOURCE, "sm_90") == wanted
+        assert file.read_bytes() == intact
+    assert len(compiled) == 4
+
+
+def test_an_unwritable_folder_is_ignored(
+    compiled: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    occupied = tmp_path / "file"
+    occupied.write_text("not a folder")  # unlike a mode of 0, this stops root too
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(occupied / "cache"))
+    assert _nvrtc.cached(SOURCE, "sm_90") == _nvrtc.cached(SOURCE, "sm_90")
+    assert len(compiled) == 2
+
+
+def test_where_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", "/a")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
+    monkeypatch.setenv("HOME", "/c")
+    assert _nvrtc.cache_folder() == Path("/a")
+    monkeypatch.delenv("FLOWWARP_CACHE_DIR")
+    assert _nvrtc.cache_folder() == Path("/b/flowwarp")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert _nvrtc.cache_folder() == Path("/c/.cache/flowwarp")
+
+
+def test_without_a_home_nothing_is_kept(
+    compiled: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_nvrtc, "cache_folder", lambda: None)
+    _nvrtc.cached(SOURCE, "sm_90")
+    assert compiled == ["sm_90"]
+
+
+# ------------------------------------------------------------------ launch
+
+DRIVER = """
+#include <string.h>
+typedef unsigned long long word;  // as wide as a pointer, so that a truncated one shows
+struct Record { word module, function, stream, image, pushed, popped; unsigned size[7]; int fail; };
+static Record seen;
+extern "C" {
+Record* record() { return &seen; }
+int cuDeviceGet(int* handle, int ordinal) { *handle = ordinal + 10; return 0; }
+int cuDevicePrimaryCtxRetain(word* context, int handle) {
+    *context = 0xc0ffee00000000 + handle;
+    return 0;
+}
+int cuCtxPushCurrent_v2(word context) { seen.pushed = context; return 0; }
+int cuCtxPopCurrent_v2(word* context) { *context = seen.popped = seen.pushed; return 0; }
+int cuModuleLoadData(word* module, const char* binary) {
+    *module = 0xaaaa00000001;
+    return strncmp(binary, "sm_90 #include", 14) != 0;
+}
+int cuModuleGetFunction(word* function, word module, const char* name) {
+    seen.module = module;
+    *function = 0xbbbb00000002;
+    return strcmp(name, "kernel") != 0;
+}
+int cuLaunchKernel(word function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
+                   unsigned bz, unsigned shared, word stream, void** parameters, void** extra) {
+    const unsigned size[7] = {gx, gy, gz, bx, by, bz, shared};
+    memcpy(seen.size, size, sizeof size);
+    seen.function = function;
+    seen.stream = stream;
+    memcpy(&seen.image, parameters[0], sizeof seen.image);  // the first member of the call
+    return extra != nullptr ? 1 : seen.fail;
+}
+int cuGetErrorName(int, const char** name) { *name = "CUDA_ERROR_OUT_OF_LUCK"; return 0; }
+}
+"""
+
+
+class Record(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_uint64) for name in ("module", "function", "stream", "image")),
+        *((name, ctypes.c_uint64) for name in ("pushed", "popped")),
+        ("size", ctypes.c_uint * 7),
+        ("fail", ctypes.c_int),
+    ]
+
+
+@pytest.fixture
+def driver(
+    build: Callable[[str, Path], ctypes.CDLL],
+    compiled: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Record]:
+    """A driver in C that notes what it is called with."""
+    library = build(DRIVER, tmp_path)
+    library.record.restype = ctypes.POINTER(Record)
+    monkeypatch.setattr(_nvrtc, "_driver", lambda: library)
+    monkeypatch.setattr(_nvrtc, "_architecture", lambda _device: "sm_90")
+    stream = SimpleNamespace(cuda_stream=0xDDDD00000004)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
+    caches = (_nvrtc._function, _nvrtc._primary_context)
+    for cache in caches:
+        cache.cache_clear()
+    yield library.record().contents
+    for cache in caches:
+        cache.cache_clear()
+
+
+def test_launch_speaks_the_drivers_language(driver: Record, compiled: list[str]) -> None:
+    device = torch.device("cuda", 3)
+    call = _nvrtc.WarpingCall(image=0xEEEE00000005)
+    for _ in range(2):
+        _nvrtc.launch("warping", "finish<float>", call, (5, 6, 7), (8, 9, 1), device)
+    assert compiled == ["sm_90"]
+    assert driver.module == 0xAAAA00000001
+    assert driver.function == 0xBBBB00000002
+    assert driver.stream == 0xDDDD00000004
+    assert driver.image == 0xEEEE00000005
+    assert list(driver.size) == [5, 6, 7, 8, 9, 1, 0]
+    assert driver.pushed == driver.popped == 0xC0FFEE00000000 + 13
+
+
+def test_a_refused_launch_raises(driver: Record) -> None:
+    driver.fail = 700
+    with pytest.raises(RuntimeError, match=r"launching finish<float>.*OUT_OF_LUCK \(700\)"):
+        _nvrtc.launch(
+            "warping", "finish<float>", _nvrtc.WarpingCall(), (1, 1, 1), (1, 1, 1),
+            torch.device("cuda", 0),
+        )  # fmt: skip
+    assert driver.popped == driver.pushed
+
+
+def test_nothing_to_do_is_not_launched(driver: Record) -> None:
+    device = torch.device("cuda", 0)
+    _nvrtc.launch("warping", "finish<float>", _nvrtc.WarpingCall(), (0, 1, 1), (1, 1, 1), device)
+    assert driver.function == 0
