@@ -2,9 +2,9 @@
 
     python tools/fuzz.py --format flo --count 100000 --seed 0
 
-A fault is any exception but InputError, an answer of a wrong shape or range, more than two seconds,
-an allocation beyond 1 GiB, or a line on stderr. The first few are written to --keep. The last line
-printed is JSON; the exit code is 1 if there was a fault. The same seed gives the same files.
+A fault is any exception but InputError, an answer of a wrong shape or range, more than two seconds
+of CPU, an allocation beyond 1 GiB, or a line on stderr. The first few are written to --keep. The
+last line printed is JSON; the exit code is 1 if there was a fault. A seed always gives the same.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGPROF, alarm)
     counts: Counter[str] = Counter()
     heard = os.fstat(2).st_size
     slowest, started = 0.0, time.perf_counter()
@@ -233,7 +233,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
         mutated = case(name, data, rng)
         path.write_bytes(mutated)
         before = time.perf_counter()
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
             check(path)
             counts["read"] += 1
@@ -245,7 +245,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
                 (keep / f"fuzz_{name}_{seed}_{number}{extension}").write_bytes(mutated)
                 traceback.print_exc(file=sys.stdout)
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.setitimer(signal.ITIMER_PROF, 0)
         noise = os.fstat(2).st_size
         if noise > heard:
             counts["noise"] += 1

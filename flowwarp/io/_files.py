@@ -22,8 +22,9 @@ VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", "
 # 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
 MAX_PIXELS = 2**27
 
-# A JPEG of one colour has some 170 pixels a byte, a GIF 2,700. Small pictures need no check.
-_PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**24
+# A JPEG of one colour has some 170 pixels a byte, a GIF 2,700. A WebP can have any number, so up
+# to 4K is taken at its word.
+_PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**23
 
 # No deflate stream expands more than this (1032:1 is reached by one repeated byte).
 _DEFLATE_LIMIT = 1032

@@ -118,8 +118,9 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
             pixels = _decode(path, io.BytesIO(data), size)
     channels = pixels.shape[2]
     format = ImageFormat(8 * pixels.itemsize, gray=channels < 3, alpha=channels in (2, 4))
-    scale = np.float32(np.iinfo(pixels.dtype).max)
-    image = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32) / scale)
+    planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")
+    planes /= np.float32(np.iinfo(pixels.dtype).max)
+    image = torch.from_numpy(planes)
     if format.gray:
         image = torch.cat([image[:1].expand(3, -1, -1), image[1:]])
     return image, format

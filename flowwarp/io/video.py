@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -263,7 +264,10 @@ def _open_webp(path: str | Path) -> Iterator[Image.Image]:
     """Open an animated WebP by Pillow; PyAV's ffmpeg only writes them."""
     with open_input(path) as (file, size):
         try:
-            with Image.open(file, formats=("WEBP",)) as picture:
+            with warnings.catch_warnings():  # a large size is refused below, not warned about
+                warnings.simplefilter("ignore")
+                opened = Image.open(file, formats=("WEBP",))
+            with opened as picture:
                 check_pixels(path, *picture.size, file_bytes=size)
                 yield picture
         except (OSError, ValueError, EOFError, Image.DecompressionBombError) as fault:
@@ -273,8 +277,9 @@ def _open_webp(path: str | Path) -> Iterator[Image.Image]:
 
 
 def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
-    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1), np.float32)
-    return torch.from_numpy(planes / np.float32(255))
+    planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")
+    planes /= np.float32(255)
+    return torch.from_numpy(planes)
 
 
 def _to_pixels(frame: Tensor) -> NDArray[np.uint8]:

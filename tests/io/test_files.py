@@ -157,9 +157,10 @@ def test_expansion_limits():
         (2**14, 2**13, None, True),
         (2**14, 2**13 + 1, None, False),
         (2**31 - 1, 2**31 - 1, None, False),
-        (2**12, 2**12, 1, True),
-        (2**12, 2**12 + 1, 1024, False),
-        (2**12, 2**12 + 1, 1025, True),
+        (3840, 2160, 1, True),
+        (4096, 2048, 1, True),
+        (4096, 2049, 512, False),
+        (4096, 2049, 513, True),
     ],
 )
 def test_pixel_limits(width, height, size, fits):

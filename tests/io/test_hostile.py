@@ -4,6 +4,7 @@ Flow files go through the real command line. Pictures and videos go through thei
 commands show an InputError as one line is what the flow files prove.
 """
 
+import contextlib
 import io
 import json
 import os
@@ -90,6 +91,36 @@ def written(write, name, *arguments):
         return Path(folder, name).read_bytes()
 
 
+def zeros(count):
+    """Deflate ``count`` MiB of zeros without ever having them: one block, repeated."""
+    packer = zlib.compressobj(9, wbits=-15)
+    block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
+    return block * count + b"\x03\0"  # and an empty last block
+
+
+def png_bomb():
+    """Return an honest PNG of 8192 x 5500 black pixels: 270 MB from 270 kB."""
+    size = 5500 * (1 + 6 * 8192)
+    whole, rest = divmod(size, 2**20)
+    packer = zlib.compressobj(9, wbits=-15)
+    body = zeros(whole)[:-2] + packer.compress(bytes(rest)) + packer.flush()
+    return png(8192, 5500, packed=b"\x78\xda" + body + struct.pack(">HH", size % 65521, 1))
+
+
+def npz_bomb():
+    """Return an honest .npz of (2, 8192, 8192) zeros: 512 MiB from 520 kB."""
+    head = npy(shape="(2, 8192, 8192)", data=b"")
+    packer = zlib.compressobj(wbits=-15)
+    packed = packer.compress(head) + packer.flush(zlib.Z_FULL_FLUSH) + zeros(512)
+    size = len(head) + 2**29
+    small = npz({"flow.npy": b""})
+    start, end = small.index(b"PK\x01\x02"), small.index(b"PK\x05\x06")
+    entry = patch(small[start:end], 20, struct.pack("<II", len(packed), size))
+    local = patch(small[:38], 18, struct.pack("<II", len(packed), size))
+    finish = patch(small[end:], 16, struct.pack("<I", len(local) + len(packed)))
+    return local + packed + entry + finish
+
+
 FLOW_PNG = png()
 NPZ = npz({"flow.npy": npy()})
 ZIP_END = len(NPZ) - 22
@@ -174,6 +205,7 @@ FLOWS = {
     "png_bad_filter.png": png(raw=b"\x09" + bytes(25)),
     "png_no_adler.png": png(packed=zlib.compress(bytes(26))[:-4]),
     "png_bomb.png": png(11000, 11000, packed=zlib.compress(bytes(2**20)) * 800),
+    "png_honest_bomb.png": png_bomb(),
     "png_is_jpeg.png": b"\xff\xd8\xff\xe0" + bytes(100),
     # .npy
     "npy_empty.npy": b"",
@@ -218,6 +250,7 @@ FLOWS = {
     "npz_bad_checksum.npz": patch(STORED, STORED.index(b"}\n") + 4, b"\x01"),
     "npz_corrupt_deflate.npz": patch(NPZ, 40, b"\xff" * 8),
     "npz_bomb.npz": BOMB,
+    "npz_honest_bomb.npz": npz_bomb(),
     "npz_bzip2.npz": npz({"flow.npy": npy()}, zipfile.ZIP_BZIP2),
     "npz_lying_size.npz": patch(NPZ, NPZ.index(b"PK\x01\x02") + 24, struct.pack("<I", 2**31)),
     "npz_lying_packed_size.npz": patch(
@@ -387,6 +420,26 @@ def test_the_corpus_starts_from_valid_files(tmp_path, capfd):
         assert read_image(save(tmp_path, name, data)).shape == RGB.shape
     for name, data in {"a.mp4": MP4, "a.gif": GIF}.items():
         assert len(list(read_video(save(tmp_path, name, data)))) == 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_bombs_are_honest():
+    """They are refused for their size, not because they are broken."""
+    for data in (png_bomb(), npz_bomb()):
+        start = data.index(b"IDAT") + 6 if data.startswith(b"\x89PNG") else 38
+        unpacker, size, rest = zlib.decompressobj(wbits=-15), 0, data[start:]
+        while not unpacker.eof:
+            size += len(unpacker.decompress(rest, 2**24))
+            rest = unpacker.unconsumed_tail
+        assert size > 2**28
+
+
+@pytest.mark.parametrize("count", [0, 2, 9])
+def test_libtiff_is_quiet(tmp_path, capfd, count):
+    at = TIFF.index(b"\x1c\x01\x03\0")  # PlanarConfiguration, one short
+    path = save(tmp_path, "a.tif", patch(TIFF, at + 4, struct.pack("<I", count)))
+    with contextlib.suppress(InputError):
+        read_image(path)
     assert capfd.readouterr() == ("", "")
 
 

@@ -241,6 +241,13 @@ def test_what_is_not_a_video(tmp_path, capfd, read):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_video_opens_no_other_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "a.mp4", clip(2))
+    (tmp_path / "b.mp4").write_bytes(b"ffconcat version 1.0\nfile a.mp4\n")
+    assert "is not a video" in until_it_breaks(tmp_path / "b.mp4")[1]
+
+
 def test_broken_webp(tmp_path):
     path = tmp_path / "a.webp"
     write_video(path, clip())
