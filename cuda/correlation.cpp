@@ -22,15 +22,33 @@ const int BYTES = 16, ROWS = 1;
 const int MOST = 9;  // displacements along x that one pass takes
 
 template <typename S>
-struct Register {
-    typedef S type __attribute__((vector_size(BYTES)));
-    typedef Bits<S> bits;
+struct Register;
+template <>
+struct Register<float> {
+    typedef float type __attribute__((vector_size(BYTES)));
+    typedef int32_t integers __attribute__((vector_size(BYTES)));
+};
+template <>
+struct Register<double> {
+    typedef double type __attribute__((vector_size(BYTES)));
+    typedef int64_t integers __attribute__((vector_size(BYTES)));
 };
 template <typename S>
 using Reg = typename Register<S>::type;
 template <typename S>
 constexpr int lanes() {
     return BYTES / (int)sizeof(S);
+}
+
+// Keep a value in a register: the compiler would read memory again for each of its uses, and a
+// vector that straddles two cache lines costs two reads.
+template <typename V>
+FW_HD void pin(V& value) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(value));
+#else
+    (void)value;
+#endif
 }
 
 int64_t round_up(int64_t value, int64_t step) { return (value + step - 1) / step * step; }
@@ -123,14 +141,14 @@ struct Tasks {
     }
 };
 
-// Set the lanes whose partner x + shift lies outside [0, width) to 0, even where they are NaN.
+// Set the lanes k where x + k lies outside [0, width) to 0, even where they are NaN.
 template <typename S>
-FW_HD Reg<S> inside_only(Reg<S> value, int64_t x, int64_t shift, int64_t width) {
-    for (int k = 0; k < lanes<S>(); ++k) {
-        const int64_t partner = x + k + shift;
-        value[k] = (partner >= 0) & (partner < width) ? value[k] : (S)0;
-    }
-    return value;
+FW_HD Reg<S> inside_only(Reg<S> value, int64_t x, int64_t width) {
+    typedef typename Register<S>::integers I;
+    I place;
+    for (int k = 0; k < lanes<S>(); ++k) place[k] = k;
+    place += (decltype(place[0] + 0))x - I{};
+    return (place >= 0) & (place < (decltype(place[0] + 0))width - I{}) ? value : Reg<S>{};
 }
 
 template <typename S>
@@ -181,7 +199,8 @@ FW_HD void multiply(const S* const* a, int64_t a_pitch, const S* b, int64_t b_pi
         Reg<S> left[R];
         for (int r = 0; r < R; ++r) left[r] = load_reg(a_row[r] + c * a_pitch);
         for (int n = 0; n < N; ++n) {
-            const Reg<S> right = load_reg(b + shift[n]);
+            Reg<S> right = load_reg(b + shift[n]);
+            if (R > 1) pin(right);
             for (int r = 0; r < R; ++r) sum[r][n] += left[r] * right;
         }
         b += b_pitch;
@@ -215,7 +234,7 @@ struct ForwardRow {
         for (int r = 0; r < R; ++r)
             for (int n = 0; n < N; ++n) {
                 Reg<S> value = sum[r][n] * scale;
-                if (border) value = inside_only<S>(value, x, low + (int64_t)n * v.dilation, v.width);
+                if (border) value = inside_only<S>(value, x + low + (int64_t)n * v.dilation, v.width);
                 store_reg<T, S>(out[r] + n * plane + x, value, v.width - x);
             }
     }
@@ -311,7 +330,8 @@ FW_HD void spread(const Reg<S> (&grad)[R][N], const S* other, int64_t pitch, int
         Reg<S> sum[R];
         for (int r = 0; r < R; ++r) sum[r] = load_reg(sums[r] + c * lanes<S>());
         for (int n = 0; n < N; ++n) {
-            const Reg<S> value = load_reg(other + shift[n]);
+            Reg<S> value = load_reg(other + shift[n]);
+            if (R > 1) pin(value);
             for (int r = 0; r < R; ++r) sum[r] += grad[r][n] * value;
         }
         for (int r = 0; r < R; ++r) memcpy(sums[r] + c * lanes<S>(), &sum[r], sizeof sum[r]);

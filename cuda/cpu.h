@@ -53,6 +53,47 @@ using Vector = typename VectorOf<S>::type;
 template <typename S>
 using Bits = typename VectorOf<S>::bits;
 
+template <>
+struct Lanes<Vector<float>> {
+    typedef Bits<float> integer;
+    typedef Bits<float> mask;
+};
+template <>
+struct Lanes<Vector<double>> {
+    typedef Bits<double> integer;
+    typedef Bits<double> mask;
+};
+FW_HD Vector<float> select(Bits<float> mask, Vector<float> yes, Vector<float> no) {
+    return mask ? yes : no;
+}
+FW_HD Vector<double> select(Bits<double> mask, Vector<double> yes, Vector<double> no) {
+    return mask ? yes : no;
+}
+FW_HD Bits<float> select(Bits<float> mask, Bits<float> yes, Bits<float> no) {
+    return mask ? yes : no;
+}
+FW_HD Bits<double> select(Bits<double> mask, Bits<double> yes, Bits<double> no) {
+    return mask ? yes : no;
+}
+FW_HD Bits<float> to_integer(Vector<float> value) { return __builtin_convertvector(value, Bits<float>); }
+FW_HD Bits<double> to_integer(Vector<double> value) {
+    return __builtin_convertvector(value, Bits<double>);
+}
+FW_HD Vector<float> to_real(Bits<float> value, Vector<float>) {
+    return __builtin_convertvector(value, Vector<float>);
+}
+FW_HD Vector<double> to_real(Bits<double> value, Vector<double>) {
+    return __builtin_convertvector(value, Vector<double>);
+}
+FW_HD Bits<float> as_count(Bits<float> mask) { return -mask; }  // true is -1 in a lane
+FW_HD Bits<double> as_count(Bits<double> mask) { return -mask; }
+FW_HD bool any(Bits<float> mask) {
+    int32_t found = 0;
+    for (int k = 0; k < LANES; ++k) found |= mask[k];
+    return found != 0;
+}
+FW_HD bool any(Bits<double> mask) { return any(__builtin_convertvector(mask, Bits<float>)); }
+
 template <typename V>
 FW_HD V load_as(const void* from) {
     V value;
@@ -107,6 +148,51 @@ FW_HD void store_part(T* to, V value, int count) {
         return;
     }
     for (int k = 0; k < count; ++k) to[k] = narrow<T>(value[k]);
+}
+
+// Channel by channel (L vectors of LANES pixels) to pixel by pixel (LANES runs of L channels), and
+// back. Each stage halves: it interleaves the first half of all values with the second.
+template <int L, typename S>
+FW_HD void interleave(const Vector<S>* channels, S* pixels) {
+#if defined(__AVX512F__)
+    Vector<S> now[L], next[L];
+    for (int n = 0; n < L; ++n) now[n] = channels[n];
+    for (int stage = 1; stage < L; stage *= 2) {
+        for (int n = 0; n < L / 2; ++n) {
+            const Vector<S> a = now[n], b = now[n + L / 2];
+            next[2 * n] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
+                                                  22, 7, 23);
+            next[2 * n + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
+                                                      29, 14, 30, 15, 31);
+        }
+        for (int n = 0; n < L; ++n) now[n] = next[n];
+    }
+    for (int n = 0; n < L; ++n) store(pixels + n * LANES, now[n]);
+#else
+    for (int n = 0; n < L; ++n)
+        for (int k = 0; k < LANES; ++k) pixels[k * L + n] = channels[n][k];
+#endif
+}
+
+template <int L, typename S>
+FW_HD void separate(const S* pixels, Vector<S>* channels) {
+#if defined(__AVX512F__)
+    Vector<S> next[L];
+    for (int n = 0; n < L; ++n) channels[n] = load(pixels + n * LANES);
+    for (int stage = 1; stage < L; stage *= 2) {
+        for (int n = 0; n < L / 2; ++n) {
+            const Vector<S> a = channels[2 * n], b = channels[2 * n + 1];
+            next[n] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
+                                              26, 28, 30);
+            next[n + L / 2] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
+                                                      25, 27, 29, 31);
+        }
+        for (int n = 0; n < L; ++n) channels[n] = next[n];
+    }
+#else
+    for (int n = 0; n < L; ++n)
+        for (int k = 0; k < LANES; ++k) channels[n][k] = pixels[k * L + n];
+#endif
 }
 
 }  // namespace flowwarp

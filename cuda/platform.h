@@ -96,9 +96,31 @@ FW_HD half_t narrow<half_t>(float value) {
     return half;
 }
 
-FW_HD bool is_finite(float value) { return (as_bits(value) & 0x7f800000u) != 0x7f800000u; }
-FW_HD bool is_finite(double value) { return value - value == 0.0; }
-FW_HD float floor_of(float value) { return floorf(value); }
-FW_HD double floor_of(double value) { return floor(value); }
+// The maths in the headers is written once, for one pixel (GPU) and for a vector of them (CPU, see
+// cpu.h): R is a real number or a vector of them, and its Lanes say what integers and truth values
+// go with it.
+template <typename R>
+struct Lanes {
+    typedef int integer;
+    typedef bool mask;
+};
+template <typename R>
+using IntegerOf = typename Lanes<R>::integer;
+template <typename R>
+using MaskOf = typename Lanes<R>::mask;
+
+FW_HD float select(bool mask, float yes, float no) { return mask ? yes : no; }
+FW_HD double select(bool mask, double yes, double no) { return mask ? yes : no; }
+FW_HD int select(bool mask, int yes, int no) { return mask ? yes : no; }
+FW_HD int to_integer(float value) { return (int)value; }
+FW_HD int to_integer(double value) { return (int)value; }
+FW_HD float to_real(int value, float) { return (float)value; }
+FW_HD double to_real(int value, double) { return (double)value; }
+FW_HD int as_count(bool mask) { return mask ? 1 : 0; }
+
+template <typename R>
+FW_HD MaskOf<R> is_finite(R value) {
+    return value - value == 0;  // inf - inf and NaN - NaN are NaN
+}
 
 }  // namespace flowwarp

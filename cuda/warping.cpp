@@ -3,16 +3,21 @@
 // Work is cut so that no result depends on the cut: a row of the output is always computed by one
 // thread from left to right, and a pixel of the image gradient is always summed in the output's
 // raster order, whichever thread owns its band of rows. No atomics.
+
+// cpu.h first: the vector overloads must be known before the headers that use them.
+#include "cpu.h"
 #include "warping.h"
 
-#include "cpu.h"
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace flowwarp {
 namespace {
 
 const int CHUNK = 256;          // pixels whose taps are prepared at once; they stay in L1
 const int64_t GRAIN = 1 << 15;  // values a thread should get at least
-const int GROUP = 8;            // channels scattered together: independent sums hide latency
+const int64_t SCRATCH = 3 << 20;  // bytes of sums that all threads together keep
 
 struct Size {
     int64_t batch, channels;
@@ -20,11 +25,11 @@ struct Size {
     int64_t plane() const { return (int64_t)height * width; }
 };
 
-// Taps of one chunk of one row, as arrays so that the compiler can vectorise over pixels.
+// Taps of one chunk of one row, as arrays; lanes of the last block that no pixel fills are harmless.
 template <typename S, int N>
 struct Chunk {
     int count;
-    bool masks;          // some weight is exactly 0: that tap must not be read
+    bool masks;  // some weight is exactly 0: that tap must not be read
     alignas(64) int x[N][CHUNK];
     alignas(64) int y[N][CHUNK];
     alignas(64) S wx[N][CHUNK];
@@ -34,36 +39,44 @@ struct Chunk {
     alignas(64) uint8_t inside[CHUNK];
 };
 
+FW_HD void store_index(int* to, Bits<float> index) { memcpy(to, &index, sizeof index); }
+FW_HD void store_index(int* to, Bits<double> index) {
+    store_index(to, __builtin_convertvector(index, Bits<float>));
+}
+
 template <int N, int PAD, typename S>
 void prepare_padded(Chunk<S, N>& chunk, const S* flow, Size size, int row, int column) {
+    typedef Vector<S> V;
+    typedef Bits<S> I;
     const int count = size.width - column < CHUNK ? size.width - column : CHUNK;
     const S* u = flow + (int64_t)row * size.width + column;
     const S* v = u + size.plane();
+    I lane, zeros = {};
+    for (int k = 0; k < LANES; ++k) lane[k] = k;
     chunk.count = count;
-    for (int k = 0; k < count; ++k) {
-        const Position<S> px = position(column + k, u[k]), py = position(row, v[k]);
-        const AxisTaps<S, N> tx = TapsOf<N, PAD, S>::at(px, size.width);
-        const AxisTaps<S, N> ty = TapsOf<N, PAD, S>::at(py, size.height);
-        const bool finite = is_finite(u[k]) & is_finite(v[k]);
-        chunk.inside[k] = finite & is_inside(px, size.width) & is_inside(py, size.height);
+    for (int k = 0; k < count; k += LANES) {
+        const V du = load_part(u + k, count - k), dv = load_part(v + k, count - k);
+        const Position<V> px = position<V>(lane + (column + k), du);
+        const Position<V> py = position<V>(I{} + row, dv);
+        const I finite = is_finite(du) & is_finite(dv);
+        const I inside = finite & is_inside(px, size.width) & is_inside(py, size.height);
+        const AxisTaps<V, N> tx = TapsOf<N, PAD, V>::at(px, size.width);
+        const AxisTaps<V, N> ty = TapsOf<N, PAD, V>::at(py, size.height);
         for (int n = 0; n < N; ++n) {
-            chunk.x[n][k] = finite ? tx.index[n] : 0;
-            chunk.y[n][k] = finite ? ty.index[n] : 0;
-            chunk.wx[n][k] = finite ? tx.weight[n] : 0;
-            chunk.wy[n][k] = finite ? ty.weight[n] : 0;
-            chunk.sx[n][k] = finite ? tx.slope[n] : 0;
-            chunk.sy[n][k] = finite ? ty.slope[n] : 0;
+            const V wx = select(finite, tx.weight[n], V{}), wy = select(finite, ty.weight[n], V{});
+            zeros |= (wx == 0) | (wy == 0);
+            store_index(chunk.x[n] + k, select(finite, tx.index[n], I{}));
+            store_index(chunk.y[n] + k, select(finite, ty.index[n], I{}));
+            store(chunk.wx[n] + k, wx);
+            store(chunk.wy[n] + k, wy);
+            store(chunk.sx[n] + k, select(finite, tx.slope[n], V{}));
+            store(chunk.sy[n] + k, select(finite, ty.slope[n], V{}));
         }
+        typedef int8_t Bytes __attribute__((vector_size(LANES)));
+        const Bytes flags = -__builtin_convertvector(inside, Bytes);
+        memcpy(chunk.inside + k, &flags, sizeof flags);
     }
-    for (int n = 0; n < N; ++n)  // lanes of the last block that no pixel fills
-        for (int k = count; k < CHUNK && k % LANES != 0; ++k) {
-            chunk.x[n][k] = chunk.y[n][k] = 0;
-            chunk.wx[n][k] = chunk.wy[n][k] = chunk.sx[n][k] = chunk.sy[n][k] = 0;
-        }
-    int zero = 0;
-    for (int n = 0; n < N; ++n)
-        for (int k = 0; k < count; ++k) zero |= (chunk.wx[n][k] == 0) | (chunk.wy[n][k] == 0);
-    chunk.masks = zero != 0;
+    chunk.masks = any(zeros);
 }
 
 // `flow` is one example's; from here on nothing depends on the padding.
@@ -87,17 +100,21 @@ struct Squares {
 
 template <typename S>
 void make_squares(Squares<S>& squares, const Chunk<S, 2>& chunk, int width) {
-    const int padded = (chunk.count + LANES - 1) / LANES * LANES;
-    for (int k = 0; k < padded; ++k) {
-        squares.offset[k] = chunk.y[0][k] * width + chunk.x[0][k];
-        for (int n = 0; n < 4; ++n)
-            squares.weight[n][k] = chunk.wy[n / 2][k] * chunk.wx[n % 2][k];
-    }
-    for (int block = 0; block * LANES < padded; ++block) {
-        const int* offset = squares.offset + block * LANES;
-        int broken = block * LANES + LANES > chunk.count;
-        for (int k = 0; k < LANES; ++k) broken |= offset[k] - offset[0] - k;
-        squares.run[block] = broken == 0;
+    for (int k = 0; k < chunk.count; k += LANES) {
+        const Bits<float> x = load_as<Bits<float>>(chunk.x[0] + k);
+        const Bits<float> y = load_as<Bits<float>>(chunk.y[0] + k);
+        const Bits<float> offset = y * width + x;
+        Bits<float> neighbours;
+        for (int i = 0; i < LANES; ++i) neighbours[i] = i;
+        neighbours += offset[0];
+        squares.run[k / LANES] = k + LANES <= chunk.count && !any(offset != neighbours);
+        store_index(squares.offset + k, offset);
+        const Vector<S> left = load(chunk.wx[0] + k), right = load(chunk.wx[1] + k);
+        const Vector<S> top = load(chunk.wy[0] + k), low = load(chunk.wy[1] + k);
+        store(squares.weight[0] + k, top * left);
+        store(squares.weight[1] + k, top * right);
+        store(squares.weight[2] + k, low * left);
+        store(squares.weight[3] + k, low * right);
     }
 }
 
@@ -107,16 +124,68 @@ struct Corners {
     Vector<S> at[4];
 };
 
+// LANES pairs of neighbours, from[offset] and from[offset + 1].
 template <typename T, typename S>
-FW_HD void load_pairs(const T* plane, const int* offset, Vector<S>& left, Vector<S>& right) {
+FW_HD void load_pairs(const T* from, const int* offset, Vector<S>& left, Vector<S>& right) {
     S a[LANES], b[LANES];
     for (int k = 0; k < LANES; ++k) {
-        a[k] = widen(plane[offset[k]]);
-        b[k] = widen(plane[offset[k] + 1]);
+        a[k] = widen(from[offset[k]]);
+        b[k] = widen(from[offset[k] + 1]);
     }
     left = load(a);
     right = load(b);
 }
+
+#if defined(__AVX512F__)
+// One gather brings both neighbours: half the loads of two gathers.
+template <>
+FW_HD void load_pairs<float, float>(const float* from, const int* offset, Vector<float>& left,
+                                    Vector<float>& right) {
+    const __m256i first = load_as<__m256i>(offset), second = load_as<__m256i>(offset + LANES / 2);
+    const __m512 low = _mm512_castpd_ps(_mm512_i32gather_pd(first, from, sizeof *from));
+    const __m512 high = _mm512_castpd_ps(_mm512_i32gather_pd(second, from, sizeof *from));
+    const __m512i even =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
+    left = (Vector<float>)_mm512_permutex2var_ps(low, even, high);
+    right = (Vector<float>)_mm512_permutex2var_ps(low, odd, high);
+}
+
+template <>
+FW_HD void load_pairs<bfloat_t, float>(const bfloat_t* from, const int* offset,
+                                       Vector<float>& left, Vector<float>& right) {
+    const __m512i pairs = _mm512_i32gather_epi32(load_as<__m512i>(offset), from, sizeof *from);
+    left = (Vector<float>)_mm512_slli_epi32(pairs, 16);
+    right = (Vector<float>)_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u));
+}
+
+template <>
+FW_HD void load_pairs<half_t, float>(const half_t* from, const int* offset, Vector<float>& left,
+                                     Vector<float>& right) {
+    const __m512i pairs = _mm512_i32gather_epi32(load_as<__m512i>(offset), from, sizeof *from);
+    left = (Vector<float>)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
+    right = (Vector<float>)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+}
+#else
+// Four pairs to two vectors at a time, as 64-bit loads.
+template <>
+FW_HD void load_pairs<float, float>(const float* from, const int* offset, Vector<float>& left,
+                                    Vector<float>& right) {
+    typedef float Two __attribute__((vector_size(8)));
+    typedef float Four __attribute__((vector_size(16)));
+    Four a[LANES / 4], b[LANES / 4];
+    for (int k = 0; k < LANES / 4; ++k) {
+        Two pair[4];
+        for (int i = 0; i < 4; ++i) pair[i] = load_as<Two>(from + offset[4 * k + i]);
+        const Four low = __builtin_shufflevector(pair[0], pair[1], 0, 1, 2, 3);
+        const Four high = __builtin_shufflevector(pair[2], pair[3], 0, 1, 2, 3);
+        a[k] = __builtin_shufflevector(low, high, 0, 2, 4, 6);
+        b[k] = __builtin_shufflevector(low, high, 1, 3, 5, 7);
+    }
+    left = load_as<Vector<float>>(a);
+    right = load_as<Vector<float>>(b);
+}
+#endif
 
 template <typename T, typename S>
 FW_HD Corners<S> load_corners(const T* plane, const int* offset, bool run, int width) {
@@ -161,7 +230,11 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
                 for (int64_t c = 0; c < size.channels; ++c) {
                     const T* source = image + (b * size.channels + c) * plane;
                     T* target = out + (b * size.channels + c) * plane + to;
+                    const T* next = c + 1 < size.channels ? source + plane : source;
                     for (int k = 0; k < chunk.count; k += LANES) {
+                        __builtin_prefetch(next + squares.offset[k]);
+                        __builtin_prefetch(next + squares.offset[k] + width);
+                        __builtin_prefetch(next - source + target + k, 1);
                         Corners<S> v = load_corners<T, S>(source, squares.offset + k,
                                                           squares.run[k / LANES], width);
                         Vector<S> w[4];
@@ -205,7 +278,11 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
                 for (int64_t c = 0; c < size.channels; ++c) {
                     const T* source = image + (b * size.channels + c) * plane;
                     const T* grad = grad_out + (b * size.channels + c) * plane + to;
+                    const T* next = c + 1 < size.channels ? source + plane : source;
                     for (int k = 0; k < chunk.count; k += LANES) {
+                        __builtin_prefetch(next + squares.offset[k]);
+                        __builtin_prefetch(next + squares.offset[k] + width);
+                        __builtin_prefetch(next - source + grad + k);
                         const Corners<S> v = load_corners<T, S>(source, squares.offset + k,
                                                                 squares.run[k / LANES], width);
                         const Vector<S> g = load_part(grad + k, chunk.count - k);
@@ -239,14 +316,21 @@ void touched_rows_padded(const S* flow, Size size, int* ranges) {
         for (int64_t task = begin; task < end; ++task) {
             const int row = (int)(task % size.height);
             const S* v = flow + (task / size.height * 2 + 1) * plane + (int64_t)row * size.width;
-            int first = size.height, last = -1;
-            for (int k = 0; k < size.width; ++k) {
-                const AxisTaps<S, N> taps = TapsOf<N, PAD, S>::at(position(row, v[k]), size.height);
+            Bits<S> low = Bits<S>{} + size.height, high = Bits<S>{} - 1;
+            for (int k = 0; k < size.width; k += LANES) {
+                const Vector<S> dv = load_part(v + k, size.width - k);
+                const AxisTaps<Vector<S>, N> taps =
+                    TapsOf<N, PAD, Vector<S>>::at(position<Vector<S>>(Bits<S>{} + row, dv), size.height);
                 for (int n = 0; n < N; ++n) {
-                    const bool used = is_finite(v[k]) & (taps.weight[n] != 0);
-                    first = used & (taps.index[n] < first) ? taps.index[n] : first;
-                    last = used & (taps.index[n] > last) ? taps.index[n] : last;
+                    const Bits<S> used = is_finite(dv) & (taps.weight[n] != 0);
+                    low = select(used & (taps.index[n] < low), taps.index[n], low);
+                    high = select(used & (taps.index[n] > high), taps.index[n], high);
                 }
+            }
+            int first = size.height, last = -1;
+            for (int k = 0; k < LANES; ++k) {
+                first = low[k] < first ? (int)low[k] : first;
+                last = high[k] > last ? (int)high[k] : last;
             }
             ranges[2 * task] = first;
             ranges[2 * task + 1] = last;
@@ -261,102 +345,123 @@ void touched_rows(int padding, const S* flow, Size size, int* ranges) {
     if (padding == REFLECTION) touched_rows_padded<N, REFLECTION>(flow, size, ranges);
 }
 
-// A band of rows of some channels of one example; `to` is its first row.
+// Rows [first, last) of one example, owned by one thread.
 struct Band {
-    int first, last;  // rows [first, last)
+    int first, last;
     bool owns(int row) const { return (row >= first) & (row < last); }
 };
 
-// Add LANES neighbouring squares' worth of one row: `left` at to[0..15], `right` one further. Both
-// are joined in registers first; what falls on to[16] is carried to the next block of a run.
-template <typename S>
-struct Carry {
-    S* at = nullptr;
-    S value = 0;
-    FW_HD void flush() {
-        if (at != nullptr) *at += value;
-        at = nullptr;
-    }
-    FW_HD void add_run(S* to, Vector<S> left, Vector<S> right) {
-        const bool joins = at == to;
-        if (!joins) flush();
-        S shifted[LANES + 1];
-        shifted[0] = joins ? value : (S)0;
-        store(shifted + 1, right);
-        store(to, load(to) + (left + load(shifted)));
-        at = to + LANES;
-        value = shifted[LANES];
-    }
-};
-
-template <typename S>
-FW_HD void add_pair(S* to, const S* pair) {
-    typedef S Pair __attribute__((vector_size(2 * sizeof(S))));
-    const Pair sum = load_as<Pair>(to) + load_as<Pair>(pair);
-    memcpy(to, &sum, sizeof sum);
+template <typename S, typename Pixel>
+FW_HD void add(S* to, Pixel value) {
+    value += load_as<Pixel>(to);
+    memcpy(to, &value, sizeof value);
 }
 
-// Sum the rows of one example's output into the band `sums` (rows of `width`, `channels` planes).
-template <typename T>
+// Sum rows of the output into `sums`, which holds the band with its channels side by side (L lanes
+// to a pixel), one more row above and one below, so that a square needs no test of its rows. A
+// pixel's channels are then one vector: no sum waits for the one before it but along a row.
+template <int L, typename T>
 void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, Size size, int padding,
-                  const int* ranges, Band band, typename Accumulate<T>::type* sums, int channels,
-                  int64_t sums_plane) {
+                  const int* ranges, Band band, typename Accumulate<T>::type* sums, int channels) {
     typedef typename Accumulate<T>::type S;
+    typedef S Pixel __attribute__((vector_size(L * sizeof(S))));
     const int width = size.width;
-    const int64_t plane = size.plane();
+    const int64_t plane = size.plane(), row_step = (int64_t)width * L;
+    const int64_t origin = (int64_t)(band.first - 1) * width;
+    const int64_t end = (int64_t)(band.last - band.first + 1) * width;
     Chunk<S, 2> chunk;
     Squares<S> squares;
+    alignas(64) S tile[CHUNK * L] = {};  // the chunk of grad_out, channels side by side
     for (int row = 0; row < size.height; ++row) {
         if ((ranges[2 * row] >= band.last) | (ranges[2 * row + 1] < band.first)) continue;
         for (int column = 0; column < width; column += CHUNK) {
             prepare<2>(chunk, padding, flow, size, row, column);
             make_squares(squares, chunk, width);
             const T* grad = grad_out + (int64_t)row * width + column;
-            Carry<S> carry[GROUP][2];
             for (int k = 0; k < chunk.count; k += LANES) {
-                if (squares.run[k / LANES]) {
-                    const int top = chunk.y[0][k];
-                    const int64_t to = (int64_t)(top - band.first) * width + chunk.x[0][k];
-                    Vector<S> w[4];
-                    for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
-                    for (int c = 0; c < channels; ++c) {
-                        const Vector<S> g = load(grad + c * plane + k);
-                        Vector<S> part[4];
-                        for (int n = 0; n < 4; ++n)  // a tap of weight 0 gets nothing, not 0 * inf
-                            part[n] = w[n] == 0 ? Vector<S>{} : g * w[n];
-                        S* target = sums + c * sums_plane + to;
-                        if (band.owns(top)) carry[c][0].add_run(target, part[0], part[1]);
-                        if (band.owns(top + 1)) carry[c][1].add_run(target + width, part[2], part[3]);
-                    }
+                Vector<S> values[L] = {};
+                for (int c = 0; c < channels; ++c)
+                    values[c] = load_part(grad + c * plane + k, chunk.count - k);
+                interleave<L, S>(values, tile + k * L);
+            }
+            // What a pixel gives to the right column of its square waits in registers: the next
+            // pixel's left column is mostly the same, and memory is then touched once for both.
+            S* waiting = sums;  // nothing waits: adds 0 to the spare row
+            Pixel top_right = {}, low_right = {};
+            for (int k = 0; k < chunk.count; ++k) {
+                // In pixels of `sums`, whose first row is the one above the band.
+                const int64_t pixel = squares.offset[k] - origin;
+                if ((pixel < 0) | (pixel >= end)) {
+                    // Only neighbours in the row may join, or sums would depend on the bands.
+                    add(waiting, top_right);
+                    add(waiting + row_step, low_right);
+                    waiting = sums;
+                    top_right = low_right = Pixel{};
                     continue;
                 }
-                for (int c = 0; c < channels; ++c) {
-                    carry[c][0].flush();
-                    carry[c][1].flush();
+                const Pixel g = load_as<Pixel>(tile + k * L);
+                Pixel part[4];
+                for (int n = 0; n < 4; ++n) part[n] = g * squares.weight[n][k];
+                if (chunk.masks)  // a tap of weight 0 gets nothing, not 0 * inf
+                    for (int n = 0; n < 4; ++n)
+                        if (squares.weight[n][k] == 0) part[n] = Pixel{};
+                S* top = sums + pixel * L;
+                if (top == waiting) {
+                    part[0] += top_right;
+                    part[2] += low_right;
+                } else {
+                    add(waiting, top_right);
+                    add(waiting + row_step, low_right);
                 }
-                const int end = k + LANES < chunk.count ? k + LANES : chunk.count;
-                for (int p = k; p < end; ++p) {
-                    const int top = chunk.y[0][p];
-                    const S w[4] = {squares.weight[0][p], squares.weight[1][p],
-                                    squares.weight[2][p], squares.weight[3][p]};
-                    const bool upper = band.owns(top) & ((w[0] != 0) | (w[1] != 0));
-                    const bool lower = band.owns(top + 1) & ((w[2] != 0) | (w[3] != 0));
-                    S* target = sums + (int64_t)(top - band.first) * width + chunk.x[0][p];
-                    for (int c = 0; c < channels; ++c, target += sums_plane) {
-                        const S g = widen(grad[c * plane + p]);
-                        const S part[4] = {w[0] == 0 ? 0 : g * w[0], w[1] == 0 ? 0 : g * w[1],
-                                           w[2] == 0 ? 0 : g * w[2], w[3] == 0 ? 0 : g * w[3]};
-                        if (upper) add_pair(target, part);
-                        if (lower) add_pair(target + width, part + 2);
-                    }
-                }
+                add(top, part[0]);
+                add(top + row_step, part[2]);
+                waiting = top + L;
+                top_right = part[1];
+                low_right = part[3];
             }
-            for (int c = 0; c < channels; ++c) {
-                carry[c][0].flush();
-                carry[c][1].flush();
-            }
+            add(waiting, top_right);
+            add(waiting + row_step, low_right);
         }
     }
+}
+
+// The image gradient of planes: for each band, sum into scratch and write it out channel by channel.
+template <int L, typename T>
+void image_gradient_planes(const typename Accumulate<T>::type* flow, const T* grad_out, T* grad_image,
+                           Size size, int padding, const int* ranges, int threads) {
+    typedef typename Accumulate<T>::type S;
+    const int width = size.width;
+    const int64_t plane = size.plane(), groups = (size.channels + L - 1) / L;
+    const int64_t budget = SCRATCH / threads > SCRATCH / 8 ? SCRATCH / threads : SCRATCH / 8;
+    const int64_t most_rows = budget / (int64_t)(sizeof(S) * L * width) + 1;
+    int64_t bands = (size.height + most_rows - 1) / most_rows;
+    if (bands * groups * size.batch < threads) bands = threads;
+    bands = bands < size.height ? bands : size.height;
+    const int64_t scratch_rows = (size.height + bands - 1) / bands + 2;
+    parallel_for(size.batch * groups * bands, 1, [=](int64_t begin, int64_t end) {
+        S* sums = static_cast<S*>(malloc(sizeof(S) * L * (width * scratch_rows + LANES)));
+        for (int64_t task = begin; task < end; ++task) {
+            const int64_t b = task / bands / groups, first_channel = task / bands % groups * L;
+            const int channels = size.channels - first_channel < L ? (int)(size.channels - first_channel) : L;
+            const int64_t origin = (b * size.channels + first_channel) * plane;
+            Band band;
+            band.first = (int)(size.height * (task % bands) / bands);
+            band.last = (int)(size.height * (task % bands + 1) / bands);
+            const int64_t pixels = (int64_t)(band.last - band.first) * width;
+            memset(sums, 0, sizeof(S) * L * (pixels + 2 * width));
+            scatter_band<L>(flow + b * 2 * plane, grad_out + origin, size, padding,
+                            ranges + 2 * b * size.height, band, sums, channels);
+            const S* inner = sums + (int64_t)width * L;
+            T* out = grad_image + origin + (int64_t)band.first * width;
+            for (int64_t k = 0; k < pixels; k += LANES) {
+                Vector<S> values[L];
+                separate<L, S>(inner + k * L, values);
+                const int count = pixels - k < LANES ? (int)(pixels - k) : LANES;
+                for (int c = 0; c < channels; ++c) store_part(out + c * plane + k, values[c], count);
+            }
+        }
+        free(sums);
+    });
 }
 
 // ---------------------------------------------------------------- any number of taps, any layout
@@ -497,7 +602,7 @@ void flow_gradient_taps(const T* image, const typename Accumulate<T>::type* flow
     });
 }
 
-// Like scatter_band; `step` and `channel_step` give the layout of grad_out, `sums_*` that of sums.
+// Sum rows of the output into a band of fp32 or fp64 sums in the layout of the image.
 template <typename T, int N, bool LAST>
 void scatter_band_taps(const typename Accumulate<T>::type* flow, const T* grad_out, Size size, int padding,
                        const int* ranges, Band band, typename Accumulate<T>::type* sums,
@@ -514,10 +619,9 @@ void scatter_band_taps(const typename Accumulate<T>::type* flow, const T* grad_o
                 list_taps(taps, chunk, k, size.width);
                 const int64_t pixel = (int64_t)row * size.width + column + k;
                 for (int n = 0; n < taps.count; ++n) {
-                    const int target_row = (int)(taps.pixel[n] / size.width);
-                    if (!band.owns(target_row) || taps.weight[n] == 0) continue;
-                    const int64_t to = taps.pixel[n] - (int64_t)band.first * size.width;
                     const S weight = taps.weight[n];
+                    if (weight == 0 || !band.owns((int)(taps.pixel[n] / size.width))) continue;
+                    const int64_t to = taps.pixel[n] - (int64_t)band.first * size.width;
                     if (LAST) {
                         const T* grad = grad_out + pixel * channels;
                         S* target = sums + to * channels;
@@ -532,73 +636,62 @@ void scatter_band_taps(const typename Accumulate<T>::type* flow, const T* grad_o
     }
 }
 
-// ---------------------------------------------------------------- cutting the image gradient
-
-const int64_t SCRATCH = 1 << 18;  // fp32 sums kept at once by a thread that writes half precision
-
-// Gradients of the image: zero a band, sum into it, and (half precision) narrow it.
+// The image gradient for any taps and layout; half precision sums into scratch and narrows it.
 template <typename T, int N, bool LAST>
-void image_gradient(const typename Accumulate<T>::type* flow, const T* grad_out, T* grad_image,
-                    Size size, int padding, int threads) {
+void image_gradient_taps(const typename Accumulate<T>::type* flow, const T* grad_out, T* grad_image,
+                         Size size, int padding, const int* ranges, int threads) {
     typedef typename Accumulate<T>::type S;
     const bool direct = sizeof(T) == sizeof(S);
-    const bool squares = N == 2 && !LAST && size.width > 1 && size.height > 1;
     const int64_t plane = size.plane(), channels = size.channels;
-    const int64_t group = LAST ? channels : (channels < GROUP ? channels : GROUP);
-    const int64_t groups = (channels + group - 1) / group;
-    const int64_t units = size.batch * groups;
-    int64_t bands = units % threads == 0 || units >= 4 * threads ? 1 : threads;
+    int64_t bands = size.batch % threads == 0 ? 1 : threads;
     if (!direct) {
-        const int64_t for_scratch = (group * plane + SCRATCH - 1) / SCRATCH;
+        const int64_t for_scratch = (int64_t)sizeof(S) * channels * plane / (SCRATCH / threads + 1) + 1;
         bands = bands > for_scratch ? bands : for_scratch;
     }
     bands = bands < size.height ? bands : size.height;
-
-    int* ranges = static_cast<int*>(malloc(2 * sizeof(int) * size.batch * size.height));
-    touched_rows<N>(padding, flow, size, ranges);
-    parallel_for(units * bands, 1, [=](int64_t begin, int64_t end) {
-        S* scratch = nullptr;
+    const int64_t scratch = (size.height + bands - 1) / bands * size.width * channels;
+    parallel_for(size.batch * bands, 1, [=](int64_t begin, int64_t end) {
+        S* memory = direct ? nullptr : static_cast<S*>(malloc(sizeof(S) * scratch));
         for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / bands / groups, first_channel = task / bands % groups * group;
-            const int64_t count = channels - first_channel < group ? channels - first_channel : group;
+            const int64_t b = task / bands;
             Band band;
             band.first = (int)(size.height * (task % bands) / bands);
             band.last = (int)(size.height * (task % bands + 1) / bands);
             const int64_t rows = (int64_t)(band.last - band.first) * size.width;
-            const int64_t origin = LAST ? (b * plane + (int64_t)band.first * size.width) * channels
-                                        : (b * channels + first_channel) * plane +
-                                              (int64_t)band.first * size.width;
-            if (!direct && scratch == nullptr) {
-                const int64_t most = (size.height + bands - 1) / bands * size.width * group;
-                scratch = static_cast<S*>(malloc(sizeof(S) * most));
-            }
-            // Channels-last sums are one piece; planes are `count` pieces of `rows`.
-            S* sums = direct ? reinterpret_cast<S*>(grad_image + origin) : scratch;
+            const int64_t start = (int64_t)band.first * size.width;
+            // Channels-last memory of a band is one piece; planes are one piece for each channel.
+            const int64_t pieces = LAST ? 1 : channels, length = LAST ? rows * channels : rows;
+            T* out = grad_image + b * channels * plane + (LAST ? start * channels : start);
+            S* sums = direct ? reinterpret_cast<S*>(out) : memory;
             const int64_t sums_plane = direct ? plane : rows;
-            const int64_t pieces = LAST ? 1 : count, length = LAST ? rows * channels : rows;
             for (int64_t p = 0; p < pieces; ++p) memset(sums + p * sums_plane, 0, length * sizeof(S));
-
-            const S* example_flow = flow + b * 2 * plane;
-            const T* grad = grad_out + (LAST ? b * plane * channels : (b * channels + first_channel) * plane);
-            const int* example_ranges = ranges + 2 * b * size.height;
-            if constexpr (N == 2 && !LAST) {
-                if (squares) {
-                    scatter_band<T>(example_flow, grad, size, padding, example_ranges, band, sums,
-                                         (int)count, sums_plane);
-                }
-            }
-            if (!squares) {
-                scatter_band_taps<T, N, LAST>(example_flow, grad, size, padding, example_ranges, band,
-                                                   sums, count, sums_plane);
-            }
-            if (!direct) {
-                for (int64_t p = 0; p < pieces; ++p)
-                    for (int64_t k = 0; k < length; ++k)
-                        grad_image[origin + p * plane + k] = narrow<T>((float)sums[p * sums_plane + k]);
-            }
+            scatter_band_taps<T, N, LAST>(flow + b * 2 * plane, grad_out + b * channels * plane, size,
+                                          padding, ranges + 2 * b * size.height, band, sums, channels,
+                                          sums_plane);
+            if (direct) continue;
+            for (int64_t p = 0; p < pieces; ++p)
+                for (int64_t k = 0; k < length; ++k) out[p * plane + k] = narrow<T>(sums[p * sums_plane + k]);
         }
-        free(scratch);
+        free(memory);
     });
+}
+
+template <typename T, int N, bool LAST>
+void image_gradient(const typename Accumulate<T>::type* flow, const T* grad_out, T* grad_image,
+                    Size size, int padding, int threads) {
+    int* ranges = static_cast<int*>(malloc(2 * sizeof(int) * size.batch * size.height));
+    touched_rows<N>(padding, flow, size, ranges);
+    if constexpr (N == 2 && !LAST) {
+        if (size.width > 1 && size.height > 1) {
+            auto planes = size.channels <= 4   ? image_gradient_planes<4, T>
+                          : size.channels <= 8 ? image_gradient_planes<8, T>
+                                               : image_gradient_planes<16, T>;
+            planes(flow, grad_out, grad_image, size, padding, ranges, threads);
+            free(ranges);
+            return;
+        }
+    }
+    image_gradient_taps<T, N, LAST>(flow, grad_out, grad_image, size, padding, ranges, threads);
     free(ranges);
 }
 
