@@ -20,13 +20,43 @@ if TYPE_CHECKING:
     from flowwarp.io.flow_files import write_flow as write_flow
     from flowwarp.io.images import read_image as read_image
     from flowwarp.io.images import write_image as write_image
+    from flowwarp.metrics.flow import angular_error as angular_error
+    from flowwarp.metrics.flow import endpoint_error as endpoint_error
+    from flowwarp.metrics.flow import epe as epe
+    from flowwarp.metrics.flow import fl_all as fl_all
+    from flowwarp.ops.census import census as census
+    from flowwarp.ops.census import census_distance as census_distance
+    from flowwarp.ops.correlation import correlation as correlation
+    from flowwarp.ops.fields import compose as compose
+    from flowwarp.ops.fields import coordinate_grid as coordinate_grid
+    from flowwarp.ops.fields import invert as invert
+    from flowwarp.ops.fields import resize_flow as resize_flow
+    from flowwarp.ops.occlusion import range_map as range_map
+    from flowwarp.ops.occlusion import visible_by_consistency as visible_by_consistency
+    from flowwarp.ops.occlusion import visible_by_range as visible_by_range
+    from flowwarp.ops.splatting import splat as splat
     from flowwarp.ops.warping import warp as warp
     from flowwarp.viz.colors import flow_to_image as flow_to_image
 
 _HOME = {
+    "angular_error": "flowwarp.metrics.flow",
+    "census": "flowwarp.ops.census",
+    "census_distance": "flowwarp.ops.census",
+    "compose": "flowwarp.ops.fields",
+    "coordinate_grid": "flowwarp.ops.fields",
+    "correlation": "flowwarp.ops.correlation",
+    "endpoint_error": "flowwarp.metrics.flow",
+    "epe": "flowwarp.metrics.flow",
+    "fl_all": "flowwarp.metrics.flow",
     "flow_to_image": "flowwarp.viz.colors",
+    "invert": "flowwarp.ops.fields",
+    "range_map": "flowwarp.ops.occlusion",
     "read_flow": "flowwarp.io.flow_files",
     "read_image": "flowwarp.io.images",
+    "resize_flow": "flowwarp.ops.fields",
+    "splat": "flowwarp.ops.splatting",
+    "visible_by_consistency": "flowwarp.ops.occlusion",
+    "visible_by_range": "flowwarp.ops.occlusion",
     "warp": "flowwarp.ops.warping",
     "write_flow": "flowwarp.io.flow_files",
     "write_image": "flowwarp.io.images",

@@ -1,0 +1,139 @@
+"""Flow fields as maps: the identity grid, composition, inversion, and change of resolution."""
+
+from __future__ import annotations
+
+from typing import Literal, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.ops.splatting import splat
+from flowwarp.ops.warping import warp
+from flowwarp.tensors import check_flow
+
+
+def coordinate_grid(
+    height: int,
+    width: int,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Return the position of every pixel, (1, 2, H, W): channel 0 is x, channel 1 is y.
+
+    ``coordinate_grid(...) + flow`` is where a flow field points.
+
+    >>> coordinate_grid(2, 3)[0, 0]
+    tensor([[0., 1., 2.],
+            [0., 1., 2.]])
+    """
+    x = torch.arange(width, device=device, dtype=dtype).expand(height, width)
+    y = torch.arange(height, device=device, dtype=dtype)[:, None].expand(height, width)
+    return torch.stack([x, y])[None]
+
+
+def compose(flow_12: Tensor, flow_23: Tensor) -> Tensor:
+    """Chain two flow fields: ``flow_13(x) = flow_12(x) + flow_23(x + flow_12(x))``.
+
+    Args:
+        flow_12: (B, 2, H, W) from frame 1 to frame 2.
+        flow_23: (B, 2, H, W) from frame 2 to frame 3; continued at its border beyond the frame.
+
+    Returns:
+        (B, 2, H, W) from frame 1 to frame 3; warping by it equals warping by ``flow_23``, then by
+        ``flow_12``, but for one interpolation less. NaN where ``flow_12`` is unknown.
+
+    Raises:
+        ValueError: the shapes differ.
+    """
+    check_flow(flow_12, "flow_12")
+    check_flow(flow_23, "flow_23", like=flow_12)
+    return flow_12 + warp(flow_23, flow_12)
+
+
+@overload
+def invert(flow: Tensor, *, iterations: int = 8, mask: Literal[False] = False) -> Tensor: ...
+@overload
+def invert(flow: Tensor, *, iterations: int = 8, mask: Literal[True]) -> tuple[Tensor, Tensor]: ...
+def invert(
+    flow: Tensor, *, iterations: int = 8, mask: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Turn ``flow_12`` into ``flow_21``, such that going there and back ends where it began.
+
+    A first estimate is splat along the flow and spread into holes; then the fixed point
+    ``flow_21(x) = -flow_12(x + flow_21(x))`` (Chen et al., "A simple fixed-point approach to invert a
+    deformation field", Medical Physics 2008) is iterated, which converges where the flow's
+    gradient is below 1. Pixels that nothing moves to, the disoccluded ones, continue their
+    surroundings.
+
+    Args:
+        flow: (B, 2, H, W).
+            Pixels whose flow is unknown (NaN) send nothing and count as still.
+        iterations: steps of the fixed point; 0 keeps the splat estimate.
+        mask: also return where something lands.
+
+    Returns:
+        (B, 2, H, W); with ``mask=True`` a pair with ``visible`` (B, 1, H, W) bool, False in holes.
+    """
+    check_flow(flow)
+    ones = torch.ones_like(flow[:, :1])
+    known = flow.nan_to_num(0, 0, 0)
+    landed = splat(torch.cat([-known, ones], 1), flow, "sum")
+    coverage = landed[:, 2:]
+    inverse = _fill_holes(landed[:, :2], coverage)
+    for _ in range(iterations):
+        inverse = -warp(known, inverse)
+    return (inverse, coverage > 0) if mask else inverse
+
+
+def _fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
+    """Divide by coverage; where there is none, take the average around, as far as it needs.
+
+    Pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996): average down until no hole is left,
+    then fill each level's holes from the coarser one.
+    """
+    known = coverage > 0
+    mean = torch.where(known, values / torch.where(known, coverage, 1), 0)
+    if bool(known.all()) or min(mean.shape[-2:]) == 0 or max(mean.shape[-2:]) == 1:
+        return mean
+    weight = known.to(mean.dtype)
+    size = [(side + 1) // 2 for side in mean.shape[-2:]]
+    coarse = F.adaptive_avg_pool2d(mean * weight, size)
+    coarse = _fill_holes(coarse, F.adaptive_avg_pool2d(weight, size))
+    finer = F.interpolate(coarse, mean.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(known, mean, finer)
+
+
+def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Change the resolution of a flow field and scale its values with it.
+
+    The geometry is that of image resizing (``cv2.resize``, ``interpolate(align_corners=False)``): the
+    outer edges of the outer pixels stay in place, so a pixel becomes ``width' / width`` pixels
+    wide, and u grows by just that. Smaller sizes are averaged (antialiased), larger ones bilinear.
+
+    Args:
+        flow: (B, 2, H, W) in pixels of its own size.
+        size: the new (height, width).
+
+    Returns:
+        (B, 2, *size) in pixels of the new size.
+
+    Raises:
+        ValueError: a side of ``size`` is below 1.
+
+    >>> import torch
+    >>> resize_flow(torch.ones(1, 2, 4, 4), (4, 8))[0, :, 0, 0]
+    tensor([2., 1.])
+    """
+    check_flow(flow)
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
+    if tuple(flow.shape[-2:]) == (height, width):
+        return flow
+    scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
+    resized = F.interpolate(
+        flow, (height, width), mode="bilinear", align_corners=False, antialias=True
+    )
+    return resized * scale
