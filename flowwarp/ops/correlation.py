@@ -16,6 +16,7 @@ from torch import Tensor
 from flowwarp.ops import _native
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import fold_vmap
+from flowwarp.ops._shifts import pad_back, shifted_pair
 from flowwarp.tensors import check_image
 
 
@@ -98,17 +99,8 @@ def correlation_reference(a: Tensor, b: Tensor, radius: int = 4, dilation: int =
 
 def _product(a: Tensor, b: Tensor, dy: int, dx: int, dtype: torch.dtype) -> Tensor:
     """Return the mean of ``a[y, x] * b[y + dy, x + dx]`` over the channels, (B, H, W)."""
-    (top, bottom), (left, right) = _overlap(dy, a.shape[2]), _overlap(dx, a.shape[3])
-    here = a[:, :, top:bottom, left:right].to(dtype)
-    there = b[:, :, top + dy : bottom + dy, left + dx : right + dx].to(dtype)
-    product = (here * there).mean(1)
-    return torch.nn.functional.pad(product, (left, a.shape[3] - right, top, a.shape[2] - bottom))
-
-
-def _overlap(shift: int, size: int) -> tuple[int, int]:
-    """Return the pixels [first, last) whose partner at ``+ shift`` is inside; maybe none."""
-    first, last = max(0, -shift), min(size, size - shift)
-    return (first, last) if first < last else (0, 0)
+    here, there = shifted_pair(a, b, dy, dx)
+    return pad_back((here.to(dtype) * there.to(dtype)).mean(1), a, dy, dx)
 
 
 # ------------------------------------------------------------------ operators
@@ -203,7 +195,7 @@ def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     for_grad_out = for_other = None
     if ctx.needs_input_grad[0]:
         pair = (grad, other) if side == 0 else (other, grad)
-        for_grad_out = correlation(*pair, ctx.radius, ctx.dilation)
+        for_grad_out = correlation(pair[0], pair[1], ctx.radius, ctx.dilation)
     if ctx.needs_input_grad[1]:
         for_other = _gradient(grad_out, grad, ctx, side=1 - side)
     return for_grad_out, for_other, None, None, None
@@ -212,7 +204,8 @@ def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 def _gradient(grad_out: Tensor, other: Tensor, ctx: Any, side: int) -> Tensor:
     """Call the operator, or under forward AD what torch differentiates by itself."""
     if not needs_reference(grad_out, other):
-        return correlation_gradient(grad_out, other, ctx.radius, ctx.dilation, side)
+        result: Tensor = correlation_gradient(grad_out, other, ctx.radius, ctx.dilation, side)
+        return result
     with torch.enable_grad():
         wanted = torch.zeros_like(other).requires_grad_()
         pair = (wanted, other) if side == 0 else (other, wanted)
