@@ -449,7 +449,7 @@ def _ceil(count: int, step: int) -> int:
 
 
 class Layout(ctypes.Structure):
-    """The struct of the same name in cuda/correlation.h: strides in elements."""
+    """Struct Layout in cuda/correlation.h, Strides in census.cu: in elements."""
 
     _fields_ = [(name, ctypes.c_longlong) for name in ("example", "channel", "row", "column")]
 
@@ -523,3 +523,84 @@ def _correlation_call(
         volume=Volume(channels, height, width, radius, dilation),
         channels_last=not out.is_contiguous(),
     )
+
+
+# ------------------------------------------------------------------ census
+
+
+class CensusCall(ctypes.Structure):
+    """The struct of the same name in cuda/census.cu."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("image", "grey1", "grey2", "grad", "out1", "out2")),
+        *((name, Layout) for name in ("image_at", "out1_at", "out2_at")),
+        ("batch", ctypes.c_longlong),
+        *((name, ctypes.c_int) for name in ("channels", "height", "width", "radius")),
+    ]
+
+
+def census(image: Tensor, radius: int, out: Tensor) -> None:
+    """Write the soft census transform.
+
+    Args:
+        image: (B, 1 or 3, H, W), any strides.
+        radius: of the square of neighbours.
+        out: (B, (2 radius + 1)^2 - 1, H, W), contiguous.
+    """
+    tensors = {"grey1": _grey(image), "out1": out}
+    _census("census", image, radius, tensors, share=out.shape[1])
+
+
+def census_gradient(grad: Tensor, image: Tensor, radius: int, out: Tensor) -> None:
+    """Write the gradient of :func:`census`: ``grad`` contiguous, ``out`` like ``image``."""
+    tensors = {"grad": grad, "grey1": _grey(image), "out1": out}
+    _census("census_gradient", image, radius, tensors)
+
+
+def census_distance(image1: Tensor, image2: Tensor, radius: int, out: Tensor) -> None:
+    """Write the soft Hamming distance (B, 1, H, W), contiguous, of two images' transforms."""
+    grey1, grey2 = _grey(image1), _grey(image2)
+    _census("census_distance", image1, radius, {"grey1": grey1, "grey2": grey2, "out1": out})
+
+
+def census_distance_gradient(
+    grad: Tensor,
+    image1: Tensor,
+    image2: Tensor,
+    radius: int,
+    out1: Tensor,
+    out2: Tensor,
+) -> None:
+    """Write the gradients of :func:`census_distance` for its images; ``grad`` is contiguous."""
+    grey1, grey2 = _grey(image1), _grey(image2)
+    tensors = {"grad": grad, "grey1": grey1, "grey2": grey2, "out1": out1, "out2": out2}
+    _census("census_distance_gradient", image1, radius, tensors)
+
+
+def _grey(image: Tensor) -> Tensor:
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    batch, _, height, width = image.shape
+    grey = image.new_empty((batch, 1, height, width), dtype=dtype)
+    _census("grey", image, 0, {"image": image, "grey1": grey})
+    return grey
+
+
+def _census(
+    name: str, like: Tensor, radius: int, tensors: dict[str, Tensor], share: int = 1
+) -> None:
+    batch, channels, height, width = like.shape
+    call = CensusCall(
+        **{role: tensor.data_ptr() for role, tensor in tensors.items()},
+        **{
+            f"{role}_at": Layout(*tensor.stride())
+            for role, tensor in tensors.items()
+            if role in ("image", "out1", "out2")
+        },
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        radius=radius,
+    )
+    grid = (_ceil(height * width, BLOCK), min(share, MOST_BLOCKS), min(batch, MOST_BLOCKS))
+    launch("census", f"{name}<{STORAGE[like.dtype]}>", call, grid, (BLOCK, 1, 1), like.device)

@@ -51,6 +51,13 @@ def kernels() -> list[str]:
             *(f"correlation<{storage}>" for storage in _nvrtc.STORAGE.values()),
             *(f"correlation_gradient<float, {side}>" for side in (0, 1)),
         ],
+        ("census", "CensusCall"): [
+            *(f"grey<{storage}>" for storage in _nvrtc.STORAGE.values()),
+            "census<float>",
+            "census_gradient<half_t>",
+            "census_distance<double>",
+            *(f"census_distance_gradient<{storage}>" for storage in ("float", "double")),
+        ],
     }
     return [
         _nvrtc.wrap(family, body, call)

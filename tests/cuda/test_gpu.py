@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops import _nvrtc
+from flowwarp.ops.census import census, census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.warping import MODES, PADDINGS, compute_dtype, warp, warp_reference
 
@@ -160,3 +161,22 @@ def test_correlation_agrees_with_the_cpu(dtype: torch.dtype, radius: int, dilati
     for got, wanted in zip(*results, strict=True):
         tolerance = TOLERANCE[dtype]
         torch.testing.assert_close(got.cpu(), wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_census_agrees_with_the_cpu(dtype: torch.dtype, channels: int) -> None:
+    image1, _ = sample(dtype)
+    image1 = image1[:, :channels, :40, :33]
+    image2 = image1.roll((1, 2), (2, 3)).contiguous(memory_format=torch.channels_last)
+    results = []
+    for device in (DEVICE, "cpu"):
+        inputs = leaf(image1, device), leaf(image2, device)
+        planes, distance = census(inputs[0], 3), census_distance(*inputs, 3)
+        gradient = torch.autograd.grad(planes, inputs[0], planes.detach() - 0.25)
+        gradients = torch.autograd.grad(distance, inputs, distance.detach() + 1)
+        results.append((planes, distance, *gradient, *gradients))
+    tolerance = TOLERANCE[dtype]
+    for got, wanted in zip(*results, strict=True):
+        # A grey value has 255 steps and a slope of its own: rounding shows as much more.
+        torch.testing.assert_close(got.cpu(), wanted, rtol=10 * tolerance, atol=1000 * tolerance)
