@@ -53,8 +53,8 @@ def census(image: Tensor, radius: int = 3) -> Tensor:
     >>> import torch
     >>> image = torch.tensor([[[[0.0, 0.0, 1.0]]]])
     >>> census(image, radius=1)[0, 3:5, 0].round()  # from the left, from the right
-    tensor([[0., 0., -1.],
-            [0., 1., 0.]])
+    tensor([[ 0.,  0., -1.],
+            [ 0.,  1.,  0.]])
     """
     _check(image, "image", radius)
     if needs_reference(image):
@@ -132,13 +132,59 @@ def census_distance_reference(image1: Tensor, image2: Tensor, radius: int = 3) -
     return (total / ((2 * radius + 1) ** 2 - 1)).to(image1.dtype)
 
 
+def census_gradient_reference(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
+    """Return the gradient of ``census`` in plain torch, without autograd (see below)."""
+    grey, grad_out = _grey(image), _widen(grad_out)
+    total, last = torch.zeros_like(grey), grad_out.shape[1] - 1
+    for k, step in enumerate(_neighbours(radius)):
+        # The pixel is the centre in plane k, and its neighbour's neighbour in the opposite plane.
+        own, _ = shifted_pair(grad_out[:, k : k + 1], grad_out, *step)
+        _, others = shifted_pair(grey, grad_out[:, last - k : last - k + 1], *step)
+        total = total + pad_back(_slope(grey, *step) * (others - own), grey, *step)
+    return _spread(total, image)
+
+
+def census_distance_gradient_reference(
+    grad_out: Tensor, image1: Tensor, image2: Tensor, radius: int
+) -> tuple[Tensor, Tensor]:
+    """Return the gradients of ``census_distance`` for both images in plain torch.
+
+    Without autograd, which is out of reach inside an operator. The sign is odd and the distance
+    even, so that a pixel and its neighbour add the same term to the distances of both; hence
+    ``grad1(p) = -1 / K * sum_k (g(p) + g(p + k)) h'(z) s'(d1)``; ``grad2`` has a plus and ``d2``.
+    """
+    grey1, grey2, grad_out = _grey(image1), _grey(image2), _widen(grad_out)
+    total1, total2 = torch.zeros_like(grey1), torch.zeros_like(grey2)
+    for step in _neighbours(radius):
+        z = _sign(grey1, *step) - _sign(grey2, *step)
+        slope = 2 * HAMMING_SOFTNESS * z / (HAMMING_SOFTNESS + z.square()).square()
+        own, others = shifted_pair(grad_out, grad_out, *step)
+        term = (own + others) * slope
+        total1 = total1 - pad_back(term * _slope(grey1, *step), grey1, *step)
+        total2 = total2 + pad_back(term * _slope(grey2, *step), grey2, *step)
+    count = (2 * radius + 1) ** 2 - 1
+    return _spread(total1 / count, image1), _spread(total2 / count, image2)
+
+
 def _grey(image: Tensor) -> Tensor:
     """Return grey levels of 0 to 255, (B, 1, H, W), in fp32 or fp64."""
-    image = image.to(torch.float64 if image.dtype == torch.float64 else torch.float32)
-    if image.shape[1] == 1:
-        return 255 * image
-    weights = image.new_tensor(GREY_WEIGHTS).view(1, 3, 1, 1)
-    return (255 * weights * image).sum(1, keepdim=True)
+    image = _widen(image)
+    return (_weights(image) * image).sum(1, keepdim=True)
+
+
+def _spread(grad_grey: Tensor, image: Tensor) -> Tensor:
+    """Return what a gradient for grey levels is for the image."""
+    return (_weights(grad_grey, image.shape[1]) * grad_grey).to(image.dtype)
+
+
+def _weights(like: Tensor, channels: int | None = None) -> Tensor:
+    count = like.shape[1] if channels is None else channels
+    weights = (1.0,) if count == 1 else GREY_WEIGHTS
+    return 255 * torch.tensor(weights, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.to(torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
 def _neighbours(radius: int) -> Iterator[tuple[int, int]]:
@@ -151,6 +197,12 @@ def _sign(grey: Tensor, dy: int, dx: int) -> Tensor:
     here, there = shifted_pair(grey, grey, dy, dx)
     difference = there - here
     return difference * torch.rsqrt(SIGN_SOFTNESS + difference.square())
+
+
+def _slope(grey: Tensor, dy: int, dx: int) -> Tensor:
+    """Return the derivative of :func:`_sign` for the difference."""
+    here, there = shifted_pair(grey, grey, dy, dx)
+    return SIGN_SOFTNESS * torch.rsqrt(SIGN_SOFTNESS + (there - here).square()).pow(3)
 
 
 # ------------------------------------------------------------------ operators
@@ -177,7 +229,7 @@ def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
             *_strided(out),
         )
         return out
-    return out.copy_(_census_gradient_reference(grad_out, image.detach(), radius))
+    return out.copy_(census_gradient_reference(grad_out, image, radius))
 
 
 @torch.library.custom_op("flowwarp::census_distance", mutates_args=())
@@ -207,7 +259,7 @@ def census_distance_gradient(
             *_strided(out2),
         )
         return out1, out2
-    grads = _distance_gradient_reference(grad_out, image1.detach(), image2.detach(), radius)
+    grads = census_distance_gradient_reference(grad_out, image1, image2, radius)
     return out1.copy_(grads[0]), out2.copy_(grads[1])
 
 
@@ -247,25 +299,7 @@ def _(grad_out: Tensor, image1: Tensor, image2: Tensor, radius: int) -> tuple[Te
 
 # ------------------------------------------------------------------ derivatives
 #
-# First ones are kernels; second ones are rare and small, and go through the reference.
-
-
-def _census_gradient_reference(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
-    """Differentiable in both tensors."""
-    with torch.enable_grad():
-        image = image if image.requires_grad else image.detach().requires_grad_()
-        planes = census_reference(image, radius)
-        return torch.autograd.grad(planes, image, grad_out, create_graph=True)[0]
-
-
-def _distance_gradient_reference(
-    grad_out: Tensor, image1: Tensor, image2: Tensor, radius: int
-) -> tuple[Tensor, ...]:
-    """Differentiable in all three tensors."""
-    with torch.enable_grad():
-        images = [i if i.requires_grad else i.detach().requires_grad_() for i in (image1, image2)]
-        distance = census_distance_reference(images[0], images[1], radius)
-        return torch.autograd.grad(distance, images, grad_out, create_graph=True)
+# First ones are kernels; second ones are rare and small, and differentiate the reference of those.
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -276,33 +310,33 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _census_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, None]:
     (image,) = ctx.saved_tensors
     plain = needs_reference(grad, image)
-    gradient = _census_gradient_reference if plain else census_gradient
+    gradient = census_gradient_reference if plain else census_gradient
     return gradient(grad, image, ctx.radius), None
 
 
 def _distance_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image1, image2 = ctx.saved_tensors
     plain = needs_reference(grad, image1, image2)
-    gradient = _distance_gradient_reference if plain else census_distance_gradient
+    gradient = census_distance_gradient_reference if plain else census_distance_gradient
     grad1, grad2 = gradient(grad, image1, image2, ctx.radius)
     return grad1, grad2, None
 
 
 def _second_census(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *_second(_census_gradient_reference, ctx, (grad,)), None
+    return *_second(census_gradient_reference, ctx, (grad,)), None
 
 
 def _second_distance(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-    return *_second(_distance_gradient_reference, ctx, grads), None
+    return *_second(census_distance_gradient_reference, ctx, grads), None
 
 
 def _second(gradient: Any, ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """Differentiate a reference gradient; keeps the graph where a third derivative may follow."""
+    again = torch.is_grad_enabled()  # a third derivative may follow
     with torch.enable_grad():
         tensors = [t if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
         first = gradient(*tensors, ctx.radius)
         return torch.autograd.grad(
-            first, tensors, grads, create_graph=torch.is_grad_enabled(), materialize_grads=True
+            first, tensors, grads, create_graph=again, materialize_grads=True
         )
 
 

@@ -91,16 +91,43 @@ def correlation_reference(a: Tensor, b: Tensor, radius: int = 4, dilation: int =
     Returns:
         (B, (2 * radius + 1)**2, H, W), as in :func:`correlation`.
     """
-    dtype = torch.float64 if a.dtype == torch.float64 else torch.float32
-    steps = [step * dilation for step in range(-radius, radius + 1)]
-    planes = [_product(a, b, dy, dx, dtype) for dy in steps for dx in steps]
+    planes = [_product(a, b, dy, dx) for dy, dx in _displacements(radius, dilation)]
     return torch.stack(planes, dim=1).to(a.dtype)
 
 
-def _product(a: Tensor, b: Tensor, dy: int, dx: int, dtype: torch.dtype) -> Tensor:
+def correlation_gradient_reference(
+    grad_out: Tensor, other: Tensor, radius: int, dilation: int, side: int
+) -> Tensor:
+    """Return the gradient of ``correlation`` for ``a`` (side 0) or ``b`` (side 1) in plain torch.
+
+    Without autograd, which is out of reach inside an operator. The gradient for ``b`` is that for
+    ``a`` with the displacements reversed: a term stands at the pixel it came from.
+    """
+    dtype = _sum_dtype(other)
+    total = torch.zeros_like(other, dtype=dtype)
+    for k, (dy, dx) in enumerate(_displacements(radius, dilation)):
+        dy, dx = (dy, dx) if side == 0 else (-dy, -dx)
+        here, there = shifted_pair(grad_out[:, k : k + 1], grad_out[:, k : k + 1], dy, dx)
+        _, value = shifted_pair(other, other, dy, dx)
+        grad = here if side == 0 else there
+        total = total + pad_back(grad.to(dtype) * value.to(dtype), other, dy, dx)
+    return (total / other.shape[1]).to(other.dtype)
+
+
+def _displacements(radius: int, dilation: int) -> list[tuple[int, int]]:
+    steps = [step * dilation for step in range(-radius, radius + 1)]
+    return [(dy, dx) for dy in steps for dx in steps]
+
+
+def _product(a: Tensor, b: Tensor, dy: int, dx: int) -> Tensor:
     """Return the mean of ``a[y, x] * b[y + dy, x + dx]`` over the channels, (B, H, W)."""
     here, there = shifted_pair(a, b, dy, dx)
-    return pad_back((here.to(dtype) * there.to(dtype)).mean(1), a, dy, dx)
+    product = here.to(_sum_dtype(a)) * there.to(_sum_dtype(a))
+    return pad_back(product.mean(1), a, dy, dx)
+
+
+def _sum_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 # ------------------------------------------------------------------ operators
@@ -144,11 +171,7 @@ def correlation_gradient(
             _strides(out),
         )
         return out
-    with torch.enable_grad():
-        wanted = torch.zeros_like(other, requires_grad=True)
-        pair = (wanted, other.detach()) if side == 0 else (other.detach(), wanted)
-        volume = correlation_reference(*pair, radius, dilation)
-    return out.copy_(torch.autograd.grad(volume, wanted, grad_out)[0])
+    return out.copy_(correlation_gradient_reference(grad_out, other, radius, dilation, side))
 
 
 def _header(image: Tensor, radius: int, dilation: int) -> list[Any]:
@@ -202,15 +225,10 @@ def _gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 
 
 def _gradient(grad_out: Tensor, other: Tensor, ctx: Any, side: int) -> Tensor:
-    """Call the operator, or under forward AD what torch differentiates by itself."""
-    if not needs_reference(grad_out, other):
-        result: Tensor = correlation_gradient(grad_out, other, ctx.radius, ctx.dilation, side)
-        return result
-    with torch.enable_grad():
-        wanted = torch.zeros_like(other).requires_grad_()
-        pair = (wanted, other) if side == 0 else (other, wanted)
-        volume = correlation_reference(*pair, ctx.radius, ctx.dilation)
-        return torch.autograd.grad(volume, wanted, grad_out, create_graph=True)[0]
+    plain = needs_reference(grad_out, other)
+    gradient = correlation_gradient_reference if plain else correlation_gradient
+    result: Tensor = gradient(grad_out, other, ctx.radius, ctx.dilation, side)
+    return result
 
 
 _correlation.register_autograd(_correlation_backward, setup_context=_save)
