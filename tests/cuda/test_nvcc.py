@@ -35,7 +35,15 @@ def test_kernels_compile_for_every_gpu(nvcc: str, kernels: list[str], tmp_path: 
     source = tmp_path / "all.cu"
     source.write_text(together(kernels))
     warnings = ["-Werror", "all-warnings", "-Wno-deprecated-gpu-targets"]
-    command = [nvcc, *_nvrtc.OPTIONS, *targets, *warnings, f"-I{bundled('cuda')}", "--fatbin"]
+    command = [
+        nvcc,
+        "--threads=2",
+        *_nvrtc.OPTIONS,
+        *targets,
+        *warnings,
+        f"-I{bundled('cuda')}",
+        "--fatbin",
+    ]
     built = subprocess.run(
         [*command, "-o", tmp_path / "all.fatbin", source],
         capture_output=True, text=True, check=False,
