@@ -26,9 +26,11 @@ class LazyGroup(click.Group):
     """A group that knows its commands' help lines without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command's module and return the command."""
         if cmd_name not in COMMANDS:
             return None
         command = importlib.import_module(COMMANDS[cmd_name][0]).command
@@ -36,6 +38,7 @@ class LazyGroup(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from ``COMMANDS`` alone."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
@@ -48,7 +51,12 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: Any) -> No
         ctx.exit()
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    subcommand_metavar="COMMAND [ARGS]...",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -57,14 +65,18 @@ def _print_version(ctx: click.Context, param: click.Parameter, value: Any) -> No
     callback=_print_version,
     help="Print the version and exit.",
 )
-def cli() -> None:
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Optical flow and video warping.
 
     \b
     flowwarp warp image.png flow.flo     warp an image by a flow field
     flowwarp show flow.flo               look at a flow field
     flowwarp COMMAND --help              everything a command can do
-    """
+    """  # noqa: D301 - click wants the character itself
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

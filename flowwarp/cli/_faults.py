@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import sys
-from collections.abc import Sequence
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO, NoReturn
 
 import click
 
@@ -16,56 +22,115 @@ OUR_BUG = 1
 BAD_OUTPUT = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE, which Windows does not know
+TERMINATED = 128 + signal.SIGTERM
+
+COMPLETION = "_FLOWWARP_COMPLETE"  # as click names it
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+# Torch (CPU and CUDA), cuBLAS and OpenCV have no common exception for it.
+_NO_MEMORY = re.compile(r"tried to allocate|out of memory|failed to allocate|alloc_failed", re.I)
+_AMOUNT = re.compile(r"allocate ([\d.]+ ?\w+)")
 
 
-def run(command: click.Command, arguments: Sequence[str] | None = None) -> None:
+class _Terminated(BaseException):
+    """SIGTERM came: unwind, so that no half-written file stays."""
+
+
+def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
     """Run a click command and exit the process.
 
     0 done · 1 our bug · 2 usage · 3 bad input · 4 output or disk · 5 some of many failed ·
-    6 out of memory · 130 interrupted.
+    6 out of memory · 130 interrupted · 141 nobody reads our output · 143 terminated.
     """
+    with _terminable():
+        code = _call(command, arguments)
     try:
-        result = command.main(
-            args=None if arguments is None else list(arguments),
-            prog_name="flowwarp",
-            standalone_mode=False,
-        )
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is where the shell closed it
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _mute(sys.stdout)
+        code = code or BROKEN_PIPE
+    except OSError as fault:
+        _mute(sys.stdout)
+        _say(f"output: {os.strerror(fault.errno or errno.EIO).lower()}")
+        code = code or BAD_OUTPUT
+    sys.exit(code)
+
+
+def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
+    """Run a command, say what went wrong, and return its exit code."""
+    if completion := os.environ.get(COMPLETION):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(command, {}, "flowwarp", COMPLETION, completion)
+    try:
+        # Not command.main, which calls a closed pipe a failure of ours.
+        given = sys.argv[1:] if arguments is None else list(arguments)
+        with command.make_context("flowwarp", given) as context:
+            result = command.invoke(context)
     except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        return stop.exit_code
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
+    except _Terminated:
+        _say("terminated")
+        return TERMINATED
+    except BrokenPipeError:
+        return BROKEN_PIPE
     except click.ClickException as fault:  # usage
         _say(" ".join(fault.format_message().split()) + _hint(fault))
-        sys.exit(fault.exit_code)
+        return fault.exit_code
     except SomeFailed as fault:
         for line in fault.failures:
             _say(line)
         _say(str(fault))
-        sys.exit(fault.exit_code)
+        return fault.exit_code
     except FlowwarpError as fault:
         _say(str(fault))
-        sys.exit(fault.exit_code)
-    except BrokenPipeError:
-        # The reader of our stdout is gone (`flowwarp ... | head`): stop quietly, as other tools do,
-        # and keep Python from flushing into the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
-    except MemoryError as fault:
-        _say(f"out of memory: {fault}; use smaller images or fewer at a time")
-        sys.exit(OUT_OF_MEMORY)
-    except OSError as fault:
-        if fault.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO):
+        return fault.exit_code
+    except Exception as fault:  # noqa: BLE001 - the last line of defence
+        if isinstance(fault, OSError) and fault.errno in _DISK:
             _say(f"{fault.filename or 'output'}: {os.strerror(fault.errno).lower()}")
-            sys.exit(BAD_OUTPUT)
-        raise
-    else:
-        sys.exit(result if isinstance(result, int) else 0)
+            return BAD_OUTPUT
+        if isinstance(fault, MemoryError) or _NO_MEMORY.search(str(fault)):
+            amount = _AMOUNT.search(str(fault))
+            problem = f"out of memory: {amount[1]} are not to be had" if amount else "out of memory"
+            _say(f"{problem}; use smaller images, or close other programs")
+            return OUT_OF_MEMORY
+        traceback.print_exc()
+        _say("this is our bug: please report it with the lines above and what doctor prints")
+        return OUR_BUG
+    return result if isinstance(result, int) else 0
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exception; only the main thread can."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _mute(stream: IO[str]) -> None:
+    """Keep Python from failing once more when it flushes a dead stream at exit."""
+    with suppress(OSError), open(os.devnull, "w") as null:  # noqa: PTH123
+        os.dup2(null.fileno(), stream.fileno())
 
 
 def _say(line: str) -> None:
-    click.echo(f"flowwarp: {line}", err=True)
+    with suppress(OSError):  # nobody reads stderr
+        click.echo(f"flowwarp: {line}", err=True)
 
 
 def _hint(fault: click.ClickException) -> str:
