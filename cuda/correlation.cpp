@@ -6,12 +6,16 @@
 // vectors, of which nearly all straddle two cache lines, serves twice.
 #include "correlation.h"
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "cpu.h"
 
 namespace flowwarp {
 namespace {
 
-// The register file decides: 32 wide registers hold 2 x 9 sums, 16 registers hold 9.
+// The register file decides: 32 wide registers hold 2 x 9 sums, 16 registers hold 9 (see in_pieces).
 #if defined(__AVX512F__)
 const int BYTES = 64, ROWS = 2;
 #elif defined(__AVX__)
@@ -19,7 +23,6 @@ const int BYTES = 32, ROWS = 1;
 #else
 const int BYTES = 16, ROWS = 1;
 #endif
-const int MOST = 9;  // displacements along x that one pass takes
 
 template <typename S>
 struct Register;
@@ -156,6 +159,26 @@ FW_HD Reg<S> load_reg(const S* from) {
     return load_as<Reg<S>>(from);
 }
 
+// Lanes [first, last) of LANES values of any storage type; the others are 0 and are not read.
+template <typename S, typename T>
+FW_HD Reg<S> load_between(const T* from, int64_t first, int64_t last) {
+    if (sizeof(T) == sizeof(S) && first <= 0 && last >= lanes<S>()) return load_as<Reg<S>>(from);
+    last = last < lanes<S>() ? last : lanes<S>();
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == sizeof(S)) {
+        if (first >= last) return Reg<S>{};
+        const unsigned mask = (0xffffu >> (16 - last)) & (0xffffu << first);
+        if constexpr (sizeof(S) == 4)
+            return (Reg<S>)_mm512_maskz_loadu_ps((__mmask16)mask, from);
+        else
+            return (Reg<S>)_mm512_maskz_loadu_pd((__mmask8)mask, from);
+    }
+#endif
+    S values[lanes<S>()] = {};
+    for (int64_t k = first; k < last; ++k) values[k] = widen(from[k]);
+    return load_as<Reg<S>>(values);
+}
+
 template <typename T, typename S>
 FW_HD void store_reg(T* to, Reg<S> value, int64_t count) {
     if (sizeof(T) == sizeof(S) && count >= lanes<S>()) {
@@ -166,20 +189,14 @@ FW_HD void store_reg(T* to, Reg<S> value, int64_t count) {
     }
 }
 
-// Run f.template operator()<N>() for the N in 1..MOST that is asked for.
+// Cut `count` displacements into pieces that there is code for, the longest first: f.run<N>(first).
 template <typename F>
-void with_count(int n, const F& f) {
-    switch (n) {
-        case 1: return f.template run<1>();
-        case 2: return f.template run<2>();
-        case 3: return f.template run<3>();
-        case 4: return f.template run<4>();
-        case 5: return f.template run<5>();
-        case 6: return f.template run<6>();
-        case 7: return f.template run<7>();
-        case 8: return f.template run<8>();
-        default: return f.template run<9>();
-    }
+void in_pieces(int first, int count, const F& f) {
+    for (; count >= 9; count -= 9, first += 9) f.template run<9>(first);
+    if (count >= 7) f.template run<7>(first), first += 7, count -= 7;
+    if (count >= 5) f.template run<5>(first), first += 5, count -= 5;
+    if (count >= 3) f.template run<3>(first), first += 3, count -= 3;
+    for (; count > 0; --count, ++first) f.template run<1>(first);
 }
 
 // ---------------------------------------------------------------- forward
@@ -207,49 +224,34 @@ FW_HD void multiply(const S* const* a, int64_t a_pitch, const S* b, int64_t b_pi
     }
 }
 
-// One row of b against R rows of the output, all x, and displacements first .. first + N - 1.
+// One row of b against R rows of the output, a vector at x.
 template <typename T, int R>
 struct ForwardRow {
     typedef typename Accumulate<T>::type S;
-    const S* a[R];
-    const S* b;
+    const S* a[R];  // at x
+    const S* b;     // at x
     int64_t a_pitch, b_pitch;
-    T* out[R];  // where dx = first and x = 0 go
+    T* out[R];  // plane dx = 0, at x
     Volume v;
-    int first;
+    int64_t x;
 
     template <int N>
-    void run_at(int64_t x) const {
+    void run(int first) const {
         const int64_t low = (int64_t)first * v.dilation, high = (int64_t)(first + N - 1) * v.dilation;
         const int64_t plane = (int64_t)v.height * v.width;
         const S scale = 1 / (S)v.channels;
-        const S* left[R];
-        for (int r = 0; r < R; ++r) left[r] = a[r] + x;
         Reg<S> sum[R][N];
         if (v.dilation == 1)
-            multiply<R, N, S>(left, a_pitch, b + x + low, b_pitch, 1, v.channels, sum);
+            multiply<R, N, S>(a, a_pitch, b + low, b_pitch, 1, v.channels, sum);
         else
-            multiply<R, N, S>(left, a_pitch, b + x + low, b_pitch, v.dilation, v.channels, sum);
+            multiply<R, N, S>(a, a_pitch, b + low, b_pitch, v.dilation, v.channels, sum);
         const bool border = (x + low < 0) | (x + lanes<S>() - 1 + high >= v.width);
         for (int r = 0; r < R; ++r)
             for (int n = 0; n < N; ++n) {
                 Reg<S> value = sum[r][n] * scale;
                 if (border) value = inside_only<S>(value, x + low + (int64_t)n * v.dilation, v.width);
-                store_reg<T, S>(out[r] + n * plane + x, value, v.width - x);
+                store_reg<T, S>(out[r] + (first + n) * plane, value, v.width - x);
             }
-    }
-};
-
-template <typename T>
-struct ForwardBlock {
-    typedef typename Accumulate<T>::type S;
-    ForwardRow<T, ROWS> both;
-    ForwardRow<T, 1> one;
-    bool paired;
-    int64_t x;
-    template <int N>
-    void run() const {
-        paired ? both.template run_at<N>(x) : one.template run_at<N>(x);
     }
 };
 
@@ -291,28 +293,25 @@ void correlation(const T* a, Layout la, const T* b, Layout lb, T* out, Volume v,
                     // The rows of the output that meet row k of b.
                     int least = k - ry > order ? k - ry - order : 0;
                     const int most = k + ry < order + rows - 1 ? k + ry - order : rows - 1;
-                    const bool paired = ROWS > 1 && most - least + 1 == ROWS;
-                    for (; least <= most; least += paired ? ROWS : 1)
-                        for (int first = -rx; first <= rx; first += MOST) {
-                            ForwardBlock<T> block;
-                            block.x = x;
-                            block.paired = paired;
-                            ForwardRow<T, 1>& one = block.one;
-                            one.b = block.both.b = b_row;
-                            one.a_pitch = block.both.a_pitch = a_rows.pitch();
-                            one.b_pitch = block.both.b_pitch = b_rows.pitch();
-                            one.v = block.both.v = v;
-                            one.first = block.both.first = first;
-                            for (int r = 0; r < (paired ? ROWS : 1); ++r) {
-                                const int dy = k - order - least - r;
-                                const int64_t y = phase + (int64_t)(order + least + r) * v.dilation;
-                                block.both.a[r] = a_row[least + r];
-                                block.both.out[r] = target + v.plane(dy, first) * plane + y * v.width;
-                            }
-                            one.a[0] = block.both.a[0];
-                            one.out[0] = block.both.out[0];
-                            with_count(rx - first + 1 < MOST ? rx - first + 1 : MOST, block);
+                    const auto meet = [&](auto row) {
+                        constexpr int R = sizeof(row.a) / sizeof(row.a[0]);
+                        row.b = b_row + x;
+                        row.a_pitch = a_rows.pitch();
+                        row.b_pitch = b_rows.pitch();
+                        row.v = v;
+                        row.x = x;
+                        for (int r = 0; r < R; ++r) {
+                            const int64_t y = phase + (int64_t)(order + least + r) * v.dilation;
+                            row.a[r] = a_row[least + r] + x;
+                            row.out[r] = target + v.plane(k - order - least - r, 0) * plane + y * v.width + x;
                         }
+                        in_pieces(-rx, 2 * rx + 1, row);
+                    };
+                    if (most - least + 1 == ROWS) {
+                        meet(ForwardRow<T, ROWS>());
+                    } else {
+                        for (; least <= most; ++least) meet(ForwardRow<T, 1>());
+                    }
                 }
         }
     });
@@ -339,51 +338,36 @@ FW_HD void spread(const Reg<S> (&grad)[R][N], const S* other, int64_t pitch, int
     }
 }
 
+// One row of the other image against R rows of the gradient, a vector at x.
 template <typename T, int R>
 struct GradientRow {
     typedef typename Accumulate<T>::type S;
-    const S* other;  // the row, at x + first * dilation
+    const S* other;  // at x
     int64_t pitch;
-    const T* grad[R];  // where the lanes of displacement `first` begin; may lie before the row
-    int64_t grad_step;
+    const T* grad[R];   // lane 0 of displacement 0
+    int64_t grad_step;  // from one displacement to the next
     S* sums[R];
     Volume v;
-    int first;
     int64_t x;
-    int side;
 
     template <int N>
-    void run() const {
+    void run(int first) const {
         const int64_t low = (int64_t)first * v.dilation, high = (int64_t)(first + N - 1) * v.dilation;
         const bool border = (x + low < 0) | (x + lanes<S>() - 1 + high >= v.width) |
                             (x + lanes<S>() > v.width);
         Reg<S> g[R][N];
         for (int r = 0; r < R; ++r)
             for (int n = 0; n < N; ++n) {
-                const T* from = grad[r] + n * grad_step;
-                const int64_t shift = low + (int64_t)n * v.dilation;
-                if (!border) {
-                    if constexpr (sizeof(T) == sizeof(S)) {
-                        g[r][n] = load_as<Reg<S>>(from);
-                    } else {
-                        S values[lanes<S>()];
-                        for (int k = 0; k < lanes<S>(); ++k) values[k] = widen(from[k]);
-                        g[r][n] = load_as<Reg<S>>(values);
-                    }
-                    continue;
-                }
-                S values[lanes<S>()];
-                for (int k = 0; k < lanes<S>(); ++k) {
-                    const int64_t partner = x + k + shift;
-                    const bool use = (partner >= 0) & (partner < v.width) & (x + k < v.width);
-                    values[k] = use ? widen(from[k]) : (S)0;
-                }
-                g[r][n] = load_as<Reg<S>>(values);
+                const T* from = grad[r] + (first + n) * grad_step;
+                const int64_t partner = x + low + (int64_t)n * v.dilation;
+                g[r][n] = border ? load_between<S>(from, partner < 0 ? -partner : 0,
+                                                   v.width - (partner > x ? partner : x))
+                                 : load_between<S>(from, 0, lanes<S>());
             }
         if (v.dilation == 1)
-            spread<R, N, S>(g, other, pitch, 1, v.channels, sums);
+            spread<R, N, S>(g, other + low, pitch, 1, v.channels, sums);
         else
-            spread<R, N, S>(g, other, pitch, v.dilation, v.channels, sums);
+            spread<R, N, S>(g, other + low, pitch, v.dilation, v.channels, sums);
     }
 };
 
@@ -413,44 +397,30 @@ void correlation_gradient(const T* grad, const T* other, Layout lo, T* out, Layo
                 memset(sums, 0, ROWS * size * sizeof(S));
                 for (int k = from; k <= to; ++k) {
                     const int64_t other_y = phase + (int64_t)k * v.dilation;
-                    const S* row = rows_of.row(example, (int)other_y, k);
+                    const S* other_row = rows_of.row(example, (int)other_y, k);
                     int least = k - ry > order ? k - ry - order : 0;
                     const int most = k + ry < order + rows - 1 ? k + ry - order : rows - 1;
-                    const bool paired = ROWS > 1 && most - least + 1 == ROWS;
-                    for (; least <= most; least += paired ? ROWS : 1)
-                        for (int first = -rx; first <= rx; first += MOST) {
-                            GradientRow<T, ROWS> both;
-                            for (int r = 0; r < (paired ? ROWS : 1); ++r) {
-                                const int dy = k - order - least - r;
-                                const int64_t y = phase + (int64_t)(order + least + r) * v.dilation;
-                                both.sums[r] = sums + (least + r) * size;
-                                both.grad[r] = SIDE == 0
-                                    ? source + v.plane(dy, first) * plane + y * v.width + x
-                                    : source + v.plane(-dy, -first) * plane + other_y * v.width + x +
-                                          (int64_t)first * v.dilation;
-                            }
-                            both.grad_step = SIDE == 0 ? plane : v.dilation - plane;
-                            both.other = row + x + (int64_t)first * v.dilation;
-                            both.pitch = rows_of.pitch();
-                            both.v = v;
-                            both.first = first;
-                            both.x = x;
-                            const int count = rx - first + 1 < MOST ? rx - first + 1 : MOST;
-                            if (paired) {
-                                with_count(count, both);
-                            } else {
-                                GradientRow<T, 1> one;
-                                one.other = both.other;
-                                one.pitch = both.pitch;
-                                one.grad[0] = both.grad[0];
-                                one.grad_step = both.grad_step;
-                                one.sums[0] = both.sums[0];
-                                one.v = v;
-                                one.first = first;
-                                one.x = x;
-                                with_count(count, one);
-                            }
+                    const auto meet = [&](auto row) {
+                        constexpr int R = sizeof(row.sums) / sizeof(row.sums[0]);
+                        row.other = other_row + x;
+                        row.pitch = rows_of.pitch();
+                        row.grad_step = SIDE == 0 ? plane : v.dilation - plane;
+                        row.v = v;
+                        row.x = x;
+                        for (int r = 0; r < R; ++r) {
+                            const int dy = k - order - least - r;
+                            const int64_t y = phase + (int64_t)(order + least + r) * v.dilation;
+                            row.sums[r] = sums + (least + r) * size;
+                            row.grad[r] = SIDE == 0 ? source + v.plane(dy, 0) * plane + y * v.width + x
+                                                    : source + v.plane(-dy, 0) * plane + other_y * v.width + x;
                         }
+                        in_pieces(-rx, 2 * rx + 1, row);
+                    };
+                    if (most - least + 1 == ROWS) {
+                        meet(GradientRow<T, ROWS>());
+                    } else {
+                        for (; least <= most; ++least) meet(GradientRow<T, 1>());
+                    }
                 }
                 const int64_t count = v.width - x < lanes<S>() ? v.width - x : lanes<S>();
                 for (int r = 0; r < rows; ++r) {
