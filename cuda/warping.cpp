@@ -298,6 +298,13 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
                         store(dv + k, load(dv + k) + g * (wx0 * y_left + wx1 * y_right));
                     }
                 }
+                for (int k = 0; k < chunk.count; k += LANES) {  // 0 * inf is NaN: no slope, no gradient
+                    const Vector<S> none = {};
+                    const Bits<S> x_flat = (load(chunk.sx[0] + k) == 0) & (load(chunk.sx[1] + k) == 0);
+                    const Bits<S> y_flat = (load(chunk.sy[0] + k) == 0) & (load(chunk.sy[1] + k) == 0);
+                    store(du + k, select(x_flat, none, load(du + k)));
+                    store(dv + k, select(y_flat, none, load(dv + k)));
+                }
                 memcpy(grad_flow + b * 2 * plane + to, du, chunk.count * sizeof(S));
                 memcpy(grad_flow + (b * 2 + 1) * plane + to, dv, chunk.count * sizeof(S));
             }
@@ -563,7 +570,8 @@ void flow_gradient_taps(const T* image, const typename Accumulate<T>::type* flow
                     const int64_t pixel = (int64_t)row * size.width + column + k;
                     const T* grad = grad_out + b * channels * plane + pixel * step;
                     S du = 0, dv = 0;
-                    if (LAST) {
+                    if (taps.count == 0) {  // unknown flow: 0, whatever its gradient is
+                    } else if (LAST) {
                         Vector<S> u_sum = {}, v_sum = {};
                         for (int64_t c = 0; c < channels; c += LANES) {
                             const int part = channels - c < LANES ? (int)(channels - c) : LANES;

@@ -1,4 +1,4 @@
-"""Tells a public op when only its torch reference differentiates rightly.
+"""Tells a public op when only its torch reference serves: no kernel, or a derivative it lacks.
 
 Found with torch 2.13, and tested in tests/ops/test_correlation.py:
 
@@ -22,13 +22,17 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from flowwarp.ops import _native, _nvrtc
+
 _transforms = torch._C._functorch
 _DERIVATIVES = (_transforms.TransformType.Grad, _transforms.TransformType.Jvp)
 
 
 def needs_reference(*tensors: Tensor) -> bool:
-    """Return whether forward AD or a ``torch.func`` derivative needs the torch reference here."""
-    if _under_derivative():
+    """Return whether no kernel is there for these tensors, or forward AD or a ``torch.func``
+    derivative needs the torch reference.
+    """
+    if not has_kernels(tensors[0].device) or _under_derivative():
         return True
     # Not hidden from Dynamo, which so guards on the level: a graph compiled outside forward AD is
     # compiled anew inside.
@@ -37,6 +41,13 @@ def needs_reference(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():  # fake tensors carry no tangent
         return True
     return any(_has_tangent(tensor) for tensor in tensors)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Return whether the operators of this package can run on a device."""
+    if device.type == "cpu":
+        return _native.native().library is not None
+    return device.type == "cuda" and _nvrtc.serves(torch.empty(0, device=device))
 
 
 def _under_derivative() -> bool:
@@ -49,6 +60,8 @@ def _has_tangent(tensor: Tensor) -> bool:
     return dual.tangent is not None
 
 
-# What torch.compiler.assume_constant_result does, without importing all of Dynamo: the stack is
-# read while tracing, when it is as in the traced code, and Dynamo guards on it by itself.
+# What torch.compiler.assume_constant_result does, without importing all of Dynamo: what is loaded
+# does not change, and the stack is read while tracing, when it is as in the traced code (Dynamo
+# guards on it by itself).
+has_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _under_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]

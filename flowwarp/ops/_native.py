@@ -40,7 +40,9 @@ def native() -> Native:
     if wanted == "off":
         return Native(None, "off", "", "FLOWWARP_NATIVE=off")
     if wanted and wanted not in LEVELS:
-        return Native(None, "off", "", f"FLOWWARP_NATIVE={wanted} is none of {', '.join(LEVELS)}, off")
+        return Native(
+            None, "off", "", f"FLOWWARP_NATIVE={wanted} is none of {', '.join(LEVELS)}, off"
+        )
     reasons = []
     for level in [wanted] if wanted else _supported_levels():
         path = Path(__file__).with_name(f"_cpu_{level}.so")

@@ -81,9 +81,11 @@ def warp(
     flow = flow.to(compute_dtype(image))
     if out is not None:
         _check_out(out, image, flow)
-        result, valid = out, torch.ops.flowwarp.warp_out(image, flow, mode, padding, mask, out)
-    elif needs_reference(image, flow):
+    if needs_reference(image, flow):
         result, valid = warp_reference(image, flow, padding=padding, mode=mode)
+        result = result if out is None else out.copy_(result)
+    elif out is not None:
+        result, valid = out, torch.ops.flowwarp.warp_out(image, flow, mode, padding, mask, out)
     else:
         result, valid = torch.ops.flowwarp.warp(image, flow, mode, padding, mask)
     return (result, valid) if mask else result
@@ -202,58 +204,54 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
 
 
 # ------------------------------------------------------------------ operators
+# Called only where a kernel serves: on the CPU with its library, or on a GPU with NVRTC. (`sampling`
+# is the mode: an operator's argument of that name collides with torch's own in opcheck.)
 
 
 @torch.library.custom_op("flowwarp::warp", mutates_args=())
 def _warp(
-    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool
+    image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
 ) -> tuple[Tensor, Tensor]:
     image, last = dense(image)
     out = empty_in_layout(image, last)
-    return out, _warp_into(out, image, flow, mode, padding, mask)
+    return out, _warp_into(out, image, flow, sampling, padding, mask)
 
 
 @torch.library.custom_op("flowwarp::warp_out", mutates_args=("out",))
 def _warp_out(
-    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool, out: Tensor
+    image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out: Tensor
 ) -> Tensor:
-    if out.untyped_storage().data_ptr() == image.untyped_storage().data_ptr():
-        raise ValueError("out must not share memory with image: warping reads what it would write")
     image, last = dense(image)
     if match_layout(out, last) is out:  # right as it is
-        return _warp_into(out, image, flow, mode, padding, mask)
-    result, valid = _warp(image, flow, mode, padding, mask)
+        return _warp_into(out, image, flow, sampling, padding, mask)
+    result, valid = _warp(image, flow, sampling, padding, mask)
     out.copy_(result)
     return valid
 
 
 def _warp_into(
-    out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool
+    out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
 ) -> Tensor:
     """Warp a dense image into ``out`` of its layout and return the mask, empty if not wanted."""
     valid = _empty_mask(flow, mask)
     if library := _native.library_for(image, flow):
         library.fw_warp(
-            *_header(image, mode, padding),
+            *_header(image, sampling, padding),
             _native.pointer(image),
             _native.pointer(flow := flow.contiguous()),
             _native.pointer(out),
             _native.pointer(valid if mask else None),
         )
-    elif _nvrtc.serves(image, flow):
-        _nvrtc.warp(image, flow.contiguous(), MODES[mode], PADDINGS[padding], out, valid)
     else:
-        result, inside = warp_reference(image, flow, padding=padding, mode=mode)
-        out.copy_(result)
-        valid.copy_(inside if mask else valid)
+        _nvrtc.warp(image, flow.contiguous(), MODES[sampling], PADDINGS[padding], out, valid)
     return valid
 
 
-def _header(image: Tensor, mode: str, padding: str) -> list[Any]:
+def _header(image: Tensor, sampling: str, padding: str) -> list[Any]:
     """Return what each C function takes first; ``image`` is dense."""
     return [
         _native.DTYPES[image.dtype],
-        MODES[mode],
+        MODES[sampling],
         PADDINGS[padding],
         int(not image.is_contiguous()),
         *_native.sizes(*image.shape),
@@ -267,45 +265,40 @@ def _empty_mask(flow: Tensor, mask: bool) -> Tensor:
 
 
 @_warp.register_fake
-def _(image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool) -> tuple[Tensor, Tensor]:
+def _(
+    image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
+) -> tuple[Tensor, Tensor]:
     image, last = dense(image)
     return empty_in_layout(image, last), _empty_mask(flow, mask)
 
 
 @_warp_out.register_fake
-def _(
-    image: Tensor, flow: Tensor, mode: str, padding: str, mask: bool, out: Tensor
-) -> Tensor:
+def _(image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out: Tensor) -> Tensor:
     return _empty_mask(flow, mask)
 
 
 @torch.library.custom_op("flowwarp::warp_image_gradient", mutates_args=())
-def warp_image_gradient(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
     """Return the gradient of ``warp`` for its image: each value goes where it was read from."""
     grad_out, last = dense(grad_out)
     flow = flow.contiguous()
     grad_image = empty_in_layout(grad_out, last)
     if library := _native.library_for(grad_out, flow):
         library.fw_warp_image_gradient(
-            *_header(grad_out, mode, padding),
+            *_header(grad_out, sampling, padding),
             _native.pointer(flow),
             _native.pointer(grad_out),
             _native.pointer(grad_image),
             torch.get_num_threads(),
         )
-    elif _nvrtc.serves(grad_out, flow):
-        _nvrtc.image_gradient(grad_out, flow, MODES[mode], PADDINGS[padding], grad_image)
     else:
-        with torch.enable_grad():
-            image = torch.zeros_like(grad_out, requires_grad=True)
-            warped, _ = warp_reference(image, flow.detach(), padding=padding, mode=mode)
-        grad_image.copy_(torch.autograd.grad(warped, image, grad_out)[0])
+        _nvrtc.image_gradient(grad_out, flow, MODES[sampling], PADDINGS[padding], grad_image)
     return grad_image
 
 
 @torch.library.custom_op("flowwarp::warp_flow_gradient", mutates_args=())
 def warp_flow_gradient(
-    grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str
+    grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
 ) -> Tensor:
     """Return the gradient of ``warp`` for its flow, (B, 2, H, W)."""
     image, last = dense(image)
@@ -313,28 +306,24 @@ def warp_flow_gradient(
     grad_flow = torch.empty_like(flow)
     if library := _native.library_for(image, flow, grad_out):
         library.fw_warp_flow_gradient(
-            *_header(image, mode, padding),
+            *_header(image, sampling, padding),
             _native.pointer(image),
             _native.pointer(flow),
             _native.pointer(grad_out),
             _native.pointer(grad_flow),
         )
-    elif _nvrtc.serves(image, flow, grad_out):
-        _nvrtc.flow_gradient(
-            image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow
-        )
     else:
-        grad_flow.copy_(_flow_gradient_reference(grad_out, image, flow, mode, padding))
+        _nvrtc.flow_gradient(image, flow, grad_out, MODES[sampling], PADDINGS[padding], grad_flow)
     return grad_flow
 
 
 def _flow_gradient_reference(
-    grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str
+    grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
 ) -> Tensor:
     """Differentiable in all three tensors."""
     with torch.enable_grad():
         flow = flow if flow.requires_grad else flow.detach().requires_grad_()
-        warped, _ = warp_reference(image, flow, padding=padding, mode=mode)
+        warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
         (grad_flow,) = torch.autograd.grad(
             warped, flow, grad_out, create_graph=True, materialize_grads=True
         )
@@ -342,18 +331,18 @@ def _flow_gradient_reference(
 
 
 @warp_image_gradient.register_fake
-def _(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+def _(grad_out: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
     grad_out, last = dense(grad_out)
     return empty_in_layout(grad_out, last)
 
 
 @warp_flow_gradient.register_fake
-def _(grad_out: Tensor, image: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
+def _(grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
     return torch.empty_like(flow, memory_format=torch.contiguous_format)
 
 
 def _save_warp(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    image, flow, ctx.mode, ctx.padding, _ = inputs
+    image, flow, ctx.sampling, ctx.padding, _ = inputs
     ctx.save_for_backward(image, flow)
     ctx.mark_non_differentiable(output[1])
 
@@ -364,14 +353,14 @@ def _warp_backward(
     image, flow = ctx.saved_tensors
     grad_image = grad_flow = None
     if ctx.needs_input_grad[0]:
-        grad_image = warp_image_gradient(grad_out, flow, ctx.mode, ctx.padding)
+        grad_image = warp_image_gradient(grad_out, flow, ctx.sampling, ctx.padding)
     if ctx.needs_input_grad[1]:
-        grad_flow = warp_flow_gradient(grad_out, image, flow, ctx.mode, ctx.padding)
+        grad_flow = warp_flow_gradient(grad_out, image, flow, ctx.sampling, ctx.padding)
     return grad_image, grad_flow, None, None, None
 
 
 def _save_image_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    grad_out, flow, ctx.mode, ctx.padding = inputs
+    grad_out, flow, ctx.sampling, ctx.padding = inputs
     ctx.save_for_backward(grad_out, flow)
 
 
@@ -382,14 +371,14 @@ def _image_gradient_backward(
     grad_out, flow = ctx.saved_tensors
     for_grad_out = for_flow = None
     if ctx.needs_input_grad[0]:
-        for_grad_out, _ = torch.ops.flowwarp.warp(grad, flow, ctx.mode, ctx.padding, False)
+        for_grad_out, _ = torch.ops.flowwarp.warp(grad, flow, ctx.sampling, ctx.padding, False)
     if ctx.needs_input_grad[1]:
-        for_flow = warp_flow_gradient(grad_out, grad, flow, ctx.mode, ctx.padding)
+        for_flow = warp_flow_gradient(grad_out, grad, flow, ctx.sampling, ctx.padding)
     return for_grad_out, for_flow, None, None
 
 
 def _save_flow_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.mode, ctx.padding = inputs
+    *tensors, ctx.sampling, ctx.padding = inputs
     ctx.save_for_backward(*tensors)
 
 
@@ -397,7 +386,7 @@ def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     # Second derivatives are rare and small: the reference has them.
     with torch.enable_grad():
         tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        grad_flow = _flow_gradient_reference(*tensors, ctx.mode, ctx.padding)
+        grad_flow = _flow_gradient_reference(*tensors, ctx.sampling, ctx.padding)
         grads = torch.autograd.grad(grad_flow, tensors, grad, materialize_grads=True)
     return (*grads, None, None)
 
@@ -417,5 +406,11 @@ def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
             f"out must be {tuple(image.shape)} {image.dtype} on {image.device}, "
             f"got {tuple(out.shape)} {out.dtype} on {out.device}"
         )
+    if not torch.compiler.is_compiling() and _share_memory(out, image):
+        raise ValueError("out must not share memory with image: warping reads what it would write")
     if torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad):
         raise ValueError("out cannot be used where gradients are recorded; leave it out")
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -1,0 +1,520 @@
+"""Backward warping against hand-worked values, a float64 reference, and its own promises."""
+
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from flowwarp.ops import _native
+from flowwarp.ops.warping import (
+    MODES,
+    PADDINGS,
+    warp,
+    warp_flow_gradient,
+    warp_image_gradient,
+    warp_reference,
+)
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+SIZES = [(1, 1), (1, 7), (9, 1), (2, 2), (5, 129), (16, 16), (23, 300)]
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def random_image(*shape, dtype=torch.float32, seed=0):
+    return torch.rand(shape, generator=seeded(seed), dtype=torch.float64).to(dtype)
+
+
+def random_flow(batch, height, width, scale=4.0, dtype=torch.float32, seed=1):
+    flow = torch.randn(batch, 2, height, width, generator=seeded(seed), dtype=torch.float64)
+    return (flow * scale).to(dtype)
+
+
+def uniform_flow(u, v, height, width, dtype=torch.float32):
+    return torch.tensor([u, v], dtype=dtype).view(1, 2, 1, 1).expand(1, 2, height, width)
+
+
+def gradients(image, flow, grad_out, **options):
+    image, flow = image.detach().requires_grad_(), flow.detach().requires_grad_()
+    out = warp(image, flow, **options)
+    return torch.autograd.grad(out, (image, flow), grad_out)
+
+
+def reference_gradients(image, flow, grad_out, **options):
+    image = image.double().detach().requires_grad_()
+    flow = flow.double().detach().requires_grad_()
+    out, _ = warp_reference(image, flow, **options)
+    return torch.autograd.grad(out, (image, flow), grad_out.double(), materialize_grads=True)
+
+
+def assert_relative(actual, expected, tolerance):
+    scale = expected.abs().max().clamp_min(1.0)
+    assert ((actual.double() - expected).abs().max() / scale).item() <= tolerance
+
+
+# ------------------------------------------------------------------ worked by hand
+
+
+@pytest.mark.parametrize(
+    ("u", "padding", "expected"),
+    [
+        (1.0, "border", [20, 30, 40, 40]),
+        (1.0, "zeros", [20, 30, 40, 0]),
+        (1.0, "reflection", [20, 30, 40, 30]),
+        (-1.0, "border", [10, 10, 20, 30]),
+        (-1.0, "zeros", [0, 10, 20, 30]),
+        (-1.0, "reflection", [20, 10, 20, 30]),
+        (0.25, "border", [12.5, 22.5, 32.5, 40]),
+        (0.25, "zeros", [12.5, 22.5, 32.5, 30]),
+        (0.25, "reflection", [12.5, 22.5, 32.5, 37.5]),
+        (-0.5, "zeros", [5, 15, 25, 35]),
+        (-5.5, "reflection", [35, 35, 25, 15]),  # 0 - 5.5 turns at 0 to 5.5, at 3 to 0.5: 15
+        (100.0, "border", [40, 40, 40, 40]),
+        (100.0, "zeros", [0, 0, 0, 0]),
+    ],
+)
+def test_bilinear_row(u, padding, expected):
+    image = torch.tensor([10.0, 20, 30, 40]).view(1, 1, 1, 4)
+    if u == -5.5:
+        expected = [15.0, 25.0, 35.0, 35.0]  # positions -5.5 -4.5 -3.5 -2.5 -> 0.5 1.5 2.5 2.5
+    row = warp(image, uniform_flow(u, 0.0, 1, 4), padding=padding)
+    assert row.flatten().tolist() == expected
+    column = warp(image.mT.contiguous(), uniform_flow(0.0, u, 4, 1), padding=padding)
+    assert column.flatten().tolist() == expected
+
+
+def test_x_is_right_and_y_is_down():
+    image = torch.arange(12.0).view(1, 1, 3, 4)
+    assert warp(image, uniform_flow(1.0, 0.0, 3, 4))[0, 0, 0, 0] == 1
+    assert warp(image, uniform_flow(0.0, 1.0, 3, 4))[0, 0, 0, 0] == 4
+
+
+def test_nearest_sends_halves_up():
+    image = torch.tensor([10.0, 20, 30, 40]).view(1, 1, 1, 4)
+    for u, expected in [
+        (0.5, [20, 30, 40, 40]),
+        (0.49, [10, 20, 30, 40]),
+        (-0.5, [10, 20, 30, 40]),
+    ]:
+        row = warp(image, uniform_flow(u, 0.0, 1, 4), mode="nearest")
+        assert row.flatten().tolist() == expected
+
+
+def test_bicubic_half_way():
+    # Weights at t = 0.5 with a = -0.75: a/8, 1/2 - a/8, 1/2 - a/8, a/8.
+    image = torch.tensor([0.0, 8, 16, 8]).view(1, 1, 1, 4)
+    out = warp(image, uniform_flow(0.5, 0.0, 1, 4), mode="bicubic")
+    assert out[0, 0, 0, 1].item() == pytest.approx(-0.09375 * (0 + 8) + 0.59375 * (8 + 16))
+
+
+def test_gradients_by_hand():
+    image = torch.tensor([10.0, 20, 40, 70]).view(1, 1, 1, 4)
+    grad_image, grad_flow = gradients(image, uniform_flow(0.25, 0.0, 1, 4), torch.ones(1, 1, 1, 4))
+    assert grad_image.flatten().tolist() == [0.75, 1.0, 1.0, 1.25]
+    assert grad_flow[0, 0, 0].tolist() == [10.0, 20.0, 30.0, 0.0]  # clamped at the border
+    assert grad_flow[0, 1].abs().max() == 0
+
+
+def test_mask_is_true_inside_only():
+    flow = torch.zeros(1, 2, 2, 3)
+    flow[0, 0] = torch.tensor([[-0.1, 0.0, 0.1], [0.5, 1.0, 0.0]])
+    _, mask = warp(torch.ones(1, 1, 2, 3), flow, mask=True)
+    assert mask.dtype == torch.bool
+    assert mask[0, 0].tolist() == [[False, True, False], [True, True, True]]
+
+
+# ------------------------------------------------------------------ promises
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_zero_flow_returns_the_input_bit_for_bit(dtype, mode, padding, channels_last):
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]
+    for height, width in SIZES:
+        image = random_image(2, 3, height, width, dtype=dtype) - 0.5
+        image.flatten()[:3] = torch.tensor([-0.0, math.inf, 1e-7], dtype=dtype)[: image.numel()]
+        if channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
+        out = warp(image, torch.zeros(2, 2, height, width), mode=mode, padding=padding)
+        assert torch.equal(out.contiguous().view(integers), image.contiguous().view(integers))
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_whole_pixel_flow_moves_pixels_unchanged(padding):
+    image = random_image(1, 3, 20, 300)
+    out = warp(image, uniform_flow(5.0, -2.0, 20, 300), padding=padding)
+    assert torch.equal(out[..., 2:, :-5], image[..., :-2, 5:])
+
+
+@st.composite
+def cases(draw):
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    batch, channels = draw(st.integers(1, 3)), draw(st.sampled_from([1, 2, 3, 4, 7, 16, 19]))
+    height, width = draw(st.integers(1, 40)), draw(st.integers(1, 70))
+    seed = draw(st.integers(0, 99))
+    image = random_image(batch, channels, height, width, dtype=dtype, seed=seed)
+    scale = draw(st.sampled_from([0.3, 3.0, 30.0]))
+    flow = random_flow(batch, height, width, scale, dtype, seed + 1)
+    if draw(st.booleans()):  # smooth: neighbours read neighbours
+        flow = flow.mean((2, 3), keepdim=True) + 0.01 * flow
+    layout = draw(st.sampled_from(["planes", "channels last", "cropped", "flipped strides"]))
+    if layout == "channels last":
+        image = image.contiguous(memory_format=torch.channels_last)
+    elif layout == "cropped":
+        image = F.pad(image, (1, 2, 3, 4))[..., 3:-4, 1:-2]
+        flow = F.pad(flow, (2, 1))[..., 2:-1]
+    elif layout == "flipped strides":
+        image = image.mT.contiguous().mT
+    return image, flow
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(cases(), st.sampled_from(sorted(MODES)), st.sampled_from(sorted(PADDINGS)))
+def test_agrees_with_the_float64_reference(case, mode, padding):
+    image, flow = case
+    out, mask = warp(image, flow, mode=mode, padding=padding, mask=True)
+    expected, expected_mask = warp_reference(
+        image.double(), flow.double(), mode=mode, padding=padding
+    )
+    assert out.dtype == image.dtype
+    assert torch.equal(mask, expected_mask)
+    assert (out.double() - expected).abs().max() <= 1e-6
+    grad_out = torch.randn(image.shape, generator=seeded(5), dtype=image.dtype)
+    actual = gradients(image, flow, grad_out, mode=mode, padding=padding)
+    wanted = reference_gradients(image, flow, grad_out, mode=mode, padding=padding)
+    for a, w in zip(actual, wanted, strict=True):
+        assert_relative(a, w, 1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_half_precision_sums_in_fp32(dtype, channels_last, mode):
+    image = random_image(2, 5, 33, 140, dtype=dtype)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    flow = random_flow(2, 33, 140)
+    flow[1] = 0.3 + flow[1] * 0.001
+    out = warp(image, flow, mode=mode)
+    expected, _ = warp_reference(image.double(), flow.double(), mode=mode)
+    assert out.dtype == dtype
+    # one rounding at the end: half a unit in the last place
+    assert ((out.double() - expected).abs() <= TOLERANCE[dtype] / 1.9).all()
+    grad_out = torch.randn(image.shape, generator=seeded(5)).to(dtype)
+    actual = gradients(image, flow, grad_out, mode=mode)
+    wanted = reference_gradients(image, flow, grad_out, mode=mode)
+    assert actual[0].dtype == dtype
+    assert actual[1].dtype == torch.float32
+    assert_relative(actual[0], wanted[0], TOLERANCE[dtype])
+    assert_relative(actual[1], wanted[1], 1e-5)
+
+
+def test_wide_images_lose_no_precision():
+    image = random_image(1, 1, 2, 5000)
+    flow = uniform_flow(0.123456, 0.0, 2, 5000)
+    expected, _ = warp_reference(image.double(), flow.double())
+    assert (warp(image, flow).double() - expected).abs().max() < 2e-7
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+def test_agrees_with_grid_sample(mode, padding):
+    image = random_image(2, 3, 21, 34, dtype=torch.float64).requires_grad_()
+    flow = random_flow(2, 21, 34, dtype=torch.float64).requires_grad_()
+    x = torch.arange(34, dtype=torch.float64) + flow[:, 0]
+    y = torch.arange(21, dtype=torch.float64)[:, None] + flow[:, 1]
+    grid = torch.stack([2 * x / 33 - 1, 2 * y / 20 - 1], -1)
+    theirs = F.grid_sample(image, grid, mode=mode, padding_mode=padding, align_corners=True)
+    ours = warp(image, flow, mode=mode, padding=padding)
+    assert torch.allclose(ours, theirs, atol=1e-10)
+    grad_out = torch.randn(ours.shape, generator=seeded(5), dtype=torch.float64)
+    for a, b in zip(
+        torch.autograd.grad(ours, (image, flow), grad_out),
+        torch.autograd.grad(theirs, (image, flow), grad_out),
+        strict=True,
+    ):
+        assert torch.allclose(a, b, atol=1e-8)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("scale", [0.02, 5.0])
+def test_bits_depend_on_neither_threads_nor_batch_nor_run(threads, dtype, channels_last, scale):
+    image = random_image(3, 18, 90, 333, dtype=dtype)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    flow = random_flow(3, 90, 333, scale) + 0.7
+    grad_out = torch.randn(image.shape, generator=seeded(5)).to(dtype)
+
+    def run(part=slice(None)):
+        grads = gradients(image[part], flow[part], grad_out[part])
+        return warp(image[part], flow[part]), *grads
+
+    threads(1)
+    once = run()
+    for count in (1, 2, 3, 8):
+        threads(count)
+        assert all(map(torch.equal, run(), once))
+    for index in range(3):
+        alone = run(slice(index, index + 1))
+        assert all(torch.equal(a, b[index : index + 1]) for a, b in zip(alone, once, strict=True))
+
+
+@pytest.mark.skipif(_native.native().library is None, reason=_native.native().reason)
+@pytest.mark.parametrize("level", [*_native.LEVELS, "off"])
+def test_all_instruction_sets_give_the_same_bits(level, tmp_path):
+    if level in _native.LEVELS and level not in _native._supported_levels():
+        pytest.skip(f"this CPU has no {level}")
+    script = """
+import sys, torch
+from flowwarp.ops import _native
+from flowwarp.ops.warping import *
+assert _native.native().level == sys.argv[1], _native.native()
+generator = torch.Generator().manual_seed(0)
+results = []
+for mode in ("bilinear", "bicubic"):
+    for dtype in (torch.float32, torch.float16):
+        image = torch.rand(2, 5, 40, 150, generator=generator).to(dtype).requires_grad_()
+        flow = (torch.randn(2, 2, 40, 150, generator=generator) * 3).requires_grad_()
+        out = warp(image, flow, mode=mode)
+        results += [out, *torch.autograd.grad(out, (image, flow), torch.ones_like(out))]
+torch.save([result.detach() for result in results], sys.argv[2])
+"""
+    path = tmp_path / "results.pt"
+    environment = {**os.environ, "FLOWWARP_NATIVE": level}
+    subprocess.run([sys.executable, "-c", script, level, path], check=True, env=environment)
+    generator = seeded()
+    results = iter(torch.load(path))
+    for mode in ("bilinear", "bicubic"):
+        for dtype in (torch.float32, torch.float16):
+            image = torch.rand(2, 5, 40, 150, generator=generator).to(dtype)
+            flow = torch.randn(2, 2, 40, 150, generator=generator) * 3
+            ours = [
+                warp(image, flow, mode=mode),
+                *gradients(image, flow, torch.ones_like(image), mode=mode),
+            ]
+            for mine in ours:
+                theirs = next(results)
+                if level == "off":  # the reference rounds in another order
+                    assert_relative(theirs, mine.double(), max(1e-5, 2 * TOLERANCE[mine.dtype]))
+                else:
+                    assert torch.equal(theirs, mine)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_unknown_flow_gives_zero_and_no_mask(bad, mode, channels_last):
+    image = random_image(1, 3, 12, 40) + 1
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    flow = torch.zeros(1, 2, 12, 40)
+    flow[0, 0, 3, 5] = bad
+    flow[0, 1, 7, 39] = bad
+    out, mask = warp(image, flow, mode=mode, mask=True)
+    hit = torch.zeros(1, 1, 12, 40, dtype=torch.bool)
+    hit[0, 0, 3, 5] = hit[0, 0, 7, 39] = True
+    assert torch.equal(mask, ~hit)
+    assert torch.equal(out, torch.where(hit, 0, image))
+    grad_out = torch.ones_like(image)
+    grad_out[0, :, 3, 5] = math.inf  # must reach nothing
+    grad_image, grad_flow = gradients(image, flow, grad_out, mode=mode)
+    assert torch.equal(grad_image, (~hit).expand_as(image).float())
+    assert grad_flow.isfinite().all()
+
+
+@pytest.mark.parametrize("huge", [1e5, 1e9, 1e20, 3e38])
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_huge_flow_reads_inside(huge, padding):
+    image = random_image(1, 2, 8, 40)
+    for sign in (1, -1):
+        flow = uniform_flow(sign * huge, -sign * huge, 8, 40)
+        out, mask = warp(image, flow, padding=padding, mask=True)
+        expected, _ = warp_reference(image, flow, padding=padding)
+        assert torch.equal(out, expected)
+        assert not mask.any()
+
+
+def test_infinite_pixels_stay_where_they_are():
+    image = torch.zeros(1, 1, 4, 40)
+    image[0, 0, 2, 20] = math.inf
+    out = warp(image, uniform_flow(1.0, 0.0, 4, 40))
+    assert torch.equal(out.isinf().nonzero(), torch.tensor([[0, 0, 2, 19]]))
+    assert not out.isnan().any()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
+def test_empty_images(shape):
+    image = torch.rand(shape, requires_grad=True)
+    flow = torch.zeros(shape[0], 2, *shape[2:], requires_grad=True)
+    out, mask = warp(image, flow, mask=True)
+    assert out.shape == image.shape
+    assert mask.shape == (shape[0], 1, *shape[2:])
+    out.sum().backward()
+    assert flow.grad.shape == flow.shape
+    assert not flow.grad.any()
+
+
+# ------------------------------------------------------------------ torch
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_gradcheck_and_gradgradcheck(mode, padding):
+    image = random_image(2, 1, 3, 4, dtype=torch.float64).requires_grad_()
+    # Away from whole and half pixels, where the derivative jumps.
+    flow = (torch.rand(2, 2, 3, 4, generator=seeded(3), dtype=torch.float64) * 0.3 + 0.1).round(
+        decimals=3
+    )
+    flow = (flow + torch.randint(-3, 3, flow.shape, generator=seeded(4))).requires_grad_()
+
+    def run(image, flow):
+        return warp(image, flow, mode=mode, padding=padding)
+
+    assert torch.autograd.gradcheck(run, (image, flow))
+    assert torch.autograd.gradgradcheck(run, (image, flow))
+
+
+@pytest.mark.parametrize(("mode", "mask"), [("bilinear", False), ("bicubic", True)])
+def test_opcheck(mode, mask):
+    image = random_image(1, 2, 4, 5).requires_grad_()
+    flow = random_flow(1, 4, 5).requires_grad_()
+    grad = random_image(1, 2, 4, 5, seed=9).requires_grad_()
+    torch.library.opcheck(torch.ops.flowwarp.warp, (image, flow, mode, "border", mask))
+    torch.library.opcheck(warp_image_gradient, (grad, flow, mode, "zeros"))
+    torch.library.opcheck(warp_flow_gradient, (grad, image, flow, mode, "border"))
+    out = torch.empty_like(image)
+    arguments = (image.detach(), flow.detach(), mode, "border", mask, out)
+    torch.library.opcheck(torch.ops.flowwarp.warp_out, arguments)
+
+
+@pytest.mark.parametrize("in_dims", [(0, 0), (1, None), (None, 0)])
+def test_vmap(in_dims):
+    image, flow = random_image(2, 2, 3, 6, 7), random_flow(4, 6, 7).view(2, 2, 2, 6, 7)
+    image = image if in_dims[0] is not None else image[0]
+    flow = flow if in_dims[1] is not None else flow[0]
+    mapped, mask = torch.vmap(lambda i, f: warp(i, f, mask=True), in_dims)(image, flow)
+    for index in range(2):
+        one = image if in_dims[0] is None else image.select(in_dims[0], index)
+        other = flow if in_dims[1] is None else flow.select(in_dims[1], index)
+        expected, expected_mask = warp(one, other, mask=True)
+        assert torch.equal(mapped[index], expected)
+        assert torch.equal(mask[index], expected_mask)
+
+
+def test_forward_mode_is_right_not_zero():
+    image, flow = random_image(1, 2, 6, 7).double(), random_flow(1, 6, 7).double()
+    direction = torch.randn(flow.shape, generator=seeded(2), dtype=torch.float64)
+    _, tangent = torch.func.jvp(lambda f: warp(image, f), (flow,), (direction,))
+    step = 1e-6
+    numeric = (warp(image, flow + step * direction) - warp(image, flow - step * direction)) / (
+        2 * step
+    )
+    assert tangent.abs().max() > 0.1
+    assert torch.allclose(tangent, numeric, atol=1e-6)
+
+
+def test_per_sample_gradients():
+    image, flow = random_image(3, 1, 2, 6, 7), random_flow(3, 6, 7)[:, None]
+
+    def loss(flow, image):
+        return warp(image, flow).square().sum()
+
+    grads = torch.vmap(torch.func.grad(loss))(flow, image)
+    for index in range(3):
+        one = flow[index].clone().requires_grad_()
+        loss(one, image[index]).backward()
+        assert torch.allclose(grads[index], one.grad, atol=1e-5)
+
+
+def test_compile_fullgraph():
+    image, flow = random_image(1, 3, 8, 9).requires_grad_(), random_flow(1, 8, 9).requires_grad_()
+
+    def run(image, flow):
+        out, mask = warp(image * 2, flow + 1, mask=True)
+        return out * mask
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    eager = run(image, flow)
+    result = compiled(image, flow)
+    assert torch.equal(result, eager)
+    for a, b in zip(
+        torch.autograd.grad(result.sum(), (image, flow)),
+        torch.autograd.grad(eager.sum(), (image, flow)),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def test_autocast_leaves_flow_alone():
+    image, flow = random_image(1, 3, 8, 900), uniform_flow(0.123456, 0.0, 8, 900)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = warp(image, flow)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, warp(image, flow))
+
+
+def test_out_is_written_and_returned():
+    image, flow = random_image(1, 3, 8, 9), random_flow(1, 8, 9)
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        out = torch.full_like(image, 7, memory_format=memory_format)
+        returned, mask = warp(image, flow, out=out, mask=True)
+        assert returned is out
+        assert torch.equal(out, warp(image, flow))
+        assert torch.equal(mask, warp(image, flow, mask=True)[1])
+
+
+def test_layout_is_kept():
+    image = random_image(2, 3, 8, 9).contiguous(memory_format=torch.channels_last)
+    out = warp(image, random_flow(2, 8, 9))
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+IMAGE, FLOW = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("error", "words", "arguments", "options"),
+    [
+        (TypeError, "image must be a torch.Tensor", (IMAGE.numpy(), FLOW), {}),
+        (TypeError, "image must be fp64", (IMAGE.int(), FLOW), {}),
+        (ValueError, "image must be (B, C, H, W)", (IMAGE[0], FLOW), {}),
+        (TypeError, "flow must be a torch.Tensor", (IMAGE, None), {}),
+        (ValueError, "flow must be (B, 2, H, W)", (IMAGE, FLOW[:, :1]), {}),
+        (ValueError, "flow must have batch", (IMAGE, FLOW[:1]), {}),
+        (ValueError, "flow must have batch", (IMAGE, FLOW[..., :-1]), {}),
+        (ValueError, "flow must be on cpu", (IMAGE, FLOW.to("meta")), {}),
+        (ValueError, "padding must be one of", (IMAGE, FLOW), {"padding": "circular"}),
+        (ValueError, "mode must be one of", (IMAGE, FLOW), {"mode": "linear"}),
+        (ValueError, "out must be (2, 3, 4, 5)", (IMAGE, FLOW), {"out": IMAGE[:1].clone()}),
+        (ValueError, "out must be", (IMAGE, FLOW), {"out": IMAGE.double()}),
+        (ValueError, "out must not share memory", (IMAGE, FLOW), {"out": IMAGE}),
+        (
+            ValueError,
+            "out cannot be used",
+            (IMAGE, FLOW.clone().requires_grad_()),
+            {"out": IMAGE * 1},
+        ),
+    ],
+)
+def test_wrong_arguments_name_themselves(error, words, arguments, options):
+    with pytest.raises(error) as caught:
+        warp(*arguments, **options)
+    assert str(caught.value).startswith(words)
