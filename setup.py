@@ -4,6 +4,7 @@ The library is plain C++ with a C interface, loaded by ctypes. It is optional: w
 the package installs all the same and runs on its torch reference (``flowwarp doctor`` says so).
 """
 
+import copy
 import platform
 import sys
 from pathlib import Path
@@ -18,9 +19,22 @@ X86_LEVELS = {
     "avx2": ["-march=x86-64-v3"],
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
-# -ffp-contract=off: every level then computes the same bits. No -ffast-math: it breaks NaN handling.
-COMPILE = ["-O3", "-std=c++17", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-           "-fno-exceptions", "-fno-rtti", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi"]
+# -ffp-contract=off: every level then computes the same bits. No -ffast-math: it breaks NaN
+# handling. -g0: Python's own flags ask for debug information, three times as much as the code.
+COMPILE = [
+    "-O3",
+    "-g0",
+    "-std=c++17",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-fvisibility=hidden",
+    "-Wall",
+    "-Wextra",
+    "-Wno-psabi",
+]
 
 
 def levels():
@@ -35,12 +49,16 @@ class BuildNative(build_ext):
         # No Python ABI in the name: the library does not link to Python.
         return str(Path(*fullname.split("."))) + ".so"
 
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or True  # a level takes half a minute
+
     def build_extension(self, ext):
-        base, self.build_temp = self.build_temp, str(Path(self.build_temp) / ext.name)
-        try:
-            super().build_extension(ext)
-        finally:
-            self.build_temp = base
+        # All levels have the same sources: each needs object files, hence a folder, of its own.
+        # A copy, because several are built at once.
+        level = copy.copy(self)
+        level.build_temp = str(Path(self.build_temp) / ext.name)
+        super(BuildNative, level).build_extension(ext)
 
 
 class PlatformWheel(bdist_wheel):
