@@ -3,7 +3,7 @@
 ``census`` and ``census_distance`` are the operators; ``census_reference`` and
 ``census_distance_reference`` beside them are their readable twins in plain torch, which also serve
 devices without a kernel, and forward-mode differentiation. The kernels are ``cuda/census.h`` (the
-maths) and ``census.cpp`` (CPU).
+maths), ``census.cpp`` (CPU) and ``census.cu`` (CUDA).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _native
+from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
@@ -213,23 +213,29 @@ def _census(image: Tensor, radius: int) -> Tensor:
     out = _empty_planes(image, (2 * radius + 1) ** 2 - 1)
     if library := _native.library_for(image):
         library.fw_census(*_header(image, radius), *_strided(image), _native.pointer(out))
-        return out
-    return out.copy_(census_reference(image, radius))
+    elif _nvrtc.serves(image):
+        _nvrtc.census(image, radius, out)
+    else:
+        out.copy_(census_reference(image, radius))
+    return out
 
 
 @torch.library.custom_op("flowwarp::census_gradient", mutates_args=())
 def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
     """Return the gradient of ``census`` for its image."""
-    out = torch.empty_like(image)
+    grad_out, out = grad_out.contiguous(), torch.empty_like(image)
     if library := _native.library_for(grad_out, image):
         library.fw_census_gradient(
             *_header(image, radius),
-            _native.pointer(grad_out := grad_out.contiguous()),
+            _native.pointer(grad_out),
             *_strided(image),
             *_strided(out),
         )
-        return out
-    return out.copy_(census_gradient_reference(grad_out, image, radius))
+    elif _nvrtc.serves(grad_out, image):
+        _nvrtc.census_gradient(grad_out, image, radius, out)
+    else:
+        out.copy_(census_gradient_reference(grad_out, image, radius))
+    return out
 
 
 @torch.library.custom_op("flowwarp::census_distance", mutates_args=())
@@ -239,8 +245,11 @@ def _census_distance(image1: Tensor, image2: Tensor, radius: int) -> Tensor:
         library.fw_census_distance(
             *_header(image1, radius), *_strided(image1), *_strided(image2), _native.pointer(out)
         )
-        return out
-    return out.copy_(census_distance_reference(image1, image2, radius))
+    elif _nvrtc.serves(image1, image2):
+        _nvrtc.census_distance(image1, image2, radius, out)
+    else:
+        out.copy_(census_distance_reference(image1, image2, radius))
+    return out
 
 
 @torch.library.custom_op("flowwarp::census_distance_gradient", mutates_args=())
@@ -248,19 +257,24 @@ def census_distance_gradient(
     grad_out: Tensor, image1: Tensor, image2: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of ``census_distance`` for both images."""
+    grad_out = grad_out.contiguous()
     out1, out2 = torch.empty_like(image1), torch.empty_like(image2)
     if library := _native.library_for(grad_out, image1, image2):
         library.fw_census_distance_gradient(
             *_header(image1, radius),
-            _native.pointer(grad_out := grad_out.contiguous()),
+            _native.pointer(grad_out),
             *_strided(image1),
             *_strided(image2),
             *_strided(out1),
             *_strided(out2),
         )
-        return out1, out2
-    grads = census_distance_gradient_reference(grad_out, image1, image2, radius)
-    return out1.copy_(grads[0]), out2.copy_(grads[1])
+    elif _nvrtc.serves(grad_out, image1, image2):
+        _nvrtc.census_distance_gradient(grad_out, image1, image2, radius, out1, out2)
+    else:
+        grads = census_distance_gradient_reference(grad_out, image1, image2, radius)
+        out1.copy_(grads[0])
+        out2.copy_(grads[1])
+    return out1, out2
 
 
 def _header(image: Tensor, radius: int) -> list[Any]:

@@ -2,7 +2,7 @@
 
 ``correlation`` is the operator; ``correlation_reference`` beside it is its readable twin in plain
 torch, which also serves devices without a kernel, and forward-mode differentiation. The kernels
-are ``cuda/correlation.h`` (the maths) and ``correlation.cpp`` (CPU).
+are ``cuda/correlation.h`` (the maths), ``correlation.cpp`` (CPU) and ``correlation.cu`` (CUDA).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _native
+from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
@@ -146,8 +146,11 @@ def _correlation(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
             _strides(b),
             _native.pointer(out),
         )
-        return out
-    return out.copy_(correlation_reference(a, b, radius, dilation))
+    elif _nvrtc.serves(a, b):
+        _nvrtc.correlation(a, b, radius, dilation, out)
+    else:
+        out.copy_(correlation_reference(a, b, radius, dilation))
+    return out
 
 
 @torch.library.custom_op("flowwarp::correlation_gradient", mutates_args=())
@@ -158,20 +161,23 @@ def correlation_gradient(
 
     ``other`` is the input that the gradient is not for. The result is linear in both tensors.
     """
-    out = torch.empty_like(other)
+    grad_out, out = grad_out.contiguous(), torch.empty_like(other)
     if library := _native.library_for(grad_out, other):
         library.fw_correlation_gradient(
             _native.DTYPES[other.dtype],
             side,
             *_header(other, radius, dilation),
-            _native.pointer(grad_out := grad_out.contiguous()),
+            _native.pointer(grad_out),
             _native.pointer(other),
             _strides(other),
             _native.pointer(out),
             _strides(out),
         )
-        return out
-    return out.copy_(correlation_gradient_reference(grad_out, other, radius, dilation, side))
+    elif _nvrtc.serves(grad_out, other):
+        _nvrtc.correlation_gradient(grad_out, other, side, radius, dilation, out)
+    else:
+        out.copy_(correlation_gradient_reference(grad_out, other, radius, dilation, side))
+    return out
 
 
 def _header(image: Tensor, radius: int, dilation: int) -> list[Any]:

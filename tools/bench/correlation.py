@@ -57,7 +57,7 @@ def case(
     def agree(results: Mapping[str, Any]) -> float:
         ours, theirs = (results[key] for key in ("flowwarp", "unfold + einsum"))
         pairs = zip(ours, theirs, strict=True) if backward else [(ours, theirs)]
-        return max((x.double() - y.double()).abs().max().item() for x, y in pairs)
+        return max(float((x.double() - y.double()).abs().max()) for x, y in pairs)
 
     details = {
         "shape": list(shape),
@@ -72,11 +72,9 @@ CASES = [
     case("eighth", (1, 32, 54, 128), backward=False),
     case("eighth-backward", (1, 32, 54, 128), backward=True),
     case("eighth-wide", (1, 128, 54, 128), backward=False),
-    case("eighth-wide-backward", (1, 128, 54, 128), backward=True),
     case("eighth-bf16", (1, 32, 54, 128), backward=False, dtype=torch.bfloat16),
     case("quarter", (1, 32, 109, 256), backward=False),
     case("quarter-backward", (1, 32, 109, 256), backward=True),
-    case("batch-backward", (8, 32, 54, 128), backward=True),
 ]
 
 if __name__ == "__main__":
