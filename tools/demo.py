@@ -1,0 +1,330 @@
+"""Run the command line on the sample and show what it does: demo/index.html.
+
+The pictures come from the ``flowwarp`` command, called as a user would call it; the differences
+between frames and the slow motion, which show the Python interface, are made here.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import json
+import shlex
+import shutil
+import string
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import torch
+from torch import Tensor
+
+import flowwarp
+from flowwarp._bundled import bundled
+from flowwarp.io.video import read_video, write_video
+
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE.parent / "demo"
+SHOWN_ERROR = 4  # differences are drawn that many times as bright
+
+
+@dataclass
+class Demo:
+    """The commands that were run, with their seconds, and the sections of the page."""
+
+    timings: list[tuple[str, float]] = field(default_factory=list)
+    sections: list[str] = field(default_factory=list)
+
+    def run(self, command: str, allowed: tuple[int, ...] = (0,)) -> str:
+        """Run ``flowwarp`` with these arguments in the demo's folder and return its stdout."""
+        print(f"flowwarp {command}", flush=True)
+        start = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "flowwarp", *shlex.split(command)],
+            cwd=OUTPUT,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        self.timings.append((command, time.perf_counter() - start))
+        if done.returncode not in allowed:
+            sys.exit(f"demo: flowwarp {command}: exit code {done.returncode}")
+        return done.stdout
+
+    def section(self, title: str, text: str, *content: str) -> None:
+        self.sections.append(f"<section><h2>{title}</h2><p>{text}</p>{''.join(content)}</section>")
+
+    def command_card(self, title: str, text: str, file: str, command: str) -> str:
+        self.run(command)
+        return card(title, text, file, f"flowwarp {command}")
+
+
+def main() -> None:
+    if OUTPUT.exists():
+        shutil.rmtree(OUTPUT)
+    OUTPUT.mkdir()
+    for name in ("frame1.png", "frame2.png", "flow.flo", "clip.mp4"):
+        shutil.copyfile(bundled("datasets") / "sample" / name, OUTPUT / name)
+    demo = Demo()
+    before, after = show_warp(demo)
+    show_flow(demo)
+    show_forward(demo)
+    show_video(demo)
+    show_installation(demo)
+    write_page(demo, before, after)
+    page = OUTPUT / "index.html"
+    print(f"\n{page}\nopen it in a browser: {page.as_uri()}")
+
+
+def show_warp(demo: Demo) -> tuple[float, float]:
+    """Show the job itself; return the mean differences before and after, of 255."""
+    cards = [
+        card("Frame 1", "What the warped picture shall look like.", "frame1.png"),
+        card("Frame 2", "The same scene 0.1 s later.", "frame2.png"),
+        demo.command_card(
+            "The flow from frame 1 to frame 2",
+            "The hue is the direction, the saturation the speed; what stands still is white.",
+            "flow.png",
+            "show flow.flo --legend -o flow.png",
+        ),
+        demo.command_card(
+            "Frame 2, warped onto frame 1",
+            "Made of frame 2's pixels only. The wall that she hides in frame 2 cannot be read "
+            "anywhere: beside her head and legs her outline shows twice.",
+            "warped.png",
+            "warp frame2.png flow.flo -o warped.png",
+        ),
+    ]
+    frame1, frame2, warped = (
+        flowwarp.read_image(OUTPUT / name) for name in ("frame1.png", "frame2.png", "warped.png")
+    )
+    before = write_difference("before.png", frame2, frame1)
+    after = write_difference("after.png", warped, frame1)
+    brighter = f"{SHOWN_ERROR} times as bright"
+    cards += [
+        card(
+            "Difference before",
+            f"Frame 2 against frame 1, {brighter}: {before:.2f} of 255 on average.",
+            "before.png",
+            "(frame2 - frame1).abs()",
+        ),
+        card(
+            "Difference after",
+            f"Warped frame 2 against frame 1, {brighter}: {after:.2f} of 255.",
+            "after.png",
+            "(flowwarp.warp(frame2, flow) - frame1).abs()",
+        ),
+    ]
+    demo.section(
+        "Warp",
+        "Two frames of a film, and the flow from the first to the second.",
+        grid(*cards),
+    )
+    return before, after
+
+
+def write_difference(name: str, image: Tensor, other: Tensor) -> float:
+    """Write how two images differ as a picture; return the mean difference of 255."""
+    difference = (image - other).abs()
+    flowwarp.write_image(OUTPUT / name, (SHOWN_ERROR * difference).clamp(0, 1))
+    return 255 * difference.mean().item()
+
+
+def show_flow(demo: Demo) -> None:
+    still = torch.zeros_like(flowwarp.read_flow(OUTPUT / "flow.flo")[0])
+    flowwarp.write_flow(OUTPUT / "still.flo", still)
+    flicker = "show {} --image frame1.png --flicker frame2.png -o {}"
+    demo.section(
+        "Judge a flow by eye",
+        "Arrows say where things go; two pictures in turn say whether that is right.",
+        grid(
+            demo.command_card(
+                "Arrows",
+                "The fastest pixels fill the distance between two arrows.",
+                "arrows.png",
+                "show flow.flo --image frame1.png --arrows -o arrows.png",
+            ),
+            demo.command_card(
+                "Flicker, not warped",
+                "Frame 1 and frame 2 in turn, by a flow of zero.",
+                "flicker_before.gif",
+                flicker.format("still.flo", "flicker_before.gif"),
+            ),
+            demo.command_card(
+                "Flicker, warped",
+                "Frame 1 and warped frame 2: where the flow is right, nothing moves.",
+                "flicker_after.gif",
+                flicker.format("flow.flo", "flicker_after.gif"),
+            ),
+        ),
+    )
+
+
+def show_forward(demo: Demo) -> None:
+    write_slow_motion()
+    demo.section(
+        "The other way, and in between",
+        "Forward warping sends each pixel of frame 1 along the flow; holes stay where none lands.",
+        grid(
+            demo.command_card(
+                "Frame 1, sent forward",
+                "It looks like frame 2; black is what frame 1 did not see.",
+                "forward.png",
+                "warp frame1.png flow.flo --forward --mode softmax -o forward.png",
+            ),
+            demo.command_card(
+                "Half of the way",
+                "A frame that was never filmed, 0.05 s after frame 1.",
+                "halfway.png",
+                "warp frame1.png flow.flo --forward --mode softmax --scale 0.5 -o halfway.png",
+            ),
+            card(
+                "Slow motion",
+                "From frame 1 to frame 2 in 12 steps: both frames sent to the moment between, "
+                "each filling the holes of the other.",
+                "slow.mp4",
+                'splat(frame1, t * flow, "softmax", speed)',
+            ),
+        ),
+    )
+
+
+def write_slow_motion(steps: int = 12) -> None:
+    frame1, frame2 = (flowwarp.read_image(OUTPUT / f"frame{k}.png")[None] for k in (1, 2))
+    flow = flowwarp.read_flow(OUTPUT / "flow.flo")[0][None]
+    backward = flowwarp.invert(flow)
+
+    def send(image: Tensor, motion: Tensor, t: float) -> tuple[Tensor, Tensor]:
+        # What moves fast is in front, here: the larger weight wins where pixels meet.
+        speed = motion.norm(dim=1, keepdim=True)
+        ones = torch.ones_like(speed)
+        return (
+            flowwarp.splat(image, t * motion, "softmax", speed),
+            flowwarp.splat(ones, t * motion).clamp(max=1),
+        )
+
+    def between(t: float) -> Tensor:
+        ahead, seen1 = send(frame1, flow, t)
+        back, seen2 = send(frame2, backward, 1 - t)
+        share1, share2 = (1 - t) * seen1 + 1e-4, t * seen2 + 1e-4
+        return ((share1 * ahead + share2 * back) / (share1 + share2))[0].clamp(0, 1)
+
+    there = [between(step / steps) for step in range(steps + 1)]
+    write_video(OUTPUT / "slow.mp4", [*there, *there[-2:0:-1]], 12)
+
+
+def show_video(demo: Demo) -> None:
+    write_flows()
+    demo.section(
+        "A video",
+        "A folder of flow files, one for each pair of frames, moves a whole clip. The flow here is "
+        "OpenCV's DIS: this version of flowwarp warps by flow, it does not estimate it.",
+        grid(
+            card("The clip", "16 frames.", "clip.mp4"),
+            demo.command_card(
+                "Its flow",
+                "All frames at one scale.",
+                "flows.mp4",
+                "show flows -o flows.mp4",
+            ),
+            demo.command_card(
+                "Each frame warped onto the one before",
+                "It plays like the clip, a frame late: every picture is made of the next one.",
+                "clip_warped.mp4",
+                "warp clip.mp4 flows -o clip_warped.mp4",
+            ),
+        ),
+    )
+
+
+def write_flows() -> None:
+    """Estimate the flow between the clip's frames and write flows/00.flo, flows/01.flo, ..."""
+    (OUTPUT / "flows").mkdir()
+    gray = [
+        cv2.cvtColor((frame * 255).byte().permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY)
+        for frame in read_video(OUTPUT / "clip.mp4")
+    ]
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    for index, pair in enumerate(itertools.pairwise(gray)):
+        flow = dis.calc(*pair, None)  # type: ignore[call-overload]
+        flowwarp.write_flow(
+            OUTPUT / "flows" / f"{index:02}.flo", torch.from_numpy(flow).permute(2, 0, 1)
+        )
+
+
+def show_installation(demo: Demo) -> None:
+    # 1: something is wrong with the installation, and the page shall say what.
+    checks = json.loads(demo.run("doctor --json", allowed=(0, 1)))["checks"]
+    tests = [check for check in checks if check["part"] == "self-test"]
+    wrong = sum(check["state"] == "FAIL" for check in tests)
+    demo.section(
+        "This machine",
+        "What <code>flowwarp doctor</code> found.",
+        table([doctor_row(check) for check in checks if check["part"] != "self-test"]),
+        f"<details><summary>{len(tests)} self-tests, {wrong} failed</summary>",
+        table([doctor_row(check) for check in tests]),
+        "</details>",
+    )
+    demo.section(
+        "How long it took",
+        "Each command from start to end; most of it is Python loading torch.",
+        table(
+            [
+                f'<td class="wide"><code>flowwarp {html.escape(command)}</code></td>'
+                f'<td class="time">{seconds:.2f} s</td>'
+                for command, seconds in demo.timings
+            ]
+        ),
+    )
+
+
+def doctor_row(check: dict[str, Any]) -> str:
+    state, name, text = (html.escape(str(check[key])) for key in ("state", "name", "text"))
+    return (
+        f'<td class="state {state.lower()}">{state}</td><th>{name}</th><td class="wide">{text}</td>'
+    )
+
+
+# ------------------------------------------------------------------ page
+
+
+def card(title: str, text: str, file: str, code: str = "") -> str:
+    """Return a picture or video with its title, what it shows, and how it was made."""
+    if file.endswith(".mp4"):
+        medium = f'<video src="{file}" autoplay loop muted playsinline controls></video>'
+    else:
+        kind = ' class="paper"' if file == "flow.png" else ""
+        medium = f'<img src="{file}" alt="{html.escape(title)}"{kind}>'
+    made = f"<pre>{html.escape(code)}</pre>" if code else ""
+    return f"<figure>{medium}<figcaption><h3>{title}</h3><p>{text}</p>{made}</figcaption></figure>"
+
+
+def grid(*cards: str) -> str:
+    return f'<div class="grid">{"".join(cards)}</div>'
+
+
+def table(rows: list[str]) -> str:
+    body = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f'<div class="scroll"><table>{body}</table></div>'
+
+
+def write_page(demo: Demo, before: float, after: float) -> None:
+    figures = (
+        (f"{before:.2f}", "mean difference of the frames, of 255"),
+        (f"{after:.2f}", "after warping"),
+        (f"{1 - after / before:.0%}", "of it explained by the flow"),
+    )
+    page = string.Template((HERE / "demo.html").read_text("utf-8")).substitute(
+        figures="".join(f"<div><b>{value}</b><span>{what}</span></div>" for value, what in figures),
+        sections="\n".join(demo.sections),
+        version=flowwarp.__version__,
+    )
+    (OUTPUT / "index.html").write_text(page, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
