@@ -65,6 +65,7 @@ def check_image(path: Path) -> None:
 def check_video(path: Path) -> None:
     """Read a video to its end and check shape and range of each frame."""
     for frame in read_video(path):
+        arm()  # a long video is no hang, a frame that takes so long is
         assert frame.shape[0] == 3
         check_range(frame)
 
@@ -209,6 +210,11 @@ class TooSlow(BaseException):
     """Not an Exception, so that no reader takes it for a broken file."""
 
 
+def arm() -> None:
+    """Give the reader its time."""
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+
+
 def alarm(signum: int, frame: FrameType | None) -> None:
     """Break off a read that hangs."""
     raise TooSlow
@@ -220,12 +226,13 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
     path = folder / f"case{extension}"
     make(path)
     data = path.read_bytes()
+    signal.signal(signal.SIGPROF, alarm)
     check(path)  # imports and pools are made before memory is limited
+    signal.setitimer(signal.ITIMER_PROF, 0)
     rng = random.Random(seed)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
-    signal.signal(signal.SIGPROF, alarm)
     counts: Counter[str] = Counter()
     heard = os.fstat(2).st_size
     slowest, started = 0.0, time.perf_counter()
@@ -233,9 +240,12 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
         mutated = case(name, data, rng)
         path.write_bytes(mutated)
         before = time.perf_counter()
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
         try:
-            check(path)
+            try:
+                arm()
+                check(path)
+            finally:  # which may be too late: hence inside the other
+                signal.setitimer(signal.ITIMER_PROF, 0)
             counts["read"] += 1
         except InputError as fault:
             counts["refused" if str(fault).startswith(str(path)) else "faults"] += 1
@@ -244,8 +254,6 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
             if counts["faults"] <= 5:
                 (keep / f"fuzz_{name}_{seed}_{number}{extension}").write_bytes(mutated)
                 traceback.print_exc(file=sys.stdout)
-        finally:
-            signal.setitimer(signal.ITIMER_PROF, 0)
         noise = os.fstat(2).st_size
         if noise > heard:
             counts["noise"] += 1
