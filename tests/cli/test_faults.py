@@ -1,0 +1,187 @@
+"""How every kind of fault ends: its exit code, and one line on stderr."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import click
+import pytest
+
+from flowwarp.cli import main
+from flowwarp.cli._faults import run
+from flowwarp.errors import InputError, OutputError, SomeFailed
+
+TORCH_CPU = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "
+    "you tried to allocate 4000000000000000 bytes. Error code 12 (Cannot allocate memory)"
+)
+TORCH_WINDOWS = RuntimeError("not enough memory: you tried to allocate 4000 bytes.")
+TORCH_CUDA = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total ...")
+OPENCV = Exception("OpenCV(5.0.0) (-4:Insufficient memory) Failed to allocate 99 bytes in function")
+REMEDY = "use smaller images, or close other programs"
+
+
+@pytest.fixture
+def outcome(capfd):
+    """Run a command that raises; return exit code, stdout and stderr lines."""
+
+    def run_it(fault, arguments=()):
+        @click.command()
+        def command():
+            if isinstance(fault, BaseException):
+                raise fault
+            return fault
+
+        with pytest.raises(SystemExit) as stop:
+            run(command, arguments)
+        captured = capfd.readouterr()
+        return stop.value.code, captured.out, captured.err.splitlines()
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("fault", "code", "line"),
+    [
+        (click.UsageError("no\nsuch"), 2, "no such; see 'flowwarp --help'"),
+        (InputError("a.flo", "is empty"), 3, "a.flo: is empty"),
+        (OutputError("a.flo", "exists"), 4, "a.flo: exists"),
+        (OSError(errno.ENOSPC, "x", "a.flo"), 4, "a.flo: no space left on device"),
+        (OSError(errno.EROFS, "x"), 4, "output: read-only file system"),
+        (MemoryError(), 6, f"out of memory; {REMEDY}"),
+        (TORCH_CPU, 6, f"out of memory: 4000000000000000 bytes are not to be had; {REMEDY}"),
+        (TORCH_WINDOWS, 6, f"out of memory: 4000 bytes are not to be had; {REMEDY}"),
+        (TORCH_CUDA, 6, f"out of memory: 2.00 GiB are not to be had; {REMEDY}"),
+        (OPENCV, 6, f"out of memory: 99 bytes are not to be had; {REMEDY}"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (click.Abort(), 130, "interrupted"),
+    ],
+)
+def test_a_fault_is_one_line_and_a_code(outcome, fault, code, line):
+    assert outcome(fault) == (code, "", [f"flowwarp: {line}"])
+
+
+def test_no_fault(outcome):
+    assert outcome(None) == (0, "", [])
+    assert outcome(7) == (7, "", [])
+
+
+def test_some_failed_lists_them(outcome):
+    assert outcome(SomeFailed(["a: x", "b: y"], 5)) == (
+        5,
+        "",
+        ["flowwarp: a: x", "flowwarp: b: y", "flowwarp: 2 of 5 failed"],
+    )
+
+
+@pytest.mark.parametrize("fault", [ZeroDivisionError("zero"), OSError(errno.ENOENT, "x", "y")])
+def test_our_bug_shows_where_and_asks_for_a_report(outcome, fault):
+    code, out, err = outcome(fault)
+    assert (code, out) == (1, "")
+    assert err[0] == "Traceback (most recent call last):"
+    assert err[-2].startswith(type(fault).__name__) or err[-2].startswith("FileNotFoundError")
+    assert err[-1].startswith("flowwarp: this is our bug: please report it")
+
+
+def test_usage_points_to_the_right_help(outcome):
+    code, out, err = outcome(None, ["--nonsense"])
+    assert (code, out, len(err)) == (2, "", 1)
+    assert "--nonsense" in err[0]
+    assert err[0].endswith("; see 'flowwarp --help'")
+
+
+def test_the_signal_handler_is_put_back_and_threads_need_none(outcome):
+    before = signal.getsignal(signal.SIGTERM)
+    outcome(None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    codes = []
+
+    def call():
+        try:
+            main(["--version"])
+        except SystemExit as stop:
+            codes.append(stop.code)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    assert codes == [0]
+
+
+# A command that has begun to write a file when a signal comes.
+WRITING = """
+import sys, time
+import click
+from flowwarp.cli._faults import run
+from flowwarp.io._files import atomic_output
+
+@click.command()
+def command():
+    with atomic_output("out.png") as temporary:
+        temporary.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+
+run(command, [])
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+)
+def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "writing\n"
+    assert len(list(tmp_path.iterdir())) == 1
+    time.sleep(0.05)  # now it sleeps
+    process.send_signal(number)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (code, f"flowwarp: {word}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is printed, unlike what is echoed, waits for the end.
+PRINTING = """
+import click
+from flowwarp.cli._faults import run
+run(click.command(lambda: print("late")), [])
+"""
+
+
+def flowwarp(*arguments, script=None, **streams):
+    program = ["-c", script] if script else ["-m", "flowwarp", *arguments]
+    return subprocess.run([sys.executable, *program], text=True, **streams)
+
+
+def test_a_pipe_that_nobody_reads():
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = flowwarp("--help", stdout=writer, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (141, "")
+        done = flowwarp(script=PRINTING, stdout=writer, stderr=subprocess.PIPE)
+        assert (done.returncode, done.stderr) == (141, "")
+        done = flowwarp("nonsense", stdout=subprocess.PIPE, stderr=writer)
+        assert (done.returncode, done.stdout) == (2, "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+def test_a_full_disk_behind_stdout():
+    with Path("/dev/full").open("w") as full:
+        done = flowwarp("--help", stdout=full, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (4, "flowwarp: output: no space left on device\n")
