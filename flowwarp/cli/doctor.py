@@ -140,9 +140,9 @@ def _requirements() -> dict[str, str]:
 
 def _version(module: str, distribution: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+        warnings.simplefilter("ignore")  # also from click, about being asked its version
         imported = importlib.import_module(module)
-    return str(getattr(imported, "__version__", None) or metadata.version(distribution))
+        return str(getattr(imported, "__version__", None) or metadata.version(distribution))
 
 
 def _numbers(version: str) -> list[int]:
