@@ -26,6 +26,7 @@ from torch import Tensor
 import flowwarp
 from flowwarp._bundled import bundled
 from flowwarp.io.video import read_video, write_video
+from flowwarp.viz.overlay import side_by_side
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE.parent / "demo"
@@ -119,12 +120,26 @@ def show_warp(demo: Demo) -> tuple[float, float]:
             "(flowwarp.warp(frame2, flow) - frame1).abs()",
         ),
     ]
+    write_sheet()
     demo.section(
         "Warp",
         "Two frames of a film, and the flow from the first to the second.",
         grid(*cards),
     )
     return before, after
+
+
+def write_sheet() -> None:
+    """Write the six pictures as one: docs/images/sample.jpg is a copy of it."""
+    flow = flowwarp.read_flow(OUTPUT / "flow.flo")[0][None]
+    names = ("frame1", "frame2", "warped", "before", "after")
+    images = {name: flowwarp.read_image(OUTPUT / f"{name}.png")[None] for name in names}
+    rows = [
+        side_by_side([images["frame1"], images["frame2"], flowwarp.flow_to_image(flow)]),
+        side_by_side([images["warped"], images["before"], images["after"]]),
+    ]
+    gap = torch.ones_like(rows[0][:, :, :4])
+    flowwarp.write_image(OUTPUT / "sheet.jpg", torch.cat([rows[0], gap, rows[1]], 2)[0])
 
 
 def write_difference(name: str, image: Tensor, other: Tensor) -> float:
