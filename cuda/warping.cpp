@@ -29,7 +29,6 @@ struct Size {
 template <typename S, int N>
 struct Chunk {
     int count;
-    bool masks;  // some weight is exactly 0: that tap must not be read
     alignas(64) int x[N][CHUNK];
     alignas(64) int y[N][CHUNK];
     alignas(64) S wx[N][CHUNK];
@@ -39,44 +38,83 @@ struct Chunk {
     alignas(64) uint8_t inside[CHUNK];
 };
 
-FW_HD void store_index(int* to, Bits<float> index) { memcpy(to, &index, sizeof index); }
-FW_HD void store_index(int* to, Bits<double> index) {
-    store_index(to, __builtin_convertvector(index, Bits<float>));
+const Bits<float> LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+FW_HD Bits<float> narrow_index(Bits<float> index) { return index; }
+FW_HD Bits<float> narrow_index(Bits<double> index) {
+    return __builtin_convertvector(index, Bits<float>);
 }
+
+template <typename M>
+FW_HD void store_flags(uint8_t* to, M mask) {
+    typedef int8_t Bytes __attribute__((vector_size(LANES)));
+    const Bytes flags = -__builtin_convertvector(mask, Bytes);
+    memcpy(to, &flags, sizeof flags);
+}
+
+// The taps of LANES pixels; unknown flow reads pixel 0 with weight and slope 0.
+template <int N, typename S>
+struct Taps {
+    AxisTaps<Vector<S>, N> x, y;
+    Bits<S> inside;
+};
+
+// One chunk of one row of an example's flow, LANES pixels at a time.
+template <int N, int PAD, typename S>
+struct Blocks {
+    const S *u, *v;
+    int width, height, row, column, count;
+
+    Blocks(const S* flow, Size size, int row, int column)
+        : u(flow + (int64_t)row * size.width + column),
+          v(u + size.plane()),
+          width(size.width),
+          height(size.height),
+          row(row),
+          column(column),
+          count(size.width - column < CHUNK ? size.width - column : CHUNK) {}
+
+    FW_HD Taps<N, S> at(int k) const {
+        typedef Vector<S> V;
+        typedef Bits<S> I;
+        const V du = load_part(u + k, count - k), dv = load_part(v + k, count - k);
+        const I lanes = __builtin_convertvector(LANE_NUMBERS, I);
+        const Position<V> px = position<V>(lanes + (column + k), du);
+        const Position<V> py = position<V>(I{} + row, dv);
+        const I finite = is_finite(du) & is_finite(dv);
+        Taps<N, S> taps;
+        taps.x = TapsOf<N, PAD, V>::at(px, width);
+        taps.y = TapsOf<N, PAD, V>::at(py, height);
+        taps.inside = finite & is_inside(px, width) & is_inside(py, height);
+        for (int n = 0; n < N; ++n) {
+            taps.x.index[n] = select(finite, taps.x.index[n], I{});
+            taps.y.index[n] = select(finite, taps.y.index[n], I{});
+            taps.x.weight[n] = select(finite, taps.x.weight[n], V{});
+            taps.y.weight[n] = select(finite, taps.y.weight[n], V{});
+            taps.x.slope[n] = select(finite, taps.x.slope[n], V{});
+            taps.y.slope[n] = select(finite, taps.y.slope[n], V{});
+        }
+        return taps;
+    }
+};
 
 template <int N, int PAD, typename S>
 void prepare_padded(Chunk<S, N>& chunk, const S* flow, Size size, int row, int column) {
-    typedef Vector<S> V;
-    typedef Bits<S> I;
-    const int count = size.width - column < CHUNK ? size.width - column : CHUNK;
-    const S* u = flow + (int64_t)row * size.width + column;
-    const S* v = u + size.plane();
-    I lane, zeros = {};
-    for (int k = 0; k < LANES; ++k) lane[k] = k;
-    chunk.count = count;
-    for (int k = 0; k < count; k += LANES) {
-        const V du = load_part(u + k, count - k), dv = load_part(v + k, count - k);
-        const Position<V> px = position<V>(lane + (column + k), du);
-        const Position<V> py = position<V>(I{} + row, dv);
-        const I finite = is_finite(du) & is_finite(dv);
-        const I inside = finite & is_inside(px, size.width) & is_inside(py, size.height);
-        const AxisTaps<V, N> tx = TapsOf<N, PAD, V>::at(px, size.width);
-        const AxisTaps<V, N> ty = TapsOf<N, PAD, V>::at(py, size.height);
+    Blocks<N, PAD, S> blocks(flow, size, row, column);
+    chunk.count = blocks.count;
+    for (int k = 0; k < blocks.count; k += LANES) {
+        const Taps<N, S> taps = blocks.at(k);
         for (int n = 0; n < N; ++n) {
-            const V wx = select(finite, tx.weight[n], V{}), wy = select(finite, ty.weight[n], V{});
-            zeros |= (wx == 0) | (wy == 0);
-            store_index(chunk.x[n] + k, select(finite, tx.index[n], I{}));
-            store_index(chunk.y[n] + k, select(finite, ty.index[n], I{}));
-            store(chunk.wx[n] + k, wx);
-            store(chunk.wy[n] + k, wy);
-            store(chunk.sx[n] + k, select(finite, tx.slope[n], V{}));
-            store(chunk.sy[n] + k, select(finite, ty.slope[n], V{}));
+            const Bits<float> x = narrow_index(taps.x.index[n]), y = narrow_index(taps.y.index[n]);
+            memcpy(chunk.x[n] + k, &x, sizeof x);
+            memcpy(chunk.y[n] + k, &y, sizeof y);
+            store(chunk.wx[n] + k, taps.x.weight[n]);
+            store(chunk.wy[n] + k, taps.y.weight[n]);
+            store(chunk.sx[n] + k, taps.x.slope[n]);
+            store(chunk.sy[n] + k, taps.y.slope[n]);
         }
-        typedef int8_t Bytes __attribute__((vector_size(LANES)));
-        const Bytes flags = -__builtin_convertvector(inside, Bytes);
-        memcpy(chunk.inside + k, &flags, sizeof flags);
+        store_flags(chunk.inside + k, taps.inside);
     }
-    chunk.masks = any(zeros);
 }
 
 // `flow` is one example's; from here on nothing depends on the padding.
@@ -93,29 +131,43 @@ void prepare(Chunk<S, N>& chunk, int padding, const S* flow, Size size, int row,
 // pixels reads LANES neighbouring squares, so that plain loads serve (smooth flow: nearly always).
 template <typename S>
 struct Squares {
+    int count;
+    bool masks;  // some weight is exactly 0: that tap must not be read
     alignas(64) int offset[CHUNK];
     alignas(64) S weight[4][CHUNK];
     bool run[CHUNK / LANES];
+    alignas(64) uint8_t inside[CHUNK];
 };
 
-template <typename S>
-void make_squares(Squares<S>& squares, const Chunk<S, 2>& chunk, int width) {
-    for (int k = 0; k < chunk.count; k += LANES) {
-        const Bits<float> x = load_as<Bits<float>>(chunk.x[0] + k);
-        const Bits<float> y = load_as<Bits<float>>(chunk.y[0] + k);
-        const Bits<float> offset = y * width + x;
-        Bits<float> neighbours;
-        for (int i = 0; i < LANES; ++i) neighbours[i] = i;
-        neighbours += offset[0];
-        squares.run[k / LANES] = k + LANES <= chunk.count && !any(offset != neighbours);
-        store_index(squares.offset + k, offset);
-        const Vector<S> left = load(chunk.wx[0] + k), right = load(chunk.wx[1] + k);
-        const Vector<S> top = load(chunk.wy[0] + k), low = load(chunk.wy[1] + k);
-        store(squares.weight[0] + k, top * left);
-        store(squares.weight[1] + k, top * right);
-        store(squares.weight[2] + k, low * left);
-        store(squares.weight[3] + k, low * right);
+FW_HD bool is_run(Bits<float> offset, int count) {
+    return count >= LANES && !any(offset != LANE_NUMBERS + offset[0]);
+}
+
+template <int PAD, typename S>
+void make_squares_padded(Squares<S>& squares, const S* flow, Size size, int row, int column) {
+    Blocks<2, PAD, S> blocks(flow, size, row, column);
+    Bits<S> zeros = {};
+    squares.count = blocks.count;
+    for (int k = 0; k < blocks.count; k += LANES) {
+        const Taps<2, S> taps = blocks.at(k);
+        const Bits<float> offset = narrow_index(taps.y.index[0]) * size.width + narrow_index(taps.x.index[0]);
+        squares.run[k / LANES] = is_run(offset, blocks.count - k);
+        memcpy(squares.offset + k, &offset, sizeof offset);
+        for (int n = 0; n < 4; ++n) {
+            const Vector<S> weight = taps.y.weight[n / 2] * taps.x.weight[n % 2];
+            zeros |= weight == 0;
+            store(squares.weight[n] + k, weight);
+        }
+        store_flags(squares.inside + k, taps.inside);
     }
+    squares.masks = any(zeros);
+}
+
+template <typename S>
+void make_squares(Squares<S>& squares, int padding, const S* flow, Size size, int row, int column) {
+    if (padding == BORDER) make_squares_padded<BORDER>(squares, flow, size, row, column);
+    if (padding == ZEROS) make_squares_padded<ZEROS>(squares, flow, size, row, column);
+    if (padding == REFLECTION) make_squares_padded<REFLECTION>(squares, flow, size, row, column);
 }
 
 // The four corners of LANES squares.
@@ -217,30 +269,28 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
     const int width = size.width;
     const int64_t plane = size.plane(), per_row = (int64_t)size.channels * width;
     parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [=](int64_t begin, int64_t end) {
-        Chunk<S, 2> chunk;
         Squares<S> squares;
         for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / size.height;
             const int row = (int)(task % size.height);
             for (int column = 0; column < width; column += CHUNK) {
-                prepare<2>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                make_squares(squares, chunk, width);
+                make_squares(squares, padding, flow + b * 2 * plane, size, row, column);
                 const int64_t to = (int64_t)row * width + column;
-                if (mask != nullptr) memcpy(mask + b * plane + to, chunk.inside, chunk.count);
+                if (mask != nullptr) memcpy(mask + b * plane + to, squares.inside, squares.count);
                 for (int64_t c = 0; c < size.channels; ++c) {
                     const T* source = image + (b * size.channels + c) * plane;
                     T* target = out + (b * size.channels + c) * plane + to;
-                    const T* next = c + 1 < size.channels ? source + plane : source;
-                    for (int k = 0; k < chunk.count; k += LANES) {
-                        __builtin_prefetch(next + squares.offset[k]);
-                        __builtin_prefetch(next + squares.offset[k] + width);
-                        __builtin_prefetch(next - source + target + k, 1);
+                    for (int k = 0; k < squares.count; k += LANES) {
+                        // What the next row will read and write: planes are too many, and rows too
+                        // short, for the hardware to foresee it. (Outside, a prefetch is nothing.)
+                        __builtin_prefetch(source + squares.offset[k] + 2 * width);
+                        __builtin_prefetch(target + k + width, 1);
                         Corners<S> v = load_corners<T, S>(source, squares.offset + k,
                                                           squares.run[k / LANES], width);
                         Vector<S> w[4];
                         for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
                         Vector<S> sum;
-                        if (chunk.masks) {
+                        if (squares.masks) {
                             for (int n = 0; n < 4; ++n) v.at[n] = masked<S>(v.at[n], w[n]);
                             sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
                             Vector<S> total = w[0] + w[1] + w[2] + w[3];
@@ -248,7 +298,7 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
                         } else {
                             sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
                         }
-                        store_part(target + k, sum, chunk.count - k);
+                        store_part(target + k, sum, squares.count - k);
                     }
                 }
             }
@@ -264,27 +314,31 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
     const int64_t plane = size.plane(), per_row = (int64_t)size.channels * width;
     parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [=](int64_t begin, int64_t end) {
         Chunk<S, 2> chunk;
-        Squares<S> squares;
+        alignas(64) int offset[CHUNK];
+        bool run[CHUNK / LANES];
         alignas(64) S du[CHUNK], dv[CHUNK];
         for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / size.height;
             const int row = (int)(task % size.height);
             for (int column = 0; column < width; column += CHUNK) {
                 prepare<2>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                make_squares(squares, chunk, width);
+                for (int k = 0; k < chunk.count; k += LANES) {
+                    const Bits<float> first = load_as<Bits<float>>(chunk.y[0] + k) * width +
+                                              load_as<Bits<float>>(chunk.x[0] + k);
+                    run[k / LANES] = is_run(first, chunk.count - k);
+                    memcpy(offset + k, &first, sizeof first);
+                }
                 const int64_t to = (int64_t)row * width + column;
                 memset(du, 0, sizeof du);
                 memset(dv, 0, sizeof dv);
                 for (int64_t c = 0; c < size.channels; ++c) {
                     const T* source = image + (b * size.channels + c) * plane;
                     const T* grad = grad_out + (b * size.channels + c) * plane + to;
-                    const T* next = c + 1 < size.channels ? source + plane : source;
                     for (int k = 0; k < chunk.count; k += LANES) {
-                        __builtin_prefetch(next + squares.offset[k]);
-                        __builtin_prefetch(next + squares.offset[k] + width);
-                        __builtin_prefetch(next - source + grad + k);
-                        const Corners<S> v = load_corners<T, S>(source, squares.offset + k,
-                                                                squares.run[k / LANES], width);
+                        __builtin_prefetch(source + offset[k] + 2 * width);
+                        __builtin_prefetch(grad + k + width);
+                        const Corners<S> v = load_corners<T, S>(source, offset + k,
+                                                                run[k / LANES], width);
                         const Vector<S> g = load_part(grad + k, chunk.count - k);
                         const Vector<S> wx0 = load(chunk.wx[0] + k), wx1 = load(chunk.wx[1] + k);
                         const Vector<S> wy0 = load(chunk.wy[0] + k), wy1 = load(chunk.wy[1] + k);
@@ -376,26 +430,26 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
     const int64_t plane = size.plane(), row_step = (int64_t)width * L;
     const int64_t origin = (int64_t)(band.first - 1) * width;
     const int64_t end = (int64_t)(band.last - band.first + 1) * width;
-    Chunk<S, 2> chunk;
     Squares<S> squares;
     alignas(64) S tile[CHUNK * L] = {};  // the chunk of grad_out, channels side by side
     for (int row = 0; row < size.height; ++row) {
         if ((ranges[2 * row] >= band.last) | (ranges[2 * row + 1] < band.first)) continue;
         for (int column = 0; column < width; column += CHUNK) {
-            prepare<2>(chunk, padding, flow, size, row, column);
-            make_squares(squares, chunk, width);
+            make_squares(squares, padding, flow, size, row, column);
             const T* grad = grad_out + (int64_t)row * width + column;
-            for (int k = 0; k < chunk.count; k += LANES) {
+            for (int k = 0; k < squares.count; k += LANES) {
                 Vector<S> values[L] = {};
-                for (int c = 0; c < channels; ++c)
-                    values[c] = load_part(grad + c * plane + k, chunk.count - k);
+                for (int c = 0; c < channels; ++c) {
+                    __builtin_prefetch(grad + c * plane + k + width);
+                    values[c] = load_part(grad + c * plane + k, squares.count - k);
+                }
                 interleave<L, S>(values, tile + k * L);
             }
             // What a pixel gives to the right column of its square waits in registers: the next
             // pixel's left column is mostly the same, and memory is then touched once for both.
             S* waiting = sums;  // nothing waits: adds 0 to the spare row
             Pixel top_right = {}, low_right = {};
-            for (int k = 0; k < chunk.count; ++k) {
+            for (int k = 0; k < squares.count; ++k) {
                 // In pixels of `sums`, whose first row is the one above the band.
                 const int64_t pixel = squares.offset[k] - origin;
                 if ((pixel < 0) | (pixel >= end)) {
@@ -409,7 +463,7 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
                 const Pixel g = load_as<Pixel>(tile + k * L);
                 Pixel part[4];
                 for (int n = 0; n < 4; ++n) part[n] = g * squares.weight[n][k];
-                if (chunk.masks)  // a tap of weight 0 gets nothing, not 0 * inf
+                if (squares.masks)  // a tap of weight 0 gets nothing, not 0 * inf
                     for (int n = 0; n < 4; ++n)
                         if (squares.weight[n][k] == 0) part[n] = Pixel{};
                 S* top = sums + pixel * L;
