@@ -59,4 +59,7 @@ class SomeFailed(FlowwarpError):
 
 def _one_line(where: str | Path, problem: str, remedy: str | None) -> str:
     text = f"{where}: {problem}" + (f"; {remedy}" if remedy else "")
-    return " ".join(text.split())
+    # A file's name may hold anything, escape sequences included; a terminal must not obey it.
+    return "".join(
+        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
+    )

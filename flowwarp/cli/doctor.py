@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -303,14 +303,14 @@ def _test_warp(device: str, mode: Any, padding: Any, gradients: bool = False) ->
 def _test_zero_flow(device: str) -> float:
     import torch
 
-    from flowwarp.ops.warping import MODES, PADDINGS, warp
+    from flowwarp.ops.warping import Mode, Padding, warp
 
     image, flow = _scene(device)
     still = torch.zeros_like(flow)
     return max(
-        _distance(warp(image, still, mode=mode, padding=padding), image)  # type: ignore[arg-type]
-        for mode in MODES
-        for padding in PADDINGS
+        _distance(warp(image, still, mode=mode, padding=padding), image)
+        for mode in get_args(Mode)
+        for padding in get_args(Padding)
     )
 
 

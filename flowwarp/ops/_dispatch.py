@@ -8,8 +8,8 @@ Found with torch 2.13, and tested in tests/ops/test_correlation.py:
   setup_context staticmethod"; under ``vmap`` alone its own rule serves.
 * Both can be seen at the door. functorch keeps its transforms on a stack, readable in eager mode
   and while Dynamo traces; one ``Grad`` or ``Jvp`` anywhere in it is enough (the top one alone is
-  not: ``hessian`` puts a ``Grad`` over a ``Jvp``). Plain forward AD has no stack, but ``unpack_dual``
-  finds the tangent of a dual tensor while a level is open.
+  not: ``hessian`` puts a ``Grad`` over a ``Jvp``). Plain forward AD has no stack, but
+  ``unpack_dual`` finds the tangent of a dual tensor while a level is open.
 
 So a door asks ``needs_reference`` and then calls the reference, which torch differentiates by
 itself, in every mode. The formula for a backward asks again: the gradient handed to it may be a
@@ -29,9 +29,7 @@ _DERIVATIVES = (_transforms.TransformType.Grad, _transforms.TransformType.Jvp)
 
 
 def needs_reference(*tensors: Tensor) -> bool:
-    """Return whether no kernel is there for these tensors, or forward AD or a ``torch.func``
-    derivative needs the torch reference.
-    """
+    """Return whether only the torch reference serves these tensors here."""
     if not has_kernels(tensors[0].device) or _under_derivative():
         return True
     # Not hidden from Dynamo, which so guards on the level: a graph compiled outside forward AD is

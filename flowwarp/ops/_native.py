@@ -1,4 +1,4 @@
-"""Loads the CPU library by ctypes, hands it torch's thread pool, and keeps the reason where it cannot.
+"""Loads the CPU library by ctypes, hands it torch's threads, and keeps the reason if it cannot.
 
 The library is built once for each instruction set (``_cpu_avx512.so``, ``_cpu_avx2.so``,
 ``_cpu_baseline.so``); the one that torch itself would choose on this CPU is loaded. The environment

@@ -52,7 +52,7 @@ def fold_vmap(operator: Callable[..., Any]) -> Callable[..., Any]:
             return argument.flatten(0, 1)
 
         def unfold(result: Tensor) -> Tensor:
-            return result.unflatten(0, (count, result.shape[0] // count))
+            return result.view(count, result.shape[0] // count, *result.shape[1:])
 
         results = operator(*(fold(a, d) for a, d in zip(arguments, in_dims, strict=True)))
         if isinstance(results, Tensor):

@@ -62,8 +62,8 @@ def invert(
     """Turn ``flow_12`` into ``flow_21``, such that going there and back ends where it began.
 
     A first estimate is splat along the flow and spread into holes; then the fixed point
-    ``flow_21(x) = -flow_12(x + flow_21(x))`` (Chen et al., "A simple fixed-point approach to invert a
-    deformation field", Medical Physics 2008) is iterated, which converges where the flow's
+    ``flow_21(x) = -flow_12(x + flow_21(x))`` (Chen et al., "A simple fixed-point approach to invert
+    a deformation field", Medical Physics 2008) is iterated, which converges where the flow's
     gradient is below 1. Pixels that nothing moves to, the disoccluded ones, continue their
     surroundings.
 
@@ -98,7 +98,7 @@ def _fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     if bool(known.all()) or min(mean.shape[-2:]) == 0 or max(mean.shape[-2:]) == 1:
         return mean
     weight = known.to(mean.dtype)
-    size = [(side + 1) // 2 for side in mean.shape[-2:]]
+    size = ((mean.shape[-2] + 1) // 2, (mean.shape[-1] + 1) // 2)
     coarse = F.adaptive_avg_pool2d(mean * weight, size)
     coarse = _fill_holes(coarse, F.adaptive_avg_pool2d(weight, size))
     finer = F.interpolate(coarse, mean.shape[-2:], mode="bilinear", align_corners=False)
@@ -108,9 +108,10 @@ def _fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
 def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Change the resolution of a flow field and scale its values with it.
 
-    The geometry is that of image resizing (``cv2.resize``, ``interpolate(align_corners=False)``): the
-    outer edges of the outer pixels stay in place, so a pixel becomes ``width' / width`` pixels
-    wide, and u grows by just that. Smaller sizes are averaged (antialiased), larger ones bilinear.
+    The geometry is that of image resizing (``cv2.resize``, ``interpolate`` with
+    ``align_corners=False``): the outer edges of the outer pixels stay in place, so a pixel becomes
+    ``width' / width`` pixels wide, and u grows by just that. Smaller sizes are averaged
+    (antialiased), larger ones bilinear.
 
     Args:
         flow: (B, 2, H, W) in pixels of its own size.

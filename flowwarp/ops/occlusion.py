@@ -1,4 +1,4 @@
-"""Which pixels of frame 1 are visible in frame 2: by a range map, or by forward-backward checking."""
+"""Which pixels of frame 1 are visible in frame 2: by a range map or by forward-backward checks."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def visible_by_consistency(
     """Mark the pixels of frame 1 from which flow forward and back returns to where it began.
 
     A pixel is visible where ``|f12 + f21(x + f12)|^2 < alpha (|f12|^2 + |f21(x + f12)|^2) + beta``
-    (Sundaram et al., ECCV 2010, equation 5; Meister et al., "UnFlow", AAAI 2018, equation 1) and its
-    target lies inside the frame.
+    (Sundaram et al., ECCV 2010, equation 5; Meister et al., "UnFlow", AAAI 2018, equation 1) and
+    its target lies inside the frame.
 
     Args:
         flow_12: (B, 2, H, W), forward flow.

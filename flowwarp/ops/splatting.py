@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops._dispatch import needs_reference
-from flowwarp.ops.warping import compute_dtype, warp_image_gradient, warp_reference
+from flowwarp.ops.warping import compute_dtype, warp_image_gradient
 from flowwarp.tensors import check_choice, check_flow, check_image, check_same_grid
 
 SplatMode = Literal["sum", "average", "linear", "softmax"]

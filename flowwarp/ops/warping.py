@@ -7,7 +7,7 @@ also serves devices without a kernel, and forward-mode differentiation. The kern
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -26,12 +26,32 @@ Mode = Literal["bilinear", "nearest", "bicubic"]
 Padding = Literal["border", "zeros", "reflection"]
 
 # enum Mode and enum Padding in cuda/warping.h
-MODES = {"nearest": 1, "bilinear": 2, "bicubic": 4}
-PADDINGS = {"border": 0, "zeros": 1, "reflection": 2}
+MODES: dict[str, int] = {"nearest": 1, "bilinear": 2, "bicubic": 4}
+PADDINGS: dict[str, int] = {"border": 0, "zeros": 1, "reflection": 2}
 
 _FURTHEST = float(2**30)  # px; beyond it a displacement is clamped, as in cuda/warping.h
 
 
+@overload
+def warp(
+    image: Tensor,
+    flow: Tensor,
+    *,
+    padding: Padding = ...,
+    mode: Mode = ...,
+    out: Tensor | None = ...,
+    mask: Literal[False] = ...,
+) -> Tensor: ...
+@overload
+def warp(
+    image: Tensor,
+    flow: Tensor,
+    *,
+    padding: Padding = ...,
+    mode: Mode = ...,
+    out: Tensor | None = ...,
+    mask: Literal[True],
+) -> tuple[Tensor, Tensor]: ...
 def warp(
     image: Tensor,
     flow: Tensor,
@@ -40,7 +60,7 @@ def warp(
     mode: Mode = "bilinear",
     out: Tensor | None = None,
     mask: bool = False,
-) -> Any:
+) -> Tensor | tuple[Tensor, Tensor]:
     """Warp an image backward by a flow field: ``out[y, x] = image[y + v, x + u]``.
 
     With ``flow_12``, ``warp(image2, flow_12)`` looks like image 1. Zero flow returns the image
@@ -175,8 +195,10 @@ def _pad(index: Tensor, weight: Tensor, size: int, padding: str) -> tuple[Tensor
 
 
 def _fold(whole: Tensor, fraction: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
-    """Move a position into the image. On an edge, and beyond under border padding, the result does
-    not depend on the flow: its gradient is 0 there, as in torch's grid_sample.
+    """Move a position into the image.
+
+    On an edge, and beyond under border padding, the result does not depend on the flow: its
+    gradient is 0 there, as in torch's grid_sample.
     """
     last = size - 1
     if padding == "reflection" and last > 0:
@@ -204,8 +226,8 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
 
 
 # ------------------------------------------------------------------ operators
-# Called only where a kernel serves: on the CPU with its library, or on a GPU with NVRTC. (`sampling`
-# is the mode: an operator's argument of that name collides with torch's own in opcheck.)
+# Called only where a kernel serves: on the CPU with its library, or on a GPU with NVRTC (`sampling`
+# is the mode: an operator's argument of that name collides with torch's own in opcheck)
 
 
 @torch.library.custom_op("flowwarp::warp", mutates_args=())
@@ -224,7 +246,8 @@ def _warp_out(
     image, last = dense(image)
     if match_layout(out, last) is out:  # right as it is
         return _warp_into(out, image, flow, sampling, padding, mask)
-    result, valid = _warp(image, flow, sampling, padding, mask)
+    result = empty_in_layout(image, last)
+    valid = _warp_into(result, image, flow, sampling, padding, mask)
     out.copy_(result)
     return valid
 
@@ -320,13 +343,11 @@ def warp_flow_gradient(
 def _flow_gradient_reference(
     grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
 ) -> Tensor:
-    """Differentiable in all three tensors."""
-    with torch.enable_grad():
-        flow = flow if flow.requires_grad else flow.detach().requires_grad_()
-        warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
-        (grad_flow,) = torch.autograd.grad(
-            warped, flow, grad_out, create_graph=True, materialize_grads=True
-        )
+    """Return what the kernel does, differentiable in all three tensors, which need a gradient."""
+    warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
+    (grad_flow,) = torch.autograd.grad(
+        warped, flow, grad_out, create_graph=True, materialize_grads=True
+    )
     return grad_flow
 
 
@@ -352,6 +373,14 @@ def _warp_backward(
 ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
     image, flow = ctx.saved_tensors
     grad_image = grad_flow = None
+    if needs_reference(grad_out):  # a dual tensor, of which the kernels would lose the tangent
+        with torch.enable_grad():
+            leaves = (image.detach().requires_grad_(), flow.detach().requires_grad_())
+            warped, _ = warp_reference(*leaves, padding=ctx.padding, mode=ctx.sampling)
+        grad_image, grad_flow = torch.autograd.grad(
+            warped, leaves, grad_out, materialize_grads=True
+        )
+        return grad_image, grad_flow, None, None, None
     if ctx.needs_input_grad[0]:
         grad_image = warp_image_gradient(grad_out, flow, ctx.sampling, ctx.padding)
     if ctx.needs_input_grad[1]:
@@ -386,7 +415,8 @@ def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]
     # Second derivatives are rare and small: the reference has them.
     with torch.enable_grad():
         tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
-        grad_flow = _flow_gradient_reference(*tensors, ctx.sampling, ctx.padding)
+        grad_out, image, flow = tensors
+        grad_flow = _flow_gradient_reference(grad_out, image, flow, ctx.sampling, ctx.padding)
         grads = torch.autograd.grad(grad_flow, tensors, grad, materialize_grads=True)
     return (*grads, None, None)
 

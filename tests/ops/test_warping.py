@@ -431,6 +431,18 @@ def test_forward_mode_is_right_not_zero():
     assert torch.allclose(tangent, numeric, atol=1e-6)
 
 
+def test_forward_mode_over_backward():
+    image = random_image(1, 2, 6, 7).double().requires_grad_()
+    flow = random_flow(1, 6, 7).double().requires_grad_()
+    out, grad = warp(image, flow), torch.ones(1, 2, 6, 7, dtype=torch.float64)
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(grad, 2 * grad)
+        grads = torch.autograd.grad(out, (image, flow), dual)
+        tangents = [torch.autograd.forward_ad.unpack_dual(g).tangent for g in grads]
+    for tangent, once in zip(tangents, gradients(image, flow, grad), strict=True):
+        assert torch.allclose(tangent, 2 * once)
+
+
 def test_per_sample_gradients():
     image, flow = random_image(3, 1, 2, 6, 7), random_flow(3, 6, 7)[:, None]
 

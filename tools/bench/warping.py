@@ -128,7 +128,7 @@ def case(
 def typical_difference(a: Tensor, b: Tensor) -> float:
     """All but 1 in 10,000: beside whole pixels the two may read different neighbours."""
     difference = (a.float() - b.float()).abs().flatten()
-    return difference.kthvalue(max(1, int(difference.numel() * 0.9999)))[0].item()
+    return float(difference.kthvalue(max(1, int(difference.numel() * 0.9999)))[0])
 
 
 def _forward_only(image: Tensor, flow: Tensor, positions: Tensor) -> dict[str, _measure.Call]:
