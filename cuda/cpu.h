@@ -8,6 +8,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 #include "platform.h"
 
 #define FW_EXPORT extern "C" __attribute__((visibility("default")))
@@ -87,12 +91,21 @@ FW_HD Vector<double> to_real(Bits<double> value, Vector<double>) {
 }
 FW_HD Bits<float> as_count(Bits<float> mask) { return -mask; }  // true is -1 in a lane
 FW_HD Bits<double> as_count(Bits<double> mask) { return -mask; }
-FW_HD bool any(Bits<float> mask) {
-    int32_t found = 0;
-    for (int k = 0; k < LANES; ++k) found |= mask[k];
-    return found != 0;
+const Bits<float> LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// The truth values of the lanes as bits, lane 0 lowest.
+FW_HD unsigned lane_bits(Bits<float> mask) {
+#if defined(__AVX512F__)
+    return (unsigned)_mm512_movepi32_mask((__m512i)mask);
+#else
+    unsigned bits = 0;
+    for (int k = 0; k < LANES; ++k) bits |= (unsigned)(mask[k] != 0) << k;
+    return bits;
+#endif
 }
-FW_HD bool any(Bits<double> mask) { return any(__builtin_convertvector(mask, Bits<float>)); }
+FW_HD unsigned lane_bits(Bits<double> mask) {
+    return lane_bits(__builtin_convertvector(mask, Bits<float>));
+}
 
 template <typename V>
 FW_HD V load_as(const void* from) {

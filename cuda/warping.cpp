@@ -8,10 +8,6 @@
 #include "cpu.h"
 #include "warping.h"
 
-#if defined(__AVX512F__)
-#include <immintrin.h>
-#endif
-
 namespace flowwarp {
 namespace {
 
@@ -37,8 +33,6 @@ struct Chunk {
     alignas(64) S sy[N][CHUNK];
     alignas(64) uint8_t inside[CHUNK];
 };
-
-const Bits<float> LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 FW_HD Bits<float> narrow_index(Bits<float> index) { return index; }
 FW_HD Bits<float> narrow_index(Bits<double> index) {
@@ -127,21 +121,47 @@ void prepare(Chunk<S, N>& chunk, int padding, const S* flow, Size size, int row,
 
 // ---------------------------------------------------------------- bilinear, planes (B, C, H, W)
 
-// The 2 x 2 squares of one chunk: their top-left offset in the plane, and whether a block of LANES
-// pixels reads LANES neighbouring squares, so that plain loads serve (smooth flow: nearly always).
+// The 2 x 2 squares that a chunk reads, by the offset of their top-left pixel in the plane. Flow
+// being smooth, neighbours mostly read neighbours: a block of LANES pixels falls into few runs of
+// consecutive offsets, which plain loads and stores of whole vectors serve.
+struct Runs {
+    alignas(64) int offset[CHUNK];
+    unsigned starts[CHUNK / LANES];  // bit k: a run starts at lane k; SCATTERED: too many runs
+};
+const unsigned SCATTERED = 0xffffffffu;
+const int MOST_RUNS = 4;
+
+FW_HD void find_runs(Runs& runs, int k, Bits<float> x, Bits<float> y, int width) {
+    const Bits<float> offset = y * width + x;
+    memcpy(runs.offset + k, &offset, sizeof offset);
+    const Bits<float> before =
+        __builtin_shufflevector(offset, offset, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+    const unsigned starts = lane_bits(offset != before + 1) | 1u;
+    // A run is served by all lanes, those before and after it included: they must be in its row.
+    const Bits<float> first = x - LANE_NUMBERS;
+    const bool fits = lane_bits((first < 0) | (first + LANES >= width)) == 0;
+    runs.starts[k / LANES] = fits && __builtin_popcount(starts) <= MOST_RUNS ? starts : SCATTERED;
+}
+
+// Call body(first lane, mask of lanes) for each run.
+template <typename Body>
+FW_HD void for_runs(unsigned starts, const Body& body) {
+    while (starts != 0) {
+        const int first = __builtin_ctz(starts);
+        starts &= starts - 1;
+        const int end = starts != 0 ? __builtin_ctz(starts) : LANES;
+        body(first, (LANE_NUMBERS >= first) & (LANE_NUMBERS < end));
+    }
+}
+
 template <typename S>
 struct Squares {
     int count;
     bool masks;  // some weight is exactly 0: that tap must not be read
-    alignas(64) int offset[CHUNK];
+    Runs runs;
     alignas(64) S weight[4][CHUNK];
-    bool run[CHUNK / LANES];
     alignas(64) uint8_t inside[CHUNK];
 };
-
-FW_HD bool is_run(Bits<float> offset, int count) {
-    return count >= LANES && !any(offset != LANE_NUMBERS + offset[0]);
-}
 
 template <int PAD, typename S>
 void make_squares_padded(Squares<S>& squares, const S* flow, Size size, int row, int column) {
@@ -150,9 +170,8 @@ void make_squares_padded(Squares<S>& squares, const S* flow, Size size, int row,
     squares.count = blocks.count;
     for (int k = 0; k < blocks.count; k += LANES) {
         const Taps<2, S> taps = blocks.at(k);
-        const Bits<float> offset = narrow_index(taps.y.index[0]) * size.width + narrow_index(taps.x.index[0]);
-        squares.run[k / LANES] = is_run(offset, blocks.count - k);
-        memcpy(squares.offset + k, &offset, sizeof offset);
+        find_runs(squares.runs, k, narrow_index(taps.x.index[0]), narrow_index(taps.y.index[0]),
+                  size.width);
         for (int n = 0; n < 4; ++n) {
             const Vector<S> weight = taps.y.weight[n / 2] * taps.x.weight[n % 2];
             zeros |= weight == 0;
@@ -160,7 +179,7 @@ void make_squares_padded(Squares<S>& squares, const S* flow, Size size, int row,
         }
         store_flags(squares.inside + k, taps.inside);
     }
-    squares.masks = any(zeros);
+    squares.masks = lane_bits(zeros) != 0;
 }
 
 template <typename S>
@@ -240,17 +259,31 @@ FW_HD void load_pairs<float, float>(const float* from, const int* offset, Vector
 #endif
 
 template <typename T, typename S>
-FW_HD Corners<S> load_corners(const T* plane, const int* offset, bool run, int width) {
+FW_HD void load_squares(const T* top, int width, Vector<S>* at) {
+    at[0] = load(top);
+    at[1] = load(top + 1);
+    at[2] = load(top + width);
+    at[3] = load(top + width + 1);
+}
+
+template <typename T, typename S>
+FW_HD Corners<S> load_corners(const T* plane, const Runs& runs, int k, int width) {
+    const int* offset = runs.offset + k;
+    const unsigned starts = runs.starts[k / LANES];
     Corners<S> corners;
-    if (run) {
-        const T* top = plane + offset[0];
-        corners.at[0] = load(top);
-        corners.at[1] = load(top + 1);
-        corners.at[2] = load(top + width);
-        corners.at[3] = load(top + width + 1);
-    } else {
+    if (starts == SCATTERED) {
         load_pairs<T, S>(plane, offset, corners.at[0], corners.at[1]);
         load_pairs<T, S>(plane + width, offset, corners.at[2], corners.at[3]);
+        return corners;
+    }
+    load_squares<T, S>(plane + offset[0], width, corners.at);
+    if (starts != 1) {
+        for_runs(starts & ~1u, [&](int first, Bits<float> lanes) {
+            Vector<S> run[4];
+            load_squares<T, S>(plane + offset[first] - first, width, run);
+            const Bits<S> mask = __builtin_convertvector(lanes, Bits<S>);
+            for (int n = 0; n < 4; ++n) corners.at[n] = select(mask, run[n], corners.at[n]);
+        });
     }
     return corners;
 }
@@ -283,10 +316,9 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
                     for (int k = 0; k < squares.count; k += LANES) {
                         // What the next row will read and write: planes are too many, and rows too
                         // short, for the hardware to foresee it. (Outside, a prefetch is nothing.)
-                        __builtin_prefetch(source + squares.offset[k] + 2 * width);
+                        __builtin_prefetch(source + squares.runs.offset[k] + 2 * width);
                         __builtin_prefetch(target + k + width, 1);
-                        Corners<S> v = load_corners<T, S>(source, squares.offset + k,
-                                                          squares.run[k / LANES], width);
+                        Corners<S> v = load_corners<T, S>(source, squares.runs, k, width);
                         Vector<S> w[4];
                         for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
                         Vector<S> sum;
@@ -314,20 +346,16 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
     const int64_t plane = size.plane(), per_row = (int64_t)size.channels * width;
     parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [=](int64_t begin, int64_t end) {
         Chunk<S, 2> chunk;
-        alignas(64) int offset[CHUNK];
-        bool run[CHUNK / LANES];
+        Runs runs;
         alignas(64) S du[CHUNK], dv[CHUNK];
         for (int64_t task = begin; task < end; ++task) {
             const int64_t b = task / size.height;
             const int row = (int)(task % size.height);
             for (int column = 0; column < width; column += CHUNK) {
                 prepare<2>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                for (int k = 0; k < chunk.count; k += LANES) {
-                    const Bits<float> first = load_as<Bits<float>>(chunk.y[0] + k) * width +
-                                              load_as<Bits<float>>(chunk.x[0] + k);
-                    run[k / LANES] = is_run(first, chunk.count - k);
-                    memcpy(offset + k, &first, sizeof first);
-                }
+                for (int k = 0; k < chunk.count; k += LANES)
+                    find_runs(runs, k, load_as<Bits<float>>(chunk.x[0] + k),
+                              load_as<Bits<float>>(chunk.y[0] + k), width);
                 const int64_t to = (int64_t)row * width + column;
                 memset(du, 0, sizeof du);
                 memset(dv, 0, sizeof dv);
@@ -335,10 +363,9 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
                     const T* source = image + (b * size.channels + c) * plane;
                     const T* grad = grad_out + (b * size.channels + c) * plane + to;
                     for (int k = 0; k < chunk.count; k += LANES) {
-                        __builtin_prefetch(source + offset[k] + 2 * width);
+                        __builtin_prefetch(source + runs.offset[k] + 2 * width);
                         __builtin_prefetch(grad + k + width);
-                        const Corners<S> v = load_corners<T, S>(source, offset + k,
-                                                                run[k / LANES], width);
+                        const Corners<S> v = load_corners<T, S>(source, runs, k, width);
                         const Vector<S> g = load_part(grad + k, chunk.count - k);
                         const Vector<S> wx0 = load(chunk.wx[0] + k), wx1 = load(chunk.wx[1] + k);
                         const Vector<S> wy0 = load(chunk.wy[0] + k), wy1 = load(chunk.wy[1] + k);
@@ -368,42 +395,40 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
 
 // ---------------------------------------------------------------- image gradient, which is splat
 
-// The rows of the image that each row of the output touches, so that a band of the image looks only
-// at the rows that may reach it. Pairs (first, last); first > last where a row touches none.
-template <int N, int PAD, typename S>
-void touched_rows_padded(const S* flow, Size size, int* ranges) {
+int clamp_row(int row, int height) { return row < 0 ? 0 : (row < height ? row : height - 1); }
+
+// The rows of the image that each row of the output may touch, so that a band of the image looks only
+// at the rows that can reach it. Pairs (first, last).
+template <typename S>
+void touched_rows(int padding, const S* flow, Size size, int* ranges) {
     const int64_t plane = size.plane();
     parallel_for(size.batch * size.height, 1 + GRAIN / (size.width + 1), [=](int64_t begin, int64_t end) {
+        const S limit = (S)(1 << 30);
         for (int64_t task = begin; task < end; ++task) {
             const int row = (int)(task % size.height);
             const S* v = flow + (task / size.height * 2 + 1) * plane + (int64_t)row * size.width;
-            Bits<S> low = Bits<S>{} + size.height, high = Bits<S>{} - 1;
+            Vector<S> least = broadcast(limit), most = broadcast(-limit);
             for (int k = 0; k < size.width; k += LANES) {
-                const Vector<S> dv = load_part(v + k, size.width - k);
-                const AxisTaps<Vector<S>, N> taps =
-                    TapsOf<N, PAD, Vector<S>>::at(position<Vector<S>>(Bits<S>{} + row, dv), size.height);
-                for (int n = 0; n < N; ++n) {
-                    const Bits<S> used = is_finite(dv) & (taps.weight[n] != 0);
-                    low = select(used & (taps.index[n] < low), taps.index[n], low);
-                    high = select(used & (taps.index[n] > high), taps.index[n], high);
-                }
+                // Comparisons with NaN are false; lanes beyond the row are 0 and widen it harmlessly.
+                const Vector<S> value = load_part(v + k, size.width - k);
+                least = select(value < least, value, least);
+                most = select(value > most, value, most);
             }
-            int first = size.height, last = -1;
+            S low = limit, high = -limit;
             for (int k = 0; k < LANES; ++k) {
-                first = low[k] < first ? (int)low[k] : first;
-                last = high[k] > last ? (int)high[k] : last;
+                low = least[k] < low ? least[k] : low;
+                high = most[k] > high ? most[k] : high;
             }
-            ranges[2 * task] = first;
-            ranges[2 * task + 1] = last;
+            // Two pixels to each side hold the taps of every mode; padding moves them into the image.
+            low = low > -limit ? low : -limit;
+            high = high < limit ? high : limit;
+            const int first = clamp_row(row + (int)low - 2, size.height);
+            const int last = clamp_row(row + (int)high + 2, size.height);
+            const bool anywhere = padding == REFLECTION;
+            ranges[2 * task] = anywhere ? 0 : first;
+            ranges[2 * task + 1] = anywhere ? size.height - 1 : last;
         }
     });
-}
-
-template <int N, typename S>
-void touched_rows(int padding, const S* flow, Size size, int* ranges) {
-    if (padding == BORDER) touched_rows_padded<N, BORDER>(flow, size, ranges);
-    if (padding == ZEROS) touched_rows_padded<N, ZEROS>(flow, size, ranges);
-    if (padding == REFLECTION) touched_rows_padded<N, REFLECTION>(flow, size, ranges);
 }
 
 // Rows [first, last) of one example, owned by one thread.
@@ -412,11 +437,91 @@ struct Band {
     bool owns(int row) const { return (row >= first) & (row < last); }
 };
 
-template <typename S, typename Pixel>
-FW_HD void add(S* to, Pixel value) {
-    value += load_as<Pixel>(to);
-    memcpy(to, &value, sizeof value);
+// Two rows of `sums` being added to. What a pixel gives to the right column of its square waits here,
+// since the next pixel's left column is mostly the same, and memory is then touched once for both.
+template <typename S, int L>
+struct Seam {
+    typedef S Pixel __attribute__((vector_size(L * sizeof(S))));
+    S* at;  // where the upper one belongs
+    int64_t row_step;
+    Pixel top, low;
+
+    static FW_HD void add(S* to, Pixel value) {
+        value += load_as<Pixel>(to);
+        memcpy(to, &value, sizeof value);
+    }
+    // Only neighbours in a row join: sums must not depend on which pixels a band skips between them.
+    FW_HD void flush() {
+        if (at == nullptr) return;
+        add(at, top);
+        add(at + row_step, low);
+        at = nullptr;
+    }
+    FW_HD void add_pixel(S* to, const Pixel* part) {
+        Pixel upper = part[0], lower = part[2];
+        if (at == to) {
+            upper += top;
+            lower += low;
+        } else {
+            flush();
+        }
+        add(to, upper);
+        add(to + row_step, lower);
+        at = to + L;
+        top = part[1];
+        low = part[3];
+    }
+};
+
+#if defined(__AVX512F__)
+// Sum a run of pixels, those in `lanes` of a block, several to a vector: L channels of 16 / L pixels.
+// `to` is where lane 0 would belong. The same sums in the same order as pixel by pixel.
+template <int L>
+FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes, const float* tile,
+                   const Squares<float>& squares, int k) {
+    typedef Vector<float> V;
+    const int step = LANES / L;  // pixels in a vector
+    V right[2] = {};             // of the vector before, upper and lower row
+    if (seam.at == to + first * L && first == 0) {
+        memcpy((float*)&right[0] + LANES - L, &seam.top, sizeof seam.top);
+        memcpy((float*)&right[1] + LANES - L, &seam.low, sizeof seam.low);
+        seam.at = nullptr;
+    } else {
+        seam.flush();
+    }
+    const unsigned covered = lane_bits(lanes);
+    const int end = LANES - (__builtin_clz(covered) - 16);
+    for (int pixel = first / step * step; pixel < LANES; pixel += step) {
+        if (pixel > end) break;  // one vector more than the run: the right column of its last pixel
+        const Bits<float> spread = LANE_NUMBERS / L + pixel;
+        const Bits<float> used = __builtin_shuffle(lanes, spread);
+        const V g = load(tile + pixel * L);
+        for (int low = 0; low < 2; ++low) {
+            V part[2];
+            for (int n = 0; n < 2; ++n) {
+                const V weight = __builtin_shuffle(load(squares.weight[2 * low + n] + k), spread);
+                const Bits<float> kept = squares.masks ? used & (weight != 0) : used;
+                part[n] = select(kept, g * weight, V{});
+            }
+            float* row = to + pixel * L + low * seam.row_step;
+            V shifted;
+            if (L == 4)
+                shifted = __builtin_shufflevector(right[low], part[1], 12, 13, 14, 15, 16, 17, 18, 19, 20,
+                                                  21, 22, 23, 24, 25, 26, 27);
+            else
+                shifted = __builtin_shufflevector(right[low], part[1], 8, 9, 10, 11, 12, 13, 14, 15, 16,
+                                                  17, 18, 19, 20, 21, 22, 23);
+            store(row, load(row) + (part[0] + shifted));
+            right[low] = part[1];
+        }
+    }
+    if (end == LANES) {
+        seam.at = to + LANES * L;
+        memcpy(&seam.top, (float*)&right[0] + LANES - L, sizeof seam.top);
+        memcpy(&seam.low, (float*)&right[1] + LANES - L, sizeof seam.low);
+    }
 }
+#endif
 
 // Sum rows of the output into `sums`, which holds the band with its channels side by side (L lanes
 // to a pixel), one more row above and one below, so that a square needs no test of its rows. A
@@ -425,9 +530,10 @@ template <int L, typename T>
 void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, Size size, int padding,
                   const int* ranges, Band band, typename Accumulate<T>::type* sums, int channels) {
     typedef typename Accumulate<T>::type S;
-    typedef S Pixel __attribute__((vector_size(L * sizeof(S))));
+    typedef typename Seam<S, L>::Pixel Pixel;
     const int width = size.width;
-    const int64_t plane = size.plane(), row_step = (int64_t)width * L;
+    const int64_t plane = size.plane();
+    // In pixels of `sums`, whose first row is the one above the band.
     const int64_t origin = (int64_t)(band.first - 1) * width;
     const int64_t end = (int64_t)(band.last - band.first + 1) * width;
     Squares<S> squares;
@@ -437,6 +543,7 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
         for (int column = 0; column < width; column += CHUNK) {
             make_squares(squares, padding, flow, size, row, column);
             const T* grad = grad_out + (int64_t)row * width + column;
+            Seam<S, L> seam = {nullptr, (int64_t)width * L, {}, {}};
             for (int k = 0; k < squares.count; k += LANES) {
                 Vector<S> values[L] = {};
                 for (int c = 0; c < channels; ++c) {
@@ -445,43 +552,40 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
                 }
                 interleave<L, S>(values, tile + k * L);
             }
-            // What a pixel gives to the right column of its square waits in registers: the next
-            // pixel's left column is mostly the same, and memory is then touched once for both.
-            S* waiting = sums;  // nothing waits: adds 0 to the spare row
-            Pixel top_right = {}, low_right = {};
-            for (int k = 0; k < squares.count; ++k) {
-                // In pixels of `sums`, whose first row is the one above the band.
-                const int64_t pixel = squares.offset[k] - origin;
-                if ((pixel < 0) | (pixel >= end)) {
-                    // Only neighbours in the row may join, or sums would depend on the bands.
-                    add(waiting, top_right);
-                    add(waiting + row_step, low_right);
-                    waiting = sums;
-                    top_right = low_right = Pixel{};
-                    continue;
+            for (int k = 0; k < squares.count; k += LANES) {
+                const int* offset = squares.runs.offset + k;
+                const auto owns = [=](int64_t pixel) { return (pixel >= 0) & (pixel < end); };
+#if defined(__AVX512F__)
+                const unsigned starts = squares.runs.starts[k / LANES];
+                if constexpr (L < LANES && sizeof(S) == sizeof(float)) {
+                    if (starts != SCATTERED) {
+                        for_runs(starts, [&](int first, Bits<float> lanes) {
+                            const int64_t pixel = offset[first] - origin;
+                            if (!owns(pixel)) return seam.flush();
+                            add_run<L>(seam, sums + (pixel - first) * L, first, lanes, tile + k * L,
+                                       squares, k);
+                        });
+                        continue;
+                    }
                 }
-                const Pixel g = load_as<Pixel>(tile + k * L);
-                Pixel part[4];
-                for (int n = 0; n < 4; ++n) part[n] = g * squares.weight[n][k];
-                if (squares.masks)  // a tap of weight 0 gets nothing, not 0 * inf
-                    for (int n = 0; n < 4; ++n)
-                        if (squares.weight[n][k] == 0) part[n] = Pixel{};
-                S* top = sums + pixel * L;
-                if (top == waiting) {
-                    part[0] += top_right;
-                    part[2] += low_right;
-                } else {
-                    add(waiting, top_right);
-                    add(waiting + row_step, low_right);
+#endif
+                const int stop = k + LANES < squares.count ? LANES : squares.count - k;
+                for (int i = 0; i < stop; ++i) {
+                    const int64_t pixel = offset[i] - origin;
+                    if (!owns(pixel)) {
+                        seam.flush();
+                        continue;
+                    }
+                    const Pixel g = load_as<Pixel>(tile + (k + i) * L);
+                    Pixel part[4];
+                    for (int n = 0; n < 4; ++n) part[n] = g * squares.weight[n][k + i];
+                    if (squares.masks)  // a tap of weight 0 gets nothing, not 0 * inf
+                        for (int n = 0; n < 4; ++n)
+                            if (squares.weight[n][k + i] == 0) part[n] = Pixel{};
+                    seam.add_pixel(sums + pixel * L, part);
                 }
-                add(top, part[0]);
-                add(top + row_step, part[2]);
-                waiting = top + L;
-                top_right = part[1];
-                low_right = part[3];
             }
-            add(waiting, top_right);
-            add(waiting + row_step, low_right);
+            seam.flush();
         }
     }
 }
@@ -742,7 +846,7 @@ template <typename T, int N, bool LAST>
 void image_gradient(const typename Accumulate<T>::type* flow, const T* grad_out, T* grad_image,
                     Size size, int padding, int threads) {
     int* ranges = static_cast<int*>(malloc(2 * sizeof(int) * size.batch * size.height));
-    touched_rows<N>(padding, flow, size, ranges);
+    touched_rows(padding, flow, size, ranges);
     if constexpr (N == 2 && !LAST) {
         if (size.width > 1 && size.height > 1) {
             auto planes = size.channels <= 4   ? image_gradient_planes<4, T>
