@@ -131,7 +131,8 @@ def warp_reference(
         mode: as in :func:`warp`.
 
     Returns:
-        The warped image and ``valid`` (B, 1, H, W), as in :func:`warp`.
+        The warped image and ``valid`` (B, 1, H, W), as in :func:`warp`, but for the sign of zero: a
+        pixel of -0.0 becomes 0.0.
     """
     height, width = image.shape[-2:]
     finite = torch.isfinite(flow).all(1, keepdim=True)
@@ -174,7 +175,8 @@ def _taps(
 ) -> list[tuple[Tensor, Tensor]]:
     """List the pixels read along one axis as pairs of index and weight, each (B, H, W)."""
     if mode == "nearest":
-        return [_pad(whole + (fraction >= 0.5), torch.ones_like(fraction), size, padding)]
+        # 0 * fraction: the gradient for flow is 0, but there is one.
+        return [_pad(whole + (fraction >= 0.5), 1 + 0 * fraction, size, padding)]
     if mode == "bilinear":
         if padding != "zeros":
             whole, fraction = _fold(whole, fraction, size, padding)
