@@ -1,9 +1,11 @@
 """Times several ways of doing one thing, and weighs their memory; every benchmark here uses it.
 
 All sides of a case alternate in one process, so that a slow minute of the machine hits all of them;
-a ratio is taken within each round, and its median and quartiles are given. Peak memory is weighed
-in a process of its own for each side: the kernel's high-water mark over one call, inputs excluded.
-The last line of the output is JSON.
+a ratio is taken within each round, and its median and quartiles are given. The C allocator keeps
+what it has, as those of long-lived programs do: otherwise the kernel, clearing fresh pages for each
+result, takes more time than any of the sides. Peak memory is weighed in a process of its own for
+each side: the kernel's high-water mark over one call, inputs excluded. The last line of the output
+is JSON.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import Any
 import torch
 
 Call = Callable[[], Any]
+KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**40)}
 SAMPLE_SECONDS = 0.01  # a sample repeats a faster call until it lasts about this long
 
 
@@ -57,6 +60,8 @@ def main(cases: list[Case], description: str) -> None:
         print(_peak_here(case.make()[side]))
         return
 
+    if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
     environment = _environment()
     print("  ".join(f"{key}={value}" for key, value in environment.items()))
     rows = []
