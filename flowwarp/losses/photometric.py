@@ -1,0 +1,131 @@
+"""How well a warped frame matches the other: Charbonnier, census, SSIM, gradient constancy.
+
+Every function returns one number for each example, (B,), so that neither batch size nor
+accumulation can change what is learned. A mask (B, 1, H, W) names the pixels that count; where it
+is empty the loss is 0.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.ops.census import census_distance
+from flowwarp.ops.warping import warp
+
+
+def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Average over the pixels of each example that a mask keeps.
+
+    Args:
+        values: (B, C, H, W).
+        mask: (B, 1, H, W), bool or weights; None keeps all.
+
+    Returns:
+        (B,); 0 for an example whose mask is empty.
+
+    >>> values = torch.tensor([[[[1.0, 3.0]]], [[[5.0, 7.0]]]])
+    >>> masked_mean(values, torch.tensor([[[[True, False]]], [[[False, False]]]]))
+    tensor([1., 0.])
+    """
+    if mask is None:
+        return values.mean((1, 2, 3))
+    weight = mask.to(values.dtype)
+    # 0 * inf is NaN: what the mask leaves out must not count, whatever it is.
+    kept = torch.where(weight > 0, values * weight, 0)
+    return kept.mean(1).sum((1, 2)) / weight.sum((1, 2, 3)).clamp_min(1e-6)
+
+
+def charbonnier(difference: Tensor, epsilon: float = 1e-3, alpha: float = 0.5) -> Tensor:
+    """Return ``(x^2 + epsilon^2)^alpha``, a smooth absolute value (Bruhn et al., IJCV 2005)."""
+    return (difference.square() + epsilon**2).pow(alpha)
+
+
+def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
+    return masked_mean(charbonnier(image1 - warped2), mask)
+
+
+def census_loss(
+    image1: Tensor, warped2: Tensor, mask: Tensor | None = None, radius: int = 3
+) -> Tensor:
+    """Compare neighbourhoods by their soft census distance, robustified (UnFlow; UFlow), (B,).
+
+    Unchanged by what light adds, and hardly by what it multiplies. Blocks that reach over the
+    frame are left out, since only a part of them is compared.
+    """
+    distance = census_distance(image1, warped2, radius)
+    inner = torch.zeros_like(distance, dtype=torch.bool)
+    inner[..., radius : -radius or None, radius : -radius or None] = True
+    weight = inner if mask is None else inner * mask
+    return masked_mean(charbonnier(distance), weight)
+
+
+def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
+    """Return ``(1 - SSIM) / 2`` over windows of 3 x 3 pixels (Wang et al., 2004), in [0, 1].
+
+    Args:
+        image1: (B, C, H, W) in [0, 1].
+        image2: (B, C, H, W) in [0, 1].
+
+    Returns:
+        (B, C, H, W); windows continue over the edge by reflection.
+    """
+    c1, c2 = 0.01**2, 0.03**2  # the paper's constants for a range of 1
+    padded1, padded2 = (_reflect(image, 1) for image in (image1, image2))
+    mean1, mean2 = F.avg_pool2d(padded1, 3, 1), F.avg_pool2d(padded2, 3, 1)
+    variance1 = F.avg_pool2d(padded1.square(), 3, 1) - mean1.square()
+    variance2 = F.avg_pool2d(padded2.square(), 3, 1) - mean2.square()
+    covariance = F.avg_pool2d(padded1 * padded2, 3, 1) - mean1 * mean2
+    similarity = (2 * mean1 * mean2 + c1) * (2 * covariance + c2)
+    similarity = similarity / (
+        (mean1.square() + mean2.square() + c1) * (variance1 + variance2 + c2)
+    )
+    return ((1 - similarity) / 2).clamp(0, 1)
+
+
+def ssim_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compare local structure: the mean :func:`ssim_distance` of the kept pixels, (B,)."""
+    return masked_mean(ssim_distance(image1, warped2), mask)
+
+
+def gradient_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compare derivatives (Brox et al., ECCV 2004, equation 2): blind to added light, (B,)."""
+    difference = image1 - warped2
+    dx, dy = gradients(difference)
+    return masked_mean(charbonnier(dx), mask) + masked_mean(charbonnier(dy), mask)
+
+
+def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return forward differences along x and y, each (B, C, H, W) and 0 at the last pixel."""
+    dx = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
+    dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
+    return dx, dy
+
+
+def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor]:
+    """Warp a whole frame onto a crop, so that motion out of the crop still finds its pixels.
+
+    SMURF (Stone et al., CVPR 2021) calls it full-image warping.
+
+    Args:
+        image2: (B, C, H + 2 * margin, W + 2 * margin), the frame around the crop.
+        flow: (B, 2, H, W), the crop's.
+        margin: how far the frame reaches beyond the crop on each side, in pixels.
+
+    Returns:
+        (B, C, H, W), and ``valid`` (B, 1, H, W): where the frame had the pixel.
+    """
+    if margin == 0:
+        return warp(image2, flow, mask=True)
+    inner = slice(margin, -margin)
+    # Only the crop's positions are read; the flow around it is anything.
+    warped, valid = warp(image2, F.pad(flow, (margin,) * 4), mask=True)
+    return warped[..., inner, inner], valid[..., inner, inner]
+
+
+def _reflect(image: Tensor, width: int) -> Tensor:
+    # An image of one pixel cannot be reflected about its centre; repeating is the same there.
+    kind = "reflect" if min(image.shape[-2:]) > width else "replicate"
+    return F.pad(image, (width,) * 4, mode=kind)

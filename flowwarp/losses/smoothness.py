@@ -1,0 +1,44 @@
+"""How smooth a flow field is where its image is: first and second order, weighted by edges."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flowwarp.losses.photometric import charbonnier
+
+
+def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
+    """Penalise the first differences of flow where the image has no edge.
+
+    ``exp(-edge_weight * mean_c |dI|^2) * |du|`` along x and y, averaged (UFlow, Jonschkowski et
+    al., ECCV 2020, equation 6 with their default weight for colours in [0, 1]).
+
+    Args:
+        flow: (B, 2, H, W).
+        image: (B, C, H, W) in [0, 1], at the same size.
+        edge_weight: how fast an edge frees the flow.
+
+    Returns:
+        (B,); 0 for an image of one pixel.
+    """
+    return _directions(flow, image, edge_weight, order=1)
+
+
+def smoothness_second(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
+    """Like :func:`smoothness_first` for second differences, which leave slanted motion free."""
+    return _directions(flow, image, edge_weight, order=2)
+
+
+def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> Tensor:
+    total = flow.new_zeros(flow.shape[0])
+    for dim in (-1, -2):
+        if flow.shape[dim] <= order:
+            continue
+        change = torch.diff(flow, n=order, dim=dim)
+        # For second differences the edge between the outer two of three pixels counts.
+        last = image.shape[dim] - order
+        edge = image.narrow(dim, order, last) - image.narrow(dim, 0, last)
+        weight = torch.exp(-edge_weight * edge.square().mean(1, keepdim=True))
+        total = total + (weight * charbonnier(change)).mean((1, 2, 3)) / 2
+    return total

@@ -1,0 +1,1 @@
+"""The networks: each module reads from its config through its blocks to the net."""

@@ -1,0 +1,258 @@
+"""The flow network: a feature pyramid, and one decoder that every level shares.
+
+From the coarsest level to the finest, the features of frame 2 are warped by the flow so far, a
+local cost volume compares them with those of frame 1, and the decoder corrects the flow (PWC-Net,
+Sun et al., CVPR 2018; the shared decoder is ARFlow's, Liu et al., CVPR 2020). A hidden state goes
+up the pyramid with the flow. The last level's flow is brought to full resolution by a learned
+convex combination of its neighbours (RAFT, Teed and Deng, ECCV 2020). Both directions are computed
+in one call, since the features serve both.
+
+No normalisation at all: weights are scaled for unit variance at initialisation, and features are
+compared by their direction only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.ops.correlation import correlation
+from flowwarp.ops.warping import warp
+from flowwarp.tensors import check_image, check_same_grid
+
+SLOPE = 0.1  # of the leaky ReLU
+
+
+@dataclass(frozen=True)
+class FlowNetConfig:
+    """Sizes of the network.
+
+    Args:
+        widths: channels of the features at 1/2, 1/4, 1/8 … of the resolution.
+        projected: channels of the features as the decoder sees them, the same at every level.
+        decoder: channels of the decoder's convolutions; the last are the hidden state.
+        context: channels of the dilated convolutions that smooth the decoder's result.
+        radius: of the cost volume, in pixels of each level.
+    """
+
+    widths: tuple[int, ...] = (16, 32, 64, 96, 112, 128)
+    projected: int = 32
+    decoder: tuple[int, ...] = (96, 96, 64, 32)
+    context: int = 48
+    radius: int = 4
+
+    @property
+    def stride(self) -> int:
+        """Full resolution over that of the coarsest level."""
+        return int(2 ** len(self.widths))
+
+
+SMALL = FlowNetConfig(
+    widths=(12, 24, 40, 56, 64, 64), projected=24, decoder=(64, 64, 48, 24), context=32
+)
+TINY = FlowNetConfig(
+    widths=(8, 16, 24, 32, 32), projected=16, decoder=(32, 32, 16), context=16, radius=3
+)
+FINEST = 1  # index of the level at 1/4, where the decoder ends
+
+
+@dataclass(frozen=True)
+class FlowPyramid:
+    """Flow of one direction.
+
+    Args:
+        flow: (B, 2, H, W) at full resolution.
+        levels: the flow of each level, coarsest first, each in pixels of its own level, for the
+            frame padded to a multiple of the stride.
+    """
+
+    flow: Tensor
+    levels: tuple[Tensor, ...]
+
+
+def convolution(
+    inputs: int, outputs: int, *, size: int = 3, stride: int = 1, dilation: int = 1
+) -> nn.Conv2d:
+    """Return a convolution that, with the leaky ReLU after it, keeps variance (He et al., 2015)."""
+    padding = dilation * (size // 2)
+    layer = nn.Conv2d(inputs, outputs, size, stride, padding, dilation)
+    nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class Encoder(nn.Module):
+    """Features at every level of the pyramid, finest first."""
+
+    def __init__(self, config: FlowNetConfig) -> None:
+        super().__init__()
+        levels, inputs = [], 3
+        for width in config.widths:
+            levels.append(
+                nn.Sequential(
+                    convolution(inputs, width, stride=2),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                    convolution(width, width),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                )
+            )
+            inputs = width
+        self.levels = nn.ModuleList(levels)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Return (B, width, H / 2^k, W / 2^k) for k = 1, 2, …"""
+        features, x = [], image * 2 - 1
+        for level in self.levels:
+            x = level(x)
+            features.append(x)
+        return features
+
+
+class Decoder(nn.Module):
+    """From features and cost volume to a correction of the flow and a new hidden state."""
+
+    def __init__(self, config: FlowNetConfig) -> None:
+        super().__init__()
+        self.radius = config.radius
+        hidden = config.decoder[-1]
+        inputs = (2 * config.radius + 1) ** 2 + config.projected + 2 + hidden
+        layers: list[nn.Module] = []
+        for width in config.decoder:
+            layers += [convolution(inputs, width), nn.LeakyReLU(SLOPE, inplace=True)]
+            inputs = width
+        self.layers = nn.Sequential(*layers)
+        self.context = nn.Sequential(
+            convolution(hidden + 2, config.context),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            convolution(config.context, config.context, dilation=2),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            convolution(config.context, config.context, dilation=4),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            convolution(config.context, hidden, dilation=8),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
+        self.first = convolution(hidden, 2)
+        self.second = convolution(hidden, 2)
+        for layer in (self.first, self.second):  # flow begins near 0 and is corrected from there
+            with torch.no_grad():
+                layer.weight.mul_(0.1)
+
+    def forward(
+        self, own: Tensor, other: Tensor, flow: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the corrected flow, in fp32, and the hidden state.
+
+        Args:
+            own: (B, projected, H, W) features of the frame whose flow is wanted.
+            other: those of the frame it leads to.
+            flow: (B, 2, H, W) so far, in pixels of this level.
+            hidden: (B, decoder[-1], H, W).
+        """
+        seen = warp(other, flow)
+        # Cosines: with vectors of length 1 the mean of products times C is in [-1, 1].
+        cost = correlation(_direction(own), _direction(seen), self.radius) * own.shape[1]
+        x = torch.cat([F.leaky_relu(cost, SLOPE), own, flow.to(own.dtype), hidden], 1)
+        hidden = self.layers(x)
+        flow = flow + self.first(hidden).float()
+        hidden = hidden + self.context(torch.cat([hidden, flow.to(hidden.dtype)], 1))
+        return flow + self.second(hidden).float(), hidden
+
+
+class FlowNet(nn.Module):
+    """Optical flow of two frames of any size, in both directions.
+
+    >>> net = FlowNet(TINY)
+    >>> forward, backward = net(torch.rand(1, 3, 40, 70), torch.rand(1, 3, 40, 70))
+    >>> forward.flow.shape
+    torch.Size([1, 2, 40, 70])
+    """
+
+    def __init__(self, config: FlowNetConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or FlowNetConfig()
+        self.encoder = Encoder(config)
+        self.projections = nn.ModuleList(
+            convolution(width, config.projected, size=1) for width in config.widths[FINEST:]
+        )
+        self.decoder = Decoder(config)
+        scale = 2 ** (FINEST + 1)
+        self.upsampling = nn.Sequential(
+            convolution(config.decoder[-1], 64),
+            nn.LeakyReLU(SLOPE, inplace=True),
+            convolution(64, 9 * scale**2, size=1),
+        )
+
+    def forward(self, image1: Tensor, image2: Tensor) -> tuple[FlowPyramid, FlowPyramid]:
+        """Return the flow from frame 1 to frame 2 and back.
+
+        Args:
+            image1: (B, 3, H, W) in [0, 1].
+            image2: (B, 3, H, W) in [0, 1].
+
+        Raises:
+            ValueError: the frames differ in size, or do not have 3 channels.
+        """
+        check_image(image1, "image1")
+        check_image(image2, "image2")
+        check_same_grid(image2, "image2", image1)
+        if image1.shape[1] != 3 or image2.shape[1] != 3:
+            raise ValueError(f"image1 must have 3 channels, got {image1.shape[1]}")
+        batch, _, height, width = image1.shape
+        images = self._pad(torch.cat([image1, image2]))
+        own = [
+            project(features)
+            for project, features in zip(
+                self.projections, self.encoder(images)[FINEST:], strict=True
+            )
+        ]
+        other = [features.roll(batch, 0) for features in own]  # frame 2 for frame 1, and reverse
+
+        coarsest = own[-1]
+        flow = coarsest.new_zeros(2 * batch, 2, *coarsest.shape[-2:], dtype=torch.float32)
+        hidden = coarsest.new_zeros(2 * batch, self.config.decoder[-1], *coarsest.shape[-2:])
+        levels: list[Tensor] = []
+        for mine, theirs in zip(reversed(own), reversed(other), strict=True):
+            if levels:
+                size = mine.shape[-2:]
+                flow = 2 * F.interpolate(flow, size, mode="bilinear", align_corners=False)
+                hidden = F.interpolate(hidden, size, mode="bilinear", align_corners=False)
+            flow, hidden = self.decoder(mine, theirs, flow, hidden)
+            levels.append(flow)
+        full = convex_upsample(flow, self.upsampling(hidden).float())
+        full = full[..., :height, :width]
+        forward = FlowPyramid(full[:batch], tuple(level[:batch] for level in levels))
+        backward = FlowPyramid(full[batch:], tuple(level[batch:] for level in levels))
+        return forward, backward
+
+    def _pad(self, images: Tensor) -> Tensor:
+        """Repeat the last row and column up to a multiple of the stride."""
+        height, width = images.shape[-2:]
+        stride = self.config.stride
+        return F.pad(images, (0, -width % stride, 0, -height % stride), mode="replicate")
+
+
+def convex_upsample(flow: Tensor, logits: Tensor) -> Tensor:
+    """Upsample flow as convex combinations of the 3 x 3 vectors around each (RAFT, section 3.3).
+
+    Args:
+        flow: (B, 2, H, W).
+        logits: (B, 9 * s * s, H, W) for a scale s.
+
+    Returns:
+        (B, 2, s * H, s * W), in pixels of that size.
+    """
+    batch, _, height, width = flow.shape
+    scale = round((logits.shape[1] / 9) ** 0.5)
+    weights = logits.view(batch, 1, 9, scale, scale, height, width).softmax(2)
+    # Repeating the border keeps a constant flow constant there.
+    around = F.unfold(F.pad(scale * flow, (1, 1, 1, 1), mode="replicate"), 3)
+    around = around.view(batch, 2, 9, 1, 1, height, width)
+    combined = (weights * around).sum(2)  # (B, 2, s, s, H, W)
+    return combined.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, scale * height, scale * width)
+
+
+def _direction(features: Tensor) -> Tensor:
+    return F.normalize(features.float(), dim=1, eps=1e-3).to(features.dtype)

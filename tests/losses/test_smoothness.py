@@ -1,0 +1,56 @@
+"""Smoothness against values worked by hand."""
+
+import math
+
+import pytest
+import torch
+
+from flowwarp.losses.smoothness import smoothness_first, smoothness_second
+
+FLAT = torch.zeros(1, 3, 4, 5)
+EPSILON = 1e-3  # what Charbonnier makes of 0
+
+
+def ramp(slope):
+    flow = torch.zeros(1, 2, 4, 5)
+    flow[0, 0] = slope * torch.arange(5.0)
+    return flow
+
+
+def test_first_order_counts_slope():
+    # Along x one of two channels changes by 0.5; halves for the two directions.
+    expected = ((0.5 + EPSILON) / 2 + EPSILON) / 2
+    assert smoothness_first(ramp(0.5), FLAT).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_second_order_is_free_on_a_ramp():
+    assert smoothness_second(ramp(0.5), FLAT).item() == pytest.approx(EPSILON, abs=1e-5)
+
+
+def test_an_edge_frees_the_flow():
+    flow = torch.zeros(1, 2, 4, 5)
+    flow[..., 2:] = 1.0
+    image = torch.zeros(1, 3, 4, 5)
+    image[..., 2:] = 0.1
+    weight = math.exp(-150 * 0.01)
+    # One of four differences along x is 1, the others are 0.
+    flat = ((1 + 3 * EPSILON) / 4 + EPSILON) / 2
+    edged = ((weight + 3 * EPSILON) / 4 + EPSILON) / 2
+    assert smoothness_first(flow, FLAT).item() == pytest.approx(flat, abs=1e-5)
+    assert smoothness_first(flow, image).item() == pytest.approx(edged, abs=1e-5)
+
+
+@pytest.mark.parametrize("term", [smoothness_first, smoothness_second])
+def test_terms_are_per_example(term):
+    generator = torch.Generator().manual_seed(0)
+    flow = torch.randn(3, 2, 6, 7, generator=generator)
+    image = torch.rand(3, 3, 6, 7, generator=generator)
+    together = term(flow, image)
+    alone = torch.cat([term(flow[i : i + 1], image[i : i + 1]) for i in range(3)])
+    assert torch.allclose(together, alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("term", [smoothness_first, smoothness_second])
+def test_tiny_fields_cost_nothing(term):
+    assert term(torch.ones(2, 2, 1, 1), torch.ones(2, 3, 1, 1)).tolist() == [0, 0]
+    assert term(torch.ones(2, 2, 2, 2), torch.ones(2, 3, 2, 2)).isfinite().all()

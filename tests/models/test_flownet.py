@@ -1,0 +1,102 @@
+"""The flow network: shapes, symmetry, independence of the batch, and that it can learn."""
+
+import pytest
+import torch
+
+from flowwarp.losses.photometric import census_loss
+from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, convex_upsample
+from flowwarp.ops.warping import warp
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return FlowNet(TINY)
+
+
+def frames(batch=1, height=64, width=96):
+    return torch.rand(2, batch, 3, height, width, generator=seeded()).unbind()
+
+
+def test_sizes_are_what_the_issue_allows():
+    def millions(config):
+        return sum(p.numel() for p in FlowNet(config).parameters()) / 1e6
+
+    assert millions(FlowNetConfig()) < 3
+    assert millions(SMALL) < 1
+
+
+@pytest.mark.parametrize("size", [(1, 1), (33, 70), (64, 96), (65, 129)])
+def test_any_size(net, size):
+    forward, backward = net(*frames(2, *size))
+    assert forward.flow.shape == backward.flow.shape == (2, 2, *size)
+    assert forward.flow.isfinite().all()
+    assert [level.shape[-1] for level in forward.levels] == [
+        -(-size[1] // TINY.stride) * 2**k for k in range(4)
+    ]
+
+
+def test_swapping_the_frames_swaps_the_flows(net):
+    image1, image2 = frames()
+    forward, backward = net(image1, image2)
+    forward2, backward2 = net(image2, image1)
+    assert torch.allclose(forward.flow, backward2.flow, atol=1e-5)
+    assert torch.allclose(backward.flow, forward2.flow, atol=1e-5)
+
+
+def test_an_example_does_not_depend_on_its_batch(net):
+    image1, image2 = frames(3)
+    together = net(image1, image2)[0].flow
+    for index in range(3):
+        alone = net(image1[index : index + 1], image2[index : index + 1])[0].flow
+        scale = together.abs().max()
+        assert (together[index : index + 1] - alone).abs().max() <= 1e-6 * max(1.0, scale.item())
+
+
+def test_flow_begins_near_zero(net):
+    assert net(*frames())[0].flow.abs().max() < 4
+
+
+def test_convex_upsampling_keeps_a_constant_flow():
+    flow = torch.tensor([1.5, -2.0]).view(1, 2, 1, 1).expand(1, 2, 3, 4)
+    full = convex_upsample(flow, torch.randn(1, 9 * 16, 3, 4, generator=seeded()))
+    assert full.shape == (1, 2, 12, 16)
+    assert torch.allclose(full, 4 * flow[..., :1, :1].expand_as(full), atol=1e-5)
+
+
+def test_convex_upsampling_puts_blocks_where_they_belong():
+    flow = torch.arange(6.0).view(1, 1, 2, 3).expand(1, 2, 2, 3)
+    logits = torch.full((1, 9, 2, 2, 2, 3), -100.0)
+    logits[:, 4] = 100.0  # the centre of the nine
+    full = convex_upsample(flow, logits.view(1, 36, 2, 3))
+    expected = 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert torch.allclose(full, expected)
+
+
+def test_learns_one_pair_without_labels(net):
+    generator = seeded(3)
+    coarse = torch.rand(1, 3, 20, 24, generator=generator)
+    image2 = torch.nn.functional.interpolate(coarse, (80, 96), mode="bicubic").clamp(0, 1)
+    truth = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 80, 96)
+    image1 = warp(image2, truth)
+    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
+    for _ in range(60):
+        flow = net(image1, image2)[0].flow
+        loss = census_loss(image1, warp(image2, flow)).sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    error = (net(image1, image2)[0].flow - truth).norm(dim=1)[..., 8:-8, 8:-8].mean()
+    assert error < 0.5
+
+
+def test_wrong_arguments_name_themselves(net):
+    image1, image2 = frames()
+    with pytest.raises(ValueError, match="image2 must have batch"):
+        net(image1, image2[..., 1:])
+    with pytest.raises(ValueError, match="must have 3 channels"):
+        net(image1[:, :1], image2[:, :1])
