@@ -21,6 +21,16 @@ struct Size {
     int64_t plane() const { return (int64_t)height * width; }
 };
 
+// Call body(example, row) for every row of the output.
+template <typename Body>
+void for_rows(Size size, const Body& body) {
+    const int64_t per_row = size.channels * size.width;
+    parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [&](int64_t begin, int64_t end) {
+        for (int64_t task = begin; task < end; ++task)
+            body(task / size.height, (int)(task % size.height));
+    });
+}
+
 // Taps of one chunk of one row, as arrays; lanes of the last block that no pixel fills are harmless.
 template <typename S, int N>
 struct Chunk {
@@ -300,38 +310,34 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
                  Size size, int padding) {
     typedef typename Accumulate<T>::type S;
     const int width = size.width;
-    const int64_t plane = size.plane(), per_row = (int64_t)size.channels * width;
-    parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [=](int64_t begin, int64_t end) {
+    const int64_t plane = size.plane();
+    for_rows(size, [=](int64_t b, int row) {
         Squares<S> squares;
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / size.height;
-            const int row = (int)(task % size.height);
-            for (int column = 0; column < width; column += CHUNK) {
-                make_squares(squares, padding, flow + b * 2 * plane, size, row, column);
-                const int64_t to = (int64_t)row * width + column;
-                if (mask != nullptr) memcpy(mask + b * plane + to, squares.inside, squares.count);
-                for (int64_t c = 0; c < size.channels; ++c) {
-                    const T* source = image + (b * size.channels + c) * plane;
-                    T* target = out + (b * size.channels + c) * plane + to;
-                    for (int k = 0; k < squares.count; k += LANES) {
-                        // What the next row will read and write: planes are too many, and rows too
-                        // short, for the hardware to foresee it. (Outside, a prefetch is nothing.)
-                        __builtin_prefetch(source + squares.runs.offset[k] + 2 * width);
-                        __builtin_prefetch(target + k + width, 1);
-                        Corners<S> v = load_corners<T, S>(source, squares.runs, k, width);
-                        Vector<S> w[4];
-                        for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
-                        Vector<S> sum;
-                        if (squares.masks) {
-                            for (int n = 0; n < 4; ++n) v.at[n] = masked<S>(v.at[n], w[n]);
-                            sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
-                            Vector<S> total = w[0] + w[1] + w[2] + w[3];
-                            sum = total == 0 ? Vector<S>{} : sum;
-                        } else {
-                            sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
-                        }
-                        store_part(target + k, sum, squares.count - k);
+        for (int column = 0; column < width; column += CHUNK) {
+            make_squares(squares, padding, flow + b * 2 * plane, size, row, column);
+            const int64_t to = (int64_t)row * width + column;
+            if (mask != nullptr) memcpy(mask + b * plane + to, squares.inside, squares.count);
+            for (int64_t c = 0; c < size.channels; ++c) {
+                const T* source = image + (b * size.channels + c) * plane;
+                T* target = out + (b * size.channels + c) * plane + to;
+                for (int k = 0; k < squares.count; k += LANES) {
+                    // What the next row will read and write: planes are too many, and rows too
+                    // short, for the hardware to foresee it. (Outside, a prefetch is nothing.)
+                    __builtin_prefetch(source + squares.runs.offset[k] + 2 * width);
+                    __builtin_prefetch(target + k + width, 1);
+                    Corners<S> v = load_corners<T, S>(source, squares.runs, k, width);
+                    Vector<S> w[4];
+                    for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
+                    Vector<S> sum;
+                    if (squares.masks) {
+                        for (int n = 0; n < 4; ++n) v.at[n] = masked<S>(v.at[n], w[n]);
+                        sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
+                        Vector<S> total = w[0] + w[1] + w[2] + w[3];
+                        sum = total == 0 ? Vector<S>{} : sum;
+                    } else {
+                        sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
                     }
+                    store_part(target + k, sum, squares.count - k);
                 }
             }
         }
@@ -343,52 +349,48 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
                           typename Accumulate<T>::type* grad_flow, Size size, int padding) {
     typedef typename Accumulate<T>::type S;
     const int width = size.width;
-    const int64_t plane = size.plane(), per_row = (int64_t)size.channels * width;
-    parallel_for(size.batch * size.height, 1 + GRAIN / (per_row + 1), [=](int64_t begin, int64_t end) {
+    const int64_t plane = size.plane();
+    for_rows(size, [=](int64_t b, int row) {
         Chunk<S, 2> chunk;
         Runs runs;
         alignas(64) S du[CHUNK], dv[CHUNK];
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / size.height;
-            const int row = (int)(task % size.height);
-            for (int column = 0; column < width; column += CHUNK) {
-                prepare<2>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                for (int k = 0; k < chunk.count; k += LANES)
-                    find_runs(runs, k, load_as<Bits<float>>(chunk.x[0] + k),
-                              load_as<Bits<float>>(chunk.y[0] + k), width);
-                const int64_t to = (int64_t)row * width + column;
-                memset(du, 0, sizeof du);
-                memset(dv, 0, sizeof dv);
-                for (int64_t c = 0; c < size.channels; ++c) {
-                    const T* source = image + (b * size.channels + c) * plane;
-                    const T* grad = grad_out + (b * size.channels + c) * plane + to;
-                    for (int k = 0; k < chunk.count; k += LANES) {
-                        __builtin_prefetch(source + runs.offset[k] + 2 * width);
-                        __builtin_prefetch(grad + k + width);
-                        const Corners<S> v = load_corners<T, S>(source, runs, k, width);
-                        const Vector<S> g = load_part(grad + k, chunk.count - k);
-                        const Vector<S> wx0 = load(chunk.wx[0] + k), wx1 = load(chunk.wx[1] + k);
-                        const Vector<S> wy0 = load(chunk.wy[0] + k), wy1 = load(chunk.wy[1] + k);
-                        const Vector<S> sx0 = load(chunk.sx[0] + k), sx1 = load(chunk.sx[1] + k);
-                        const Vector<S> sy0 = load(chunk.sy[0] + k), sy1 = load(chunk.sy[1] + k);
-                        const Vector<S> x_top = sx0 * v.at[0] + sx1 * v.at[1];
-                        const Vector<S> x_low = sx0 * v.at[2] + sx1 * v.at[3];
-                        const Vector<S> y_left = sy0 * v.at[0] + sy1 * v.at[2];
-                        const Vector<S> y_right = sy0 * v.at[1] + sy1 * v.at[3];
-                        store(du + k, load(du + k) + g * (wy0 * x_top + wy1 * x_low));
-                        store(dv + k, load(dv + k) + g * (wx0 * y_left + wx1 * y_right));
-                    }
+        for (int column = 0; column < width; column += CHUNK) {
+            prepare<2>(chunk, padding, flow + b * 2 * plane, size, row, column);
+            for (int k = 0; k < chunk.count; k += LANES)
+                find_runs(runs, k, load_as<Bits<float>>(chunk.x[0] + k),
+                          load_as<Bits<float>>(chunk.y[0] + k), width);
+            const int64_t to = (int64_t)row * width + column;
+            memset(du, 0, sizeof du);
+            memset(dv, 0, sizeof dv);
+            for (int64_t c = 0; c < size.channels; ++c) {
+                const T* source = image + (b * size.channels + c) * plane;
+                const T* grad = grad_out + (b * size.channels + c) * plane + to;
+                for (int k = 0; k < chunk.count; k += LANES) {
+                    __builtin_prefetch(source + runs.offset[k] + 2 * width);
+                    __builtin_prefetch(grad + k + width);
+                    const Corners<S> v = load_corners<T, S>(source, runs, k, width);
+                    const Vector<S> g = load_part(grad + k, chunk.count - k);
+                    const Vector<S> wx0 = load(chunk.wx[0] + k), wx1 = load(chunk.wx[1] + k);
+                    const Vector<S> wy0 = load(chunk.wy[0] + k), wy1 = load(chunk.wy[1] + k);
+                    const Vector<S> sx0 = load(chunk.sx[0] + k), sx1 = load(chunk.sx[1] + k);
+                    const Vector<S> sy0 = load(chunk.sy[0] + k), sy1 = load(chunk.sy[1] + k);
+                    const Vector<S> x_top = sx0 * v.at[0] + sx1 * v.at[1];
+                    const Vector<S> x_low = sx0 * v.at[2] + sx1 * v.at[3];
+                    const Vector<S> y_left = sy0 * v.at[0] + sy1 * v.at[2];
+                    const Vector<S> y_right = sy0 * v.at[1] + sy1 * v.at[3];
+                    store(du + k, load(du + k) + g * (wy0 * x_top + wy1 * x_low));
+                    store(dv + k, load(dv + k) + g * (wx0 * y_left + wx1 * y_right));
                 }
-                for (int k = 0; k < chunk.count; k += LANES) {  // 0 * inf is NaN: no slope, no gradient
-                    const Vector<S> none = {};
-                    const Bits<S> x_flat = (load(chunk.sx[0] + k) == 0) & (load(chunk.sx[1] + k) == 0);
-                    const Bits<S> y_flat = (load(chunk.sy[0] + k) == 0) & (load(chunk.sy[1] + k) == 0);
-                    store(du + k, select(x_flat, none, load(du + k)));
-                    store(dv + k, select(y_flat, none, load(dv + k)));
-                }
-                memcpy(grad_flow + b * 2 * plane + to, du, chunk.count * sizeof(S));
-                memcpy(grad_flow + (b * 2 + 1) * plane + to, dv, chunk.count * sizeof(S));
             }
+            for (int k = 0; k < chunk.count; k += LANES) {  // 0 * inf is NaN: no slope, no gradient
+                const Vector<S> none = {};
+                const Bits<S> x_flat = (load(chunk.sx[0] + k) == 0) & (load(chunk.sx[1] + k) == 0);
+                const Bits<S> y_flat = (load(chunk.sy[0] + k) == 0) & (load(chunk.sy[1] + k) == 0);
+                store(du + k, select(x_flat, none, load(du + k)));
+                store(dv + k, select(y_flat, none, load(dv + k)));
+            }
+            memcpy(grad_flow + b * 2 * plane + to, du, chunk.count * sizeof(S));
+            memcpy(grad_flow + (b * 2 + 1) * plane + to, dv, chunk.count * sizeof(S));
         }
     });
 }
@@ -662,44 +664,39 @@ void warp_taps(const T* image, const typename Accumulate<T>::type* flow, T* out,
     typedef typename Accumulate<T>::type S;
     const int64_t plane = size.plane(), channels = size.channels;
     const int64_t step = LAST ? channels : 1, channel_step = LAST ? 1 : plane;
-    const int64_t grain = 1 + GRAIN / (channels * size.width + 1);
-    parallel_for(size.batch * size.height, grain, [=](int64_t begin, int64_t end) {
+    for_rows(size, [=](int64_t b, int row) {
         Chunk<S, N> chunk;
         TapList<S, N> taps = {};
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / size.height;
-            const int row = (int)(task % size.height);
-            const T* source = image + b * channels * plane;
-            for (int column = 0; column < size.width; column += CHUNK) {
-                prepare<N>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                const int64_t first = (int64_t)row * size.width + column;
-                if (mask != nullptr) memcpy(mask + b * plane + first, chunk.inside, chunk.count);
-                for (int k = 0; k < chunk.count; ++k) {
-                    list_taps(taps, chunk, k, size.width);
-                    T* target = out + b * channels * plane + (first + k) * step;
-                    if (LAST) {
-                        for (int64_t c = 0; c < channels; c += LANES) {
-                            const int part = channels - c < LANES ? (int)(channels - c) : LANES;
-                            Vector<S> sum = broadcast((S)-0.0);
-                            bool any = false;
-                            for (int n = 0; n < taps.count; ++n) {
-                                if (taps.weight[n] == 0) continue;
-                                any = true;
-                                sum += taps.weight[n] * load_part(source + taps.pixel[n] * step + c, part);
-                            }
-                            store_part(target + c, any ? sum : Vector<S>{}, part);
+        const T* source = image + b * channels * plane;
+        for (int column = 0; column < size.width; column += CHUNK) {
+            prepare<N>(chunk, padding, flow + b * 2 * plane, size, row, column);
+            const int64_t first = (int64_t)row * size.width + column;
+            if (mask != nullptr) memcpy(mask + b * plane + first, chunk.inside, chunk.count);
+            for (int k = 0; k < chunk.count; ++k) {
+                list_taps(taps, chunk, k, size.width);
+                T* target = out + b * channels * plane + (first + k) * step;
+                if (LAST) {
+                    for (int64_t c = 0; c < channels; c += LANES) {
+                        const int part = channels - c < LANES ? (int)(channels - c) : LANES;
+                        Vector<S> sum = broadcast((S)-0.0);
+                        bool any = false;
+                        for (int n = 0; n < taps.count; ++n) {
+                            if (taps.weight[n] == 0) continue;
+                            any = true;
+                            sum += taps.weight[n] * load_part(source + taps.pixel[n] * step + c, part);
                         }
-                    } else {
-                        for (int64_t c = 0; c < channels; ++c) {
-                            S sum = (S)-0.0;
-                            bool any = false;
-                            for (int n = 0; n < taps.count; ++n) {
-                                if (taps.weight[n] == 0) continue;
-                                any = true;
-                                sum += taps.weight[n] * widen(source[taps.pixel[n] + c * channel_step]);
-                            }
-                            target[c * channel_step] = narrow<T>(any ? sum : (S)0);
+                        store_part(target + c, any ? sum : Vector<S>{}, part);
+                    }
+                } else {
+                    for (int64_t c = 0; c < channels; ++c) {
+                        S sum = (S)-0.0;
+                        bool any = false;
+                        for (int n = 0; n < taps.count; ++n) {
+                            if (taps.weight[n] == 0) continue;
+                            any = true;
+                            sum += taps.weight[n] * widen(source[taps.pixel[n] + c * channel_step]);
                         }
+                        target[c * channel_step] = narrow<T>(any ? sum : (S)0);
                     }
                 }
             }
@@ -713,56 +710,51 @@ void flow_gradient_taps(const T* image, const typename Accumulate<T>::type* flow
     typedef typename Accumulate<T>::type S;
     const int64_t plane = size.plane(), channels = size.channels;
     const int64_t step = LAST ? channels : 1, channel_step = LAST ? 1 : plane;
-    const int64_t grain = 1 + GRAIN / (channels * size.width + 1);
-    parallel_for(size.batch * size.height, grain, [=](int64_t begin, int64_t end) {
+    for_rows(size, [=](int64_t b, int row) {
         Chunk<S, N> chunk;
         TapList<S, N> taps = {};
-        for (int64_t task = begin; task < end; ++task) {
-            const int64_t b = task / size.height;
-            const int row = (int)(task % size.height);
-            const T* source = image + b * channels * plane;
-            for (int column = 0; column < size.width; column += CHUNK) {
-                prepare<N>(chunk, padding, flow + b * 2 * plane, size, row, column);
-                for (int k = 0; k < chunk.count; ++k) {
-                    list_taps(taps, chunk, k, size.width);
-                    const int64_t pixel = (int64_t)row * size.width + column + k;
-                    const T* grad = grad_out + b * channels * plane + pixel * step;
-                    S du = 0, dv = 0;
-                    if (taps.count == 0) {  // unknown flow: 0, whatever its gradient is
-                    } else if (LAST) {
-                        Vector<S> u_sum = {}, v_sum = {};
-                        for (int64_t c = 0; c < channels; c += LANES) {
-                            const int part = channels - c < LANES ? (int)(channels - c) : LANES;
-                            Vector<S> u_slope = {}, v_slope = {};
-                            for (int n = 0; n < taps.count; ++n) {
-                                const Vector<S> value = load_part(source + taps.pixel[n] * step + c, part);
-                                u_slope += taps.du[n] * value;
-                                v_slope += taps.dv[n] * value;
-                            }
-                            const Vector<S> g = load_part(grad + c, part);
-                            u_sum += g * u_slope;
-                            v_sum += g * v_slope;
+        const T* source = image + b * channels * plane;
+        for (int column = 0; column < size.width; column += CHUNK) {
+            prepare<N>(chunk, padding, flow + b * 2 * plane, size, row, column);
+            for (int k = 0; k < chunk.count; ++k) {
+                list_taps(taps, chunk, k, size.width);
+                const int64_t pixel = (int64_t)row * size.width + column + k;
+                const T* grad = grad_out + b * channels * plane + pixel * step;
+                S du = 0, dv = 0;
+                if (taps.count == 0) {  // unknown flow: 0, whatever its gradient is
+                } else if (LAST) {
+                    Vector<S> u_sum = {}, v_sum = {};
+                    for (int64_t c = 0; c < channels; c += LANES) {
+                        const int part = channels - c < LANES ? (int)(channels - c) : LANES;
+                        Vector<S> u_slope = {}, v_slope = {};
+                        for (int n = 0; n < taps.count; ++n) {
+                            const Vector<S> value = load_part(source + taps.pixel[n] * step + c, part);
+                            u_slope += taps.du[n] * value;
+                            v_slope += taps.dv[n] * value;
                         }
-                        for (int lane = 0; lane < LANES; ++lane) {
-                            du += u_sum[lane];
-                            dv += v_sum[lane];
-                        }
-                    } else {
-                        for (int64_t c = 0; c < channels; ++c) {
-                            S u_slope = 0, v_slope = 0;
-                            for (int n = 0; n < taps.count; ++n) {
-                                const S value = widen(source[taps.pixel[n] + c * channel_step]);
-                                u_slope += taps.du[n] * value;
-                                v_slope += taps.dv[n] * value;
-                            }
-                            const S g = widen(grad[c * channel_step]);
-                            du += g * u_slope;
-                            dv += g * v_slope;
-                        }
+                        const Vector<S> g = load_part(grad + c, part);
+                        u_sum += g * u_slope;
+                        v_sum += g * v_slope;
                     }
-                    grad_flow[b * 2 * plane + pixel] = du;
-                    grad_flow[(b * 2 + 1) * plane + pixel] = dv;
+                    for (int lane = 0; lane < LANES; ++lane) {
+                        du += u_sum[lane];
+                        dv += v_sum[lane];
+                    }
+                } else {
+                    for (int64_t c = 0; c < channels; ++c) {
+                        S u_slope = 0, v_slope = 0;
+                        for (int n = 0; n < taps.count; ++n) {
+                            const S value = widen(source[taps.pixel[n] + c * channel_step]);
+                            u_slope += taps.du[n] * value;
+                            v_slope += taps.dv[n] * value;
+                        }
+                        const S g = widen(grad[c * channel_step]);
+                        du += g * u_slope;
+                        dv += g * v_slope;
+                    }
                 }
+                grad_flow[b * 2 * plane + pixel] = du;
+                grad_flow[(b * 2 + 1) * plane + pixel] = dv;
             }
         }
     });

@@ -18,18 +18,18 @@ FAMILIES = ("warping", "splatting", "correlation", "census")
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `python tools/bench/report.py`. Each line compares ways of doing one thing on the same inputs
-in one process, all sides in turn; times are medians of {rounds} samples, ratios are taken within each
-round (how many times longer the other takes; below 1 it is faster), in brackets their quartiles.
-Peak memory is what one call adds at most, its results included.
+Made by `python tools/bench/report.py`. Each line compares ways of doing one thing on the same
+inputs in one process, all sides in turn; times are medians of {rounds} samples, ratios are taken
+within each round (how many times longer the other takes; below 1 it is faster), in brackets their
+quartiles. Peak memory is what one call adds at most, its results included.
 
 {environment}
 
 The flow is smooth, as real flow is; in the cases named *rough* each pixel moves on its own. *grid
 cached* is `grid_sample` with its grid made beforehand, which holds only as long as flow does not
-change; *grid per call* makes it from flow. In half precision the peers warp in fp32 and round, since
-the half-precision backward of torch 2.13's `grid_sample` crashes on the CPU at these sizes. *copy of
-the bytes* reads an image and a flow field and writes an image, and does nothing else.
+change; *grid per call* makes it from flow. In half precision the peers warp in fp32 and round,
+since the half-precision backward of torch 2.13's `grid_sample` crashes on the CPU at these sizes.
+*copy of the bytes* reads an image and a flow field, writes an image, and does nothing else.
 """
 
 
