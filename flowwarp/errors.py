@@ -1,11 +1,13 @@
 """The faults a user can meet, each with the exit code the command line returns for it.
 
 Library code raises these; ``flowwarp.cli`` turns them into one line on stderr.
-The codes follow the table in the README: 3 bad input, 4 output or disk, 5 some of many failed.
+The codes follow the table in the README: 3 bad input, 4 output or disk, 5 some of many failed,
+7 training diverged, 8 locked, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +57,48 @@ class SomeFailed(FlowwarpError):
     def __init__(self, failures: Sequence[str], total: int) -> None:
         super().__init__(f"{len(failures)} of {total} failed")
         self.failures = tuple(failures)
+
+
+class Diverged(FlowwarpError):
+    """Training came to a loss or gradient that is no number.
+
+    Args:
+        run: the folder of the run; its last good state is saved there.
+        problem: what was seen, and at which step.
+        remedy: what the user can do.
+    """
+
+    exit_code = 7
+
+    def __init__(self, run: str | Path, problem: str, remedy: str | None = None) -> None:
+        super().__init__(_one_line(run, problem, remedy))
+        self.run = str(run)
+
+
+class Locked(FlowwarpError):
+    """Another process is working on the same run or output."""
+
+    exit_code = 8
+
+    def __init__(self, target: str | Path, problem: str, remedy: str | None = None) -> None:
+        super().__init__(_one_line(target, problem, remedy))
+        self.target = str(target)
+
+
+class Stopped(FlowwarpError):
+    """A signal ended long work in good order; what it had done is saved.
+
+    Args:
+        target: what was worked on.
+        signal_number: which signal came.
+        remedy: how to go on.
+    """
+
+    def __init__(self, target: str | Path, signal_number: int, remedy: str | None = None) -> None:
+        name = signal.Signals(signal_number).name
+        super().__init__(_one_line(target, f"stopped by {name}", remedy))
+        self.target = str(target)
+        self.exit_code = 128 + signal_number
 
 
 def _one_line(where: str | Path, problem: str, remedy: str | None) -> str:

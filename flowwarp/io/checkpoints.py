@@ -1,0 +1,201 @@
+"""Weights and training states as safetensors: written whole or not at all, checked when read.
+
+A pickle runs the code inside it when it is loaded, so none is ever opened here, whatever it is
+called. Every file we write carries a SHA-256 of its tensors; a file without one (from elsewhere)
+is read too, its header checked against its size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from flowwarp.errors import InputError
+from flowwarp.io._files import atomic_output, open_input
+
+_PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the writer, in Rust, words a full disk
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a file of weights says about itself.
+
+    Args:
+        model: which network the weights are of.
+        config: the arguments of its configuration.
+        step: how many steps it was trained.
+        notes: anything else: licence, data, seed, figures.
+    """
+
+    model: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    step: int | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+def save_weights(
+    path: str | Path, module: nn.Module, card: Card, *, dtype: torch.dtype | None = None
+) -> None:
+    """Write a network's weights with their card.
+
+    Args:
+        path: the ``.safetensors`` file; what was there is replaced at once.
+        module: the network.
+        card: what to say about it.
+        dtype: what floating-point tensors are stored as; by default, what they are.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    tensors = module.state_dict()
+    if dtype is not None:
+        tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
+    metadata = dict(card.notes) | {"model": card.model, "config": json.dumps(card.config)}
+    if card.step is not None:
+        metadata["step"] = str(card.step)
+    save_tensors(path, tensors, metadata)
+
+
+def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, Tensor], Card]:
+    """Read a network's weights and card.
+
+    Args:
+        path: a ``.safetensors`` file.
+        model: which network they must be of.
+
+    Raises:
+        InputError: not such a file, broken, or of another network.
+    """
+    tensors, metadata = load_tensors(path)
+    found = metadata.pop("model", None)
+    if found is None:
+        raise InputError(path, "does not say which network it is of", "flowwarp writes that")
+    if model is not None and found != model:
+        raise InputError(path, f"holds the weights of {found}, not of {model}")
+    try:
+        config = json.loads(metadata.pop("config", "{}"))
+        step = int(metadata.pop("step")) if "step" in metadata else None
+        if not isinstance(config, dict):
+            raise ValueError("not an object")
+    except (ValueError, RecursionError) as fault:
+        raise InputError(path, f"its card is broken ({fault})") from fault
+    return tensors, Card(found, config, step, metadata)
+
+
+def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Copy tensors into a network, which must have just these, in these shapes.
+
+    Raises:
+        InputError: it has not; the first key that differs is named.
+    """
+    wanted = module.state_dict()
+    for key in wanted:
+        if key not in tensors:
+            raise InputError(source, f"lacks {key!r}", "these are the weights of another network")
+        if tensors[key].shape != wanted[key].shape:
+            got, want = tuple(tensors[key].shape), tuple(wanted[key].shape)
+            raise InputError(source, f"{key!r} is {got}, the network needs {want}")
+    for key in tensors:
+        if key not in wanted:
+            raise InputError(
+                source, f"has {key!r}, which the network has not", "is its configuration another?"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> None:
+    """Write named tensors; one that stands under two names (tied weights) is stored once.
+
+    Raises:
+        OutputError: the file cannot be written; what was there before is still there.
+    """
+    kept: dict[str, Tensor] = {}
+    alias: dict[str, str] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for name, tensor in tensors.items():
+        place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and place in seen:
+            alias[name] = seen[place]
+            continue
+        seen[place] = name
+        tensor = tensor.detach().to("cpu").contiguous()
+        # A view of something larger: safetensors refuses it where another part is stored too.
+        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
+        kept[name] = tensor if whole else tensor.clone()
+    text = dict(metadata) | {"sha256": _digest(kept)}
+    if alias:
+        text["alias"] = json.dumps(alias)
+    with atomic_output(path) as temporary:
+        try:
+            save_file(kept, temporary, text)
+        except SafetensorError as fault:
+            if number := _OS_ERROR.search(str(fault)):
+                raise OSError(int(number[1]), str(fault)) from fault
+            raise
+
+
+def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read named tensors and their metadata.
+
+    Raises:
+        InputError: not safetensors, truncated, or the tensors are not those that were written.
+    """
+    with open_input(path) as (file, _):
+        _refuse_pickle(path, file)
+    try:
+        with safe_open(path, framework="pt") as source:
+            metadata: dict[str, str] = dict(source.metadata() or {})
+            tensors: dict[str, Tensor] = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, OSError) as fault:
+        problem = " ".join(str(fault).split())
+        raise InputError(path, f"is not a whole safetensors file ({problem})") from fault
+    digest = metadata.pop("sha256", None)
+    if digest is not None and digest != _digest(tensors):
+        raise InputError(path, "its tensors are not those that were written", "the file is broken")
+    try:
+        alias = json.loads(metadata.pop("alias", "{}"))
+        tensors |= {name: tensors[original] for name, original in alias.items()}
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as fault:
+        raise InputError(path, f"its list of shared tensors is broken ({fault})") from fault
+    return tensors, metadata
+
+
+def _refuse_pickle(path: str | Path, file: BinaryIO) -> None:
+    """Name the commonest mistake, a file of torch.save, by its content or extension.
+
+    Raises:
+        InputError: it is one.
+    """
+    head = file.read(9)
+    if head[8:] == b"{":  # safetensors: eight bytes of length, then JSON
+        return
+    zipped = head.startswith(b"PK\x03\x04")
+    pickled = len(head) > 1 and head[0] == 0x80 and head[1] <= 5
+    if zipped or pickled or Path(path).suffix.lower() in _PICKLES:
+        raise InputError(
+            path,
+            "is a pickle; flowwarp loads safetensors only",
+            "loading one would run the code in it",
+        )
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Training: one loop for every network, runs that resume bit for bit."""

@@ -1,0 +1,794 @@
+"""The loop that trains every network here.
+
+What an example is follows from the seed and its number alone, so nothing about the data's order or
+augmentation has to be saved, and the batch of a step is the same however it is split: into
+micro-batches, over processes, or by an interruption. Example ``i`` of step ``s`` has the number
+``s * batch_size + i``.
+
+A state is saved after a step and *before* what is due at that step (validation, samples), which
+a resumed run does first. So a signal need not wait for a validation to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, TextIO
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from flowwarp.errors import Diverged, InputError, Stopped
+from flowwarp.io.checkpoints import Card, fill, save_weights
+from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
+
+Batch = Mapping[str, Tensor]
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How to train.
+
+    Args:
+        steps: of the optimiser.
+        batch_size: examples a step, over all processes.
+        accumulate: micro-batches a step is computed in, to save memory; the result is the same.
+        learning_rate: at its highest.
+        warmup: steps until it is reached, linearly from zero.
+        decay: how it falls from there to the last step.
+        floor: what it falls to, as a part of ``learning_rate``.
+        weight_decay: for matrices and kernels; never for biases, scales and norms.
+        beta2: AdamW's memory for squared gradients.
+        clip: the norm that gradients are cut to; 0 for never.
+        ema: decay of the averaged weights that are validated and shipped; 0 for none. Early on it
+            is ``(1 + step) / (10 + step)`` where that is less, or short runs would average their
+            beginning.
+        precision: ``bf16`` is autocast; weights, optimiser and average stay fp32.
+        validate_every: steps; 0 for at the end only.
+        samples_every: steps; 0 for at the end only.
+        log_every: steps that a line of metrics.jsonl is the mean of.
+        save_every: steps.
+        save_seconds: or after so long, whichever comes first.
+        keep: states to keep: at least two, one to fall back to.
+        seed: of everything.
+        threads: torch's, 0 for its own choice. Sums may round differently with another number.
+        workers: threads that prepare batches ahead; 0 for none.
+    """
+
+    steps: int = 1000
+    batch_size: int = 8
+    accumulate: int = 1
+    learning_rate: float = 4e-4
+    warmup: int = 100
+    decay: Literal["cosine", "constant"] = "cosine"
+    floor: float = 0.01
+    weight_decay: float = 1e-4
+    beta2: float = 0.999
+    clip: float = 1.0
+    ema: float = 0.999
+    precision: Literal["fp32", "bf16"] = "fp32"
+    validate_every: int = 500
+    samples_every: int = 500
+    log_every: int = 20
+    save_every: int = 500
+    save_seconds: float = 300.0
+    keep: int = 2
+    seed: int = 0
+    threads: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for item in fields(self):
+            if item.type in ("int", "float") and getattr(self, item.name) < 0:
+                raise ValueError(f"{item.name} must not be negative")
+        for name in ("ema", "beta2"):
+            if getattr(self, name) >= 1:
+                raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})"
+            )
+
+
+# What a resumed run may change: the weights do not hang on it.
+FREE = frozenset(
+    f"loop.{name}" for name in ("save_every", "save_seconds", "keep", "samples_every", "workers")
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a trainer gives the loop.
+
+    Args:
+        name: of the network, for the card of its weights.
+        model: the network.
+        batch: from the numbers of examples to tensors whose first axis is the example. A pure
+            function: example ``i`` is the same in whatever range it is asked for.
+        loss: from network, batch and step to tensors of one number an example, ``(B,)``, with the
+            key ``loss``; what else it returns is logged.
+        configs: frozen dataclasses for config.toml besides the loop's: ``{"model": ...}``.
+            ``model`` also goes into the card of the weights.
+        validate: from network (averaged, in eval mode, without gradients) to figures.
+        metric: the figure that decides which weights are best; the lower, the better.
+        samples: from network to names and pictures ``(3, H, W)``, 0…1.
+        notes: for the card: licence, data.
+    """
+
+    name: str
+    model: nn.Module
+    batch: Callable[[range], Batch]
+    loss: Callable[[nn.Module, Batch, int], Mapping[str, Tensor]]
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    validate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    metric: str = "loss"
+    samples: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] | None = None
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended.
+
+    Args:
+        step: the last step done.
+        best: the best figure, and the step it is of; none without validation.
+        last: the newest figures of ``validate``.
+        weights: the file to use: the best weights, or the last ones.
+    """
+
+    step: int
+    best: tuple[float, int] | None
+    last: Mapping[str, float]
+    weights: Path
+
+
+def shuffled(seed: int, index: int, length: int) -> int:
+    """Return which of ``length`` items example ``index`` is, each epoch in an order of its own."""
+    return _order(seed, index // length, length)[index % length]
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, length: int) -> list[int]:
+    order: list[int] = torch.randperm(length, generator=generator(seed, epoch)).tolist()
+    return order
+
+
+def generator(*numbers: int) -> torch.Generator:
+    """Return a generator that is a function of these numbers: seed, example, purpose."""
+    return torch.Generator().manual_seed(_mix(*numbers))
+
+
+def _mix(*numbers: int) -> int:
+    """Hash numbers into a seed: neighbours must not give neighbouring streams (splitmix64)."""
+    state = 0
+    for number in numbers:
+        state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state ^= state >> 31
+    return state >> 1  # what manual_seed takes on every device
+
+
+_MASK = 2**64 - 1
+
+
+def learning_rate(config: LoopConfig, step: int) -> float:
+    """Return the rate of a step, counted from 0."""
+    if step < config.warmup:
+        return config.learning_rate * (step + 1) / config.warmup
+    if config.decay == "constant":
+        return config.learning_rate
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    shape = (1 + math.cos(math.pi * min(progress, 1.0))) / 2
+    return config.learning_rate * (config.floor + (1 - config.floor) * shape)
+
+
+def train(
+    task: Task,
+    config: LoopConfig,
+    folder: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    resume: Resume = "never",
+    tensorboard: bool = False,
+    stream: TextIO | None = None,
+) -> Result:
+    """Train a network in a run's folder, from the beginning or from its newest state.
+
+    Started by ``torchrun``, the processes share each step's micro-batches, so ``accumulate`` should
+    be a multiple of their number.
+
+    Args:
+        task: the network, its data and its loss.
+        config: how to train.
+        folder: ``runs/NAME``.
+        device: where to train.
+        resume: ``never``, ``auto`` or ``changed``; see `open_run`.
+        tensorboard: write event files too; needs the extra ``log``.
+        stream: where progress goes; by default stderr.
+
+    Raises:
+        Diverged: the loss or a gradient is not finite; the last good state is saved.
+        Stopped: SIGINT or SIGTERM came; the step is finished and saved.
+        Locked: another process trains this run.
+        InputError: it cannot be resumed like this, or the data is at fault.
+        OutputError: the run cannot be written; the state before is intact.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    with _processes(torch.device(device)) as (rank, world, place):
+        progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
+        configs: dict[str, Any] = {"loop": config, **task.configs}
+        with contextlib.ExitStack() as stack:
+            run = None
+            if rank == 0:
+                run = stack.enter_context(
+                    open_run(folder, configs, resume=resume, keep=config.keep, free=FREE)
+                )
+            stop = stack.enter_context(_signals(Path(folder)))
+            stack.callback(progress.end)
+            loop = _Loop(task, config, place, rank, world, run, stop, progress)
+            loop.restore(resume)
+            if tensorboard and rank == 0:
+                loop.writer = _tensorboard(Path(folder), loop.step)
+                stack.callback(loop.writer.close)
+            loop.go()
+            return loop.result(Path(folder))
+
+
+class _Loop:
+    """One training: the network, its optimiser and average, and where they stand."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: LoopConfig,
+        device: torch.device,
+        rank: int,
+        world: int,
+        run: Run | None,
+        stop: _Stop,
+        progress: Progress,
+    ) -> None:
+        self.task, self.config, self.device = task, config, device
+        self.rank, self.world = rank, world
+        self.run, self.stop, self.progress = run, stop, progress
+        self.writer: Any = None  # of TensorBoard
+        self.model = task.model.to(device)
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        if world > 1:  # the same beginning everywhere
+            for tensor in self.model.state_dict().values():
+                dist.broadcast(tensor, 0)
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.named.values() if p.ndim >= 2]},
+                {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+        )
+        self.average = AveragedModel(self.model) if config.ema else None
+        self.step = 0
+        self.best: tuple[float, int] | None = None
+        self.last: Mapping[str, float] = {}
+        self.sums: dict[str, float] = {}  # of what is logged, since the last line
+        self.seconds = 0.0  # trained in all
+        self.agreed = 0  # the signal that some process got, 0 for none
+        self.wide = torch.float32 if device.type == "mps" else torch.float64
+        self.saved_step, self.saved_at = -1, time.monotonic()
+        self.micros = _split(range(config.batch_size), config.accumulate)
+
+    # What a state holds
+
+    def state(self) -> State:
+        """Return all that the next step depends on."""
+        tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.average is not None:
+            tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
+        for name, parameter in self.named.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{name}.{key}"] = value
+        facts = {
+            "best": self.best,
+            "sums": self.sums,
+            "seconds": self.seconds,
+            "machine": _machine(self.device, self.world),
+        }
+        return State(self.step, tensors, facts)
+
+    def restore(self, resume: Resume) -> None:
+        """Take up the newest state, if there is one."""
+        state = self.run.newest_state(self.progress.say) if self.run is not None else None
+        if self.run is not None:
+            self.run.rewind_metrics(0 if state is None else state.step)
+        if self.world > 1:
+            holder = [state]
+            dist.broadcast_object_list(holder, 0)
+            state = holder[0]
+        if state is None:
+            return
+        source = f"state {state.step}"
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        for name, tensor in state.tensors.items():
+            group, _, rest = name.partition(".")
+            groups.setdefault(group, {})[rest] = tensor
+        fill(self.model, groups["model"], source)
+        if self.average is not None:
+            if groups["average"]:
+                fill(self.average, groups["average"], source)
+            else:  # changed from a run that had none
+                self.average.update_parameters(self.model)
+        self._restore_optimizer(groups["optimizer"])
+        try:
+            best = state.facts["best"]
+            self.best = None if best is None else (float(best[0]), int(best[1]))
+            self.sums = {name: float(value) for name, value in state.facts["sums"].items()}
+            self.seconds = float(state.facts["seconds"])
+            before = dict(state.facts["machine"])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+            raise InputError(source, f"its facts are broken ({fault})") from fault
+        self.step = self.saved_step = state.step
+        now = _machine(self.device, self.world)
+        changes = [f"{k} {before.get(k)} → {v}" for k, v in now.items() if before.get(k) != v]
+        how = f"approximately ({', '.join(changes)})" if changes else "exactly"
+        self.progress.say(f"resuming {how} after step {self.step}")
+        if resume == "changed":
+            self.progress.say("with the configuration given now, whatever it was before")
+
+    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        state: dict[int, dict[str, Tensor]] = {}
+        groups = self.optimizer.state_dict()["param_groups"]
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
+        names = {id(parameter): name for name, parameter in self.named.items()}
+        for index, parameter in enumerate(order):
+            prefix = f"{names[id(parameter)]}."
+            found = {
+                key: tensors[prefix + key].clone()  # the file stays mapped otherwise
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if prefix + key in tensors
+            }
+            if found:
+                state[index] = found
+        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    # The work
+
+    def go(self) -> None:
+        """Do what is left of the run."""
+        config = self.config
+        if self.step:  # resumed: a state is saved before what is due at its step
+            self.duties()
+        started = time.monotonic() - self.seconds
+        with _prepared(self._load, self._wanted(), config.workers) as batches:
+            while self.step < config.steps:
+                self.one_step(batches)
+                self.seconds = time.monotonic() - started
+                # Processes must agree; a signal since their last sum waits for the next one.
+                signalled = self.agreed if self.world > 1 else self.stop.number
+                if self.due(signalled):
+                    self.save()
+                if signalled:
+                    raise Stopped(self.stop.folder, signalled, "resume it with --resume auto")
+                self.duties()
+
+    def _wanted(self) -> Iterator[range]:
+        """Yield the numbers of examples of each micro-batch that falls to this process."""
+        for step in range(self.step, self.config.steps):
+            first = step * self.config.batch_size
+            for part in self.micros[self.rank :: self.world]:
+                yield range(first + part.start, first + part.stop)
+
+    def _load(self, indices: range) -> Batch:
+        batch = self.task.batch(indices)
+        return {name: tensor.to(self.device) for name, tensor in batch.items()}
+
+    def one_step(self, batches: Iterator[tuple[range, Batch]]) -> None:
+        """Take one step of the optimiser.
+
+        Raises:
+            Diverged: its loss or gradient is not finite. Then, as after a fault of the data, the
+                state before the step is saved.
+        """
+        try:
+            sums, norm = self.gradients(batches)
+            if not all(map(math.isfinite, (*sums.values(), norm))):
+                bad = next((name for name, v in sums.items() if not math.isfinite(v)), "gradient")
+                raise Diverged(
+                    self.stop.folder,
+                    f"the {bad} of step {self.step + 1} is not finite",
+                    "its state before that is saved; lower learning_rate or clip and resume "
+                    "with --resume changed",
+                )
+        except Exception:
+            if self.step > 0 and self.saved_step != self.step:
+                self.save()
+            raise
+        rate = learning_rate(self.config, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.step += 1
+        if self.average is not None:
+            decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.average.update_parameters(self.model)
+        self.count(sums | {"gradient_norm": norm}, rate)
+
+    def gradients(self, batches: Iterator[tuple[range, Batch]]) -> tuple[dict[str, float], float]:
+        """Leave the mean gradient of a step in the parameters.
+
+        Returns:
+            The mean of each loss over the step's examples, and the gradient's norm before clipping.
+        """
+        config = self.config
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, Tensor] = {}
+        for indices, batch in itertools.islice(batches, len(self.micros[self.rank :: self.world])):
+            torch.manual_seed(_mix(config.seed, self.step, indices.start))
+            with torch.autocast(
+                self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
+            ):
+                losses = self.task.loss(self.model, batch, self.step)
+            for name, value in losses.items():
+                if value.shape != (len(indices),):
+                    raise ValueError(
+                        f"loss {name!r} must have one number an example, ({len(indices)},), "
+                        f"got {tuple(value.shape)}"
+                    )
+                part = value.detach().to(self.wide).sum() / config.batch_size
+                totals[name] = totals[name] + part if name in totals else part
+            (losses["loss"].float().sum() / config.batch_size).backward()
+        parameters = list(self.named.values())
+        if self.world > 1:
+            totals = self.reduce(parameters, totals)
+        limit = config.clip or math.inf
+        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        # One transfer, so that a GPU is waited for once a step.
+        values = torch.stack([*totals.values(), norm.to(self.wide)]).tolist()
+        return dict(zip(totals, values[:-1], strict=True)), values[-1]
+
+    def reduce(self, parameters: Sequence[Tensor], totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add gradients and losses over the processes, and pass on that a signal came.
+
+        One sum of all gradients rather than DistributedDataParallel: a task may call its network
+        how it likes, and a parameter that no example used keeps no gradient, as in one process.
+        """
+        used = torch.tensor([float(p.grad is not None) for p in parameters], device=self.device)
+        parts = [
+            (torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters
+        ]
+        flat = torch.cat([*parts, used])
+        dist.all_reduce(flat)
+        *parts, used = flat.split([*(p.numel() for p in parameters), len(parameters)])
+        for parameter, part, users in zip(parameters, parts, used.tolist(), strict=True):
+            parameter.grad = part.view_as(parameter) if users else None
+        names = [list(totals)]
+        dist.broadcast_object_list(names, 0)  # a rank may have had no micro-batch
+        zero = torch.zeros((), dtype=self.wide, device=self.device)
+        number = torch.full_like(zero, float(self.stop.number))
+        values = torch.stack([totals.get(name, zero) for name in names[0]])
+        dist.all_reduce(values)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        self.agreed = int(number)
+        return dict(zip(names[0], values, strict=True))
+
+    # What comes after a step
+
+    def count(self, sums: Mapping[str, float], rate: float) -> None:
+        """Add a step to the running means; write them when their line is due."""
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+        self.progress.step(self.step, sums["loss"])
+        if self.step % self.config.log_every and self.step != self.config.steps:
+            return
+        steps = (self.step - 1) % self.config.log_every + 1
+        means = {name: total / steps for name, total in self.sums.items()}
+        self.sums = {}
+        self.log("train", {**means, "learning_rate": rate})
+
+    def log(self, split: str, figures: Mapping[str, float]) -> None:
+        if self.run is not None:
+            self.run.log({"step": self.step, "split": split, **figures})
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"{split}/{name}", value, self.step)
+
+    def at(self, every: int) -> bool:
+        return self.step == self.config.steps or (every > 0 and self.step % every == 0)
+
+    def due(self, signalled: int) -> bool:
+        """Say whether to save now."""
+        config = self.config
+        late = time.monotonic() - self.saved_at > config.save_seconds
+        checks = self.task.validate is not None and self.at(config.validate_every)
+        return bool(signalled or late or checks or self.at(config.save_every))
+
+    def save(self) -> None:
+        """Write the state, and the weights to use.
+
+        Raises:
+            Diverged: a weight is not finite, so that there is nothing to save.
+        """
+        for name, parameter in self.named.items():
+            if not bool(torch.isfinite(parameter).all()):
+                raise Diverged(self.stop.folder, f"{name} is not finite after step {self.step}")
+        if self.run is not None:
+            self.run.save_state(self.state())
+            self.save_weights(LAST, {})
+        self.saved_step, self.saved_at = self.step, time.monotonic()
+
+    def save_weights(self, name: str, figures: Mapping[str, float]) -> None:
+        if self.run is None:
+            return
+        config = self.task.configs.get("model")
+        card = Card(
+            self.task.name,
+            {} if config is None else {f.name: getattr(config, f.name) for f in fields(config)},
+            self.step,
+            dict(self.task.notes)
+            | {"seed": str(self.config.seed)}
+            | ({"figures": json.dumps(dict(figures))} if figures else {}),
+        )
+        save_weights(self.run.folder / name, self.to_use(), card)
+
+    def to_use(self) -> nn.Module:
+        """Return the averaged network, or the network itself where there is no average."""
+        return self.model if self.average is None else self.average.module
+
+    def duties(self) -> None:
+        """Validate and draw samples where they are due; the first process does."""
+        config, task = self.config, self.task
+        checks = task.validate is not None and self.at(config.validate_every)
+        draws = task.samples is not None and self.at(config.samples_every)
+        if not (checks or draws):
+            return
+        if self.run is not None:
+            model = self.to_use().eval()
+            with (
+                self.stop.at_once(self.world == 1 and self.saved_step == self.step),
+                torch.no_grad(),
+            ):
+                if checks and task.validate is not None:
+                    torch.manual_seed(_mix(config.seed, self.step))
+                    self.judge(task.validate(model))
+                if draws and task.samples is not None:
+                    torch.manual_seed(_mix(config.seed, self.step))
+                    for name, image in task.samples(model):
+                        self.run.write_sample(self.step, name, image)
+        if self.world > 1:
+            dist.barrier()
+
+    def judge(self, figures: Mapping[str, float]) -> None:
+        """Log a validation; keep the weights if they are the best so far."""
+        self.last = dict(figures)
+        self.log("val", figures)
+        value = figures[self.task.metric]
+        told = ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
+        self.progress.say(f"step {self.step}: {told}")
+        if math.isfinite(value) and (self.best is None or value < self.best[0]):
+            self.best = (value, self.step)
+            self.save_weights(BEST, figures)
+
+    def result(self, folder: Path) -> Result:
+        """Say how it ended."""
+        return Result(
+            self.step, self.best, self.last, folder / (LAST if self.best is None else BEST)
+        )
+
+
+def _split(indices: range, parts: int) -> list[range]:
+    """Cut a range into parts whose lengths differ by one at most."""
+    cuts = [len(indices) * part // parts for part in range(parts + 1)]
+    return [indices[a:b] for a, b in itertools.pairwise(cuts)]
+
+
+@contextlib.contextmanager
+def _prepared(
+    load: Callable[[range], Batch], wanted: Iterator[range], workers: int
+) -> Iterator[Iterator[tuple[range, Batch]]]:
+    """Give batches in order, prepared ahead by threads if there are any."""
+    if not workers:
+        yield ((indices, load(indices)) for indices in wanted)
+        return
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="batch")
+
+    def ahead() -> Iterator[tuple[range, Batch]]:
+        waiting: list[tuple[range, Future[Batch]]] = []
+        for indices in itertools.chain(wanted, [None] * (workers + 1)):
+            if indices is not None:
+                waiting.append((indices, pool.submit(load, indices)))
+            if waiting and (indices is None or len(waiting) > workers + 1):
+                first, future = waiting.pop(0)
+                yield first, future.result()
+
+    try:
+        yield ahead()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class _StopNow(BaseException):
+    """A signal came where nothing would be lost by stopping at once."""
+
+
+class _Stop:
+    """Which signal came, 0 for none, and whether to obey at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        self._came = 0.0
+        self._now = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal; the second time, interrupt whatever is going on."""
+        if self.number:
+            # A terminal and torchrun may both pass on one Ctrl-C.
+            if time.monotonic() - self._came > 1:
+                raise KeyboardInterrupt
+            return
+        self.number, self._came = number, time.monotonic()
+        if self._now:
+            raise _StopNow
+
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool) -> Iterator[None]:
+        """Obey a signal at once in this block."""
+        self._now = allowed
+        try:
+            if allowed and self.number:
+                raise _StopNow
+            yield
+        except _StopNow:
+            raise Stopped(self.folder, self.number, "resume it with --resume auto") from None
+        finally:
+            self._now = False
+
+
+@contextlib.contextmanager
+def _signals(folder: Path) -> Iterator[_Stop]:
+    """Note SIGINT and SIGTERM rather than die of them; only the main thread can."""
+    stop = _Stop(folder)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _processes(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
+    """Join the processes that torchrun started: this one's number, how many, its device."""
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    if world == 1 or not dist.is_available():
+        yield 0, 1, device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), device
+    finally:
+        if mine:
+            dist.destroy_process_group()
+
+
+def _machine(device: torch.device, world: int) -> dict[str, str]:
+    """Return what bits hang on besides the configuration."""
+    cuda = device.type == "cuda"
+    return {
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if cuda else device.type,
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "threads": str(torch.get_num_threads()),
+        "processes": str(world),
+    }
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as fault:
+        raise InputError(
+            "tensorboard", "is not installed", "pip install 'flowwarp[log]'"
+        ) from fault
+    return SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+
+
+class Progress:
+    """A line that changes on a terminal; elsewhere a plain one now and then.
+
+    Args:
+        stream: where to.
+        steps: how many there will be.
+        shown: whether to write at all.
+        every: seconds between plain lines.
+    """
+
+    def __init__(
+        self, stream: TextIO, steps: int, *, shown: bool = True, every: float = 30.0
+    ) -> None:
+        self.stream, self.steps, self.shown = stream, steps, shown
+        self.live = shown and stream.isatty()
+        self.every = 0.2 if self.live else every
+        self.width = 0
+        self.mean: float | None = None
+        self.began: tuple[float, int] | None = None
+        self.told = time.monotonic()
+
+    def step(self, step: int, loss: float) -> None:
+        """Count a step; tell it if it is time."""
+        now = time.monotonic()
+        self.mean = loss if self.mean is None else 0.95 * self.mean + 0.05 * loss
+        if self.began is None:  # the first step pays for warming up
+            self.began = (now, step)
+        if now - self.told < self.every and step != self.steps:
+            return
+        self.told = now
+        rate = (step - self.began[1]) / max(now - self.began[0], 1e-9)
+        text = f"step {step}/{self.steps}  loss {self.mean:.4g}"
+        if rate > 0:
+            text += f"  {rate:.3g} steps/s  {_clock((self.steps - step) / rate)} left"
+        self._write(text, passing=self.live)
+
+    def say(self, text: str) -> None:
+        """Write a line that stays."""
+        self._write(text, passing=False)
+
+    def end(self) -> None:
+        """Leave the line that changes as it is."""
+        if self.live and self.width:
+            self._put("\n")
+            self.width = 0
+
+    def _write(self, text: str, *, passing: bool) -> None:
+        if not self.shown:
+            return
+        start = "\r" if self.live else ""
+        padding = " " * max(0, self.width - len(text))
+        self.width = len(text) if passing else 0
+        self._put(f"{start}{text}{padding}" + ("" if passing else "\n"))
+
+    def _put(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+            self.stream.write(text)
+            self.stream.flush()
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,281 @@
+"""The folder of a training run: its lock, states, weights, metrics and pictures.
+
+``state-00001200.safetensors`` holds all that step 1200 needs to go on (network, optimiser, average,
+counters) in *one* file, written beside its predecessor and renamed: whenever the process dies,
+the newest state is whole. The other files are made from it or made again on resuming.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from torch import Tensor
+
+from flowwarp.errors import InputError, Locked, OutputError
+from flowwarp.io._files import atomic_output, reason, sync_folder
+from flowwarp.io.checkpoints import load_tensors, save_tensors
+from flowwarp.train.settings import to_toml
+
+Resume = Literal["never", "auto", "changed"]
+
+CONFIG, METRICS, SAMPLES = "config.toml", "metrics.jsonl", "samples"
+LAST, BEST = "last.safetensors", "best.safetensors"
+_FORMAT = "flowwarp-state-1"
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run needs to go on after a step."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    facts: Mapping[str, Any]  # JSON: counters, the best so far, the machine
+
+
+class Run:
+    """An open run: this process has its lock.
+
+    Args:
+        folder: where it is.
+        keep: how many states to keep.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+        self._metrics: IO[str] | None = None
+
+    def newest_state(self, warn: Callable[[str], None]) -> State | None:
+        """Return the newest state that is whole; a broken one is set aside with a warning.
+
+        Raises:
+            InputError: there are states, and all are broken.
+        """
+        paths = self._states()
+        broken: list[Path] = []
+        for path in reversed(paths):
+            try:
+                state = _read_state(path)
+            except InputError as fault:
+                warn(f"{fault}; going back to the state before it")
+                broken.append(path)
+                continue
+            for other in broken:
+                other.replace(other.with_suffix(".broken"))
+            return state
+        if paths:
+            raise InputError(self.folder, "none of its states is whole", "start another run")
+        return None
+
+    def save_state(self, state: State) -> None:
+        """Write a state, then drop the oldest beyond ``keep``.
+
+        Raises:
+            OutputError: it cannot be written; those before it are untouched.
+        """
+        self._sync_metrics()
+        path = self.folder / f"state-{state.step:08d}.safetensors"
+        metadata = {"format": _FORMAT, "step": str(state.step), "facts": json.dumps(state.facts)}
+        save_tensors(path, state.tensors, metadata)
+        for old in self._states()[: -self.keep]:
+            with suppress(OSError):
+                old.unlink()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        path = self.folder / METRICS
+        try:
+            if self._metrics is None:
+                self._metrics = path.open("a")
+            self._metrics.write(json.dumps(record) + "\n")
+            self._metrics.flush()
+        except OSError as fault:
+            raise OutputError(path, reason(fault), "free some space, then resume") from fault
+
+    def rewind_metrics(self, step: int) -> None:
+        """Drop what was logged after a state at ``step`` was saved.
+
+        That is: lines of later steps, validations of this one (they come after the state), and
+        whatever a crash left of a line.
+        """
+        path = self.folder / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(errors="replace").splitlines(keepends=True):
+            try:
+                record = json.loads(line)
+                after = record["step"] > step or (
+                    record["step"] == step and record["split"] != "train"
+                )
+            except (ValueError, KeyError, TypeError):
+                break
+            if after or not line.endswith("\n"):
+                break
+            kept.append(line)
+        with atomic_output(path) as temporary:
+            temporary.write_text("".join(kept))
+
+    def write_sample(self, step: int, name: str, image: Tensor) -> None:
+        """Write a picture ``(3, H, W)``, 0…1, as ``samples/STEP-NAME.png``.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        from flowwarp.io.images import write_image
+
+        _make_folder(self.folder / SAMPLES)
+        write_image(self.folder / SAMPLES / f"{step:08d}-{name}.png", image.float().cpu())
+
+    def close(self) -> None:
+        """Close metrics.jsonl."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _sync_metrics(self) -> None:
+        if self._metrics is None:
+            return
+        try:
+            os.fsync(self._metrics.fileno())
+        except OSError as fault:
+            raise OutputError(self.folder / METRICS, reason(fault)) from fault
+
+    def _states(self) -> list[Path]:
+        return sorted(self.folder.glob("state-*.safetensors"))
+
+
+@contextmanager
+def open_run(
+    folder: str | Path,
+    configs: Mapping[str, Any],
+    *,
+    resume: Resume = "never",
+    keep: int = 2,
+    free: frozenset[str] = frozenset(),
+) -> Iterator[Run]:
+    """Lock a run's folder, made if need be, and write or check its config.toml.
+
+    Args:
+        folder: the run.
+        configs: a frozen dataclass for each section.
+        resume: ``never`` refuses a folder that holds a run; ``auto`` continues it if it is there;
+            ``changed`` does so even where the configuration is another.
+        keep: how many states to keep.
+        free: keys (``section.key``) that may change on resuming, as the result does not hang on
+            them.
+
+    Raises:
+        Locked: another process trains this run.
+        InputError: it cannot be resumed with this configuration; the first key is named.
+        OutputError: the folder cannot be made, or holds a run that was not to be resumed.
+    """
+    folder = Path(folder)
+    _make_folder(folder)
+    with _lock(folder):
+        for left in folder.glob("**/.flowwarp-*"):  # of a process that was killed in a write
+            with suppress(OSError):
+                left.unlink()
+        path = folder / CONFIG
+        begun = any(folder.glob("state-*"))
+        if begun and resume == "never":
+            raise OutputError(
+                folder, "holds a run already", "resume it (--resume auto), or name another"
+            )
+        if begun and resume == "auto":
+            _check_configs(path, configs, free)
+        with atomic_output(path) as temporary:
+            temporary.write_text(to_toml(configs))
+        run = Run(folder, max(keep, 1))
+        try:
+            yield run
+        finally:
+            run.close()
+
+
+def _check_configs(path: Path, configs: Mapping[str, Any], free: frozenset[str]) -> None:
+    """Refuse to continue under another configuration.
+
+    Raises:
+        InputError: the first key that differs.
+    """
+    try:
+        before = tomllib.loads(path.read_text())
+    except (OSError, ValueError) as fault:
+        raise InputError(path, f"cannot be read ({fault})") from fault
+    for section, values in tomllib.loads(to_toml(configs)).items():
+        kept = before.get(section)
+        kept = kept if isinstance(kept, dict) else {}
+        for name in dict.fromkeys([*values, *kept]):
+            key, old, new = f"{section}.{name}", kept.get(name), values.get(name)
+            if old == new or key in free:
+                continue
+            raise InputError(
+                path,
+                f"{key} is {old!r} in this run, not {new!r}",
+                "give the old value, name another run, or change it for good (--resume changed)",
+            )
+
+
+def _read_state(path: Path) -> State:
+    tensors, metadata = load_tensors(path)
+    if metadata.get("format") != _FORMAT:
+        raise InputError(path, "is not a training state of this version")
+    try:
+        return State(int(metadata["step"]), tensors, json.loads(metadata["facts"]))
+    except (KeyError, ValueError, RecursionError) as fault:
+        raise InputError(path, f"its facts are broken ({fault})") from fault
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        sync_folder(folder.parent)
+    except FileExistsError as fault:
+        raise OutputError(folder, "is a file, not a folder") from fault
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Hold the run; the system lets go when the process ends, however it ends.
+
+    Raises:
+        Locked: another process holds it.
+    """
+    path = folder / ".lock"
+    try:
+        file = path.open("a+")
+    except OSError as fault:
+        raise OutputError(path, reason(fault)) from fault
+    with file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as fault:
+            raise Locked(
+                folder, "another process trains this run", "wait for it, or name another run"
+            ) from fault
+        except OSError as fault:
+            raise OutputError(folder, f"cannot be locked: {reason(fault)}") from fault
+        yield
