@@ -1,0 +1,201 @@
+"""Augmentation for training on unlabelled pairs: geometry shared by both frames, and appearance.
+
+Everything is a function of its arguments and a ``torch.Generator`` on the CPU, drawn for each
+example by itself, so that a run can be resumed exactly. The geometry of a crop is an object of its
+own: the flow that a teacher saw in the whole frame can be carried into the student's crop.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowwarp.data._sampling import inside, sample, transform
+from flowwarp.ops.fields import coordinate_grid
+from flowwarp.tensors import check_flow, check_image
+
+# ------------------------------------------------------------------ geometry
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a crop reads its pixels, for each example of a batch.
+
+    Args:
+        matrix: (B, 2, 3); pixel (x, y) of the crop is read at ``matrix @ (x, y, 1)``.
+        size: (height, width) of the crop.
+    """
+
+    matrix: Tensor
+    size: tuple[int, int]
+
+
+def random_geometry(
+    batch: int,
+    source: tuple[int, int],
+    size: tuple[int, int],
+    generator: torch.Generator,
+    *,
+    zoom: tuple[float, float] = (1.0, 1.0),
+    rotate: float = 0.0,
+    flip: Sequence[float] = (0.0, 0.0),
+) -> Geometry:
+    """Draw a crop for each example.
+
+    Without zoom, rotation and flip it is cut at whole pixels and copied unchanged. A crop lies
+    inside the source where it fits; a rotated one may look out at its corners.
+
+    Args:
+        batch: how many.
+        source: (height, width) of the images.
+        size: (height, width) of the crops.
+        generator: a CPU generator.
+        zoom: enlargement, log-uniform between both. Well below 1 it would alias.
+        rotate: largest angle either way, in degrees.
+        flip: how probable it is to mirror left-right, and top-bottom.
+
+    Raises:
+        ValueError: a size below 1, or a zoom not above 0.
+    """
+    if min(*source, *size) < 1:
+        raise ValueError(f"source and size must be at least (1, 1), got {source} and {size}")
+    if not 0 < zoom[0] <= zoom[1]:
+        raise ValueError(f"zoom must be two rising numbers above 0, got {zoom}")
+    drawn = torch.rand(batch, 6, generator=generator, dtype=torch.float64)
+    low, high = math.log(zoom[0]), math.log(zoom[1])
+    pace = torch.exp(-(low + (high - low) * drawn[:, 0]))  # source pixels a crop pixel
+    angle = math.radians(rotate) * (2 * drawn[:, 1] - 1)
+    mirror = 1 - 2 * (drawn[:, 2:4] < drawn.new_tensor(flip)).double()
+
+    cos, sin = pace * torch.cos(angle), pace * torch.sin(angle)
+    linear = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1)
+    linear = linear * mirror[:, None]  # (B, 2, 2); mirrored first, then turned
+    last = drawn.new_tensor([size[1] - 1, size[0] - 1])
+    room = drawn.new_tensor([source[1] - 1, source[0] - 1]) - pace[:, None] * last  # to move in
+    place = room * drawn[:, 4:]
+    plain = torch.tensor(zoom == (1.0, 1.0))
+    place = torch.where(plain, place.round(), place)
+    middle = place + pace[:, None] * last / 2
+    offset = middle - (linear @ (last / 2)[:, None])[..., 0]
+    return Geometry(torch.cat([linear, offset[..., None]], 2).float(), size)
+
+
+def crop_image(image: Tensor, geometry: Geometry) -> Tensor:
+    """Cut crops from images (B, C, H, W); beyond the border the outer pixels are repeated."""
+    check_image(image)
+    return sample(image, _points(geometry, image).to(image.dtype))
+
+
+def crop_flow(flow: Tensor, geometry: Geometry) -> Tensor:
+    """Carry flow (B, 2, H, W) into crops that both frames share.
+
+    A crop reads at ``p = A q + t``; what moves there by F moves in the crop by ``inverse(A) F``.
+    With it, warping the crop of image 2 gives the crop of warped image 2.
+    """
+    check_flow(flow)
+    linear = geometry.matrix[:, :, :2].to(flow.device, flow.dtype)
+    inverse = torch.linalg.inv(linear)
+    return torch.einsum("bij,bjhw->bihw", inverse, sample(flow, _points(geometry, flow)))
+
+
+def crop_mask(mask: Tensor, geometry: Geometry) -> Tensor:
+    """Cut crops from masks (B, 1, H, W); False beyond the border."""
+    points = _points(geometry, mask)
+    height, width = mask.shape[-2:]
+    read = sample(mask.float(), points, mode="nearest") > 0.5
+    return read & inside(points, height, width)
+
+
+def _points(geometry: Geometry, like: Tensor) -> Tensor:
+    grid = coordinate_grid(*geometry.size, device=like.device)
+    matrix = geometry.matrix.to(like.device)
+    return transform(matrix, grid.expand(len(matrix), -1, -1, -1))
+
+
+# ------------------------------------------------------------------ appearance
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """How far colours may change; each number is the reach of a uniform draw around none.
+
+    ``between`` is how much of each reach the two frames may differ by: 0 gives both the same
+    change, as when a network shall not notice; 1 draws them apart.
+    """
+
+    brightness: float = 0.1
+    contrast: float = 0.3
+    saturation: float = 0.4
+    hue: float = 0.1  # turns; 0.5 is the opposite colour
+    gamma: float = 0.3
+    blur: float = 1.0  # px, largest standard deviation
+    blur_share: float = 0.2  # of the examples
+    noise: float = 0.02  # largest standard deviation
+    between: float = 0.1
+
+
+def change_appearance(
+    image1: Tensor,
+    image2: Tensor,
+    generator: torch.Generator,
+    config: Appearance | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Change colours, sharpness and noise of both frames of each pair, not their geometry.
+
+    Args:
+        image1: (B, 3, H, W) in [0, 1].
+        image2: as ``image1``.
+        generator: a CPU generator.
+        config: how far.
+
+    Returns:
+        Both frames, in [0, 1].
+
+    Raises:
+        ValueError: not RGB, or of two shapes.
+    """
+    check_image(image1, "image1")
+    check_image(image2, "image2")
+    if image1.shape != image2.shape or image1.shape[1] != 3:
+        raise ValueError(
+            "image1 and image2 must be (B, 3, H, W) alike, "
+            f"got {tuple(image1.shape)} and {tuple(image2.shape)}"
+        )
+    from kornia import enhance  # 1 s
+
+    config = config or Appearance()
+    batch = len(image1)
+    frames = torch.cat([image1, image2])  # (2B, 3, H, W)
+
+    def draw(reach: float) -> Tensor:
+        """Draw a number for each frame within ``reach`` of 0: (2B,)."""
+        drawn = 2 * torch.rand(3, batch, generator=generator) - 1
+        pair, own = (1 - config.between) * drawn[0], config.between * drawn[1:]
+        return (reach * (pair + own).flatten()).to(frames.device, frames.dtype)
+
+    frames = enhance.adjust_gamma(frames.clamp(0, 1), torch.exp(draw(config.gamma)))
+    frames = enhance.adjust_brightness(frames, draw(config.brightness))
+    frames = enhance.adjust_contrast(frames, 1 + draw(config.contrast))
+    frames = enhance.adjust_saturation(frames, 1 + draw(config.saturation))
+    frames = enhance.adjust_hue(frames, 2 * math.pi * draw(config.hue))
+    frames = _blur(frames, draw(1.0), draw(1.0), config)
+    noise = torch.randn(frames.shape, generator=generator).to(frames)
+    frames = frames + noise * draw(config.noise).abs().view(-1, 1, 1, 1)
+    first, second = frames.clamp(0, 1).chunk(2)
+    return first, second
+
+
+def _blur(frames: Tensor, chance: Tensor, strength: Tensor, config: Appearance) -> Tensor:
+    from kornia.filters import gaussian_blur2d
+
+    chosen = (chance + 1) / 2 < config.blur_share
+    if config.blur <= 0 or not bool(chosen.any()):
+        return frames
+    sigma = (config.blur * (strength[chosen] + 1) / 2).clamp_min(0.05)
+    taps = 2 * math.ceil(3 * config.blur) + 1
+    blurred = gaussian_blur2d(frames[chosen], taps, sigma[:, None].expand(-1, 2), "replicate")
+    return frames.index_put((chosen.nonzero()[:, 0],), blurred)

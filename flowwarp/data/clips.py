@@ -1,0 +1,437 @@
+"""Any footage as pairs of neighbouring frames, prepared once and memory-mapped from then on.
+
+Decoding costs more than a training step, so every frame is decoded once, made smaller, and put
+into a cache as plain bytes; a pair is then two slices of a file. What no network could learn from
+is left out on the way: a frame in which nothing moved, and pairs across a cut.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shlex
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    list_folder,
+    open_input,
+    reason,
+    sync_folder,
+)
+from flowwarp.io.images import read_image
+from flowwarp.io.video import read_video
+from flowwarp.ops._nvrtc import cache_folder
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of the cache; part of its key
+_LISTS = frozenset({".txt", ".lst"})
+_ABANDONED = 24 * 3600  # s; what a killed run left behind is removed after that
+
+_BLOCK = 8  # px; noise averages out over a block, the edge of a moving thing does not
+_STEP = 2 / 255  # a block that changed less may have been compressed anew
+_CUT_GRID = 32  # px of the longer side when looking for cuts
+_CUT_REACH = 2  # px of that grid, 6 % of the picture: how far things may move in a frame
+# On 15 clips every third frame stays below 25 (a fade in), 99 % of pairs across clips exceed 36.
+_CUT = 30 / 255
+
+
+@final
+class PairStore:
+    """Runs of neighbouring frames in a cache folder, seen as pairs (or longer windows).
+
+    ``store[i]`` is a tuple of uint8 RGB tensors (3, H, W), 0 to 255, in the order of time. The
+    frames of one window have one size, different clips may have different ones. Only the pages
+    asked for are read. It can be sent to the workers of a ``DataLoader``.
+
+    Args:
+        folder: a folder made by :func:`prepare_pairs`.
+        frames: frames in a window.
+        stride: from one frame of a window to the next.
+    """
+
+    def __init__(self, folder: Path, frames: int = 2, stride: int = 1) -> None:
+        if frames < 1 or stride < 1:
+            raise ValueError(f"frames and stride must be at least 1, got {frames} and {stride}")
+        self.folder, self.frames, self.stride = folder, frames, stride
+        with np.load(folder / "index.npz") as index:
+            self._places, runs = index["places"], index["runs"]
+        self._pixels = np.memmap(folder / "frames.bin", np.uint8, "r")
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        self.skipped: tuple[str, ...] = tuple(about["skipped"])
+        self._clips: tuple[str, ...] = tuple(about["clips"])
+        # A run (start, stop, clip) of n frames holds n - reach windows.
+        reach = (frames - 1) * stride
+        counts = np.maximum(runs[:, 1] - runs[:, 0] - reach, 0)
+        self._firsts = np.concatenate(
+            [np.arange(n) + start for start, n in zip(runs[:, 0], counts, strict=True)]
+        ).astype(np.int64)
+        self._sources = np.repeat(runs[:, 2], counts)
+
+    def windows(self, frames: int, stride: int = 1) -> PairStore:
+        """Return the same footage as windows of ``frames`` frames: 3 gives triplets."""
+        return PairStore(self.folder, frames, stride)
+
+    def clip(self, index: int) -> str:
+        """Return which clip a pair comes from: the name of a folder, a video or a first frame."""
+        return self._clips[int(self._sources[index])]
+
+    def __len__(self) -> int:
+        return len(self._firsts)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        first = self._firsts[index]
+        return tuple(self._frame(first + self.stride * k) for k in range(self.frames))
+
+    def __reduce__(self) -> tuple[type[PairStore], tuple[Path, int, int]]:
+        # Pickled by name: a memory map would be copied whole.
+        return PairStore, (self.folder, self.frames, self.stride)
+
+    def _frame(self, number: int) -> Tensor:
+        offset, height, width = self._places[number]
+        pixels = np.array(self._pixels[offset : offset + 3 * height * width])
+        return torch.from_numpy(pixels).view(3, int(height), int(width))
+
+
+def prepare_pairs(
+    sources: Sequence[str | Path],
+    *,
+    longest: int = 640,
+    still: float = 0.01,
+    cache: str | Path | None = None,
+    max_bytes: int = 32 * 2**30,
+    progress: Callable[[int, int], None] | None = None,
+) -> PairStore:
+    """Turn footage into pairs of neighbouring frames; a second call with the same files is free.
+
+    A source is
+
+    * a folder: the pictures in it are the frames of one clip, ``frame2`` before ``frame10``; each
+      video in it is a clip; and so on in the folders below;
+    * a video file;
+    * pictures given one after the other: the frames of one clip;
+    * a text file (.txt, .lst) with two pictures a line, relative to it and quoted if their names
+      hold spaces: each line is a pair as it is, whatever moved in it.
+
+    A frame that hardly differs from the one kept before it is dropped, so that slow motion adds
+    up. No pair crosses a cut, a change of size, or a frame that cannot be read.
+
+    Args:
+        sources: what to read.
+        longest: longer pictures are made smaller until no side is longer, antialiased.
+        still: which share of the picture must change for a frame to count.
+        cache: where to keep the frames. Default: ``FLOWWARP_CACHE_DIR``, else ``flowwarp`` in
+            ``XDG_CACHE_HOME`` or ``~/.cache``.
+        max_bytes: how large this data may become on disk.
+        progress: called with (clips done, clips in all).
+
+    Returns:
+        The pairs. ``skipped`` says what could not be read; each was also logged as a warning.
+
+    Raises:
+        InputError: a source is missing, nothing can be read, or no pair is left.
+        OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
+    """
+    if longest < 1:
+        raise ValueError(f"longest must be at least 1, got {longest}")
+    clips = list(_find_clips([Path(source) for source in sources]))
+    if not clips:
+        named = ", ".join(map(str, sources)) or "no source"
+        raise InputError(named, "holds neither pictures nor videos")
+    folder = _cache(cache) / f"pairs-{_key(clips, longest, still)}"
+    if not folder.is_dir():
+        _prepare(clips, folder, longest, still, max_bytes, progress)
+    return PairStore(folder)
+
+
+# ------------------------------------------------------------------ what there is
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """Files that belong together: the frames of a clip, one video, or a pair taken as it is."""
+
+    kind: Literal["frames", "video", "pair"]
+    files: tuple[Path, ...]
+
+    @property
+    def name(self) -> str:
+        return str(self.files[0].parent if self.kind == "frames" else self.files[0])
+
+
+def _find_clips(sources: Sequence[Path]) -> Iterator[_Clip]:
+    pictures: list[Path] = []  # given one by one, a clip together
+    seen: set[Path] = set()
+    for source in sources:
+        kind = source.suffix.lower()
+        if source.is_dir():
+            yield from _walk(source, seen)
+        elif kind in _LISTS:
+            yield from _read_list(source)
+        elif kind in IMAGE_EXTENSIONS:
+            pictures.append(source)
+        else:
+            with open_input(source):  # a name mistyped is said at once, not skipped
+                yield _Clip("video", (source,))
+    if pictures:
+        yield _Clip("frames", tuple(pictures))
+
+
+def _walk(folder: Path, seen: set[Path]) -> Iterator[_Clip]:
+    real = folder.resolve()
+    if real in seen:  # a link to a folder above, or the same one given twice
+        return
+    seen.add(real)
+    frames = list_folder(folder, IMAGE_EXTENSIONS)
+    if len(frames) == 1 and frames[0].suffix.lower() == ".webp":
+        yield _Clip("video", (frames[0],))  # it may be animated
+    elif len(frames) > 1:
+        yield _Clip("frames", tuple(frames))
+    yield from (_Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
+    below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    for path in sorted(below):
+        yield from _walk(path, seen)
+
+
+def _read_list(path: Path) -> Iterator[_Clip]:
+    with open_input(path) as (file, _):
+        data = file.read()
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as fault:
+        raise InputError(path, "is not a text file in UTF-8") from fault
+    for number, line in enumerate(lines, start=1):
+        try:
+            names = shlex.split(line, comments=True)
+        except ValueError as fault:
+            raise InputError(path, f"line {number}: {fault}") from fault
+        if names and len(names) != 2:
+            raise InputError(
+                path, f"line {number} holds {len(names)} names, not 2", "quote those with spaces"
+            )
+        if names:
+            yield _Clip("pair", tuple(path.parent / name for name in names))
+
+
+def _key(clips: Sequence[_Clip], longest: int, still: float) -> str:
+    """Hash what the cache depends on: names, times and sizes of all files, and the options."""
+    digest = hashlib.sha256(repr((_VERSION, longest, still)).encode())
+    for clip in clips:
+        for file in clip.files:
+            try:
+                status = file.stat()
+                state: tuple[object, ...] = (status.st_mtime_ns, status.st_size)
+            except OSError as fault:
+                state = (fault.errno,)
+            digest.update(repr((clip.kind, os.fsencode(file.absolute()), *state)).encode())
+    return digest.hexdigest()[:20]
+
+
+def _cache(cache: str | Path | None) -> Path:
+    folder = Path(cache) if cache is not None else cache_folder()
+    if folder is None:
+        raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
+    return folder
+
+
+# ------------------------------------------------------------------ reading it once
+
+
+def _prepare(
+    clips: Sequence[_Clip],
+    target: Path,
+    longest: int,
+    still: float,
+    max_bytes: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Write a cache folder; it appears whole or not at all."""
+    skipped: list[str] = []
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target.parent)
+        work = Path(tempfile.mkdtemp(prefix=".pairs-", dir=target.parent))
+    except OSError as fault:
+        raise OutputError(target.parent, reason(fault)) from fault
+    try:
+        places: list[tuple[int, int, int]] = []
+        runs: list[tuple[int, int, int]] = []
+        with (work / "frames.bin").open("wb") as file:
+            for number, clip in enumerate(clips):
+                frames = _select(_read(clip, longest, skipped), still, clip.kind == "pair")
+                written = _write_runs(frames, file, places, max_bytes)
+                runs += [(*run, number) for run in written]
+                if progress:
+                    progress(number + 1, len(clips))
+            size = file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        _check_found(clips, skipped, len(runs))
+        np.savez(work / "index.npz", places=np.array(places), runs=np.array(runs))
+        about = {"clips": [clip.name for clip in clips], "skipped": skipped}
+        (work / "about.json").write_text(json.dumps(about), "utf-8")
+        sync_folder(work)
+        try:
+            work.rename(target)
+        except OSError:
+            if not target.is_dir():  # otherwise another process was faster
+                raise
+        sync_folder(target.parent)
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(target, reason(fault)) from fault
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    _LOG.info("%d frames of %d clips, %.0f MB, in %s", len(places), len(clips), size / 1e6, target)
+
+
+def _read(clip: _Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
+    """Yield a clip's frames as uint8, None where one cannot be read."""
+    if clip.kind == "video":
+        try:
+            for frame in read_video(clip.files[0]):
+                yield _shrink(frame, longest)
+        except InputError as fault:
+            _skip(fault, skipped)
+        return
+    for file in clip.files:
+        try:
+            yield _shrink(read_image(file), longest)
+        except InputError as fault:
+            _skip(fault, skipped)
+            yield None
+
+
+def _skip(fault: InputError, skipped: list[str]) -> None:
+    _LOG.warning("skipped %s", fault)
+    skipped.append(str(fault))
+
+
+def _shrink(image: Tensor, longest: int) -> Tensor:
+    height, width = image.shape[-2:]
+    scale = longest / max(height, width)
+    if scale < 1:
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        image = F.interpolate(
+            image[None], size, mode="bilinear", align_corners=False, antialias=True
+        )[0]
+    return image.mul(255).round_().clamp_(0, 255).byte()
+
+
+def _select(
+    frames: Iterable[Tensor | None], still: float, as_it_is: bool
+) -> Iterator[tuple[Tensor, bool]]:
+    """Yield the frames worth keeping, each with whether a new run begins there."""
+    last, last_blocks = None, None
+    for frame in frames:
+        if frame is None:
+            last = None
+            continue
+        blocks = _blocks(frame)
+        if last is None or last_blocks is None or frame.shape != last.shape:
+            begins = True
+        elif as_it_is:
+            begins = False
+        elif _changed(last_blocks, blocks) <= still:
+            continue
+        else:
+            begins = _is_cut(last_blocks, blocks)
+        last, last_blocks = frame, blocks
+        yield frame, begins
+
+
+def _write_runs(
+    frames: Iterable[tuple[Tensor, bool]],
+    file: BinaryIO,
+    places: list[tuple[int, int, int]],
+    max_bytes: int,
+) -> Iterator[tuple[int, int]]:
+    """Write runs of two frames or more; yield the first number of each and the one after it."""
+    start, waiting = len(places), None
+    for frame, begins in frames:
+        if begins:
+            if len(places) > start:
+                yield start, len(places)
+            start, waiting = len(places), frame  # alone so far: not written yet
+            continue
+        for wanted in (waiting, frame):
+            if wanted is not None:
+                places.append((file.tell(), *wanted.shape[1:]))
+                file.write(wanted.numpy().tobytes())
+        waiting = None
+        if file.tell() > max_bytes:
+            raise OutputError(
+                file.name,
+                f"the frames need more than {max_bytes / 1e9:.3g} GB",
+                "lower longest or raise max_bytes",
+            )
+    if len(places) > start:
+        yield start, len(places)
+
+
+def _check_found(clips: Sequence[_Clip], skipped: Sequence[str], runs: int) -> None:
+    if runs:
+        return
+    where = clips[0].name if len(clips) == 1 else f"{clips[0].name} and {len(clips) - 1} more"
+    if skipped:
+        raise InputError(where, f"nothing could be read; the first fault was: {skipped[0]}")
+    raise InputError(where, "no two frames in a row show motion in one scene")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    for path in folder.glob(".pairs-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > _ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+# ------------------------------------------------------------------ stills and cuts
+
+
+def _blocks(frame: Tensor) -> Tensor:
+    """Average uint8 (3, H, W) over blocks of pixels: (3, h, w) in [0, 1]."""
+    height, width = (max(1, side // _BLOCK) for side in frame.shape[1:])
+    return F.adaptive_avg_pool2d(frame.float() / 255, (height, width))
+
+
+def _changed(a: Tensor, b: Tensor) -> float:
+    """Return the share of blocks that differ visibly."""
+    return ((a - b).abs().amax(0) > _STEP).float().mean().item()
+
+
+def _is_cut(a: Tensor, b: Tensor) -> bool:
+    """Return whether ``b`` holds too much that ``a`` does not show anywhere near.
+
+    Each pixel of a thumbnail is compared with the most similar one around its place in the other
+    thumbnail, so that motion, however fast, is not taken for a cut.
+    """
+    thumbnails = []
+    for blocks in (a, b):
+        scale = min(1.0, _CUT_GRID / max(blocks.shape[1:]))
+        height, width = (max(1, round(side * scale)) for side in blocks.shape[1:])
+        thumbnails.append(F.adaptive_avg_pool2d(blocks, (height, width)))
+    return max(_news(*thumbnails), _news(*reversed(thumbnails))) > _CUT
+
+
+def _news(a: Tensor, b: Tensor) -> float:
+    reach = 2 * _CUT_REACH + 1
+    around = F.pad(a[None], [_CUT_REACH] * 4, mode="replicate")
+    candidates = F.unfold(around, reach).view(3, reach * reach, *a.shape[1:])
+    return (candidates - b[:, None]).abs().amax(0).amin(0).mean().item()

@@ -1,0 +1,383 @@
+"""Where known data sets keep their frames and flow; the user gives the folder, we know the rest.
+
+A recipe is a TOML file in ``datasets/`` (or one of the user's own). Its patterns are paths below
+the data set's root: ``{scene}`` is any part of a name, ``{n}`` a number, ``{n+1}`` the next one
+with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is searched for; the other
+files of a pair follow from what it matched, and a field that is not in ``frame1`` is free::
+
+    title = "..."                 # and home, terms: where it is, and what may be done with it
+    footage = ["test/clean/*"]    # folders and videos to learn from without flow
+    complete = true               # every two frames have flow; otherwise those without are no pair
+
+    [sets.clean]
+    frame1 = "training/clean/{scene}/frame_{n}.png"
+    frame2 = "training/clean/{scene}/frame_{n+1}.png"
+    flow = "training/flow/{scene}/frame_{n}.flo"
+    occluded = "..."              # optional picture: not black where frame 2 does not show it
+    invalid = "..."               # optional picture: not black where the flow does not count
+    flow_visible = "..."          # optional flow file: valid where frame 2 shows it (KITTI's noc)
+
+No data set is part of this package, and none is downloaded.
+"""
+
+from __future__ import annotations
+
+import glob
+import lzma
+import re
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from flowwarp._bundled import bundled
+from flowwarp.errors import InputError
+from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, open_input
+from flowwarp.io.flow_files import read_flow
+from flowwarp.io.images import read_image
+
+_FIELD = re.compile(r"\{(\*?)(\w+)(?:\+(\d+))?\}")
+_LARGEST_FLOW = 2**30  # bytes; what a packed flow file may hold
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one set, as patterns; see the module's text."""
+
+    name: str
+    frame1: str
+    frame2: str
+    flow: str
+    occluded: str | None = None
+    invalid: str | None = None
+    flow_visible: str | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A data set: what it is, and where its files lie."""
+
+    name: str
+    title: str
+    home: str = ""
+    terms: str = ""
+    footage: tuple[str, ...] = ()
+    complete: bool = True
+    sets: tuple[Layout, ...] = ()
+
+
+@dataclass(frozen=True)
+class GroundTruthPair:
+    """The files of one pair with known flow.
+
+    Args:
+        group: which set it counts to.
+        name: what to call it.
+        frame1: a picture.
+        frame2: a picture.
+        flow: a flow file from frame 1 to frame 2, or one packed by xz.
+        occluded: a picture, not black where frame 2 does not show the pixel.
+        invalid: a picture, not black where the flow does not count.
+        flow_visible: a flow file that is valid only where frame 2 shows the pixel.
+    """
+
+    group: str
+    name: str
+    frame1: Path
+    frame2: Path
+    flow: Path
+    occluded: Path | None = None
+    invalid: Path | None = None
+    flow_visible: Path | None = None
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """What the files of a pair hold, as a batch of one.
+
+    Args:
+        image1: (1, 3, H, W).
+        image2: (1, 3, H, W).
+        flow_12: (1, 2, H, W).
+        valid: (1, 1, H, W) bool, True where the flow is known and counts.
+        visible: (1, 1, H, W) bool, True where frame 2 shows the pixel; None if nobody says.
+    """
+
+    image1: Tensor
+    image2: Tensor
+    flow_12: Tensor
+    valid: Tensor
+    visible: Tensor | None
+
+
+def recipe_names() -> list[str]:
+    """Name the recipes that ship with the package."""
+    return sorted(path.stem for path in bundled("datasets").glob("*.toml"))
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: one of :func:`recipe_names`, or the path of a TOML file.
+
+    Raises:
+        InputError: no such recipe, or a broken one.
+    """
+    path = Path(name)
+    if path.suffix.lower() != ".toml":
+        path = bundled("datasets") / f"{name}.toml"
+        if str(name) not in recipe_names():
+            known = ", ".join(recipe_names())
+            raise InputError(str(name), "is not a recipe", f"known are {known}, or a .toml file")
+    with open_input(path) as (file, _):
+        try:
+            table = tomllib.load(file)
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+            raise InputError(path, f"is not valid TOML ({fault})") from fault
+    sets = table.pop("sets", {})
+    if not isinstance(sets, dict) or not all(isinstance(part, dict) for part in sets.values()):
+        raise InputError(path, "its sets must be tables", "write [sets.NAME]")
+    layouts = tuple(_checked(path, Layout, {"name": key, **part}) for key, part in sets.items())
+    footage = table.pop("footage", [])
+    if not isinstance(footage, list) or not all(isinstance(part, str) for part in footage):
+        raise InputError(path, "footage must be a list of patterns")
+    table |= {"name": path.stem, "footage": tuple(footage), "sets": layouts}
+    recipe: Recipe = _checked(path, Recipe, table)
+    return recipe
+
+
+def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
+    """List the pairs with known flow of a data set.
+
+    Args:
+        recipe: what :func:`load_recipe` returns.
+        root: the folder of the data set.
+
+    Returns:
+        At least one pair, ordered by set and name.
+
+    Raises:
+        InputError: it is not that data set, or files are missing; the message says which.
+    """
+    root = Path(root)
+    _check_folder(root)
+    if not recipe.sets:
+        raise InputError(root, f"{recipe.title} has no flow", "it is footage to learn from")
+    pairs, faults = [], []
+    for layout in recipe.sets:
+        found, fault = _pairs_of_set(recipe, layout, root)
+        pairs += found
+        faults += [fault] if fault else []
+    # A set that is not there at all may be left out (Sintel's clean without final); half of one
+    # would give a figure that compares with nothing.
+    if not pairs or any(fault.partial for fault in faults):
+        fault = next((fault for fault in faults if fault.partial), faults[0])
+        raise InputError(root, fault.text, f"this is read as {recipe.title}")
+    return pairs
+
+
+def footage_of(recipe: Recipe, root: str | Path) -> list[Path]:
+    """List the folders and videos of a data set to learn from without flow.
+
+    Raises:
+        InputError: none is there.
+    """
+    root = Path(root)
+    _check_folder(root)
+    found = [path for pattern in recipe.footage for path in sorted(root.glob(pattern))]
+    if not found:
+        wanted = ", ".join(recipe.footage) or "nothing"
+        raise InputError(root, f"holds no footage of {recipe.title}", f"looked for {wanted}")
+    return found
+
+
+def read_pair(pair: GroundTruthPair) -> GroundTruth:
+    """Read the files of a pair.
+
+    Raises:
+        InputError: one cannot be read, or their sizes differ.
+    """
+    flow, valid = _read_flow(pair.flow)
+    size = tuple(flow.shape[-2:])
+    image1, image2 = (_sized(path, read_image(path), size) for path in (pair.frame1, pair.frame2))
+    if pair.invalid is not None:
+        valid = valid & ~_mask(pair.invalid, size)
+    visible = None
+    if pair.occluded is not None:
+        visible = ~_mask(pair.occluded, size)
+    elif pair.flow_visible is not None:
+        visible = _sized(pair.flow_visible, _read_flow(pair.flow_visible)[1], size)
+    return GroundTruth(
+        image1[None],
+        image2[None],
+        flow[None],
+        valid[None],
+        None if visible is None else visible[None],
+    )
+
+
+# ------------------------------------------------------------------ finding files
+
+
+@dataclass(frozen=True)
+class _Missing:
+    """Why a set gives no pairs, or not all; partial if some of it is there."""
+
+    text: str
+    partial: bool
+
+
+def _pairs_of_set(
+    recipe: Recipe, layout: Layout, root: Path
+) -> tuple[list[GroundTruthPair], _Missing | None]:
+    pairs: list[GroundTruthPair] = []
+    lacking: list[str] = []
+    matches = list(_search(root, layout.frame1))
+    if not matches:
+        return [], _Missing(f"no file is like {layout.frame1}", partial=False)
+    last = {_clip_of(found): int(found.get("n", 0)) for _, found in matches}
+    for frame1, found in matches:
+        frame2 = _other(root, layout.frame2, found, IMAGE_EXTENSIONS)
+        flow = _other(root, layout.flow, found, FLOW_EXTENSIONS)
+        if frame2 is None or flow is None:
+            # The last frame of a clip has no next one, whether it has flow or not.
+            is_last = "{n+" in layout.frame2 and int(found["n"]) == last[_clip_of(found)]
+            if (frame2 is not None or flow is not None) and not is_last:
+                pattern = layout.flow if flow is None else layout.frame2
+                lacking.append(_fill(pattern, found))
+            continue
+        extras = {
+            key: _other(root, pattern, found, IMAGE_EXTENSIONS | FLOW_EXTENSIONS)
+            for key in ("occluded", "invalid", "flow_visible")
+            if (pattern := getattr(layout, key)) is not None
+        }
+        group, name = _names(recipe, layout, root, frame1)
+        pairs.append(GroundTruthPair(group, name, frame1, frame2, flow, **extras))
+    if lacking and (recipe.complete or not pairs):
+        count = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        return pairs, _Missing(f"{lacking[0]}{count} missing", partial=True)
+    if not pairs:
+        return [], _Missing(f"no file is like {layout.frame2} or {layout.flow}", partial=False)
+    return pairs, None
+
+
+def _clip_of(found: dict[str, str]) -> tuple[str, ...]:
+    return tuple(value for key, value in found.items() if key != "n")
+
+
+def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[str, str]:
+    if "{*" in layout.frame1:  # a folder for each pair: the folder above names the set
+        folder = frame1.absolute().parent
+        return folder.parent.name, folder.name
+    return f"{recipe.name}/{layout.name}", frame1.relative_to(root).with_suffix("").as_posix()
+
+
+def _search(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the pictures that a pattern matches, and what its fields are there."""
+    wildcard = _FIELD.sub(lambda field: "**" if field[1] else "*", pattern)
+    exact = re.compile(_to_regex(pattern))
+    for path in sorted(root.glob(wildcard)):
+        match = exact.fullmatch(path.relative_to(root).as_posix())
+        if match and path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file():
+            yield path, {key: value or "" for key, value in match.groupdict().items()}
+
+
+def _to_regex(pattern: str) -> str:
+    parts, end = [], 0
+    for field in _FIELD.finditer(pattern):
+        parts.append(re.escape(pattern[end : field.start()]))
+        deep, name, _ = field.groups()
+        kind = r"\d+" if name == "n" else "[^/]+"
+        parts.append(f"(?P<{name}>.*?)" if deep else f"(?P<{name}>{kind})")
+        end = field.end()
+    text = "".join([*parts, re.escape(pattern[end:])])
+    return text.replace(".*?)/", ".*?)/?")  # no folder at all has no slash either
+
+
+def _other(
+    root: Path, pattern: str, found: dict[str, str], extensions: frozenset[str]
+) -> Path | None:
+    """Return the file that a pattern means for a pair, None if there is none."""
+    if all(field[2] in found for field in _FIELD.finditer(pattern)):
+        path = root / _fill(pattern, found)
+        return path if path.is_file() else None
+    matches = sorted(root.glob(_fill(pattern, found, escape=True)))
+    known = (path for path in matches if _extension(path) in extensions and path.is_file())
+    return next(known, None)
+
+
+def _fill(pattern: str, found: dict[str, str], *, escape: bool = False) -> str:
+    """Put what was found into a pattern; a field that was not found becomes ``*``."""
+
+    def value(field: re.Match[str]) -> str:
+        _, name, step = field.groups()
+        if name not in found:
+            return "*"
+        text = found[name]
+        text = f"{int(text) + int(step):0{len(text)}d}" if step else text
+        return glob.escape(text) if escape else text
+
+    return _FIELD.sub(value, pattern).lstrip("/")
+
+
+def _extension(path: Path) -> str:
+    return Path(path.stem if path.suffix.lower() == ".xz" else path).suffix.lower()
+
+
+def _check_folder(root: Path) -> None:
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "no such file or directory"
+        raise InputError(root, problem, "give the folder of the data set")
+
+
+def _checked(path: Path, kind: Any, table: dict[str, Any]) -> Any:
+    """Build a dataclass from a TOML table, its keys and types checked."""
+    known = {field.name: field for field in fields(kind)}
+    for key, value in table.items():
+        if key not in known:
+            raise InputError(path, f"has an unknown key {key!r}", f"known are {', '.join(known)}")
+        wanted = bool if key == "complete" else str
+        if key not in ("footage", "sets") and not isinstance(value, wanted):
+            raise InputError(path, f"{key} must be {wanted.__name__}, got {value!r}")
+    try:
+        return kind(**table)
+    except TypeError as fault:  # a required key is missing
+        lacking = str(fault).partition("argument")[2].lstrip("s: ")
+        raise InputError(path, f"lacks {lacking}") from fault
+
+
+# ------------------------------------------------------------------ reading files
+
+
+def _read_flow(path: Path) -> tuple[Tensor, Tensor]:
+    if path.suffix.lower() != ".xz":
+        return read_flow(path)
+    with open_input(path) as (file, _):
+        try:
+            with lzma.open(file) as packed:
+                data = packed.read(_LARGEST_FLOW)
+        except (lzma.LZMAError, EOFError) as fault:
+            raise InputError(path, f"is a broken xz file ({fault})") from fault
+    with tempfile.TemporaryDirectory() as folder:
+        plain = Path(folder, path.stem)
+        plain.write_bytes(data)
+        try:
+            return read_flow(plain)
+        except InputError as fault:  # name the file the user knows
+            raise InputError(path, str(fault).removeprefix(f"{plain}: ")) from fault
+
+
+def _mask(path: Path, size: tuple[int, ...]) -> Tensor:
+    return _sized(path, read_image(path)[:1] > 0.5, size)
+
+
+def _sized(path: Path, tensor: Tensor, size: tuple[int, ...]) -> Tensor:
+    if tuple(tensor.shape[-2:]) != size:
+        got = f"{tensor.shape[-1]}x{tensor.shape[-2]}"
+        raise InputError(path, f"is {got}, the flow is {size[1]}x{size[0]}")
+    return tensor

@@ -1,0 +1,310 @@
+"""Pairs of images made from still photos, with the flow between them known exactly.
+
+A scene is a background and some layers in front of it, each a shape cut from a photo and moved by
+a smooth motion of its own. The idea is that of FlyingChairs (Dosovitskiy et al., ICCV 2015) and of
+AutoFlow's layers (Sun et al., CVPR 2021).
+
+A layer is defined where it lies in frame 2: frame 2 reads its photo at ``place(y)``, frame 1 at
+``place(x + flow(x))``. Both frames are thus interpolated once, from the same photo, and the flow
+is exact whatever the motion, since nothing has to be inverted.
+
+The flow is meant for evaluation. Training here needs none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.data._sampling import sample
+from flowwarp.io.images import list_frames, read_image
+from flowwarp.ops.fields import coordinate_grid
+from flowwarp.ops.warping import warp
+
+SLOWEST, FASTEST = 0.5, 60.0  # px
+LAYERS = 4  # in front of the background, at most
+_SHADOW_SCALE = 4  # shadows are soft: they are drawn at a quarter of the size
+_BLUR_TAPS = 7
+
+
+@dataclass(frozen=True)
+class SyntheticPair:
+    """Two frames and what is known about them; no batch dimension.
+
+    Args:
+        image1: (3, H, W) float32 in [0, 1].
+        image2: (3, H, W) float32 in [0, 1].
+        flow_12: (2, H, W) in pixels, exact.
+        visible: (1, H, W) bool, True where a pixel of frame 1 is seen in frame 2.
+    """
+
+    image1: Tensor
+    image2: Tensor
+    flow_12: Tensor
+    visible: Tensor
+
+
+def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
+    """Read all pictures of a folder for :func:`synthesize_pair`, as uint8 to save memory.
+
+    Args:
+        folder: a folder of pictures.
+        longest: larger ones are made smaller until no side is longer.
+
+    Returns:
+        Photos (3, H, W), uint8.
+
+    Raises:
+        InputError: no such folder, or a picture that cannot be read.
+    """
+    photos = []
+    for path in list_frames(folder):
+        photo = read_image(path)[None]
+        scale = longest / max(photo.shape[-2:])
+        if scale < 1:
+            size = [max(1, round(side * scale)) for side in photo.shape[-2:]]
+            photo = F.interpolate(photo, size, mode="bilinear", antialias=True, align_corners=False)
+        photos.append(photo[0].mul(255).round_().clamp_(0, 255).byte())
+    return photos
+
+
+def synthesize_pair(
+    photos: Sequence[Tensor],
+    seed: int,
+    index: int,
+    size: tuple[int, int] = (256, 320),
+    *,
+    effects: bool = True,
+) -> SyntheticPair:
+    """Make a pair; the same arguments give the same pair.
+
+    Args:
+        photos: (3, H, W) each, uint8 or float32 in [0, 1]; any sizes.
+        seed: which series of pairs.
+        index: which pair of the series.
+        size: (height, width) of the frames.
+        effects: add what a camera adds: shadows, motion blur, defocus, light that changes, noise.
+            Without, ``warp(image2, flow_12)`` is ``image1`` where ``visible``, but for the
+            interpolation of the images.
+
+    Raises:
+        ValueError: no photos, or a size below 1.
+    """
+    if not photos:
+        raise ValueError("photos must not be empty")
+    if min(size) < 1:
+        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
+    random = np.random.default_rng([seed, index])
+    # Effects draw from a stream of their own: the scene is the same with and without them.
+    (camera,) = random.spawn(1)
+    scene = _draw_layers(photos, random, size, camera if effects else None)
+    frames, flow, flow_2 = scene.frames, scene.flows[:1], scene.flows[1:]
+
+    # A pixel is visible if the same layer is on top where it goes.
+    there, within = warp(scene.top[1:], flow, mode="nearest", mask=True)
+    visible = within & (there == scene.top[:1])
+    if effects:
+        frames = _expose(frames, torch.cat([flow, flow_2]), camera)
+    return SyntheticPair(frames[0], frames[1], flow[0], visible[0])
+
+
+# ------------------------------------------------------------------ the scene
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """Both frames of a scene along the batch: (2, C, H, W)."""
+
+    frames: Tensor
+    flows: Tensor  # of what is on top; in frame 2 that of the same layer at the same place
+    top: Tensor  # number of the layer on top
+
+
+def _draw_layers(
+    photos: Sequence[Tensor],
+    random: np.random.Generator,
+    size: tuple[int, int],
+    camera: np.random.Generator | None,
+) -> _Scene:
+    grid = coordinate_grid(*size)
+    count = int(random.integers(1, LAYERS + 1))
+    frames, flows = torch.zeros(2, 3, *size), torch.zeros(2, 2, *size)
+    top = torch.zeros(2, 1, *size)
+    for layer in range(count + 1):
+        motion = _draw_motion(random, grid)
+        points = torch.cat([grid + motion, grid])  # where each frame reads the layer, as in frame 2
+        photo = photos[int(random.integers(len(photos)))]
+        texture = _read_photo(photo, points, random)
+        if layer == 0:
+            frames, flows = texture, motion.expand(2, -1, -1, -1)
+            continue
+        alpha = _draw_shape(random, size)(points).add_(0.5).clamp_(0, 1)
+        if camera is not None and camera.random() < 0.3:
+            frames = frames * _draw_shadow(alpha, camera)
+        frames = torch.lerp(frames, texture, alpha)
+        on_top = alpha > 0.5
+        flows = torch.where(on_top, motion, flows)
+        top = torch.where(on_top, float(layer), top)
+    return _Scene(frames, flows, top)
+
+
+def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
+    """Draw a smooth flow field (1, 2, H, W): a shift, turned, sheared, tilted and bent a little.
+
+    The shift is log-uniform from SLOWEST to FASTEST; no pixel moves further than FASTEST.
+    """
+    height, width = grid.shape[-2:]
+    length, angle = _log_uniform(random, SLOWEST, FASTEST), random.uniform(0, 2 * math.pi)
+    shift = [length * math.cos(angle), length * math.sin(angle)]
+    flow = grid.new_tensor(shift).view(1, 2, 1, 1).expand_as(grid)
+    centre = [random.uniform(0, width), random.uniform(0, height)]
+    arm = grid - grid.new_tensor(centre).view(1, 2, 1, 1)
+    if random.random() < 0.7:
+        turn, grow, shear, stretch = random.normal(size=4) * _log_uniform(random, 0.002, 0.08)
+        linear = grid.new_tensor([[grow + stretch, shear - turn], [shear + turn, grow - stretch]])
+        flow = flow + (linear @ arm.flatten(2)).view_as(grid)
+    if random.random() < 0.3:  # a plane seen at a slant: what is further away moves less
+        tilt = random.normal(size=2) * 0.15 / max(height, width)
+        depth = (arm * arm.new_tensor(tilt).view(1, 2, 1, 1)).sum(1, keepdim=True)
+        flow = flow + arm * depth
+    if random.random() < 0.5:
+        rows, columns = int(random.integers(3, 6)), int(random.integers(3, 7))
+        # Bent by less than half the distance of two nodes, so that it does not fold.
+        reach = 0.15 * min(height / rows, width / columns)
+        bent = random.normal(size=(1, 2, rows, columns)) * _log_uniform(random, 0.02, 1) * reach
+        knots = torch.from_numpy(bent).to(grid.dtype)
+        flow = flow + F.interpolate(knots, (height, width), mode="bicubic", align_corners=True)
+    furthest = flow.square().sum(1).max().sqrt().item()
+    return flow * min(1.0, FASTEST / max(furthest, SLOWEST))
+
+
+def _read_photo(photo: Tensor, points: Tensor, random: np.random.Generator) -> Tensor:
+    """Lay a photo somehow over the frame and read it at points (2, 2, H, W) of the frame."""
+    angle = random.normal() * 0.3
+    scale = _log_uniform(random, 0.6, 1.2)  # photo pixels a frame pixel; more would alias
+    mirror = 1 if random.random() < 0.5 else -1
+    cos, sin = scale * math.cos(angle), scale * math.sin(angle)
+    linear = points.new_tensor([[mirror * cos, -sin], [mirror * sin, cos]])
+    height, width = points.shape[-2:]
+    middle = points.new_tensor([(width - 1) / 2, (height - 1) / 2]).view(2, 1)
+    sides = points.new_tensor([photo.shape[-1], photo.shape[-2]])
+    target = sides * torch.from_numpy(random.uniform(0.25, 0.75, 2)).to(points.dtype)
+    offset = target.view(2, 1) - linear @ middle
+    there = (linear @ points.flatten(2) + offset).view_as(points)
+    # Only the part that is read is turned into floats.
+    low = there.amin((0, 2, 3)).floor().clamp_min(0).minimum(sides - 1)
+    high = there.amax((0, 2, 3)).ceil().clamp_min(0).minimum(sides - 1)
+    (left, top), (right, bottom) = low.int().tolist(), high.int().tolist()
+    texture = photo[:, top : bottom + 1, left : right + 1]
+    if not texture.is_floating_point():
+        texture = texture.float().mul_(1 / 255)
+    there -= low.view(2, 1, 1)
+    return sample(texture.expand(2, -1, -1, -1), there, padding="reflection")
+
+
+def _draw_shape(random: np.random.Generator, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
+    """Draw a blob or polygon: a function of points (B, 2, H, W), about the distance to its rim.
+
+    Positive inside. Being a formula, it is as sharp wherever frame 1 reads it.
+    """
+    height, width = size
+    centre = torch.tensor([random.uniform(0, width), random.uniform(0, height)]).view(1, 2, 1, 1)
+    radius = _log_uniform(random, 0.08, 0.35) * min(size)
+    stretch = math.sqrt(_log_uniform(random, 0.5, 2))
+    axes = torch.tensor([stretch, 1 / stretch]).view(1, 2, 1, 1)
+    if random.random() < 0.6:
+        waves = random.normal(size=(4, 2)) * [[0.2], [0.15], [0.1], [0.06]]
+        return lambda points: _blob((points - centre) * axes, radius, waves.tolist())
+    corners = int(random.integers(3, 8))
+    angles = (np.arange(corners) + random.uniform(-0.3, 0.3, corners)) * 2 * math.pi / corners
+    angles = angles + random.uniform(0, 2 * math.pi)
+    return lambda points: _polygon((points - centre) * axes, radius, angles.tolist())
+
+
+def _blob(arm: Tensor, radius: float, waves: Sequence[Sequence[float]]) -> Tensor:
+    """Distance to ``r(angle) = radius (1 + sum_k a_k cos(k angle) + b_k sin(k angle))``."""
+    length = arm.square().sum(1, keepdim=True).sqrt_().clamp_min_(1e-6)
+    cos_1, sin_1 = (arm / length).chunk(2, 1)
+    cos, sin = cos_1, sin_1
+    rim = torch.ones_like(length)
+    for k, (a, b) in enumerate(waves):
+        if k:  # cos and sin of the next multiple by the angle addition formulas
+            cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
+        rim.add_(cos, alpha=a).add_(sin, alpha=b)
+    return rim.clamp_min_(0.2).mul_(radius).sub_(length)
+
+
+def _polygon(arm: Tensor, radius: float, angles: Sequence[float]) -> Tensor:
+    """Distance to a convex polygon whose sides face ``angles``."""
+    x, y = arm.chunk(2, 1)
+    distance = torch.full_like(x, math.inf)
+    for angle in angles:
+        side = radius - math.cos(angle) * x - math.sin(angle) * y
+        distance = torch.minimum(distance, side)
+    return distance
+
+
+# ------------------------------------------------------------------ the camera
+
+
+def _draw_shadow(alpha: Tensor, camera: np.random.Generator) -> Tensor:
+    """Return what is left of the light, (2, 1, H, W), beside a layer that stands in it."""
+    height, width = alpha.shape[-2:]
+    size = (-(-height // _SHADOW_SCALE), -(-width // _SHADOW_SCALE))
+    coarse = F.adaptive_avg_pool2d(alpha, size)
+    reach = camera.normal(size=2) * 0.03 * max(size)
+    shift = coarse.new_tensor(reach.tolist()).view(1, 2, 1, 1).expand(2, -1, *size)
+    coarse = F.avg_pool2d(warp(coarse, shift), 3, 1, 1, count_include_pad=False)
+    soft = F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
+    return 1 - camera.uniform(0.15, 0.6) * soft
+
+
+def _expose(frames: Tensor, flows: Tensor, camera: np.random.Generator) -> Tensor:
+    """Photograph a scene: motion blur, defocus, light, noise."""
+    if camera.random() < 0.25:
+        frames = _blur_motion(frames, flows, camera.uniform(0.1, 0.5))
+    if camera.random() < 0.25:
+        frames = _defocus(frames, camera.uniform(0.4, 1.2))
+    if camera.random() < 0.7:
+        frames = frames * _draw_light(frames, camera)
+    if camera.random() < 0.3:  # one curve for both: what film and encoders do
+        frames = frames.clamp(1e-6, 1).pow(_log_uniform(camera, 0.7, 1.4))
+    if camera.random() < 0.6:
+        noise = camera.standard_normal(frames.shape, np.float32)
+        frames = frames + torch.from_numpy(noise) * _log_uniform(camera, 0.002, 0.03)
+    return frames.clamp(0, 1)
+
+
+def _blur_motion(frames: Tensor, flows: Tensor, shutter: float) -> Tensor:
+    """Average along the motion, the shutter being open for that part of a frame's time."""
+    total = torch.zeros_like(frames)
+    for time in np.linspace(-shutter / 2, shutter / 2, _BLUR_TAPS).tolist():
+        total += warp(frames, flows * time)
+    return total / _BLUR_TAPS
+
+
+def _defocus(frames: Tensor, sigma: float) -> Tensor:
+    taps = torch.exp(-0.5 * (torch.arange(-3, 4) / sigma) ** 2)
+    taps = (taps / taps.sum()).expand(3, 1, 1, 7)
+    padded = F.pad(frames, [3, 3, 3, 3], mode="replicate")
+    rows = F.conv2d(padded, taps, groups=3)
+    return F.conv2d(rows, taps.transpose(2, 3), groups=3)
+
+
+def _draw_light(frames: Tensor, camera: np.random.Generator) -> Tensor:
+    """Return a gain for each pixel: one per frame and colour, and a smooth change across."""
+    gain = np.exp(camera.normal(size=(2, 1, 1, 1)) * 0.06 + camera.normal(size=(2, 3, 1, 1)) * 0.02)
+    field = 1 + camera.normal(size=(2, 1, 3, 3)) * _log_uniform(camera, 0.005, 0.05)
+    coarse = torch.from_numpy(gain * field).float()
+    return F.interpolate(coarse, frames.shape[-2:], mode="bilinear", align_corners=True)
+
+
+def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
+    return math.exp(random.uniform(math.log(low), math.log(high)))

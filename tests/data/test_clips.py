@@ -1,0 +1,256 @@
+"""Footage to pairs: what is found, what is kept, and that the cache can be trusted."""
+
+import logging
+import os
+import pickle
+
+import pytest
+import torch
+
+from flowwarp.data import clips
+from flowwarp.data.clips import PairStore, prepare_pairs
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io.images import write_image
+from flowwarp.io.video import write_video
+
+HEIGHT, WIDTH = 72, 96
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    def run(*sources, **options):
+        return prepare_pairs(sources, cache=tmp_path / "cache", **options)
+
+    return run
+
+
+def scene(seed, size=(HEIGHT, WIDTH + 40)):
+    """A coarse random pattern, wide enough to move a window over."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, size[0] // 18, size[1] // 17, generator=generator)
+    return torch.nn.functional.interpolate(coarse, size, mode="bilinear")[0]
+
+
+def frame(shift=0, seed=0):
+    return scene(seed)[:, :, shift : shift + WIDTH]
+
+
+def save(folder, shifts, seed=0, first=0):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, shift in enumerate(shifts, start=first):
+        write_image(folder / f"f{number}.png", frame(shift, seed))
+
+
+def steps(image):
+    return image.mul(255).round().byte()
+
+
+# ------------------------------------------------------------------ what is found
+
+
+def test_a_folder_is_a_clip_in_natural_order(tmp_path, prepare):
+    save(tmp_path / "a", [2 * k for k in range(11)])
+    store = prepare(tmp_path / "a")
+    assert len(store) == 10
+    for number, (frame1, frame2) in enumerate(store):
+        assert torch.equal(frame1, steps(frame(2 * number)))
+        assert torch.equal(frame2, steps(frame(2 * number + 2)))
+    assert store.clip(0) == str(tmp_path / "a")
+    assert store.skipped == ()
+
+
+def test_nested_folders_and_videos_are_clips_of_their_own(tmp_path, prepare):
+    save(tmp_path / "data/b/deep", [0, 3, 6])
+    save(tmp_path / "data/.hidden", [0, 3, 6])
+    write_video(tmp_path / "data/film.mp4", [frame(3 * k, seed=1) for k in range(4)])
+    store = prepare(tmp_path / "data")
+    assert [store.clip(index) for index in range(len(store))] == [
+        *[str(tmp_path / "data/film.mp4")] * 3,
+        *[str(tmp_path / "data/b/deep")] * 2,
+    ]
+
+
+def test_pictures_given_one_by_one_are_a_clip(tmp_path, prepare):
+    save(tmp_path, [0, 4, 8])
+    assert len(prepare(*(tmp_path / f"f{k}.png" for k in range(3)))) == 2
+
+
+def test_a_list_of_pairs_is_taken_as_it_is(tmp_path, prepare):
+    save(tmp_path, [0, 0])
+    write_image(tmp_path / "other one.png", frame(seed=7))
+    (tmp_path / "pairs.txt").write_text("# still, cut\nf0.png f1.png\n\nf0.png 'other one.png'\n")
+    store = prepare(tmp_path / "pairs.txt")
+    assert len(store) == 2
+    assert torch.equal(store[1][1], steps(frame(seed=7)))
+    assert len(store.windows(3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("a b c", "line 1 holds 3 names"), ("\n'a b", "line 2: No closing"), ("\xff", "UTF-8")],
+)
+def test_a_broken_list_names_its_line(tmp_path, prepare, text, problem):
+    (tmp_path / "pairs.txt").write_bytes(text.encode("latin1"))
+    with pytest.raises(InputError, match=problem):
+        prepare(tmp_path / "pairs.txt")
+
+
+def test_a_link_to_a_folder_above_is_no_endless_way(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    (tmp_path / "a/up").symlink_to(tmp_path)
+    assert len(prepare(tmp_path / "a")) == 1
+
+
+# ------------------------------------------------------------------ what is kept
+
+
+def test_still_frames_are_dropped_and_slow_motion_adds_up(tmp_path, prepare):
+    save(tmp_path / "a", [0, 0, 0, 5, 5, 10])
+    store = prepare(tmp_path / "a")
+    assert [torch.equal(pair[1], steps(frame(s))) for pair, s in zip(store, (5, 10), strict=True)]
+    assert len(prepare(tmp_path / "a", still=-1)) == 5
+
+
+def test_no_pair_crosses_a_cut(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4, 8])
+    save(tmp_path / "a", [0, 4, 8], seed=1, first=3)
+    store = prepare(tmp_path / "a")
+    assert len(store) == 4
+    assert len(store.windows(3)) == 2
+    assert torch.equal(store[2][0], steps(frame(0, seed=1)))
+
+
+def test_fast_motion_is_no_cut(tmp_path, prepare):
+    save(tmp_path / "a", [0, 5, 10])
+    assert len(prepare(tmp_path / "a")) == 2
+
+
+def test_no_pair_crosses_a_change_of_size(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    for number, shift in enumerate((0, 4), start=2):
+        write_image(tmp_path / f"a/f{number}.png", frame(shift)[:, :40])
+    store = prepare(tmp_path / "a")
+    assert [pair[0].shape[1] for pair in store] == [HEIGHT, 40]
+
+
+def test_large_frames_are_made_smaller(tmp_path, prepare):
+    save(tmp_path / "a", [0, 8])
+    store = prepare(tmp_path / "a", longest=48)
+    assert store[0][0].shape == (3, 36, 48)
+    averaged = torch.nn.functional.avg_pool2d(frame(), 2)
+    assert (store[0][0] / 255 - averaged).abs().mean() < 0.01
+
+
+def test_windows(tmp_path, prepare):
+    save(tmp_path / "a", [3 * k for k in range(5)])
+    store = prepare(tmp_path / "a")
+    assert len(store.windows(3)) == 3
+    wide = store.windows(3, stride=2)
+    assert len(wide) == 1
+    for image, shift in zip(wide[0], (0, 6, 12), strict=True):
+        assert torch.equal(image, steps(frame(shift)))
+
+
+# ------------------------------------------------------------------ what is broken
+
+
+def test_an_unreadable_frame_is_said_and_parts_the_clip(tmp_path, prepare, caplog):
+    save(tmp_path / "a", [3 * k for k in range(5)])
+    (tmp_path / "a/f2.png").write_bytes(b"not a picture")
+    with caplog.at_level(logging.WARNING):
+        store = prepare(tmp_path / "a")
+    assert len(store) == 2
+    assert len(store.skipped) == 1
+    assert "f2.png" in store.skipped[0]
+    assert "f2.png" in caplog.text
+
+
+def test_what_came_before_a_broken_end_is_kept(tmp_path, prepare):
+    write_video(tmp_path / "a.gif", [frame(3 * k) for k in range(12)])
+    data = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(data[: len(data) * 2 // 3])
+    store = prepare(tmp_path / "a.gif")
+    assert 2 <= len(store) < 11
+    assert "a.gif: breaks off" in store.skipped[0]
+
+
+def test_nothing_usable_is_an_error(tmp_path, prepare):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="neither pictures nor videos"):
+        prepare(tmp_path / "empty")
+    with pytest.raises(InputError, match=r"gone\.mp4: no such file"):
+        prepare(tmp_path / "gone.mp4")
+    save(tmp_path / "still", [0, 0])
+    with pytest.raises(InputError, match="no two frames in a row"):
+        prepare(tmp_path / "still")
+    (tmp_path / "bad.mp4").write_bytes(b"nonsense")
+    with pytest.raises(InputError, match=r"nothing could be read.*bad\.mp4"):
+        prepare(tmp_path / "bad.mp4")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_the_limit_of_size(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4, 8])
+    with pytest.raises(OutputError, match="lower longest"):
+        prepare(tmp_path / "a", max_bytes=20_000)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_that_cannot_be_written(tmp_path):
+    save(tmp_path / "a", [0, 4])
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        prepare_pairs([tmp_path / "a"], cache=tmp_path / "file" / "cache")
+
+
+# ------------------------------------------------------------------ the cache
+
+
+def test_a_second_call_decodes_nothing(tmp_path, prepare, monkeypatch):
+    save(tmp_path / "a", [0, 4])
+    first = prepare(tmp_path / "a")
+    monkeypatch.setattr(clips, "_prepare", None)
+    assert prepare(tmp_path / "a").folder == first.folder
+
+
+def test_a_changed_file_or_option_prepares_anew(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    folders = {prepare(tmp_path / "a").folder, prepare(tmp_path / "a", longest=32).folder}
+    os.utime(tmp_path / "a/f1.png", (1, 1))
+    folders.add(prepare(tmp_path / "a").folder)
+    assert len(folders) == 3
+
+
+def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOWWARP_CACHE_DIR", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    save(tmp_path / "a", [0, 4])
+    assert prepare_pairs([tmp_path / "a"]).folder.parent == tmp_path / "xdg" / "flowwarp"
+
+
+def test_abandoned_work_is_removed(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    old, new = tmp_path / "cache/.pairs-old", tmp_path / "cache/.pairs-new"
+    old.mkdir(parents=True)
+    new.mkdir()
+    os.utime(old, (1, 1))
+    prepare(tmp_path / "a")
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_pickled_by_name(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4, 8])
+    store = prepare(tmp_path / "a").windows(3)
+    data = pickle.dumps(store)
+    assert len(data) < 1000
+    copy = pickle.loads(data)
+    assert isinstance(copy, PairStore)
+    assert all(torch.equal(*pair) for pair in zip(copy[0], store[0], strict=True))
+
+
+def test_progress_counts_clips(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    save(tmp_path / "a/b", [0, 4])
+    seen = []
+    prepare(tmp_path / "a", progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(1, 2), (2, 2)]

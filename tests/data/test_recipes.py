@@ -1,0 +1,272 @@
+"""Recipes: each on a small tree with the real data set's layout."""
+
+import lzma
+
+import pytest
+import torch
+
+from flowwarp.data.recipes import (
+    footage_of,
+    load_recipe,
+    pairs_of,
+    read_pair,
+    recipe_names,
+)
+from flowwarp.errors import InputError
+from flowwarp.io.flow_files import write_flow
+from flowwarp.io.images import write_image
+
+HEIGHT, WIDTH = 4, 6
+SINTEL = [
+    *(f"training/clean/alley_1/frame_{n:04}.png" for n in (1, 2, 3)),
+    *(f"training/final/alley_1/frame_{n:04}.png" for n in (1, 2, 3)),
+    *(f"training/flow/alley_1/frame_{n:04}.flo" for n in (1, 2)),
+    *(f"training/occlusions/alley_1/frame_{n:04}.png" for n in (1, 2)),
+    *(f"training/invalid/alley_1/frame_{n:04}.png" for n in (1, 2, 3)),
+    "test/clean/cave_1/frame_0001.png",
+]
+KITTI15 = [
+    "training/image_2/000000_10.png",
+    "training/image_2/000000_11.png",
+    "training/image_2/000000_09.png",  # multi-view extension
+    "training/flow_occ/000000_10.png",
+    "training/flow_noc/000000_10.png",
+]
+TREES = {
+    "sintel": (SINTEL, 4),
+    "kitti2015": (KITTI15, 1),
+    "kitti2012": ([name.replace("image_2", "colored_0") for name in KITTI15], 1),
+    "flyingchairs": (
+        [f"data/{n:05}_{tail}" for n in (1, 2) for tail in ("img1.ppm", "img2.ppm", "flow.flo")],
+        2,
+    ),
+    "flyingthings3d": (
+        [
+            *(f"frames_cleanpass/TEST/A/0000/left/{n:04}.png" for n in (6, 7, 8)),
+            *(f"frames_cleanpass/TRAIN/A/0000/left/{n:04}.png" for n in (6, 7)),
+            *(
+                f"optical_flow/TEST/A/0000/into_future/left/OpticalFlowIntoFuture_{n:04}_L.pfm"
+                for n in (6, 7, 8)
+            ),
+        ],
+        2,
+    ),
+    "middlebury": (
+        [
+            "other-data/Grove2/frame10.png",
+            "other-data/Grove2/frame11.png",
+            "other-data/Walking/frame10.png",
+            "other-data/Walking/frame11.png",
+            "other-gt-flow/Grove2/flow10.flo",
+        ],
+        1,
+    ),
+    "spring": (
+        [
+            *(f"train/0001/frame_left/frame_left_{n:04}.png" for n in (1, 2)),
+            "train/0001/flow_FW_left/flow_FW_left_0001.flo",
+        ],
+        1,
+    ),
+    "hd1k": (
+        [
+            *(f"hd1k_input/image_2/000000_{n:04}.png" for n in (9, 10)),
+            *(f"hd1k_flow_gt/flow_occ/000000_{n:04}.png" for n in (9, 10)),
+        ],
+        1,
+    ),
+    "pairs": (
+        [
+            "a/x/frame1.png",
+            "a/x/frame2.ppm",
+            "a/x/flow.flo",
+            "a/x/occ.png",
+            "a/x/invalid.png",
+            "b/c/y/frame1.jpg",
+            "b/c/y/frame2.jpg",
+            "b/c/y/flow.png",
+        ],
+        2,
+    ),
+}
+FOOTAGE = {"davis": "JPEGImages/480p/bear/00000.jpg", "ucf101": "Archery/v_Archery_g01_c01.avi"}
+
+
+def is_flow(name):
+    return "flow" in name.split("/")[-1].lower() or "/flow" in name
+
+
+def plant(root, names):
+    """Write small files with these names: pictures, or flow of 1 px to the right."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if is_flow(name):
+            write_flow(path, torch.tensor([1.0, 0]).view(2, 1, 1).repeat(1, HEIGHT, WIDTH))
+        else:
+            write_image(path, torch.zeros(3, HEIGHT, WIDTH))
+    return root
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_the_real_layout(tmp_path, name):
+    files, count = TREES[name]
+    pairs = pairs_of(load_recipe(name), plant(tmp_path, files))
+    assert len(pairs) == count
+    for pair in pairs:
+        assert pair.frame1 != pair.frame2
+        truth = read_pair(pair)
+        assert truth.image1.shape == truth.image2.shape == (1, 3, HEIGHT, WIDTH)
+        assert truth.flow_12[0, :, 0, 0].tolist() == [1, 0]
+        assert truth.valid.all()
+
+
+def test_every_recipe_is_tested():
+    assert set(recipe_names()) == set(TREES) | set(FOOTAGE)
+
+
+@pytest.mark.parametrize("name", FOOTAGE)
+def test_footage_without_flow(tmp_path, name):
+    path = tmp_path / FOOTAGE[name]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    recipe = load_recipe(name)
+    (found,) = footage_of(recipe, tmp_path)
+    assert found in (path, path.parent)
+    with pytest.raises(InputError, match="has no flow"):
+        pairs_of(recipe, tmp_path)
+
+
+def test_sintel_in_detail(tmp_path):
+    root = plant(tmp_path, SINTEL)
+    white = torch.zeros(3, HEIGHT, WIDTH)
+    white[:, 0, 0] = 1
+    write_image(root / "training/occlusions/alley_1/frame_0001.png", white)
+    write_image(root / "training/invalid/alley_1/frame_0001.png", white.roll(1, 2))
+    recipe = load_recipe("sintel")
+    pairs = pairs_of(recipe, root)
+    assert [pair.group for pair in pairs] == ["sintel/clean"] * 2 + ["sintel/final"] * 2
+    first = pairs[0]
+    assert first.name == "training/clean/alley_1/frame_0001"
+    assert first.frame2 == root / "training/clean/alley_1/frame_0002.png"
+    truth = read_pair(first)
+    assert (~truth.visible).nonzero().tolist() == [[0, 0, 0, 0]]
+    assert (~truth.valid).nonzero().tolist() == [[0, 0, 0, 1]]
+    assert [path.name for path in footage_of(recipe, root)] == ["cave_1", "alley_1", "alley_1"]
+
+
+def test_kitti_marks_visible_by_its_second_flow(tmp_path):
+    root = plant(tmp_path, KITTI15)
+    valid = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
+    valid[0, 0, :2] = False
+    write_flow(root / "training/flow_noc/000000_10.png", torch.ones(2, HEIGHT, WIDTH), valid)
+    (pair,) = pairs_of(load_recipe("kitti2015"), root)
+    assert torch.equal(read_pair(pair).visible[0], valid)
+
+
+def test_pairs_are_named_by_their_folders(tmp_path):
+    root = plant(tmp_path, TREES["pairs"][0])
+    recipe = load_recipe("pairs")
+    assert [(p.group, p.name) for p in pairs_of(recipe, root)] == [("a", "x"), ("c", "y")]
+    assert [(p.group, p.name) for p in pairs_of(recipe, root / "a")] == [("a", "x")]
+    assert [(p.group, p.name) for p in pairs_of(recipe, root / "a/x")] == [("a", "x")]
+
+
+def test_a_packed_flow_file(tmp_path):
+    root = plant(tmp_path, ["s/a/frame1.png", "s/a/frame2.png", "s/a/flow.flo"])
+    plain = root / "s/a/flow.flo"
+    (root / "s/a/flow.flo.xz").write_bytes(lzma.compress(plain.read_bytes()))
+    plain.unlink()
+    (pair,) = pairs_of(load_recipe("pairs"), root)
+    assert pair.flow.name == "flow.flo.xz"
+    assert read_pair(pair).flow_12[0, :, 0, 0].tolist() == [1, 0]
+    pair.flow.write_bytes(lzma.compress(b"no flow at all"))
+    with pytest.raises(InputError, match=r"flow\.flo\.xz: is not a \.flo file"):
+        read_pair(pair)
+    pair.flow.write_bytes(pair.flow.read_bytes()[:-20])
+    with pytest.raises(InputError, match="broken xz"):
+        read_pair(pair)
+
+
+# ------------------------------------------------------------------ what is missing
+
+
+def test_another_folder_says_what_was_looked_for(tmp_path):
+    with pytest.raises(InputError, match=r"no file is like training/clean/.*read as MPI Sintel"):
+        pairs_of(load_recipe("sintel"), tmp_path)
+    with pytest.raises(InputError, match="no such file or directory"):
+        pairs_of(load_recipe("sintel"), tmp_path / "gone")
+    with pytest.raises(InputError, match="holds no footage of DAVIS"):
+        footage_of(load_recipe("davis"), tmp_path)
+
+
+def test_one_missing_file_is_named(tmp_path):
+    root = plant(tmp_path, SINTEL)
+    (root / "training/flow/alley_1/frame_0002.flo").unlink()
+    with pytest.raises(InputError, match=r"training/flow/alley_1/frame_0002\.flo missing"):
+        pairs_of(load_recipe("sintel"), root)
+
+
+def test_a_hole_in_a_clip_is_named(tmp_path):
+    root = plant(tmp_path, SINTEL)
+    (root / "training/final/alley_1/frame_0002.png").unlink()
+    with pytest.raises(InputError, match=r"training/final/alley_1/frame_0002\.png missing"):
+        pairs_of(load_recipe("sintel"), root)
+
+
+def test_no_flow_at_all(tmp_path):
+    root = plant(tmp_path, [name for name in SINTEL if not is_flow(name)])
+    with pytest.raises(InputError, match=r"frame_0001\.flo and 1 more missing"):
+        pairs_of(load_recipe("sintel"), root)
+
+
+def test_a_set_may_be_left_out(tmp_path):
+    root = plant(tmp_path, [name for name in SINTEL if "final" not in name])
+    assert len(pairs_of(load_recipe("sintel"), root)) == 2
+
+
+def test_sizes_must_agree(tmp_path):
+    root = plant(tmp_path, KITTI15)
+    write_image(root / "training/image_2/000000_11.png", torch.zeros(3, HEIGHT, WIDTH + 1))
+    (pair,) = pairs_of(load_recipe("kitti2015"), root)
+    with pytest.raises(InputError, match=r"000000_11\.png: is 7x4, the flow is 6x4"):
+        read_pair(pair)
+
+
+# ------------------------------------------------------------------ recipes of one's own
+
+
+def test_a_recipe_of_ones_own(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'title = "Mine"\n[sets.a]\nframe1 = "{n}.png"\nframe2 = "{n+1}.png"\nflow = "{n}.flo"\n'
+    )
+    root = plant(tmp_path / "root", ["9.png", "10.png"])
+    write_flow(root / "9.flo", torch.zeros(2, HEIGHT, WIDTH))
+    (pair,) = pairs_of(load_recipe(recipe), root)
+    assert (pair.group, pair.name) == ("mine/a", "9")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("title =", "is not valid TOML"),
+        ("home = 'a'", "lacks 'title'"),
+        ("title = 3", "title must be str, got 3"),
+        ('title = "a"\nsize = 1', "unknown key 'size'"),
+        ('title = "a"\nfootage = "b"', "footage must be a list"),
+        ('title = "a"\nsets = 3', "sets must be tables"),
+        ('title = "a"\n[sets.b]\nframe1 = "c"', "lacks 'frame2' and 'flow'"),
+        ('title = "a"\n[sets.b]\nframe1 = 1\nframe2 = "c"\nflow = "d"', "frame1 must be str"),
+    ],
+)
+def test_a_broken_recipe_is_explained(tmp_path, text, problem):
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=problem):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_lists_the_known():
+    with pytest.raises(InputError, match=r"sintl: is not a recipe; known are davis, .*sintel"):
+        load_recipe("sintl")
