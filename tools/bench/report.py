@@ -1,6 +1,7 @@
 """Run every benchmark of the operators and write BENCHMARKS.md.
 
-Usage: python tools/bench/report.py [--rounds 7]     (about 15 minutes; leave the machine alone)
+Usage: python tools/bench/report.py [--rounds 7] [--only FAMILY] [--threads N]
+All of it takes about 20 minutes, in which the machine should do nothing else.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+PAGE = Path("BENCHMARKS.md")
 FAMILIES = ("warping", "splatting", "correlation", "census")
 INTRODUCTION = """\
 # Benchmarks
@@ -37,18 +39,31 @@ def main() -> None:
     """Run the benchmarks and write the page."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
-    sections, environment = [], {}
+    parser.add_argument("--only", choices=FAMILIES, help="measure anew only these sections")
+    parser.add_argument("--threads", type=int, choices=(1, 2), help="likewise")
+    arguments = parser.parse_args()
+    sections = _old_sections()
+    environment: dict[str, Any] = {}
     for family in FAMILIES:
         for threads in (1, 2):
-            result = _run(family, rounds, threads)
+            title = f"{family}, {threads} thread{'s' * (threads > 1)}"
+            if arguments.only not in (None, family) or arguments.threads not in (None, threads):
+                continue
+            result = _run(family, arguments.rounds, threads)
             environment = result["environment"]
-            sections.append(f"## {family}, {threads} thread{'s' * (threads > 1)}\n")
-            sections += [_table(row) for row in result["cases"]]
+            sections[title] = "\n".join(["", *(_table(row) for row in result["cases"])])
     del environment["threads"]
     words = ", ".join(f"{key} {value}" for key, value in environment.items())
-    page = INTRODUCTION.format(rounds=rounds, environment=words)
-    Path("BENCHMARKS.md").write_text("\n".join([page, *sections]))
+    page = INTRODUCTION.format(rounds=arguments.rounds, environment=words)
+    PAGE.write_text(page + "".join(f"\n## {title}\n{text}" for title, text in sections.items()))
+
+
+def _old_sections() -> dict[str, str]:
+    """Return what the page says now, by heading."""
+    if not PAGE.exists():
+        return {}
+    parts = PAGE.read_text().split("\n## ")[1:]
+    return {title: text for title, _, text in (part.partition("\n") for part in parts)}
 
 
 def _run(family: str, rounds: int, threads: int) -> dict[str, Any]:
