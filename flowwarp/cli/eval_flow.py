@@ -1,0 +1,237 @@
+"""``flowwarp eval-flow``: how far estimated flow is from the truth, beside simple methods."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowwarp.errors import InputError, SomeFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowwarp.data.recipes import GroundTruth, GroundTruthPair
+
+    Method = Callable[[Tensor, Tensor], Tensor]  # (1, 3, H, W) twice to flow (1, 2, H, W)
+
+# Key of a figure, its heading and its decimals. s10-40: pixels that move by 10 to 40 px.
+FIGURES = (
+    ("epe", "EPE", 3),
+    ("epe_matched", "matched", 3),
+    ("epe_unmatched", "unmatched", 3),
+    ("fl_all", "Fl-all %", 2),
+    ("angular_error", "AAE °", 2),
+    ("epe_s0_10", "s0-10", 3),
+    ("epe_s10_40", "s10-40", 3),
+    ("epe_s40", "s40+", 3),
+    ("seconds", "s/pair", 3),
+)
+SIZES = {"epe_s0_10": (0, 10), "epe_s10_40": (10, 40), "epe_s40": (40, math.inf)}  # px
+
+
+def _zero() -> Method:
+    import torch
+
+    return lambda image1, image2: torch.zeros_like(image1[:, :2])
+
+
+def _dis(*, fine: bool) -> Method:
+    """OpenCV's dense inverse search (Kroeger et al., ECCV 2016), medium preset."""
+    import cv2
+
+    estimator: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    if fine:
+        estimator.setFinestScale(0)
+        estimator.setPatchStride(1)
+    return lambda image1, image2: _from_rows(
+        estimator.calc(_to_grey(image1), _to_grey(image2), None)
+    )
+
+
+def _farneback() -> Method:
+    """OpenCV's polynomial expansion (Farnebäck, SCIA 2003), parameters of its tutorial."""
+    import cv2
+
+    options = (0.5, 5, 15, 3, 5, 1.2, 0)  # scale, levels, window, rounds, patch, sigma, flags
+    estimate: Any = cv2.calcOpticalFlowFarneback  # its stub does not know that flow may be None
+    return lambda image1, image2: _from_rows(
+        estimate(_to_grey(image1), _to_grey(image2), None, *options)
+    )
+
+
+# name: makes the method, once for all pairs
+METHODS: dict[str, Callable[[], Method]] = {
+    "zero": _zero,
+    "dis": lambda: _dis(fine=False),
+    "dis-fine": lambda: _dis(fine=True),
+    "farneback": _farneback,
+}
+DEFAULT_METHODS = ("zero", "dis", "farneback")
+
+
+@click.command()
+@click.argument("data", metavar="DATA...", nargs=-1, required=True)
+@click.option(
+    "--method",
+    "methods",
+    multiple=True,
+    type=click.Choice(list(METHODS)),
+    default=DEFAULT_METHODS,
+    show_default=True,
+    help="What to measure; may be given several times.",
+)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    default="pairs",
+    show_default=True,
+    help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def command(data: tuple[str, ...], methods: tuple[str, ...], recipe: str, as_json: bool) -> None:
+    """Measure optical flow against ground truth.
+
+    DATA is one or more folders. Without --recipe, each pair is a folder somewhere in DATA that
+    holds frame1.*, frame2.* and flow.*, and if there are any, occ.png (white: occluded),
+    invalid.png (white: does not count) and flow_noc.png (KITTI: valid where visible). The folder
+    above it names the set it counts to.
+
+    The columns: endpoint error in pixels, of all pixels, of those that frame 2 shows (matched) and
+    does not show; outliers (more than 3 px and 5 % off); angular error; endpoint error of pixels
+    that move by 0-10, 10-40 and more than 40 px; time. Each figure is the mean over a set's pairs
+    of the pair's own mean, over the pairs that have such pixels.
+
+    \b
+    flowwarp eval-flow pairs/
+    flowwarp eval-flow pairs/ --method zero --method dis-fine --json
+    flowwarp eval-flow /data/sintel --recipe sintel
+    """  # noqa: D301 - click wants the character itself
+    from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
+
+    layout = load_recipe(recipe)
+    pairs = [pair for root in data for pair in pairs_of(layout, root)]
+    methods = tuple(dict.fromkeys(methods))
+    estimators = {name: METHODS[name]() for name in methods}
+
+    rows: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(pairs, label="eval-flow", file=sys.stderr, hidden=hidden) as bar:
+        for pair in bar:
+            try:
+                truth = read_pair(pair)
+                for name, estimate in estimators.items():
+                    rows.append(_measure(pair, truth, name, estimate))
+            except InputError as fault:
+                if len(pairs) == 1:
+                    raise
+                failed.append({"input": str(pair.frame1), "error": str(fault)})
+    table = _average(rows)
+    if as_json:
+        click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
+    elif table:
+        click.echo(_format(table))
+    if failed:
+        raise SomeFailed([fault["error"] for fault in failed], len(pairs))
+
+
+def _measure(
+    pair: GroundTruthPair, truth: GroundTruth, name: str, estimate: Method
+) -> dict[str, Any]:
+    """Estimate one pair and compare; a figure without a pixel to its name is None."""
+    import torch
+
+    from flowwarp.metrics.flow import angular_error, epe, fl_all
+
+    start = time.perf_counter()
+    with torch.inference_mode():
+        flow = estimate(truth.image1, truth.image2)
+    seconds = time.perf_counter() - start
+    if not flow.isfinite().all():  # NaN must not pass for "no such pixel"
+        raise InputError(pair.frame1, f"{name} gave a flow that is not finite")
+
+    target, valid = truth.flow_12, truth.valid
+    length = torch.linalg.vector_norm(target, dim=1, keepdim=True)
+    figures = {
+        "epe": epe(flow, target, valid=valid),
+        "fl_all": fl_all(flow, target, valid=valid),
+        "angular_error": angular_error(flow, target, valid=valid),
+    }
+    if truth.visible is not None:
+        figures["epe_matched"] = epe(flow, target, valid=valid & truth.visible)
+        figures["epe_unmatched"] = epe(flow, target, valid=valid & ~truth.visible)
+    for key, (low, high) in SIZES.items():
+        moving = (length >= low) & (length < high)
+        figures[key] = epe(flow, target, valid=valid & moving)
+    known = {key: value.item() for key, value in figures.items()}
+    known["seconds"] = seconds
+    return {
+        "set": pair.group,
+        "pair": pair.name,
+        "method": name,
+        **{key: _finite(known.get(key, math.nan)) for key, _, _ in FIGURES},
+    }
+
+
+def _average(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Average over the pairs of each set and method, in the order they came."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for name in dict.fromkeys(row["set"] for row in rows):
+        for row in rows:
+            if row["set"] == name:
+                groups.setdefault((name, row["method"]), []).append(row)
+    return [
+        {
+            "set": name,
+            "method": method,
+            "pairs": len(members),
+            **{key: _mean([row[key] for row in members]) for key, _, _ in FIGURES},
+        }
+        for (name, method), members in groups.items()
+    ]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) / len(known) if known else None
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _format(table: Sequence[dict[str, Any]]) -> str:
+    lines = [["set (pairs)", "method", *(heading for _, heading, _ in FIGURES)]]
+    for row in table:
+        figures = [
+            "-" if row[key] is None else f"{row[key]:.{decimals}f}" for key, _, decimals in FIGURES
+        ]
+        lines.append([f"{row['set']} ({row['pairs']})", row["method"], *figures])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _to_grey(image: Tensor) -> Any:
+    """Turn (1, 3, H, W) in [0, 1] into the 8-bit grey (H, W) that OpenCV's methods take."""
+    import cv2
+
+    pixels = image[0].mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+
+
+def _from_rows(rows: Any) -> Tensor:
+    import torch
+
+    return torch.from_numpy(rows).permute(2, 0, 1)[None].contiguous()

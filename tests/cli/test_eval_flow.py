@@ -1,0 +1,130 @@
+"""``flowwarp eval-flow``: figures worked by hand, on pairs of a few pixels."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import eval_flow, main
+from flowwarp.io.flow_files import write_flow
+from flowwarp.io.images import write_image
+
+
+@pytest.fixture
+def evaluate(capsys):
+    """Run the command; return exit code, stdout and stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["eval-flow", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+def save_pair(folder, u, occluded=None, size=(2, 4)):
+    """Write a pair whose flow is ``u`` px to the right, one value a column."""
+    folder.mkdir(parents=True)
+    for name in ("frame1.png", "frame2.png"):
+        write_image(folder / name, torch.rand(3, *size))
+    flow = torch.zeros(2, *size)
+    flow[0] = torch.tensor(u).float()
+    write_flow(folder / "flow.flo", flow)
+    if occluded is not None:
+        write_image(folder / "occ.png", torch.tensor(occluded).float().expand(3, *size))
+
+
+def test_zero_by_hand(tmp_path, evaluate):
+    save_pair(tmp_path / "set/a", [0, 2, 12, 50], occluded=[0, 0, 0, 1])
+    save_pair(tmp_path / "set/b", [4, 4, 4, 4])
+    save_pair(tmp_path / "other/c", [1, 1, 1, 1])
+    code, out, err = evaluate(tmp_path, "--method", "zero", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    assert result["failed"] == []
+    assert [(row["set"], row["pairs"]) for row in result["sets"]] == [("other", 1), ("set", 2)]
+    row = result["sets"][1]
+    assert row["method"] == "zero"
+    assert row["epe"] == (16 + 4) / 2
+    assert row["epe_matched"] == pytest.approx(14 / 3)
+    assert row["epe_unmatched"] == 50
+    assert row["fl_all"] == (50 + 100) / 2
+    assert row["epe_s0_10"] == (1 + 4) / 2
+    assert row["epe_s10_40"] == 12
+    assert row["epe_s40"] == 50
+    assert row["seconds"] >= 0
+    other = result["sets"][0]
+    assert other["angular_error"] == pytest.approx(45)
+    assert other["epe_matched"] is other["epe_s40"] is None
+    assert [(r["pair"], r["epe"]) for r in result["pairs"]] == [("c", 1), ("a", 16), ("b", 4)]
+
+
+def test_the_table(tmp_path, evaluate):
+    save_pair(tmp_path / "set/a", [4, 4, 4, 4])
+    code, out, err = evaluate(tmp_path, "--method", "zero")
+    assert (code, err) == (0, "")
+    head, row = out.splitlines()
+    assert head.split()[:4] == ["set", "(pairs)", "method", "EPE"]
+    assert row.split()[:7] == ["set", "(1)", "zero", "4.000", "-", "-", "100.00"]
+
+
+@pytest.mark.parametrize("name", ["zero", "dis", "dis-fine", "farneback"])
+def test_methods_find_a_shift(name):
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 12, 16, generator=generator)
+    wide = torch.nn.functional.interpolate(coarse, (96, 128), mode="bicubic").clamp(0, 1)
+    image1, image2 = wide[..., 3:], wide[..., :-3]  # frame 2 shows it 3 px further right
+    flow = eval_flow.METHODS[name]()(image1, image2)
+    assert (flow.shape, flow.dtype) == ((1, 2, 96, 125), torch.float32)
+    wanted = torch.tensor([0.0 if name == "zero" else 3.0, 0])
+    assert (flow[0, :, 20:-20, 20:-20].mean((1, 2)) - wanted).abs().max() < 0.3
+
+
+def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
+    save_pair(tmp_path / "set/a", [4, 4, 4, 4])
+    save_pair(tmp_path / "set/b", [4, 4, 4, 4])
+    (tmp_path / "set/a/frame2.png").write_bytes(b"nonsense")
+    code, out, err = evaluate(tmp_path, "--method", "zero", "--json")
+    assert code == 5
+    assert json.loads(out)["sets"][0]["pairs"] == 1
+    assert "frame2.png" in json.loads(out)["failed"][0]["error"]
+    assert "1 of 2 failed" in err
+
+
+def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch):
+    save_pair(tmp_path / "set/a", [4, 4, 4, 4])
+    broken = lambda: lambda image1, image2: torch.full_like(image1[:, :2], torch.nan)  # noqa: E731
+    monkeypatch.setitem(eval_flow.METHODS, "zero", broken)
+    code, out, err = evaluate(tmp_path, "--method", "zero")
+    assert (code, out) == (3, "")
+    assert "zero gave a flow that is not finite" in err
+
+
+def test_recipes(tmp_path, evaluate):
+    for name in ("img1.ppm", "img2.ppm"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        write_image(tmp_path / f"data/00001_{name}", torch.rand(3, 2, 4))
+    write_flow(tmp_path / "data/00001_flow.flo", torch.ones(2, 2, 4))
+    options = ("--recipe", "flyingchairs", "--method", "zero", "--json")
+    code, out, _ = evaluate(tmp_path, *options)
+    assert code == 0
+    assert json.loads(out)["sets"][0]["set"] == "flyingchairs/all"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "problem"),
+    [
+        (["none"], 3, "none: no such file or directory"),
+        (["."], 3, "no file is like {*pair}/frame1.{kind}"),
+        ([".", "--recipe", "sintl"], 3, "is not a recipe"),
+        ([".", "--method", "guess"], 2, "guess"),
+        ([], 2, "DATA..."),
+    ],
+)
+def test_faults_are_one_line(tmp_path, evaluate, monkeypatch, arguments, code, problem):
+    monkeypatch.chdir(tmp_path)
+    got, out, err = evaluate(*arguments)
+    assert (got, out) == (code, "")
+    assert problem in err
+    assert err.count("\n") == 1
