@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from flowwarp.errors import InputError
 from flowwarp.io._files import atomic_output, open_input
 
 _PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
-_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how the writer, in Rust, words a full disk
 
 
 @dataclass(frozen=True)
@@ -138,13 +136,11 @@ def save_tensors(
     text = dict(metadata) | {"sha256": _digest(kept)}
     if alias:
         text["alias"] = json.dumps(alias)
+    data = save(kept, text)
+    # Not save_file, which replaces whatever has the name (a device too) by a file that only its
+    # owner may read, and leaves one behind when the process is killed.
     with atomic_output(path) as temporary:
-        try:
-            save_file(kept, temporary, text)
-        except SafetensorError as fault:
-            if number := _OS_ERROR.search(str(fault)):
-                raise OSError(int(number[1]), str(fault)) from fault
-            raise
+        temporary.write_bytes(data)
 
 
 def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -197,5 +193,5 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -280,11 +280,12 @@ class _Loop:
         if world > 1:  # the same beginning everywhere
             for tensor in self.model.state_dict().values():
                 dist.broadcast(tensor, 0)
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.named.values() if p.ndim >= 2]},
+            {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
-            [
-                {"params": [p for p in self.named.values() if p.ndim >= 2]},
-                {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
-            ],
+            groups,
             lr=config.learning_rate,
             betas=(0.9, config.beta2),
             weight_decay=config.weight_decay,
@@ -432,7 +433,7 @@ class _Loop:
         self.step += 1
         if self.average is not None:
             decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
-            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)
+            self.average.multi_avg_fn = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]
             self.average.update_parameters(self.model)
         self.count(sums | {"gradient_norm": norm}, rate)
 
@@ -460,7 +461,7 @@ class _Loop:
                     )
                 part = value.detach().to(self.wide).sum() / config.batch_size
                 totals[name] = totals[name] + part if name in totals else part
-            (losses["loss"].float().sum() / config.batch_size).backward()
+            torch.autograd.backward(losses["loss"].float().sum() / config.batch_size)
         parameters = list(self.named.values())
         if self.world > 1:
             totals = self.reduce(parameters, totals)
@@ -482,7 +483,7 @@ class _Loop:
         ]
         flat = torch.cat([*parts, used])
         dist.all_reduce(flat)
-        *parts, used = flat.split([*(p.numel() for p in parameters), len(parameters)])
+        *parts, used = torch.split(flat, [*(p.numel() for p in parameters), len(parameters)])
         for parameter, part, users in zip(parameters, parts, used.tolist(), strict=True):
             parameter.grad = part.view_as(parameter) if users else None
         names = [list(totals)]
@@ -725,7 +726,7 @@ def _tensorboard(folder: Path, step: int) -> Any:
         raise InputError(
             "tensorboard", "is not installed", "pip install 'flowwarp[log]'"
         ) from fault
-    return SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 class Progress:

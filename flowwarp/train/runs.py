@@ -7,6 +7,7 @@ the newest state is whole. The other files are made from it or made again on res
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -14,8 +15,9 @@ import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -51,7 +53,7 @@ class Run:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        self._metrics: IO[str] | None = None
+        self._metrics: FileIO | None = None
 
     def newest_state(self, warn: Callable[[str], None]) -> State | None:
         """Return the newest state that is whole; a broken one is set aside with a warning.
@@ -96,11 +98,12 @@ class Run:
             OutputError: it cannot be written.
         """
         path = self.folder / METRICS
+        line = f"{json.dumps(record)}\n".encode()
         try:
             if self._metrics is None:
-                self._metrics = path.open("a")
-            self._metrics.write(json.dumps(record) + "\n")
-            self._metrics.flush()
+                self._metrics = path.open("ab", buffering=0)
+            if self._metrics.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as fault:
             raise OutputError(path, reason(fault), "free some space, then resume") from fault
 
@@ -114,7 +117,7 @@ class Run:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(errors="replace").splitlines(keepends=True):
+        for line in path.read_text("utf-8", "replace").splitlines(keepends=True):
             try:
                 record = json.loads(line)
                 after = record["step"] > step or (
@@ -126,7 +129,7 @@ class Run:
                 break
             kept.append(line)
         with atomic_output(path) as temporary:
-            temporary.write_text("".join(kept))
+            temporary.write_bytes("".join(kept).encode())
 
     def write_sample(self, step: int, name: str, image: Tensor) -> None:
         """Write a picture ``(3, H, W)``, 0…1, as ``samples/STEP-NAME.png``.
@@ -197,7 +200,7 @@ def open_run(
         if begun and resume == "auto":
             _check_configs(path, configs, free)
         with atomic_output(path) as temporary:
-            temporary.write_text(to_toml(configs))
+            temporary.write_bytes(to_toml(configs).encode())
         run = Run(folder, max(keep, 1))
         try:
             yield run
@@ -212,7 +215,7 @@ def _check_configs(path: Path, configs: Mapping[str, Any], free: frozenset[str])
         InputError: the first key that differs.
     """
     try:
-        before = tomllib.loads(path.read_text())
+        before = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as fault:
         raise InputError(path, f"cannot be read ({fault})") from fault
     for section, values in tomllib.loads(to_toml(configs)).items():

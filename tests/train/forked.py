@@ -1,0 +1,112 @@
+"""Trainings in processes of their own: python forked.py SCENARIO FOLDER.
+
+Torch is imported once here and each training is a fork, as the import takes longer than they do.
+"""
+
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+
+import tiny
+import torch
+
+from flowwarp.errors import FlowwarpError
+from flowwarp.train.loop import train
+
+QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
+
+
+def fork(function):
+    """Run a function in a child, which exits with the code of its fault."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        function()
+        code = 0
+    except FlowwarpError as fault:
+        print(fault, flush=True)
+        code = fault.exit_code
+    finally:
+        os._exit(code)
+
+
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def kill(folder):
+    """Kill a training at five random moments, then let it end."""
+    config = tiny.config(steps=60, save_every=3, validate_every=6, precision="bf16", accumulate=2)
+    task = lambda: tiny.make(dropout=0.2)  # noqa: E731
+    child = fork(lambda: train(task(), config, folder / "whole", stream=QUIET))
+    started = time.monotonic()
+    assert wait(child) == 0
+    whole = time.monotonic() - started
+    chance = random.Random(1)
+    kills = 0
+    for _ in range(50):
+        run = lambda: train(task(), config, folder / "killed", resume="auto", stream=QUIET)  # noqa: E731
+        child = fork(run)
+        if kills < 5:
+            time.sleep(chance.uniform(0.1, 0.4) * whole)
+            os.kill(child, signal.SIGKILL)
+        code = wait(child)
+        kills += code == -signal.SIGKILL
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, code
+    print(f"killed {kills} times")
+
+
+def signals(folder):
+    """Send each signal to a training, and print how it exits."""
+    slow = tiny.config(steps=100_000)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        reader, writer = os.pipe()
+        before = lambda step, w=writer: step == 3 and os.write(w, b".")  # noqa: E731
+        child = fork(lambda b=before, n=number: train(tiny.make(b), slow, folder / str(int(n))))
+        os.read(reader, 1)
+        os.kill(child, number)
+        print(f"exit {wait(child)}")
+
+
+def lock(folder):
+    """Start a training on a run that another process trains."""
+    reader, writer = os.pipe()
+    before = lambda step: step == 1 and os.write(writer, b".")  # noqa: E731
+    first = fork(lambda: train(tiny.make(before), tiny.config(steps=10**6), folder, stream=QUIET))
+    os.read(reader, 1)
+    second = fork(lambda: train(tiny.make(), tiny.config(), folder, resume="auto", stream=QUIET))
+    print(f"exit {wait(second)}")
+    os.kill(first, signal.SIGKILL)
+    wait(first)
+    short = tiny.config(steps=2)
+    third = fork(lambda: train(tiny.make(), short, folder, resume="changed", stream=QUIET))
+    print(f"exit {wait(third)}")
+
+
+def processes(folder):
+    """Train on two gloo processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def member(rank):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        torch.manual_seed(rank)  # each begins elsewhere: the first one's weights must win
+        train(tiny.make(seed=0), tiny.config(accumulate=3), folder, stream=QUIET)
+
+    children = [fork(lambda rank=rank: member(rank)) for rank in range(2)]
+    print(f"exit {max(map(wait, children))}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    globals()[sys.argv[1]](Path(sys.argv[2]))

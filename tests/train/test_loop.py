@@ -1,0 +1,368 @@
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowwarp.errors import Diverged, InputError, OutputError, Stopped
+from flowwarp.io.checkpoints import load_tensors, load_weights
+from flowwarp.train.loop import (
+    LoopConfig,
+    Progress,
+    generator,
+    learning_rate,
+    shuffled,
+    train,
+)
+
+STATE = "state-00000012.safetensors"
+
+
+def run(task, config, folder, **options):
+    return train(task, config, folder, stream=io.StringIO(), **options)
+
+
+def forked(scenario, folder):
+    script = Path(__file__).with_name("forked.py")
+    done = subprocess.run(
+        [sys.executable, script, scenario, folder], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def assert_same_run(one, two, state=STATE):
+    """Weights, optimiser, average, figures and pictures are equal bit for bit."""
+    for name in (state, "best.safetensors", "last.safetensors"):
+        a, b = load_tensors(one / name)[0], load_tensors(two / name)[0]
+        assert a.keys() == b.keys()
+        for key in a:
+            assert torch.equal(a[key], b[key]), (name, key)
+    for name in ("metrics.jsonl", "config.toml"):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+    pictures = sorted(path.name for path in (one / "samples").iterdir())
+    assert pictures == sorted(path.name for path in (two / "samples").iterdir())
+    for name in pictures:
+        assert (one / "samples" / name).read_bytes() == (two / "samples" / name).read_bytes()
+
+
+def weights(folder, state=STATE):
+    tensors = load_tensors(folder / state)[0]
+    return torch.cat([t.flatten() for k, t in tensors.items() if k.startswith("model.")])
+
+
+def relative(a, b):
+    return float((a - b).norm() / b.norm())
+
+
+def assert_close_metrics(one, two):
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert a.pop("split") == b.pop("split")
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"accumulate": 2, "workers": 2},
+        {"ema": 0.0, "clip": 0.0, "decay": "constant"},
+        {"precision": "bf16", "accumulate": 3},
+    ],
+    ids=["plain", "accumulate", "bare", "bf16"],
+)
+def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
+    config = tiny.config(**changes)
+    run(tiny.make(dropout=0.2), config, tmp_path / "whole")
+    for stops in ((0,), (3,), (4, 5), (2, 7, 11)):
+        folder = tmp_path / "-".join(map(str, stops))
+        for stop in stops:
+
+            def interrupt(step, stop=stop):
+                if step == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            with pytest.raises(Stopped) as fault:
+                run(tiny.make(interrupt, dropout=0.2), config, folder, resume="auto")
+            assert fault.value.exit_code == 143
+        run(tiny.make(dropout=0.2), config, folder, resume="auto")
+        assert_same_run(tmp_path / "whole", folder)
+
+
+def test_killed_run_is_bit_equal(tmp_path):
+    assert "killed 5 times" in forked("kill", tmp_path)
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", "state-00000060.safetensors")
+    assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
+
+
+def test_stops_during_validation_and_validates_on_resuming(tiny, tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path / "whole")
+    task = tiny.make()
+
+    def validate(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal came too late")
+
+    with pytest.raises(Stopped) as fault:
+        run(replace(task, validate=validate), tiny.config(), tmp_path / "cut")
+    assert fault.value.exit_code == 130
+    run(tiny.make(), tiny.config(), tmp_path / "cut", resume="auto")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_signals_and_their_codes(tmp_path):
+    assert forked("signals", tmp_path).count("exit 143") == 1
+    for name in ("15", "2"):
+        assert list((tmp_path / name).glob("state-*.safetensors"))
+
+
+def test_second_process_is_locked_out_until_the_first_dies(tmp_path):
+    out = forked("lock", tmp_path / "run")
+    assert "another process trains this run" in out
+    assert out.count("exit 8") == 1
+    assert out.count("exit 0") == 1
+
+
+def test_finished_run_resumes_to_itself(tiny, tmp_path):
+    first = run(tiny.make(), tiny.config(), tmp_path / "a")
+    run(tiny.make(), tiny.config(), tmp_path / "b")
+    assert run(tiny.make(), tiny.config(), tmp_path / "b", resume="auto") == replace(
+        first, weights=tmp_path / "b" / "best.safetensors"
+    )
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
+    run(tiny.make(), tiny.config(), tmp_path)
+    stream = io.StringIO()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    train(tiny.make(), tiny.config(), tmp_path, resume="auto", stream=stream)
+    assert "resuming approximately (threads 1 → 7) after step 12" in stream.getvalue()
+
+
+# Exactness
+
+
+@pytest.mark.parametrize("parts", [2, 3, 5])
+def test_micro_batches_are_one_batch(tiny, tmp_path, parts):
+    run(tiny.make(), tiny.config(), tmp_path / "one")
+    run(tiny.make(), tiny.config(accumulate=parts), tmp_path / "many")
+    assert relative(weights(tmp_path / "many"), weights(tmp_path / "one")) < 1e-6
+    assert_close_metrics(tmp_path / "one", tmp_path / "many")
+
+
+def test_two_processes_are_one(tiny, tmp_path):
+    assert "exit 0" in forked("processes", tmp_path / "two")  # three micro-batches: 2 + 1
+    run(tiny.make(), tiny.config(), tmp_path / "one")
+    assert relative(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-6
+    assert_close_metrics(tmp_path / "one", tmp_path / "two")
+
+
+def test_loop_is_adamw_by_hand(tiny, tmp_path):
+    """One step: the mean gradient over the batch, clipped, at the first warm-up rate."""
+    config = tiny.config(steps=1, weight_decay=0.0, clip=0.0, ema=0.0)
+    task = tiny.make()
+    before = task.model.first.weight.detach().clone()
+    loss = task.loss(task.model, task.batch(range(5)), 0)["loss"].mean()
+    gradient = torch.autograd.grad(loss, task.model.first.weight)[0]
+    run(task, config, tmp_path)
+    # AdamW's first step is the sign of the gradient times the rate, up to its epsilon.
+    step = 0.5 * config.learning_rate * gradient / (gradient.abs() + 1e-8)
+    torch.testing.assert_close(task.model.first.weight, before - step)
+
+
+def test_losses_must_be_per_example(tiny, tmp_path):
+    task = replace(tiny.make(), loss=lambda model, batch, step: {"loss": model(batch["x"]).mean()})
+    with pytest.raises(ValueError, match="one number an example"):
+        run(task, tiny.config(), tmp_path)
+
+
+def test_schedule():
+    config = LoopConfig(steps=110, warmup=10, learning_rate=1.0, floor=0.1)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == 1.0
+    assert learning_rate(config, 60) == pytest.approx(0.55)
+    assert learning_rate(config, 110) == pytest.approx(0.1)
+    assert learning_rate(replace(config, decay="constant"), 109) == 1.0
+
+
+def test_every_epoch_has_each_item_once_in_its_own_order():
+    epochs = [[shuffled(3, i, 11) for i in range(11 * e, 11 * e + 11)] for e in range(3)]
+    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+
+
+def test_generator_depends_on_every_number():
+    draws = {
+        float(torch.rand(1, generator=generator(*numbers)))
+        for numbers in ((0,), (1,), (0, 0), (0, 1), (1, 0), (-1,))
+    }
+    assert len(draws) == 6
+
+
+# Faults
+
+
+def test_nan_stops_with_the_last_good_state(tiny, tmp_path):
+    run(tiny.make(), tiny.config(steps=12, save_every=7), tmp_path / "good")
+    with pytest.raises(Diverged, match="the loss of step 8 is not finite") as fault:
+        run(tiny.make(spoil=7 * 5 + 2), tiny.config(save_every=5), tmp_path / "bad")
+    assert fault.value.exit_code == 7
+    seventh = "state-00000007.safetensors"
+    assert bool(weights(tmp_path / "bad", seventh).isfinite().all())
+    # The state is good indeed: with the data mended the run ends as it would have.
+    run(tiny.make(), tiny.config(), tmp_path / "bad", resume="auto")
+    assert torch.equal(weights(tmp_path / "good"), weights(tmp_path / "bad"))
+
+
+def test_vanished_data_keeps_the_last_good_state(tiny, tmp_path):
+    def gone(step):
+        if step == 6:
+            raise InputError("frame7.png", "no such file")
+
+    with pytest.raises(InputError, match=r"frame7\.png"):
+        run(tiny.make(gone), tiny.config(), tmp_path / "cut")
+    assert (tmp_path / "cut" / "state-00000006.safetensors").exists()
+    run(tiny.make(), tiny.config(), tmp_path / "cut", resume="auto")
+    run(tiny.make(), tiny.config(), tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_vanished_data_in_a_worker(tiny, tmp_path):
+    def gone(step):
+        if step == 6:
+            raise InputError("frame7.png", "no such file")
+
+    with pytest.raises(InputError, match=r"frame7\.png"):
+        run(tiny.make(gone), tiny.config(workers=2), tmp_path)
+    assert (tmp_path / "state-00000006.safetensors").exists()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
+def test_broken_state_falls_back(tiny, tmp_path, damage):
+    run(tiny.make(), tiny.config(), tmp_path / "whole")
+    run(tiny.make(), tiny.config(), tmp_path / "hurt")
+    path = tmp_path / "hurt" / STATE
+    data = bytearray(path.read_bytes())
+    if damage == "flipped":
+        data[-5] ^= 1
+    path.write_bytes({"truncated": data[:-9], "empty": b""}.get(damage, data))
+    stream = io.StringIO()
+    train(tiny.make(), tiny.config(), tmp_path / "hurt", resume="auto", stream=stream)
+    assert f"{STATE}: " in stream.getvalue()
+    assert "resuming exactly after step 10" in stream.getvalue()
+    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+
+
+def test_all_states_broken_is_said_each_time(tiny, tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    for path in tmp_path.glob("state-*"):
+        path.write_bytes(b"nothing")
+    for _ in range(2):
+        with pytest.raises(InputError, match="none of its states is whole"):
+            run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+
+
+def test_another_configuration_is_refused_by_key(tiny, tmp_path):
+    run(tiny.make(), tiny.config(steps=4), tmp_path)
+    with pytest.raises(InputError, match=r"loop\.clip is 1\.0 in this run, not 2\.0"):
+        run(tiny.make(), tiny.config(steps=4, clip=2.0), tmp_path, resume="auto")
+    with pytest.raises(InputError, match=r"model\.width is 8 in this run, not 9"):
+        run(tiny.make(width=9), tiny.config(steps=4), tmp_path, resume="auto")
+    run(tiny.make(), tiny.config(steps=4, save_every=1, workers=1), tmp_path, resume="auto")
+    longer = run(tiny.make(), tiny.config(steps=6), tmp_path, resume="changed")
+    assert longer.step == 6
+
+
+def test_a_run_is_not_overwritten(tiny, tmp_path):
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    with pytest.raises(OutputError, match="holds a run already"):
+        run(tiny.make(), tiny.config(steps=2), tmp_path)
+
+
+def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match=r"flowwarp\[log\]"):
+        run(tiny.make(), tiny.config(), tmp_path, tensorboard=True)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": 0}, {"accumulate": 6}, {"ema": 1.0}, {"learning_rate": -1.0}, {"keep": 0}],
+)
+def test_config_is_checked(tiny, changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        tiny.config(**changes)
+
+
+# What is written
+
+
+def test_files_of_a_run(tiny, tmp_path):
+    result = run(tiny.make(), tiny.config(), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".lock", "best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl",
+        "samples", "state-00000010.safetensors", "state-00000012.safetensors",
+    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "00000006-field.png",
+        "00000012-field.png",
+    ]
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines if line["split"] == "train"] == [3, 6, 9, 12]
+    errors = {line["step"]: line["error"] for line in lines if line["split"] == "val"}
+    assert list(errors) == [4, 8, 12]
+    step = min(errors, key=errors.get)
+    assert result.best == (errors[step], step)
+    tensors, card = load_weights(result.weights, "tiny")
+    assert card.step == step
+    assert card.config == {"width": 8, "dropout": 0.0}
+    assert card.notes["licence"] == "MIT"
+    assert math.isclose(json.loads(card.notes["figures"])["error"], errors[step])
+    tiny.make().model.load_state_dict(tensors)
+
+
+def test_loss_falls_and_average_is_validated(tiny, tmp_path):
+    config = tiny.config(steps=200, learning_rate=0.03, validate_every=50, log_every=50)
+    run(tiny.make(width=32), config, tmp_path)
+    losses = [line["loss"] for line in metrics(tmp_path) if line["split"] == "train"]
+    assert losses[-1] < 0.1 * losses[0]
+    state = load_tensors(tmp_path / "state-00000200.safetensors")[0]
+    average = load_weights(tmp_path / "last.safetensors")[0]
+    assert torch.equal(average["first.weight"], state["average.module.first.weight"])
+    assert not torch.equal(average["first.weight"], state["model.first.weight"])
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_on_a_terminal_and_elsewhere(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    terminal, plain = Terminal(), io.StringIO()
+    for stream in (terminal, plain):
+        progress = Progress(stream, 4000)
+        for step in range(1, 65):
+            progress.step(step, 1.0)
+        progress.say("done")
+        progress.end()
+    assert terminal.getvalue().count("\r") == 65
+    lines = plain.getvalue().splitlines()
+    assert len(lines) == 3
+    assert lines[0] == "step 30/4000  loss 1  1 steps/s  1:06:10 left"

@@ -1,0 +1,114 @@
+import errno
+import io
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowwarp.errors import Locked, OutputError
+from flowwarp.io.checkpoints import load_tensors
+from flowwarp.train.loop import train
+from flowwarp.train.runs import State, open_run
+
+
+class FullDisk:
+    """Fails the n-th write: half-way, or in the flush that follows it."""
+
+    def __init__(self, monkeypatch, failing):
+        self.failing, self.count = failing, 0
+        self._write, self._sync = Path.write_bytes, os.fsync
+        monkeypatch.setattr(Path, "write_bytes", lambda path, data: self.write(path, data))
+        monkeypatch.setattr(os, "fsync", self.sync)
+
+    def _full(self):
+        self.count += 1
+        return self.count == self.failing
+
+    def write(self, path, data):
+        full = self._full()
+        self._write(path, data[: len(data) // 2] if full else data)
+        if full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def sync(self, descriptor):
+        if self._full():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._sync(descriptor)
+
+
+def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path, monkeypatch):
+    config = tiny.config(steps=4, save_every=2, validate_every=3)
+    train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
+    wanted = load_tensors(tmp_path / "whole" / "state-00000004.safetensors")[0]
+    said = []
+    for failing in range(1, 1000):
+        folder = tmp_path / str(failing)
+        with monkeypatch.context() as patch:
+            disk = FullDisk(patch, failing)
+            try:
+                train(tiny.make(), config, folder, stream=io.StringIO())
+            except OutputError as fault:
+                said.append(str(fault))
+        states = [load_tensors(path)[1]["step"] for path in folder.glob("state-*")]
+        assert not list(folder.glob("**/.flowwarp-*"))
+        assert states or disk.count < 12
+        train(tiny.make(), config, folder, resume="auto", stream=io.StringIO())
+        tensors = load_tensors(folder / "state-00000004.safetensors")[0]
+        assert all(torch.equal(tensors[key], wanted[key]) for key in wanted)
+        assert (folder / "metrics.jsonl").read_bytes() == (
+            tmp_path / "whole" / "metrics.jsonl"
+        ).read_bytes()
+        if disk.count < failing:
+            break
+    assert len(said) > 20
+    assert all("no space left on device" in line for line in said)
+    assert OutputError.exit_code == 4
+
+
+def test_metrics_on_a_full_disk(tmp_path):
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+    with open_run(tmp_path, {}) as run, pytest.raises(OutputError, match=r"metrics\.jsonl"):
+        run.log({"step": 1})
+
+
+def test_lock_within_one_process(tmp_path):
+    with open_run(tmp_path, {}), pytest.raises(Locked) as fault, open_run(tmp_path, {}):
+        pass
+    assert fault.value.exit_code == 8
+    with open_run(tmp_path, {}):
+        pass
+
+
+def test_keeps_the_newest_states(tmp_path):
+    with open_run(tmp_path, {}, keep=3) as run:
+        for step in (1, 2, 10, 11):
+            run.save_state(State(step, {"a": torch.tensor(step)}, {}))
+        assert run.newest_state(print).tensors["a"] == 11
+    assert sorted(path.name for path in tmp_path.glob("state-*")) == [
+        f"state-{step:08d}.safetensors" for step in (2, 10, 11)
+    ]
+
+
+def test_metrics_are_rewound_to_a_state(tmp_path):
+    lines = [
+        '{"step": 2, "split": "train"}',
+        '{"step": 2, "split": "val"}',
+        '{"step": 4, "split": "train"}',
+        '{"step": 4, "split": "val"}',
+        '{"step": 6, "split": "tra',
+    ]
+    path = tmp_path / "metrics.jsonl"
+    with open_run(tmp_path, {}) as run:
+        for step, kept in ((5, 4), (4, 3), (3, 2), (1, 0)):
+            path.write_text("\n".join(lines))
+            run.rewind_metrics(step)
+            assert path.read_text().splitlines() == lines[:kept]
+
+
+def test_a_file_for_a_folder(tmp_path):
+    (tmp_path / "run").touch()
+    with pytest.raises(OutputError, match="is a file"), open_run(tmp_path / "run", {}):
+        pass
