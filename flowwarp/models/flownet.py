@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         self.levels = nn.ModuleList(levels)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Return (B, width, H / 2^k, W / 2^k) for k = 1, 2, …"""
+        """Return (B, width, H / 2^k, W / 2^k) for each level k from 1."""
         features, x = [], image * 2 - 1
         for level in self.levels:
             x = level(x)

@@ -1,0 +1,104 @@
+"""``flowwarp train-flow``: a flow network of one's own, from footage without labels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.errors import InputError
+
+
+@click.command()
+@click.argument("data", metavar="DATA...", nargs=-1)
+@click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
+@click.option(
+    "--preset",
+    type=click.Choice(["tiny", "small", "base"]),
+    default="small",
+    show_default=True,
+    help="Size of the network, and how long it trains.",
+)
+@click.option("--run", "folder", metavar="FOLDER", default="runs/flow", show_default=True)
+@click.option(
+    "--resume",
+    type=click.Choice(["never", "auto", "changed"]),
+    default="never",
+    show_default=True,
+    help="Go on from the run's newest state; changed: with other settings.",
+)
+@click.option("--steps", type=click.IntRange(1), help="How many steps in all.")
+@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
+@click.option("--config", metavar="TOML", help="Settings from a file, such as a run's config.toml.")
+@click.option("--seed", type=click.IntRange(0), help="Of weights, data and everything.")
+@click.option("--device", default="cpu", show_default=True)
+@click.option("--tensorboard", is_flag=True, help="Write event files too (extra: log).")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
+def command(
+    data: tuple[str, ...],
+    photos: str | None,
+    preset: str,
+    folder: str,
+    resume: str,
+    steps: int | None,
+    settings: tuple[str, ...],
+    config: str | None,
+    seed: int | None,
+    device: str,
+    tensorboard: bool,
+    as_json: bool,
+) -> None:
+    """Train a flow network from footage that nobody labelled.
+
+    DATA is any number of videos, folders of frames (and folders in them), or lists of pairs, two
+    paths a line. Stop it whenever you like, go on with --resume auto. The run's folder has the
+    weights, metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped.
+
+    \b
+    flowwarp train-flow clip.mp4 --preset tiny
+    flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
+    flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
+    """  # noqa: D301 - click wants the character itself
+    if not data and not photos:
+        raise click.UsageError("give some DATA, or --photos")
+    from flowwarp.data.clips import prepare_pairs
+    from flowwarp.data.synthesis import load_photos
+    from flowwarp.train import flow, loop
+    from flowwarp.train.settings import override, read_toml
+
+    configs = flow.presets(preset)  # type: ignore[arg-type]
+    if config:
+        configs = read_toml(config, configs)
+    given = {"steps": steps, "seed": seed}
+    changes = {name: value for name, value in given.items() if value is not None}
+    configs["loop"] = replace(configs["loop"], **changes)
+    configs = override(configs, settings)
+
+    pairs = prepare_pairs(data, progress=_tell_preparation) if data else None
+    pictures = load_photos(photos) if photos else []
+    size = (configs["data"].height, configs["data"].width)
+    truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size) if pictures else []
+    try:
+        task = flow.flow_task(flow.Material(pairs, pictures), configs, truths)
+    except ValueError as fault:
+        raise InputError("--set", str(fault)) from fault
+    result = loop.train(
+        task,
+        configs["loop"],
+        folder,
+        device=device,
+        resume=resume,  # type: ignore[arg-type]
+        tensorboard=tensorboard,
+    )
+    if as_json:
+        best = None if result.best is None else {"value": result.best[0], "step": result.best[1]}
+        click.echo(json.dumps({"weights": str(result.weights), "step": result.step, "best": best}))
+    else:
+        _paths.print_path(Path(result.weights))
+
+
+def _tell_preparation(done: int, total: int) -> None:
+    click.echo(f"preparing footage, once: {done} of {total} clips", err=True)

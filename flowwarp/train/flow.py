@@ -1,0 +1,360 @@
+"""What the flow network learns from: pairs of frames without labels, and the terms it is judged by.
+
+The scheme is UFlow's (Jonschkowski et al., "What Matters in Unsupervised Optical Flow", ECCV 2020)
+with SMURF's full-image warping (Stone et al., CVPR 2021): census, edge-aware smoothness, pixels
+that are occluded left out once flow is good enough to tell them, and self-supervision by crops, in
+which the flow of the whole frame teaches the network what leaves a smaller view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.data.augment import Appearance, change_appearance, crop_image, random_geometry
+from flowwarp.data.clips import PairStore
+from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.losses.photometric import census_loss, charbonnier, masked_mean, warp_crop
+from flowwarp.losses.smoothness import smoothness_first
+from flowwarp.metrics.flow import epe
+from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, FlowPyramid
+from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
+from flowwarp.ops.warping import warp
+from flowwarp.train import loop
+from flowwarp.viz.colors import flow_to_image
+from flowwarp.viz.overlay import side_by_side
+
+Preset = Literal["tiny", "small", "base"]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A pair whose flow is known, to judge by and never to learn from.
+
+    Args:
+        image1: (1, 3, H, W) in [0, 1].
+        image2: likewise.
+        flow: (1, 2, H, W) from frame 1 to frame 2.
+        valid: (1, 1, H, W), where flow is known.
+    """
+
+    image1: Tensor
+    image2: Tensor
+    flow: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True)
+class FlowDataConfig:
+    """What an example is.
+
+    Args:
+        height: of what the network sees, a multiple of its stride.
+        width: likewise.
+        margin: how far the frame that is warped reaches beyond on each side.
+        moving_photos: share of examples made from photos, where there are photos and footage.
+    """
+
+    height: int = 256
+    width: int = 320
+    margin: int = 32
+    moving_photos: float = 0.7
+
+
+@dataclass(frozen=True)
+class Material:
+    """Where examples come from: pairs of frames, and photos that are set in motion."""
+
+    pairs: PairStore | None
+    photos: Sequence[Tensor]
+
+
+APPEARANCE = Appearance(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.05, gamma=0.2)
+
+
+def draw_batch(
+    material: Material, seed: int, numbers: Iterable[int], config: FlowDataConfig
+) -> dict[str, Tensor]:
+    """Return both frames of some examples, (B, 3, H, W) each with the margin around.
+
+    An example is a pure function of the seed and its number, so that a run can be resumed anywhere
+    without the state of any generator. Motion that is known, of photos, is thrown away.
+    """
+    examples = [_draw(material, seed, number, config) for number in numbers]
+    image1, image2 = (torch.cat(frames) for frames in zip(*examples, strict=True))
+    return {"image1": image1, "image2": image2}
+
+
+def _draw(
+    material: Material, seed: int, number: int, config: FlowDataConfig
+) -> tuple[Tensor, Tensor]:
+    generator = loop.generator(seed, number)
+    size = (config.height + 2 * config.margin, config.width + 2 * config.margin)
+    photo = float(torch.rand((), generator=generator)) < config.moving_photos
+    if material.photos and (photo or not material.pairs):
+        pair = synthesize_pair(material.photos, seed, number, size)
+        frames = pair.image1[None], pair.image2[None]
+    else:
+        assert material.pairs is not None
+        index = int(torch.randint(len(material.pairs), (), generator=generator))
+        frame1, frame2 = (frame[None].float() / 255 for frame in material.pairs[index])
+        if float(torch.rand((), generator=generator)) < 0.5:  # time runs both ways
+            frame1, frame2 = frame2, frame1
+        source = (frame1.shape[-2], frame1.shape[-1])
+        least = max(1.0, size[0] / source[0], size[1] / source[1])
+        geometry = random_geometry(
+            1, source, size, generator, zoom=(least, 1.3 * least), flip=(0.5, 0.1)
+        )
+        frames = crop_image(frame1, geometry), crop_image(frame2, geometry)
+    return change_appearance(*frames, generator, APPEARANCE)
+
+
+@dataclass(frozen=True)
+class FlowLossConfig:
+    """How the terms are weighed, and when they join.
+
+    Args:
+        smoothness: weight of the first-order term; census has 1.
+        levels: weight of census at the coarser levels, which finds large motions early.
+        self_supervision: weight of the distance to the flow of the whole frame.
+        occlusion_from: share of training after which occluded pixels are left out.
+        self_supervision_from: share of training after which self-supervision joins.
+        student_margin: pixels cut from each side of the view that the student sees.
+    """
+
+    smoothness: float = 0.3
+    levels: float = 0.2
+    self_supervision: float = 0.1
+    occlusion_from: float = 0.15
+    self_supervision_from: float = 0.4
+    student_margin: int = 32
+
+
+def flow_losses(
+    net: Callable[[Tensor, Tensor], tuple[FlowPyramid, FlowPyramid]],
+    full1: Tensor,
+    full2: Tensor,
+    margin: int,
+    progress: float,
+    config: FlowLossConfig,
+) -> dict[str, Tensor]:
+    """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
+
+    Args:
+        net: the network.
+        full1: (B, 3, H + 2 * margin, W + 2 * margin), first frames.
+        full2: likewise, second frames.
+        margin: what is around the crop that the network sees.
+        progress: share of training that is done, in [0, 1].
+        config: weights and schedule.
+    """
+    crop1, crop2 = _crop(full1, margin), _crop(full2, margin)
+    forward, backward = net(crop1, crop2)
+    occlusion = progress >= config.occlusion_from
+    seen = _visible(forward.flow, backward.flow, progress, config) if occlusion else (None, None)
+    census = 0.5 * (
+        _census(crop1, full2, forward, seen[0], margin)
+        + _census(crop2, full1, backward, seen[1], margin)
+    )
+    smoothness = 0.5 * (_smoothness(crop1, forward) + _smoothness(crop2, backward))
+    levels = 0.5 * (_levels(crop1, crop2, forward) + _levels(crop2, crop1, backward))
+    loss = census + config.smoothness * smoothness + config.levels * levels
+    terms = {"census": census, "smoothness": smoothness, "levels": levels}
+    if progress >= config.self_supervision_from:
+        terms["self"] = _self_supervision(net, crop1, crop2, forward, backward, config)
+        loss = loss + config.self_supervision * terms["self"]
+    return {"loss": loss, **terms}
+
+
+def _crop(image: Tensor, margin: int) -> Tensor:
+    return image if margin == 0 else image[..., margin:-margin, margin:-margin]
+
+
+def _visible(
+    forward: Tensor, backward: Tensor, progress: float, config: FlowLossConfig
+) -> tuple[Tensor, Tensor]:
+    """Return what of each frame the other shows; by range at first, when flows disagree anyway."""
+    forward, backward = forward.detach(), backward.detach()
+    if progress < config.self_supervision_from:
+        return visible_by_range(backward), visible_by_range(forward)
+    # What leaves the frame is no matter of consistency: full-image warping sees to that.
+    there = visible_by_consistency(forward, backward) | ~_stays(forward)
+    back = visible_by_consistency(backward, forward) | ~_stays(backward)
+    return there, back
+
+
+def _stays(flow: Tensor) -> Tensor:
+    return warp(flow, flow, mask=True)[1]
+
+
+def _census(
+    crop: Tensor, other: Tensor, pyramid: FlowPyramid, seen: Tensor | None, margin: int
+) -> Tensor:
+    warped, inside = warp_crop(other, pyramid.flow, margin)
+    return census_loss(crop, warped, inside if seen is None else inside & seen)
+
+
+def _smoothness(crop: Tensor, pyramid: FlowPyramid) -> Tensor:
+    """Smoothness at the decoder's finest level, where its flow is made."""
+    flow = pyramid.levels[-1]
+    return smoothness_first(flow, F.interpolate(crop, flow.shape[-2:], mode="area"))
+
+
+def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
+    """Census at every level but the smallest, whose images say nothing."""
+    losses = []
+    for flow in pyramid.levels:
+        size = flow.shape[-2:]
+        if min(size) < 8:
+            continue
+        here, there = (F.interpolate(image, size, mode="area") for image in (crop, other))
+        warped, inside = warp(there, flow, mask=True)
+        losses.append(census_loss(here, warped, inside, radius=2))
+    return torch.stack(losses).mean(0)
+
+
+def _self_supervision(
+    net: Callable[[Tensor, Tensor], tuple[FlowPyramid, FlowPyramid]],
+    crop1: Tensor,
+    crop2: Tensor,
+    forward: FlowPyramid,
+    backward: FlowPyramid,
+    config: FlowLossConfig,
+) -> Tensor:
+    """Let the flow of the whole view, where it is consistent, teach that of its middle."""
+    margin = config.student_margin
+    student, student_back = net(_crop(crop1, margin), _crop(crop2, margin))
+    teachers = forward.flow.detach(), backward.flow.detach()
+    trusted = visible_by_consistency(*teachers), visible_by_consistency(*teachers[::-1])
+    return 0.5 * sum(
+        (
+            masked_mean(charbonnier(pupil.flow - _crop(flow, margin)), _crop(mask, margin))
+            for pupil, flow, mask in zip((student, student_back), teachers, trusted, strict=True)
+        ),
+        start=crop1.new_zeros(crop1.shape[0]),
+    )
+
+
+# ------------------------------------------------------------------ the run
+
+
+def presets(preset: Preset) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, losses."""
+    if preset == "tiny":  # minutes on a laptop
+        return {
+            "loop": loop.LoopConfig(
+                steps=1500, batch_size=4, learning_rate=1e-3, ema=0.99, validate_every=250
+            ),
+            "model": TINY,
+            "data": FlowDataConfig(height=128, width=160, margin=16),
+            "losses": FlowLossConfig(student_margin=16),
+        }
+    return {
+        "loop": loop.LoopConfig(
+            steps=100_000 if preset == "base" else 60_000, batch_size=4, precision="bf16", workers=1
+        ),
+        "model": FlowNetConfig() if preset == "base" else SMALL,
+        "data": FlowDataConfig(),
+        "losses": FlowLossConfig(),
+    }
+
+
+def flow_task(
+    material: Material,
+    configs: Mapping[str, Any],
+    truths: Sequence[Truth] = (),
+    notes: Mapping[str, str] | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train a flow network.
+
+    Args:
+        material: where examples come from.
+        configs: as :func:`presets` returns them.
+        truths: pairs to judge by; without any, held-out examples are judged by the loss itself.
+        notes: for the card of the weights.
+
+    Raises:
+        ValueError: a size of an example does not fit the network.
+    """
+    training, data = configs["loop"], configs["data"]
+    losses: FlowLossConfig = configs["losses"]
+    _check_sizes(configs["model"], data, losses)
+    torch.manual_seed(training.seed)
+    net = FlowNet(configs["model"])
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_batch(material, training.seed, numbers, data)
+
+    def loss(
+        model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        return flow_losses(
+            model,
+            examples["image1"],
+            examples["image2"],
+            data.margin,
+            step / training.steps,
+            losses,
+        )
+
+    held_out = draw_batch(material, training.seed + 1, range(4), data)
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        images = held_out["image1"], held_out["image2"]
+        terms = flow_losses(model, *images, data.margin, 0.0, losses)
+        figures = {name: float(value.mean()) for name, value in terms.items()}
+        if truths:
+            errors = [
+                float(epe(model(pair.image1, pair.image2)[0].flow, pair.flow, valid=pair.valid))
+                for pair in truths
+            ]
+            figures["epe"] = sum(errors) / len(errors)
+        return figures
+
+    def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
+        for number in range(len(held_out["image1"])):
+            image1, image2 = (
+                _crop(held_out[name][number : number + 1], data.margin)
+                for name in ("image1", "image2")
+            )
+            flow = model(image1, image2)[0].flow
+            warped = warp(image2, flow)
+            row = [image1, image2, flow_to_image(flow), warped]
+            yield f"flow{number}", side_by_side(row)[0]
+
+    return loop.Task(
+        name="flownet",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={name: config for name, config in configs.items() if name != "loop"},
+        validate=validate,
+        metric="epe" if truths else "loss",
+        samples=samples,
+        notes=notes or {},
+    )
+
+
+def synthetic_truths(
+    photos: Sequence[Tensor], seed: int, count: int, size: tuple[int, int]
+) -> list[Truth]:
+    """Return pairs made from photos whose flow is known, which training never draws."""
+    pairs = [synthesize_pair(photos, seed + 2, number, size) for number in range(count)]
+    return [
+        Truth(pair.image1[None], pair.image2[None], pair.flow_12[None], pair.visible[None])
+        for pair in pairs
+    ]
+
+
+def _check_sizes(model: FlowNetConfig, data: FlowDataConfig, losses: FlowLossConfig) -> None:
+    for name in ("height", "width"):
+        side = getattr(data, name)
+        if side % model.stride:
+            raise ValueError(f"{name} must be a multiple of {model.stride}, got {side}")
+        if side <= 2 * losses.student_margin:
+            raise ValueError(f"student_margin leaves nothing of a {name} of {side}")

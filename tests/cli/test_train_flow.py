@@ -1,0 +1,73 @@
+"""``train-flow`` through the real command line, on frames that all move by one vector."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.io.images import write_image
+from flowwarp.models.flownet import TINY, FlowNet
+from flowwarp.ops.warping import warp
+
+SHIFT = (3.0, -1.0)
+QUICK = ["--preset", "tiny", "--set", "data.height=64", "--set", "data.width=64"]
+QUICK += ["--set", "margin=8", "--set", "student_margin=8", "--set", "batch_size=2"]
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory):
+    """A folder of frames of a texture that moves by SHIFT from each to the next."""
+    folder = tmp_path_factory.mktemp("frames")
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 30, 40, generator=generator)
+    texture = torch.nn.functional.interpolate(coarse, (120, 160), mode="bicubic").clamp(0, 1)
+    for number in range(6):
+        flow = torch.tensor(SHIFT).view(1, 2, 1, 1) * (-number)
+        frame = warp(texture, flow.expand(1, 2, 120, 160), padding="reflection")
+        write_image(folder / f"frame{number}.png", frame[0])
+    return folder
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_trains_and_writes_weights(frames, tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = run("train-flow", frames, *QUICK, "--steps", 4, "--run", folder, "--json")
+    assert code == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["step"] == 4
+    tensors, card = load_weights(result["weights"], "flownet")
+    assert card.config["radius"] == TINY.radius
+    fill(FlowNet(TINY), tensors, "weights")
+    assert list((folder / "samples").glob("*.png"))
+
+
+def test_needs_something_to_learn_from(capsys):
+    assert run("train-flow") == 2
+    assert "give some DATA" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "data.height=100"], "height must be a multiple of 32"),
+        (["--set", "nonsense=1"], "unknown key"),
+        (["--set", "student_margin=32"], "student_margin leaves nothing"),
+    ],
+)
+def test_wrong_settings_are_one_line(frames, tmp_path, capsys, settings, words):
+    code = run("train-flow", frames, *QUICK, *settings, "--steps", 1, "--run", tmp_path / "run")
+    error = capsys.readouterr().err
+    assert code == 3
+    assert words in error.splitlines()[-1]
+
+
+def test_a_missing_folder_is_bad_input(tmp_path, capsys):
+    assert run("train-flow", tmp_path / "nothing", *QUICK, "--run", tmp_path / "run") == 3
+    assert "nothing" in capsys.readouterr().err
