@@ -38,6 +38,8 @@ from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 
+RESUME = "resume it with --resume auto"
+
 Batch = Mapping[str, Tensor]
 Report = Callable[[str], None]
 
@@ -235,9 +237,7 @@ def train(
         InputError: it cannot be resumed like this, or the data is at fault.
         OutputError: the run cannot be written; the state before is intact.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    with _processes(torch.device(device)) as (rank, world, place):
+    with _threads(config.threads), _processes(torch.device(device)) as (rank, world, place):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
         with contextlib.ExitStack() as stack:
@@ -253,7 +253,10 @@ def train(
             if tensorboard and rank == 0:
                 loop.writer = _tensorboard(Path(folder), loop.step)
                 stack.callback(loop.writer.close)
-            loop.go()
+            try:
+                loop.go()
+            except _StopNow:
+                raise Stopped(folder, stop.number, RESUME) from None
             return loop.result(Path(folder))
 
 
@@ -328,6 +331,11 @@ class _Loop:
             holder = [state]
             dist.broadcast_object_list(holder, 0)
             state = holder[0]
+        if self.config.accumulate % self.world:
+            self.progress.say(
+                f"accumulate = {self.config.accumulate} does not divide among {self.world} "
+                "processes: some wait for the others"
+            )
         if state is None:
             return
         source = f"state {state.step}"
@@ -391,7 +399,7 @@ class _Loop:
                 if self.due(signalled):
                     self.save()
                 if signalled:
-                    raise Stopped(self.stop.folder, signalled, "resume it with --resume auto")
+                    raise Stopped(self.stop.folder, signalled, RESUME)
                 self.duties()
 
     def _wanted(self) -> Iterator[range]:
@@ -419,8 +427,8 @@ class _Loop:
                 raise Diverged(
                     self.stop.folder,
                     f"the {bad} of step {self.step + 1} is not finite",
-                    "its state before that is saved; lower learning_rate or clip and resume "
-                    "with --resume changed",
+                    "lower learning_rate or clip"
+                    + (" and go on from the step before (--resume changed)" if self.step else ""),
                 )
         except Exception:
             if self.step > 0 and self.saved_step != self.step:
@@ -550,7 +558,7 @@ class _Loop:
             {} if config is None else {f.name: getattr(config, f.name) for f in fields(config)},
             self.step,
             dict(self.task.notes)
-            | {"seed": str(self.config.seed)}
+            | {"seed": str(self.config.seed), "hours": f"{self.seconds / 3600:.2f}"}
             | ({"figures": json.dumps(dict(figures))} if figures else {}),
         )
         save_weights(self.run.folder / name, self.to_use(), card)
@@ -664,8 +672,6 @@ class _Stop:
             if allowed and self.number:
                 raise _StopNow
             yield
-        except _StopNow:
-            raise Stopped(self.folder, self.number, "resume it with --resume auto") from None
         finally:
             self._now = False
 
@@ -685,6 +691,17 @@ def _signals(folder: Path) -> Iterator[_Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Use so many of torch's threads in this block; 0 for as many as before."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def wait(child):
 
 def kill(folder):
     """Kill a training at five random moments, then let it end."""
-    config = tiny.config(steps=60, save_every=3, validate_every=6, precision="bf16", accumulate=2)
+    config = tiny.config(steps=40, save_every=3, validate_every=6, precision="bf16", accumulate=2)
     task = lambda: tiny.make(dropout=0.2)  # noqa: E731
     child = fork(lambda: train(task(), config, folder / "whole", stream=QUIET))
     started = time.monotonic()

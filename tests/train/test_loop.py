@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -105,7 +106,7 @@ def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
 
 def test_killed_run_is_bit_equal(tmp_path):
     assert "killed 5 times" in forked("kill", tmp_path)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed", "state-00000060.safetensors")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed", "state-00000040.safetensors")
     assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
 
 
@@ -345,6 +346,17 @@ def test_loss_falls_and_average_is_validated(tiny, tmp_path):
     average = load_weights(tmp_path / "last.safetensors")[0]
     assert torch.equal(average["first.weight"], state["average.module.first.weight"])
     assert not torch.equal(average["first.weight"], state["model.first.weight"])
+
+
+def test_example_of_the_docs(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    code = text.split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
+    names = {"__name__": "example"}
+    exec(code, names)
+    assert names["result"].last["error"] < 0.2
+    assert names["card"].config == {"width": 16}
 
 
 class Terminal(io.StringIO):
