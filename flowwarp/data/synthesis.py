@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 
 import numpy as np
 import torch
@@ -107,9 +108,10 @@ def synthesize_pair(
     scene = _draw_layers(photos, random, size, camera if effects else None)
     frames, flow, flow_2 = scene.frames, scene.flows[:1], scene.flows[1:]
 
-    # A pixel is visible if the same layer is on top where it goes.
+    # A pixel is hidden by a layer above its own. One below, where it goes, is at most a neighbour:
+    # the pixel of its own layer that it reads lies between pixels.
     there, within = warp(scene.top[1:], flow, mode="nearest", mask=True)
-    visible = within & (there == scene.top[:1])
+    visible = within & (there <= scene.top[:1])
     if effects:
         frames = _expose(frames, torch.cat([flow, flow_2]), camera)
     return SyntheticPair(frames[0], frames[1], flow[0], visible[0])
@@ -134,25 +136,41 @@ def _draw_layers(
     camera: np.random.Generator | None,
 ) -> _Scene:
     grid = coordinate_grid(*size)
-    count = int(random.integers(1, LAYERS + 1))
-    frames, flows = torch.zeros(2, 3, *size), torch.zeros(2, 2, *size)
-    top = torch.zeros(2, 1, *size)
-    for layer in range(count + 1):
+    motion = _draw_motion(random, grid)
+    points = torch.cat([grid + motion, grid])  # where each frame reads the layer, as in frame 2
+    frames = _read_photo(_choose(photos, random), points, random)
+    flows, top = motion.repeat(2, 1, 1, 1), torch.zeros(2, 1, *size)
+    for layer in range(1, 1 + int(random.integers(1, LAYERS + 1))):
         motion = _draw_motion(random, grid)
-        points = torch.cat([grid + motion, grid])  # where each frame reads the layer, as in frame 2
-        photo = photos[int(random.integers(len(photos)))]
-        texture = _read_photo(photo, points, random)
-        if layer == 0:
-            frames, flows = texture, motion.expand(2, -1, -1, -1)
-            continue
-        alpha = _draw_shape(random, size)(points).add_(0.5).clamp_(0, 1)
+        points = torch.cat([grid + motion, grid])
+        shape = _draw_shape(random, size)
+        photo = _choose(photos, random)
+        box = _find_box((points - shape.centre).abs() <= shape.reach + 1)
+        texture = _read_photo(photo, points[box], random)
+        alpha = shape.distance(points[box] - shape.centre).add_(0.5).clamp_(0, 1)
         if camera is not None and camera.random() < 0.3:
-            frames = frames * _draw_shadow(alpha, camera)
-        frames = torch.lerp(frames, texture, alpha)
+            whole = torch.zeros_like(top)
+            whole[box] = alpha
+            frames *= _draw_shadow(whole, camera)
+        frames[box] = torch.lerp(frames[box], texture, alpha)
         on_top = alpha > 0.5
-        flows = torch.where(on_top, motion, flows)
-        top = torch.where(on_top, float(layer), top)
+        flows[box] = torch.where(on_top, motion[box], flows[box])
+        top[box] = torch.where(on_top, float(layer), top[box])
     return _Scene(frames, flows, top)
+
+
+def _choose(photos: Sequence[Tensor], random: np.random.Generator) -> Tensor:
+    return photos[int(random.integers(len(photos)))]
+
+
+def _find_box(inside: Tensor) -> tuple[slice | EllipsisType, ...]:
+    """Return the rows and columns outside which both frames' (2, 2, H, W) are never inside."""
+    anywhere = inside.all(1).any(0)
+    spans = []
+    for axis in (1, 0):
+        found = anywhere.any(axis).nonzero()
+        spans.append(slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0))
+    return (..., *spans)
 
 
 def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
@@ -175,25 +193,34 @@ def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
         depth = (arm * arm.new_tensor(tilt).view(1, 2, 1, 1)).sum(1, keepdim=True)
         flow = flow + arm * depth
     if random.random() < 0.5:
-        rows, columns = int(random.integers(3, 6)), int(random.integers(3, 7))
-        # Bent by less than half the distance of two nodes, so that it does not fold.
-        reach = 0.15 * min(height / rows, width / columns)
-        bent = random.normal(size=(1, 2, rows, columns)) * _log_uniform(random, 0.02, 1) * reach
-        knots = torch.from_numpy(bent).to(grid.dtype)
-        flow = flow + F.interpolate(knots, (height, width), mode="bicubic", align_corners=True)
+        # A tenth of the longest wave, less for shorter ones, so that it does not fold.
+        reach = 0.05 * min(height, width) * _log_uniform(random, 0.02, 1)
+        flow = flow + _draw_waves(random, (2, height, width)).to(grid) * reach
     furthest = flow.square().sum(1).max().sqrt().item()
     return flow * min(1.0, FASTEST / max(furthest, SLOWEST))
 
 
+def _draw_waves(random: np.random.Generator, shape: tuple[int, int, int]) -> Tensor:
+    """Draw (C, H, W) smooth functions of about unit size: a few cosine waves along both axes."""
+    channels, height, width = shape
+    waves = np.arange(4)
+    weights = random.normal(size=(channels, 4, 4)) / (1 + waves[:, None] + waves)
+    down, across = (
+        np.cos(np.outer((np.arange(side) + 0.5) / side, np.pi * waves)) for side in (height, width)
+    )
+    return torch.from_numpy((down @ weights @ across.T).astype(np.float32))
+
+
 def _read_photo(photo: Tensor, points: Tensor, random: np.random.Generator) -> Tensor:
-    """Lay a photo somehow over the frame and read it at points (2, 2, H, W) of the frame."""
+    """Lay a photo somehow over some points (2, 2, H, W) of the frame and read it there."""
+    if points.numel() == 0:
+        return points.new_zeros(2, 3, *points.shape[-2:])
     angle = random.normal() * 0.3
     scale = _log_uniform(random, 0.6, 1.2)  # photo pixels a frame pixel; more would alias
     mirror = 1 if random.random() < 0.5 else -1
     cos, sin = scale * math.cos(angle), scale * math.sin(angle)
     linear = points.new_tensor([[mirror * cos, -sin], [mirror * sin, cos]])
-    height, width = points.shape[-2:]
-    middle = points.new_tensor([(width - 1) / 2, (height - 1) / 2]).view(2, 1)
+    middle = points.mean((0, 2, 3)).view(2, 1)
     sides = points.new_tensor([photo.shape[-1], photo.shape[-2]])
     target = sides * torch.from_numpy(random.uniform(0.25, 0.75, 2)).to(points.dtype)
     offset = target.view(2, 1) - linear @ middle
@@ -209,11 +236,23 @@ def _read_photo(photo: Tensor, points: Tensor, random: np.random.Generator) -> T
     return sample(texture.expand(2, -1, -1, -1), there, padding="reflection")
 
 
-def _draw_shape(random: np.random.Generator, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
-    """Draw a blob or polygon: a function of points (B, 2, H, W), about the distance to its rim.
+@dataclass(frozen=True)
+class _Shape:
+    """A blob or polygon as a formula, hence as sharp wherever frame 1 reads it.
 
-    Positive inside. Being a formula, it is as sharp wherever frame 1 reads it.
+    Args:
+        centre: (1, 2, 1, 1).
+        reach: (1, 2, 1, 1), how far from the centre it goes at most along each axis.
+        distance: of points (B, 2, h, w) relative to the centre to the rim, in about pixels,
+            (B, 1, h, w); positive inside.
     """
+
+    centre: Tensor
+    reach: Tensor
+    distance: Callable[[Tensor], Tensor]
+
+
+def _draw_shape(random: np.random.Generator, size: tuple[int, int]) -> _Shape:
     height, width = size
     centre = torch.tensor([random.uniform(0, width), random.uniform(0, height)]).view(1, 2, 1, 1)
     radius = _log_uniform(random, 0.08, 0.35) * min(size)
@@ -221,11 +260,14 @@ def _draw_shape(random: np.random.Generator, size: tuple[int, int]) -> Callable[
     axes = torch.tensor([stretch, 1 / stretch]).view(1, 2, 1, 1)
     if random.random() < 0.6:
         waves = random.normal(size=(4, 2)) * [[0.2], [0.15], [0.1], [0.06]]
-        return lambda points: _blob((points - centre) * axes, radius, waves.tolist())
+        reach = radius * (1 + np.hypot(*waves.T).sum()) / axes
+        return _Shape(centre, reach, lambda arm: _blob(arm * axes, radius, waves.tolist()))
     corners = int(random.integers(3, 8))
     angles = (np.arange(corners) + random.uniform(-0.3, 0.3, corners)) * 2 * math.pi / corners
     angles = angles + random.uniform(0, 2 * math.pi)
-    return lambda points: _polygon((points - centre) * axes, radius, angles.tolist())
+    # Sides at most 1.6 steps apart: for a triangle that is nearly parallel, so it is cut off.
+    reach = 2 * radius / axes
+    return _Shape(centre, reach, lambda arm: _polygon(arm * axes, radius, angles.tolist()))
 
 
 def _blob(arm: Tensor, radius: float, waves: Sequence[Sequence[float]]) -> Tensor:
@@ -242,11 +284,11 @@ def _blob(arm: Tensor, radius: float, waves: Sequence[Sequence[float]]) -> Tenso
 
 
 def _polygon(arm: Tensor, radius: float, angles: Sequence[float]) -> Tensor:
-    """Distance to a convex polygon whose sides face ``angles``."""
+    """Distance to a convex polygon whose sides face ``angles``; corners are cut at twice radius."""
     x, y = arm.chunk(2, 1)
-    distance = torch.full_like(x, math.inf)
+    distance = 2 * radius - torch.maximum(x.abs(), y.abs())
     for angle in angles:
-        side = radius - math.cos(angle) * x - math.sin(angle) * y
+        side = (x * -math.cos(angle)).sub_(y, alpha=math.sin(angle)).add_(radius)
         distance = torch.minimum(distance, side)
     return distance
 
@@ -291,19 +333,22 @@ def _blur_motion(frames: Tensor, flows: Tensor, shutter: float) -> Tensor:
 
 
 def _defocus(frames: Tensor, sigma: float) -> Tensor:
-    taps = torch.exp(-0.5 * (torch.arange(-3, 4) / sigma) ** 2)
-    taps = (taps / taps.sum()).expand(3, 1, 1, 7)
-    padded = F.pad(frames, [3, 3, 3, 3], mode="replicate")
-    rows = F.conv2d(padded, taps, groups=3)
-    return F.conv2d(rows, taps.transpose(2, 3), groups=3)
+    # The taps of a Gaussian, one shift of the picture each; a convolution takes twice as long.
+    weights = [math.exp(-0.5 * (k / sigma) ** 2) for k in range(-3, 4)]
+    for axis in (2, 3):
+        length = frames.shape[axis]
+        padded = F.pad(frames, [0, 0, 3, 3] if axis == 2 else [3, 3, 0, 0], mode="replicate")
+        frames = torch.zeros_like(frames)
+        for shift, weight in enumerate(weights):
+            frames.add_(padded.narrow(axis, shift, length), alpha=weight / sum(weights))
+    return frames
 
 
 def _draw_light(frames: Tensor, camera: np.random.Generator) -> Tensor:
     """Return a gain for each pixel: one per frame and colour, and a smooth change across."""
     gain = np.exp(camera.normal(size=(2, 1, 1, 1)) * 0.06 + camera.normal(size=(2, 3, 1, 1)) * 0.02)
-    field = 1 + camera.normal(size=(2, 1, 3, 3)) * _log_uniform(camera, 0.005, 0.05)
-    coarse = torch.from_numpy(gain * field).float()
-    return F.interpolate(coarse, frames.shape[-2:], mode="bilinear", align_corners=True)
+    waves = _draw_waves(camera, (2, *frames.shape[-2:]))[:, None]
+    return torch.from_numpy(gain).float() * (1 + waves * _log_uniform(camera, 0.005, 0.05))
 
 
 def _log_uniform(random: np.random.Generator, low: float, high: float) -> float:
