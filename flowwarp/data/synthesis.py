@@ -30,9 +30,11 @@ from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
 
 SLOWEST, FASTEST = 0.5, 60.0  # px
+STEEPEST = 0.3  # px a px; from 1 a motion can fold the picture
 LAYERS = 4  # in front of the background, at most
 _SHADOW_SCALE = 4  # shadows are soft: they are drawn at a quarter of the size
 _BLUR_TAPS = 7
+_COARSE = 8  # px; enough to measure a smooth field
 
 
 @dataclass(frozen=True)
@@ -174,30 +176,40 @@ def _find_box(inside: Tensor) -> tuple[slice | EllipsisType, ...]:
 
 
 def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
-    """Draw a smooth flow field (1, 2, H, W): a shift, turned, sheared, tilted and bent a little.
+    """Draw a smooth flow field (1, 2, H, W): a shift, turned, sheared, tilted and bent.
 
-    The shift is log-uniform from SLOWEST to FASTEST; no pixel moves further than FASTEST.
+    Its length, as root mean square, is log-uniform from SLOWEST to FASTEST, but for what would
+    move a pixel further than FASTEST or fold the picture.
     """
     height, width = grid.shape[-2:]
-    length, angle = _log_uniform(random, SLOWEST, FASTEST), random.uniform(0, 2 * math.pi)
-    shift = [length * math.cos(angle), length * math.sin(angle)]
+    angle = random.uniform(0, 2 * math.pi)
+    share = 1 if random.random() < 0.75 else random.uniform(0, 0.3)  # otherwise mostly the rest
+    shift = [share * math.cos(angle), share * math.sin(angle)]
     flow = grid.new_tensor(shift).view(1, 2, 1, 1).expand_as(grid)
     centre = [random.uniform(0, width), random.uniform(0, height)]
-    arm = grid - grid.new_tensor(centre).view(1, 2, 1, 1)
+    arm = (grid - grid.new_tensor(centre).view(1, 2, 1, 1)) / (0.5 * max(height, width))
     if random.random() < 0.7:
-        turn, grow, shear, stretch = random.normal(size=4) * _log_uniform(random, 0.002, 0.08)
+        turn, grow, shear, stretch = random.normal(size=4) * _log_uniform(random, 0.05, 1)
         linear = grid.new_tensor([[grow + stretch, shear - turn], [shear + turn, grow - stretch]])
         flow = flow + (linear @ arm.flatten(2)).view_as(grid)
     if random.random() < 0.3:  # a plane seen at a slant: what is further away moves less
-        tilt = random.normal(size=2) * 0.15 / max(height, width)
-        depth = (arm * arm.new_tensor(tilt).view(1, 2, 1, 1)).sum(1, keepdim=True)
-        flow = flow + arm * depth
+        tilt = grid.new_tensor(random.normal(size=2) * 0.3).view(1, 2, 1, 1)
+        flow = flow + arm * (arm * tilt).sum(1, keepdim=True)
     if random.random() < 0.5:
-        # A tenth of the longest wave, less for shorter ones, so that it does not fold.
-        reach = 0.05 * min(height, width) * _log_uniform(random, 0.02, 1)
-        flow = flow + _draw_waves(random, (2, height, width)).to(grid) * reach
-    furthest = flow.square().sum(1).max().sqrt().item()
-    return flow * min(1.0, FASTEST / max(furthest, SLOWEST))
+        waves = _draw_waves(random, (2, height, width)).to(grid)
+        flow = flow + waves * _log_uniform(random, 0.03, 0.6)
+
+    coarse = flow[..., ::_COARSE, ::_COARSE]
+    square = flow.square().sum(1)
+    slopes = [coarse.diff(dim=axis).abs().amax() for axis in (2, 3) if coarse.shape[axis] > 1]
+    steepest = max(slopes).item() / _COARSE if slopes else 0.0
+    length = _log_uniform(random, SLOWEST, FASTEST)
+    scale = min(
+        length / max(square.mean().sqrt().item(), 1e-6),
+        FASTEST / max(square.max().sqrt().item(), 1e-6),
+        STEEPEST / max(steepest, 1e-6),
+    )
+    return flow * scale
 
 
 def _draw_waves(random: np.random.Generator, shape: tuple[int, int, int]) -> Tensor:
