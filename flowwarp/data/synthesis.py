@@ -13,8 +13,9 @@ The flow is meant for evaluation. Training here needs none.
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -25,9 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.data._sampling import sample
+from flowwarp.errors import InputError
 from flowwarp.io.images import list_frames, read_image
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
+
+_LOG = logging.getLogger(__name__)
 
 SLOWEST, FASTEST = 0.5, 60.0  # px
 STEEPEST = 0.3  # px a px; from 1 a motion can fold the picture
@@ -55,27 +59,43 @@ class SyntheticPair:
 
 
 def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
-    """Read all pictures of a folder for :func:`synthesize_pair`, as uint8 to save memory.
+    """Read the pictures of a folder, and of those below, for :func:`synthesize_pair`.
+
+    They are kept in memory as bytes: 2 MB each at the default size.
 
     Args:
-        folder: a folder of pictures.
+        folder: a folder of pictures; what cannot be read is skipped, with a warning logged.
         longest: larger ones are made smaller until no side is longer.
 
     Returns:
-        Photos (3, H, W), uint8.
+        Photos (3, H, W), uint8; at least one.
 
     Raises:
-        InputError: no such folder, or a picture that cannot be read.
+        InputError: no such folder, or no picture in it that can be read.
     """
     photos = []
-    for path in list_frames(folder):
-        photo = read_image(path)[None]
+    for path in _find_pictures(Path(folder)):
+        try:
+            photo = read_image(path)[None]
+        except InputError as fault:
+            _LOG.warning("skipped %s", fault)
+            continue
         scale = longest / max(photo.shape[-2:])
         if scale < 1:
             size = [max(1, round(side * scale)) for side in photo.shape[-2:]]
             photo = F.interpolate(photo, size, mode="bilinear", antialias=True, align_corners=False)
         photos.append(photo[0].mul(255).round_().clamp_(0, 255).byte())
+    if not photos:
+        raise InputError(folder, "holds no picture that can be read")
     return photos
+
+
+def _find_pictures(folder: Path) -> Iterator[Path]:
+    yield from list_frames(folder)
+    below = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    for path in below:
+        if path.is_dir() and not path.is_symlink():
+            yield from _find_pictures(path)
 
 
 def synthesize_pair(

@@ -83,7 +83,7 @@ def test_effects_leave_the_scene_as_it_is(photos):
 def test_motions_are_spread_evenly_over_magnitudes_and_do_not_fold():
     grid = coordinate_grid(64, 80)
     lengths = []
-    for seed in range(400):
+    for seed in range(250):
         flow = _draw_motion(np.random.default_rng(seed), grid)
         lengths.append(flow.square().sum(1).mean().sqrt())
         there = grid + flow
@@ -93,8 +93,8 @@ def test_motions_are_spread_evenly_over_magnitudes_and_do_not_fold():
         assert area.min() > 0.1
         assert flow.square().sum(1).max().sqrt() < 1.001 * FASTEST
     # Steep ones are cut in a picture this small, so that the upper end is thinner.
-    shares = torch.histogram(torch.stack(lengths).log2(), torch.arange(-1.0, 6)).hist / 400
-    assert (shares > 0.06).all()
+    shares = torch.histogram(torch.stack(lengths).log2(), torch.arange(-1.0, 6)).hist / 250
+    assert (shares > 0.05).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 7), (33, 5)])
@@ -110,9 +110,14 @@ def test_wrong_arguments(photos):
         synthesize_pair(photos, 0, 0, (0, 4))
 
 
-def test_load_photos(tmp_path, photos):
-    write_image(tmp_path / "a.png", photos[1])
+def test_load_photos(tmp_path, photos, caplog):
+    with pytest.raises(InputError, match="holds no picture"):
+        load_photos(tmp_path)
+    (tmp_path / "below").mkdir()
+    write_image(tmp_path / "below/a.png", photos[1])
+    (tmp_path / "b.png").write_bytes(b"nonsense")
     (loaded,) = load_photos(tmp_path, longest=30)
     assert (loaded.shape, loaded.dtype) == ((3, 30, 25), torch.uint8)
+    assert "b.png" in caplog.text
     with pytest.raises(InputError):
         load_photos(tmp_path / "none")
