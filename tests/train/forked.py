@@ -92,19 +92,28 @@ def lock(folder):
 
 
 def processes(folder):
-    """Train on two gloo processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """Train on two gloo processes, and again with a signal to the second one on the way."""
 
-    def member(rank):
+    def member(rank, port, run, before):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        torch.manual_seed(rank)  # each begins elsewhere: the first one's weights must win
-        train(tiny.make(seed=0), tiny.config(accumulate=3), folder, stream=QUIET)
+        task = tiny.make(before if rank == 1 else None, seed=0)
+        with torch.no_grad():
+            task.model.first.weight += rank  # the first one's weights must win
+        train(task, tiny.config(accumulate=3), run, resume="auto", stream=QUIET)
 
-    children = [fork(lambda rank=rank: member(rank)) for rank in range(2)]
-    print(f"exit {max(map(wait, children))}")
+    def interrupt(step):
+        if step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    for run, before in (("whole", None), ("cut", interrupt), ("cut", None)):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        children = [
+            fork(lambda r=r, b=before, p=port, d=folder / run: member(r, p, d, b)) for r in range(2)
+        ]
+        print("exits", *map(wait, children))
 
 
 if __name__ == "__main__":

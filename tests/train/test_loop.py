@@ -167,10 +167,13 @@ def test_micro_batches_are_one_batch(tiny, tmp_path, parts):
 
 
 def test_two_processes_are_one(tiny, tmp_path):
-    assert "exit 0" in forked("processes", tmp_path / "two")  # three micro-batches: 2 + 1
+    out = forked("processes", tmp_path)  # three micro-batches: 2 + 1
+    assert out.count("exits 0 0") == 2
+    assert out.count("exits 143 143") == 1  # the signal came to the second process only
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
     run(tiny.make(), tiny.config(), tmp_path / "one")
-    assert relative(weights(tmp_path / "two"), weights(tmp_path / "one")) < 1e-6
-    assert_close_metrics(tmp_path / "one", tmp_path / "two")
+    assert relative(weights(tmp_path / "whole"), weights(tmp_path / "one")) < 1e-6
+    assert_close_metrics(tmp_path / "one", tmp_path / "whole")
 
 
 def test_loop_is_adamw_by_hand(tiny, tmp_path):
