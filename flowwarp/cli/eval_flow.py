@@ -49,9 +49,15 @@ def _dis(*, fine: bool) -> Method:
     if fine:
         estimator.setFinestScale(0)
         estimator.setPatchStride(1)
-    return lambda image1, image2: _from_rows(
-        estimator.calc(_to_grey(image1), _to_grey(image2), None)
-    )
+
+    def estimate(image1: Tensor, image2: Tensor) -> Tensor:
+        try:
+            return _from_rows(estimator.calc(_to_grey(image1), _to_grey(image2), None))
+        except cv2.error as fault:
+            size = f"{image1.shape[-1]}x{image1.shape[-2]}"
+            raise InputError("dis", f"cannot take pictures of {size}") from fault
+
+    return estimate
 
 
 def _farneback() -> Method:
@@ -126,8 +132,8 @@ def command(data: tuple[str, ...], methods: tuple[str, ...], recipe: str, as_jso
         for pair in bar:
             try:
                 truth = read_pair(pair)
-                for name, estimate in estimators.items():
-                    rows.append(_measure(pair, truth, name, estimate))
+                # A pair counts for all methods or for none, or their means could not be compared.
+                rows += [_measure(pair, truth, *method) for method in estimators.items()]
             except InputError as fault:
                 if len(pairs) == 1:
                     raise

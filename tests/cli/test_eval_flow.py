@@ -101,6 +101,15 @@ def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch)
     assert "zero gave a flow that is not finite" in err
 
 
+def test_a_pair_too_small_for_a_method_counts_for_none(tmp_path, evaluate):
+    save_pair(tmp_path / "set/a", [4, 4, 4, 4])
+    save_pair(tmp_path / "set/b", [4] * 32, size=(24, 32))
+    code, out, err = evaluate(tmp_path, "--method", "zero", "--method", "dis", "--json")
+    assert code == 5
+    assert [row["pairs"] for row in json.loads(out)["sets"]] == [1, 1]
+    assert "dis: cannot take pictures of 4x2" in err
+
+
 def test_recipes(tmp_path, evaluate):
     for name in ("img1.ppm", "img2.ppm"):
         (tmp_path / "data").mkdir(exist_ok=True)
