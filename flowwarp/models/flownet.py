@@ -77,7 +77,7 @@ def convolution(
     inputs: int, outputs: int, *, size: int = 3, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
     """Return a convolution that, with the leaky ReLU after it, keeps variance (He et al., 2015)."""
-    padding = dilation * (size // 2)
+    padding = dilation * ((size - 1) // 2)
     layer = nn.Conv2d(inputs, outputs, size, stride, padding, dilation)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
@@ -93,7 +93,9 @@ class Encoder(nn.Module):
         for width in config.widths:
             levels.append(
                 nn.Sequential(
-                    convolution(inputs, width, stride=2),
+                    # Of even size: a pixel then lies in the middle of the four it was made of, as
+                    # in image resizing, so that flow and features stay in register between levels.
+                    convolution(inputs, width, size=4, stride=2),
                     nn.LeakyReLU(SLOPE, inplace=True),
                     convolution(width, width),
                     nn.LeakyReLU(SLOPE, inplace=True),
