@@ -602,10 +602,13 @@ class _Loop:
             self.save_weights(BEST, figures)
 
     def result(self, folder: Path) -> Result:
-        """Say how it ended."""
-        return Result(
-            self.step, self.best, self.last, folder / (LAST if self.best is None else BEST)
-        )
+        """Say how it ended; each process says the same."""
+        result = [
+            Result(self.step, self.best, self.last, folder / (LAST if self.best is None else BEST))
+        ]
+        if self.world > 1:
+            dist.broadcast_object_list(result, 0)
+        return result[0]
 
 
 def _split(indices: range, parts: int) -> list[range]:
