@@ -71,6 +71,13 @@ def _farneback() -> Method:
     )
 
 
+def _network(weights: str) -> Method:
+    from flowwarp.pipelines.flow_estimation import estimate_flow, load_flownet
+
+    net = load_flownet(weights)
+    return lambda image1, image2: estimate_flow(net, image1, image2)[0]
+
+
 # name: makes the method, once for all pairs
 METHODS: dict[str, Callable[[], Method]] = {
     "zero": _zero,
@@ -92,6 +99,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback")
     show_default=True,
     help="What to measure; may be given several times.",
 )
+@click.option("--weights", metavar="FILE", help="Also measure the network of these weights.")
 @click.option(
     "--recipe",
     metavar="NAME",
@@ -100,7 +108,13 @@ DEFAULT_METHODS = ("zero", "dis", "farneback")
     help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def command(data: tuple[str, ...], methods: tuple[str, ...], recipe: str, as_json: bool) -> None:
+def command(
+    data: tuple[str, ...],
+    methods: tuple[str, ...],
+    weights: str | None,
+    recipe: str,
+    as_json: bool,
+) -> None:
     """Measure optical flow against ground truth.
 
     DATA is one or more folders. Without --recipe, each pair is a folder somewhere in DATA that
@@ -115,6 +129,7 @@ def command(data: tuple[str, ...], methods: tuple[str, ...], recipe: str, as_jso
 
     \b
     flowwarp eval-flow pairs/
+    flowwarp eval-flow pairs/ --weights runs/flow/best.safetensors
     flowwarp eval-flow pairs/ --method zero --method dis-fine --json
     flowwarp eval-flow /data/sintel --recipe sintel
     """  # noqa: D301 - click wants the character itself
@@ -124,6 +139,8 @@ def command(data: tuple[str, ...], methods: tuple[str, ...], recipe: str, as_jso
     pairs = [pair for root in data for pair in pairs_of(layout, root)]
     methods = tuple(dict.fromkeys(methods))
     estimators = {name: METHODS[name]() for name in methods}
+    if weights:
+        estimators["network"] = _network(weights)
 
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []

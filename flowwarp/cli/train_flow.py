@@ -14,6 +14,7 @@ from flowwarp.errors import InputError
 
 @click.command()
 @click.argument("data", metavar="DATA...", nargs=-1)
+@click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
 @click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
 @click.option(
     "--preset",
@@ -39,6 +40,7 @@ from flowwarp.errors import InputError
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
 def command(
     data: tuple[str, ...],
+    val: str | None,
     photos: str | None,
     preset: str,
     folder: str,
@@ -55,7 +57,8 @@ def command(
 
     DATA is any number of videos, folders of frames (and folders in them), or lists of pairs, two
     paths a line. Stop it whenever you like, go on with --resume auto. The run's folder has the
-    weights, metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped.
+    weights, metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped. The
+    known flow of --val, or of moved photos, decides which weights are best; nothing learns from it.
 
     \b
     flowwarp train-flow clip.mp4 --preset tiny
@@ -65,6 +68,7 @@ def command(
     if not data and not photos:
         raise click.UsageError("give some DATA, or --photos")
     from flowwarp.data.clips import prepare_pairs
+    from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
     from flowwarp.data.synthesis import load_photos
     from flowwarp.train import flow, loop
     from flowwarp.train.settings import override, read_toml
@@ -80,7 +84,11 @@ def command(
     pairs = prepare_pairs(data, progress=_tell_preparation) if data else None
     pictures = load_photos(photos) if photos else []
     size = (configs["data"].height, configs["data"].width)
-    truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size) if pictures else []
+    truths = []
+    if val:
+        truths = [read_pair(pair) for pair in pairs_of(load_recipe("pairs"), val)]
+    elif pictures:
+        truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
     try:
         task = flow.flow_task(flow.Material(pairs, pictures), configs, truths)
     except ValueError as fault:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from flowwarp.data.augment import Appearance, change_appearance, crop_image, random_geometry
 from flowwarp.data.clips import PairStore
+from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.losses.photometric import census_loss, charbonnier, masked_mean, warp_crop
 from flowwarp.losses.smoothness import smoothness_first
@@ -30,23 +31,6 @@ from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
 
 Preset = Literal["tiny", "small", "base"]
-
-
-@dataclass(frozen=True)
-class Truth:
-    """A pair whose flow is known, to judge by and never to learn from.
-
-    Args:
-        image1: (1, 3, H, W) in [0, 1].
-        image2: likewise.
-        flow: (1, 2, H, W) from frame 1 to frame 2.
-        valid: (1, 1, H, W), where flow is known.
-    """
-
-    image1: Tensor
-    image2: Tensor
-    flow: Tensor
-    valid: Tensor
 
 
 @dataclass(frozen=True)
@@ -267,7 +251,7 @@ def presets(preset: Preset) -> dict[str, Any]:
 def flow_task(
     material: Material,
     configs: Mapping[str, Any],
-    truths: Sequence[Truth] = (),
+    truths: Sequence[GroundTruth] = (),
     notes: Mapping[str, str] | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a flow network.
@@ -310,7 +294,7 @@ def flow_task(
         figures = {name: float(value.mean()) for name, value in terms.items()}
         if truths:
             errors = [
-                float(epe(model(pair.image1, pair.image2)[0].flow, pair.flow, valid=pair.valid))
+                float(epe(model(pair.image1, pair.image2)[0].flow, pair.flow_12, valid=pair.valid))
                 for pair in truths
             ]
             figures["epe"] = sum(errors) / len(errors)
@@ -342,11 +326,17 @@ def flow_task(
 
 def synthetic_truths(
     photos: Sequence[Tensor], seed: int, count: int, size: tuple[int, int]
-) -> list[Truth]:
+) -> list[GroundTruth]:
     """Return pairs made from photos whose flow is known, which training never draws."""
     pairs = [synthesize_pair(photos, seed + 2, number, size) for number in range(count)]
     return [
-        Truth(pair.image1[None], pair.image2[None], pair.flow_12[None], pair.visible[None])
+        GroundTruth(
+            pair.image1[None],
+            pair.image2[None],
+            pair.flow_12[None],
+            torch.ones_like(pair.visible[None]),
+            pair.visible[None],
+        )
         for pair in pairs
     ]
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from flowwarp.cli import main
-from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
+from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
@@ -46,6 +47,41 @@ def test_trains_and_writes_weights(frames, tmp_path, capsys):
     assert card.config["radius"] == TINY.radius
     fill(FlowNet(TINY), tensors, "weights")
     assert list((folder / "samples").glob("*.png"))
+
+
+def test_known_flow_judges_and_the_weights_can_be_measured(frames, tmp_path, capsys):
+    pair = tmp_path / "truth" / "set" / "pair"
+    pair.mkdir(parents=True)
+    for number in (1, 2):
+        (pair / f"frame{number}.png").write_bytes((frames / f"frame{number}.png").read_bytes())
+    shift = torch.tensor(SHIFT).view(2, 1, 1).expand(2, 120, 160)
+    write_flow(pair / "flow.flo", shift)
+    truth, folder = tmp_path / "truth", tmp_path / "run"
+    code = run(
+        "train-flow", frames, "--val", truth, *QUICK, "--steps", 2, "--run", folder, "--json"
+    )
+    best = json.loads(capsys.readouterr().out)["best"]["value"]
+    assert code == 0
+    code = run(
+        "eval-flow", truth, "--method", "zero", "--json", "--weights", folder / "best.safetensors"
+    )
+    table = json.loads(capsys.readouterr().out)["sets"]
+    assert code == 0
+    figures = {row["method"]: row["epe"] for row in table}
+    assert figures["zero"] == pytest.approx(10**0.5, abs=1e-4)
+    assert figures["network"] == pytest.approx(best, abs=1e-4)
+
+
+def test_weights_of_another_network_are_refused(tmp_path, frames, capsys):
+    other = tmp_path / "other.safetensors"
+    save_weights(other, torch.nn.Linear(1, 1), Card("dvae"))
+    pair = tmp_path / "pair"
+    pair.mkdir()
+    for number in (1, 2):
+        (pair / f"frame{number}.png").write_bytes((frames / f"frame{number}.png").read_bytes())
+    write_flow(pair / "flow.flo", torch.zeros(2, 120, 160))
+    assert run("eval-flow", tmp_path, "--method", "zero", "--weights", other) == 3
+    assert "dvae" in capsys.readouterr().err
 
 
 def test_needs_something_to_learn_from(capsys):
