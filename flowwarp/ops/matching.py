@@ -1,0 +1,139 @@
+"""Large motion: dense matches of descriptors between two frames, by PatchMatch.
+
+Barnes et al., "PatchMatch: A Randomized Correspondence Algorithm", SIGGRAPH 2009; coarse to fine as
+in Hu et al., "Efficient Coarse-to-Fine PatchMatch for Large Displacement Optical Flow", CVPR 2016.
+Instead of scanning, every round lets all pixels look at the last round's matches at once, near and
+five pixels off, so that rounds run on any number of threads and give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.ops import _native
+
+_NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-5, 0), (5, 0), (0, -5), (0, 5))  # (dx, dy)
+_CELLS = (-5, -2, 2, 5)
+_NOISE = 0.01  # contrast below which a direction says little
+
+
+def describe(grey: Tensor) -> Tensor:
+    """Describe each pixel by the directions of the gradients around it, as SIFT does.
+
+    Gradients are shared among eight directions, blurred, and read at 4 x 4 places within 16 pixels
+    (Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 2004; dense as in Liu
+    et al., "SIFT Flow", 2011).
+
+    Args:
+        grey: (1, 1, H, W) float32 in [0, 1].
+
+    Returns:
+        (H, W, 128) uint8, of about equal length wherever there is contrast.
+    """
+    p = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    gx, gy = p[..., 1:-1, 2:] - p[..., 1:-1, :-2], p[..., 2:, 1:-1] - p[..., :-2, 1:-1]
+    angles = torch.arange(8, device=grey.device) * (math.pi / 4)
+    directions = torch.stack([angles.cos(), angles.sin()], dim=1).view(8, 2, 1, 1)
+    parts = F.conv2d(torch.cat([gx, gy], dim=1), directions).relu()
+    parts = _box(_box(parts, 5), 5)  # a triangle that reaches the next cell
+    length = (_box(parts.square().sum(1, keepdim=True), 13) + _NOISE**2).sqrt()
+    height, width = grey.shape[-2:]
+    levels = torch.empty(height, width, 8, dtype=torch.uint8, device=grey.device)
+    levels.copy_((parts * (128 / length)).clamp_max(255)[0].permute(1, 2, 0))
+    y, x = (torch.arange(n, device=grey.device) for n in (height, width))
+    packed = levels.view(torch.int64)[..., 0]  # the eight of a pixel in one number
+    cells = [
+        packed[(y + dy).clamp(0, height - 1)][:, (x + dx).clamp(0, width - 1)]
+        for dy in _CELLS
+        for dx in _CELLS
+    ]
+    return torch.stack(cells, dim=-1).view(torch.uint8)
+
+
+def _box(image: Tensor, side: int) -> Tensor:
+    return F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
+
+
+def match_round(
+    features1: Tensor, features2: Tensor, matches: Tensor, *, radius: int, round: int
+) -> tuple[Tensor, Tensor]:
+    """Improve matches once: take a neighbour's, or one at random around, where it is nearer.
+
+    Args:
+        features1: (H, W, D) uint8, descriptors of frame 1.
+        features2: (H, W, D) uint8, of frame 2.
+        matches: (H, W, 2) int32, whole pixels (x, y) from frame 1 to frame 2, inside the frame.
+        radius: of the random search, which halves it down to 1; 0 for none.
+        round: seeds the search.
+
+    Returns:
+        The new matches, and (H, W) int32, the sum of absolute differences to each.
+    """
+    height, width, length = features1.shape
+    library = _native.library_for(features1, features2, matches)
+    if library is None:
+        return match_round_reference(features1, features2, matches, radius=radius, round=round)
+    features1, features2, matches = (t.contiguous() for t in (features1, features2, matches))
+    out, cost = torch.empty_like(matches), matches.new_empty((height, width))
+    library.fw_match_round(
+        height,
+        width,
+        length,
+        *map(_native.pointer, (features1, features2, matches)),
+        radius,
+        round,
+        _native.pointer(out),
+        _native.pointer(cost),
+    )
+    return out, cost
+
+
+def match_round_reference(
+    features1: Tensor, features2: Tensor, matches: Tensor, *, radius: int, round: int
+) -> tuple[Tensor, Tensor]:
+    """Do the same in plain torch; arguments and result as in :func:`match_round`."""
+    height, width, _ = features1.shape
+    y, x = torch.meshgrid(
+        *(torch.arange(n, device=matches.device) for n in (height, width)), indexing="ij"
+    )
+    wide = features1.short()
+
+    def distance(candidate: Tensor) -> Tensor:
+        tx, ty = x + candidate[..., 0], y + candidate[..., 1]
+        inside = (tx >= 0) & (tx < width) & (ty >= 0) & (ty < height)
+        there = features2[ty.clamp(0, height - 1), tx.clamp(0, width - 1)].short()
+        cost = (wide - there).abs().sum(-1, dtype=torch.int32)
+        return torch.where(inside, cost, torch.iinfo(torch.int32).max)
+
+    best, cost = matches, distance(matches)
+
+    def attempt(candidate: Tensor, inside: Tensor) -> None:
+        nonlocal best, cost
+        better = distance(candidate)
+        nearer = inside & (better < cost)
+        best = torch.where(nearer[..., None], candidate, best)
+        cost = torch.where(nearer, better, cost)
+
+    for dx, dy in _NEIGHBOURS:
+        nx, ny = x + dx, y + dy
+        inside = (nx >= 0) & (nx < width) & (ny >= 0) & (ny < height)
+        attempt(matches[ny.clamp(0, height - 1), nx.clamp(0, width - 1)], inside)
+    bits = _scramble(y * width + x + 0x9E3779B9 * round)
+    while radius > 0:
+        bits = _scramble(bits + radius)
+        step = [((half & 0xFFFF) * (2 * radius + 1) >> 16) - radius for half in (bits, bits >> 16)]
+        attempt(best + torch.stack(step, dim=-1).int(), torch.ones_like(cost, dtype=torch.bool))
+        radius //= 2
+    return best, cost
+
+
+def _scramble(value: Tensor) -> Tensor:
+    """Hash 32 bits, kept in int64, by Murmur3's finaliser."""
+    value = value & 0xFFFFFFFF
+    value = ((value ^ (value >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    value = ((value ^ (value >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return value ^ (value >> 16)

@@ -1,0 +1,385 @@
+"""Flow fitted to one pair of images: variational, coarse to fine, from a start given or matched.
+
+The energy joins what earlier work found to matter: brightness and gradient constancy with robust
+penalties and a linearised warp (Brox et al., "High Accuracy Optical Flow Estimation Based on a
+Theory for Warping", ECCV 2004), each constraint divided by its gradient (Zimmer et al., "Optic Flow
+in Harmony", IJCV 2011), smoothness that yields at image edges, and a median weighted by colour
+after every warp (Sun et al., "Secrets of Optical Flow Estimation and Their Principles", CVPR 2010).
+Motion larger than such a scheme can follow comes from matched descriptors (Brox and Malik, "Large
+Displacement Optical Flow", PAMI 2011), which compete with the given start pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.ops.census import GREY_WEIGHTS, census_distance
+from flowwarp.ops.fields import resize_flow
+from flowwarp.ops.matching import describe, match_round
+from flowwarp.ops.occlusion import visible_by_consistency
+from flowwarp.ops.variational import (
+    derivative,
+    normal_equations,
+    relax,
+    smoothness_weights,
+    weighted_median,
+)
+from flowwarp.ops.warping import warp
+from flowwarp.tensors import check_choice, check_flow, check_image
+
+HIDDEN = 0.01  # confidence of a pixel that seems hidden in frame 2: its neighbours decide
+SMALLEST = 16  # pixels; no level of the pyramid is smaller, unless the image is
+MATCH_SMALLEST = 24  # pixels; as wide as a descriptor and a half
+ZETA = 1e-6  # squared gradient: a thousandth of the range is taken for noise
+EPSILON = 0.001**2  # pixels squared, Brox et al.'s
+EPSILON_SMOOTH = 0.01**2
+
+
+@dataclass(frozen=True)
+class RefineConfig:
+    """How :func:`refine` works; grey values are in [0, 1], lengths in pixels of the level.
+
+    Attributes:
+        match: whether matched descriptors compete with the start.
+        levels: of the image pyramid, the full size included.
+        scale: of one level to the next finer one.
+        warps: linearisations at each level.
+        inner: reweightings of the robust terms for each warp.
+        sweeps: of the relaxation for each reweighting.
+        smoothness: weight of the smoothness against the data.
+        edge: difference of neighbours in grey value that lowers their smoothness by e.
+        median_radius: of the weighted median's window.
+        settled: stop warping at a level when flow changes less than this on average.
+    """
+
+    match: bool = True
+    levels: int = 5
+    scale: float = 0.6
+    warps: int = 3
+    inner: int = 2
+    sweeps: int = 10
+    smoothness: float = 1.0
+    edge: float = 0.05
+    median_radius: int = 4
+    settled: float = 0.002
+
+    def __post_init__(self) -> None:
+        for name in ("levels", "warps", "inner", "sweeps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 < self.scale < 1:
+            raise ValueError(f"scale must be in (0, 1), got {self.scale}")
+        if not 0 <= self.median_radius <= 15:
+            raise ValueError(f"median_radius must be 0 to 15, got {self.median_radius}")
+
+
+BALANCED = RefineConfig(levels=4, warps=2, inner=1, median_radius=5)
+BEST = RefineConfig(levels=4, warps=5, median_radius=7)
+QUALITIES = {"balanced": BALANCED, "best": BEST}
+
+
+@torch.no_grad()
+def refine(
+    image1: Tensor,
+    image2: Tensor,
+    flow: Tensor | None = None,
+    *,
+    quality: str = "balanced",
+    config: RefineConfig | None = None,
+    flow_21: Tensor | None = None,
+) -> Tensor:
+    """Fit flow to a pair of images.
+
+    Args:
+        image1: (B, C, H, W) in [0, 1], C = 1 or 3 (RGB).
+        image2: the other image, of the same shape and device.
+        flow: (B, 2, H, W), pixels; where to start, such as a network's estimate; NaN is taken as
+            0. Default: from matches of :func:`estimate`.
+        quality: ``"balanced"``, or ``"best"``, which takes about five times as long.
+        config: explicit parameters instead of ``quality``.
+        flow_21: (B, 2, H, W), pixels; backward flow if known. Pixels from which forward and
+            backward do not meet are filled from their neighbours.
+
+    Returns:
+        (B, 2, H, W) float32, pixels, from image 1 to image 2; without gradients. The same bits for
+        any number of threads, and for each example whatever its batch.
+
+    Raises:
+        TypeError: an argument is not a floating-point tensor.
+        ValueError: shapes, devices or ``quality`` do not fit.
+
+    >>> import torch
+    >>> image = torch.rand(1, 3, 32, 32)
+    >>> bool(refine(image, image).abs().max() < 0.01)
+    True
+    """
+    _check_pair(image1, image2)
+    check_choice(quality, "quality", tuple(QUALITIES))
+    config = config or QUALITIES[quality]
+    image1, image2 = image1.float(), image2.float()
+    if flow is not None:
+        check_flow(flow, like=image1)
+        flow = flow.float().nan_to_num(0, 0, 0)
+    if flow_21 is not None:
+        check_flow(flow_21, "flow_21", like=image1)
+        flow_21 = flow_21.float().nan_to_num(0, 0, 0)
+    fitted = [image1.new_empty((0, 2, *image1.shape[-2:]))]
+    # One by one: torch's convolutions round a whole batch differently than its examples.
+    for k in range(len(image1)):
+        start, back = (None if f is None else f[k : k + 1] for f in (flow, flow_21))
+        fitted.append(_refine(image1[k : k + 1], image2[k : k + 1], start, back, config))
+    return torch.cat(fitted)
+
+
+def _refine(
+    image1: Tensor,
+    image2: Tensor,
+    flow: Tensor | None,
+    flow_21: Tensor | None,
+    config: RefineConfig,
+) -> Tensor:
+    starts = [] if flow is None else [flow]
+    if flow is None or config.match:
+        matched_12, matched_21 = estimate(image1, image2)
+        starts.append(matched_12)
+        flow_21 = matched_21 if flow_21 is None else flow_21
+    start = starts[0] if len(starts) == 1 else fuse(image1, image2, starts)
+    return _coarse_to_fine(image1, image2, start, flow_21, config)
+
+
+# ------------------------------------------------------------------ the variational part
+
+
+def _coarse_to_fine(
+    image1: Tensor, image2: Tensor, flow: Tensor, flow_21: Tensor | None, config: RefineConfig
+) -> Tensor:
+    for size in _sizes(image1, config.scale, SMALLEST, config.levels):
+        visible = None
+        flow = resize_flow(flow, size)
+        if flow_21 is not None:
+            visible = visible_by_consistency(flow, resize_flow(flow_21, size))
+        flow = _fit_level(_resize(image1, size), _resize(image2, size), flow, visible, config)
+    return flow
+
+
+def _fit_level(
+    image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor | None, config: RefineConfig
+) -> Tensor:
+    features1, features2 = _features(image1), _features(image2)
+    edges = config.smoothness * _edges(image1, config.edge)
+    for _ in range(config.warps):
+        start = flow
+        warped, inside = warp(features2, start, mode="bicubic", mask=True)
+        known = inside if visible is None else inside & visible
+        confidence = known.float().clamp_min(HIDDEN)
+        for _ in range(config.inner):
+            equations = normal_equations(
+                features1, warped, start, flow, confidence * inside, zeta=ZETA, epsilon=EPSILON
+            )
+            weights = smoothness_weights(flow, edges, epsilon=EPSILON_SMOOTH)
+            flow = relax(equations, weights, flow, sweeps=config.sweeps)
+        confidence = confidence * _trust(flow, features1, warped)
+        flow = weighted_median(
+            flow,
+            image1,
+            confidence,
+            radius=config.median_radius,
+            sigma_space=7,
+            sigma_colour=0.04,
+        )
+    return flow
+
+
+def _features(image: Tensor) -> Tensor:
+    """Return what should not change from frame to frame: local brightness and both gradients."""
+    grey = _smooth(_grey(image), 0.6)
+    gy = derivative(grey.transpose(-1, -2)).transpose(-1, -2)
+    # Without the slow part of brightness, which light changes; some of it, for flat areas.
+    return torch.cat([grey - 0.9 * _smooth(grey, 3), derivative(grey), gy], dim=1)
+
+
+def _edges(image: Tensor, softness: float) -> Tensor:
+    """Return how alike each pixel is to the one on its right and the one below, (B, 2, H, W)."""
+    image = _smooth(image, 0.6)
+    right = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
+    below = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
+    lengths = [d.square().sum(1, keepdim=True).sqrt() for d in (right, below)]
+    return (torch.cat(lengths, dim=1) / -softness).exp().clamp_min(0.05)
+
+
+def _trust(flow: Tensor, features1: Tensor, warped: Tensor) -> Tensor:
+    """Return a pixel's weight in the median: little where flow converges or brightness differs.
+
+    Both are signs of occlusion (Sand and Teller, "Particle Video", IJCV 2008; Sun et al., 2010,
+    equation 14, whose widths these are).
+    """
+    u, v = flow.chunk(2, dim=1)
+    shrink = derivative(u) + derivative(v.transpose(-1, -2)).transpose(-1, -2)
+    change = (warped - features1)[:, :1]
+    exponent = (shrink.clamp_max(0) / 0.3).square() + (change * (255 / 20)).square()
+    return (exponent / -2).exp().clamp_min(HIDDEN)
+
+
+def _grey(image: Tensor) -> Tensor:
+    if image.shape[1] == 1:
+        return image
+    weights = torch.tensor(GREY_WEIGHTS, device=image.device).view(1, 3, 1, 1)
+    return (image * weights).sum(1, keepdim=True)
+
+
+def _smooth(image: Tensor, sigma: float) -> Tensor:
+    """Convolve with a Gaussian; the border repeats."""
+    radius = max(1, round(3 * sigma))
+    steps = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
+    kernel = (-0.5 * (steps / sigma).square()).exp()
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    single = image.flatten(0, 1)[:, None]  # (B*C, 1, H, W)
+    single = F.conv2d(F.pad(single, (radius, radius, 0, 0), mode="replicate"), kernel)
+    padded = F.pad(single, (0, 0, radius, radius), mode="replicate")
+    return F.conv2d(padded, kernel.transpose(-1, -2)).view_as(image)
+
+
+def _sizes(image: Tensor, scale: float, smallest: int, most: int) -> list[tuple[int, int]]:
+    """Return the sizes of a pyramid, coarsest first; its last is the image's."""
+    height, width = image.shape[-2:]
+    sizes = [(height, width)]
+    while len(sizes) < most:
+        factor = scale ** len(sizes)
+        size = (round(height * factor), round(width * factor))
+        if min(size) < smallest:
+            break
+        sizes.append(size)
+    return sizes[::-1]
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+
+
+# ------------------------------------------------------------------ large motion
+
+
+@torch.no_grad()
+def estimate(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    """Match descriptors both ways and fill in what does not match: flow to half a pixel or so.
+
+    From coarse to half the resolution by :mod:`flowwarp.ops.matching`; matches hold where there and
+    back agree within a pixel and a half; the others take the weighted median of those around.
+
+    Args:
+        image1: (B, C, H, W) in [0, 1], C = 1 or 3 (RGB).
+        image2: the other image, of the same shape and device.
+
+    Returns:
+        ``flow_12`` and ``flow_21``, (B, 2, H, W) float32, pixels.
+
+    Raises:
+        TypeError: an image is not a floating-point tensor.
+        ValueError: shapes or devices do not fit.
+    """
+    _check_pair(image1, image2)
+    image1, image2 = image1.float(), image2.float()
+    empty = image1.new_empty((0, 2, *image1.shape[-2:]))
+    pairs = [(empty, empty)]
+    pairs += [_match(image1[k : k + 1], image2[k : k + 1]) for k in range(len(image1))]
+    flow_12, flow_21 = zip(*pairs, strict=True)
+    return torch.cat(flow_12), torch.cat(flow_21)
+
+
+def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
+    """Choose at each pixel the flow that explains its surroundings best, then clean the seams.
+
+    The cost is the census distance to the warped image 2, averaged over 7 x 7 pixels; a target
+    outside the image costs 0.5, as much as a poor match.
+
+    Args:
+        image1: (B, C, H, W) in [0, 1], C = 1 or 3.
+        image2: the other image.
+        flows: one or more (B, 2, H, W), pixels; the first wins where costs are equal.
+
+    Returns:
+        (B, 2, H, W), pixels.
+    """
+    best, least = flows[0], None
+    for flow in flows:
+        warped, inside = warp(image2, flow, mask=True)
+        cost = torch.where(inside, census_distance(image1, warped), 0.5)
+        cost = F.avg_pool2d(cost, 7, 1, 3, count_include_pad=False)
+        if least is None:
+            least = cost
+        best = torch.where(cost < least, flow, best)
+        least = torch.minimum(cost, least)
+    everywhere = torch.ones_like(best[:, :1])
+    return weighted_median(best, image1, everywhere, radius=3, sigma_space=7, sigma_colour=0.06)
+
+
+def _match(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    """Match one pair of (1, C, H, W) both ways."""
+    halves = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
+    sizes = halves[:-1] or halves  # the full size costs four times as much and adds little
+    described = [[describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2)]
+    flow_12, flow_21 = _search(*described), _search(*reversed(described))
+    size = (image1.shape[-2], image1.shape[-1])
+    both = (image1, flow_12, flow_21), (image2, flow_21, flow_12)
+    filled = [_complete(_resize(image, sizes[-1]), f, back) for image, f, back in both]
+    return resize_flow(filled[0], size), resize_flow(filled[1], size)
+
+
+def _search(features1: list[Tensor], features2: list[Tensor]) -> Tensor:
+    """Match from the coarsest level, where all of the image is searched, to the finest."""
+    height, width, _ = features1[0].shape
+    matches = torch.zeros(height, width, 2, dtype=torch.int32, device=features1[0].device)
+    radius, rounds = max(height, width) // 2, 8
+    for level1, level2 in zip(features1, features2, strict=True):
+        if level1.shape[:2] != matches.shape[:2]:
+            matches = _double(matches, level1.shape[0], level1.shape[1])
+            radius, rounds = 4, 4
+        for k in range(rounds):
+            matches, _ = match_round(level1, level2, matches, radius=radius, round=k)
+    return matches.permute(2, 0, 1)[None].float()
+
+
+def _double(matches: Tensor, height: int, width: int) -> Tensor:
+    """Bring matches to a level twice as large, with targets inside it."""
+    y, x = (torch.arange(n, device=matches.device) for n in (height, width))
+    parents = matches[y * matches.shape[0] // height][:, x * matches.shape[1] // width]
+    u = (x + 2 * parents[..., 0]).clamp(0, width - 1) - x
+    v = (y[:, None] + 2 * parents[..., 1]).clamp(0, height - 1) - y[:, None]
+    return torch.stack([u, v], dim=-1).int()
+
+
+def _complete(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
+    """Keep the matches that agree both ways and fill in the others."""
+    there, inside = warp(back, flow, mode="nearest", mask=True)
+    known = (inside & ((flow + there).abs().amax(1, keepdim=True) <= 1)).float()
+    filled = _spread(flow * known, known)
+    return weighted_median(filled, image, known + 1e-6, radius=7, sigma_space=7, sigma_colour=0.06)
+
+
+def _spread(total: Tensor, known: Tensor) -> Tensor:
+    """Divide where something is known; elsewhere take the mean of a coarser level, and so on up."""
+    mean = total / known.clamp_min(1e-6)
+    if max(mean.shape[-2:]) == 1 or bool((known > 0).all()):
+        return mean
+    size = ((mean.shape[-2] + 1) // 2, (mean.shape[-1] + 1) // 2)
+    coarse = _spread(F.adaptive_avg_pool2d(total, size), F.adaptive_avg_pool2d(known, size))
+    finer = F.interpolate(coarse, mean.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.where(known > 0, mean, finer)
+
+
+def _check_pair(image1: Tensor, image2: Tensor) -> None:
+    check_image(image1, "image1")
+    check_image(image2, "image2")
+    if image1.shape[1] not in (1, 3):
+        raise ValueError(f"image1 must have 1 or 3 channels, got shape {tuple(image1.shape)}")
+    if image2.shape != image1.shape or image2.device != image1.device:
+        raise ValueError(
+            f"image2 must be {tuple(image1.shape)} on {image1.device} as image1 is, "
+            f"got {tuple(image2.shape)} on {image2.device}"
+        )

@@ -1,0 +1,149 @@
+"""Refinement of pictures whose flow is known, of degenerate ones, and for any number of threads."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flowwarp.ops.fields import coordinate_grid
+from flowwarp.ops.warping import warp
+from flowwarp.pipelines.refine import BALANCED, BEST, RefineConfig, estimate, refine
+
+QUICK = RefineConfig(levels=2, warps=2)
+
+
+def texture(height, width, channels=3, seed=0):
+    """A smooth random picture with detail at several scales."""
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.zeros(1, channels, height, width)
+    for cell in (4, 8, 16):
+        size = (height // cell + 4, width // cell + 4)
+        noise = torch.rand(1, channels, *size, generator=generator)
+        image += F.interpolate(noise, (height, width), mode="bicubic", align_corners=False) / 3
+    return image.clamp(0, 1)
+
+
+def affine(height, width):
+    """Flow that turns, grows and shifts, about 3 px at the border."""
+    grid = coordinate_grid(height, width)
+    x, y = grid[:, :1] - width / 2, grid[:, 1:] - height / 2
+    return torch.cat([0.02 * x - 0.01 * y + 0.7, 0.01 * x + 0.015 * y - 0.4], dim=1)
+
+
+def moved(flow, channels=3):
+    """A pair related by ``flow``: frame 1 is frame 2, warped by it."""
+    image2 = texture(*flow.shape[-2:], channels)
+    return warp(image2, flow, mode="bicubic"), image2
+
+
+def error(flow, target, margin=8):
+    inner = (..., slice(margin, -margin), slice(margin, -margin))
+    return float((flow - target)[inner].norm(dim=1).mean())
+
+
+@pytest.mark.parametrize("quality", ["balanced", "best"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_recovers_a_shift_from_zero(quality, channels):
+    target = torch.tensor([2.3, -1.6]).view(1, 2, 1, 1).expand(1, 2, 72, 96).contiguous()
+    found = refine(*moved(target, channels), torch.zeros_like(target), quality=quality)
+    assert error(found, target) < 0.05
+
+
+@pytest.mark.parametrize("quality", ["balanced", "best"])
+def test_recovers_affine_motion(quality):
+    target = affine(72, 96)
+    found = refine(*moved(target), torch.zeros_like(target), quality=quality)
+    assert error(found, target) < 0.05
+
+
+def test_finds_a_large_motion_by_itself():
+    image = texture(140, 180)
+    shift = 32  # a third of what both frames show
+    pair = image[..., : 180 - shift], image[..., shift:]
+    found = refine(*pair, quality="balanced")
+    assert error(found[..., shift + 4 :], torch.tensor([-float(shift), 0.0]).view(1, 2, 1, 1)) < 0.1
+
+
+def test_a_good_start_stays():
+    target = affine(64, 80)
+    found = refine(*moved(target), target, quality="balanced")
+    assert error(found, target) < 0.05
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (8, 8), (3, 40)])
+@pytest.mark.parametrize("quality", ["balanced", "best"])
+def test_tiny_pictures(size, quality):
+    image1, image2 = texture(*size), texture(*size, seed=1)
+    for flow in (None, torch.zeros(1, 2, *size)):
+        found = refine(image1, image2, flow, quality=quality)
+        assert found.shape == (1, 2, *size)
+        assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_constant_pictures_do_not_move(value):
+    image = torch.full((1, 3, 24, 32), value)
+    assert refine(image, image, quality="balanced").abs().max() < 1e-3
+    assert refine(image, image, torch.zeros(1, 2, 24, 32), quality="best").abs().max() < 1e-3
+
+
+def test_unknown_flow_counts_as_none():
+    image = texture(24, 32)
+    flow = torch.zeros(1, 2, 24, 32)
+    flow[..., 3:9, 4:8] = float("nan")
+    found = refine(image, image, flow, quality="balanced")
+    assert found.abs().max() < 0.05
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    first, second = moved(affine(40, 48)), moved(-affine(40, 48))
+    pair = [torch.cat(images) for images in zip(first, second, strict=True)]
+    together = refine(*pair, torch.zeros(2, 2, 40, 48), config=QUICK)
+    alone = [refine(*images, torch.zeros(1, 2, 40, 48), config=QUICK) for images in (first, second)]
+    assert torch.equal(together, torch.cat(alone))
+
+
+def test_same_bits_for_any_number_of_threads():
+    pair, before, found = moved(affine(50, 66)), torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            found.append(refine(*pair, config=QUICK))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_backward_flow_marks_what_is_hidden():
+    target = affine(64, 80)
+    pair = moved(target)
+    found = refine(*pair, torch.zeros_like(target), config=QUICK, flow_21=-target)
+    assert error(found, target) < 0.05
+
+
+def test_estimate_gives_both_directions():
+    target = affine(64, 80)
+    image1, image2 = moved(target)
+    flow_12, flow_21 = estimate(image1, image2)
+    assert error(flow_12, target, 16) < 1
+    assert error(flow_21, -target, 16) < 1
+
+
+def test_presets():
+    assert BALANCED != BEST
+    with pytest.raises(ValueError, match="levels must be"):
+        RefineConfig(levels=0)
+
+
+def test_wrong_arguments():
+    image = texture(8, 8)
+    with pytest.raises(ValueError, match="quality must be one of"):
+        refine(image, image, quality="great")
+    with pytest.raises(ValueError, match="image2 must"):
+        refine(image, image[..., 1:])
+    with pytest.raises(ValueError, match="channels"):
+        refine(image[:, :2], image[:, :2])
+    with pytest.raises(ValueError, match="flow must have"):
+        refine(image, image, torch.zeros(1, 2, 4, 4))
+    with pytest.raises(ValueError, match="flow_21 must have"):
+        refine(image, image, flow_21=torch.zeros(1, 2, 4, 4))
