@@ -53,8 +53,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         code = code or BROKEN_PIPE
     except OSError as fault:
         _mute(sys.stdout)
-        _say(f"output: {os.strerror(fault.errno or errno.EIO).lower()}")
-        code = code or BAD_OUTPUT
+        if code == 0:  # otherwise it was said when the command wrote
+            _say(f"output: {os.strerror(fault.errno or errno.EIO).lower()}")
+            code = BAD_OUTPUT
     sys.exit(code)
 
 
@@ -129,8 +130,10 @@ def _mute(stream: IO[str]) -> None:
 
 
 def _say(line: str) -> None:
-    with suppress(OSError):  # nobody reads stderr
+    try:
         click.echo(f"flowwarp: {line}", err=True)
+    except OSError:  # nobody reads stderr
+        _mute(sys.stderr)
 
 
 def _hint(fault: click.ClickException) -> str:

@@ -22,6 +22,7 @@ QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 def fork(function):
     """Run a function in a child, which exits with the code of its fault."""
+    sys.stdout.flush()  # or the child would print once more what waits in the buffer
     child = os.fork()
     if child:
         return child
