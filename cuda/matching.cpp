@@ -1,5 +1,5 @@
-// One round of PatchMatch on the CPU: each pixel of frame 1 looks for a nearer descriptor in frame 2
-// among the matches of its neighbours and at random around its own.
+// Descriptors of pixels, and one round of PatchMatch, on the CPU: each pixel of frame 1 looks for a
+// nearer descriptor in frame 2 among its neighbours' matches and at random around its own.
 //
 // A round reads the last round's matches and writes its own, and the random numbers are a hash of the
 // pixel and the round: the result does not depend on how rows are cut among threads.
@@ -34,6 +34,35 @@ int distance(const uint8_t* __restrict a, const uint8_t* __restrict b, int lengt
         sum += difference < 0 ? -difference : difference;
     }
     return sum;
+}
+
+// Reads the eight directions at 4 x 4 places around each pixel, which beyond the border repeats, and
+// scales these 128 numbers to one length, so that they fit a byte each.
+void describe(const float* parts, const int* places, uint8_t* out, int height, int width,
+              float noise, float most) {
+    parallel_for(height, GRAIN, [=](int64_t first, int64_t last) {
+        for (int y = (int)first; y < last; ++y) {
+            for (int x = 0; x < width; ++x) {
+                float vector[128], squares[LANES] = {};
+                for (int n = 0; n < 16; ++n) {
+                    int ty = y + places[n / 4], tx = x + places[n % 4];
+                    ty = ty < 0 ? 0 : ty >= height ? height - 1 : ty;
+                    tx = tx < 0 ? 0 : tx >= width ? width - 1 : tx;
+                    memcpy(vector + 8 * n, parts + 8 * ((int64_t)ty * width + tx), 8 * sizeof(float));
+                }
+                for (int n = 0; n < 128; n += LANES)
+                    for (int k = 0; k < LANES; ++k) squares[k] += vector[n + k] * vector[n + k];
+                float sum = 16 * noise * noise;
+                for (int k = 0; k < LANES; ++k) sum += squares[k];
+                const float scale = 512 / sqrtf(sum);
+                uint8_t* to = out + 128 * ((int64_t)y * width + x);
+                for (int n = 0; n < 128; ++n) {
+                    const float value = vector[n] * scale;
+                    to[n] = (uint8_t)(int)(value < most ? value : most);
+                }
+            }
+        }
+    });
 }
 
 void match_round(const uint8_t* features1, const uint8_t* features2, const int32_t* matches,
@@ -76,6 +105,11 @@ void match_round(const uint8_t* features1, const uint8_t* features2, const int32
 
 }  // namespace
 }  // namespace flowwarp
+
+FW_EXPORT void fw_describe(int height, int width, const float* parts, const int* places, float noise,
+                           float most, uint8_t* out) {
+    flowwarp::describe(parts, places, out, height, width, noise, most);
+}
 
 FW_EXPORT void fw_match_round(int height, int width, int length, const uint8_t* features1,
                               const uint8_t* features2, const int32_t* matches, int radius, int round,

@@ -45,6 +45,7 @@ class RefineConfig:
 
     Attributes:
         match: whether matched descriptors compete with the start.
+        match_full: whether they are matched at full resolution, else at half.
         levels: of the image pyramid, the full size included.
         scale: of one level to the next finer one.
         warps: linearisations at each level.
@@ -57,12 +58,13 @@ class RefineConfig:
     """
 
     match: bool = True
+    match_full: bool = True
     levels: int = 5
     scale: float = 0.6
     warps: int = 3
     inner: int = 2
     sweeps: int = 10
-    smoothness: float = 1.0
+    smoothness: float = 2.0
     edge: float = 0.05
     median_radius: int = 4
     settled: float = 0.002
@@ -77,8 +79,8 @@ class RefineConfig:
             raise ValueError(f"median_radius must be 0 to 15, got {self.median_radius}")
 
 
-BALANCED = RefineConfig(levels=4, warps=2, inner=1, median_radius=5)
-BEST = RefineConfig(levels=4, warps=5, median_radius=7)
+BALANCED = RefineConfig(match_full=False, levels=3, warps=2, inner=1, median_radius=5)
+BEST = RefineConfig(levels=3, warps=4, median_radius=7)
 QUALITIES = {"balanced": BALANCED, "best": BEST}
 
 
@@ -144,9 +146,7 @@ def _refine(
 ) -> Tensor:
     starts = [] if flow is None else [flow]
     if flow is None or config.match:
-        matched_12, matched_21 = estimate(image1, image2)
-        starts.append(matched_12)
-        flow_21 = matched_21 if flow_21 is None else flow_21
+        starts.append(estimate(image1, image2, full=config.match_full)[0])
     start = starts[0] if len(starts) == 1 else fuse(image1, image2, starts)
     return _coarse_to_fine(image1, image2, start, flow_21, config)
 
@@ -266,15 +266,16 @@ def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 @torch.no_grad()
-def estimate(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    """Match descriptors both ways and fill in what does not match: flow to half a pixel or so.
+def estimate(image1: Tensor, image2: Tensor, *, full: bool = True) -> tuple[Tensor, Tensor]:
+    """Match descriptors both ways and fill in what does not match: flow to a pixel or so.
 
-    From coarse to half the resolution by :mod:`flowwarp.ops.matching`; matches hold where there and
-    back agree within a pixel and a half; the others take the weighted median of those around.
+    From coarse to fine by :mod:`flowwarp.ops.matching`; matches hold where there and back agree
+    within a pixel; the others take the weighted median of those around.
 
     Args:
         image1: (B, C, H, W) in [0, 1], C = 1 or 3 (RGB).
         image2: the other image, of the same shape and device.
+        full: whether to match at full resolution; else at half of it, in a quarter of the time.
 
     Returns:
         ``flow_12`` and ``flow_21``, (B, 2, H, W) float32, pixels.
@@ -287,7 +288,7 @@ def estimate(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
     image1, image2 = image1.float(), image2.float()
     empty = image1.new_empty((0, 2, *image1.shape[-2:]))
     pairs = [(empty, empty)]
-    pairs += [_match(image1[k : k + 1], image2[k : k + 1]) for k in range(len(image1))]
+    pairs += [_match(image1[k : k + 1], image2[k : k + 1], full) for k in range(len(image1))]
     flow_12, flow_21 = zip(*pairs, strict=True)
     return torch.cat(flow_12), torch.cat(flow_21)
 
@@ -319,10 +320,11 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
     return weighted_median(best, image1, everywhere, radius=3, sigma_space=7, sigma_colour=0.06)
 
 
-def _match(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+def _match(image1: Tensor, image2: Tensor, full: bool) -> tuple[Tensor, Tensor]:
     """Match one pair of (1, C, H, W) both ways."""
-    halves = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
-    sizes = halves[:-1] or halves  # the full size costs four times as much and adds little
+    sizes = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
+    if not full:
+        sizes = sizes[:-1] or sizes
     described = [[describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2)]
     flow_12, flow_21 = _search(*described), _search(*reversed(described))
     size = (image1.shape[-2], image1.shape[-1])
@@ -339,7 +341,7 @@ def _search(features1: list[Tensor], features2: list[Tensor]) -> Tensor:
     for level1, level2 in zip(features1, features2, strict=True):
         if level1.shape[:2] != matches.shape[:2]:
             matches = _double(matches, level1.shape[0], level1.shape[1])
-            radius, rounds = 4, 4
+            radius, rounds = 16, 4
         for k in range(rounds):
             matches, _ = match_round(level1, level2, matches, radius=radius, round=k)
     return matches.permute(2, 0, 1)[None].float()

@@ -1,7 +1,9 @@
 """PatchMatch: the kernel against its reference, and matches of a shifted picture."""
 
+import pytest
 import torch
 
+from flowwarp.ops import matching
 from flowwarp.ops.matching import describe, match_round, match_round_reference
 
 
@@ -46,6 +48,15 @@ def test_same_bits_for_any_number_of_threads():
         assert all(torch.equal(a, b) for a, b in zip(one, rounds(match_round), strict=True))
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 40), (33, 18)])
+def test_description_as_the_reference(size, monkeypatch):
+    grey = rand(1, 1, *size)
+    found = describe(grey)
+    monkeypatch.setattr(matching._native, "library_for", lambda *_: None)
+    assert found.shape == (*size, 128)
+    assert (found.int() - describe(grey).int()).abs().max() <= 1
 
 
 def test_description_ignores_brightness_and_contrast():
