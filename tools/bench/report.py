@@ -33,13 +33,13 @@ change; *grid per call* makes it from flow. In half precision the peers warp in 
 since the half-precision backward of torch 2.13's `grid_sample` crashes on the CPU at these sizes.
 *copy of the bytes* reads an image and a flow field, writes an image, and does nothing else.
 
-**What limits `warp`** (by `perf record` of each kernel, 1 x 3 x 436 x 1024, one thread, AVX-512). With 32
-channels and more it is memory. With 3, it is what channels share: computing taps and weights from
-flow takes 35 % of the forward kernel, 27 % of the flow gradient's and 21 % of the image gradient's,
-which each do it anew. Of the rest of the image gradient, 51 % of the whole is adding squares, 17 %
-bringing sums back into planes, 8 % clearing them. Hence the goals that are not reached there: 1.7
-times `grid_sample` with its grid cached at this one size, 3 times with the grid per call or on two
-threads, and 1080p forward in twice the time of the copy.
+**What limits `warp`** (by `perf record` of each kernel, 1 x 3 x 436 x 1024, one thread, AVX-512).
+With 32 channels and more it is memory. With 3, it is what channels share: computing taps and
+weights from flow takes 35 % of the forward kernel, 27 % of the flow gradient's and 21 % of the
+image gradient's, which each do it anew. The image gradient besides spends 51 % on adding squares,
+17 % on bringing sums back into planes and 8 % on clearing them. Hence the goals that are not
+reached there: 1.7 times `grid_sample` with its grid cached at this one size, 3 times with the grid
+per call or on two threads, and 1080p forward in twice the time of the copy.
 """
 
 
