@@ -54,7 +54,8 @@ class RefineConfig:
         smoothness: weight of the smoothness against the data.
         edge: difference of neighbours in grey value that lowers their smoothness by e.
         median_radius: of the weighted median's window.
-        settled: stop warping at a level when flow changes less than this on average.
+        settled: share of the pixels; when no more than these move by over a hundredth of a pixel,
+            a level warps no more.
     """
 
     match: bool = True
@@ -67,7 +68,7 @@ class RefineConfig:
     smoothness: float = 2.0
     edge: float = 0.05
     median_radius: int = 4
-    settled: float = 0.002
+    settled: float = 0.02
 
     def __post_init__(self) -> None:
         for name in ("levels", "warps", "inner", "sweeps"):
@@ -79,7 +80,7 @@ class RefineConfig:
             raise ValueError(f"median_radius must be 0 to 15, got {self.median_radius}")
 
 
-BALANCED = RefineConfig(match_full=False, levels=3, warps=2, inner=1, median_radius=5)
+BALANCED = RefineConfig(levels=3, warps=2, inner=1, median_radius=5)
 BEST = RefineConfig(levels=3, warps=4, median_radius=7)
 QUALITIES = {"balanced": BALANCED, "best": BEST}
 
@@ -101,7 +102,7 @@ def refine(
         image2: the other image, of the same shape and device.
         flow: (B, 2, H, W), pixels; where to start, such as a network's estimate; NaN is taken as
             0. Default: from matches of :func:`estimate`.
-        quality: ``"balanced"``, or ``"best"``, which takes about five times as long.
+        quality: ``"balanced"``, or ``"best"``, which takes nearly twice as long.
         config: explicit parameters instead of ``quality``.
         flow_21: (B, 2, H, W), pixels; backward flow if known. Pixels from which forward and
             backward do not meet are filled from their neighbours.
@@ -146,7 +147,7 @@ def _refine(
 ) -> Tensor:
     starts = [] if flow is None else [flow]
     if flow is None or config.match:
-        starts.append(estimate(image1, image2, full=config.match_full)[0])
+        starts.append(_complete(image1, *_matches(image1, image2, config.match_full)))
     start = starts[0] if len(starts) == 1 else fuse(image1, image2, starts)
     return _coarse_to_fine(image1, image2, start, flow_21, config)
 
@@ -191,6 +192,9 @@ def _fit_level(
             sigma_space=7,
             sigma_colour=0.04,
         )
+        moving = ((flow - start).abs() > 0.01).count_nonzero()  # exact, unlike a mean
+        if int(moving) <= config.settled * flow.numel():
+            break
     return flow
 
 
@@ -288,7 +292,10 @@ def estimate(image1: Tensor, image2: Tensor, *, full: bool = True) -> tuple[Tens
     image1, image2 = image1.float(), image2.float()
     empty = image1.new_empty((0, 2, *image1.shape[-2:]))
     pairs = [(empty, empty)]
-    pairs += [_match(image1[k : k + 1], image2[k : k + 1], full) for k in range(len(image1))]
+    for k in range(len(image1)):
+        one, two = image1[k : k + 1], image2[k : k + 1]
+        there, back = _matches(one, two, full)
+        pairs.append((_complete(one, there, back), _complete(two, back, there)))
     flow_12, flow_21 = zip(*pairs, strict=True)
     return torch.cat(flow_12), torch.cat(flow_21)
 
@@ -320,17 +327,13 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
     return weighted_median(best, image1, everywhere, radius=3, sigma_space=7, sigma_colour=0.06)
 
 
-def _match(image1: Tensor, image2: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-    """Match one pair of (1, C, H, W) both ways."""
+def _matches(image1: Tensor, image2: Tensor, full: bool) -> tuple[Tensor, Tensor]:
+    """Match one pair of (1, C, H, W) both ways, in whole pixels of the finest level."""
     sizes = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
     if not full:
         sizes = sizes[:-1] or sizes
     described = [[describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2)]
-    flow_12, flow_21 = _search(*described), _search(*reversed(described))
-    size = (image1.shape[-2], image1.shape[-1])
-    both = (image1, flow_12, flow_21), (image2, flow_21, flow_12)
-    filled = [_complete(_resize(image, sizes[-1]), f, back) for image, f, back in both]
-    return resize_flow(filled[0], size), resize_flow(filled[1], size)
+    return _search(*described), _search(*reversed(described))
 
 
 def _search(features1: list[Tensor], features2: list[Tensor]) -> Tensor:
@@ -357,11 +360,18 @@ def _double(matches: Tensor, height: int, width: int) -> Tensor:
 
 
 def _complete(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
-    """Keep the matches that agree both ways and fill in the others."""
+    """Keep the matches that agree both ways, fill in the others, and bring them to full size."""
     there, inside = warp(back, flow, mode="nearest", mask=True)
     known = (inside & ((flow + there).abs().amax(1, keepdim=True) <= 1)).float()
-    filled = _spread(flow * known, known)
-    return weighted_median(filled, image, known + 1e-6, radius=7, sigma_space=7, sigma_colour=0.06)
+    filled = weighted_median(
+        _spread(flow * known, known),
+        _resize(image, (flow.shape[-2], flow.shape[-1])),
+        known + 1e-6,
+        radius=7,
+        sigma_space=7,
+        sigma_colour=0.06,
+    )
+    return resize_flow(filled, (image.shape[-2], image.shape[-1]))
 
 
 def _spread(total: Tensor, known: Tensor) -> Tensor:
