@@ -912,6 +912,16 @@ void choose(Job job, int dtype, int mode, int last, const Call& call) {
     if (dtype == BFLOAT16) choose_mode<bfloat_t>(job, mode, last, call);
 }
 
+// What every call has.
+Call call_of(int padding, int64_t batch, int64_t channels, int64_t height, int64_t width,
+             const void* flow) {
+    Call call = {};
+    call.size = {batch, channels, (int)height, (int)width};
+    call.padding = padding;
+    call.flow = flow;
+    return call;
+}
+
 }  // namespace
 }  // namespace flowwarp
 
@@ -920,11 +930,8 @@ void choose(Job job, int dtype, int mode, int last, const Call& call) {
 FW_EXPORT void fw_warp(int dtype, int mode, int padding, int channels_last, int64_t batch,
                        int64_t channels, int64_t height, int64_t width, const void* image,
                        const void* flow, void* out, uint8_t* mask) {
-    flowwarp::Call call = {};
-    call.size = {batch, channels, (int)height, (int)width};
-    call.padding = padding;
+    flowwarp::Call call = flowwarp::call_of(padding, batch, channels, height, width, flow);
     call.image = image;
-    call.flow = flow;
     call.out = out;
     call.mask = mask;
     flowwarp::choose(flowwarp::WARP, dtype, mode, channels_last, call);
@@ -934,11 +941,8 @@ FW_EXPORT void fw_warp_flow_gradient(int dtype, int mode, int padding, int chann
                                      int64_t batch, int64_t channels, int64_t height, int64_t width,
                                      const void* image, const void* flow, const void* grad_out,
                                      void* grad_flow) {
-    flowwarp::Call call = {};
-    call.size = {batch, channels, (int)height, (int)width};
-    call.padding = padding;
+    flowwarp::Call call = flowwarp::call_of(padding, batch, channels, height, width, flow);
     call.image = image;
-    call.flow = flow;
     call.grad_out = grad_out;
     call.grad = grad_flow;
     flowwarp::choose(flowwarp::FLOW_GRADIENT, dtype, mode, channels_last, call);
@@ -948,10 +952,7 @@ FW_EXPORT void fw_warp_image_gradient(int dtype, int mode, int padding, int chan
                                       int64_t batch, int64_t channels, int64_t height, int64_t width,
                                       const void* flow, const void* grad_out, void* grad_image,
                                       int threads) {
-    flowwarp::Call call = {};
-    call.size = {batch, channels, (int)height, (int)width};
-    call.padding = padding;
-    call.flow = flow;
+    flowwarp::Call call = flowwarp::call_of(padding, batch, channels, height, width, flow);
     call.grad_out = grad_out;
     call.grad = grad_image;
     call.threads = threads;
