@@ -208,7 +208,7 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
-    from flowwarp.ops._nvrtc import cache_folder
+    from flowwarp._bundled import cache_folder
 
     folder = cache_folder()
     if folder is None:

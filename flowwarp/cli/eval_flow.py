@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
+    from flowwarp.pipelines.flow_estimation import Quality
 
     Method = Callable[[Tensor, Tensor], Tensor]  # (1, 3, H, W) twice to flow (1, 2, H, W)
 
@@ -71,19 +72,22 @@ def _farneback() -> Method:
     )
 
 
-def _network(weights: str) -> Method:
+def _ours(quality: Quality, weights: str) -> Method:
     from flowwarp.pipelines.flow_estimation import estimate_flow, load_flownet
 
     net = load_flownet(weights)
-    return lambda image1, image2: estimate_flow(net, image1, image2)[0]
+    return lambda image1, image2: estimate_flow(net, image1, image2, quality)
 
 
-# name: makes the method, once for all pairs
-METHODS: dict[str, Callable[[], Method]] = {
-    "zero": _zero,
-    "dis": lambda: _dis(fine=False),
-    "dis-fine": lambda: _dis(fine=True),
-    "farneback": _farneback,
+# name: makes the method from the weights to use, once for all pairs
+METHODS: dict[str, Callable[[str], Method]] = {
+    "zero": lambda _: _zero(),
+    "dis": lambda _: _dis(fine=False),
+    "dis-fine": lambda _: _dis(fine=True),
+    "farneback": lambda _: _farneback(),
+    "fast": lambda weights: _ours("fast", weights),
+    "balanced": lambda weights: _ours("balanced", weights),
+    "best": lambda weights: _ours("best", weights),
 }
 DEFAULT_METHODS = ("zero", "dis", "farneback")
 
@@ -99,7 +103,13 @@ DEFAULT_METHODS = ("zero", "dis", "farneback")
     show_default=True,
     help="What to measure; may be given several times.",
 )
-@click.option("--weights", metavar="FILE", help="Also measure the network of these weights.")
+@click.option(
+    "--weights",
+    metavar="FILE",
+    default="base",
+    show_default=True,
+    help="Of the network in fast, balanced and best: base, small, or a file.",
+)
 @click.option(
     "--recipe",
     metavar="NAME",
@@ -111,7 +121,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback")
 def command(
     data: tuple[str, ...],
     methods: tuple[str, ...],
-    weights: str | None,
+    weights: str,
     recipe: str,
     as_json: bool,
 ) -> None:
@@ -129,7 +139,7 @@ def command(
 
     \b
     flowwarp eval-flow pairs/
-    flowwarp eval-flow pairs/ --weights runs/flow/best.safetensors
+    flowwarp eval-flow pairs/ --method fast --weights runs/flow/best.safetensors
     flowwarp eval-flow pairs/ --method zero --method dis-fine --json
     flowwarp eval-flow /data/sintel --recipe sintel
     """  # noqa: D301 - click wants the character itself
@@ -138,9 +148,7 @@ def command(
     layout = load_recipe(recipe)
     pairs = [pair for root in data for pair in pairs_of(layout, root)]
     methods = tuple(dict.fromkeys(methods))
-    estimators = {name: METHODS[name]() for name in methods}
-    if weights:
-        estimators["network"] = _network(weights)
+    estimators = {name: METHODS[name](weights) for name in methods}
 
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []

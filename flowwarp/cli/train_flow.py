@@ -89,8 +89,11 @@ def command(
         truths = [read_pair(pair) for pair in pairs_of(load_recipe("pairs"), val)]
     elif pictures:
         truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
+    material = flow.fit_material(
+        flow.Material(pairs, pictures), configs["loop"].seed, configs["data"], _tell_fits
+    )
     try:
-        task = flow.flow_task(flow.Material(pairs, pictures), configs, truths)
+        task = flow.flow_task(material, configs, truths)
     except ValueError as fault:
         raise InputError("--set", str(fault)) from fault
     result = loop.train(
@@ -110,3 +113,8 @@ def command(
 
 def _tell_preparation(done: int, total: int) -> None:
     click.echo(f"preparing footage, once: {done} of {total} clips", err=True)
+
+
+def _tell_fits(done: int, total: int) -> None:
+    if done == total or done % 256 == 0:
+        click.echo(f"fitting flow, once: {done} of {total} pairs", err=True)

@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp._bundled import cache_folder
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
@@ -37,7 +38,6 @@ from flowwarp.io._files import (
 )
 from flowwarp.io.images import read_image
 from flowwarp.io.video import read_video
-from flowwarp.ops._nvrtc import cache_folder
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; part of its key

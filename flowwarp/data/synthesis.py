@@ -33,7 +33,7 @@ from flowwarp.ops.warping import warp
 
 _LOG = logging.getLogger(__name__)
 
-SLOWEST, FASTEST = 0.5, 60.0  # px
+SLOWEST, FASTEST = 0.5, 100.0  # px
 STEEPEST = 0.3  # px a px; from 1 a motion can fold the picture
 LAYERS = 4  # in front of the background, at most
 _SHADOW_SCALE = 4  # shadows are soft: they are drawn at a quarter of the size

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.ops.correlation import correlation
+from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_image, check_same_grid
 
@@ -187,12 +188,17 @@ class FlowNet(nn.Module):
             convolution(64, 9 * scale**2, size=1),
         )
 
-    def forward(self, image1: Tensor, image2: Tensor) -> tuple[FlowPyramid, FlowPyramid]:
+    def forward(
+        self, image1: Tensor, image2: Tensor, *, skip: int = 0
+    ) -> tuple[FlowPyramid, FlowPyramid]:
         """Return the flow from frame 1 to frame 2 and back.
 
         Args:
             image1: (B, 3, H, W) in [0, 1].
             image2: (B, 3, H, W) in [0, 1].
+            skip: how many of the finest levels to leave out; flow is then brought to full
+                resolution bilinearly. The decoder being shared, a network can learn most of what
+                it needs at the coarse levels, in a fraction of the time.
 
         Raises:
             ValueError: the frames differ in size, or do not have 3 channels.
@@ -207,7 +213,7 @@ class FlowNet(nn.Module):
         own = [
             project(features)
             for project, features in zip(
-                self.projections, self.encoder(images)[FINEST:], strict=True
+                self.projections[skip:], self.encoder(images)[FINEST + skip :], strict=True
             )
         ]
         other = [features.roll(batch, 0) for features in own]  # frame 2 for frame 1, and reverse
@@ -223,7 +229,10 @@ class FlowNet(nn.Module):
                 hidden = F.interpolate(hidden, size, mode="bilinear", align_corners=False)
             flow, hidden = self.decoder(mine, theirs, flow, hidden)
             levels.append(flow)
-        full = convex_upsample(flow, self.upsampling(hidden).float())
+        if skip:
+            full = resize_flow(flow, (images.shape[-2], images.shape[-1]))
+        else:
+            full = convex_upsample(flow, self.upsampling(hidden).float())
         full = full[..., :height, :width]
         forward = FlowPyramid(full[:batch], tuple(level[:batch] for level in levels))
         backward = FlowPyramid(full[batch:], tuple(level[batch:] for level in levels))

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from flowwarp._bundled import bundled
+from flowwarp._bundled import bundled, cache_folder
 
 # -fmad=false: the CPU library is built with -ffp-contract=off, and both shall give the same bits.
 OPTIONS = ("-std=c++17", "-fmad=false")
@@ -176,18 +176,6 @@ def architecture_for(capability: tuple[int, int], supported: Sequence[int]) -> s
 
 
 # ------------------------------------------------------------------ keep on disk
-
-
-def cache_folder() -> Path | None:
-    """Return where compiled kernels are kept; None where there is no such place."""
-    if folder := os.environ.get("FLOWWARP_CACHE_DIR"):
-        return Path(folder)
-    if folder := os.environ.get("XDG_CACHE_HOME"):
-        return Path(folder, "flowwarp")
-    try:
-        return Path.home() / ".cache" / "flowwarp"
-    except RuntimeError:  # a container's user without a home
-        return None
 
 
 def cached(source: str, architecture: str) -> bytes:

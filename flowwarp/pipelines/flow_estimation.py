@@ -1,29 +1,42 @@
-"""From two frames to their flow, by a network's weights."""
+"""From two frames to their flow: by the network alone, or with a fit that begins from it.
+
+Network and fit need each other: the network finds motion that a fit cannot follow, the fit reaches
+an accuracy that no network of this size has (:mod:`flowwarp.pipelines.refine`).
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from flowwarp._bundled import bundled
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import fill, load_weights
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
+from flowwarp.pipelines.refine import refine
+from flowwarp.tensors import check_choice
+
+Quality = Literal["fast", "balanced", "best"]
+QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
+SHIPPED = ("base", "small")
 
 
-def load_flownet(weights: str | Path, device: str | torch.device = "cpu") -> FlowNet:
-    """Make a flow network from a file of weights, such as ``train-flow`` writes.
+def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu") -> FlowNet:
+    """Make a flow network from weights.
 
     Args:
-        weights: a ``.safetensors`` file with its card.
+        weights: ``"base"`` or ``"small"`` for those in the package, or a ``.safetensors`` file
+            with its card, such as ``train-flow`` writes.
         device: where the network shall be.
 
     Raises:
-        InputError: the file is broken, or of another network.
+        InputError: the file is missing, broken, or of another network.
     """
-    tensors, card = load_weights(weights, "flownet")
+    path = bundled("weights") / f"flownet_{weights}.safetensors" if weights in SHIPPED else weights
+    tensors, card = load_weights(path, "flownet")
     settings: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in card.config.items()
@@ -31,19 +44,57 @@ def load_flownet(weights: str | Path, device: str | torch.device = "cpu") -> Flo
     try:
         net = FlowNet(FlowNetConfig(**settings))
     except (TypeError, ValueError, RuntimeError) as fault:
-        raise InputError(weights, f"its card does not describe a flow network ({fault})") from fault
-    fill(net, tensors, weights)
+        raise InputError(path, f"its card does not describe a flow network ({fault})") from fault
+    fill(net, tensors, path)
     return net.to(device).eval()
 
 
 @torch.no_grad()
-def estimate_flow(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the flow from frame 1 to frame 2 and back, (B, 2, H, W) each, in pixels.
+def estimate_flow(
+    net: FlowNet, image1: Tensor, image2: Tensor, quality: Quality = "balanced"
+) -> Tensor:
+    """Return the flow from frame 1 to frame 2, (B, 2, H, W) float32, in pixels.
 
     Args:
         net: from :func:`load_flownet`.
         image1: (B, 3, H, W) in [0, 1].
-        image2: (B, 3, H, W) in [0, 1].
+        image2: likewise, on the same device.
+        quality: ``"fast"`` is the network alone, ``"balanced"`` adds a short fit to the pair,
+            ``"best"`` fits until the flow settles.
+
+    Raises:
+        ValueError: shapes do not fit, or an unknown quality.
     """
-    forward, backward = net(image1, image2)
-    return forward.flow, backward.flow
+    check_choice(quality, "quality", QUALITIES)
+    flow_12, _ = _infer(net, image1, image2)
+    return flow_12 if quality == "fast" else refine(image1, image2, flow_12, quality=quality)
+
+
+@torch.no_grad()
+def estimate_both(
+    net: FlowNet, image1: Tensor, image2: Tensor, quality: Quality = "balanced"
+) -> tuple[Tensor, Tensor]:
+    """Return the flow from frame 1 to frame 2 and back; see :func:`estimate_flow`."""
+    check_choice(quality, "quality", QUALITIES)
+    flow_12, flow_21 = _infer(net, image1, image2)
+    if quality == "fast":
+        return flow_12, flow_21
+    return (
+        refine(image1, image2, flow_12, quality=quality),
+        refine(image2, image1, flow_21, quality=quality),
+    )
+
+
+def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    kind = image1.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=_has_fast_bf16(image1.device)):
+        forward, backward = net(image1, image2)
+    return forward.flow.float(), backward.flow.float()
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    """Say whether bf16 takes half the time of fp32 there, rather than a multiple."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch's own probe
+    return device.type == "cpu" and bool(supported())

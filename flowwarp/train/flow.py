@@ -3,20 +3,30 @@
 The scheme is UFlow's (Jonschkowski et al., "What Matters in Unsupervised Optical Flow", ECCV 2020)
 with SMURF's full-image warping (Stone et al., CVPR 2021): census, edge-aware smoothness, pixels
 that are occluded left out once flow is good enough to tell them, and self-supervision by crops, in
-which the flow of the whole frame teaches the network what leaves a smaller view.
+which the flow of the whole frame teaches the network what leaves a smaller view. Pairs to which
+flow was fitted beforehand (:mod:`flowwarp.train.fitted`) add a term that is not local.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.augment import Appearance, change_appearance, crop_image, random_geometry
+from flowwarp.data.augment import (
+    Appearance,
+    Geometry,
+    change_appearance,
+    crop_flow,
+    crop_image,
+    crop_mask,
+    random_geometry,
+)
 from flowwarp.data.clips import PairStore
 from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
@@ -27,6 +37,7 @@ from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, FlowPyr
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
+from flowwarp.train.fitted import FittedPairs, fit_pairs
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
 
@@ -42,12 +53,21 @@ class FlowDataConfig:
         width: likewise.
         margin: how far the frame that is warped reaches beyond on each side.
         moving_photos: share of examples made from photos, where there are photos and footage.
+        fitted_pairs: pairs to fit flow to before training; 0 for none.
+        fitted_share: share of examples that are drawn from these.
     """
 
     height: int = 256
     width: int = 320
     margin: int = 32
     moving_photos: float = 0.7
+    fitted_pairs: int = 0
+    fitted_share: float = 0.8
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of an example with the margin around."""
+        return self.height + 2 * self.margin, self.width + 2 * self.margin
 
 
 @dataclass(frozen=True)
@@ -56,6 +76,7 @@ class Material:
 
     pairs: PairStore | None
     photos: Sequence[Tensor]
+    fitted: FittedPairs | None = None
 
 
 APPEARANCE = Appearance(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.05, gamma=0.2)
@@ -67,35 +88,98 @@ def draw_batch(
     """Return both frames of some examples, (B, 3, H, W) each with the margin around.
 
     An example is a pure function of the seed and its number, so that a run can be resumed anywhere
-    without the state of any generator. Motion that is known, of photos, is thrown away.
+    without the state of any generator. Motion that is known, of photos, is thrown away; what was
+    fitted comes as ``flow_12`` and ``flow_21``, (B, 2, H, W), NaN where nothing is known.
     """
     examples = [_draw(material, seed, number, config) for number in numbers]
-    image1, image2 = (torch.cat(frames) for frames in zip(*examples, strict=True))
-    return {"image1": image1, "image2": image2}
+    return {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
 
 
-def _draw(
-    material: Material, seed: int, number: int, config: FlowDataConfig
-) -> tuple[Tensor, Tensor]:
+def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) -> dict[str, Tensor]:
     generator = loop.generator(seed, number)
-    size = (config.height + 2 * config.margin, config.width + 2 * config.margin)
-    photo = float(torch.rand((), generator=generator)) < config.moving_photos
+    fitted = material.fitted
+    if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
+        frames = _draw_frames(material, seed, number, config.size, config.moving_photos)
+        flows = torch.full((2, 2, *config.size), torch.nan)
+    else:
+        index = int(torch.randint(len(fitted), (), generator=generator))
+        both, flows = fitted[index]
+        geometry = random_geometry(
+            1,
+            (both.shape[-2], both.shape[-1]),
+            config.size,
+            generator,
+            zoom=(0.9, 1.4),
+            rotate=12,
+            flip=(0.5, 0.1),
+        )
+        frames = (
+            crop_image(both[:1].float() / 255, geometry),
+            crop_image(both[1:].float() / 255, geometry),
+        )
+        halves = _of_half(geometry, 2)
+        known = crop_mask(flows.isfinite().all(1, keepdim=True), halves)
+        # Where one of the pixels that are mixed is unknown, so is the sum: NaN stays NaN.
+        flows = torch.where(known, crop_flow(flows, halves), torch.nan)
+    image1, image2 = change_appearance(*frames, generator, APPEARANCE)
+    example = {"image1": image1, "image2": image2}
+    return example if fitted is None else example | {"flow_12": flows[:1], "flow_21": flows[1:]}
+
+
+def fit_material(
+    material: Material,
+    seed: int,
+    config: FlowDataConfig,
+    progress: Callable[[int, int], None] | None = None,
+) -> Material:
+    """Add ``config.fitted_pairs`` pairs with flow fitted to them, made once and kept on disk."""
+    if not config.fitted_pairs:
+        return material
+    height, width = (side + 64 + side % 2 for side in config.size)  # room to cut crops from
+    digest = hashlib.sha256()
+    for photo in material.photos:
+        digest.update(photo.numpy().tobytes())
+    footage = material.pairs.folder.name if material.pairs else ""
+    fitted = fit_pairs(
+        # The series beside those of training and validation.
+        lambda number: _draw_frames(
+            material, seed + 3, number, (height, width), config.moving_photos
+        ),
+        repr((seed, config.moving_photos, footage, digest.hexdigest())),
+        config.fitted_pairs,
+        (height, width),
+        progress=progress,
+    )
+    return replace(material, fitted=fitted)
+
+
+def _draw_frames(
+    material: Material, seed: int, number: int, size: tuple[int, int], moving_photos: float
+) -> tuple[Tensor, Tensor]:
+    """Draw two frames, (1, 3, H, W) each, from footage or of a photo in motion."""
+    generator = loop.generator(seed, number)
+    photo = float(torch.rand((), generator=generator)) < moving_photos
     if material.photos and (photo or not material.pairs):
         pair = synthesize_pair(material.photos, seed, number, size)
-        frames = pair.image1[None], pair.image2[None]
-    else:
-        assert material.pairs is not None
-        index = int(torch.randint(len(material.pairs), (), generator=generator))
-        frame1, frame2 = (frame[None].float() / 255 for frame in material.pairs[index])
-        if float(torch.rand((), generator=generator)) < 0.5:  # time runs both ways
-            frame1, frame2 = frame2, frame1
-        source = (frame1.shape[-2], frame1.shape[-1])
-        least = max(1.0, size[0] / source[0], size[1] / source[1])
-        geometry = random_geometry(
-            1, source, size, generator, zoom=(least, 1.3 * least), flip=(0.5, 0.1)
-        )
-        frames = crop_image(frame1, geometry), crop_image(frame2, geometry)
-    return change_appearance(*frames, generator, APPEARANCE)
+        return pair.image1[None], pair.image2[None]
+    assert material.pairs is not None
+    index = int(torch.randint(len(material.pairs), (), generator=generator))
+    frame1, frame2 = (frame[None].float() / 255 for frame in material.pairs[index])
+    if float(torch.rand((), generator=generator)) < 0.5:  # time runs both ways
+        frame1, frame2 = frame2, frame1
+    source = (frame1.shape[-2], frame1.shape[-1])
+    least = max(1.0, size[0] / source[0], size[1] / source[1])
+    geometry = random_geometry(
+        1, source, size, generator, zoom=(least, 1.3 * least), flip=(0.5, 0.1)
+    )
+    return crop_image(frame1, geometry), crop_image(frame2, geometry)
+
+
+def _of_half(geometry: Geometry, batch: int) -> Geometry:
+    """Return the same crops of what has half the resolution, whose flow it makes whole."""
+    matrix = geometry.matrix / 2
+    matrix[:, :, 2] -= 0.25  # pixel centres: x of the half is (x + 0.5) / 2 - 0.5
+    return Geometry(matrix.expand(batch, -1, -1), geometry.size)
 
 
 @dataclass(frozen=True)
@@ -105,10 +189,13 @@ class FlowLossConfig:
     Args:
         smoothness: weight of the first-order term; census has 1.
         levels: weight of census at the coarser levels, which finds large motions early.
+        fitted: weight of the distance to fitted flow, in pixels, where there is any.
         self_supervision: weight of the distance to the flow of the whole frame.
         occlusion_from: share of training after which occluded pixels are left out.
         self_supervision_from: share of training after which self-supervision joins.
         student_margin: pixels cut from each side of the view that the student sees.
+        coarse_until: share of training before which the network's finest level is left out: steps
+            take less than half the time, and the levels share their decoder.
     """
 
     smoothness: float = 0.3
@@ -117,15 +204,21 @@ class FlowLossConfig:
     occlusion_from: float = 0.15
     self_supervision_from: float = 0.4
     student_margin: int = 32
+    fitted: float = 0.2
+    coarse_until: float = 0.0
+
+
+Net = Callable[..., tuple[FlowPyramid, FlowPyramid]]
 
 
 def flow_losses(
-    net: Callable[[Tensor, Tensor], tuple[FlowPyramid, FlowPyramid]],
+    net: Net,
     full1: Tensor,
     full2: Tensor,
     margin: int,
     progress: float,
     config: FlowLossConfig,
+    fitted: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
 
@@ -136,9 +229,10 @@ def flow_losses(
         margin: what is around the crop that the network sees.
         progress: share of training that is done, in [0, 1].
         config: weights and schedule.
+        fitted: forward and backward flow of the full frames, NaN where unknown.
     """
     crop1, crop2 = _crop(full1, margin), _crop(full2, margin)
-    forward, backward = net(crop1, crop2)
+    forward, backward = net(crop1, crop2, skip=int(progress < config.coarse_until))
     occlusion = progress >= config.occlusion_from
     seen = _visible(forward.flow, backward.flow, progress, config) if occlusion else (None, None)
     census = 0.5 * (
@@ -149,7 +243,11 @@ def flow_losses(
     levels = 0.5 * (_levels(crop1, crop2, forward) + _levels(crop2, crop1, backward))
     loss = census + config.smoothness * smoothness + config.levels * levels
     terms = {"census": census, "smoothness": smoothness, "levels": levels}
-    if progress >= config.self_supervision_from:
+    if fitted is not None:
+        there, back = (_crop(flow, margin) for flow in fitted)
+        terms["fitted"] = 0.5 * (_distance(forward, there) + _distance(backward, back))
+        loss = loss + config.fitted * terms["fitted"]
+    if config.self_supervision and progress >= config.self_supervision_from:
         terms["self"] = _self_supervision(net, crop1, crop2, forward, backward, config)
         loss = loss + config.self_supervision * terms["self"]
     return {"loss": loss, **terms}
@@ -202,8 +300,22 @@ def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
     return torch.stack(losses).mean(0)
 
 
+def _distance(pyramid: FlowPyramid, flow: Tensor) -> Tensor:
+    """Compare with known flow at full size, and at each level in pixels of that level."""
+    known = flow.isfinite().all(1, keepdim=True)
+    flow = flow.nan_to_num(0, 0, 0)
+    total = masked_mean(charbonnier(pyramid.flow - flow, 0.01), known)
+    for level in pyramid.levels:
+        size = (level.shape[-2], level.shape[-1])
+        share = F.adaptive_avg_pool2d(known.float(), size)
+        mean = F.adaptive_avg_pool2d(flow * known, size) / share.clamp_min(1e-6)
+        scale = flow.shape[-1] / size[-1]
+        total = total + masked_mean(charbonnier(level - mean / scale, 0.01), share > 0.5)
+    return total
+
+
 def _self_supervision(
-    net: Callable[[Tensor, Tensor], tuple[FlowPyramid, FlowPyramid]],
+    net: Net,
     crop1: Tensor,
     crop2: Tensor,
     forward: FlowPyramid,
@@ -235,7 +347,7 @@ def presets(preset: Preset) -> dict[str, Any]:
                 steps=1500, batch_size=4, learning_rate=1e-3, ema=0.99, validate_every=250
             ),
             "model": TINY,
-            "data": FlowDataConfig(height=128, width=160, margin=16),
+            "data": FlowDataConfig(height=128, width=160, margin=16, fitted_pairs=256),
             "losses": FlowLossConfig(student_margin=16),
         }
     return {
@@ -243,8 +355,9 @@ def presets(preset: Preset) -> dict[str, Any]:
             steps=100_000 if preset == "base" else 60_000, batch_size=4, precision="bf16", workers=1
         ),
         "model": FlowNetConfig() if preset == "base" else SMALL,
-        "data": FlowDataConfig(),
-        "losses": FlowLossConfig(),
+        "data": FlowDataConfig(fitted_pairs=4000),
+        # Fitted flow already knows what leaves the view that the network sees.
+        "losses": FlowLossConfig(self_supervision=0, coarse_until=0.5),
     }
 
 
@@ -284,13 +397,15 @@ def flow_task(
             data.margin,
             step / training.steps,
             losses,
+            (examples["flow_12"], examples["flow_21"]) if material.fitted else None,
         )
 
-    held_out = draw_batch(material, training.seed + 1, range(4), data)
+    fresh = replace(material, fitted=None)
+    held_out = draw_batch(fresh, training.seed + 1, range(4), data)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         images = held_out["image1"], held_out["image2"]
-        terms = flow_losses(model, *images, data.margin, 0.0, losses)
+        terms = flow_losses(model, *images, data.margin, 0.0, replace(losses, coarse_until=0.0))
         figures = {name: float(value.mean()) for name, value in terms.items()}
         if truths:
             errors = [

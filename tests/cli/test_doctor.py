@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import flowwarp.ops.correlation
+from flowwarp import _bundled
 from flowwarp.cli import doctor, main
 from flowwarp.ops import _native, _nvrtc
 
@@ -182,7 +183,7 @@ def test_the_cache(examine, quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "file"))
     assert examine()[1]["folder"][0] == "note"
-    monkeypatch.setattr(_nvrtc, "cache_folder", lambda: None)
+    monkeypatch.setattr(_bundled, "cache_folder", lambda: None)
     assert examine()[1]["folder"] == ("note", "none; set FLOWWARP_CACHE_DIR")
 
 

@@ -1,0 +1,175 @@
+"""Pairs with flow fitted to them: what is kept, that it goes on where it stopped, how it is cut."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.errors import OutputError
+from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
+from flowwarp.train import flow
+from flowwarp.train.fitted import FittedPairs, fit, fit_pairs
+
+SIZE = (64, 80)
+
+
+@pytest.fixture(scope="module")
+def photos():
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, 3, 40, 50, generator=generator)
+    return [torch.nn.functional.interpolate(coarse, (160, 200), mode="bicubic")[0].clamp(0, 1)]
+
+
+@pytest.fixture(scope="module")
+def draw(photos):
+    def drawn(number):
+        pair = synthesize_pair(photos, 1, number, SIZE)
+        return pair.image1[None], pair.image2[None]
+
+    return drawn
+
+
+def test_fit_finds_a_shift_and_leaves_out_what_disagrees(photos):
+    image = photos[0][None, :, 20:140]
+    image1, image2 = image[..., 10:170], image[..., 4:164]  # moves 6 px right
+    flows = fit(image1, image2)
+    assert flows.shape == (2, 2, 60, 80)
+    known = flows.isfinite().all(1)
+    assert 0.7 < known.float().mean() < 1
+    assert not known[0, :, -2:].any()  # left the frame
+    error = flows - torch.tensor([[3.0, 0.0], [-3.0, 0.0]]).view(2, 2, 1, 1)
+    error = error.norm(dim=1)[known]
+    assert error.median() < 0.1
+    assert error.mean() < 0.3
+
+
+def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
+    told = []
+    made = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path, progress=lambda *n: told.append(n))
+    assert told == [(3, 3)]
+
+    def never(number):
+        raise AssertionError(number)
+
+    again = fit_pairs(never, "a", 3, SIZE, cache=tmp_path)
+    assert len(made) == len(again) == 3
+    for index in range(3):
+        for a, b in zip(made[index], again[index], strict=True):
+            assert torch.equal(a.nan_to_num(9), b.nan_to_num(9)) if a.is_floating_point() else True
+    frames, flows = made[1]
+    assert frames.dtype == torch.uint8
+    assert frames.shape == (2, 3, *SIZE)
+    assert flows.shape == (2, 2, 32, 40)
+    assert torch.equal(frames[0], (draw(1)[0][0] * 255).round().byte())
+    with pytest.raises(AssertionError):  # another key is other data
+        fit_pairs(never, "b", 3, SIZE, cache=tmp_path)
+
+
+def test_what_was_stopped_goes_on(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr("flowwarp.train.fitted._CHUNK", 1)
+    whole = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path / "whole")
+
+    def stops(number):
+        if number == 1:
+            raise KeyboardInterrupt
+        return draw(number)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_pairs(stops, "a", 3, SIZE, cache=tmp_path / "parts")
+    asked = []
+
+    def noted(number):
+        asked.append(number)
+        return draw(number)
+
+    parts = fit_pairs(noted, "a", 3, SIZE, cache=tmp_path / "parts")
+    assert asked == [1, 2]
+    for index in range(3):
+        assert torch.equal(parts[index][0], whole[index][0])
+        assert torch.equal(parts[index][1].nan_to_num(9), whole[index][1].nan_to_num(9))
+
+
+def test_a_cache_that_cannot_be_written(draw, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError):
+        fit_pairs(draw, "a", 1, SIZE, cache=tmp_path / "file")
+
+
+# ------------------------------------------------------------------ what the trainer makes of them
+
+
+@pytest.fixture
+def constant(tmp_path):
+    """A store of one pair whose flow is (3, -2) at half size but for one unknown corner."""
+    flows = np.zeros((1, 2, 2, 48, 56), np.float16)
+    flows[0, 0, 0], flows[0, 0, 1] = 3, -2
+    flows[0, 1] = -flows[0, 0]
+    flows[..., :4, :4] = math.nan
+    generator = np.random.default_rng(0)
+    frames = generator.integers(0, 256, (1, 2, 3, 96, 112), dtype=np.uint8)
+    np.save(tmp_path / "frames.npy", frames)
+    np.save(tmp_path / "flows.npy", flows)
+    return FittedPairs(tmp_path)
+
+
+def test_crops_of_the_half_size_flow_are_whole(constant):
+    config = flow.FlowDataConfig(height=64, width=64, margin=0, fitted_pairs=1, fitted_share=1)
+    lengths = set()
+    for number in range(6):
+        example = flow.draw_batch(flow.Material(None, [], constant), 0, [number], config)
+        there, back = example["flow_12"], example["flow_21"]
+        assert there.shape == (1, 2, 64, 64)
+        known = there.isfinite().all(1)
+        assert known.float().mean() > 0.9
+        length = there.norm(dim=1)[known]  # turned, mirrored and zoomed, but the same everywhere
+        assert torch.allclose(length, length[0], atol=1e-3)
+        assert 0.9 * 2 * 13**0.5 - 1e-3 < float(length[0]) < 1.4 * 2 * 13**0.5 + 1e-3
+        assert torch.allclose(there, -back, equal_nan=True)
+        lengths.add(round(float(length[0]), 3))
+    assert len(lengths) == 6
+
+
+def test_the_distance_to_known_flow_by_hand():
+    target = torch.full((1, 2, 8, 8), 4.0)
+    target[..., 1] = math.nan  # unknown: does not count
+    target[..., 0] = math.nan
+    full, level = torch.full((1, 2, 8, 8), 4.0), torch.full((1, 2, 4, 4), 2.0)
+    assert flow._distance(FlowPyramid(full, (level,)), target) == pytest.approx([0.02], abs=1e-6)
+    # A pixel off in both components at full size, half a pixel of its own at the level.
+    off = flow._distance(FlowPyramid(full + 1, (level + 0.5,)), target)
+    assert off == pytest.approx([(1 + 1e-4) ** 0.5 + (0.25 + 1e-4) ** 0.5], abs=1e-5)
+    nothing = torch.full_like(target, math.nan)
+    assert flow._distance(FlowPyramid(full, (level,)), nothing) == 0
+
+
+def test_fitted_flow_joins_the_loss_and_has_a_gradient(constant):
+    config = flow.FlowDataConfig(height=64, width=64, margin=8, fitted_pairs=1, fitted_share=1)
+    batch = flow.draw_batch(flow.Material(None, [], constant), 0, range(2), config)
+    torch.manual_seed(0)
+    net = FlowNet(TINY)
+    weights = flow.FlowLossConfig(self_supervision=0, fitted=1, coarse_until=0.5)
+    images = batch["image1"], batch["image2"]
+    known = batch["flow_12"], batch["flow_21"]
+    for progress in (0.2, 0.7):  # without and with the finest level
+        terms = flow.flow_losses(net, *images, 8, progress, weights, known)
+        plain = flow.flow_losses(net, *images, 8, progress, weights)
+        assert torch.allclose(terms["loss"], plain["loss"] + terms["fitted"])
+        terms["fitted"].sum().backward()
+        used = net.upsampling[0].weight.grad is not None
+        assert used == (progress > 0.5)
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_skipping_a_level_is_the_flow_below_it():
+    torch.manual_seed(0)
+    net = FlowNet(TINY)
+    images = torch.rand(2, 1, 3, 64, 64)
+    whole, _ = net(*images)
+    coarse, _ = net(*images, skip=1)
+    assert len(coarse.levels) == len(whole.levels) - 1
+    for a, b in zip(coarse.levels, whole.levels, strict=False):
+        assert torch.equal(a, b)
+    assert coarse.flow.shape == whole.flow.shape
+    assert torch.allclose(coarse.flow.mean(), 8 * coarse.levels[-1].mean(), rtol=0.05, atol=1e-4)
