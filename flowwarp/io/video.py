@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import heapq
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import av
 import av.filter
@@ -115,6 +117,26 @@ def read_video(path: str | Path) -> Iterator[Tensor]:
         yield frame
 
 
+def salvage_video(path: str | Path) -> Iterator[Tensor | None]:
+    """Read what can be read of a video; a frame that is damaged is None in its place.
+
+    Damaged is a frame that the decoder refuses, flags as corrupt, or leaves out because of damage
+    before it. One that merely builds on a damaged frame comes as the decoder makes it, which is
+    what a player shows until the next key frame. Decoders of HEVC and VP9 notice little.
+
+    Args:
+        path: a file, as for :func:`read_video`.
+
+    Yields:
+        (3, H, W) float32 RGB in [0, 1], of any size, or None.
+
+    Raises:
+        InputError: missing, unreadable or not a video; or, after all frames, where the file breaks
+            off or none of them could be decoded.
+    """
+    yield from _decode_webp(path) if _is_webp(path) else _decode_around_damage(path)
+
+
 def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | float = 25) -> int:
     """Write a video as its extension says; it appears whole or not at all.
 
@@ -206,12 +228,21 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
             if frame.pts is not None and frame.time_base is not None:
                 end = frame.pts * frame.time_base + 1 / _rate(stream)
             yield _to_tensor(frame)
-        if count == 0:
-            raise InputError(path, "holds no frame that can be decoded")
-        # Cut exactly between two frames nothing is corrupt, there is only less than was promised.
-        missing = _promised(container, stream) - end
-        if missing > Fraction(3, 2) / _rate(stream) or _lacks_end(container, path):
-            raise InputError(path, f"breaks off after {count} frames")
+        _check_end(path, container, stream, count, end)
+
+
+def _check_end(path: str | Path, container: Any, stream: Any, count: int, end: Fraction) -> None:
+    """Compare the frames there were, and the second at which they ended, with what was promised.
+
+    Raises:
+        InputError: there is less.
+    """
+    if count == 0:
+        raise InputError(path, "holds no frame that can be decoded")
+    # Cut exactly between two frames nothing is corrupt, there is only less than was promised.
+    missing = _promised(container, stream) - end
+    if missing > Fraction(3, 2) / _rate(stream) or _lacks_end(container, path):
+        raise InputError(path, f"breaks off after {count} frames")
 
 
 def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
@@ -221,6 +252,155 @@ def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
             yield from stream.codec_context.decode(None)
             raise av.InvalidDataError(0, "packet cut off")
         yield from packet.decode()
+
+
+def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
+    with _open(path) as (container, stream):
+        stream.thread_type = "NONE"  # with threads an error is told some packets later
+        schedule = _Schedule()
+        packets = _expected(_packets(container, stream), schedule, _places(container, stream))
+        count = good = 0
+        breaks_off = False
+        packet: Any = ...
+        while packet is not None:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                packet, breaks_off = None, True
+            try:
+                frames = stream.codec_context.decode(packet)  # None: what it still holds
+            except av.FFmpegError:
+                frames = []
+                schedule.spoil(_time(packet))
+            for frame in frames:
+                missing, whole = schedule.arrive(frame)
+                yield from repeat(None, missing)
+                yield _to_tensor(frame) if whole else None
+                count, good = count + missing + 1, good + whole
+        missing = schedule.rest()
+        yield from repeat(None, missing)
+        count += missing
+        if breaks_off and good:
+            raise InputError(path, f"breaks off after {count} frames")
+        end = Fraction(0) if schedule.last is None else schedule.last * stream.time_base
+        _check_end(path, container, stream, good and count, end + 1 / _rate(stream))
+
+
+@final
+class _Schedule:
+    """Which frames are to come, by the times of their packets, and which are damaged.
+
+    Frames come in the order of time, so one that is passed over will not come. That alone is no
+    damage, as a packet may hold nothing to show; it is from an error on, until a key frame comes
+    whole.
+    """
+
+    def __init__(self) -> None:
+        self.last: int | None = None  # the time of the latest frame
+        self._due: list[int] = []  # a heap
+        self._doubted: set[int] = set()  # damaged if they do not come
+        self._spoilt: set[int] = set()  # damaged even if they come
+        self._error: int | None = None  # the latest time of an error not yet overcome
+
+    def expect(self, time: int | None) -> None:
+        """Note a packet's time."""
+        if time is None:
+            return
+        heapq.heappush(self._due, time)
+        if self._error is not None:
+            self._doubted.add(time)
+
+    def spoil(self, time: int | None) -> None:
+        """Note that the packet of that time is damaged."""
+        if time is None:
+            time = max(self._due, default=self.last or 0)
+        self._doubted.add(time)
+        self._spoilt.add(time)
+        self._error = time if self._error is None else max(time, self._error)
+
+    def arrive(self, frame: Any) -> tuple[int, bool]:
+        """Note a frame; return how many damaged ones it passed over, and whether it is whole."""
+        time = frame.pts
+        if time is None:  # some AVI files state none
+            time = self._due[0] if self._due else 0
+        missing = self._pass(time)
+        if self._due and self._due[0] == time:
+            heapq.heappop(self._due)
+        self.last = time
+        if frame.is_corrupt:
+            self.spoil(time)
+        whole = time not in self._spoilt
+        if whole and frame.key_frame and (self._error is None or time > self._error):
+            self._error = None
+        return missing, whole
+
+    def rest(self) -> int:
+        """Return how many damaged frames were to come still."""
+        return self._pass(None)
+
+    def _pass(self, until: int | None) -> int:
+        missing = 0
+        while self._due and (until is None or self._due[0] < until):
+            time = heapq.heappop(self._due)
+            if time in self._doubted:
+                missing, self.last = missing + 1, time
+        return missing
+
+
+def _packets(container: Any, stream: Any) -> Iterator[Any]:
+    """Yield all packets that hold something.
+
+    Raises:
+        av.FFmpegError: the last one is cut off.
+    """
+    half = None
+    for packet in container.demux(stream):
+        if not packet.size:  # the mark at the end
+            continue
+        if half is not None:  # more follows, so it is damaged, not cut off
+            yield half
+        half = packet if packet.is_corrupt else None
+        if half is None:
+            yield packet
+    if half is not None:
+        raise av.InvalidDataError(0, "packet cut off")
+
+
+def _expected(
+    packets: Iterator[Any], schedule: _Schedule, places: Mapping[int, int]
+) -> Iterator[Any]:
+    """Pass packets on, put into the schedule; ``places`` says the times of AVI's."""
+    indexed = deque(sorted(places.values()))
+    for packet in packets:
+        place = places.get(packet.pos)
+        if place is not None and packet.pts is not None and packet.dts is not None:
+            # The demuxer counts what it finds, and finds no packet whose header is overwritten.
+            while indexed[0] < place:
+                lost = indexed.popleft()
+                schedule.expect(lost)
+                schedule.spoil(lost)
+            indexed.popleft()
+            late = place - packet.dts
+            packet.pts, packet.dts = packet.pts + late, place
+        schedule.expect(_time(packet))
+        if packet.is_corrupt:
+            schedule.spoil(_time(packet))
+        yield packet
+
+
+def _time(packet: Any) -> int | None:
+    if packet is None:
+        return None
+    time: int | None = packet.dts if packet.pts is None else packet.pts
+    return time
+
+
+def _places(container: Any, stream: Any) -> dict[int, int]:
+    """Return the time of the packet at each position of an AVI file, if that has an index."""
+    if container.format.name != "avi":
+        return {}
+    entries = getattr(stream, "index_entries", None) or ()  # PyAV 14 has none
+    return {entry.pos + 8: entry.timestamp for entry in entries}  # after the chunk's header
 
 
 def _promised(container: Any, stream: Any) -> Fraction:

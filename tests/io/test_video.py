@@ -9,7 +9,7 @@ from PIL import Image
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.images import write_image
-from flowwarp.io.video import VideoInfo, read_video, video_info, write_video
+from flowwarp.io.video import VideoInfo, read_video, salvage_video, video_info, write_video
 
 
 def clip(frames=6, height=32, width=48):
@@ -259,3 +259,127 @@ def test_still_webp_is_one_frame(tmp_path):
     Image.new("RGB", (4, 3), "red").save(tmp_path / "a.webp", lossless=True)
     (frame,) = read_video(tmp_path / "a.webp")
     assert frame[:, 0, 0].tolist() == [1, 0, 0]
+
+
+# ------------------------------------------------------------------ damage in the middle
+
+
+def overwrite(path, number, start=0.5, length=0.4):
+    """Overwrite a part of a packet, in shares of its size; return which frame the packet holds."""
+    with av.open(str(path)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        shown = sorted(packet.pts for packet in packets).index(packets[number].pts)
+        at, size = packets[number].pos, packets[number].size
+    junk = np.random.default_rng(number).integers(0, 256, int(length * size), dtype=np.uint8)
+    data = bytearray(path.read_bytes())
+    first = at + int(start * size)
+    data[first : first + len(junk)] = junk.tobytes()
+    path.write_bytes(data)
+    return shown
+
+
+def encode_kind(path, arrays):
+    codecs = {"avi": "mjpeg", "mp4": "libx264", "mkv": "libx264", "mpg": "mpeg2video"}
+    kind = path.suffix[1:]
+    with av.open(str(path), "w") as output:
+        options = {"g": "10", "sc_threshold": "0"} if kind == "mp4" else {}
+        stream = output.add_stream(codecs[kind], 25, options=options)
+        stream.pix_fmt = "yuvj420p" if kind == "avi" else "yuv420p"
+        stream.height, stream.width = arrays[0].shape[:2]
+        for array in arrays:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("kind", ["avi", "mp4", "mkv", "mpg", "gif", "webp"])
+def test_salvages_a_whole_video_whole(tmp_path, noisy, kind):
+    path = tmp_path / f"a.{kind}"
+    if kind in ("gif", "webp"):
+        write_video(path, clip())
+    else:
+        encode_kind(path, noisy)
+    for mine, theirs in zip(salvage_video(path), read_video(path), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize(
+    ("length", "lost"),
+    [(0.4, 1), (0.6, 2)],  # within a frame; over the next frame's header, which hides that frame
+)
+def test_salvages_motion_jpeg(tmp_path, noisy, length, lost):
+    path = tmp_path / "a.avi"
+    encode_kind(path, noisy)
+    whole = list(read_video(path))
+    assert overwrite(path, 20, 0.5, length) == 20
+    with pytest.raises(InputError, match="breaks off after"):
+        list(read_video(path))  # as ever
+    frames = list(salvage_video(path))
+    assert len(frames) == 40
+    for number, (got, wanted) in enumerate(zip(frames, whole, strict=True)):
+        if 20 <= number < 20 + lost:
+            assert got is None
+        else:
+            assert torch.equal(got, wanted)
+
+
+@pytest.fixture(scope="module")
+def moving():
+    texture = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    texture = torch.nn.functional.interpolate(texture, (128, 192), mode="bicubic").clamp(0, 1)
+    pixels = texture[0].mul(255).byte().permute(1, 2, 0).numpy()
+    return [np.ascontiguousarray(pixels[i : i + 64, 2 * i : 2 * i + 96]) for i in range(40)]
+
+
+@pytest.mark.parametrize("length", [0.4, 3])  # of a packet: within it, or into those after it
+def test_salvages_h264(tmp_path, moving, length):
+    path = tmp_path / "a.mp4"
+    encode_kind(path, moving)
+    whole = list(read_video(path))
+    damaged = overwrite(path, 12, 0, length)
+    frames = list(salvage_video(path))
+    assert len(frames) == 40
+    lost = [number for number, frame in enumerate(frames) if frame is None]
+    assert damaged in lost
+    assert len(lost) == 1 or length > 1
+    for number in [*range(10), *range(20, 40)]:  # in other groups of pictures than the damage
+        assert torch.equal(frames[number], whole[number])
+
+
+def test_frames_that_need_a_lost_key_frame_are_missed_in_their_place(tmp_path, moving):
+    path = tmp_path / "a.mp4"
+    encode_kind(path, moving)
+    whole = list(read_video(path))
+    assert overwrite(path, 20, 0, 1) == 20
+    frames = list(salvage_video(path))
+    assert len(frames) == 40
+    assert frames[20] is None
+    for number in [*range(18), *range(30, 40)]:
+        assert torch.equal(frames[number], whole[number])
+
+
+@pytest.mark.parametrize("kind", ["avi", "mkv"])
+def test_salvages_up_to_where_a_video_breaks_off(tmp_path, noisy, kind):
+    path = tmp_path / f"a.{kind}"
+    encode_kind(path, noisy)
+    data = path.read_bytes()
+    path.write_bytes(data[: int(0.6 * len(data))])
+    before, problem = until_it_breaks(path)
+    frames = salvage_video(path)
+    for frame in before:
+        assert torch.equal(next(frames), frame)
+    with pytest.raises(InputError) as fault:
+        next(frames)
+    assert str(fault.value) == problem
+
+
+def test_nothing_to_salvage(tmp_path, noisy):
+    path = tmp_path / "a.avi"
+    encode_kind(path, noisy[:3])
+    for number in range(3):
+        overwrite(path, number, 0, 1)
+    frames = salvage_video(path)
+    assert [next(frames) for _ in range(3)] == [None] * 3
+    with pytest.raises(InputError, match="holds no frame that can be decoded"):
+        next(frames)
+    with pytest.raises(InputError, match="no such file"):
+        next(salvage_video(tmp_path / "none.avi"))
