@@ -10,12 +10,20 @@ from __future__ import annotations
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class FlowwarpError(Exception):
-    """Base of every fault that is not our bug; its text is one line."""
+    """Base of every fault that is not our bug; its text is one line.
+
+    It can be pickled, so that a worker process can hand it over.
+    """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What __init__ was given is not kept, only the line it made.
+        return _restore, (type(self), self.args, self.__dict__)
 
 
 class InputError(FlowwarpError, ValueError):
@@ -99,6 +107,13 @@ class Stopped(FlowwarpError):
         super().__init__(_one_line(target, f"stopped by {name}", remedy))
         self.target = str(target)
         self.exit_code = 128 + signal_number
+
+
+def _restore(kind: type[FlowwarpError], args: tuple[Any, ...], state: Any) -> FlowwarpError:
+    fault = kind.__new__(kind, *args)
+    fault.args = args
+    fault.__dict__.update(state)
+    return fault
 
 
 def _one_line(where: str | Path, problem: str, remedy: str | None) -> str:

@@ -6,12 +6,13 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, Locked, OutputError
 
 FLOW_EXTENSIONS = frozenset({".flo", ".png", ".pfm", ".npy", ".npz"})
 IMAGE_EXTENSIONS = frozenset(
@@ -129,6 +130,45 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def lock(
+    folder: str | Path, problem: str, remedy: str | None = None, *, name: str = ".lock"
+) -> Iterator[None]:
+    """Hold a folder by a file in it; the system lets go when the process ends, however it ends.
+
+    Args:
+        folder: must exist.
+        problem: what to say where another process holds it.
+        remedy: what to do about it.
+        name: of the file, which stays.
+
+    Raises:
+        Locked: another process holds it.
+        OutputError: the file cannot be made.
+    """
+    path = Path(folder, name)
+    try:
+        file = path.open("a+")
+    except OSError as fault:
+        raise OutputError(path, reason(fault)) from fault
+    with file:
+        try:
+            if sys.platform == "win32":
+                import msvcrt
+
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as fault:
+            raise Locked(folder, problem, remedy) from fault
+        except OSError as fault:
+            raise OutputError(folder, f"cannot be locked: {reason(fault)}") from fault
+        yield
 
 
 def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:

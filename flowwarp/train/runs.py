@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,8 +20,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from flowwarp.errors import InputError, Locked, OutputError
-from flowwarp.io._files import atomic_output, reason, sync_folder
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import atomic_output, lock, reason, sync_folder
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.train.settings import to_toml
 
@@ -187,7 +186,7 @@ def open_run(
     """
     folder = Path(folder)
     _make_folder(folder)
-    with _lock(folder):
+    with lock(folder, "another process trains this run", "wait for it, or name another run"):
         for left in folder.glob("**/.flowwarp-*"):  # of a process that was killed in a write
             with suppress(OSError):
                 left.unlink()
@@ -250,35 +249,3 @@ def _make_folder(folder: Path) -> None:
         raise OutputError(folder, "is a file, not a folder") from fault
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold the run; the system lets go when the process ends, however it ends.
-
-    Raises:
-        Locked: another process holds it.
-    """
-    path = folder / ".lock"
-    try:
-        file = path.open("a+")
-    except OSError as fault:
-        raise OutputError(path, reason(fault)) from fault
-    with file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as fault:
-            raise Locked(
-                folder, "another process trains this run", "wait for it, or name another run"
-            ) from fault
-        except OSError as fault:
-            raise OutputError(folder, f"cannot be locked: {reason(fault)}") from fault
-        yield

@@ -3,7 +3,7 @@ import stat
 
 import pytest
 
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io import _files
 
 
@@ -169,3 +169,16 @@ def test_pixel_limits(width, height, size, fits):
     else:
         with pytest.raises(InputError, match=f"{width}x{height} pixels"):
             _files.check_pixels("a", width, height, size)
+
+
+def test_lock(tmp_path):
+    def locked(**options):
+        return _files.lock(tmp_path, "is in use", "wait", **options)
+
+    with locked(), locked(name=".other"):
+        with pytest.raises(Locked, match="is in use; wait$"), locked():
+            pass
+    with locked():  # free again
+        pass
+    with pytest.raises(OutputError, match="no such file"), _files.lock(tmp_path / "none", "in use"):
+        pass
