@@ -175,9 +175,13 @@ def test_lock(tmp_path):
     def locked(**options):
         return _files.lock(tmp_path, "is in use", "wait", **options)
 
-    with locked(), locked(name=".other"):
-        with pytest.raises(Locked, match="is in use; wait$"), locked():
-            pass
+    with (
+        locked(),
+        locked(name=".other"),
+        pytest.raises(Locked, match=r"is in use; wait$"),
+        locked(),
+    ):
+        pass
     with locked():  # free again
         pass
     with pytest.raises(OutputError, match="no such file"), _files.lock(tmp_path / "none", "in use"):
