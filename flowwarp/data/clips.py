@@ -405,10 +405,29 @@ def _remove_abandoned(folder: Path) -> None:
 # ------------------------------------------------------------------ stills and cuts
 
 
+def is_cut(frame1: Tensor, frame2: Tensor) -> bool:
+    """Return whether another scene begins with ``frame2``.
+
+    Args:
+        frame1: (3, H, W), uint8, or floating point in [0, 1].
+        frame2: likewise, of the same size.
+
+    Raises:
+        ValueError: a wrong shape, or two sizes.
+    """
+    if frame1.shape != frame2.shape or frame1.ndim != 3 or frame1.shape[0] != 3:
+        raise ValueError(
+            f"frames must be (3, H, W) of one size, got {tuple(frame1.shape)} and "
+            f"{tuple(frame2.shape)}"
+        )
+    return _is_cut(_blocks(frame1), _blocks(frame2))
+
+
 def _blocks(frame: Tensor) -> Tensor:
-    """Average uint8 (3, H, W) over blocks of pixels: (3, h, w) in [0, 1]."""
+    """Average (3, H, W) over blocks of pixels: (3, h, w) in [0, 1]."""
     height, width = (max(1, side // _BLOCK) for side in frame.shape[1:])
-    return F.adaptive_avg_pool2d(frame.float() / 255, (height, width))
+    scaled = frame.float() if frame.is_floating_point() else frame.float() / 255
+    return F.adaptive_avg_pool2d(scaled, (height, width))
 
 
 def _changed(a: Tensor, b: Tensor) -> float:

@@ -81,17 +81,24 @@ def invert(
     known = flow.nan_to_num(0, 0, 0)
     landed = splat(torch.cat([-known, ones], 1), flow, "sum")
     coverage = landed[:, 2:]
-    inverse = _fill_holes(landed[:, :2], coverage)
+    inverse = fill_holes(landed[:, :2], coverage)
     for _ in range(iterations):
         inverse = -warp(known, inverse)
     return (inverse, coverage > 0) if mask else inverse
 
 
-def _fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
+def fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     """Divide by coverage; where there is none, take the average around, as far as it needs.
 
     Pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996): average down until no hole is left,
     then fill each level's holes from the coarser one.
+
+    Args:
+        values: (B, C, H, W), sums of what landed.
+        coverage: (B, 1, H, W), at least 0; how much of it.
+
+    Returns:
+        (B, C, H, W); 0 where an example has no coverage anywhere.
     """
     known = coverage > 0
     mean = torch.where(known, values / torch.where(known, coverage, 1), 0)
@@ -100,7 +107,7 @@ def _fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     weight = known.to(mean.dtype)
     size = ((mean.shape[-2] + 1) // 2, (mean.shape[-1] + 1) // 2)
     coarse = F.adaptive_avg_pool2d(mean * weight, size)
-    coarse = _fill_holes(coarse, F.adaptive_avg_pool2d(weight, size))
+    coarse = fill_holes(coarse, F.adaptive_avg_pool2d(weight, size))
     finer = F.interpolate(coarse, mean.shape[-2:], mode="bilinear", align_corners=False)
     return torch.where(known, mean, finer)
 
