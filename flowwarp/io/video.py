@@ -32,7 +32,7 @@ from flowwarp.io._files import (
     reason,
     sync_folder,
 )
-from flowwarp.io.images import list_frames, read_image, write_image
+from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
 
@@ -162,7 +162,7 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
     """
     kind = Path(path).suffix.lower()
     if kind == "":
-        return _write_folder(path, frames)
+        return write_frames(path, ((frame, None) for frame in _one_size(frames)))
     if kind not in (*_H264, ".gif", ".webp"):
         raise ValueError(f"path must end in .mp4, .m4v, .mov, .mkv, .gif, .webp, got {str(path)!r}")
     pictures = (_to_pixels(frame) for frame in _one_size(frames))
@@ -175,6 +175,41 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
             return _encode(temporary, kind, first, pictures, rate)
         except av.FFmpegError as fault:
             raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
+
+
+def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | None]]) -> int:
+    """Write a folder of 000000.png, 000001.png, ...; it appears whole or not at all.
+
+    Args:
+        path: a new or an empty folder.
+        frames: each as :func:`flowwarp.io.images.write_image` takes it, with what its file shall
+            hold; consumed one at a time.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        OutputError: the folder is not empty, or cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputError(path, "exists and is not an empty folder", "name a new one")
+        temporary.mkdir()
+        count = 0
+        for frame, format in frames:
+            write_image(temporary / f"{count:06d}.png", frame, format)
+            count += 1
+        temporary.replace(target)  # POSIX: an empty folder may be replaced
+        sync_folder(target.parent)
+        return count
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(path, reason(fault)) from fault
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _frames_of(folder: str | Path) -> list[Path]:
@@ -541,25 +576,3 @@ def _palette_graph(width: int, height: int, rate: Fraction) -> Any:
     use.link_to(sink)
     graph.configure()
     return graph
-
-
-def _write_folder(path: str | Path, frames: Iterable[Tensor]) -> int:
-    target = Path(path)
-    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(path, "exists and is not an empty folder", "name a new one")
-        temporary.mkdir()
-        count = 0
-        for frame in _one_size(frames):
-            write_image(temporary / f"{count:06d}.png", frame)
-            count += 1
-        temporary.replace(target)  # POSIX: an empty folder may be replaced
-        sync_folder(target.parent)
-        return count
-    except OutputError:
-        raise
-    except OSError as fault:
-        raise OutputError(path, reason(fault)) from fault
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
