@@ -18,6 +18,7 @@ COMMANDS = {
     "warp": ("flowwarp.cli.warp", "Warp an image, a folder or a video by optical flow."),
     "show": ("flowwarp.cli.show", "Turn a flow file into a picture."),
     "convert": ("flowwarp.cli.convert", "Convert between flow file formats."),
+    "interpolate": ("flowwarp.cli.interpolate", "Put frames between the frames of a video."),
     "train-flow": ("flowwarp.cli.train_flow", "Train a flow network from unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),

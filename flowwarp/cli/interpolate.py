@@ -1,0 +1,339 @@
+"""``flowwarp interpolate``: more frames for videos, folders of frames, and two pictures."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowwarp.io.images import ImageFormat
+    from flowwarp.pipelines.flow_estimation import Quality
+    from flowwarp.pipelines.interpolation import Estimate
+
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
+MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
+MOST_FPS = 1000
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to read, and what to make of it.
+
+    Attributes:
+        sources: a video, or pictures in their order.
+        kind: a video, a folder of frames, or the one picture in the middle of two.
+        fps: of a video to write.
+    """
+
+    sources: tuple[Path, ...]
+    from_video: bool
+    target: Path
+    kind: Literal["video", "frames", "middle"]
+    fps: Fraction | None
+
+
+@click.command()
+@click.argument("inputs", metavar="CLIP|FOLDER|FRAMES...", nargs=-1, required=True)
+@click.option(
+    "-o", "--output", metavar="OUT", help="A video or a folder; of two frames, a picture."
+)
+@click.option(
+    "--times",
+    type=click.IntRange(2, 8),
+    default=2,
+    show_default=True,
+    metavar="N",
+    help="How many frames to make of one, 2 to 8.",
+)
+@click.option("--slow", is_flag=True, help="Slow motion: keep the frames a second.")
+@click.option(
+    "--fps",
+    metavar="RATE",
+    help="Frames a second of the video, or keep, as --slow does; default N times the input's.",
+)
+@click.option(
+    "--quality",
+    type=click.Choice(["fast", "balanced", "best"]),
+    default="balanced",
+    show_default=True,
+    help="How exactly motion is estimated.",
+)
+@click.option(
+    "--weights",
+    metavar="FILE",
+    default="base",
+    show_default=True,
+    help="Of the flow network: base, small, or a file.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+def command(
+    inputs: tuple[str, ...],
+    output: str | None,
+    times: int,
+    slow: bool,
+    fps: str | None,
+    quality: Quality,
+    weights: str,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Put frames between the frames of a video, a folder of pictures, or two pictures.
+
+    Of each frame but the last N are made: N - 1 new ones follow it, placed by the motion between
+    it and the next. Across a cut the frame before it is repeated, and so are equal frames. The
+    frames given stay as they are: bit for bit where pictures are written. Sound is lost.
+
+    Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
+    a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as
+    25 frames a second when they become a video. The path written is printed on stdout.
+
+    \b
+    flowwarp interpolate clip.mp4                    twice as many frames a second
+    flowwarp interpolate clip.mp4 --times 4 --slow   four times as slow
+    flowwarp interpolate frames/ -o out.mp4 --fps 30
+    flowwarp interpolate a.png b.png -o middle.png
+    """  # noqa: D301 - click wants the character itself
+    if slow and fps is not None:
+        raise click.UsageError("--slow is --fps keep: give one of them")
+    _check_device(device)
+    job = _plan(inputs, output, times, "keep" if slow else fps)
+    _check_target(job, overwrite=overwrite)
+    result = _work(job, times, quality, weights, device, dry_run)
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
+    else:
+        _paths.print_path(job.target)
+
+
+def _check_device(device: str) -> None:
+    if device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise click.UsageError("--device cuda: torch finds no CUDA GPU here")
+
+
+# ------------------------------------------------------------------ what becomes what
+
+
+def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | None) -> Job:
+    """Find what to read and where the result goes.
+
+    Raises:
+        click.UsageError: input, ``output``, ``times`` and ``fps`` do not go together.
+        InputError: a folder or pattern without pictures, or a video that cannot be read.
+    """
+    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+    from flowwarp.io.video import DEFAULT_FPS, video_info
+
+    if len(inputs) > 1 and any(Path(name).suffix.lower() in VIDEO_EXTENSIONS for name in inputs):
+        raise click.UsageError(f"one clip at a time, got {len(inputs)}")
+    first = Path(inputs[0])
+    single = len(inputs) == 1 and not _paths.wants_folder(inputs, "")
+    # A .webp may be animated; any other picture alone has nothing after it.
+    if single and first.suffix.lower() in IMAGE_EXTENSIONS - {".webp"}:
+        raise click.UsageError("one picture is no motion: give two, a folder or a video")
+    sources = [first] if single else _paths.expand_inputs(inputs, IMAGE_EXTENSIONS)
+    target = Path(output) if output else _name_target(inputs, first, single, times)
+    kind = _kind(output or str(target), len(sources) == 2 and times == 2)
+    if kind != "video":
+        if fps is not None:
+            raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
+        return Job(tuple(sources), single, target, kind, None)
+    rate = video_info(first).fps if single else DEFAULT_FPS
+    rate = _rate(fps, rate, times)
+    if target.suffix.lower() == ".gif" and rate > MOST_GIF_FPS:
+        raise click.UsageError(
+            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(rate):g}:"
+            " give --slow, --fps, or another kind of file"
+        )
+    return Job(tuple(sources), single, target, kind, rate)
+
+
+def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int) -> Path:
+    if single:
+        return _paths.name_beside(first, f"x{times}", ".mp4")
+    if first.is_dir():
+        first = first if first.name not in ("", "..") else first.resolve()
+        return first.with_name(f"{first.name}_x{times}")
+    if _paths.wants_folder(inputs[:1], ""):
+        raise click.UsageError("say -o OUT when the frames are a pattern")
+    return first.with_name(f"{first.stem}_x{times}")
+
+
+def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
+    """Say what ``output`` names; ``one_new``: there is a single new picture, so it can be one."""
+    from flowwarp.io._files import IMAGE_EXTENSIONS
+
+    suffix = Path(output).suffix.lower()
+    if _paths.wants_folder((), output) or not suffix:
+        return "frames"
+    if suffix in IMAGE_EXTENSIONS and one_new:
+        return "middle"
+    if suffix in VIDEOS:
+        return "video"
+    if suffix in IMAGE_EXTENSIONS:
+        raise click.UsageError(f"many frames need a folder or a video, but OUT is {output!r}")
+    known = ", ".join(sorted(VIDEOS))
+    raise click.UsageError(f"OUT must end in {known}, or be a folder, got {output!r}")
+
+
+def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
+    if fps is None:
+        return rate * times
+    if fps == "keep":
+        return rate
+    try:
+        wanted = Fraction(fps)
+    except (ValueError, ZeroDivisionError):
+        wanted = Fraction(0)
+    if not 0 < wanted <= MOST_FPS:
+        raise click.UsageError(f"--fps must be keep, or a number to {MOST_FPS}, got {fps!r}")
+    return wanted
+
+
+def _check_target(job: Job, *, overwrite: bool) -> None:
+    """Refuse early what could not be written at the end.
+
+    Raises:
+        OutputError: the file exists and ``overwrite`` is off, the folder is not empty, or it lies
+            where nothing can be written.
+    """
+    if job.kind == "frames" and job.target.exists():
+        if not job.target.is_dir() or any(job.target.iterdir()):
+            raise OutputError(job.target, "exists and is not an empty folder", "name a new one")
+    else:
+        _paths.check_output(job.target, overwrite=overwrite)
+
+
+# ------------------------------------------------------------------ work
+
+
+def _work(
+    job: Job, times: int, quality: Quality, weights: str, device: str, dry_run: bool
+) -> dict[str, Any]:
+    """Make the frames one at a time; nothing is written unless every frame can be read."""
+    from flowwarp.io.images import write_image
+    from flowwarp.io.video import write_frames, write_video
+    from flowwarp.pipelines.interpolation import interpolate_video
+
+    estimate = _estimator(weights, quality, device)
+    reader = _Reader(job)
+    same: Counter[str] = Counter()
+
+    def between(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+        return interpolate_video(frames, times, estimate, told=lambda kind: same.update([kind]))
+
+    hidden = job.kind == "middle" or not sys.stderr.isatty()
+    with click.progressbar(
+        reader, length=reader.length(), label="interpolate", file=sys.stderr, hidden=hidden
+    ) as frames:
+        if dry_run:
+            for _ in frames:
+                pass
+        else:
+            _paths.make_folder(job.target.parent)
+            if job.kind == "video":
+                assert job.fps is not None
+                write_video(job.target, (frame[:3] for frame in between(frames)), job.fps)
+            elif job.kind == "frames":
+                write_frames(job.target, ((frame, reader.format) for frame in between(frames)))
+            else:
+                _, middle, _ = between(frames)
+                write_image(job.target, middle, reader.format)
+    if same["cut"] and len(job.sources) == 2:
+        click.echo("the pictures show two scenes: the first is repeated", err=True)
+    sources = [str(source) for source in job.sources]
+    return {
+        "input": sources[0] if job.from_video else sources,
+        "output": str(job.target),
+        "times": times,
+        "quality": quality,
+        "height": reader.size[0],
+        "width": reader.size[1],
+        "frames_read": reader.count,
+        "frames": 1 if job.kind == "middle" else times * (reader.count - 1) + 1,
+        "fps": None if job.fps is None else round(float(job.fps), 6),
+        "cuts": None if dry_run else same["cut"],
+        "repeats": None if dry_run else same["repeat"],
+    }
+
+
+class _Reader:
+    """The frames of a job, one by one, and what was seen of them so far.
+
+    Attributes:
+        count: frames read.
+        size: their height and width.
+        format: what the file of the newest one held; None for a video's.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.count = 0
+        self.size = (0, 0)
+        self.format: ImageFormat | None = None
+
+    def length(self) -> int | None:
+        from flowwarp.io.video import video_info
+
+        if self.job.from_video:
+            return video_info(self.job.sources[0]).frames
+        return len(self.job.sources)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        from flowwarp.io.video import read_video
+
+        source = self.job.sources[0]
+        for frame in read_video(source) if self.job.from_video else self._pictures():
+            self.count += 1
+            self.size = (frame.shape[1], frame.shape[2])
+            yield frame
+        if self.count < 2:
+            raise InputError(source, "is a single frame", "motion needs two")
+
+    def _pictures(self) -> Iterator[Tensor]:
+        from flowwarp.io.images import read_image_with_format
+
+        first: tuple[int, ...] | None = None
+        for path in self.job.sources:
+            image, self.format = read_image_with_format(path)
+            if self.job.kind == "video":
+                image = image[:3]  # no video written here is transparent
+            shape = tuple(image.shape)
+            first = first or shape
+            if shape[1:] != first[1:]:
+                sizes = [f"{width}x{height}" for _, height, width in (shape, first)]
+                raise InputError(path, f"is {sizes[0]}, the first was {sizes[1]}")
+            if shape != first:
+                has = ("has", "none") if shape[0] == 4 else ("has no", "some")
+                raise InputError(path, f"{has[0]} transparency, the first had {has[1]}")
+            yield image
+
+
+def _estimator(weights: str, quality: Quality, device: str) -> Estimate:
+    import torch
+
+    from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+
+    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    net = load_flownet(weights, place)
+    return lambda one, two: estimate_both(net, one.to(place), two.to(place), quality)
