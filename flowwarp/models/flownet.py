@@ -7,8 +7,9 @@ up the pyramid with the flow. The last level's flow is brought to full resolutio
 convex combination of its neighbours (RAFT, Teed and Deng, ECCV 2020). Both directions are computed
 in one call, since the features serve both.
 
-No normalisation at all: weights are scaled for unit variance at initialisation, and features are
-compared by their direction only.
+No layer normalises: weights are scaled for unit variance at initialisation. Features are compared
+by direction, after the mean over both frames is taken off, without which all directions are alike
+(Jonschkowski et al., "What Matters in Unsupervised Optical Flow", ECCV 2020, section 4.1).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_image, check_same_grid
 
 SLOPE = 0.1  # of the leaky ReLU
+CONTRAST = 4  # brings cosines of features, whose deviation is about 1/4, to unit variance
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.radius = config.radius
         hidden = config.decoder[-1]
-        inputs = (2 * config.radius + 1) ** 2 + config.projected + 2 + hidden
+        inputs = (2 * config.radius + 1) ** 2 + config.projected + 4 + hidden
         layers: list[nn.Module] = []
         for width in config.decoder:
             layers += [convolution(inputs, width), nn.LeakyReLU(SLOPE, inplace=True)]
@@ -137,6 +139,7 @@ class Decoder(nn.Module):
             convolution(config.context, hidden, dilation=8),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
+        self.sharpness = nn.Parameter(torch.tensor(2.0))
         self.first = convolution(hidden, 2)
         self.second = convolution(hidden, 2)
         for layer in (self.first, self.second):  # flow begins near 0 and is corrected from there
@@ -155,13 +158,26 @@ class Decoder(nn.Module):
             hidden: (B, decoder[-1], H, W).
         """
         seen = warp(other, flow)
-        # Cosines: with vectors of length 1 the mean of products times C is in [-1, 1].
-        cost = correlation(_direction(own), _direction(seen), self.radius) * own.shape[1]
-        x = torch.cat([F.leaky_relu(cost, SLOPE), own, flow.to(own.dtype), hidden], 1)
+        # The mean of products of directions, times C: cosines.
+        cost = correlation(_direction(own), _direction(seen), self.radius)
+        cost = cost * (CONTRAST * own.shape[1])
+        peak = self._peak(cost)
+        x = torch.cat([F.leaky_relu(cost, SLOPE), own, flow.to(own.dtype), peak, hidden], 1)
         hidden = self.layers(x)
         flow = flow + self.first(hidden).float()
         hidden = hidden + self.context(torch.cat([hidden, flow.to(hidden.dtype)], 1))
         return flow + self.second(hidden).float(), hidden
+
+    def _peak(self, cost: Tensor) -> Tensor:
+        """Return where the cost volume is highest, in radii, by soft argmax.
+
+        A decoder learns to see that from 81 channels, but only late.
+        """
+        steps = torch.arange(-self.radius, self.radius + 1, device=cost.device)
+        dy, dx = torch.meshgrid(steps, steps, indexing="ij")
+        offsets = torch.stack([dx.flatten(), dy.flatten()]) / self.radius  # (2, (2 r + 1)^2)
+        likely = (self.sharpness * cost.float()).softmax(1)
+        return torch.einsum("ck,bkhw->bchw", offsets, likely).to(cost.dtype)
 
 
 class FlowNet(nn.Module):
@@ -216,6 +232,7 @@ class FlowNet(nn.Module):
                 self.projections[skip:], self.encoder(images)[FINEST + skip :], strict=True
             )
         ]
+        own = [_centre(features) for features in own]
         other = [features.roll(batch, 0) for features in own]  # frame 2 for frame 1, and reverse
 
         coarsest = own[-1]
@@ -265,5 +282,12 @@ def convex_upsample(flow: Tensor, logits: Tensor) -> Tensor:
     return combined.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, scale * height, scale * width)
 
 
+def _centre(features: Tensor) -> Tensor:
+    """Take off the mean over both frames of each example, (2 B, C, H, W) with frame 2 after B."""
+    mean = features.float().mean((2, 3), keepdim=True)
+    mean = (mean + mean.roll(len(mean) // 2, 0)) / 2
+    return features - mean.to(features.dtype)
+
+
 def _direction(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=1, eps=1e-3).to(features.dtype)
+    return F.normalize(features.float(), dim=1, eps=1e-2).to(features.dtype)
