@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import list_folder, reason
+from flowwarp.io._files import list_folder, natural_order, reason
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
@@ -28,7 +28,7 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
         path = Path(name)
         if _is_folder(name):
             files = list_folder(path, extensions)
-        elif _is_glob(name):
+        elif is_glob(name):
             files = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207 - absolute
             files = [file for file in files if file.suffix.lower() in extensions]
         else:
@@ -40,12 +40,18 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
     return list(found)
 
 
+def expand_glob(pattern: str) -> list[Path]:
+    """Return what a pattern matches, ``frame2`` before ``frame10``."""
+    matches = glob.glob(pattern)  # noqa: PTH207 - absolute
+    return [Path(match) for match in sorted(matches, key=natural_order)]
+
+
 def wants_folder(inputs: Sequence[str], output: str) -> bool:
     """Return whether results go into the folder ``output`` rather than into one file of that name.
 
     So it is when there can be several inputs, or ``output`` is a folder or ends in a slash.
     """
-    several = len(inputs) > 1 or any(_is_folder(name) or _is_glob(name) for name in inputs)
+    several = len(inputs) > 1 or any(_is_folder(name) or is_glob(name) for name in inputs)
     return several or output.endswith(("/", os.sep)) or _is_folder(output)
 
 
@@ -121,6 +127,7 @@ def _is_folder(name: str) -> bool:
     return os.path.isdir(name)  # noqa: PTH112 - False, not an exception, for a name too long
 
 
-def _is_glob(name: str) -> bool:
+def is_glob(name: str) -> bool:
+    """Return whether a name is a pattern."""
     # A file whose name holds a bracket is that file.
     return glob.has_magic(name) and not os.path.lexists(name)

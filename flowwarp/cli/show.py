@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +29,13 @@ FLICKER_RATE = 2  # pictures a second: slow enough to look at each
 class View:
     """What to make of a flow file: the options of the command by their names."""
 
-    max_flow: float | None
-    arrows: bool
-    error: str | None
-    flicker: str | None
-    image: str | None
-    side_by_side: bool
-    legend: bool
+    max_flow: float | None = None
+    arrows: bool = False
+    error: str | None = None
+    flicker: str | None = None
+    image: str | None = None
+    side_by_side: bool = False
+    legend: bool = False
 
     @property
     def name(self) -> str:
@@ -91,13 +92,13 @@ def command(
             _paths.print_path(Path(result["output"]))
 
     if not view.flicker and targets[0].suffix.lower() in VIDEOS:
-        report(_write_sequence(sources, targets[0], view))
+        report(write_sequence(sources, targets[0], view))
     else:
         hidden = len(sources) == 1 or not sys.stderr.isatty()
         with click.progressbar(
             list(zip(sources, targets, strict=True)), label="show", file=sys.stderr, hidden=hidden
         ) as pairs:
-            write = _write_flicker if view.flicker else _write_picture
+            write = _write_flicker if view.flicker else write_picture
             for source, target in pairs:
                 try:
                     report(write(source, target, view))
@@ -159,7 +160,8 @@ def _name_targets(
     return [Path(output)]
 
 
-def _write_picture(source: Path, target: Path, view: View) -> dict[str, Any]:
+def write_picture(source: Path, target: Path, view: View) -> dict[str, Any]:
+    """Write one flow as a picture."""
     from flowwarp.io.flow_files import read_flow
     from flowwarp.io.images import write_image
 
@@ -193,12 +195,16 @@ def _write_flicker(source: Path, target: Path, view: View) -> dict[str, Any]:
     return {"input": str(source), "output": str(target)}
 
 
-def _write_sequence(sources: list[Path], target: Path, view: View) -> dict[str, Any]:
+def write_sequence(
+    sources: Sequence[Path], target: Path, view: View, rate: Fraction | float = 25
+) -> dict[str, Any]:
     """Write all flows as one video at one scale; reads each twice to know that scale."""
     from flowwarp.io.flow_files import read_flow
     from flowwarp.io.video import write_video
 
-    def fields() -> Iterator[tuple[Tensor, Tensor]]:
+    max_flow = view.max_flow or common_scale(sources)
+
+    def pictures() -> Iterator[Tensor]:
         size = None
         for source in sources:
             flow, valid = (tensor[None] for tensor in read_flow(source))
@@ -207,18 +213,23 @@ def _write_sequence(sources: list[Path], target: Path, view: View) -> dict[str, 
                 raise InputError(
                     source, f"is {_size(flow)}, the flows before it {size[3]}x{size[2]}"
                 )
-            yield flow, valid
+            yield _draw(flow, valid, view, max_flow)[0]
 
-    max_flow = view.max_flow or max(_maximum(*field) for field in fields())
     _paths.make_folder(target.parent)
-    pictures = (_draw(*field, view, max_flow)[0] for field in fields())
-    count = write_video(target, pictures)
+    count = write_video(target, pictures(), rate)
     return {
         "input": [str(source) for source in sources],
         "output": str(target),
         "max_flow": max_flow,
         "frames": count,
     }
+
+
+def common_scale(sources: Sequence[Path]) -> float:
+    """Return the motion that is to be shown in full colour where flows shall be comparable."""
+    from flowwarp.io.flow_files import read_flow
+
+    return max(_maximum(*(tensor[None] for tensor in read_flow(path))) for path in sources)
 
 
 def _draw(

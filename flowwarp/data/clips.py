@@ -150,7 +150,7 @@ def prepare_pairs(
     """
     if longest < 1:
         raise ValueError(f"longest must be at least 1, got {longest}")
-    clips = list(_find_clips([Path(source) for source in sources]))
+    clips = list(find_clips([Path(source) for source in sources]))
     if not clips:
         named = ", ".join(map(str, sources)) or "no source"
         raise InputError(named, "holds neither pictures nor videos")
@@ -164,7 +164,7 @@ def prepare_pairs(
 
 
 @dataclass(frozen=True)
-class _Clip:
+class Clip:
     """Files that belong together: the frames of a clip, one video, or a pair taken as it is."""
 
     kind: Literal["frames", "video", "pair"]
@@ -172,10 +172,16 @@ class _Clip:
 
     @property
     def name(self) -> str:
+        """The folder of the frames, the video, or the first frame of the pair."""
         return str(self.files[0].parent if self.kind == "frames" else self.files[0])
 
 
-def _find_clips(sources: Sequence[Path]) -> Iterator[_Clip]:
+def find_clips(sources: Sequence[Path]) -> Iterator[Clip]:
+    """Find what :func:`prepare_pairs` would read, without a look into the pictures.
+
+    Raises:
+        InputError: a folder, list or video is missing or unreadable.
+    """
     pictures: list[Path] = []  # given one by one, a clip together
     seen: set[Path] = set()
     for source in sources:
@@ -188,28 +194,28 @@ def _find_clips(sources: Sequence[Path]) -> Iterator[_Clip]:
             pictures.append(source)
         else:
             with open_input(source):  # a name mistyped is said at once, not skipped
-                yield _Clip("video", (source,))
+                yield Clip("video", (source,))
     if pictures:
-        yield _Clip("frames", tuple(pictures))
+        yield Clip("frames", tuple(pictures))
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[_Clip]:
+def _walk(folder: Path, seen: set[Path]) -> Iterator[Clip]:
     real = folder.resolve()
     if real in seen:  # a link to a folder above, or the same one given twice
         return
     seen.add(real)
     frames = list_folder(folder, IMAGE_EXTENSIONS)
     if len(frames) == 1 and frames[0].suffix.lower() == ".webp":
-        yield _Clip("video", (frames[0],))  # it may be animated
+        yield Clip("video", (frames[0],))  # it may be animated
     elif len(frames) > 1:
-        yield _Clip("frames", tuple(frames))
-    yield from (_Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
+        yield Clip("frames", tuple(frames))
+    yield from (Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
     below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     for path in sorted(below):
         yield from _walk(path, seen)
 
 
-def _read_list(path: Path) -> Iterator[_Clip]:
+def _read_list(path: Path) -> Iterator[Clip]:
     with open_input(path) as (file, _):
         data = file.read()
     try:
@@ -226,10 +232,10 @@ def _read_list(path: Path) -> Iterator[_Clip]:
                 path, f"line {number} holds {len(names)} names, not 2", "quote those with spaces"
             )
         if names:
-            yield _Clip("pair", tuple(path.parent / name for name in names))
+            yield Clip("pair", tuple(path.parent / name for name in names))
 
 
-def _key(clips: Sequence[_Clip], longest: int, still: float) -> str:
+def _key(clips: Sequence[Clip], longest: int, still: float) -> str:
     """Hash what the cache depends on: names, times and sizes of all files, and the options."""
     digest = hashlib.sha256(repr((_VERSION, longest, still)).encode())
     for clip in clips:
@@ -254,7 +260,7 @@ def _cache(cache: str | Path | None) -> Path:
 
 
 def _prepare(
-    clips: Sequence[_Clip],
+    clips: Sequence[Clip],
     target: Path,
     longest: int,
     still: float,
@@ -302,7 +308,7 @@ def _prepare(
     _LOG.info("%d frames of %d clips, %.0f MB, in %s", len(places), len(clips), size / 1e6, target)
 
 
-def _read(clip: _Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
+def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
     """Yield a clip's frames as uint8, None where one cannot be read."""
     if clip.kind == "video":
         try:
@@ -386,7 +392,7 @@ def _write_runs(
         yield start, len(places)
 
 
-def _check_found(clips: Sequence[_Clip], skipped: Sequence[str], runs: int) -> None:
+def _check_found(clips: Sequence[Clip], skipped: Sequence[str], runs: int) -> None:
     if runs:
         return
     where = clips[0].name if len(clips) == 1 else f"{clips[0].name} and {len(clips) - 1} more"

@@ -181,11 +181,12 @@ def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
         names = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
     except OSError as fault:
         raise InputError(folder, reason(fault)) from fault
-    paths = [Path(folder, name) for name in sorted(names, key=_natural)]
+    paths = [Path(folder, name) for name in sorted(names, key=natural_order)]
     return [path for path in paths if path.suffix.lower() in extensions and path.is_file()]
 
 
-def _natural(name: str) -> list[tuple[bool, int, str]]:
+def natural_order(name: str) -> list[tuple[bool, int, str]]:
+    """Return what sorts names so that ``frame2`` comes before ``frame10``."""
     # int() takes at most 4300 digits, so a longer run is compared as text. The name itself comes
     # last so that a01 and a1 keep one order.
     parts = re.split(r"([0-9]{1,18})", name.lower())
