@@ -16,6 +16,7 @@ from flowwarp.cli._faults import run
 # name: (module that defines `command`, help line)
 COMMANDS = {
     "warp": ("flowwarp.cli.warp", "Warp an image, a folder or a video by optical flow."),
+    "flow": ("flowwarp.cli.flow", "Estimate optical flow of pairs, folders or videos."),
     "show": ("flowwarp.cli.show", "Turn a flow file into a picture."),
     "convert": ("flowwarp.cli.convert", "Convert between flow file formats."),
     "interpolate": ("flowwarp.cli.interpolate", "Put frames between the frames of a video."),
@@ -73,6 +74,7 @@ def cli(ctx: click.Context) -> None:
     """Optical flow and video warping.
 
     \b
+    flowwarp flow a.png b.png            estimate where everything moves
     flowwarp warp image.png flow.flo     warp an image by a flow field
     flowwarp show flow.flo               look at a flow field
     flowwarp COMMAND --help              everything a command can do

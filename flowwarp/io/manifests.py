@@ -1,0 +1,223 @@
+"""The manifest of a bulk job: what it is and what became of each of its parts, a line each.
+
+``manifest.jsonl`` lies in the output folder. Its first line is the job, the others are only ever
+added: one for each part that is done or has failed, after its results are on disk. Whenever the
+process dies, all that was finished is known, and at most the last line is half and ignored.
+A job can be shared out: shard i of n then writes ``manifest-i-of-n.jsonl`` beside the others.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import reprlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from io import FileIO
+from pathlib import Path
+from typing import Any, final
+
+from flowwarp.errors import OutputError
+from flowwarp.io._files import atomic_output, lock, reason
+
+Shard = tuple[int, int]  # the i-th of n, from 1
+
+_ABANDONED = 60  # s; no file takes that long to be written
+
+
+@final
+@dataclass
+class Manifest:
+    """An open manifest: this process has its lock.
+
+    Args:
+        path: the file.
+        done: the line of each part that is done, by its key.
+        fresh: whether the job begins with this call.
+    """
+
+    path: Path
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    fresh: bool = True
+    _file: FileIO | None = None
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add a line.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            if self._file is None:
+                self._file = self.path.open("ab", buffering=0)
+                if not _ends_in_newline(self.path):  # half a line, of a process that was killed
+                    self._write(b"\n")
+            self._write(f"{json.dumps(record)}\n".encode())
+        except OSError as fault:
+            raise OutputError(
+                self.path, reason(fault), "free some space, then run the same command again"
+            ) from fault
+
+    def close(self) -> None:
+        """Bring all lines to disk."""
+        if self._file is not None:
+            with self._file as file, suppress(OSError):
+                os.fsync(file.fileno())
+            self._file = None
+
+    def _write(self, data: bytes) -> None:
+        assert self._file is not None
+        if self._file.write(data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@contextmanager
+def open_manifest(
+    folder: Path,
+    job: Mapping[str, Any],
+    *,
+    others: Sequence[Path] = (),
+    shard: Shard | None = None,
+    overwrite: bool = False,
+) -> Iterator[Manifest]:
+    """Lock an output folder, made if need be, and open the manifest in it.
+
+    Args:
+        folder: where the results go.
+        job: what they depend on; JSON, with its kind as ``"job"``.
+        others: folders that results go into as well.
+        shard: which part of the job this process does.
+        overwrite: begin again, whatever is there.
+
+    Raises:
+        Locked: another process does the same part.
+        OutputError: see :func:`read_manifests`; or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+    suffix = "-{}-of-{}".format(*shard) if shard else ""
+    path = folder / f"manifest{suffix}.jsonl"
+    with lock(folder, "another process works on this", "wait for it", name=f".lock{suffix}"):
+        if overwrite:
+            _discard(folder, path, job, alone=shard is None)
+        done = read_manifests(folder, job, others=others, overwrite=overwrite)
+        fresh = done is None
+        alone = all(other == path for other in _manifests(folder))
+        for written in (folder, *others):
+            _remove_abandoned(written, alone=alone)
+        if not path.exists():
+            with atomic_output(path) as temporary:
+                temporary.write_bytes(f"{json.dumps(job)}\n".encode())
+        manifest = Manifest(path, done or {}, fresh)
+        try:
+            yield manifest
+        finally:
+            manifest.close()
+
+
+def read_manifests(
+    folder: Path,
+    job: Mapping[str, Any],
+    *,
+    others: Sequence[Path] = (),
+    overwrite: bool = False,
+) -> dict[str, dict[str, Any]] | None:
+    """Return the lines of what is done in a folder, by all shards; None if nothing was begun.
+
+    Raises:
+        OutputError: the folder holds another job; or there is no manifest, but a folder of results
+            holds files and ``overwrite`` is off.
+    """
+    paths = _manifests(folder)
+    if not paths:
+        for written in () if overwrite else (folder, *others):
+            _check_empty(written)
+        return None
+    done: dict[str, dict[str, Any]] = {}
+    for path in paths:
+        lines = _lines(path)
+        _check_job(path, next(lines, {}), job)
+        for record in lines:
+            key = record.get("part")
+            if isinstance(key, str) and record.get("status") == "done":
+                done[key] = record
+    return done
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines that are whole."""
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    continue
+                if isinstance(record, dict) and line.endswith(b"\n"):
+                    yield record
+    except OSError as fault:
+        raise OutputError(path, reason(fault)) from fault
+
+
+def _check_job(path: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
+    if found.get("job") != job.get("job"):
+        raise OutputError(path, "is no manifest of this command", "name another folder")
+    for key in dict.fromkeys([*job, *found]):
+        if found.get(key) != job.get(key):
+            old, new = reprlib.repr(found.get(key)), reprlib.repr(job.get(key))
+            raise OutputError(
+                path.parent,
+                f"holds another job, whose {key} is {old}, not {new}",
+                "name another folder, or begin again with --overwrite",
+            )
+
+
+def _check_empty(folder: Path) -> None:
+    try:
+        full = folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir())
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+    if full:
+        raise OutputError(
+            folder,
+            "is not empty, and holds no job to go on with",
+            "name another folder, or use --overwrite",
+        )
+
+
+def _discard(folder: Path, own: Path, job: Mapping[str, Any], *, alone: bool) -> None:
+    """Remove manifests: all, or, where there are other shards, the own one and another job's."""
+    for path in _manifests(folder):
+        if not alone and path != own:
+            try:
+                _check_job(path, next(_lines(path), {}), job)
+                continue
+            except OutputError:
+                pass
+        try:
+            path.unlink()
+        except OSError as fault:
+            raise OutputError(path, reason(fault)) from fault
+
+
+def _manifests(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("manifest.jsonl"), *folder.glob("manifest-*-of-*.jsonl")])
+
+
+def _remove_abandoned(folder: Path, *, alone: bool) -> None:
+    """Remove what a killed process left of a write; another shard may be in one just now."""
+    for path in folder.glob("**/.flowwarp-*"):
+        with suppress(OSError):
+            if alone or time.time() - path.stat().st_mtime > _ABANDONED:
+                path.unlink()
+
+
+def _ends_in_newline(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"

@@ -1,0 +1,229 @@
+"""One function over many items: here, on several processes, or on a ray cluster.
+
+Each way takes items from an iterator only as fast as it works on them, so that memory does not
+grow with their number, and yields ``(item, result)`` as results come. A fault of the item itself is
+a result too, an :class:`InputError`; any other ends the whole.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing import connection
+from typing import Any, TypeVar, final
+
+from flowwarp.errors import FlowwarpError, InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+_PATIENCE = 10  # s that a worker has to put its half-written file away
+
+
+def run_here(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | InputError]]:
+    """Work on one item after the other in this process."""
+    for item in items:
+        try:
+            result: R | InputError = work(item)
+        except InputError as fault:
+            result = fault
+        yield item, result
+
+
+def run_processes(
+    prepare: Callable[[int], Callable[[T], R]], items: Iterable[T], count: int
+) -> Iterator[tuple[T, R | InputError]]:
+    """Work on ``count`` items at a time, each in a process of its own.
+
+    A process that dies, for example of too little memory, costs the item it had: that has failed,
+    and another process takes its place. All end with this one, however it ends.
+
+    Args:
+        prepare: called once in each process with its number; returns the function to use there.
+            Like items and results, it is pickled.
+        items: what to work on.
+        count: of processes.
+    """
+    workers = [_Worker(prepare, number) for number in range(count)]
+    idle = list(workers)
+    busy: dict[Any, _Worker] = {}
+    waiting = iter(items)
+    try:
+        ahead = next(waiting, _END)  # made while the processes are busy
+        while busy or ahead is not _END:
+            while idle and ahead is not _END:
+                worker = idle.pop(0)
+                worker.give(ahead)
+                busy[worker.answers] = worker
+                ahead = next(waiting, _END)
+            for answers in connection.wait(list(busy)):
+                worker = busy.pop(answers)
+                item, result = worker.take()
+                if worker.is_dead:
+                    workers.remove(worker)
+                    worker = _Worker(prepare, worker.number)
+                    workers.append(worker)
+                idle.append(worker)
+                yield item, result
+    finally:
+        for worker in workers:
+            worker.stop()
+
+
+def run_ray(
+    address: str,
+    remote: Callable[..., R],
+    constants: tuple[Any, ...],
+    calls: Iterable[tuple[T, tuple[Any, ...] | InputError]],
+    *,
+    gpu: bool,
+    count: int | None,
+) -> Iterator[tuple[T, R | InputError]]:
+    """Call ``remote(*constants, *arguments)`` for each item as a ray task.
+
+    Args:
+        address: of the cluster, as ``ray.init`` takes it; ``local`` starts one here.
+        remote: flowwarp must be installed where it runs.
+        constants: put into the cluster once.
+        calls: items, each with its arguments.
+        gpu: whether a task takes a GPU, if the cluster has any.
+        count: of tasks at a time; by default, as many as the cluster has room for.
+
+    Raises:
+        InputError: ray is not installed, or there is no such cluster.
+    """
+    ray = _import_ray()
+    try:
+        cpus = {"num_cpus": count, "include_dashboard": False} if address == "local" else {}
+        ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
+    except (ConnectionError, ValueError, RuntimeError) as fault:
+        reason = str(fault).strip().splitlines()[0]
+        raise InputError("--ray", f"no cluster at {address} ({reason})") from fault
+    try:
+        room = ray.cluster_resources()
+        gpus = int(room.get("GPU", 0)) if gpu else 0
+        task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(remote)
+        shared = [ray.put(constant) for constant in constants]
+        # Twice the room, so that no processor waits for its next item.
+        most = 2 * (count or gpus or int(room.get("CPU", 1)))
+        running: dict[Any, T] = {}
+        waiting = iter(calls)
+        more = True
+        while running or more:
+            while more and len(running) < most:
+                call = next(waiting, None)
+                if call is None:
+                    more = False
+                elif isinstance(call[1], InputError):
+                    yield call[0], call[1]
+                else:
+                    running[task.remote(*shared, *call[1])] = call[0]
+            for reference in ray.wait(list(running))[0] if running else ():
+                item = running.pop(reference)
+                result: R | InputError
+                try:
+                    result = ray.get(reference)
+                except ray.exceptions.RayTaskError:  # our fault, or that of what it was given
+                    raise
+                except ray.exceptions.RayError as fault:  # the machine's
+                    problem = type(fault).__name__
+                    result = InputError("ray", f"the task's worker was lost ({problem})")
+                yield item, result
+    finally:
+        ray.shutdown()
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+    except ImportError as fault:
+        raise InputError("--ray", "ray is not installed", "pip install 'flowwarp[ray]'") from fault
+    return ray
+
+
+# ------------------------------------------------------------------ processes
+
+_END: Any = object()
+
+
+@final
+class _Worker:
+    """A process and the pipe to it, seen from here."""
+
+    def __init__(self, prepare: Callable[[int], Callable[[Any], Any]], number: int) -> None:
+        self.number = number
+        self.is_dead = False
+        # Spawned: a fork would copy locks that torch's threads hold.
+        context = multiprocessing.get_context("spawn")
+        self.answers, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(prepare, number, theirs), daemon=True)
+        self._process.start()
+        theirs.close()  # the end of either process is then the end of the pipe
+        self._item: Any = None
+
+    def give(self, item: Any) -> None:
+        self._item = item
+        with suppress(BrokenPipeError, ConnectionResetError):  # it died idle; take() says so
+            self.answers.send(item)
+
+    def take(self) -> tuple[Any, Any]:
+        """Return the item it was given, and what became of it."""
+        item, self._item = self._item, None
+        try:
+            result = self.answers.recv()
+        except (EOFError, ConnectionResetError):
+            self.is_dead = True
+            self._process.join()
+            return item, _describe_death(self._process.exitcode or 0)
+        if isinstance(result, BaseException) and not isinstance(result, InputError):
+            raise result
+        return item, result
+
+    def stop(self) -> None:
+        self.answers.close()
+        self._process.terminate()
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+def _describe_death(code: int) -> InputError:
+    """Say what a process died of.
+
+    Raises:
+        RuntimeError: of a fault of ours, which it has printed.
+    """
+    if code >= 0:
+        raise RuntimeError(f"a worker process ended with code {code}")
+    name = signal.Signals(-code).name
+    remedy = "is there enough memory for so many workers?" if name == "SIGKILL" else None
+    return InputError("worker", f"its process was ended by {name}", remedy)
+
+
+def _serve(
+    prepare: Callable[[int], Callable[[Any], Any]], number: int, pipe: connection.Connection
+) -> None:
+    """Be a worker: until the pipe ends, answer each item with its result."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and sends SIGTERM
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        work = prepare(number)
+        while True:
+            pipe.send(_try(work, pipe.recv()))
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        os._exit(0)  # without the interpreter's farewell, which would want its stderr
+
+
+def _try(work: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return work(item)
+    except FlowwarpError as fault:
+        return fault
+    except (RuntimeError, MemoryError):  # torch's own faults, too little memory among them
+        return RuntimeError(traceback.format_exc())
