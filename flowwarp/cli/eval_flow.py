@@ -53,7 +53,7 @@ def _dis(*, fine: bool) -> Method:
 
     def estimate(image1: Tensor, image2: Tensor) -> Tensor:
         try:
-            return _from_rows(estimator.calc(_to_grey(image1), _to_grey(image2), None))
+            return from_rows(estimator.calc(to_grey(image1), to_grey(image2), None))
         except cv2.error as fault:
             size = f"{image1.shape[-1]}x{image1.shape[-2]}"
             raise InputError("dis", f"cannot take pictures of {size}") from fault
@@ -67,8 +67,8 @@ def _farneback() -> Method:
 
     options = (0.5, 5, 15, 3, 5, 1.2, 0)  # scale, levels, window, rounds, patch, sigma, flags
     estimate: Any = cv2.calcOpticalFlowFarneback  # its stub does not know that flow may be None
-    return lambda image1, image2: _from_rows(
-        estimate(_to_grey(image1), _to_grey(image2), None, *options)
+    return lambda image1, image2: from_rows(
+        estimate(to_grey(image1), to_grey(image2), None, *options)
     )
 
 
@@ -254,7 +254,7 @@ def _format(table: Sequence[dict[str, Any]]) -> str:
     )
 
 
-def _to_grey(image: Tensor) -> Any:
+def to_grey(image: Tensor) -> Any:
     """Turn (1, 3, H, W) in [0, 1] into the 8-bit grey (H, W) that OpenCV's methods take."""
     import cv2
 
@@ -262,7 +262,8 @@ def _to_grey(image: Tensor) -> Any:
     return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
-def _from_rows(rows: Any) -> Tensor:
+def from_rows(rows: Any) -> Tensor:
+    """Turn the (H, W, 2) rows that OpenCV returns into flow (1, 2, H, W)."""
     import torch
 
     return torch.from_numpy(rows).permute(2, 0, 1)[None].contiguous()

@@ -57,12 +57,12 @@ def main(cases: list[Case], description: str) -> None:
     if arguments.peak is not None:
         name, side = arguments.peak
         case = next(case for case in cases if case.name == name)
-        print(_peak_here(case.make()[side]))
+        print(peak_here(case.make()[side]))
         return
 
     if any(os.environ.get(key) != value for key, value in KEEP_MEMORY.items()):
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP_MEMORY})
-    environment = _environment()
+    environment = describe_machine()
     print("  ".join(f"{key}={value}" for key, value in environment.items()))
     rows = []
     for case in cases:
@@ -133,7 +133,7 @@ def _peak(case: str, side: str, threads: int) -> float:
     return int(done.stdout.split()[-1]) / 2**10
 
 
-def _peak_here(call: Call) -> int:
+def peak_here(call: Call) -> int:
     """Return by how many KiB a call raises this process's memory at most (Linux)."""
     # Pages of code and the thread pool are loaded by a first call; its buffers are unmapped again.
     call()
@@ -152,7 +152,8 @@ def _status(key: str) -> int:
     raise KeyError(key)
 
 
-def _environment() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
+    """Return what the figures depend on, for the head of a table."""
     from flowwarp.ops import _native
 
     cpu = platform.processor() or platform.machine()

@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import _page
+
 HERE = Path(__file__).parent
-PAGE = Path("BENCHMARKS.md")
 FAMILIES = ("warping", "splatting", "correlation", "census")
 INTRODUCTION = """\
 # Benchmarks
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--only", choices=FAMILIES, help="measure anew only these sections")
     parser.add_argument("--threads", type=int, choices=(1, 2), help="likewise")
     arguments = parser.parse_args()
-    sections = _old_sections()
+    sections = _page.read_sections()
     environment: dict[str, Any] = {}
     for family in FAMILIES:
         for threads in (1, 2):
@@ -62,16 +63,7 @@ def main() -> None:
             sections[title] = "\n".join(["", *(_table(row) for row in result["cases"])])
     del environment["threads"]
     words = ", ".join(f"{key} {value}" for key, value in environment.items())
-    page = INTRODUCTION.format(rounds=arguments.rounds, environment=words)
-    PAGE.write_text(page + "".join(f"\n## {title}\n{text}" for title, text in sections.items()))
-
-
-def _old_sections() -> dict[str, str]:
-    """Return what the page says now, by heading."""
-    if not PAGE.exists():
-        return {}
-    parts = PAGE.read_text().split("\n## ")[1:]
-    return {title: text for title, _, text in (part.partition("\n") for part in parts)}
+    _page.write_sections(INTRODUCTION.format(rounds=arguments.rounds, environment=words), sections)
 
 
 def _run(family: str, rounds: int, threads: int) -> dict[str, Any]:
