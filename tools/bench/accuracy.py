@@ -46,7 +46,9 @@ def deepflow() -> Method:
 
 
 def methods() -> dict[str, Callable[[], Method]]:
-    found = {name: partial(make, "base") for name, make in METHODS.items()}
+    found: dict[str, Callable[[], Method]] = {
+        name: partial(make, "base") for name, make in METHODS.items()
+    }
     found["fast, small"] = partial(METHODS["fast"], "small")
     if hasattr(cv2, "optflow"):
         found["deepflow"] = deepflow
