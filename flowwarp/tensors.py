@@ -31,6 +31,18 @@ def check_image(image: Tensor, name: str = "image") -> None:
         raise ValueError(f"{name} must be (B, C, H, W), got shape {_shape(image)}")
 
 
+def check_video(video: Tensor, name: str = "video") -> None:
+    """Check that ``video`` is (B, T, C, H, W), floating point, and not empty.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+        ValueError: not five-dimensional, or empty.
+    """
+    _check_float(video, name)
+    if video.ndim != 5 or not video.numel():
+        raise ValueError(f"{name} must be (B, T, C, H, W) and not empty, got shape {_shape(video)}")
+
+
 def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) -> None:
     """Check that ``flow`` is (B, 2, H, W), floating point, and fits ``like``.
 
