@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -261,8 +262,10 @@ class Tally:
 
 def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     from flowwarp.io.manifests import open_manifest, read_manifests
-    from flowwarp.pipelines import bulk_flow
+    from flowwarp.pipelines import bulk_flow, workers
 
+    if given.ray:
+        workers.check_ray(given.ray)  # before anything is written
     job = _plan(given, sources)
     _check_outputs(given, job)
     if len(job.clips) == 1:
@@ -270,10 +273,12 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     net = _load(given)
     about = job.describe(net)
     tally = Tally()
-    length = None if given.shard else bulk_flow.count_pairs(job.clips)
+    length = bulk_flow.count_pairs(job.clips)
+    if length is not None and given.shard:
+        length = -(-length // given.shard[1])
     hidden = not sys.stderr.isatty()
-    shown: Any = click.progressbar(length=length, label="flow", file=sys.stderr, hidden=hidden)
-    with shown as bar:
+    endless = count()  # click wants one of both
+    with click.progressbar(endless, length, "flow", hidden=hidden, file=sys.stderr) as bar:
 
         def report(outcome: Outcome) -> None:
             _tell(outcome, tally, given)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +23,7 @@ from flowwarp.errors import FlowwarpError, InputError
 T = TypeVar("T")
 R = TypeVar("R")
 
+_TIMEOUT = 10  # s that a cluster has to answer
 _PATIENCE = 10  # s that a worker has to put its half-written file away
 
 
@@ -97,7 +99,7 @@ def run_ray(
     Raises:
         InputError: ray is not installed, or there is no such cluster.
     """
-    ray = _import_ray()
+    ray = check_ray(address)
     try:
         cpus = {"num_cpus": count, "include_dashboard": False} if address == "local" else {}
         ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
@@ -138,11 +140,22 @@ def run_ray(
         ray.shutdown()
 
 
-def _import_ray() -> Any:
+def check_ray(address: str) -> Any:
+    """Return ray's module, if there is a chance that it will find a cluster at the address.
+
+    Raises:
+        InputError: ray is not installed, or nothing answers.
+    """
     try:
         import ray
     except ImportError as fault:
         raise InputError("--ray", "ray is not installed", "pip install 'flowwarp[ray]'") from fault
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():  # ray itself tries for minutes, and prints on the way
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT).close()
+        except (OSError, OverflowError) as fault:
+            raise InputError("--ray", f"nothing answers at {address} ({fault})") from fault
     return ray
 
 

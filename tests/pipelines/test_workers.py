@@ -1,0 +1,109 @@
+"""Worker processes; each imports this module, so it imports nothing heavy."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from flowwarp.errors import InputError, OutputError
+from flowwarp.pipelines.workers import run_here, run_processes
+
+posix = pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+
+
+def prepare(number):
+    return work
+
+
+def work(item):
+    if item == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if item == 5:
+        raise InputError("5", "is odd")
+    if item == "full":
+        raise OutputError("a.flo", "no space left on device")
+    if item == "torch":
+        raise RuntimeError("out of memory: tried to allocate 9 GiB")
+    if item == "bug":
+        raise TypeError("never meant to happen")
+    return item, os.getpid()
+
+
+@posix
+def test_a_worker_that_is_killed_costs_one_item():
+    results = dict(run_processes(prepare, iter(range(8)), 1))
+    assert sorted(results) == list(range(8))
+    assert isinstance(results[3], InputError)
+    assert "its process was ended by SIGKILL" in str(results[3])
+    assert str(results[5]) == "5: is odd"
+    for item in (0, 1, 2, 4, 6, 7):
+        assert results[item][0] == item
+    assert results[2][1] == results[1][1]
+    assert results[2][1] != results[4][1]  # another process took its place
+
+
+def test_items_are_taken_as_they_are_worked_on():
+    taken = []
+    items = (taken.append(item) or item for item in count(10))
+    running = run_processes(prepare, items, 2)
+    pids = set()
+    for done in range(1, 20):
+        pids.add(next(running)[1][1])
+        assert len(taken) <= done + 3  # two in work, one ahead
+    running.close()
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize(
+    ("item", "fault", "words"),
+    [
+        ("full", OutputError, "a.flo: no space left on device"),
+        ("torch", RuntimeError, "tried to allocate 9 GiB"),
+        ("bug", RuntimeError, "a worker process ended with code 1"),
+    ],
+)
+def test_other_faults_end_the_whole(item, fault, words):
+    with pytest.raises(fault, match=words):
+        list(run_processes(prepare, [item], 1))
+
+
+def test_here():
+    results = list(run_here(work, [5, 6]))
+    assert str(results[0][1]) == "5: is odd"
+    assert results[1] == (6, (6, os.getpid()))
+
+
+PARENT = """
+import sys, itertools
+sys.path.insert(0, {folder!r})
+import test_workers
+from flowwarp.pipelines.workers import run_processes
+for item, (_, pid) in run_processes(test_workers.prepare, itertools.count(10), 1):
+    print(pid, flush=True)
+"""
+
+
+@posix
+def test_workers_end_with_a_parent_that_is_killed():
+    program = PARENT.format(folder=str(Path(__file__).parent))
+    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    worker = int(parent.stdout.readline())
+    parent.kill()
+    parent.stdout.close()
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.kill(worker, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.02)
+    pytest.fail("the worker lives on")
