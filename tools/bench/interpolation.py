@@ -1,0 +1,192 @@
+"""Measure interpolation: every second frame of real clips is left out and made again.
+
+Usage: python tools/bench/interpolation.py CLIP... [--frames 12] [--threads 2] [--quality best]
+    [--weights base|small|FILE|none]
+
+A clip's figure is the mean PSNR of the 8-bit RGB frames that were left out: for the average of
+their neighbours, and for the same interpolation with flow both ways by OpenCV's DIS (medium
+preset) and by each quality. Frames that repeat the one before are dropped first, since no method
+can know which of two moments a doubled frame shows: a step that changes less than a twentieth of
+what the steps beside it change (in squared error) is taken for one. --keep-repeats measures them
+too. Where both neighbours are equal, all methods are exact, and the frame is left out of the mean.
+Seconds are the median for one new frame, flow included. The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import _measure
+import cv2
+import torch
+from torch import Tensor
+
+from flowwarp.io.video import read_video
+from flowwarp.pipelines.flow_estimation import QUALITIES, Quality, estimate_both, load_flownet
+from flowwarp.pipelines.interpolation import Estimate, interpolate_video
+from flowwarp.pipelines.refine import refine
+
+REPEATED = 1 / 20  # of the squared change beside it
+EXACT = 100.0  # dB
+
+Method = Callable[[Tensor, Tensor], Tensor]  # two (3, H, W) to the frame in the middle
+
+
+def average(before: Tensor, after: Tensor) -> Tensor:
+    return (before + after) / 2
+
+
+def interpolation(estimate: Estimate) -> Method:
+    def middle(before: Tensor, after: Tensor) -> Tensor:
+        _, frame, _ = interpolate_video([before, after], 2, estimate)
+        return frame
+
+    return middle
+
+
+def dis(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    solver: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    greys = [
+        cv2.cvtColor((image[0].permute(1, 2, 0) * 255).byte().numpy(), cv2.COLOR_RGB2GRAY)
+        for image in (image1, image2)
+    ]
+
+    def flow(one: Any, two: Any) -> Tensor:
+        found = torch.from_numpy(solver.calc(one, two, None))
+        return found.permute(2, 0, 1)[None].contiguous()
+
+    return flow(*greys), flow(*reversed(greys))
+
+
+def fitted(quality: str) -> Estimate:
+    """Return the fit alone, which begins from matches instead of a network's flow."""
+    return lambda one, two: (refine(one, two, quality=quality), refine(two, one, quality=quality))
+
+
+def ours(weights: str, qualities: Sequence[Quality]) -> dict[str, Method]:
+    if weights == "none":
+        return {name: interpolation(fitted(name)) for name in qualities if name != "fast"}
+    net = load_flownet(weights)
+    return {name: interpolation(partial(estimate_both, net, quality=name)) for name in qualities}
+
+
+# ------------------------------------------------------------------ frames
+
+
+def triplets(clip: str, most: int, keep_repeats: bool) -> tuple[list[list[Tensor]], int]:
+    """Return frames to leave out between their neighbours, evenly spread, and the repeats dropped.
+
+    The clip is read twice, so that no more is held than asked for.
+    """
+    steps = [math.inf]  # squared change from the frame before
+    before = None
+    for frame in read_video(clip):
+        if before is not None:
+            steps.append(error(before, frame))
+        before = frame
+    beside = [
+        max(step for step in (a, b) if math.isfinite(step))
+        for a, b in zip([0.0, *steps], [*steps[1:], 0.0], strict=False)
+    ]
+    kept = [
+        k
+        for k, (step, near) in enumerate(zip(steps, beside, strict=True))
+        if keep_repeats or step >= REPEATED * near
+    ]
+    middles = range(1, len(kept) - 1, 2)
+    count = min(most, len(middles))
+    chosen = {middles[k * (len(middles) - 1) // max(count - 1, 1)] for k in range(count)}
+    wanted = {kept[m + side] for m in chosen for side in (-1, 0, 1)}
+    frames = {k: frame for k, frame in enumerate(read_video(clip)) if k in wanted}
+    groups = [[frames[kept[m + side]] for side in (-1, 0, 1)] for m in sorted(chosen)]
+    return groups, len(steps) - len(kept)
+
+
+def error(image1: Tensor, image2: Tensor) -> float:
+    """Return the mean squared difference of two frames in 8 bits."""
+    first, second = ((image.clamp(0, 1) * 255).round() for image in (image1, image2))
+    return float((first - second).square().mean())
+
+
+def psnr(image: Tensor, truth: Tensor) -> float:
+    squared = error(image, truth)
+    return 10 * math.log10(255**2 / squared) if squared else EXACT
+
+
+def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> dict[str, Any]:
+    groups, repeats = triplets(clip, most, keep)
+    figures: dict[str, list[float]] = {name: [] for name in methods}
+    seconds: dict[str, list[float]] = {name: [] for name in methods}
+    for before, truth, after in groups:
+        if torch.equal(before, after):
+            continue
+        for name, method in methods.items():
+            start = time.perf_counter()
+            made = method(before, after)
+            seconds[name].append(time.perf_counter() - start)
+            figures[name].append(psnr(made, truth))
+    height, width = groups[0][0].shape[1:] if groups else (0, 0)
+    return {
+        "clip": Path(clip).name,
+        "size": f"{width}x{height}",
+        "frames": len(figures["average"]),
+        "repeats": repeats,
+        "psnr": {name: statistics.mean(values or [math.nan]) for name, values in figures.items()},
+        "seconds": {
+            name: statistics.median(values or [math.nan]) for name, values in seconds.items()
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("clips", nargs="+", help="videos or folders of frames")
+    parser.add_argument("--frames", type=int, default=12, help="frames a clip (default 12)")
+    parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
+    parser.add_argument("--quality", action="append", choices=QUALITIES, help="default: all")
+    parser.add_argument("--weights", default="base", help="none: the fit without a network")
+    parser.add_argument("--keep-repeats", action="store_true", help="measure doubled frames too")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(arguments.threads)
+    methods = {"average": average, "DIS": interpolation(dis)}
+    methods |= ours(arguments.weights, arguments.quality or QUALITIES)
+
+    environment = _measure.describe_machine() | {"opencv": cv2.__version__}
+    print("  ".join(f"{key}={value}" for key, value in environment.items()))
+    names = "".join(f"{name:>10}" for name in methods)
+    print(f"\nPSNR in dB{'':22}{'size':>10}{'frames':>7}{'repeats':>8}{names}   s/frame", end="")
+    print("".join(f"{name:>10}" for name in list(methods)[1:]))
+    rows = []
+    for clip in arguments.clips:
+        row = measure(clip, methods, arguments.frames, arguments.keep_repeats)
+        rows.append(row)
+        figures = "".join(f"{value:10.2f}" for value in row["psnr"].values())
+        times = "".join(f"{value:10.3f}" for value in list(row["seconds"].values())[1:])
+        print(
+            f"{row['clip']:32}{row['size']:>10}{row['frames']:7}{row['repeats']:8}"
+            f"{figures}          {times}",
+            flush=True,
+        )
+    known = [row["psnr"] for row in rows if row["frames"]]
+    means = {name: statistics.mean(row[name] for row in known) for name in methods}
+    print(f"{'mean':57}" + "".join(f"{value:10.2f}" for value in means.values()))
+    above = {name: sum(row[name] > row["average"] for row in known) for name in methods}
+    print(f"{f'above average, of {len(known)}':57}" + "".join(f"{n:10}" for n in above.values()))
+    print(
+        json.dumps(
+            {"environment": environment, "weights": arguments.weights, "clips": rows, "mean": means}
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
