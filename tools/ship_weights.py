@@ -1,0 +1,95 @@
+"""Put a run's weights into the package, in half the bytes, with their card.
+
+Usage: python tools/ship_weights.py RUN NAME --note KEY=VALUE ... [--figures eval.json]
+
+RUN is a folder of train-flow (or another trainer), NAME such as flownet_base. Weights become bf16;
+the card, inside the file and as NAME.md beside it, has what the run says (steps, seed, hours, the
+curve of its validation), the notes given (command, data, licence), and with --figures what
+`flowwarp eval-flow --json` measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flowwarp.io.checkpoints import load_weights, save_tensors
+
+WEIGHTS = Path(__file__).resolve().parent.parent / "flowwarp" / "_weights"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("name")
+    parser.add_argument("--which", choices=("best", "last"), default="last")
+    parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--figures", type=Path, metavar="JSON")
+    arguments = parser.parse_args()
+
+    tensors, card = load_weights(arguments.run / f"{arguments.which}.safetensors")
+    notes = dict(card.notes) | dict(note.split("=", 1) for note in arguments.note)
+    notes.pop("sha256", None)
+    notes["curve"] = json.dumps(_curve(arguments.run))
+    if arguments.figures:
+        notes["figures"] = json.dumps(_figures(arguments.figures))
+    metadata = notes | {
+        "model": card.model,
+        "config": json.dumps(dict(card.config)),
+        "step": str(card.step),
+    }
+    halves = {
+        key: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for key, tensor in tensors.items()
+    }
+    WEIGHTS.mkdir(exist_ok=True)
+    target = WEIGHTS / f"{arguments.name}.safetensors"
+    save_tensors(target, halves, metadata)
+    target.with_suffix(".md").write_text(_page(arguments.name, metadata, tensors))
+    print(target, f"{target.stat().st_size / 1e6:.2f} MB")
+
+
+def _curve(run: Path) -> list[list[float]]:
+    """Return step and validated error of each validation."""
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    rows = [line for line in lines if line["split"] == "val"]
+    return [[row["step"], round(row.get("epe", row["loss"]), 3)] for row in rows]
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """Return the error of each set and method."""
+    rows = json.loads(path.read_text())["sets"]
+    figures: dict[str, Any] = {}
+    for row in rows:
+        key = "fl_all" if row["set"].startswith("kitti") else "epe"
+        figures.setdefault(f"{row['set']} ({row['pairs']}) {key}", {})[row["method"]] = round(
+            row[key], 3
+        )
+    return figures
+
+
+def _page(name: str, card: dict[str, str], tensors: dict[str, torch.Tensor]) -> str:
+    count = sum(tensor.numel() for tensor in tensors.values())
+    lines = [f"# {name}", "", f"{card['model']}, {count / 1e6:.2f} million parameters, bf16.", ""]
+    for key, value in card.items():
+        if key in ("figures", "curve", "model"):
+            continue
+        lines.append(f"- **{key}**: {f'`{value}`' if key in ('command', 'config') else value}")
+    lines += ["", "Validated while training (step: error):", ""]
+    lines.append(", ".join(f"{step:.0f}: {error}" for step, error in json.loads(card["curve"])))
+    if "figures" in card:
+        figures = json.loads(card["figures"])
+        methods = list(dict.fromkeys(m for row in figures.values() for m in row))
+        lines += ["", "| | " + " | ".join(methods) + " |", "| --- |" + " ---: |" * len(methods)]
+        for group, row in figures.items():
+            cells = " | ".join(str(row.get(method, "")) for method in methods)
+            lines.append(f"| {group} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
