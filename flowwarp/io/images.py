@@ -126,6 +126,35 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
     return image, format
 
 
+def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Read an 8-bit PNG of which the size is known, such as a sheet of sprites.
+
+    Args:
+        path: a PNG file.
+        size: (height, width) that it must have; a header that says otherwise is refused before
+            anything is decoded.
+
+    Returns:
+        (H, W, 4) RGBA, opaque where the file has no transparency.
+
+    Raises:
+        InputError: missing, unreadable, cut off, corrupt, of another kind or size.
+    """
+    with open_input(path) as (file, bytes_):
+        header = _png.read_header(path, file.read(_png.HEADER_BYTES))
+        if (header.height, header.width) != tuple(size):
+            raise InputError(
+                path, f"is {header.width}x{header.height}, it must be {size[1]}x{size[0]}"
+            )
+        if header.bits == 16:
+            raise InputError(path, f"is a {header.kind} picture", "save it with 8 bits")
+        file.seek(0)
+        data = file.read()
+        _png.check_png(path, data)
+        pixels = _decode(path, io.BytesIO(data), bytes_, "RGBA")
+    return pixels
+
+
 def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = None) -> None:
     """Write a picture; its extension says the format. The file appears whole or not at all.
 
@@ -175,8 +204,11 @@ def list_frames(folder: str | Path) -> list[Path]:
     return list_folder(folder, IMAGE_EXTENSIONS)
 
 
-def _decode(path: str | Path, file: BinaryIO, size: int) -> NDArray[Any]:
-    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG. Returns (H, W, C)."""
+def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = None) -> NDArray[Any]:
+    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG. Returns (H, W, C).
+
+    ``wanted`` is a mode of Pillow's; left out, the nearest one to the file's own.
+    """
     try:
         # Its warnings (broken EXIF, a large size) would add lines to our one.
         with warnings.catch_warnings(), _quiet_tiff(file):
@@ -189,6 +221,7 @@ def _decode(path: str | Path, file: BinaryIO, size: int) -> NDArray[Any]:
                 target = _MODES.get(mode, mode)
                 if "transparency" in picture.info:
                     target = "LA" if target == "L" else "RGBA"
+                target = wanted or target
                 upright = ImageOps.exif_transpose(picture)
                 pixels = np.asarray(upright if target == mode else upright.convert(target))
     except (InputError, MemoryError):
