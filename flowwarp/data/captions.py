@@ -1,0 +1,212 @@
+"""What a clip shows, in English: always true, never twice the same, and not always everything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from flowwarp.data.cast import Attributes, choose
+
+# What prompt_for always names where there is any.
+MENTIONED = (
+    *("body", "skin", "hair", "hair_color", "hat", "beard", "torso", "torso_color"),
+    *("legs", "legs_color", "cape", "weapon", "action", "direction"),
+)
+
+# How often a caption names each thing that there is.
+_SHARES = {
+    "skin": 0.4,
+    "hair": 0.7,
+    "hat": 0.8,
+    "beard": 0.7,
+    "torso": 0.85,
+    "legs": 0.6,
+    "feet": 0.15,
+    "cape": 0.8,
+    "weapon": 0.8,
+    "action": 0.97,
+    "direction": 0.93,
+    "ground": 0.9,
+    "camera": 0.75,
+}
+_EVERYTHING = {key: float(key != "feet") for key in _SHARES}
+
+# Finite form and participle; {} is the weapon.
+_VERBS = {
+    "walk": (("walks", "walking"), ("strides", "striding"), ("strolls", "strolling")),
+    "stand": (("stands", "standing"), ("stands still", "standing still"), ("waits", "waiting")),
+    "slash": (("slashes", "slashing"), ("strikes a blow", "striking a blow")),
+    "spellcast": (
+        ("casts a spell", "casting a spell"),
+        ("conjures", "conjuring"),
+        ("works magic", "working magic"),
+    ),
+    "thrust": (("thrusts", "thrusting"), ("stabs", "stabbing"), ("lunges", "lunging")),
+    "shoot": (("shoots", "shooting"), ("shoots an arrow", "shooting an arrow")),
+    "fall": (("falls", "falling"), ("collapses", "collapsing"), ("falls down", "falling down")),
+}
+_ARMED_VERBS = {
+    "slash": (("slashes with {}", "slashing with {}"), ("swings {}", "swinging {}")),
+    "thrust": (
+        ("thrusts {}", "thrusting {}"),
+        ("stabs with {}", "stabbing with {}"),
+        ("lunges with {}", "lunging with {}"),
+    ),
+    "shoot": (("shoots with {}", "shooting with {}"), ("shoots {}", "shooting {}")),
+}
+_WAYS = {  # of one who walks
+    "left": ("left", "to the left", "leftwards"),
+    "right": ("right", "to the right", "rightwards"),
+    "up": ("away", "away from the camera", "up"),
+    "down": ("towards the camera", "towards us", "down"),
+}
+_VIEWS = {  # of one who does not
+    "left": ("facing left", "looking to the left", "turned left"),
+    "right": ("facing right", "looking to the right", "turned right"),
+    "up": ("facing away", "seen from behind", "turned away"),
+    "down": ("facing the camera", "facing us", "seen from the front"),
+}
+_GROUNDS = {
+    "grass": ("on grass", "on a meadow", "on green grass"),
+    "sand": ("on sand", "on a sandy beach", "on desert sand"),
+    "snow": ("on snow", "in the snow", "on a snowy field"),
+    "stone floor": ("on a stone floor", "on stone slabs", "on stone tiles"),
+    "water": ("on water", "on blue water", "on the water"),
+    "wood planks": ("on wood planks", "on a wooden floor", "on wooden boards"),
+    "brick wall": ("in front of a brick wall", "before a brick wall", "by a brick wall"),
+    "night sky": ("under a night sky", "under the stars", "at night under a starry sky"),
+    "photo": ("in front of a photo", "before a photo", "in front of a photograph"),
+}
+_CAMERAS = {
+    "pan left": ("the camera pans left", "the camera moves left"),
+    "pan right": ("the camera pans right", "the camera moves right"),
+    "pan up": ("the camera pans up", "the camera moves up"),
+    "pan down": ("the camera pans down", "the camera moves down"),
+    "zoom in": ("the camera zooms in", "the camera comes closer"),
+    "zoom out": ("the camera zooms out", "the camera draws back"),
+    "follow": ("the camera follows", "the camera goes along"),
+}
+_BODIES = {"woman": ("woman", "woman", "lady"), "man": ("man", "man", "fellow")}
+
+
+def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
+    """Write a caption that names all of ``MENTIONED``, the ground, and a camera that moves.
+
+    Args:
+        attributes: of a clip.
+        random: chooses among the wordings.
+    """
+    return _write(attributes, random, _EVERYTHING)
+
+
+def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
+    """Write a caption that may leave out anything but who is seen.
+
+    Args:
+        attributes: of a clip.
+        random: chooses what is named, and the wordings.
+    """
+    return _write(attributes, random, _SHARES)
+
+
+def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[str, float]) -> str:
+    def named(key: str) -> bool:
+        return random.random() < shares[key]
+
+    actors, ground = attributes["actors"], attributes["ground"]
+    place = choose(random, _GROUNDS[ground]) if named("ground") else ""
+    if place.startswith("on ") and all(actor["action"] == "walk" for actor in actors):
+        place = place.replace("on ", choose(random, ("on ", "across ", "over ")), 1)
+    camera = attributes["camera"]
+    moves = choose(random, _CAMERAS[camera]) if camera in _CAMERAS and named("camera") else ""
+
+    finite = random.random() < 0.7
+    parts = [_describe(actor, random, shares, finite) for actor in actors]
+    if len(parts) == 1:
+        text = parts[0]
+    elif random.random() < 0.5:
+        text = f"on the left {parts[0]}, on the right {parts[1]}"
+    else:
+        order = parts if random.random() < 0.5 else parts[::-1]
+        text = choose(random, (" and ", ", and ", " while " if finite else " beside ")).join(order)
+    if place:
+        comma = "," if len(parts) > 1 else ""
+        text = f"{place}, {text}" if random.random() < 0.25 else f"{text}{comma} {place}"
+    if moves:
+        before = random.random() < 0.2
+        link = choose(random, ("while ", "as "))
+        text = (
+            f"{link}{moves}, {text}" if before else f"{text}, {choose(random, ('', link))}{moves}"
+        )
+    elif camera == "still" and shares is _SHARES and random.random() < 0.06:
+        text = f"{text}, the camera stands still"
+    return text
+
+
+def _describe(
+    actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
+) -> str:
+    """Write who it is and what they do."""
+
+    def named(key: str) -> bool:
+        return bool(actor[key]) and random.random() < shares[key]
+
+    everything = shares is _EVERYTHING
+    noun = choose(random, _BODIES.get(actor["body"], (actor["body"],)))
+    if not everything and actor["body"] in _BODIES and random.random() < 0.3:
+        if actor["torso_style"] in ("plate armor", "golden armor"):
+            noun = "knight"
+        elif actor["action"] == "shoot":
+            noun = "archer"
+        else:
+            noun = "person"
+    adjectives = [actor["skin"]] if named("skin") else []
+    if actor["hair_style"] == "bald" and random.random() < shares["hair"]:
+        adjectives.append("bald")
+
+    has = []
+    if named("hair"):
+        if not everything and random.random() < 0.25:
+            adjectives.append(f"{actor['hair_color'].replace(' ', '-')}-haired")
+        else:
+            has.append(actor["hair"])
+    has += [actor[key] for key in ("beard", "hat", "cape") if named(key)]
+    wears = [actor[key] for key in ("torso", "legs", "feet") if named(key)]
+    does, carries = _act(actor, random, shares, finite)
+    if carries:
+        has.append(carries)
+
+    who = _with_article(" ".join([*adjectives, noun]))
+    clothes = f"{choose(random, ('in', 'in', 'wearing', 'dressed in'))} {_list(wears)}"
+    phrases = [f"with {_list(has)}"] * bool(has) + [clothes] * bool(wears)
+    if random.random() < 0.5:
+        phrases.reverse()
+    return " ".join([who, *phrases, *([does] if does else [])])
+
+
+def _act(
+    actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
+) -> tuple[str, str]:
+    """Return the words for what is done, and for what is carried meanwhile."""
+    action, direction = actor["action"], actor["direction"]
+    weapon = actor["weapon"] if random.random() < shares["weapon"] else ""
+    words = []
+    acts = random.random() < shares["action"]
+    if acts:
+        verbs = _VERBS[action]
+        if weapon and action in _ARMED_VERBS:
+            verbs = _ARMED_VERBS[action]
+        words.append(choose(random, verbs)[0 if finite else 1].format(weapon))
+    if direction and random.random() < shares["direction"]:
+        walks = action == "walk" and acts
+        words.append(choose(random, (_WAYS if walks else _VIEWS)[direction]))
+    return " ".join(words), "" if acts and action in _ARMED_VERBS else weapon
+
+
+def _list(things: list[str]) -> str:
+    return " and ".join([", ".join(things[:-1]), things[-1]] if len(things) > 1 else things)
+
+
+def _with_article(text: str) -> str:
+    return f"{'an' if text[0] in 'aeiou' else 'a'} {text}"
