@@ -1,0 +1,337 @@
+"""``flowwarp interpolate`` through the real command line, with a network that was never trained."""
+
+import dataclasses
+import json
+import weakref
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import flowwarp.io.video
+from flowwarp.cli import main
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
+from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.models.flownet import TINY, FlowNet
+
+HEIGHT, WIDTH = 32, 48
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_weights(path, FlowNet(TINY), Card("flownet", dataclasses.asdict(TINY)))
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def interpolate(capsys, weights):
+    """Run the command; return exit code, stdout lines and stderr lines."""
+
+    def run(*arguments, quality="fast"):
+        common = ["--weights", weights, "--quality", quality]
+        with pytest.raises(SystemExit) as stop:
+            main(["interpolate", *map(str, arguments), *common])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def picture(index=0, channels=3, bits=8):
+    """Return a texture that moves by 2 px with each index, of the values that a file holds."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(1, channels, 10, 18, generator=generator)
+    wide = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH + 24), mode="bicubic")[0]
+    top = 2**bits - 1
+    return wide[..., 24 - 2 * index :][..., :WIDTH].clamp(0, 1).mul(top).round() / top
+
+
+def save_frames(folder, count=3):
+    Path(folder).mkdir()
+    frames = [picture(index) for index in range(count)]
+    for index, frame in enumerate(frames, start=8):  # natural order: frame9 comes before frame10
+        write_image(f"{folder}/frame{index}.png", frame)
+    return frames
+
+
+def save_clip(name, count=4, fps=10):
+    write_video(name, [picture(index) for index in range(count)], fps)
+    return list(read_video(name))
+
+
+def everything():
+    return sorted(Path().rglob("*"))
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def test_two_pictures_give_a_folder_with_both(interpolate):
+    save_frames("in", 2)
+    code, out, err = interpolate("in/frame8.png", "in/frame9.png")
+    assert (code, out, err) == (0, ["in/frame8_x2"], [])
+    names = sorted(path.name for path in Path(out[0]).iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png"]
+    assert torch.equal(read_image("in/frame8_x2/000000.png"), picture(0))
+    assert torch.equal(read_image("in/frame8_x2/000002.png"), picture(1))
+
+
+def test_two_pictures_give_the_one_in_the_middle(interpolate):
+    save_frames("in", 2)
+    code, out, err = interpolate("in/frame8.png", "in/frame9.png", "-o", "m.png", quality="best")
+    assert (code, out, err) == (0, ["m.png"], [])
+    middle = read_image("m.png")
+    halfway = torch.cat([picture(0)[..., :1], picture(0)[..., :-1]], 2)  # moved by 1 px
+    here = (..., slice(6, -6), slice(6, -6))
+    assert (middle - halfway)[here].abs().mean() < 0.005
+    assert ((picture(0) + picture(1)) / 2 - halfway)[here].abs().mean() > 0.01
+
+
+def test_a_folder_of_frames_keeps_them_bit_for_bit(interpolate):
+    frames = save_frames("in", 3)
+    code, out, err = interpolate("in/", "--times", "3", "--json")
+    assert (code, err) == (0, [])
+    assert json.loads("".join(out)) == {
+        "dry_run": False,
+        "results": [
+            {
+                "input": [f"in/frame{index}.png" for index in (8, 9, 10)],
+                "output": "in_x3",
+                "times": 3,
+                "quality": "fast",
+                "height": HEIGHT,
+                "width": WIDTH,
+                "frames_read": 3,
+                "frames": 7,
+                "fps": None,
+                "cuts": 0,
+                "repeats": 0,
+            }
+        ],
+        "failed": [],
+    }
+    made = list(read_video("in_x3"))
+    assert len(made) == 7
+    for own, frame in zip(frames, made[::3], strict=True):
+        assert torch.equal(own, frame)
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits"), [(1, 8), (3, 16), (4, 8), (4, 16)], ids=["grey", "16", "alpha", "both"]
+)
+def test_depth_grey_and_transparency_are_kept(interpolate, channels, bits):
+    format = ImageFormat(bits, gray=channels == 1, alpha=channels == 4)
+    for index in range(2):
+        write_image(f"{index}.png", picture(index, channels, bits), format)
+    assert interpolate("0.png", "1.png", "-o", "out")[0] == 0
+    for index in range(2):
+        image, kept = read_image_with_format(f"out/{2 * index:06d}.png")
+        assert kept == format
+        assert torch.equal(image, read_image_with_format(f"{index}.png")[0])
+    assert read_image_with_format("out/000001.png")[1] == format
+
+
+def test_two_scenes_are_not_mixed(interpolate):
+    for index, color in enumerate(((20, 30, 40), (220, 200, 190))):
+        Image.new("RGB", (WIDTH, HEIGHT), color).save(f"{index}.png")
+    code, out, err = interpolate("*.png", "-o", "m.png")
+    assert (code, out) == (0, ["m.png"])
+    assert err == ["the pictures show two scenes: the first is repeated"]
+    assert torch.equal(read_image("m.png"), read_image("0.png"))
+
+
+def test_a_single_pixel(interpolate):
+    for index in range(2):
+        Image.new("RGB", (1, 1), (9 + index, 8, 7)).save(f"{index}.png")
+    assert interpolate("0.png", "1.png", "-o", "m.png")[0] == 0
+
+
+def test_a_folder_called_dot(interpolate, tmp_path, monkeypatch):
+    save_frames("in", 2)
+    monkeypatch.chdir("in")
+    assert interpolate(".")[:2] == (0, [f"{tmp_path}/in_x2"])
+
+
+# ------------------------------------------------------------------ videos
+
+
+@pytest.mark.parametrize(
+    ("options", "times", "fps"),
+    [
+        ([], 2, 20),
+        (["--times", "4"], 4, 40),
+        (["--slow"], 2, 10),
+        (["--fps", "keep", "--times", "3"], 3, 10),
+        (["--fps", "30000/1001"], 2, Fraction(30000, 1001)),
+    ],
+)
+def test_length_and_rate_of_a_video(interpolate, options, times, fps):
+    save_clip("clip.mp4")
+    code, out, err = interpolate("clip.mp4", *options)
+    assert (code, out, err) == (0, [f"clip_x{times}.mp4"], [])
+    info = video_info(out[0])
+    assert (info.fps, info.width, info.height) == (fps, WIDTH, HEIGHT)
+    assert sum(1 for _ in read_video(out[0])) == times * 3 + 1
+
+
+def test_a_video_into_a_folder_keeps_its_frames(interpolate):
+    frames = save_clip("clip.gif")
+    assert interpolate("clip.gif", "-o", "new/out/") == (0, ["new/out"], [])
+    made = list(read_video("new/out"))
+    assert len(made) == 7
+    for own, frame in zip(frames, made[::2], strict=True):
+        assert torch.equal(own, frame)
+
+
+def test_pictures_into_a_video(interpolate):
+    save_frames("in")
+    assert interpolate("in", "-o", "out.gif")[:2] == (0, ["out.gif"])
+    assert video_info("out.gif").fps == 50
+    write_image("in/frame9.png", picture(1, channels=4))  # opacity has no place in a video
+    assert interpolate("in", "-o", "out.mp4", "--slow")[0] == 0
+    assert video_info("out.mp4").fps == 25
+
+
+def test_cuts_and_repeats_are_counted(interpolate):
+    dark, light = torch.full((3, HEIGHT, WIDTH), 0.1), torch.full((3, HEIGHT, WIDTH), 0.9)
+    write_video("clip.gif", [dark, dark, light, light])
+    code, out, _ = interpolate("clip.gif", "--times", "3", "--json", "-o", "out")
+    result = json.loads("".join(out))["results"][0]
+    assert (code, result["cuts"], result["repeats"], result["frames"]) == (0, 1, 2, 10)
+    levels = [round(float(frame.mean()), 1) for frame in read_video("out")]
+    assert levels == [0.1] * 6 + [0.9] * 4
+
+
+def test_few_frames_of_a_video_are_held_at_once(interpolate, monkeypatch):
+    save_clip("clip.gif", 10)
+    alive = weakref.WeakSet()
+    most = 0
+
+    def counted(path):
+        nonlocal most
+        for frame in read_video(path):
+            alive.add(frame)
+            most = max(most, len(alive))
+            yield frame
+
+    monkeypatch.setattr(flowwarp.io.video, "read_video", counted)
+    assert interpolate("clip.gif")[0] == 0
+    assert 0 < most <= 4
+
+
+def test_a_video_that_breaks_off_leaves_nothing(interpolate):
+    save_clip("clip.gif")
+    Path("cut.gif").write_bytes(Path("clip.gif").read_bytes()[:-9])
+    before = everything()
+    for options in ([], ["-o", "out"], ["--dry-run"], ["-o", "out.gif"]):
+        code, out, err = interpolate("cut.gif", *options)
+        assert (code, out, len(err)) == (3, [], 1)
+        assert "cut.gif: breaks off" in err[0]
+        assert everything() == before
+
+
+def test_a_dry_run_writes_nothing(interpolate):
+    save_clip("clip.gif")
+    before = everything()
+    code, out, err = interpolate("clip.gif", "--dry-run", "--json")
+    result = json.loads("".join(out))["results"][0]
+    assert (code, err, result["frames"], result["output"]) == (0, [], 7, "clip_x2.mp4")
+    assert everything() == before
+
+
+# ------------------------------------------------------------------ faults
+
+
+def test_what_exists_is_kept_unless_told(interpolate):
+    save_clip("clip.gif")
+    save_frames("in", 2)
+    Path("clip_x2.mp4").write_text("mine")
+    Path("in_x2").mkdir()
+    Path("in_x2/mine").write_text("mine")
+    code, out, err = interpolate("clip.gif")
+    assert (code, out) == (4, [])
+    assert err == ["flowwarp: clip_x2.mp4: exists; use --overwrite to replace it"]
+    assert Path("clip_x2.mp4").read_text() == "mine"
+    assert interpolate("clip.gif", "--overwrite")[0] == 0
+    assert video_info("clip_x2.mp4").width == WIDTH
+    for options in ([], ["--overwrite"], ["--dry-run"]):  # a folder is never emptied
+        code, _, err = interpolate("in", *options)
+        assert (code, len(err)) == (4, 1)
+        assert "in_x2: exists and is not an empty folder" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["clip.gif", "--times", "1"], 2, "--times"),
+        (["clip.gif", "--times", "9"], 2, "--times"),
+        (["clip.gif", "--fps", "fast"], 2, "--fps must be keep, or a number"),
+        (["clip.gif", "--fps", "0"], 2, "--fps must be keep, or a number"),
+        (["clip.gif", "--fps", "1/0"], 2, "--fps must be keep, or a number"),
+        (["clip.gif", "--fps", "30", "--slow"], 2, "--slow is --fps keep"),
+        (["clip.gif", "-o", "out", "--fps", "30"], 2, "--fps and --slow are for a video"),
+        (["clip.gif", "-o", "out.gif", "--fps", "120"], 2, "a GIF holds at most 100"),
+        (["clip.gif", "-o", "out.png"], 2, "many frames need a folder or a video"),
+        (["clip.gif", "-o", "out.txt"], 2, "OUT must end in .gif, .m4v"),
+        (["clip.gif", "clip.gif"], 2, "one clip at a time"),
+        (["a.png"], 2, "one picture is no motion"),
+        (["a.png", "b.png", "-o", "m.png", "--times", "3"], 2, "many frames need a folder"),
+        (["in/*.png"], 2, "say -o OUT when the frames are a pattern"),
+        (["none.mp4"], 3, "none.mp4: no such file or directory"),
+        (["a.png", "none.png"], 3, "none.png: no such file or directory"),
+        (["a.png", "small.png"], 3, "small.png: is 4x3, the first was 48x32"),
+        (["a.png", "clear.png"], 3, "clear.png: has transparency, the first had none"),
+        (["clear.png", "a.png"], 3, "a.png: has no transparency, the first had some"),
+        (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
+        (["a.png", "a.png"], 3, "a.png: is a single frame; motion needs two"),
+        (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
+        (["broken.mp4"], 3, "broken.mp4: is not a video of a known kind"),
+        (["empty"], 3, "empty: no file here can be read"),
+        (["clip.gif", "-o", "a.png/out.mp4"], 4, "a.png is not a folder"),
+    ],
+)
+def test_faults_are_one_line_and_leave_nothing(interpolate, arguments, code, words):
+    save_clip("clip.gif", 2)
+    save_clip("still.gif", 1)
+    save_frames("in", 2)
+    Path("empty").mkdir()
+    write_image("a.png", picture(0))
+    write_image("b.png", picture(1))
+    write_image("small.png", picture()[:, :3, :4])
+    write_image("clear.png", picture(channels=4))
+    for name in ("broken.png", "broken.mp4"):
+        Path(name).write_text("no picture")
+    before = everything()
+    got, out, err = interpolate(*arguments)
+    assert (got, out, len(err)) == (code, [], 1)
+    assert words in err[0]
+    assert everything() == before
+
+
+def test_weights_that_are_none(interpolate, capsys):
+    save_clip("clip.gif", 2)
+    before = everything()
+    with pytest.raises(SystemExit) as stop:
+        main(["interpolate", "clip.gif", "--weights", "none.safetensors"])
+    assert stop.value.code == 3
+    assert "none.safetensors: no such file" in capsys.readouterr().err
+    assert everything() == before
+
+
+def test_without_a_gpu_cuda_is_refused(interpolate, monkeypatch):
+    save_clip("clip.gif", 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, out, err = interpolate("clip.gif", "--device", "cuda")
+    assert (code, out, len(err)) == (2, [], 1)
+    assert "--device cuda: torch finds no CUDA GPU here" in err[0]
+    assert interpolate("clip.gif", "--device", "cpu")[0] == 0
