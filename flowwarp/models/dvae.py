@@ -1,0 +1,595 @@
+"""The discrete VAE: video to a small grid of integers, and back.
+
+Frames are folded into channels step by step (space and time to depth), a latent of a few numbers
+at each place is rounded to integers, and the mirror image of the way in unfolds them again. By
+default 16 frames of 64 x 64 become 4 x 16 x 16 codes out of 1,000.
+
+*Time.* Frames come in groups of ``config.stride_time`` (4); token frame ``j`` is made of the frames
+up to the end of group ``j``, and group ``j`` of the output of the token frames up to ``j``: nothing
+looks ahead. So a beginning of a clip has the codes it has in the whole, codes can be decoded while
+later ones are still being sampled, and both directions stream. A clip of any length is filled up to
+whole groups by repeating its last frame; one frame alone is thus a group of four equal frames, and
+its codes stand for a still picture. What came before the first frame is taken to be equal to it.
+
+Convolutions are two-dimensional, over each frame; what joins frames, besides the folding, is that
+a quarter of each block's channels come from the frame before (temporal shift, Lin et al., ICCV
+2019), which costs nothing and needs one frame to be remembered.
+
+Quantisation is finite scalar (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple",
+ICLR 2024) or by Gumbel-softmax (Jang et al., ICLR 2017, as in DALL-E, Ramesh et al., 2021). The
+steps begin as the space-to-depth averages of DC-AE (Chen et al., "Deep Compression Autoencoder",
+ICLR 2025), and residual branches begin small, so that an untrained network is near a linear one
+whose latent :func:`initialise_latent` can take from principal components.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.tensors import check_video
+
+BRANCH = 0.1  # scale at which residual branches begin
+SHIFTED = 4  # one of so many channels comes from the frame before
+GROUPS = 8  # of group norm
+
+Past = list[Tensor]  # for each block in order, the channels that its next frame takes over
+
+
+@dataclass(frozen=True)
+class DVAEConfig:
+    """Layout and sizes of the network; one entry a stage, from pixels to codes.
+
+    Args:
+        strides: by how much each stage divides height and width.
+        strides_time: by how much each stage divides the number of frames.
+        widths: channels; each a multiple of the one before.
+        encoder: residual blocks of the way in.
+        decoder: residual blocks of the way out.
+        quantiser: ``fsq`` or ``gumbel``.
+        levels: into how many steps each number of the latent is rounded (fsq).
+        entries: how many codes there are (gumbel).
+        norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
+    """
+
+    strides: tuple[int, ...] = (2, 2, 1)
+    strides_time: tuple[int, ...] = (1, 2, 2)
+    widths: tuple[int, ...] = (48, 96, 192)
+    encoder: tuple[int, ...] = (1, 1, 1)
+    decoder: tuple[int, ...] = (1, 2, 2)
+    quantiser: Literal["fsq", "gumbel"] = "fsq"
+    levels: tuple[int, ...] = (8, 5, 5, 5)
+    entries: int = 1024
+    norm: Literal["group", "none"] = "group"
+
+    def __post_init__(self) -> None:
+        stages = len(self.widths)
+        for name in ("strides", "strides_time", "encoder", "decoder"):
+            if len(getattr(self, name)) != stages:
+                raise ValueError(f"{name} must have one entry for each of {stages} widths")
+        for name in ("strides", "strides_time", "widths"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ValueError(f"{name} must be at least 1 each, and one or more")
+        if any(width % GROUPS for width in self.widths):
+            raise ValueError(f"widths must be multiples of {GROUPS}")
+        for stage in range(1, stages):
+            parts = self.strides[stage] ** 2 * self.strides_time[stage]
+            ratio, rest = divmod(self.widths[stage], self.widths[stage - 1])
+            if rest or parts % ratio:
+                raise ValueError(
+                    f"widths[{stage}] must be widths[{stage - 1}] times a divisor of {parts}, "
+                    "the number of pixels that the stage folds into one"
+                )
+        if not self.levels or min(self.levels) < 2 or self.entries < 2:
+            raise ValueError("levels and entries must be at least 2")
+
+    @property
+    def stride(self) -> int:
+        """Height and width of the video over those of the codes."""
+        return math.prod(self.strides)
+
+    @property
+    def stride_time(self) -> int:
+        """Frames of a group: number of frames over that of token frames."""
+        return math.prod(self.strides_time)
+
+    @property
+    def codes(self) -> int:
+        """How many different codes there are."""
+        return math.prod(self.levels) if self.quantiser == "fsq" else self.entries
+
+
+SMALL = DVAEConfig(widths=(32, 64, 128), decoder=(1, 1, 2))
+TINY = DVAEConfig(widths=(16, 32, 64), encoder=(1, 0, 1), decoder=(1, 0, 1))
+
+
+# ------------------------------------------------------------------ blocks
+
+# Features of all frames of all examples are one batch of images, (B * T, C, H, W), the frames of
+# an example in a row. They are kept channels-last, where folding moves whole pixels.
+
+
+def fold(x: Tensor, stride: int, stride_time: int) -> Tensor:
+    """Turn a block of pixels into channels: (N, C, H, W) to (N / st, st * s * s * C, H / s, W / s).
+
+    The order of the channels is: frame, row and column within the block, channel.
+    """
+    _, channels, height, width = x.shape
+    s, st, h, w = stride, stride_time, height // stride, width // stride
+    x = x.permute(0, 2, 3, 1).reshape(-1, st, h, s, w, s, channels)
+    x = x.permute(0, 2, 4, 1, 3, 5, 6).reshape(-1, h, w, st * s * s * channels)
+    return x.permute(0, 3, 1, 2)
+
+
+def unfold(x: Tensor, stride: int, stride_time: int) -> Tensor:
+    """Undo :func:`fold`."""
+    _, channels, h, w = x.shape
+    s, st, channels = stride, stride_time, channels // (stride_time * stride**2)
+    x = x.permute(0, 2, 3, 1).reshape(-1, h, w, st, s, s, channels)
+    x = x.permute(0, 3, 1, 4, 2, 5, 6).reshape(-1, h * s, w * s, channels)
+    return x.permute(0, 3, 1, 2)
+
+
+def shift(x: Tensor, batch: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Let the first quarter of the channels come from the frame before.
+
+    Args:
+        x: (B * T, C, H, W).
+        batch: B.
+        past: (B, C / 4, H, W), what the call before returned; None before the first frame, which
+            then counts as its own past.
+
+    Returns:
+        The same with channels shifted, and what the call on the next frames needs.
+    """
+    moved = x.shape[1] // SHIFTED
+    frames = _by_example(x, batch)
+    own = frames[:, :, :moved]
+    first = own[:, 0] if past is None else past
+    before = torch.cat([first[:, None], own[:, :-1]], 1)
+    return torch.cat([before.flatten(0, 1), x[:, moved:]], 1), own[:, -1]
+
+
+def _by_example(x: Tensor, batch: int) -> Tensor:
+    return x.reshape(batch, -1, *x.shape[1:])  # (B, T, ...)
+
+
+def _convolution(inputs: int, outputs: int, size: int = 3, gain: float = 1.0) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class Block(nn.Module):
+    """A residual block; its branch begins small, so that depth does not change the variance."""
+
+    def __init__(self, width: int, norm: str) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
+        self.first = _convolution(width, width, gain=math.sqrt(2))
+        self.second = _convolution(width, width, gain=math.sqrt(2) * BRANCH)
+
+    def forward(self, x: Tensor, batch: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return (B * T, C, H, W) and what the next frames need of these."""
+        y, past = shift(F.silu(self.norm(x)), batch, past)
+        return x + self.second(F.silu(self.first(y))), past
+
+
+class Down(nn.Module):
+    """Fold, then mix channels, beginning with the mean over neighbours.
+
+    DC-AE adds that mean, which has no parameters, to a convolution. As both are linear here, the
+    mean is where the convolution begins: the same function and gradient in one pass instead of two.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, stride_time: int) -> None:
+        super().__init__()
+        self.strides = stride, stride_time
+        parts = stride_time * stride**2
+        self.mix = _convolution(parts * inputs, outputs, size=1, gain=BRANCH)
+        merged = parts * inputs // outputs  # neighbours that become one, columns first
+        mean = torch.eye(outputs // inputs).repeat_interleave(merged, 1) / merged
+        with torch.no_grad():  # (outputs, parts * inputs), offset first, then channel
+            self.mix.weight += torch.kron(mean, torch.eye(inputs))[..., None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N / st, outputs, H / s, W / s)."""
+        y: Tensor = self.mix(fold(x, *self.strides))
+        return y
+
+
+class Up(nn.Module):
+    """Mix channels, beginning with copies for all neighbours, then unfold: `Down` reversed."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, stride_time: int) -> None:
+        super().__init__()
+        self.strides = stride, stride_time
+        parts = stride_time * stride**2
+        self.mix = _convolution(inputs, parts * outputs, size=1, gain=BRANCH)
+        copies = parts * outputs // inputs
+        copy = torch.eye(inputs // outputs).repeat_interleave(copies, 0)
+        with torch.no_grad():
+            self.mix.weight += torch.kron(copy, torch.eye(outputs))[..., None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (st * N, outputs, s * H, s * W)."""
+        return unfold(self.mix(x), *self.strides)
+
+
+class Blocks(nn.ModuleList):
+    """Some blocks in a row."""
+
+    def __init__(self, count: int, width: int, norm: str) -> None:
+        super().__init__(Block(width, norm) for _ in range(count))
+
+    def forward(self, x: Tensor, batch: int, past: Iterator[Tensor | None], new: Past) -> Tensor:
+        """Take each block's memory from ``past`` and append its next one to ``new``."""
+        for block in self:
+            x, memory = block(x, batch, next(past))
+            new.append(memory)
+        return x
+
+
+def _memory(past: Past | None) -> Iterator[Tensor | None]:
+    return itertools.repeat(None) if past is None else iter(past)
+
+
+class Encoder(nn.Module):
+    """From frames to features at the resolution of the codes."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__()
+        self.patch = config.strides[0], config.strides_time[0]
+        inputs = 3 * self.patch[0] ** 2 * self.patch[1]
+        widths, strides = config.widths, zip(config.strides, config.strides_time, strict=True)
+        self.stem = _convolution(inputs, widths[0])
+        self.steps = nn.ModuleList(
+            Down(a, b, *stride)
+            for (a, b), stride in zip(
+                itertools.pairwise(widths), itertools.islice(strides, 1, None), strict=True
+            )
+        )
+        self.stages = nn.ModuleList(
+            Blocks(count, width, config.norm)
+            for count, width in zip(config.encoder, widths, strict=True)
+        )
+
+    def forward(self, frames: Tensor, batch: int, past: Past | None) -> tuple[Tensor, Past]:
+        """Return (B * t, width, h, w) of frames (B * T, 3, H, W) in [0, 1], and the new past."""
+        memory, new = _memory(past), Past()
+        x = self.stem(fold(frames * 2 - 1, *self.patch))
+        x = self.stages[0](x, batch, memory, new)
+        for step, stage in zip(self.steps, self.stages[1:], strict=True):
+            x = stage(step(x), batch, memory, new)
+        return x, new
+
+
+class Decoder(nn.Module):
+    """From features at the resolution of the codes to frames."""
+
+    def __init__(self, config: DVAEConfig) -> None:
+        super().__init__()
+        self.patch = config.strides[0], config.strides_time[0]
+        outputs = 3 * self.patch[0] ** 2 * self.patch[1]
+        widths, strides = config.widths, zip(config.strides, config.strides_time, strict=True)
+        steps = [
+            Up(b, a, *stride)
+            for (a, b), stride in zip(
+                itertools.pairwise(widths), itertools.islice(strides, 1, None), strict=True
+            )
+        ]
+        self.stages = nn.ModuleList(
+            Blocks(count, width, config.norm)
+            for count, width in zip(reversed(config.decoder), reversed(widths), strict=True)
+        )
+        self.steps = nn.ModuleList(reversed(steps))
+        self.head = _convolution(widths[0], outputs)
+
+    def forward(self, x: Tensor, batch: int, past: Past | None) -> tuple[Tensor, Past]:
+        """Return frames (B * T, 3, H, W), about [0, 1], of (B * t, width, h, w); the new past."""
+        memory, new = _memory(past), Past()
+        x = self.stages[0](x, batch, memory, new)
+        for step, stage in zip(self.steps, self.stages[1:], strict=True):
+            x = stage(step(x), batch, memory, new)
+        return unfold(self.head(x), *self.patch).float() * 0.5 + 0.5, new
+
+
+# ------------------------------------------------------------------ quantisers
+
+
+class FSQ(nn.Module):
+    """Rounds each number of the latent to one of a few levels; a code counts all combinations.
+
+    A number ``x`` is bounded to ``tanh(0.8 x)``, which for the unit normal distribution that
+    :meth:`penalty` asks for is about uniform, then (-1, 1) is cut into L equal parts and the middle
+    of the part is taken: ``(2 i + 1) / L - 1`` for i = 0 … L - 1. (Mentzer et al. round so that
+    the outer parts are half as wide, and shift where L is even; with equal parts all codes are
+    used equally often, and even and odd L are alike.) The gradient passes as if nothing were
+    rounded.
+    """
+
+    steepness = 0.8
+
+    def __init__(self, levels: Sequence[int]) -> None:
+        super().__init__()
+        self.inputs = self.outputs = len(levels)
+        sizes = torch.tensor(levels)
+        self.register_buffer("levels", sizes, persistent=False)
+        # As digits of a number: the first one counts the most.
+        weights = [math.prod(levels[place + 1 :]) for place in range(len(levels))]
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.levels: Tensor
+        self.weights: Tensor
+
+    def forward(self, latent: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+        """Return values in (-1, 1), rounded to the share ``mix``, and codes.
+
+        Args:
+            latent: (..., D) float32.
+            mix: 0 for not rounded, 1 for rounded, between them the mean of both.
+        """
+        bounded = torch.tanh(self.steepness * latent)
+        codes = self.codes(bounded.detach())
+        return bounded + mix * (self.values(codes) - bounded).detach(), codes
+
+    def codes(self, values: Tensor) -> Tensor:
+        """Return the codes (...) int64 of values (..., D) in [-1, 1]."""
+        places = torch.floor((values.float() + 1) * 0.5 * self.levels).long()
+        return (places.clamp_min(0).minimum(self.levels - 1) * self.weights).sum(-1)
+
+    def digits(self, codes: Tensor) -> Tensor:
+        """Return which level each number has, (..., D) int64, of codes (...)."""
+        return codes[..., None] // self.weights % self.levels
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the values (..., D) float32 of codes (...)."""
+        return (2 * self.digits(codes) + 1) / self.levels - 1
+
+    def penalty(self, latent: Tensor) -> Tensor:
+        """Return how far each number's mean and spread over an example are from 0 and 1, (B,).
+
+        Without it the spread grows or shrinks until few levels are in use.
+        """
+        flat = latent.flatten(1, -2)  # (B, positions, D)
+        mean = flat.mean(1)
+        spread = (flat.var(1, correction=0) + 1e-6).sqrt()
+        return (mean.square() + (spread - 1).square()).mean(1)
+
+
+class Gumbel(nn.Module):
+    """Chooses one of several vectors by softmax with Gumbel noise.
+
+    Training samples a soft choice, whose temperature falls from 1 to 1/16 with ``mix`` (DALL-E);
+    otherwise the most likely vector is taken. The noise is torch's global generator's.
+    """
+
+    coldest = 1 / 16
+
+    def __init__(self, entries: int, outputs: int) -> None:
+        super().__init__()
+        self.inputs, self.outputs = entries, outputs
+        self.book = nn.Parameter(torch.randn(entries, outputs) / math.sqrt(outputs))
+
+    def forward(self, latent: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+        """Return vectors (..., D) and codes (...) of logits (..., entries)."""
+        codes = latent.detach().argmax(-1)
+        if not self.training:
+            return self.values(codes), codes
+        temperature = self.coldest**mix
+        choice = F.gumbel_softmax(latent, temperature)
+        return choice @ self.book, codes
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the vectors (..., D) of codes (...)."""
+        return F.embedding(codes, self.book)
+
+    def penalty(self, latent: Tensor) -> Tensor:
+        """Return the divergence from choosing all codes equally often, in nats, (B,)."""
+        logarithms = latent.log_softmax(-1)
+        divergence = (logarithms.exp() * logarithms).sum(-1) + math.log(self.inputs)
+        return divergence.flatten(1).mean(1)
+
+
+# ------------------------------------------------------------------ the network
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What the network makes of a video.
+
+    Args:
+        video: (B, T, 3, H, W) float32, about [0, 1] but not clamped.
+        latent: (B, t, h, w, D) float32, before it is rounded.
+        codes: (B, t, h, w) int64.
+    """
+
+    video: Tensor
+    latent: Tensor
+    codes: Tensor
+
+
+class DVAE(nn.Module):
+    """Video of any length to codes and back.
+
+    >>> net = DVAE(TINY).eval()
+    >>> codes = net.encode(torch.rand(1, 10, 3, 32, 48))
+    >>> codes.shape
+    torch.Size([1, 3, 8, 12])
+    >>> net.decode(codes).shape
+    torch.Size([1, 12, 3, 32, 48])
+    """
+
+    def __init__(self, config: DVAEConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or DVAEConfig()
+        width = config.widths[-1]
+        self.encoder = Encoder(config)
+        self.quantiser = (
+            FSQ(config.levels) if config.quantiser == "fsq" else Gumbel(config.entries, width)
+        )
+        self.to_latent = _convolution(width, self.quantiser.inputs, size=1)
+        self.from_latent = _convolution(self.quantiser.outputs, width, size=1)
+        self.decoder = Decoder(config)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, video: Tensor, mix: float = 1.0) -> Reconstruction:
+        """Encode, round and decode.
+
+        Args:
+            video: (B, T, 3, H, W) in [0, 1]; T a multiple of ``config.stride_time``.
+            mix: how much of the rounding happens, in [0, 1].
+
+        Raises:
+            TypeError: the video is not floating-point.
+            ValueError: its shape does not fit the strides.
+        """
+        self._check(video)
+        if video.shape[1] % self.config.stride_time:
+            raise ValueError(
+                f"video must have a multiple of {self.config.stride_time} frames, "
+                f"got {video.shape[1]}"
+            )
+        batch = len(video)
+        latent, _ = self._to_latent(video, None)
+        with _fp32(video):
+            values, codes = self.quantiser(latent, mix)
+        decoded, _ = self._from_values(values, None)
+        return Reconstruction(_by_example(decoded, batch), latent, codes)
+
+    @torch.no_grad()
+    def encode(self, video: Tensor) -> Tensor:
+        """Return the codes of a video.
+
+        Args:
+            video: (B, T, 3, H, W) in [0, 1], T from 1. The last group of frames is filled up by
+                repeating the last one.
+
+        Returns:
+            (B, ceil(T / stride_time), H / stride, W / stride) int64 in [0, ``config.codes``).
+
+        Raises:
+            TypeError: the video is not floating-point.
+            ValueError: its shape does not fit the strides.
+        """
+        self._check(video)
+        past: Past | None = None
+        parts = []
+        for group in torch.split(video, self.config.stride_time, 1):
+            missing = self.config.stride_time - group.shape[1]
+            if missing:
+                group = torch.cat([group, group[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
+            latent, past = self._to_latent(group, past)
+            with _fp32(video):
+                parts.append(self.quantiser(latent, 1.0)[1])
+        return torch.cat(parts, 1)
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, frames: int | None = None) -> Tensor:
+        """Return the video that codes stand for.
+
+        Args:
+            codes: (B, t, h, w) integers in [0, ``config.codes``).
+            frames: how many to keep, where the last group was filled up (1 for a still picture).
+
+        Returns:
+            (B, t * stride_time, 3, h * stride, w * stride) float32 in [0, 1], or ``frames``.
+
+        Raises:
+            ValueError: a wrong shape, or a code that does not exist.
+        """
+        if codes.ndim != 4 or not codes.numel():
+            raise ValueError(f"codes must be (B, t, h, w), got shape {tuple(codes.shape)}")
+        parts = (codes[:, place : place + 1] for place in range(codes.shape[1]))
+        return torch.cat(list(self.decode_stream(parts)), 1)[:, :frames]
+
+    @torch.no_grad()
+    def decode_stream(self, codes: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Decode token frames as they come; the memory needed does not grow with their number.
+
+        Args:
+            codes: each (B, 1, h, w).
+
+        Yields:
+            (B, stride_time, 3, H, W) in [0, 1] for each, bit for bit what :meth:`decode` returns.
+
+        Raises:
+            ValueError: a wrong shape, or a code that does not exist.
+        """
+        past: Past | None = None
+        for part in codes:
+            if part.ndim != 4 or part.shape[1] != 1:
+                raise ValueError(f"codes must be (B, 1, h, w) each, got shape {tuple(part.shape)}")
+            if part.is_floating_point() or part.amin() < 0 or part.amax() >= self.config.codes:
+                raise ValueError(f"codes must be integers from 0 to {self.config.codes - 1}")
+            group, past = self._from_values(self.quantiser.values(part.long()), past)
+            yield _by_example(group, len(part)).clamp(0, 1)
+
+    def _to_latent(self, video: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        batch = len(video)
+        features, new = self.encoder(video.flatten(0, 1), batch, past)
+        latent = self.to_latent(features).float().permute(0, 2, 3, 1)
+        return _by_example(latent, batch), new
+
+    def _from_values(self, values: Tensor, past: Past | None) -> tuple[Tensor, Past]:
+        batch = len(values)
+        x = self.from_latent(values.flatten(0, 1).permute(0, 3, 1, 2))
+        frames, new = self.decoder(x, batch, past)
+        return frames, new
+
+    def _check(self, video: Tensor) -> None:
+        check_video(video)
+        stride = self.config.stride
+        if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
+            raise ValueError(
+                f"video must be (B, T, 3, H, W) with H and W multiples of {stride}, "
+                f"got shape {tuple(video.shape)}"
+            )
+
+
+def _fp32(like: Tensor) -> torch.autocast:
+    """Keep autocast from rounding what is about to be rounded on purpose."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+@torch.no_grad()
+def initialise_latent(net: DVAE, video: Tensor) -> None:
+    """Let the latent begin as the principal components of the features of some clips.
+
+    Each number of the latent gets mean 0 and variance 1 over these clips, the strongest component
+    the first place (and so the most levels), and the way back begins as the least-squares inverse.
+    Deterministic; does nothing to a network with Gumbel-softmax.
+
+    Args:
+        net: an untrained network.
+        video: (B, T, 3, H, W) in [0, 1], T a multiple of the group's length.
+    """
+    if not isinstance(net.quantiser, FSQ):
+        return
+    features, _ = net.encoder(video.flatten(0, 1), len(video), None)
+    flat = features.permute(0, 2, 3, 1).flatten(0, 2).double()  # (positions, C)
+    mean = flat.mean(0)
+    flat = flat - mean
+    variances, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))  # ascending
+    count = net.quantiser.inputs
+    chosen = vectors.flip(1)[:, :count].T  # (D, C)
+    # Either sign is an eigenvector; which one comes must not hang on the library.
+    largest = chosen.gather(1, chosen.abs().argmax(1, keepdim=True))
+    chosen = chosen * largest.sign()
+    spread = variances.flip(0)[:count].clamp_min(1e-8).sqrt()
+    matrix = chosen / spread[:, None]
+    net.to_latent.weight.copy_(matrix[..., None, None])
+    net.to_latent.bias.copy_(-(matrix @ mean))  # type: ignore[union-attr]
+    values = torch.tanh(FSQ.steepness * flat @ matrix.T)
+    values = torch.cat([values, torch.ones_like(values[:, :1])], 1)
+    ridge = 1e-6 * len(flat) * torch.eye(count + 1, dtype=torch.float64)
+    inverse = torch.linalg.solve(values.T @ values + ridge, values.T @ flat)  # (D + 1, C)
+    net.from_latent.weight.copy_(inverse[:-1].T[..., None, None])
+    net.from_latent.bias.copy_(inverse[-1] + mean)  # type: ignore[union-attr]
