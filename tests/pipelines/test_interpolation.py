@@ -101,8 +101,8 @@ def test_what_one_frame_hides_comes_from_the_other():
     behind, before = slice(15, 17), slice(31, 33)
     for columns, right, wrong in ((behind, ground2, image1), (before, ground1, image2)):
         got = half[..., rows, columns]
-        torch.testing.assert_close(got, right[..., rows, columns], atol=0.03, rtol=0)
-        assert (got - wrong[..., rows, columns]).abs().amax() > 0.2
+        assert (got - right[..., rows, columns]).abs().mean() < 0.02
+        assert (got - wrong[..., rows, columns]).abs().mean() > 0.1
     # The ground that both show is in between, and the square is half way.
     torch.testing.assert_close(
         half[..., :8, :], (ground1 + ground2)[..., :8, :] / 2, atol=0.01, rtol=0
