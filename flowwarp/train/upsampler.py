@@ -1,0 +1,461 @@
+"""What the upsampler learns from: decodes with errors, and previous frames that are not perfect.
+
+An example is a few frames in a row of a clip whose flow is known. They go through the real DVAE,
+with some codes replaced, as a transformer that samples codes is not always right either. At
+generation the network is given frames it drew itself and flow that is estimated. So flow is bent a
+little here, pixels whose flow is only roughly right are trusted in half of the examples, the frame
+before is noised, and, after a while, in a share of examples it is the network's own, drawn frame
+after frame with carried noise, just as it will be (the idea of Scheduled Sampling, Bengio et al.,
+NeurIPS 2015; without a gradient through time). Some frames have no frame before them at all, so
+that one network serves with and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.data.world import Clip
+from flowwarp.metrics.temporal import fine_ratio, warping_error
+from flowwarp.models.upsampler import (
+    REFRESH,
+    SCALE,
+    SMALL,
+    TINY,
+    Upsampler,
+    UpsamplerConfig,
+    between,
+    enlarge,
+    sample,
+    upsample_clip,
+    warp_previous,
+)
+from flowwarp.ops.noise import carry_noise, dither, mix_noise
+from flowwarp.train import loop
+from flowwarp.viz.overlay import side_by_side
+
+Preset = Literal["tiny", "small", "base"]
+Source = Callable[[int, int], Clip]  # (seed, index): a clip of the upsampler's own resolution
+
+_BEND = 8  # a bend of flow is made of about so many waves along each side
+_CHECKED = 4  # clips of a validation
+
+
+@dataclass(frozen=True)
+class Codec:
+    """The DVAE, as far as it matters here.
+
+    Args:
+        encode: (1, T, 3, h, w) in [0, 1] to codes (1, t, h', w').
+        decode: codes to (1, T or more, 3, h, w) in [0, 1].
+        entries: how many codes there are.
+        device: where both work.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
+    entries: int
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class UpsamplerDataConfig:
+    """What an example is.
+
+    Args:
+        frames: in a row, of one clip. A clip is composed, encoded and decoded for them as a whole.
+        spoilt: share of examples whose codes have errors.
+        errors: largest share of codes that is replaced.
+        bent: share of examples whose flow is not quite right.
+        bend: by how much at most, in pixels (standard deviation).
+        loose: share of examples that trust whatever is visible, though its flow may not be exact.
+    """
+
+    frames: int = 8
+    spoilt: float = 0.5
+    errors: float = 0.06
+    bent: float = 0.5
+    bend: float = 0.5
+    loose: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.frames < 1:
+            raise ValueError(f"frames must be at least 1, got {self.frames}")
+
+
+@dataclass(frozen=True)
+class ConditionConfig:
+    """What the network is told of the frame before.
+
+    Args:
+        forget: share of frames that are told nothing.
+        begin: share of examples that begin so, as a clip does.
+        haze: largest deviation of noise on a true previous frame.
+        own_share: share of examples whose previous frames are the network's own.
+        own_from: share of training after which there are such.
+        own_steps: steps that these are drawn in.
+    """
+
+    forget: float = 0.15
+    begin: float = 0.4
+    haze: float = 0.06
+    own_share: float = 0.5
+    own_from: float = 0.3
+    own_steps: int = 2
+
+
+# ------------------------------------------------------------------ examples
+
+
+def spoil_codes(codes: Tensor, share: float, entries: int, generator: torch.Generator) -> Tensor:
+    """Replace a share of codes, half of them by any code, half by that of a neighbour.
+
+    Args:
+        codes: (..., t, h, w) integers; a neighbour is beside along one of these axes, the border's
+            from across.
+        share: in [0, 1].
+        entries: how many codes there are.
+        generator: decides which.
+    """
+
+    def chance() -> Tensor:
+        return torch.rand(codes.shape, generator=generator)
+
+    anything = torch.randint(entries, codes.shape, generator=generator)
+    axis = torch.randint(-3, 0, codes.shape, generator=generator)
+    wrong, random = chance() < share, chance() < 0.5
+    for number in (-3, -2, -1):
+        anything = torch.where(~random & (axis == number), codes.roll(1, number), anything)
+    return torch.where(wrong, anything, codes)
+
+
+def bend_flow(flow: Tensor, amount: float, generator: torch.Generator) -> Tensor:
+    """Add a smooth random field to flow, (T, 2, H, W), of a deviation of about ``amount`` px."""
+    if not amount:
+        return flow
+    coarse = torch.randn(len(flow), 2, _BEND, _BEND, generator=generator)
+    field = F.interpolate(coarse, flow.shape[-2:], mode="bicubic", align_corners=False)
+    return flow + amount * field
+
+
+def halve(video: Tensor) -> Tensor:
+    """Return (T, 3, H, W) uint8 as what the DVAE sees: (T, 3, H / 2, W / 2) in [0, 1]."""
+    return F.avg_pool2d(video.float() / 255, SCALE)
+
+
+@torch.no_grad()
+def lossy(video: Tensor, codec: Codec, spoil: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Return what the DVAE makes of a clip (T, 3, H, W) uint8: (T, 3, H / 2, W / 2) in [0, 1].
+
+    One clip at a time: a code must not hang on what else is in a batch, however little.
+    """
+    codes = codec.encode(halve(video)[None].to(codec.device)).cpu()
+    if spoil is not None:
+        codes = spoil(codes)
+    return codec.decode(codes.to(codec.device))[0, : len(video)].float().cpu()
+
+
+def draw_batch(
+    source: Source,
+    codec: Codec,
+    seed: int,
+    numbers: Iterable[int],
+    data: UpsamplerDataConfig,
+    condition: ConditionConfig,
+) -> dict[str, Tensor]:
+    """Return examples, each a pure function of the seed and its number.
+
+    Returns:
+        ``before`` (B, 3, H, W) uint8, the frame before the first; ``frames`` (B, F, 3, H, W) uint8;
+        ``decode`` (B, F, 3, H / 2, W / 2) in [0, 1]; ``flow`` (B, F, 2, H, W), from each frame to
+        the one before; ``visible`` (B, F, 1, H, W) bool, where that is to be trusted; ``noise`` and
+        ``fresh`` (B, F, 3, H, W), independent unit Gaussians; ``time`` (B, F) in [0, 1]; ``haze``
+        (B, F), what noise to add to true previous frames; ``dice`` (B,) in [0, 1), for chances that
+        change as training goes on.
+    """
+    examples = [_draw(source, codec, seed, number, data, condition) for number in numbers]
+    return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def _draw(
+    source: Source,
+    codec: Codec,
+    seed: int,
+    number: int,
+    data: UpsamplerDataConfig,
+    condition: ConditionConfig,
+) -> dict[str, Tensor]:
+    clip = source(seed, number)
+    generator = loop.generator(seed, number)
+
+    def chance(share: float) -> bool:
+        return float(torch.rand((), generator=generator)) < share
+
+    def up_to(most: float) -> float:
+        return most * float(torch.rand((), generator=generator))
+
+    length = len(clip.video)
+    if length < data.frames:
+        raise ValueError(f"frames must be at most {length}, the length of a clip")
+    share = up_to(data.errors) * chance(data.spoilt)
+    decode = lossy(
+        clip.video, codec, lambda codes: spoil_codes(codes, share, codec.entries, generator)
+    )
+    flow = bend_flow(clip.flow_21, up_to(data.bend) * chance(data.bent), generator)
+    visible = clip.visible_21 if chance(data.loose) else clip.visible_21 & clip.valid_21
+    # So that each frame but the first has one before it, put a frame that nobody sees at the front.
+    video = torch.cat([clip.video[:1], clip.video])
+    flow = torch.cat([torch.zeros_like(flow[:1]), flow])
+    visible = torch.cat([torch.zeros_like(visible[:1]), visible])
+    first = int(torch.randint(length - data.frames + 1, (), generator=generator))
+    part = slice(first, first + data.frames)
+    told = torch.rand(data.frames, generator=generator) >= condition.forget
+    told[0] &= not chance(condition.begin)
+    shape = (2, data.frames, *video.shape[1:])
+    noise, fresh = torch.randn(shape, generator=generator)
+    return {
+        "before": video[first],
+        "frames": video[first + 1 : first + 1 + data.frames],
+        "decode": decode[part],
+        "flow": flow[part],
+        "visible": visible[part] & told.view(-1, 1, 1, 1),
+        "noise": noise,
+        "fresh": fresh,
+        "time": torch.rand(data.frames, generator=generator),
+        "haze": condition.haze * torch.rand(data.frames, generator=generator),
+        "dice": torch.rand((), generator=generator),
+    }
+
+
+# ------------------------------------------------------------------ loss
+
+
+def upsampler_losses(
+    model: Upsampler, examples: Mapping[str, Tensor], progress: float, condition: ConditionConfig
+) -> dict[str, Tensor]:
+    """Return the mean squared error of the velocity, over frames and pixels, as ``loss`` (B,).
+
+    Args:
+        model: the network.
+        examples: as :func:`draw_batch` returns them.
+        progress: share of training that is done, in [0, 1].
+        condition: what the network is told of the frame before.
+    """
+    frames = examples["frames"].float() / 255
+    before = torch.cat([examples["before"][:, None].float() / 255, frames[:, :-1]], 1)
+    noise, fresh = examples["noise"], examples["fresh"]
+    previous = before + examples["haze"][:, :, None, None, None] * fresh
+    share = condition.own_share if progress >= condition.own_from else 0.0
+    own = (examples["dice"] < share).nonzero()[:, 0]
+    if len(own):
+        some = {name: tensor[own] for name, tensor in examples.items()}
+        drawn, carried = roll_out(model, some, before[own, 0], condition.own_steps)
+        previous = previous.index_copy(0, own, drawn)
+        noise = noise.index_copy(0, own, carried)
+    decode = examples["decode"].flatten(0, 1)
+    hint, trust = warp_previous(
+        previous.flatten(0, 1), examples["flow"].flatten(0, 1), examples["visible"].flatten(0, 1)
+    )
+    time = examples["time"].flatten()
+    residual = model.residual(frames.flatten(0, 1), decode)
+    point, velocity = between(noise.flatten(0, 1), residual, time)
+    made = model(point, time, decode, hint, trust)
+    error = (made - velocity).square().mean((1, 2, 3))
+    return {"loss": error.view(frames.shape[:2]).mean(1)}
+
+
+@torch.no_grad()
+def roll_out(
+    model: Upsampler, examples: Mapping[str, Tensor], before: Tensor, steps: int
+) -> tuple[Tensor, Tensor]:
+    """Draw frame after frame, as generation does.
+
+    Args:
+        model: the network.
+        examples: as :func:`draw_batch` returns them.
+        before: (B, 3, H, W) in [0, 1], the frame before the first.
+        steps: of sampling.
+
+    Returns:
+        The frame before each, (B, F, 3, H, W): ``before``, then the network's; and the noise of
+        each frame, of the same shape.
+    """
+    noise = examples["noise"][:, 0]
+    previous, noises = [before], [noise]
+    for number in range(1, examples["frames"].shape[1]):
+        flow, visible = examples["flow"][:, number - 1], examples["visible"][:, number - 1]
+        hint, trust = warp_previous(previous[-1], flow, visible)
+        decode = examples["decode"][:, number - 1]
+        previous.append(sample(model, noise, decode, hint, trust, steps=steps))
+        noise = carry_noise(
+            noise,
+            examples["flow"][:, number],
+            examples["noise"][:, number],
+            visible=examples["visible"][:, number],
+            dither=dither(number),
+        )
+        noise = mix_noise(noise, examples["fresh"][:, number], REFRESH)
+        noises.append(noise)
+    return torch.stack(previous, 1), torch.stack(noises, 1)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def presets(preset: Preset) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, condition."""
+    if preset == "tiny":  # minutes on a laptop
+        return {
+            "loop": loop.LoopConfig(
+                steps=600, batch_size=4, learning_rate=2e-3, warmup=50, ema=0.99, validate_every=200
+            ),
+            "model": TINY,
+            "data": UpsamplerDataConfig(frames=4),
+            "condition": ConditionConfig(),
+        }
+    return {
+        "loop": loop.LoopConfig(
+            steps=20_000 if preset == "base" else 8_000,
+            batch_size=4,
+            learning_rate=6e-4,
+            warmup=200,
+            precision="bf16",
+            workers=1,
+        ),
+        "model": UpsamplerConfig() if preset == "base" else SMALL,
+        "data": UpsamplerDataConfig(),
+        "condition": ConditionConfig(),
+    }
+
+
+def upsampler_task(
+    source: Source,
+    codec: Codec,
+    configs: Mapping[str, Any],
+    notes: Mapping[str, str] | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train an upsampler.
+
+    Args:
+        source: where clips come from.
+        codec: the DVAE whose decodes are to be upsampled.
+        configs: as :func:`presets` returns them.
+        notes: for the card of the weights.
+
+    Raises:
+        ValueError: a clip has fewer frames than an example.
+    """
+    training: loop.LoopConfig = configs["loop"]
+    data: UpsamplerDataConfig = configs["data"]
+    condition: ConditionConfig = configs["condition"]
+    torch.manual_seed(training.seed)
+    net = Upsampler(configs["model"])
+    seed = training.seed + 1  # of what is held out
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_batch(source, codec, training.seed, numbers, data, condition)
+
+    def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        assert isinstance(model, Upsampler)
+        return upsampler_losses(model, examples, step / training.steps, condition)
+
+    held_out = draw_batch(source, codec, seed, range(_CHECKED), data, condition)
+    clips = [source(seed, number) for number in range(_CHECKED)]
+    decodes = [lossy(clip.video, codec) for clip in clips]
+
+    def draw(model: nn.Module, number: int, temporal: bool) -> Tensor:
+        assert isinstance(model, Upsampler)
+        clip, device = clips[number], model.head.weight.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            return upsample_clip(
+                model,
+                decodes[number].to(device),
+                clip.flow_21.to(device),
+                clip.visible_21.to(device),
+                loop.generator(seed, number),
+                temporal=temporal,
+            ).cpu()
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        assert isinstance(model, Upsampler)
+        device = model.head.weight.device
+        examples = {name: tensor.to(device) for name, tensor in held_out.items()}
+        figures = {"loss": float(upsampler_losses(model, examples, 1.0, condition)["loss"].mean())}
+        ways = [
+            compare(clip, decode, draw(model, number, True), draw(model, number, False))
+            for number, (clip, decode) in enumerate(zip(clips, decodes, strict=True))
+        ]
+        return figures | {name: sum(way[name] for way in ways) / len(ways) for name in ways[0]}
+
+    def samples(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        for number in range(2):
+            outputs = draw(model, number, True), draw(model, number, False)
+            pictures = sheet(clips[number], decodes[number], *outputs)
+            yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
+
+    return loop.Task(
+        name="upsampler",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={name: config for name, config in configs.items() if name != "loop"},
+        validate=validate,
+        samples=samples,
+        notes=notes or {},
+    )
+
+
+def compare(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, float]:
+    """Judge the upsampling of a clip, beside what is had without it and the truth's own figures.
+
+    Args:
+        clip: the original.
+        decode: (T, 3, H / 2, W / 2) in [0, 1], what was given.
+        held: (T, 3, H, W) in [0, 1], what was drawn with the frame before.
+        free: likewise, each frame by itself.
+
+    Returns:
+        ``psnr`` in dB of ``held``, ``free`` and the ``bicubic`` enlargement; ``fine``, the
+        amplitude of high frequencies over that of the original; ``warping``, the error against
+        the frame before where flow is exact, also of the ``truth``.
+    """
+    truth = clip.video.float() / 255
+    bicubic = enlarge(decode).clamp(0, 1)
+    exact = (clip.visible_21 & clip.valid_21)[None]
+    videos = {"held": held, "free": free, "bicubic": bicubic, "truth": truth}
+    figures = {}
+    for name, video in videos.items():
+        if name != "truth":
+            figures[f"psnr_{name}"] = float(-10 * (video - truth).square().mean().log10())
+            figures[f"fine_{name}"] = float(fine_ratio(video[None], truth[None]))
+        figures[f"warping_{name}"] = float(warping_error(video[None], clip.flow_21[None], exact))
+    return figures
+
+
+def sheet(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, Tensor]:
+    """Return pictures of a clip: ``clip``, four frames of each video, and ``slice``, x over time.
+
+    Both have, from left to right, the decode, the frames drawn one by one, those drawn with the
+    frame before, and the original. In the slice, time runs down: what holds still is a straight
+    line, what flickers is frayed.
+
+    Args:
+        clip: the original.
+        decode: (T, 3, H / 2, W / 2) in [0, 1].
+        held: (T, 3, H, W) in [0, 1], drawn with the frame before.
+        free: likewise, each frame by itself.
+    """
+    truth = clip.video.float() / 255
+    coarse = F.interpolate(decode, scale_factor=SCALE, mode="nearest")
+    videos = [coarse, free, held, truth]
+    times = torch.linspace(0, len(truth) - 1, min(4, len(truth))).round().long().tolist()
+    rows = [side_by_side([video[t : t + 1] for video in videos])[0] for t in times]
+    row = truth.shape[2] // 2
+    slices = [video[:, :, row].movedim(0, 1)[None] for video in videos]  # (1, 3, T, W)
+    slices = [part.repeat_interleave(6, 2) for part in slices]
+    return {"clip": torch.cat(rows, 1), "slice": side_by_side(slices)[0]}

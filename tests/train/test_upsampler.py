@@ -1,0 +1,407 @@
+"""The upsampler's examples, roll-outs and training, on a square that slides over a texture."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flowwarp.data.world import Clip
+from flowwarp.errors import Stopped
+from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.models.upsampler import TINY, Upsampler, sample, upsample_clip
+from flowwarp.ops.warping import warp
+from flowwarp.train import loop, upsampler
+from flowwarp.train.upsampler import (
+    Codec,
+    ConditionConfig,
+    UpsamplerDataConfig,
+    bend_flow,
+    compare,
+    draw_batch,
+    lossy,
+    presets,
+    roll_out,
+    sheet,
+    spoil_codes,
+    upsampler_losses,
+    upsampler_task,
+)
+
+SIZE, FRAMES = 32, 6
+
+
+def texture(generator, size):
+    coarse = torch.rand(1, 3, size // 2, size // 2, generator=generator)
+    return F.interpolate(coarse, (size, size), mode="bicubic", align_corners=False)[0].clamp(0, 1)
+
+
+def source(seed, index):
+    """Return a clip of a square that moves right by 2 px a frame."""
+    generator = loop.generator(seed, index)
+    ground, square = texture(generator, SIZE), texture(generator, 12)
+    video, flow = ground.repeat(FRAMES, 1, 1, 1), torch.zeros(FRAMES - 1, 2, SIZE, SIZE)
+    visible = torch.ones(FRAMES - 1, 1, SIZE, SIZE, dtype=torch.bool)
+    for t in range(FRAMES):
+        x = 2 + 2 * t
+        video[t, :, 8:20, x : x + 12] = square
+        if t:
+            flow[t - 1, 0, 8:20, x : x + 12] = -2
+            visible[t - 1, :, 8:20, x - 2 : x] = False  # uncovered
+    valid = torch.ones_like(visible)
+    valid[:, :, 7] = False  # as if flow were only roughly right there
+    pixels = (video * 255).round().byte()
+    return Clip(
+        pixels, -flow, flow, valid, valid, visible, visible, caption="a square", attributes={}
+    )
+
+
+def encode(video):
+    """Pool by 2 and round to 8 levels of each colour."""
+    small = F.avg_pool2d(video.flatten(0, 1), 2)
+    levels = (small * 7.999).long()
+    return (levels * torch.tensor([64, 8, 1]).view(3, 1, 1)).sum(1).unflatten(0, video.shape[:2])
+
+
+def decode(codes):
+    levels = torch.stack([codes // 64, codes // 8 % 8, codes % 8], 2)
+    small = ((levels + 0.5) / 8).flatten(0, 1)
+    big = F.interpolate(small, scale_factor=2, mode="bilinear", align_corners=False)
+    return big.unflatten(0, codes.shape[:2])
+
+
+CODEC = Codec(encode, decode, 512)
+DATA = UpsamplerDataConfig(frames=3)
+CLEAR = UpsamplerDataConfig(frames=3, spoilt=0, bent=0, loose=0)
+TOLD = ConditionConfig(forget=0, begin=0, haze=0, own_share=0)
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    net = Upsampler(TINY).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.02)
+    return net
+
+
+# ------------------------------------------------------------------ examples
+
+
+def test_the_stand_in_s_flow_is_right():
+    clip = source(0, 0)
+    video = clip.video.float() / 255
+    warped = warp(video[:-1], clip.flow_21)
+    error = (warped - video[1:]).abs() * clip.visible_21
+    assert float(error.max()) < 1e-6
+
+
+def test_codes_are_spoilt_by_share_and_kind():
+    codes = torch.arange(4 * 16 * 16).view(1, 4, 16, 16)
+    generator = loop.generator(0)
+    assert torch.equal(spoil_codes(codes, 0.0, 10**6, generator), codes)
+    spoilt = spoil_codes(codes, 0.3, 10**6, generator)
+    wrong = spoilt != codes
+    assert float(wrong.float().mean()) == pytest.approx(0.3, abs=0.05)
+    neighbours = [spoilt == codes.roll(1, axis) for axis in (-3, -2, -1)]
+    copied = wrong & (neighbours[0] | neighbours[1] | neighbours[2])
+    assert float(copied.sum() / wrong.sum()) == pytest.approx(0.5, abs=0.08)
+    for kind in neighbours:  # a sixth each
+        assert float((wrong & kind).sum() / wrong.sum()) == pytest.approx(1 / 6, abs=0.06)
+    everything = spoil_codes(torch.zeros(1, 4, 8, 8, dtype=torch.long), 1.0, 5, generator)
+    assert everything.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_bent_flow_is_smooth_and_of_the_size_asked_for():
+    flow = torch.ones(3, 2, 64, 64)
+    bent = bend_flow(flow, 0.5, loop.generator(0)) - flow
+    assert float(bent.std()) == pytest.approx(0.5, abs=0.12)
+    assert float((bent[..., 1:] - bent[..., :-1]).std()) < 0.15
+    assert bend_flow(flow, 0.0, loop.generator(0)) is flow
+
+
+def test_an_example_hangs_on_seed_and_number_alone():
+    whole = draw_batch(source, CODEC, 3, range(5, 8), DATA, ConditionConfig())
+    alone = draw_batch(source, CODEC, 3, [6], DATA, ConditionConfig())
+    other = draw_batch(source, CODEC, 4, [6], DATA, ConditionConfig())
+    for name, tensor in alone.items():
+        assert torch.equal(tensor[0], whole[name][1])
+    assert not torch.equal(other["noise"], alone["noise"])
+
+
+def test_frames_flow_and_the_frame_before_belong_together():
+    batch = draw_batch(source, CODEC, 0, range(12), CLEAR, TOLD)
+    firsts = set()
+    for row in range(12):
+        clip = source(0, row)
+        video, decoded = clip.video, lossy(clip.video, CODEC)
+        frames = batch["frames"][row]
+        first = next(t for t in range(FRAMES) if torch.equal(video[t], frames[0]))
+        firsts.add(first)
+        assert torch.equal(frames, video[first : first + 3])
+        assert torch.equal(batch["decode"][row], decoded[first : first + 3])
+        if not first:
+            assert not batch["visible"][row, 0].any()  # nothing is before it
+        else:
+            assert torch.equal(batch["before"][row], video[first - 1])
+        before = torch.cat([batch["before"][row][None], frames[:-1]]).float()
+        off = (warp(before, batch["flow"][row]) - frames.float()).abs()
+        assert float((off * batch["visible"][row]).max()) < 1e-3
+        assert torch.equal(
+            batch["visible"][row, 1:], (clip.visible_21 & clip.valid_21)[first : first + 2]
+        )
+    assert firsts == {0, 1, 2, 3}
+
+
+def test_chances_are_what_the_settings_say():
+    numbers = range(300)
+    settings = ConditionConfig(forget=0.25, begin=0.5, haze=0.1)
+    data = dataclasses.replace(DATA, loose=0.5, bent=0.5, bend=1.0)
+    batch = draw_batch(source, CODEC, 0, numbers, data, settings)
+    told = batch["visible"].flatten(2).any(2).float()  # (B, F)
+    assert float(told[:, 1:].mean()) == pytest.approx(0.75, abs=0.06)
+    assert float(told[:, 0].mean()) == pytest.approx(0.75 * 0.75 * 0.5, abs=0.09)
+    loose = batch["visible"][:, 1:, 0, 7].flatten(1).any(1)
+    seen = told[:, 1:].any(1)
+    assert float(loose[seen].float().mean()) == pytest.approx(0.5, abs=0.1)
+    bent = (batch["flow"][:, 1:, 1].abs().amax((1, 2, 3)) > 0).float()
+    assert float(bent.mean()) == pytest.approx(0.5, abs=0.1)
+    for name, most in (("time", 1.0), ("dice", 1.0), ("haze", 0.1)):
+        assert float(batch[name].mean()) == pytest.approx(most / 2, abs=0.05 * most)
+        assert 0 <= float(batch[name].min()) <= float(batch[name].max()) <= most
+    both = batch["noise"] * batch["fresh"]
+    assert abs(float(both.mean())) < 0.01
+
+
+def test_too_long_an_example_is_refused():
+    with pytest.raises(ValueError, match="frames must be at most 6"):
+        draw_batch(source, CODEC, 0, [0], UpsamplerDataConfig(frames=7), TOLD)
+
+
+# ------------------------------------------------------------------ loss
+
+
+def test_loss_of_a_network_that_says_nothing():
+    """Its velocity is 0, so the loss is the mean square of residual minus noise."""
+
+    class Silent(Upsampler):
+        def forward(self, noisy, time, decode, previous=None, visible=None):
+            return torch.zeros_like(noisy)
+
+    net = Silent(TINY)
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, TOLD)
+    losses = upsampler_losses(net, batch, 0.0, TOLD)
+    for row in range(2):
+        frames = batch["frames"][row].float() / 255
+        residual = net.residual(frames, batch["decode"][row])
+        wanted = (residual - batch["noise"][row]).square().mean()
+        assert float(losses["loss"][row]) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_the_network_is_told_the_frame_before_warped():
+    seen = {}
+
+    class Spy(Upsampler):
+        def forward(self, noisy, time, decode, previous=None, visible=None):
+            seen.update(previous=previous, visible=visible, noisy=noisy, time=time)
+            return torch.zeros_like(noisy)
+
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, TOLD)
+    upsampler_losses(Spy(TINY), batch, 0.0, TOLD)
+    frames = batch["frames"].flatten(0, 1).float() / 255
+    off = ((seen["previous"] - frames) * seen["visible"]).abs()
+    assert float(off.max()) < 1e-5
+    assert float(seen["visible"].float().mean()) > 0.5
+    hazy = {**batch, "haze": torch.full_like(batch["haze"], 0.1)}
+    upsampler_losses(Spy(TINY), hazy, 0.0, TOLD)
+    off = ((seen["previous"] - frames) * seen["visible"])[seen["visible"].expand_as(frames)]
+    assert float(off.std()) == pytest.approx(0.1, abs=0.01)
+
+
+def test_an_example_s_loss_does_not_hang_on_its_batch():
+    """Though some examples are rolled out and others are not."""
+    net, settings = network(), ConditionConfig(own_from=0.0)
+    batch = draw_batch(source, CODEC, 0, range(4), DATA, settings)
+    batch["dice"] = torch.tensor([0.1, 0.9, 0.2, 0.8])
+    together = upsampler_losses(net, batch, 0.5, settings)["loss"]
+    for row in range(4):
+        one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
+        alone = upsampler_losses(net, one, 0.5, settings)["loss"]
+        torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-5)
+
+
+def test_own_frames_come_in_when_their_time_has_come():
+    net, settings = network(), ConditionConfig(own_share=0.5, own_from=0.3)
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, settings)
+    batch["dice"] = torch.tensor([0.4, 0.6])
+    batch["visible"][:, 1:] = True
+    early, late = (
+        upsampler_losses(net, batch, progress, settings)["loss"].tolist()
+        for progress in (0.29, 0.3)
+    )
+    assert abs(early[0] - late[0]) > 1e-5
+    assert early[1] == pytest.approx(late[1], rel=1e-4)
+
+
+def test_a_roll_out_is_what_generation_does(monkeypatch):
+    """Given the same noise, frame after frame, it draws what the sampler draws."""
+    net = network()
+    clip = source(0, 1)
+    shape = (FRAMES, 3, SIZE, SIZE)
+    noise, fresh = (torch.randn(shape, generator=loop.generator(k)) for k in range(2))
+    nothing = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
+    examples = {
+        "frames": clip.video,
+        "decode": lossy(clip.video, CODEC),
+        "flow": torch.cat([torch.zeros(1, 2, SIZE, SIZE), clip.flow_21]),
+        "visible": torch.cat([nothing, clip.visible_21]),
+        "noise": noise,
+        "fresh": fresh,
+    }
+    before = torch.zeros(1, 3, SIZE, SIZE)
+    rows = {name: tensor[None] for name, tensor in examples.items()}
+    previous, _ = roll_out(net, rows, before, steps=2)
+
+    # The sampler asks for its noise in this order.
+    wanted = itertools.chain([noise[0]], *zip(noise[1:], fresh[1:], strict=True))
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(wanted)[None])
+    drawn = upsample_clip(
+        net, examples["decode"], clip.flow_21, clip.visible_21, loop.generator(0), steps=2
+    )
+    torch.testing.assert_close(previous[0, 1:], drawn[:-1], atol=1e-5, rtol=0)
+    assert torch.equal(previous[:, 0], before)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def configs(**changes):
+    found = presets("tiny")
+    settings = {"steps": 6, "batch_size": 2, "warmup": 2, "validate_every": 3, "samples_every": 0}
+    settings |= {"save_every": 2, "threads": 1, "log_every": 1}
+    found["loop"] = dataclasses.replace(found["loop"], **(settings | changes))
+    found["data"] = DATA
+    found["condition"] = ConditionConfig(own_from=0.5)  # in the middle of the run
+    return found
+
+
+def test_presets_are_of_one_kind():
+    for name in ("tiny", "small", "base"):
+        assert list(presets(name)) == ["loop", "model", "data", "condition"]
+
+
+def test_resumes_exactly(tmp_path, monkeypatch):
+    setting = configs()
+
+    def run(folder, **options):
+        return loop.train(
+            upsampler_task(source, CODEC, setting), setting["loop"], folder, **options
+        )
+
+    whole = run(tmp_path / "whole")
+    draws = itertools.count()
+
+    def interrupted(*arguments):
+        if next(draws) == 2 * 2 + 6:  # the third step's, after 4 of validation and 4 decodes
+            raise Stopped("run", 15, "")
+        return source(*arguments)
+
+    task = upsampler_task(interrupted, CODEC, setting)
+    with pytest.raises(Stopped):
+        loop.train(task, setting["loop"], tmp_path / "parts")
+    parts = run(tmp_path / "parts", resume="auto")
+    assert parts.step == whole.step == 6
+    a, b = (load_weights(result.weights, "upsampler") for result in (whole, parts))
+    assert a[0].keys() == b[0].keys()
+    assert all(torch.equal(a[0][name], b[0][name]) for name in a[0])
+    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert metrics[0] == metrics[1]
+    fill(Upsampler(TINY), a[0], "weights")
+    assert a[1].config["widths"] == list(TINY.widths)
+
+
+def test_micro_batches_are_one_batch(tmp_path):
+    gradients = []
+    for accumulate in (1, 2):
+        setting = configs(steps=1, accumulate=accumulate, validate_every=0, ema=0.0, clip=0.0)
+        setting["condition"] = ConditionConfig(own_from=0.0)
+        task = dataclasses.replace(
+            upsampler_task(source, CODEC, setting), validate=None, samples=None
+        )
+        torch.nn.init.normal_(
+            task.model.head.weight, std=0.02, generator=torch.Generator().manual_seed(0)
+        )
+        loop.train(task, setting["loop"], tmp_path / str(accumulate))
+        gradients.append([p.grad.clone() for p in task.model.parameters() if p.grad is not None])
+    for one, two in zip(*gradients, strict=True):
+        assert float((one - two).norm()) <= 2e-6 * float(one.norm()) + 1e-9
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_learns_one_clip_better_than_bicubic(norm):
+    """In seconds, with norms and without, and held still it is stiller than drawn one by one."""
+    torch.manual_seed(0)
+    net = Upsampler(dataclasses.replace(TINY, norm=norm))
+    settings = ConditionConfig(own_from=0.4)
+    optimizer = torch.optim.AdamW(net.parameters(), 4e-3, betas=(0.9, 0.98))
+    steps = 90
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (steps - step) / 80)
+        numbers = range(4 * step, 4 * step + 4)
+        batch = draw_batch(lambda *_: source(0, 0), CODEC, 0, numbers, DATA, settings)
+        loss = upsampler_losses(net, batch, step / steps, settings)["loss"].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        optimizer.step()
+    net.eval()
+    clip = source(0, 0)
+    decoded = lossy(clip.video, CODEC)
+    drawn = [
+        upsample_clip(
+            net, decoded, clip.flow_21, clip.visible_21, loop.generator(9), temporal=temporal
+        )
+        for temporal in (True, False)
+    ]
+    figures = compare(clip, decoded, *drawn)
+
+    assert figures["psnr_held"] > figures["psnr_bicubic"] + 2
+    assert figures["psnr_free"] > figures["psnr_bicubic"] + 1
+    assert figures["warping_held"] < 0.8 * figures["warping_free"]
+    assert 0.8 < figures["fine_held"] < 1.2
+
+
+def test_figures_of_the_truth_itself():
+    clip = source(0, 0)
+    truth = clip.video.float() / 255
+    figures = compare(clip, lossy(clip.video, CODEC), truth, (truth + 0.1))
+    assert figures["psnr_held"] == float("inf")
+    assert figures["psnr_free"] == pytest.approx(20, abs=1e-3)
+    assert figures["fine_held"] == pytest.approx(1)
+    assert figures["warping_truth"] == figures["warping_held"] < 1e-3
+    assert figures["psnr_bicubic"] < 40
+    assert figures["fine_bicubic"] < 0.6
+
+
+def test_sheets_show_all_four_and_time():
+    clip = source(0, 0)
+    truth = clip.video.float() / 255
+    pictures = sheet(clip, lossy(clip.video, CODEC), truth, 0 * truth)
+    width = 4 * SIZE + 3 * 4
+    assert pictures["clip"].shape == (3, 4 * SIZE, width)
+    assert pictures["slice"].shape == (3, 6 * FRAMES, width)
+    last = slice(width - SIZE, width)
+    assert torch.equal(pictures["clip"][:, :SIZE, last], truth[0])
+    assert torch.equal(pictures["slice"][:, 6, last], truth[1, :, SIZE // 2])
+
+
+def test_samples_and_validation_of_a_task():
+    task = upsampler_task(source, CODEC, configs())
+    model = task.model.eval()
+    with torch.no_grad():
+        figures = task.validate(model)
+        pictures = dict(task.samples(model))
+    assert set(pictures) == {"clip0", "slice0", "clip1", "slice1"}
+    assert figures["loss"] > 0
+    again = task.validate(model)
+    assert figures == again
+    assert sample is upsampler.sample
