@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("flowwarp", "cuda", "datasets")
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 BUILT = sorted(Path(_native.__file__).parent.glob("_cpu_*.so"))
+SPRITES = sorted(path for path in (ROOT / "datasets/sprites").rglob("*") if path.is_file())
 SAMPLE = ("README.md", "clip.mp4", "flow.flo", "frame1.png", "frame2.png")
 
 COMPILER = """\
@@ -135,6 +136,7 @@ def test_sdist_holds_what_a_wheel_is_built_from(sdist):
         names = {name.partition("/")[2] for name in archive.getnames()}
     kernels = {f"cuda/{path.name}" for path in (ROOT / "cuda").glob("*.*")}
     assert kernels | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
+    assert {path.relative_to(ROOT).as_posix() for path in SPRITES} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 
@@ -147,6 +149,7 @@ def test_wheel_holds_all_and_nothing_else(wheel):
     expected = {path.relative_to(ROOT).as_posix() for path in (ROOT / "flowwarp").rglob("*.py")}
     expected |= {f"flowwarp/_cuda/{path.name}" for path in (ROOT / "cuda").glob("*.*")}
     expected |= {f"flowwarp/_datasets/sample/{name}" for name in SAMPLE}
+    expected |= {f"flowwarp/_{path.relative_to(ROOT).as_posix()}" for path in SPRITES}
     expected |= {f"flowwarp/_datasets/{path.name}" for path in (ROOT / "datasets").glob("*.toml")}
     expected |= {f"flowwarp/_weights/{path.name}" for path in (ROOT / "flowwarp/_weights").iterdir()}
     expected |= {f"flowwarp/ops/{path.name}" for path in BUILT} | {"flowwarp/py.typed"}
