@@ -90,7 +90,11 @@ class PairStore:
 
     def clip(self, index: int) -> str:
         """Return which clip a pair comes from: the name of a folder, a video or a first frame."""
-        return self._clips[int(self._sources[index])]
+        return self._clips[self.source(index)]
+
+    def source(self, index: int) -> int:
+        """Return the number of the clip that a pair comes from."""
+        return int(self._sources[index])
 
     def __len__(self) -> int:
         return len(self._firsts)
@@ -154,7 +158,7 @@ def prepare_pairs(
     if not clips:
         named = ", ".join(map(str, sources)) or "no source"
         raise InputError(named, "holds neither pictures nor videos")
-    folder = _cache(cache) / f"pairs-{_key(clips, longest, still)}"
+    folder = store_folder(cache) / f"pairs-{_key(clips, longest, still)}"
     if not folder.is_dir():
         _prepare(clips, folder, longest, still, max_bytes, progress)
     return PairStore(folder)
@@ -249,7 +253,12 @@ def _key(clips: Sequence[Clip], longest: int, still: float) -> str:
     return digest.hexdigest()[:20]
 
 
-def _cache(cache: str | Path | None) -> Path:
+def store_folder(cache: str | Path | None) -> Path:
+    """Return the folder in which prepared footage is kept.
+
+    Raises:
+        OutputError: none was given, and this machine has no place for it.
+    """
     folder = Path(cache) if cache is not None else cache_folder()
     if folder is None:
         raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
@@ -267,8 +276,38 @@ def _prepare(
     max_bytes: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Write a cache folder; it appears whole or not at all."""
     skipped: list[str] = []
+
+    def fill(file: BinaryIO) -> Index:
+        places: list[tuple[int, int, int]] = []
+        runs: list[tuple[int, int, int]] = []
+        for number, clip in enumerate(clips):
+            frames = _select(_read(clip, longest, skipped), still, clip.kind == "pair")
+            written = _write_runs(frames, file, places, max_bytes)
+            runs += [(*run, number) for run in written]
+            if progress:
+                progress(number + 1, len(clips))
+        _check_found(clips, skipped, len(runs))
+        return places, runs, {"clips": [clip.name for clip in clips], "skipped": skipped}
+
+    write_store(target, fill)
+
+
+# Of each frame where it begins, height and width; of each run the first frame, the one after the
+# last, and the number of its clip; and what about.json holds: clips and skipped, at least.
+Index = tuple[list[tuple[int, int, int]], list[tuple[int, int, int]], dict[str, list[str]]]
+
+
+def write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
+    """Write a folder for :class:`PairStore`; it appears whole or not at all.
+
+    Args:
+        target: the folder; if another process makes it meanwhile, its one stays.
+        fill: writes the frames, uint8 (3, H, W) each, and says what they are.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target.parent)
@@ -276,21 +315,12 @@ def _prepare(
     except OSError as fault:
         raise OutputError(target.parent, reason(fault)) from fault
     try:
-        places: list[tuple[int, int, int]] = []
-        runs: list[tuple[int, int, int]] = []
         with (work / "frames.bin").open("wb") as file:
-            for number, clip in enumerate(clips):
-                frames = _select(_read(clip, longest, skipped), still, clip.kind == "pair")
-                written = _write_runs(frames, file, places, max_bytes)
-                runs += [(*run, number) for run in written]
-                if progress:
-                    progress(number + 1, len(clips))
+            places, runs, about = fill(file)
             size = file.tell()
             file.flush()
             os.fsync(file.fileno())
-        _check_found(clips, skipped, len(runs))
         np.savez(work / "index.npz", places=np.array(places), runs=np.array(runs))
-        about = {"clips": [clip.name for clip in clips], "skipped": skipped}
         (work / "about.json").write_text(json.dumps(about), "utf-8")
         sync_folder(work)
         try:
@@ -305,7 +335,7 @@ def _prepare(
         raise OutputError(target, reason(fault)) from fault
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    _LOG.info("%d frames of %d clips, %.0f MB, in %s", len(places), len(clips), size / 1e6, target)
+    _LOG.info("%d frames, %.0f MB, in %s", len(places), size / 1e6, target)
 
 
 def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:

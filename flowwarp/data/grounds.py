@@ -315,12 +315,11 @@ def _paint_night(random: np.random.Generator) -> Picture:
             _dab(picture, x, y, (size, size), light * _rgb(255, 250, 225))
     x, y, size = random.uniform(0, SIDE), random.uniform(82, 104), random.uniform(8, 12)
     full = random.random() < 0.4
-    for moon in (x, x + SIDE / 2):  # one is in view, and never two
-        sky = picture[int(y), int(moon) % SIDE].copy()
-        _dab(picture, moon, y, (size, size), _rgb(250, 244, 210))
-        bite = _rgb(226, 218, 186) if full else sky
-        place, radius = (0.3, 0.25) if full else (0.5, 0.85)
-        _dab(picture, moon + place * size, y - 0.2 * size, (radius * size,) * 2, bite)
+    sky = picture[int(y), int(x)].copy()
+    _dab(picture, x, y, (size, size), _rgb(250, 244, 210))
+    bite = _rgb(226, 218, 186) if full else sky
+    place, radius = (0.3, 0.25) if full else (0.5, 0.85)
+    _dab(picture, x + place * size, y - 0.2 * size, (radius * size, radius * size), bite)
     floor = (_rgb(30, 42, 36), _rgb(36, 36, 50), _rgb(44, 38, 34))[int(random.integers(3))]
     _lay_floor(picture, random, floor * random.uniform(0.9, 1.4))
     return picture

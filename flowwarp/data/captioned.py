@@ -1,0 +1,406 @@
+"""Anyone's own captioned videos, prepared once and memory-mapped from then on.
+
+Three layouts are read, also side by side in one folder:
+
+* ``captions.csv`` with the columns ``file`` and ``caption``;
+* a text file beside each video, of the same name: ``dog.mp4`` and ``dog.txt``;
+* tar files as WebDataset keeps them: members of the same stem, a video and a ``.txt`` or ``.json``.
+
+A tar file is not unpacked: its members are read one by one, so that none can lie anywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.data.clips import Index, PairStore, store_folder, write_store
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
+from flowwarp.io.video import read_video
+
+_LOG = logging.getLogger(__name__)
+_VERSION = 1  # of the cache; part of its key
+_TABLE = "captions.csv"
+_LARGEST_TABLE = 2**28  # bytes
+_LARGEST_TEXT = 2**16  # bytes; of one caption's file
+_LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
+_LONGEST_CAPTION = 1000  # characters; what is longer is cut there
+_CAPTION_KEYS = ("caption", "text", "txt")  # in a .json
+
+
+@dataclass(frozen=True)
+class CaptionedClip:
+    """A window of a captioned video; its flow is not known.
+
+    Args:
+        video: (T, 3, S, S) uint8.
+        caption: what the whole video shows.
+    """
+
+    video: Tensor
+    caption: str
+
+
+@final
+class CaptionedStore:
+    """Windows of captioned videos, in a cache folder; can be sent to the workers of a DataLoader.
+
+    Args:
+        folder: made by :func:`load_captioned`.
+        frames: of a window.
+        stride: from one frame of a window to the next.
+    """
+
+    def __init__(self, folder: Path, frames: int, stride: int = 1) -> None:
+        self._arguments = folder, frames, stride
+        self._store = PairStore(folder, frames, stride)
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        self._captions: list[str] = about["captions"]
+        self.skipped: tuple[str, ...] = self._store.skipped
+
+    def name(self, index: int) -> str:
+        """Return which video a window comes from."""
+        return self._store.clip(index)
+
+    def __len__(self) -> int:
+        return len(self._store)
+
+    def __getitem__(self, index: int) -> CaptionedClip:
+        video = torch.stack(self._store[index])
+        return CaptionedClip(video, self._captions[self._store.source(index)])
+
+    def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int, int]]:
+        return CaptionedStore, self._arguments
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A video with its caption; of a tar file, the member that holds it."""
+
+    file: Path
+    caption: str
+    member: str = ""
+    start: int = 0  # of the member's bytes in the tar file
+    length: int = 0
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}:{self.member}" if self.member else str(self.file)
+
+
+def load_captioned(
+    source: str | Path,
+    size: int = 64,
+    frames: int = 16,
+    *,
+    stride: int = 1,
+    cache: str | Path | None = None,
+    max_bytes: int = 32 * 2**30,
+    progress: Callable[[int, int], None] | None = None,
+) -> CaptionedStore:
+    """Prepare captioned videos; a second call with the same files is free.
+
+    The middle square of each frame is made ``size`` wide. A video that cannot be read, has no
+    caption, or is shorter than a window is left out; the store's ``skipped`` says which.
+
+    Args:
+        source: a folder (the layouts are in the module's text), or a tar file.
+        size: of the frames.
+        frames: of a window.
+        stride: from one frame of a window to the next.
+        cache: where to keep the frames; see :func:`flowwarp.data.clips.prepare_pairs`.
+        max_bytes: how large this data may become on disk.
+        progress: called with (videos done, videos in all).
+
+    Raises:
+        InputError: nothing of the kind is there, a table or tar file is broken, or no video
+            is left.
+        OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
+    """
+    if size < 1 or frames < 1 or stride < 1:
+        raise ValueError(
+            f"size, frames and stride must be at least 1, got {size}, {frames}, {stride}"
+        )
+    skipped: list[str] = []
+    items = list(_find(Path(source), skipped))
+    if not items:
+        layouts = f"it needs {_TABLE}, videos with .txt beside them, or .tar files"
+        raise InputError(source, skipped[0] if skipped else "holds no captioned video", layouts)
+    reach = (frames - 1) * stride + 1
+    folder = store_folder(cache) / f"captioned-{_key(items, size, reach)}"
+    if not folder.is_dir():
+
+        def fill(file: BinaryIO) -> Index:
+            return _fill(file, items, size, reach, max_bytes, skipped, progress)
+
+        write_store(folder, fill)
+    return CaptionedStore(folder, frames, stride)
+
+
+def _key(items: list[_Item], size: int, reach: int) -> str:
+    digest = hashlib.sha256(repr((_VERSION, size, reach)).encode())
+    for item in items:
+        status = item.file.stat()
+        state = (item.member, item.caption, status.st_mtime_ns, status.st_size)
+        digest.update(repr((os.fsencode(item.file.absolute()), *state)).encode())
+    return digest.hexdigest()[:20]
+
+
+def _fill(
+    file: BinaryIO,
+    items: list[_Item],
+    size: int,
+    reach: int,
+    max_bytes: int,
+    skipped: list[str],
+    progress: Callable[[int, int], None] | None,
+) -> Index:
+    places: list[tuple[int, int, int]] = []
+    runs: list[tuple[int, int, int]] = []
+    for number, item in enumerate(items):
+        first = len(places)
+        try:
+            with _opened(item) as path:
+                for frame in read_video(path):
+                    places.append((file.tell(), size, size))
+                    file.write(_square(frame, size).numpy().tobytes())
+                    if file.tell() > max_bytes:
+                        raise OutputError(
+                            file.name,
+                            f"the frames need more than {max_bytes / 1e9:.3g} GB",
+                            "lower the size or raise max_bytes",
+                        )
+        except InputError as fault:  # what came before the damage is of use
+            _skip(f"{item.name}: {_cause(fault)}" if item.member else str(fault), skipped)
+        if len(places) - first >= reach:
+            runs.append((first, len(places), number))
+        elif len(places) > first:
+            _skip(f"{item.name}: has {len(places) - first} frames, not {reach}", skipped)
+            file.seek(places[first][0])
+            file.truncate()
+            del places[first:]
+        if progress:
+            progress(number + 1, len(items))
+    if not runs:
+        raise InputError(items[0].file.parent, f"no video is of use; the first fault: {skipped[0]}")
+    about = {
+        "clips": [item.name for item in items],
+        "captions": [item.caption for item in items],
+        "skipped": skipped,
+    }
+    return places, runs, about
+
+
+def _square(frame: Tensor, size: int) -> Tensor:
+    """Cut out the middle square and resize it, antialiased."""
+    height, width = frame.shape[1:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    part = frame[None, :, top : top + side, left : left + side]
+    if side != size:
+        part = F.interpolate(
+            part, (size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+    return part[0].mul(255).round_().clamp_(0, 255).byte()
+
+
+def _skip(fault: str, skipped: list[str]) -> None:
+    _LOG.warning("skipped %s", fault)
+    skipped.append(fault)
+
+
+def _cause(fault: InputError) -> str:
+    return str(fault).removeprefix(f"{fault.source}: ")
+
+
+# ------------------------------------------------------------------ what there is
+
+
+def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
+    if not source.is_dir():
+        with open_input(source):  # a name mistyped is said at once
+            yield from _read_tar(source, skipped)
+        return
+    listed: set[Path] = set()
+    if (source / _TABLE).is_file():
+        for item in _read_table(source / _TABLE, skipped):
+            listed.add(item.file)
+            yield item
+    for video in list_folder(source, VIDEO_EXTENSIONS):
+        text = video.with_suffix(".txt")
+        if video not in listed and text.is_file():
+            caption = _tidy(_read_text(text, skipped))
+            if caption:
+                yield _Item(video, caption)
+            else:
+                _skip(f"{video}: its caption is empty", skipped)
+    for archive in list_folder(source, frozenset({".tar"})):
+        yield from _read_tar(archive, skipped)
+
+
+def _tidy(caption: Any) -> str:
+    """Make one line of a caption; nothing if it is no text."""
+    return " ".join(caption.split())[:_LONGEST_CAPTION] if isinstance(caption, str) else ""
+
+
+def _read_text(path: Path, skipped: list[str]) -> str:
+    try:
+        with open_input(path) as (file, _):
+            return file.read(_LARGEST_TEXT).decode("utf-8-sig", "ignore")
+    except InputError as fault:
+        _skip(str(fault), skipped)
+        return ""
+
+
+def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
+    with open_input(path) as (file, size):
+        if size > _LARGEST_TABLE:
+            raise InputError(path, f"has {size} bytes", "split it over several folders")
+        data = file.read()
+    try:
+        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval=""))
+    except (UnicodeDecodeError, csv.Error) as fault:
+        raise InputError(path, f"is not a table in UTF-8 ({fault})") from fault
+    if rows and not {"file", "caption"} <= rows[0].keys():
+        raise InputError(path, "lacks the columns file and caption")
+    root = path.parent.resolve()
+    for number, row in enumerate(rows, start=2):
+        name, caption = row["file"], _tidy(row["caption"])
+        try:
+            video = path.parent / name
+            inside = video.resolve().is_relative_to(root) and not Path(name).is_absolute()
+            found = inside and video.is_file()
+        except (OSError, ValueError):  # a name too long, or with a null byte
+            found = inside = False
+        if not inside:
+            _skip(f"{path}: row {number}: {name!r} does not lie in this folder", skipped)
+        elif not found:
+            _skip(f"{video}: no such file", skipped)
+        elif not caption:
+            _skip(f"{path}: row {number}: the caption of {name!r} is empty", skipped)
+        else:
+            yield _Item(video, caption)
+
+
+# ------------------------------------------------------------------ tar files
+
+
+@final
+class _Bounded(io.RawIOBase):
+    """A file that is never asked for more than it holds.
+
+    A header may claim any length, and Python takes that much memory before it reads.
+    """
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file, self._size = file, size
+
+    def read(self, count: int = -1) -> bytes:
+        left = max(self._size - self._file.tell(), 0)
+        return self._file.read(left if count < 0 else min(count, left))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return True
+
+
+def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
+    """Yield the regular files of a tar file that is not packed."""
+    try:
+        with tarfile.open(fileobj=_Bounded(file, size), mode="r:") as archive:
+            while (member := archive.next()) is not None:
+                archive.members = []  # type: ignore[attr-defined]  # or all stay in memory
+                if not member.isfile() or member.sparse is not None:
+                    continue
+                if member.offset_data + member.size > size:
+                    raise InputError(path, f"breaks off in {member.name!r}")
+                yield member
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as fault:
+        if isinstance(fault, InputError):
+            raise
+        raise InputError(path, f"is not a tar file that can be read ({fault})") from fault
+
+
+def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
+    videos: dict[str, tarfile.TarInfo] = {}
+    captions: dict[str, str] = {}
+    with open_input(path) as (file, size):
+        for member in _members(path, file, size):
+            name = PurePosixPath(member.name)
+            if name.is_absolute() or ".." in name.parts or "\\" in member.name:
+                _skip(f"{path}: {member.name!r} leads out of its folder", skipped)
+                continue
+            kind = name.suffix.lower()
+            stem = str(name.with_suffix(""))
+            if kind in VIDEO_EXTENSIONS:
+                if member.size > _LARGEST_VIDEO:
+                    _skip(f"{path}: {member.name!r} has {member.size} bytes", skipped)
+                else:
+                    videos[stem] = member
+            elif kind in (".txt", ".json") and member.size <= _LARGEST_TEXT:
+                file.seek(member.offset_data)
+                text = file.read(member.size).decode("utf-8-sig", "ignore")
+                caption = _tidy(text if kind == ".txt" else _caption_of(text))
+                if caption:
+                    captions.setdefault(stem, caption)
+    for stem, member in videos.items():
+        if stem in captions:
+            yield _Item(path, captions[stem], member.name, member.offset_data, member.size)
+        else:
+            _skip(f"{path}: {member.name!r} has no caption", skipped)
+
+
+def _caption_of(text: str) -> Any:
+    try:
+        table = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(table, dict):
+        return None
+    return next((table[key] for key in _CAPTION_KEYS if key in table), None)
+
+
+@contextmanager
+def _opened(item: _Item) -> Iterator[Path]:
+    """Give the file of an item; a member of a tar file is copied out under a name of ours."""
+    if not item.member:
+        yield item.file
+        return
+    with tempfile.TemporaryDirectory() as folder, open_input(item.file) as (file, size):
+        plain = Path(folder, "video" + PurePosixPath(item.member).suffix.lower())
+        file.seek(item.start)
+        if item.start + item.length > size:
+            raise InputError(item.file, "was changed while it was read")
+        with plain.open("wb") as copy:
+            left = item.length
+            while left:
+                part = file.read(min(left, 2**20))
+                if not part:
+                    raise InputError(item.file, "was changed while it was read")
+                copy.write(part)
+                left -= len(part)
+        yield plain
