@@ -1,0 +1,114 @@
+"""How faithful a video is to another, and how many of a codec's codes it uses.
+
+Measures of a video are one number for each frame or example; only :func:`code_use`, which is a
+property of a code book, looks at all examples together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flowwarp.tensors import check_video
+
+
+def psnr_frames(video: Tensor, target: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each frame for a peak of 1.
+
+    Args:
+        video: (B, T, C, H, W) in [0, 1].
+        target: likewise.
+
+    Returns:
+        (B, T) in dB; infinite where both are equal.
+
+    Raises:
+        TypeError: one is not a floating-point tensor.
+        ValueError: the shapes differ or are not (B, T, C, H, W).
+    """
+    return _decibels(_squares(video, target).mean((2, 3, 4)))
+
+
+def psnr(video: Tensor, target: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each example, of the mean square over its frames.
+
+    Args:
+        video: (B, T, C, H, W) in [0, 1].
+        target: likewise.
+
+    Returns:
+        (B,) in dB; infinite where both are equal.
+
+    Raises:
+        TypeError: one is not a floating-point tensor.
+        ValueError: the shapes differ or are not (B, T, C, H, W).
+
+    >>> psnr(torch.zeros(1, 2, 3, 4, 4), torch.full((1, 2, 3, 4, 4), 0.1))
+    tensor([20.])
+    """
+    return _decibels(_squares(video, target).mean((1, 2, 3, 4)))
+
+
+@dataclass(frozen=True)
+class CodeUse:
+    """How codes are used.
+
+    Args:
+        used: share of the codes that occur.
+        effective: how many equally frequent codes would have their entropy, as a share of all.
+        dimensions: the same for each number of the latent and its levels.
+    """
+
+    used: float
+    effective: float
+    dimensions: tuple[float, ...]
+
+
+def code_use(codes: Tensor, levels: Sequence[int]) -> CodeUse:
+    """Count codes.
+
+    Args:
+        codes: integers of any shape in [0, product of ``levels``).
+        levels: how many each number of the latent has, the first one counting the most; one number
+            where a code is not made of several.
+
+    Raises:
+        ValueError: no codes, or one that does not exist.
+
+    >>> code_use(torch.tensor([0, 1, 2, 3]), (2, 4))
+    CodeUse(used=0.5, effective=0.5, dimensions=(0.5, 1.0))
+    """
+    total = math.prod(levels)
+    if not codes.numel() or codes.amin() < 0 or codes.amax() >= total:
+        raise ValueError(f"codes must be integers from 0 to {total - 1}, and some")
+    counts = torch.bincount(codes.flatten().long(), minlength=total)
+    table = counts.reshape(tuple(levels))
+    dimensions = []
+    for place in range(len(levels)):
+        others = [other for other in range(len(levels)) if other != place]
+        dimensions.append(_effective(table.sum(others) if others else table))
+    return CodeUse(float((counts > 0).double().mean()), _effective(counts), tuple(dimensions))
+
+
+def _effective(counts: Tensor) -> float:
+    shares = counts.double() / counts.sum()
+    entropy = -torch.special.xlogy(shares, shares).sum()
+    return float(entropy.exp()) / len(counts)
+
+
+def _squares(video: Tensor, target: Tensor) -> Tensor:
+    check_video(video)
+    check_video(target, "target")
+    if video.shape != target.shape:
+        raise ValueError(
+            f"target must have the shape {tuple(video.shape)} of video, got {tuple(target.shape)}"
+        )
+    return (video.float() - target.float()).square()
+
+
+def _decibels(square: Tensor) -> Tensor:
+    return -10 * square.log10()

@@ -1,0 +1,76 @@
+"""Video to tokens and back, by the weights of a discrete VAE."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.models.dvae import DVAE, DVAEConfig
+
+
+def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
+    """Make a discrete VAE from weights.
+
+    Args:
+        weights: a ``.safetensors`` file with its card, such as ``train-dvae`` writes.
+        device: where the network shall be.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    tensors, card = load_weights(weights, "dvae")
+    settings: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in card.config.items()
+    }
+    try:
+        net = DVAE(DVAEConfig(**settings))
+    except (TypeError, ValueError, RuntimeError) as fault:
+        raise InputError(weights, f"its card does not describe a DVAE ({fault})") from fault
+    fill(net, tensors, weights)
+    return net.to(device).eval()
+
+
+def tokenize(net: DVAE, video: Tensor) -> Tensor:
+    """Return the codes of a clip, in the order in which they are decoded: time, row, column.
+
+    Args:
+        net: from :func:`load_dvae`.
+        video: (T, 3, H, W), uint8 or in [0, 1]; T = 1 is a still picture.
+
+    Returns:
+        (t, h, w) int64; see :meth:`DVAE.encode`.
+
+    Raises:
+        ValueError: the shape does not fit the network.
+    """
+    pixels = video.float() / 255 if video.dtype == torch.uint8 else video
+    return net.encode(pixels[None].to(_device(net)))[0].cpu()
+
+
+def detokenize(net: DVAE, codes: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Decode token frames one by one, as they come.
+
+    Args:
+        net: from :func:`load_dvae`.
+        codes: (t, h, w) integers, or an iterable of (h, w) that may still be in the making.
+
+    Yields:
+        Frames (3, H, W) in [0, 1], ``net.config.stride_time`` for each token frame.
+
+    Raises:
+        ValueError: a code that does not exist, or a wrong shape.
+    """
+    place = _device(net)
+    for group in net.decode_stream(part[None, None].to(place) for part in codes):
+        yield from group[0].cpu()
+
+
+def _device(net: DVAE) -> torch.device:
+    return next(net.parameters()).device
