@@ -1,0 +1,494 @@
+"""The transformer: a causal model of sequences of integers, whatever medium they stand for.
+
+Each block adds attention over all tokens so far and a gated feed-forward layer (SwiGLU; Shazeer,
+"GLU Variants Improve Transformer", 2020) to a stream. What is read from the stream is brought to
+unit root mean square first (RMS norm; Zhang and Sennrich, NeurIPS 2019), without a learned scale:
+the matrix that follows can have it. No other normalisation, so no example sees another.
+
+*Places.* A token's place (line, t, y, x) turns its queries and keys (rotary embedding; Su et al.,
+"RoFormer", 2021), a quarter of each head by each axis. Attention then sees how far apart two tokens
+are in the text, in time and in space, which is what text and video have in common wherever they
+stand in a sequence; and a grid's neighbours are as near across rows and frames as within them. As
+markers are at the origin, a head also sees where a token is. Nothing about places is learned, so
+none of them has to be seen often.
+
+*At initialisation* each matrix keeps variance, and the matrices that write to the stream are
+smaller by the root of twice the depth, so that the stream leaves with twice the variance it came
+with at most, however deep: that is why it also trains with ``norm = "none"``. Logits begin at 0.
+
+Several heads of queries share a head of keys and values (Ainslie et al., "GQA", EMNLP 2023). On a
+CPU, generation takes as long as it takes to read the weights and the cache once a token: with a
+quarter of the cache, it takes half the time.
+
+:class:`Decoder` is the same network for generation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+AXES = 4  # of a place: line, t, y, x
+# Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
+LONGEST = 100.0
+# Of silu(a) * b, for independent unit normal a and b.
+GATED_VARIANCE = 0.3557
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """Sizes of the network.
+
+    Args:
+        vocabulary: how many ids there are.
+        width: of the stream; a multiple of ``heads``.
+        depth: blocks.
+        heads: of queries; each has ``width / heads`` numbers, a multiple of 8.
+        kv_heads: of keys and values, a divisor of ``heads``.
+        hidden: width of the feed-forward layers.
+        norm: ``rms``, or ``none`` to read the stream as it is.
+    """
+
+    vocabulary: int = 2048
+    width: int = 320
+    depth: int = 6
+    heads: int = 10
+    kv_heads: int = 2
+    hidden: int = 896
+    norm: Literal["rms", "none"] = "rms"
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "width", "depth", "heads", "kv_heads", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.width % (2 * AXES * self.heads):
+            raise ValueError(
+                f"width must be a multiple of {2 * AXES} times heads ({self.heads}), "
+                f"got {self.width}"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads ({self.kv_heads}) must divide heads ({self.heads})")
+
+    @property
+    def head(self) -> int:
+        """Width of a head."""
+        return self.width // self.heads
+
+
+SMALL = GPTConfig(width=256, depth=4, heads=8, hidden=704)
+TINY = GPTConfig(width=64, depth=3, heads=4, hidden=176)
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def unit(x: Tensor, norm: str) -> Tensor:
+    """Bring the last axis to unit root mean square, or leave it if ``norm`` is none."""
+    if norm == "none":
+        return x
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x / (length / math.sqrt(x.shape[-1]) + 1e-6)
+
+
+def rotation(places: Tensor, head: int) -> tuple[Tensor, Tensor]:
+    """Return what :func:`turn` needs to turn queries and keys by their places.
+
+    Args:
+        places: (B, L, 4).
+        head: width of a head.
+
+    Returns:
+        Cosines and signed sines, (B, 1, L, head) each.
+    """
+    each = head // (2 * AXES)
+    rates = LONGEST ** -(torch.arange(each, device=places.device) / each)
+    angles = (places[..., None] * rates).flatten(-2)[:, None]  # (B, 1, L, head / 2)
+    cos, sin = angles.cos(), angles.sin()
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair (x[i], x[i + head / 2]) of the last axis by its angle."""
+    return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+
+
+def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs))
+    return layer
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward layer, each added to the stream."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        branch = 1 / math.sqrt(2 * config.depth)
+        self.qkv = _linear(config.width, (config.heads + 2 * config.kv_heads) * config.head)
+        self.out = _linear(config.width, config.width, branch)
+        self.up = _linear(config.width, 2 * config.hidden)
+        self.down = _linear(config.hidden, config.width, branch / math.sqrt(GATED_VARIANCE))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return the stream after this block, (B, L, width)."""
+        norm, heads, shared = self.config.norm, self.config.heads, self.config.kv_heads
+        qkv = self.qkv(unit(x, norm)).unflatten(-1, (heads + 2 * shared, -1)).transpose(1, 2)
+        qk = turn(qkv[:, : heads + shared], cos.to(qkv), sin.to(qkv))
+        q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + shared :]  # (B, heads, L, head)
+        k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
+        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(seen.transpose(1, 2).flatten(2))
+        gate, value = self.up(unit(x, norm)).chunk(2, -1)
+        fed: Tensor = self.down(F.silu(gate) * value)
+        return x + fed
+
+
+# ------------------------------------------------------------------ the network
+
+
+class GPT(nn.Module):
+    """Logits of the next token, at each token of a sequence.
+
+    >>> net = GPT(TINY)
+    >>> net(torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 5, 4)).shape
+    torch.Size([1, 5, 2048])
+    """
+
+    def __init__(self, config: GPTConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or GPTConfig()
+        self.embedding = nn.Embedding(config.vocabulary, config.width)  # of unit variance
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def forward(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return logits, (B, L, vocabulary).
+
+        Args:
+            ids: (B, L) int64; what fills up a shorter sequence comes last.
+            places: (B, L, 4) float32: line, t, y, x of each.
+
+        Raises:
+            ValueError: the shapes do not fit each other.
+        """
+        if ids.ndim != 2 or tuple(places.shape) != (*ids.shape, AXES):
+            raise ValueError(
+                f"places must be {(*ids.shape, AXES)} for ids {tuple(ids.shape)}, "
+                f"got {tuple(places.shape)}"
+            )
+        cos, sin = rotation(places, self.config.head)
+        x = self.embedding(ids)
+        for block in self.blocks:
+            x = block(x, cos, sin)
+        logits: Tensor = self.head(unit(x, self.config.norm))
+        return logits
+
+    def nats(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return minus the log-likelihood of each token but the first, given those before it.
+
+        Returns:
+            (B, L - 1) float32, in nats.
+        """
+        logits = self(ids, places)[:, :-1].float()
+        nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        return nats.view(len(ids), -1)
+
+
+# ------------------------------------------------------------------ generation
+
+Product = Callable[[Tensor], Tensor]
+
+
+def _product(weight: Tensor, rows: int) -> Product:
+    """Return the product with a matrix (outputs, inputs), laid out for so many rows."""
+    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _can_pack():
+        # Plain bf16 matrices are put into this order at each product, which takes as long as it.
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    return lambda x: F.linear(x, weight)
+
+
+def _can_pack() -> bool:
+    """Say whether this torch has what its compiler uses for matrices that stay."""
+    names = ("_reorder_linear_weight", "_linear_pointwise")
+    return all(hasattr(torch.ops.mkldnn, name) for name in names)
+
+
+@final
+class Decoder:
+    """The network for generation: it reads some tokens, then one at a time, and keeps what it read.
+
+    The same sums as `GPT`, with the keys and values of earlier tokens kept, matrices stored the way
+    they are read, and the stream kept in fp32 for whatever ``dtype``.
+
+    Args:
+        net: the network, on the CPU or a GPU.
+        rows: sequences side by side; the weights are read once for all.
+        length: how many tokens a sequence can have in all.
+        dtype: of matrices and cache. bfloat16 takes less time where the processor has it.
+    """
+
+    def __init__(
+        self, net: GPT, rows: int, length: int, dtype: torch.dtype = torch.float32
+    ) -> None:
+        config = net.config
+        self.config, self.rows, self.length, self.dtype = config, rows, length, dtype
+        self.embedding = net.embedding.weight.detach().float()
+        # Here the stream is brought to unit length, and the rest of the norm is in the matrices.
+        gain = config.width**0.5 if config.norm == "rms" else 1.0
+        self.head = (net.head.weight.detach() * gain).to(dtype)
+        self.blocks = [
+            [
+                _product((layer.weight.detach() * scale).to(dtype), rows)
+                for layer, scale in (
+                    (block.qkv, gain),
+                    (block.out, 1.0),
+                    (block.up, gain),
+                    (block.down, 1.0),
+                )
+            ]
+            for block in net.blocks
+            if isinstance(block, Block)
+        ]
+        # (block and whether keys or values, rows, heads, length, head)
+        shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
+        self.cache = torch.zeros(shape, dtype=dtype, device=self.embedding.device)
+        self.mask: Tensor | None = None
+        self.used = 0
+
+    def begin(self, ids: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+        """Read the beginning of each row, all afresh.
+
+        Args:
+            ids: for each row (L,), L of its own.
+            places: for each row (L, 4).
+
+        Returns:
+            (rows, width), what :meth:`logits` makes of the last tokens.
+
+        Raises:
+            ValueError: another number of rows, a row that is empty, or too long.
+        """
+        longest = max(map(len, ids), default=0)
+        if len(ids) != self.rows or len(places) != self.rows or min(map(len, ids), default=0) < 1:
+            raise ValueError(f"ids and places must be {self.rows} sequences that are not empty")
+        if longest > self.length:
+            raise ValueError(f"a beginning has {longest} tokens, more than {self.length}")
+        # Shorter ones are filled up in front, so that all go on at the same column.
+        missing = [longest - len(row) for row in ids]
+        filled = torch.stack([F.pad(row, (n, 0)) for row, n in zip(ids, missing, strict=True)])
+        where = torch.stack(
+            [F.pad(row, (0, 0, n, 0)) for row, n in zip(places, missing, strict=True)]
+        )
+        self.used, self.mask = 0, None
+        if any(missing):
+            columns = torch.arange(self.length, device=filled.device)
+            hidden = columns < torch.tensor(missing, device=filled.device)[:, None]
+            mask = torch.zeros(hidden.shape, dtype=self.dtype, device=filled.device)
+            self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None]  # (rows, 1, 1, length)
+        return self.read(filled, self.turns(where))
+
+    def read(self, ids: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+        """Read more tokens of each row.
+
+        Args:
+            ids: (rows, n).
+            turned: :meth:`turns` of their places, (rows or 1, n, 4).
+
+        Returns:
+            (rows, width), what :meth:`logits` makes of the last tokens.
+        """
+        config = self.config
+        rows, count = ids.shape
+        start, end = self.used, self.used + count
+        if end > self.length:
+            raise ValueError(f"{end} tokens are more than the length {self.length}")
+        mask = self._mask(count, end)
+        cos, sin = turned
+        heads, both, each = config.heads, config.heads + config.kv_heads, config.head
+        shape = (rows, count, both + config.kv_heads, each)
+        # The queries that share a head of keys are further queries of one attention: its keys are
+        # read once for all of them.
+        grouped = (rows, config.kv_heads, heads // config.kv_heads * count, each)
+        places = self.cache.narrow(3, start, count).unbind()
+        seen = self.cache.narrow(3, 0, end).unbind()
+        x = F.embedding(ids, self.embedding).view(rows * count, config.width)
+        for index, (qkv, out, up, down) in enumerate(self.blocks):
+            parts = qkv(self._read(x)).view(shape).transpose(1, 2)
+            qk = parts[:, :both]
+            qk = (qk * cos).addcmul_(qk.roll(each // 2, -1), sin)  # as `turn` does
+            places[2 * index].copy_(qk[:, heads:])
+            places[2 * index + 1].copy_(parts[:, both:])
+            found = F.scaled_dot_product_attention(
+                qk[:, :heads].reshape(grouped), seen[2 * index], seen[2 * index + 1], mask
+            )
+            if count > 1:
+                found = found.view(rows, heads, count, each).transpose(1, 2)
+            x.add_(out(found.reshape(rows * count, config.width)))
+            gate, value = up(self._read(x)).chunk(2, -1)
+            x.add_(down(F.silu(gate).mul_(value)))
+        self.used = end
+        return self._read(x.view(rows, count, -1)[:, -1])
+
+    def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the turns of places (B, n, 4), for :meth:`read`."""
+        cos, sin = rotation(places, self.config.head)
+        return cos.to(self.dtype), sin.to(self.dtype)
+
+    def _read(self, x: Tensor) -> Tensor:
+        """Read from the stream."""
+        if self.config.norm == "rms":
+            x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        return x.to(self.dtype)
+
+    def logits(self, features: Tensor, head: Tensor) -> Tensor:
+        """Return logits (rows, n) fp32 of some ids, whose rows of ``self.head`` are given."""
+        return F.linear(features, head).float()
+
+    def _mask(self, count: int, end: int) -> Tensor | None:
+        """Return what to add to attention, for grouped queries; None for nothing."""
+        own = None if self.mask is None else self.mask[..., :end]
+        if count == 1:
+            return own
+        device = self.embedding.device
+        later = torch.ones(count, end, dtype=torch.bool, device=device).triu(end - count + 1)
+        mask = torch.zeros(count, end, dtype=self.dtype, device=device)
+        mask = mask.masked_fill_(later, -torch.inf)[None, None]
+        if own is not None:
+            # What fills up a row sees itself: a softmax over nothing would be no number.
+            alone = torch.eye(count, end, dtype=torch.bool, device=device)
+            mask = (mask + own).masked_fill_(alone, 0)
+        return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Args:
+        temperature: logits are divided by it; 0 takes the most likely token.
+        top_k: only so many of the likeliest are drawn from; 0 for all.
+        top_p: only the likeliest that have this probability together, and one at least (Holtzman
+            et al., "The Curious Case of Neural Text Degeneration", ICLR 2020).
+        guidance: how far to go from the logits without the prompt to those with it, and beyond (Ho
+            and Salimans, "Classifier-Free Diffusion Guidance", 2022); 1 for just the prompt.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    guidance: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise ValueError(f"temperature must not be negative, got {self.temperature}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not (math.isfinite(self.guidance) and self.guidance >= 0):
+            raise ValueError(f"guidance must not be negative, got {self.guidance}")
+
+
+def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
+    """Draw a token of each row.
+
+    Args:
+        logits: (B, V).
+        draws: (B,) uniform in [0, 1): which of the probability is hit, the likeliest first.
+        sampling: temperature, top_k and top_p.
+
+    Returns:
+        (B,) int64 in [0, V).
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    likely = (logits.float() / sampling.temperature).softmax(-1)
+    count = sampling.top_k if 0 < sampling.top_k < logits.shape[-1] else logits.shape[-1]
+    likely, order = likely.topk(count) if count < likely.shape[-1] else likely.sort(-1, True)
+    reached = likely.cumsum(-1)
+    last = torch.full_like(reached[:, :1], count - 1, dtype=torch.int64)
+    if sampling.top_p < 1:
+        # Of what top_k left; the likeliest always stays, as nothing comes before it.
+        before = reached - likely
+        last = (before < sampling.top_p * reached[:, -1:]).sum(-1, keepdim=True) - 1
+    target = draws[:, None] * reached.gather(1, last)
+    hit = torch.searchsorted(reached, target, right=True)
+    return order.gather(1, torch.minimum(hit, last))[:, 0]
+
+
+@torch.inference_mode()
+def sample(
+    net: GPT,
+    prompts: Sequence[tuple[Tensor, Tensor]],
+    places: Tensor,
+    choices: Tensor,
+    draws: Tensor,
+    sampling: Sampling,
+    *,
+    without: Sequence[tuple[Tensor, Tensor]] = (),
+    stop: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Continue sequences.
+
+    A row hangs on its prompt and its draws, not on the other rows.
+
+    Args:
+        net: the network.
+        prompts: ids (L,) and places (L, 4) of each row, L of its own.
+        places: (N, 4), of the tokens to come.
+        choices: (V,) int64, the ids that may come.
+        draws: (B, N) in [0, 1), one number for each token; see :func:`choose`.
+        sampling: how to draw.
+        without: what is left of each prompt without what guidance shall stress.
+        stop: an id of ``choices`` that ends its row.
+        dtype: of the network's matrices.
+        progress: called with (tokens done, tokens in all).
+
+    Returns:
+        (B, N) int64 ids; -1 after the end of a row.
+
+    Raises:
+        ValueError: guidance without ``without``, or numbers of rows that differ.
+    """
+    batch, count = len(prompts), len(places)
+    guided = sampling.guidance != 1
+    if tuple(draws.shape) != (batch, count):
+        raise ValueError(f"draws must be {(batch, count)}, got {tuple(draws.shape)}")
+    if guided and len(without) != batch:
+        raise ValueError(f"guidance needs {batch} prompts without, got {len(without)}")
+    rows = [*prompts, *without] if guided else [*prompts]
+    longest = max(len(ids) for ids, _ in rows)
+    decoder = Decoder(net, len(rows), longest + count, dtype)
+    head = decoder.head.index_select(0, choices)
+    cos, sin = decoder.turns(places[None])
+    turns = list(zip(torch.split(cos, 1, 2), torch.split(sin, 1, 2), strict=True))
+    written = torch.full((batch, count), -1, dtype=torch.int64, device=choices.device)
+    over = torch.zeros(batch, dtype=torch.bool, device=choices.device)
+    features = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
+    for step in range(count):
+        logits = decoder.logits(features, head)
+        if guided:
+            plain = logits[batch:]
+            logits = plain + sampling.guidance * (logits[:batch] - plain)
+        ids = choices[choose(logits, draws[:, step], sampling)]
+        written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
+        if stop is not None:
+            over |= ids == stop
+            if bool(over.all()):
+                break
+        if progress is not None:
+            progress(step + 1, count)
+        if step + 1 < count:
+            features = decoder.read(ids.repeat(len(rows) // batch)[:, None], turns[step])
+    return written
