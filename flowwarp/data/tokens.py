@@ -1,0 +1,445 @@
+"""One vocabulary over all media, and the sequences that a transformer reads and writes.
+
+A medium is a range of the vocabulary, two markers (where it begins, where it ends), and a function
+that turns an item into codes. A sequence is any number of media in any order, each between its
+markers: ``<text> a knight walks </text> <video> 1024 codes </video>`` is a prompt and its video,
+the other way round it is a video and its description. So adding a medium takes one `Medium` and one
+tokenizer: here :class:`BytePairs` for text and :func:`motion_codes` for motion; codes of video come
+from a discrete VAE.
+
+Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
+middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
+a coarse grid is near the pixels that it moves.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.errors import InputError
+
+AXES = 4  # of a place: line, t, y, x
+
+
+# ------------------------------------------------------------------ text
+
+BYTES = 256
+_LONGEST = 64  # bytes of one token: merges of merges could otherwise grow without bound
+_MOST = 2**15  # merges
+# A word takes the space before it along, so that most texts need no token for spaces.
+_WORDS = re.compile(r" ?[^\W\d_]+| ?\d| ?(?:[^\w\s]|_)+|\s+")
+
+
+class BytePairs:
+    """A tokenizer of text: bytes, and the pairs of tokens that are so common that they became one.
+
+    Any Unicode text survives the round trip, as every byte is a token (Sennrich et al., "Neural
+    Machine Translation of Rare Words with Subword Units", ACL 2016, on bytes). A lone surrogate,
+    which no file can hold, becomes ``?``.
+
+    Args:
+        merges: pairs of earlier tokens; the first makes token 256, the next 257, ...
+
+    Raises:
+        ValueError: a pair of tokens that do not exist yet, or a token that grows too long.
+
+    >>> pairs = train_pairs(["to be or not to be"], 4)
+    >>> pairs.decode(pairs.encode("to bee"))
+    'to bee'
+    """
+
+    def __init__(self, merges: Sequence[tuple[int, int]] = ()) -> None:
+        if len(merges) > _MOST:
+            raise ValueError(f"at most {_MOST} merges, got {len(merges)}")
+        self.merges = tuple((int(left), int(right)) for left, right in merges)
+        self._bytes = [bytes([value]) for value in range(BYTES)]
+        for left, right in self.merges:
+            if not (0 <= left < len(self._bytes) and 0 <= right < len(self._bytes)):
+                raise ValueError(f"merge ({left}, {right}) is of tokens that do not exist yet")
+            merged = self._bytes[left] + self._bytes[right]
+            if len(merged) > _LONGEST:
+                raise ValueError(f"token {len(self._bytes)} has more than {_LONGEST} bytes")
+            self._bytes.append(merged)
+        self._ranks = {pair: BYTES + rank for rank, pair in enumerate(self.merges)}
+        if len(self._ranks) < len(self.merges):
+            raise ValueError("a merge comes twice")
+        self._known: dict[str, tuple[int, ...]] = {}
+
+    @property
+    def size(self) -> int:
+        """How many tokens there are."""
+        return BYTES + len(self.merges)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the tokens of a text."""
+        return list(itertools.chain.from_iterable(map(self._word, _WORDS.findall(text))))
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of tokens; bytes that are no UTF-8 (a text cut off) become U+FFFD."""
+        return b"".join(self._bytes[token] for token in tokens).decode("utf-8", "replace")
+
+    def _word(self, word: str) -> tuple[int, ...]:
+        if word not in self._known:
+            tokens = tuple(word.encode("utf-8", "replace"))
+            while len(tokens) > 1:
+                # The merge that was learned first comes first.
+                pair = min(itertools.pairwise(tokens), key=lambda p: self._ranks.get(p, _MOST * 2))
+                if pair not in self._ranks:
+                    break
+                tokens = _merge(tokens, pair, self._ranks[pair])
+            if len(self._known) > _MOST or len(word) > _LONGEST:
+                return tokens
+            self._known[word] = tokens
+        return self._known[word]
+
+
+def train_pairs(texts: Iterable[str], merges: int) -> BytePairs:
+    """Learn the commonest pairs of texts.
+
+    The result depends on the texts alone, not on their order. Pairs across words are not merged.
+
+    Args:
+        texts: such as captions.
+        merges: how many pairs at most; fewer where no pair comes twice.
+    """
+    counts = Counter(itertools.chain.from_iterable(map(_WORDS.findall, texts)))
+    words = {tuple(word.encode("utf-8", "replace")): 0 for word in counts}
+    for word, count in counts.items():
+        words[tuple(word.encode("utf-8", "replace"))] += count
+    lengths = [1] * BYTES
+    learned: list[tuple[int, int]] = []
+    pairs: Counter[tuple[int, int]] = Counter()
+    where: defaultdict[tuple[int, int], set[tuple[int, ...]]] = defaultdict(set)
+
+    def note(word: tuple[int, ...], count: int) -> None:
+        for pair in itertools.pairwise(word):
+            pairs[pair] += count
+            where[pair].add(word)
+
+    for word, count in words.items():
+        note(word, count)
+    while len(learned) < merges:
+        allowed = (p for p in pairs if pairs[p] > 1 and lengths[p[0]] + lengths[p[1]] <= _LONGEST)
+        best = max(allowed, key=lambda p: (pairs[p], -p[0], -p[1]), default=None)
+        if best is None:
+            break
+        token = BYTES + len(learned)
+        learned.append(best)
+        lengths.append(lengths[best[0]] + lengths[best[1]])
+        for word in where.pop(best):
+            if word not in words:  # changed by an earlier merge
+                continue
+            count = words.pop(word)
+            note(word, -count)
+            merged = _merge(word, best, token)
+            words[merged] = words.get(merged, 0) + count
+            note(merged, count)
+        pairs.pop(best, None)
+    return BytePairs(learned)
+
+
+def _merge(tokens: tuple[int, ...], pair: tuple[int, int], token: int) -> tuple[int, ...]:
+    merged: list[int] = []
+    index = 0
+    while index < len(tokens):
+        if tokens[index : index + 2] == pair:
+            merged.append(token)
+            index += 2
+        else:
+            merged.append(tokens[index])
+            index += 1
+    return tuple(merged)
+
+
+# ------------------------------------------------------------------ motion
+
+MOTION_GRID = (4, 4, 4)  # t, y, x
+# Pixels a frame, of a frame 64 wide: slow motion matters most, so the levels double.
+_SPEEDS = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+MOTION_CODES = len(_SPEEDS) ** 2 + 1  # the last: nothing is known
+_UNIT = 64
+
+
+def motion_codes(flow: Tensor, valid: Tensor) -> Tensor:
+    """Turn the flow of a clip into codes: the mean of each cell, each component rounded.
+
+    Args:
+        flow: (T - 1, 2, H, W) from each frame to the next, in pixels.
+        valid: (T - 1, 1, H, W), where it is known.
+
+    Returns:
+        (4, 4, 4) int64 in [0, MOTION_CODES): t, y, x.
+    """
+    known = valid.to(flow.dtype)
+    both = torch.cat([torch.where(known > 0, flow, 0), known], 1)
+    cells = F.adaptive_avg_pool3d(both.transpose(0, 1)[None], MOTION_GRID)[0]  # (3, 4, 4, 4)
+    mean = cells[:2] / cells[2:].clamp_min(1e-6) * (_UNIT / flow.shape[-1])
+    speeds = torch.tensor(_SPEEDS, dtype=flow.dtype)
+    level = torch.bucketize(mean, (speeds[1:] + speeds[:-1]) / 2)
+    return torch.where(cells[2] > 0, level[0] * len(_SPEEDS) + level[1], MOTION_CODES - 1)
+
+
+def motion_flow(codes: Tensor) -> Tensor:
+    """Turn codes back into flow.
+
+    Args:
+        codes: (4, 4, 4) in [0, MOTION_CODES).
+
+    Returns:
+        (4, 2, 4, 4), pixels a frame of a frame 64 wide; NaN where nothing is known.
+    """
+    speeds = torch.tensor(_SPEEDS)
+    known = codes < MOTION_CODES - 1
+    inside = codes.clamp_max(MOTION_CODES - 2)
+    levels = torch.stack([inside // len(_SPEEDS), inside % len(_SPEEDS)], 1)
+    return torch.where(known[:, None], speeds[levels], torch.nan)
+
+
+# ------------------------------------------------------------------ the vocabulary
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A range of the vocabulary, and how codes of it lie.
+
+    Args:
+        name: text, video, ...
+        size: how many codes there are.
+        grid: cells in (t, y, x), written in that order; None for a line of any length.
+        first: when the grid begins, in cells of the video, whose first begins at 1.
+        shares: the medium whose codes these are too; a range of its own otherwise.
+    """
+
+    name: str
+    size: int
+    grid: tuple[int, int, int] | None = None
+    first: int = 1
+    shares: str | None = None
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens and their places.
+
+    Args:
+        ids: (L,) int64.
+        places: (L, 4) float32: line, t, y, x.
+        media: (L,) int64, the number of the medium that each belongs to.
+    """
+
+    ids: Tensor
+    places: Tensor
+    media: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """All media of a model, and the text tokenizer, which learned from its captions.
+
+    Ids are: 0 for nothing (padding), then the two markers of each medium, then each medium's range.
+
+    Args:
+        media: in the order of their ranges.
+        pairs: the tokenizer of the medium ``text``.
+        text_limit: how many tokens of a text are used.
+
+    Raises:
+        ValueError: two media of one name, or a size that is not that of the tokenizer.
+    """
+
+    media: tuple[Medium, ...]
+    pairs: BytePairs = field(default_factory=BytePairs)
+    text_limit: int = 64
+
+    def __post_init__(self) -> None:
+        names = [medium.name for medium in self.media]
+        if len(set(names)) < len(names):
+            raise ValueError(f"media must have different names, got {', '.join(names)}")
+        for medium in self.media:
+            if medium.size < 1 or (medium.grid is not None and min(medium.grid) < 1):
+                raise ValueError(f"medium {medium.name} must not be empty")
+            if medium.shares is not None and (
+                medium.shares not in names or self[medium.shares].size != medium.size
+            ):
+                raise ValueError(f"medium {medium.name} shares codes of no such medium")
+        if "text" in names and self["text"].size != self.pairs.size:
+            raise ValueError(f"text must have {self.pairs.size} codes, got {self['text'].size}")
+        if self.text_limit < 1:
+            raise ValueError(f"text_limit must be at least 1, got {self.text_limit}")
+
+    def __getitem__(self, name: str) -> Medium:
+        return self.media[self.number(name)]
+
+    def number(self, name: str) -> int:
+        """Return which medium has this name.
+
+        Raises:
+            ValueError: none.
+        """
+        for number, medium in enumerate(self.media):
+            if medium.name == name:
+                return number
+        raise ValueError(f"no medium {name!r}; there are {', '.join(m.name for m in self.media)}")
+
+    @cached_property
+    def _starts(self) -> tuple[int, ...]:
+        starts, start = [], 1 + 2 * len(self.media)
+        for medium in self.media:
+            starts.append(start)
+            start += 0 if medium.shares else medium.size
+        return (*starts, start)
+
+    @property
+    def size(self) -> int:
+        """How many ids there are."""
+        return self._starts[-1]
+
+    def begin(self, name: str) -> int:
+        """Return the marker before a medium."""
+        return 1 + 2 * self.number(name)
+
+    def end(self, name: str) -> int:
+        """Return the marker after a medium."""
+        return 2 + 2 * self.number(name)
+
+    def range(self, name: str) -> range:
+        """Return the ids of a medium's codes."""
+        medium = self[name]
+        start = self._starts[self.number(medium.shares or name)]
+        return range(start, start + medium.size)
+
+    def length(self, name: str) -> int:
+        """Return how many tokens a medium takes at most, markers included."""
+        grid = self[name].grid
+        return 2 + (self.text_limit if grid is None else grid[0] * grid[1] * grid[2])
+
+    def opening(self, name: str) -> Tokens:
+        """Return the marker that a medium begins with, as a sequence."""
+        number = torch.tensor([self.number(name)])
+        return Tokens(torch.tensor([self.begin(name)]), torch.zeros(1, AXES), number)
+
+    def segment(self, name: str, codes: Tensor) -> Tokens:
+        """Return a medium between its markers.
+
+        Args:
+            name: of the medium.
+            codes: (L,), or the medium's grid, in [0, size).
+
+        Raises:
+            ValueError: codes out of range, or of another shape.
+        """
+        medium = self[name]
+        codes = codes.to(torch.int64)
+        if medium.grid is not None and tuple(codes.shape) != medium.grid:
+            raise ValueError(f"{name} must be {medium.grid} codes, got {tuple(codes.shape)}")
+        codes = codes.flatten()
+        if len(codes) and not (int(codes.min()) >= 0 and int(codes.max()) < medium.size):
+            raise ValueError(f"codes of {name} must be in [0, {medium.size})")
+        ids = torch.empty(len(codes) + 2, dtype=torch.int64)
+        ids[0], ids[-1] = self.begin(name), self.end(name)
+        ids[1:-1] = codes + self.range(name).start
+        places = torch.zeros(len(ids), AXES)
+        places[1:-1] = self.places(name, len(codes))
+        places[-1, 0] = 1 + len(codes) if medium.grid is None else 0
+        return Tokens(ids, places, torch.full_like(ids, self.number(name)))
+
+    def places(self, name: str, length: int) -> Tensor:
+        """Return the places of the first codes of a medium, (length, 4)."""
+        grid = self[name].grid
+        if grid is None:
+            places = torch.zeros(length, AXES)
+            places[:, 0] = torch.arange(length) + 1
+            return places
+        return self._grids[name][:length]
+
+    @cached_property
+    def _grids(self) -> dict[str, Tensor]:
+        grids = {m.name: m.grid for m in self.media if m.grid is not None}
+        full = grids.get("video", (1, 1, 1))
+        return {name: _grid_places(grid, full, self[name].first) for name, grid in grids.items()}
+
+    def text(self, caption: str) -> Tokens:
+        """Return a text between its markers, cut at ``text_limit`` tokens."""
+        # No token is made of more than _LONGEST bytes, nor of fewer than one.
+        tokens = self.pairs.encode(caption[: self.text_limit * _LONGEST])[: self.text_limit]
+        return self.segment("text", torch.tensor(tokens, dtype=torch.int64))
+
+    def read_text(self, ids: Iterable[int]) -> str:
+        """Return the text of ids; markers and whatever is not text are passed over."""
+        own = self.range("text")
+        return self.pairs.decode(int(i) - own.start for i in ids if int(i) in own)
+
+    def to_json(self) -> str:
+        """Return it as text, for the card of the weights."""
+        media = [asdict(medium) for medium in self.media]
+        return json.dumps(
+            {"media": media, "merges": self.pairs.merges, "text_limit": self.text_limit},
+            separators=(",", ":"),
+        )
+
+
+def vocabulary_from_json(text: str, source: str | Path) -> Vocabulary:
+    """Read what :meth:`Vocabulary.to_json` wrote.
+
+    Raises:
+        InputError: it is broken; ``source`` is named.
+    """
+    try:
+        content: dict[str, Any] = json.loads(text)
+        media = tuple(
+            Medium(
+                str(entry["name"]),
+                int(entry["size"]),
+                None if entry["grid"] is None else _triple(entry["grid"]),
+                int(entry["first"]),
+                None if entry["shares"] is None else str(entry["shares"]),
+            )
+            for entry in content["media"]
+        )
+        pairs = BytePairs([(int(left), int(right)) for left, right in content["merges"]])
+        return Vocabulary(media, pairs, int(content["text_limit"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        raise InputError(source, f"its vocabulary is broken ({fault})") from fault
+
+
+def join(parts: Iterable[Tokens]) -> Tokens:
+    """Return sequences one after the other."""
+    parts = list(parts)
+    return Tokens(
+        torch.cat([part.ids for part in parts]),
+        torch.cat([part.places for part in parts]),
+        torch.cat([part.media for part in parts]),
+    )
+
+
+def _triple(values: Sequence[Any]) -> tuple[int, int, int]:
+    t, y, x = (int(value) for value in values)
+    return t, y, x
+
+
+def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: int) -> Tensor:
+    """Return the middles of a grid's cells in units of the full grid's, (t * y * x, 4)."""
+    # A grid of fewer cells in space covers the same frame; one of another length in time covers
+    # the same clip, but a single instant (a first frame) is as long as a cell.
+    spans = (full[0] / grid[0] if grid[0] > 1 else 1.0, full[1] / grid[1], full[2] / grid[2])
+    axes = [
+        start + (torch.arange(cells) + 0.5) * span - 0.5
+        for cells, span, start in zip(grid, spans, (first, 1, 1), strict=True)
+    ]
+    t, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))
+    return torch.stack([torch.zeros_like(t), t, y, x], 1)
