@@ -22,6 +22,7 @@ COMMANDS = {
     "interpolate": ("flowwarp.cli.interpolate", "Put frames between the frames of a video."),
     "train-flow": ("flowwarp.cli.train_flow", "Train a flow network from unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
+    "datasets": ("flowwarp.cli.datasets", "List known data sets, make captioned clips."),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
 }
 

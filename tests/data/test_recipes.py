@@ -75,6 +75,10 @@ TREES = {
         ],
         1,
     ),
+    "made": (
+        [*(f"000000/00000{n}.png" for n in range(3)), *(f"000000/00000{n}.flo" for n in range(2))],
+        2,
+    ),
     "pairs": (
         [
             "a/x/frame1.png",
@@ -93,7 +97,7 @@ FOOTAGE = {"davis": "JPEGImages/480p/bear/00000.jpg", "ucf101": "Archery/v_Arche
 
 
 def is_flow(name):
-    return "flow" in name.split("/")[-1].lower() or "/flow" in name
+    return name.endswith(".flo") or "flow" in name.split("/")[-1].lower() or "/flow" in name
 
 
 def plant(root, names):

@@ -1,0 +1,282 @@
+"""``flowwarp datasets``: what data this program knows, and clips of the worlds it can make."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowwarp.cli import _paths
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowwarp.data.world import Clip
+
+FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
+TABLE = "captions.csv"
+CREDITS = "AUTHORS.txt"  # of the layers; clips made from them need it as well
+
+# What is no recipe: name, title, licence, where from, layout.
+WORLDS = {
+    "sprites": {
+        "title": "Captioned clips of sprite characters, with known flow",
+        "terms": "CC-BY-SA 3.0 or GPL 3.0, with the credits in AUTHORS.txt; so are the clips",
+        "home": "https://github.com/jrconway3/Universal-LPC-spritesheet",
+        "layout": [
+            "made by this program: flowwarp datasets make sprites -o OUT",
+            "a small set of layers is in the package; others by --layers FOLDER:",
+            "FOLDER/attributes.json",
+            "FOLDER/layers/NAME.png",
+        ],
+    },
+    "digits": {
+        "title": "Captioned clips of moving digits, with known flow",
+        "terms": "none: they are drawn by formulas",
+        "home": "",
+        "layout": ["made by this program: flowwarp datasets make digits -o OUT"],
+    },
+    "captioned": {
+        "title": "Your own captioned videos; flow is estimated",
+        "terms": "your own",
+        "home": "",
+        "layout": [
+            "FOLDER/captions.csv with the columns file and caption, and the videos",
+            "or FOLDER/NAME.mp4 with FOLDER/NAME.txt",
+            "or FOLDER/*.tar with members NAME.mp4 and NAME.txt or NAME.json (WebDataset)",
+        ],
+    },
+}
+
+
+@click.group(subcommand_metavar="COMMAND [ARGS]...")
+def command() -> None:
+    """List the data sets whose layout is known, and make clips of the worlds built in.
+
+    Each command has --json for machines. No data set is downloaded: the folder is yours to give.
+
+    \b
+    flowwarp datasets list
+    flowwarp datasets info sintel
+    flowwarp datasets make sprites -o clips --count 100
+    """  # noqa: D301 - click wants the character itself
+
+
+# ------------------------------------------------------------------ list and info
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def list_command(as_json: bool) -> None:
+    """Name every data set and world, with a line on each."""
+    from flowwarp.data.recipes import load_recipe, recipe_names
+
+    titles = {name: about["title"] for name, about in WORLDS.items()}
+    titles |= {name: load_recipe(name).title for name in recipe_names()}
+    if as_json:
+        click.echo(json.dumps({"datasets": titles}))
+        return
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        click.echo(f"{name:{width}}  {title}")
+
+
+@command.command("info")
+@click.argument("name", metavar="NAME")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+def info_command(name: str, as_json: bool) -> None:
+    """Say what NAME is, its licence, where it comes from, and which files are expected.
+
+    NAME is one that `flowwarp datasets list` prints, or a recipe of your own, a TOML file.
+    """
+    about = {"name": name, **(WORLDS.get(name) or _about_recipe(name))}
+    if as_json:
+        click.echo(json.dumps(about))
+        return
+    click.echo(f"{about['name']}: {about['title']}")
+    click.echo(f"licence: {about['terms']}")
+    if about["home"]:
+        click.echo(f"from: {about['home']}")
+    click.echo("layout:")
+    for line in about["layout"]:
+        click.echo(f"  {line}")
+
+
+def _about_recipe(name: str) -> dict[str, Any]:
+    from flowwarp.data.recipes import load_recipe
+
+    recipe = load_recipe(name)
+    layout = [f"{pattern} (to learn from)" for pattern in recipe.footage]
+    for part in recipe.sets:
+        layout += [f"{part.frame1} with {part.flow} ({part.name}, known flow)"]
+    return {
+        "title": recipe.title,
+        "terms": recipe.terms or "not stated",
+        "home": recipe.home,
+        "layout": layout,
+    }
+
+
+# ------------------------------------------------------------------ make
+
+
+@command.command("make")
+@click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
+@click.option("-o", "--output", metavar="OUT", required=True, help="The folder for the clips.")
+@click.option("--count", type=click.IntRange(1), default=16, show_default=True, metavar="N")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--size",
+    type=click.Choice(["16", "32", "64", "128"]),
+    default="128",
+    show_default=True,
+    help="Of the frames, in pixels.",
+)
+@click.option("--frames", type=click.IntRange(2, 1000), default=16, show_default=True, metavar="N")
+@click.option("--layers", metavar="FOLDER", help="Layers of sprites instead of the small set.")
+@click.option("--photos", metavar="FOLDER", help="Pictures before which some clips are shown.")
+@click.option("--flow", "with_flow", is_flag=True, help="Also write frames and their flow.")
+@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
+@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+def make_command(
+    world: str,
+    output: str,
+    count: int,
+    seed: int,
+    size: str,
+    frames: int,
+    layers: str | None,
+    photos: str | None,
+    with_flow: bool,
+    overwrite: bool,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Write clips of a world: NAME is sprites or digits.
+
+    OUT gets 000000.mp4, 000001.mp4, ... and captions.csv, which `train-dvae` and the like read as
+    they would your own videos, and the credits of the layers, whose licence holds for the clips
+    too. With --flow it also gets a folder for each clip: 000000.png, ...,
+    the flow from each frame to the next, 000000.flo, unknown where there is none, and
+    hidden_000000.png, white where the next frame does not show the pixel; `eval-flow OUT --recipe
+    made` measures by them. The same seed gives the same clips.
+
+    \b
+    flowwarp datasets make sprites -o clips --count 100 --layers lpc/
+    flowwarp datasets make digits -o digits --size 64 --flow
+    """  # noqa: D301 - click wants the character itself
+    if world == "digits" and (layers or photos):
+        raise click.UsageError("--layers and --photos go with sprites")
+    if photos and not Path(photos).is_dir():
+        raise click.UsageError(f"--photos: {photos!r} is not a folder")
+    folder = Path(output)
+    names = [f"{number:06d}" for number in range(count)]
+    targets = [folder / TABLE, *(folder / f"{name}.mp4" for name in names)]
+    for path in targets:
+        _paths.check_output(path, overwrite=overwrite)
+    if with_flow:
+        for name in names:
+            for path in _flow_files(folder / name, frames):
+                _paths.check_output(path, overwrite=overwrite)
+
+    compose = _open_world(world, int(size), frames, layers, photos)
+    clips: list[dict[str, Any]] = []
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(names, label="make", file=sys.stderr, hidden=hidden) as bar:
+        for number, name in enumerate(bar):
+            clip = compose(seed, number)
+            if not dry_run:
+                _write(clip, folder, name, with_flow)
+            file = f"{name}.mp4"
+            clips.append({"file": file, "caption": clip.caption, "attributes": clip.attributes})
+            if not as_json and not dry_run:
+                _paths.print_path(folder / file)
+    if not dry_run:
+        if world == "sprites":
+            _copy_credits(layers, folder)
+        # Last: a folder with a table is whole.
+        _write_table(folder / TABLE, clips)
+        if not as_json:
+            _paths.print_path(folder / TABLE)
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "output": str(folder), "clips": clips}))
+
+
+def _open_world(
+    world: str, size: int, frames: int, layers: str | None, photos: str | None
+) -> Callable[[int, int], Clip]:
+    if world == "digits":
+        from flowwarp.data.digits import compose_digits
+
+        return lambda seed, index: compose_digits(seed, index, size, frames)
+    from flowwarp.data.sprites import bundled_layers, load_layers
+    from flowwarp.data.synthesis import load_photos
+    from flowwarp.data.world import compose_clip
+
+    wardrobe = load_layers(layers) if layers else bundled_layers()
+    pictures = load_photos(photos, longest=512) if photos else []
+    return lambda seed, index: compose_clip(
+        wardrobe, seed, index, size, frames, photos=pictures, held_out=None
+    )
+
+
+def _flow_files(folder: Path, frames: int) -> list[Path]:
+    """Name the files of a clip: pictures, flow, and masks."""
+    numbers = [f"{number:06d}" for number in range(frames)]
+    return [
+        *(folder / f"{number}.png" for number in numbers),
+        *(folder / f"{number}.flo" for number in numbers[:-1]),
+        *(folder / f"hidden_{number}.png" for number in numbers[:-1]),
+    ]
+
+
+def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
+    from flowwarp.io.video import write_video
+
+    _paths.make_folder(folder)
+    frames: Tensor = clip.video.float() / 255
+    write_video(folder / f"{name}.mp4", frames, FPS)
+    if not with_flow:
+        return
+    from flowwarp.io.flow_files import write_flow
+    from flowwarp.io.images import write_image
+
+    _paths.make_folder(folder / name)
+    count = len(frames)
+    files = _flow_files(folder / name, count)
+    for path, frame in zip(files[:count], frames, strict=True):
+        write_image(path, frame)
+    for path, flow, valid in zip(
+        files[count : 2 * count - 1], clip.flow_12, clip.valid_12, strict=True
+    ):
+        write_flow(path, flow, valid)
+    for path, visible in zip(files[2 * count - 1 :], clip.visible_12, strict=True):
+        write_image(path, 1 - visible.float())
+
+
+def _copy_credits(layers: str | None, folder: Path) -> None:
+    from flowwarp._bundled import bundled
+    from flowwarp.io._files import atomic_output
+
+    credits_ = (Path(layers) if layers else bundled("datasets") / "sprites") / CREDITS
+    if credits_.is_file():
+        with atomic_output(folder / CREDITS) as temporary:
+            temporary.write_bytes(credits_.read_bytes())
+
+
+def _write_table(path: Path, clips: list[dict[str, Any]]) -> None:
+    from flowwarp.io._files import atomic_output
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["file", "caption"])
+    rows.writerows([clip["file"], clip["caption"]] for clip in clips)
+    with atomic_output(path) as temporary:
+        temporary.write_text(text.getvalue(), "utf-8")
