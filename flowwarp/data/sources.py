@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
+import torch
 from torch import Tensor
 
+from flowwarp.data.captioned import CaptionedStore, load_captioned
+from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.data.world import Clip, compose_clip
-from flowwarp.errors import InputError
 
 Source = Callable[[int, int], Clip]  # (seed, index): the same numbers, the same clip
 
-SPRITES = "sprites"
+SPRITES, DIGITS = "sprites", "digits"  # any other name is a folder's
+_ASIDE = 10  # of a folder, one video in so many is for validation
+
+
+class Motion(Protocol):
+    """Finds the flow of a clip of which none is known."""
+
+    def __call__(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return flow_12, flow_21, visible_12 and visible_21 as a `Clip` has them.
+
+        Args:
+            video: (T, 3, S, S) uint8.
+        """
 
 
 def open_source(
@@ -25,30 +41,41 @@ def open_source(
     layers: str | Path | None = None,
     photos: str | Path | None = None,
     held_out: bool | None = False,
+    motion: Motion | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Source:
     """Open a source of clips.
 
     Args:
-        name: ``sprites``.
+        name: ``sprites``, ``digits``, or a folder or tar file of captioned videos.
         size: of the frames, pixels.
         frames: of each clip.
         layers: for sprites: a folder of layers instead of the small set in the package.
         photos: for sprites: a folder of pictures to stand before.
-        held_out: for sprites: False leaves out the combinations of attributes that are kept for
-            tests, True gives only these, None all.
+        held_out: False leaves out what is kept for tests, True gives only that, None all. Of
+            sprites these are combinations of attributes; of a folder one video in ten; of digits
+            nothing.
+        motion: for a folder: finds the flow, which is then taken to be valid where it is visible.
+            Without it flow is 0 and nowhere valid.
+        progress: for a folder, while it is prepared: called with (videos done, videos in all).
 
     Returns:
-        A pure function of (seed, index) that returns a clip; threads may call it.
+        A pure function of (seed, index); threads may call it. From a folder, whose clips are few,
+        it draws one at random, so that each series has all.
 
     Raises:
         InputError: a folder is missing or broken.
+        OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
+    if str(name) == DIGITS:
+        return lambda seed, index: compose_digits(seed, index, size, frames)
     if str(name) == SPRITES:
         drawn = bundled_layers() if layers is None else load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
         return _sprites(drawn, pictures, size, frames, held_out)
-    raise InputError(name, "is no source of clips", f"there is {SPRITES}")
+    store = load_captioned(name, size, frames, progress=progress)
+    return _windows(store, _choose(store, held_out), motion)
 
 
 def _sprites(
@@ -58,3 +85,40 @@ def _sprites(
         return compose_clip(layers, seed, index, size, frames, photos=photos, held_out=held_out)
 
     return draw
+
+
+def _choose(store: CaptionedStore, held_out: bool | None) -> list[int]:
+    """Return the windows of the videos that are wanted; all of them of a single video."""
+    videos: dict[str, int] = {}
+    numbers = [videos.setdefault(store.name(index), len(videos)) for index in range(len(store))]
+    if held_out is None or len(videos) == 1:
+        return list(range(len(store)))
+    return [index for index, video in enumerate(numbers) if (video % _ASIDE == 0) == held_out]
+
+
+def _windows(store: CaptionedStore, windows: Sequence[int], motion: Motion | None) -> Source:
+    def draw(seed: int, index: int) -> Clip:
+        number = int(np.random.default_rng([seed, index]).integers(len(windows)))
+        window = store[windows[number]]
+        moves = _unknown(window.video) if motion is None else motion(window.video)
+        flow_12, flow_21, visible_12, visible_21 = moves
+        return Clip(
+            video=window.video,
+            flow_12=flow_12,
+            flow_21=flow_21,
+            valid_12=visible_12,
+            valid_21=visible_21,
+            visible_12=visible_12,
+            visible_21=visible_21,
+            caption=window.caption,
+            attributes={},
+        )
+
+    return draw
+
+
+def _unknown(video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    pairs, size = len(video) - 1, video.shape[-2:]
+    flow = torch.zeros(pairs, 2, *size)
+    nowhere = torch.zeros(pairs, 1, *size, dtype=torch.bool)
+    return flow, flow, nowhere, nowhere

@@ -1,0 +1,303 @@
+"""What the discrete VAE learns from: clips with known flow, and the terms it is judged by.
+
+Colours and their gradients shall be those of the original, and what the reconstruction gets wrong
+shall move with the scene: an error that stays on the thing it is on is seen as a slightly different
+thing, one that comes and goes is seen as flicker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from flowwarp.data.sources import Source
+from flowwarp.losses.photometric import masked_mean
+from flowwarp.metrics.video import code_use, psnr
+from flowwarp.models.dvae import DVAE, FSQ, SMALL, TINY, DVAEConfig, initialise_latent
+from flowwarp.ops.warping import warp
+from flowwarp.train import loop
+from flowwarp.viz.sheets import video_sheet
+
+Preset = Literal["tiny", "small", "base"]
+
+
+@dataclass(frozen=True)
+class DVAEDataConfig:
+    """What an example is.
+
+    Args:
+        size: of the frames, a multiple of the network's stride.
+        frames: a multiple of the frames of a group.
+        stills: share of examples whose first group is one picture, as a still's is.
+        validation: how many clips of another series to judge by.
+    """
+
+    size: int = 64
+    frames: int = 16
+    stills: float = 0.1
+    validation: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("size", "frames", "validation"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class DVAELossConfig:
+    """How the terms are weighed against the absolute difference of colours, which has 1.
+
+    Args:
+        gradient: the absolute difference of their change from pixel to pixel.
+        warp: the absolute difference of errors along the flow.
+        penalty: of the latent's mean and spread (fsq), or how far codes are from equally frequent
+            (gumbel).
+        rounded_from: share of training after which the latent is wholly rounded; until then the
+            rounded part rises from 0.
+    """
+
+    gradient: float = 0.5
+    warp: float = 0.25
+    penalty: float = 0.01
+    rounded_from: float = 0.3
+
+
+# ------------------------------------------------------------------ examples
+
+
+def draw_examples(
+    source: Source, seed: int, numbers: Iterable[int], config: DVAEDataConfig, group: int
+) -> dict[str, Tensor]:
+    """Return examples; each is a function of the seed and its number alone.
+
+    Args:
+        source: of clips.
+        seed: which series.
+        numbers: which of them.
+        config: what an example is.
+        group: how many frames make a token frame.
+
+    Returns:
+        ``video`` (B, T, 3, S, S) uint8, ``flow`` (B, T - 1, 2, S, S) from each frame to the next,
+        ``known`` (B, T - 1, 1, S, S) bool, where it is valid and leads to what is visible.
+    """
+    videos, flows, masks = [], [], []
+    for number in numbers:
+        clip = source(seed, number)
+        video, flow, known = clip.video, clip.flow_12, clip.valid_12 & clip.visible_12
+        random = loop.generator(seed, number, 1)
+        if float(torch.rand((), generator=random)) < config.stills:
+            video, flow, known = _hold(video, flow, known, group)
+        videos.append(video)
+        flows.append(flow)
+        masks.append(known)
+    return {"video": torch.stack(videos), "flow": torch.stack(flows), "known": torch.stack(masks)}
+
+
+def _hold(video: Tensor, flow: Tensor, known: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Let the first group show its last frame throughout."""
+    last = min(group, len(video)) - 1
+    video, flow, known = video.clone(), flow.clone(), known.clone()
+    video[:last] = video[last]
+    flow[:last] = 0
+    known[:last] = True
+    return video, flow, known
+
+
+# ------------------------------------------------------------------ losses
+
+
+def color_loss(error: Tensor) -> Tensor:
+    """Return the mean absolute error of each example, (B,), of (B, T, C, H, W)."""
+    return error.abs().mean((1, 2, 3, 4))
+
+
+def gradient_loss(error: Tensor) -> Tensor:
+    """Return the mean absolute change of an error along x and y, (B,), of (B, T, C, H, W)."""
+    total = error.new_zeros(len(error))
+    for dim in (-1, -2):
+        if error.shape[dim] > 1:
+            total = total + error.diff(dim=dim).abs().mean((1, 2, 3, 4)) / 2
+    return total
+
+
+def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:
+    """Return how much the error changes along the flow, (B,).
+
+    Frame t + 1 of the reconstruction, warped back, shall differ from its frame t as the originals
+    do. Warping is linear in the image, so that this is the error of t + 1, warped, less that of t.
+
+    Args:
+        error: (B, T, C, H, W), reconstruction less original.
+        flow: (B, T - 1, 2, H, W) from each frame to the next, pixels.
+        known: (B, T - 1, 1, H, W) bool, where to compare.
+
+    Returns:
+        The mean absolute difference over known pixels; 0 where there is none.
+    """
+    batch, pairs = flow.shape[:2]
+    if not pairs:
+        return error.new_zeros(batch)
+    warped, inside = warp(error[:, 1:].flatten(0, 1), flow.flatten(0, 1), mask=True)
+    change = (warped - error[:, :-1].flatten(0, 1)).abs().mean(1, keepdim=True)
+    mask = known.flatten(0, 1) & inside
+    # All pairs of an example as one tall image: (B, 1, pairs * H, W).
+    shape = batch, 1, -1, flow.shape[-1]
+    return masked_mean(change.reshape(shape), mask.reshape(shape))
+
+
+def dvae_losses(
+    net: torch.nn.Module, batch: Mapping[str, Tensor], progress: float, config: DVAELossConfig
+) -> dict[str, Tensor]:
+    """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
+
+    Args:
+        net: the network.
+        batch: as :func:`draw_examples` returns it.
+        progress: share of training that is done, in [0, 1].
+        config: weights and schedule.
+    """
+    assert isinstance(net, DVAE)
+    original = batch["video"].float() / 255
+    mix = min(1.0, progress / config.rounded_from) if config.rounded_from else 1.0
+    made = net(original, mix)
+    error = made.video - original
+    terms = {
+        "color": color_loss(error),
+        "gradient": gradient_loss(error),
+        "warp": warp_loss(error, batch["flow"], batch["known"]),
+        "penalty": net.quantiser.penalty(made.latent),
+    }
+    loss = terms["color"] + sum(
+        getattr(config, name) * terms[name] for name in ("gradient", "warp", "penalty")
+    )
+    return {"loss": loss, **terms, "square": error.detach().square().mean((1, 2, 3, 4))}
+
+
+# ------------------------------------------------------------------ the run
+
+
+def presets(preset: Preset) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, losses."""
+    if preset == "tiny":  # minutes on a laptop
+        return {
+            "loop": loop.LoopConfig(
+                steps=1500, batch_size=4, learning_rate=3e-3, ema=0.99, validate_every=250
+            ),
+            "model": TINY,
+            "data": DVAEDataConfig(validation=8),
+            "losses": DVAELossConfig(),
+        }
+    return {
+        "loop": loop.LoopConfig(
+            steps=60_000 if preset == "base" else 30_000,
+            batch_size=4,
+            learning_rate=1e-3,
+            beta2=0.99,
+            precision="bf16",
+            validate_every=1000,
+            samples_every=1000,
+            workers=1,
+        ),
+        "model": DVAEConfig() if preset == "base" else SMALL,
+        "data": DVAEDataConfig(),
+        "losses": DVAELossConfig(),
+    }
+
+
+def dvae_task(
+    source: Source,
+    configs: Mapping[str, Any],
+    validation: Source | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train a discrete VAE.
+
+    Args:
+        source: of clips of the size and length that ``configs["data"]`` says.
+        configs: as :func:`presets` returns them.
+        validation: another source to judge by; its clips come from another series in any case.
+        notes: for the card of the weights.
+
+    Raises:
+        ValueError: a size of an example does not fit the network.
+    """
+    training: loop.LoopConfig = configs["loop"]
+    data: DVAEDataConfig = configs["data"]
+    model: DVAEConfig = configs["model"]
+    _check_sizes(model, data)
+    torch.manual_seed(training.seed)
+    net = DVAE(model)
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_examples(source, training.seed, numbers, data, model.stride_time)
+
+    def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        return dvae_losses(net, examples, step / training.steps, configs["losses"])
+
+    # Numbers that training does not reach: it takes whatever the clip, not the first of them.
+    first = batch(range(_FAR, _FAR + 8))["video"].float() / 255
+    initialise_latent(net, first)
+    moving = replace(data, stills=0.0)
+    held_out = range(data.validation)
+    fixed = draw_examples(
+        validation or source, training.seed + 1, held_out, moving, model.stride_time
+    )["video"]
+
+    def validate(net: torch.nn.Module) -> dict[str, float]:
+        assert isinstance(net, DVAE)
+        ratios, squares, codes = [], [], []
+        for part in torch.split(fixed.to(next(net.parameters()).device), 4):
+            original = part.float() / 255
+            made = net(original)
+            video = made.video.clamp(0, 1)
+            ratios.append(psnr(video, original))
+            squares.append((video - original).square().mean((1, 2, 3, 4)))
+            codes.append(made.codes)
+        levels = model.levels if isinstance(net.quantiser, FSQ) else (model.entries,)
+        use = code_use(torch.cat(codes), levels)
+        figures = {
+            "psnr": float(torch.cat(ratios).clamp(max=_BEST).mean()),
+            "square": float(torch.cat(squares).mean()),
+            "codes_used": use.used,
+            "codes_effective": use.effective,
+        }
+        if len(levels) > 1:
+            figures |= {f"use{place}": value for place, value in enumerate(use.dimensions)}
+        return figures
+
+    def samples(net: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
+        assert isinstance(net, DVAE)
+        rows = []
+        for clip in fixed[:_SHOWN].to(next(net.parameters()).device):
+            original = clip[None].float() / 255
+            rows += [original[0], net(original).video[0].clamp(0, 1)]
+        yield "clips", video_sheet(rows, every=2)
+
+    return loop.Task(
+        name="dvae",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={name: config for name, config in configs.items() if name != "loop"},
+        validate=validate,
+        metric="square",
+        samples=samples,
+        notes=notes or {},
+    )
+
+
+_FAR = 10**12
+_SHOWN = 4  # clips on a sheet, the original over the reconstruction
+_BEST = 100.0  # dB; a reconstruction without any error must not make a mean infinite
+
+
+def _check_sizes(model: DVAEConfig, data: DVAEDataConfig) -> None:
+    if data.size % model.stride:
+        raise ValueError(f"size must be a multiple of {model.stride}, got {data.size}")
+    if data.frames % model.stride_time:
+        raise ValueError(f"frames must be a multiple of {model.stride_time}, got {data.frames}")
