@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
-from pathlib import Path
-
 import click
 
-from flowwarp.cli import _paths
+from flowwarp.cli._training import configure, train, training_options
 from flowwarp.errors import InputError
 
 
@@ -16,28 +12,7 @@ from flowwarp.errors import InputError
 @click.argument("data", metavar="DATA...", nargs=-1)
 @click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
 @click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
-@click.option(
-    "--preset",
-    type=click.Choice(["tiny", "small", "base"]),
-    default="small",
-    show_default=True,
-    help="Size of the network, and how long it trains.",
-)
-@click.option("--run", "folder", metavar="FOLDER", default="runs/flow", show_default=True)
-@click.option(
-    "--resume",
-    type=click.Choice(["never", "auto", "changed"]),
-    default="never",
-    show_default=True,
-    help="Go on from the run's newest state; changed: with other settings.",
-)
-@click.option("--steps", type=click.IntRange(1), help="How many steps in all.")
-@click.option("--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting.")
-@click.option("--config", metavar="TOML", help="Settings from a file, such as a run's config.toml.")
-@click.option("--seed", type=click.IntRange(0), help="Of weights, data and everything.")
-@click.option("--device", default="cpu", show_default=True)
-@click.option("--tensorboard", is_flag=True, help="Write event files too (extra: log).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
+@training_options("runs/flow")
 def command(
     data: tuple[str, ...],
     val: str | None,
@@ -70,17 +45,15 @@ def command(
     from flowwarp.data.clips import prepare_pairs
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.train import flow, loop
-    from flowwarp.train.settings import override, read_toml
+    from flowwarp.train import flow
 
-    configs = flow.presets(preset)  # type: ignore[arg-type]
-    if config:
-        configs = read_toml(config, configs)
-    given = {"steps": steps, "seed": seed}
-    changes = {name: value for name, value in given.items() if value is not None}
-    configs["loop"] = replace(configs["loop"], **changes)
-    configs = override(configs, settings)
-
+    configs = configure(
+        flow.presets(preset),  # type: ignore[arg-type]
+        config=config,
+        steps=steps,
+        seed=seed,
+        settings=settings,
+    )
     pairs = prepare_pairs(data, progress=_tell_preparation) if data else None
     pictures = load_photos(photos) if photos else []
     size = (configs["data"].height, configs["data"].width)
@@ -96,19 +69,15 @@ def command(
         task = flow.flow_task(material, configs, truths)
     except ValueError as fault:
         raise InputError("--set", str(fault)) from fault
-    result = loop.train(
+    train(
         task,
-        configs["loop"],
+        configs,
         folder,
         device=device,
-        resume=resume,  # type: ignore[arg-type]
+        resume=resume,
         tensorboard=tensorboard,
+        as_json=as_json,
     )
-    if as_json:
-        best = None if result.best is None else {"value": result.best[0], "step": result.best[1]}
-        click.echo(json.dumps({"weights": str(result.weights), "step": result.step, "best": best}))
-    else:
-        _paths.print_path(Path(result.weights))
 
 
 def _tell_preparation(done: int, total: int) -> None:
