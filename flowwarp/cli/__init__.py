@@ -23,6 +23,7 @@ COMMANDS = {
     "train-flow": ("flowwarp.cli.train_flow", "Train a flow network from unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
     "datasets": ("flowwarp.cli.datasets", "List known data sets, make captioned clips."),
+    "train-dvae": ("flowwarp.cli.train_dvae", "Train a network that turns video into tokens."),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -76,6 +76,29 @@ def open_source(
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
     return _windows(store, _choose(store, held_out), motion)
+
+
+def open_split(
+    name: str | Path,
+    size: int,
+    frames: int,
+    *,
+    layers: str | Path | None = None,
+    photos: str | Path | None = None,
+    motion: Motion | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Source, Source]:
+    """Open a source for training, and one for validation by another seed.
+
+    Of a world that is made up both are the same, since no clip comes twice; what is held out stays
+    so. Of a folder, the second gives what the first leaves out. Arguments and faults are those of
+    :func:`open_source`.
+    """
+    kwargs: dict[str, Any] = {"motion": motion, "progress": progress}
+    source = open_source(name, size, frames, layers=layers, photos=photos, **kwargs)
+    if str(name) in (SPRITES, DIGITS):
+        return source, source
+    return source, open_source(name, size, frames, held_out=True, **kwargs)
 
 
 def _sprites(
