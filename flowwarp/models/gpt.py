@@ -12,9 +12,10 @@ stand in a sequence; and a grid's neighbours are as near across rows and frames 
 markers are at the origin, a head also sees where a token is. Nothing about places is learned, so
 none of them has to be seen often.
 
-*At initialisation* each matrix keeps variance, and the matrices that write to the stream are
-smaller by the root of twice the depth, so that the stream leaves with twice the variance it came
-with at most, however deep: that is why it also trains with ``norm = "none"``. Logits begin at 0.
+*At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
+twice the root of the depth: all branches together add half the variance that the stream came with,
+however many they are. So it also trains with ``norm = "none"``, where the variance of a gated layer
+grows with the square of that of its input. Logits begin at 0.
 
 Several heads of queries share a head of keys and values (Ainslie et al., "GQA", EMNLP 2023). On a
 CPU, generation takes as long as it takes to read the weights and the cache once a token: with a
@@ -93,7 +94,8 @@ def unit(x: Tensor, norm: str) -> Tensor:
     if norm == "none":
         return x
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return x / (length / math.sqrt(x.shape[-1]) + 1e-6)
+    scaled: Tensor = x / (length / math.sqrt(x.shape[-1]) + 1e-6)
+    return scaled
 
 
 def rotation(places: Tensor, head: int) -> tuple[Tensor, Tensor]:
@@ -130,7 +132,7 @@ class Block(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        branch = 1 / math.sqrt(2 * config.depth)
+        branch = 0.5 / math.sqrt(config.depth)
         self.qkv = _linear(config.width, (config.heads + 2 * config.kv_heads) * config.head)
         self.out = _linear(config.width, config.width, branch)
         self.up = _linear(config.width, 2 * config.hidden)
@@ -359,13 +361,13 @@ class Decoder:
         if count == 1:
             return own
         device = self.embedding.device
-        later = torch.ones(count, end, dtype=torch.bool, device=device).triu(end - count + 1)
-        mask = torch.zeros(count, end, dtype=self.dtype, device=device)
-        mask = mask.masked_fill_(later, -torch.inf)[None, None]
+        column = torch.arange(end, device=device)
+        itself = torch.arange(end - count, end, device=device)[:, None]
+        mask = torch.zeros(1, 1, count, end, dtype=self.dtype, device=device)
+        mask = mask.masked_fill_(column > itself, -torch.inf)
         if own is not None:
             # What fills up a row sees itself: a softmax over nothing would be no number.
-            alone = torch.eye(count, end, dtype=torch.bool, device=device)
-            mask = (mask + own).masked_fill_(alone, 0)
+            mask = (mask + own).masked_fill_(column == itself, 0)
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
 

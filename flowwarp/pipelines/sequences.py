@@ -1,0 +1,281 @@
+"""A transformer with its vocabulary: it writes video from a prompt, describes video, and judges it.
+
+Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns them into pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.models.gpt import GPT, GPTConfig, Sampling, sample
+
+TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
+VOCABULARY = "vocabulary"  # its note in the card of the weights
+
+_SEEDS = 2**63
+
+
+@dataclass(frozen=True)
+class MediaGPT:
+    """A transformer, and what its integers mean."""
+
+    net: GPT
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a video shall be.
+
+    Args:
+        caption: in words; None for anything.
+        frame: (1, h, w), codes of the first frame as a still picture.
+        motion: (4, 4, 4), codes of :func:`flowwarp.data.tokens.motion_codes`.
+        begin: (n, h, w), the video's first token frames, to go on from.
+    """
+
+    caption: str | None = None
+    frame: Tensor | None = None
+    motion: Tensor | None = None
+    begin: Tensor | None = None
+
+
+def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGPT:
+    """Make a transformer and its vocabulary from weights.
+
+    Args:
+        weights: a ``.safetensors`` file with its card, such as ``train-gpt`` writes.
+        device: where the network shall be.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    tensors, card = load_weights(weights, "gpt")
+    settings: dict[str, Any] = dict(card.config)
+    try:
+        net = GPT(GPTConfig(**settings))
+    except (TypeError, ValueError, RuntimeError) as fault:
+        raise InputError(weights, f"its card does not describe a GPT ({fault})") from fault
+    vocabulary = vocabulary_from_json(card.notes.get(VOCABULARY, "null"), weights)
+    if vocabulary.size != net.config.vocabulary:
+        raise InputError(
+            weights,
+            f"its vocabulary has {vocabulary.size} ids, its network {net.config.vocabulary}",
+        )
+    fill(net, tensors, weights)
+    return MediaGPT(net.to(device).eval(), vocabulary)
+
+
+def sample_video_tokens(
+    gpt: MediaGPT,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Make the codes of videos, side by side.
+
+    A video hangs on its prompt, its seed and the sampling alone: the same on the same machine, bit
+    for bit, for the same number of videos at once (for another, sums may round differently).
+
+    Args:
+        gpt: from :func:`load_gpt`.
+        prompts: what each shall be; all with ``begin`` of one length, or without.
+        seeds: one for each.
+        sampling: how to draw.
+        dtype: of the matrices; by default bfloat16 where that is fast.
+        progress: called with (codes done, codes in all).
+
+    Returns:
+        (B, t, h, w) int64 codes, those of ``begin`` included.
+
+    Raises:
+        ValueError: codes of a prompt out of range or of a wrong shape.
+    """
+    words = gpt.vocabulary
+    grid = words[VIDEO].grid
+    assert grid is not None
+    if len(prompts) != len(seeds) or not prompts:
+        raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
+    lengths = {0 if prompt.begin is None else len(prompt.begin) for prompt in prompts}
+    if len(lengths) > 1 or max(lengths) >= grid[0]:
+        raise ValueError(f"begin must have one length, less than {grid[0]}, in all prompts")
+    known = lengths.pop() * grid[1] * grid[2]
+    places = words.places(VIDEO, grid[0] * grid[1] * grid[2])[known:]
+    own = words.range(VIDEO)
+    device = gpt.net.head.weight.device
+    draws = torch.stack(
+        [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
+    ids = sample(
+        gpt.net,
+        [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts],
+        places.to(device),
+        torch.arange(own.start, own.stop, device=device),
+        draws.to(device),
+        sampling or Sampling(),
+        without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
+        dtype=dtype or fast_dtype(device),
+        progress=progress,
+    )
+    codes = (ids - own.start).cpu()
+    if known:
+        begins = [p.begin.to(torch.int64).flatten() for p in prompts if p.begin is not None]
+        codes = torch.cat([torch.stack(begins), codes], 1)
+    return codes.view(-1, *grid)
+
+
+def best_of(
+    gpt: MediaGPT,
+    prompt: Prompt,
+    seed: int,
+    count: int,
+    sampling: Sampling | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Make several videos of a prompt and order them by how well they can be described by it.
+
+    The judge is the same network, reading the sequence the other way round.
+
+    Args:
+        gpt: from :func:`load_gpt`.
+        prompt: with a caption.
+        seed: the first has this seed, the others seeds that follow from it.
+        count: how many.
+        sampling: how to draw.
+        dtype: see :func:`sample_video_tokens`.
+        progress: likewise.
+
+    Returns:
+        Codes (count, t, h, w), the best first, and their log-likelihoods in nats, (count,).
+
+    Raises:
+        ValueError: the prompt has no caption.
+    """
+    if prompt.caption is None:
+        raise ValueError("prompt must have a caption to choose by")
+    seeds = [(seed + (number << 40)) % _SEEDS for number in range(count)]
+    videos = sample_video_tokens(
+        gpt, [prompt] * count, seeds, sampling, dtype=dtype, progress=progress
+    )
+    scores = text_likelihood(gpt, videos, [prompt.caption] * count)
+    scores, order = scores.sort(descending=True, stable=True)
+    return videos[order], scores
+
+
+@torch.inference_mode()
+def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the log-likelihood of captions, given videos.
+
+    Args:
+        gpt: from :func:`load_gpt`.
+        videos: (B, t, h, w) codes.
+        captions: B of them.
+
+    Returns:
+        (B,) float32, in nats: the sum over all tokens of a caption and its end.
+    """
+    words = gpt.vocabulary
+    device = gpt.net.head.weight.device
+    scores = []
+    for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
+        text = words.text(caption)
+        ids, places = _to(join([words.segment(VIDEO, video.cpu()), text]), device)
+        nats = gpt.net.nats(ids[None], places[None])[0]
+        scores.append(-nats[1 - len(text) :].sum())  # not of the marker that opens it
+    return torch.stack(scores).cpu()
+
+
+def describe(
+    gpt: MediaGPT,
+    videos: Tensor,
+    sampling: Sampling | None = None,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype | None = None,
+) -> list[str]:
+    """Say what videos show.
+
+    Args:
+        gpt: from :func:`load_gpt`.
+        videos: (B, t, h, w) codes.
+        sampling: how to draw words; by default the likeliest each time. Guidance does not apply.
+        seed: of the draws.
+        dtype: see :func:`sample_video_tokens`.
+
+    Returns:
+        B descriptions.
+
+    Raises:
+        ValueError: codes out of range or of a wrong shape.
+    """
+    words = gpt.vocabulary
+    device = gpt.net.head.weight.device
+    own = words.range(TEXT)
+    count = words.text_limit + 1
+    draws = torch.rand(len(videos), count, generator=torch.Generator().manual_seed(seed))
+    opened = [
+        _to(join([words.segment(VIDEO, video.cpu()), words.opening(TEXT)]), device)
+        for video in videos
+    ]
+    ids = sample(
+        gpt.net,
+        opened,
+        words.places(TEXT, count).to(device),
+        torch.tensor([*own, words.end(TEXT)], device=device),
+        draws.to(device),
+        sampling or Sampling(temperature=0),
+        stop=words.end(TEXT),
+        dtype=dtype or fast_dtype(device),
+    )
+    return [words.read_text(row) for row in ids.tolist()]
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """Return bfloat16 where products with it take less time, float32 elsewhere."""
+    if device.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Torch's own probe; without such instructions bf16 takes a multiple of the time.
+        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:
+    """Return a prompt up to where codes of the video are to come."""
+    parts = [] if caption is None else [words.text(caption)]
+    if prompt.frame is not None:
+        parts.append(words.segment(FRAME, prompt.frame))
+    if prompt.motion is not None:
+        parts.append(words.segment(MOTION, prompt.motion))
+    parts.append(words.opening(VIDEO))
+    if prompt.begin is not None:
+        grid = words[VIDEO].grid
+        assert grid is not None
+        begin = prompt.begin.to(torch.int64)
+        own = words.range(VIDEO)
+        if tuple(begin.shape[1:]) != grid[1:] or not 0 <= int(begin.min()) <= int(
+            begin.max()
+        ) < len(own):
+            raise ValueError(f"begin must be (n, {grid[1]}, {grid[2]}) codes in [0, {len(own)})")
+        flat = begin.flatten()
+        number = torch.full_like(flat, words.number(VIDEO))
+        parts.append(Tokens(flat + own.start, words.places(VIDEO, len(flat)), number))
+    return join(parts)
+
+
+def _to(tokens: Tokens, device: torch.device) -> tuple[Tensor, Tensor]:
+    return tokens.ids.to(device), tokens.places.to(device)

@@ -1,0 +1,377 @@
+"""What the transformer learns: sequences of media in every order that shall be asked of it.
+
+One mixture holds text → video, video → text, first frame → video and motion → video, so one network
+does all, and judges its own videos by the way back. Going on from the beginning of a video needs no
+order of its own: each prefix of a sequence is one. Where the caption is left out, as it is now and
+then, the network learns what guidance compares with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.data.tokens import Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.models.dvae import DVAE
+from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig, Sampling
+from flowwarp.pipelines.sequences import (
+    TEXT,
+    VIDEO,
+    VOCABULARY,
+    MediaGPT,
+    Prompt,
+    sample_video_tokens,
+)
+from flowwarp.pipelines.video_tokens import detokenize
+from flowwarp.train import loop
+from flowwarp.train.tokenized import TokenStore
+from flowwarp.viz.sheets import video_sheet
+
+Preset = Literal["tiny", "small", "base"]
+
+_SHOWN = 4  # prompts of the sheet of samples
+_AT_ONCE = 8  # sequences of a validation side by side
+
+
+@dataclass(frozen=True)
+class GPTDataConfig:
+    """What an example is.
+
+    Args:
+        clips: how many are turned into codes, once.
+        checked: clips of each validation, which training never sees.
+        size: of their frames.
+        frames: of each.
+        merges: pairs that the text tokenizer learns from the captions.
+        text_limit: tokens of a caption that are used.
+        orders: media of a sequence, in their order, separated by spaces. The last medium of the
+            first decides which weights are best.
+        shares: how often each order comes, relative to the others.
+        caption_dropout: how often a caption that comes first is left out.
+    """
+
+    clips: int = 20_000
+    checked: int = 24
+    size: int = 64
+    frames: int = 16
+    merges: int = 512
+    text_limit: int = 64
+    orders: tuple[str, ...] = (
+        "text video",
+        "video text",
+        "text frame video",
+        "text motion video",
+        "video motion",
+    )
+    shares: tuple[float, ...] = (0.5, 0.25, 0.1, 0.1, 0.05)
+    caption_dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "checked", "size", "frames", "text_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.merges < 0:
+            raise ValueError(f"merges must not be negative, got {self.merges}")
+        if not self.orders or len(self.orders) != len(self.shares):
+            raise ValueError("shares must be one for each of orders, and one at least")
+        if min(self.shares) < 0 or sum(self.shares) <= 0:
+            raise ValueError("shares must not be negative, nor all 0")
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout must be in [0, 1], got {self.caption_dropout}")
+
+
+@dataclass(frozen=True)
+class GPTLossConfig:
+    """How much a token of each medium counts, relative to the others of its sequence.
+
+    Args:
+        text: a caption is short, but each word decides much.
+        video: what is wanted.
+        frame: a condition, whose likelihood is a help only.
+        motion: likewise.
+    """
+
+    text: float = 1.0
+    video: float = 1.0
+    frame: float = 0.5
+    motion: float = 0.5
+
+    def __post_init__(self) -> None:
+        weights = (self.text, self.video, self.frame, self.motion)
+        if min(weights) < 0 or max(weights) <= 0:
+            raise ValueError("the weights of media must not be negative, nor all 0")
+
+
+# ------------------------------------------------------------------ examples
+
+
+def build_vocabulary(
+    media: Sequence[Medium], captions: Iterable[str], config: GPTDataConfig
+) -> Vocabulary:
+    """Return the vocabulary of some media and of the text of captions.
+
+    Raises:
+        ValueError: an order names a medium that there is not.
+    """
+    pairs = train_pairs(captions, config.merges)
+    words = Vocabulary((Medium(TEXT, pairs.size), *media), pairs, config.text_limit)
+    for order in config.orders:
+        if not order.split():
+            raise ValueError("orders must name media")
+        for name in order.split():
+            words.number(name)
+    return words
+
+
+def sequence_of(store: TokenStore, index: int, order: Sequence[str], words: Vocabulary) -> Tokens:
+    """Return a clip as a sequence of media in some order."""
+    return join(
+        words.text(store.caption(index))
+        if name == TEXT
+        else words.segment(name, store.codes(name, index))
+        for name in order
+    )
+
+
+def draw_batch(
+    store: TokenStore,
+    words: Vocabulary,
+    seed: int,
+    numbers: Iterable[int],
+    data: GPTDataConfig,
+    losses: GPTLossConfig,
+) -> dict[str, Tensor]:
+    """Return some examples, a pure function of the seed and their numbers.
+
+    Returns:
+        As :func:`collate` does.
+    """
+    shares = torch.tensor(data.shares, dtype=torch.float64)
+    orders = [order.split() for order in data.orders]
+    sequences = []
+    for number in numbers:
+        generator = loop.generator(seed, number)
+        order = orders[int(torch.multinomial(shares, 1, generator=generator))]
+        dropped = float(torch.rand((), generator=generator)) < data.caption_dropout
+        if dropped and order[0] == TEXT and len(order) > 1:
+            order = order[1:]
+        index = loop.shuffled(seed, number, len(store))
+        sequences.append(sequence_of(store, index, order, words))
+    return collate(sequences, words, losses)
+
+
+def collate(
+    sequences: Sequence[Tokens], words: Vocabulary, losses: GPTLossConfig
+) -> dict[str, Tensor]:
+    """Put sequences side by side, the shorter ones filled up at their end, where nothing sees it.
+
+    Returns:
+        ``ids`` (B, L) int64, ``places`` (B, L, 4) float32, ``media`` (B, L) int64, -1 for what is
+        filled up, and ``weights`` (B, L) float32, how much the prediction of each token counts.
+    """
+    longest = max(map(len, sequences))
+    weights = torch.tensor([getattr(losses, medium.name) for medium in words.media])
+    begins = torch.tensor([words.begin(medium.name) for medium in words.media])
+    parts: dict[str, list[Tensor]] = {"ids": [], "places": [], "media": [], "weights": []}
+    for tokens in sequences:
+        missing = longest - len(tokens)
+        # Which medium comes next is chosen, not predicted.
+        counts = torch.where(torch.isin(tokens.ids, begins), 0.0, weights[tokens.media])
+        parts["ids"].append(F.pad(tokens.ids, (0, missing)))
+        parts["places"].append(F.pad(tokens.places, (0, 0, 0, missing)))
+        parts["media"].append(F.pad(tokens.media, (0, missing), value=-1))
+        parts["weights"].append(F.pad(counts, (0, missing)))
+    return {name: torch.stack(rows) for name, rows in parts.items()}
+
+
+def gpt_losses(net: GPT, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the loss, nats a token, and the same in bits, (B,) each."""
+    nats = net.nats(examples["ids"], examples["places"])
+    weights = examples["weights"][:, 1:]
+    loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+    return {"loss": loss, "bits": loss.detach() / math.log(2)}
+
+
+def bits_by_medium(
+    net: GPT, sequences: Sequence[Tokens], words: Vocabulary, order: Sequence[str]
+) -> dict[str, float]:
+    """Return bits a token of each medium of an order, given what comes before it.
+
+    Args:
+        net: the network.
+        sequences: all of that order.
+        words: their vocabulary.
+        order: names of media.
+
+    Returns:
+        Keys such as ``text_after_video``.
+    """
+    totals = torch.zeros(len(words.media), dtype=torch.float64)
+    counts = torch.zeros_like(totals)
+    everything = GPTLossConfig(frame=1.0, motion=1.0)
+    device = net.head.weight.device
+    for start in range(0, len(sequences), _AT_ONCE):
+        part = sequences[start : start + _AT_ONCE]
+        examples = collate(part, words, everything)
+        nats = net.nats(examples["ids"].to(device), examples["places"].to(device)).double().cpu()
+        counted = examples["weights"][:, 1:] > 0
+        media = examples["media"][:, 1:][counted]
+        totals.index_add_(0, media, nats[counted])
+        counts.index_add_(0, media, torch.ones_like(nats[counted]))
+    bits = totals / counts.clamp_min(1) / math.log(2)
+    return {
+        _figure(order[: place + 1]): float(bits[words.number(name)])
+        for place, name in enumerate(order)
+    }
+
+
+def _figure(order: Sequence[str]) -> str:
+    """Name the bits of the last of some media, given the others."""
+    *before, name = order
+    return "_".join([name, "after", *before] if before else [name])
+
+
+# ------------------------------------------------------------------ the run
+
+
+def presets(preset: Preset) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, losses."""
+    if preset == "tiny":  # minutes on a laptop
+        return {
+            "loop": loop.LoopConfig(
+                steps=1000,
+                batch_size=4,
+                learning_rate=3e-3,
+                beta2=0.95,
+                ema=0.99,
+                validate_every=250,
+            ),
+            "model": TINY,
+            "data": GPTDataConfig(clips=1024, checked=8, merges=256),
+            "losses": GPTLossConfig(),
+        }
+    base = preset == "base"
+    return {
+        "loop": loop.LoopConfig(
+            steps=40_000 if base else 20_000,
+            batch_size=8,
+            learning_rate=1e-3,
+            warmup=500,
+            weight_decay=0.01,
+            beta2=0.95,
+            precision="bf16",
+            validate_every=1000,
+            samples_every=1000,
+        ),
+        "model": GPTConfig() if base else SMALL,
+        "data": GPTDataConfig(clips=100_000 if base else 20_000),
+        "losses": GPTLossConfig(),
+    }
+
+
+@dataclass(frozen=True)
+class GPTMaterial:
+    """What a transformer is trained on and judged by.
+
+    Args:
+        training: clips to learn from.
+        checks: other clips by name, such as ``val`` and ``held_out``; the first one decides which
+            weights are best and gives the prompts of the samples.
+        media: theirs, besides text.
+    """
+
+    training: TokenStore
+    checks: Mapping[str, TokenStore]
+    media: tuple[Medium, ...]
+
+
+def gpt_task(
+    material: GPTMaterial,
+    configs: Mapping[str, Any],
+    dvae: DVAE | None = None,
+    notes: Mapping[str, str] | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train a transformer.
+
+    Args:
+        material: its clips as codes.
+        configs: as :func:`presets` returns them; the vocabulary's size is filled in.
+        dvae: to show samples; without it there are none.
+        notes: for the card of the weights.
+
+    Raises:
+        ValueError: an order names a medium that there is not, or there is nothing to judge by.
+    """
+    if not material.checks:
+        raise ValueError("checks must hold some clips")
+    training: loop.LoopConfig = configs["loop"]
+    data: GPTDataConfig = configs["data"]
+    losses: GPTLossConfig = configs["losses"]
+    words = build_vocabulary(material.media, material.training.captions(), data)
+    config: GPTConfig = replace(configs["model"], vocabulary=words.size)
+    torch.manual_seed(training.seed)
+    net = GPT(config)
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_batch(material.training, words, training.seed, numbers, data, losses)
+
+    def loss(
+        model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
+    ) -> dict[str, Tensor]:
+        return gpt_losses(_own(model), examples)
+
+    def validate(model: torch.nn.Module) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        first = next(iter(material.checks))
+        device = _own(model).head.weight.device.type
+        # What a step sees is what is measured.
+        with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
+            for name, store in material.checks.items():
+                for order in (text.split() for text in data.orders):
+                    sequences = [
+                        sequence_of(store, index, order, words) for index in range(len(store))
+                    ]
+                    bits = bits_by_medium(_own(model), sequences, words, order)
+                    prefix = "" if name == first else f"{name}_"
+                    figures |= {f"{prefix}{key}": value for key, value in bits.items()}
+        return {"loss": figures[_figure(data.orders[0].split())]} | figures
+
+    def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
+        if dvae is None:
+            return
+        store = next(iter(material.checks.values()))
+        shown = range(min(_SHOWN, len(store)))
+        made = sample_video_tokens(
+            MediaGPT(_own(model), words),
+            [Prompt(store.caption(index)) for index in shown],
+            [training.seed + index for index in shown],
+            Sampling(top_p=0.95, guidance=2.0),
+        )
+        rows = []
+        for index in shown:  # as it was, and as it is imagined
+            rows.append(torch.stack(list(detokenize(dvae, store.codes(VIDEO, index)))))
+            rows.append(torch.stack(list(detokenize(dvae, made[index]))))
+        yield "prompts", video_sheet(rows, every=2)
+
+    return loop.Task(
+        name="gpt",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={"model": config, "data": data, "losses": losses},
+        validate=validate,
+        metric="loss",
+        samples=samples,
+        notes={**(notes or {}), VOCABULARY: words.to_json()},
+    )
+
+
+def _own(model: torch.nn.Module) -> GPT:
+    assert isinstance(model, GPT)
+    return model

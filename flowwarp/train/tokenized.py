@@ -1,0 +1,184 @@
+"""Clips turned into codes once, and memory-mapped from then on.
+
+The discrete VAE is frozen while the transformer learns, so what it makes of a clip is computed once
+rather than in each epoch: a clip of 16 frames of 64 x 64 is 2.7 kB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flowwarp._bundled import cache_folder
+from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
+from flowwarp.data.world import Clip
+from flowwarp.errors import OutputError
+from flowwarp.io._files import lock, reason
+from flowwarp.models.dvae import DVAE
+from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
+from flowwarp.pipelines.video_tokens import tokenize
+
+_VERSION = 1  # of the cache; part of its key
+_CHUNK = 16  # clips that are marked as done together
+_CAPTION = 512  # bytes that are kept of one
+_PROBED = 8  # clips whose pixels are part of the key
+
+Draw = Callable[[int], Clip]
+
+
+def grid_media(dvae: DVAE, size: int, frames: int) -> tuple[Medium, ...]:
+    """Return the media of a clip besides its text: video, first frame, motion.
+
+    Another medium is one more line here, one in :func:`clip_codes`, and its weight in the loss.
+    """
+    config = dvae.config
+    rows = size // config.stride
+    times = -(-frames // config.stride_time)
+    return (
+        Medium(VIDEO, config.codes, (times, rows, rows)),
+        # The same codes, but of a picture that stands still, just before the video.
+        Medium(FRAME, config.codes, (1, rows, rows), first=0, shares=VIDEO),
+        Medium(MOTION, MOTION_CODES, MOTION_GRID),
+    )
+
+
+def clip_codes(clip: Clip, dvae: DVAE) -> dict[str, Tensor]:
+    """Return the codes of each medium of a clip besides its text."""
+    return {
+        VIDEO: tokenize(dvae, clip.video),
+        FRAME: tokenize(dvae, clip.video[:1]),
+        MOTION: motion_codes(clip.flow_12, clip.valid_12),
+    }
+
+
+@final
+class TokenStore:
+    """Captions and codes of clips, memory-mapped.
+
+    Args:
+        folder: made by :func:`tokenize_clips`.
+        names: of the media.
+    """
+
+    def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self._captions = np.load(folder / "captions.npy", mmap_mode="r")
+        self._codes = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
+
+    def __len__(self) -> int:
+        return len(self._captions)
+
+    def caption(self, index: int) -> str:
+        """Return what a clip shows, in words."""
+        text: bytes = self._captions[index].tobytes()
+        return text.rstrip(b"\0").decode("utf-8", "ignore")
+
+    def captions(self) -> Iterator[str]:
+        """Yield all captions."""
+        return map(self.caption, range(len(self)))
+
+    def codes(self, name: str, index: int) -> Tensor:
+        """Return the codes of a medium of a clip, int64, in the shape of its grid."""
+        return torch.from_numpy(self._codes[name][index].astype(np.int64))
+
+
+def tokenize_clips(
+    draw: Draw,
+    dvae: DVAE,
+    media: tuple[Medium, ...],
+    key: str,
+    count: int,
+    *,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenStore:
+    """Turn clips into codes; a second call with the same key is free, and a stopped one goes on.
+
+    Args:
+        draw: a pure function from the number of a clip to the clip.
+        dvae: whose codes they are; its weights are part of the key.
+        media: of :func:`grid_media`.
+        key: names what ``draw`` depends on, so far as the first clips do not tell.
+        count: how many.
+        cache: where to keep them. Default: as for footage.
+        progress: called with (clips done, clips in all).
+
+    Raises:
+        OutputError: the cache cannot be written.
+        Locked: another process is at it.
+    """
+    root = Path(cache) if cache is not None else cache_folder()
+    if root is None:
+        raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
+    digest = hashlib.sha256(repr((_VERSION, key, count, media)).encode())
+    for name, tensor in dvae.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for number in range(min(_PROBED, count)):
+        clip = draw(number)
+        digest.update(clip.caption.encode("utf-8", "replace"))
+        digest.update(clip.video.contiguous().numpy().data)
+    folder = root / f"tokens-{digest.hexdigest()[:20]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with lock(folder, "another process makes these tokens", "wait for it"):
+            _fill(folder, draw, dvae, media, count, progress)
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+    return TokenStore(folder, tuple(medium.name for medium in media))
+
+
+def _fill(
+    folder: Path,
+    draw: Draw,
+    dvae: DVAE,
+    media: tuple[Medium, ...],
+    count: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    captions = _array(folder / "captions.npy", (count, _CAPTION), np.uint8)
+    codes = {
+        medium.name: _array(folder / f"{medium.name}.npy", (count, *(medium.grid or ())), np.uint16)
+        for medium in media
+    }
+    done = _array(folder / "done.npy", (count,), np.uint8)
+
+    def fill(number: int) -> None:
+        clip = draw(number)
+        text = clip.caption.encode("utf-8", "replace")[:_CAPTION]
+        captions[number, : len(text)] = np.frombuffer(text, np.uint8)
+        for name, found in clip_codes(clip, dvae).items():
+            codes[name][number] = found.numpy()
+
+    waiting = [number for number in range(count) if not done[number]]
+    # Clips side by side: each is too small for its sums to be shared out among threads.
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for start in range(0, len(waiting), _CHUNK):
+            chunk = waiting[start : start + _CHUNK]
+            list(pool.map(fill, chunk))
+            captions.flush()  # what is marked as done is on the disk
+            for array in codes.values():
+                array.flush()
+            done[chunk] = 1
+            if progress:
+                progress(count - len(waiting) + start + len(chunk), count)
+    done.flush()
+
+
+def _array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
+    """Open an array on disk, made of zeros if it is not there."""
+    if not path.exists():
+        part = path.with_suffix(f".{os.getpid()}")
+        np.lib.format.open_memmap(part, "w+", kind, shape).flush()
+        part.rename(path)
+    return np.lib.format.open_memmap(path, "r+")

@@ -1,0 +1,240 @@
+"""The vocabulary: texts survive, ranges are apart, places are where things are."""
+
+import itertools
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flowwarp.data.tokens import (
+    MOTION_CODES,
+    MOTION_GRID,
+    BytePairs,
+    Medium,
+    Vocabulary,
+    join,
+    motion_codes,
+    motion_flow,
+    train_pairs,
+    vocabulary_from_json,
+)
+from flowwarp.errors import InputError
+
+CAPTIONS = ["a red knight walks left", "a red mage walks right", "the knight stands on grass"] * 3
+
+
+def vocabulary(text_limit=16):
+    pairs = train_pairs(CAPTIONS, 40)
+    media = (
+        Medium("text", pairs.size),
+        Medium("video", 1000, (4, 16, 16)),
+        Medium("frame", 1000, (1, 16, 16), first=0, shares="video"),
+        Medium("motion", MOTION_CODES, MOTION_GRID),
+    )
+    return Vocabulary(media, pairs, text_limit)
+
+
+# ------------------------------------------------------------------ text
+
+
+def test_merges_by_hand():
+    # "aab" x 2: aa and ab come twice each; the lower first token, then the lower second, wins.
+    pairs = train_pairs(["aab", "aab"], 5)
+    assert pairs.merges == ((97, 97), (256, 98))
+    assert pairs.encode("aab") == [257]
+    assert pairs.encode("aabaa") == [257, 256]
+    assert train_pairs(["aab"], 5).merges == ()  # nothing comes twice
+
+
+def test_merges_do_not_hang_on_the_order_of_texts():
+    assert train_pairs(CAPTIONS, 30).merges == train_pairs(CAPTIONS[::-1], 30).merges
+
+
+def test_counts_follow_merges_as_a_recount_does():
+    """The pairs that are kept up to date are those that a count from scratch finds."""
+    texts = ["banana bandana", "an anagram", "ana banana nab"]
+    words = [w for t in texts for w in (" " + t).split(" ") if w]
+    assert len(words) == 7
+    learned = train_pairs(texts, 12).merges
+    tokens = [list(w.encode()) for t in texts for w in _split(t)]
+    for number, pair in enumerate(learned):
+        counts = {}
+        for word in tokens:
+            for p in itertools.pairwise(word):
+                counts[p] = counts.get(p, 0) + 1
+        best = max(counts, key=lambda p: (counts[p], -p[0], -p[1]))
+        assert pair == best
+        tokens = [_merged(word, pair, 256 + number) for word in tokens]
+
+
+def _split(text):
+    first, *rest = text.split(" ")
+    return [first, *(f" {word}" for word in rest)]
+
+
+def _merged(word, pair, token):
+    out = []
+    for value in word:
+        if out and (out[-1], value) == pair:
+            out[-1] = token
+        else:
+            out.append(value)
+    return out
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text())
+def test_any_text_survives(text):
+    pairs = PAIRS
+    assert pairs.decode(pairs.encode(text)) == text
+
+
+PAIRS = train_pairs([*CAPTIONS, "ein Ritter läuft über die Wiese", "骑士 走路 走路"], 60)
+
+
+def test_a_lone_surrogate_is_no_fault():
+    assert PAIRS.decode(PAIRS.encode("a\ud800b")) == "a?b"
+
+
+def test_common_words_become_one_token():
+    assert len(PAIRS.encode(" knight walks")) == 2
+
+
+@pytest.mark.parametrize(
+    "merges",
+    [
+        [(256, 97)],  # of itself
+        [(97, -1)],
+        [(97, 97), (97, 97)],
+        [(97, 97), *((n, n) for n in range(256, 263))],  # 2, 4, ... 256 bytes
+    ],
+)
+def test_wrong_merges_are_refused(merges):
+    with pytest.raises(ValueError, match=r"merge|bytes"):
+        BytePairs(merges)
+
+
+def test_a_cut_text_is_still_text():
+    words = vocabulary(text_limit=3)
+    tokens = words.text("ü" * 10_000)
+    assert len(tokens) == 5
+    assert words.read_text(tokens.ids) == "ü\N{REPLACEMENT CHARACTER}"
+
+
+# ------------------------------------------------------------------ motion
+
+
+def test_motion_by_hand():
+    flow = torch.zeros(15, 2, 64, 64)
+    flow[:, 0, :16, :16] = 1.9  # right, 2 by the nearest level
+    flow[:, 1, 16:32, :16] = -0.3  # up by 0.5, as 0.3 is over half of it
+    valid = torch.ones(15, 1, 64, 64, dtype=torch.bool)
+    valid[:, :, 48:, 48:] = False
+    codes = motion_codes(flow, valid)
+    assert codes.shape == MOTION_GRID
+    field = motion_flow(codes)
+    assert field[0, :, 0, 0].tolist() == [2.0, 0.0]
+    assert field[3, :, 1, 0].tolist() == [0.0, -0.5]
+    assert field[2, :, 2, 2].tolist() == [0.0, 0.0]
+    assert torch.isnan(field[:, :, 3, 3]).all()
+
+
+def test_unknown_pixels_do_not_dilute_a_cell():
+    flow = torch.full((15, 2, 32, 32), 0.5)  # of a frame 32 wide: 1 px of one 64 wide
+    valid = torch.zeros(15, 1, 32, 32, dtype=torch.bool)
+    valid[:, :, ::8, ::8] = True
+    flow[~valid.expand_as(flow)] = torch.nan
+    assert (motion_flow(motion_codes(flow, valid)) == 1).all()
+
+
+def test_all_motion_codes_survive():
+    codes = torch.arange(MOTION_CODES - 1)[:64].view(MOTION_GRID)
+    for start in (0, MOTION_CODES - 1 - 64):
+        field = motion_flow(codes + start)
+        flow = field.repeat_interleave(16, 2).repeat_interleave(16, 3)  # (4, 2, 64, 64)
+        back = motion_codes(flow, torch.ones(4, 1, 64, 64, dtype=torch.bool))
+        assert torch.equal(back, codes + start)
+
+
+# ------------------------------------------------------------------ the vocabulary
+
+
+def test_ranges_are_apart_and_fill_the_vocabulary():
+    words = vocabulary()
+    markers = [marker(m.name) for m in words.media for marker in (words.begin, words.end)]
+    codes = [i for name in ("text", "video", "motion") for i in words.range(name)]
+    assert sorted([0, *markers, *codes]) == list(range(words.size))
+    assert words.range("frame") == words.range("video")
+
+
+def test_a_segment_by_hand():
+    words = vocabulary()
+    codes = torch.arange(64).view(MOTION_GRID)
+    tokens = words.segment("motion", codes)
+    first = words.range("motion").start
+    assert tokens.ids.tolist() == [
+        words.begin("motion"),
+        *range(first, first + 64),
+        words.end("motion"),
+    ]
+    # Each cell of motion covers one cell of the video in time and 4 x 4 of its 16 x 16: the middle
+    # of its first four rows, which lie at 1 to 4, is at 2.5.
+    assert tokens.places[1].tolist() == [0, 1, 2.5, 2.5]
+    assert tokens.places[-2].tolist() == [0, 4, 14.5, 14.5]
+    assert tokens.places[0].tolist() == [0, 0, 0, 0]
+    video = words.places("video", 1024)
+    assert video[0].tolist() == [0, 1, 1, 1]
+    assert video[1].tolist() == [0, 1, 1, 2]
+    assert video[-1].tolist() == [0, 4, 16, 16]
+    assert words.places("frame", 256)[17].tolist() == [0, 0, 2, 2]
+
+
+def test_text_counts_along_its_line():
+    tokens = vocabulary().text("a red knight")
+    assert tokens.places[:, 0].tolist() == list(range(len(tokens)))
+    assert (tokens.places[:, 1:] == 0).all()
+
+
+def test_joined_sequences_know_their_media():
+    words = vocabulary()
+    tokens = join([words.segment("motion", torch.zeros(MOTION_GRID)), words.text("a mage")])
+    assert tokens.media.tolist() == [3] * 66 + [0] * (len(tokens) - 66)
+    assert words.read_text(tokens.ids) == "a mage"
+
+
+@pytest.mark.parametrize("codes", [torch.zeros(4, 4), torch.full((4, 4, 4), MOTION_CODES)])
+def test_wrong_codes_are_refused(codes):
+    with pytest.raises(ValueError, match="motion"):
+        vocabulary().segment("motion", codes)
+
+
+def test_it_survives_a_card():
+    words = vocabulary()
+    again = vocabulary_from_json(words.to_json(), "card")
+    assert again.media == words.media
+    assert again.pairs.merges == words.pairs.merges
+    assert again.text("a red mage").ids.tolist() == words.text("a red mage").ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda c: c.update(merges=[[97]]),
+        lambda c: c.update(merges=[[97, 900]]),
+        lambda c: c.update(merges="abc"),
+        lambda c: c.update(media=[]) or c["media"].append({"name": "text"}),
+        lambda c: c["media"][1].update(size=-1),
+        lambda c: c["media"][2].update(shares="nothing"),
+        lambda c: c["media"][0].update(size=7),
+        lambda c: c.pop("text_limit"),
+    ],
+)
+def test_a_broken_card_is_bad_input(spoil):
+    content = json.loads(vocabulary().to_json())
+    spoil(content)
+    with pytest.raises(InputError, match="weights: its vocabulary is broken"):
+        vocabulary_from_json(json.dumps(content), "weights")
+    with pytest.raises(InputError):
+        vocabulary_from_json("null", "weights")

@@ -1,0 +1,334 @@
+"""The transformer: causal, the same cached or not, and drawing what it says it draws."""
+
+import math
+
+import pytest
+import torch
+
+from flowwarp.models.gpt import (
+    GPT,
+    TINY,
+    Decoder,
+    GPTConfig,
+    Sampling,
+    choose,
+    rotation,
+    sample,
+    turn,
+)
+
+LENGTH = 24
+
+
+def network(seed=0, **changes):
+    torch.manual_seed(seed)
+    net = GPT(
+        GPTConfig(**{"vocabulary": 50, "width": 64, "depth": 3, "heads": 4, "hidden": 96} | changes)
+    )
+    torch.nn.init.normal_(net.head.weight, std=0.1)  # it begins at 0
+    return net.eval()
+
+
+def sequences(batch=2, length=LENGTH, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(0, 50, (batch, length), generator=generator)
+    return ids, torch.rand(batch, length, 4, generator=generator) * 16
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logit():
+    net = network()
+    ids, places = sequences()
+    changed = ids.clone()
+    changed[:, 10] = (changed[:, 10] + 1) % 50
+    before, after = net(ids, places), net(changed, places)
+    assert torch.equal(before[:, :10], after[:, :10])
+    assert not torch.equal(before[:, 10:], after[:, 10:])
+
+
+@torch.no_grad()
+def test_an_example_does_not_see_the_others():
+    net = network()
+    ids, places = sequences(3)
+    alone = torch.cat([net(ids[k : k + 1], places[k : k + 1]) for k in range(3)])
+    torch.testing.assert_close(net(ids, places), alone, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("changes", [{}, {"norm": "none"}, {"kv_heads": 1}, {"kv_heads": 4}])
+def test_cached_is_uncached(changes):
+    net = network(**changes)
+    ids, places = sequences()
+    wanted = net(ids, places)
+    decoder = Decoder(net, 2, LENGTH)
+    features = decoder.begin(list(ids[:, :7]), list(places[:, :7]))
+    for step in range(7, LENGTH):
+        got = decoder.logits(features, decoder.head)
+        torch.testing.assert_close(got, wanted[:, step - 1], rtol=0, atol=1e-5)
+        features = decoder.read(ids[:, step : step + 1], decoder.turns(places[:, step : step + 1]))
+
+
+@torch.no_grad()
+def test_rows_may_begin_with_different_lengths():
+    net = network()
+    ids, places = sequences()
+    decoder = Decoder(net, 2, LENGTH)
+    features = decoder.begin([ids[0, :9], ids[1, :1]], [places[0, :9], places[1, :1]])
+    for step in range(5):
+        for row, start in enumerate((9, 1)):
+            end = start + step
+            wanted = net(ids[row : row + 1, :end], places[row : row + 1, :end])[0, -1]
+            got = decoder.logits(features, decoder.head)[row]
+            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+        following = [(ids[r, s + step], places[r, s + step]) for r, s in ((0, 9), (1, 1))]
+        features = decoder.read(
+            torch.stack([i for i, _ in following])[:, None],
+            decoder.turns(torch.stack([p for _, p in following])[:, None]),
+        )
+
+
+@torch.no_grad()
+def test_several_tokens_may_be_read_at_once_later_too():
+    net = network()
+    ids, places = sequences()
+    decoder = Decoder(net, 2, LENGTH)
+    decoder.begin([ids[0, :3], ids[1, :5]], [places[0, :3], places[1, :5]])
+    more = torch.stack([ids[0, 3:9], ids[1, 5:11]])
+    where = torch.stack([places[0, 3:9], places[1, 5:11]])
+    got = decoder.logits(decoder.read(more, decoder.turns(where)), decoder.head)
+    wanted = torch.stack(
+        [net(ids[:1, :9], places[:1, :9])[0, -1], net(ids[1:, :11], places[1:, :11])[0, -1]]
+    )
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_bf16_is_near():
+    net = network()
+    ids, places = sequences()
+    decoder = Decoder(net, 2, LENGTH, torch.bfloat16)
+    features = decoder.begin(list(ids[:, :-1]), list(places[:, :-1]))
+    got = decoder.logits(features, decoder.head)
+    torch.testing.assert_close(got, net(ids, places)[:, -2], rtol=0, atol=0.05)
+
+
+def test_a_decoder_refuses_what_does_not_fit():
+    decoder = Decoder(network(), 2, 4)
+    ids, places = sequences(2, 5)
+    with pytest.raises(ValueError, match="5 tokens, more than 4"):
+        decoder.begin(list(ids), list(places))
+    with pytest.raises(ValueError, match="2 sequences"):
+        decoder.begin([ids[0, :2]], [places[0, :2]])
+    with pytest.raises(ValueError, match="not empty"):
+        decoder.begin([ids[0, :2], ids[1, :0]], [places[0, :2], places[1, :0]])
+    decoder.begin(list(ids[:, :4]), list(places[:, :4]))
+    with pytest.raises(ValueError, match="more than the length"):
+        decoder.read(ids[:, 4:], decoder.turns(places[:, 4:]))
+
+
+def test_a_turn_by_hand():
+    # One head of 8: one pair for each axis, (x[i], x[i + 4]), all at rate 1.
+    cos, sin = rotation(torch.tensor([[[0.0, math.pi / 2, 0, 0]]]), 8)
+    turned = turn(torch.arange(8.0)[None, None, None], cos, sin)
+    torch.testing.assert_close(
+        turned.flatten(), torch.tensor([0.0, -5, 2, 3, 4, 1, 6, 7]), rtol=0, atol=1e-5
+    )
+
+
+def test_only_distances_of_places_matter():
+    q, k = torch.randn(2, 1, 1, 1, 32)
+    here, there = torch.tensor([[[3.0, 1, 5, 9]]]), torch.tensor([[[1.0, 1, 8, 2]]])
+    far = torch.tensor([7.0, 2, 1, 4])
+    first = (turn(q, *rotation(here, 32)) * turn(k, *rotation(there, 32))).sum()
+    second = (turn(q, *rotation(here + far, 32)) * turn(k, *rotation(there + far, 32))).sum()
+    torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["rms", "none"])
+@pytest.mark.parametrize("depth", [2, 24])
+def test_depth_keeps_variance(norm, depth):
+    torch.manual_seed(0)
+    net = GPT(GPTConfig(vocabulary=50, width=64, depth=depth, heads=4, hidden=128, norm=norm))
+    seen = []
+    net.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
+    ids, places = sequences(4, 64)
+    net.head.weight.data.normal_(std=1 / 8)
+    net(ids, places).square().mean().backward()
+    assert 0.9 < float(seen[0].var()) < 1.7
+    first, last = (float(b.up.weight.grad.norm()) for b in (net.blocks[0], net.blocks[-1]))
+    assert 1 / 4 < first / last < 4
+
+
+def test_logits_begin_at_zero():
+    ids, places = sequences()
+    nats = GPT(GPTConfig(vocabulary=50, width=64, depth=1, heads=4, hidden=96)).nats(ids, places)
+    torch.testing.assert_close(nats, torch.full((2, LENGTH - 1), math.log(50)))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"width": 60}, {"heads": 3}, {"kv_heads": 3}, {"depth": 0}, {"vocabulary": 0}]
+)
+def test_wrong_sizes_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        GPTConfig(**{"width": 64, "heads": 4, "hidden": 96} | changes)
+
+
+def test_wrong_places_are_refused():
+    with pytest.raises(ValueError, match="places must be"):
+        network()(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, 3))
+
+
+# ------------------------------------------------------------------ drawing
+
+LIKELY = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()  # in order of likelihood: 1, 3, 2, 0
+
+
+def drawn(sampling, *draws):
+    return [int(choose(LIKELY, torch.tensor([draw]), sampling)[0]) for draw in draws]
+
+
+def test_all_by_hand():
+    assert drawn(Sampling(), 0.0, 0.39, 0.41, 0.69, 0.71, 0.89, 0.91, 0.9999) == [
+        1,
+        1,
+        3,
+        3,
+        2,
+        2,
+        0,
+        0,
+    ]
+
+
+def test_top_k_by_hand():
+    # Of 0.7 in all: the first takes 4 / 7 = 0.571.
+    assert drawn(Sampling(top_k=2), 0.0, 0.57, 0.572, 0.9999) == [1, 1, 3, 3]
+    assert drawn(Sampling(top_k=99), 0.9999) == [0]
+
+
+def test_top_p_by_hand():
+    # 0.4 and 0.3 reach 0.6, and so no third is needed.
+    assert drawn(Sampling(top_p=0.6), 0.57, 0.572, 0.9999) == [1, 3, 3]
+    assert drawn(Sampling(top_p=0.1), 0.0, 0.9999) == [1, 1]
+    # After top_k = 3 the three have 4/9, 3/9, 2/9: 0.7 is reached by two.
+    assert drawn(Sampling(top_k=3, top_p=0.7), 0.9999) == [3]
+
+
+def test_temperature_by_hand():
+    # At temperature 0.5 probabilities are squared: 16, 9, 4, 1 of 30.
+    cold = Sampling(temperature=0.5)
+    assert drawn(cold, 15.9 / 30, 16.1 / 30, 24.9 / 30, 25.1 / 30, 29.1 / 30) == [1, 3, 3, 2, 0]
+    assert drawn(Sampling(temperature=0), 0.99) == [1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": -1.0},
+        {"temperature": math.nan},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"guidance": math.inf},
+    ],
+)
+def test_wrong_sampling_is_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        Sampling(**changes)
+
+
+def prompts(*lengths):
+    ids, places = sequences(len(lengths), max(lengths), seed=5)
+    return [(ids[row, :n], places[row, :n]) for row, n in enumerate(lengths)]
+
+
+def continued(net, begin, sampling, count=12, without=(), seed=3, **options):
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(4, count, generator=generator)[: len(begin)]
+    places = torch.rand(count, 4, generator=generator) * 16
+    return sample(
+        net, begin, places, torch.arange(10, 40), draws, sampling, without=without, **options
+    )
+
+
+def test_samples_are_what_the_network_says():
+    """Each token is the one that its draw hits in what the plain network says of the prefix."""
+    net = network()
+    begin = prompts(5)
+    got = continued(net, begin, Sampling(temperature=0.7))[0]
+    generator = torch.Generator().manual_seed(3)
+    draws = torch.rand(4, 12, generator=generator)
+    places = torch.cat([begin[0][1], torch.rand(12, 4, generator=generator) * 16])
+    ids = begin[0][0]
+    for step in range(12):
+        with torch.no_grad():
+            logits = net(ids[None], places[None, : len(ids)])[:, -1, 10:40]
+        ids = torch.cat([ids, 10 + choose(logits, draws[0, step : step + 1], Sampling(0.7))])
+    assert got.tolist() == ids[5:].tolist()
+    assert set(got.tolist()) <= set(range(10, 40))
+
+
+def test_guidance_1_is_none():
+    net = network()
+    begin, without = prompts(7, 4), prompts(1, 1)
+    plain = continued(net, begin, Sampling())
+    assert torch.equal(continued(net, begin, Sampling(guidance=1.0), without=without), plain)
+    nearly = continued(net, begin, Sampling(guidance=1.0 + 1e-6), without=without)
+    assert torch.equal(nearly, plain)
+    assert not torch.equal(continued(net, begin, Sampling(guidance=4.0), without=without), plain)
+
+
+def test_guidance_0_does_not_hear_the_prompt():
+    net = network()
+    begin, without = prompts(7, 4), prompts(1, 1)
+    deaf = continued(net, begin, Sampling(guidance=0.0), without=without)
+    assert torch.equal(deaf, continued(net, without, Sampling()))
+
+
+def test_a_row_does_not_hang_on_the_others():
+    net = network()
+    begin = prompts(7, 4, 9)
+    together = continued(net, begin, Sampling())
+    assert torch.equal(continued(net, begin[:1], Sampling()), together[:1])
+    assert torch.equal(continued(net, begin, Sampling()), together)
+
+
+def test_rows_end_at_their_stop():
+    net = network()
+    ids = continued(net, prompts(7, 4, 9), Sampling(), count=60, stop=17)
+    for row in ids.tolist():
+        if 17 in row:
+            assert set(row[row.index(17) + 1 :]) <= {-1}
+    assert (ids == 17).any()
+
+
+def test_guidance_needs_something_to_go_from():
+    with pytest.raises(ValueError, match="guidance needs 2 prompts"):
+        continued(network(), prompts(7, 4), Sampling(guidance=2.0))
+
+
+@pytest.mark.parametrize("norm", ["rms", "none"])
+def test_learns_to_repeat_in_seconds(norm):
+    """The second half of each sequence repeats the first, which only attention can find."""
+    torch.manual_seed(0)
+    net = GPT(GPTConfig(vocabulary=8, width=64, depth=2, heads=4, hidden=96, norm=norm))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, betas=(0.9, 0.95))
+    places = torch.zeros(16, 4)
+    places[:, 0] = torch.arange(16) % 8
+    places[:, 1] = torch.arange(16) // 8
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(100):
+        half = torch.randint(0, 8, (16, 8), generator=generator)
+        loss = net.nats(torch.cat([half, half], 1), places.expand(16, 16, 4))[:, 8:].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(loss.detach()) < 0.3  # of 2.08
+    begin = [(torch.cat([row, row[:1]]), places[:9]) for row in half]
+    got = sample(net, begin, places[9:], torch.arange(8), torch.rand(16, 7), Sampling(0))
+    assert float((got == half[:, 1:]).float().mean()) > 0.9  # by chance 0.125
+
+
+def test_presets_have_the_promised_sizes():
+    count = sum(p.numel() for p in GPT(GPTConfig()).parameters())
+    assert 5e6 < count < 10e6
+    assert sum(p.numel() for p in GPT(TINY).parameters()) < 1e6
