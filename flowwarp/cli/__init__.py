@@ -24,6 +24,11 @@ COMMANDS = {
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
     "datasets": ("flowwarp.cli.datasets", "List known data sets, make captioned clips."),
     "train-dvae": ("flowwarp.cli.train_dvae", "Train a network that turns video into tokens."),
+    "train-gpt": ("flowwarp.cli.train_gpt", "Train a network that makes tokens of a prompt."),
+    "train-upsampler": (
+        "flowwarp.cli.train_upsampler",
+        "Train a network that sharpens its frames.",
+    ),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
 }
 

@@ -20,8 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.data.sources import Source
 from flowwarp.data.world import Clip
 from flowwarp.metrics.temporal import fine_ratio, warping_error
+from flowwarp.metrics.video import psnr
+from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import (
     REFRESH,
     SCALE,
@@ -38,12 +41,13 @@ from flowwarp.models.upsampler import (
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.train import loop
 from flowwarp.viz.overlay import side_by_side
+from flowwarp.viz.sheets import video_sheet
 
 Preset = Literal["tiny", "small", "base"]
-Source = Callable[[int, int], Clip]  # (seed, index): a clip of the upsampler's own resolution
 
 _BEND = 8  # a bend of flow is made of about so many waves along each side
 _CHECKED = 4  # clips of a validation
+_TALL = 6  # pixels that a frame is high in a slice over time
 
 
 @dataclass(frozen=True)
@@ -63,12 +67,36 @@ class Codec:
     device: str = "cpu"
 
 
+def dvae_codec(net: DVAE, device: str = "cpu", *, half: bool = False) -> Codec:
+    """Return a trained DVAE as a codec.
+
+    Args:
+        net: the network, in eval mode.
+        device: where it shall work.
+        half: let autocast use bf16, which takes less than half the time on a CPU that has it.
+    """
+    net = net.to(device)
+    kind = torch.device(device).type
+
+    def encode(video: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
+            return net.encode(video)
+
+    def decode(codes: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=half):
+            return net.decode(codes)
+
+    return Codec(encode, decode, net.config.codes, device)
+
+
 @dataclass(frozen=True)
 class UpsamplerDataConfig:
     """What an example is.
 
     Args:
-        frames: in a row, of one clip. A clip is composed, encoded and decoded for them as a whole.
+        size: of the original frames, in pixels; the DVAE sees half of that.
+        length: of a clip, in frames. It is composed, encoded and decoded as a whole.
+        frames: in a row, of that clip, for an example.
         spoilt: share of examples whose codes have errors.
         errors: largest share of codes that is replaced.
         bent: share of examples whose flow is not quite right.
@@ -76,6 +104,8 @@ class UpsamplerDataConfig:
         loose: share of examples that trust whatever is visible, though its flow may not be exact.
     """
 
+    size: int = 128
+    length: int = 16
     frames: int = 8
     spoilt: float = 0.5
     errors: float = 0.06
@@ -84,8 +114,8 @@ class UpsamplerDataConfig:
     loose: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.frames < 1:
-            raise ValueError(f"frames must be at least 1, got {self.frames}")
+        if not 1 <= self.frames <= self.length:
+            raise ValueError(f"frames must be from 1 to length ({self.length}), got {self.frames}")
 
 
 @dataclass(frozen=True)
@@ -200,8 +230,6 @@ def _draw(
         return most * float(torch.rand((), generator=generator))
 
     length = len(clip.video)
-    if length < data.frames:
-        raise ValueError(f"frames must be at most {length}, the length of a clip")
     share = up_to(data.errors) * chance(data.spoilt)
     decode = lossy(
         clip.video, codec, lambda codes: spoil_codes(codes, share, codec.entries, generator)
@@ -337,18 +365,20 @@ def upsampler_task(
     source: Source,
     codec: Codec,
     configs: Mapping[str, Any],
+    other: Source | None = None,
     notes: Mapping[str, str] | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train an upsampler.
 
     Args:
-        source: where clips come from.
+        source: where clips come from, of ``data.size`` and ``data.length``.
         codec: the DVAE whose decodes are to be upsampled.
         configs: as :func:`presets` returns them.
+        other: where clips to judge by come from, of another seed; by default ``source`` too.
         notes: for the card of the weights.
 
     Raises:
-        ValueError: a clip has fewer frames than an example.
+        ValueError: the size does not fit the DVAE.
     """
     training: loop.LoopConfig = configs["loop"]
     data: UpsamplerDataConfig = configs["data"]
@@ -356,6 +386,7 @@ def upsampler_task(
     torch.manual_seed(training.seed)
     net = Upsampler(configs["model"])
     seed = training.seed + 1  # of what is held out
+    other = other or source
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(source, codec, training.seed, numbers, data, condition)
@@ -364,8 +395,8 @@ def upsampler_task(
         assert isinstance(model, Upsampler)
         return upsampler_losses(model, examples, step / training.steps, condition)
 
-    held_out = draw_batch(source, codec, seed, range(_CHECKED), data, condition)
-    clips = [source(seed, number) for number in range(_CHECKED)]
+    held_out = draw_batch(other, codec, seed, range(_CHECKED), data, condition)
+    clips = [other(seed, number) for number in range(_CHECKED)]
     decodes = [lossy(clip.video, codec) for clip in clips]
 
     def draw(model: nn.Module, number: int, temporal: bool) -> Tensor:
@@ -431,18 +462,18 @@ def compare(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str,
     figures = {}
     for name, video in videos.items():
         if name != "truth":
-            figures[f"psnr_{name}"] = float(-10 * (video - truth).square().mean().log10())
+            figures[f"psnr_{name}"] = float(psnr(video[None], truth[None]))
             figures[f"fine_{name}"] = float(fine_ratio(video[None], truth[None]))
         figures[f"warping_{name}"] = float(warping_error(video[None], clip.flow_21[None], exact))
     return figures
 
 
 def sheet(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, Tensor]:
-    """Return pictures of a clip: ``clip``, four frames of each video, and ``slice``, x over time.
+    """Return pictures of a clip: ``clip``, some frames of each video, and ``slice``, x over time.
 
-    Both have, from left to right, the decode, the frames drawn one by one, those drawn with the
-    frame before, and the original. In the slice, time runs down: what holds still is a straight
-    line, what flickers is frayed.
+    Both have the decode, the frames drawn one by one, those drawn with the frame before, and the
+    original: one below the other, or side by side. In the slice, time runs down: what holds still
+    is a straight line, what flickers is frayed.
 
     Args:
         clip: the original.
@@ -453,9 +484,10 @@ def sheet(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, T
     truth = clip.video.float() / 255
     coarse = F.interpolate(decode, scale_factor=SCALE, mode="nearest")
     videos = [coarse, free, held, truth]
-    times = torch.linspace(0, len(truth) - 1, min(4, len(truth))).round().long().tolist()
-    rows = [side_by_side([video[t : t + 1] for video in videos])[0] for t in times]
     row = truth.shape[2] // 2
     slices = [video[:, :, row].movedim(0, 1)[None] for video in videos]  # (1, 3, T, W)
-    slices = [part.repeat_interleave(6, 2) for part in slices]
-    return {"clip": torch.cat(rows, 1), "slice": side_by_side(slices)[0]}
+    slices = [part.repeat_interleave(_TALL, 2) for part in slices]
+    return {
+        "clip": video_sheet(videos, every=max(1, len(truth) // 5)),
+        "slice": side_by_side(slices)[0],
+    }

@@ -10,9 +10,11 @@ import torch.nn.functional as F
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import fill, load_weights
-from flowwarp.models.upsampler import TINY, Upsampler, sample, upsample_clip
+from flowwarp.models import dvae
+from flowwarp.models.dvae import DVAE
+from flowwarp.models.upsampler import TINY, Upsampler, upsample_clip
 from flowwarp.ops.warping import warp
-from flowwarp.train import loop, upsampler
+from flowwarp.train import loop
 from flowwarp.train.upsampler import (
     Codec,
     ConditionConfig,
@@ -20,6 +22,8 @@ from flowwarp.train.upsampler import (
     bend_flow,
     compare,
     draw_batch,
+    dvae_codec,
+    halve,
     lossy,
     presets,
     roll_out,
@@ -72,9 +76,13 @@ def decode(codes):
 
 
 CODEC = Codec(encode, decode, 512)
-DATA = UpsamplerDataConfig(frames=3)
-CLEAR = UpsamplerDataConfig(frames=3, spoilt=0, bent=0, loose=0)
+DATA = UpsamplerDataConfig(size=SIZE, length=FRAMES, frames=3)
+CLEAR = dataclasses.replace(DATA, spoilt=0, bent=0, loose=0)
 TOLD = ConditionConfig(forget=0, begin=0, haze=0, own_share=0)
+
+
+def rand_video(frames, size):
+    return torch.rand(frames, 3, size, size, generator=loop.generator(0))
 
 
 def network(seed=0):
@@ -173,8 +181,23 @@ def test_chances_are_what_the_settings_say():
 
 
 def test_too_long_an_example_is_refused():
-    with pytest.raises(ValueError, match="frames must be at most 6"):
-        draw_batch(source, CODEC, 0, [0], UpsamplerDataConfig(frames=7), TOLD)
+    with pytest.raises(ValueError, match=r"frames must be from 1 to length \(6\)"):
+        UpsamplerDataConfig(frames=7, length=6)
+
+
+def test_a_dvae_is_a_codec():
+    net = DVAE(dvae.TINY).eval()
+    video = (rand_video(6, 64) * 255).byte()
+    codec = dvae_codec(net)
+    codes = codec.encode(halve(video)[None])
+    assert codec.entries == net.config.codes > int(codes.max())
+    made = lossy(video, codec)
+    assert made.shape == (6, 3, 32, 32)
+    whole = net.decode(net.encode(F.avg_pool2d(video.float() / 255, 2)[None]), 6)[0]
+    assert torch.equal(made, whole)
+    spoilt = lossy(video, codec, lambda codes: (codes + 1) % codec.entries)
+    assert not torch.equal(spoilt, made)
+    assert lossy(video, dvae_codec(net, half=True)).dtype == torch.float32
 
 
 # ------------------------------------------------------------------ loss
@@ -386,12 +409,10 @@ def test_sheets_show_all_four_and_time():
     clip = source(0, 0)
     truth = clip.video.float() / 255
     pictures = sheet(clip, lossy(clip.video, CODEC), truth, 0 * truth)
-    width = 4 * SIZE + 3 * 4
-    assert pictures["clip"].shape == (3, 4 * SIZE, width)
-    assert pictures["slice"].shape == (3, 6 * FRAMES, width)
-    last = slice(width - SIZE, width)
-    assert torch.equal(pictures["clip"][:, :SIZE, last], truth[0])
-    assert torch.equal(pictures["slice"][:, 6, last], truth[1, :, SIZE // 2])
+    assert pictures["clip"].shape == (3, 4 * SIZE + 6, FRAMES * SIZE + 5 * 2)
+    assert torch.equal(pictures["clip"][:, -SIZE:, -SIZE:], truth[-1])
+    assert pictures["slice"].shape == (3, 6 * FRAMES, 4 * SIZE + 3 * 4)
+    assert torch.equal(pictures["slice"][:, 6, -SIZE:], truth[1, :, SIZE // 2])
 
 
 def test_samples_and_validation_of_a_task():
@@ -400,8 +421,6 @@ def test_samples_and_validation_of_a_task():
     with torch.no_grad():
         figures = task.validate(model)
         pictures = dict(task.samples(model))
-    assert set(pictures) == {"clip0", "slice0", "clip1", "slice1"}
+        assert set(pictures) == {"clip0", "slice0", "clip1", "slice1"}
     assert figures["loss"] > 0
-    again = task.validate(model)
     assert figures == again
-    assert sample is upsampler.sample

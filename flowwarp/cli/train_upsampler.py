@@ -1,0 +1,100 @@
+"""``flowwarp train-upsampler``: an upsampler of one's own, for the frames of one's own DVAE."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import click
+
+from flowwarp.cli._training import configure, train, training_options
+from flowwarp.errors import InputError
+
+
+@click.command()
+@click.argument("data", metavar="DATA")
+@click.option("--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae: what blurs.")
+@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
+@click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@click.option(
+    "--flow",
+    metavar="WEIGHTS",
+    default="base",
+    show_default=True,
+    help="The flow network that finds the motion of a folder's videos.",
+)
+@training_options("runs/upsampler")
+def command(
+    data: str,
+    dvae: str,
+    layers: str | None,
+    photos: str | None,
+    flow: str,
+    preset: str,
+    folder: str,
+    resume: str,
+    steps: int | None,
+    settings: tuple[str, ...],
+    config: str | None,
+    seed: int | None,
+    device: str,
+    tensorboard: bool,
+    as_json: bool,
+) -> None:
+    """Train an upsampler, which draws sharp frames over those a discrete VAE decodes.
+
+    DATA is sprites, digits, or a folder of videos with captions. The upsampler learns to restore
+    what the VAE of --dvae loses, at twice the size, and to hold on to the frame before. Stop it
+    whenever you like, go on with --resume auto. The run's folder has the weights, metrics.jsonl and
+    sample pictures: clips as decoded, drawn frame by frame, drawn with the frame before, and as
+    they were; and a row of pixels of each over time, which shows what flickers.
+
+    \b
+    flowwarp train-upsampler digits --dvae runs/dvae/best.safetensors --preset tiny
+    flowwarp train-upsampler sprites --dvae runs/dvae/best.safetensors --resume auto
+    """  # noqa: D301 - click wants the character itself
+    from flowwarp.data.sources import open_split
+    from flowwarp.pipelines.clip_motion import estimate_motion
+    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.train import upsampler
+
+    configs = configure(
+        upsampler.presets(preset),  # type: ignore[arg-type]
+        config=config,
+        steps=steps,
+        seed=seed,
+        settings=settings,
+    )
+    about: upsampler.UpsamplerDataConfig = configs["data"]
+    half = configs["loop"].precision == "bf16"
+    codec = upsampler.dvae_codec(load_dvae(dvae), device, half=half)
+    network = cache(load_flownet)  # read once a folder has been found
+
+    try:
+        source, other = open_split(
+            data,
+            about.size,
+            about.length,
+            layers=layers,
+            photos=photos,
+            motion=lambda video: estimate_motion(network(flow), video),
+            progress=_tell_preparation,
+        )
+        task = upsampler.upsampler_task(source, codec, configs, other)
+    except InputError:
+        raise
+    except ValueError as fault:
+        raise InputError("--set", str(fault)) from fault
+    train(
+        task,
+        configs,
+        folder,
+        device=device,
+        resume=resume,
+        tensorboard=tensorboard,
+        as_json=as_json,
+    )
+
+
+def _tell_preparation(done: int, total: int) -> None:
+    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)

@@ -1,0 +1,80 @@
+"""``train-upsampler`` through the real command line, on moving digits and an untrained DVAE."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
+from flowwarp.io.images import read_image
+from flowwarp.models import dvae
+from flowwarp.models.upsampler import TINY, Upsampler
+
+QUICK = ["--preset", "tiny", "--set", "batch_size=2", "--set", "size=32", "--set", "length=4"]
+QUICK += ["--set", "frames=2"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(0)
+    net = dvae.DVAE(dvae.TINY)
+    path = tmp_path_factory.mktemp("dvae") / "dvae.safetensors"
+    save_weights(path, net, Card("dvae", vars(dvae.TINY)))
+    return path
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_trains_resumes_and_writes_weights(weights, tmp_path, capsys):
+    folder = tmp_path / "run"
+    command = ["train-upsampler", "digits", "--dvae", weights, *QUICK, "--run", folder, "--json"]
+    assert run(*command, "--steps", 2) == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+    assert run(*command, "--steps", 3, "--resume", "changed") == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["step"] == 3
+    tensors, card = load_weights(result["weights"], "upsampler")
+    assert card.config["residual"] == TINY.residual
+    fill(Upsampler(TINY), tensors, "weights")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    judged = [line for line in lines if line["split"] == "val"][-1]
+    assert {"loss", "psnr_held", "psnr_free", "psnr_bicubic", "fine_held"} <= set(judged)
+    assert {"warping_held", "warping_free", "warping_truth"} <= set(judged)
+    names = {path.name.split("-")[1] for path in (folder / "samples").glob("00000003-*.png")}
+    assert names == {"clip0.png", "clip1.png", "slice0.png", "slice1.png"}
+    sheet = read_image(next((folder / "samples").glob("*-clip0.png")))
+    assert sheet.shape == (3, 4 * 32 + 3 * 2, 4 * 32 + 3 * 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "data.frames=9"], "frames must be from 1 to length"),
+        (["--set", "size=48"], "size"),
+        (["--set", "nonsense=1"], "unknown key"),
+    ],
+)
+def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words):
+    arguments = ["--dvae", weights, *QUICK, *settings, "--run", tmp_path / "run"]
+    assert run("train-upsampler", "digits", *arguments) == 3
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_needs_the_weights_of_a_dvae(weights, tmp_path, capsys):
+    assert run("train-upsampler", "digits") == 2
+    assert "--dvae" in capsys.readouterr().err
+    other = tmp_path / "other.safetensors"
+    save_weights(other, torch.nn.Linear(1, 1), Card("gpt"))
+    assert run("train-upsampler", "digits", "--dvae", other, *QUICK) == 3
+    assert "gpt" in capsys.readouterr().err
+
+
+def test_a_missing_folder_is_bad_input(weights, tmp_path, capsys):
+    missing = tmp_path / "nothing"
+    assert run("train-upsampler", missing, "--dvae", weights, *QUICK) == 3
+    assert "nothing" in capsys.readouterr().err
