@@ -40,8 +40,12 @@ AROUND = 6
 HOLE = 0.05  # a motion filled in from around may be wrong, without a difference to tell it
 HIDDEN = 0.03  # where one frame hides a pixel there is no difference to judge by
 # The average of the frames is preferred where they differ by no more than a step or two of 8
-# bits: it lowers the noise, and no resampling blurs it.
+# bits: it lowers the noise, and no resampling blurs it. Where motion is slow it errs by the square
+# of that motion, so that the difference of the frames overstates its cost; and the motion of a
+# fraction of a pixel is uncertain itself.
 STILL, STILL_SHARE = 0.008, 0.8
+SLOW = 2.0  # px from frame to frame
+CREEPING, CREEPING_GAIN = 1.0, 0.02  # px, and what is then taken off the cost
 # Costs that differ by less than this, or than this many times the lowest, are nearly alike.
 ALIKE, ALIKE_SHARE = 0.003, 2.0
 
@@ -196,7 +200,9 @@ def _interpolate(
             seen, known = (everywhere, everywhere), known1 & known2
             readings.append(_read(one, two, motion, time, seen, known, "bilinear"))
         plain = torch.lerp(one, two, time)
-        costs = [cost for _, cost in readings] + [STILL_SHARE * difference - STILL]
+        speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
+        costs = [cost for _, cost in readings]
+        costs.append(_cost_of_average(difference, speed, seen1 * seen2))
         weights = _weights(torch.cat(costs, 1))
         # As a sum of differences, so that pictures that are equal give that picture, bit for bit.
         result = plain
@@ -257,6 +263,13 @@ def _read(
     both = seen[0] * seen[1]
     cost = both * (_difference(first, second) + HOLE * ~known) + (1 - both) * HIDDEN
     return blend, cost
+
+
+def _cost_of_average(difference: Tensor, speed: Tensor, both: Tensor) -> Tensor:
+    """Return what the plain average costs; ``both``: how surely both frames show the pixel."""
+    slow = both * (1 - (speed / SLOW).clamp_max(1))
+    creeping = both * torch.exp(-(speed / CREEPING).square())
+    return STILL_SHARE * (1 - slow) * difference - STILL - CREEPING_GAIN * creeping
 
 
 def _around(motion: Tensor) -> Iterator[Tensor]:
