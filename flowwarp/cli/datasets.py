@@ -141,6 +141,12 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.option("--frames", type=click.IntRange(2, 1000), default=16, show_default=True, metavar="N")
 @click.option("--layers", metavar="FOLDER", help="Layers of sprites instead of the small set.")
 @click.option("--photos", metavar="FOLDER", help="Pictures before which some clips are shown.")
+@click.option(
+    "--held-out",
+    is_flag=True,
+    help="Of sprites only combinations of hair, clothes and ground that are kept for tests;"
+    " otherwise only others.",
+)
 @click.option("--flow", "with_flow", is_flag=True, help="Also write frames and their flow.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
@@ -154,6 +160,7 @@ def make_command(
     frames: int,
     layers: str | None,
     photos: str | None,
+    held_out: bool,
     with_flow: bool,
     overwrite: bool,
     as_json: bool,
@@ -172,8 +179,8 @@ def make_command(
     flowwarp datasets make sprites -o clips --count 100 --layers lpc/
     flowwarp datasets make digits -o digits --size 64 --flow
     """  # noqa: D301 - click wants the character itself
-    if world == "digits" and (layers or photos):
-        raise click.UsageError("--layers and --photos go with sprites")
+    if world == "digits" and (layers or photos or held_out):
+        raise click.UsageError("--layers, --photos and --held-out go with sprites")
     if photos and not Path(photos).is_dir():
         raise click.UsageError(f"--photos: {photos!r} is not a folder")
     folder = Path(output)
@@ -186,7 +193,7 @@ def make_command(
             for path in _flow_files(folder / name, frames):
                 _paths.check_output(path, overwrite=overwrite)
 
-    compose = _open_world(world, int(size), frames, layers, photos)
+    compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
     hidden = not sys.stderr.isatty()
     with click.progressbar(names, label="make", file=sys.stderr, hidden=hidden) as bar:
@@ -210,7 +217,12 @@ def make_command(
 
 
 def _open_world(
-    world: str, size: int, frames: int, layers: str | None, photos: str | None
+    world: str,
+    size: int,
+    frames: int,
+    layers: str | None,
+    photos: str | None,
+    held_out: bool,
 ) -> Callable[[int, int], Clip]:
     if world == "digits":
         from flowwarp.data.digits import compose_digits
@@ -223,7 +235,7 @@ def _open_world(
     wardrobe = load_layers(layers) if layers else bundled_layers()
     pictures = load_photos(photos, longest=512) if photos else []
     return lambda seed, index: compose_clip(
-        wardrobe, seed, index, size, frames, photos=pictures, held_out=None
+        wardrobe, seed, index, size, frames, photos=pictures, held_out=held_out
     )
 
 

@@ -254,15 +254,14 @@ def _measure(
 def _find_box(known: Tensor, camera: Track, size: int) -> tuple[slice, slice]:
     """Return the rows and columns outside which there is nothing but backdrop, here and there."""
     seen = known.amax((0, 1)) > 0
+    if not bool(seen.any()):
+        return slice(0), slice(0)
     spans = []
-    for axis, part in ((1, 1), (0, 0)):
+    for axis in (1, 0):
         low, high = _span(seen.any(axis))
-        furthest = max(
-            (float(_flow(camera, size, way)[part].abs().max()) for way in (1, -1))
-            if len(known) > 1
-            else (0.0,)
-        )
-        margin = int(furthest) + 2
+        # _flow gives u, then v: of the rows v counts, which leads into the box from beside it.
+        ways = [_flow(camera, size, way)[axis].abs() for way in (1, -1)]
+        margin = 2 + int(max(way.max() if way.numel() else 0 for way in ways))
         spans.append(slice(max(low - margin, 0), min(high + margin, size)))
     return spans[0], spans[1]
 
