@@ -1,0 +1,360 @@
+"""The discrete VAE: quantisers by hand, layout, and what it promises about time and batch."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowwarp.models import dvae
+from flowwarp.models.dvae import (
+    DVAE,
+    FSQ,
+    TINY,
+    DVAEConfig,
+    Gumbel,
+    fold,
+    initialise_latent,
+    shift,
+    unfold,
+)
+
+WIDE = DVAEConfig(strides=(2, 2, 2), widths=(16, 32, 64), encoder=(1, 1, 1), decoder=(1, 1, 1))
+
+
+def random_video(batch, frames, height=16, width=24, seed=0):
+    """Smooth colours that drift, so that the latent is not noise."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(batch, 3, 4, height // 4, width // 4, generator=generator)
+    fine = torch.nn.functional.interpolate(coarse, (frames, height, width), mode="trilinear")
+    return fine.transpose(1, 2).contiguous()
+
+
+def make(config=TINY, seed=0):
+    torch.manual_seed(seed)
+    net = DVAE(config).eval()
+    initialise_latent(net, random_video(2, 2 * config.stride_time, seed=9))
+    return net
+
+
+# Quantisers
+
+
+def test_codes_and_values_are_one_to_one():
+    fsq = FSQ((8, 5, 5, 5))
+    codes = torch.arange(1000)
+    values = fsq.values(codes)
+    assert torch.equal(fsq.codes(values), codes)
+    assert len({tuple(row) for row in values.tolist()}) == 1000
+    assert values.abs().max() < 1
+
+
+def test_values_by_hand():
+    fsq = FSQ((8, 5, 5, 5))
+    expected = (
+        torch.tensor([[-7, -6.4, -6.4, -6.4], [-5, -6.4, -6.4, -3.2], [7, 6.4, 6.4, 6.4]]) / 8
+    )
+    assert torch.allclose(fsq.values(torch.tensor([0, 126, 999])), expected)
+    # Parts of (-1, 1) of equal width; the ends, which rounding can reach, belong to the outer ones.
+    places = torch.tensor([-1.0, -0.61, -0.59, -0.21, -0.19, 0.19, 0.21, 0.59, 0.61, 1.0])
+    assert FSQ((5,)).codes(places[:, None]).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_unit_normal_latents_use_all_codes_about_equally():
+    latent = torch.randn(40_000, 4, generator=torch.Generator().manual_seed(0))
+    counts = torch.bincount(FSQ((8, 5, 5, 5))(latent, 1.0)[1], minlength=1000)
+    assert counts.min() > 0.4 * counts.float().mean()
+    assert counts.max() < 2 * counts.float().mean()
+
+
+@pytest.mark.parametrize("mix", [0.0, 0.25, 1.0])
+def test_gradient_passes_as_if_nothing_were_rounded(mix):
+    latent = torch.tensor([[0.3, -1.2, 0.0, 2.0]], requires_grad=True)
+    values, codes = FSQ((8, 5, 5, 5))(latent, mix)
+    bounded = torch.tanh(0.8 * latent)
+    rounded = FSQ((8, 5, 5, 5)).values(codes)
+    assert torch.allclose(values, (1 - mix) * bounded + mix * rounded)
+    (gradient,) = torch.autograd.grad(values.sum(), latent)
+    assert torch.allclose(gradient, 0.8 * (1 - bounded.square()))
+
+
+def test_penalty_of_mean_and_spread_by_hand():
+    latent = torch.tensor([1.0, -1.0]).repeat(8).reshape(1, 1, 4, 4, 1)
+    both = torch.cat([latent, 3 * latent + 2])  # mean 2, spread 3
+    assert FSQ((5,)).penalty(both).tolist() == pytest.approx([0, 2**2 + 2**2], abs=1e-4)
+    flat = torch.zeros(1, 1, 2, 2, 1, requires_grad=True)
+    FSQ((5,)).penalty(flat).sum().backward()  # no spread at all has a gradient too
+    assert flat.grad.isfinite().all()
+
+
+def test_gumbel_penalty_by_hand():
+    gumbel = Gumbel(4, 2)
+    sure = torch.tensor([100.0, 0, 0, 0]).expand(1, 1, 2, 2, 4)
+    both = torch.cat([torch.zeros(1, 1, 2, 2, 4), sure])
+    assert gumbel.penalty(both).tolist() == pytest.approx([0, math.log(4)], abs=1e-5)
+
+
+def test_gumbel_takes_the_likeliest_and_samples_in_training():
+    gumbel = Gumbel(4, 3)
+    logits = torch.tensor([[0.0, 3.0, 1.0, -1.0]]).expand(4000, 4)
+    values, codes = gumbel.eval()(logits, 1.0)
+    assert torch.equal(codes, torch.ones(4000, dtype=torch.long))
+    assert torch.equal(values, gumbel.book[1].expand(4000, 3))
+    torch.manual_seed(0)
+    sampled, _ = gumbel.train()(logits, 1.0)
+    nearest = torch.cdist(sampled, gumbel.book).argmin(1)
+    shares = torch.bincount(nearest, minlength=4) / 4000
+    assert torch.allclose(shares, logits[0].softmax(0), atol=0.03)
+
+
+# Layout
+
+
+def test_fold_by_hand_and_back():
+    x = torch.arange(2 * 3 * 2 * 4).reshape(2, 3, 2, 4).float()  # two frames of 2 x 4
+    folded = fold(x, 2, 2)
+    assert folded.shape == (1, 24, 1, 2)
+    # Frame, row, column, channel: the first pixel of frame 0, then its right neighbour, ...
+    first = [x[t, c, y, col] for t in (0, 1) for y in (0, 1) for col in (0, 1) for c in range(3)]
+    assert folded[0, :, 0, 0].tolist() == [float(value) for value in first]
+    assert torch.equal(unfold(folded, 2, 2), x)
+
+
+def test_shift_by_hand():
+    x = torch.arange(8.0).reshape(4, 2, 1, 1).repeat_interleave(4, 1)  # 2 examples of 2 frames
+    moved, past = shift(x, 2, None)
+    assert moved[:, :2].flatten(1).tolist() == [[0, 0], [0, 0], [4, 4], [4, 4]]
+    assert torch.equal(moved[:, 2:], x[:, 2:])
+    assert past.flatten(1).tolist() == [[2, 2], [6, 6]]
+    later, _ = shift(x + 8, 2, past)
+    assert later[:, :2].flatten(1).tolist() == [[2, 2], [8, 8], [6, 6], [12, 12]]
+
+
+def test_steps_begin_as_averages_and_copies(monkeypatch):
+    monkeypatch.setattr(dvae, "BRANCH", 0.0)
+    x = random_video(1, 4, 8, 8)[0]  # (4, 3, 8, 8)
+    down = dvae.Down(3, 6, 2, 2)(x)
+    mean = torch.nn.functional.avg_pool2d(x, 2).reshape(2, 6, 4, 4)  # time to depth
+    assert torch.allclose(down, mean, atol=1e-6)
+    up = dvae.Up(6, 3, 2, 2)(down)
+    assert torch.allclose(
+        up, mean.reshape(4, 3, 4, 4).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    )
+
+
+@pytest.mark.parametrize(
+    ("config", "grid", "count"),
+    [
+        (DVAEConfig(), (4, 16, 16), 1000),
+        (WIDE, (4, 8, 8), 1000),
+        (replace(WIDE, strides_time=(1, 2, 1)), (8, 8, 8), 1000),
+        (replace(TINY, levels=(4, 4)), (4, 16, 16), 16),
+        (replace(TINY, quantiser="gumbel", entries=50), (4, 16, 16), 50),
+        (replace(TINY, strides=(4, 1, 1), norm="none"), (4, 16, 16), 1000),
+    ],
+)
+def test_layouts(config, grid, count):
+    net = DVAE(config).eval()
+    codes = net.encode(torch.rand(1, 16, 3, 64, 64))
+    assert codes.shape == (1, *grid)
+    assert codes.dtype == torch.int64
+    assert (codes.min() >= 0) & (codes.max() < count)
+    assert config.codes == count
+    video = net.decode(codes)
+    assert video.shape == (1, 16, 3, 64, 64)
+    assert (video.min() >= 0) & (video.max() <= 1)
+
+
+def test_size_of_the_default():
+    assert 2e6 < sum(p.numel() for p in DVAE().parameters()) < 3e6
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"encoder": (1, 1)}, "encoder must have one entry"),
+        ({"widths": (16, 32, 60)}, "multiples of 8"),
+        ({"widths": (16, 40, 80)}, "times a divisor of 8"),
+        ({"strides": (2, 0, 1)}, "strides must be at least 1"),
+        ({"levels": (8, 1)}, "at least 2"),
+    ],
+)
+def test_configurations_that_are_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        replace(TINY, **changes)
+
+
+# Signal
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_depth_keeps_the_scale_of_signal_and_gradient(norm):
+    torch.manual_seed(0)
+    deep = replace(TINY, encoder=(8, 8, 8), decoder=(8, 8, 8), norm=norm)
+    ratios = []
+    for config in (replace(deep, encoder=(0, 0, 0), decoder=(0, 0, 0)), deep):
+        torch.manual_seed(0)
+        net = DVAE(config)
+        video = random_video(2, 8).requires_grad_()
+        features, _ = net.encoder(video.flatten(0, 1), 2, None)
+        (gradient,) = torch.autograd.grad(features.square().sum(), video)
+        frames, _ = net.decoder(torch.randn(features.shape), 2, None)
+        ratios.append(torch.stack([features.std(), gradient.std(), frames.std()]))
+    growth = ratios[1] / ratios[0]
+    assert (growth > 0.5).all()
+    assert (growth < 3).all()
+
+
+def test_latent_begins_as_principal_components():
+    torch.manual_seed(0)
+    net = DVAE(TINY)
+    video = random_video(3, 8)
+    initialise_latent(net, video)
+    latent = net(video).latent.flatten(0, 3)
+    assert torch.allclose(latent.mean(0), torch.zeros(4), atol=1e-3)
+    assert torch.allclose(torch.cov(latent.T, correction=0), torch.eye(4), atol=1e-2)
+    # The way back explains most of the features; four of 64 random numbers would explain little.
+    features = net.encoder(video.flatten(0, 1), 3, None)[0].permute(0, 2, 3, 1).flatten(0, 2)
+    back = net.from_latent(torch.tanh(0.8 * latent)[..., None, None]).flatten(1)
+    unexplained = (features - back).square().sum() / (features - features.mean(0)).square().sum()
+    assert unexplained < 0.4
+    again = DVAE(TINY)
+    again.load_state_dict(net.state_dict())
+    initialise_latent(again, video)
+    assert torch.equal(again.to_latent.weight, net.to_latent.weight)
+
+
+def test_rounds_in_fp32_under_autocast():
+    net = make()
+    video = random_video(1, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = net(video)
+    assert made.latent.dtype == made.video.dtype == torch.float32
+    assert torch.equal(net.quantiser.codes(torch.tanh(0.8 * made.latent)), made.codes)
+
+
+# Batch and time
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_an_example_does_not_depend_on_its_batch(norm):
+    net = make(replace(TINY, norm=norm))
+    video = random_video(3, 8)
+    codes = net.encode(video)
+    assert codes.unique().numel() > 20
+    alone = net.encode(video[1:2])
+    assert torch.equal(alone, codes[1:2])
+    assert torch.allclose(net.decode(alone), net.decode(codes)[1:2], atol=1e-5)
+    whole, single = net(video), net(video[1:2])
+    assert torch.allclose(whole.video[1:2], single.video, atol=1e-5)
+
+
+def test_training_pass_agrees_with_encode_and_decode():
+    net = make()
+    video = random_video(2, 12)
+    made = net(video)
+    codes = net.encode(video)
+    assert torch.equal(made.codes, codes)
+    assert torch.allclose(made.video.clamp(0, 1), net.decode(codes), atol=1e-5)
+
+
+def test_nothing_looks_ahead():
+    net = make()
+    video = random_video(1, 12)
+    codes = net.encode(video)
+    assert torch.equal(net.encode(video[:, :8]), codes[:, :2])
+    other = codes.clone()
+    other[:, 2] = 0
+    assert torch.equal(net.decode(codes)[:, :8], net.decode(other)[:, :8])
+    assert not torch.equal(net.decode(codes)[:, 8:], net.decode(other)[:, 8:])
+
+
+def test_what_came_before_counts():
+    """Frames are joined in time, both ways: otherwise streaming would be no feat."""
+    net = make(replace(TINY, encoder=(1, 1, 1), decoder=(1, 1, 1)))
+    video = random_video(1, 8)
+    changed = video.clone()
+    changed[:, :4] = 1 - changed[:, :4]
+    assert not torch.equal(net.encode(video)[:, 1], net.encode(changed)[:, 1])
+    codes = net.encode(video)
+    other = torch.cat([codes[:, :1].flip(3), codes[:, 1:]], 1)
+    assert not torch.equal(net.decode(codes)[:, 4:], net.decode(other)[:, 4:])
+
+
+def test_streamed_is_whole_bit_for_bit():
+    net = make()
+    codes = net.encode(random_video(2, 16))
+    parts = list(net.decode_stream(codes[:, t : t + 1] for t in range(4)))
+    assert [tuple(part.shape) for part in parts] == [(2, 4, 3, 16, 24)] * 4
+    assert torch.equal(torch.cat(parts, 1), net.decode(codes))
+
+
+def test_decodes_a_frame_of_tokens_before_it_asks_for_the_next():
+    net = make()
+    codes = net.encode(random_video(1, 8))
+    asked = []
+
+    def sampled():
+        for t in range(2):
+            asked.append(t)
+            yield codes[:, t : t + 1]
+
+    stream = net.decode_stream(sampled())
+    next(stream)
+    assert asked == [0]
+
+
+def test_a_frame_alone_is_a_still_picture():
+    net = make()
+    frame = random_video(2, 1)
+    codes = net.encode(frame)
+    assert codes.shape == (2, 1, 4, 6)
+    assert torch.equal(codes, net.encode(frame.expand(-1, 4, -1, -1, -1)))
+    assert net.decode(codes, frames=1).shape == frame.shape
+
+
+def test_the_last_group_is_filled_up():
+    net = make()
+    video = random_video(1, 8)
+    video[:, 7] = video[:, 6]
+    assert torch.equal(net.encode(video[:, :7]), net.encode(video))
+    assert net.decode(net.encode(video[:, :7]), frames=7).shape[1] == 7
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((1, 4, 3, 15, 16), "multiples of 4"),
+        ((1, 4, 1, 16, 16), "3, H, W"),
+        ((4, 3, 16, 16), "B, T, C, H, W"),
+        ((1, 0, 3, 16, 16), "not empty"),
+    ],
+)
+def test_videos_that_are_refused(shape, words):
+    with pytest.raises(ValueError, match=words):
+        DVAE(TINY).encode(torch.zeros(shape))
+
+
+def test_a_training_clip_has_whole_groups():
+    with pytest.raises(ValueError, match="multiple of 4 frames, got 6"):
+        DVAE(TINY)(torch.zeros(1, 6, 3, 16, 16))
+    with pytest.raises(TypeError, match="video"):
+        DVAE(TINY)(torch.zeros(1, 4, 3, 16, 16, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize(
+    "codes",
+    [
+        torch.full((1, 1, 4, 4), 1000),
+        torch.full((1, 1, 4, 4), -1),
+        torch.zeros(1, 1, 4, 4),
+        torch.zeros(1, 4, 4, dtype=torch.long),
+        torch.zeros(1, 0, 4, 4, dtype=torch.long),
+    ],
+)
+def test_codes_that_are_refused(codes):
+    with pytest.raises(ValueError, match="codes must be"):
+        DVAE(TINY).decode(codes)

@@ -1,0 +1,230 @@
+"""The terms of the discrete VAE's loss by hand, and its trainer on a world of one moving square."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flowwarp.data.world import Clip
+from flowwarp.errors import Stopped
+from flowwarp.io.checkpoints import load_weights
+from flowwarp.models.dvae import DVAE, TINY
+from flowwarp.train import loop
+from flowwarp.train.dvae import (
+    DVAEDataConfig,
+    DVAELossConfig,
+    color_loss,
+    draw_examples,
+    dvae_losses,
+    dvae_task,
+    gradient_loss,
+    presets,
+    warp_loss,
+)
+
+SIZE, FRAMES = 16, 8
+
+
+def square(seed, index):
+    """A coloured square that moves 1 px to the right each frame."""
+    random = torch.Generator().manual_seed(1000 * seed + index)
+    colors = torch.randint(256, (2, 3, 1, 1), generator=random).byte()
+    top, left = torch.randint(6, (2,), generator=random).tolist()
+    video = colors[0].expand(FRAMES, 3, SIZE, SIZE).clone()
+    flow = torch.zeros(FRAMES - 1, 2, SIZE, SIZE)
+    known = torch.ones(FRAMES - 1, 1, SIZE, SIZE, dtype=torch.bool)
+    for time in range(FRAMES):
+        place = slice(top, top + 6), slice(left + time // 2, left + time // 2 + 6)
+        video[(time, slice(None), *place)] = colors[1]
+        if time < FRAMES - 1:
+            flow[(time, 0, *place)] = (time + 1) // 2 - time // 2
+            known[time, 0, :, left + time // 2 + 6] = False  # what the square is about to cover
+    seen = torch.ones_like(known)
+    return Clip(video, flow, -flow, known, known, seen, seen, "a square", {})
+
+
+def settings(**changes):
+    changes = {
+        "steps": 6, "batch_size": 3, "precision": "fp32", "workers": 0, "threads": 1,
+        "validate_every": 3, "samples_every": 3, "log_every": 2, "save_every": 2, "warmup": 2,
+    } | changes  # fmt: skip
+    configs = presets("tiny")
+    return configs | {
+        "loop": replace(configs["loop"], **changes),
+        "model": replace(TINY, widths=(8, 16, 32)),
+        "data": DVAEDataConfig(SIZE, FRAMES, validation=3),
+    }
+
+
+# Losses
+
+
+def test_color_and_gradient_by_hand():
+    error = torch.zeros(2, 1, 1, 2, 2)
+    error[1, 0, 0] = torch.tensor([[0.0, 0.4], [0.0, -0.4]])
+    assert color_loss(error).tolist() == pytest.approx([0, 0.2])
+    # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
+    assert gradient_loss(error).tolist() == pytest.approx([0, 0.4])
+
+
+def test_warp_loss_by_hand():
+    """A dot that is wrong by 0.5 either moves along or stays where it is."""
+    flow = torch.zeros(2, 1, 2, 1, 4)
+    flow[:, :, 0] = 1
+    error = torch.zeros(2, 2, 3, 1, 4)
+    error[:, 0, :, 0, 1] = 0.5
+    error[0, 1, :, 0, 2] = 0.5  # moves by 1, as the scene does
+    error[1, 1, :, 0, 1] = 0.5  # stays
+    known = torch.ones(2, 1, 1, 1, 4, dtype=torch.bool)
+    # Of four pixels the last leads outside. Of the others of the second example, warped back the
+    # error is [.5, 0, 0] and that of the first frame [0, .5, 0].
+    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 3])
+    known[1, 0, 0, 0, 0] = False
+    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 4])
+    assert warp_loss(error, flow, ~known | known).shape == (2,)
+    assert warp_loss(error, flow, torch.zeros_like(known)).tolist() == [0, 0]
+
+
+def test_warp_loss_is_what_reconstructions_and_originals_differ_by():
+    batch = draw_examples(square, 0, range(2), DVAEDataConfig(SIZE, FRAMES, stills=0), 4)
+    original = batch["video"].float() / 255
+    # The original's own error along its flow is 0: a reconstruction equal to a constant times it
+    # moves as it does.
+    assert warp_loss(original, batch["flow"], batch["known"]).max() < 1e-6
+    assert warp_loss(original[:, :1], batch["flow"][:, :0], batch["known"][:, :0]).sum() == 0
+
+
+def test_terms_of_an_example_do_not_depend_on_its_batch():
+    torch.manual_seed(0)
+    net = DVAE(settings()["model"])
+    batch = draw_examples(square, 0, range(3), DVAEDataConfig(SIZE, FRAMES), 4)
+    losses = DVAELossConfig()
+    terms = dvae_losses(net, batch, 0.1, losses)
+    alone = dvae_losses(net, {k: v[1:2] for k, v in batch.items()}, 0.1, losses)
+    for name, value in terms.items():
+        assert value.shape == (3,)
+        assert torch.allclose(value[1:2], alone[name], rtol=1e-4, atol=1e-6), name
+    weighed = terms["color"] + 0.5 * terms["gradient"] + 0.25 * terms["warp"]
+    assert torch.allclose(terms["loss"], weighed + 0.01 * terms["penalty"])
+
+
+def test_rounding_is_mixed_in():
+    torch.manual_seed(0)
+    net = DVAE(settings()["model"])
+    mixes = []
+    forward = net.forward
+    net.forward = lambda video, mix: mixes.append(mix) or forward(video, mix)
+    batch = draw_examples(square, 0, range(1), DVAEDataConfig(SIZE, FRAMES), 4)
+    for progress in (0, 0.15, 0.3, 1):
+        dvae_losses(net, batch, progress, DVAELossConfig())
+    dvae_losses(net, batch, 0, DVAELossConfig(rounded_from=0))
+    assert mixes == pytest.approx([0, 0.5, 1, 1, 1])
+
+
+# Examples
+
+
+def test_examples_are_a_function_of_their_number():
+    config = DVAEDataConfig(SIZE, FRAMES, stills=0.5)
+    together = draw_examples(square, 5, range(10, 14), config, 4)
+    for place, number in enumerate(range(10, 14)):
+        single = draw_examples(square, 5, [number], config, 4)
+        assert all(torch.equal(together[name][place], single[name][0]) for name in together)
+
+
+def test_some_examples_begin_with_a_still():
+    config = DVAEDataConfig(SIZE, FRAMES, stills=1)
+    (batch, moving) = (
+        draw_examples(square, 0, range(2), replace(config, stills=share), 4) for share in (1, 0)
+    )
+    video, flow, known = batch["video"], batch["flow"], batch["known"]
+    assert torch.equal(video[:, :3], video[:, 3:4].expand(-1, 3, -1, -1, -1))
+    assert torch.equal(video[:, 3:], moving["video"][:, 3:])
+    assert not flow[:, :3].any()
+    assert known[:, :3].all()
+    assert torch.equal(flow[:, 3:], moving["flow"][:, 3:])
+    assert torch.equal(square(0, 0).video, moving["video"][0])  # the source's clip is not touched
+
+
+# The trainer
+
+
+def test_resumes_exactly(tmp_path):
+    configs = settings()
+
+    def run(source, name, **options):
+        task = dvae_task(source, configs)
+        return loop.train(task, configs["loop"], tmp_path / name, **options)
+
+    whole = run(square, "whole")
+    draws = itertools.count()
+
+    def interrupted(seed, index):
+        if next(draws) == 8 + 3 + 3 * 3:  # the fourth step's; 8 for the latent, 3 to judge by
+            raise Stopped("run", 15, "")
+        return square(seed, index)
+
+    with pytest.raises(Stopped):
+        run(interrupted, "parts")
+    assert (tmp_path / "parts" / "state-00000003.safetensors").exists()
+    parts = run(square, "parts", resume="auto")
+    assert parts == replace(whole, weights=parts.weights)
+    one, two = (load_weights(result.weights, "dvae") for result in (whole, parts))
+    assert all(torch.equal(one[0][name], two[0][name]) for name in one[0])
+    lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
+    assert lines[0] == lines[1]
+    figures = [json.loads(line) for line in lines[0].splitlines()]
+    judged = [line for line in figures if line["split"] == "val"][-1]
+    assert {"psnr", "square", "codes_used", "use0", "use3"} <= judged.keys()
+    sheets = sorted(file.name for file in (tmp_path / "parts" / "samples").iterdir())
+    assert sheets == ["00000003-clips.png", "00000006-clips.png"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_micro_batches_are_one_batch(tmp_path, precision):
+    gradients = []
+    for accumulate in (1, 3):
+        configs = settings(
+            steps=1, accumulate=accumulate, validate_every=0, samples_every=0, ema=0.0, clip=0.0,
+            precision=precision,
+        )  # fmt: skip
+        task = replace(dvae_task(square, configs), validate=None, samples=None)
+        loop.train(task, configs["loop"], tmp_path / str(accumulate))
+        gradients.append(torch.cat([p.grad.flatten() for p in task.model.parameters()]))
+    one, three = gradients
+    assert (one - three).norm() <= (1e-6 if precision == "fp32" else 2e-2) * one.norm()
+
+
+def test_gumbel_trains_too(tmp_path):
+    configs = settings(steps=3)
+    configs["model"] = replace(configs["model"], quantiser="gumbel", entries=32)
+    result = loop.train(dvae_task(square, configs), configs["loop"], tmp_path / "run")
+    assert 0 < result.last["codes_used"] <= 1
+    assert "use0" not in result.last
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+def test_learns_one_clip(norm, tmp_path):
+    def one(seed, index):
+        return square(0, 3)
+
+    configs = settings(
+        steps=150, batch_size=1, learning_rate=1e-2, ema=0.9, validate_every=0, samples_every=0,
+        save_every=1000,
+    )  # fmt: skip
+    configs["model"] = replace(TINY, norm=norm)
+    result = loop.train(dvae_task(one, configs), configs["loop"], tmp_path / "run")
+    assert result.last["psnr"] > 30
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"size": 18}, "size must be a multiple of 4"), ({"frames": 6}, "frames must be a multiple")],
+)
+def test_sizes_that_do_not_fit(changes, words):
+    configs = settings()
+    configs["data"] = replace(configs["data"], **changes)
+    with pytest.raises(ValueError, match=words):
+        dvae_task(square, configs)
