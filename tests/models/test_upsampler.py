@@ -296,6 +296,17 @@ def test_noise_is_white_and_partly_new(monkeypatch):
         assert float((now * before).mean()) == pytest.approx(0.8, abs=0.06)
 
 
+def test_temperature_scales_the_noise():
+    net, (decode, flow, visible) = network(), clip()
+    noise = randn(1, 3, 32, 32)
+    half = sample(net, noise, decode[:1], temperature=0.5)
+    assert torch.equal(half, sample(net, 0.5 * noise, decode[:1]))
+    cold = [
+        upsample_clip(net, decode, flow, visible, seeded(seed), temperature=0.0) for seed in (0, 1)
+    ]
+    assert torch.equal(*cold)
+
+
 def test_a_stream_without_flow_begins_anew():
     net, (decode, flow, visible) = network(), clip()
     frames = [(decode[:1], None, None), (decode[1:2], flow[:1], visible[:1])]
@@ -321,5 +332,7 @@ def test_wrong_arguments_are_named():
         upsample_clip(net, decode, flow[:2], visible, seeded())
     with pytest.raises(ValueError, match="flow"):
         upsample_clip(net, decode, flow[..., :16], None, seeded())
+    with pytest.raises(ValueError, match="temperature"):
+        upsample_clip(net, decode, flow, visible, seeded(), temperature=1.1)
     with pytest.raises(ValueError, match="solver"):
         upsample_clip(net, decode, flow, visible, seeded(), solver="magic")
