@@ -1,0 +1,61 @@
+"""``train-dvae`` through the real command line, on moving digits."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.data.digits import compose_digits
+from flowwarp.pipelines.video_tokens import load_dvae, tokenize
+
+QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]
+QUICK += ["--set", "batch_size=2", "--set", "widths=8,16,32"]
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_trains_resumes_and_writes_weights(tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = run("train-dvae", "digits", *QUICK, "--steps", 2, "--run", folder, "--seed", 3, "--json")
+    assert code == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 2
+    options = ["--steps", 3, "--run", folder, "--seed", 3, "--resume", "changed", "--json"]
+    assert run("train-dvae", "digits", *QUICK, *options) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["step"] == 3
+    net = load_dvae(result["weights"])
+    assert net.config.widths == (8, 16, 32)
+    codes = tokenize(net, compose_digits(0, 0, 16, 4).video)
+    assert codes.shape == (1, 4, 4)
+    assert codes.dtype == torch.int64
+    assert list((folder / "samples").glob("*-clips.png"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "size=18"], "size must be a multiple of 4"),
+        (["--set", "size=20"], "size must be"),
+        (["--set", "levels=8,1"], "at least 2"),
+        (["--set", "widths=8,24,48"], "widths[1] must be"),
+        (["--set", "nonsense=1"], "unknown key"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path, capsys, settings, words):
+    code = run("train-dvae", "digits", *QUICK, *settings, "--steps", 1, "--run", tmp_path / "run")
+    error = capsys.readouterr().err
+    assert code == 3
+    assert words in error.splitlines()[-1]
+
+
+def test_a_missing_folder_is_bad_input(tmp_path, capsys):
+    assert run("train-dvae", tmp_path / "clips", *QUICK, "--run", tmp_path / "run") == 3
+    assert "clips" in capsys.readouterr().err
+    missing = tmp_path / "flow.safetensors"
+    assert run("train-dvae", tmp_path, *QUICK, "--flow", missing, "--run", tmp_path / "run") == 3
+    assert "flow.safetensors" in capsys.readouterr().err

@@ -1,0 +1,94 @@
+"""Sources of clips: worlds by name, and what is kept aside of a folder."""
+
+import pytest
+import torch
+
+from flowwarp.data.cast import is_held_out
+from flowwarp.data.digits import compose_digits
+from flowwarp.data.sources import open_source, open_split
+from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.world import compose_clip
+from flowwarp.errors import InputError
+from flowwarp.io.video import write_video
+
+
+def assert_same(one, two):
+    assert one.caption == two.caption
+    for name in ("video", "flow_12", "flow_21", "valid_12", "visible_21"):
+        assert torch.equal(getattr(one, name), getattr(two, name))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Eleven videos of one colour each, with captions that name it."""
+    path = tmp_path_factory.mktemp("clips")
+    for number in range(11):
+        frame = torch.full((3, 32, 32), 0.05 + 0.08 * number)
+        write_video(path / f"v{number:02}.mp4", [frame] * 6, 25)
+        (path / f"v{number:02}.txt").write_text(f"grey {number}")
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_digits():
+    source, other = open_split("digits", 32, 4)
+    assert source is other
+    assert_same(source(3, 5), compose_digits(3, 5, 32, 4))
+
+
+def test_sprites():
+    training, validation = open_split("sprites", 32, 3)
+    assert training is validation  # what is held out is for tests, not for choices
+    clip = training(3, 5)
+    assert_same(clip, compose_clip(bundled_layers(), 3, 5, 32, 3))
+    assert not is_held_out(clip.attributes)
+    assert is_held_out(open_source("sprites", 32, 3, held_out=True)(3, 5).attributes)
+
+
+def captions(source, seed):
+    return {source(seed, index).caption for index in range(150)}
+
+
+def test_a_folder_keeps_one_video_in_ten_aside(folder):
+    everything = {f"grey {number}" for number in range(11)}
+    aside = {"grey 0", "grey 10"}
+    training, validation = open_split(folder, 16, 4)
+    assert captions(training, 0) == everything - aside
+    assert captions(validation, 1) == aside
+    assert captions(open_source(folder, 16, 4, held_out=None), 0) == everything
+    clip = training(0, 7)
+    assert_same(clip, training(0, 7))
+    assert clip.video.shape == (4, 3, 16, 16)
+    assert clip.flow_12.shape == (3, 2, 16, 16)
+    assert not clip.valid_12.any()
+    assert clip.attributes == {}
+
+
+def test_a_folder_of_one_video_is_all_there_is(folder, tmp_path):
+    (tmp_path / "a.mp4").write_bytes((folder / "v03.mp4").read_bytes())
+    (tmp_path / "a.txt").write_text("only one")
+    for source in open_split(tmp_path, 16, 4):
+        assert source(0, 0).caption == "only one"
+
+
+def test_motion_of_a_folder_is_asked_for(folder):
+    def motion(video):
+        assert video.dtype == torch.uint8
+        flow = torch.full((3, 2, 16, 16), 2.0)
+        visible = torch.ones(3, 1, 16, 16, dtype=torch.bool)
+        return flow, -flow, visible, ~visible
+
+    clip = open_source(folder, 16, 4, motion=motion)(0, 0)
+    assert (clip.flow_12 == 2).all()
+    assert (clip.flow_21 == -2).all()
+    assert clip.valid_12.all()
+    assert not clip.visible_21.any()
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="nothing"):
+        open_source(tmp_path / "nothing", 16, 4)
