@@ -110,7 +110,7 @@ def _variant(ground: str, number: int) -> NDArray[np.uint8]:
     # Detail as fine as a pixel would flicker where the camera moves by fractions of one.
     for axis in (0, 1):
         before, after = np.roll(picture, 1, axis), np.roll(picture, -1, axis)
-        picture = 0.6 * picture + 0.2 * (before + after)
+        picture = 0.5 * picture + 0.25 * (before + after)
     planes = np.clip(picture, 0, 1).transpose(2, 0, 1) * 255
     return np.ascontiguousarray(planes.round().astype(np.uint8))
 

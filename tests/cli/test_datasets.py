@@ -1,0 +1,201 @@
+"""``flowwarp datasets``: what is known, and clips made into a folder."""
+
+import csv
+import json
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowwarp._bundled import bundled
+from flowwarp.cli import main
+from flowwarp.data.captioned import load_captioned
+from flowwarp.data.cast import is_held_out
+from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
+from flowwarp.io.video import read_video
+from flowwarp.ops.warping import warp
+
+SPRITES = str(bundled("datasets") / "sprites")
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def datasets(capsys):
+    """Run the command; return exit code, stdout lines and stderr lines."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as stop:
+            main(["datasets", *map(str, arguments)])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+# ------------------------------------------------------------------ list and info
+
+
+def test_list_names_recipes_and_worlds(datasets):
+    code, out, err = datasets("list")
+    assert (code, err) == (0, [])
+    names = {line.split()[0] for line in out}
+    assert names == set(recipe_names()) | {"sprites", "digits", "captioned"}
+    assert "MPI Sintel" in next(line for line in out if line.startswith("sintel"))
+
+
+def test_list_does_not_load_torch(datasets):
+    """It reads some small files: it must not take seconds."""
+    import subprocess
+
+    code = "import sys; from flowwarp.cli import main\ntry: main(['datasets', 'info', 'digits'])\n"
+    code += "except SystemExit: assert 'torch' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "moving digits" in done.stdout
+
+
+def test_list_for_machines(datasets):
+    code, (line,), _ = datasets("list", "--json")
+    assert code == 0
+    assert json.loads(line)["datasets"]["kitti2015"] == "KITTI 2015 scene flow"
+
+
+def test_info_says_licence_origin_and_layout(datasets):
+    code, out, err = datasets("info", "kitti2015")
+    assert (code, err) == (0, [])
+    text = "\n".join(out)
+    for part in ("KITTI 2015 scene flow", "CC BY-NC-SA 3.0", "cvlibs.net", "{scene}_10.png"):
+        assert part in text
+    text = "\n".join(datasets("info", "sprites")[1])
+    assert "CC-BY-SA 3.0 or GPL 3.0" in text
+    assert "attributes.json" in text
+    about = json.loads(datasets("info", "captioned", "--json")[1][0])
+    assert about["name"] == "captioned"
+    assert any("captions.csv" in line for line in about["layout"])
+
+
+def test_info_of_a_recipe_of_ones_own(datasets):
+    Path("mine.toml").write_text('title = "Mine"\nfootage = ["*.mp4"]\n')
+    code, out, _ = datasets("info", "mine.toml")
+    assert code == 0
+    assert out[0] == "mine.toml: Mine"
+    assert out[1] == "licence: not stated"
+
+
+def test_info_of_what_is_not_known(datasets):
+    code, out, err = datasets("info", "sintle")
+    assert (code, out) == (3, [])
+    assert err == [line for line in err if line.startswith("flowwarp: sintle: is not a recipe")]
+
+
+# ------------------------------------------------------------------ make
+
+
+def test_clips_with_captions(datasets):
+    code, out, err = datasets("make", "digits", "-o", "out", "--count", 3, "--size", 32)
+    assert (code, err) == (0, [])
+    names = ["000000.mp4", "000001.mp4", "000002.mp4"]
+    assert out == [f"out/{name}" for name in [*names, "captions.csv"]]
+    assert sorted(path.name for path in Path("out").iterdir()) == [*names, "captions.csv"]
+    with Path("out/captions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["file"] for row in rows] == names
+    assert all(re.search("mov|glid|slid|stand|rest|stay", row["caption"]) for row in rows)
+    frames = list(read_video("out/000000.mp4"))
+    assert len(frames) == 16
+    assert frames[0].shape == (3, 32, 32)
+
+
+def test_what_is_made_can_be_read_as_captioned_videos(datasets):
+    datasets("make", "digits", "-o", "out", "--count", 2, "--size", 32)
+    store = load_captioned("out", 32, 16, cache="cache")
+    assert len(store) == 2
+    with Path("out/captions.csv").open(encoding="utf-8") as file:
+        assert store[1].caption == list(csv.DictReader(file))[1]["caption"]
+
+
+def test_sprites_with_flow(datasets):
+    code, out, _ = datasets(
+        "make", "sprites", "-o", "out", "--count", 2, "--size", 64, "--frames", 4, "--flow"
+    )
+    assert code == 0
+    assert out == ["out/000000.mp4", "out/000001.mp4", "out/captions.csv"]
+    assert "Redshrike" in Path("out/AUTHORS.txt").read_text("utf-8")
+    pairs = pairs_of(load_recipe("made"), "out")
+    assert len(pairs) == 6
+    for pair in pairs:
+        truth = read_pair(pair)
+        assert truth.visible is not None
+        known = truth.valid & truth.visible
+        error = (warp(truth.image2, truth.flow_12.nan_to_num(0)) - truth.image1).abs()
+        assert (error.mean(1, keepdim=True) * known).sum() / known.sum() < 0.02
+        assert known.float().mean() > 0.5
+
+
+def test_the_seed_decides(datasets):
+    def make(*options):
+        code, (line,), _ = datasets(
+            *("make", "sprites", "-o", "x", "--size", "16", "--count", 3, "--dry-run", "--json"),
+            *options,
+        )
+        assert code == 0
+        return json.loads(line)["clips"]
+
+    assert make() == make() != make("--seed", 1)
+    assert make("--layers", SPRITES) == make()
+    assert not any(is_held_out(clip["attributes"]) for clip in make())
+    assert all(is_held_out(clip["attributes"]) for clip in make("--held-out"))
+    assert not Path("x").exists()
+
+
+def test_photos(datasets):
+    from flowwarp.io.images import write_image
+
+    Path("photos").mkdir()
+    write_image("photos/a.png", torch.rand(3, 40, 50))
+    options = ("--photos", "photos", "--size", "16", "--frames", "2", "--count", "12")
+    code, (line,), _ = datasets("make", "sprites", "-o", "x", "--dry-run", "--json", *options)
+    assert code == 0
+    assert "photo" in {clip["attributes"]["ground"] for clip in json.loads(line)["clips"]}
+
+
+def test_nothing_is_replaced_unasked(datasets):
+    arguments = ("make", "digits", "-o", "out", "--count", 1, "--size", 16)
+    assert datasets(*arguments)[0] == 0
+    before = Path("out/captions.csv").read_text()
+    code, out, err = datasets(*arguments, "--seed", 5)
+    assert (code, out) == (4, [])
+    assert err == ["flowwarp: out/captions.csv: exists; use --overwrite to replace it"]
+    assert Path("out/captions.csv").read_text() == before
+    assert datasets(*arguments, "--seed", 5, "--overwrite")[0] == 0
+    assert Path("out/captions.csv").read_text() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing", "-o", "x"], 2, "nothing"),
+        (["digits"], 2, "--output"),
+        (["digits", "-o", "x", "--size", "100"], 2, "--size"),
+        (["digits", "-o", "x", "--count", "0"], 2, "--count"),
+        (["digits", "-o", "x", "--layers", "y"], 2, "go with sprites"),
+        (["sprites", "-o", "x", "--photos", "missing"], 2, "is not a folder"),
+        (["sprites", "-o", "x", "--layers", "missing"], 3, "no such file"),
+        (["digits", "-o", "file"], 4, "is not a folder"),
+        (["sprites", "-o", "x", "--photos", "empty"], 3, "holds no picture"),
+    ],
+)
+def test_faults_are_one_line(datasets, arguments, code, message):
+    Path("file").write_text("x")
+    Path("empty").mkdir()
+    found, out, err = datasets("make", *arguments)
+    assert (found, out) == (code, [])
+    assert len(err) == 1
+    assert message in err[0]
+    assert not Path("x").exists()

@@ -1,0 +1,352 @@
+"""Anyone's captioned videos: the layouts, and files that are not what they say."""
+
+import io
+import json
+import pickle
+import tarfile
+
+import pytest
+import torch
+
+from flowwarp.data.captioned import load_captioned
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io.video import write_video
+
+
+def video(path, frames=6, size=(24, 40), seed=0):
+    """Write a video in which a bright bar moves right by 4 px a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = torch.zeros(frames, 3, *size)
+    for number in range(frames):
+        pictures[number, seed % 3, :, 4 + 4 * number : 12 + 4 * number] = 1
+    write_video(path, pictures)
+    return path
+
+
+@pytest.fixture
+def load(tmp_path):
+    def call(source, size=16, frames=4, **options):
+        return load_captioned(source, size, frames, cache=tmp_path / "cache", **options)
+
+    return call
+
+
+@pytest.fixture
+def data(tmp_path):
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+# ------------------------------------------------------------------ the layouts
+
+
+def test_a_table(load, data):
+    video(data / "a.mp4")
+    video(data / "below/b.mp4", seed=1)
+    (data / "captions.csv").write_text('file,caption\na.mp4,"a bar, red"\nbelow/b.mp4,  Grün \n')
+    store = load(data)
+    assert len(store) == 6  # windows of 4 in 6 frames, twice
+    clip = store[0]
+    assert clip.video.shape == (4, 3, 16, 16)
+    assert clip.video.dtype == torch.uint8
+    assert clip.caption == "a bar, red"
+    assert store[5].caption == "Grün"
+    assert store.name(5) == str(data / "below/b.mp4")
+    assert store.skipped == ()
+
+
+def test_the_middle_square_is_kept(load, data):
+    """Of 24x40 the columns 8 to 31 remain, 1.5 px of them a pixel of 16."""
+    video(data / "a.mp4")
+    (data / "a.txt").write_text("a bar\nthat moves")
+    clip = load(data)[0]
+    assert clip.caption == "a bar that moves"
+    red = clip.video[:, 0].float().mean(1) / 255  # (T, 16)
+    centre = (red * torch.arange(16)).sum(1) / red.sum(1)
+    # Frame 1 has the bar at columns 8 to 15: pixels 0 to 5.33 here, whose middle is 2.17.
+    assert centre[1].item() == pytest.approx(2.17, abs=0.15)
+    assert (centre[2:] - centre[1:-1]).tolist() == pytest.approx([8 / 3] * 2, abs=0.15)
+
+
+def test_windows_with_a_stride(load, data):
+    video(data / "a.mp4", frames=9)
+    (data / "a.txt").write_text("a bar")
+    every, second = load(data, frames=4), load(data, frames=4, stride=2)
+    assert (len(every), len(second)) == (6, 3)
+    frames = [every[0].video[0], every[2].video[0], every[4].video[0], every[5].video[1]]
+    assert torch.equal(second[0].video, torch.stack(frames))
+
+
+def pack(path, members):
+    """Write a tar file; a member is bytes, or a TarInfo with bytes."""
+    with tarfile.open(path, "w") as archive:
+        for name, data in members:
+            info = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def film(tmp_path):
+    return video(tmp_path / "film.mp4").read_bytes()
+
+
+def test_a_tar_file(load, data, film):
+    members = [
+        ("x/000.mp4", film),
+        ("x/000.txt", b"one"),
+        ("001.json", json.dumps({"id": 7, "caption": "two"}).encode()),
+        ("001.mp4", film),
+        ("002.mp4", film),
+    ]
+    path = pack(data / "shard-000.tar", members)
+    for source in (path, data):
+        store = load(source)
+        assert [store[k].caption for k in (0, 3)] == ["one", "two"]
+        assert store.name(0) == f"{path}:x/000.mp4"
+        (skipped,) = store.skipped
+        assert "'002.mp4' has no caption" in skipped
+
+
+def test_all_layouts_together(load, data, film):
+    video(data / "a.mp4")
+    video(data / "b.mp4")
+    (data / "captions.csv").write_text("caption,file,more\nfrom the table,a.mp4,x\n")
+    (data / "a.txt").write_text("not asked")
+    (data / "b.txt").write_text("beside")
+    pack(data / "c.tar", [("c.mp4", film), ("c.txt", b"packed")])
+    store = load(data, frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["from the table", "beside", "packed"]
+
+
+def test_two_captions_of_one_video(load, data):
+    video(data / "a.mp4")
+    (data / "captions.csv").write_text("file,caption\na.mp4,one\na.mp4,two\n")
+    store = load(data, frames=6)
+    assert [store[k].caption for k in range(2)] == ["one", "two"]
+
+
+def test_a_second_call_reads_no_video(load, data, monkeypatch):
+    video(data / "a.mp4")
+    (data / "a.txt").write_text("a bar")
+    first = load(data)
+    monkeypatch.setattr("flowwarp.data.captioned.read_video", None)
+    second = load(data)
+    assert torch.equal(first[1].video, second[1].video)
+    copy = pickle.loads(pickle.dumps(second))
+    assert torch.equal(copy[1].video, second[1].video)
+    assert copy[1].caption == "a bar"
+    (data / "a.txt").write_text("another caption")
+    with pytest.raises(TypeError):  # it must be made anew, which cannot be done now
+        load(data)
+
+
+# ------------------------------------------------------------------ what is of no use
+
+
+def test_what_cannot_be_used_is_left_out(load, data):
+    video(data / "good.mp4")
+    video(data / "short.mp4", frames=3)
+    (data / "broken.mp4").write_bytes(b"no video at all")
+    rows = ["good.mp4,good", "short.mp4,short", "broken.mp4,broken", "missing.mp4,missing"]
+    rows += ["good.mp4,", "good.mp4"]
+    (data / "captions.csv").write_text("file,caption\n" + "\n".join(rows))
+    store = load(data)
+    assert {store[k].caption for k in range(len(store))} == {"good"}
+    text = "\n".join(store.skipped)
+    assert len(store.skipped) == 5
+    for part in ("has 3 frames, not 4", "broken.mp4", "missing.mp4: no such file", "is empty"):
+        assert part in text
+    assert store[0].video.amax() > 200
+
+
+def test_frames_before_the_damage_are_used(load, data):
+    path = video(data / "a.mkv", frames=40)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 4])
+    (data / "a.txt").write_text("a bar")
+    store = load(data)
+    assert 3 < len(store) < 37
+    assert "breaks off" in store.skipped[0]
+
+
+@pytest.mark.parametrize(
+    "name", ["../film.mp4", "/etc/passwd", "x/../../film.mp4", "a\0b.mp4", "x" * 5000]
+)
+def test_a_table_cannot_lead_out_of_its_folder(load, data, film, name):
+    video(data / "good.mp4")
+    (data / "captions.csv").write_text(f"file,caption\n{name},stolen\ngood.mp4,good\n")
+    store = load(data)
+    assert {store[k].caption for k in range(len(store))} == {"good"}
+    assert "does not lie in this folder" in store.skipped[0]
+
+
+def test_a_link_cannot_lead_out_of_its_folder(load, data, film, tmp_path):
+    video(data / "good.mp4")
+    (data / "link.mp4").symlink_to(tmp_path / "film.mp4")
+    (data / "captions.csv").write_text("file,caption\nlink.mp4,stolen\ngood.mp4,good\n")
+    assert "does not lie in this folder" in load(data).skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("name,text\na,b\n", "lacks the columns file and caption"),
+        (b"\xff\xfe\xfa,\n\xff", "is not a table in UTF-8"),
+        ('file,caption\na,"' + "x" * 200_000 + '"\n', "is not a table"),
+        ("file,caption\n", "holds no captioned video"),
+        ("", "is empty"),
+    ],
+)
+def test_tables_that_are_none(load, data, table, message):
+    (data / "captions.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+    with pytest.raises(InputError, match=message):
+        load(data)
+
+
+def test_nothing_there(load, data, tmp_path):
+    with pytest.raises(InputError, match=r"holds no captioned video; it needs captions\.csv"):
+        load(data)
+    with pytest.raises(InputError, match="no such file"):
+        load(tmp_path / "missing")
+    video(data / "a.mp4", frames=2)
+    (data / "a.txt").write_text("short")
+    with pytest.raises(InputError, match=r"no video is of use.*has 2 frames"):
+        load(data)
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_long_caption_is_cut(load, data):
+    video(data / "a.mp4")
+    (data / "a.txt").write_text("ж " * 50_000)
+    assert len(load(data)[0].caption) == 1000
+
+
+def test_arguments(load, data):
+    with pytest.raises(ValueError, match="at least 1"):
+        load(data, size=0)
+
+
+def test_the_cache_is_bounded(load, data):
+    video(data / "a.mp4")
+    (data / "a.txt").write_text("a bar")
+    with pytest.raises(OutputError, match="lower the size or raise max_bytes"):
+        load(data, max_bytes=1000)
+
+
+# ------------------------------------------------------------------ hostile tar files
+
+
+@pytest.mark.parametrize("name", ["../out.mp4", "/out.mp4", "a/../../out.mp4", "a\\..\\out.mp4"])
+def test_members_cannot_leave_their_folder(load, data, film, tmp_path, name):
+    before = {path.name for path in tmp_path.iterdir()}
+    stem = name.removesuffix(".mp4")
+    members = [(name, film), (f"{stem}.txt", b"bad"), ("ok.mp4", film), ("ok.txt", b"ok")]
+    store = load(pack(data / "a.tar", members))
+    assert {store[k].caption for k in range(len(store))} == {"ok"}
+    assert "leads out of its folder" in store.skipped[0]
+    assert {path.name for path in tmp_path.iterdir()} <= before | {"cache"}
+
+
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE]
+)
+def test_links_and_devices_are_no_members(load, data, film, kind):
+    odd = tarfile.TarInfo("odd.mp4")
+    odd.type, odd.linkname = kind, "/etc/passwd"
+    members = [(odd, b""), ("odd.txt", b"bad"), ("ok.mp4", film), ("ok.txt", b"ok")]
+    store = load(pack(data / "a.tar", members))
+    assert {store[k].caption for k in range(len(store))} == {"ok"}
+
+
+def lying(size):
+    """Return a tar file whose member says it has so many bytes."""
+    info = tarfile.TarInfo("a.mp4")
+    info.size = size
+    return info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)
+
+
+@pytest.mark.parametrize("size", [2000, 2**33, 2**62])
+def test_members_that_lie_about_their_size(load, data, size):
+    (data / "a.tar").write_bytes(lying(size))
+    with pytest.raises(InputError, match=r"breaks off|not a tar file"):
+        load(data / "a.tar")
+
+
+def test_a_header_that_wants_much_memory(load, data):
+    """A long name's length is taken before it is read: it must be bounded by the file."""
+    import resource
+
+    info = tarfile.TarInfo("long")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 2**40
+    (data / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError):
+        load(data / "a.tar")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # kB
+
+
+@pytest.mark.parametrize(
+    "data_",
+    [b"not a tar file" * 100, bytes(10_000), b"\x1f\x8b" + bytes(600), b"x"],
+    ids=["text", "zeros", "gzip", "byte"],
+)
+def test_files_that_are_no_tar(load, data, data_):
+    (data / "a.tar").write_bytes(data_)
+    with pytest.raises(InputError):
+        load(data / "a.tar")
+
+
+def test_a_sparse_member_is_left_out(load, data, film):
+    info = tarfile.TarInfo("a.mp4")
+    info.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.minor": "1"}
+    info.pax_headers |= {"GNU.sparse.map": "0,1", "GNU.sparse.size": str(2**50)}
+    with tarfile.open(data / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+        for name, content in (("ok.mp4", film), ("ok.txt", b"ok"), ("a.txt", b"a")):
+            plain = tarfile.TarInfo(name)
+            plain.size = len(content)
+            archive.addfile(plain, io.BytesIO(content))
+    store = load(data / "a.tar")
+    assert {store[k].caption for k in range(len(store))} == {"ok"}
+
+
+def test_broken_captions_and_videos_in_a_tar(load, data, film):
+    members = [
+        ("a.mp4", film),
+        ("a.json", b"{"),
+        ("b.mp4", film),
+        ("b.json", b'{"caption": 7}'),
+        ("c.mp4", film),
+        ("c.json", b"[1]"),
+        ("d.mp4", b"no video"),
+        ("d.txt", b"broken"),
+        ("e.mp4", film),
+        ("e.txt", b"x" * 100_000),
+        ("f.mp4", film),
+        ("f.txt", b"good"),
+    ]
+    store = load(pack(data / "a.tar", members))
+    assert {store[k].caption for k in range(len(store))} == {"good"}
+    assert len(store.skipped) == 5
+    assert any("a.tar:d.mp4" in fault for fault in store.skipped)
+
+
+def test_mutated_tar_files(load, data, film):
+    """Flip bytes of the headers: a store or an InputError, nothing else."""
+    import random
+
+    whole = pack(data / "a.tar", [("a.mp4", film), ("a.txt", b"a bar")]).read_bytes()
+    draw = random.Random(0)
+    second = (512 + len(film) + 511) // 512 * 512
+    for _ in range(150):
+        broken = bytearray(whole)
+        for _ in range(draw.randint(1, 4)):
+            broken[draw.choice((0, second)) + draw.randrange(512)] = draw.randrange(256)
+        (data / "a.tar").write_bytes(broken)
+        try:
+            store = load(data / "a.tar")
+        except InputError:
+            continue
+        assert len(store) == 3
