@@ -21,7 +21,8 @@ from flowwarp.models.gpt import GPT, GPTConfig, Sampling, sample
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
 VOCABULARY = "vocabulary"  # its note in the card of the weights
 
-_SEEDS = 2**63
+# Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.
+_APART = 0x9E3779B1
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,7 @@ def best_of(
     """
     if prompt.caption is None:
         raise ValueError("prompt must have a caption to choose by")
-    seeds = [(seed + (number << 40)) % _SEEDS for number in range(count)]
+    seeds = [(seed + number * _APART) % 2**63 for number in range(count)]
     videos = sample_video_tokens(
         gpt, [prompt] * count, seeds, sampling, dtype=dtype, progress=progress
     )

@@ -50,9 +50,8 @@ class GPTDataConfig:
         frames: of each.
         merges: pairs that the text tokenizer learns from the captions.
         text_limit: tokens of a caption that are used.
-        orders: media of a sequence, in their order, separated by spaces. The last medium of the
-            first decides which weights are best.
-        shares: how often each order comes, relative to the others.
+        orders: media of a sequence in their order, and how often it comes, relative to the others.
+            What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
     """
 
@@ -63,13 +62,12 @@ class GPTDataConfig:
     merges: int = 512
     text_limit: int = 64
     orders: tuple[str, ...] = (
-        "text video",
-        "video text",
-        "text frame video",
-        "text motion video",
-        "video motion",
+        "text video 0.5",
+        "video text 0.25",
+        "text frame video 0.1",
+        "text motion video 0.1",
+        "video motion 0.05",
     )
-    shares: tuple[float, ...] = (0.5, 0.25, 0.1, 0.1, 0.05)
     caption_dropout: float = 0.1
 
     def __post_init__(self) -> None:
@@ -78,12 +76,24 @@ class GPTDataConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.merges < 0:
             raise ValueError(f"merges must not be negative, got {self.merges}")
-        if not self.orders or len(self.orders) != len(self.shares):
-            raise ValueError("shares must be one for each of orders, and one at least")
-        if min(self.shares) < 0 or sum(self.shares) <= 0:
-            raise ValueError("shares must not be negative, nor all 0")
+        if not self.orders or sum(share for _, share in self.mixture) <= 0:
+            raise ValueError("orders must not be empty, nor come never")
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must be in [0, 1], got {self.caption_dropout}")
+
+    @property
+    def mixture(self) -> list[tuple[list[str], float]]:
+        """Media of each order, and its share."""
+        mixture = []
+        for order in self.orders:
+            *media, share = order.split() or [""]
+            try:
+                mixture.append((media, float(share)))
+            except ValueError:
+                mixture.append((media, -1.0))
+            if not media or not 0 <= mixture[-1][1] < math.inf:
+                raise ValueError(f"orders must be media and a share, got {order!r}")
+        return mixture
 
 
 @dataclass(frozen=True)
@@ -121,10 +131,8 @@ def build_vocabulary(
     """
     pairs = train_pairs(captions, config.merges)
     words = Vocabulary((Medium(TEXT, pairs.size), *media), pairs, config.text_limit)
-    for order in config.orders:
-        if not order.split():
-            raise ValueError("orders must name media")
-        for name in order.split():
+    for order, _ in config.mixture:
+        for name in order:
             words.number(name)
     return words
 
@@ -152,8 +160,8 @@ def draw_batch(
     Returns:
         As :func:`collate` does.
     """
-    shares = torch.tensor(data.shares, dtype=torch.float64)
-    orders = [order.split() for order in data.orders]
+    orders = [order for order, _ in data.mixture]
+    shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
     sequences = []
     for number in numbers:
         generator = loop.generator(seed, number)
@@ -333,14 +341,14 @@ def gpt_task(
         # What a step sees is what is measured.
         with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
             for name, store in material.checks.items():
-                for order in (text.split() for text in data.orders):
+                for order, _ in data.mixture:
                     sequences = [
                         sequence_of(store, index, order, words) for index in range(len(store))
                     ]
                     bits = bits_by_medium(_own(model), sequences, words, order)
                     prefix = "" if name == first else f"{name}_"
                     figures |= {f"{prefix}{key}": value for key, value in bits.items()}
-        return {"loss": figures[_figure(data.orders[0].split())]} | figures
+        return {"loss": figures[_figure(data.mixture[0][0])]} | figures
 
     def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
         if dvae is None:

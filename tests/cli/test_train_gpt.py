@@ -1,0 +1,78 @@
+"""``train-gpt`` through the real command line, on moving digits and a VAE that learned nothing."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models.dvae import DVAE, TINY
+from flowwarp.pipelines.sequences import Prompt, load_gpt, sample_video_tokens
+
+QUICK = ["--preset", "tiny", "--set", "clips=2", "--set", "checked=1", "--set", "data.size=16"]
+QUICK += ["--set", "data.frames=4", "--set", "batch_size=2", "--set", "threads=1", "--steps", "3"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "dvae.safetensors"
+    torch.manual_seed(0)
+    config = replace(TINY, widths=(8, 16, 32))
+    save_weights(path, DVAE(config), Card("dvae", asdict(config)))
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("world", ["digits", "sprites"])
+def test_trains_and_writes_weights(world, weights, tmp_path, capsys):
+    folder = tmp_path / "run"
+    code = run("train-gpt", world, "--dvae", weights, *QUICK, "--run", folder, "--json")
+    told = capsys.readouterr()
+    assert code == 0, told.err
+    result = json.loads(told.out)
+    assert result["step"] == 3
+    gpt = load_gpt(result["weights"])
+    assert sample_video_tokens(gpt, [Prompt("a red two")], [0]).shape == (1, 1, 4, 4)
+    assert list((folder / "samples").glob("*.png"))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    keys = {"video_after_text", "text_after_video", "motion_after_video", "video_after_text_frame"}
+    if world == "sprites":
+        keys |= {"held_out_video_after_text"}
+    assert keys <= set(records[-1])
+
+
+def test_needs_the_weights_of_a_vae(tmp_path, capsys):
+    assert run("train-gpt", "digits", "--run", tmp_path / "run") == 2
+    assert "--dvae" in capsys.readouterr().err
+    other = tmp_path / "other.safetensors"
+    save_weights(other, torch.nn.Linear(1, 1), Card("flownet"))
+    assert run("train-gpt", "digits", "--dvae", other, "--run", tmp_path / "run") == 3
+    assert "flownet" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["--set", "nonsense=1"], "unknown key"),
+        (["--set", 'orders=["text sound 1"]'], "no medium 'sound'"),
+        (["--set", 'orders=["text video"]'], "orders must be media and a share"),
+        (["--set", "data.size=15"], "size"),
+    ],
+)
+def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words):
+    code = run("train-gpt", "digits", "--dvae", weights, *QUICK, *settings, "--run", tmp_path / "r")
+    error = capsys.readouterr().err
+    assert code == 3
+    assert words in error.splitlines()[-1]

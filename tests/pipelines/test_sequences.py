@@ -1,0 +1,228 @@
+"""A transformer with its vocabulary: what it writes, says and judges; its file."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from flowwarp.data.tokens import (
+    MOTION_CODES,
+    MOTION_GRID,
+    Medium,
+    Vocabulary,
+    join,
+    train_pairs,
+    vocabulary_from_json,
+)
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models.gpt import GPT, GPTConfig, Sampling
+from flowwarp.pipelines.sequences import (
+    VOCABULARY,
+    MediaGPT,
+    Prompt,
+    best_of,
+    describe,
+    load_gpt,
+    sample_video_tokens,
+    text_likelihood,
+)
+
+GRID = (2, 3, 4)
+
+
+def make(seed=0):
+    pairs = train_pairs(["a red knight walks left"] * 2, 20)
+    media = (
+        Medium("text", pairs.size),
+        Medium("video", 30, GRID),
+        Medium("frame", 30, (1, 3, 4), first=0, shares="video"),
+        Medium("motion", MOTION_CODES, MOTION_GRID),
+    )
+    words = Vocabulary(media, pairs, text_limit=8)
+    torch.manual_seed(seed)
+    net = GPT(GPTConfig(vocabulary=words.size, width=64, depth=2, heads=4, hidden=96))
+    torch.nn.init.normal_(net.head.weight, std=0.2)
+    return MediaGPT(net.eval(), words)
+
+
+GUIDED = Sampling(top_p=0.9, guidance=2.0)
+
+
+def test_a_seed_is_a_video():
+    gpt = make()
+    prompts = [Prompt("a red knight"), Prompt("left")]
+    videos = sample_video_tokens(gpt, prompts, [1, 2], GUIDED)
+    assert videos.shape == (2, *GRID)
+    assert int(videos.min()) >= 0
+    assert int(videos.max()) < 30
+    assert torch.equal(sample_video_tokens(gpt, prompts, [1, 2], GUIDED), videos)
+    assert not torch.equal(sample_video_tokens(gpt, prompts, [1, 3], GUIDED)[1], videos[1])
+    assert not torch.equal(sample_video_tokens(gpt, prompts[::-1], [1, 2], GUIDED), videos)
+
+
+def test_a_video_does_not_hang_on_the_others():
+    gpt = make()
+    prompts = [Prompt("a red knight"), Prompt(), Prompt("left")]
+    together = sample_video_tokens(gpt, prompts, [5, 6, 7], GUIDED, dtype=torch.float32)
+    for row in range(3):
+        alone = sample_video_tokens(
+            gpt, prompts[row : row + 1], [5 + row], GUIDED, dtype=torch.float32
+        )
+        assert torch.equal(alone[0], together[row])
+
+
+def test_each_part_of_a_prompt_is_heard():
+    gpt = make()
+    plain = sample_video_tokens(gpt, [Prompt()], [1])
+    for prompt in (
+        Prompt("a red knight"),
+        Prompt(frame=torch.ones(1, 3, 4)),
+        Prompt(motion=torch.ones(MOTION_GRID)),
+    ):
+        assert not torch.equal(sample_video_tokens(gpt, [prompt], [1]), plain)
+
+
+def test_goes_on_from_a_beginning():
+    """Going on from what a seed began with, by the draws left, is what that seed made."""
+    gpt = make()
+    greedy = Sampling(temperature=0)
+    whole = sample_video_tokens(gpt, [Prompt("left")], [1], greedy, dtype=torch.float32)
+    rest = sample_video_tokens(
+        gpt, [Prompt("left", begin=whole[0, :1])], [9], greedy, dtype=torch.float32
+    )
+    assert torch.equal(rest, whole)
+
+
+@pytest.mark.parametrize(
+    "begin", [torch.zeros(1, 3, 5), torch.full((1, 3, 4), 30), torch.full((1, 3, 4), -1)]
+)
+def test_wrong_beginnings_are_refused(begin):
+    with pytest.raises(ValueError, match="begin must be"):
+        sample_video_tokens(make(), [Prompt(begin=begin)], [1])
+
+
+def test_beginnings_must_leave_something_to_do_and_be_alike():
+    with pytest.raises(ValueError, match="begin must have one length"):
+        sample_video_tokens(make(), [Prompt(begin=torch.zeros(GRID))], [1])
+    with pytest.raises(ValueError, match="begin must have one length"):
+        sample_video_tokens(make(), [Prompt(), Prompt(begin=torch.zeros(1, 3, 4))], [1, 2])
+    with pytest.raises(ValueError, match="one for each"):
+        sample_video_tokens(make(), [Prompt()], [1, 2])
+
+
+def test_likelihood_is_the_sum_over_the_text():
+    gpt = make()
+    videos = torch.randint(0, 30, (2, *GRID), generator=torch.Generator().manual_seed(0))
+    captions = ["a red knight", "left"]
+    got = text_likelihood(gpt, videos, captions)
+    words = gpt.vocabulary
+    for row, caption in enumerate(captions):
+        tokens = join([words.segment("video", videos[row]), words.text(caption)])
+        logits = gpt.net(tokens.ids[None], tokens.places[None])[0].detach()
+        likely = logits.log_softmax(-1)
+        start = 2 + 24 + 1  # after the markers of the video, its codes, and the text's marker
+        wanted = sum(likely[at - 1, tokens.ids[at]] for at in range(start, len(tokens)))
+        torch.testing.assert_close(got[row], wanted, rtol=0, atol=1e-4)
+
+
+def test_the_best_comes_first():
+    gpt = make()
+    videos, scores = best_of(gpt, Prompt("a red knight"), 3, 4, GUIDED)
+    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
+    again = text_likelihood(gpt, videos, ["a red knight"] * 4)
+    torch.testing.assert_close(scores, again)
+    assert len({tuple(video.flatten().tolist()) for video in videos}) == 4
+    with pytest.raises(ValueError, match="caption"):
+        best_of(gpt, Prompt(), 3, 4)
+
+
+def test_the_best_of_one_is_the_seeds_own():
+    gpt = make()
+    videos, _ = best_of(gpt, Prompt("left"), 3, 1, GUIDED)
+    assert torch.equal(videos, sample_video_tokens(gpt, [Prompt("left")], [3], GUIDED))
+
+
+def test_descriptions_are_text():
+    gpt = make()
+    videos = torch.randint(0, 30, (3, *GRID), generator=torch.Generator().manual_seed(0))
+    told = describe(gpt, videos, dtype=torch.float32)
+    assert len(told) == 3
+    assert all(isinstance(text, str) for text in told)
+    assert describe(gpt, videos[1:2], dtype=torch.float32) == told[1:2]
+
+
+def test_a_description_is_learned_in_seconds():
+    """Of two videos and their captions the network learns which is which, both ways."""
+    gpt = make()
+    words, net = gpt.vocabulary, gpt.net
+    videos = torch.stack([torch.full(GRID, 3), torch.full(GRID, 7)])
+    captions = ["a red knight", "walks left"]
+    sequences = []
+    for video, caption in zip(videos, captions, strict=True):
+        parts = [words.text(caption), words.segment("video", video)]
+        sequences += [join(parts), join(parts[::-1])]
+    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    for _ in range(30):
+        loss = sum(net.nats(tokens.ids[None], tokens.places[None]).mean() for tokens in sequences)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert describe(gpt, videos) == captions
+    greedy = Sampling(temperature=0)
+    made = sample_video_tokens(gpt, [Prompt(c) for c in captions], [1, 2], greedy)
+    assert torch.equal(made, videos)
+    right = text_likelihood(gpt, videos, captions)
+    wrong = text_likelihood(gpt, videos, captions[::-1])
+    assert (right > wrong + 3).all()
+
+
+# ------------------------------------------------------------------ the file
+
+
+def save(path, gpt, **changes):
+    notes = {VOCABULARY: gpt.vocabulary.to_json()} | changes.pop("notes", {})
+    save_weights(path, gpt.net, Card("gpt", asdict(gpt.net.config) | changes, 1, notes))
+
+
+def test_weights_bring_their_vocabulary(tmp_path):
+    gpt = make()
+    save(tmp_path / "gpt.safetensors", gpt)
+    again = load_gpt(tmp_path / "gpt.safetensors")
+    assert again.vocabulary.pairs.merges == gpt.vocabulary.pairs.merges
+    prompts = [Prompt("a red knight")]
+    assert torch.equal(
+        sample_video_tokens(again, prompts, [1], GUIDED),
+        sample_video_tokens(gpt, prompts, [1], GUIDED),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"notes": {VOCABULARY: "{"}}, "vocabulary is broken"),
+        ({"notes": {VOCABULARY: "null"}}, "vocabulary is broken"),
+        ({"vocabulary": 999}, "its network 999"),
+        ({"heads": 7}, "does not describe a GPT"),
+        ({"depth": 3}, "lacks"),
+        ({"nonsense": 1}, "does not describe a GPT"),
+        ({"width": "wide"}, "does not describe a GPT"),
+    ],
+)
+def test_a_broken_card_is_bad_input(tmp_path, changes, problem):
+    path = tmp_path / "gpt.safetensors"
+    save(path, make(), **changes)
+    with pytest.raises(InputError, match=problem):
+        load_gpt(path)
+
+
+def test_another_vocabulary_is_noticed(tmp_path):
+    gpt = make()
+    content = json.loads(gpt.vocabulary.to_json())
+    content["media"][1]["size"] += 1
+    content["media"][2]["size"] += 1
+    assert vocabulary_from_json(json.dumps(content), "card").size == gpt.vocabulary.size + 1
+    save(tmp_path / "gpt.safetensors", gpt, notes={VOCABULARY: json.dumps(content)})
+    with pytest.raises(InputError, match="its vocabulary has"):
+        load_gpt(tmp_path / "gpt.safetensors")

@@ -1,0 +1,331 @@
+"""The transformer's trainer: its examples, its loss by hand, its cache, and exact resuming."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from flowwarp.data.tokens import Medium
+from flowwarp.data.world import Clip
+from flowwarp.errors import Stopped
+from flowwarp.io.checkpoints import load_weights
+from flowwarp.models.dvae import DVAE
+from flowwarp.models.dvae import TINY as TINY_DVAE
+from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.pipelines.sequences import Prompt, describe, load_gpt, sample_video_tokens
+from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.train import loop
+from flowwarp.train.gpt import (
+    GPTDataConfig,
+    GPTLossConfig,
+    GPTMaterial,
+    bits_by_medium,
+    build_vocabulary,
+    collate,
+    draw_batch,
+    gpt_losses,
+    gpt_task,
+    presets,
+    sequence_of,
+)
+from flowwarp.train.tokenized import TokenStore, grid_media, tokenize_clips
+
+SIZE, FRAMES = 16, 8
+DATA = GPTDataConfig(clips=12, checked=3, size=SIZE, frames=FRAMES, merges=20, text_limit=12)
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def square(seed, index):
+    """A square of one of three colours that moves right."""
+    random = np.random.default_rng([seed, index])
+    name = str(random.choice(list(COLORS)))
+    video = torch.zeros(FRAMES, 3, SIZE, SIZE, dtype=torch.uint8)
+    top, left = random.integers(0, 8, 2).tolist()
+    flow = torch.zeros(FRAMES - 1, 2, SIZE, SIZE)
+    for time in range(FRAMES):
+        video[time, :, top : top + 6, left + time // 4 : left + time // 4 + 6] = torch.tensor(
+            COLORS[name], dtype=torch.uint8
+        )[:, None, None]
+    known = torch.ones(FRAMES - 1, 1, SIZE, SIZE, dtype=torch.bool)
+    return Clip(video, flow, -flow, known, known, known, known, f"a {name} square", {})
+
+
+@pytest.fixture(scope="module")
+def dvae():
+    torch.manual_seed(0)
+    return DVAE(replace(TINY_DVAE, widths=(8, 16, 32))).eval()
+
+
+@pytest.fixture(scope="module")
+def material(dvae, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    media = grid_media(dvae, SIZE, FRAMES)
+    stores = [
+        tokenize_clips(lambda n, s=s: square(s, n), dvae, media, f"squares {s}", count, cache=cache)
+        for s, count in ((0, DATA.clips), (1, DATA.checked))
+    ]
+    return GPTMaterial(stores[0], {"val": stores[1]}, media)
+
+
+@pytest.fixture(scope="module")
+def words(material):
+    return build_vocabulary(material.media, material.training.captions(), DATA)
+
+
+def settings(**changes):
+    changes = {
+        "steps": 6, "batch_size": 4, "precision": "fp32", "workers": 0, "threads": 1,
+        "validate_every": 3, "samples_every": 3, "log_every": 2, "save_every": 2, "warmup": 2,
+    } | changes  # fmt: skip
+    configs = presets("tiny")
+    return configs | {
+        "loop": replace(configs["loop"], **changes),
+        "model": GPTConfig(width=32, depth=2, heads=4, hidden=48),
+        "data": DATA,
+    }
+
+
+# ------------------------------------------------------------------ the cache
+
+
+def test_the_cache_holds_what_the_tokenizers_say(material, dvae):
+    clip = square(0, 5)
+    store = material.training
+    assert len(store) == DATA.clips
+    assert store.caption(5) == clip.caption
+    assert torch.equal(store.codes("video", 5), tokenize(dvae, clip.video))
+    assert store.codes("video", 5).shape == material.media[0].grid == (2, 4, 4)
+    assert torch.equal(store.codes("frame", 5), tokenize(dvae, clip.video[:1]))
+    assert store.codes("motion", 5).unique().tolist() == [4 * 9 + 4]  # stands still
+
+
+def test_the_cache_is_made_once_and_goes_on(dvae, tmp_path):
+    media = grid_media(dvae, SIZE, FRAMES)
+    drawn = []
+
+    def draw(number, stop=99):
+        if number >= stop:
+            raise KeyboardInterrupt
+        drawn.append(number)
+        return square(0, number)
+
+    with pytest.raises(KeyboardInterrupt):
+        tokenize_clips(lambda n: draw(n, 20), dvae, media, "key", 40, cache=tmp_path)
+    drawn.clear()
+    store = tokenize_clips(draw, dvae, media, "key", 40, cache=tmp_path)
+    assert sorted(set(drawn)) == [*range(8), *range(16, 40)]  # 8 for the key; 16 were done
+    drawn.clear()
+    again = tokenize_clips(draw, dvae, media, "key", 40, cache=tmp_path)
+    assert drawn == list(range(8))
+    for number in range(40):
+        assert store.caption(number) == again.caption(number) == square(0, number).caption
+
+
+@pytest.mark.parametrize("change", ["key", "weights", "clips"])
+def test_the_cache_is_of_its_data_and_weights(material, dvae, tmp_path, change):
+    media = material.media
+
+    def folders(net=dvae, key="key", seed=0):
+        tokenize_clips(lambda n: square(seed, n), net, media, key, 2, cache=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    assert folders() == 1
+    other = DVAE(dvae.config).eval()
+    changes = {"key": {"key": "other"}, "weights": {"net": other}, "clips": {"seed": 1}}
+    assert folders(**changes[change]) == 2
+    assert folders() == 2
+
+
+def test_a_long_caption_is_cut_between_letters(dvae, tmp_path):
+    media = grid_media(dvae, SIZE, FRAMES)
+    clip = replace(square(0, 0), caption="x" + "ü" * 10_000)
+    store = tokenize_clips(lambda _: clip, dvae, media, "key", 1, cache=tmp_path)
+    assert store.caption(0) == "x" + "ü" * 255
+
+
+# ------------------------------------------------------------------ examples
+
+
+def test_sequences_are_in_their_order(material, words):
+    tokens = sequence_of(material.training, 2, ["video", "text"], words)
+    assert tokens.ids[0] == words.begin("video")
+    assert tokens.ids[33] == words.end("video")
+    assert tokens.ids[34] == words.begin("text")
+    assert words.read_text(tokens.ids[34:]) == square(0, 2).caption
+
+
+def test_an_example_is_a_function_of_its_number(material, words):
+    losses = GPTLossConfig()
+    together = draw_batch(material.training, words, 7, range(20, 28), DATA, losses)
+    for row, number in enumerate(range(20, 28)):
+        alone = draw_batch(material.training, words, 7, [number], DATA, losses)
+        length = alone["ids"].shape[1]
+        for name, value in alone.items():
+            assert torch.equal(together[name][row, :length], value[0])
+        assert (together["media"][row, length:] == -1).all()
+
+
+def test_the_mixture_is_as_wanted(material, words):
+    batch = draw_batch(material.training, words, 0, range(400), DATA, GPTLossConfig())
+    first = batch["ids"][:, 0]
+    # 0.7 of the orders begin with text; of these every tenth caption is dropped.
+    assert float((first == words.begin("text")).float().mean()) == pytest.approx(0.63, abs=0.06)
+    assert float((first == words.begin("motion")).float().mean()) == pytest.approx(0.01, abs=0.015)
+    assert float((first == words.begin("frame")).float().mean()) == pytest.approx(0.01, abs=0.015)
+
+
+def test_a_wrong_order_is_refused(material):
+    with pytest.raises(ValueError, match="no medium 'sound'"):
+        build_vocabulary(material.media, [], replace(DATA, orders=("text sound 1",)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"orders": ()},
+        {"orders": ("",)},
+        {"orders": ("0.5",)},
+        {"orders": ("text video",)},
+        {"orders": ("text video -1",)},
+        {"orders": ("text video nan",)},
+        {"orders": ("text video 0",)},
+        {"clips": 0},
+        {"caption_dropout": 2.0},
+        {"merges": -1},
+    ],
+)
+def test_wrong_settings_are_refused(changes):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+        GPTDataConfig(**changes)
+
+
+# ------------------------------------------------------------------ the loss
+
+
+def test_weights_by_hand(material, words):
+    tokens = sequence_of(material.training, 0, ["text", "motion"], words)
+    weights = collate([tokens], words, GPTLossConfig(text=0.25, motion=0.5))["weights"][0]
+    text = len(tokens) - 66
+    # Nothing for a marker that opens a medium, the medium's weight for codes and the end.
+    assert weights.tolist() == [0.0] + [0.25] * (text - 1) + [0.0] + [0.5] * 65
+
+
+def test_the_loss_is_a_weighted_mean_of_nats(material, words):
+    torch.manual_seed(0)
+    net = GPT(GPTConfig(words.size, width=32, depth=1, heads=4, hidden=48))
+    torch.nn.init.normal_(net.head.weight)
+    batch = draw_batch(material.training, words, 0, range(4), DATA, GPTLossConfig(text=0.5))
+    got = gpt_losses(net, batch)
+    assert got["loss"].shape == (4,)
+    for row in range(4):
+        likely = net(batch["ids"][row : row + 1], batch["places"][row : row + 1])[0].log_softmax(-1)
+        total = count = 0.0
+        for at in range(1, batch["ids"].shape[1]):
+            weight = float(batch["weights"][row, at])
+            total -= weight * float(likely[at - 1, batch["ids"][row, at]].detach())
+            count += weight
+        assert float(got["loss"][row].detach()) == pytest.approx(total / count, rel=1e-4)
+        assert float(got["bits"][row]) == pytest.approx(total / count / math.log(2), rel=1e-4)
+
+
+def test_the_loss_of_an_example_does_not_hang_on_its_batch(material, words):
+    torch.manual_seed(0)
+    net = GPT(GPTConfig(words.size, width=32, depth=2, heads=4, hidden=48))
+    torch.nn.init.normal_(net.head.weight)
+    losses = GPTLossConfig()
+    batch = draw_batch(material.training, words, 0, range(6), DATA, losses)
+    together = gpt_losses(net, batch)["loss"]
+    alone = [
+        gpt_losses(net, draw_batch(material.training, words, 0, [n], DATA, losses))["loss"]
+        for n in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_bits_at_the_beginning_are_those_of_the_vocabulary(material, words):
+    net = GPT(GPTConfig(words.size, width=32, depth=1, heads=4, hidden=48))
+    order = ["text", "frame", "video"]
+    sequences = [sequence_of(material.training, n, order, words) for n in range(10)]
+    with torch.no_grad():
+        bits = bits_by_medium(net, sequences, words, order)
+    assert list(bits) == ["text", "frame_after_text", "video_after_text_frame"]
+    for value in bits.values():
+        assert value == pytest.approx(math.log2(words.size), rel=1e-5)
+
+
+# ------------------------------------------------------------------ the run
+
+
+def test_resumes_exactly(material, dvae, tmp_path):
+    """A run that a signal ends, resumed, has the weights, figures and pictures of a whole one."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    configs = settings()
+    loop.train(gpt_task(material, configs, dvae), configs["loop"], whole)
+    task = gpt_task(material, configs, dvae)
+    inner = task.batch
+
+    def batch(numbers):
+        if numbers.start >= 4 * configs["loop"].batch_size:
+            import signal
+
+            signal.raise_signal(signal.SIGTERM)
+        return inner(numbers)
+
+    with pytest.raises(Stopped):
+        loop.train(replace(task, batch=batch), configs["loop"], broken)
+    loop.train(gpt_task(material, configs, dvae), configs["loop"], broken, resume="auto")
+    first, card = load_weights(whole / "last.safetensors", "gpt")
+    second, _ = load_weights(broken / "last.safetensors", "gpt")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (whole / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    names = sorted(path.name for path in (whole / "samples").iterdir())
+    assert names == ["00000003-prompts.png", "00000006-prompts.png"]
+    for name in names:
+        assert (whole / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    last = [record for record in records if record["split"] == "val"][-1]
+    assert last["loss"] == last["video_after_text"]
+    assert "text_after_video" in last
+    gpt = load_gpt(whole / "best.safetensors")
+    assert card.config["vocabulary"] == gpt.vocabulary.size
+
+
+def test_learns_in_seconds(material, tmp_path):
+    """Soon a token takes less than half the bits that it took, also of clips never seen."""
+    configs = settings(steps=30, batch_size=8, learning_rate=1e-2, ema=0, validate_every=0)
+    result = loop.train(gpt_task(material, configs), configs["loop"], tmp_path / "run")
+    assert result.last["loss"] < 5  # of 10.2
+    gpt = load_gpt(result.weights)
+    made = sample_video_tokens(gpt, [Prompt("a red square")], [1])
+    assert made.shape == (1, 2, 4, 4)
+    assert len(describe(gpt, made)) == 1
+
+
+def test_k_micro_batches_are_one(material):
+    """Gradients of a batch are the means of those of its parts, to 1e-6."""
+    configs = settings()
+    task = gpt_task(material, configs)
+    torch.nn.init.normal_(task.model.head.weight, std=0.1)
+
+    def gradient(parts):
+        task.model.zero_grad()
+        for part in parts:
+            (task.loss(task.model, task.batch(part), 0)["loss"].sum() / 6).backward()
+        return torch.cat([p.grad.flatten() for p in task.model.parameters()])
+
+    whole = gradient([range(6)])
+    split = gradient([range(0, 1), range(1, 4), range(4, 6)])
+    assert float((whole - split).norm() / whole.norm()) < 1e-6
+
+
+def test_another_medium_needs_a_range_and_a_tokenizer(material):
+    """A store with one more kind of codes, and everything else follows."""
+    sound = Medium("sound", 5, (4, 1, 1))
+    words = build_vocabulary([*material.media, sound], ["a square"], DATA)
+    assert len(words.range("sound")) == 5
+    tokens = words.segment("sound", torch.tensor([4, 0, 1, 2]).view(4, 1, 1))
+    assert tokens.places[1:-1, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
+    assert isinstance(material.training, TokenStore)
