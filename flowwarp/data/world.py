@@ -7,6 +7,7 @@ camera moves. Flow between its frames is known exactly, since everything in it i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,7 @@ _TWO = 0.15  # of the clips show two actors
 _FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
 _HEIGHT = 48  # px of a cell, from head to feet
 _TRIES = 2000  # to find a combination that is held out; one in ten is
-_TURNS_OF_CAMERA = ("left", "right", "up", "down")  # the first two before a backdrop
+_PANS = ("left", "right", "up", "down")  # the first two before a backdrop
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
 
 
@@ -100,7 +101,7 @@ def compose_clip(
     for _ in range(_TRIES):
         photo = len(photos) > 0 and random.random() < photo_share
         ground = PHOTO if photo else choose(random, ground_names())
-        actors = _draw_actors(layers, random, ground)
+        actors = [draw_actor(layers, random) for _ in range(1 + (random.random() < _TWO))]
         attributes: Attributes = {
             "actors": [actor.attributes for actor in actors],
             "ground": ground,
@@ -112,11 +113,10 @@ def compose_clip(
         raise ValueError("layers hold no combination that is held out; load more of them")
     caption = draw_caption(attributes, random)
     scene = _direct(random, actors, attributes["camera"], ground, frames)
-    top, left, height, width = scene.crop
     if photo:
-        canvas = crop_photo(choose(random, photos), random, height, width)
+        canvas = crop_photo(choose(random, photos), random, scene.crop.height, scene.crop.width)
     else:
-        canvas = paint_ground(ground, random, Crop(top, left, height, width))
+        canvas = paint_ground(ground, random, scene.crop)
     figures = [
         Figure(
             dress(actor.worn, ACTIONS[about["action"]][1], about["direction"]),
@@ -139,25 +139,24 @@ _SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)
 # ------------------------------------------------------------------ who and how
 
 
-def _draw_actors(layers: Layers, random: np.random.Generator, ground: str) -> list[Actor]:
-    count = 2 if random.random() < _TWO else 1
-    return [draw_actor(layers, random) for _ in range(count)]
-
-
 def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: str) -> str:
     """Draw a move that leaves no doubt who moves: it follows one who walks, or stays."""
-    ways = {
-        actor.attributes["direction"] if actor.attributes["action"] == "walk" else ""
-        for actor in actors
-    }
-    level = is_backdrop(ground)
+    ways = {_way(actor) for actor in actors}
+    level, climbs = is_backdrop(ground), bool(ways & {"up", "down"})
     chance = random.random()
-    if ways == {""}:
-        if chance < 0.35:
-            return f"pan {choose(random, _TURNS_OF_CAMERA[: 2 if level else 4])}"
-    elif len(ways) == 1 and chance < 0.35 and not (level and ways & {"up", "down"}):
+    if ways == {""} and chance < 0.35:
+        return f"pan {choose(random, _PANS[: 2 if level else 4])}"
+    if len(ways) == 1 and ways != {""} and chance < 0.35 and not (level and climbs):
         return "follow"
-    return choose(random, ("zoom in", "zoom out")) if chance > 0.8 else "still"
+    if chance > 0.8 and not climbs:  # who walks up or down would leave the frame
+        return choose(random, ("zoom in", "zoom out"))
+    return "still"
+
+
+def _way(actor: Actor) -> str:
+    """Return where an actor goes; nothing if it stays where it is."""
+    about = actor.attributes
+    return about["direction"] if about["action"] == "walk" else ""
 
 
 # ------------------------------------------------------------------ where everything is, and when
@@ -165,12 +164,12 @@ def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: s
 
 @dataclass(frozen=True)
 class _Scene:
-    """Tracks of all that is seen, and the part of the ground (top, left, height, width) needed."""
+    """Tracks of all that is seen, what the actors show, and which part of the ground is needed."""
 
     camera: Track
     tracks: Sequence[Track]
     shown: Sequence[NDArray[np.int64]]
-    crop: tuple[int, int, int, int]
+    crop: Crop
 
 
 def _direct(
@@ -185,72 +184,73 @@ def _direct(
     several = len(actors) > 1
     zoom = np.ones(frames)
     if camera.startswith("zoom"):
-        zoom = np.exp(np.log(random.uniform(1.16, 1.26)) * time / length)
+        zoom = np.exp(math.log(random.uniform(1.16, 1.26)) * time / length)
         zoom = zoom if camera == "zoom in" else zoom[::-1]
-    steepest = 2.1 / zoom.max()
-    scale = random.uniform(1.4, min(1.7 if several else 2.05, steepest))
-    climbs = any(
-        a.attributes["action"] == "walk" and a.attributes["direction"] in ("up", "down")
-        for a in actors
-    )
-    if climbs or camera in ("pan up", "pan down"):
-        scale = min(scale, 1.75)
-    high = _HEIGHT * scale * zoom.max()
-    feet = random.uniform(min(high + 10, 118), 121)
+    largest = 1.7 if several else min(2.05, 2.1 / zoom.max())
+    if {_way(actor) for actor in actors} & {"up", "down"} or camera in ("pan up", "pan down"):
+        largest = min(largest, 1.75)  # it needs room above and below
+    scale = random.uniform(1.4, largest)
+    paths = _draw_paths(random, actors, camera, _HEIGHT * scale * zoom.max(), length)
 
-    pace = random.uniform(1.9, 3.2)  # px a frame, across
-    furthest = 20 if several else 54
-    rise = np.clip(STAGE - high - 8, 6, 30)
-    places: list[NDArray[np.float64]] = []
-    steps: list[NDArray[np.float64]] = []
-    sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.array([0.0])
-    for actor, side in zip(actors, sides, strict=True):
-        about = actor.attributes
-        turn = _TURNS[about["direction"] if about["action"] == "walk" else ""]
-        speed = np.array([turn[0] * pace, turn[1] * 0.6 * pace])
-        if camera != "follow":
-            speed[0] = np.clip(speed[0], -furthest / length, furthest / length)
-            speed[1] = np.clip(speed[1], -rise / length, rise / length)
-        y = feet + random.uniform(-4, 4) * several
-        middle = np.array([STAGE / 2 + side + random.uniform(-5, 5), y])
-        start = middle - speed * length / 2
-        if camera != "follow":  # one who walks up or down keeps head and feet in view
-            start[1] = np.clip(start[1] - 0.0, high + 6, 124)
-            if speed[1] < 0:
-                start[1] = max(start[1], min(124, high + 6 - speed[1] * length))
-            if speed[1] > 0:
-                start[1] = min(start[1], max(high + 6, 124 - speed[1] * length))
-        else:
-            start[:] = middle
-        places.append(start)
-        steps.append(speed)
     drift = np.zeros((frames, 2))
     if camera == "follow":
-        drift = time[:, None] * steps[0]
+        drift = time[:, None] * paths[0][1]
     elif camera.startswith("pan"):
         x, y = _TURNS[camera.removeprefix("pan ")]
         reach = 18 if y else 20 if several else 44
         amount = min(random.uniform(1.3, 2.8) * (0.5 if y else 1) * length, reach)
         drift = (time / length - 0.5)[:, None] * amount * np.array([x, y])
-
-    focus = np.array([places[0][0], places[0][1] - 0.5 * _HEIGHT * scale])
-    if several:
-        focus[0] = STAGE / 2
+    start = paths[0][0]
+    focus = np.array([STAGE / 2 if several else start[0], start[1] - 0.5 * _HEIGHT * scale])
     offset = (1 - zoom)[:, None] * focus - zoom[:, None] * drift  # screen = zoom * world + offset
 
-    low = np.floor((-offset / zoom[:, None]).min(0)).astype(int) - 1
-    far = np.ceil(((STAGE - offset) / zoom[:, None]).max(0)).astype(int) + 2
-    lens = Track(zoom, *(offset + zoom[:, None] * low).T)
     tracks, shown = [], []
-    for actor, start, speed in zip(actors, places, steps, strict=True):
+    for actor, (start, speed) in zip(actors, paths, strict=True):
         corner = start + time[:, None] * speed - scale * np.array([_MIDDLE, _FEET])
         tracks.append(Track(scale * zoom, *(zoom[:, None] * corner + offset).T))
         shown.append(_act(random, actor.attributes["action"], frames))
+    low = np.floor((-offset / zoom[:, None]).min(0)).astype(int) - 1  # of the world that is seen
+    high = np.ceil(((STAGE - offset) / zoom[:, None]).max(0)).astype(int) + 2
     left, top = (int(random.integers(1 << 16)) for _ in range(2))
     if is_backdrop(ground):
-        horizon = min(place[1] for place in places) - random.uniform(10, 24)
+        horizon = min(start[1] for start, _ in paths) - random.uniform(10, 24)
         top = HORIZON - round(horizon) + int(low[1])
-    return _Scene(lens, tracks, shown, (top, left, int(far[1] - low[1]), int(far[0] - low[0])))
+    crop = Crop(top, left, int(high[1] - low[1]), int(high[0] - low[0]))
+    return _Scene(Track(zoom, *(offset + zoom[:, None] * low).T), tracks, shown, crop)
+
+
+def _draw_paths(
+    random: np.random.Generator, actors: Sequence[Actor], camera: str, height: float, length: int
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return where the feet of each actor are in the first frame, and their pixels a frame.
+
+    Args:
+        random: is drawn from.
+        actors: from left to right.
+        camera: how it moves.
+        height: of the actors, in pixels of the stage.
+        length: how many steps there are from the first frame to the last.
+    """
+    several = len(actors) > 1
+    feet = random.uniform(min(height + 10, 118), 121)
+    pace = random.uniform(1.9, 3.2)
+    # Nobody leaves the frame, nor do two of them meet, unless the camera goes along.
+    across, down = (20 if several else 54), np.clip(STAGE - height - 8, 6, 30)
+    sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.zeros(1)
+    paths = []
+    for actor, side in zip(actors, sides, strict=True):
+        speed = np.array(_TURNS[_way(actor)]) * pace * np.array([1, 0.6])
+        start = np.array([STAGE / 2 + side, feet + 4 * several * random.uniform(-1, 1)])
+        start[0] += random.uniform(-5, 5)
+        if camera != "follow":
+            reach = np.array([across, down]) / length
+            speed = np.clip(speed, -reach, reach)
+            start -= speed * length / 2
+            lowest, highest = height + 6 - speed[1] * length * (speed[1] < 0), 124.0
+            highest -= speed[1] * length * (speed[1] > 0)
+            start[1] = np.clip(start[1], min(lowest, highest), highest)
+        paths.append((start, speed))
+    return paths
 
 
 def _act(random: np.random.Generator, action: str, frames: int) -> NDArray[np.int64]:
