@@ -281,6 +281,28 @@ def test_the_previous_output_arrives_warped_and_noise_is_carried(monkeypatch):
     assert seen[0][1] is None
 
 
+def test_noise_follows_slow_motion(monkeypatch):
+    net, (decode, _, _) = network(), clip(12)
+    flow = torch.tensor([0.0, 0.3]).view(1, 2, 1, 1).expand(11, 2, 32, 32)
+    seen = []
+
+    def spy(model, noise, decode, *rest, **options):
+        seen.append(noise)
+        return torch.zeros_like(noise)
+
+    monkeypatch.setattr(upsampler, "sample", spy)
+    upsample_clip(net, decode, flow, None, seeded(), refresh=0.0)
+    moved = [
+        shift
+        for before, now in itertools.pairwise(seen)
+        for shift in (0, 1)
+        # But at the edge, where what moves out may be added to what stays.
+        if torch.equal(now[..., 1 : 32 - shift, :], before[..., 1 + shift :, :])
+    ]
+    assert len(moved) == 11
+    assert sum(moved) in (3, 4)  # 3.3
+
+
 def test_noise_is_white_and_partly_new(monkeypatch):
     net, (decode, flow, _) = network(), clip(6, 64)
     seen = []
