@@ -35,6 +35,7 @@ from flowwarp.viz.sheets import video_sheet
 
 Preset = Literal["tiny", "small", "base"]
 
+_ROW = 4  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples
 _AT_ONCE = 8  # sequences of a validation side by side
 
@@ -164,8 +165,9 @@ def draw_batch(
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
     sequences = []
     for number in numbers:
+        chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
+        order = orders[int(chosen)]
         generator = loop.generator(seed, number)
-        order = orders[int(torch.multinomial(shares, 1, generator=generator))]
         dropped = float(torch.rand((), generator=generator)) < data.caption_dropout
         if dropped and order[0] == TEXT and len(order) > 1:
             order = order[1:]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp.models.gpt import (
     GPT,
@@ -15,6 +16,7 @@ from flowwarp.models.gpt import (
     rotation,
     sample,
     turn,
+    unit,
 )
 
 LENGTH = 24
@@ -157,6 +159,13 @@ def test_depth_keeps_variance(norm, depth):
     assert 0.9 < float(seen[0].var()) < 1.7
     first, last = (float(b.up.weight.grad.norm()) for b in (net.blocks[0], net.blocks[-1]))
     assert 1 / 4 < first / last < 4
+
+
+def test_the_gradient_of_the_norm():
+    x = torch.randn(3, 5, 7, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit(x, "rms"), F.rms_norm(x, (7,), eps=0.0))
+    assert torch.autograd.gradcheck(lambda x: unit(x, "rms"), x)
+    assert unit(x, "none") is x
 
 
 def test_logits_begin_at_zero():
