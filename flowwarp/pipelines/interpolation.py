@@ -45,7 +45,8 @@ HIDDEN = 0.03  # where one frame hides a pixel there is no difference to judge b
 # fraction of a pixel is uncertain itself.
 STILL, STILL_SHARE = 0.008, 0.8
 SLOW = 2.0  # px from frame to frame
-CREEPING, CREEPING_GAIN = 1.0, 0.02  # px, and what is then taken off the cost
+CREEPING = 1.0  # px; the average is then cheaper by the first figure, and likelier by e^second
+CREEPING_GAIN, CREEPING_ODDS = 0.02, 3.0
 # Costs that differ by less than this, or than this many times the lowest, are nearly alike.
 ALIKE, ALIKE_SHARE = 0.003, 2.0
 
@@ -202,8 +203,11 @@ def _interpolate(
         plain = torch.lerp(one, two, time)
         speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
         costs = [cost for _, cost in readings]
-        costs.append(_cost_of_average(difference, speed, seen1 * seen2))
-        weights = _weights(torch.cat(costs, 1))
+        both = seen1 * seen2
+        slow = both * (1 - (speed / SLOW).clamp_max(1))
+        creeping = both * torch.exp(-(speed / CREEPING).square())
+        average = STILL_SHARE * (1 - slow) * difference - STILL - CREEPING_GAIN * creeping
+        weights = _weights(torch.cat([*costs, average], 1), CREEPING_ODDS * creeping)
         # As a sum of differences, so that pictures that are equal give that picture, bit for bit.
         result = plain
         for k, (picture, _) in enumerate(readings):
@@ -214,8 +218,8 @@ def _interpolate(
 def _judge(image1: Tensor, image2: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
     """Say of each pixel how surely image 2 shows it, in [0, 1], and its weight in splatting.
 
-    Niklaus and Liu's importance metric, from brightness constancy (their equation 12) and from
-    the consistency of the flow both ways.
+    Niklaus and Liu's importance metric, from brightness constancy, and the consistency of the flow
+    both ways.
     """
     returned, inside = warp(back, flow, mask=True)
     length = (flow + returned).norm(dim=1, keepdim=True).nan_to_num(FURTHEST, FURTHEST)
@@ -265,13 +269,6 @@ def _read(
     return blend, cost
 
 
-def _cost_of_average(difference: Tensor, speed: Tensor, both: Tensor) -> Tensor:
-    """Return what the plain average costs; ``both``: how surely both frames show the pixel."""
-    slow = both * (1 - (speed / SLOW).clamp_max(1))
-    creeping = both * torch.exp(-(speed / CREEPING).square())
-    return STILL_SHARE * (1 - slow) * difference - STILL - CREEPING_GAIN * creeping
-
-
 def _around(motion: Tensor) -> Iterator[Tensor]:
     """Yield the motion of the places left, right, above and below; the border repeats."""
     height, width = motion.shape[-2:]
@@ -280,10 +277,11 @@ def _around(motion: Tensor) -> Iterator[Tensor]:
         yield padded[..., y * AROUND : y * AROUND + height, x * AROUND : x * AROUND + width]
 
 
-def _weights(costs: Tensor) -> Tensor:
-    """Turn costs (B, K, H, W) into weights that sum to 1."""
+def _weights(costs: Tensor, favour: Tensor) -> Tensor:
+    """Turn costs (B, K, H, W) into weights that sum to 1; the last is favoured by e^``favour``."""
     alike = ALIKE + ALIKE_SHARE * costs.amin(1, keepdim=True).clamp_min(0)
-    return torch.softmax(-costs / alike, 1)
+    logits = -costs / alike
+    return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + favour], 1), 1)
 
 
 def _difference(image1: Tensor, image2: Tensor) -> Tensor:
