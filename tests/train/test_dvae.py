@@ -132,6 +132,9 @@ def test_examples_are_a_function_of_their_number():
     for place, number in enumerate(range(10, 14)):
         single = draw_examples(square, 5, [number], config, 4)
         assert all(torch.equal(together[name][place], single[name][0]) for name in together)
+    many = draw_examples(square, 5, range(40), config, 4)["video"]
+    still = (many[:, :3] == many[:, 3:4]).flatten(1).all(1)
+    assert 10 < still.sum() < 30
 
 
 def test_some_examples_begin_with_a_still():
