@@ -219,8 +219,8 @@ def test_top_p_by_hand():
     # 0.4 and 0.3 reach 0.6, and so no third is needed.
     assert drawn(Sampling(top_p=0.6), 0.57, 0.572, 0.9999) == [1, 3, 3]
     assert drawn(Sampling(top_p=0.1), 0.0, 0.9999) == [1, 1]
-    # After top_k = 3 the three have 4/9, 3/9, 2/9: 0.7 is reached by two.
-    assert drawn(Sampling(top_k=3, top_p=0.7), 0.9999) == [3]
+    # After top_k = 3 the three have 4/9, 3/9, 2/9: 0.75 is reached by two.
+    assert drawn(Sampling(top_k=3, top_p=0.75), 0.9999) == [3]
 
 
 def test_temperature_by_hand():
