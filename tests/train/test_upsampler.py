@@ -12,7 +12,7 @@ from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import fill, load_weights
 from flowwarp.models import dvae
 from flowwarp.models.dvae import DVAE
-from flowwarp.models.upsampler import TINY, Upsampler, upsample_clip
+from flowwarp.models.upsampler import TINY, Upsampler, upsample_clip, warp_previous
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
 from flowwarp.train.upsampler import (
@@ -265,17 +265,36 @@ def test_own_frames_come_in_when_their_time_has_come():
     assert early[1] == pytest.approx(late[1], rel=1e-4)
 
 
+def test_own_frames_come_with_the_noise_they_were_drawn_from():
+    net, settings, seen = network(), ConditionConfig(own_from=0.0), []
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, settings)
+    batch["dice"] = torch.tensor([0.9, 0.1])
+    batch["time"] = torch.zeros_like(batch["time"])  # where a point is its noise
+    own = {name: tensor[1:] for name, tensor in batch.items()}
+    previous, carried = roll_out(net, own, own["before"] / 255, settings.own_steps)
+    hint, trust = warp_previous(previous[0], own["flow"][0], own["visible"][0])
+    net.register_forward_hook(lambda _model, inputs, _out: seen.append(inputs))
+    upsampler_losses(net, batch, 0.5, settings)
+    noisy, _, _, told, trusted = seen[-1]
+    assert torch.equal(noisy[:3], batch["noise"][0])
+    assert torch.equal(noisy[3:], carried[0])
+    assert not torch.equal(carried[0, 1:], batch["noise"][1, 1:])
+    torch.testing.assert_close(told[3:], hint)
+    assert torch.equal(trusted[3:], trust)
+
+
 def test_a_roll_out_is_what_generation_does(monkeypatch):
     """Given the same noise, frame after frame, it draws what the sampler draws."""
     net = network()
     clip = source(0, 1)
+    flow_21 = 1.15 * clip.flow_21  # no whole pixels, so that noise is dithered
     shape = (FRAMES, 3, SIZE, SIZE)
     noise, fresh = (torch.randn(shape, generator=loop.generator(k)) for k in range(2))
     nothing = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     examples = {
         "frames": clip.video,
         "decode": lossy(clip.video, CODEC),
-        "flow": torch.cat([torch.zeros(1, 2, SIZE, SIZE), clip.flow_21]),
+        "flow": torch.cat([torch.zeros(1, 2, SIZE, SIZE), flow_21]),
         "visible": torch.cat([nothing, clip.visible_21]),
         "noise": noise,
         "fresh": fresh,
@@ -288,7 +307,7 @@ def test_a_roll_out_is_what_generation_does(monkeypatch):
     wanted = itertools.chain([noise[0]], *zip(noise[1:], fresh[1:], strict=True))
     monkeypatch.setattr(torch, "randn", lambda *_, **__: next(wanted)[None])
     drawn = upsample_clip(
-        net, examples["decode"], clip.flow_21, clip.visible_21, loop.generator(0), steps=2
+        net, examples["decode"], flow_21, clip.visible_21, loop.generator(0), steps=2
     )
     torch.testing.assert_close(previous[0, 1:], drawn[:-1], atol=1e-5, rtol=0)
     assert torch.equal(previous[:, 0], before)
