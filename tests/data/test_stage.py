@@ -66,6 +66,17 @@ def test_what_rests_on_the_ground_has_no_rim(canvas):
     assert inside[:, 4:].all()
 
 
+def test_ground_far_from_a_figure_may_go_behind_it(canvas):
+    """The camera goes 12 px to the right along with the square: ground comes to it from afar."""
+    camera = track(2, x=np.array([-5.0, -17.0]))
+    take = film(canvas, camera, [square(track(2, 30, 40))], STAGE)
+    assert take.flow_12[0, :, 56, 66].tolist() == [-12, 0]  # the square ends at 56
+    assert not take.visible_12[0, 0, 56, 66]
+    assert not take.visible_21[0, 0, 56, 26]
+    assert take.visible_12[0, 0, 56, 70]
+    assert take.flow_12[0, :, 56, 46].tolist() == [0, 0]
+
+
 def test_zoom(canvas):
     """A point at distance r from the fixed point goes to 1.25 r."""
     take = film(canvas, track(2, scale=np.array([1.0, 1.25])), [], STAGE)
