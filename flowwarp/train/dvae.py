@@ -196,7 +196,7 @@ def presets(preset: Preset) -> dict[str, Any]:
         "loop": loop.LoopConfig(
             steps=60_000 if preset == "base" else 30_000,
             batch_size=4,
-            learning_rate=1e-3,
+            learning_rate=2e-3,
             beta2=0.99,
             precision="bf16",
             validate_every=1000,
