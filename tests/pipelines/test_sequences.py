@@ -17,7 +17,7 @@ from flowwarp.data.tokens import (
 )
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.models.gpt import GPT, GPTConfig, Sampling
+from flowwarp.models.gpt import GPT, GPTConfig, Sampling, choose
 from flowwarp.pipelines.sequences import (
     VOCABULARY,
     MediaGPT,
@@ -84,15 +84,32 @@ def test_each_part_of_a_prompt_is_heard():
         assert not torch.equal(sample_video_tokens(gpt, [prompt], [1]), plain)
 
 
-def test_goes_on_from_a_beginning():
-    """Going on from what a seed began with, by the draws left, is what that seed made."""
+def test_guidance_is_from_the_prompt_without_its_caption():
     gpt = make()
-    greedy = Sampling(temperature=0)
-    whole = sample_video_tokens(gpt, [Prompt("left")], [1], greedy, dtype=torch.float32)
-    rest = sample_video_tokens(
-        gpt, [Prompt("left", begin=whole[0, :1])], [9], greedy, dtype=torch.float32
-    )
-    assert torch.equal(rest, whole)
+    frame = torch.arange(12).view(1, 3, 4)
+    deaf = Sampling(guidance=0)
+    got = sample_video_tokens(gpt, [Prompt("left", frame)], [1], deaf, dtype=torch.float32)
+    wanted = sample_video_tokens(gpt, [Prompt(None, frame)], [1], dtype=torch.float32)
+    assert torch.equal(got, wanted)
+
+
+def test_goes_on_from_a_beginning():
+    """What comes after a beginning is what the plain network says of the whole sequence."""
+    gpt = make()
+    words = gpt.vocabulary
+    with torch.no_grad():
+        for block in gpt.net.blocks:
+            block.out.weight.mul_(10)  # else an untrained network cares little what is where
+    begin = torch.arange(12).view(1, 3, 4)
+    got = sample_video_tokens(gpt, [Prompt("left", begin=begin)], [9], dtype=torch.float32)[0]
+    assert torch.equal(got[:1], begin)
+    tokens = join([words.text("left"), words.segment("video", got)])
+    own = words.range("video")
+    with torch.no_grad():
+        logits = gpt.net(tokens.ids[None], tokens.places[None])[0, :, own.start : own.stop]
+    draws = torch.rand(12, generator=torch.Generator().manual_seed(9))
+    before = logits[-14:-2]  # the last 12 codes and the marker at the end are foreseen there
+    assert choose(before, draws, Sampling()).tolist() == got[1].flatten().tolist()
 
 
 @pytest.mark.parametrize(
