@@ -145,7 +145,7 @@ def test_a_second_call_reads_no_video(load, data, monkeypatch):
 # ------------------------------------------------------------------ what is of no use
 
 
-def test_what_cannot_be_used_is_left_out(load, data):
+def test_what_cannot_be_used_is_left_out(load, data, tmp_path):
     video(data / "good.mp4")
     video(data / "short.mp4", frames=3)
     (data / "broken.mp4").write_bytes(b"no video at all")
@@ -159,6 +159,8 @@ def test_what_cannot_be_used_is_left_out(load, data):
     for part in ("has 3 frames, not 4", "broken.mp4", "missing.mp4: no such file", "is empty"):
         assert part in text
     assert store[0].video.amax() > 200
+    (frames,) = (tmp_path / "cache").rglob("frames.bin")
+    assert frames.stat().st_size == 6 * 3 * 16 * 16
 
 
 def test_frames_before_the_damage_are_used(load, data):
@@ -257,6 +259,7 @@ def test_links_and_devices_are_no_members(load, data, film, kind):
     members = [(odd, b""), ("odd.txt", b"bad"), ("ok.mp4", film), ("ok.txt", b"ok")]
     store = load(pack(data / "a.tar", members))
     assert {store[k].caption for k in range(len(store))} == {"ok"}
+    assert store.skipped == ()  # it was not even looked at
 
 
 def lying(size):
