@@ -47,10 +47,12 @@ STILL, STILL_SHARE = 0.008, 0.8
 SLOW = 2.0  # px from frame to frame
 CREEPING = 1.0  # px; the average is then cheaper by the first figure, and likelier by e^second
 CREEPING_GAIN, CREEPING_ODDS = 0.02, 3.0
+MOST_GAIN = 2.0  # in contrast; more is no fade
 # Costs that differ by less than this, or than this many times the lowest, are nearly alike.
 ALIKE, ALIKE_SHARE = 0.003, 2.0
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Even = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 def interpolate(
@@ -181,11 +183,13 @@ def _interpolate(
 ) -> Iterator[Tensor]:
     dtype = compute_dtype(image1)
     one, two = image1.to(dtype), image2.to(dtype)
+    even = _evener(one, two)
     there, back = flow_12.to(dtype), flow_21.to(dtype)
-    visible_12, weight1 = _judge(one, two, there, back)
-    visible_21, weight2 = _judge(two, one, back, there)
+    level1, level2 = even(one, two)
+    visible_12, weight1 = _judge(level1, level2, there, back)
+    visible_21, weight2 = _judge(level2, level1, back, there)
     there, back = (flow.nan_to_num(0, 0, 0) for flow in (there, back))
-    difference = _difference(one, two)
+    difference = _difference(level1, level2)
     for time in times:
         if time in (0, 1):
             yield image2 if time else image1
@@ -194,12 +198,12 @@ def _interpolate(
         backward, seen1, known2 = _send(back, 1 - time, weight2, visible_21)
         everywhere = torch.ones_like(seen1)
         readings = [
-            _read(one, two, forward, time, (everywhere, seen2), known1),
-            _read(one, two, -backward, time, (seen1, everywhere), known2),
+            _read(one, two, forward, time, (everywhere, seen2), known1, even),
+            _read(one, two, -backward, time, (seen1, everywhere), known2, even),
         ]
         for motion in _around((forward - backward) / 2):
             seen, known = (everywhere, everywhere), known1 & known2
-            readings.append(_read(one, two, motion, time, seen, known, "bilinear"))
+            readings.append(_read(one, two, motion, time, seen, known, even, "bilinear"))
         plain = torch.lerp(one, two, time)
         speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
         costs = [cost for _, cost in readings]
@@ -213,6 +217,35 @@ def _interpolate(
         for k, (picture, _) in enumerate(readings):
             result = result + weights[:, k : k + 1] * (picture - plain)
         yield result.to(image1.dtype)
+
+
+def _evener(image1: Tensor, image2: Tensor) -> Even:
+    """Make a function that brings pictures of both frames to one brightness and contrast.
+
+    A fade or a flicker changes a whole frame, and says nothing about motion.
+    """
+    mean1, spread1 = _statistics(image1)
+    mean2, spread2 = _statistics(image2)
+    mean, spread = (mean1 + mean2) / 2, (spread1 + spread2) / 2
+    gain1, gain2 = ((spread / s).clamp(1 / MOST_GAIN, MOST_GAIN) for s in (spread1, spread2))
+
+    def even(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        return (first - mean1) * gain1 + mean, (second - mean2) * gain2 + mean
+
+    return even
+
+
+def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, (B, C, 1, 1), the latter at least 0.01.
+
+    Summed in whole steps of 8 bits: exact, whatever the number of threads and the batch.
+    """
+    steps = (image.nan_to_num(0, 0, 0).clamp(0, 1) * 255).round().long()
+    count = max(1, image.shape[-2] * image.shape[-1])
+    mean = steps.sum((2, 3), keepdim=True).double() / count
+    square = steps.square().sum((2, 3), keepdim=True).double() / count
+    spread = (square - mean.square()).clamp_min(0).sqrt() / 255
+    return (mean / 255).to(image.dtype), spread.clamp_min(0.01).to(image.dtype)
 
 
 def _judge(image1: Tensor, image2: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
@@ -252,6 +285,7 @@ def _read(
     time: float,
     seen: tuple[Tensor, Tensor],
     known: Tensor,
+    even: Even,
     mode: Mode = "bicubic",
 ) -> tuple[Tensor, Tensor]:
     """Read both frames along the motion from frame 1 to 2 at ``time``; return a blend and its cost.
@@ -265,7 +299,7 @@ def _read(
     total = share1 + share2
     blend = torch.lerp(first, second, torch.where(total > 0, share2 / total, time))
     both = seen[0] * seen[1]
-    cost = both * (_difference(first, second) + HOLE * ~known) + (1 - both) * HIDDEN
+    cost = both * (_difference(*even(first, second)) + HOLE * ~known) + (1 - both) * HIDDEN
     return blend, cost
 
 
