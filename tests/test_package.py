@@ -151,7 +151,9 @@ def test_wheel_holds_all_and_nothing_else(wheel):
     expected |= {f"flowwarp/_datasets/sample/{name}" for name in SAMPLE}
     expected |= {f"flowwarp/_{path.relative_to(ROOT).as_posix()}" for path in SPRITES}
     expected |= {f"flowwarp/_datasets/{path.name}" for path in (ROOT / "datasets").glob("*.toml")}
-    expected |= {f"flowwarp/_weights/{path.name}" for path in (ROOT / "flowwarp/_weights").iterdir()}
+    expected |= {
+        f"flowwarp/_weights/{path.name}" for path in (ROOT / "flowwarp/_weights").iterdir()
+    }
     expected |= {f"flowwarp/ops/{path.name}" for path in BUILT} | {"flowwarp/py.typed"}
     assert {name for name in names if not name.startswith(info)} == expected
     assert f"{info}licenses/LICENSE" in names

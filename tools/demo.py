@@ -1,13 +1,12 @@
 """Run the command line on the sample and show what it does: demo/index.html.
 
 The pictures come from the ``flowwarp`` command, called as a user would call it; the differences
-between frames and the slow motion, which show the Python interface, are made here.
+between frames, which show the Python interface, are made here.
 """
 
 from __future__ import annotations
 
 import html
-import itertools
 import json
 import shlex
 import shutil
@@ -19,13 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from torch import Tensor
 
 import flowwarp
 from flowwarp._bundled import bundled
-from flowwarp.io.video import read_video, write_video
 from flowwarp.viz.overlay import side_by_side
 
 HERE = Path(__file__).resolve().parent
@@ -73,6 +70,7 @@ def main() -> None:
     demo = Demo()
     before, after = show_warp(demo)
     show_flow(demo)
+    show_estimate(demo)
     show_forward(demo)
     show_video(demo)
     show_installation(demo)
@@ -179,8 +177,35 @@ def show_flow(demo: Demo) -> None:
     )
 
 
+def show_estimate(demo: Demo) -> None:
+    estimate = "flow frame1.png frame2.png --quality {0} -o {0}.flo --show {0}.png{1}"
+    demo.section(
+        "Estimate it",
+        "With the weights in the package; the network learned from footage that nobody labelled.",
+        grid(
+            demo.command_card(
+                "Fast",
+                "The network alone: flow both ways in a fraction of a second.",
+                "fast.png",
+                estimate.format("fast", ""),
+            ),
+            demo.command_card(
+                "Best",
+                "The network's flow, fitted to these two frames until it settles.",
+                "best.png",
+                estimate.format("best", " --occlusion visible.png"),
+            ),
+            card(
+                "What frame 2 still shows",
+                "Black is what it hides, or what has left: there flow forth and back disagree.",
+                "visible.png",
+                "flow ... --occlusion visible.png",
+            ),
+        ),
+    )
+
+
 def show_forward(demo: Demo) -> None:
-    write_slow_motion()
     demo.section(
         "The other way, and in between",
         "Forward warping sends each pixel of frame 1 along the flow; holes stay where none lands.",
@@ -192,59 +217,33 @@ def show_forward(demo: Demo) -> None:
                 "warp frame1.png flow.flo --forward --mode softmax -o forward.png",
             ),
             demo.command_card(
-                "Half of the way",
-                "A frame that was never filmed, 0.05 s after frame 1.",
-                "halfway.png",
-                "warp frame1.png flow.flo --forward --mode softmax --scale 0.5 -o halfway.png",
+                "In the middle",
+                "A frame that was never filmed, 0.05 s after frame 1, from both frames.",
+                "middle.png",
+                "interpolate frame1.png frame2.png -o middle.png",
             ),
-            card(
+            demo.command_card(
                 "Slow motion",
-                "From frame 1 to frame 2 in 12 steps: both frames sent to the moment between, "
-                "each filling the holes of the other.",
+                "The clip, eight times as slow.",
                 "slow.mp4",
-                'splat(frame1, t * flow, "softmax", speed)',
+                "interpolate clip.mp4 --times 8 --slow --quality fast -o slow.mp4",
             ),
         ),
     )
 
 
-def write_slow_motion(steps: int = 12) -> None:
-    frame1, frame2 = (flowwarp.read_image(OUTPUT / f"frame{k}.png")[None] for k in (1, 2))
-    flow = flowwarp.read_flow(OUTPUT / "flow.flo")[0][None]
-    backward = flowwarp.invert(flow)
-
-    def send(image: Tensor, motion: Tensor, t: float) -> tuple[Tensor, Tensor]:
-        # What moves fast is in front, here: the larger weight wins where pixels meet.
-        speed = motion.norm(dim=1, keepdim=True)
-        ones = torch.ones_like(speed)
-        return (
-            flowwarp.splat(image, t * motion, "softmax", speed),
-            flowwarp.splat(ones, t * motion).clamp(max=1),
-        )
-
-    def between(t: float) -> Tensor:
-        ahead, seen1 = send(frame1, flow, t)
-        back, seen2 = send(frame2, backward, 1 - t)
-        share1, share2 = (1 - t) * seen1 + 1e-4, t * seen2 + 1e-4
-        return ((share1 * ahead + share2 * back) / (share1 + share2))[0].clamp(0, 1)
-
-    there = [between(step / steps) for step in range(steps + 1)]
-    write_video(OUTPUT / "slow.mp4", [*there, *there[-2:0:-1]], 12)
-
-
 def show_video(demo: Demo) -> None:
-    write_flows()
+    demo.run("flow clip.mp4 -o flows --quality fast --show flows.mp4")
     demo.section(
         "A video",
-        "A folder of flow files, one for each pair of frames, moves a whole clip. The flow here is "
-        "OpenCV's DIS: this version of flowwarp warps by flow, it does not estimate it.",
+        "A folder of flow files, one for each pair of frames, moves a whole clip.",
         grid(
             card("The clip", "16 frames.", "clip.mp4"),
-            demo.command_card(
+            card(
                 "Its flow",
                 "All frames at one scale.",
                 "flows.mp4",
-                "show flows -o flows.mp4",
+                "flowwarp flow clip.mp4 -o flows --quality fast --show flows.mp4",
             ),
             demo.command_card(
                 "Each frame warped onto the one before",
@@ -254,21 +253,6 @@ def show_video(demo: Demo) -> None:
             ),
         ),
     )
-
-
-def write_flows() -> None:
-    """Estimate the flow between the clip's frames and write flows/00.flo, flows/01.flo, ..."""
-    (OUTPUT / "flows").mkdir()
-    gray = [
-        cv2.cvtColor((frame * 255).byte().permute(1, 2, 0).numpy(), cv2.COLOR_RGB2GRAY)
-        for frame in read_video(OUTPUT / "clip.mp4")
-    ]
-    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    for index, pair in enumerate(itertools.pairwise(gray)):
-        flow = dis.calc(*pair, None)  # type: ignore[call-overload]
-        flowwarp.write_flow(
-            OUTPUT / "flows" / f"{index:02}.flo", torch.from_numpy(flow).permute(2, 0, 1)
-        )
 
 
 def show_installation(demo: Demo) -> None:

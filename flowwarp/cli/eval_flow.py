@@ -89,7 +89,7 @@ METHODS: dict[str, Callable[[str], Method]] = {
     "balanced": lambda weights: _ours("balanced", weights),
     "best": lambda weights: _ours("best", weights),
 }
-DEFAULT_METHODS = ("zero", "dis", "farneback")
+DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced")
 
 
 @click.command()
@@ -108,7 +108,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback")
     metavar="FILE",
     default="base",
     show_default=True,
-    help="Of the network in fast, balanced and best: base, small, or a file.",
+    help="Of the network in fast, balanced and best: base, or a file.",
 )
 @click.option(
     "--recipe",

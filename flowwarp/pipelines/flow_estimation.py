@@ -21,14 +21,14 @@ from flowwarp.tensors import check_choice
 
 Quality = Literal["fast", "balanced", "best"]
 QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
-SHIPPED = ("base", "small")
+SHIPPED: tuple[str, ...] = ("base",)
 
 
 def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu") -> FlowNet:
     """Make a flow network from weights.
 
     Args:
-        weights: ``"base"`` or ``"small"`` for those in the package, or a ``.safetensors`` file
+        weights: ``"base"`` for those in the package, or a ``.safetensors`` file
             with its card, such as ``train-flow`` writes.
         device: where the network shall be.
 

@@ -31,6 +31,7 @@ from torch import Tensor
 from flowwarp.cli.eval_flow import METHODS, from_rows, to_grey
 from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
 from flowwarp.metrics.flow import epe, fl_all
+from flowwarp.pipelines.flow_estimation import SHIPPED
 
 TITLE = "flow: accuracy against time"
 PLOT = Path("docs/images/accuracy.png")
@@ -49,7 +50,8 @@ def methods() -> dict[str, Callable[[], Method]]:
     found: dict[str, Callable[[], Method]] = {
         name: partial(make, "base") for name, make in METHODS.items()
     }
-    found["fast, small"] = partial(METHODS["fast"], "small")
+    for name in SHIPPED[1:]:
+        found[f"fast, {name}"] = partial(METHODS["fast"], name)
     if hasattr(cv2, "optflow"):
         found["deepflow"] = deepflow
     return found

@@ -1,7 +1,7 @@
 """Measure interpolation: every second frame of real clips is left out and made again.
 
 Usage: python tools/bench/interpolation.py CLIP... [--frames 12] [--threads 2] [--quality best]
-    [--weights base|small|FILE|none]
+    [--weights base|FILE|none]
 
 A clip's figure is the mean PSNR of the 8-bit RGB frames that were left out: for the average of
 their neighbours, and for the same interpolation with flow both ways by OpenCV's DIS (medium

@@ -1,0 +1,94 @@
+"""The estimator with the weights in the package."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp._bundled import bundled
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import load_weights
+from flowwarp.io.images import read_image
+from flowwarp.ops.warping import warp
+from flowwarp.pipelines.flow_estimation import (
+    SHIPPED,
+    estimate_both,
+    estimate_flow,
+    load_flownet,
+)
+
+SHIFT = (6.0, -3.0)  # px
+
+
+@pytest.fixture(scope="module")
+def frame():
+    return read_image(bundled("datasets") / "sample" / "frame1.png")[None]
+
+
+@pytest.fixture(scope="module")
+def shifted(frame):
+    """Two crops of one picture, and the flow between them."""
+    image1, image2 = frame[..., 20:212, 20:276], frame[..., 23:215, 14:270]
+    truth = torch.tensor(SHIFT).view(1, 2, 1, 1).expand(1, 2, 192, 256)
+    return image1, image2, truth
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_weights_say_where_they_come_from(name):
+    path = bundled("weights") / f"flownet_{name}.safetensors"
+    _, card = load_weights(path, "flownet")
+    for key in ("command", "data", "licence", "seed", "hours", "curve", "figures"):
+        assert card.notes[key]
+    assert card.step
+    assert json.loads(card.notes["figures"])
+    for set_name in ("sintel", "kitti", "chairs", "middlebury"):  # measured, never learned from
+        assert set_name not in card.notes["data"].lower()
+
+
+def test_shipped_weights_are_small():
+    paths = [bundled("weights") / f"flownet_{name}.safetensors" for name in SHIPPED]
+    assert sum(path.stat().st_size for path in paths) <= 5e6
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_network_alone_finds_a_shift(name, shifted):
+    image1, image2, truth = shifted
+    flow, back = estimate_both(load_flownet(name), image1, image2, "fast")
+    for found, wanted in ((flow, truth), (back, -truth)):
+        assert found.dtype == torch.float32
+        error = (found - wanted).norm(dim=1)[:, 16:-16, 16:-16]
+        assert error.mean() < 0.6
+        assert error.median() < 0.4
+
+
+def test_a_fit_makes_it_exact(shifted):
+    image1, image2, truth = shifted
+    net = load_flownet("base")
+    flow = estimate_flow(net, image1, image2, "balanced")
+    assert (flow - truth).norm(dim=1)[:, 16:-16, 16:-16].mean() < 0.05
+    both = estimate_both(net, image1, image2, "balanced")
+    assert torch.equal(both[0], flow)
+
+
+def test_it_warps_a_real_frame_back(frame):
+    frame2 = read_image(bundled("datasets") / "sample" / "frame2.png")[None]
+    flow = estimate_flow(load_flownet("base"), frame, frame2, "fast")
+    before = (frame2 - frame).abs().mean()
+    after = (warp(frame2, flow) - frame).abs().mean()
+    assert after < 0.5 * before
+
+
+def test_a_pair_does_not_depend_on_its_batch(shifted):
+    image1, image2, _ = shifted
+    net = load_flownet()
+    alone = net(image1, image2)[0].flow
+    batch = net(torch.cat([image2, image1]), torch.cat([image1, image2]))[0].flow
+    assert torch.allclose(batch[1:], alone, atol=1e-4)
+
+
+def test_wrong_calls(frame, tmp_path):
+    net = load_flownet()
+    with pytest.raises(ValueError, match="quality"):
+        estimate_flow(net, frame, frame, "perfect")
+    with pytest.raises(InputError):
+        load_flownet(tmp_path / "nothing.safetensors")
