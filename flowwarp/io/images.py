@@ -151,8 +151,7 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         file.seek(0)
         data = file.read()
         _png.check_png(path, data)
-        pixels = _decode(path, io.BytesIO(data), bytes_, "RGBA")
-    return pixels
+        return _decode(path, io.BytesIO(data), bytes_, "RGBA")
 
 
 def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = None) -> None:
