@@ -52,7 +52,7 @@ MOST_GAIN = 2.0  # in contrast; more is no fade
 ALIKE, ALIKE_SHARE = 0.003, 2.0
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Even = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+Level = tuple[Tensor, Tensor, Tensor]
 
 
 def interpolate(
@@ -183,13 +183,14 @@ def _interpolate(
 ) -> Iterator[Tensor]:
     dtype = compute_dtype(image1)
     one, two = image1.to(dtype), image2.to(dtype)
-    even = _evener(one, two)
+    level = _find_level(one, two)
     there, back = flow_12.to(dtype), flow_21.to(dtype)
-    level1, level2 = even(one, two)
-    visible_12, weight1 = _judge(level1, level2, there, back)
-    visible_21, weight2 = _judge(level2, level1, back, there)
+    change1 = _difference(one, warp(two, there), level, 1)
+    change2 = _difference(warp(one, back), two, level, 1)
+    visible_12, weight1 = _judge(change1, there, back)
+    visible_21, weight2 = _judge(change2, back, there)
     there, back = (flow.nan_to_num(0, 0, 0) for flow in (there, back))
-    difference = _difference(level1, level2)
+    difference = _difference(one, two, level)
     for time in times:
         if time in (0, 1):
             yield image2 if time else image1
@@ -198,12 +199,12 @@ def _interpolate(
         backward, seen1, known2 = _send(back, 1 - time, weight2, visible_21)
         everywhere = torch.ones_like(seen1)
         readings = [
-            _read(one, two, forward, time, (everywhere, seen2), known1, even),
-            _read(one, two, -backward, time, (seen1, everywhere), known2, even),
+            _read(one, two, forward, time, (everywhere, seen2), known1, level),
+            _read(one, two, -backward, time, (seen1, everywhere), known2, level),
         ]
         for motion in _around((forward - backward) / 2):
             seen, known = (everywhere, everywhere), known1 & known2
-            readings.append(_read(one, two, motion, time, seen, known, even, "bilinear"))
+            readings.append(_read(one, two, motion, time, seen, known, level, "bilinear"))
         plain = torch.lerp(one, two, time)
         speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
         costs = [cost for _, cost in readings]
@@ -215,24 +216,21 @@ def _interpolate(
         # As a sum of differences, so that pictures that are equal give that picture, bit for bit.
         result = plain
         for k, (picture, _) in enumerate(readings):
-            result = result + weights[:, k : k + 1] * (picture - plain)
+            result = torch.addcmul(result, weights[:, k : k + 1], picture - plain)
         yield result.to(image1.dtype)
 
 
-def _evener(image1: Tensor, image2: Tensor) -> Even:
-    """Make a function that brings pictures of both frames to one brightness and contrast.
+def _find_level(image1: Tensor, image2: Tensor) -> Level:
+    """Return two gains and an offset, (B, C, 1, 1), that bring both frames to one level.
 
-    A fade or a flicker changes a whole frame, and says nothing about motion.
+    ``gain1 * image1 - gain2 * image2 + offset`` is their difference in brightness and contrast
+    that are alike over the whole frame: a fade or a flicker says nothing about motion.
     """
     mean1, spread1 = _statistics(image1)
     mean2, spread2 = _statistics(image2)
-    mean, spread = (mean1 + mean2) / 2, (spread1 + spread2) / 2
+    spread = (spread1 + spread2) / 2
     gain1, gain2 = ((spread / s).clamp(1 / MOST_GAIN, MOST_GAIN) for s in (spread1, spread2))
-
-    def even(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        return (first - mean1) * gain1 + mean, (second - mean2) * gain2 + mean
-
-    return even
+    return gain1, gain2, gain2 * mean2 - gain1 * mean1
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
@@ -248,7 +246,7 @@ def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     return (mean / 255).to(image.dtype), spread.clamp_min(0.01).to(image.dtype)
 
 
-def _judge(image1: Tensor, image2: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+def _judge(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
     """Say of each pixel how surely image 2 shows it, in [0, 1], and its weight in splatting.
 
     Niklaus and Liu's importance metric, from brightness constancy, and the consistency of the flow
@@ -257,7 +255,6 @@ def _judge(image1: Tensor, image2: Tensor, flow: Tensor, back: Tensor) -> tuple[
     returned, inside = warp(back, flow, mask=True)
     length = (flow + returned).norm(dim=1, keepdim=True).nan_to_num(FURTHEST, FURTHEST)
     inconsistency = length.clamp_max(FURTHEST)
-    change = _mean((image1 - warp(image2, flow)).abs().mean(1, keepdim=True), 1)
     visible = inside * (inconsistency / SEEN).square().neg().exp()
     return visible, -BRIGHTNESS * change - CONSISTENCY * inconsistency
 
@@ -285,7 +282,7 @@ def _read(
     time: float,
     seen: tuple[Tensor, Tensor],
     known: Tensor,
-    even: Even,
+    level: Level,
     mode: Mode = "bicubic",
 ) -> tuple[Tensor, Tensor]:
     """Read both frames along the motion from frame 1 to 2 at ``time``; return a blend and its cost.
@@ -299,7 +296,7 @@ def _read(
     total = share1 + share2
     blend = torch.lerp(first, second, torch.where(total > 0, share2 / total, time))
     both = seen[0] * seen[1]
-    cost = both * (_difference(*even(first, second)) + HOLE * ~known) + (1 - both) * HIDDEN
+    cost = both * (_difference(first, second, level) + HOLE * ~known) + (1 - both) * HIDDEN
     return blend, cost
 
 
@@ -318,8 +315,16 @@ def _weights(costs: Tensor, favour: Tensor) -> Tensor:
     return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + favour], 1), 1)
 
 
-def _difference(image1: Tensor, image2: Tensor) -> Tensor:
-    return _mean((image1 - image2).abs().mean(1, keepdim=True), RADIUS)
+def _difference(first: Tensor, second: Tensor, level: Level, radius: int = RADIUS) -> Tensor:
+    """Return how pictures of both frames differ, as they are or at one level, whichever is less.
+
+    What does not take part in a fade shall not pay for it.
+    """
+    gain1, gain2, offset = level
+    as_they_are = (first - second).abs_().mean(1, keepdim=True)
+    levelled = torch.addcmul(gain1 * first + offset, second, gain2, value=-1)
+    levelled = levelled.abs_().mean(1, keepdim=True)
+    return torch.minimum(_mean(as_they_are, radius), _mean(levelled, radius))
 
 
 def _mean(values: Tensor, radius: int) -> Tensor:
