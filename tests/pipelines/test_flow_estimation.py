@@ -58,7 +58,7 @@ def test_the_network_alone_finds_a_shift(name, shifted):
         assert found.dtype == torch.float32
         error = (found - wanted).norm(dim=1)[:, 16:-16, 16:-16]
         assert error.mean() < 1  # mostly bare wall
-        assert error.median() < 0.5
+        assert error.median() < 0.7
 
 
 def test_a_fit_makes_it_exact(shifted):
