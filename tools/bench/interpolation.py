@@ -7,8 +7,10 @@ A clip's figure is the mean PSNR of the 8-bit RGB frames that were left out: for
 their neighbours, and for the same interpolation with flow both ways by OpenCV's DIS (medium
 preset) and by each quality. Frames that repeat the one before are dropped first, since no method
 can know which of two moments a doubled frame shows: a step that changes less than a twentieth of
-what the steps beside it change (in squared error) is taken for one. --keep-repeats measures them
-too. Where both neighbours are equal, all methods are exact, and the frame is left out of the mean.
+what the steps beside it change (in squared error) is taken for one. Nor does a frame count whose
+neighbours show two scenes: which one it belongs to cannot be known either, and a mixture of both,
+though never far off in PSNR, is no frame. --keep-all measures both too. Where the neighbours are
+equal, all methods are exact, and the frame is left out of the mean.
 Seconds are the median for one new frame, flow included. The last line of the output is JSON.
 """
 
@@ -29,6 +31,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from flowwarp.data.clips import is_cut
 from flowwarp.io.video import read_video
 from flowwarp.pipelines.flow_estimation import QUALITIES, Quality, estimate_both, load_flownet
 from flowwarp.pipelines.interpolation import Estimate, interpolate_video
@@ -81,7 +84,7 @@ def ours(weights: str, qualities: Sequence[Quality]) -> dict[str, Method]:
 # ------------------------------------------------------------------ frames
 
 
-def triplets(clip: str, most: int, keep_repeats: bool) -> tuple[list[list[Tensor]], int]:
+def triplets(clip: str, most: int, keep_all: bool) -> tuple[list[list[Tensor]], int]:
     """Return frames to leave out between their neighbours, evenly spread, and the repeats dropped.
 
     The clip is read twice, so that no more is held than asked for.
@@ -99,7 +102,7 @@ def triplets(clip: str, most: int, keep_repeats: bool) -> tuple[list[list[Tensor
     kept = [
         k
         for k, (step, near) in enumerate(zip(steps, beside, strict=True))
-        if keep_repeats or step >= REPEATED * near
+        if keep_all or step >= REPEATED * near
     ]
     middles = range(1, len(kept) - 1, 2)
     count = min(most, len(middles))
@@ -123,10 +126,14 @@ def psnr(image: Tensor, truth: Tensor) -> float:
 
 def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> dict[str, Any]:
     groups, repeats = triplets(clip, most, keep)
+    cuts = 0
     figures: dict[str, list[float]] = {name: [] for name in methods}
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     for before, truth, after in groups:
         if torch.equal(before, after):
+            continue
+        if is_cut(before, after) and not keep:
+            cuts += 1
             continue
         for name, method in methods.items():
             start = time.perf_counter()
@@ -139,6 +146,7 @@ def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> 
         "size": f"{width}x{height}",
         "frames": len(figures["average"]),
         "repeats": repeats,
+        "cuts": cuts,
         "psnr": {name: statistics.mean(values or [math.nan]) for name, values in figures.items()},
         "seconds": {
             name: statistics.median(values or [math.nan]) for name, values in seconds.items()
@@ -153,7 +161,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
     parser.add_argument("--quality", action="append", choices=QUALITIES, help="default: all")
     parser.add_argument("--weights", default="base", help="none: the fit without a network")
-    parser.add_argument("--keep-repeats", action="store_true", help="measure doubled frames too")
+    parser.add_argument("--keep-all", action="store_true", help="doubled frames and cuts too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
@@ -163,24 +171,27 @@ def main() -> None:
     environment = _measure.describe_machine() | {"opencv": cv2.__version__}
     print("  ".join(f"{key}={value}" for key, value in environment.items()))
     names = "".join(f"{name:>10}" for name in methods)
-    print(f"\nPSNR in dB{'':22}{'size':>10}{'frames':>7}{'repeats':>8}{names}   s/frame", end="")
+    print(
+        f"\nPSNR in dB{'':22}{'size':>10}{'frames':>7}{'repeats':>8}{'cuts':>5}{names}   s/frame",
+        end="",
+    )
     print("".join(f"{name:>10}" for name in list(methods)[1:]))
     rows = []
     for clip in arguments.clips:
-        row = measure(clip, methods, arguments.frames, arguments.keep_repeats)
+        row = measure(clip, methods, arguments.frames, arguments.keep_all)
         rows.append(row)
         figures = "".join(f"{value:10.2f}" for value in row["psnr"].values())
         times = "".join(f"{value:10.3f}" for value in list(row["seconds"].values())[1:])
         print(
-            f"{row['clip']:32}{row['size']:>10}{row['frames']:7}{row['repeats']:8}"
+            f"{row['clip']:32}{row['size']:>10}{row['frames']:7}{row['repeats']:8}{row['cuts']:5}"
             f"{figures}          {times}",
             flush=True,
         )
     known = [row["psnr"] for row in rows if row["frames"]]
     means = {name: statistics.mean(row[name] for row in known) for name in methods}
-    print(f"{'mean':57}" + "".join(f"{value:10.2f}" for value in means.values()))
+    print(f"{'mean':62}" + "".join(f"{value:10.2f}" for value in means.values()))
     above = {name: sum(row[name] > row["average"] for row in known) for name in methods}
-    print(f"{f'above average, of {len(known)}':57}" + "".join(f"{n:10}" for n in above.values()))
+    print(f"{f'above average, of {len(known)}':62}" + "".join(f"{n:10}" for n in above.values()))
     print(
         json.dumps(
             {"environment": environment, "weights": arguments.weights, "clips": rows, "mean": means}
