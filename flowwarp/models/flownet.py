@@ -144,7 +144,7 @@ class Decoder(nn.Module):
         self.second = convolution(hidden, 2)
         for layer in (self.first, self.second):  # flow begins near 0 and is corrected from there
             with torch.no_grad():
-                layer.weight.mul_(0.1)
+                layer.weight.mul_(0.01)
 
     def forward(
         self, own: Tensor, other: Tensor, flow: Tensor, hidden: Tensor

@@ -58,7 +58,7 @@ def test_an_example_does_not_depend_on_its_batch(net):
 
 
 def test_flow_begins_near_zero(net):
-    assert net(*frames())[0].flow.abs().max() < 8
+    assert net(*frames())[0].flow.abs().max() < 2
 
 
 def test_convex_upsampling_keeps_a_constant_flow():
@@ -83,12 +83,13 @@ def test_learns_one_pair_without_labels(net):
     image2 = torch.nn.functional.interpolate(coarse, (80, 96), mode="bicubic").clamp(0, 1)
     truth = torch.tensor([2.0, -1.0]).view(1, 2, 1, 1).expand(1, 2, 80, 96)
     image1 = warp(image2, truth)
-    optimiser = torch.optim.Adam(net.parameters(), 2e-3)
-    for _ in range(60):
+    optimiser = torch.optim.Adam(net.parameters(), 1e-3)
+    for _ in range(100):
         flow = net(image1, image2)[0].flow
         loss = census_loss(image1, warp(image2, flow)).sum()
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimiser.step()
     error = (net(image1, image2)[0].flow - truth).norm(dim=1)[..., 8:-8, 8:-8].mean()
     assert error < 0.5
