@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from flowwarp.train.loop import Result, Task
@@ -86,6 +88,22 @@ def configure(
     changes = {name: value for name, value in given.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
     return override(changed, settings)
+
+
+@contextmanager
+def checked_settings() -> Iterator[None]:
+    """Say of a value that does not fit that a setting is at fault; faults of files pass."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as fault:
+        raise InputError("--set", str(fault)) from fault
+
+
+def tell_clips(done: int, total: int) -> None:
+    """Tell how far the preparation of a folder's videos is."""
+    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
 def train(

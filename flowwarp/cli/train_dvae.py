@@ -6,8 +6,13 @@ from functools import partial
 
 import click
 
-from flowwarp.cli._training import configure, train, training_options
-from flowwarp.errors import InputError
+from flowwarp.cli._training import (
+    checked_settings,
+    configure,
+    tell_clips,
+    train,
+    training_options,
+)
 
 
 @click.command()
@@ -61,7 +66,7 @@ def command(
     )
     about = configs["data"]
     motion = partial(estimate_motion, load_flownet(flow)) if flow else None
-    try:
+    with checked_settings():
         source, other = open_split(
             data,
             about.size,
@@ -69,13 +74,9 @@ def command(
             layers=layers,
             photos=photos,
             motion=motion,
-            progress=_tell_preparation,
+            progress=tell_clips,
         )
         task = dvae.dvae_task(source, configs, other)
-    except InputError:
-        raise
-    except ValueError as fault:
-        raise InputError("--set", str(fault)) from fault
     train(
         task,
         configs,
@@ -85,7 +86,3 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
-
-
-def _tell_preparation(done: int, total: int) -> None:
-    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from flowwarp.cli._training import configure, train, training_options
-from flowwarp.errors import InputError
+from flowwarp.cli._training import checked_settings, configure, train, training_options
 
 
 @click.command()
@@ -65,10 +64,8 @@ def command(
     material = flow.fit_material(
         flow.Material(pairs, pictures), configs["loop"].seed, configs["data"], _tell_fits
     )
-    try:
+    with checked_settings():
         task = flow.flow_task(material, configs, truths)
-    except ValueError as fault:
-        raise InputError("--set", str(fault)) from fault
     train(
         task,
         configs,

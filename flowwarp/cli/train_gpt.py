@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowwarp.cli._training import configure, train, training_options
-from flowwarp.errors import InputError
+from flowwarp.cli._training import (
+    checked_settings,
+    configure,
+    tell_clips,
+    train,
+    training_options,
+)
 
 if TYPE_CHECKING:
     from flowwarp.data.sources import Source
@@ -79,7 +84,7 @@ def command(
             lambda number: source(series, number), vae, media, key, count, progress=_tell_tokens
         )
 
-    try:
+    with checked_settings():
         source, other = open_split(
             data,
             about.size,
@@ -87,7 +92,7 @@ def command(
             layers=layers,
             photos=photos,
             motion=motion,
-            progress=_tell_preparation,
+            progress=tell_clips,
         )
         training = prepare("training", source, start, about.clips)
         checks = {"val": prepare("val", other, start + 1, about.checked)}
@@ -97,10 +102,6 @@ def command(
             )
             checks["held_out"] = prepare("held_out", aside, start + 1, about.checked)
         task = gpt.gpt_task(gpt.GPTMaterial(training, checks, media), configs, vae)
-    except InputError:
-        raise
-    except ValueError as fault:
-        raise InputError("--set", str(fault)) from fault
     train(
         task,
         configs,
@@ -110,10 +111,6 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
-
-
-def _tell_preparation(done: int, total: int) -> None:
-    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
 def _tell_tokens(done: int, total: int) -> None:

@@ -6,8 +6,13 @@ from functools import cache
 
 import click
 
-from flowwarp.cli._training import configure, train, training_options
-from flowwarp.errors import InputError
+from flowwarp.cli._training import (
+    checked_settings,
+    configure,
+    tell_clips,
+    train,
+    training_options,
+)
 
 
 @click.command()
@@ -70,7 +75,7 @@ def command(
     codec = upsampler.dvae_codec(load_dvae(dvae), device, half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
-    try:
+    with checked_settings():
         source, other = open_split(
             data,
             about.size,
@@ -78,13 +83,9 @@ def command(
             layers=layers,
             photos=photos,
             motion=lambda video: estimate_motion(network(flow), video),
-            progress=_tell_preparation,
+            progress=tell_clips,
         )
         task = upsampler.upsampler_task(source, codec, configs, other)
-    except InputError:
-        raise
-    except ValueError as fault:
-        raise InputError("--set", str(fault)) from fault
     train(
         task,
         configs,
@@ -94,7 +95,3 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
-
-
-def _tell_preparation(done: int, total: int) -> None:
-    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
