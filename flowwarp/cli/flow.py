@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
+from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -114,11 +115,7 @@ def command(**options: Any) -> None:
     flowwarp flow clips/ -o flows/ --shard 2/8
     """  # noqa: D301 - click wants the character itself
     given = Options(**options)
-    if given.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise click.UsageError("--device cuda: torch finds no CUDA GPU here")
+    check_device(given.device)
     sources = _list_sources(given.inputs)
     if len(given.inputs) == 2 and _is_pair(given.inputs, sources):
         _estimate_pair(given, sources)
@@ -159,13 +156,10 @@ def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
 
 
 def _load(given: Options) -> FlowNet:
-    import torch
-
     from flowwarp.pipelines.flow_estimation import load_flownet
 
-    cuda = given.device != "cpu" and torch.cuda.is_available()
     try:
-        return load_flownet(given.weights, "cuda" if cuda else "cpu")
+        return load_flownet(given.weights, choose_device(given.device))
     except FileNotFoundError as fault:  # a package without weights
         raise InputError("--weights", str(fault), "or give a file") from fault
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     if slow and fps is not None:
         raise click.UsageError("--slow is --fps keep: give one of them")
-    _check_device(device)
+    check_device(device)
     job = _plan(inputs, output, times, "keep" if slow else fps)
     _check_target(job, overwrite=overwrite)
     result = _work(job, times, quality, weights, device, dry_run)
@@ -121,14 +122,6 @@ def command(
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
     else:
         _paths.print_path(job.target)
-
-
-def _check_device(device: str) -> None:
-    if device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise click.UsageError("--device cuda: torch finds no CUDA GPU here")
 
 
 # ------------------------------------------------------------------ what becomes what
@@ -330,10 +323,8 @@ class _Reader:
 
 
 def _estimator(weights: str, quality: Quality, device: str) -> Estimate:
-    import torch
-
     from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 
-    place = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    place = choose_device(device)
     net = load_flownet(weights, place)
     return lambda one, two: estimate_both(net, one.to(place), two.to(place), quality)

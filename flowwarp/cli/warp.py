@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -153,11 +154,7 @@ def _check_motion(motion: Motion) -> None:
         raise click.UsageError("--padding does not go with --forward: nothing is read outside")
     if not math.isfinite(motion.scale):
         raise click.UsageError(f"--scale must be a finite number, got {motion.scale}")
-    if motion.device == "cuda":
-        import torch
-
-        if not torch.cuda.is_available():
-            raise click.UsageError("--device cuda: torch finds no CUDA GPU here")
+    check_device(motion.device)
 
 
 # ------------------------------------------------------------------ what becomes what
@@ -355,8 +352,8 @@ def _move(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
     """Warp one image (C, H, W); return it and where it is known, (1, H, W), 1 or 0."""
     import torch
 
-    cuda = motion.device != "cpu" and torch.cuda.is_available()
-    image, flow = (tensor.to("cuda" if cuda else "cpu") for tensor in (image[None], flow))
+    place = choose_device(motion.device)
+    image, flow = (tensor.to(place) for tensor in (image[None], flow))
     if image.shape[1] < 4:
         warped, known = _transport(image, flow, motion)
     else:
