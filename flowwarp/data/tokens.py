@@ -7,6 +7,9 @@ the other way round it is a video and its description. So adding a medium takes 
 tokenizer: here :class:`BytePairs` for text and :func:`motion_codes` for motion; codes of video come
 from a discrete VAE.
 
+Tokens come in patches of four, which a transformer reads as one: a marker has one to itself, a
+grid is written in squares of 2 x 2 cells, and what is left over is filled up with id 0.
+
 Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
 middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
 a coarse grid is near the pixels that it moves.
@@ -31,6 +34,8 @@ from torch import Tensor
 from flowwarp.errors import InputError
 
 AXES = 4  # of a place: line, t, y, x
+PATCH = 4  # tokens; a begun one is filled up with NOTHING
+NOTHING = 0
 
 
 # ------------------------------------------------------------------ text
@@ -217,7 +222,8 @@ class Medium:
     Args:
         name: text, video, ...
         size: how many codes there are.
-        grid: cells in (t, y, x), written in that order; None for a line of any length.
+        grid: cells in (t, y, x), written in that order, but by squares of 2 x 2 where rows and
+            columns are even; None for a line of any length.
         first: when the grid begins, in cells of the video, whose first begins at 1.
         shares: the medium whose codes these are too; a range of its own otherwise.
     """
@@ -251,7 +257,8 @@ class Tokens:
 class Vocabulary:
     """All media of a model, and the text tokenizer, which learned from its captions.
 
-    Ids are: 0 for nothing (padding), then the two markers of each medium, then each medium's range.
+    Ids are: 0 for nothing, which fills up patches, then the two markers of each medium, then each
+    medium's range.
 
     Args:
         media: in the order of their ranges.
@@ -323,18 +330,13 @@ class Vocabulary:
         start = self._starts[self.number(medium.shares or name)]
         return range(start, start + medium.size)
 
-    def length(self, name: str) -> int:
-        """Return how many tokens a medium takes at most, markers included."""
-        grid = self[name].grid
-        return 2 + (self.text_limit if grid is None else grid[0] * grid[1] * grid[2])
-
     def opening(self, name: str) -> Tokens:
-        """Return the marker that a medium begins with, as a sequence."""
-        number = torch.tensor([self.number(name)])
-        return Tokens(torch.tensor([self.begin(name)]), torch.zeros(1, AXES), number)
+        """Return the marker that a medium begins with, as a sequence of one patch."""
+        ids = F.pad(torch.tensor([self.begin(name)]), (0, PATCH - 1), value=NOTHING)
+        return Tokens(ids, torch.zeros(PATCH, AXES), torch.full_like(ids, self.number(name)))
 
     def segment(self, name: str, codes: Tensor) -> Tokens:
-        """Return a medium between its markers.
+        """Return a medium between its markers, in whole patches.
 
         Args:
             name: of the medium.
@@ -344,22 +346,49 @@ class Vocabulary:
             ValueError: codes out of range, or of another shape.
         """
         medium = self[name]
-        codes = codes.to(torch.int64)
         if medium.grid is not None and tuple(codes.shape) != medium.grid:
             raise ValueError(f"{name} must be {medium.grid} codes, got {tuple(codes.shape)}")
-        codes = codes.flatten()
-        if len(codes) and not (int(codes.min()) >= 0 and int(codes.max()) < medium.size):
-            raise ValueError(f"codes of {name} must be in [0, {medium.size})")
-        ids = torch.empty(len(codes) + 2, dtype=torch.int64)
-        ids[0], ids[-1] = self.begin(name), self.end(name)
-        ids[1:-1] = codes + self.range(name).start
-        places = torch.zeros(len(ids), AXES)
-        places[1:-1] = self.places(name, len(codes))
-        places[-1, 0] = 1 + len(codes) if medium.grid is None else 0
-        return Tokens(ids, places, torch.full_like(ids, self.number(name)))
+        own = self.codes(name, codes)
+        end = Tokens(torch.tensor([self.end(name)]), torch.zeros(1, AXES), own.media.new_zeros(1))
+        if medium.grid is None:
+            end.places[0, 0] = 1 + len(own)
+        tokens = join([self.opening(name), own, end])
+        missing = -len(tokens) % PATCH
+        return Tokens(
+            F.pad(tokens.ids, (0, missing), value=NOTHING),
+            F.pad(tokens.places, (0, 0, 0, missing)),
+            torch.full((len(tokens) + missing,), self.number(name)),
+        )
+
+    def codes(self, name: str, codes: Tensor) -> Tokens:
+        """Return codes as they are written, without markers.
+
+        Args:
+            name: of the medium.
+            codes: (L,), or the first (t, y, x) of the medium's grid, in [0, size).
+
+        Raises:
+            ValueError: codes out of range.
+        """
+        flat = codes.to(torch.int64).flatten()
+        own = self.range(name)
+        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < len(own)):
+            raise ValueError(f"codes of {name} must be in [0, {len(own)})")
+        if self[name].grid is not None:
+            flat = flat[self._orders[name][: len(flat)]]
+        number = torch.full_like(flat, self.number(name))
+        return Tokens(flat + own.start, self.places(name, len(flat)), number)
+
+    def read_grid(self, name: str, ids: Tensor) -> Tensor:
+        """Return the codes (B, t, y, x) of ids (B, t * y * x) as they are written."""
+        grid = self[name].grid
+        assert grid is not None
+        codes = torch.empty_like(ids)
+        codes[:, self._orders[name]] = ids - self.range(name).start
+        return codes.view(-1, *grid)
 
     def places(self, name: str, length: int) -> Tensor:
-        """Return the places of the first codes of a medium, (length, 4)."""
+        """Return the places of the first codes of a medium as they are written, (length, 4)."""
         grid = self[name].grid
         if grid is None:
             places = torch.zeros(length, AXES)
@@ -371,7 +400,14 @@ class Vocabulary:
     def _grids(self) -> dict[str, Tensor]:
         grids = {m.name: m.grid for m in self.media if m.grid is not None}
         full = grids.get("video", (1, 1, 1))
-        return {name: _grid_places(grid, full, self[name].first) for name, grid in grids.items()}
+        return {
+            name: _grid_places(grid, full, self[name].first)[self._orders[name]]
+            for name, grid in grids.items()
+        }
+
+    @cached_property
+    def _orders(self) -> dict[str, Tensor]:
+        return {m.name: _written_order(m.grid) for m in self.media if m.grid is not None}
 
     def text(self, caption: str) -> Tokens:
         """Return a text between its markers, cut at ``text_limit`` tokens."""
@@ -430,6 +466,15 @@ def join(parts: Iterable[Tokens]) -> Tokens:
 def _triple(values: Sequence[Any]) -> tuple[int, int, int]:
     t, y, x = (int(value) for value in values)
     return t, y, x
+
+
+def _written_order(grid: tuple[int, int, int]) -> Tensor:
+    """Return which cell, counted row by row, is written first, second, … (t * y * x,)."""
+    t, y, x = grid
+    cells = torch.arange(t * y * x)
+    if y % 2 or x % 2:
+        return cells
+    return cells.view(t, y // 2, 2, x // 2, 2).transpose(2, 3).flatten()
 
 
 def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: int) -> Tensor:

@@ -5,12 +5,19 @@ Each block adds attention over all tokens so far and a gated feed-forward layer 
 unit root mean square first (RMS norm; Zhang and Sennrich, NeurIPS 2019), without a learned scale:
 the matrix that follows can have it. No other normalisation, so no example sees another.
 
-*Places.* A token's place (line, t, y, x) turns its queries and keys (rotary embedding; Su et al.,
-"RoFormer", 2021), a quarter of each head by each axis. Attention then sees how far apart two tokens
-are in the text, in time and in space, which is what text and video have in common wherever they
-stand in a sequence; and a grid's neighbours are as near across rows and frames as within them. As
-markers are at the origin, a head also sees where a token is. Nothing about places is learned, so
-none of them has to be seen often.
+*Patches.* The blocks do not see single tokens but patches of four, such as the four cells of a
+square of video, which say much the same. What comes out of them foretells the next patch, and a few
+feed-forward layers write its tokens one after the other, each told of those before it in the patch
+(as in the RQ-Transformer, Lee et al., CVPR 2022, and MegaByte, Yu et al., NeurIPS 2023). So nothing
+is taken to be independent of anything, while most of the network runs once for four tokens: on two
+cores, training sees three times as many clips.
+
+*Places.* A patch's place (line, t, y, x), that of its first token, turns its queries and keys
+(rotary embedding; Su et al., "RoFormer", 2021), a quarter of each head by each axis. Attention then
+sees how far apart two patches are in the text, in time and in space, which is what text and video
+have in common wherever they stand in a sequence; and a grid's neighbours are as near across rows
+and frames as within them. As markers are at the origin, a head also sees where a patch is. Nothing
+about places is learned, so none of them has to be seen often.
 
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
@@ -28,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, final
 
 import torch
@@ -37,6 +44,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 AXES = 4  # of a place: line, t, y, x
+PATCH = 4  # tokens that the blocks see as one
+NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 # Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
 LONGEST = 100.0
 # Of silu(a) * b, for independent unit normal a and b.
@@ -49,26 +58,35 @@ class GPTConfig:
 
     Args:
         vocabulary: how many ids there are.
+        embedded: numbers that stand for a token where it is read.
         width: of the stream; a multiple of ``heads``.
         depth: blocks.
         heads: of queries; each has ``width / heads`` numbers, a multiple of 8.
         kv_heads: of keys and values, a divisor of ``heads``.
         hidden: width of the feed-forward layers.
+        inner_width: of the stream within a patch.
+        inner_depth: feed-forward layers within a patch.
+        inner_hidden: their width.
         norm: ``rms``, or ``none`` to read the stream as it is.
     """
 
     vocabulary: int = 2048
+    embedded: int = 128
     width: int = 320
     depth: int = 6
     heads: int = 5  # wide ones: training takes as long as there are scores between tokens
     kv_heads: int = 1
-    hidden: int = 896
+    hidden: int = 640
+    inner_width: int = 256
+    inner_depth: int = 2
+    inner_hidden: int = 512
     norm: Literal["rms", "none"] = "rms"
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "width", "depth", "heads", "kv_heads", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name != "norm" and value < 1:
+                raise ValueError(f"{item.name} must be at least 1, got {value}")
         if self.width % (2 * AXES * self.heads):
             raise ValueError(
                 f"width must be a multiple of {2 * AXES} times heads ({self.heads}), "
@@ -83,8 +101,17 @@ class GPTConfig:
         return self.width // self.heads
 
 
-SMALL = GPTConfig(width=256, depth=4, heads=4, hidden=704)
-TINY = GPTConfig(width=64, depth=3, heads=4, hidden=176)
+SMALL = GPTConfig(width=256, depth=4, heads=4, hidden=512, inner_depth=1)
+TINY = GPTConfig(
+    embedded=32,
+    width=64,
+    depth=3,
+    heads=4,
+    hidden=128,
+    inner_width=64,
+    inner_depth=1,
+    inner_hidden=128,
+)
 
 
 # ------------------------------------------------------------------ blocks
@@ -141,6 +168,22 @@ def _linear(inputs: int, outputs: int, gain: float = 1.0) -> nn.Linear:
     return layer
 
 
+class FeedForward(nn.Module):
+    """A gated layer, added to the stream."""
+
+    def __init__(self, width: int, hidden: int, branch: float, norm: str) -> None:
+        super().__init__()
+        self.norm = norm
+        self.up = _linear(width, 2 * hidden)
+        self.down = _linear(hidden, width, branch / math.sqrt(GATED_VARIANCE))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the stream after this layer, (..., width)."""
+        gate, value = self.up(unit(x, self.norm)).chunk(2, -1)
+        fed: Tensor = self.down(F.silu(gate) * value)
+        return x + fed
+
+
 class Block(nn.Module):
     """Attention and a feed-forward layer, each added to the stream."""
 
@@ -150,8 +193,7 @@ class Block(nn.Module):
         branch = 0.5 / math.sqrt(config.depth)
         self.qkv = _linear(config.width, (config.heads + 2 * config.kv_heads) * config.head)
         self.out = _linear(config.width, config.width, branch)
-        self.up = _linear(config.width, 2 * config.hidden)
-        self.down = _linear(config.hidden, config.width, branch / math.sqrt(GATED_VARIANCE))
+        self.feed = FeedForward(config.width, config.hidden, branch, config.norm)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """Return the stream after this block, (B, L, width)."""
@@ -161,65 +203,84 @@ class Block(nn.Module):
         q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + shared :]  # (B, heads, L, head)
         k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
         seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        x = x + self.out(seen.transpose(1, 2).flatten(2))
-        gate, value = self.up(unit(x, norm)).chunk(2, -1)
-        fed: Tensor = self.down(F.silu(gate) * value)
-        return x + fed
+        result: Tensor = self.feed(x + self.out(seen.transpose(1, 2).flatten(2)))
+        return result
 
 
 # ------------------------------------------------------------------ the network
 
 
 class GPT(nn.Module):
-    """Logits of the next token, at each token of a sequence.
+    """Logits of each token of a sequence, given all those before it.
 
     >>> net = GPT(TINY)
-    >>> net(torch.zeros(1, 5, dtype=torch.int64), torch.zeros(1, 5, 4)).shape
-    torch.Size([1, 5, 2048])
+    >>> net(torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, 4)).shape
+    torch.Size([1, 4, 2048])
     """
 
     def __init__(self, config: GPTConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or GPTConfig()
-        self.embedding = nn.Embedding(config.vocabulary, config.width)  # of unit variance
+        self.embedding = nn.Embedding(config.vocabulary, config.embedded)  # of unit variance
+        self.join = _linear(PATCH * config.embedded, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        self.head = nn.Linear(config.width, config.vocabulary, bias=False)
+        # Within a patch; both sources have half of the variance.
+        inner, half = config.inner_width, math.sqrt(0.5)
+        self.foretold = _linear(config.width, inner, half)
+        self.earlier = _linear((PATCH - 1) * config.embedded, inner, half)
+        self.slot = nn.Parameter(torch.zeros(PATCH, inner))  # which token of the patch it is
+        branch = 0.5 / math.sqrt(config.inner_depth)
+        self.inner = nn.ModuleList(
+            FeedForward(inner, config.inner_hidden, branch, config.norm)
+            for _ in range(config.inner_depth)
+        )
+        self.head = nn.Linear(inner, config.vocabulary, bias=False)
         nn.init.zeros_(self.head.weight)
 
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return logits, (B, L, vocabulary).
+        """Return logits of all tokens but the first patch, which is given: (B, L - 4, vocabulary).
 
         Args:
-            ids: (B, L) int64; what fills up a shorter sequence comes last.
+            ids: (B, L) int64, L a multiple of 4; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
 
         Raises:
             ValueError: the shapes do not fit each other.
         """
-        logits: Tensor = self.head(self.features(ids, places))
-        return logits
-
-    def features(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return what the logits are made of, (B, L, width); see :meth:`forward`."""
         if ids.ndim != 2 or tuple(places.shape) != (*ids.shape, AXES):
             raise ValueError(
                 f"places must be {(*ids.shape, AXES)} for ids {tuple(ids.shape)}, "
                 f"got {tuple(places.shape)}"
             )
-        cos, sin = rotation(places, self.config.head)
-        x = self.embedding(ids)
+        if ids.shape[1] % PATCH:
+            raise ValueError(f"ids must be whole patches of {PATCH}, got {ids.shape[1]}")
+        patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 4, embedded)
+        cos, sin = rotation(places[:, ::PATCH], self.config.head)
+        x = self.join(patches.flatten(2))
         for block in self.blocks:
             x = block(x, cos, sin)
+        foretold = self.foretold(unit(x[:, :-1], self.config.norm))
+        logits: Tensor = self.head(self._write(foretold, patches[:, 1:]))
+        return logits.flatten(1, 2)
+
+    def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
+        """Return what the logits of each token of a patch are made of, (B, P, 4, inner_width)."""
+        # At each token those before it in its patch, the nearest first, zeros before the first.
+        earlier = [F.pad(patches, (0, 0, by, -by)) for by in range(1, PATCH)]
+        x = foretold[..., None, :] + self.earlier(torch.cat(earlier, -1)) + self.slot
+        for layer in self.inner:
+            x = layer(x)
         return unit(x, self.config.norm)
 
     def nats(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return minus the log-likelihood of each token but the first, given those before it.
+        """Return minus the log-likelihood of each token after the first patch.
 
         Returns:
-            (B, L - 1) float32, in nats.
+            (B, L - 4) float32, in nats; 0 for what fills up a patch.
         """
-        logits = self.head(self.features(ids, places)[:, :-1]).float()
-        nats = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        logits = self(ids, places).float().flatten(0, 1)
+        targets = ids[:, PATCH:].flatten()
+        nats = F.cross_entropy(logits, targets, reduction="none", ignore_index=NOTHING)
         return nats.view(len(ids), -1)
 
 
@@ -245,15 +306,15 @@ def _can_pack() -> bool:
 
 @final
 class Decoder:
-    """The network for generation: it reads some tokens, then one at a time, and keeps what it read.
+    """The network for generation: it reads some patches, then one at a time, and keeps them.
 
-    The same sums as `GPT`, with the keys and values of earlier tokens kept, matrices stored the way
-    they are read, and the stream kept in fp32 for whatever ``dtype``.
+    The same sums as `GPT`, with the keys and values of earlier patches kept, matrices stored the
+    way they are read, and the stream kept in fp32 for whatever ``dtype``.
 
     Args:
         net: the network, on the CPU or a GPU.
         rows: sequences side by side; the weights are read once for all.
-        length: how many tokens a sequence can have in all.
+        length: how many patches a sequence can have in all.
         dtype: of matrices and cache. bfloat16 takes less time where the processor has it.
     """
 
@@ -262,23 +323,38 @@ class Decoder:
     ) -> None:
         config = net.config
         self.config, self.rows, self.length, self.dtype = config, rows, length, dtype
-        self.embedding = net.embedding.weight.detach().float()
         # Here the stream is brought to unit length, and the rest of the norm is in the matrices.
-        gain = config.width**0.5 if config.norm == "rms" else 1.0
-        self.head = (net.head.weight.detach() * gain).to(dtype)
+        wide, narrow = (
+            width**0.5 if config.norm == "rms" else 1.0
+            for width in (config.width, config.inner_width)
+        )
+
+        def product(layer: nn.Linear, gain: float = 1.0) -> Product:
+            return _product((layer.weight.detach() * gain).to(dtype), rows)
+
+        self.embedding = net.embedding.weight.detach().to(dtype)
+        self.join = product(net.join)
         self.blocks = [
-            [
-                _product((layer.weight.detach() * scale).to(dtype), rows)
-                for layer, scale in (
-                    (block.qkv, gain),
-                    (block.out, 1.0),
-                    (block.up, gain),
-                    (block.down, 1.0),
-                )
-            ]
+            (
+                product(block.qkv, wide),
+                product(block.out),
+                product(block.feed.up, wide),
+                product(block.feed.down),
+            )
             for block in net.blocks
             if isinstance(block, Block)
         ]
+        self.foretold = product(net.foretold, wide)
+        # What each token of the vocabulary adds to those one, two and three after it.
+        apart = net.earlier.weight.detach().unflatten(1, (PATCH - 1, -1)).unbind(1)
+        self.earlier = [net.embedding.weight.detach() @ weight.T for weight in apart]
+        self.slot = net.slot.detach()
+        self.inner = [
+            (product(layer.up, narrow), product(layer.down))
+            for layer in net.inner
+            if isinstance(layer, FeedForward)
+        ]
+        self.head = (net.head.weight.detach() * narrow).to(dtype)
         # (block and whether keys or values, rows, heads, length, head)
         shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
         self.cache = torch.zeros(shape, dtype=dtype, device=self.embedding.device)
@@ -289,20 +365,22 @@ class Decoder:
         """Read the beginning of each row, all afresh.
 
         Args:
-            ids: for each row (L,), L of its own.
+            ids: for each row (L,), L of its own, a multiple of 4.
             places: for each row (L, 4).
 
         Returns:
-            (rows, width), what :meth:`logits` makes of the last tokens.
+            (rows, inner_width), what :meth:`logits` needs to know of all that was read.
 
         Raises:
-            ValueError: another number of rows, a row that is empty, or too long.
+            ValueError: another number of rows, a row that is empty, no whole patches, or too long.
         """
         longest = max(map(len, ids), default=0)
         if len(ids) != self.rows or len(places) != self.rows or min(map(len, ids), default=0) < 1:
             raise ValueError(f"ids and places must be {self.rows} sequences that are not empty")
-        if longest > self.length:
-            raise ValueError(f"a beginning has {longest} tokens, more than {self.length}")
+        if any(len(row) % PATCH for row in ids):
+            raise ValueError(f"a beginning must be whole patches of {PATCH} tokens")
+        if longest > PATCH * self.length:
+            raise ValueError(f"a beginning has {longest // PATCH} patches, more than {self.length}")
         # Shorter ones are filled up in front, so that all go on at the same column.
         missing = [longest - len(row) for row in ids]
         filled = torch.stack([F.pad(row, (n, 0)) for row, n in zip(ids, missing, strict=True)])
@@ -312,26 +390,26 @@ class Decoder:
         self.used, self.mask = 0, None
         if any(missing):
             columns = torch.arange(self.length, device=filled.device)
-            hidden = columns < torch.tensor(missing, device=filled.device)[:, None]
+            hidden = columns < torch.tensor(missing, device=filled.device)[:, None] // PATCH
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=filled.device)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None]  # (rows, 1, 1, length)
         return self.read(filled, self.turns(where))
 
     def read(self, ids: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
-        """Read more tokens of each row.
+        """Read more patches of each row.
 
         Args:
-            ids: (rows, n).
-            turned: :meth:`turns` of their places, (rows or 1, n, 4).
+            ids: (rows, 4 n).
+            turned: :meth:`turns` of their places, (rows or 1, 4 n, 4).
 
         Returns:
-            (rows, width), what :meth:`logits` makes of the last tokens.
+            (rows, inner_width), what :meth:`logits` needs to know of all that was read.
         """
         config = self.config
-        rows, count = ids.shape
+        rows, count = len(ids), ids.shape[1] // PATCH
         start, end = self.used, self.used + count
         if end > self.length:
-            raise ValueError(f"{end} tokens are more than the length {self.length}")
+            raise ValueError(f"{end} patches are more than the length {self.length}")
         mask = self._mask(count, end)
         cos, sin = turned
         heads, both, each = config.heads, config.heads + config.kv_heads, config.head
@@ -341,7 +419,8 @@ class Decoder:
         grouped = (rows, config.kv_heads, heads // config.kv_heads * count, each)
         places = self.cache.narrow(3, start, count).unbind()
         seen = self.cache.narrow(3, 0, end).unbind()
-        x = F.embedding(ids, self.embedding).view(rows * count, config.width)
+        patches = F.embedding(ids, self.embedding).view(rows * count, PATCH * config.embedded)
+        x = self.join(patches).float()
         for index, (qkv, out, up, down) in enumerate(self.blocks):
             parts = qkv(self._read(x)).view(shape).transpose(1, 2)
             qk = parts[:, :both]
@@ -354,15 +433,19 @@ class Decoder:
             if count > 1:
                 found = found.view(rows, heads, count, each).transpose(1, 2)
             x.add_(out(found.reshape(rows * count, config.width)))
-            gate, value = up(self._read(x)).chunk(2, -1)
-            x.add_(down(F.silu(gate).mul_(value)))
+            self._feed(x, up, down)
         self.used = end
-        return self._read(x.view(rows, count, -1)[:, -1])
+        return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float()
 
     def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the turns of places (B, n, 4), for :meth:`read`."""
-        cos, sin = rotation(places, self.config.head)
+        """Return the turns of places (B, 4 n, 4), for :meth:`read`."""
+        cos, sin = rotation(places[:, ::PATCH], self.config.head)
         return cos.to(self.dtype), sin.to(self.dtype)
+
+    def _feed(self, x: Tensor, up: Product, down: Product) -> None:
+        """Add what a gated layer makes of the stream."""
+        gate, value = up(self._read(x)).chunk(2, -1)
+        x.add_(down(F.silu(gate).mul_(value)))
 
     def _read(self, x: Tensor) -> Tensor:
         """Read from the stream."""
@@ -370,9 +453,23 @@ class Decoder:
             x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x.to(self.dtype)
 
-    def logits(self, features: Tensor, head: Tensor) -> Tensor:
-        """Return logits (rows, n) fp32 of some ids, whose rows of ``self.head`` are given."""
-        return F.linear(features, head).float()
+    def logits(self, foretold: Tensor, before: Sequence[Tensor], head: Tensor) -> Tensor:
+        """Return logits of the next token.
+
+        Args:
+            foretold: (rows, inner_width), from :meth:`begin` or :meth:`read`.
+            before: tokens of the patch that are known already, (rows,) each; up to three.
+            head: rows of ``self.head``: the n ids to choose from.
+
+        Returns:
+            (rows, n) float32.
+        """
+        x = foretold + self.slot[len(before)]
+        for ids, table in zip(reversed(before), self.earlier, strict=False):
+            x.add_(F.embedding(ids, table))
+        for up, down in self.inner:
+            self._feed(x, up, down)
+        return F.linear(self._read(x), head).float()
 
     def _mask(self, count: int, end: int) -> Tensor | None:
         """Return what to add to attention, for grouped queries; None for nothing."""
@@ -467,7 +564,7 @@ def sample(
     Args:
         net: the network.
         prompts: ids (L,) and places (L, 4) of each row, L of its own.
-        places: (N, 4), of the tokens to come.
+        places: (N, 4), of the tokens to come, the first of which begins a patch.
         choices: (V,) int64, the ids that may come.
         draws: (B, N) in [0, 1), one number for each token; see :func:`choose`.
         sampling: how to draw.
@@ -490,15 +587,16 @@ def sample(
         raise ValueError(f"guidance needs {batch} prompts without, got {len(without)}")
     rows = [*prompts, *without] if guided else [*prompts]
     longest = max(len(ids) for ids, _ in rows)
-    decoder = Decoder(net, len(rows), longest + count, dtype)
+    decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
     head = decoder.head.index_select(0, choices)
     cos, sin = decoder.turns(places[None])
     turns = list(zip(torch.split(cos, 1, 2), torch.split(sin, 1, 2), strict=True))
     written = torch.full((batch, count), -1, dtype=torch.int64, device=choices.device)
     over = torch.zeros(batch, dtype=torch.bool, device=choices.device)
-    features = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
+    foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
+    patch: list[Tensor] = []
     for step in range(count):
-        logits = decoder.logits(features, head)
+        logits = decoder.logits(foretold, patch, head)
         if guided:
             plain = logits[batch:]
             logits = plain + sampling.guidance * (logits[:batch] - plain)
@@ -510,6 +608,8 @@ def sample(
                 break
         if progress is not None:
             progress(step + 1, count)
-        if step + 1 < count:
-            features = decoder.read(ids.repeat(len(rows) // batch)[:, None], turns[step])
+        patch.append(ids.repeat(len(rows) // batch))
+        if len(patch) == PATCH and step + 1 < count:
+            foretold = decoder.read(torch.stack(patch, 1), turns[step // PATCH])
+            patch = []
     return written

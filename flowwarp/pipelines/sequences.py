@@ -16,7 +16,7 @@ from torch import Tensor
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import fill, load_weights
-from flowwarp.models.gpt import GPT, GPTConfig, Sampling, sample
+from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
 VOCABULARY = "vocabulary"  # its note in the card of the weights
@@ -113,6 +113,8 @@ def sample_video_tokens(
     if len(lengths) > 1 or max(lengths) >= grid[0]:
         raise ValueError(f"begin must have one length, less than {grid[0]}, in all prompts")
     known = lengths.pop() * grid[1] * grid[2]
+    if known % PATCH:
+        raise ValueError(f"begin must be a multiple of {PATCH} codes, got {known}")
     places = words.places(VIDEO, grid[0] * grid[1] * grid[2])[known:]
     own = words.range(VIDEO)
     device = gpt.net.head.weight.device
@@ -130,11 +132,11 @@ def sample_video_tokens(
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
-    codes = (ids - own.start).cpu()
+    ids = ids.cpu()
     if known:
-        begins = [p.begin.to(torch.int64).flatten() for p in prompts if p.begin is not None]
-        codes = torch.cat([torch.stack(begins), codes], 1)
-    return codes.view(-1, *grid)
+        begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
+        ids = torch.cat([torch.stack(begins), ids], 1)
+    return words.read_grid(VIDEO, ids)
 
 
 def best_of(
@@ -196,7 +198,7 @@ def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> T
         text = words.text(caption)
         ids, places = _to(join([words.segment(VIDEO, video.cpu()), text]), device)
         nats = gpt.net.nats(ids[None], places[None])[0]
-        scores.append(-nats[1 - len(text) :].sum())  # not of the marker that opens it
+        scores.append(-nats[PATCH - len(text) :].sum())  # not of the marker that opens it
     return torch.stack(scores).cpu()
 
 
@@ -266,15 +268,9 @@ def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:
     if prompt.begin is not None:
         grid = words[VIDEO].grid
         assert grid is not None
-        begin = prompt.begin.to(torch.int64)
-        own = words.range(VIDEO)
-        if tuple(begin.shape[1:]) != grid[1:] or not 0 <= int(begin.min()) <= int(
-            begin.max()
-        ) < len(own):
-            raise ValueError(f"begin must be (n, {grid[1]}, {grid[2]}) codes in [0, {len(own)})")
-        flat = begin.flatten()
-        number = torch.full_like(flat, words.number(VIDEO))
-        parts.append(Tokens(flat + own.start, words.places(VIDEO, len(flat)), number))
+        if tuple(prompt.begin.shape[1:]) != grid[1:]:
+            raise ValueError(f"begin must be (n, {grid[1]}, {grid[2]}) codes")
+        parts.append(words.codes(VIDEO, prompt.begin))
     return join(parts)
 
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.tokens import Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.data.tokens import NOTHING, PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig, Sampling
 from flowwarp.pipelines.sequences import (
@@ -108,7 +108,7 @@ class GPTLossConfig:
         motion: likewise.
     """
 
-    text: float = 1.0
+    text: float = 5.0
     video: float = 1.0
     frame: float = 0.5
     motion: float = 0.5
@@ -192,7 +192,8 @@ def collate(
     for tokens in sequences:
         missing = longest - len(tokens)
         # Which medium comes next is chosen, not predicted.
-        counts = torch.where(torch.isin(tokens.ids, begins), 0.0, weights[tokens.media])
+        given = torch.isin(tokens.ids, begins) | (tokens.ids == NOTHING)
+        counts = torch.where(given, 0.0, weights[tokens.media])
         parts["ids"].append(F.pad(tokens.ids, (0, missing)))
         parts["places"].append(F.pad(tokens.places, (0, 0, 0, missing)))
         parts["media"].append(F.pad(tokens.media, (0, missing), value=-1))
@@ -203,7 +204,7 @@ def collate(
 def gpt_losses(net: GPT, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss, nats a token, and the same in bits, (B,) each."""
     nats = net.nats(examples["ids"], examples["places"])
-    weights = examples["weights"][:, 1:]
+    weights = examples["weights"][:, PATCH:]
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}
 
@@ -230,8 +231,8 @@ def bits_by_medium(
         part = sequences[start : start + _AT_ONCE]
         examples = collate(part, words, everything)
         nats = net.nats(examples["ids"].to(device), examples["places"].to(device)).double().cpu()
-        counted = examples["weights"][:, 1:] > 0
-        media = examples["media"][:, 1:][counted]
+        counted = examples["weights"][:, PATCH:] > 0
+        media = examples["media"][:, PATCH:][counted]
         totals.index_add_(0, media, nats[counted])
         counts.index_add_(0, media, torch.ones_like(nats[counted]))
     bits = totals / counts.clamp_min(1) / math.log(2)

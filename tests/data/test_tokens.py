@@ -119,7 +119,7 @@ def test_wrong_merges_are_refused(merges):
 def test_a_cut_text_is_still_text():
     words = vocabulary(text_limit=3)
     tokens = words.text("ü" * 10_000)
-    assert len(tokens) == 5
+    assert len(tokens) == 4 + 4  # the marker alone, then three tokens and the end
     assert words.read_text(tokens.ids) == "ü\N{REPLACEMENT CHARACTER}"
 
 
@@ -174,33 +174,53 @@ def test_a_segment_by_hand():
     codes = torch.arange(64).view(MOTION_GRID)
     tokens = words.segment("motion", codes)
     first = words.range("motion").start
-    assert tokens.ids.tolist() == [
-        words.begin("motion"),
-        *range(first, first + 64),
-        words.end("motion"),
-    ]
+    assert tokens.ids[:4].tolist() == [words.begin("motion"), 0, 0, 0]
+    # By squares of 2 x 2: rows of four cells begin at 0, 4, 8, 12.
+    assert (tokens.ids[4:16] - first).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13]
+    assert sorted((tokens.ids[4:68] - first).tolist()) == list(range(64))
+    assert tokens.ids[68:].tolist() == [words.end("motion"), 0, 0, 0]
     # Each cell of motion covers one cell of the video in time and 4 x 4 of its 16 x 16: the middle
     # of its first four rows, which lie at 1 to 4, is at 2.5.
-    assert tokens.places[1].tolist() == [0, 1, 2.5, 2.5]
-    assert tokens.places[-2].tolist() == [0, 4, 14.5, 14.5]
-    assert tokens.places[0].tolist() == [0, 0, 0, 0]
+    assert tokens.places[4].tolist() == [0, 1, 2.5, 2.5]
+    assert tokens.places[5].tolist() == [0, 1, 2.5, 6.5]
+    assert tokens.places[6].tolist() == [0, 1, 6.5, 2.5]
+    assert tokens.places[67].tolist() == [0, 4, 14.5, 14.5]
+    assert (tokens.places[:4] == 0).all()
+    assert (tokens.places[68:] == 0).all()
     video = words.places("video", 1024)
     assert video[0].tolist() == [0, 1, 1, 1]
     assert video[1].tolist() == [0, 1, 1, 2]
+    assert video[2].tolist() == [0, 1, 2, 1]
     assert video[-1].tolist() == [0, 4, 16, 16]
-    assert words.places("frame", 256)[17].tolist() == [0, 0, 2, 2]
+    assert words.places("frame", 256)[3].tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("grid", [(2, 4, 6), (3, 3, 2), (1, 5, 5)])
+def test_a_grid_is_read_as_it_was_written(grid):
+    pairs = BytePairs()
+    words = Vocabulary((Medium("text", pairs.size), Medium("video", 90, grid)), pairs)
+    codes = torch.randint(0, 90, (3, *grid), generator=torch.Generator().manual_seed(0))
+    written = torch.stack([words.codes("video", part).ids for part in codes])
+    assert torch.equal(words.read_grid("video", written), codes)
+    # Frame by frame: the beginning of a video is the beginning of what is written.
+    cells = grid[1] * grid[2]
+    assert torch.equal(words.codes("video", codes[0, :1]).ids, written[0, :cells])
 
 
 def test_text_counts_along_its_line():
     tokens = vocabulary().text("a red knight")
-    assert tokens.places[:, 0].tolist() == list(range(len(tokens)))
+    length = int((tokens.ids != 0).sum())
+    assert tokens.ids[1:4].tolist() == [0, 0, 0]
+    line = [0, 0, 0, *range(length)]
+    assert tokens.places[:, 0].tolist() == [*line, *[0] * (len(tokens) - len(line))]
+    assert len(tokens) % 4 == 0
     assert (tokens.places[:, 1:] == 0).all()
 
 
 def test_joined_sequences_know_their_media():
     words = vocabulary()
     tokens = join([words.segment("motion", torch.zeros(MOTION_GRID)), words.text("a mage")])
-    assert tokens.media.tolist() == [3] * 66 + [0] * (len(tokens) - 66)
+    assert tokens.media.tolist() == [3] * 72 + [0] * (len(tokens) - 72)
     assert words.read_text(tokens.ids) == "a mage"
 
 

@@ -6,8 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flowwarp.data import tokens
 from flowwarp.models.gpt import (
     GPT,
+    NOTHING,
+    PATCH,
     TINY,
     Decoder,
     GPTConfig,
@@ -20,32 +23,40 @@ from flowwarp.models.gpt import (
 )
 
 LENGTH = 24
+SIZES = {
+    "vocabulary": 50, "embedded": 24, "width": 64, "depth": 3, "heads": 4, "hidden": 96,
+    "inner_width": 32, "inner_depth": 2, "inner_hidden": 48,
+}  # fmt: skip
 
 
 def network(seed=0, **changes):
     torch.manual_seed(seed)
-    net = GPT(
-        GPTConfig(**{"vocabulary": 50, "width": 64, "depth": 3, "heads": 4, "hidden": 96} | changes)
-    )
+    net = GPT(GPTConfig(**SIZES | changes))
     torch.nn.init.normal_(net.head.weight, std=0.1)  # it begins at 0
+    torch.nn.init.normal_(net.slot)
     return net.eval()
 
 
 def sequences(batch=2, length=LENGTH, seed=1):
     generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(0, 50, (batch, length), generator=generator)
+    ids = torch.randint(1, 50, (batch, length), generator=generator)
     return ids, torch.rand(batch, length, 4, generator=generator) * 16
 
 
 @torch.no_grad()
-def test_a_later_token_changes_no_earlier_logit():
+@pytest.mark.parametrize("at", range(PATCH, 3 * PATCH))
+def test_each_logit_sees_all_tokens_before_its_own_and_no_other(at):
     net = network()
     ids, places = sequences()
     changed = ids.clone()
-    changed[:, 10] = (changed[:, 10] + 1) % 50
-    before, after = net(ids, places), net(changed, places)
-    assert torch.equal(before[:, :10], after[:, :10])
-    assert not torch.equal(before[:, 10:], after[:, 10:])
+    changed[:, at] = 1 + changed[:, at] % 49
+    differs = (net(ids, places) != net(changed, places)).any(-1)  # from the second patch on
+    assert not differs[:, : at + 1 - PATCH].any()
+    assert differs[:, at + 1 - PATCH :].all()
+
+
+def test_data_and_network_mean_the_same_patch():
+    assert (PATCH, NOTHING) == (tokens.PATCH, tokens.NOTHING)
 
 
 @torch.no_grad()
@@ -62,46 +73,56 @@ def test_cached_is_uncached(changes):
     net = network(**changes)
     ids, places = sequences()
     wanted = net(ids, places)
-    decoder = Decoder(net, 2, LENGTH)
-    features = decoder.begin(list(ids[:, :7]), list(places[:, :7]))
-    for step in range(7, LENGTH):
-        got = decoder.logits(features, decoder.head)
-        torch.testing.assert_close(got, wanted[:, step - 1], rtol=0, atol=1e-5)
-        features = decoder.read(ids[:, step : step + 1], decoder.turns(places[:, step : step + 1]))
+    decoder = Decoder(net, 2, LENGTH // PATCH)
+    foretold = decoder.begin(list(ids[:, :8]), list(places[:, :8]))
+    for start in range(8, LENGTH, PATCH):
+        patch = ids[:, start : start + PATCH]
+        for slot in range(PATCH):
+            got = decoder.logits(foretold, patch[:, :slot].unbind(1), decoder.head)
+            torch.testing.assert_close(got, wanted[:, start + slot - PATCH], rtol=0, atol=1e-5)
+        foretold = decoder.read(patch, decoder.turns(places[:, start : start + PATCH]))
+
+
+def following(net, ids, places):
+    """Return the logits of the token that follows on whole patches, as the plain network says."""
+    longer = torch.cat([ids, ids.new_ones(PATCH)])
+    where = torch.cat([places, places.new_zeros(PATCH, 4)])
+    return net(longer[None], where[None])[0, -PATCH]
 
 
 @torch.no_grad()
 def test_rows_may_begin_with_different_lengths():
     net = network()
     ids, places = sequences()
-    decoder = Decoder(net, 2, LENGTH)
-    features = decoder.begin([ids[0, :9], ids[1, :1]], [places[0, :9], places[1, :1]])
-    for step in range(5):
-        for row, start in enumerate((9, 1)):
-            end = start + step
-            wanted = net(ids[row : row + 1, :end], places[row : row + 1, :end])[0, -1]
-            got = decoder.logits(features, decoder.head)[row]
-            torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
-        following = [(ids[r, s + step], places[r, s + step]) for r, s in ((0, 9), (1, 1))]
-        features = decoder.read(
-            torch.stack([i for i, _ in following])[:, None],
-            decoder.turns(torch.stack([p for _, p in following])[:, None]),
+    decoder = Decoder(net, 2, LENGTH // PATCH)
+    starts = 12, 4
+    foretold = decoder.begin(
+        [ids[row, :n] for row, n in enumerate(starts)],
+        [places[row, :n] for row, n in enumerate(starts)],
+    )
+    for step in range(0, 3 * PATCH, PATCH):
+        got = decoder.logits(foretold, [], decoder.head)
+        for row, start in enumerate(starts):
+            wanted = following(net, ids[row, : start + step], places[row, : start + step])
+            torch.testing.assert_close(got[row], wanted, rtol=0, atol=1e-5)
+        parts = [slice(start + step, start + step + PATCH) for start in starts]
+        foretold = decoder.read(
+            torch.stack([ids[row, part] for row, part in enumerate(parts)]),
+            decoder.turns(torch.stack([places[row, part] for row, part in enumerate(parts)])),
         )
 
 
 @torch.no_grad()
-def test_several_tokens_may_be_read_at_once_later_too():
+def test_several_patches_may_be_read_at_once_later_too():
     net = network()
     ids, places = sequences()
-    decoder = Decoder(net, 2, LENGTH)
-    decoder.begin([ids[0, :3], ids[1, :5]], [places[0, :3], places[1, :5]])
-    more = torch.stack([ids[0, 3:9], ids[1, 5:11]])
-    where = torch.stack([places[0, 3:9], places[1, 5:11]])
-    got = decoder.logits(decoder.read(more, decoder.turns(where)), decoder.head)
-    wanted = torch.stack(
-        [net(ids[:1, :9], places[:1, :9])[0, -1], net(ids[1:, :11], places[1:, :11])[0, -1]]
-    )
-    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    decoder = Decoder(net, 2, LENGTH // PATCH)
+    decoder.begin([ids[0, :4], ids[1, :8]], [places[0, :4], places[1, :8]])
+    more = torch.stack([ids[0, 4:12], ids[1, 8:16]])
+    where = torch.stack([places[0, 4:12], places[1, 8:16]])
+    got = decoder.logits(decoder.read(more, decoder.turns(where)), [], decoder.head)
+    wanted = [following(net, ids[row, :n], places[row, :n]) for row, n in ((0, 12), (1, 16))]
+    torch.testing.assert_close(got, torch.stack(wanted), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -109,20 +130,22 @@ def test_bf16_is_near():
     net = network()
     ids, places = sequences()
     decoder = Decoder(net, 2, LENGTH, torch.bfloat16)
-    features = decoder.begin(list(ids[:, :-1]), list(places[:, :-1]))
-    got = decoder.logits(features, decoder.head)
-    torch.testing.assert_close(got, net(ids, places)[:, -2], rtol=0, atol=0.05)
+    foretold = decoder.begin(list(ids[:, :-4]), list(places[:, :-4]))
+    got = decoder.logits(foretold, ids[:, -4:-1].unbind(1), decoder.head)
+    torch.testing.assert_close(got, net(ids, places)[:, -1], rtol=0, atol=0.05)
 
 
 def test_a_decoder_refuses_what_does_not_fit():
-    decoder = Decoder(network(), 2, 4)
-    ids, places = sequences(2, 5)
-    with pytest.raises(ValueError, match="5 tokens, more than 4"):
+    decoder = Decoder(network(), 2, 1)
+    ids, places = sequences(2, 8)
+    with pytest.raises(ValueError, match="2 patches, more than 1"):
         decoder.begin(list(ids), list(places))
     with pytest.raises(ValueError, match="2 sequences"):
-        decoder.begin([ids[0, :2]], [places[0, :2]])
+        decoder.begin([ids[0, :4]], [places[0, :4]])
     with pytest.raises(ValueError, match="not empty"):
-        decoder.begin([ids[0, :2], ids[1, :0]], [places[0, :2], places[1, :0]])
+        decoder.begin([ids[0, :4], ids[1, :0]], [places[0, :4], places[1, :0]])
+    with pytest.raises(ValueError, match="whole patches"):
+        decoder.begin([ids[0, :4], ids[1, :3]], [places[0, :4], places[1, :3]])
     decoder.begin(list(ids[:, :4]), list(places[:, :4]))
     with pytest.raises(ValueError, match="more than the length"):
         decoder.read(ids[:, 4:], decoder.turns(places[:, 4:]))
@@ -150,15 +173,19 @@ def test_only_distances_of_places_matter():
 @pytest.mark.parametrize("depth", [2, 24])
 def test_depth_keeps_variance(norm, depth):
     torch.manual_seed(0)
-    net = GPT(GPTConfig(vocabulary=50, width=64, depth=depth, heads=4, hidden=128, norm=norm))
+    sizes = {"depth": depth, "inner_depth": depth, "hidden": 128, "inner_hidden": 64}
+    net = GPT(GPTConfig(**SIZES | sizes, norm=norm))
     seen = []
-    net.blocks[-1].register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
-    ids, places = sequences(4, 64)
+    for layer in (net.blocks[-1], net.inner[-1]):
+        layer.register_forward_hook(lambda _m, _i, out: seen.append(out.detach()))
+    ids, places = sequences(16, 64)
     net.head.weight.data.normal_(std=1 / 8)
     net(ids, places).square().mean().backward()
-    assert 0.9 < float(seen[0].var()) < 1.7
-    first, last = (float(b.up.weight.grad.norm()) for b in (net.blocks[0], net.blocks[-1]))
-    assert 1 / 4 < first / last < 4
+    assert 0.9 < float(seen[0].var()) < 2.2
+    assert 0.9 < float(seen[1][:, :, -1].var()) < 2.2  # the last token of a patch knows the others
+    for layers in ([block.feed for block in net.blocks], net.inner):
+        first, last = (float(layers[k].up.weight.grad.norm()) for k in (0, -1))
+        assert 1 / 4 < first / last < 4
 
 
 def test_the_gradient_of_the_norm():
@@ -170,21 +197,27 @@ def test_the_gradient_of_the_norm():
 
 def test_logits_begin_at_zero():
     ids, places = sequences()
-    nats = GPT(GPTConfig(vocabulary=50, width=64, depth=1, heads=4, hidden=96)).nats(ids, places)
-    torch.testing.assert_close(nats, torch.full((2, LENGTH - 1), math.log(50)))
+    ids[:, -1] = NOTHING
+    nats = GPT(GPTConfig(**SIZES)).nats(ids, places)
+    wanted = torch.full((2, LENGTH - PATCH), math.log(50))
+    wanted[:, -1] = 0  # nobody is asked what fills up a patch
+    torch.testing.assert_close(nats, wanted)
 
 
 @pytest.mark.parametrize(
-    "changes", [{"width": 60}, {"heads": 3}, {"kv_heads": 3}, {"depth": 0}, {"vocabulary": 0}]
+    "changes",
+    [{"width": 60}, {"heads": 3}, {"kv_heads": 3}, {"inner_depth": 0}, {"vocabulary": 0}],
 )
 def test_wrong_sizes_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
-        GPTConfig(**{"width": 64, "heads": 4, "hidden": 96} | changes)
+        GPTConfig(**SIZES | changes)
 
 
-def test_wrong_places_are_refused():
+def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="places must be"):
-        network()(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, 3))
+        network()(torch.zeros(1, 4, dtype=torch.int64), torch.zeros(1, 4, 3))
+    with pytest.raises(ValueError, match="whole patches of 4, got 3"):
+        network()(torch.zeros(1, 3, dtype=torch.int64), torch.zeros(1, 3, 4))
 
 
 # ------------------------------------------------------------------ drawing
@@ -262,23 +295,25 @@ def continued(net, begin, sampling, count=12, without=(), seed=3, **options):
 def test_samples_are_what_the_network_says():
     """Each token is the one that its draw hits in what the plain network says of the prefix."""
     net = network()
-    begin = prompts(5)
+    begin = prompts(8)
     got = continued(net, begin, Sampling(temperature=0.7))[0]
     generator = torch.Generator().manual_seed(3)
     draws = torch.rand(4, 12, generator=generator)
     places = torch.cat([begin[0][1], torch.rand(12, 4, generator=generator) * 16])
     ids = begin[0][0]
     for step in range(12):
+        missing = PATCH - len(ids) % PATCH
         with torch.no_grad():
-            logits = net(ids[None], places[None, : len(ids)])[:, -1, 10:40]
+            whole = F.pad(ids, (0, missing), value=1)  # it does not see what comes later
+            logits = net(whole[None], places[None, : len(whole)])[:, -missing, 10:40]
         ids = torch.cat([ids, 10 + choose(logits, draws[0, step : step + 1], Sampling(0.7))])
-    assert got.tolist() == ids[5:].tolist()
+    assert got.tolist() == ids[8:].tolist()
     assert set(got.tolist()) <= set(range(10, 40))
 
 
 def test_guidance_1_is_none():
     net = network()
-    begin, without = prompts(7, 4), prompts(1, 1)
+    begin, without = prompts(12, 8), prompts(4, 4)
     plain = continued(net, begin, Sampling())
     assert torch.equal(continued(net, begin, Sampling(guidance=1.0), without=without), plain)
     nearly = continued(net, begin, Sampling(guidance=1.0 + 1e-6), without=without)
@@ -288,14 +323,14 @@ def test_guidance_1_is_none():
 
 def test_guidance_0_does_not_hear_the_prompt():
     net = network()
-    begin, without = prompts(7, 4), prompts(1, 1)
+    begin, without = prompts(12, 8), prompts(4, 4)
     deaf = continued(net, begin, Sampling(guidance=0.0), without=without)
     assert torch.equal(deaf, continued(net, without, Sampling()))
 
 
 def test_a_row_does_not_hang_on_the_others():
     net = network()
-    begin = prompts(7, 4, 9)
+    begin = prompts(12, 4, 8)
     together = continued(net, begin, Sampling())
     assert torch.equal(continued(net, begin[:1], Sampling()), together[:1])
     assert torch.equal(continued(net, begin, Sampling()), together)
@@ -303,7 +338,7 @@ def test_a_row_does_not_hang_on_the_others():
 
 def test_rows_end_at_their_stop():
     net = network()
-    ids = continued(net, prompts(7, 4, 9), Sampling(), count=60, stop=17)
+    ids = continued(net, prompts(12, 4, 8), Sampling(), count=60, stop=17)
     for row in ids.tolist():
         if 17 in row:
             assert set(row[row.index(17) + 1 :]) <= {-1}
@@ -312,32 +347,32 @@ def test_rows_end_at_their_stop():
 
 def test_guidance_needs_something_to_go_from():
     with pytest.raises(ValueError, match="guidance needs 2 prompts"):
-        continued(network(), prompts(7, 4), Sampling(guidance=2.0))
+        continued(network(), prompts(12, 8), Sampling(guidance=2.0))
 
 
 @pytest.mark.parametrize("norm", ["rms", "none"])
 def test_learns_to_repeat_in_seconds(norm):
     """The second half of each sequence repeats the first, which only attention can find."""
     torch.manual_seed(0)
-    net = GPT(GPTConfig(vocabulary=8, width=64, depth=2, heads=4, hidden=96, norm=norm))
+    net = GPT(GPTConfig(**SIZES | {"vocabulary": 9, "depth": 2, "inner_depth": 1}, norm=norm))
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, betas=(0.9, 0.95))
     places = torch.zeros(16, 4)
     places[:, 0] = torch.arange(16) % 8
     places[:, 1] = torch.arange(16) // 8
     generator = torch.Generator().manual_seed(1)
-    for _ in range(100):
-        half = torch.randint(0, 8, (16, 8), generator=generator)
-        loss = net.nats(torch.cat([half, half], 1), places.expand(16, 16, 4))[:, 8:].mean()
+    for _ in range(200):
+        half = torch.randint(1, 9, (32, 8), generator=generator)
+        loss = net.nats(torch.cat([half, half], 1), places.expand(32, 16, 4))[:, 4:].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert float(loss.detach()) < 0.3  # of 2.08
-    begin = [(torch.cat([row, row[:1]]), places[:9]) for row in half]
-    got = sample(net, begin, places[9:], torch.arange(8), torch.rand(16, 7), Sampling(0))
-    assert float((got == half[:, 1:]).float().mean()) > 0.9  # by chance 0.125
+    begin = [(row, places[:8]) for row in half]
+    got = sample(net, begin, places[8:], torch.arange(9), torch.rand(32, 8), Sampling(0))
+    assert float((got == half).float().mean()) > 0.9  # by chance 0.125
 
 
 def test_presets_have_the_promised_sizes():
     count = sum(p.numel() for p in GPT(GPTConfig()).parameters())
-    assert 5e6 < count < 10e6
+    assert 5e6 < count < 7.1e6  # 14 MB in bfloat16
     assert sum(p.numel() for p in GPT(TINY).parameters()) < 1e6

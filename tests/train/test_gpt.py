@@ -14,7 +14,7 @@ from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
-from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.models.gpt import GPT, PATCH, TINY
 from flowwarp.pipelines.sequences import Prompt, describe, load_gpt, sample_video_tokens
 from flowwarp.pipelines.video_tokens import tokenize
 from flowwarp.train import loop
@@ -35,6 +35,7 @@ from flowwarp.train.tokenized import TokenStore, grid_media, tokenize_clips
 
 SIZE, FRAMES = 16, 8
 DATA = GPTDataConfig(clips=12, checked=3, size=SIZE, frames=FRAMES, merges=20, text_limit=12)
+SIZES = replace(TINY, width=32, depth=2, hidden=48, inner_width=32, inner_hidden=48)
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
 
@@ -83,7 +84,7 @@ def settings(**changes):
     configs = presets("tiny")
     return configs | {
         "loop": replace(configs["loop"], **changes),
-        "model": GPTConfig(width=32, depth=2, heads=4, hidden=48),
+        "model": SIZES,
         "data": DATA,
     }
 
@@ -153,9 +154,9 @@ def test_a_long_caption_is_cut_between_letters(dvae, tmp_path):
 def test_sequences_are_in_their_order(material, words):
     tokens = sequence_of(material.training, 2, ["video", "text"], words)
     assert tokens.ids[0] == words.begin("video")
-    assert tokens.ids[33] == words.end("video")
-    assert tokens.ids[34] == words.begin("text")
-    assert words.read_text(tokens.ids[34:]) == square(0, 2).caption
+    assert tokens.ids[36] == words.end("video")
+    assert tokens.ids[40] == words.begin("text")
+    assert words.read_text(tokens.ids[40:]) == square(0, 2).caption
 
 
 def test_an_example_is_a_function_of_its_number(material, words):
@@ -209,14 +210,16 @@ def test_wrong_settings_are_refused(changes):
 def test_weights_by_hand(material, words):
     tokens = sequence_of(material.training, 0, ["text", "motion"], words)
     weights = collate([tokens], words, GPTLossConfig(text=0.25, motion=0.5))["weights"][0]
-    text = len(tokens) - 66
+    caption = words.text(material.training.caption(0))
+    said = int((caption.ids != 0).sum()) - 1
     # Nothing for a marker that opens a medium, the medium's weight for codes and the end.
-    assert weights.tolist() == [0.0] + [0.25] * (text - 1) + [0.0] + [0.5] * 65
+    text = [0.0] * 4 + [0.25] * said + [0.0] * (len(caption) - 4 - said)
+    assert weights.tolist() == text + [0.0] * 4 + [0.5] * 65 + [0.0] * 3
 
 
 def test_the_loss_is_a_weighted_mean_of_nats(material, words):
     torch.manual_seed(0)
-    net = GPT(GPTConfig(words.size, width=32, depth=1, heads=4, hidden=48))
+    net = GPT(replace(SIZES, vocabulary=words.size))
     torch.nn.init.normal_(net.head.weight)
     batch = draw_batch(material.training, words, 0, range(4), DATA, GPTLossConfig(text=0.5))
     got = gpt_losses(net, batch)
@@ -224,9 +227,9 @@ def test_the_loss_is_a_weighted_mean_of_nats(material, words):
     for row in range(4):
         likely = net(batch["ids"][row : row + 1], batch["places"][row : row + 1])[0].log_softmax(-1)
         total = count = 0.0
-        for at in range(1, batch["ids"].shape[1]):
+        for at in range(PATCH, batch["ids"].shape[1]):
             weight = float(batch["weights"][row, at])
-            total -= weight * float(likely[at - 1, batch["ids"][row, at]].detach())
+            total -= weight * float(likely[at - PATCH, batch["ids"][row, at]].detach())
             count += weight
         assert float(got["loss"][row].detach()) == pytest.approx(total / count, rel=1e-4)
         assert float(got["bits"][row]) == pytest.approx(total / count / math.log(2), rel=1e-4)
@@ -234,7 +237,7 @@ def test_the_loss_is_a_weighted_mean_of_nats(material, words):
 
 def test_the_loss_of_an_example_does_not_hang_on_its_batch(material, words):
     torch.manual_seed(0)
-    net = GPT(GPTConfig(words.size, width=32, depth=2, heads=4, hidden=48))
+    net = GPT(replace(SIZES, vocabulary=words.size))
     torch.nn.init.normal_(net.head.weight)
     losses = GPTLossConfig()
     batch = draw_batch(material.training, words, 0, range(6), DATA, losses)
@@ -247,7 +250,7 @@ def test_the_loss_of_an_example_does_not_hang_on_its_batch(material, words):
 
 
 def test_bits_at_the_beginning_are_those_of_the_vocabulary(material, words):
-    net = GPT(GPTConfig(words.size, width=32, depth=1, heads=4, hidden=48))
+    net = GPT(replace(SIZES, vocabulary=words.size))
     order = ["text", "frame", "video"]
     sequences = [sequence_of(material.training, n, order, words) for n in range(10)]
     with torch.no_grad():
@@ -328,5 +331,5 @@ def test_another_medium_needs_a_range_and_a_tokenizer(material):
     words = build_vocabulary([*material.media, sound], ["a square"], DATA)
     assert len(words.range("sound")) == 5
     tokens = words.segment("sound", torch.tensor([4, 0, 1, 2]).view(4, 1, 1))
-    assert tokens.places[1:-1, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
+    assert tokens.places[4:8, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
     assert isinstance(material.training, TokenStore)
