@@ -1,12 +1,50 @@
-"""What the custom operators share: memory layouts and the rule for vmap."""
+"""What the custom operators share: how they are made, memory layouts, the rule for vmap."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+_MARK = "__dynamo_disable"  # where torch keeps a kernel's wrapper that Dynamo does not look into
+
+
+def custom_op(
+    name: str, *, mutates_args: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Any]:
+    """Do what ``torch.library.custom_op`` does, without loading Dynamo for it.
+
+    Torch hides kernels from Dynamo, and imports it for that at the first call: a second of every
+    command's start. As long as nobody else has loaded it, there is nothing to hide from. Where
+    torch has another way of hiding them than 2.6 to 2.13 had, all is as it would be without this.
+    """
+    define = torch.library.custom_op(name, mutates_args=mutates_args)
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        operator = define(function)
+        for kernel in getattr(operator, "_backend_fns", {}).values():
+            plain = getattr(kernel, "__wrapped__", None)
+            if plain is not None:
+                setattr(plain, _MARK, _until_dynamo(kernel, plain))
+        return operator
+
+    return decorate
+
+
+def _until_dynamo(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in for the wrapper: it steps aside once Dynamo is loaded."""
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        if "torch._dynamo" not in sys.modules:
+            return plain(*arguments, **named)
+        if getattr(plain, _MARK, None) is call:
+            delattr(plain, _MARK)
+        return kernel(*arguments, **named)
+
+    return call
 
 
 def dense(image: Tensor) -> tuple[Tensor, bool]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
-from flowwarp.ops._operators import fold_vmap
+from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
 from flowwarp.tensors import check_image
 
@@ -208,7 +208,7 @@ def _slope(grey: Tensor, dy: int, dx: int) -> Tensor:
 # ------------------------------------------------------------------ operators
 
 
-@torch.library.custom_op("flowwarp::census", mutates_args=())
+@custom_op("flowwarp::census")
 def _census(image: Tensor, radius: int) -> Tensor:
     out = _empty_planes(image, (2 * radius + 1) ** 2 - 1)
     if library := _native.library_for(image):
@@ -220,7 +220,7 @@ def _census(image: Tensor, radius: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("flowwarp::census_gradient", mutates_args=())
+@custom_op("flowwarp::census_gradient")
 def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
     """Return the gradient of ``census`` for its image."""
     grad_out, out = grad_out.contiguous(), torch.empty_like(image)
@@ -238,7 +238,7 @@ def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("flowwarp::census_distance", mutates_args=())
+@custom_op("flowwarp::census_distance")
 def _census_distance(image1: Tensor, image2: Tensor, radius: int) -> Tensor:
     out = _empty_planes(image1, 1)
     if library := _native.library_for(image1, image2):
@@ -252,7 +252,7 @@ def _census_distance(image1: Tensor, image2: Tensor, radius: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("flowwarp::census_distance_gradient", mutates_args=())
+@custom_op("flowwarp::census_distance_gradient")
 def census_distance_gradient(
     grad_out: Tensor, image1: Tensor, image2: Tensor, radius: int
 ) -> tuple[Tensor, Tensor]:

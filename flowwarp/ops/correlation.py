@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
-from flowwarp.ops._operators import fold_vmap
+from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
 from flowwarp.tensors import check_image
 
@@ -133,7 +133,7 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
 # ------------------------------------------------------------------ operators
 
 
-@torch.library.custom_op("flowwarp::correlation", mutates_args=())
+@custom_op("flowwarp::correlation")
 def _correlation(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
     out = _empty_volume(a, radius)
     if library := _native.library_for(a, b):
@@ -153,7 +153,7 @@ def _correlation(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
     return out
 
 
-@torch.library.custom_op("flowwarp::correlation_gradient", mutates_args=())
+@custom_op("flowwarp::correlation_gradient")
 def correlation_gradient(
     grad_out: Tensor, other: Tensor, radius: int, dilation: int, side: int
 ) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import (
+    custom_op,
     dense,
     empty_in_layout,
     fold_vmap,
@@ -232,7 +233,7 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
 # is the mode: an operator's argument of that name collides with torch's own in opcheck)
 
 
-@torch.library.custom_op("flowwarp::warp", mutates_args=())
+@custom_op("flowwarp::warp")
 def _warp(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
 ) -> tuple[Tensor, Tensor]:
@@ -241,7 +242,7 @@ def _warp(
     return out, _warp_into(out, image, flow, sampling, padding, mask)
 
 
-@torch.library.custom_op("flowwarp::warp_out", mutates_args=("out",))
+@custom_op("flowwarp::warp_out", mutates_args=("out",))
 def _warp_out(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out: Tensor
 ) -> Tensor:
@@ -302,7 +303,7 @@ def _(image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out:
     return _empty_mask(flow, mask)
 
 
-@torch.library.custom_op("flowwarp::warp_image_gradient", mutates_args=())
+@custom_op("flowwarp::warp_image_gradient")
 def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
     """Return the gradient of ``warp`` for its image: each value goes where it was read from."""
     grad_out, last = dense(grad_out)
@@ -321,7 +322,7 @@ def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: 
     return grad_image
 
 
-@torch.library.custom_op("flowwarp::warp_flow_gradient", mutates_args=())
+@custom_op("flowwarp::warp_flow_gradient")
 def warp_flow_gradient(
     grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
 ) -> Tensor:
