@@ -346,7 +346,7 @@ class Decoder:
         ]
         self.foretold = product(net.foretold, wide)
         # What each token of the vocabulary adds to those one, two and three after it.
-        apart = net.earlier.weight.detach().unflatten(1, (PATCH - 1, -1)).unbind(1)
+        apart = net.earlier.weight.detach().chunk(PATCH - 1, 1)
         self.earlier = [net.embedding.weight.detach() @ weight.T for weight in apart]
         self.slot = net.slot.detach()
         self.inner = [

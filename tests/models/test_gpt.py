@@ -173,7 +173,7 @@ def test_only_distances_of_places_matter():
 @pytest.mark.parametrize("depth", [2, 24])
 def test_depth_keeps_variance(norm, depth):
     torch.manual_seed(0)
-    sizes = {"depth": depth, "inner_depth": depth, "hidden": 128, "inner_hidden": 64}
+    sizes = {"depth": depth, "hidden": 128}
     net = GPT(GPTConfig(**SIZES | sizes, norm=norm))
     seen = []
     for layer in (net.blocks[-1], net.inner[-1]):
