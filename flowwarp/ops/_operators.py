@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 _MARK = "__dynamo_disable"  # where torch keeps a kernel's wrapper that Dynamo does not look into
 
 
 def custom_op(
     name: str, *, mutates_args: Sequence[str] = ()
-) -> Callable[[Callable[..., Any]], Any]:
+) -> Callable[[Callable[..., Any]], CustomOpDef]:
     """Do what ``torch.library.custom_op`` does, without loading Dynamo for it.
 
     Torch hides kernels from Dynamo, and imports it for that at the first call: a second of every
@@ -23,7 +24,7 @@ def custom_op(
     """
     define = torch.library.custom_op(name, mutates_args=mutates_args)
 
-    def decorate(function: Callable[..., Any]) -> Any:
+    def decorate(function: Callable[..., Any]) -> CustomOpDef:
         operator = define(function)
         for kernel in getattr(operator, "_backend_fns", {}).values():
             plain = getattr(kernel, "__wrapped__", None)
