@@ -182,7 +182,7 @@ def test_depth_keeps_variance(norm, depth):
     net.head.weight.data.normal_(std=1 / 8)
     net(ids, places).square().mean().backward()
     assert 0.9 < float(seen[0].var()) < 2.2
-    assert 0.9 < float(seen[1][:, :, -1].var()) < 2.2  # the last token of a patch knows the others
+    assert 0.9 < float(seen[1][:, :, -1].var()) < 3  # the last token of a patch knows the others
     for layers in ([block.feed for block in net.blocks], net.inner):
         first, last = (float(layers[k].up.weight.grad.norm()) for k in (0, -1))
         assert 1 / 4 < first / last < 4
