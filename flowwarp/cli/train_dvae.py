@@ -20,12 +20,19 @@ from flowwarp.cli._training import (
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
+@click.option(
+    "--decoder-of",
+    "trained",
+    metavar="WEIGHTS",
+    help="Train only the decoder of these weights; their codes stay as they are.",
+)
 @training_options("runs/dvae")
 def command(
     data: str,
     layers: str | None,
     photos: str | None,
     flow: str | None,
+    trained: str | None,
     preset: str,
     folder: str,
     resume: str,
@@ -47,6 +54,8 @@ def command(
     With --flow, reconstructions of a folder's videos are also taught to move as their originals do;
     sprites and digits know their motion.
 
+    With --decoder-of, a transformer that was trained on the codes stays of use.
+
     \b
     flowwarp train-dvae digits --preset tiny
     flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto
@@ -55,6 +64,7 @@ def command(
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
 
     configs = configure(
@@ -76,7 +86,8 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        task = dvae.dvae_task(source, configs, other)
+        encoder = load_dvae(trained) if trained else None
+        task = dvae.dvae_task(source, configs, other, encoder=encoder)
     train(
         task,
         configs,

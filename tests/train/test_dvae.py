@@ -11,6 +11,7 @@ from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.dvae import DVAE, TINY
+from flowwarp.pipelines.video_tokens import load_dvae, tokenize
 from flowwarp.train import loop
 from flowwarp.train.dvae import (
     DVAEDataConfig,
@@ -206,6 +207,20 @@ def test_gumbel_trains_too(tmp_path):
     result = loop.train(dvae_task(square, configs), configs["loop"], tmp_path / "run")
     assert 0 < result.last["codes_used"] <= 1
     assert "use0" not in result.last
+
+
+def test_a_decoder_learns_alone(tmp_path):
+    """Codes stay as they are, to the bit, while what becomes of them changes."""
+    torch.manual_seed(5)
+    trained = DVAE(replace(TINY, widths=(16, 32, 64)))
+    task = dvae_task(square, settings(), encoder=trained)
+    assert task.configs["model"] == trained.config
+    loop.train(task, settings()["loop"], tmp_path / "run")
+    net = load_dvae(tmp_path / "run" / "last.safetensors")
+    video = square(0, 1).video
+    assert torch.equal(tokenize(net, video), tokenize(trained.eval(), video))
+    before, after = (model.decoder.head.weight for model in (trained, net))
+    assert not torch.equal(before, after)
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
