@@ -11,11 +11,15 @@ from flowwarp.cli._training import checked_settings, configure, train, training_
 @click.argument("data", metavar="DATA...", nargs=-1)
 @click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
 @click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
+@click.option(
+    "--start", metavar="WEIGHTS", help="Go on from a trained network: base, or a .safetensors file."
+)
 @training_options("runs/flow")
 def command(
     data: tuple[str, ...],
     val: str | None,
     photos: str | None,
+    start: str | None,
     preset: str,
     folder: str,
     resume: str,
@@ -37,6 +41,7 @@ def command(
     \b
     flowwarp train-flow clip.mp4 --preset tiny
     flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
+    flowwarp train-flow clips/ --start base --steps 500 --set loop.learning_rate=1e-4
     flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
     """  # noqa: D301 - click wants the character itself
     if not data and not photos:
@@ -44,6 +49,7 @@ def command(
     from flowwarp.data.clips import prepare_pairs
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
     from flowwarp.data.synthesis import load_photos
+    from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train import flow
 
     configs = configure(
@@ -53,6 +59,7 @@ def command(
         seed=seed,
         settings=settings,
     )
+    net = load_flownet(start) if start else None
     pairs = prepare_pairs(data, progress=_tell_preparation) if data else None
     pictures = load_photos(photos) if photos else []
     size = (configs["data"].height, configs["data"].width)
@@ -65,7 +72,7 @@ def command(
         flow.Material(pairs, pictures), configs["loop"].seed, configs["data"], _tell_fits
     )
     with checked_settings():
-        task = flow.flow_task(material, configs, truths)
+        task = flow.flow_task(material, configs, truths, start=net)
     train(
         task,
         configs,

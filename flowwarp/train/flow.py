@@ -366,6 +366,7 @@ def flow_task(
     configs: Mapping[str, Any],
     truths: Sequence[GroundTruth] = (),
     notes: Mapping[str, str] | None = None,
+    start: FlowNet | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a flow network.
 
@@ -374,15 +375,20 @@ def flow_task(
         configs: as :func:`presets` returns them.
         truths: pairs to judge by; without any, held-out examples are judged by the loss itself.
         notes: for the card of the weights.
+        start: a network to go on from; ``configs["model"]`` is its own.
 
     Raises:
         ValueError: a size of an example does not fit the network.
     """
+    if start is not None:
+        configs = {**configs, "model": start.config}
     training, data = configs["loop"], configs["data"]
     losses: FlowLossConfig = configs["losses"]
     _check_sizes(configs["model"], data, losses)
     torch.manual_seed(training.seed)
     net = FlowNet(configs["model"])
+    if start is not None:
+        net.load_state_dict(start.state_dict())
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material, training.seed, numbers, data)

@@ -1,6 +1,7 @@
 """``train-flow`` through the real command line, on frames that all move by one vector."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -48,6 +49,22 @@ def test_trains_and_writes_weights(frames, tmp_path, capsys):
     assert card.config["radius"] == TINY.radius
     fill(FlowNet(TINY), tensors, "weights")
     assert list((folder / "samples").glob("*.png"))
+
+
+def test_goes_on_from_a_trained_network(frames, tmp_path, capsys):
+    torch.manual_seed(3)
+    net = FlowNet(replace(TINY, projected=24))
+    card = Card("flownet", asdict(net.config))
+    save_weights(tmp_path / "start.safetensors", net, card)
+    folder = tmp_path / "run"
+    options = ["--start", tmp_path / "start.safetensors", "--set", "ema=0", "--set", "warmup=0"]
+    # Steps so small that the weights are those that it began with.
+    options += ["--set", "loop.learning_rate=1e-12", "--steps", 1, "--run", folder, "--json"]
+    assert run("train-flow", frames, *QUICK, *options) == 0
+    tensors, card = load_weights(json.loads(capsys.readouterr().out)["weights"], "flownet")
+    assert card.config["projected"] == 24
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-9)
 
 
 def test_known_flow_judges_and_the_weights_can_be_measured(frames, tmp_path, capsys):
