@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -87,6 +88,7 @@ _CAMERAS = {
     "zoom out": ("the camera zooms out", "the camera draws back"),
     "follow": ("the camera follows", "the camera goes along"),
 }
+CAMERAS = tuple(_CAMERAS)  # moves; without one the camera is "still"
 _BODIES = {"woman": ("woman", "woman", "lady"), "man": ("man", "man", "fellow")}
 
 
@@ -108,6 +110,62 @@ def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
         random: chooses what is named, and the wordings.
     """
     return _write(attributes, random, _SHARES)
+
+
+def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Return what a caption of one actor says: :func:`draw_caption` reversed, as far as it goes.
+
+    Args:
+        caption: in any words; what is not understood is passed over.
+        things: what hair, clothes and weapons are called, and the attributes that each name tells.
+
+    Returns:
+        What is named of action, direction, ground, camera, the colour of hair, and of ``things``.
+    """
+    text = caption.lower()
+    found: dict[str, str] = {}
+
+    def take(phrases: Iterable[str]) -> str | None:
+        """Cut the longest phrase that occurs out of the text, so that no part of it is read."""
+        nonlocal text
+        for phrase in sorted(phrases, key=len, reverse=True):
+            shorter, count = re.subn(rf"(?<!\w){re.escape(phrase)}(?!\w)", "/", text, count=1)
+            if count:
+                text = shorter
+                return phrase
+        return None
+
+    def note(key: str, phrases: Mapping[str, str]) -> None:
+        if (phrase := take(phrases)) is not None:
+            found[key] = phrases[phrase]
+
+    # What a phrase of an earlier line holds would mislead the later ones: a camera that moves left.
+    note("camera", {said: key for key, ways in _CAMERAS.items() for said in ways} | _STILL)
+    while (thing := take(things)) is not None:
+        found |= things[thing]
+    if (hair := re.search(r"([\w-]+)-haired", text)) is not None:
+        found["hair_color"] = hair[1].replace("-", " ")
+    note("hair_color", {"bald": "bald"})
+    note("ground", _PLACES)
+    note("action", _DOINGS)
+    note("direction", {said: key for ways in (_WAYS, _VIEWS) for key in ways for said in ways[key]})
+    return found
+
+
+_STILL = {"the camera stands still": "still"}
+_PLACES = {
+    place.replace("on ", preposition, 1) if place.startswith("on ") else place: ground
+    for ground, places in _GROUNDS.items()
+    for place in places
+    for preposition in ("on ", "across ", "over ")
+}
+_DOINGS = {  # a weapon has been cut out by then
+    form.replace("{}", "").strip(): action
+    for table in (_VERBS, _ARMED_VERBS)
+    for action, verbs in table.items()
+    for verb in verbs
+    for form in verb
+}
 
 
 def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[str, float]) -> str:

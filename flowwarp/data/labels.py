@@ -1,0 +1,100 @@
+"""What a clip shows, as one word for each attribute: read off its data, or off a caption.
+
+Only clips with a single actor have labels. An attribute that is absent has the value ``NONE``, so
+that a judge who only sees pixels has a class for it too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flowwarp.data.captions import CAMERAS, read_caption
+from flowwarp.data.cast import ACTIONS, Attributes
+from flowwarp.data.grounds import ground_names
+from flowwarp.data.sources import Source
+from flowwarp.data.sprites import DIRECTIONS, Layers
+from flowwarp.data.world import Clip
+
+NONE, BALD, STILL = "none", "bald", "still"
+JUDGED = (
+    *("action", "direction", "hair_color", "torso_style", "torso_color"),
+    *("legs_color", "weapon", "ground", "camera"),
+)
+
+# The categories of layers that each attribute is named by, and which attributes they tell.
+_TOLD = {
+    "hair": {"hair_color": "color"},
+    "torso": {"torso_style": "name", "torso_color": "color"},
+    "over": {"torso_style": "name", "torso_color": "color"},
+    "legs": {"legs_color": "color"},
+    "weapon": {},  # as a caption calls it
+}
+_APART = 2**40  # between the clips of a series that are tried in turn
+
+Phrases = Mapping[str, Mapping[str, str]]
+
+
+def label_clip(attributes: Attributes) -> dict[str, str]:
+    """Return the value of each attribute of ``JUDGED``, of a clip with one actor.
+
+    Raises:
+        ValueError: the clip has another number of actors.
+    """
+    if len(attributes["actors"]) != 1:
+        raise ValueError(f"a clip must have one actor, got {len(attributes['actors'])}")
+    actor = dict(attributes["actors"][0])
+    if actor["hair_style"] == BALD:
+        actor["hair_color"] = BALD
+    seen = {**actor, "ground": attributes["ground"], "camera": attributes["camera"]}
+    return {name: seen[name] or NONE for name in JUDGED}
+
+
+def named(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels that a complete prompt says: nobody says what is not there."""
+    return {name: value for name, value in labels.items() if value not in (NONE, STILL)}
+
+
+def label_values(layers: Layers) -> dict[str, tuple[str, ...]]:
+    """Return all values that each attribute of ``JUDGED`` can have in the world of some layers."""
+    found: dict[str, set[str]] = {name: {NONE} for name in JUDGED}
+    found["action"], found["direction"] = set(ACTIONS), {NONE, *DIRECTIONS}
+    found["ground"], found["camera"] = set(ground_names()), {STILL, *CAMERAS}
+    found["hair_color"].add(BALD)
+    for values in phrases_of(layers).values():
+        for name, value in values.items():
+            found[name].add(value)
+    return {name: tuple(sorted(values)) for name, values in found.items()}
+
+
+def phrases_of(layers: Layers) -> dict[str, dict[str, str]]:
+    """Return how captions call hair, clothes and weapons, and what of ``JUDGED`` each tells."""
+    phrases = {}
+    for layer in layers.layers:
+        if layer.category in _TOLD:
+            told = {name: getattr(layer, key) for name, key in _TOLD[layer.category].items()}
+            phrase = " and ".join(v for k, v in layer.words.items() if k in ("with", "in"))
+            phrases[phrase] = {"weapon": phrase} if layer.category == "weapon" else told
+    return phrases
+
+
+def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:
+    """Return the attributes of ``JUDGED`` that a caption of one actor names, and their values.
+
+    Args:
+        caption: in words like those of :mod:`flowwarp.data.captions`.
+        phrases: from :func:`phrases_of`.
+    """
+    return {name: value for name, value in read_caption(caption, phrases).items() if name in JUDGED}
+
+
+def one_actor(source: Source) -> Source:
+    """Return a source of only those clips of the sprites' world that show one actor."""
+
+    def draw(seed: int, index: int) -> Clip:
+        while True:
+            clip = source(seed, index)
+            if len(clip.attributes["actors"]) == 1:
+                return clip
+            index += _APART
+
+    return draw

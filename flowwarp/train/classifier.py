@@ -1,0 +1,168 @@
+"""What the judge learns from: original clips of one actor, now and then worn as a codec wears them.
+
+It shall read what a discrete VAE decodes as surely as originals, as far as the thing is still to be
+seen. So some examples are blurred in space and time and get noise of several sizes; nothing that
+anyone draws is ever shown to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.data.labels import label_clip
+from flowwarp.data.sources import Source
+from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.train import loop
+
+
+@dataclass(frozen=True)
+class WearConfig:
+    """How much examples are worn, and how many clips are for validation.
+
+    Args:
+        share: of examples that are worn at all.
+        blur: largest share of a frame that is replaced by its average over 2 x 2 pixels.
+        smear: largest share that is replaced by the mean with the frames before and after.
+        noise: largest deviation of noise.
+        tint: largest change of a colour channel's strength.
+        validation: clips of another series to judge by.
+    """
+
+    share: float = 0.7
+    blur: float = 1.0
+    smear: float = 0.3
+    noise: float = 0.04
+    tint: float = 0.03
+    validation: int = 256
+
+
+_GRAINS = (1, 2, 4)  # sides of the squares that noise is made of
+
+
+def wear(video: Tensor, config: WearConfig, generator: torch.Generator) -> Tensor:
+    """Return a clip as a codec might leave it, or as it is.
+
+    Args:
+        video: (T, 3, S, S) in [0, 1].
+        config: by how much.
+        generator: decides.
+    """
+
+    def up_to(most: float) -> float:
+        return most * float(torch.rand((), generator=generator))
+
+    if up_to(1.0) >= config.share:
+        return video
+    frames, _, height, width = video.shape
+    coarse = F.interpolate(
+        F.avg_pool2d(video, 2), (height, width), mode="bilinear", align_corners=False
+    )
+    video = torch.lerp(video, coarse, up_to(config.blur))
+    around = torch.cat([video[:1], video, video[-1:]])
+    video = torch.lerp(video, (around[:-2] + around[1:-1] + around[2:]) / 3, up_to(config.smear))
+    # Coarse noise lasts some frames, as the errors of a code do.
+    grain = _GRAINS[int(torch.randint(len(_GRAINS), (), generator=generator))]
+    shape = (-(-frames // grain), 3, -(-height // grain), -(-width // grain))
+    noise = up_to(config.noise) * torch.randn(shape, generator=generator)
+    noise = F.interpolate(noise, scale_factor=grain, mode="nearest")[..., :height, :width]
+    video = video + noise.repeat_interleave(grain, 0)[:frames]
+    tint = 1 + config.tint * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
+    return (video * tint).clamp(0, 1)
+
+
+def draw_batch(
+    source: Source, seed: int, numbers: Iterable[int], model: ClassifierConfig, config: WearConfig
+) -> dict[str, Tensor]:
+    """Return examples, each a pure function of the seed and its number.
+
+    Args:
+        source: of clips with one actor.
+        seed: which series.
+        numbers: which of them.
+        model: the attributes and their values.
+        config: how examples are worn.
+
+    Returns:
+        ``video`` (B, T, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).
+
+    Raises:
+        ValueError: a clip has a value that the network does not know.
+    """
+    videos, rows = [], []
+    for number in numbers:
+        clip = source(seed, number)
+        generator = loop.generator(seed, number)
+        videos.append(wear(clip.video.float() / 255, config, generator))
+        labels = label_clip(clip.attributes)
+        rows.append([values.index(labels[name]) for name, values in model.attributes])
+    targets = torch.tensor(rows).unbind(1)
+    names = [name for name, _ in model.attributes]
+    return {"video": torch.stack(videos), **dict(zip(names, targets, strict=True))}
+
+
+def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the cross entropy, the sum over attributes as ``loss``, and ``wrong``, (B,) each.
+
+    ``wrong`` is the share of attributes whose likeliest value is not the right one.
+    """
+    scores = net(examples["video"])
+    losses = [F.cross_entropy(s, examples[name], reduction="none") for name, s in scores.items()]
+    wrong = [(s.argmax(1) != examples[name]).float() for name, s in scores.items()]
+    return {"loss": torch.stack(losses).sum(0), "wrong": torch.stack(wrong).mean(0)}
+
+
+def classifier_task(
+    source: Source,
+    configs: Mapping[str, Any],
+    notes: Mapping[str, str] | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train the judge.
+
+    Args:
+        source: of clips with one actor; see :func:`flowwarp.data.labels.one_actor`.
+        configs: ``loop``, ``model`` and ``wear``.
+        notes: for the card of the weights.
+    """
+    training: loop.LoopConfig = configs["loop"]
+    model: ClassifierConfig = configs["model"]
+    worn: WearConfig = configs["wear"]
+    torch.manual_seed(training.seed)
+    net = Classifier(model)
+    held_out = range(worn.validation)
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_batch(source, training.seed, numbers, model, worn)
+
+    def loss(net: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        assert isinstance(net, Classifier)
+        return classifier_losses(net, examples)
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        assert isinstance(net, Classifier)
+        plain = WearConfig(share=0.0)
+        rights: dict[str, int] = {name: 0 for name, _ in model.attributes}
+        for start in held_out[::16]:
+            numbers = held_out[start : start + 16]
+            examples = draw_batch(source, training.seed + 1, numbers, model, plain)
+            device = next(net.parameters()).device
+            for name, scores in net(examples["video"].to(device)).items():
+                rights[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
+        shares = {name: right / len(held_out) for name, right in rights.items()}
+        return {"error": 1 - sum(shares.values()) / len(shares)} | shares
+
+    return loop.Task(
+        name="classifier",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={name: config for name, config in configs.items() if name != "loop"},
+        validate=validate,
+        metric="error",
+        notes=notes or {},
+    )

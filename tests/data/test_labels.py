@@ -1,0 +1,126 @@
+"""Labels of clips: read off their data and off captions, which must agree."""
+
+import numpy as np
+import pytest
+
+from flowwarp.data.captions import draw_caption, prompt_for
+from flowwarp.data.cast import draw_actor
+from flowwarp.data.grounds import ground_names
+from flowwarp.data.labels import (
+    JUDGED,
+    label_caption,
+    label_clip,
+    label_values,
+    named,
+    one_actor,
+    phrases_of,
+)
+from flowwarp.data.sources import open_source
+from flowwarp.data.sprites import bundled_layers
+
+ACTOR = {
+    "action": "walk", "direction": "left", "hair": "long red hair", "hair_style": "long",
+    "hair_color": "red", "torso_style": "dress", "torso_color": "blue", "legs_color": "",
+    "weapon": "a spear",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return bundled_layers()
+
+
+def clip(**changes):
+    return {"actors": [ACTOR | changes], "ground": "sand", "camera": "pan left"}
+
+
+def test_labels_by_hand():
+    assert label_clip(clip()) == {
+        "action": "walk", "direction": "left", "hair_color": "red", "torso_style": "dress",
+        "torso_color": "blue", "legs_color": "none", "weapon": "a spear", "ground": "sand",
+        "camera": "pan left",
+    }  # fmt: skip
+    assert label_clip(clip(hair_style="bald", hair_color=""))["hair_color"] == "bald"
+    assert label_clip(clip(hair_style="", hair_color=""))["hair_color"] == "none"
+    still = clip(weapon="") | {"camera": "still"}
+    assert not {"weapon", "camera", "legs_color"} & set(named(label_clip(still)))
+    assert set(named(label_clip(clip()))) == set(JUDGED) - {"legs_color"}
+
+
+def test_two_actors_have_no_labels():
+    with pytest.raises(ValueError, match="one actor"):
+        label_clip({"actors": [ACTOR, ACTOR], "ground": "sand", "camera": "still"})
+
+
+THINGS = {
+    "long red hair": {"hair_color": "red"},
+    "a red dress": {"torso_style": "dress", "torso_color": "red"},
+    "black pants": {"legs_color": "black"},
+    "a bow": {"weapon": "a bow"},
+    "a great bow": {"weapon": "a great bow"},
+}
+
+
+@pytest.mark.parametrize(
+    ("caption", "wanted"),
+    [
+        ("", {}),
+        ("knurr \N{SNOWMAN} leftish walksy a bowl", {}),
+        (
+            "A woman with long red hair in a red dress walks left across a meadow",
+            {"hair_color": "red", "torso_style": "dress", "torso_color": "red", "action": "walk",
+             "direction": "left", "ground": "grass"},
+        ),
+        ("a man falls down on sand", {"action": "fall", "ground": "sand"}),
+        (
+            "while the camera moves left, a light-blonde-haired man in black pants shoots a great "
+            "bow facing away on stone tiles",
+            {"camera": "pan left", "hair_color": "light blonde", "legs_color": "black",
+             "weapon": "a great bow", "action": "shoot", "direction": "up",
+             "ground": "stone floor"},
+        ),
+        ("a bald man walks away from the camera over the water, the camera goes along",
+         {"camera": "follow", "hair_color": "bald", "action": "walk", "direction": "up",
+          "ground": "water"}),
+        ("a man with a bow standing still facing the camera, the camera stands still",
+         {"weapon": "a bow", "action": "stand", "direction": "down", "camera": "still"}),
+    ],
+)  # fmt: skip
+def test_captions_by_hand(caption, wanted):
+    assert label_caption(caption, THINGS) == wanted
+
+
+def test_captions_say_what_is_there(layers):
+    random = np.random.default_rng(3)
+    phrases, values = phrases_of(layers), label_values(layers)
+    counts = dict.fromkeys(JUDGED, 0)
+    for number in range(400):
+        actor = draw_actor(layers, random)
+        attributes = {
+            "actors": [actor.attributes],
+            "ground": ground_names()[number % len(ground_names())],
+            "camera": values["camera"][number % len(values["camera"])],
+        }
+        labels = label_clip(attributes)
+        assert all(labels[name] in values[name] for name in JUDGED)
+        prompt = prompt_for(attributes, random)
+        assert label_caption(prompt, phrases) == named(labels), prompt
+        caption = draw_caption(attributes, random)
+        for name, value in label_caption(caption, phrases).items():
+            counts[name] += 1
+            assert value == labels[name], caption
+    assert min(counts.values()) > 50  # nothing goes unread
+
+
+def test_only_clips_with_one_actor(layers):
+    source = open_source("sprites", 16, 2)
+    numbers = range(12)
+    plain = [source(2, number) for number in numbers]
+    several = [n for n in numbers if len(plain[n].attributes["actors"]) > 1]
+    assert several  # or this would test nothing
+    alone = one_actor(source)
+    for number in numbers:
+        drawn = alone(2, number)
+        assert len(drawn.attributes["actors"]) == 1
+        if number not in several:
+            assert (drawn.video == plain[number].video).all()

@@ -1,0 +1,54 @@
+"""Train the network that reads attributes off clips of sprites, which `eval-video` judges with.
+
+    python tools/train_classifier.py --layers FOLDER --run runs/classifier
+
+FOLDER holds the full set of sprite layers. Stop it whenever you like; it goes on where it was. Then
+`python tools/ship_weights.py` puts the weights into the package.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from flowwarp.data.labels import label_values, one_actor
+from flowwarp.data.sources import SPRITES, open_source
+from flowwarp.data.sprites import load_layers
+from flowwarp.models.classifier import ClassifierConfig
+from flowwarp.train import loop
+from flowwarp.train.classifier import WearConfig, classifier_task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--layers", required=True, metavar="FOLDER")
+    parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+
+    values = label_values(load_layers(arguments.layers))
+    model = ClassifierConfig(tuple(values.items()))
+    training = loop.LoopConfig(
+        steps=arguments.steps,
+        batch_size=16,
+        learning_rate=1.5e-3,
+        warmup=200,
+        weight_decay=0.01,
+        beta2=0.99,
+        precision="bf16",
+        validate_every=500,
+        samples_every=0,
+        save_seconds=120,
+        seed=arguments.seed,
+        threads=1,
+    )
+    source = one_actor(
+        open_source(SPRITES, model.size, model.frames, layers=arguments.layers, held_out=None)
+    )
+    configs = {"loop": training, "model": model, "wear": WearConfig()}
+    result = loop.train(classifier_task(source, configs), training, arguments.run, resume="auto")
+    print(result.weights)
+
+
+if __name__ == "__main__":
+    main()
