@@ -48,6 +48,18 @@ def test_softmax_weighs_by_exponentials():
     assert large[0, 0, 0, 1] == 8
 
 
+def test_softmax_does_not_look_at_the_largest_weight_of_another_example():
+    image, flow, weight = row(8, 2, 5), along_x(1, 0, 0), row(0.5, 1, 0)
+    alone = splat(image, flow, "softmax", weight)
+    together = splat(
+        torch.cat([image, image]),
+        torch.cat([flow, flow]),
+        "softmax",
+        torch.cat([weight, weight + 200]),  # e^-200 of the largest is nothing in float32
+    )
+    assert torch.equal(together[:1], alone)
+
+
 def test_zero_flow_returns_the_image():
     image = torch.rand(2, 3, 9, 40, generator=seeded())
     flow = torch.zeros(2, 2, 9, 40)
