@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from flowwarp.errors import InputError
 from flowwarp.io._files import atomic_output, open_input
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
 
@@ -91,11 +95,78 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
     return tensors, Card(found, config, step, metadata)
 
 
+def build(
+    path: str | Path, model: str, make: Callable[[Mapping[str, Any]], Network]
+) -> tuple[Network, Card]:
+    """Make the network that a file of weights is of.
+
+    What its card says is compared with its tensors before any memory is taken for it.
+
+    Args:
+        path: a ``.safetensors`` file.
+        model: which network it must be of.
+        make: makes the network from the arguments of its configuration; lists come as tuples.
+
+    Returns:
+        The network, on the CPU, and the card.
+
+    Raises:
+        InputError: not such a file, broken, of another network, or its card is of another one.
+    """
+    tensors, card = load_weights(path, model)
+    settings = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in card.config.items()
+    }
+    try:
+        with torch.device("meta"), _at_most(4 * len(tensors) + 64):
+            check_fit(make(settings), tensors, path)
+        net = make(settings)
+    except InputError:
+        raise
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as fault:
+        problem = " ".join(str(fault).split())
+        raise InputError(path, f"its card does not describe a {model} ({problem})") from fault
+    fill(net, tensors, path)
+    return net, card
+
+
+@contextmanager
+def _at_most(parameters: int) -> Iterator[None]:
+    """Refuse to make a network of so many layers that making them alone takes long."""
+    left = parameters
+
+    def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise ValueError("more layers than the file has tensors for")
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
     """Copy tensors into a network, which must have just these, in these shapes.
 
     Raises:
-        InputError: it has not; the first key that differs is named.
+        InputError: it has not, or a value is not finite; the first such key is named.
+    """
+    check_fit(module, tensors, source)
+    for key, tensor in tensors.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise InputError(source, f"{key!r} is not finite everywhere", "train it anew")
+    module.load_state_dict(dict(tensors))
+
+
+def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
+    """Compare names, shapes and kinds of tensors with those of a network.
+
+    Raises:
+        InputError: the first key that differs is named.
     """
     wanted = module.state_dict()
     for key in wanted:
@@ -104,12 +175,13 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
         if tensors[key].shape != wanted[key].shape:
             got, want = tuple(tensors[key].shape), tuple(wanted[key].shape)
             raise InputError(source, f"{key!r} is {got}, the network needs {want}")
+        if tensors[key].is_floating_point() != wanted[key].is_floating_point():
+            raise InputError(source, f"{key!r} holds {tensors[key].dtype}, not {wanted[key].dtype}")
     for key in tensors:
         if key not in wanted:
             raise InputError(
                 source, f"has {key!r}, which the network has not", "is its configuration another?"
             )
-    module.load_state_dict(dict(tensors))
 
 
 def save_tensors(
@@ -151,11 +223,15 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """
     with open_input(path) as (file, _):
         _refuse_pickle(path, file)
+        file.seek(0)
+        data = file.read()
+    # Not safe_open, which takes no name that is not UTF-8, and maps the file: cut short meanwhile,
+    # that ends the process.
     try:
-        with safe_open(path, framework="pt") as source:
-            metadata: dict[str, str] = dict(source.metadata() or {})
-            tensors: dict[str, Tensor] = {name: source.get_tensor(name) for name in source.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, OSError) as fault:
+        tensors: dict[str, Tensor] = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        metadata: dict[str, str] = dict(header.get("__metadata__") or {})
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as fault:
         problem = " ".join(str(fault).split())
         raise InputError(path, f"is not a whole safetensors file ({problem})") from fault
     digest = metadata.pop("sha256", None)

@@ -47,6 +47,14 @@ class FlowNetConfig:
     context: int = 48
     radius: int = 4
 
+    def __post_init__(self) -> None:
+        for name in ("widths", "decoder"):
+            if min(getattr(self, name), default=0) < 1:
+                raise ValueError(f"{name} must be at least 1 each, and one or more")
+        for name in ("projected", "context", "radius"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
     @property
     def stride(self) -> int:
         """Full resolution over that of the coarsest level."""

@@ -7,14 +7,13 @@ an accuracy that no network of this size has (:mod:`flowwarp.pipelines.refine`).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flowwarp._bundled import bundled
-from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.pipelines.refine import refine
 from flowwarp.tensors import check_choice
@@ -36,16 +35,7 @@ def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu
         InputError: the file is missing, broken, or of another network.
     """
     path = bundled("weights") / f"flownet_{weights}.safetensors" if weights in SHIPPED else weights
-    tensors, card = load_weights(path, "flownet")
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in card.config.items()
-    }
-    try:
-        net = FlowNet(FlowNetConfig(**settings))
-    except (TypeError, ValueError, RuntimeError) as fault:
-        raise InputError(path, f"its card does not describe a flow network ({fault})") from fault
-    fill(net, tensors, path)
+    net, _ = build(path, "flownet", lambda settings: FlowNet(FlowNetConfig(**settings)))
     return net.to(device).eval()
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE, DVAEConfig
 
 
@@ -24,16 +22,7 @@ def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-    tensors, card = load_weights(weights, "dvae")
-    settings: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
-        for name, value in card.config.items()
-    }
-    try:
-        net = DVAE(DVAEConfig(**settings))
-    except (TypeError, ValueError, RuntimeError) as fault:
-        raise InputError(weights, f"its card does not describe a DVAE ({fault})") from fault
-    fill(net, tensors, weights)
+    net, _ = build(weights, "dvae", lambda settings: DVAE(DVAEConfig(**settings)))
     return net.to(device).eval()
 
 

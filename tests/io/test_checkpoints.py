@@ -1,8 +1,10 @@
 import json
+import os
 import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import (
     Card,
+    build,
     fill,
     load_tensors,
     load_weights,
@@ -183,3 +186,70 @@ def test_imports_no_reader_of_pictures():
         "assert not {'cv2', 'imageio', 'av', 'PIL', 'kornia'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Wide(nn.Module):
+    """Makes ``layers`` matrices of ``width`` squared."""
+
+    def __init__(self, width, layers=1):
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in range(layers))
+
+
+def build_wide(path):
+    return build(path, "wide", lambda settings: Wide(**settings))
+
+
+def test_build_makes_what_the_card_says(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, net := Wide(3, 2), Card("wide", {"width": 3, "layers": 2}, 7))
+    built, card = build_wide(path)
+    assert torch.equal(built.parts[1].weight, net.parts[1].weight)
+    assert (card.step, built.parts[0].weight.device.type) == (7, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"width": 2**28}, "the network needs"),  # 2**58 bytes
+        ({"width": 3, "layers": 10**9}, "more layers than the file has tensors for"),
+        ({"width": -1}, "does not describe a wide"),
+        ({"width": "3"}, "does not describe a wide"),
+        ({"colour": 1}, "does not describe a wide"),
+    ],
+)
+def test_a_card_that_lies_costs_nothing(tmp_path, config, words):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, Wide(3), Card("wide", config))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=words):
+            build_wide(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+    net = Wide(3)
+    net.parts[0].weight.data[1, 2] = value
+    save_weights(tmp_path / "a.safetensors", net, Card("wide", {"width": 3}))
+    with pytest.raises(InputError, match=r"'parts.0.weight' is not finite"):
+        build_wide(tmp_path / "a.safetensors")
+
+
+def test_weights_of_another_kind_are_refused():
+    with pytest.raises(InputError, match=r"complex64, not torch\.float32"):
+        fill(Wide(1), {"parts.0.weight": torch.ones(1, 1, dtype=torch.complex64)}, "x")
+    fill(net := Wide(1), {"parts.0.weight": torch.ones(1, 1, dtype=torch.float16)}, "x")
+    assert net.parts[0].weight.item() == 1
+
+
+def test_any_name_and_no_file_that_stays_open(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff\xfe.safetensors")
+    save_tensors(path, {"a": torch.arange(5)}, {"b": "c"})
+    tensors, metadata = load_tensors(path)
+    assert (tensors["a"].tolist(), metadata) == ([0, 1, 2, 3, 4], {"b": "c"})
+    os.truncate(path, 10)  # a mapped file would now end the process
+    assert tensors["a"].sum() == 10

@@ -54,9 +54,9 @@ def test_streams(weights):
     ("card", "words"),
     [
         (Card("flownet"), "holds the weights of flownet, not of dvae"),
-        (Card("dvae", {"widths": [8, 16]}), "does not describe a DVAE"),
-        (Card("dvae", {"colour": 1}), "does not describe a DVAE"),
-        (Card("dvae", {"widths": "wide"}), "does not describe a DVAE"),
+        (Card("dvae", {"widths": [8, 16]}), "does not describe a dvae"),
+        (Card("dvae", {"colour": 1}), "does not describe a dvae"),
+        (Card("dvae", {"widths": "wide"}), "does not describe a dvae"),
         (Card("dvae"), "the network needs"),
     ],
 )
