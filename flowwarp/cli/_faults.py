@@ -16,7 +16,7 @@ from typing import IO, NoReturn
 
 import click
 
-from flowwarp.errors import FlowwarpError, SomeFailed
+from flowwarp.errors import FlowwarpError, InputError, SomeFailed
 
 OUR_BUG = 1
 BAD_OUTPUT = 4
@@ -95,6 +95,10 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(fault, OSError) and fault.errno in _DISK:
             _say(f"{fault.filename or 'output'}: {os.strerror(fault.errno).lower()}")
             return BAD_OUTPUT
+        if isinstance(fault, OSError) and fault.errno == errno.ENAMETOOLONG:
+            # Of what is to be read; what is to be written was checked before (`check_output`).
+            _say(str(InputError(fault.filename or "input", os.strerror(fault.errno).lower())))
+            return InputError.exit_code
         if isinstance(fault, MemoryError) or _NO_MEMORY.search(str(fault)):
             amount = _AMOUNT.search(str(fault))
             problem = f"out of memory: {amount[1]} are not to be had" if amount else "out of memory"

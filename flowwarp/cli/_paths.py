@@ -26,7 +26,7 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
     found: dict[Path, None] = {}
     for name in inputs:
         path = Path(name)
-        if _is_folder(name):
+        if is_folder(name):
             files = list_folder(path, extensions)
         elif is_glob(name):
             files = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207 - absolute
@@ -51,8 +51,8 @@ def wants_folder(inputs: Sequence[str], output: str) -> bool:
 
     So it is when there can be several inputs, or ``output`` is a folder or ends in a slash.
     """
-    several = len(inputs) > 1 or any(_is_folder(name) or is_glob(name) for name in inputs)
-    return several or output.endswith(("/", os.sep)) or _is_folder(output)
+    several = len(inputs) > 1 or any(is_folder(name) or is_glob(name) for name in inputs)
+    return several or output.endswith(("/", os.sep)) or is_folder(output)
 
 
 def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[Path]:
@@ -123,7 +123,8 @@ def print_path(path: Path) -> None:
     click.echo(os.fsencode(path))
 
 
-def _is_folder(name: str) -> bool:
+def is_folder(name: str | Path) -> bool:
+    """Return whether a name is a folder's."""
     return os.path.isdir(name)  # noqa: PTH112 - False, not an exception, for a name too long
 
 

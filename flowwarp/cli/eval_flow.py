@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -167,7 +168,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
     elif table:
-        click.echo(_format(table))
+        click.echo(os.fsencode(_format(table)))  # a set has the name of a folder
     if failed:
         raise SomeFailed([fault["error"] for fault in failed], len(pairs))
 

@@ -382,10 +382,10 @@ def _check_outputs(given: Options, job: Job) -> None:
     for option, root in zip(
         ("OUT", "--backward", "--occlusion"), (job.folder, *job.others), strict=False
     ):
-        if root.suffix.lower() in FLOW_EXTENSIONS and not root.is_dir():
+        if root.suffix.lower() in FLOW_EXTENSIONS and not _paths.is_folder(root):
             raise click.UsageError(f"many pairs need a folder, but {option} is {str(root)!r}")
     for root in (job.folder, *job.others):
-        if not root.is_dir():
+        if not _paths.is_folder(root):
             _paths.check_output(root, overwrite=False)
         else:
             _paths.check_output(root / "manifest.jsonl", overwrite=True)

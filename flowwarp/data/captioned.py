@@ -179,7 +179,7 @@ def _fill(
             with _opened(item) as path:
                 for frame in read_video(path):
                     places.append((file.tell(), size, size))
-                    file.write(_square(frame, size).numpy().tobytes())
+                    file.write(middle_square(frame, size).numpy().tobytes())
                     if file.tell() > max_bytes:
                         raise OutputError(
                             file.name,
@@ -207,8 +207,16 @@ def _fill(
     return places, runs, about
 
 
-def _square(frame: Tensor, size: int) -> Tensor:
-    """Cut out the middle square and resize it, antialiased."""
+def middle_square(frame: Tensor, size: int) -> Tensor:
+    """Cut out the middle square and resize it, antialiased.
+
+    Args:
+        frame: (3, H, W) in [0, 1].
+        size: of the result's side, in pixels.
+
+    Returns:
+        (3, size, size) uint8.
+    """
     height, width = frame.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -390,17 +398,24 @@ def _opened(item: _Item) -> Iterator[Path]:
     if not item.member:
         yield item.file
         return
-    with tempfile.TemporaryDirectory() as folder, open_input(item.file) as (file, size):
+    with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "video" + PurePosixPath(item.member).suffix.lower())
+        with plain.open("wb") as copy:
+            for part in _read_member(item):
+                copy.write(part)
+        yield plain
+
+
+def _read_member(item: _Item) -> Iterator[bytes]:
+    # A generator, so that a full disk where the bytes go is not taken for a fault of the tar file.
+    with open_input(item.file) as (file, size):
         file.seek(item.start)
         if item.start + item.length > size:
             raise InputError(item.file, "was changed while it was read")
-        with plain.open("wb") as copy:
-            left = item.length
-            while left:
-                part = file.read(min(left, 2**20))
-                if not part:
-                    raise InputError(item.file, "was changed while it was read")
-                copy.write(part)
-                left -= len(part)
-        yield plain
+        left = item.length
+        while left:
+            part = file.read(min(left, 2**20))
+            if not part:
+                raise InputError(item.file, "was changed while it was read")
+            yield part
+            left -= len(part)

@@ -42,6 +42,7 @@ from flowwarp.io.video import read_video
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; part of its key
 _LISTS = frozenset({".txt", ".lst"})
+_LARGEST_LIST = 2**28  # bytes
 _ABANDONED = 24 * 3600  # s; what a killed run left behind is removed after that
 
 _BLOCK = 8  # px; noise averages out over a block, the edge of a moving thing does not
@@ -220,13 +221,17 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Clip]:
 
 
 def _read_list(path: Path) -> Iterator[Clip]:
-    with open_input(path) as (file, _):
+    with open_input(path) as (file, size):
+        if size > _LARGEST_LIST:
+            raise InputError(path, f"has {size} bytes", "split it into several lists")
         data = file.read()
     try:
         lines = data.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as fault:
         raise InputError(path, "is not a text file in UTF-8") from fault
     for number, line in enumerate(lines, start=1):
+        if "\0" in line:  # no file has such a name
+            raise InputError(path, f"line {number} holds a null byte")
         try:
             names = shlex.split(line, comments=True)
         except ValueError as fault:

@@ -41,6 +41,7 @@ from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import read_image
 
 _FIELD = re.compile(r"\{(\*?)(\w+)(?:\+(\d+))?\}")
+_LARGEST_RECIPE = 2**20  # bytes
 _LARGEST_FLOW = 2**30  # bytes; what a packed flow file may hold
 
 
@@ -134,10 +135,12 @@ def load_recipe(name: str | Path) -> Recipe:
         if str(name) not in recipe_names():
             known = ", ".join(recipe_names())
             raise InputError(str(name), "is not a recipe", f"known are {known}, or a .toml file")
-    with open_input(path) as (file, _):
+    with open_input(path) as (file, size):
+        if size > _LARGEST_RECIPE:
+            raise InputError(path, f"has {size} bytes, too many for a recipe")
         try:
             table = tomllib.load(file)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
             raise InputError(path, f"is not valid TOML ({fault})") from fault
     sets = table.pop("sets", {})
     if not isinstance(sets, dict) or not all(isinstance(part, dict) for part in sets.values()):
@@ -146,9 +149,35 @@ def load_recipe(name: str | Path) -> Recipe:
     footage = table.pop("footage", [])
     if not isinstance(footage, list) or not all(isinstance(part, str) for part in footage):
         raise InputError(path, "footage must be a list of patterns")
+    for pattern in footage:
+        _check_pattern(path, pattern)
+    for layout in layouts:
+        for item in fields(layout)[1:]:
+            if (pattern := getattr(layout, item.name)) is not None:
+                _check_pattern(path, pattern)
     table |= {"name": path.stem, "footage": tuple(footage), "sets": layouts}
     recipe: Recipe = _checked(path, Recipe, table)
     return recipe
+
+
+def _check_pattern(path: Path, pattern: str) -> None:
+    """Refuse a pattern that means nothing, or leads out of the data set's folder.
+
+    Raises:
+        InputError: it does.
+    """
+    parts = pattern.split("/")
+    if not pattern or not pattern.isprintable() or pattern[0] == "/" or ".." in parts:
+        raise InputError(path, f"the pattern {pattern!r} is no path in the data set's folder")
+    if any("**" in part and part != "**" for part in parts):
+        raise InputError(path, f"in the pattern {pattern!r}, ** must stand alone")
+    named = [(name, step) for _, name, step in _FIELD.findall(pattern)]
+    if any(not name.isidentifier() or (step and name != "n") for name, step in named):
+        raise InputError(path, f"the pattern {pattern!r} has a field that is none", "{n+1} counts")
+    try:
+        re.compile(_to_regex(pattern))
+    except re.error as fault:  # one name twice
+        raise InputError(path, f"the pattern {pattern!r} is broken ({fault})") from fault
 
 
 def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
@@ -280,7 +309,7 @@ def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[st
 def _search(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the pictures that a pattern matches, and what its fields are there."""
     wildcard = _FIELD.sub(lambda field: "**" if field[1] else "*", pattern)
-    exact = re.compile(_to_regex(pattern))
+    exact = re.compile(_to_regex(pattern), re.DOTALL)  # a name may hold a line break
     for path in sorted(root.glob(wildcard)):
         match = exact.fullmatch(path.relative_to(root).as_posix())
         if match and path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file():
@@ -357,19 +386,30 @@ def _checked(path: Path, kind: Any, table: dict[str, Any]) -> Any:
 def _read_flow(path: Path) -> tuple[Tensor, Tensor]:
     if path.suffix.lower() != ".xz":
         return read_flow(path)
-    with open_input(path) as (file, _):
-        try:
-            with lzma.open(file) as packed:
-                data = packed.read(_LARGEST_FLOW)
-        except (lzma.LZMAError, EOFError) as fault:
-            raise InputError(path, f"is a broken xz file ({fault})") from fault
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, path.stem)
-        plain.write_bytes(data)
+        with plain.open("wb") as copy:
+            for part in _unpack(path):
+                copy.write(part)
         try:
             return read_flow(plain)
         except InputError as fault:  # name the file the user knows
             raise InputError(path, str(fault).removeprefix(f"{plain}: ")) from fault
+
+
+def _unpack(path: Path) -> Iterator[bytes]:
+    """Yield what an xz file holds, part by part: a small one may hold very much."""
+    left = _LARGEST_FLOW
+    with open_input(path) as (file, _):
+        try:
+            with lzma.open(file) as packed:
+                while part := packed.read(2**20):
+                    left -= len(part)
+                    if left < 0:
+                        raise InputError(path, f"unpacks to more than {_LARGEST_FLOW} bytes")
+                    yield part
+        except (lzma.LZMAError, EOFError) as fault:
+            raise InputError(path, f"is a broken xz file ({fault})") from fault
 
 
 def _mask(path: Path, size: tuple[int, ...]) -> Tensor:

@@ -39,6 +39,7 @@ from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 
 RESUME = "resume it with --resume auto"
+MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
 
 Batch = Mapping[str, Tensor]
 Report = Callable[[str], None]
@@ -106,6 +107,8 @@ class LoopConfig:
         for name in ("ema", "beta2"):
             if getattr(self, name) >= 1:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
+        if self.batch_size > MOST_EXAMPLES:
+            raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})"

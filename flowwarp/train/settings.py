@@ -13,6 +13,7 @@ import math
 import tomllib
 import types
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -146,8 +147,10 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
         if isinstance(value, list):
             return tuple(_checked(get_args(plain)[0], item, source) for item in value)
     elif plain is float:
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-            return float(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        with suppress(OverflowError):  # of a whole number of 400 digits
+            if number and math.isfinite(value):
+                return float(value)
     elif type(value) is plain:  # a bool is no int here
         return value
     name = getattr(plain, "__name__", str(plain))

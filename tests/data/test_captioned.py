@@ -1,13 +1,17 @@
 """Anyone's captioned videos: the layouts, and files that are not what they say."""
 
+import errno
 import io
 import json
+import os
 import pickle
 import tarfile
+from pathlib import Path
 
 import pytest
 import torch
 
+from flowwarp.data import captioned
 from flowwarp.data.captioned import load_captioned
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.video import write_video
@@ -313,6 +317,27 @@ def test_a_sparse_member_is_left_out(load, data, film):
             archive.addfile(plain, io.BytesIO(content))
     store = load(data / "a.tar")
     assert {store[k].caption for k in range(len(store))} == {"ok"}
+
+
+@pytest.mark.parametrize("place", ["cache", "copy"])
+def test_a_full_disk_is_no_fault_of_the_tar_file(load, data, film, monkeypatch, place):
+    """Else the video would be left out, and the cache kept without it."""
+    pack(data / "a.tar", [("a.mp4", film), ("a.txt", b"one")])
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        if place == "cache":
+            patch.setattr(captioned, "middle_square", full)  # called between two writes
+        else:
+            opened = Path.open
+            patch.setattr(
+                Path, "open", lambda path, mode: full() if "w" in mode else opened(path, mode)
+            )
+        with pytest.raises(OutputError, match="no space left"):
+            load(data)
+    assert len(load(data)) == 3
 
 
 def test_broken_captions_and_videos_in_a_tar(load, data, film):

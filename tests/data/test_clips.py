@@ -87,7 +87,12 @@ def test_a_list_of_pairs_is_taken_as_it_is(tmp_path, prepare):
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("a b c", "line 1 holds 3 names"), ("\n'a b", "line 2: No closing"), ("\xff", "UTF-8")],
+    [
+        ("a b c", "line 1 holds 3 names"),
+        ("\n'a b", "line 2: No closing"),
+        ("\xff", "UTF-8"),
+        ("a b\nc\0 d", "line 2 holds a null byte"),
+    ],
 )
 def test_a_broken_list_names_its_line(tmp_path, prepare, text, problem):
     (tmp_path / "pairs.txt").write_bytes(text.encode("latin1"))

@@ -1,10 +1,12 @@
 """Recipes: each on a small tree with the real data set's layout."""
 
 import lzma
+import tracemalloc
 
 import pytest
 import torch
 
+from flowwarp.data import recipes
 from flowwarp.data.recipes import (
     footage_of,
     load_recipe,
@@ -190,6 +192,21 @@ def test_a_packed_flow_file(tmp_path):
     pair.flow.write_bytes(pair.flow.read_bytes()[:-20])
     with pytest.raises(InputError, match="broken xz"):
         read_pair(pair)
+
+
+def test_a_packed_file_that_is_a_bomb_takes_no_memory(tmp_path, monkeypatch):
+    root = plant(tmp_path, ["s/a/frame1.png", "s/a/frame2.png", "s/a/flow.flo"])
+    (root / "s/a/flow.flo").unlink()
+    (root / "s/a/flow.flo.xz").write_bytes(lzma.compress(bytes(2**26)))
+    monkeypatch.setattr(recipes, "_LARGEST_FLOW", 2**25)
+    (pair,) = pairs_of(load_recipe("pairs"), root)
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"flow\.flo\.xz: unpacks to more than 33554432 bytes"):
+            read_pair(pair)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
 
 
 # ------------------------------------------------------------------ what is missing

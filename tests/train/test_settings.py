@@ -69,6 +69,7 @@ def test_set(setting, name, value):
         ("steps=0", "steps must be at least 1"),
         ("rate=fast", "must be a number"),
         ("rate=nan", "must be a number"),
+        (f"rate={'9' * 400}", "must be a number"),
         ("flag=1", "must be true or false"),
         ("kind=c", "must be one of a, b"),
         ("sizes=a", "must be a list"),
