@@ -103,7 +103,7 @@ def tokenize_clips(
 
     Args:
         draw: a pure function from the number of a clip to the clip.
-        dvae: whose codes they are; its weights are part of the key.
+        dvae: whose codes they are; the weights of its encoder are part of the key.
         media: of :func:`grid_media`.
         key: names what ``draw`` depends on, so far as the first clips do not tell.
         count: how many.
@@ -118,9 +118,11 @@ def tokenize_clips(
     if root is None:
         raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
     digest = hashlib.sha256(repr((_VERSION, key, count, media)).encode())
-    for name, tensor in dvae.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for part in (dvae.encoder, dvae.to_latent):  # what codes hang on
+        for name, tensor in part.state_dict().items():
+            digest.update(name.encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().data)
     for number in range(min(_PROBED, count)):
         clip = draw(number)
         digest.update(clip.caption.encode("utf-8", "replace"))
