@@ -29,6 +29,8 @@ COMMANDS = {
         "flowwarp.cli.train_upsampler",
         "Train a network that sharpens its frames.",
     ),
+    "generate-video": ("flowwarp.cli.generate_video", "Make video of words."),
+    "describe-video": ("flowwarp.cli.describe_video", "Say in words what videos show."),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
 }
 

@@ -14,8 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._clips import (
+    MOST_FPS,
+    check_rate,
+    check_target,
+    is_folder_name,
+    is_video_name,
+)
 from flowwarp.cli._device import check_device, choose_device
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,10 +30,6 @@ if TYPE_CHECKING:
     from flowwarp.io.images import ImageFormat
     from flowwarp.pipelines.flow_estimation import Quality
     from flowwarp.pipelines.interpolation import Estimate
-
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
-MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
-MOST_FPS = 1000
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def command(
         raise click.UsageError("--slow is --fps keep: give one of them")
     check_device(device)
     job = _plan(inputs, output, times, "keep" if slow else fps)
-    _check_target(job, overwrite=overwrite)
+    check_target(job.target, folder=job.kind == "frames", overwrite=overwrite)
     result = _work(job, times, quality, weights, device, dry_run)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
@@ -153,11 +156,7 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
         return Job(tuple(sources), single, target, kind, None)
     rate = video_info(first).fps if single else DEFAULT_FPS
     rate = _rate(fps, rate, times)
-    if target.suffix.lower() == ".gif" and rate > MOST_GIF_FPS:
-        raise click.UsageError(
-            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(rate):g}:"
-            " give --slow, --fps, or another kind of file"
-        )
+    check_rate(target, rate)
     return Job(tuple(sources), single, target, kind, rate)
 
 
@@ -176,17 +175,10 @@ def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
     """Say what ``output`` names; ``one_new``: there is a single new picture, so it can be one."""
     from flowwarp.io._files import IMAGE_EXTENSIONS
 
-    suffix = Path(output).suffix.lower()
-    if _paths.wants_folder((), output) or not suffix:
-        return "frames"
-    if suffix in IMAGE_EXTENSIONS and one_new:
+    picture = Path(output).suffix.lower() in IMAGE_EXTENSIONS
+    if one_new and picture and not is_folder_name(output):
         return "middle"
-    if suffix in VIDEOS:
-        return "video"
-    if suffix in IMAGE_EXTENSIONS:
-        raise click.UsageError(f"many frames need a folder or a video, but OUT is {output!r}")
-    known = ", ".join(sorted(VIDEOS))
-    raise click.UsageError(f"OUT must end in {known}, or be a folder, got {output!r}")
+    return "video" if is_video_name(output) else "frames"
 
 
 def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
@@ -201,20 +193,6 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
     if not 0 < wanted <= MOST_FPS:
         raise click.UsageError(f"--fps must be keep, or a number to {MOST_FPS}, got {fps!r}")
     return wanted
-
-
-def _check_target(job: Job, *, overwrite: bool) -> None:
-    """Refuse early what could not be written at the end.
-
-    Raises:
-        OutputError: the file exists and ``overwrite`` is off, the folder is not empty, or it lies
-            where nothing can be written.
-    """
-    if job.kind == "frames" and job.target.exists():
-        if not job.target.is_dir() or any(job.target.iterdir()):
-            raise OutputError(job.target, "exists and is not an empty folder", "name a new one")
-    else:
-        _paths.check_output(job.target, overwrite=overwrite)
 
 
 # ------------------------------------------------------------------ work

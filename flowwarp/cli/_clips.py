@@ -1,0 +1,67 @@
+"""What commands that write clips have in common: a video file, or a folder of frames."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.errors import OutputError
+
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
+MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
+MOST_FPS = 1000
+
+
+def is_folder_name(output: str) -> bool:
+    """Say whether a clip of this name becomes a folder of frames."""
+    return _paths.wants_folder((), output) or not Path(output).suffix
+
+
+def is_video_name(output: str) -> bool:
+    """Say whether a clip of this name becomes a video; if not, it becomes a folder of frames.
+
+    Raises:
+        click.UsageError: neither.
+    """
+    from flowwarp.io._files import IMAGE_EXTENSIONS
+
+    suffix = Path(output).suffix.lower()
+    if is_folder_name(output):
+        return False
+    if suffix in VIDEOS:
+        return True
+    if suffix in IMAGE_EXTENSIONS:
+        raise click.UsageError(f"many frames need a folder or a video, but OUT is {output!r}")
+    known = ", ".join(sorted(VIDEOS))
+    raise click.UsageError(f"OUT must end in {known}, or be a folder, got {output!r}")
+
+
+def check_rate(target: Path, rate: Fraction | float) -> None:
+    """Refuse more frames a second than the file can say.
+
+    Raises:
+        click.UsageError: it is a GIF, and they are more than its clock can count.
+    """
+    if target.suffix.lower() == ".gif" and rate > MOST_GIF_FPS:
+        raise click.UsageError(
+            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(rate):g}:"
+            " lower --fps, or name another kind of file"
+        )
+
+
+def check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
+    """Refuse early what could not be written at the end.
+
+    Raises:
+        OutputError: the file exists and ``overwrite`` is off, the folder is not empty, or it lies
+            where nothing can be written.
+    """
+    if folder and os.path.lexists(target):  # False, not an exception, for a name too long
+        if not target.is_dir() or any(target.iterdir()):
+            raise OutputError(target, "exists and is not an empty folder", "name a new one")
+    else:
+        _paths.check_output(target, overwrite=overwrite)

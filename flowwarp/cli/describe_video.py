@@ -1,0 +1,138 @@
+"""``flowwarp describe-video``: from video files to words."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.cli._device import check_device, choose_device
+from flowwarp.errors import InputError, SomeFailed
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@click.command()
+@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
+@click.option(
+    "--best-of",
+    "best",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Try N descriptions of each part of a video, keep the likeliest.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the tries."
+)
+@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+def command(
+    videos: tuple[str, ...],
+    best: int,
+    seed: int,
+    gpt: str,
+    dvae: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Say in words what each VIDEO shows.
+
+    VIDEO is a video file of any size and length, a folder of frames, a folder of videos, or a
+    glob. The middle square of a frame is looked at, 16 frames at a time, up to four parts of a
+    long video; the description that fits all of them best is printed on stdout, after the path if
+    there are several videos. --json also says how likely it is, in nats (the higher, the better).
+
+    The weights know only what they were trained on: of other footage they say what comes nearest.
+
+    \b
+    flowwarp describe-video clip.mp4
+    flowwarp describe-video clips/ --best-of 4 --json
+    """  # noqa: D301 - click wants the character itself
+    check_device(device)
+    sources = _list_sources(videos)
+    from flowwarp.io.video import read_video
+    from flowwarp.pipelines.text_video import describe_video, load_models
+
+    models = load_models(gpt, dvae, None, None, choose_device(device))
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    hidden = len(sources) == 1 or not sys.stderr.isatty()
+    with click.progressbar(sources, label="describe", file=sys.stderr, hidden=hidden) as bar:
+        for source in bar:
+            start = time.perf_counter()
+            frames = _Counted(read_video(source))
+            try:
+                found = describe_video(models, frames, best=best, seed=seed)
+            except InputError as fault:
+                if len(sources) == 1:
+                    raise
+                failed.append({"input": str(source), "error": str(fault)})
+                continue
+            text = _printable(found.text)
+            results.append(
+                {
+                    "input": str(source),
+                    "text": text,
+                    "nats": round(found.nats, 3),
+                    "frames": frames.count,
+                    "windows": found.windows,
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+            )
+            if not as_json:
+                click.echo(text if len(sources) == 1 else f"{_printable(str(source))}: {text}")
+    if as_json:
+        click.echo(json.dumps({"results": results, "failed": failed}))
+    if failed:
+        raise SomeFailed([fault["error"] for fault in failed], len(sources))
+
+
+def _list_sources(videos: Sequence[str]) -> list[Path]:
+    """Expand patterns and folders of videos; each video once.
+
+    Raises:
+        InputError: there is none in one.
+    """
+    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
+
+    found: dict[Path, None] = {}
+    for name in videos:
+        paths = _paths.expand_glob(name) if _paths.is_glob(name) else [Path(name)]
+        files: list[Path] = []
+        for path in paths:
+            if _paths.wants_folder((), str(path)) and not list_folder(path, IMAGE_EXTENSIONS):
+                files += list_folder(path, VIDEO_EXTENSIONS)
+            else:
+                files.append(path)
+        if not files:
+            raise InputError(name, "no video is here")
+        found.update(dict.fromkeys(files))
+    return list(found)
+
+
+class _Counted:
+    """Frames passed on one by one, and how many there were so far."""
+
+    def __init__(self, frames: Iterator[Tensor]) -> None:
+        self.frames, self.count = frames, 0
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for frame in self.frames:
+            self.count += 1
+            yield frame
+
+
+def _printable(text: str) -> str:
+    """Replace what could steer a terminal: the network is free to write any bytes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

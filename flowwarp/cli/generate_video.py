@@ -1,0 +1,360 @@
+"""``flowwarp generate-video``: from words to video files."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import time
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowwarp.cli import _clips, _paths
+from flowwarp.cli._device import check_device, choose_device
+from flowwarp.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowwarp.pipelines.text_video import VideoModels
+
+LARGEST_LIST = 2**24  # bytes of prompts
+LONGEST_NAME = 60  # characters made of a prompt; every file system takes 143
+# Names that Windows keeps for devices, whatever their extension.
+_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A prompt, and where its video goes.
+
+    Attributes:
+        prompt: on one line.
+        target: a video file, or a folder of frames.
+        folder: whether it is the latter.
+    """
+
+    prompt: str
+    target: Path
+    folder: bool
+
+
+@click.command()
+@click.argument("prompts", metavar="PROMPT...", nargs=-1)
+@click.option("-o", "--output", metavar="OUT", help="A video or a folder of its frames.")
+@click.option("--prompts", "listed", metavar="FILE", help="Prompts, one a line; - for stdin.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    help="Which of all possible videos.",
+)
+@click.option("--frames", type=click.IntRange(1), metavar="N", help="How many; 16 if not said.")
+@click.option(
+    "--fps",
+    type=click.FloatRange(0, _clips.MOST_FPS, min_open=True),
+    default=12,
+    show_default=True,
+    help="Frames a second.",
+)
+@click.option("--image", metavar="FILE", help="A picture for the video to begin with.")
+@click.option(
+    "--best-of",
+    "best",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Make N videos, keep the one that the prompt describes best.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Of the upsampler, a frame; more give more detail.",
+)
+@click.option("--no-upsampler", is_flag=True, help="Leave frames at half the size.")
+@click.option("--no-temporal", is_flag=True, help="Sharpen each frame by itself; it will flicker.")
+@click.option(
+    "--temperature",
+    type=click.FloatRange(0),
+    default=1.0,
+    show_default=True,
+    help="Of tokens; 0 takes the likeliest.",
+)
+@click.option(
+    "--top-k",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Draw from the K likeliest tokens; 0 for all.",
+)
+@click.option(
+    "--top-p",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.95,
+    show_default=True,
+    help="Draw from the likeliest with this probability together.",
+)
+@click.option(
+    "--guidance",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    help="How much the prompt is stressed; 1 for as much as was learned.",
+)
+@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
+@click.option(
+    "--upsampler",
+    metavar="WEIGHTS",
+    default="base",
+    show_default=True,
+    help="Of train-upsampler.",
+)
+@click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
+def command(
+    prompts: tuple[str, ...],
+    output: str | None,
+    listed: str | None,
+    seed: int,
+    frames: int | None,
+    fps: float,
+    image: str | None,
+    best: int,
+    steps: int,
+    no_upsampler: bool,
+    no_temporal: bool,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    guidance: float,
+    gpt: str,
+    dvae: str,
+    upsampler: str,
+    flow: str,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+    dry_run: bool,
+) -> None:
+    """Make a video of what PROMPT says.
+
+    OUT is .mp4, .m4v, .mov, .mkv, .gif or .webp, or a folder, which is filled with frames. Without
+    -o the video is named after its prompt, here. Of several PROMPTs, and of --prompts, each becomes
+    an .mp4 in folder OUT. The paths written are printed on stdout.
+
+    The same prompt, seed and options make the same video on the same machine. More than 16 frames
+    are made piece by piece, each going on where the one before it ends. A prompt may say anything,
+    but the weights know only what they were trained on; docs/video.md says what that is, and how
+    to train others.
+
+    \b
+    flowwarp generate-video "a knight in red armour walks left"
+    flowwarp generate-video "a skeleton dances" -o dance.gif --seed 3 --best-of 4
+    flowwarp generate-video "a woman waves" --image first.png --frames 40
+    flowwarp generate-video --prompts prompts.txt -o videos/ --json
+    """  # noqa: D301 - click wants the character itself
+    check_device(device)
+    jobs = _plan(_read_prompts(prompts, listed), output, many=listed is not None)
+    for job in jobs:
+        _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
+        _clips.check_rate(job.target, fps)
+    from flowwarp.io.images import read_image
+    from flowwarp.models.gpt import Sampling
+    from flowwarp.pipelines.text_video import load_models
+
+    first = None if image is None else read_image(image)
+    start = time.perf_counter()
+    models = load_models(
+        gpt,
+        dvae,
+        None if no_upsampler else upsampler,
+        None if no_upsampler or no_temporal else flow,
+        choose_device(device),
+    )
+    load = time.perf_counter() - start
+    for job in jobs:
+        _warn(models, job.prompt)
+    try:
+        sampling = Sampling(temperature, top_k, top_p, guidance)
+    except ValueError as fault:  # not a number, or without end
+        raise click.UsageError(str(fault)) from fault
+    frames = models.window if frames is None else frames
+    options = {
+        "seed": seed,
+        "frames": frames,
+        "best": best,
+        "sampling": sampling,
+        "steps": steps,
+        "temporal": not no_temporal,
+    }
+    results = []
+    for number, job in enumerate(jobs, start=1):
+        label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
+        seconds = {} if dry_run else _make(models, job, first, fps, options, label)
+        results.append(
+            {
+                "prompt": job.prompt,
+                "output": str(job.target),
+                "seed": seed,
+                "frames": frames,
+                "width": models.size,
+                "height": models.size,
+                "fps": fps,
+                "best_of": best,
+                "seconds": seconds,
+            }
+        )
+        if not as_json:
+            _paths.print_path(job.target)
+    if as_json:
+        outcome = {"dry_run": dry_run, "load_seconds": round(load, 3), "results": results}
+        click.echo(json.dumps(outcome | {"failed": []}))
+
+
+# ------------------------------------------------------------------ what to make
+
+
+def _read_prompts(prompts: Sequence[str], listed: str | None) -> list[str]:
+    """Return all prompts, each on one line and once.
+
+    Raises:
+        click.UsageError: there is none.
+        InputError: one is empty, or the list cannot be read or holds none.
+    """
+    if not prompts and listed is None:
+        raise click.UsageError("say what to show: PROMPT, or --prompts FILE")
+    found = [" ".join(prompt.split()) for prompt in prompts]
+    if "" in found:
+        raise InputError("PROMPT", "is empty", "say what the video shall show")
+    if listed is not None:
+        lines = [" ".join(line.split()) for line in _read_list(listed).splitlines()]
+        if not any(lines):
+            raise InputError(listed, "holds no prompt", "write one a line")
+        found += filter(None, lines)
+    return list(dict.fromkeys(found))
+
+
+def _read_list(listed: str) -> str:
+    from flowwarp.io._files import open_input
+
+    if listed == "-":
+        data = sys.stdin.buffer.read(LARGEST_LIST + 1)
+    else:
+        with open_input(listed) as (file, _):
+            data = file.read(LARGEST_LIST + 1)
+    if len(data) > LARGEST_LIST:
+        raise InputError(listed, f"has more than {LARGEST_LIST >> 20} MB", "split it")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise InputError(listed, "is not a text file in UTF-8") from fault
+
+
+def _plan(prompts: Sequence[str], output: str | None, *, many: bool) -> list[Job]:
+    """Say where the video of each prompt goes.
+
+    Raises:
+        click.UsageError: OUT is no name for one.
+    """
+    if len(prompts) == 1 and not many:
+        target = Path(output or f"{name_of(prompts[0])}.mp4")
+        return [Job(prompts[0], target, not _clips.is_video_name(str(output or target)))]
+    folder = Path(output or ".")
+    if folder.suffix.lower() in _clips.VIDEOS and not _paths.wants_folder((), output or "."):
+        raise click.UsageError(f"several prompts need a folder, but OUT is {output!r}")
+    jobs, taken = [], Counter[str]()
+    for prompt in prompts:
+        name = base = name_of(prompt)
+        while taken[name]:
+            taken[base] += 1
+            name = f"{base}_{taken[base]}"
+        taken[name] = 1
+        jobs.append(Job(prompt, folder / f"{name}.mp4", False))
+    return jobs
+
+
+def name_of(prompt: str) -> str:
+    """Return a name for a prompt's video that every file system takes, without extension.
+
+    >>> name_of("A knight -- in RED armour!")
+    'a_knight_in_red_armour'
+    """
+    plain = unicodedata.normalize("NFKD", prompt[: 4 * LONGEST_NAME])
+    words = re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower())
+    name = "_".join(words)[:LONGEST_NAME].rstrip("_")
+    if not name or _DEVICES.fullmatch(name):
+        return f"video_{name}".rstrip("_")
+    return name
+
+
+def _warn(models: VideoModels, prompt: str) -> None:
+    """Say on stderr what of a prompt will not be understood."""
+    from flowwarp.pipelines.text_video import heard, unknown_words
+
+    read = heard(models.gpt, prompt)
+    name = repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
+    if len(read) < len(prompt):
+        _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
+    unknown = [repr(word) for word in unknown_words(models.gpt, read)]
+    if unknown:
+        listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+        _say(f"{name}: the network has never learned {listed}; expect anything there")
+
+
+def _say(line: str) -> None:
+    click.echo(f"flowwarp: {line}", err=True)
+
+
+# ------------------------------------------------------------------ making it
+
+
+def _make(
+    models: VideoModels,
+    job: Job,
+    image: Tensor | None,
+    fps: float,
+    options: dict[str, Any],
+    label: str,
+) -> dict[str, float]:
+    """Make a video and write it; return the seconds that each stage took."""
+    from flowwarp.io.video import write_frames, write_video
+    from flowwarp.pipelines.text_video import STAGES, generate
+
+    start = time.perf_counter()
+    seconds: dict[str, float] = {}
+    with click.progressbar(
+        length=1000, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+        try:
+            frames = generate(
+                models,
+                job.prompt,
+                image=image,
+                seconds=seconds,
+                progress=lambda done, total: bar.update(1000 * done // total - bar.pos),
+                **options,
+            )
+        except ValueError as fault:
+            raise click.UsageError(str(fault)) from fault
+        _paths.make_folder(job.target.parent)
+        if job.folder:
+            write_frames(job.target, ((frame, None) for frame in frames))
+        else:
+            write_video(job.target, frames, fps)
+    taken = {stage: seconds.get(stage, 0.0) for stage in STAGES}
+    taken["write"] = time.perf_counter() - start - sum(seconds.values())
+    return {stage: round(value, 3) for stage, value in taken.items()}

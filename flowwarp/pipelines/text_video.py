@@ -1,0 +1,481 @@
+"""From words to video, and from video to words, by three networks trained apart.
+
+A transformer writes a video as codes, window by window; the discrete VAE makes small frames of
+them; the upsampler draws each of these at twice the size, held still by its own frame before, which
+is warped along the flow between the small frames. Each stage takes what the one before it has
+ready: memory does not grow with the length of a video, and frames come while later ones are still
+to be written.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from flowwarp._bundled import bundled
+from flowwarp.data.captioned import middle_square
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import build
+from flowwarp.models.dvae import DVAE
+from flowwarp.models.flownet import FlowNet
+from flowwarp.models.gpt import Sampling
+from flowwarp.models.upsampler import (
+    SCALE,
+    Upsampler,
+    UpsamplerConfig,
+    enlarge,
+    upsample_frames,
+)
+from flowwarp.ops.occlusion import visible_by_consistency
+from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+from flowwarp.pipelines.sequences import (
+    FRAME,
+    TEXT,
+    VIDEO,
+    MediaGPT,
+    Prompt,
+    best_of,
+    describe,
+    fast_dtype,
+    load_gpt,
+    sample_video_tokens,
+    text_likelihood,
+)
+from flowwarp.pipelines.video_tokens import detokenize, load_dvae, tokenize
+
+SHIPPED = "base"  # the name of the weights in the package
+SAMPLING = Sampling(top_p=0.95, guidance=2.0)
+STAGES = ("tokens", "decode", "flow", "upsample")
+MOST_WINDOWS = 4  # of a video that are described
+
+# Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
+_WINDOW, _NOISE = 0x85EBCA6B, 0xC2B2AE35
+# A frame takes as long as so many tokens, sharpened and not.
+_SHARP_FRAME, _PLAIN_FRAME = 40, 2
+
+Item = TypeVar("Item")
+Seconds = dict[str, float]
+Progress = Callable[[int, int], None]
+
+
+# ------------------------------------------------------------------ the networks
+
+
+@dataclass(frozen=True)
+class VideoModels:
+    """The networks that make video, all on one device.
+
+    Args:
+        gpt: writes codes, and words.
+        dvae: whose codes they are.
+        upsampler: doubles the size of frames; None to leave them as they are.
+        flownet: the motion between them; None to draw each by itself.
+    """
+
+    gpt: MediaGPT
+    dvae: DVAE
+    upsampler: Upsampler | None = None
+    flownet: FlowNet | None = None
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Codes that are written at a time: token frames, rows, columns."""
+        grid = self.gpt.vocabulary[VIDEO].grid
+        assert grid is not None
+        return grid
+
+    @property
+    def window(self) -> int:
+        """Frames that are written at a time."""
+        return self.grid[0] * self.dvae.config.stride_time
+
+    @property
+    def small(self) -> int:
+        """Side of the VAE's square frames, in pixels."""
+        return self.grid[1] * self.dvae.config.stride
+
+    @property
+    def size(self) -> int:
+        """Side of the frames that come out, in pixels."""
+        return self.small * (1 if self.upsampler is None else SCALE)
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.gpt.net.head.weight.device
+
+
+def load_models(
+    gpt: str | Path = SHIPPED,
+    dvae: str | Path = SHIPPED,
+    upsampler: str | Path | None = SHIPPED,
+    flow: str | Path | None = SHIPPED,
+    device: str | torch.device = "cpu",
+) -> VideoModels:
+    """Load the networks that make video.
+
+    Args:
+        gpt: weights of ``train-gpt``, or ``"base"`` for those in the package.
+        dvae: of ``train-dvae``, likewise: those that the transformer was trained with.
+        upsampler: of ``train-upsampler``, likewise; None for none.
+        flow: of ``train-flow``, likewise; None for none.
+        device: where they shall be.
+
+    Raises:
+        InputError: a file is missing, broken, of another network, or does not fit the others; or
+            the package comes without weights.
+    """
+    words = load_gpt(_find(gpt, "gpt"), device)
+    models = VideoModels(
+        words,
+        load_dvae(_find(dvae, "dvae"), device),
+        None if upsampler is None else load_upsampler(upsampler, device),
+        None if flow is None else load_flownet(flow, device),
+    )
+    media = {medium.name: medium for medium in words.vocabulary.media}
+    for name in (TEXT, VIDEO, FRAME):
+        if name not in media:
+            raise InputError(gpt, f"its vocabulary has no {name}")
+    grid, codes = media[VIDEO].grid, models.dvae.config.codes
+    if grid is None or grid[1] != grid[2] or media[FRAME].grid != (1, *grid[1:]):
+        raise InputError(gpt, "its vocabulary is not of square videos and their first frames")
+    if media[VIDEO].size != codes:
+        raise InputError(
+            gpt,
+            f"writes {media[VIDEO].size} codes, the VAE has {codes}",
+            "give the VAE that it was trained with",
+        )
+    return models
+
+
+def load_upsampler(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Upsampler:
+    """Make an upsampler from weights.
+
+    Args:
+        weights: a ``.safetensors`` file with its card, such as ``train-upsampler`` writes, or
+            ``"base"`` for those in the package.
+        device: where it shall be.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    net, _ = build(
+        _find(weights, "upsampler"),
+        "upsampler",
+        lambda settings: Upsampler(UpsamplerConfig(**settings)),
+    )
+    return net.to(device).eval()
+
+
+def _find(weights: str | Path, network: str) -> str | Path:
+    if weights != SHIPPED:
+        return weights
+    try:
+        path = bundled("weights") / f"{network}_{SHIPPED}.safetensors"
+        if path.is_file():
+            return path
+    except FileNotFoundError:  # a package without any
+        pass
+    problem = "this package has no weights of it"
+    raise InputError(network, problem, f"train some with train-{network} and give --{network} FILE")
+
+
+# ------------------------------------------------------------------ words to video
+
+
+def generate(
+    models: VideoModels,
+    prompt: str | None,
+    *,
+    seed: int = 0,
+    frames: int | None = None,
+    image: Tensor | None = None,
+    best: int = 1,
+    sampling: Sampling = SAMPLING,
+    steps: int = 2,
+    temporal: bool = True,
+    seconds: Seconds | None = None,
+    progress: Progress | None = None,
+) -> Iterator[Tensor]:
+    """Make the frames of a video, as they come.
+
+    The same models, arguments and number of threads give the same video on the same machine, bit
+    for bit.
+
+    Args:
+        models: from :func:`load_models`.
+        prompt: what it shall show; None for anything.
+        seed: which of all possible videos.
+        frames: how many; by default as many as the transformer writes at a time. Longer videos
+            are written in windows, each of which begins with the last token frames of the one
+            before.
+        image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
+        best: so many videos of each window are written, and the one taken that the prompt
+            describes best.
+        sampling: how codes are drawn.
+        steps: of the upsampler for each frame.
+        temporal: False: the upsampler draws each frame by itself.
+        seconds: gets the time that each of ``STAGES`` took.
+        progress: called with (work done, work in all).
+
+    Yields:
+        (3, S, S) float32 in [0, 1] on the CPU, where S is ``models.size``.
+
+    Raises:
+        ValueError: ``frames``, ``best`` or ``steps`` is below 1, the prompt is empty or missing
+            where it must choose, the image is none, or the video is longer than this transformer
+            can go on.
+    """
+    frames = models.window if frames is None else frames
+    for name, value in (("frames", frames), ("best", best), ("steps", steps)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+    caption = None if prompt is None else tidy(prompt)
+    if caption == "":
+        raise ValueError("prompt must not be empty")
+    if best > 1 and caption is None:
+        raise ValueError("best of several needs a prompt to choose by")
+    if image is not None and (image.ndim != 3 or len(image) != 3 or not image.numel()):
+        raise ValueError(f"image must be (3, H, W), got shape {tuple(image.shape)}")
+    if frames > models.window and models.grid[0] < 2:
+        raise ValueError(f"frames must be at most {models.window} with this transformer")
+    first = None
+    if image is not None:
+        first = tokenize(models.dvae, middle_square(image, models.small)[None])
+    job = _Job(
+        models, Prompt(caption, first), seed, frames, best, sampling, steps, temporal, progress
+    )
+    return _run(job, {} if seconds is None else seconds)
+
+
+def tidy(prompt: str) -> str:
+    """Return a prompt as captions are written: on one line."""
+    return " ".join(prompt.split())
+
+
+def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
+    """Return the words of a prompt that the transformer has no token for.
+
+    What it has read several times has become one token, so these it will hardly know.
+    """
+    pairs = gpt.vocabulary.pairs
+    words = dict.fromkeys(re.findall(r"[^\W\d_]+|[^\w\s]", prompt))
+    return [word for word in words if min(len(pairs.encode(w)) for w in (word, f" {word}")) > 1]
+
+
+def heard(gpt: MediaGPT, prompt: str) -> str:
+    """Return what the transformer reads of a prompt: its beginning, if it is too long."""
+    words = gpt.vocabulary
+    return words.read_text(words.text(tidy(prompt)).ids.tolist())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What :func:`generate` was asked for."""
+
+    models: VideoModels
+    prompt: Prompt
+    seed: int
+    frames: int
+    best: int
+    sampling: Sampling
+    steps: int
+    temporal: bool
+    progress: Progress | None
+
+
+def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
+    models = job.models
+    half = fast_dtype(models.device) == torch.bfloat16
+    tell = _teller(job)
+
+    def stage(items: Iterator[Item], name: str, low: bool = False) -> Iterator[Item]:
+        cast = torch.autocast(models.device.type, torch.bfloat16, enabled=low)
+        return _stage(items, name, seconds, cast)
+
+    codes = stage(_write(job, tell), "tokens")
+    decodes = stage(detokenize(models.dvae, codes), "decode", half)
+    pictures = decodes
+    if models.upsampler is not None:
+        drawn = upsample_frames(
+            models.upsampler,
+            stage(_join_motion(models, decodes, job.temporal), "flow"),
+            torch.Generator().manual_seed((job.seed + _NOISE) % 2**63),
+            steps=job.steps,
+            temporal=job.temporal,
+        )
+        pictures = (frame[0].cpu() for frame in stage(drawn, "upsample", half))
+    for number, frame in zip(range(1, job.frames + 1), pictures, strict=False):
+        tell("frames", number)
+        yield frame
+
+
+def _stage(
+    items: Iterator[Item], name: str, seconds: Seconds, cast: torch.autocast
+) -> Iterator[Item]:
+    """Pass items on, each made under ``cast``; note the time, less that of the stages before."""
+    while True:
+        before, start = sum(seconds.values()), time.perf_counter()
+        with cast:  # not while this generator waits: it would reach whoever takes the items
+            item = next(items, None)
+        took = time.perf_counter() - start - (sum(seconds.values()) - before)
+        seconds[name] = seconds.get(name, 0.0) + took
+        if item is None:
+            return
+        yield item
+
+
+def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
+    """Yield token frames (h, w), window after window."""
+    models, prompt = job.models, job.prompt
+    times, rows, columns = models.grid
+    window = written = 0
+    while True:
+        begin = 0 if prompt.begin is None else len(prompt.begin)
+
+        def told(done: int, total: int, before: int = written) -> None:
+            tell("tokens", before + done)
+
+        seed = (job.seed + window * _WINDOW) % 2**63
+        if job.best > 1:
+            videos, _ = best_of(models.gpt, prompt, seed, job.best, job.sampling, progress=told)
+        else:
+            videos = sample_video_tokens(models.gpt, [prompt], [seed], job.sampling, progress=told)
+        yield from videos[0, begin:]
+        window, written = window + 1, written + (times - begin) * rows * columns
+        # The picture it began with says nothing of what comes now.
+        prompt = Prompt(prompt.caption, begin=videos[0, -_overlap(models) :])
+
+
+def _overlap(models: VideoModels) -> int:
+    """Return the token frames with which a window begins that goes on with another."""
+    return max(1, models.grid[0] // 2)
+
+
+def _join_motion(
+    models: VideoModels, decodes: Iterator[Tensor], temporal: bool
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+    """Yield each small frame with the flow to the one before and what that shows, as wanted.
+
+    Flow is estimated between enlarged frames: the network's finest level is at a quarter of its
+    input, which of the small frames would be 16 pixels wide.
+    """
+    before: Tensor | None = None
+    for frame in decodes:
+        decode = frame[None].to(models.device)
+        flow = visible = None
+        if temporal and models.flownet is not None:
+            large = enlarge(decode).clamp(0, 1)
+            if before is not None:
+                flow, back = estimate_both(models.flownet, large, before, "fast")
+                visible = visible_by_consistency(flow, back)
+            before = large
+        yield decode, flow, visible
+
+
+def _teller(job: _Job) -> Callable[[str, int], None]:
+    """Return what takes (what, how many so far) and tells of the work as a whole."""
+    models = job.models
+    times, rows, columns = models.grid
+    later = max(0, -(-job.frames // models.dvae.config.stride_time) - times)  # token frames
+    fresh = max(1, times - _overlap(models))
+    costs = {"tokens": 1, "frames": _PLAIN_FRAME if models.upsampler is None else _SHARP_FRAME}
+    total = (times + -(-later // fresh) * fresh) * rows * columns + costs["frames"] * job.frames
+    done: Counter[str] = Counter()
+
+    def tell(what: str, count: int) -> None:
+        done[what] = costs[what] * count
+        if job.progress is not None:
+            job.progress(done.total(), total)
+
+    return tell
+
+
+# ------------------------------------------------------------------ video to words
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a video shows.
+
+    Args:
+        text: of all that was tried, what describes the whole best.
+        nats: log-likelihood of it, the mean of the windows.
+        windows: how many parts of the video were looked at.
+    """
+
+    text: str
+    nats: float
+    windows: int
+
+
+def describe_video(
+    models: VideoModels, frames: Iterable[Tensor], *, best: int = 1, seed: int = 0
+) -> Description:
+    """Say what a video of any size and length shows.
+
+    Its middle square is looked at, in parts as long as the transformer reads at a time: all of
+    them in a short video, up to ``MOST_WINDOWS`` evenly over a long one. Each part is described,
+    and each description judged by all parts.
+
+    Args:
+        models: from :func:`load_models`; upsampler and flow network are not used.
+        frames: (3, H, W) in [0, 1], at least one; taken one at a time.
+        best: so many descriptions of each part are tried; the first is the likeliest word by word.
+        seed: of the others.
+
+    Raises:
+        ValueError: there are no frames, or ``best`` is below 1.
+    """
+    if best < 1:
+        raise ValueError(f"best must be at least 1, got {best}")
+    videos = _look(models, frames)
+    said = describe(models.gpt, videos)
+    for number in range(1, best):
+        said += describe(models.gpt, videos, Sampling(), seed=seed + number)
+    ranked = [
+        (float(text_likelihood(models.gpt, videos, [text] * len(videos)).mean()), text)
+        for text in dict.fromkeys(said)
+    ]
+    nats, text = max(ranked, key=lambda pair: pair[0])
+    return Description(text, nats, len(videos))
+
+
+def _look(models: VideoModels, frames: Iterable[Tensor]) -> Tensor:
+    """Return the codes (N, t, h, w) of some windows of a video."""
+    kept: list[Tensor] = []
+    every = 1
+    for number, window in enumerate(_windows(frames, models.window, models.small)):
+        if number % every == 0:
+            kept.append(tokenize(models.dvae, window))
+        if len(kept) > MOST_WINDOWS:  # half as many, evenly still
+            kept, every = kept[::2], 2 * every
+    if not kept:
+        raise ValueError("frames must not be empty")
+    return torch.stack(kept)
+
+
+def _windows(frames: Iterable[Tensor], length: int, size: int) -> Iterator[Tensor]:
+    """Yield windows (length, 3, size, size) uint8, one after the other.
+
+    What is left over at the end is filled up with what came before, or with its own last frame.
+    """
+    before: list[Tensor] = []
+    window: list[Tensor] = []
+    for frame in frames:
+        window.append(middle_square(frame, size))
+        if len(window) == length:
+            yield torch.stack(window)
+            before, window = window, []
+    if window:
+        missing = length - len(window)
+        filled = [*before[len(window) :], *window] if before else window + window[-1:] * missing
+        yield torch.stack(filled)
