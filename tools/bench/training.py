@@ -1,0 +1,114 @@
+"""Time a training step of each network, beside the plain version of the same network.
+
+Usage: python tools/bench/training.py [--rounds 9] [--threads 2] [--only flow]
+
+Ours is what the trainers do by default: the base preset, bf16 autocast, channels-last where the
+network wants it, the package's own operators. The plain version is the same network, examples and
+losses in eager fp32, contiguous, with the operators' torch references. A step is losses, gradients,
+clipping and optimiser; examples are drawn beforehand, as a worker thread does it meanwhile.
+"""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import _measure
+import torch
+
+from flowwarp._bundled import bundled
+from flowwarp.data.sources import SPRITES, open_source
+from flowwarp.data.synthesis import load_photos
+from flowwarp.models.dvae import DVAE
+from flowwarp.ops import _native
+from flowwarp.train import dvae, flow, gpt, loop, upsampler
+from flowwarp.train.tokenized import grid_media, tokenize_clips
+
+OFF = _native.Native(None, "off", "", "switched off by the benchmark")
+
+
+def flow_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = flow.presets("base")
+    configs["data"] = replace(configs["data"], fitted_pairs=0)
+    photos = load_photos(bundled("datasets") / "sample")
+    return flow.flow_task(flow.Material(None, photos), configs), configs["loop"]
+
+
+def dvae_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = dvae.presets("base")
+    configs["data"] = replace(configs["data"], validation=1)
+    source = open_source(SPRITES, configs["data"].size, configs["data"].frames)
+    return dvae.dvae_task(source, configs), configs["loop"]
+
+
+def gpt_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = gpt.presets("base")
+    data = replace(configs["data"], orders=("text video 1",))  # all examples of one length
+    net = DVAE().eval()
+    media = grid_media(net, data.size, data.frames)
+    source = open_source(SPRITES, data.size, data.frames)
+    with tempfile.TemporaryDirectory() as cache:
+        store = tokenize_clips(functools.partial(source, 0), net, media, "", 16, cache=Path(cache))
+        material = gpt.GPTMaterial(store, {"val": store}, media)
+        task = gpt.gpt_task(material, configs | {"data": data})
+        batch = task.batch(range(configs["loop"].batch_size))
+    return replace(task, batch=lambda _: batch), configs["loop"]
+
+
+def upsampler_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = upsampler.presets("base")
+    data = configs["data"]
+    source = open_source(SPRITES, data.size, data.length)
+    codec = upsampler.dvae_codec(DVAE().eval())
+    return upsampler.upsampler_task(source, codec, configs), configs["loop"]
+
+
+def sides(make: Callable[[], tuple[loop.Task, loop.LoopConfig]]) -> Mapping[str, Callable[[], Any]]:
+    """Return a step of each side; each has a network of its own."""
+    ours, config = make()
+    plain, _ = make()
+    plain.model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    batch = ours.batch(range(config.batch_size))
+    late = config.steps * 9 // 10  # when all losses have joined
+
+    def step(task: loop.Task, optimizer: torch.optim.Optimizer, half: bool) -> float:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            losses = task.loss(task.model, batch, late)
+        loss = losses["loss"].float().mean()
+        torch.autograd.backward(loss)
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), config.clip)
+        optimizer.step()
+        return float(loss.detach())
+
+    own, other = (torch.optim.AdamW(task.model.parameters(), lr=1e-5) for task in (ours, plain))
+
+    def plainly() -> float:
+        with mock.patch.object(_native, "native", return_value=OFF):
+            return step(plain, other, half=False)
+
+    return {
+        "flowwarp": lambda: step(ours, own, half=config.precision == "bf16"),
+        "plain fp32": plainly,
+    }
+
+
+def agree(results: Mapping[str, float]) -> float:
+    """Return by how much the loss of the first step differs."""
+    first, second = results.values()
+    return abs(first - second) / abs(second)
+
+
+TASKS = {"flow": flow_task, "dvae": dvae_task, "gpt": gpt_task, "upsampler": upsampler_task}
+CASES = [
+    _measure.Case(name, functools.partial(sides, make), {"preset": "base"}, agree)
+    for name, make in TASKS.items()
+]
+
+if __name__ == "__main__":
+    _measure.main(CASES, (__doc__ or "").splitlines()[0])
