@@ -34,7 +34,8 @@ def main() -> None:
     tensors, card = load_weights(arguments.run / f"{arguments.which}.safetensors")
     notes = dict(card.notes) | dict(note.split("=", 1) for note in arguments.note)
     notes.pop("sha256", None)
-    notes["curve"] = json.dumps(_curve(arguments.run))
+    measure, curve = _curve(arguments.run)
+    notes |= {"measure": measure, "curve": json.dumps(curve)}
     if arguments.figures:
         notes["figures"] = json.dumps(_figures(arguments.figures))
     metadata = notes | {
@@ -53,11 +54,12 @@ def main() -> None:
     print(target, f"{target.stat().st_size / 1e6:.2f} MB")
 
 
-def _curve(run: Path) -> list[list[float]]:
-    """Return step and validated error of each validation."""
+def _curve(run: Path) -> tuple[str, list[list[float]]]:
+    """Return what was measured in validation, and at which step it was what."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "val"]
-    return [[row["step"], round(row.get("epe", row["loss"]), 3)] for row in rows]
+    measure = next(name for name in ("epe", "psnr", "loss") if name in rows[-1])
+    return measure, [[row["step"], round(row[measure], 3)] for row in rows]
 
 
 def _figures(path: Path) -> dict[str, Any]:
@@ -76,11 +78,11 @@ def _page(name: str, card: dict[str, str], tensors: dict[str, torch.Tensor]) -> 
     count = sum(tensor.numel() for tensor in tensors.values())
     lines = [f"# {name}", "", f"{card['model']}, {count / 1e6:.2f} million parameters, bf16.", ""]
     for key, value in card.items():
-        if key in ("figures", "curve", "model"):
+        if key in ("figures", "measure", "curve", "model", "vocabulary"):
             continue
         lines.append(f"- **{key}**: {f'`{value}`' if key in ('command', 'config') else value}")
-    lines += ["", "Validated while training (step: error):", ""]
-    lines.append(", ".join(f"{step:.0f}: {error}" for step, error in json.loads(card["curve"])))
+    lines += ["", f"Validated while training (step: {card['measure']}):", ""]
+    lines.append(", ".join(f"{step:.0f}: {value}" for step, value in json.loads(card["curve"])))
     if "figures" in card:
         figures = json.loads(card["figures"])
         methods = list(dict.fromkeys(m for row in figures.values() for m in row))
