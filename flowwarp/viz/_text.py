@@ -1,8 +1,11 @@
-"""A 5 × 7 pixel font for the few signs a scale needs, so that no font library is loaded."""
+"""A 5 × 7 pixel font for scales and short captions, so that no font library is loaded."""
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 HEIGHT = 7
@@ -26,6 +29,31 @@ _GLYPHS = {
     "e": "..... ..... .###. #...# ##### #.... .###.",
     "p": "..... ..... ####. #...# ####. #.... #....",
     "x": "..... ..... #...# .#.#. ..#.. .#.#. #...#",
+    "a": "..... ..... .###. ....# .#### #...# .####",
+    "b": "#.... #.... ####. #...# #...# #...# ####.",
+    "c": "..... ..... .###. #.... #.... #.... .###.",
+    "d": "....# ....# .#### #...# #...# #...# .####",
+    "f": "..##. .#... ####. .#... .#... .#... .#...",
+    "g": "..... ..... .#### #...# .#### ....# .###.",
+    "h": "#.... #.... ####. #...# #...# #...# #...#",
+    "i": "..#.. ..... .##.. ..#.. ..#.. ..#.. .###.",
+    "j": "...#. ..... ..##. ...#. ...#. #..#. .##..",
+    "k": "#.... #.... #..#. #.#.. ##... #.#.. #..#.",
+    "l": ".##.. ..#.. ..#.. ..#.. ..#.. ..#.. .###.",
+    "m": "..... ..... ##.#. #.#.# #.#.# #.#.# #.#.#",
+    "n": "..... ..... ####. #...# #...# #...# #...#",
+    "o": "..... ..... .###. #...# #...# #...# .###.",
+    "q": "..... ..... .#### #...# .#### ....# ....#",
+    "r": "..... ..... #.##. ##... #.... #.... #....",
+    "s": "..... ..... .#### #.... .###. ....# ####.",
+    "t": ".#... .#... ####. .#... .#... .#... ..##.",
+    "u": "..... ..... #...# #...# #...# #...# .####",
+    "v": "..... ..... #...# #...# #...# .#.#. ..#..",
+    "w": "..... ..... #...# #.#.# #.#.# #.#.# .#.#.",
+    "y": "..... ..... #...# #...# .#### ....# .###.",
+    "z": "..... ..... ##### ...#. ..#.. .#... #####",
+    ",": "..... ..... ..... ..... .##.. ..#.. .#...",
+    "'": "..#.. ..#.. ..... ..... ..... ..... .....",
     " ": "..... ..... ..... ..... ..... ..... .....",
 }
 
@@ -33,8 +61,26 @@ _GLYPHS = {
 def text_mask(text: str) -> Tensor:
     """Write ``text`` in one line; (7, 6 · len(text)) float, 1 where there is ink.
 
+    Capitals are written small.
+
     Raises:
-        KeyError: a sign other than digits, ``.``, ``-``, ``+``, ``e``, ``p``, ``x`` and space.
+        KeyError: a sign other than letters from a to z, digits, ``.``, ``,``, ``'``, ``-``, ``+``
+            and space.
     """
-    rows = zip(*(_GLYPHS[sign].split() for sign in text), strict=True)
+    rows = zip(*(_GLYPHS[sign].split() for sign in text.lower()), strict=True)
     return torch.tensor([[dot == "#" for dot in ".".join(row) + "."] for row in rows]).float()
+
+
+def text_block(text: str, columns: int) -> Tensor:
+    """Write ``text`` in lines, broken between words; a sign that the font lacks becomes a space.
+
+    Args:
+        text: any.
+        columns: signs a line; longer words are cut.
+
+    Returns:
+        (9 · lines, 6 · columns) float, 1 where there is ink.
+    """
+    known = "".join(sign if sign in _GLYPHS else " " for sign in text.lower())
+    lines = textwrap.wrap(known, columns) or [""]
+    return torch.cat([F.pad(text_mask(line.ljust(columns)), (0, 0, 0, 2)) for line in lines])

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.tensors import check_image
+from flowwarp.viz._text import ADVANCE, text_block
 from flowwarp.viz.overlay import side_by_side
+
+_MARGIN = 4  # px around a caption
 
 
 def video_sheet(rows: Sequence[Tensor], *, every: int = 1, gap: int = 2) -> Tensor:
@@ -39,3 +42,51 @@ def video_sheet(rows: Sequence[Tensor], *, every: int = 1, gap: int = 2) -> Tens
         for last, picture in zip([*[True] * (len(pictures) - 1), False], pictures, strict=True)
     ]
     return torch.cat(padded, 1)
+
+
+def captioned_sheet(
+    rows: Sequence[tuple[str, Tensor]], *, every: int = 1, columns: int = 28, gap: int = 2
+) -> Tensor:
+    """Put frames of videos in rows, each beside what is said of it.
+
+    Args:
+        rows: a text, and (T, 3, H, W) in [0, 1]. Of a text that is too long for the height of a
+            frame, its beginning is shown.
+        every: show every so many-th frame.
+        columns: signs a line of text.
+        gap: white pixels between two frames.
+
+    Returns:
+        (3, H', W').
+
+    Raises:
+        TypeError: a row is not a floating-point tensor.
+        ValueError: there is none, or one is not (T, 3, H, W).
+    """
+    frames = video_sheet([video for _, video in rows], every=every, gap=gap)
+    picture = F.pad(frames, (columns * ADVANCE + 2 * _MARGIN, 0), value=1.0)
+    top = 0
+    for text, video in rows:
+        height = video.shape[-2]
+        ink = text_block(text, columns)[: max(height - _MARGIN, 0)]
+        high, wide = ink.shape
+        picture[:, top + _MARGIN : top + _MARGIN + high, _MARGIN : _MARGIN + wide] = 1 - ink
+        top += height + gap
+    return picture
+
+
+def time_slices(videos: Sequence[Tensor], row: int, *, tall: int = 6) -> Tensor:
+    """Show a row of pixels over time, of several videos side by side.
+
+    Time runs down: what holds still is a straight line, what flickers is frayed.
+
+    Args:
+        videos: each (T, 3, H, W) in [0, 1], of one length.
+        row: which row of pixels.
+        tall: pixels that a frame is high.
+
+    Returns:
+        (3, T * tall, W').
+    """
+    slices = [video[:, :, row].movedim(0, 1)[None] for video in videos]  # (1, 3, T, W)
+    return side_by_side([part.repeat_interleave(tall, 2) for part in slices])[0]
