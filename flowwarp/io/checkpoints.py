@@ -228,7 +228,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     # Not safe_open, which takes no name that is not UTF-8, and maps the file: cut short meanwhile,
     # that ends the process.
     try:
-        tensors: dict[str, Tensor] = load(data)
+        tensors: dict[str, Tensor] = dict(sorted(load(data).items()))  # in no order of its own
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         metadata: dict[str, str] = dict(header.get("__metadata__") or {})
     except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as fault:

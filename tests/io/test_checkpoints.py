@@ -253,3 +253,11 @@ def test_any_name_and_no_file_that_stays_open(tmp_path):
     assert (tensors["a"].tolist(), metadata) == ([0, 1, 2, 3, 4], {"b": "c"})
     os.truncate(path, 10)  # a mapped file would now end the process
     assert tensors["a"].sum() == 10
+
+
+def test_tensors_come_in_one_order(tmp_path):
+    """Whoever strings them together, or sends them to another process, relies on it."""
+    names = [f"part{number}" for number in range(40)]
+    tensors = {name: torch.zeros(number) for number, name in enumerate(names)}
+    save_tensors(tmp_path / "w.safetensors", tensors, {})
+    assert list(load_tensors(tmp_path / "w.safetensors")[0]) == sorted(names)
