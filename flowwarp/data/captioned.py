@@ -359,6 +359,8 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
     with open_input(path) as (file, size):
         for member in _members(path, file, size):
             name = PurePosixPath(member.name)
+            if not name.name:  # "" or "."
+                continue
             if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                 _skip(f"{path}: {member.name!r} leads out of its folder", skipped)
                 continue

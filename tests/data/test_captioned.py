@@ -319,6 +319,12 @@ def test_a_sparse_member_is_left_out(load, data, film):
     assert {store[k].caption for k in range(len(store))} == {"ok"}
 
 
+@pytest.mark.parametrize("name", ["", ".", "./."])
+def test_a_member_without_a_name_is_left_out(load, data, film, name):
+    pack(data / "a.tar", [("a.mp4", film), ("a.txt", b"one"), (name, b"two")])
+    assert len(load(data)) == 3
+
+
 @pytest.mark.parametrize("place", ["cache", "copy"])
 def test_a_full_disk_is_no_fault_of_the_tar_file(load, data, film, monkeypatch, place):
     """Else the video would be left out, and the cache kept without it."""
