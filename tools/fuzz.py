@@ -2,23 +2,29 @@
 
     python tools/fuzz.py --format flo --count 100000 --seed 0
 
-A fault is any exception but InputError, an answer of a wrong shape or range, more than two seconds
-of CPU, an allocation beyond 1 GiB, or a line on stderr. The first few are written to --keep. The
-last line printed is JSON; the exit code is 1 if there was a fault. A seed always gives the same.
+A fault is any exception but the one line of a refusal, an answer of a wrong shape or range, more
+than two seconds of CPU, an allocation beyond 1 GiB, or a line on stderr. The smallest file with a
+fault is made smaller still and written to --keep. The last line printed is JSON; the exit code is 1
+if there was a fault. A seed always gives the same files. Operators: ``tools/fuzz_ops.py``.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
+import logging
+import lzma
 import os
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
 import sys
+import tarfile
 import tempfile
 import time
 import traceback
@@ -26,20 +32,37 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
+import av
+import numpy as np
 import torch
 
-from flowwarp.errors import InputError
+from flowwarp._bundled import bundled
+from flowwarp.data.captioned import load_captioned
+from flowwarp.data.clips import find_clips
+from flowwarp.data.recipes import GroundTruthPair, load_recipe, pairs_of, read_pair
+from flowwarp.data.sprites import load_layers
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import ImageFormat, read_image_with_format, write_image
-from flowwarp.io.video import read_video, write_video
+from flowwarp.io.manifests import open_manifest, read_manifests
+from flowwarp.io.video import read_video, salvage_video, write_video
+from flowwarp.models.flownet import FlowNet, FlowNetConfig
+from flowwarp.train.loop import LoopConfig
+from flowwarp.train.runs import State, open_run
+from flowwarp.train.settings import read_toml, to_toml
 
 SECONDS, BYTES = 2.0, 2**30
 # What a header field is set to: signs, overflows, and products that overflow.
 NUMBERS = (0, 1, 2, 3, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 1)
 WORDS = (b"-1", b"0", b"99999999999999999999", b"1e999", b"nan", b"|O", b"<c8", b"<f8", b"True")
+PAIR = ("frame1.png", "frame2.png")
+SCRATCH = Path("/dev/shm")  # a disk would take a hundred times as long as the readers
 
 
 def check_flow(path: Path) -> None:
@@ -68,6 +91,81 @@ def check_video(path: Path) -> None:
         arm()  # a long video is no hang, a frame that takes so long is
         assert frame.shape[0] == 3
         check_range(frame)
+
+
+def check_salvage(path: Path) -> None:
+    """Read what can be read of a video, to its end."""
+    for frame in salvage_video(path):
+        arm()
+        if frame is not None:
+            check_range(frame)
+
+
+def check_packed(path: Path) -> None:
+    """Read a pair whose flow is packed by xz."""
+    frame1, frame2 = (path.parent / name for name in PAIR)
+    truth = read_pair(GroundTruthPair("set", "pair", frame1, frame2, path))
+    assert truth.flow_12.shape == (1, 2, 3, 5)
+
+
+def check_weights(path: Path) -> None:
+    """Make the network that a file of weights is of."""
+    net, _ = build(path, "flownet", lambda settings: FlowNet(FlowNetConfig(**settings)))
+    assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
+
+
+def check_state(path: Path) -> None:
+    """Take up a training state, of which there is no other."""
+    with open_run(path.parent, {"loop": LoopConfig()}, resume="changed") as run:
+        state = run.newest_state(lambda line: None)
+    if state is None:  # set aside, for next time
+        raise InputError(path, "is broken")
+    assert state.step >= 0
+
+
+def check_config(path: Path) -> None:
+    """Read a configuration, and write it again."""
+    configs = read_toml(path, {"loop": LoopConfig(), "model": FlowNetConfig()})
+    path.write_text(to_toml(configs), "utf-8")
+    assert read_toml(path, configs) == configs
+
+
+def check_recipe(path: Path) -> None:
+    """Read a recipe, and look for its files."""
+    pairs_of(load_recipe(path), path.parent)
+
+
+def check_captioned(path: Path) -> None:
+    """Prepare a folder, or a tar file, of captioned videos."""
+    source = path if path.suffix == ".tar" else path.parent
+    store = load_captioned(source, 8, 2, cache=path.parent / "cache")
+    for number in range(len(store)):
+        clip = store[number]
+        assert clip.video.shape == (2, 3, 8, 8)
+        assert 0 < len(clip.caption) <= 1000
+        assert clip.caption.splitlines() == [clip.caption]
+
+
+def check_list(path: Path) -> None:
+    """Read a list of pairs."""
+    for clip in find_clips([path]):
+        assert len(clip.files) == 2
+        assert all("\0" not in str(file) for file in clip.files)
+
+
+def check_layers(path: Path) -> None:
+    """Read a folder of sprite layers."""
+    assert load_layers(path.parent).layers
+
+
+def check_manifest(path: Path) -> None:
+    """Read the manifest of a bulk job."""
+    try:
+        done = read_manifests(path.parent, {"job": "flow", "source": ["a"]})
+    except OutputError as fault:
+        raise InputError(path, str(fault)) from fault
+    assert done is not None
+    assert all(isinstance(record, dict) for record in done.values())
 
 
 def check_range(image: torch.Tensor) -> None:
@@ -113,8 +211,102 @@ def make_video(extension: str) -> Callable[[Path], None]:
     return make
 
 
+def make_film(extension: str) -> Callable[[Path], None]:
+    """Return a maker of a small valid video of a kind that is only read."""
+
+    def make(path: Path) -> None:
+        with av.open(path.with_suffix(extension), "w") as container:
+            stream: Any = container.add_stream("mpeg4", Fraction(25))
+            stream.width = stream.height = 16
+            stream.pix_fmt = "yuv420p"
+            for level in range(4):
+                pixels = np.full((16, 16, 3), 60 * level, np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+            container.mux(stream.encode(None))
+
+    return make
+
+
+def make_packed(path: Path) -> None:
+    """Make a valid flow file, packed by xz, and its frames."""
+    for name in PAIR:
+        write_image(path.parent / name, torch.rand(3, 3, 5))
+    plain = path.with_suffix("")
+    write_flow(plain, torch.ones(2, 3, 5))
+    path.write_bytes(lzma.compress(plain.read_bytes()))
+
+
+def make_weights(path: Path) -> None:
+    """Make the weights of the smallest flow network there is."""
+    config = FlowNetConfig((1, 1), 1, (1, 1), 1, 1)
+    save_weights(path, FlowNet(config), Card("flownet", dataclasses.asdict(config), 3))
+
+
+def make_state(path: Path) -> None:
+    """Make a run with one training state."""
+    with open_run(path.parent, {"loop": LoopConfig()}) as run:
+        run.save_state(State(1, {"model.a": torch.arange(5.0)}, {"best": None}))
+
+
+def make_text(text: str) -> Callable[[Path], object]:
+    """Return a maker of a text file."""
+    return lambda path: path.write_text(text, "utf-8")
+
+
+def make_recipe(path: Path) -> None:
+    """Make a recipe, and files that it finds."""
+    path.write_text(RECIPE, "utf-8")
+    for name in ("frame1.png", "frame2.png", "flow_1.flo"):
+        path.with_name(name).touch()
+
+
+def make_captioned(path: Path) -> None:
+    """Make a video, a table with its caption, and a tar file of both."""
+    film = path.with_name("film.gif")
+    write_video(film, torch.rand(3, 3, 6, 7).unbind())
+    if path.suffix != ".tar":
+        path.write_text('file,caption\nfilm.gif,a dog\nfilm.gif,"a ""cat"", Katze, 猫"\n', "utf-8")
+        return
+    with tarfile.open(path, "w") as archive:
+        archive.add(film, "a/film.gif")
+        for name, text in (("a/film.txt", "a dog"), ("b.json", '{"caption": "a cat"}')):
+            about = tarfile.TarInfo(name)
+            about.size = len(text)
+            archive.addfile(about, io.BytesIO(text.encode()))
+    film.unlink()
+
+
+def make_layers(path: Path) -> None:
+    """Copy one of the layers in the package."""
+    folder = bundled("datasets") / "sprites"
+    table = json.loads((folder / "attributes.json").read_text("utf-8"))
+    layer = next(layer for layer in table["layers"] if layer["category"] == "body")
+    (path.parent / "layers").mkdir(exist_ok=True)
+    (path.parent / layer["file"]).write_bytes((folder / layer["file"]).read_bytes())
+    path.write_text(json.dumps({"layers": [layer]}), "utf-8")
+
+
+def make_manifest(path: Path) -> None:
+    """Make the manifest of a job with two parts."""
+    with open_manifest(path.parent, {"job": "flow", "source": ["a"]}) as manifest:
+        for part, status in (("a/1", "done"), ("a/2", "failed")):
+            manifest.append({"part": part, "status": status, "size": [4, 5]})
+
+
+RECIPE = """title = "a set"
+terms = "none"
+footage = ["clips/*"]
+complete = true
+[sets.clean]
+frame1 = "{*deep}/frame{n}.{kind}"
+frame2 = "{*deep}/frame{n+1}.{kind}"
+flow = "{*deep}/flow_{n}.flo"
+"""
+LIST = "# pairs\na.png b.png\n\n'a b.png' \"c.png\"\n"
+
+
 # Each name with its extension, what makes a valid file, and what checks one.
-FORMATS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], None]]] = {
+FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] = {
     "flo": (".flo", make_flow(".flo"), check_flow),
     "kitti": (".png", make_flow(".png"), check_flow),
     "pfm": (".pfm", make_flow(".pfm"), check_flow),
@@ -132,14 +324,39 @@ FORMATS: dict[str, tuple[str, Callable[[Path], None], Callable[[Path], None]]] =
     "mkv": (".mkv", make_video(".mkv"), check_video),
     "gifvideo": (".gif", make_video(".gif"), check_video),
     "webpvideo": (".webp", make_video(".webp"), check_video),
+    "avi": (".avi", make_film(".avi"), check_video),
+    "mpg": (".mpg", make_film(".mpg"), check_video),
+    "salvage_mp4": (".mp4", make_video(".mp4"), check_salvage),
+    "salvage_avi": (".avi", make_film(".avi"), check_salvage),
+    "xz": (".flo.xz", make_packed, check_packed),
+    "weights": (".safetensors", make_weights, check_weights),
+    "state": (".safetensors", make_state, check_state),
+    "config": (".toml", make_text(to_toml({"loop": LoopConfig(), "model": FlowNetConfig()})),
+               check_config),
+    "recipe": (".toml", make_recipe, check_recipe),
+    "captions": (".csv", make_captioned, check_captioned),
+    "tar": (".tar", make_captioned, check_captioned),
+    "list": (".txt", make_text(LIST), check_list),
+    "layers": (".json", make_layers, check_layers),
+    "manifest": (".jsonl", make_manifest, check_manifest),
+}  # fmt: skip
+# Where the name says what it is.
+NAMES = {
+    "state": "state-00000001.safetensors",
+    "captions": "captions.csv",
+    "layers": "attributes.json",
+    "manifest": "manifest.jsonl",
 }
 
 GROUPS = {
     "all": list(FORMATS),
     "flow": [name for name, parts in FORMATS.items() if parts[2] is check_flow],
     "image": [name for name, parts in FORMATS.items() if parts[2] is check_image],
-    "video": [name for name, parts in FORMATS.items() if parts[2] is check_video],
+    "video": [name for name, parts in FORMATS.items() if parts[2] in (check_video, check_salvage)],
 }
+GROUPS["other"] = [
+    name for name in FORMATS if not any(name in GROUPS[kind] for kind in ("flow", "image", "video"))
+]
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:
@@ -197,8 +414,27 @@ def mutate_npz(data: bytes, rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
+def mend_tar(data: bytes) -> bytes:
+    """Set the checksum of the first header right."""
+    if len(data) < 512:
+        return data
+    total = sum(data[:148]) + sum(data[156:512]) + 8 * ord(" ")
+    return data[:148] + b"%06o\0 " % total + data[156:]
+
+
+def mend_weights(data: bytes) -> bytes:
+    """Take the checksum of the tensors away, so that changed ones are looked at."""
+    return data.replace(b'"sha256"', b'"sha255"', 1)
+
+
 def case(name: str, data: bytes, rng: random.Random) -> bytes:
     """Make one mutated file."""
+    if name == "tar" and rng.random() < 0.5:
+        return mend_tar(mutate(data, rng))
+    if name in ("weights", "state") and rng.random() < 0.5:
+        return mutate(mend_weights(data), rng)
+    if name == "xz" and rng.random() < 0.5:
+        return lzma.compress(mutate(lzma.decompress(data), rng), preset=0)
     if name == "npz" and rng.random() < 0.5:
         return mutate_npz(data, rng)
     mutated = mutate(data, rng)
@@ -220,10 +456,53 @@ def alarm(signum: int, frame: FrameType | None) -> None:
     raise TooSlow
 
 
+def attempt(path: Path, data: bytes, check: Callable[[Path], None]) -> BaseException | None:
+    """Read one file; return what went wrong, an InputError if it was refused."""
+    path.write_bytes(data)
+    for broken in path.parent.glob("*.broken"):
+        broken.unlink()
+    try:
+        try:
+            arm()
+            check(path)
+        finally:  # which may be too late: hence inside the other
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except (Exception, TooSlow) as fault:  # noqa: BLE001 - to find whatever it is
+        return fault
+    return None
+
+
+def is_fault(fault: BaseException | None, folder: Path) -> bool:
+    """Say whether this is neither an answer nor a refusal that names the file."""
+    if fault is None:
+        return False
+    line = str(fault)
+    named = str(folder) in line and len(line.splitlines()) == 1
+    return not (isinstance(fault, InputError) and named)
+
+
+def shrink(data: bytes, fails: Callable[[bytes], bool], tries: int = 400) -> bytes:
+    """Leave out what can be left out of a file that fails (Zeller's delta debugging)."""
+    step = len(data) // 2
+    while step:
+        at = 0
+        while at < len(data):
+            shorter = data[:at] + data[at + step :]
+            tries -= 1
+            if tries < 0:
+                return data
+            if fails(shorter):
+                data = shorter
+            else:
+                at += step
+        step //= 2
+    return data
+
+
 def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str, object]:
     """Read ``count`` mutated files and count how that went."""
     extension, make, check = FORMATS[name]
-    path = folder / f"case{extension}"
+    path = folder / NAMES.get(name, f"case{extension}")
     make(path)
     data = path.read_bytes()
     signal.signal(signal.SIGPROF, alarm)
@@ -235,30 +514,31 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
     resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
     counts: Counter[str] = Counter()
     heard = os.fstat(2).st_size
+    smallest: bytes | None = None
     slowest, started = 0.0, time.perf_counter()
     for number in range(count):
         mutated = case(name, data, rng)
-        path.write_bytes(mutated)
         before = time.perf_counter()
-        try:
-            try:
-                arm()
-                check(path)
-            finally:  # which may be too late: hence inside the other
-                signal.setitimer(signal.ITIMER_PROF, 0)
-            counts["read"] += 1
-        except InputError as fault:
-            counts["refused" if str(fault).startswith(str(path)) else "faults"] += 1
-        except (Exception, TooSlow):  # noqa: BLE001 - to find whatever it is
+        fault = attempt(path, mutated, check)
+        slowest = max(slowest, time.perf_counter() - before)
+        if is_fault(fault, folder):
             counts["faults"] += 1
-            if counts["faults"] <= 5:
-                (keep / f"fuzz_{name}_{seed}_{number}{extension}").write_bytes(mutated)
-                traceback.print_exc(file=sys.stdout)
+            if smallest is None or len(mutated) < len(smallest):
+                smallest = mutated
+        else:
+            counts["read" if fault is None else "refused"] += 1
         noise = os.fstat(2).st_size
         if noise > heard:
             counts["noise"] += 1
             heard = noise
-        slowest = max(slowest, time.perf_counter() - before)
+        if number % 1000 == 999:
+            shutil.rmtree(folder / "cache", ignore_errors=True)
+    seconds = time.perf_counter() - started
+    if smallest is not None:
+        smallest = shrink(smallest, lambda data: is_fault(attempt(path, data, check), folder))
+        (keep / f"fuzz_{name}_{seed}{extension}").write_bytes(smallest)
+        fault = attempt(path, smallest, check)
+        traceback.print_exception(fault, file=sys.stdout)
     return {
         "format": name,
         "count": count,
@@ -267,7 +547,7 @@ def fuzz(name: str, count: int, seed: int, folder: Path, keep: Path) -> dict[str
         "refused": counts["refused"],
         "faults": counts["faults"],
         "noise": counts["noise"],
-        "seconds": round(time.perf_counter() - started, 1),
+        "seconds": round(seconds, 1),
         "slowest_ms": round(slowest * 1000, 1),
     }
 
@@ -281,16 +561,21 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     torch.set_num_threads(1)
+    logging.disable()  # what is left out of a folder is told by a log
     names = GROUPS.get(options.format, [options.format])
     reports = []
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as stderr:
+    if SCRATCH.is_dir():
+        tempfile.tempdir = os.fspath(SCRATCH)
+    with tempfile.TemporaryFile() as stderr:
         # A library that prints from C goes past sys.stderr; catch the descriptor itself.
         terminal = os.dup(2)
         os.dup2(stderr.fileno(), 2)
         try:
             for name in names:
-                reports.append(fuzz(name, options.count, options.seed, Path(folder), options.keep))
-                print(json.dumps(reports[-1]), flush=True)
+                with tempfile.TemporaryDirectory() as folder:
+                    report = fuzz(name, options.count, options.seed, Path(folder), options.keep)
+                reports.append(report)
+                print(json.dumps(report), flush=True)
         finally:
             os.dup2(terminal, 2)
         stderr.seek(0)

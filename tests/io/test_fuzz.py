@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import subprocess
 import sys
@@ -5,10 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from flowwarp.errors import InputError
+
 FUZZ = Path(__file__).parents[2] / "tools" / "fuzz.py"
 
 
-@pytest.mark.parametrize(("formats", "count"), [("flow", 1000), ("image", 200), ("video", 30)])
+@pytest.mark.parametrize(
+    ("formats", "count"), [("flow", 1000), ("image", 200), ("video", 25), ("other", 80)]
+)
 def test_mutated_files_are_refused_cleanly(tmp_path, formats, count):
     done = subprocess.run(
         [sys.executable, FUZZ, "--format", formats, "--count", str(count), "--keep", tmp_path],
@@ -24,3 +29,54 @@ def test_mutated_files_are_refused_cleanly(tmp_path, formats, count):
         assert report["read"] > 0
         assert report["refused"] > 0
         assert report["read"] + report["refused"] == count
+
+
+@pytest.fixture(scope="module")
+def fuzz():
+    spec = importlib.util.spec_from_file_location("fuzz", FUZZ)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_failing_file_is_made_small(fuzz):
+    assert fuzz.shrink(bytes(1000) + b"XY" + bytes(77), lambda data: b"XY" in data) == b"XY"
+    assert fuzz.shrink(b"abc", lambda data: data == b"abc") == b"abc"
+
+
+@pytest.mark.parametrize(
+    ("fault", "is_one"),
+    [
+        (None, False),
+        (InputError("{folder}/a.flo", "is empty"), False),
+        (InputError("somewhere", "is empty"), True),  # which file it is must be said
+        (ValueError("{folder}/a.flo"), True),
+        (RecursionError("{folder}/a.flo"), True),
+    ],
+)
+def test_what_is_a_fault(fuzz, tmp_path, fault, is_one):
+    if fault is not None:
+        fault.args = (str(fault).format(folder=tmp_path),)
+    assert fuzz.is_fault(fault, tmp_path) is is_one
+
+
+def test_a_broken_reader_is_found(fuzz, tmp_path, monkeypatch):
+    """The tool itself, and that the smallest case is kept."""
+
+    def check(path):
+        data = path.read_bytes()
+        if b"\xff" in data:
+            raise ZeroDivisionError
+        raise InputError(path, "is broken") if len(data) < 12 else InputError(path, "is bad")
+
+    def good(path):
+        return None if path.read_bytes() == bytes(12) else check(path)
+
+    monkeypatch.setitem(
+        fuzz.FORMATS, "test", (".x", lambda path: path.write_bytes(bytes(12)), good)
+    )
+    monkeypatch.setattr(fuzz.resource, "setrlimit", lambda *limits: None)
+    report = fuzz.fuzz("test", 300, 0, tmp_path, tmp_path)
+    assert report["faults"] > 0
+    assert report["read"] + report["refused"] + report["faults"] == 300
+    assert (tmp_path / "fuzz_test_0.x").read_bytes() == b"\xff"

@@ -1,0 +1,58 @@
+"""Random calls of every operator, and that the tool which makes them sees what is wrong."""
+
+import importlib.util
+import random
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOL = Path(__file__).parents[2] / "tools" / "fuzz_ops.py"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("fuzz_ops", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["fuzz_ops"] = module  # where a dataclass looks for its module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_random_calls_are_right(tool):
+    rng = random.Random(7)
+    for _ in range(120):
+        case = tool.draw(rng)
+        assert tool.compare(case) is None, case
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda image: 1.01 * image, "result differs"),
+        (lambda image: image.double(), "torch.float64, not"),
+        (lambda image: image[..., :1], "is (1, 8, 9, 1)"),
+        (lambda image: image / 0, "result is not finite"),
+        (lambda image: image + 1e-6 * torch.rand_like(image), "other bits"),
+        (lambda image: image.detach() + 0 * image, "gradient 0 differs"),
+    ],
+)
+def test_a_wrong_operator_is_seen(tool, monkeypatch, harm, words):
+    _, slow, values = tool.OPERATORS["census"](a_case(tool))
+    monkeypatch.setitem(
+        tool.OPERATORS, "census", lambda case: (lambda image: harm(slow(image)), slow, values)
+    )
+    assert words in tool.compare(a_case(tool))
+
+
+def a_case(tool):
+    return tool.Case("census", 1, 3, 9, 9, torch.float32, "contiguous", False, 0, 5)
+
+
+def test_the_smallest_case_is_found(tool, monkeypatch):
+    monkeypatch.setattr(tool, "compare", lambda case: case.height >= 3 and case.width >= 2)
+    case = tool.Case("warp", 3, 4, 17, 33, torch.float32, "expanded", True, 0, 5)
+    found = tool.shrink(case)
+    assert (found.batch, found.channels, found.height, found.width) == (0, 1, 3, 2)
+    assert (found.layout, found.wild) == ("contiguous", False)

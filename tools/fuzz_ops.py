@@ -1,0 +1,266 @@
+"""Compare every operator with its reference on random shapes, strides, types and values.
+
+    python tools/fuzz_ops.py --count 20000 --seed 0
+
+A case is random in its operator and options, in sizes from 0 up, in how its tensors lie in memory
+(contiguous, channels last, transposed, every other pixel, expanded), in type, and in values, among
+them NaN, infinity and motion far out of the picture. Results, and gradients where there are some,
+must be those of the reference up to rounding. Of the cases that fail the smallest is printed. The
+last line is JSON; the exit code is 1 if a case failed. A seed always gives the same cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowwarp.ops.census import (
+    census,
+    census_distance,
+    census_distance_reference,
+    census_reference,
+)
+from flowwarp.ops.correlation import correlation, correlation_reference
+from flowwarp.ops.splatting import splat, splat_reference
+from flowwarp.ops.warping import MODES, PADDINGS, warp, warp_reference
+
+TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
+LAYOUTS = ("contiguous", "channels last", "transposed", "every other", "expanded")
+
+
+@dataclass(frozen=True)
+class Case:
+    """What an operator is called with; ``seed`` makes the values."""
+
+    operator: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    dtype: torch.dtype
+    layout: str
+    wild: bool  # NaN, infinity, far motion
+    option: int
+    seed: int
+
+    @property
+    def size(self) -> int:
+        """How large it is, for finding the smallest."""
+        return self.batch * self.channels * self.height * self.width + self.wild
+
+
+def draw(rng: random.Random) -> Case:
+    """Draw a case."""
+    operator = rng.choice(list(OPERATORS))
+    few = (0, 1, 1, 2, 3)
+    side = (0, 1, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33)
+    channels = rng.choice((1, 3)) if operator.startswith("census") else rng.choice((1, 2, 3, 4, 7))
+    return Case(
+        operator,
+        rng.choice(few),
+        channels,
+        rng.choice(side),
+        rng.choice(side),
+        rng.choice(list(TOLERANCE)),
+        rng.choice(LAYOUTS),
+        rng.random() < 0.3,
+        rng.randrange(1000),
+        rng.getrandbits(32),
+    )
+
+
+def smaller(case: Case) -> Iterator[Case]:
+    """Yield cases that are simpler in one respect."""
+    change = functools.partial(dataclasses.replace, case)
+    if case.wild:
+        yield change(wild=False)
+    if case.layout != "contiguous":
+        yield change(layout="contiguous")
+    for name in ("batch", "height", "width"):
+        for value in (1, getattr(case, name) // 2, getattr(case, name) - 1):
+            if 0 <= value < getattr(case, name):
+                yield change(**{name: value})
+    if case.channels > 1:
+        yield change(channels=1)
+
+
+def lay(values: Tensor, layout: str) -> Tensor:
+    """Return (B, C, H, W) values in a tensor that lies differently in memory."""
+    if layout == "channels last":
+        return values.contiguous(memory_format=torch.channels_last)
+    if layout == "transposed":
+        return values.mT.contiguous().mT
+    if layout == "every other":
+        wide = values.new_full((*values.shape[:-1], 2 * values.shape[-1]), torch.nan)
+        wide[..., ::2] = values
+        return wide[..., ::2]
+    if layout == "expanded" and values.numel():
+        return values[:, :, :1, :1].expand(values.shape)
+    return values.contiguous()
+
+
+def make(case: Case, channels: int, scale: float, *, wild: bool, salt: int = 0) -> Tensor:
+    """Make one tensor of a case, in float64."""
+    generator = torch.Generator().manual_seed(case.seed + salt)
+    shape = (case.batch, channels, case.height, case.width)
+    values = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
+    if wild:
+        odd = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30, -1e30, 1e9], dtype=values.dtype)
+        where = torch.rand(shape, generator=generator) < 0.1
+        which = torch.randint(len(odd), shape, generator=generator)
+        values = torch.where(where, odd[which], values)
+    return values
+
+
+Both = Callable[[Case], tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]]
+
+
+def _warp(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    mode: Any = list(MODES)[case.option % 3]
+    padding: Any = list(PADDINGS)[case.option // 3 % 3]
+
+    def fast(image: Tensor, flow: Tensor) -> Tensor:
+        result, valid = warp(image, flow, mode=mode, padding=padding, mask=True)
+        return torch.cat([result, valid.to(result)], 1)
+
+    def slow(image: Tensor, flow: Tensor) -> Tensor:
+        result, valid = warp_reference(image, flow, mode=mode, padding=padding)
+        return torch.cat([result, valid.to(result)], 1)
+
+    image = make(case, case.channels, 1.0, wild=False)
+    return fast, slow, [image, make(case, 2, 4.0, wild=case.wild, salt=1)]
+
+
+def _splat(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    image = make(case, case.channels, 1.0, wild=False)
+    return splat, splat_reference, [image, make(case, 2, 4.0, wild=case.wild, salt=1)]
+
+
+def _correlation(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    radius, dilation = case.option % 4, 1 + case.option // 4 % 3
+    features = [make(case, case.channels, 1.0, wild=False, salt=salt) for salt in (0, 1)]
+    return (
+        lambda a, b: correlation(a, b, radius, dilation),
+        lambda a, b: correlation_reference(a, b, radius, dilation),
+        features,
+    )
+
+
+def _census(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    radius = 1 + case.option % 3
+    # Far apart or equal: where grey values differ by rounding alone, signs may too.
+    image = make(case, case.channels, 0.3, wild=False)
+    return lambda x: census(x, radius), lambda x: census_reference(x, radius), [image]
+
+
+def _distance(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    radius = 1 + case.option % 3
+    images = [make(case, case.channels, 0.3, wild=False, salt=salt) for salt in (0, 1)]
+    return (
+        lambda a, b: census_distance(a, b, radius),
+        lambda a, b: census_distance_reference(a, b, radius),
+        images,
+    )
+
+
+OPERATORS: dict[str, Both] = {
+    "warp": _warp,
+    "splat": _splat,
+    "correlation": _correlation,
+    "census": _census,
+    "census_distance": _distance,
+}
+
+
+def compare(case: Case) -> str | None:
+    """Run a case; return what is wrong, None if nothing is."""
+    fast, slow, values = OPERATORS[case.operator](case)
+    inputs = [lay(value.to(case.dtype), case.layout) for value in values]
+    if case.operator in ("warp", "splat"):  # flow stays in fp32 for half-precision images
+        place = torch.float64 if case.dtype == torch.float64 else torch.float32
+        inputs[1] = lay(values[1].to(place), case.layout)
+    # The reference sees the same rounded inputs, in float64.
+    exact = [tensor.detach().double() for tensor in inputs]
+    differentiable = case.operator not in ("warp", "splat") or not case.wild
+    for tensor in (*inputs, *exact):
+        tensor.requires_grad_(differentiable)
+    try:
+        got, wanted = fast(*inputs), slow(*exact)
+    except (RuntimeError, ValueError, TypeError) as fault:
+        return f"raises {type(fault).__name__}: {fault}"
+    if got.shape != wanted.shape or got.dtype != case.dtype:
+        return f"is {tuple(got.shape)} {got.dtype}, not {tuple(wanted.shape)} {case.dtype}"
+    if problem := _differ(got, wanted, TOLERANCE[case.dtype]):
+        return f"result {problem}"
+    if not torch.equal(fast(*inputs), got):
+        return "gives other bits the second time"
+    # Positions in half a pixel decide which neighbours count: their derivative jumps there.
+    if not differentiable or not got.numel() or case.dtype not in (torch.float64, torch.float32):
+        return None
+    weight = make(case, got.shape[1], 1.0, wild=False, salt=2).to(got.dtype)
+    found = torch.autograd.grad(got, inputs, weight, materialize_grads=True)
+    known = torch.autograd.grad(wanted, exact, weight.double(), materialize_grads=True)
+    for number, (one, other) in enumerate(zip(found, known, strict=True)):
+        if problem := _differ(one, other, 20 * TOLERANCE[case.dtype]):
+            return f"gradient {number} {problem}"
+    return None
+
+
+def _differ(got: Tensor, wanted: Tensor, tolerance: float) -> str | None:
+    if not bool(got.isfinite().all()):
+        return "is not finite"
+    if not got.numel():
+        return None
+    error = (got.double() - wanted).abs().max().item()
+    scale = max(wanted.abs().max().item(), 1.0)
+    return f"differs by {error:.3g}" if error > tolerance * scale else None
+
+
+def shrink(case: Case) -> Case:
+    """Simplify a case as long as it fails."""
+    for simpler in smaller(case):
+        if compare(simpler):
+            return shrink(simpler)
+    return case
+
+
+def main() -> int:
+    """Run random cases."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rng = random.Random(options.seed)
+    counts: Counter[str] = Counter()
+    smallest: Case | None = None
+    faults, started = 0, time.perf_counter()
+    for _ in range(options.count):
+        case = draw(rng)
+        counts[case.operator] += 1
+        if compare(case):
+            faults += 1
+            if smallest is None or case.size < smallest.size:
+                smallest = case
+    seconds = round(time.perf_counter() - started, 1)
+    if smallest is not None:
+        smallest = shrink(smallest)
+        print(f"{smallest}: {compare(smallest)}")
+    print(json.dumps({"cases": counts, "seed": options.seed, "faults": faults, "seconds": seconds}))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
