@@ -380,6 +380,7 @@ def gpt_task(
         metric="loss",
         samples=samples,
         notes={**(notes or {}), VOCABULARY: words.to_json()},
+        layers=("blocks", "inner"),
     )
 
 

@@ -12,10 +12,10 @@ a resumed run does first. So a signal need not wait for a validation to end.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import json
 import math
-import os
 import platform
 import signal
 import sys
@@ -36,6 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
+from flowwarp.train.processes import gather, joined, own_part, share, whole
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 
 RESUME = "resume it with --resume auto"
@@ -73,6 +74,8 @@ class LoopConfig:
         seed: of everything.
         threads: torch's, 0 for its own choice. Sums may round differently with another number.
         workers: threads that prepare batches ahead; 0 for none.
+        shard: let each of several processes keep a part of the network, its average and its
+            optimiser rather than all of it; see :func:`flowwarp.train.processes.share`.
     """
 
     steps: int = 1000
@@ -96,6 +99,7 @@ class LoopConfig:
     seed: int = 0
     threads: int = 0
     workers: int = 0
+    shard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
@@ -117,7 +121,8 @@ class LoopConfig:
 
 # What a resumed run may change: the weights do not hang on it.
 FREE = frozenset(
-    f"loop.{name}" for name in ("save_every", "save_seconds", "keep", "samples_every", "workers")
+    f"loop.{name}"
+    for name in ("save_every", "save_seconds", "keep", "samples_every", "workers", "shard")
 )
 
 
@@ -138,6 +143,8 @@ class Task:
         metric: the figure that decides which weights are best; the lower, the better.
         samples: from network to names and pictures ``(3, H, W)``, 0…1.
         notes: for the card: licence, data.
+        layers: names of the lists of layers that processes put together one at a time where they
+            share the network (`LoopConfig.shard`); none, and it cannot be shared.
     """
 
     name: str
@@ -149,6 +156,7 @@ class Task:
     metric: str = "loss"
     samples: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,7 +230,7 @@ def train(
     """Train a network in a run's folder, from the beginning or from its newest state.
 
     Started by ``torchrun``, the processes share each step's micro-batches, so ``accumulate`` should
-    be a multiple of their number.
+    be a multiple of their number, and must be one where they share the network too.
 
     Args:
         task: the network, its data and its loss.
@@ -237,10 +245,10 @@ def train(
         Diverged: the loss or a gradient is not finite; the last good state is saved.
         Stopped: SIGINT or SIGTERM came; the step is finished and saved.
         Locked: another process trains this run.
-        InputError: it cannot be resumed like this, or the data is at fault.
+        InputError: it cannot be resumed or shared like this, or the data is at fault.
         OutputError: the run cannot be written; the state before is intact.
     """
-    with _threads(config.threads), _processes(torch.device(device)) as (rank, world, place):
+    with _threads(config.threads), joined(torch.device(device)) as (rank, world, place):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
         with contextlib.ExitStack() as stack:
@@ -252,7 +260,7 @@ def train(
             stop = stack.enter_context(_signals(Path(folder)))
             stack.callback(progress.end)
             loop = _Loop(task, config, place, rank, world, run, stop, progress)
-            loop.restore(resume)
+            loop.begin(resume)
             if tensorboard and rank == 0:
                 loop.writer = _tensorboard(Path(folder), loop.step)
                 stack.callback(loop.writer.close)
@@ -281,28 +289,19 @@ class _Loop:
         self.rank, self.world = rank, world
         self.run, self.stop, self.progress = run, stop, progress
         self.writer: Any = None  # of TensorBoard
+        self.shared = config.shard and world > 1
         self.model = task.model.to(device)
-        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
         if world > 1:  # the same beginning everywhere
             for tensor in self.model.state_dict().values():
                 dist.broadcast(tensor, 0)
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.named.values() if p.ndim >= 2]},
-            {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay,
-        )
         self.average = AveragedModel(self.model) if config.ema else None
+        self.complete: nn.Module | None = None  # of a shared network, to validate and ship
         self.step = 0
         self.best: tuple[float, int] | None = None
         self.last: Mapping[str, float] = {}
         self.sums: dict[str, float] = {}  # of what is logged, since the last line
         self.seconds = 0.0  # trained in all
-        self.agreed = 0  # the signal that some process got, 0 for none
+        self.agreed = 0, False  # what some process had to say at the last step: see `news`
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.micros = _split(range(config.batch_size), config.accumulate)
@@ -310,7 +309,7 @@ class _Loop:
     # What a state holds
 
     def state(self) -> State:
-        """Return all that the next step depends on."""
+        """Return all that the next step depends on; of a shared network, every process must."""
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
@@ -323,10 +322,55 @@ class _Loop:
             "seconds": self.seconds,
             "machine": _machine(self.device, self.world),
         }
-        return State(self.step, tensors, facts)
+        return State(self.step, gather(tensors, keep=self.run is not None), facts)
 
-    def restore(self, resume: Resume) -> None:
-        """Take up the newest state, if there is one."""
+    def begin(self, resume: Resume) -> None:
+        """Take up the newest state, if there is one, and share the network if it shall be.
+
+        Raises:
+            InputError: the state is of another network, or it cannot be shared.
+        """
+        self._check_sharing()
+        state = self._newest_state()
+        source = "state" if state is None else f"state {state.step}"
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
+        if state is not None:
+            for name, tensor in state.tensors.items():
+                group, _, rest = name.partition(".")
+                groups.setdefault(group, {})[rest] = tensor
+            fill(self.model, groups["model"], source)
+            if self.average is not None:
+                if groups["average"]:
+                    fill(self.average, groups["average"], source)
+                else:  # changed from a run that had none
+                    self.average.update_parameters(self.model)
+        if self.shared:
+            if self.rank == 0:
+                self.complete = copy.deepcopy(self.model)
+            share(self.model, self.task.layers, self.device)
+            if self.average is not None:
+                share(self.average.module, self.task.layers, self.device)
+        self._make_optimizer(groups["optimizer"])
+        if state is not None:
+            self._take_up(state, source)
+            if resume == "changed":
+                self.progress.say("with the configuration given now, whatever it was before")
+
+    def _check_sharing(self) -> None:
+        config = self.config
+        if config.shard and not self.task.layers:
+            raise InputError("loop.shard", f"cannot share a {self.task.name}", "leave it false")
+        if config.accumulate % self.world == 0:
+            return
+        problem = f"{config.accumulate} does not divide among {self.world} processes"
+        if self.shared:  # each has to give its parts for every micro-batch of another
+            raise InputError(
+                "loop.accumulate", problem, f"with loop.shard, make it a multiple of {self.world}"
+            )
+        self.progress.say(f"accumulate = {problem}: some wait for the others")
+
+    def _newest_state(self) -> State | None:
+        """Return the newest state, if there is one, in every process."""
         state = self.run.newest_state(self.progress.say) if self.run is not None else None
         if self.run is not None:
             self.run.rewind_metrics(0 if state is None else state.step)
@@ -334,25 +378,10 @@ class _Loop:
             holder = [state]
             dist.broadcast_object_list(holder, 0)
             state = holder[0]
-        if self.config.accumulate % self.world:
-            self.progress.say(
-                f"accumulate = {self.config.accumulate} does not divide among {self.world} "
-                "processes: some wait for the others"
-            )
-        if state is None:
-            return
-        source = f"state {state.step}"
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
-        for name, tensor in state.tensors.items():
-            group, _, rest = name.partition(".")
-            groups.setdefault(group, {})[rest] = tensor
-        fill(self.model, groups["model"], source)
-        if self.average is not None:
-            if groups["average"]:
-                fill(self.average, groups["average"], source)
-            else:  # changed from a run that had none
-                self.average.update_parameters(self.model)
-        self._restore_optimizer(groups["optimizer"])
+        return state
+
+    def _take_up(self, state: State, source: str) -> None:
+        """Go on from where a state stood."""
         try:
             best = state.facts["best"]
             self.best = None if best is None else (float(best[0]), int(best[1]))
@@ -366,24 +395,36 @@ class _Loop:
         changes = [f"{k} {before.get(k)} → {v}" for k, v in now.items() if before.get(k) != v]
         how = f"approximately ({', '.join(changes)})" if changes else "exactly"
         self.progress.say(f"resuming {how} after step {self.step}")
-        if resume == "changed":
-            self.progress.say("with the configuration given now, whatever it was before")
 
-    def _restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+    def _make_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        """Make the optimiser, which remembers these tensors, if there are any."""
+        config = self.config
+        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in self.named.values() if p.ndim >= 2]},
+            {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=config.weight_decay,
+        )
         state: dict[int, dict[str, Tensor]] = {}
-        groups = self.optimizer.state_dict()["param_groups"]
-        order = [p for group in self.optimizer.param_groups for p in group["params"]]
         names = {id(parameter): name for name, parameter in self.named.items()}
+        order = [p for group in self.optimizer.param_groups for p in group["params"]]
         for index, parameter in enumerate(order):
             prefix = f"{names[id(parameter)]}."
             found = {
-                key: tensors[prefix + key].clone()  # the file stays mapped otherwise
-                for key in ("step", "exp_avg", "exp_avg_sq")
+                key: own_part(tensors[prefix + key], like=parameter)
+                for key in ("exp_avg", "exp_avg_sq")
                 if prefix + key in tensors
             }
             if found:
-                state[index] = found
-        self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+                state[index] = found | {"step": tensors[prefix + "step"].clone()}
+        if state:
+            settings = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": settings})
 
     # The work
 
@@ -398,8 +439,8 @@ class _Loop:
                 self.one_step(batches)
                 self.seconds = time.monotonic() - started
                 # Processes must agree; a signal since their last sum waits for the next one.
-                signalled = self.agreed if self.world > 1 else self.stop.number
-                if self.due(signalled):
+                signalled, late = self.agreed if self.world > 1 else self.news()
+                if signalled or late or self.due():
                     self.save()
                 if signalled:
                     raise Stopped(self.stop.folder, signalled, RESUME)
@@ -433,8 +474,10 @@ class _Loop:
                     "lower learning_rate or clip"
                     + (" and go on from the step before (--resume changed)" if self.step else ""),
                 )
-        except Exception:
-            if self.step > 0 and self.saved_step != self.step:
+        except Exception as fault:
+            # A shared network takes all processes to save. What diverged, did so in all of them.
+            possible = not self.shared or isinstance(fault, Diverged)
+            if possible and self.step > 0 and self.saved_step != self.step:
                 self.save()
             raise
         rate = learning_rate(self.config, self.step)
@@ -475,15 +518,17 @@ class _Loop:
             torch.autograd.backward(losses["loss"].float().sum() / config.batch_size)
         parameters = list(self.named.values())
         if self.world > 1:
-            totals = self.reduce(parameters, totals)
+            if not self.shared:  # otherwise they were added as each part was computed
+                self.add_gradients(parameters)
+            totals = self.add_losses(totals)
         limit = config.clip or math.inf
-        norm = nn.utils.clip_grad_norm_(parameters, limit)
+        norm = whole(nn.utils.clip_grad_norm_(parameters, limit))
         # One transfer, so that a GPU is waited for once a step.
-        values = torch.stack([*totals.values(), norm.to(self.wide)]).tolist()
+        values = torch.stack([*totals.values(), norm.to(self.device, self.wide)]).tolist()
         return dict(zip(totals, values[:-1], strict=True)), values[-1]
 
-    def reduce(self, parameters: Sequence[Tensor], totals: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add gradients and losses over the processes, and pass on that a signal came.
+    def add_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Add gradients over the processes.
 
         One sum of all gradients rather than DistributedDataParallel: a task may call its network
         how it likes, and a parameter that no example used keeps no gradient, as in one process.
@@ -497,14 +542,18 @@ class _Loop:
         *parts, used = torch.split(flat, [*(p.numel() for p in parameters), len(parameters)])
         for parameter, part, users in zip(parameters, parts, used.tolist(), strict=True):
             parameter.grad = part.view_as(parameter) if users else None
+
+    def add_losses(self, totals: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Add losses over the processes, and pass on what they have to say."""
         names = [list(totals)]
         dist.broadcast_object_list(names, 0)  # a rank may have had no micro-batch
         zero = torch.zeros((), dtype=self.wide, device=self.device)
-        number = torch.full_like(zero, float(self.stop.number))
+        news = torch.tensor([float(fact) for fact in self.news()], device=self.device)
         values = torch.stack([totals.get(name, zero) for name in names[0]])
         dist.all_reduce(values)
-        dist.all_reduce(number, dist.ReduceOp.MAX)
-        self.agreed = int(number)
+        dist.all_reduce(news, dist.ReduceOp.MAX)
+        number, late = news.tolist()
+        self.agreed = int(number), bool(late)
         return dict(zip(names[0], values, strict=True))
 
     # What comes after a step
@@ -531,12 +580,14 @@ class _Loop:
     def at(self, every: int) -> bool:
         return self.step == self.config.steps or (every > 0 and self.step % every == 0)
 
-    def due(self, signalled: int) -> bool:
-        """Say whether to save now."""
-        config = self.config
-        late = time.monotonic() - self.saved_at > config.save_seconds
-        checks = self.task.validate is not None and self.at(config.validate_every)
-        return bool(signalled or late or checks or self.at(config.save_every))
+    def news(self) -> tuple[int, bool]:
+        """Return which signal came, 0 for none, and whether the last state is too long ago."""
+        return self.stop.number, time.monotonic() - self.saved_at > self.config.save_seconds
+
+    def due(self) -> bool:
+        """Say whether this step is one to save after."""
+        checks = self.task.validate is not None and self.at(self.config.validate_every)
+        return checks or self.at(self.config.save_every)
 
     def save(self) -> None:
         """Write the state, and the weights to use.
@@ -547,12 +598,13 @@ class _Loop:
         for name, parameter in self.named.items():
             if not bool(torch.isfinite(parameter).all()):
                 raise Diverged(self.stop.folder, f"{name} is not finite after step {self.step}")
+        state, model = self.state(), self.to_use()
         if self.run is not None:
-            self.run.save_state(self.state())
-            self.save_weights(LAST, {})
+            self.run.save_state(state)
+            self.save_weights(LAST, model, {})
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
-    def save_weights(self, name: str, figures: Mapping[str, float]) -> None:
+    def save_weights(self, name: str, model: nn.Module, figures: Mapping[str, float]) -> None:
         if self.run is None:
             return
         config = self.task.configs.get("model")
@@ -564,11 +616,21 @@ class _Loop:
             | {"seed": str(self.config.seed), "hours": f"{self.seconds / 3600:.2f}"}
             | ({"figures": json.dumps(dict(figures))} if figures else {}),
         )
-        save_weights(self.run.folder / name, self.to_use(), card)
+        save_weights(self.run.folder / name, model, card)
 
     def to_use(self) -> nn.Module:
-        """Return the averaged network, or the network itself where there is no average."""
-        return self.model if self.average is None else self.average.module
+        """Return the averaged network, or the network itself where there is no average.
+
+        A shared one is put together for the first process; every process must call this.
+        """
+        model: nn.Module = self.model if self.average is None else self.average.module
+        if not self.shared:
+            return model
+        tensors = gather(model.state_dict(), keep=self.complete is not None)
+        if self.complete is None:
+            return model
+        self.complete.load_state_dict(tensors)
+        return self.complete
 
     def duties(self) -> None:
         """Validate and draw samples where they are due; the first process does."""
@@ -577,15 +639,15 @@ class _Loop:
         draws = task.samples is not None and self.at(config.samples_every)
         if not (checks or draws):
             return
+        model = self.to_use().eval()
         if self.run is not None:
-            model = self.to_use().eval()
             with (
                 self.stop.at_once(self.world == 1 and self.saved_step == self.step),
                 torch.no_grad(),
             ):
                 if checks and task.validate is not None:
                     torch.manual_seed(_mix(config.seed, self.step))
-                    self.judge(task.validate(model))
+                    self.judge(model, task.validate(model))
                 if draws and task.samples is not None:
                     torch.manual_seed(_mix(config.seed, self.step))
                     for name, image in task.samples(model):
@@ -593,7 +655,7 @@ class _Loop:
         if self.world > 1:
             dist.barrier()
 
-    def judge(self, figures: Mapping[str, float]) -> None:
+    def judge(self, model: nn.Module, figures: Mapping[str, float]) -> None:
         """Log a validation; keep the weights if they are the best so far."""
         self.last = dict(figures)
         self.log("val", figures)
@@ -602,7 +664,7 @@ class _Loop:
         self.progress.say(f"step {self.step}: {told}")
         if math.isfinite(value) and (self.best is None or value < self.best[0]):
             self.best = (value, self.step)
-            self.save_weights(BEST, figures)
+            self.save_weights(BEST, model, figures)
 
     def result(self, folder: Path) -> Result:
         """Say how it ended; each process says the same."""
@@ -708,26 +770,6 @@ def _threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextlib.contextmanager
-def _processes(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
-    """Join the processes that torchrun started: this one's number, how many, its device."""
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1 or not dist.is_available():
-        yield 0, 1, device
-        return
-    if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    mine = not dist.is_initialized()
-    if mine:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        yield dist.get_rank(), dist.get_world_size(), device
-    finally:
-        if mine:
-            dist.destroy_process_group()
 
 
 def _machine(device: torch.device, world: int) -> dict[str, str]:

@@ -5,6 +5,7 @@ Torch is imported once here and each training is a fork, as the import takes lon
 
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -92,29 +93,58 @@ def lock(folder):
     print(f"exit {wait(third)}")
 
 
+def pair(member):
+    """Call member(rank) in two processes that gloo joins; return how they exit."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def join(rank):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        member(rank)
+
+    return list(map(wait, [fork(lambda r=r: join(r)) for r in range(2)]))
+
+
+def interrupt(step):
+    if step == 5:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 def processes(folder):
     """Train on two gloo processes, and again with a signal to the second one on the way."""
 
-    def member(rank, port, run, before):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    def member(rank, run, before):
         task = tiny.make(before if rank == 1 else None, seed=0)
         with torch.no_grad():
             task.model.first.weight += rank  # the first one's weights must win
         train(task, tiny.config(accumulate=3), run, resume="auto", stream=QUIET)
 
-    def interrupt(step):
-        if step == 5:
-            os.kill(os.getpid(), signal.SIGTERM)
-
     for run, before in (("whole", None), ("cut", interrupt), ("cut", None)):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        children = [
-            fork(lambda r=r, b=before, p=port, d=folder / run: member(r, p, d, b)) for r in range(2)
-        ]
-        print("exits", *map(wait, children))
+        print("exits", *pair(lambda rank, r=run, b=before: member(rank, folder / r, b)))
+
+
+def shared(folder):
+    """Train one network shared out over two processes: whole, cut, gone on with; and its faults."""
+    import torch._dynamo
+    import torch.distributed.fsdp  # here, not in each child
+    import torch.distributed.tensor  # noqa: F401
+
+    def member(rank, run, before=None, **changes):
+        task = tiny.make_gpt(before if rank == 1 else None)
+        train(task, tiny.gpt_config(shard=True, **changes), run, resume="auto", stream=QUIET)
+        own = sum(p.to_local().numel() for p in task.model.parameters())
+        print(f"has {own / sum(p.numel() for p in task.model.parameters()):.2f}", flush=True)
+
+    for run, before in (("whole", None), ("cut", interrupt)):
+        print("exits", *pair(lambda rank, r=run, b=before: member(rank, folder / r, b)))
+    shutil.copytree(folder / "cut", folder / "alone")
+    print("exits", *pair(lambda rank: member(rank, folder / "cut")))
+    # Saved whenever one of them thinks that it is time, which both must know.
+    print("exits", *pair(lambda rank: member(rank, folder / "late", save_seconds=1e-9 * rank)))
+    # The second one's data is at fault, which the first one cannot know.
+    print("exits", *pair(lambda rank: member(rank, folder / "fault", tiny.fail)))
 
 
 if __name__ == "__main__":

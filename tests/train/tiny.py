@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from flowwarp.errors import InputError
+from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.train.loop import LoopConfig, Task, generator, shuffled
 
 LENGTH = 11  # of the data: no multiple of any batch size here
@@ -81,3 +83,41 @@ def make(before=None, spoil=None, dropout=0.0, width=8, seed=0):
 
     notes = {"licence": "MIT"}
     return Task("tiny", model, batch, loss, {"model": tiny}, validate, "error", samples, notes)
+
+
+def gpt_config(**changes):
+    return config(**{"steps": 8, "batch_size": 4, "accumulate": 2, "learning_rate": 1e-3} | changes)
+
+
+def make_gpt(before=None):
+    """Return the task of a transformer that learns which of 40 ids comes after which."""
+    sizes = GPTConfig(
+        vocabulary=41, embedded=8, width=32, depth=2, heads=2, hidden=24, inner_width=13
+    )  # 13: not every axis divides among two
+    torch.manual_seed(0)
+    model = GPT(sizes)
+    torch.nn.init.normal_(model.head.weight, std=0.2)
+
+    def batch(indices):
+        if before is not None:
+            before(indices.start // 4)
+        steps = torch.arange(16)
+        ids = torch.stack([1 + (index + steps * (1 + index % 3)) % 40 for index in indices])
+        places = torch.zeros(len(indices), 16, 4)
+        places[..., 0] = steps
+        return {"ids": ids, "places": places}
+
+    def loss(model, batch, step):
+        return {"loss": model.nats(batch["ids"], batch["places"]).mean(1)}
+
+    def validate(model):
+        assert type(model) is GPT  # no part of one
+        return {"loss": float(loss(model, batch(range(100, 104)), 0)["loss"].mean())}
+
+    return Task("gpt", model, batch, loss, {"model": sizes}, validate, layers=("blocks", "inner"))
+
+
+def fail(step):
+    """Be the fault of an example of the fourth step."""
+    if step == 3:
+        raise InputError("data", "is at fault")

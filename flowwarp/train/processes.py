@@ -1,0 +1,124 @@
+"""The processes that ``torchrun`` started: who this one is, and a network shared out over them.
+
+There are two ways of training together. By default each process has the whole network, and
+gradients are added up (:mod:`flowwarp.train.loop`). Or each has a part of every parameter, of its
+gradient and average and of what the optimiser remembers, and layers are put together when it is
+their turn (FSDP2; Zhao et al., "PyTorch FSDP", VLDB 2023): :func:`share`, :func:`whole`,
+:func:`own_part`. Then memory for these, 20 bytes a parameter, is divided by the number of
+processes.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from flowwarp.errors import InputError
+
+
+def launched() -> int:
+    """Return how many processes were started together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Say whether this process is the one that writes and prints."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def own_device(device: str | torch.device) -> torch.device:
+    """Return the device of this process: of several GPUs, each process of a machine has its own."""
+    own = torch.device(device)
+    if own == torch.device("cuda") and launched() > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return own
+
+
+@contextmanager
+def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
+    """Join the processes that torchrun started: this one's number, how many, its device."""
+    if launched() == 1 or not dist.is_available():
+        yield 0, 1, device
+        return
+    device = own_device(device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), device
+    finally:
+        if mine:
+            dist.destroy_process_group()
+
+
+# ------------------------------------------------------------------ a network in parts
+
+
+def share(model: nn.Module, layers: Sequence[str], device: torch.device) -> None:
+    """Leave each process its part of a network, which does as before; every process must call it.
+
+    Args:
+        model: equal in all processes. Its parameters are replaced by parts of them.
+        layers: names of lists of layers in it; each layer is put together when it is its turn, and
+            what is in none of them, for the whole of a step.
+        device: of the process.
+
+    Raises:
+        InputError: this torch is too old.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise InputError("loop.shard", f"needs a newer torch than {torch.__version__}")
+    # It fears that what a network returns is changed in place. Losses here change nothing.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    units = [layer for name in layers for layer in model.get_submodule(name).children()]
+    for unit in [*units, model]:
+        shared = fully_shard(unit, mesh=mesh)
+        # The loop divides by the examples of the step itself: gradients are to be added.
+        shared.set_gradient_divide_factor(1.0)
+        shared.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor put together from its parts, on the CPU; one that is not in parts as it is.
+
+    Every process must call it, for the same tensors in the same order.
+    """
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor
+
+
+def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
+    """Put tensors together one after the other, as `whole` does; every process must call it.
+
+    Args:
+        tensors: in the same order everywhere.
+        keep: whether this process wants them; otherwise it has none for longer than a moment.
+    """
+    found = {}
+    for name, tensor in tensors.items():
+        put = whole(tensor)
+        if keep:
+            found[name] = put
+    return found
+
+
+def own_part(tensor: Tensor, like: Tensor) -> Tensor:
+    """Return this process's part of a tensor, as that of ``like`` is; a copy if that is whole."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return tensor.clone()
+    return distribute_tensor(tensor, like.device_mesh, like.placements)

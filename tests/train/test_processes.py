@@ -1,0 +1,113 @@
+"""One network shared out over two processes (gloo), against the same training in one."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import fill, load_tensors, load_weights
+from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.train.loop import train
+from flowwarp.train.processes import own_device
+from flowwarp.train.runs import BEST, LAST, METRICS
+
+LAST_STATE = "state-00000008.safetensors"
+
+
+def run(task, config, folder, **options):
+    return train(task, config, folder, stream=io.StringIO(), **options)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """What is told of the runs of the scenario, and their folder."""
+    folder = tmp_path_factory.mktemp("runs")
+    script = Path(__file__).with_name("forked.py")
+    done = subprocess.run(
+        [sys.executable, script, "shared", folder], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, folder
+
+
+def assert_close(one, two):
+    """Every tensor of two files is the same but for rounding."""
+    a, b = load_tensors(one)[0], load_tensors(two)[0]
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert tensor.shape == b[name].shape
+        difference = (tensor.double() - b[name].double()).norm()
+        assert float(difference) <= 1e-6 * float(b[name].double().norm()) + 1e-9, name
+
+
+def test_a_shared_network_learns_what_one_learns(tiny, runs):
+    told, folder = runs
+    shares = [float(share) for share in re.findall(r"has (\S+)", told)]
+    assert len(shares) == 6  # two each: whole, gone on with, late
+    assert min(shares) > 0.48
+    assert max(shares) < 0.52
+    run(tiny.make_gpt(), tiny.gpt_config(), folder / "one")
+    for name in (LAST_STATE, LAST, BEST):
+        assert_close(folder / "whole" / name, folder / "one" / name)
+    one, whole = ((folder / name / METRICS).read_text().splitlines() for name in ("one", "whole"))
+    assert len(one) == len(whole) > 3
+
+
+def test_it_stops_and_goes_on_bit_for_bit(runs):
+    told, folder = runs
+    assert told.count("exits 143 143") == 1  # the signal came to the second process only
+    for name in (LAST_STATE, LAST, BEST):
+        a, b = (load_tensors(folder / kind / name)[0] for kind in ("whole", "cut"))
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert (folder / "whole" / METRICS).read_bytes() == (folder / "cut" / METRICS).read_bytes()
+
+
+def test_one_process_goes_on_with_it(tiny, runs):
+    _, folder = runs
+    alone = folder / "alone"
+    assert not (alone / LAST_STATE).exists()
+    result = run(tiny.make_gpt(), tiny.gpt_config(), alone, resume="auto")
+    assert_close(alone / LAST_STATE, folder / "whole" / LAST_STATE)
+    tensors, card = load_weights(result.weights, "gpt")
+    fill(GPT(GPTConfig(**card.config)), tensors, "weights")
+
+
+def test_faults_of_one_process_hang_nobody(runs):
+    told, folder = runs
+    assert told.count("exits 0 0") == 3
+    assert "data: is at fault" in told
+    assert told.count("exits 1 3") == 1
+    assert not list((folder / "fault").glob("state-00000003*"))
+
+
+def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match=r"loop.shard: cannot share a tiny"):
+        run(tiny.make(), tiny.config(shard=True), tmp_path / "run")
+    # Alone, a process has it all.
+    run(tiny.make_gpt(), tiny.gpt_config(shard=True, steps=2), tmp_path / "alone")
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+    assert own_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert own_device("cuda") == torch.device("cuda:3")
+    assert own_device("cuda:1") == torch.device("cuda:1")
+    assert own_device("cpu") == torch.device("cpu")
+
+
+def test_goes_on_with_a_run_of_before(tiny, tmp_path):
+    """Its state and config.toml were written when nothing could be shared."""
+    before = Path(__file__).with_name("begun_run")
+    shutil.copytree(before, tmp_path / "run")
+    run(tiny.make(dropout=0.2), tiny.config(), tmp_path / "run", resume="auto")
+    run(tiny.make(dropout=0.2), tiny.config(), tmp_path / "whole")
+    name = "state-00000012.safetensors"
+    assert_close(tmp_path / "run" / name, tmp_path / "whole" / name)
