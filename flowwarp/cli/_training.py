@@ -116,8 +116,9 @@ def train(
     tensorboard: bool,
     as_json: bool,
 ) -> Result:
-    """Run the loop and print where the weights are."""
+    """Run the loop and print where the weights are; of several processes, the first one prints."""
     from flowwarp.train import loop
+    from flowwarp.train.processes import is_first
 
     result = loop.train(
         task,
@@ -127,6 +128,8 @@ def train(
         resume=resume,  # type: ignore[arg-type]
         tensorboard=tensorboard,
     )
+    if not is_first():
+        return result
     if as_json:
         best = None if result.best is None else {"value": result.best[0], "step": result.best[1]}
         click.echo(json.dumps({"weights": str(result.weights), "step": result.step, "best": best}))

@@ -62,6 +62,7 @@ def command(
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
+    from flowwarp.train.processes import own_device
 
     configs = configure(
         upsampler.presets(preset),  # type: ignore[arg-type]
@@ -72,7 +73,7 @@ def command(
     )
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
-    codec = upsampler.dvae_codec(load_dvae(dvae), device, half=half)
+    codec = upsampler.dvae_codec(load_dvae(dvae), str(own_device(device)), half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
     with checked_settings():
