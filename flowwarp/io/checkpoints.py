@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar, final
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from flowwarp.errors import InputError
 from flowwarp.io._files import atomic_output, open_input
@@ -119,9 +120,10 @@ def build(
         for name, value in card.config.items()
     }
     try:
-        with torch.device("meta"), _at_most(4 * len(tensors) + 64):
-            check_fit(make(settings), tensors, path)
-        net = make(settings)
+        with _Blank():
+            with torch.device("meta"), _at_most(4 * len(tensors) + 64):
+                check_fit(make(settings), tensors, path)
+            net = make(settings)
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as fault:
@@ -129,6 +131,24 @@ def build(
         raise InputError(path, f"its card does not describe a {model} ({problem})") from fault
     fill(net, tensors, path)
     return net, card
+
+
+@final
+class _Blank(TorchFunctionMode):
+    """Draw no random numbers for tensors that get their values from a file.
+
+    That saves their time, and on the meta device, where torch's way of drawing loads Dynamo, more.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func in (Tensor.normal_, Tensor.uniform_) or (
+            getattr(func, "__module__", None) == nn.init.__name__
+        ):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 Frames are folded into channels step by step (space and time to depth), a latent of a few numbers
 at each place is rounded to integers, and the mirror image of the way in unfolds them again. By
-default 16 frames of 64 x 64 become 4 x 16 x 16 codes out of 1,000.
+default 16 frames of 64 x 64 become 4 x 16 x 16 codes, each two numbers out of 1,000.
 
 *Time.* Frames come in groups of ``config.stride_time`` (4); token frame ``j`` is made of the frames
 up to the end of group ``j``, and group ``j`` of the output of the token frames up to ``j``: nothing
@@ -14,6 +14,9 @@ its codes stand for a still picture. What came before the first frame is taken t
 Convolutions are two-dimensional, over each frame; what joins frames, besides the folding, is that
 a quarter of each block's channels come from the frame before (temporal shift, Lin et al., ICCV
 2019), which costs nothing and needs one frame to be remembered.
+
+Where a code of a place would need to be one of millions, it is several numbers of a latent in
+groups (product quantisation): by default two groups of 1,000 each.
 
 Quantisation is finite scalar (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple",
 ICLR 2024) or by Gumbel-softmax (Jang et al., ICLR 2017, as in DALL-E, Ramesh et al., 2021). The
@@ -36,6 +39,7 @@ from torch import Tensor, nn
 
 from flowwarp.tensors import check_video
 
+_MOST_CODES = 2**31
 BRANCH = 0.1  # scale at which residual branches begin
 SHIFTED = 4  # one of so many channels comes from the frame before
 GROUPS = 8  # of group norm
@@ -54,7 +58,8 @@ class DVAEConfig:
         encoder: residual blocks of the way in.
         decoder: residual blocks of the way out.
         quantiser: ``fsq`` or ``gumbel``.
-        levels: into how many steps each number of the latent is rounded (fsq).
+        levels: into how many steps each number of a group of the latent is rounded (fsq).
+        groups: of numbers; each counts as a digit of the code, the first one the most (fsq).
         entries: how many codes there are (gumbel).
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
     """
@@ -66,6 +71,7 @@ class DVAEConfig:
     decoder: tuple[int, ...] = (1, 2, 2)
     quantiser: Literal["fsq", "gumbel"] = "fsq"
     levels: tuple[int, ...] = (8, 5, 5, 5)
+    groups: int = 2
     entries: int = 1024
     norm: Literal["group", "none"] = "group"
 
@@ -89,6 +95,8 @@ class DVAEConfig:
                 )
         if not self.levels or min(self.levels) < 2 or self.entries < 2:
             raise ValueError("levels and entries must be at least 2")
+        if self.groups < 1 or self.book**self.groups > _MOST_CODES:
+            raise ValueError(f"groups must be at least 1, with at most {_MOST_CODES} codes in all")
 
     @property
     def stride(self) -> int:
@@ -101,9 +109,19 @@ class DVAEConfig:
         return math.prod(self.strides_time)
 
     @property
+    def book(self) -> int:
+        """How many values each digit of a code has."""
+        return math.prod(self.levels) if self.quantiser == "fsq" else self.entries
+
+    @property
+    def digits(self) -> int:
+        """Of which a code is made."""
+        return self.groups if self.quantiser == "fsq" else 1
+
+    @property
     def codes(self) -> int:
         """How many different codes there are."""
-        return math.prod(self.levels) if self.quantiser == "fsq" else self.entries
+        return int(self.book**self.digits)
 
 
 SMALL = DVAEConfig(widths=(32, 64, 128), decoder=(1, 1, 2))
@@ -195,10 +213,11 @@ class Down(nn.Module):
         self.strides = stride, stride_time
         parts = stride_time * stride**2
         self.mix = _convolution(parts * inputs, outputs, size=1, gain=BRANCH)
-        merged = parts * inputs // outputs  # neighbours that become one, columns first
-        mean = torch.eye(outputs // inputs).repeat_interleave(merged, 1) / merged
-        with torch.no_grad():  # (outputs, parts * inputs), offset first, then channel
-            self.mix.weight += torch.kron(mean, torch.eye(inputs))[..., None, None]
+        ratio = outputs // inputs
+        merged = parts // ratio  # neighbours that become one, columns first
+        # Where output channel (a, c) reads channel c of one of its own neighbours (a, b).
+        weight = self.mix.weight.detach().view(ratio, inputs, ratio, merged, inputs)
+        weight.diagonal(0, 0, 2).diagonal(0, 0, 2).add_(1 / merged)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N / st, outputs, H / s, W / s)."""
@@ -214,10 +233,11 @@ class Up(nn.Module):
         self.strides = stride, stride_time
         parts = stride_time * stride**2
         self.mix = _convolution(inputs, parts * outputs, size=1, gain=BRANCH)
-        copies = parts * outputs // inputs
-        copy = torch.eye(inputs // outputs).repeat_interleave(copies, 0)
-        with torch.no_grad():
-            self.mix.weight += torch.kron(copy, torch.eye(outputs))[..., None, None]
+        ratio = inputs // outputs
+        copies = parts // ratio
+        # Where channel c of neighbour (a, b) reads input channel (a, c).
+        weight = self.mix.weight.detach().view(ratio, copies, outputs, ratio, outputs)
+        weight.diagonal(0, 0, 3).diagonal(0, 1, 2).add_(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (st * N, outputs, s * H, s * W)."""
@@ -433,7 +453,9 @@ class DVAE(nn.Module):
         width = config.widths[-1]
         self.encoder = Encoder(config)
         self.quantiser = (
-            FSQ(config.levels) if config.quantiser == "fsq" else Gumbel(config.entries, width)
+            FSQ(config.levels * config.groups)
+            if config.quantiser == "fsq"
+            else Gumbel(config.entries, width)
         )
         self.to_latent = _convolution(width, self.quantiser.inputs, size=1)
         self.from_latent = _convolution(self.quantiser.outputs, width, size=1)

@@ -261,3 +261,24 @@ def test_tensors_come_in_one_order(tmp_path):
     tensors = {name: torch.zeros(number) for number, name in enumerate(names)}
     save_tensors(tmp_path / "w.safetensors", tensors, {})
     assert list(load_tensors(tmp_path / "w.safetensors")[0]) == sorted(names)
+
+
+def test_building_draws_no_random_numbers(tmp_path):
+    """What a file gives need not be drawn first; and drawing on the meta device loads Dynamo."""
+    path = tmp_path / "net.safetensors"
+    torch.manual_seed(0)
+    drawn = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(3, 4, 3))
+    nn.init.normal_(drawn[0].weight)
+    save_weights(path, drawn, Card("net"))
+    state = torch.get_rng_state()
+
+    def make(settings):
+        made = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(3, 4, 3))
+        nn.init.normal_(made[0].weight)
+        nn.init.kaiming_normal_(made[1].weight)
+        nn.init.zeros_(made[1].bias)
+        return made
+
+    again, _ = build(path, "net", make)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(map(torch.equal, drawn.state_dict().values(), again.state_dict().values()))
