@@ -7,10 +7,11 @@ import re
 import secrets
 import stat
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 from flowwarp.errors import InputError, Locked, OutputError
 
@@ -32,6 +33,8 @@ _DEFLATE_LIMIT = 1032
 # Above this size a file that expands a hundredfold is a bomb rather than a flow field: an 8K flow
 # still fits under it, however well it packs.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
+
+_POLL = 0.1  # s between looks at a lock that is waited for
 
 
 @contextmanager
@@ -134,7 +137,12 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def lock(
-    folder: str | Path, problem: str, remedy: str | None = None, *, name: str = ".lock"
+    folder: str | Path,
+    problem: str,
+    remedy: str | None = None,
+    *,
+    name: str = ".lock",
+    wait: bool = False,
 ) -> Iterator[None]:
     """Hold a folder by a file in it; the system lets go when the process ends, however it ends.
 
@@ -143,9 +151,10 @@ def lock(
         problem: what to say where another process holds it.
         remedy: what to do about it.
         name: of the file, which stays.
+        wait: until the process that holds it lets go.
 
     Raises:
-        Locked: another process holds it.
+        Locked: another process holds it, and ``wait`` is not set.
         OutputError: the file cannot be made.
     """
     path = Path(folder, name)
@@ -154,21 +163,29 @@ def lock(
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
     with file:
-        try:
-            if sys.platform == "win32":
-                import msvcrt
-
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as fault:
-            raise Locked(folder, problem, remedy) from fault
-        except OSError as fault:
-            raise OutputError(folder, f"cannot be locked: {reason(fault)}") from fault
+        while True:
+            try:
+                _lock_now(file)
+                break
+            except (BlockingIOError, PermissionError) as fault:
+                if not wait:
+                    raise Locked(folder, problem, remedy) from fault
+                time.sleep(_POLL)
+            except OSError as fault:
+                raise OutputError(folder, f"cannot be locked: {reason(fault)}") from fault
         yield
+
+
+def _lock_now(file: IO[str]) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        file.seek(0)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:

@@ -23,9 +23,10 @@ from torch import Tensor
 
 from flowwarp._bundled import cache_folder
 from flowwarp.errors import OutputError
-from flowwarp.io._files import reason
+from flowwarp.io._files import lock, reason
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.refine import RefineConfig, estimate, refine
+from flowwarp.train.processes import launched
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
 _VERSION = 1  # of the cache; part of its key
@@ -78,6 +79,7 @@ def fit_pairs(
 
     Raises:
         OutputError: the cache cannot be written.
+        Locked: another process is at it.
     """
     root = Path(cache) if cache is not None else cache_folder()
     if root is None:
@@ -86,32 +88,47 @@ def fit_pairs(
     folder = root / f"fitted-{digest}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        height, width = size
-        frames = _array(folder / "frames.npy", (count, 2, 3, height, width), np.uint8)
-        flows = _array(folder / "flows.npy", (count, 2, 2, height // 2, width // 2), np.float16)
-        done = _array(folder / "done.npy", (count,), np.uint8)
-
-        def fill(number: int) -> None:
-            image1, image2 = draw(number)
-            frames[number] = torch.cat([image1, image2]).mul(255).round_().byte().numpy()
-            flows[number] = fit(image1, image2).half().numpy()
-
-        waiting = [number for number in range(count) if not done[number]]
-        # Pairs side by side: two fits on one thread each are faster than one on two.
-        workers = torch.get_num_threads()
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for start in range(0, len(waiting), _CHUNK):
-                chunk = waiting[start : start + _CHUNK]
-                list(pool.map(fill, chunk))
-                frames.flush()  # what is marked as done is on the disk
-                flows.flush()
-                done[chunk] = 1
-                if progress:
-                    progress(count - len(waiting) + start + len(chunk), count)
-        done.flush()
+        # One of those that train together fits them, the others find them fitted.
+        problem = "another process fits these pairs"
+        with lock(folder, problem, "wait for it", wait=launched() > 1):
+            _fill(folder, draw, count, size, progress)
+    except OutputError:
+        raise
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
     return FittedPairs(folder)
+
+
+def _fill(
+    folder: Path,
+    draw: Draw,
+    count: int,
+    size: tuple[int, int],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    height, width = size
+    frames = _array(folder / "frames.npy", (count, 2, 3, height, width), np.uint8)
+    flows = _array(folder / "flows.npy", (count, 2, 2, height // 2, width // 2), np.float16)
+    done = _array(folder / "done.npy", (count,), np.uint8)
+
+    def fill(number: int) -> None:
+        image1, image2 = draw(number)
+        frames[number] = torch.cat([image1, image2]).mul(255).round_().byte().numpy()
+        flows[number] = fit(image1, image2).half().numpy()
+
+    waiting = [number for number in range(count) if not done[number]]
+    # Pairs side by side: two fits on one thread each are faster than one on two.
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for start in range(0, len(waiting), _CHUNK):
+            chunk = waiting[start : start + _CHUNK]
+            list(pool.map(fill, chunk))
+            frames.flush()  # what is marked as done is on the disk
+            flows.flush()
+            done[chunk] = 1
+            if progress:
+                progress(count - len(waiting) + start + len(chunk), count)
+    done.flush()
 
 
 @torch.no_grad()

@@ -25,6 +25,7 @@ from flowwarp.io._files import lock, reason
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
 from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.train.processes import launched
 
 _VERSION = 1  # of the cache; part of its key
 _CHUNK = 16  # clips that are marked as done together
@@ -130,7 +131,9 @@ def tokenize_clips(
     folder = root / f"tokens-{digest.hexdigest()[:20]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with lock(folder, "another process makes these tokens", "wait for it"):
+        problem = "another process makes these tokens"
+        # One of those that train together makes them, the others find them made.
+        with lock(folder, problem, "wait for it", wait=launched() > 1):
             _fill(folder, draw, dvae, media, count, progress)
     except OutputError:
         raise

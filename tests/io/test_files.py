@@ -1,5 +1,6 @@
 import os
 import stat
+import threading
 
 import pytest
 
@@ -186,3 +187,20 @@ def test_lock(tmp_path):
         pass
     with pytest.raises(OutputError, match="no such file"), _files.lock(tmp_path / "none", "in use"):
         pass
+
+
+def test_a_lock_that_is_waited_for(tmp_path):
+    """It is had once the one before has let go, not sooner."""
+    order = []
+
+    def second():
+        with _files.lock(tmp_path, "is in use", wait=True):
+            order.append("second")
+
+    with _files.lock(tmp_path, "is in use"):
+        waiting = threading.Thread(target=second)
+        waiting.start()
+        waiting.join(0.3)
+        order.append("first")
+    waiting.join(10)
+    assert order == ["first", "second"]
