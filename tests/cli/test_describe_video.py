@@ -1,0 +1,127 @@
+"""``describe-video`` through the real command line, with networks that learned nothing."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.images import write_image
+from flowwarp.io.video import write_video
+from flowwarp.pipelines import text_video
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def describe(capsys, video_weights):
+    """Run the command; return exit code, stdout lines and stderr lines."""
+
+    def run(*arguments):
+        given = [part for name in ("gpt", "dvae") for part in (f"--{name}", video_weights[name])]
+        with pytest.raises(SystemExit) as stop:
+            main(["describe-video", *map(str, (*arguments, *given))])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def save(name, count=5, height=20, width=30, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    frames = [torch.rand(3, height, width, generator=generator) for _ in range(count)]
+    if name.endswith("/"):
+        for number, frame in enumerate(frames):
+            write_image(f"{name}{number}.png", frame)
+    else:
+        write_video(name, frames)
+    return frames
+
+
+def test_one_video_is_one_line_of_words(describe, video_weights):
+    save("clip.mp4")
+    code, out, err = describe("clip.mp4")
+    assert (code, len(out), err) == (0, 1, [])
+    told = json.loads(describe("clip.mp4", "--json")[1][0])
+    (result,) = told["results"]
+    assert result.pop("seconds") > 0
+    assert result.pop("nats") < 0
+    assert result == {"input": "clip.mp4", "text": out[0], "frames": 5, "windows": 1}
+    assert told["failed"] == []
+
+
+def test_any_size_and_length(describe):
+    save("long.gif", count=70, height=9, width=40)
+    save("one.webp", count=1, height=64, width=8)
+    code, out, _ = describe("long.gif", "one.webp", "--json")
+    long, one = json.loads(out[0])["results"]
+    assert code == 0
+    assert (long["frames"], long["windows"]) == (70, 3)  # the first, fifth and ninth
+    assert (one["frames"], one["windows"]) == (1, 1)
+
+
+def test_folders_and_globs(describe, tmp_path):
+    (tmp_path / "frames").mkdir()
+    (tmp_path / "clips").mkdir()
+    save("frames/", 3)
+    save("clips/b.mp4", seed=1)
+    save("clips/a.mp4", seed=2)
+    code, out, _ = describe("frames", "clips", "c*/a.mp4")
+    assert code == 0
+    paths = [line.split(": ")[0] for line in out]
+    assert paths == ["frames", "clips/a.mp4", "clips/b.mp4"]
+
+
+def test_more_tries_are_not_less_likely(describe):
+    save("clip.mp4")
+    tried = [
+        json.loads(describe("clip.mp4", "--best-of", count, "--json")[1][0])["results"][0]["nats"]
+        for count in (1, 4, 4)
+    ]
+    assert tried[1] == tried[2] >= tried[0]
+
+
+def test_one_bad_file_does_not_stop_the_rest(describe, tmp_path):
+    save("good.mp4")
+    whole = (tmp_path / "good.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.mp4").write_text("no video\n")
+    code, out, err = describe("cut.mp4", "good.mp4", "text.mp4", "missing.mp4")
+    assert code == 5
+    assert [line.split(": ")[0] for line in out] == ["good.mp4"]
+    assert [line.split(": ")[1] for line in err[:3]] == ["cut.mp4", "text.mp4", "missing.mp4"]
+    assert err[3:] == ["flowwarp: 3 of 4 failed"]
+    told = json.loads(describe("good.mp4", "text.mp4", "--json")[1][0])
+    assert [fault["input"] for fault in told["failed"]] == ["text.mp4"]
+    assert len(told["results"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "Missing argument"),
+        (["text.mp4"], 3, "text.mp4: "),
+        (["missing.mp4"], 3, "missing.mp4: no such file"),
+        (["empty"], 3, "empty: no video is here"),
+        (["*.avi"], 3, "*.avi: no video is here"),
+        (["text.mp4", "--best-of", "0"], 2, "--best-of"),
+    ],
+)
+def test_wrong_input_is_one_line(describe, tmp_path, arguments, code, words):
+    (tmp_path / "text.mp4").write_text("no video\n")
+    (tmp_path / "empty").mkdir()
+    got, out, err = describe(*arguments)
+    assert (got, out, len(err)) == (code, [], 1)
+    assert words in err[0]
+
+
+def test_a_terminal_is_not_steered(describe, monkeypatch):
+    save("clip.mp4")
+    monkeypatch.setattr(text_video, "describe", lambda gpt, videos, *a, **n: ["a\x1b[2J\nb"])
+    assert describe("clip.mp4")[:2] == (
+        0,
+        ["a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b"],
+    )

@@ -1,0 +1,283 @@
+"""``generate-video`` through the real command line, with networks that learned nothing."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from flowwarp._bundled import bundled
+from flowwarp.cli import main
+from flowwarp.cli.generate_video import LONGEST_NAME, name_of
+from flowwarp.io.images import write_image
+from flowwarp.io.video import read_video, video_info
+from flowwarp.pipelines import text_video
+from flowwarp.pipelines.sequences import best_of
+
+PROMPT = "a red knight"
+
+
+@pytest.fixture(autouse=True)
+def _inside(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def generate(capsys, video_weights):
+    """Run the command; return exit code, stdout lines and stderr lines."""
+
+    def run(*arguments, weights=tuple(video_weights)):
+        given = [part for name in weights for part in (f"--{name}", video_weights[name])]
+        with pytest.raises(SystemExit) as stop:
+            main(["generate-video", *map(str, (*arguments, *given))])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+
+    return run
+
+
+def everything(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# ------------------------------------------------------------------ one prompt
+
+
+def test_the_video_is_named_after_its_prompt(generate, tmp_path):
+    assert generate(PROMPT) == (0, ["a_red_knight.mp4"], [])
+    info = video_info("a_red_knight.mp4")
+    assert (info.width, info.height, info.fps, info.frames) == (32, 32, 12, 8)
+    code, out, err = generate(PROMPT)
+    assert (code, out) == (4, [])
+    assert err == ["flowwarp: a_red_knight.mp4: exists; use --overwrite to replace it"]
+    assert generate(PROMPT, "--overwrite", "--fps", 25)[0] == 0
+    assert video_info("a_red_knight.mp4").fps == 25
+    assert everything(tmp_path) == ["a_red_knight.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("output", "frames"), [("v.gif", 3), ("v.webp", 11), ("deep/v.mkv", 3), ("v", 3), ("v.d/", 3)]
+)
+def test_what_out_says(generate, output, frames):
+    assert generate(PROMPT, "-o", output, "--frames", frames)[:2] == (0, [output.rstrip("/")])
+    assert len(list(read_video(output))) == frames
+
+
+def test_the_same_seed_is_the_same_video(generate):
+    for name, *options in (
+        ("a",), ("b",), ("c", "--seed", 1), ("d", "--steps", 1), ("e", "--temperature", 0),
+        ("f", "--top-k", 2), ("g", "--guidance", 5), ("h", "--top-p", 0.3), ("i", "--no-temporal"),
+    ):  # fmt: skip
+        assert generate(PROMPT, "-o", f"{name}/", "--frames", 5, *options)[0] == 0
+    first, second, *others = (torch.stack(list(read_video(name))) for name in "abcdefghi")
+    assert torch.equal(first, second)
+    assert [torch.equal(first, other) for other in others] == [False] * len(others)
+
+
+def test_best_of_is_how_many_are_made(generate, monkeypatch):
+    made = []
+
+    def spy(gpt, prompt, seed, count, *rest, **named):
+        made.append(count)
+        return best_of(gpt, prompt, seed, count, *rest, **named)
+
+    monkeypatch.setattr(text_video, "best_of", spy)
+    assert generate(PROMPT, "--best-of", 3, "--no-upsampler")[0] == 0
+    assert made == [3]
+
+
+def test_json_says_what_and_how_long(generate):
+    code, out, err = generate(PROMPT, "-o", "v.mp4", "--seed", 7, "--json", "--best-of", 2)
+    assert (code, len(out), err) == (0, 1, [])
+    told = json.loads(out[0])
+    (result,) = told.pop("results")
+    seconds = result.pop("seconds")
+    assert told.pop("load_seconds") >= 0
+    assert told == {"dry_run": False, "failed": []}
+    assert result == {
+        "prompt": PROMPT, "output": "v.mp4", "seed": 7, "frames": 8, "width": 32, "height": 32,
+        "fps": 12.0, "best_of": 2,
+    }  # fmt: skip
+    assert set(seconds) == {"tokens", "decode", "flow", "upsample", "write"}
+    assert min(seconds.values()) > 0
+
+
+def test_no_upsampler_needs_none(generate):
+    assert generate(PROMPT, "--no-upsampler", weights=("gpt", "dvae"))[0] == 0
+    assert video_info("a_red_knight.mp4").width == 16
+    code, out, _ = generate(PROMPT, "--no-upsampler", "--json", "-o", "v.gif")
+    assert code == 0
+    seconds = json.loads(out[0])["results"][0]["seconds"]
+    assert seconds["flow"] == seconds["upsample"] == 0
+
+
+def test_a_picture_to_begin_with(generate):
+    write_image("first.png", torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0)))
+    assert generate(PROMPT, "--image", "first.png", "-o", "a/")[0] == 0
+    assert generate(PROMPT, "-o", "b/")[0] == 0
+    one, two = (torch.stack(list(read_video(name))) for name in "ab")
+    assert not torch.equal(one, two)
+
+
+def test_dry_run_writes_nothing(generate, tmp_path):
+    assert generate(PROMPT, "--dry-run", "-o", "sub/v.gif") == (0, ["sub/v.gif"], [])
+    told = json.loads(generate(PROMPT, "left", "--dry-run", "--json")[1][0])
+    assert told["dry_run"]
+    assert [result["output"] for result in told["results"]] == ["a_red_knight.mp4", "left.mp4"]
+    assert everything(tmp_path) == []
+
+
+# ------------------------------------------------------------------ several prompts
+
+
+def test_several_prompts_go_into_a_folder(generate, tmp_path):
+    code, out, _ = generate(PROMPT, "A red: knight", "left", PROMPT, "-o", "out")
+    names = ["a_red_knight.mp4", "a_red_knight_2.mp4", "left.mp4"]
+    assert (code, out) == (0, [f"out/{name}" for name in names])
+    assert everything(tmp_path / "out") == names
+    alone = generate("left", "-o", "alone.mp4")
+    assert alone[0] == 0
+    assert (tmp_path / "alone.mp4").read_bytes() == (tmp_path / "out/left.mp4").read_bytes()
+
+
+def test_prompts_from_a_file(generate, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"left\r\n\n  \na red  knight\n")
+    code, out, _ = generate("--prompts", "list.txt", "waves", "--no-upsampler")
+    assert (code, out) == (0, ["waves.mp4", "left.mp4", "a_red_knight.mp4"])
+    stdin = io.TextIOWrapper(io.BytesIO(b"walks\n"))
+    monkeypatch.setattr(sys, "stdin", stdin)
+    assert generate("--prompts", "-", "-o", "one", "--no-upsampler")[:2] == (0, ["one/walks.mp4"])
+
+
+def test_names_that_collide_all_differ(generate):
+    prompts = ["left", "left 2", "left!", "left?", "漢", "字", "left 2."]
+    _, out, _ = generate(*prompts, "--dry-run")
+    assert out[:4] == ["left.mp4", "left_2.mp4", "left_3.mp4", "left_4.mp4"]
+    assert out[4:] == ["video.mp4", "video_2.mp4", "left_2_2.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A knight, in RED armour!", "a_knight_in_red_armour"),
+        ("../../etc/passwd", "etc_passwd"),
+        ("Café à la crème", "cafe_a_la_creme"),
+        ("骑士向左走", "video"),
+        ("...", "video"),
+        ("CON", "video_con"),
+        ("lpt1", "video_lpt1"),
+        ("\x1b[2J\0", "2j"),
+    ],
+)
+def test_names_are_safe_everywhere(prompt, name):
+    assert name_of(prompt) == name
+
+
+def test_a_long_prompt_has_a_short_name():
+    assert len(name_of("knight " * 1500)) <= LONGEST_NAME
+    assert len(name_of("é" * 10**6)) <= LONGEST_NAME
+
+
+# ------------------------------------------------------------------ what cannot be
+
+
+def test_unknown_words_are_told_not_refused(generate):
+    code, out, err = generate("a green knight", "a 龍", "left", "-o", "out", "--no-upsampler")
+    assert (code, len(out)) == (0, 3)
+    assert len(err) == 2
+    assert err[0].startswith("flowwarp: 'a green knight': the network has never learned 'green'")
+    assert "'龍'" in err[1]
+
+
+def test_a_prompt_of_10_kb(generate):
+    code, out, err = generate("a" + " knight" * 1500, "--no-upsampler")
+    assert code == 0
+    assert len(err) == 1
+    assert len(err[0]) < 200
+    assert "is too long; nothing after" in err[0]
+    assert len(out[0]) <= LONGEST_NAME + 4
+
+
+def test_a_terminal_is_not_steered(generate):
+    code, out, err = generate("\x1b[31mred", "--no-upsampler")
+    assert code == 0
+    assert "\x1b" not in "".join(out + err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "say what to show"),
+        ([""], 3, "PROMPT: is empty"),
+        (["left", " \t"], 3, "PROMPT: is empty"),
+        (["--prompts", "nothing.txt"], 3, "nothing.txt: no such file"),
+        (["--prompts", "blank.txt"], 3, "blank.txt: holds no prompt"),
+        (["--prompts", "latin.txt"], 3, "latin.txt: is not a text file in UTF-8"),
+        ([PROMPT, "-o", "out.avi"], 2, "OUT must end in"),
+        ([PROMPT, "-o", "out.png"], 2, "many frames need a folder or a video"),
+        ([PROMPT, "left", "-o", "out.mp4"], 2, "several prompts need a folder"),
+        ([PROMPT, "-o", "full"], 4, "full: exists and is not an empty folder"),
+        ([PROMPT, "-o", "blank.txt/v.mp4"], 4, "blank.txt is not a folder"),
+        ([PROMPT, "-o", "v.gif", "--fps", "101"], 2, "a GIF holds at most 100"),
+        ([PROMPT, "--fps", "0"], 2, "--fps"),
+        ([PROMPT, "--frames", "0"], 2, "--frames"),
+        ([PROMPT, "--temperature", "nan"], 2, "temperature must"),
+        ([PROMPT, "--guidance", "inf"], 2, "guidance must"),
+        ([PROMPT, "--seed", "-1"], 2, "--seed"),
+        ([PROMPT, "--image", "nothing.png"], 3, "nothing.png: no such file"),
+        ([PROMPT, "--image", "latin.txt"], 3, "latin.txt: is not a picture"),
+        ([PROMPT, "--dvae", "latin.txt"], 3, "latin.txt: is not a whole safetensors file"),
+    ],
+)
+def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words):
+    (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n" * 9)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/keep.png").touch()
+    before = everything(tmp_path)
+    weights = ("gpt", "upsampler", "flow") if "--dvae" in arguments else ("gpt", "dvae")
+    got, out, err = generate(*arguments, "--no-upsampler", weights=weights)
+    assert (got, out, len(err)) == (code, [], 1)
+    assert words in err[0]
+    assert everything(tmp_path) == before
+
+
+@pytest.mark.skipif(
+    (bundled("weights") / "gpt_base.safetensors").exists(), reason="the package has weights"
+)
+def test_a_package_without_weights(generate, tmp_path):
+    code, out, err = generate(PROMPT, weights=())
+    assert (code, out) == (3, [])
+    assert err[0].startswith("flowwarp: gpt: this package has no weights of it; train some")
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.skipif(
+    not all(
+        (bundled("weights") / f"{name}_base.safetensors").exists()
+        for name in ("gpt", "dvae", "upsampler")
+    ),
+    reason="the package has no weights yet",
+)
+def test_the_weights_in_the_package(generate):
+    assert generate("a knight walks to the left", "-o", "v.mp4", weights=())[::2] == (0, [])
+    info = video_info("v.mp4")
+    assert (info.width, info.height, info.frames) == (128, 128, 16)
+
+
+def test_loads_only_what_it_needs(video_weights):
+    given = [part for name in video_weights for part in (f"--{name}", str(video_weights[name]))]
+    code = (
+        "import sys\n"
+        "from flowwarp.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as stop: assert not stop.code, stop.code\n"
+        "heavy = ('kornia', 'rich', 'torch._dynamo', 'sympy', 'cv2', 'imageio', 'torchvision')\n"
+        "loaded = [name for name in heavy if name in sys.modules]\n"
+        "assert not loaded, loaded\n"
+    )
+    command = [sys.executable, "-c", code, "generate-video", PROMPT, *given]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

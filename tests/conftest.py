@@ -1,0 +1,38 @@
+"""What tests of several folders share: networks that make video, too small to have learned any."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models import dvae, flownet, gpt, upsampler
+from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.train.tokenized import grid_media
+
+CAPTIONS = ["a red knight walks left", "a blue knight waves"]
+
+
+@pytest.fixture(scope="session")
+def video_weights(tmp_path_factory):
+    """Return weights by name: gpt, dvae, upsampler, flow; 8 frames of 16 px, doubled, a window."""
+    folder = tmp_path_factory.mktemp("video_weights")
+    torch.manual_seed(0)
+    config = dataclasses.replace(dvae.TINY, widths=(8, 16, 32), levels=(3, 3))
+    nets = {"dvae": dvae.DVAE(config), "flow": flownet.FlowNet(flownet.TINY)}
+    nets["upsampler"] = upsampler.Upsampler(upsampler.TINY)
+    torch.nn.init.normal_(nets["upsampler"].head.weight, std=0.02)
+    paths = {name: folder / f"{name}.safetensors" for name in (*nets, "gpt")}
+    for name, net in nets.items():
+        model = "flownet" if name == "flow" else name
+        save_weights(paths[name], net, Card(model, dataclasses.asdict(net.config)))
+    pairs = train_pairs(2 * CAPTIONS, 60)
+    media = (Medium("text", pairs.size), *grid_media(nets["dvae"], 16, 8))
+    words = Vocabulary(media, pairs, text_limit=8)
+    net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1))
+    for parameter in net.parameters():  # else an untrained network cares little what it reads
+        torch.nn.init.normal_(parameter, std=0.3)
+    notes = {VOCABULARY: words.to_json()}
+    save_weights(paths["gpt"], net, Card("gpt", dataclasses.asdict(net.config), 1, notes))
+    return paths

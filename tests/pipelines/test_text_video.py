@@ -1,0 +1,321 @@
+"""Words to video and back: the stages as one stream are the stages one after the other."""
+
+import dataclasses
+import time
+from itertools import pairwise
+
+import pytest
+import torch
+
+from flowwarp.data.captioned import middle_square
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models.dvae import DVAE, TINY
+from flowwarp.models.gpt import GPT, Sampling
+from flowwarp.models.upsampler import enlarge, upsample_clip
+from flowwarp.ops.occlusion import visible_by_consistency
+from flowwarp.pipelines import text_video
+from flowwarp.pipelines.flow_estimation import estimate_both
+from flowwarp.pipelines.sequences import (
+    VOCABULARY,
+    Prompt,
+    best_of,
+    describe,
+    sample_video_tokens,
+)
+from flowwarp.pipelines.text_video import (
+    MOST_WINDOWS,
+    SAMPLING,
+    STAGES,
+    describe_video,
+    generate,
+    heard,
+    load_models,
+    unknown_words,
+)
+from flowwarp.pipelines.video_tokens import tokenize
+
+CAPTION = "a red knight"
+WINDOW, SIZE = 8, 32
+
+
+@pytest.fixture(scope="module")
+def models(video_weights):
+    return load_models(**video_weights)
+
+
+@pytest.fixture
+def _exact(monkeypatch):
+    """Let all stages compute in fp32, so that parts and whole are equal bit for bit."""
+    monkeypatch.setattr(text_video, "fast_dtype", lambda device: torch.float32)
+
+
+def make(models, prompt=CAPTION, **options):
+    return torch.stack(list(generate(models, prompt, **options)))
+
+
+def draw(models, codes, seed, temporal=True):
+    """Do at once what the stream does frame by frame after the tokens."""
+    decode = models.dvae.decode(codes[None])[0]
+    large = enlarge(decode).clamp(0, 1)
+    motion = [estimate_both(models.flownet, b[None], a[None], "fast") for a, b in pairwise(large)]
+    return upsample_clip(
+        models.upsampler,
+        decode,
+        torch.cat([flow for flow, _ in motion]),
+        torch.cat([visible_by_consistency(flow, back) for flow, back in motion]),
+        torch.Generator().manual_seed(seed + 0xC2B2AE35),
+        temporal=temporal,
+    )
+
+
+# ------------------------------------------------------------------ words to video
+
+
+@pytest.mark.usefixtures("_exact")
+@pytest.mark.parametrize("temporal", [True, False])
+def test_is_tokens_then_decoder_then_upsampler(models, temporal):
+    (codes,) = sample_video_tokens(models.gpt, [Prompt(CAPTION)], [5], SAMPLING)
+    video = make(models, seed=5, temporal=temporal)
+    assert video.shape == (WINDOW, 3, SIZE, SIZE)
+    assert torch.equal(video, draw(models, codes, 5, temporal))
+
+
+@pytest.mark.usefixtures("_exact")
+def test_goes_on_without_a_seam(models):
+    """Each window begins with the end of the last; decoder and upsampler see one long video."""
+    (first,) = sample_video_tokens(models.gpt, [Prompt(CAPTION)], [5], SAMPLING)
+    codes = first
+    for window in (1, 2):
+        prompt = Prompt(CAPTION, begin=codes[-1:])
+        (more,) = sample_video_tokens(models.gpt, [prompt], [5 + window * 0x85EBCA6B], SAMPLING)
+        assert torch.equal(more[:1], codes[-1:])
+        codes = torch.cat([codes, more[1:]])
+    assert len(codes) == 4
+    video = make(models, seed=5, frames=14)
+    assert torch.equal(video, draw(models, codes, 5)[:14])
+    assert torch.equal(make(models, seed=5, frames=3), video[:3])
+
+
+@pytest.mark.usefixtures("_exact")
+def test_without_upsampler_frames_are_decoded_only(models):
+    plain = dataclasses.replace(models, upsampler=None, flownet=None)
+    (codes,) = sample_video_tokens(models.gpt, [Prompt(CAPTION)], [0], SAMPLING)
+    assert torch.equal(make(plain), models.dvae.decode(codes[None])[0])
+    assert (plain.size, models.size) == (SIZE // 2, SIZE)
+
+
+def test_no_flow_is_estimated_for_frames_by_themselves(models, monkeypatch):
+    still = make(dataclasses.replace(models, flownet=None))
+    monkeypatch.setattr(text_video, "estimate_both", None)
+    assert torch.equal(make(models, temporal=False), still)
+
+
+def test_a_seed_is_a_video(models):
+    video = make(models, seed=1)
+    assert torch.equal(make(models, seed=1), video)
+    assert not torch.equal(make(models, seed=2), video)
+    assert not torch.equal(make(models, "left", seed=1), video)
+    assert torch.equal(make(models, "  a red\n knight ", seed=1), video)
+    assert not torch.equal(make(models, None, seed=1), video)
+    assert not torch.equal(make(models, seed=1, steps=3), video)
+    assert not torch.equal(make(models, seed=1, sampling=Sampling(temperature=0)), video)
+
+
+def test_low_precision_is_near(models, monkeypatch):
+    video = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr(text_video, "fast_dtype", lambda device, dtype=dtype: dtype)
+        video[dtype] = make(models, seed=3)
+        assert video[dtype].dtype == torch.float32
+    difference = (video[torch.float32] - video[torch.bfloat16]).abs()
+    assert 0 < float(difference.mean()) < 0.02
+
+
+def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
+    asked = []
+
+    def spy(gpt, prompts, *rest, **named):
+        asked.extend(prompts)
+        return sample_video_tokens(gpt, prompts, *rest, **named)
+
+    monkeypatch.setattr(text_video, "sample_video_tokens", spy)
+    picture = torch.rand(3, 20, 31, generator=torch.Generator().manual_seed(0))
+    video = make(models, image=picture, frames=12)
+    wanted = tokenize(models.dvae, middle_square(picture, 16)[None])
+    assert torch.equal(asked[0].frame, wanted)
+    assert asked[0].begin is None
+    assert asked[1].frame is None
+    assert asked[1].begin.shape == (1, 4, 4)
+    assert not torch.equal(video[:WINDOW], make(models))
+
+
+@pytest.mark.usefixtures("_exact")
+def test_the_best_is_taken(models):
+    videos, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, SAMPLING)
+    assert torch.equal(make(models, seed=9, best=3), draw(models, videos[0], 9))
+
+
+def test_frames_come_while_others_are_to_be_written(models, monkeypatch):
+    windows = []
+
+    def spy(*arguments, **named):
+        windows.append(arguments[2])
+        return sample_video_tokens(*arguments, **named)
+
+    monkeypatch.setattr(text_video, "sample_video_tokens", spy)
+    frames = generate(models, CAPTION, frames=10**9)  # memory for all there is not
+    assert windows == []
+    for number in range(1, 18):
+        next(frames)
+        assert len(windows) == (
+            1 if number <= 8 else 2 if number <= 12 else 3 if number <= 16 else 4
+        )
+        assert not torch.is_autocast_enabled("cpu")
+    assert len({tuple(seeds) for seeds in windows}) == 4
+
+
+def test_tells_seconds_and_progress(models):
+    seconds, told = {}, []
+    start = time.perf_counter()
+    for _ in generate(
+        models, CAPTION, frames=10, seconds=seconds, progress=lambda *at: told.append(at)
+    ):
+        time.sleep(0.01)  # is nobody's
+    wall = time.perf_counter() - start
+    assert set(seconds) == set(STAGES)
+    assert min(seconds.values()) > 0
+    assert 0.5 * (wall - 0.1) < sum(seconds.values()) < wall - 0.1
+    done, totals = zip(*told, strict=True)
+    assert len(set(totals)) == 1
+    assert list(done) == sorted(done)
+    assert done[-1] == totals[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "options", "problem"),
+    [
+        (CAPTION, {"frames": 0}, "frames must be at least 1"),
+        (CAPTION, {"best": 0}, "best must be at least 1"),
+        (CAPTION, {"steps": 0}, "steps must be at least 1"),
+        (" \n", {}, "prompt must not be empty"),
+        (None, {"best": 2}, "needs a prompt to choose by"),
+        (CAPTION, {"image": torch.zeros(4, 8, 8)}, "image must be"),
+        (CAPTION, {"image": torch.zeros(3, 0, 8)}, "image must be"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_any_work(models, prompt, options, problem):
+    with pytest.raises(ValueError, match=problem):
+        generate(models, prompt, **options)
+
+
+def test_what_the_transformer_reads(models):
+    assert unknown_words(models.gpt, "A red knight, waves left!") == []
+    assert unknown_words(models.gpt, "knight red a") == []  # known at the start of a text or not
+    assert unknown_words(models.gpt, "a green knight, green 木 🎈") == ["green", "木", "🎈"]
+    assert heard(models.gpt, " a  red\tknight ") == "a red knight"
+    # " knight" is one token, and 8 are read.
+    assert heard(models.gpt, "a" + 9 * " knight") == "a" + 7 * " knight"
+
+
+# ------------------------------------------------------------------ weights
+
+
+def test_weights_that_do_not_fit_each_other(models, video_weights, tmp_path):
+    net = DVAE(dataclasses.replace(TINY, widths=(8, 16, 32), levels=(3, 4)))
+    other = tmp_path / "other.safetensors"
+    save_weights(other, net, Card("dvae", dataclasses.asdict(net.config)))
+    numbers = f"writes {models.dvae.config.codes} codes, the VAE has {net.config.codes};"
+    with pytest.raises(InputError, match=rf"gpt.safetensors: {numbers}"):
+        load_models(**video_weights | {"dvae": other})
+    with pytest.raises(InputError, match="weights of dvae, not of upsampler"):
+        load_models(**video_weights | {"upsampler": other})
+
+
+@pytest.mark.parametrize(
+    ("media", "problem"),
+    [(slice(2), "has no frame"), (slice(1, 3), "has no text"), (None, "not of square videos")],
+)
+def test_a_transformer_of_other_media(models, video_weights, tmp_path, media, problem):
+    words = models.gpt.vocabulary
+    wide = [words["text"], *(dataclasses.replace(m, grid=(1, 4, 2)) for m in words.media[1:3])]
+    words = dataclasses.replace(words, media=tuple(wide if media is None else words.media[media]))
+    net = GPT(dataclasses.replace(models.gpt.net.config, vocabulary=words.size))
+    card = Card("gpt", dataclasses.asdict(net.config), 1, {VOCABULARY: words.to_json()})
+    save_weights(tmp_path / "gpt.safetensors", net, card)
+    with pytest.raises(InputError, match=problem):
+        load_models(**video_weights | {"gpt": tmp_path / "gpt.safetensors"})
+
+
+@pytest.mark.parametrize("name", ["gpt", "dvae", "upsampler"])
+def test_a_package_without_weights_says_so(video_weights, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(text_video, "bundled", lambda folder: tmp_path)
+    with pytest.raises(InputError, match=f"^{name}: this package has no weights.*train-{name}"):
+        load_models(**video_weights | {name: "base"})
+
+
+# ------------------------------------------------------------------ video to words
+
+
+def numbered(count, size=16):
+    """Return frames whose grey level is their number, of 255."""
+    return [torch.full((3, size, size), number / 255) for number in range(count)]
+
+
+def levels(window):
+    return (window.float().mean((1, 2, 3)).round()).int().tolist()
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [
+        (1, [[0, 0, 0, 0]]),
+        (3, [[0, 1, 2, 2]]),
+        (4, [[0, 1, 2, 3]]),
+        (6, [[0, 1, 2, 3], [2, 3, 4, 5]]),
+        (8, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+    ],
+)
+def test_windows_of_a_video(count, wanted):
+    assert [levels(w) for w in text_video._windows(numbered(count), 4, 16)] == wanted
+    assert list(text_video._windows([], 4, 16)) == []
+
+
+@pytest.mark.parametrize("count", range(1, 32))
+def test_a_long_video_is_looked_at_evenly(models, monkeypatch, count):
+    monkeypatch.setattr(text_video, "tokenize", lambda net, window: window[0, 0, :1, :1])
+    looked = text_video._look(models, iter(numbered(WINDOW * count, 2)))
+    numbers = [int(part) // WINDOW for part in looked]
+    assert min(count, MOST_WINDOWS // 2) <= len(numbers) <= MOST_WINDOWS
+    every = numbers[1] if len(numbers) > 1 else 1
+    assert numbers == list(range(0, count, every))
+
+
+def test_describes_by_what_fits_all_parts_best(models, monkeypatch):
+    said = {"one": -5.0, "two": -1.0}
+    parts = []
+
+    def describe(gpt, videos, *arguments, **named):
+        parts.append(len(videos))
+        return ["one", "two"][: len(videos)]
+
+    def judge(gpt, videos, captions):
+        return torch.tensor([said[caption] - k for k, caption in enumerate(captions)])
+
+    monkeypatch.setattr(text_video, "describe", describe)
+    monkeypatch.setattr(text_video, "text_likelihood", judge)
+    found = describe_video(models, numbered(2 * WINDOW), best=2)
+    assert (found.text, found.nats, found.windows) == ("two", -1.5, 2)
+    assert parts == [2, 2]
+
+
+def test_describes_any_size(models):
+    """What is said is what is said of the codes of the middle square."""
+    frames = torch.rand(WINDOW, 3, 24, 40, generator=torch.Generator().manual_seed(0))
+    found = describe_video(models, iter(frames))
+    square = torch.stack([middle_square(frame, 16) for frame in frames])
+    assert [found.text] == describe(models.gpt, tokenize(models.dvae, square)[None])
+    with pytest.raises(ValueError, match="frames must not be empty"):
+        describe_video(models, [])
+    with pytest.raises(ValueError, match="best must be"):
+        describe_video(models, frames, best=0)
