@@ -7,8 +7,9 @@ the other way round it is a video and its description. So adding a medium takes 
 tokenizer: here :class:`BytePairs` for text and :func:`motion_codes` for motion; codes of video come
 from a discrete VAE.
 
-Tokens come in patches of four, which a transformer reads as one: a marker has one to itself, a
-grid is written in squares of 2 x 2 cells, and what is left over is filled up with id 0.
+Tokens come in patches of eight, which a transformer reads as one: a marker has one to itself, a
+grid is written in squares of 2 x 2 cells, and what is left over is filled up with id 0. A code that
+is too large for a vocabulary is written as several digits.
 
 Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
 middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
@@ -34,7 +35,7 @@ from torch import Tensor
 from flowwarp.errors import InputError
 
 AXES = 4  # of a place: line, t, y, x
-PATCH = 4  # tokens; a begun one is filled up with NOTHING
+PATCH = 8  # tokens; a begun one is filled up with NOTHING
 NOTHING = 0
 
 
@@ -221,11 +222,12 @@ class Medium:
 
     Args:
         name: text, video, ...
-        size: how many codes there are.
+        size: how many codes there are, or values of a digit.
         grid: cells in (t, y, x), written in that order, but by squares of 2 x 2 where rows and
             columns are even; None for a line of any length.
         first: when the grid begins, in cells of the video, whose first begins at 1.
         shares: the medium whose codes these are too; a range of its own otherwise.
+        digits: of which a code is made, the first one counting the most; each has ids of its own.
     """
 
     name: str
@@ -233,6 +235,12 @@ class Medium:
     grid: tuple[int, int, int] | None = None
     first: int = 1
     shares: str | None = None
+    digits: int = 1
+
+    @property
+    def codes(self) -> int:
+        """How many codes there are."""
+        return int(self.size**self.digits)
 
 
 @dataclass(frozen=True)
@@ -278,10 +286,14 @@ class Vocabulary:
         if len(set(names)) < len(names):
             raise ValueError(f"media must have different names, got {', '.join(names)}")
         for medium in self.media:
-            if medium.size < 1 or (medium.grid is not None and min(medium.grid) < 1):
+            if min(medium.size, medium.digits) < 1 or (
+                medium.grid is not None and min(medium.grid) < 1
+            ):
                 raise ValueError(f"medium {medium.name} must not be empty")
             if medium.shares is not None and (
-                medium.shares not in names or self[medium.shares].size != medium.size
+                medium.shares not in names
+                or self[medium.shares].size != medium.size
+                or self[medium.shares].digits != medium.digits
             ):
                 raise ValueError(f"medium {medium.name} shares codes of no such medium")
         if "text" in names and self["text"].size != self.pairs.size:
@@ -308,7 +320,7 @@ class Vocabulary:
         starts, start = [], 1 + 2 * len(self.media)
         for medium in self.media:
             starts.append(start)
-            start += 0 if medium.shares else medium.size
+            start += 0 if medium.shares else medium.size * medium.digits
         return (*starts, start)
 
     @property
@@ -328,7 +340,12 @@ class Vocabulary:
         """Return the ids of a medium's codes."""
         medium = self[name]
         start = self._starts[self.number(medium.shares or name)]
-        return range(start, start + medium.size)
+        return range(start, start + medium.size * medium.digits)
+
+    def digits(self, name: str) -> tuple[Tensor, ...]:
+        """Return the ids of each digit of a medium's codes, (size,) int64 each."""
+        own = self.range(name)
+        return torch.arange(own.start, own.stop).view(-1, self[name].size).unbind()
 
     def opening(self, name: str) -> Tokens:
         """Return the marker that a medium begins with, as a sequence of one patch."""
@@ -340,7 +357,7 @@ class Vocabulary:
 
         Args:
             name: of the medium.
-            codes: (L,), or the medium's grid, in [0, size).
+            codes: (L,), or the medium's grid.
 
         Raises:
             ValueError: codes out of range, or of another shape.
@@ -365,30 +382,41 @@ class Vocabulary:
 
         Args:
             name: of the medium.
-            codes: (L,), or the first (t, y, x) of the medium's grid, in [0, size).
+            codes: (L,), or the first (t, y, x) of the medium's grid.
 
         Raises:
             ValueError: codes out of range.
         """
+        medium = self[name]
         flat = codes.to(torch.int64).flatten()
-        own = self.range(name)
-        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < len(own)):
-            raise ValueError(f"codes of {name} must be in [0, {len(own)})")
-        if self[name].grid is not None:
+        if len(flat) and not (int(flat.min()) >= 0 and int(flat.max()) < medium.codes):
+            raise ValueError(f"codes of {name} must be in [0, {medium.codes})")
+        if medium.grid is not None:
             flat = flat[self._orders[name][: len(flat)]]
-        number = torch.full_like(flat, self.number(name))
-        return Tokens(flat + own.start, self.places(name, len(flat)), number)
+        ids = torch.stack(
+            [
+                flat // medium.size ** (medium.digits - 1 - place) % medium.size + own[0]
+                for place, own in enumerate(self.digits(name))
+            ],
+            1,
+        ).flatten()
+        number = torch.full_like(ids, self.number(name))
+        return Tokens(ids, self.places(name, len(ids)), number)
 
     def read_grid(self, name: str, ids: Tensor) -> Tensor:
-        """Return the codes (B, t, y, x) of ids (B, t * y * x) as they are written."""
-        grid = self[name].grid
-        assert grid is not None
-        codes = torch.empty_like(ids)
-        codes[:, self._orders[name]] = ids - self.range(name).start
-        return codes.view(-1, *grid)
+        """Return the codes (B, t, y, x) of ids (B, t * y * x * digits) as they are written."""
+        medium = self[name]
+        assert medium.grid is not None
+        digits = ids.unflatten(1, (-1, medium.digits)).unbind(-1)  # type: ignore[no-untyped-call]
+        written = torch.zeros_like(digits[0])
+        for digit, own in zip(digits, self.digits(name), strict=True):
+            written = written * medium.size + digit - own[0]
+        codes = torch.empty_like(written)
+        codes[:, self._orders[name]] = written
+        return codes.view(-1, *medium.grid)
 
     def places(self, name: str, length: int) -> Tensor:
-        """Return the places of the first codes of a medium as they are written, (length, 4)."""
+        """Return the places of the first tokens of a medium as they are written, (length, 4)."""
         grid = self[name].grid
         if grid is None:
             places = torch.zeros(length, AXES)
@@ -401,7 +429,9 @@ class Vocabulary:
         grids = {m.name: m.grid for m in self.media if m.grid is not None}
         full = grids.get("video", (1, 1, 1))
         return {
-            name: _grid_places(grid, full, self[name].first)[self._orders[name]]
+            name: _grid_places(grid, full, self[name].first)[self._orders[name]].repeat_interleave(
+                self[name].digits, 0
+            )
             for name, grid in grids.items()
         }
 
@@ -444,6 +474,7 @@ def vocabulary_from_json(text: str, source: str | Path) -> Vocabulary:
                 None if entry["grid"] is None else _triple(entry["grid"]),
                 int(entry["first"]),
                 None if entry["shares"] is None else str(entry["shares"]),
+                int(entry["digits"]),
             )
             for entry in content["media"]
         )

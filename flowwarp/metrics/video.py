@@ -58,7 +58,7 @@ class CodeUse:
     """How codes are used.
 
     Args:
-        used: share of the codes that occur.
+        used: share of the codes that occur; of digits, where codes are made of several.
         effective: how many equally frequent codes would have their entropy, as a share of all.
         dimensions: the same for each number of the latent and its levels.
     """
@@ -68,13 +68,14 @@ class CodeUse:
     dimensions: tuple[float, ...]
 
 
-def code_use(codes: Tensor, levels: Sequence[int]) -> CodeUse:
+def code_use(codes: Tensor, levels: Sequence[int], groups: int = 1) -> CodeUse:
     """Count codes.
 
     Args:
-        codes: integers of any shape in [0, product of ``levels``).
-        levels: how many each number of the latent has, the first one counting the most; one number
-            where a code is not made of several.
+        codes: integers of any shape in [0, product of ``levels`` to the power of ``groups``).
+        levels: how many each number of a group of the latent has, the first one counting the most;
+            one number where a code is not made of several.
+        groups: digits of a code, which are counted one by one; shares are their mean.
 
     Raises:
         ValueError: no codes, or one that does not exist.
@@ -82,16 +83,20 @@ def code_use(codes: Tensor, levels: Sequence[int]) -> CodeUse:
     >>> code_use(torch.tensor([0, 1, 2, 3]), (2, 4))
     CodeUse(used=0.5, effective=0.5, dimensions=(0.5, 1.0))
     """
-    total = math.prod(levels)
-    if not codes.numel() or codes.amin() < 0 or codes.amax() >= total:
-        raise ValueError(f"codes must be integers from 0 to {total - 1}, and some")
-    counts = torch.bincount(codes.flatten().long(), minlength=total)
-    table = counts.reshape(tuple(levels))
-    dimensions = []
-    for place in range(len(levels)):
-        others = [other for other in range(len(levels)) if other != place]
-        dimensions.append(_effective(table.sum(others) if others else table))
-    return CodeUse(float((counts > 0).double().mean()), _effective(counts), tuple(dimensions))
+    book = math.prod(levels)
+    if not codes.numel() or codes.amin() < 0 or codes.amax() >= book**groups:
+        raise ValueError(f"codes must be integers from 0 to {book**groups - 1}, and some")
+    used, effective, dimensions = 0.0, 0.0, []
+    for group in reversed(range(groups)):
+        digits = codes.flatten().long() // book**group % book
+        counts = torch.bincount(digits, minlength=book)
+        used += float((counts > 0).double().mean()) / groups
+        effective += _effective(counts) / groups
+        table = counts.reshape(tuple(levels))
+        for place in range(len(levels)):
+            others = [other for other in range(len(levels)) if other != place]
+            dimensions.append(_effective(table.sum(others) if others else table))
+    return CodeUse(used, effective, tuple(dimensions))
 
 
 def _effective(counts: Tensor) -> float:

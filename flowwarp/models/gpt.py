@@ -5,12 +5,11 @@ Each block adds attention over all tokens so far and a gated feed-forward layer 
 unit root mean square first (RMS norm; Zhang and Sennrich, NeurIPS 2019), without a learned scale:
 the matrix that follows can have it. No other normalisation, so no example sees another.
 
-*Patches.* The blocks do not see single tokens but patches of four, such as the four cells of a
-square of video, which say much the same. What comes out of them foretells the next patch, and a few
+*Patches.* The blocks do not see single tokens but patches of eight, such as the codes of a square
+of video, which say much the same. What comes out of them foretells the next patch, and a few
 feed-forward layers write its tokens one after the other, each told of those before it in the patch
 (as in the RQ-Transformer, Lee et al., CVPR 2022, and MegaByte, Yu et al., NeurIPS 2023). So nothing
-is taken to be independent of anything, while most of the network runs once for four tokens: on two
-cores, training sees three times as many clips.
+is taken to be independent of anything, while most of the network runs once for eight tokens.
 
 *Places.* A patch's place (line, t, y, x), that of its first token, turns its queries and keys
 (rotary embedding; Su et al., "RoFormer", 2021), a quarter of each head by each axis. Attention then
@@ -44,7 +43,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 AXES = 4  # of a place: line, t, y, x
-PATCH = 4  # tokens that the blocks see as one
+PATCH = 8  # tokens that the blocks see as one
 NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 # Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
 LONGEST = 100.0
@@ -70,8 +69,8 @@ class GPTConfig:
         norm: ``rms``, or ``none`` to read the stream as it is.
     """
 
-    vocabulary: int = 2048
-    embedded: int = 128
+    vocabulary: int = 3072
+    embedded: int = 96
     width: int = 320
     depth: int = 6
     heads: int = 5  # wide ones: training takes as long as there are scores between tokens
@@ -214,8 +213,8 @@ class GPT(nn.Module):
     """Logits of each token of a sequence, given all those before it.
 
     >>> net = GPT(TINY)
-    >>> net(torch.zeros(1, 8, dtype=torch.int64), torch.zeros(1, 8, 4)).shape
-    torch.Size([1, 4, 2048])
+    >>> net(torch.zeros(1, 16, dtype=torch.int64), torch.zeros(1, 16, 4)).shape
+    torch.Size([1, 8, 3072])
     """
 
     def __init__(self, config: GPTConfig | None = None) -> None:
@@ -238,10 +237,10 @@ class GPT(nn.Module):
         nn.init.zeros_(self.head.weight)
 
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
-        """Return logits of all tokens but the first patch, which is given: (B, L - 4, vocabulary).
+        """Return logits of all tokens but the first patch, which is given: (B, L - 8, vocabulary).
 
         Args:
-            ids: (B, L) int64, L a multiple of 4; what fills up a shorter sequence comes last.
+            ids: (B, L) int64, L a multiple of 8; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
 
         Raises:
@@ -254,7 +253,7 @@ class GPT(nn.Module):
             )
         if ids.shape[1] % PATCH:
             raise ValueError(f"ids must be whole patches of {PATCH}, got {ids.shape[1]}")
-        patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 4, embedded)
+        patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 8, embedded)
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
         x = self.join(patches.flatten(2))
         for block in self.blocks:
@@ -264,7 +263,7 @@ class GPT(nn.Module):
         return logits.flatten(1, 2)
 
     def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
-        """Return what the logits of each token of a patch are made of, (B, P, 4, inner_width)."""
+        """Return what the logits of each token of a patch are made of, (B, P, 8, inner_width)."""
         # At each token those before it in its patch, the nearest first, zeros before the first.
         earlier = [F.pad(patches, (0, 0, by, -by)) for by in range(1, PATCH)]
         x = foretold[..., None, :] + self.earlier(torch.cat(earlier, -1)) + self.slot
@@ -276,7 +275,7 @@ class GPT(nn.Module):
         """Return minus the log-likelihood of each token after the first patch.
 
         Returns:
-            (B, L - 4) float32, in nats; 0 for what fills up a patch.
+            (B, L - 8) float32, in nats; 0 for what fills up a patch.
         """
         logits = self(ids, places).float().flatten(0, 1)
         targets = ids[:, PATCH:].flatten()
@@ -345,7 +344,7 @@ class Decoder:
             if isinstance(block, Block)
         ]
         self.foretold = product(net.foretold, wide)
-        # What each token of the vocabulary adds to those one, two and three after it.
+        # What each token of the vocabulary adds to those one, two, … after it.
         apart = net.earlier.weight.detach().chunk(PATCH - 1, 1)
         self.earlier = [net.embedding.weight.detach() @ weight.T for weight in apart]
         self.slot = net.slot.detach()
@@ -365,7 +364,7 @@ class Decoder:
         """Read the beginning of each row, all afresh.
 
         Args:
-            ids: for each row (L,), L of its own, a multiple of 4.
+            ids: for each row (L,), L of its own, a multiple of 8.
             places: for each row (L, 4).
 
         Returns:
@@ -399,8 +398,8 @@ class Decoder:
         """Read more patches of each row.
 
         Args:
-            ids: (rows, 4 n).
-            turned: :meth:`turns` of their places, (rows or 1, 4 n, 4).
+            ids: (rows, 8 n).
+            turned: :meth:`turns` of their places, (rows or 1, 8 n, 4).
 
         Returns:
             (rows, inner_width), what :meth:`logits` needs to know of all that was read.
@@ -438,7 +437,7 @@ class Decoder:
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float()
 
     def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the turns of places (B, 4 n, 4), for :meth:`read`."""
+        """Return the turns of places (B, 8 n, 4), for :meth:`read`."""
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
         return cos.to(self.dtype), sin.to(self.dtype)
 
@@ -458,7 +457,7 @@ class Decoder:
 
         Args:
             foretold: (rows, inner_width), from :meth:`begin` or :meth:`read`.
-            before: tokens of the patch that are known already, (rows,) each; up to three.
+            before: tokens of the patch that are known already, (rows,) each; up to seven.
             head: rows of ``self.head``: the n ids to choose from.
 
         Returns:
@@ -548,7 +547,7 @@ def sample(
     net: GPT,
     prompts: Sequence[tuple[Tensor, Tensor]],
     places: Tensor,
-    choices: Tensor,
+    choices: Sequence[Tensor],
     draws: Tensor,
     sampling: Sampling,
     *,
@@ -565,11 +564,11 @@ def sample(
         net: the network.
         prompts: ids (L,) and places (L, 4) of each row, L of its own.
         places: (N, 4), of the tokens to come, the first of which begins a patch.
-        choices: (V,) int64, the ids that may come.
+        choices: (V,) int64 each: the ids that may come first, second … and then from the beginning.
         draws: (B, N) in [0, 1), one number for each token; see :func:`choose`.
         sampling: how to draw.
         without: what is left of each prompt without what guidance shall stress.
-        stop: an id of ``choices`` that ends its row.
+        stop: an id that ends its row.
         dtype: of the network's matrices.
         progress: called with (tokens done, tokens in all).
 
@@ -588,19 +587,20 @@ def sample(
     rows = [*prompts, *without] if guided else [*prompts]
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
-    head = decoder.head.index_select(0, choices)
+    heads = [decoder.head.index_select(0, ids) for ids in choices]
     cos, sin = decoder.turns(places[None])
     turns = list(zip(torch.split(cos, 1, 2), torch.split(sin, 1, 2), strict=True))
-    written = torch.full((batch, count), -1, dtype=torch.int64, device=choices.device)
-    over = torch.zeros(batch, dtype=torch.bool, device=choices.device)
+    written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
+    over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
     foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
     patch: list[Tensor] = []
     for step in range(count):
-        logits = decoder.logits(foretold, patch, head)
+        turn = step % len(choices)
+        logits = decoder.logits(foretold, patch, heads[turn])
         if guided:
             plain = logits[batch:]
             logits = plain + sampling.guidance * (logits[:batch] - plain)
-        ids = choices[choose(logits, draws[:, step], sampling)]
+        ids = choices[turn][choose(logits, draws[:, step], sampling)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
         if stop is not None:
             over |= ids == stop

@@ -112,11 +112,11 @@ def sample_video_tokens(
     lengths = {0 if prompt.begin is None else len(prompt.begin) for prompt in prompts}
     if len(lengths) > 1 or max(lengths) >= grid[0]:
         raise ValueError(f"begin must have one length, less than {grid[0]}, in all prompts")
-    known = lengths.pop() * grid[1] * grid[2]
+    cell = words[VIDEO].digits
+    known = lengths.pop() * grid[1] * grid[2] * cell
     if known % PATCH:
-        raise ValueError(f"begin must be a multiple of {PATCH} codes, got {known}")
-    places = words.places(VIDEO, grid[0] * grid[1] * grid[2])[known:]
-    own = words.range(VIDEO)
+        raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
+    places = words.places(VIDEO, grid[0] * grid[1] * grid[2] * cell)[known:]
     device = gpt.net.head.weight.device
     draws = torch.stack(
         [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
@@ -125,7 +125,7 @@ def sample_video_tokens(
         gpt.net,
         [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts],
         places.to(device),
-        torch.arange(own.start, own.stop, device=device),
+        [own.to(device) for own in words.digits(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
@@ -238,7 +238,7 @@ def describe(
         gpt.net,
         opened,
         words.places(TEXT, count).to(device),
-        torch.tensor([*own, words.end(TEXT)], device=device),
+        [torch.tensor([*own, words.end(TEXT)], device=device)],
         draws.to(device),
         sampling or Sampling(temperature=0),
         stop=words.end(TEXT),

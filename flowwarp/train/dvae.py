@@ -269,14 +269,14 @@ def dvae_task(
             squares.append((video - original).square().mean((1, 2, 3, 4)))
             codes.append(made.codes)
         levels = model.levels if isinstance(net.quantiser, FSQ) else (model.entries,)
-        use = code_use(torch.cat(codes), levels)
+        use = code_use(torch.cat(codes), levels, model.digits)
         figures = {
             "psnr": float(torch.cat(ratios).clamp(max=_BEST).mean()),
             "square": float(torch.cat(squares).mean()),
             "codes_used": use.used,
             "codes_effective": use.effective,
         }
-        if len(levels) > 1:
+        if len(use.dimensions) > 1:
             figures |= {f"use{place}": value for place, value in enumerate(use.dimensions)}
         return figures
 

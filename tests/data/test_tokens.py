@@ -119,7 +119,7 @@ def test_wrong_merges_are_refused(merges):
 def test_a_cut_text_is_still_text():
     words = vocabulary(text_limit=3)
     tokens = words.text("ü" * 10_000)
-    assert len(tokens) == 4 + 4  # the marker alone, then three tokens and the end
+    assert len(tokens) == 8 + 8  # the marker alone, then three tokens and the end
     assert words.read_text(tokens.ids) == "ü\N{REPLACEMENT CHARACTER}"
 
 
@@ -174,19 +174,19 @@ def test_a_segment_by_hand():
     codes = torch.arange(64).view(MOTION_GRID)
     tokens = words.segment("motion", codes)
     first = words.range("motion").start
-    assert tokens.ids[:4].tolist() == [words.begin("motion"), 0, 0, 0]
+    assert tokens.ids[:8].tolist() == [words.begin("motion"), *[0] * 7]
     # By squares of 2 x 2: rows of four cells begin at 0, 4, 8, 12.
-    assert (tokens.ids[4:16] - first).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13]
-    assert sorted((tokens.ids[4:68] - first).tolist()) == list(range(64))
-    assert tokens.ids[68:].tolist() == [words.end("motion"), 0, 0, 0]
+    assert (tokens.ids[8:20] - first).tolist() == [0, 1, 4, 5, 2, 3, 6, 7, 8, 9, 12, 13]
+    assert sorted((tokens.ids[8:72] - first).tolist()) == list(range(64))
+    assert tokens.ids[72:].tolist() == [words.end("motion"), *[0] * 7]
     # Each cell of motion covers one cell of the video in time and 4 x 4 of its 16 x 16: the middle
     # of its first four rows, which lie at 1 to 4, is at 2.5.
-    assert tokens.places[4].tolist() == [0, 1, 2.5, 2.5]
-    assert tokens.places[5].tolist() == [0, 1, 2.5, 6.5]
-    assert tokens.places[6].tolist() == [0, 1, 6.5, 2.5]
-    assert tokens.places[67].tolist() == [0, 4, 14.5, 14.5]
-    assert (tokens.places[:4] == 0).all()
-    assert (tokens.places[68:] == 0).all()
+    assert tokens.places[8].tolist() == [0, 1, 2.5, 2.5]
+    assert tokens.places[9].tolist() == [0, 1, 2.5, 6.5]
+    assert tokens.places[10].tolist() == [0, 1, 6.5, 2.5]
+    assert tokens.places[71].tolist() == [0, 4, 14.5, 14.5]
+    assert (tokens.places[:8] == 0).all()
+    assert (tokens.places[72:] == 0).all()
     video = words.places("video", 1024)
     assert video[0].tolist() == [0, 1, 1, 1]
     assert video[1].tolist() == [0, 1, 1, 2]
@@ -207,20 +207,42 @@ def test_a_grid_is_read_as_it_was_written(grid):
     assert torch.equal(words.codes("video", codes[0, :1]).ids, written[0, :cells])
 
 
+def test_a_large_code_is_written_as_digits():
+    pairs = BytePairs()
+    media = (Medium("text", pairs.size), Medium("video", 10, (1, 2, 2), digits=3))
+    words = Vocabulary(media, pairs)
+    first = words.range("video").start
+    assert words.size == first + 30
+    codes = torch.tensor([[[123, 7], [999, 500]]])
+    written = words.codes("video", codes)
+    # The hundreds have ids of their own, so have tens and ones.
+    digits = [1, 12, 23, 0, 10, 27, 9, 19, 29, 5, 10, 20]
+    assert (written.ids - first).tolist() == digits
+    assert written.places[:, 2:].tolist() == [
+        [y, x] for y in (1, 2) for x in (1, 2) for _ in range(3)
+    ]
+    assert torch.equal(words.read_grid("video", written.ids[None])[0], codes)
+    assert [(int(d[0]), len(d)) for d in words.digits("video")] == [
+        (first, 10), (first + 10, 10), (first + 20, 10)
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match=r"codes of video must be in \[0, 1000\)"):
+        words.codes("video", codes + 1)
+
+
 def test_text_counts_along_its_line():
     tokens = vocabulary().text("a red knight")
     length = int((tokens.ids != 0).sum())
-    assert tokens.ids[1:4].tolist() == [0, 0, 0]
-    line = [0, 0, 0, *range(length)]
+    assert tokens.ids[1:8].tolist() == [0] * 7
+    line = [*[0] * 7, *range(length)]
     assert tokens.places[:, 0].tolist() == [*line, *[0] * (len(tokens) - len(line))]
-    assert len(tokens) % 4 == 0
+    assert len(tokens) % 8 == 0
     assert (tokens.places[:, 1:] == 0).all()
 
 
 def test_joined_sequences_know_their_media():
     words = vocabulary()
     tokens = join([words.segment("motion", torch.zeros(MOTION_GRID)), words.text("a mage")])
-    assert tokens.media.tolist() == [3] * 72 + [0] * (len(tokens) - 72)
+    assert tokens.media.tolist() == [3] * 80 + [0] * (len(tokens) - 80)
     assert words.read_text(tokens.ids) == "a mage"
 
 
@@ -246,6 +268,8 @@ def test_it_survives_a_card():
         lambda c: c.update(merges="abc"),
         lambda c: c.update(media=[]) or c["media"].append({"name": "text"}),
         lambda c: c["media"][1].update(size=-1),
+        lambda c: c["media"][1].update(digits=0),
+        lambda c: c["media"][1].update(digits=2),  # frame shares its codes
         lambda c: c["media"][2].update(shares="nothing"),
         lambda c: c["media"][0].update(size=7),
         lambda c: c.pop("text_limit"),

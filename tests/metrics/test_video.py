@@ -52,3 +52,13 @@ def test_code_use_by_hand():
 def test_codes_that_do_not_exist(codes):
     with pytest.raises(ValueError, match="codes must be integers from 0 to 5"):
         code_use(codes, (2, 3))
+
+
+def test_digits_are_counted_one_by_one():
+    # To base 2: the digits are (0, 0), (0, 1), (0, 0), (0, 1); the first is always 0.
+    use = code_use(torch.tensor([0, 1, 0, 1]), (2,), groups=2)
+    assert use.used == pytest.approx((0.5 + 1) / 2)
+    assert use.effective == pytest.approx((0.5 + 1) / 2)
+    assert use.dimensions == pytest.approx((0.5, 1))
+    with pytest.raises(ValueError, match="from 0 to 3"):
+        code_use(torch.tensor([4]), (2,), groups=2)

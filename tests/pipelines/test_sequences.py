@@ -29,15 +29,15 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
 )
 
-GRID = (2, 3, 4)
+GRID = (2, 2, 4)
 
 
 def make(seed=0):
     pairs = train_pairs(["a red knight walks left"] * 2, 20)
     media = (
         Medium("text", pairs.size),
-        Medium("video", 30, GRID),
-        Medium("frame", 30, (1, 3, 4), first=0, shares="video"),
+        Medium("video", 6, GRID, digits=2),
+        Medium("frame", 6, (1, 2, 4), first=0, shares="video", digits=2),
         Medium("motion", MOTION_CODES, MOTION_GRID),
     )
     words = Vocabulary(media, pairs, text_limit=8)
@@ -56,7 +56,7 @@ def test_a_seed_is_a_video():
     videos = sample_video_tokens(gpt, prompts, [1, 2], GUIDED)
     assert videos.shape == (2, *GRID)
     assert int(videos.min()) >= 0
-    assert int(videos.max()) < 30
+    assert int(videos.max()) < 36
     assert torch.equal(sample_video_tokens(gpt, prompts, [1, 2], GUIDED), videos)
     assert not torch.equal(sample_video_tokens(gpt, prompts, [1, 3], GUIDED)[1], videos[1])
     assert not torch.equal(sample_video_tokens(gpt, prompts[::-1], [1, 2], GUIDED), videos)
@@ -78,7 +78,7 @@ def test_each_part_of_a_prompt_is_heard():
     plain = sample_video_tokens(gpt, [Prompt()], [1])
     for prompt in (
         Prompt("a red knight"),
-        Prompt(frame=torch.ones(1, 3, 4)),
+        Prompt(frame=torch.ones(1, 2, 4)),
         Prompt(motion=torch.ones(MOTION_GRID)),
     ):
         assert not torch.equal(sample_video_tokens(gpt, [prompt], [1]), plain)
@@ -86,7 +86,7 @@ def test_each_part_of_a_prompt_is_heard():
 
 def test_guidance_is_from_the_prompt_without_its_caption():
     gpt = make()
-    frame = torch.arange(12).view(1, 3, 4)
+    frame = torch.arange(8).view(1, 2, 4)
     deaf = Sampling(guidance=0)
     got = sample_video_tokens(gpt, [Prompt("left", frame)], [1], deaf, dtype=torch.float32)
     wanted = sample_video_tokens(gpt, [Prompt(None, frame)], [1], dtype=torch.float32)
@@ -100,20 +100,25 @@ def test_goes_on_from_a_beginning():
     with torch.no_grad():
         for block in gpt.net.blocks:
             block.out.weight.mul_(10)  # else an untrained network cares little what is where
-    begin = torch.arange(12).view(1, 3, 4)
+    begin = torch.arange(8).view(1, 2, 4)
     got = sample_video_tokens(gpt, [Prompt("left", begin=begin)], [9], dtype=torch.float32)[0]
     assert torch.equal(got[:1], begin)
     tokens = join([words.text("left"), words.segment("video", got)])
-    own = words.range("video")
     with torch.no_grad():
-        logits = gpt.net(tokens.ids[None], tokens.places[None])[0, :, own.start : own.stop]
-    draws = torch.rand(12, generator=torch.Generator().manual_seed(9))
-    before = logits[-16:-4]  # the last 12 codes, before the marker at the end
-    assert choose(before, draws, Sampling()).tolist() == got[1].flatten().tolist()
+        logits = gpt.net(tokens.ids[None], tokens.places[None])[0]
+    draws = torch.rand(16, generator=torch.Generator().manual_seed(9))
+    # What is said of the last 8 codes, two digits each, before the marker at the end.
+    said = logits[-16 - PATCH : -PATCH].unflatten(0, (8, 2)).unbind(1)
+    wanted = [
+        own[choose(part[:, own], draws[place::2], Sampling())]
+        for place, (own, part) in enumerate(zip(words.digits("video"), said, strict=True))
+    ]
+    written = words.codes("video", got).ids[16:].view(8, 2)
+    assert torch.equal(written, torch.stack(wanted, 1))
 
 
 @pytest.mark.parametrize(
-    "begin", [torch.zeros(1, 2, 6), torch.full((1, 3, 4), 30), torch.full((1, 3, 4), -1)]
+    "begin", [torch.zeros(1, 2, 6), torch.full((1, 2, 4), 36), torch.full((1, 2, 4), -1)]
 )
 def test_wrong_beginnings_are_refused(begin):
     with pytest.raises(ValueError, match=r"begin must be|codes of video must be"):
@@ -124,14 +129,14 @@ def test_beginnings_must_leave_something_to_do_and_be_alike():
     with pytest.raises(ValueError, match="begin must have one length"):
         sample_video_tokens(make(), [Prompt(begin=torch.zeros(GRID))], [1])
     with pytest.raises(ValueError, match="begin must have one length"):
-        sample_video_tokens(make(), [Prompt(), Prompt(begin=torch.zeros(1, 3, 4))], [1, 2])
+        sample_video_tokens(make(), [Prompt(), Prompt(begin=torch.zeros(1, 2, 4))], [1, 2])
     with pytest.raises(ValueError, match="one for each"):
         sample_video_tokens(make(), [Prompt()], [1, 2])
 
 
 def test_likelihood_is_the_sum_over_the_text():
     gpt = make()
-    videos = torch.randint(0, 30, (2, *GRID), generator=torch.Generator().manual_seed(0))
+    videos = torch.randint(0, 36, (2, *GRID), generator=torch.Generator().manual_seed(0))
     captions = ["a red knight", "left"]
     got = text_likelihood(gpt, videos, captions)
     words = gpt.vocabulary
@@ -139,7 +144,7 @@ def test_likelihood_is_the_sum_over_the_text():
         tokens = join([words.segment("video", videos[row]), words.text(caption)])
         logits = gpt.net(tokens.ids[None], tokens.places[None])[0].detach()
         likely = logits.log_softmax(-1)
-        start = 24 + 3 * PATCH  # after the codes of the video and three markers
+        start = 32 + 3 * PATCH  # after the codes of the video and three markers
         said = [at for at in range(start, len(tokens)) if tokens.ids[at] != 0]
         assert words.read_text(tokens.ids[said]) == caption
         wanted = sum(likely[at - PATCH, tokens.ids[at]] for at in said)
@@ -165,7 +170,7 @@ def test_the_best_of_one_is_the_seeds_own():
 
 def test_descriptions_are_text():
     gpt = make()
-    videos = torch.randint(0, 30, (3, *GRID), generator=torch.Generator().manual_seed(0))
+    videos = torch.randint(0, 36, (3, *GRID), generator=torch.Generator().manual_seed(0))
     told = describe(gpt, videos, dtype=torch.float32)
     assert len(told) == 3
     assert all(isinstance(text, str) for text in told)
@@ -241,7 +246,7 @@ def test_another_vocabulary_is_noticed(tmp_path):
     content = json.loads(gpt.vocabulary.to_json())
     content["media"][1]["size"] += 1
     content["media"][2]["size"] += 1
-    assert vocabulary_from_json(json.dumps(content), "card").size == gpt.vocabulary.size + 1
+    assert vocabulary_from_json(json.dumps(content), "card").size == gpt.vocabulary.size + 2
     save(tmp_path / "gpt.safetensors", gpt, notes={VOCABULARY: json.dumps(content)})
     with pytest.raises(InputError, match="its vocabulary has"):
         load_gpt(tmp_path / "gpt.safetensors")

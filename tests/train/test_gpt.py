@@ -157,9 +157,9 @@ def test_a_long_caption_is_cut_between_letters(dvae, tmp_path):
 def test_sequences_are_in_their_order(material, words):
     tokens = sequence_of(material.training, 2, ["video", "text"], words)
     assert tokens.ids[0] == words.begin("video")
-    assert tokens.ids[36] == words.end("video")
-    assert tokens.ids[40] == words.begin("text")
-    assert words.read_text(tokens.ids[40:]) == square(0, 2).caption
+    assert tokens.ids[72] == words.end("video")
+    assert tokens.ids[80] == words.begin("text")
+    assert words.read_text(tokens.ids[80:]) == square(0, 2).caption
 
 
 def test_an_example_is_a_function_of_its_number(material, words):
@@ -216,8 +216,8 @@ def test_weights_by_hand(material, words):
     caption = words.text(material.training.caption(0))
     said = int((caption.ids != 0).sum()) - 1
     # Nothing for a marker that opens a medium, the medium's weight for codes and the end.
-    text = [0.0] * 4 + [0.25] * said + [0.0] * (len(caption) - 4 - said)
-    assert weights.tolist() == text + [0.0] * 4 + [0.5] * 65 + [0.0] * 3
+    text = [0.0] * 8 + [0.25] * said + [0.0] * (len(caption) - 8 - said)
+    assert weights.tolist() == text + [0.0] * 8 + [0.5] * 65 + [0.0] * 7
 
 
 def test_the_loss_is_a_weighted_mean_of_nats(material, words):
@@ -302,7 +302,7 @@ def test_resumes_exactly(material, dvae, tmp_path):
 
 def test_learns_in_seconds(material, tmp_path):
     """Soon a token takes less than half the bits that it took, also of clips never seen."""
-    configs = settings(steps=30, batch_size=8, learning_rate=1e-2, ema=0, validate_every=0)
+    configs = settings(steps=60, batch_size=8, learning_rate=1e-2, ema=0, validate_every=0)
     result = loop.train(gpt_task(material, configs), configs["loop"], tmp_path / "run")
     assert result.last["loss"] < 5  # of 10.2
     gpt = load_gpt(result.weights)
@@ -334,5 +334,5 @@ def test_another_medium_needs_a_range_and_a_tokenizer(material):
     words = build_vocabulary([*material.media, sound], ["a square"], DATA)
     assert len(words.range("sound")) == 5
     tokens = words.segment("sound", torch.tensor([4, 0, 1, 2]).view(4, 1, 1))
-    assert tokens.places[4:8, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
+    assert tokens.places[8:12, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
     assert isinstance(material.training, TokenStore)
