@@ -1,0 +1,99 @@
+"""Every command against the corpus of ``tools/hostile.py``."""
+
+import contextlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOL = Path(__file__).parents[2] / "tools" / "hostile.py"
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("hostile", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["hostile"] = module  # where a dataclass looks for its module
+    spec.loader.exec_module(module)
+    return module
+
+
+hostile = load_tool()
+CASES = hostile.cases()
+# All of what is refused before torch has anything to do, and every third of the rest.
+QUICK = (
+    "recipe",
+    "setting",
+    "list",
+    "name too long",
+    "name of",
+    "layers l",
+    "manifest",
+    "name not",
+)
+SUBSET = [c for number, c in enumerate(CASES) if number % 3 == 0 or c.name.startswith(QUICK)]
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kit")
+    hostile.lay_out(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", SUBSET, ids=lambda case: ascii(case.name))
+def test_case(case, kit, tmp_path):
+    finding = hostile.perform(case, kit, tmp_path / "here")
+    assert not finding.faults, finding
+
+
+def test_the_corpus_is_large_and_reaches_every_command():
+    from flowwarp.cli import COMMANDS
+
+    assert len(CASES) >= 120
+    for corpus in (CASES, SUBSET):
+        left = set(COMMANDS) - {case.words[0] for case in corpus}
+        assert left <= {"doctor", "eval-video"}  # read nothing but weights, which others read too
+
+
+@pytest.mark.parametrize(
+    ("script", "fault"),
+    [
+        ("raise SystemExit(0)", "exit 0, not 3"),
+        ("print('flowwarp: x', file=sys.stderr); raise ValueError", "traceback"),
+        ("pathlib.Path('new').touch(); raise InputError('x', 'is bad')", "changed new"),
+        ("pathlib.Path('a.png').unlink(); raise InputError('x', 'is bad')", "changed a.png"),
+        ("print('hm', file=sys.stderr); raise InputError('x', 'is bad')", "noise: hm"),
+        ("os.write(2, b'from C'); raise InputError('x', 'is bad')", "0 lines"),
+        ("os.mkdir('executed'); raise InputError('x', 'is bad')", "executed code"),
+    ],
+)
+def test_a_fault_is_seen(script, fault, kit, tmp_path, monkeypatch):
+    """The tool itself: a command that does not keep what is promised does not pass."""
+    from flowwarp.cli._faults import run
+
+    def command(call):
+        import click
+
+        names = {"InputError": hostile_error(), "sys": sys, "pathlib": __import__("pathlib")}
+        run(click.command(lambda: exec(script, names | {"os": __import__("os")})), [])
+
+    monkeypatch.setattr(hostile, "flowwarp", command)
+    with contextlib.suppress(OSError):
+        finding = hostile.perform(hostile.Case("x", ["warp"]), kit, tmp_path / "here")
+    assert any(fault in found for found in finding.faults), finding
+
+
+def hostile_error():
+    from flowwarp.errors import InputError
+
+    return InputError
