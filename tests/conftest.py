@@ -1,6 +1,8 @@
-"""What tests of several folders share: networks that make video, too small to have learned any."""
+"""What tests of several folders share: small networks that make video, and a small disk."""
 
 import dataclasses
+import shutil
+import subprocess
 
 import pytest
 import torch
@@ -36,3 +38,16 @@ def video_weights(tmp_path_factory):
     notes = {VOCABULARY: words.to_json()}
     save_weights(paths["gpt"], net, Card("gpt", dataclasses.asdict(net.config), 1, notes))
     return paths
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Return a file system of 256 kB; only root can make one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)

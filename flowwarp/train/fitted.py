@@ -10,7 +10,6 @@ proxy ground truth of Zhu et al., "Guided Optical Flow Learning", CVPR 2017 work
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +25,7 @@ from flowwarp.errors import OutputError
 from flowwarp.io._files import lock, reason
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.refine import RefineConfig, estimate, refine
+from flowwarp.train.arrays import open_array
 from flowwarp.train.processes import launched
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
@@ -107,9 +107,9 @@ def _fill(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     height, width = size
-    frames = _array(folder / "frames.npy", (count, 2, 3, height, width), np.uint8)
-    flows = _array(folder / "flows.npy", (count, 2, 2, height // 2, width // 2), np.float16)
-    done = _array(folder / "done.npy", (count,), np.uint8)
+    frames = open_array(folder / "frames.npy", (count, 2, 3, height, width), np.uint8)
+    flows = open_array(folder / "flows.npy", (count, 2, 2, height // 2, width // 2), np.float16)
+    done = open_array(folder / "done.npy", (count,), np.uint8)
 
     def fill(number: int) -> None:
         image1, image2 = draw(number)
@@ -148,12 +148,3 @@ def fit(image1: Tensor, image2: Tensor) -> Tensor:
     back = refine(image2, image1, back, config=FIT)
     agreed = torch.cat([visible_by_consistency(there, back), visible_by_consistency(back, there)])
     return torch.where(agreed, torch.cat([there, back]), torch.nan)
-
-
-def _array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
-    """Open an array on disk, made of zeros if it is not there."""
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        np.lib.format.open_memmap(part, "w+", kind, shape).flush()
-        part.rename(path)
-    return np.lib.format.open_memmap(path, "r+")

@@ -7,7 +7,6 @@ rather than in each epoch: a clip of 16 frames of 64 x 64 is 5.8 kB.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from flowwarp.io._files import lock, reason
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
 from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.train.arrays import open_array
 from flowwarp.train.processes import launched
 
 _VERSION = 2  # of the cache; part of its key
@@ -150,16 +150,16 @@ def _fill(
     count: int,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    captions = _array(folder / "captions.npy", (count, _CAPTION), np.uint8)
+    captions = open_array(folder / "captions.npy", (count, _CAPTION), np.uint8)
     codes = {
-        medium.name: _array(
+        medium.name: open_array(
             folder / f"{medium.name}.npy",
             (count, *(medium.grid or ())),
             np.uint16 if medium.codes <= 2**16 else np.uint32,
         )
         for medium in media
     }
-    done = _array(folder / "done.npy", (count,), np.uint8)
+    done = open_array(folder / "done.npy", (count,), np.uint8)
 
     def fill(number: int) -> None:
         clip = draw(number)
@@ -182,12 +182,3 @@ def _fill(
             if progress:
                 progress(count - len(waiting) + start + len(chunk), count)
     done.flush()
-
-
-def _array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
-    """Open an array on disk, made of zeros if it is not there."""
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}")
-        np.lib.format.open_memmap(part, "w+", kind, shape).flush()
-        part.rename(path)
-    return np.lib.format.open_memmap(path, "r+")

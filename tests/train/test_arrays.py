@@ -1,0 +1,60 @@
+import errno
+import os
+
+import numpy as np
+import pytest
+
+from flowwarp.errors import OutputError
+from flowwarp.train.arrays import open_array
+
+
+def test_is_made_of_zeros_once_and_kept(tmp_path):
+    path = tmp_path / "a.npy"
+    array = open_array(path, (3, 4), np.uint16)
+    assert not array.any()
+    array[1, 2] = 7
+    array.flush()
+    assert open_array(path, (3, 4), np.uint16)[1, 2] == 7
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_has_all_its_blocks(tmp_path, monkeypatch, without):
+    if without:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    path = tmp_path / "a.npy"
+    array = open_array(path, (3 * 2**20,), np.uint8)
+    status = path.stat()
+    assert status.st_size == 3 * 2**20 + array.offset
+    assert 512 * status.st_blocks >= status.st_size
+    assert not array.any()
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_a_full_disk_is_no_crash(small_disk, monkeypatch, without):
+    """In a child, as a page without a place ends the process."""
+    if without:
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    child = os.fork()
+    if not child:
+        code = 1
+        try:
+            open_array(small_disk / "a.npy", (2**20,), np.uint8)[:] = 1
+        except OSError as fault:
+            code = 4 if fault.errno == errno.ENOSPC else 1
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
+    assert list(small_disk.iterdir()) == []
+
+
+def test_another_or_a_broken_array_is_refused(tmp_path):
+    path = tmp_path / "a.npy"
+    open_array(path, (3, 400), np.uint8)
+    with pytest.raises(OutputError, match="another array"):
+        open_array(path, (3, 4), np.uint8)
+    with pytest.raises(OutputError, match="another array"):
+        open_array(path, (3, 400), np.int8)
+    os.truncate(path, 500)
+    with pytest.raises(OutputError, match=r"a\.npy: is broken"):
+        open_array(path, (3, 400), np.uint8)
