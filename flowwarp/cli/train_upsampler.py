@@ -6,6 +6,7 @@ from functools import cache
 
 import click
 
+from flowwarp.cli._paths import is_folder
 from flowwarp.cli._training import (
     checked_settings,
     configure,
@@ -17,7 +18,12 @@ from flowwarp.cli._training import (
 
 @click.command()
 @click.argument("data", metavar="DATA")
-@click.option("--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae: what blurs.")
+@click.option(
+    "--dvae",
+    metavar="WEIGHTS",
+    required=True,
+    help="Of train-dvae: what blurs. Or the folder of a diffusers AutoencoderKL (extra: hf).",
+)
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option(
@@ -57,6 +63,7 @@ def command(
     flowwarp train-upsampler digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-upsampler sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
+    from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
@@ -73,7 +80,11 @@ def command(
     )
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
-    codec = upsampler.dvae_codec(load_dvae(dvae), str(own_device(device)), half=half)
+    place = str(own_device(device))
+    if is_folder(dvae):
+        codec = upsampler.Codec(*vae_codec(dvae, place), place)
+    else:
+        codec = upsampler.dvae_codec(load_dvae(dvae), place, half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
     with checked_settings():

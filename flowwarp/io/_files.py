@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 import time
@@ -133,6 +134,30 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``path``, which appears there whole, or not at all.
+
+    Raises:
+        OutputError: ``path`` is something other than an empty folder, or cannot be written.
+    """
+    target = Path(path)
+    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
+    try:
+        if target.exists() and (not target.is_dir() or any(target.iterdir())):
+            raise OutputError(path, "exists and is not an empty folder", "name a new one")
+        temporary.mkdir()
+        yield temporary
+        temporary.replace(target)  # POSIX: an empty folder may be replaced
+        sync_folder(target.parent)
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(path, reason(fault)) from fault
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from flowwarp.io._files import atomic_output, open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
+PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def build(
     }
     try:
         with _Blank():
-            with torch.device("meta"), _at_most(4 * len(tensors) + 64):
+            with torch.device("meta"), at_most(4 * len(tensors) + 64):
                 check_fit(make(settings), tensors, path)
             net = make(settings)
     except InputError:
@@ -152,7 +152,7 @@ class _Blank(TorchFunctionMode):
 
 
 @contextmanager
-def _at_most(parameters: int) -> Iterator[None]:
+def at_most(parameters: int) -> Iterator[None]:
     """Refuse to make a network of so many layers that making them alone takes long."""
     left = parameters
 
@@ -276,7 +276,7 @@ def _refuse_pickle(path: str | Path, file: BinaryIO) -> None:
         return
     zipped = head.startswith(b"PK\x03\x04")
     pickled = len(head) > 1 and head[0] == 0x80 and head[1] <= 5
-    if zipped or pickled or Path(path).suffix.lower() in _PICKLES:
+    if zipped or pickled or Path(path).suffix.lower() in PICKLES:
         raise InputError(
             path,
             "is a pickle; flowwarp loads safetensors only",

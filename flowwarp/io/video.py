@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import secrets
-import shutil
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,11 +24,10 @@ from torch import Tensor
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import (
     MAX_PIXELS,
+    atomic_folder,
     atomic_output,
     check_pixels,
     open_input,
-    reason,
-    sync_folder,
 )
 from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
 
@@ -191,25 +188,12 @@ def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | 
     Raises:
         OutputError: the folder is not empty, or cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
-    try:
-        if target.exists() and (not target.is_dir() or any(target.iterdir())):
-            raise OutputError(path, "exists and is not an empty folder", "name a new one")
-        temporary.mkdir()
-        count = 0
+    count = 0
+    with atomic_folder(path) as work:
         for frame, format in frames:
-            write_image(temporary / f"{count:06d}.png", frame, format)
+            write_image(work / f"{count:06d}.png", frame, format)
             count += 1
-        temporary.replace(target)  # POSIX: an empty folder may be replaced
-        sync_folder(target.parent)
-        return count
-    except OutputError:
-        raise
-    except OSError as fault:
-        raise OutputError(path, reason(fault)) from fault
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    return count
 
 
 def _frames_of(folder: str | Path) -> list[Path]:

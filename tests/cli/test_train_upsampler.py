@@ -78,3 +78,17 @@ def test_a_missing_folder_is_bad_input(weights, tmp_path, capsys):
     missing = tmp_path / "nothing"
     assert run("train-upsampler", missing, "--dvae", weights, *QUICK) == 3
     assert "nothing" in capsys.readouterr().err
+
+
+def test_a_folder_is_a_pretrained_vae(tmp_path, capsys):
+    diffusers = pytest.importorskip("diffusers", reason="the extra hf is not installed")
+    folder = tmp_path / "vae"
+    torch.manual_seed(0)
+    diffusers.AutoencoderKL(block_out_channels=(8,), norm_num_groups=4).save_pretrained(folder)
+    arguments = ["--dvae", folder, *QUICK, "--steps", 1, "--run", tmp_path / "run"]
+    assert run("train-upsampler", "digits", *arguments) == 0
+    load_weights(tmp_path / "run" / "best.safetensors", "upsampler")
+    capsys.readouterr()
+    (folder / "config.json").write_text("{}")
+    assert run("train-upsampler", "digits", *arguments) == 3
+    assert "config.json: is of a None, not AutoencoderKL" in capsys.readouterr().err

@@ -1,0 +1,354 @@
+import dataclasses
+import json
+import pickle
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from flowwarp.compat.hugging_face import (
+    CONFIG,
+    INDEX,
+    LEVELS,
+    WEIGHTS,
+    clip_judge,
+    export_folder,
+    import_folder,
+    vae_codec,
+)
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io.checkpoints import Card, load_weights, save_weights
+from flowwarp.models import dvae, flownet, gpt, upsampler
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A file of weights of each network, with cards that have something to lose."""
+    folder = tmp_path_factory.mktemp("weights")
+    torch.manual_seed(0)
+    nets = {
+        "dvae": dvae.DVAE(dataclasses.replace(dvae.TINY, widths=(8, 16, 32))),
+        "gpt": gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=50, depth=1)),
+        "upsampler": upsampler.Upsampler(upsampler.TINY),
+        "flow": flownet.FlowNet(flownet.TINY),
+    }
+    notes = {"licence": "CC-BY-SA", "vocabulary": '{"merges": [[1, 2]]}', "é": "ü\n" * 200}
+    paths = {}
+    for name, net in nets.items():
+        paths[name] = folder / f"{name}.safetensors"
+        model = "flownet" if name == "flow" else name
+        save_weights(paths[name], net, Card(model, dataclasses.asdict(net.config), 7, notes))
+    return paths
+
+
+# Folders
+
+
+def test_round_trip_is_bit_exact(parts, tmp_path):
+    folder = tmp_path / "networks"
+    export_folder(folder, parts)
+    found = import_folder(folder)
+    assert list(found) == list(parts)
+    for name, path in parts.items():
+        assert found[name] == folder / name / WEIGHTS
+        assert found[name].read_bytes() == path.read_bytes()
+        config = json.loads((folder / name / CONFIG).read_text())
+        card = load_weights(found[name])[1]
+        assert config.pop("_class_name").lower() == card.model
+        assert config == card.config
+    again = tmp_path / "again"
+    export_folder(again, found)
+    assert (again / INDEX).read_bytes() == (folder / INDEX).read_bytes()
+    page = (folder / "README.md").read_text("utf-8")
+    assert page.startswith("---\nlibrary_name: flowwarp\n")
+    assert "| dvae | dvae | 7 |" in page
+    assert "- licence: CC-BY-SA" in page
+
+
+def test_export_writes_all_or_nothing(parts, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(parts["dvae"].read_bytes()[:-5])
+    with pytest.raises(InputError, match=r"broken.safetensors: is not a whole safetensors file"):
+        export_folder(tmp_path / "out", {"gpt": parts["gpt"], "dvae": broken})
+    other = tmp_path / "other.safetensors"
+    save_weights(other, torch.nn.Linear(1, 1), Card("line"))
+    with pytest.raises(InputError, match="is not of one of flowwarp's networks"):
+        export_folder(tmp_path / "out", {"line": other})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [broken.name, other.name]
+    with pytest.raises(OutputError, match="exists and is not an empty folder"):
+        export_folder(tmp_path, {"gpt": parts["gpt"]})
+    for name in ("../gpt", "", "a/b", "Gpt", "a" * 65, ".", "gpt\n"):
+        with pytest.raises(ValueError, match="names of parts must be"):
+            export_folder(tmp_path / "out", {name: parts["gpt"]})
+    with pytest.raises(ValueError, match="parts must not be empty"):
+        export_folder(tmp_path / "out", {})
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('"dvae"', "is not a JSON object"),
+        ("{}", "names no parts"),
+        ('{"_class_name": "Flowwarp"}', "names no parts"),
+        (" " * 2**21, "too many for a description"),
+        ('{"../dvae": ["flowwarp", "DVAE"]}', "no plain word"),
+        ('{"/tmp": ["flowwarp", "DVAE"]}', "no plain word"),
+        ('{"": ["flowwarp", "DVAE"]}', "no plain word"),
+        ('{"dvae": ["os", "system"]}', "is not of flowwarp"),
+        ('{"dvae": "DVAE"}', "is not of flowwarp"),
+        ('{"dvae": ["flowwarp", "Linear"]}', "a network that flowwarp does not have"),
+        ('{"dvae": ["flowwarp", ["DVAE"]]}', "a network that flowwarp does not have"),
+        ('{"dvae": ["flowwarp", "GPT"]}', "holds the weights of dvae, not of gpt"),
+        ('{"other": ["flowwarp", "DVAE"]}', "no such file"),
+    ],
+)
+def test_a_wrong_index_is_one_line(parts, tmp_path, index, words):
+    folder = tmp_path / "networks"
+    export_folder(folder, {"dvae": parts["dvae"]})
+    (folder / INDEX).write_text(index)
+    with pytest.raises(InputError, match=words) as fault:
+        import_folder(folder)
+    assert len(str(fault.value).splitlines()) == 1
+
+
+class Code:
+    def __reduce__(self):
+        return (sys.exit, (77,))
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.bin", "model.ckpt"])
+def test_pickles_are_refused(parts, tmp_path, name):
+    export_folder(tmp_path / "networks", {"dvae": parts["dvae"]})
+    (tmp_path / "networks" / "dvae" / name).write_bytes(pickle.dumps(Code()))
+    with pytest.raises(InputError, match=f"{name}: is a pickle"):
+        import_folder(tmp_path / "networks")
+
+
+def test_a_part_that_was_changed_is_refused(parts, tmp_path):
+    folder = tmp_path / "networks"
+    export_folder(folder, {"dvae": parts["dvae"]})
+    path = folder / "dvae" / CONFIG
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"norm": "none"}))
+    with pytest.raises(InputError, match=r"config.json: is not what the card in"):
+        import_folder(folder)
+    path.write_text(json.dumps(config))
+    import_folder(folder)
+    weights = folder / "dvae" / WEIGHTS
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    with pytest.raises(InputError, match="not those that were written"):
+        import_folder(folder)
+    weights.unlink()
+    with pytest.raises(InputError, match="no such file"):
+        import_folder(folder)
+    with pytest.raises(InputError, match="no such file"):
+        import_folder(tmp_path / "nowhere")
+
+
+def test_diffusers_reads_the_folder(parts, tmp_path):
+    diffusers = pytest.importorskip("diffusers", reason="the extra hf is not installed")
+    export_folder(tmp_path / "networks", parts)
+    index = diffusers.DiffusionPipeline.load_config(str(tmp_path / "networks"))
+    assert index["gpt"] == ["flowwarp", "GPT"]
+
+
+# A pretrained VAE
+
+
+@pytest.fixture(scope="module")
+def vae(tmp_path_factory):
+    diffusers = pytest.importorskip("diffusers", reason="the extra hf is not installed")
+    folder = tmp_path_factory.mktemp("vae")
+    torch.manual_seed(0)
+    net = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=3,
+        norm_num_groups=4,
+        scaling_factor=0.5,
+        shift_factor=0.25,
+    )
+    net.save_pretrained(folder)
+    return net.eval(), folder
+
+
+@torch.no_grad()
+def test_a_vae_is_a_codec(vae):
+    net, folder = vae
+    encode, decode, entries = vae_codec(folder)
+    video = torch.rand(1, 3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    codes = encode(video)
+    assert codes.shape == (1, 3, 3 * 8, 12)
+    assert codes.dtype == torch.int64
+    assert 0 <= int(codes.min()) < int(codes.max()) < entries == LEVELS
+    latent = net.encode(2 * video[0] - 1).latent_dist.mode()
+    # The rounding: half a level of 256 over eight deviations, each 1 / 0.5 wide.
+    unit = codes[0].view(3, 3, 8, 12) * (8 / 255) - 4
+    assert float((unit / 0.5 + 0.25 - latent).abs().max()) <= 8 / 255
+    wanted = (net.decode(unit / 0.5 + 0.25).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(decode(codes)[0], wanted, rtol=0, atol=1e-5)
+    assert torch.equal(encode(video[:, 1:2])[0, 0], codes[0, 1])  # frame by frame
+
+
+def test_an_upsampler_learns_from_a_vae(vae):
+    from flowwarp.data.digits import compose_digits
+    from flowwarp.train.upsampler import (
+        Codec,
+        ConditionConfig,
+        UpsamplerDataConfig,
+        draw_batch,
+        upsampler_losses,
+    )
+
+    codec = Codec(*vae_codec(vae[1]))
+    data = UpsamplerDataConfig(size=32, length=4, frames=2, spoilt=1.0, errors=0.5)
+    source = lambda seed, number: compose_digits(seed, number, 32, 4)  # noqa: E731
+    examples = draw_batch(source, codec, 0, range(2), data, ConditionConfig())
+    assert examples["decode"].shape == (2, 2, 3, 16, 16)
+    clean = dataclasses.replace(data, spoilt=0.0)
+    other = draw_batch(source, codec, 0, range(2), clean, ConditionConfig())
+    assert not torch.equal(other["decode"], examples["decode"])
+    net = upsampler.Upsampler(upsampler.TINY)
+    loss = upsampler_losses(net, examples, 0.0, ConditionConfig())["loss"]
+    loss.sum().backward()
+    assert loss.shape == (2,)
+    assert float(net.head.weight.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"_class_name": "UNet2DModel"}, "is of a UNet2DModel, not AutoencoderKL"),
+        ({"block_out_channels": [8, 2**20]}, r"describes \d+ parameters, and has \d+"),
+        ({"layers_per_block": 10**9}, "more layers than the file has tensors for"),
+        ({"latent_channels": 4}, r"describes \d+ parameters, and has \d+"),
+        ({"block_out_channels": "wide"}, "cannot be read by diffusers"),
+        ({"norm_num_groups": 0}, "cannot be read by diffusers"),
+    ],
+)
+def test_a_vae_that_lies_is_refused(vae, tmp_path, changes, words):
+    for path in vae[1].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | changes))
+    with pytest.raises(InputError, match=words):
+        vae_codec(tmp_path)
+
+
+def test_a_vae_s_weights_are_no_pickle(vae, tmp_path):
+    (tmp_path / CONFIG).write_bytes((vae[1] / CONFIG).read_bytes())
+    (tmp_path / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(InputError, match=f"{WEIGHTS}: no such file"):
+        vae_codec(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(pickle.dumps(Code()))
+    with pytest.raises(InputError, match="is a pickle"):
+        vae_codec(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes((vae[1] / WEIGHTS).read_bytes()[:-9])
+    with pytest.raises(InputError, match="is not a whole safetensors file"):
+        vae_codec(tmp_path)
+
+
+# A pretrained judge
+
+SIDE = 16
+CAPTIONS = ["a red knight", "grass and snow"]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    transformers = pytest.importorskip("transformers", reason="the extra hf is not installed")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    folder = tmp_path_factory.mktemp("clip")
+    words = ["<end>", "<begin>", *" ".join(CAPTIONS).split()]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<end>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<begin> $A <end>", special_tokens=[("<begin>", 1), ("<end>", 0)]
+    )
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>")
+    fast.save_pretrained(folder)
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    small |= {"num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = transformers.CLIPConfig(
+        text_config=small
+        | {"vocab_size": 16, "max_position_embeddings": 6, "eos_token_id": 0, "bos_token_id": 1},
+        vision_config=small | {"image_size": SIDE, "patch_size": 8},
+        projection_dim=8,
+    )
+    net = transformers.CLIPModel(config).eval()
+    for parameter in net.parameters():  # else all pictures are about equal to it
+        torch.nn.init.normal_(parameter, std=0.3)
+    net.save_pretrained(folder)
+    return net, fast, folder
+
+
+@torch.no_grad()
+def test_the_judge_is_clip(clip):
+    net, tokenizer, folder = clip
+    judge = clip_judge(folder)
+    videos = torch.rand(3, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
+    for caption in CAPTIONS:
+        text = tokenizer(caption, return_tensors="pt")
+        pixels = (videos.flatten(0, 1) - mean) / deviation
+        found = net(input_ids=text.input_ids, pixel_values=pixels).logits_per_image[:, 0]
+        wanted = (found / net.logit_scale.exp()).view(3, 2).mean(1)
+        torch.testing.assert_close(judge(videos, caption), wanted, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(judge(videos, CAPTIONS[0]), judge(videos, CAPTIONS[1]))
+    assert judge([], CAPTIONS[0]).shape == (0,)
+    larger = torch.nn.functional.interpolate(videos[0], scale_factor=4, mode="nearest")
+    both = judge([videos[0], larger], CAPTIONS[0] + " and grass" * 50)
+    assert float((both[0] - both[1]).abs()) < 0.2
+
+
+def test_the_judge_s_colours_come_from_its_folder(clip, tmp_path):
+    for path in clip[2].iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    video = [torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))]
+    before = clip_judge(tmp_path)(video, CAPTIONS[0])
+    told = tmp_path / "preprocessor_config.json"
+    told.write_text('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}')
+    assert not torch.equal(clip_judge(tmp_path)(video, CAPTIONS[0]), before)
+    for wrong in ('{"image_mean": [0, 0]}', '{"image_std": ["x", 1, 1]}', '{"image_std": 1}'):
+        told.write_text(wrong)
+        with pytest.raises(InputError, match="is not three numbers"):
+            clip_judge(tmp_path)
+
+
+def test_a_broken_judge_is_one_line(clip, vae, tmp_path):
+    with pytest.raises(InputError, match="is not of a CLIP"):
+        clip_judge(vae[1])
+    (tmp_path / CONFIG).write_bytes((clip[2] / CONFIG).read_bytes())
+    with pytest.raises(InputError, match="cannot be read by transformers"):
+        clip_judge(tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(InputError, match="cannot be read by transformers"):
+        clip_judge(tmp_path)
+
+
+# Without the extra
+
+
+def test_the_extra_is_asked_for(parts, tmp_path, monkeypatch):
+    (tmp_path / CONFIG).write_text('{"_class_name": "AutoencoderKL", "model_type": "clip"}')
+    (tmp_path / WEIGHTS).write_bytes(parts["gpt"].read_bytes())
+    for library, open_model in (("diffusers", vae_codec), ("transformers", clip_judge)):
+        monkeypatch.setitem(sys.modules, library, None)
+        with pytest.raises(InputError, match=rf"{library}: .*pip install 'flowwarp\[hf\]'"):
+            open_model(tmp_path)
+
+
+def test_nothing_heavy_is_imported():
+    code = "import sys, flowwarp.compat.hugging_face; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"transformers", "diffusers", "tokenizers", "cv2"} & set(done.stdout.split())
