@@ -153,6 +153,44 @@ def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
     assert list(tmp_path.iterdir()) == []
 
 
+# One that is interrupted a second time while it cleans up, and a third time as it ends.
+CLEANING = """
+import atexit, os, signal, sys, time
+import click
+from flowwarp.cli._faults import run
+
+atexit.register(lambda: (print("ending", flush=True), time.sleep(0.5)))
+
+@click.command()
+def command():
+    try:
+        print("working", flush=True)
+        time.sleep(60)
+    finally:
+        print("cleaning", flush=True)
+        time.sleep(60)
+
+sys.argv = ["flowwarp"]
+run(command)
+"""
+
+
+def test_interrupted_again_and_again():
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLEANING],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for word in ("working", "cleaning", "ending"):
+        assert process.stdout.readline() == f"{word}\n"
+        time.sleep(0.05)  # now it sleeps
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (130, "flowwarp: interrupted\n")
+
+
 # What is printed, unlike what is echoed, waits for the end.
 PRINTING = """
 import click

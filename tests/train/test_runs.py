@@ -1,6 +1,8 @@
 import errno
 import io
 import os
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,27 @@ def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path, monkeypatch):
     assert len(said) > 20
     assert all("no space left on device" in line for line in said)
     assert OutputError.exit_code == 4
+
+
+def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path):
+    """The second one, after a second, does not wait for the step to end and be saved."""
+    config = tiny.config(steps=6, save_every=2)
+
+    def twice(step):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1.05)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tiny.make(twice), config, tmp_path / "cut", stream=io.StringIO())
+    assert [path.name for path in (tmp_path / "cut").glob("state-*")] == [
+        "state-00000002.safetensors"
+    ]
+    train(tiny.make(), config, tmp_path / "cut", resume="auto", stream=io.StringIO())
+    train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
+    one, two = (load_tensors(tmp_path / n / "state-00000006.safetensors") for n in ("cut", "whole"))
+    assert all(torch.equal(one[0][key], two[0][key]) for key in two[0])
 
 
 def test_metrics_on_a_full_disk(tmp_path):
