@@ -342,10 +342,25 @@ class Vocabulary:
         start = self._starts[self.number(medium.shares or name)]
         return range(start, start + medium.size * medium.digits)
 
-    def digits(self, name: str) -> tuple[Tensor, ...]:
-        """Return the ids of each digit of a medium's codes, (size,) int64 each."""
+    def choices(self, name: str) -> tuple[Tensor, ...]:
+        """Return the ids that may come within a medium, in turn: (n,) int64 each.
+
+        Of a grid, whose length is known, those of the first digit, the second …; of a text all, or
+        the marker at its end.
+        """
         own = self.range(name)
-        return torch.arange(own.start, own.stop).view(-1, self[name].size).unbind()
+        ids = torch.arange(own.start, own.stop)
+        if self[name].grid is None:
+            return (F.pad(ids, (0, 1), value=self.end(name)),)
+        return ids.view(-1, self[name].size).unbind()
+
+    def all_choices(self) -> tuple[Tensor, ...]:
+        """Return :meth:`choices` of all media that have ids of their own."""
+        return tuple(
+            itertools.chain.from_iterable(
+                self.choices(medium.name) for medium in self.media if medium.shares is None
+            )
+        )
 
     def opening(self, name: str) -> Tokens:
         """Return the marker that a medium begins with, as a sequence of one patch."""
@@ -396,7 +411,7 @@ class Vocabulary:
         ids = torch.stack(
             [
                 flat // medium.size ** (medium.digits - 1 - place) % medium.size + own[0]
-                for place, own in enumerate(self.digits(name))
+                for place, own in enumerate(self.choices(name)[: medium.digits])
             ],
             1,
         ).flatten()
@@ -409,7 +424,7 @@ class Vocabulary:
         assert medium.grid is not None
         digits = ids.unflatten(1, (-1, medium.digits)).unbind(-1)  # type: ignore[no-untyped-call]
         written = torch.zeros_like(digits[0])
-        for digit, own in zip(digits, self.digits(name), strict=True):
+        for digit, own in zip(digits, self.choices(name), strict=True):
             written = written * medium.size + digit - own[0]
         codes = torch.empty_like(written)
         codes[:, self._orders[name]] = written

@@ -239,6 +239,14 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
         """Return logits of all tokens but the first patch, which is given: (B, L - 8, vocabulary).
 
+        See :meth:`features`.
+        """
+        logits: Tensor = self.head(self.features(ids, places))
+        return logits
+
+    def features(self, ids: Tensor, places: Tensor) -> Tensor:
+        """Return what the logits are made of, (B, L - 8, inner_width).
+
         Args:
             ids: (B, L) int64, L a multiple of 8; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
@@ -259,8 +267,7 @@ class GPT(nn.Module):
         for block in self.blocks:
             x = block(x, cos, sin)
         foretold = self.foretold(unit(x[:, :-1], self.config.norm))
-        logits: Tensor = self.head(self._write(foretold, patches[:, 1:]))
-        return logits.flatten(1, 2)
+        return self._write(foretold, patches[:, 1:]).flatten(1, 2)
 
     def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
         """Return what the logits of each token of a patch are made of, (B, P, 8, inner_width)."""
@@ -271,15 +278,30 @@ class GPT(nn.Module):
             x = layer(x)
         return unit(x, self.config.norm)
 
-    def nats(self, ids: Tensor, places: Tensor) -> Tensor:
+    def nats(self, ids: Tensor, places: Tensor, choices: Sequence[Tensor]) -> Tensor:
         """Return minus the log-likelihood of each token after the first patch.
 
+        What kind of token comes next is known, so it is chosen among its kind: of the ids of a
+        vocabulary most need not be looked at.
+
+        Args:
+            ids: see :meth:`features`.
+            places: likewise.
+            choices: (n,) int64 each: the ids of each kind; no id is of two.
+
         Returns:
-            (B, L - 8) float32, in nats; 0 for what fills up a patch.
+            (B, L - 8) float32, in nats; 0 for tokens of no kind.
         """
-        logits = self(ids, places).float().flatten(0, 1)
+        features = self.features(ids, places).flatten(0, 1)
         targets = ids[:, PATCH:].flatten()
-        nats = F.cross_entropy(logits, targets, reduction="none", ignore_index=NOTHING)
+        nats = torch.zeros(len(targets), device=ids.device)
+        for own in choices:
+            index = torch.full((self.config.vocabulary,), -1, device=ids.device)
+            index[own] = torch.arange(len(own), device=ids.device)
+            chosen = index[targets]
+            rows = (chosen >= 0).nonzero()[:, 0]
+            logits = F.linear(features[rows], self.head.weight[own]).float()
+            nats = nats.index_copy(0, rows, F.cross_entropy(logits, chosen[rows], reduction="none"))
         return nats.view(len(ids), -1)
 
 

@@ -125,7 +125,7 @@ def sample_video_tokens(
         gpt.net,
         [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts],
         places.to(device),
-        [own.to(device) for own in words.digits(VIDEO)],
+        [ids.to(device) for ids in words.choices(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
@@ -193,11 +193,12 @@ def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> T
     """
     words = gpt.vocabulary
     device = gpt.net.head.weight.device
+    choices = [ids.to(device) for ids in words.choices(TEXT)]
     scores = []
     for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
         text = words.text(caption)
         ids, places = _to(join([words.segment(VIDEO, video.cpu()), text]), device)
-        nats = gpt.net.nats(ids[None], places[None])[0]
+        nats = gpt.net.nats(ids[None], places[None], choices)[0]
         scores.append(-nats[PATCH - len(text) :].sum())  # not of the marker that opens it
     return torch.stack(scores).cpu()
 
@@ -227,7 +228,6 @@ def describe(
     """
     words = gpt.vocabulary
     device = gpt.net.head.weight.device
-    own = words.range(TEXT)
     count = words.text_limit + 1
     draws = torch.rand(len(videos), count, generator=torch.Generator().manual_seed(seed))
     opened = [
@@ -238,7 +238,7 @@ def describe(
         gpt.net,
         opened,
         words.places(TEXT, count).to(device),
-        [torch.tensor([*own, words.end(TEXT)], device=device)],
+        [ids.to(device) for ids in words.choices(TEXT)],
         draws.to(device),
         sampling or Sampling(temperature=0),
         stop=words.end(TEXT),

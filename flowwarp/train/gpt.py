@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.tokens import NOTHING, PATCH, Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig, Sampling
 from flowwarp.pipelines.sequences import (
@@ -187,13 +187,12 @@ def collate(
     """
     longest = max(map(len, sequences))
     weights = torch.tensor([getattr(losses, medium.name) for medium in words.media])
-    begins = torch.tensor([words.begin(medium.name) for medium in words.media])
+    chosen = torch.cat(words.all_choices())
     parts: dict[str, list[Tensor]] = {"ids": [], "places": [], "media": [], "weights": []}
     for tokens in sequences:
         missing = longest - len(tokens)
-        # Which medium comes next is chosen, not predicted.
-        given = torch.isin(tokens.ids, begins) | (tokens.ids == NOTHING)
-        counts = torch.where(given, 0.0, weights[tokens.media])
+        # Which medium comes next is known, and where a grid ends.
+        counts = torch.where(torch.isin(tokens.ids, chosen), weights[tokens.media], 0.0)
         parts["ids"].append(F.pad(tokens.ids, (0, missing)))
         parts["places"].append(F.pad(tokens.places, (0, 0, 0, missing)))
         parts["media"].append(F.pad(tokens.media, (0, missing), value=-1))
@@ -201,9 +200,12 @@ def collate(
     return {name: torch.stack(rows) for name, rows in parts.items()}
 
 
-def gpt_losses(net: GPT, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the loss, nats a token, and the same in bits, (B,) each."""
-    nats = net.nats(examples["ids"], examples["places"])
+def gpt_losses(
+    net: GPT, examples: Mapping[str, Tensor], choices: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
+    choices = [ids.to(examples["ids"].device) for ids in choices]
+    nats = net.nats(examples["ids"], examples["places"], choices)
     weights = examples["weights"][:, PATCH:]
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}
@@ -227,10 +229,12 @@ def bits_by_medium(
     counts = torch.zeros_like(totals)
     everything = GPTLossConfig(frame=1.0, motion=1.0)
     device = net.head.weight.device
+    choices = [ids.to(device) for ids in words.all_choices()]
     for start in range(0, len(sequences), _AT_ONCE):
         part = sequences[start : start + _AT_ONCE]
         examples = collate(part, words, everything)
-        nats = net.nats(examples["ids"].to(device), examples["places"].to(device)).double().cpu()
+        nats = net.nats(examples["ids"].to(device), examples["places"].to(device), choices)
+        nats = nats.double().cpu()
         counted = examples["weights"][:, PATCH:] > 0
         media = examples["media"][:, PATCH:][counted]
         totals.index_add_(0, media, nats[counted])
@@ -329,13 +333,15 @@ def gpt_task(
     torch.manual_seed(training.seed)
     net = GPT(config)
 
+    choices = words.all_choices()
+
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material.training, words, training.seed, numbers, data, losses)
 
     def loss(
         model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
     ) -> dict[str, Tensor]:
-        return gpt_losses(_own(model), examples)
+        return gpt_losses(_own(model), examples, choices)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}

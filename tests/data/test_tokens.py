@@ -222,9 +222,13 @@ def test_a_large_code_is_written_as_digits():
         [y, x] for y in (1, 2) for x in (1, 2) for _ in range(3)
     ]
     assert torch.equal(words.read_grid("video", written.ids[None])[0], codes)
-    assert [(int(d[0]), len(d)) for d in words.digits("video")] == [
+    assert [(int(ids[0]), len(ids)) for ids in words.choices("video")] == [
         (first, 10), (first + 10, 10), (first + 20, 10)
     ]  # fmt: skip
+    text = words.choices("text")[0].tolist()
+    assert text == [*words.range("text"), words.end("text")]
+    everything = torch.cat(words.all_choices()).tolist()
+    assert sorted(everything) == sorted([*text, *words.range("video")])
     with pytest.raises(ValueError, match=r"codes of video must be in \[0, 1000\)"):
         words.codes("video", codes + 1)
 
