@@ -22,21 +22,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", required=True, metavar="FOLDER")
     parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", choices=("auto", "changed"), default="auto")
     arguments = parser.parse_args()
 
     values = label_values(load_layers(arguments.layers))
     model = ClassifierConfig(tuple(values.items()))
     training = loop.LoopConfig(
         steps=arguments.steps,
-        batch_size=16,
-        learning_rate=1.5e-3,
-        warmup=200,
+        batch_size=32,
+        learning_rate=2e-3,
+        warmup=100,
         weight_decay=0.01,
         beta2=0.99,
         precision="bf16",
-        validate_every=500,
+        validate_every=250,
         samples_every=0,
         save_seconds=120,
         seed=arguments.seed,
@@ -46,7 +47,8 @@ def main() -> None:
         open_source(SPRITES, model.size, model.frames, layers=arguments.layers, held_out=None)
     )
     configs = {"loop": training, "model": model, "wear": WearConfig()}
-    result = loop.train(classifier_task(source, configs), training, arguments.run, resume="auto")
+    task = classifier_task(source, configs)
+    result = loop.train(task, training, arguments.run, resume=arguments.resume)
     print(result.weights)
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
     ),
     "generate-video": ("flowwarp.cli.generate_video", "Make video of words."),
     "describe-video": ("flowwarp.cli.describe_video", "Say in words what videos show."),
+    "eval-video": ("flowwarp.cli.eval_video", "Measure networks that make video."),
     "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
 }
 

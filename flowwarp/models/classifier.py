@@ -40,7 +40,7 @@ class ClassifierConfig:
     frames: int = 16
     size: int = 64
     strides: tuple[int, ...] = (4, 2)
-    strides_time: tuple[int, ...] = (2, 1)
+    strides_time: tuple[int, ...] = (4, 1)
     widths: tuple[int, ...] = (64, 128)
     blocks: tuple[int, ...] = (2, 1)
     heads: int = 8
@@ -90,7 +90,7 @@ class Look(nn.Module):
         self.places = nn.Parameter(0.1 * torch.randn(places, width))
         self.pairs = nn.Linear(width, 2 * width, bias=False)
         self.out = nn.Linear(width, width)
-        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.up, self.down = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (B, queries, width) of features (B, places, width)."""

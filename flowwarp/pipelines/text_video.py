@@ -58,7 +58,7 @@ MOST_WINDOWS = 4  # of a video that are described
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, _NOISE = 0x85EBCA6B, 0xC2B2AE35
-# A frame takes as long as so many tokens, sharpened and not.
+# A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
 Item = TypeVar("Item")
@@ -133,10 +133,10 @@ def load_models(
         InputError: a file is missing, broken, of another network, or does not fit the others; or
             the package comes without weights.
     """
-    words = load_gpt(_find(gpt, "gpt"), device)
+    words = load_gpt(find_weights(gpt, "gpt"), device)
     models = VideoModels(
         words,
-        load_dvae(_find(dvae, "dvae"), device),
+        load_dvae(find_weights(dvae, "dvae"), device),
         None if upsampler is None else load_upsampler(upsampler, device),
         None if flow is None else load_flownet(flow, device),
     )
@@ -147,10 +147,10 @@ def load_models(
     grid, codes = media[VIDEO].grid, models.dvae.config.codes
     if grid is None or grid[1] != grid[2] or media[FRAME].grid != (1, *grid[1:]):
         raise InputError(gpt, "its vocabulary is not of square videos and their first frames")
-    if media[VIDEO].size != codes:
+    if media[VIDEO].codes != codes:
         raise InputError(
             gpt,
-            f"writes {media[VIDEO].size} codes, the VAE has {codes}",
+            f"writes {media[VIDEO].codes} codes, the VAE has {codes}",
             "give the VAE that it was trained with",
         )
     return models
@@ -168,14 +168,19 @@ def load_upsampler(weights: str | Path = SHIPPED, device: str | torch.device = "
         InputError: the file is missing, broken, or of another network.
     """
     net, _ = build(
-        _find(weights, "upsampler"),
+        find_weights(weights, "upsampler"),
         "upsampler",
         lambda settings: Upsampler(UpsamplerConfig(**settings)),
     )
     return net.to(device).eval()
 
 
-def _find(weights: str | Path, network: str) -> str | Path:
+def find_weights(weights: str | Path, network: str) -> str | Path:
+    """Return the file of weights: that in the package for ``"base"``, any other name as it is.
+
+    Raises:
+        InputError: the package comes without weights of this network.
+    """
     if weights != SHIPPED:
         return weights
     try:
@@ -340,9 +345,10 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
     window = written = 0
     while True:
         begin = 0 if prompt.begin is None else len(prompt.begin)
+        fresh = (times - begin) * rows * columns
 
-        def told(done: int, total: int, before: int = written) -> None:
-            tell("tokens", before + done)
+        def told(done: int, total: int, before: int = written, fresh: int = fresh) -> None:
+            tell("codes", before + fresh * done // total)
 
         seed = (job.seed + window * _WINDOW) % 2**63
         if job.best > 1:
@@ -350,7 +356,7 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
         else:
             videos = sample_video_tokens(models.gpt, [prompt], [seed], job.sampling, progress=told)
         yield from videos[0, begin:]
-        window, written = window + 1, written + (times - begin) * rows * columns
+        window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
         prompt = Prompt(prompt.caption, begin=videos[0, -_overlap(models) :])
 
@@ -387,7 +393,7 @@ def _teller(job: _Job) -> Callable[[str, int], None]:
     times, rows, columns = models.grid
     later = max(0, -(-job.frames // models.dvae.config.stride_time) - times)  # token frames
     fresh = max(1, times - _overlap(models))
-    costs = {"tokens": 1, "frames": _PLAIN_FRAME if models.upsampler is None else _SHARP_FRAME}
+    costs = {"codes": 1, "frames": _PLAIN_FRAME if models.upsampler is None else _SHARP_FRAME}
     total = (times + -(-later // fresh) * fresh) * rows * columns + costs["frames"] * job.frames
     done: Counter[str] = Counter()
 

@@ -2,13 +2,15 @@
 
 It shall read what a discrete VAE decodes as surely as originals, as far as the thing is still to be
 seen. So some examples are blurred in space and time and get noise of several sizes; nothing that
-anyone draws is ever shown to it.
+anyone draws is ever shown to it. Clips come several times, every other time in a mirror, since
+composing one takes longer than learning from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,9 +25,10 @@ from flowwarp.train import loop
 
 @dataclass(frozen=True)
 class WearConfig:
-    """How much examples are worn, and how many clips are for validation.
+    """How many clips there are, and how much examples are worn.
 
     Args:
+        clips: to learn from; once composed they are kept in memory, 200 kB each.
         share: of examples that are worn at all.
         blur: largest share of a frame that is replaced by its average over 2 x 2 pixels.
         smear: largest share that is replaced by the mean with the frames before and after.
@@ -34,6 +37,7 @@ class WearConfig:
         validation: clips of another series to judge by.
     """
 
+    clips: int = 10_000
     share: float = 0.7
     blur: float = 1.0
     smear: float = 0.3
@@ -42,6 +46,9 @@ class WearConfig:
     validation: int = 256
 
 
+Shown = Callable[[int, int], tuple[Tensor, dict[str, str]]]  # (seed, index) to pixels and labels
+
+_AT_ONCE = 16  # clips of a validation side by side
 _GRAINS = (1, 2, 4)  # sides of the squares that noise is made of
 
 
@@ -76,17 +83,25 @@ def wear(video: Tensor, config: WearConfig, generator: torch.Generator) -> Tenso
     return (video * tint).clamp(0, 1)
 
 
+def mirror(video: Tensor, labels: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
+    """Return a clip (T, 3, S, S) and its labels with left and right exchanged."""
+    return video.flip(-1), {name: _MIRRORED.get(value, value) for name, value in labels.items()}
+
+
+_MIRRORED = {"left": "right", "right": "left", "pan left": "pan right", "pan right": "pan left"}
+
+
 def draw_batch(
-    source: Source, seed: int, numbers: Iterable[int], model: ClassifierConfig, config: WearConfig
+    shown: Shown, seed: int, numbers: Iterable[int], model: ClassifierConfig, config: WearConfig
 ) -> dict[str, Tensor]:
     """Return examples, each a pure function of the seed and its number.
 
     Args:
-        source: of clips with one actor.
+        shown: clips with one actor, and their labels.
         seed: which series.
-        numbers: which of them.
+        numbers: which of them: an even number is a clip, the next one the same in a mirror.
         model: the attributes and their values.
-        config: how examples are worn.
+        config: how many clips there are, and how examples are worn.
 
     Returns:
         ``video`` (B, T, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).
@@ -96,14 +111,26 @@ def draw_batch(
     """
     videos, rows = [], []
     for number in numbers:
-        clip = source(seed, number)
-        generator = loop.generator(seed, number)
-        videos.append(wear(clip.video.float() / 255, config, generator))
-        labels = label_clip(clip.attributes)
+        pixels, labels = shown(seed, loop.shuffled(seed, number // 2, config.clips))
+        video = pixels.float() / 255
+        if number % 2:
+            video, labels = mirror(video, labels)
+        videos.append(wear(video, config, loop.generator(seed, number)))
         rows.append([values.index(labels[name]) for name, values in model.attributes])
     targets = torch.tensor(rows).unbind(1)
     names = [name for name, _ in model.attributes]
     return {"video": torch.stack(videos), **dict(zip(names, targets, strict=True))}
+
+
+def show(source: Source, kept: int) -> Shown:
+    """Return clips of a source with one actor and their labels, so many of them kept in memory."""
+
+    @lru_cache(maxsize=kept)
+    def shown(seed: int, index: int) -> tuple[Tensor, dict[str, str]]:
+        clip = source(seed, index)
+        return clip.video, label_clip(clip.attributes)
+
+    return shown
 
 
 def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -134,10 +161,12 @@ def classifier_task(
     worn: WearConfig = configs["wear"]
     torch.manual_seed(training.seed)
     net = Classifier(model)
-    held_out = range(worn.validation)
+    shown = show(source, worn.clips + worn.validation)
+    plain = replace(worn, clips=worn.validation, share=0.0)
+    held_out = range(0, 2 * worn.validation, 2)  # as they are, not in a mirror
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(source, training.seed, numbers, model, worn)
+        return draw_batch(shown, training.seed, numbers, model, worn)
 
     def loss(net: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         assert isinstance(net, Classifier)
@@ -145,11 +174,10 @@ def classifier_task(
 
     def validate(net: nn.Module) -> dict[str, float]:
         assert isinstance(net, Classifier)
-        plain = WearConfig(share=0.0)
         rights: dict[str, int] = {name: 0 for name, _ in model.attributes}
-        for start in held_out[::16]:
-            numbers = held_out[start : start + 16]
-            examples = draw_batch(source, training.seed + 1, numbers, model, plain)
+        for start in range(0, len(held_out), _AT_ONCE):
+            numbers = held_out[start : start + _AT_ONCE]
+            examples = draw_batch(shown, training.seed + 1, numbers, model, plain)
             device = next(net.parameters()).device
             for name, scores in net(examples["video"].to(device)).items():
                 rights[name] += int((scores.argmax(1).cpu() == examples[name]).sum())

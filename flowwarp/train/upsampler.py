@@ -22,8 +22,6 @@ from torch import Tensor, nn
 
 from flowwarp.data.sources import Source
 from flowwarp.data.world import Clip
-from flowwarp.metrics.temporal import fine_ratio, warping_error
-from flowwarp.metrics.video import psnr
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import (
     REFRESH,
@@ -33,21 +31,19 @@ from flowwarp.models.upsampler import (
     Upsampler,
     UpsamplerConfig,
     between,
-    enlarge,
     sample,
     upsample_clip,
     warp_previous,
 )
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
+from flowwarp.pipelines.video_evaluation import compare_upsampling, halve
 from flowwarp.train import loop
-from flowwarp.viz.overlay import side_by_side
-from flowwarp.viz.sheets import video_sheet
+from flowwarp.viz.sheets import time_slices, video_sheet
 
 Preset = Literal["tiny", "small", "base"]
 
 _BEND = 8  # a bend of flow is made of about so many waves along each side
 _CHECKED = 4  # clips of a validation
-_TALL = 6  # pixels that a frame is high in a slice over time
 
 
 @dataclass(frozen=True)
@@ -171,11 +167,6 @@ def bend_flow(flow: Tensor, amount: float, generator: torch.Generator) -> Tensor
     coarse = torch.randn(len(flow), 2, _BEND, _BEND, generator=generator)
     field = F.interpolate(coarse, flow.shape[-2:], mode="bicubic", align_corners=False)
     return flow + amount * field
-
-
-def halve(video: Tensor) -> Tensor:
-    """Return (T, 3, H, W) uint8 as what the DVAE sees: (T, 3, H / 2, W / 2) in [0, 1]."""
-    return F.avg_pool2d(video.float() / 255, SCALE)
 
 
 @torch.no_grad()
@@ -442,30 +433,9 @@ def upsampler_task(
 
 
 def compare(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, float]:
-    """Judge the upsampling of a clip, beside what is had without it and the truth's own figures.
-
-    Args:
-        clip: the original.
-        decode: (T, 3, H / 2, W / 2) in [0, 1], what was given.
-        held: (T, 3, H, W) in [0, 1], what was drawn with the frame before.
-        free: likewise, each frame by itself.
-
-    Returns:
-        ``psnr`` in dB of ``held``, ``free`` and the ``bicubic`` enlargement; ``fine``, the
-        amplitude of high frequencies over that of the original; ``warping``, the error against
-        the frame before where flow is exact, also of the ``truth``.
-    """
-    truth = clip.video.float() / 255
-    bicubic = enlarge(decode).clamp(0, 1)
-    exact = (clip.visible_21 & clip.valid_21)[None]
-    videos = {"held": held, "free": free, "bicubic": bicubic, "truth": truth}
-    figures = {}
-    for name, video in videos.items():
-        if name != "truth":
-            figures[f"psnr_{name}"] = float(psnr(video[None], truth[None]))
-            figures[f"fine_{name}"] = float(fine_ratio(video[None], truth[None]))
-        figures[f"warping_{name}"] = float(warping_error(video[None], clip.flow_21[None], exact))
-    return figures
+    """Return what :func:`compare_upsampling` does, as ``psnr_held`` and so on."""
+    table = compare_upsampling(clip, decode, held, free)
+    return {f"{name}_{whose}": value for name, row in table.items() for whose, value in row.items()}
 
 
 def sheet(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, Tensor]:
@@ -484,10 +454,7 @@ def sheet(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, T
     truth = clip.video.float() / 255
     coarse = F.interpolate(decode, scale_factor=SCALE, mode="nearest")
     videos = [coarse, free, held, truth]
-    row = truth.shape[2] // 2
-    slices = [video[:, :, row].movedim(0, 1)[None] for video in videos]  # (1, 3, T, W)
-    slices = [part.repeat_interleave(_TALL, 2) for part in slices]
     return {
         "clip": video_sheet(videos, every=max(1, len(truth) // 5)),
-        "slice": side_by_side(slices)[0],
+        "slice": time_slices(videos, truth.shape[2] // 2),
     }

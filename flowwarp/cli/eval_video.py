@@ -1,0 +1,491 @@
+"""``flowwarp eval-video``: how good generated video is, beside what originals have."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowwarp.cli import _paths
+from flowwarp.cli._device import check_device, choose_device
+from flowwarp.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from flowwarp.data.sources import Source
+    from flowwarp.data.sprites import Layers
+    from flowwarp.data.world import Clip
+    from flowwarp.models.classifier import Classifier
+    from flowwarp.models.dvae import DVAE
+    from flowwarp.models.gpt import Sampling
+    from flowwarp.models.upsampler import Upsampler
+    from flowwarp.pipelines.text_video import VideoModels
+    from flowwarp.pipelines.video_evaluation import Table
+
+PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
+SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
+PICTURES = ("prompts.png", "slices.png", "nearest.png")
+SHOWN, NEAREST = 24, 12  # prompts of the sheet, and samples that are compared with training clips
+_SLICED = 4  # samples that are shown over time
+_EVERY = 15.0  # seconds between two lines that tell how far it is
+
+
+@click.command()
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice([*PARTS, "all"]),
+    multiple=True,
+    default=("all",),
+    show_default=True,
+    help="What to measure; may be given several times.",
+)
+@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
+@click.option(
+    "--upsampler", metavar="WEIGHTS", default="base", show_default=True, help="Of train-upsampler."
+)
+@click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
+@click.option("--classifier", metavar="WEIGHTS", help="The judge, instead of that in the package.")
+@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(1),
+    default=500,
+    show_default=True,
+    metavar="N",
+    help="Clips to judge classifier, dvae and gpt by, in each column.",
+)
+@click.option(
+    "--clips",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Clips to judge upsampler and temporal by, in each column.",
+)
+@click.option(
+    "--held-out/--no-held-out",
+    default=True,
+    show_default=True,
+    help="Also measure combinations that training never sees.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=1_000_000,
+    show_default=True,
+    help="Of clips and samples; training has small ones.",
+)
+@click.option(
+    "--steps",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Of the upsampler, a frame.",
+)
+@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.95, show_default=True
+)
+@click.option("--guidance", type=click.FloatRange(0), default=2.0, show_default=True)
+@click.option("-o", "--output", metavar="FOLDER", help="Also draw pictures there.")
+@click.option(
+    "--training-seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the clips that were learned from, for nearest.png.",
+)
+@click.option(
+    "--training-clips",
+    type=click.IntRange(1),
+    default=5000,
+    show_default=True,
+    metavar="N",
+    help="How many of them to search.",
+)
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def command(
+    parts: tuple[str, ...],
+    gpt: str,
+    dvae: str,
+    upsampler: str,
+    flow: str,
+    classifier: str | None,
+    layers: str | None,
+    prompts: int,
+    clips: int,
+    held_out: bool,
+    seed: int,
+    steps: int,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    guidance: float,
+    output: str | None,
+    training_seed: int,
+    training_clips: int,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure networks that make video on fresh clips of the sprites' world.
+
+    What a clip shows is told by a classifier that learned from originals alone. Of each figure the
+    table says what the truth has, and what is left of it; docs/evaluation.md explains them all:
+
+    \b
+      classifier  how well the judge reads originals
+      dvae        what is left of a clip after the discrete VAE: PSNR, codes in use, attributes
+      gpt         whether samples show what prompts say; bits a token; descriptions of clips
+      upsampler   frames at twice the size, of reconstructions, beside bicubic enlargement
+      temporal    whether they hold still: reconstructions by exact, samples by estimated flow
+
+    Only networks of the parts that are asked for are read. With -o there are pictures, of all three
+    networks: prompts.png, a sheet of samples beside their prompts; slices.png, a row of pixels over
+    time, drawn frame by frame and holding on; nearest.png, samples over the training clips most
+    like them.
+
+    \b
+    flowwarp eval-video --layers lpc/ -o report/
+    flowwarp eval-video --part dvae --dvae runs/dvae/best.safetensors --layers lpc/
+    flowwarp eval-video --part gpt --prompts 100 --guidance 3 --json
+    """  # noqa: D301 - click wants the character itself
+    check_device(device)
+    wanted = PARTS if "all" in parts else tuple(part for part in PARTS if part in parts)
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        for name in PICTURES:
+            _paths.check_output(folder / name, overwrite=overwrite)
+    from flowwarp.models.gpt import Sampling
+
+    try:
+        sampling = Sampling(temperature, top_k, top_p, guidance)
+    except ValueError as fault:  # not a number, or without end
+        raise click.UsageError(str(fault)) from fault
+    wardrobe = _load_layers(layers)
+    networks = _load(
+        wanted,
+        {"gpt": gpt, "dvae": dvae, "upsampler": upsampler, "flow": flow, "classifier": classifier},
+        choose_device(device),
+        pictures=folder is not None,
+    )
+    if networks.judge is not None:
+        _check_judge(networks.judge, wardrobe, layers)
+    job = _Job(networks, wardrobe, seed, steps, sampling)
+    counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
+    columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
+    results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
+    confusions: dict[str, Any] = {}
+    for column in columns:
+        for part, table in _measure(job, counts, column, confusions):
+            results[part][column] = table
+    if as_json:
+        about = {"counts": counts, "seed": seed, "steps": steps, "sampling": vars(sampling)}
+        click.echo(json.dumps({"parts": _finite(results), "confusions": confusions, **about}))
+    else:
+        for part, tables in results.items():
+            click.echo(f"{_format(part, counts[part], tables)}\n")
+    if folder is not None:
+        _paths.make_folder(folder)
+        for path in _draw(job, folder, training_seed, training_clips):
+            click.echo(str(path), err=True) if as_json else _paths.print_path(path)
+
+
+# ------------------------------------------------------------------ networks and clips
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Those that are needed; ``models`` has those that make video together."""
+
+    judge: Classifier | None
+    dvae: DVAE | None
+    upsampler: Upsampler | None
+    models: VideoModels | None
+
+    @property
+    def frames(self) -> int:
+        """Frames of a clip."""
+        if self.models is not None:
+            return self.models.window
+        return 16 if self.judge is None else self.judge.config.frames
+
+    @property
+    def small(self) -> int:
+        """Side of the frames that the discrete VAE sees, in pixels."""
+        if self.models is not None:
+            return self.models.small
+        return 64 if self.judge is None else self.judge.config.size
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is measured, on clips of what, and how it draws."""
+
+    networks: _Networks
+    wardrobe: Layers
+    seed: int
+    steps: int
+    sampling: Sampling
+
+    def source(self, size: int, *, held_out: bool, alone: bool) -> Source:
+        """Return the world's clips, of one actor only if ``alone``."""
+        from flowwarp.data.labels import one_actor
+        from flowwarp.data.world import compose_clip
+
+        def draw(seed: int, index: int) -> Clip:
+            frames = self.networks.frames
+            return compose_clip(self.wardrobe, seed, index, size, frames, held_out=held_out)
+
+        return one_actor(draw) if alone else draw
+
+
+def _load_layers(layers: str | None) -> Layers:
+    from flowwarp.data.sprites import bundled_layers, load_layers
+
+    return bundled_layers() if layers is None else load_layers(layers)
+
+
+def _load(
+    parts: Sequence[str], weights: Mapping[str, str | None], device: str, *, pictures: bool
+) -> _Networks:
+    """Read the networks of some parts, so that a broken file is found before any work.
+
+    Raises:
+        InputError: a file is missing, broken, or does not fit the others.
+    """
+    from flowwarp.pipelines.text_video import find_weights, load_models, load_upsampler
+    from flowwarp.pipelines.video_evaluation import load_classifier
+    from flowwarp.pipelines.video_tokens import load_dvae
+
+    needs = set(parts)
+    judge = None
+    if needs & {"classifier", "dvae", "gpt"}:
+        judge = load_classifier(weights["classifier"], device)
+    sharpens = pictures or bool(needs & {"upsampler", "temporal"})
+    gpt, dvae, sharp, flow = (str(weights[n]) for n in ("gpt", "dvae", "upsampler", "flow"))
+    if pictures or needs & {"gpt", "temporal"}:
+        models = load_models(gpt, dvae, sharp if sharpens else None, flow, device)
+        networks = _Networks(judge, models.dvae, models.upsampler, models)
+    else:
+        networks = _Networks(
+            judge,
+            load_dvae(find_weights(dvae, "dvae"), device) if needs - {"classifier"} else None,
+            load_upsampler(sharp, device) if sharpens else None,
+            None,
+        )
+    if judge is not None and (judge.config.frames, judge.config.size) != (
+        networks.frames,
+        networks.small,
+    ):
+        raise InputError(
+            weights["classifier"] or "classifier",
+            f"reads {judge.config.frames} frames of {judge.config.size} px, the networks make "
+            f"{networks.frames} of {networks.small}",
+            "train one with tools/train_classifier.py",
+        )
+    if networks.dvae is not None and networks.small % networks.dvae.config.stride:
+        raise InputError(dvae, f"takes no frames of {networks.small} px")
+    return networks
+
+
+def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> None:
+    """Refuse a judge who has never heard of something that the layers hold.
+
+    Raises:
+        InputError: so it is.
+    """
+    from flowwarp.data.labels import label_values
+
+    known = {name: set(values) for name, values in judge.config.attributes}
+    for name, values in label_values(wardrobe).items():
+        foreign = set(values) - known.get(name, set())
+        if foreign:
+            raise InputError(
+                layers or "layers",
+                f"{name} {min(foreign)!r} is unknown to the classifier",
+                "train one with tools/train_classifier.py",
+            )
+
+
+# ------------------------------------------------------------------ what is measured
+
+
+def _measure(
+    job: _Job, counts: Mapping[str, int], column: str, confusions: dict[str, Any]
+) -> Iterator[tuple[str, Table]]:
+    """Yield the table of each part; the judge's confusions go into ``confusions``."""
+    from flowwarp.data.labels import phrases_of
+    from flowwarp.models.upsampler import SCALE
+    from flowwarp.pipelines import video_evaluation as evaluation
+
+    networks = job.networks
+    small, large = networks.small, SCALE * networks.small
+    judge, dvae, sharp, models = (
+        networks.judge,
+        networks.dvae,
+        networks.upsampler,
+        networks.models,
+    )
+
+    def clips(part: str, size: int, *, alone: bool) -> Iterator[Clip]:
+        source = job.source(size, held_out=column == HELD_OUT, alone=alone)
+        return _told(partial(source, job.seed), counts[part], f"{part}, {column}")
+
+    if "classifier" in counts and judge is not None:
+        table, wrong = evaluation.evaluate_classifier(judge, clips("classifier", small, alone=True))
+        confusions[column] = wrong
+        yield "classifier", table
+    if "dvae" in counts and dvae is not None and judge is not None:
+        yield "dvae", evaluation.evaluate_dvae(dvae, judge, clips("dvae", small, alone=False))
+    if "gpt" in counts and models is not None and judge is not None:
+        yield (
+            "gpt",
+            evaluation.evaluate_gpt(
+                models,
+                judge,
+                clips("gpt", small, alone=True),
+                phrases_of(job.wardrobe),
+                seed=job.seed,
+                sampling=job.sampling,
+            ),
+        )
+    upsampling = [part for part in ("upsampler", "temporal") if part in counts]
+    if upsampling and dvae is not None and sharp is not None:
+        table = evaluation.evaluate_upsampler(
+            dvae, sharp, clips(upsampling[0], large, alone=False), seed=job.seed, steps=job.steps
+        )
+        if "upsampler" in counts:
+            yield "upsampler", table
+    if "temporal" in counts and models is not None:
+        samples = evaluation.evaluate_samples(
+            models,
+            clips("temporal", large, alone=True),
+            seed=job.seed,
+            steps=job.steps,
+            sampling=job.sampling,
+        )
+        steady = {name: table[name] for name in evaluation.STEADY}
+        yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}
+
+
+def _told(draw: Callable[[int], Clip], count: int, label: str) -> Iterator[Clip]:
+    """Yield clips, and tell now and then how many are done and how long the others will take."""
+    began = told = time.monotonic()
+    for number in range(count):
+        now = time.monotonic()
+        if number and now - told > _EVERY:
+            told = now
+            minutes, seconds = divmod(round((now - began) / number * (count - number)), 60)
+            click.echo(f"{label}: {number} of {count}, {minutes}:{seconds:02d} left", err=True)
+        yield draw(number)
+
+
+# ------------------------------------------------------------------ pictures
+
+
+def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> Iterator[Path]:
+    """Draw samples beside their prompts, over time, and over what they may have been copied of."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    from flowwarp.data.captions import prompt_for
+    from flowwarp.io.images import write_image
+    from flowwarp.models.upsampler import SCALE
+    from flowwarp.pipelines.text_video import generate
+    from flowwarp.pipelines.video_evaluation import nearest_clips
+    from flowwarp.viz.sheets import captioned_sheet, time_slices
+
+    models = job.networks.models
+    assert models is not None
+    source = job.source(models.small, held_out=False, alone=True)
+
+    def make(prompt: str, number: int, *, temporal: bool = True) -> Tensor:
+        frames = generate(
+            models,
+            prompt,
+            seed=(job.seed + number) % 2**63,
+            sampling=job.sampling,
+            steps=job.steps,
+            temporal=temporal,
+        )
+        return torch.stack(list(frames))
+
+    prompts, videos, slices, samples = [], [], [], []
+    for number, clip in enumerate(_told(partial(source, job.seed), SHOWN, PICTURES[0])):
+        prompt = prompt_for(clip.attributes, np.random.default_rng([job.seed, number]))
+        held = make(prompt, number)
+        prompts.append(prompt)
+        videos.append(held[:: max(1, len(held) // 8)])
+        if number < NEAREST:
+            samples.append(F.avg_pool2d(held, SCALE))
+        if number < _SLICED:
+            free = make(prompt, number, temporal=False)
+            slices.append(time_slices([free, held], models.size // 2))
+    write_image(folder / PICTURES[0], captioned_sheet(list(zip(prompts, videos, strict=True))))
+    yield folder / PICTURES[0]
+    gaps = [F.pad(part, (0, 0, 0, 4), value=1.0) for part in slices]
+    write_image(folder / PICTURES[1], torch.cat(gaps, 1))
+    yield folder / PICTURES[1]
+    learned = job.source(models.small, held_out=False, alone=False)
+    distances, found = nearest_clips(
+        torch.stack(samples),
+        _told(partial(learned, training_seed), training_clips, PICTURES[2]),
+    )
+    rows = []
+    for prompt, sample, distance, clip_ in zip(prompts, samples, distances, found, strict=False):
+        rows += [(prompt, sample), (f"nearest of {training_clips}, {distance:.3f} off", clip_)]
+    every = max(1, job.networks.frames // 8)
+    write_image(folder / PICTURES[2], captioned_sheet(rows, every=every))
+    yield folder / PICTURES[2]
+
+
+# ------------------------------------------------------------------ tables
+
+
+def _finite(value: Any) -> Any:
+    """Replace numbers that JSON does not know by null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def _format(part: str, count: int, tables: Mapping[str, Table]) -> str:
+    """Write the tables of a part side by side."""
+    heads = [
+        (column, whose)
+        for column, table in tables.items()
+        for whose in dict.fromkeys(name for row in table.values() for name in row)
+    ]
+    lines = [[f"{part} ({count})", *(f"{column} {whose}" for column, whose in heads)]]
+    for figure in dict.fromkeys(name for table in tables.values() for name in table):
+        values = [tables[column].get(figure, {}).get(whose) for column, whose in heads]
+        lines.append([figure, *(_number(figure, value) for value in values)])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if place else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def _number(figure: str, value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.1f}" if figure.endswith("%") else f"{value:.4g}"

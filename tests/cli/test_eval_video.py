@@ -1,0 +1,178 @@
+"""``eval-video`` through the real command line, with networks that learned nothing."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import eval_video, main
+from flowwarp.data import sprites
+from flowwarp.data.labels import JUDGED, label_values
+from flowwarp.data.sprites import bundled_layers
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.images import read_image
+from flowwarp.models.classifier import Classifier, ClassifierConfig
+
+NETWORKS = ("gpt", "dvae", "upsampler", "flow")
+
+
+def save_judge(path, values, size=16):
+    torch.manual_seed(0)
+    config = ClassifierConfig(tuple(values.items()), frames=8, size=size, widths=(16, 32))
+    net = Classifier(config)
+    for head in net.heads:
+        torch.nn.init.normal_(head.bias)
+    save_weights(path, net, Card("classifier", dataclasses.asdict(config)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return bundled_layers()
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory, layers):
+    folder = tmp_path_factory.mktemp("judge")
+    return save_judge(folder / "judge.safetensors", label_values(layers))
+
+
+@pytest.fixture
+def evaluate(capsys, video_weights, judge, layers, monkeypatch):
+    """Run the command; return exit code, stdout and stderr."""
+
+    monkeypatch.setattr(sprites, "bundled_layers", lambda: layers)  # read once
+
+    def run(*arguments, networks=NETWORKS, classifier=judge):
+        given = [part for name in networks for part in (f"--{name}", video_weights[name])]
+        given += ["--classifier", classifier, "--prompts", 2, "--clips", 1]
+        with pytest.raises(SystemExit) as stop:
+            main(["eval-video", *map(str, (*given, *arguments))])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return run
+
+
+def test_all_parts(evaluate):
+    code, out, err = evaluate("--json")
+    assert (code, err) == (0, "")
+    result = json.loads(out)
+    parts = result["parts"]
+    assert list(parts) == ["classifier", "dvae", "gpt", "upsampler", "temporal"]
+    for part, columns in parts.items():
+        assert list(columns) == ["seen", "held-out"], part
+        assert columns["seen"] != columns["held-out"]
+    assert set(parts["classifier"]["seen"]) == {f"{name} %" for name in JUDGED}
+    seen = parts["gpt"]["seen"]
+    assert set(seen["action %"]) >= {"truth", "decoded", "drawn"}
+    assert seen["bits a token"]["drawn"] > 0
+    assert set(parts["upsampler"]["seen"]["psnr"]) == {"bicubic", "free", "held"}
+    assert set(parts["temporal"]["seen"]) == {
+        "psnr", "fine", "warping", "samples: warping", "samples: fine"
+    }  # fmt: skip
+    assert result["counts"] == {"classifier": 2, "dvae": 2, "gpt": 2, "upsampler": 1, "temporal": 1}
+    assert result["sampling"]["guidance"] == 2
+    assert len(result["confusions"]["seen"][0]) == 4
+
+
+def test_a_part_reads_only_what_it_needs(evaluate):
+    code, out, err = evaluate("--part", "classifier", "--no-held-out", networks=())
+    assert (code, err) == (0, "")
+    head, *rows = out.rstrip().splitlines()
+    assert head.split() == ["classifier", "(2)", "seen", "truth"]
+    assert [row.split()[0] for row in rows] == list(JUDGED)
+    code, out, err = evaluate("--part", "dvae", "--no-held-out", networks=("dvae",))
+    assert (code, err) == (0, "")
+    head, first = out.splitlines()[:2]
+    assert head.split() == ["dvae", "(2)", "seen", "decoded", "seen", "truth"]
+    assert first.split()[:2] == ["psnr", "dB"]
+    assert float(first.split()[2]) < 40
+    assert first.split()[3] == "-"
+    code, out, err = evaluate("--part", "upsampler", networks=("dvae", "upsampler"))
+    assert (code, err) == (0, "")
+    assert out.startswith("upsampler (1)")
+
+
+def test_a_seed_is_a_result(evaluate):
+    arguments = ("--part", "dvae", "--no-held-out", "--json")
+    first = evaluate(*arguments)
+    assert evaluate(*arguments) == first
+    assert evaluate(*arguments, "--seed", 5)[1] != first[1]
+
+
+def test_pictures(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_video, "SHOWN", 3)
+    monkeypatch.setattr(eval_video, "NEAREST", 2)
+    folder = tmp_path / "deep" / "report"
+    arguments = ("--part", "upsampler", "--no-held-out", "-o", folder, "--training-clips", 2)
+    code, out, err = evaluate(*arguments)
+    assert (code, err) == (0, "")
+    paths = [folder / name for name in ("prompts.png", "slices.png", "nearest.png")]
+    assert out.splitlines()[-3:] == list(map(str, paths))
+    # A row has 8 frames of 32 px beside 28 signs; 2 px lie between frames and rows.
+    assert read_image(paths[0]).shape == (3, 3 * 34 - 2, 28 * 6 + 8 + 8 * 34 - 2)
+    assert read_image(paths[1]).shape == (3, 3 * (8 * 6 + 4), 2 * 32 + 4)
+    assert read_image(paths[2]).shape == (3, 4 * 18 - 2, 28 * 6 + 8 + 8 * 18 - 2)
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (4, "")
+    assert err == f"flowwarp: {paths[0]}: exists; use --overwrite to replace it\n"
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+def test_a_judge_that_does_not_know_the_layers(evaluate, tmp_path, layers):
+    values = label_values(layers)
+    values["hair_color"] = tuple(value for value in values["hair_color"] if value != "blonde")
+    path = save_judge(tmp_path / "other.safetensors", values)
+    code, out, err = evaluate("--part", "dvae", classifier=path)
+    assert (code, out) == (3, "")
+    assert err == (
+        "flowwarp: layers: hair_color 'blonde' is unknown to the classifier; "
+        "train one with tools/train_classifier.py\n"
+    )
+
+
+def test_a_judge_of_other_clips(evaluate, tmp_path, layers):
+    path = save_judge(tmp_path / "other.safetensors", label_values(layers), size=32)
+    code, out, err = evaluate("--part", "gpt", classifier=path)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"flowwarp: {path}: reads 8 frames of 32 px, the networks make 8 of 16;")
+
+
+@pytest.mark.parametrize("part", ["classifier", "dvae", "gpt", "upsampler", "temporal"])
+def test_weights_that_are_none(evaluate, tmp_path, video_weights, monkeypatch, part):
+    wrong = video_weights["flow"]
+    name = {"temporal": "gpt"}.get(part, part)
+    code, out, err = evaluate("--part", part, f"--{name}", wrong)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"flowwarp: {wrong}: holds the weights of flownet, not of {name}")
+    code, out, err = evaluate("--part", part, f"--{name}", tmp_path / "none.safetensors")
+    assert (code, out) == (3, "")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--part", "flow"), ("--prompts", 0), ("--clips", -1), ("--seed", -1), ("--top-p", 0),
+        ("--temperature", "nan"), ("--steps", 0),
+    ],
+)  # fmt: skip
+def test_usage(evaluate, arguments):
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+
+
+def test_time_left_is_told(capsys, monkeypatch):
+    clock = iter(range(0, 100, 10))
+    monkeypatch.setattr(eval_video.time, "monotonic", lambda: float(next(clock)))
+    assert list(eval_video._told(lambda number: number, 5, "gpt, seen")) == [0, 1, 2, 3, 4]
+    # The first second is that of the beginning; clip 2 is asked for after 30 s, clip 4 after 50.
+    assert capsys.readouterr().err.splitlines() == [
+        "gpt, seen: 1 of 5, 1:20 left",
+        "gpt, seen: 3 of 5, 0:27 left",
+    ]

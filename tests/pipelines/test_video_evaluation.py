@@ -1,0 +1,336 @@
+"""Figures of generated video: worked by hand, and those of the truth itself."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flowwarp.data.captions import draw_caption
+from flowwarp.data.labels import JUDGED, label_clip, named
+from flowwarp.data.world import Clip
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.metrics.video import psnr
+from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.models.upsampler import enlarge
+from flowwarp.pipelines import video_evaluation
+from flowwarp.pipelines.text_video import load_models
+from flowwarp.pipelines.video_evaluation import (
+    Tally,
+    compare_upsampling,
+    evaluate_classifier,
+    evaluate_dvae,
+    evaluate_gpt,
+    evaluate_samples,
+    evaluate_upsampler,
+    halve,
+    heading,
+    load_classifier,
+    main_direction,
+    mean_table,
+    nearest_clips,
+    read_labels,
+    video_bits,
+)
+
+FRAMES, SIZE = 8, 16
+VALUES = {
+    "action": ("walk", "stand"), "direction": ("left", "right"), "hair_color": ("none", "red"),
+    "torso_style": ("dress", "robe"), "torso_color": ("blue", "green"),
+    "legs_color": ("none", "black"), "weapon": ("none", "a spear"), "ground": ("sand", "snow"),
+    "camera": ("still", "follow"),
+}  # fmt: skip
+PHRASES = {
+    "a blue dress": {"torso_style": "dress", "torso_color": "blue"},
+    "long red hair": {"hair_color": "red"},
+    "a spear": {"weapon": "a spear"},
+}
+
+
+def clip(number=0, size=SIZE, actors=1, **changes):
+    """Return noise that holds still, as a woman who walks."""
+    generator = torch.Generator().manual_seed(number)
+    frame = torch.randint(256, (1, 3, size, size), generator=generator, dtype=torch.uint8)
+    actor = {
+        "body": "woman", "skin": "", "hair": "long red hair", "hair_style": "long",
+        "hair_color": "red", "torso": "a blue dress", "torso_style": "dress",
+        "torso_color": "blue", "legs": "", "legs_style": "", "legs_color": "", "feet": "",
+        "hat": "", "beard": "", "cape": "", "weapon": "a spear", "action": "walk",
+        "direction": "left",
+    } | changes  # fmt: skip
+    attributes = {"actors": [actor] * actors, "ground": "sand", "camera": "still"}
+    pairs, seen = (FRAMES - 1, 2, size, size), torch.ones(FRAMES - 1, 1, size, size).bool()
+    return Clip(
+        video=frame.expand(FRAMES, -1, -1, -1),
+        flow_12=torch.zeros(pairs), flow_21=torch.zeros(pairs),
+        valid_12=seen, valid_21=seen, visible_12=seen, visible_21=seen,
+        caption=draw_caption(attributes, np.random.default_rng(number)),
+        attributes=attributes,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(video_weights):
+    return load_models(**video_weights)
+
+
+@pytest.fixture
+def judge():
+    """Return one who always sees a woman who walks to the left on snow, with a spear."""
+    net = Classifier(ClassifierConfig(tuple(VALUES.items()), frames=FRAMES, size=SIZE)).eval()
+    said = {"ground": 1, "hair_color": 1, "weapon": 1}
+    with torch.no_grad():
+        for head, (name, _) in zip(net.heads, net.config.attributes, strict=True):
+            head.bias[said.get(name, 0)] = 1
+    return net
+
+
+# ------------------------------------------------------------------ the judge
+
+
+def test_labels_are_the_likeliest_values(judge):
+    read = read_labels(judge, torch.rand(2, FRAMES, 3, SIZE, SIZE))
+    assert read[0] == read[1]
+    assert read[0] == label_clip(clip().attributes) | {"ground": "snow"}
+
+
+def test_tallies_by_hand():
+    tally = Tally()
+    tally.add("truth", {"action": "walk", "ground": "sand"}, {"action": "walk", "ground": "snow"})
+    tally.add("truth", {"action": "fall"}, {"action": "walk", "ground": "snow"})
+    tally.add("truth", {"action": "walk"}, {"action": "walk"})
+    tally.add("drawn", {"heading": "up"}, {"heading": "up"})
+    assert tally.table() == {
+        "action %": {"truth": pytest.approx(200 / 3)},
+        "ground %": {"truth": 0},
+        "heading %": {"drawn": 100},
+    }
+    assert list(tally.table()) == ["action %", "ground %", "heading %"]
+    assert tally.confusions == {
+        ("ground", "truth", "snow", "sand"): 1,
+        ("action", "truth", "walk", "fall"): 1,
+    }
+
+
+def test_the_judge_is_judged(judge):
+    clips = [clip(n, direction="left" if n < 5 else "right") for n in range(20)]
+    table, confusions = evaluate_classifier(judge, clips)
+    assert set(table) == {f"{name} %" for name in JUDGED}
+    assert table["action %"] == {"truth": 100}
+    assert table["direction %"] == {"truth": 25}
+    assert table["ground %"] == {"truth": 0}
+    assert confusions == [("ground", "sand", "snow", 20), ("direction", "right", "left", 15)]
+
+
+def test_its_file(judge, tmp_path):
+    path = tmp_path / "judge.safetensors"
+    save_weights(path, judge, Card("classifier", dataclasses.asdict(judge.config)))
+    loaded = load_classifier(path)
+    assert loaded.config == judge.config
+    video = torch.rand(1, FRAMES, 3, SIZE, SIZE)
+    with torch.no_grad():
+        assert torch.equal(loaded(video)["ground"], judge(video)["ground"])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {}, {"attributes": 3}, {"attributes": [["a"]]}, {"attributes": [["a", ["x", "y"]]]},
+        {"attributes": [["a", "xy"], ["a", "xy"]]}, {"size": 10**9}, {"norm": "batch"},
+    ],
+)  # fmt: skip
+def test_cards_that_are_refused(judge, tmp_path, config):
+    path = tmp_path / "judge.safetensors"
+    good = dataclasses.asdict(judge.config) if {"size", "norm"} & set(config) else {}
+    save_weights(path, judge, Card("classifier", good | config))
+    with pytest.raises(InputError, match=r"judge\.safetensors"):
+        load_classifier(path)
+
+
+# ------------------------------------------------------------------ the discrete VAE
+
+
+def test_what_the_dvae_leaves(models, judge):
+    clips = [clip(n) for n in range(17)] + [clip(99, actors=2)]  # in two batches
+    table = evaluate_dvae(models.dvae, judge, clips)
+    ratios, digits = [], [set() for _ in range(models.dvae.config.digits)]
+    for one in clips:
+        video = one.video[None].float() / 255
+        found = models.dvae.encode(video)
+        ratios.append(float(psnr(models.dvae.decode(found), video)))
+        for place, seen in enumerate(digits):
+            seen |= set((found // 9**place % 9).flatten().tolist())
+    assert table["psnr dB"] == {"decoded": pytest.approx(sum(ratios) / 18, rel=1e-4)}
+    used = sum(map(len, digits)) / len(digits) / 9  # levels of 3 and 3
+    assert table["codes used %"] == {"decoded": pytest.approx(100 * used)}
+    assert table["warping"]["truth"] == 0 < table["warping"]["decoded"]
+    assert 0 < table["fine"]["decoded"] < 1
+    assert table["ground %"] == {"truth": 0, "decoded": 0}
+    assert table["action %"] == {"truth": 100, "decoded": 100}
+
+
+# ------------------------------------------------------------------ the transformer
+
+
+def test_bits_by_hand(models):
+    gpt = models.gpt
+    codes = torch.randint(
+        models.dvae.config.codes, (2, 4, 4), generator=torch.Generator().manual_seed(0)
+    )
+    head = gpt.net.head.weight.detach().clone()
+    try:
+        with torch.no_grad():
+            gpt.net.head.weight.zero_()
+        uniform = math.log2(gpt.vocabulary["video"].size)
+        assert video_bits(gpt, codes, None) == pytest.approx(uniform, rel=1e-5)
+        assert video_bits(gpt, codes, "a red knight") == pytest.approx(uniform, rel=1e-5)
+    finally:
+        with torch.no_grad():
+            gpt.net.head.weight.copy_(head)
+    assert video_bits(gpt, codes, None) != video_bits(gpt, codes, "a red knight")
+
+
+def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
+    clips = [clip(n, direction=["left", "right"][n % 2]) for n in range(20)]
+    known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
+    asked, given = [], iter(known.split(video_evaluation._AT_ONCE))
+
+    def sample(gpt, prompts, seeds, sampling):
+        asked.extend(zip([prompt.caption for prompt in prompts], seeds, strict=True))
+        return next(given)
+
+    captions = iter([c.caption for c in clips])
+    monkeypatch.setattr(video_evaluation, "sample_video_tokens", sample)
+    monkeypatch.setattr(
+        video_evaluation, "describe", lambda gpt, codes: [next(captions) for _ in codes]
+    )
+    table = evaluate_gpt(models, judge, clips, PHRASES, seed=7)
+    for name in named(label_clip(clips[0].attributes)):
+        row = table[f"{name} %"]
+        assert row["drawn"] == row["decoded"]
+        assert row.get("described", 100) == 100
+    assert table["direction %"]["truth"] == 50
+    assert "legs_color %" not in table  # no prompt says that there are none
+    assert table["heading %"]["drawn"] == table["heading %"]["decoded"]
+    assert 30 < table["said %"]["described"] < 100  # captions leave things out
+    assert table["bits a token"]["drawn"] > 0
+    assert [seed for _, seed in asked] == list(range(7, 27))
+    assert all("spear" in prompt and "blue dress" in prompt for prompt, _ in asked)
+    assert len({prompt for prompt, _ in asked}) > 10
+
+
+def test_figures_are_functions_of_the_seed(models, judge):
+    clips = [clip(n) for n in range(2)]
+    first = evaluate_gpt(models, judge, clips, PHRASES, seed=1)
+    assert evaluate_gpt(models, judge, clips, PHRASES, seed=1) == first
+    assert set(first["heading %"]) == {"truth", "decoded", "drawn"}
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "wanted"), [(2, 0, "right"), (-2, 1, "left"), (0.5, 2, "down"), (0, -1, "up")]
+)
+@pytest.mark.parametrize("ground", [0.0, 1.5])
+def test_directions_by_hand(x, y, wanted, ground):
+    flow = torch.full((3, 2, 32, 32), ground)
+    flow[:, 0, 10:20, 8:20] += x
+    flow[:, 1, 10:20, 8:20] += y
+    assert main_direction(flow) == wanted
+
+
+def test_a_square_is_seen_to_move():
+    from flowwarp.pipelines.flow_estimation import load_flownet
+
+    coarse = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    ground = torch.nn.functional.interpolate(coarse, (64, 64), mode="bicubic")[0].clamp(0, 1)
+    figure = torch.nn.functional.interpolate(coarse.flip(2), (24, 24), mode="bicubic")[0]
+    frames = []
+    for number in range(3):
+        frame = ground.clone()
+        frame[:, 20:44, 16 + 2 * number : 40 + 2 * number] = figure.clamp(0, 1)
+        frames.append(frame)
+    video = torch.stack(frames)
+    net = load_flownet()
+    assert heading(net, video) == "right"
+    assert heading(net, video.flip(0)) == "left"
+    assert heading(net, video.transpose(2, 3)) == "down"
+
+
+# ------------------------------------------------------------------ the upsampler
+
+
+def test_upsampling_by_hand():
+    one = clip(size=2 * SIZE)
+    truth = one.video.float() / 255
+    decode = halve(one.video)
+    brighter = 0.5 * truth + 0.25
+    table = compare_upsampling(one, decode, held=truth, free=truth + 0.1)
+    assert set(table["psnr"]) == {"bicubic", "free", "held"}
+    assert table["psnr"]["held"] == math.inf
+    assert table["psnr"]["free"] == pytest.approx(20, abs=1e-3)
+    assert table["ssim"]["held"] == pytest.approx(1)
+    assert table["gradient"]["free"] == pytest.approx(0, abs=1e-6)
+    assert table["fine"]["free"] == pytest.approx(1, rel=1e-4)
+    assert table["fine"]["bicubic"] < 0.5
+    assert table["consistency"]["truth"] == math.inf
+    assert table["consistency"]["free"] == pytest.approx(20, abs=1e-3)
+    assert table["warping"] == {"truth": 0, "bicubic": 0, "free": 0, "held": 0}
+    dim = compare_upsampling(one, decode, held=brighter, free=truth)
+    assert dim["fine"]["held"] == pytest.approx(0.5, rel=1e-4)
+    assert dim["gradient"]["held"] == pytest.approx(
+        float((truth.diff(dim=-1).abs().sum() + truth.diff(dim=-2).abs().sum()) / truth.numel() / 4)
+    )
+    assert dim["ssim"]["held"] < 0.99
+
+
+def test_reconstructions_are_upsampled_both_ways(models):
+    clips = [clip(n, size=2 * SIZE) for n in range(2)]
+    table = evaluate_upsampler(models.dvae, models.upsampler, clips, seed=3, steps=1)
+    decode = models.dvae.decode(models.dvae.encode(halve(clips[0].video)[None]))[0]
+    alone = evaluate_upsampler(models.dvae, models.upsampler, clips[:1], seed=3, steps=1)
+    bicubic = enlarge(decode).clamp(0, 1)
+    truth = clips[0].video.float() / 255
+    assert alone["psnr"]["bicubic"] == pytest.approx(float(psnr(bicubic[None], truth[None])))
+    assert table["psnr"]["free"] != table["psnr"]["held"]
+    other = evaluate_upsampler(models.dvae, models.upsampler, clips[1:], seed=4, steps=1)
+    assert table["psnr"]["held"] == pytest.approx(
+        (alone["psnr"]["held"] + other["psnr"]["held"]) / 2
+    )
+    assert set(video_evaluation.STEADY) < set(table)
+
+
+def test_free_samples_beside_originals(models, monkeypatch):
+    def stands_still(net, video):
+        flow, seen = torch.zeros_like(video[1:, :2]), torch.ones_like(video[1:, :1]).bool()
+        return flow, flow, seen, seen
+
+    monkeypatch.setattr(video_evaluation, "estimate_motion", stands_still)
+    clips = [clip(n, size=2 * SIZE) for n in range(2)]
+    table = evaluate_samples(models, clips, seed=3, steps=1)
+    assert set(table["warping"]) == {"truth", "bicubic", "free", "held"}
+    assert table["warping"]["truth"] == 0 < min(table["warping"][w] for w in ("free", "held"))
+    assert set(table["fine"]) == {"bicubic", "free", "held"}
+    assert evaluate_samples(models, clips, seed=3, steps=1) == table
+    assert evaluate_samples(models, clips, seed=4, steps=1) != table
+
+
+def test_what_was_learned_by_heart_is_found():
+    clips = [clip(n, size=2 * SIZE) for n in range(5)]
+    samples = torch.stack([clips[n].video.float() / 255 for n in (3, 1)])
+    samples[1] = (samples[1] + 0.1).clamp(0, 1)
+    distances, found = nearest_clips(samples, iter(clips))
+    assert distances[0] == 0
+    assert 0.05 < distances[1] <= 0.1
+    assert torch.equal(found[0], samples[0])
+    assert torch.equal(found[1], clips[1].video.float() / 255)
+
+
+def test_means_by_hand():
+    tables = [{"a": {"x": 1.0, "y": math.nan}}, {"a": {"x": 4.0, "y": math.nan}}]
+    means = mean_table(tables)
+    assert means["a"]["x"] == 2.5
+    assert math.isnan(means["a"]["y"])
+    tables[0]["a"]["y"] = 3.0
+    assert mean_table(tables)["a"]["y"] == 3
+    assert mean_table([]) == {}

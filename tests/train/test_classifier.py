@@ -1,0 +1,162 @@
+"""Training the judge: examples are functions of their numbers, losses by hand, and learning."""
+
+import math
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.train import loop
+from flowwarp.train.classifier import (
+    WearConfig,
+    classifier_losses,
+    classifier_task,
+    draw_batch,
+    mirror,
+    show,
+    wear,
+)
+
+COLORS = {"sand": (220, 200, 140), "snow": (250, 250, 255), "grass": (70, 140, 50)}
+MODEL = ClassifierConfig(
+    (("direction", ("left", "right")), ("ground", tuple(COLORS))),
+    frames=4,
+    size=16,
+    widths=(8, 16),
+    blocks=(1, 1),
+    heads=2,
+)
+ACTOR = {
+    "action": "walk", "hair_style": "", "hair_color": "", "torso_style": "", "torso_color": "",
+    "legs_color": "", "weapon": "",
+}  # fmt: skip
+
+
+def source(seed, index):
+    """Show a dark square that goes left or right over a ground of one colour."""
+    generator = loop.generator(seed, index)
+    ground = list(COLORS)[int(torch.randint(len(COLORS), (), generator=generator))]
+    way = 1 if float(torch.rand((), generator=generator)) < 0.5 else -1
+    video = torch.tensor(COLORS[ground], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4, 1, 16, 16)
+    for frame in range(4):
+        left = 6 + 2 * way * (frame - 1)
+        video[frame, :, 6:10, left : left + 4] = 30
+    actor = ACTOR | {"direction": "right" if way > 0 else "left"}
+    attributes = {"actors": [actor], "ground": ground, "camera": "still"}
+    return SimpleNamespace(video=video, attributes=attributes)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_wear_is_a_function_of_the_generator():
+    video = torch.rand(4, 3, 16, 16, generator=generator())
+    config = WearConfig(share=1.0)
+    worn = wear(video, config, generator(1))
+    assert worn.shape == video.shape
+    assert 0 <= float(worn.min()) <= float(worn.max()) <= 1
+    assert torch.equal(wear(video, config, generator(1)), worn)
+    assert not torch.equal(wear(video, config, generator(2)), worn)
+    assert torch.equal(wear(video, WearConfig(share=0.0), generator(1)), video)
+
+
+def test_wear_changes_little():
+    video = torch.full((4, 3, 16, 16), 0.5)
+    config = WearConfig(share=1.0)
+    errors = [(wear(video, config, generator(n)) - video).std() for n in range(20)]
+    assert 0 < max(errors) < 2 * config.noise
+    plain = WearConfig(share=1.0, noise=0, tint=0)
+    assert torch.allclose(wear(video, plain, generator()), video)  # nothing to blur
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+def test_wear_takes_any_length_and_odd_sizes(frames):
+    for seed in range(6):  # each grain of noise comes
+        worn = wear(torch.rand(frames, 3, 15, 17), WearConfig(share=1.0), generator(seed))
+        assert worn.shape == (frames, 3, 15, 17)
+
+
+def test_mirrors_by_hand():
+    video = torch.arange(6.0).view(1, 1, 2, 3)
+    labels = {"direction": "left", "camera": "pan right", "ground": "sand", "hair_color": "red"}
+    flipped, changed = mirror(video, labels)
+    assert flipped.flatten().tolist() == [2, 1, 0, 5, 4, 3]
+    assert changed == labels | {"direction": "right", "camera": "pan left"}
+    assert mirror(flipped, changed)[1] == labels
+
+
+def test_examples_are_functions_of_their_numbers():
+    config = WearConfig(clips=5)
+    shown = show(source, 8)
+    batch = draw_batch(shown, 3, range(8), MODEL, config)
+    assert batch["video"].shape == (8, 4, 3, 16, 16)
+    for number in (1, 4):
+        alone = draw_batch(show(source, 1), 3, [number], MODEL, config)
+        assert all(torch.equal(alone[name][0], batch[name][number]) for name in batch)
+    plain = draw_batch(shown, 3, range(8), MODEL, replace(config, share=0.0))
+    for number in range(0, 8, 2):
+        clip = source(3, loop.shuffled(3, number // 2, config.clips))
+        labels = clip.attributes["actors"][0]
+        assert torch.equal(plain["video"][number], clip.video.float() / 255)
+        assert torch.equal(plain["video"][number + 1], plain["video"][number].flip(-1))
+        assert plain["direction"][number] == ["left", "right"].index(labels["direction"])
+        assert plain["direction"][number + 1] == 1 - plain["direction"][number]
+        assert plain["ground"][number] == plain["ground"][number + 1]
+
+
+def test_a_clip_is_composed_once():
+    drawn = []
+
+    def watched(seed, index):
+        drawn.append((seed, index))
+        return source(seed, index)
+
+    shown = show(watched, 5)
+    first = draw_batch(shown, 3, range(10), MODEL, WearConfig(clips=5, share=1.0))
+    assert sorted(drawn) == [(3, index) for index in range(5)]
+    again = draw_batch(shown, 3, range(10, 20), MODEL, WearConfig(clips=5, share=1.0))
+    assert len(drawn) == 5
+    assert sorted(again["ground"].tolist()) == sorted(first["ground"].tolist())
+    assert not torch.equal(again["video"], first["video"])  # worn differently, in another order
+
+
+def test_losses_by_hand():
+    net = Classifier(MODEL)
+    with torch.no_grad():
+        net.heads[0].bias.copy_(torch.tensor([0.0, math.log(3)]))  # right: 3 in 4
+    examples = {
+        "video": torch.rand(2, 4, 3, 16, 16),
+        "direction": torch.tensor([1, 0]),
+        "ground": torch.tensor([0, 2]),
+    }
+    losses = classifier_losses(net, examples)
+    assert losses["loss"].tolist() == pytest.approx(
+        [-math.log(0.75) + math.log(3), -math.log(0.25) + math.log(3)]
+    )
+    assert losses["wrong"].tolist() == [0, 1]  # all grounds alike: the first is taken
+
+
+def test_it_learns_and_says_how_well():
+    training = loop.LoopConfig(steps=60, batch_size=8)
+    worn = WearConfig(validation=24)
+    task = classifier_task(source, {"loop": training, "model": MODEL, "wear": worn})
+    model = task.model
+    with torch.no_grad():
+        before = task.validate(model.eval())
+    assert before["error"] > 0.3
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(60):
+        numbers = range(8 * step, 8 * step + 8)
+        losses = task.loss(model.train(), task.batch(numbers), step)
+        assert losses["loss"].shape == (8,)
+        optimizer.zero_grad()
+        losses["loss"].mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = task.validate(model.eval())
+    assert after["ground"] == 1
+    assert after["direction"] > 0.9
+    assert after["error"] == pytest.approx(1 - (after["ground"] + after["direction"]) / 2)
