@@ -5,7 +5,7 @@ Usage: python tools/ship_weights.py RUN NAME --note KEY=VALUE ... [--figures eva
 RUN is a folder of train-flow (or another trainer), NAME such as flownet_base. Weights become bf16;
 the card, inside the file and as NAME.md beside it, has what the run says (steps, seed, hours, the
 curve of its validation), the notes given (command, data, licence), and with --figures what
-`flowwarp eval-flow --json` measured.
+`flowwarp eval-flow --json` or `eval-video --json` measured.
 """
 
 from __future__ import annotations
@@ -58,14 +58,22 @@ def _curve(run: Path) -> tuple[str, list[list[float]]]:
     """Return what was measured in validation, and at which step it was what."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "val"]
-    measure = next(name for name in ("epe", "psnr", "loss") if name in rows[-1])
+    measure = next(name for name in ("epe", "psnr", "error", "loss") if name in rows[-1])
     return measure, [[row["step"], round(row[measure], 3)] for row in rows]
 
 
 def _figures(path: Path) -> dict[str, Any]:
-    """Return the error of each set and method."""
-    rows = json.loads(path.read_text())["sets"]
+    """Return the error of each set and method, or each figure of generated video."""
+    measured = json.loads(path.read_text())
     figures: dict[str, Any] = {}
+    for part, columns in measured.get("parts", {}).items():
+        for column, table in columns.items():
+            for name, row in table.items():
+                key = f"{part} ({measured['counts'][part]}) {name}"
+                for whose, value in row.items():
+                    rounded = None if value is None else round(value, 4)
+                    figures.setdefault(key, {})[f"{column} {whose}"] = rounded
+    rows = measured.get("sets", [])
     for row in rows:
         key = "fl_all" if row["set"].startswith("kitti") else "epe"
         figures.setdefault(f"{row['set']} ({row['pairs']}) {key}", {})[row["method"]] = round(
