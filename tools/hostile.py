@@ -6,8 +6,8 @@
 Each case runs in a folder of its own that holds good files of every kind (`lay_out`) and the bad
 one. What must hold: the exit code; one line on stderr, which begins with "flowwarp: "; no
 traceback; no file more, fewer or other than before, also where the output is there already and may
-be overwritten; less than ten seconds of CPU and than 1.5 GiB. The last line printed is JSON; the exit code
-is 1 if something did not hold.
+be overwritten; less than ten seconds of CPU and than 1.5 GiB. The last line printed is JSON; the
+exit code is 1 if something did not hold.
 """
 
 from __future__ import annotations
@@ -264,15 +264,15 @@ def sound(path: Path) -> None:
         container.mux(stream.encode(None))
 
 
-def weights(name: str, **changes: Any) -> Make:
-    """Write the flow network's weights with a card, or tensors, that do not fit.
+def weights(name: str, source: str = "net.safetensors", **changes: Any) -> Make:
+    """Write a network's weights with a card, or tensors, that do not fit.
 
     ``card`` changes its configuration, ``text`` any other part of it; ``drop``, ``add`` and
     ``every`` change the tensors.
     """
 
     def make(folder: Path) -> None:
-        tensors, metadata = load_tensors(folder / "net.safetensors")
+        tensors, metadata = load_tensors(folder / source)
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         config = json.loads(metadata["config"]) | changes.get("card", {})
         metadata["config"] = json.dumps(config)
@@ -600,6 +600,15 @@ def _weights() -> Iterator[Case]:
     for command in ("train-gpt", "train-upsampler"):
         call = train(command, "digits", "--dvae net.safetensors")
         yield Case(f"weights of another network: {command}", call)
+    for network, file, card in (
+        ("gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
+        ("gpt", "gpt.safetensors", {"depth": 10**9}),
+        ("dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
+        ("upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
+    ):
+        make = weights(safe, file, card=card)
+        call = calls[f"generate-video {network}"].format(safe)
+        yield Case(f"weights card of {min(card)} is huge: {network}", call, make)
     swapped = "generate-video dog --gpt dvae.safetensors --dvae gpt.safetensors -o x.mp4"
     yield Case("weights swapped: generate-video", swapped)
 

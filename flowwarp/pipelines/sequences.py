@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import fill, load_weights
+from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
@@ -60,19 +59,13 @@ def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGP
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-    tensors, card = load_weights(weights, "gpt")
-    settings: dict[str, Any] = dict(card.config)
-    try:
-        net = GPT(GPTConfig(**settings))
-    except (TypeError, ValueError, RuntimeError) as fault:
-        raise InputError(weights, f"its card does not describe a GPT ({fault})") from fault
+    net, card = build(weights, "gpt", lambda settings: GPT(GPTConfig(**settings)))
     vocabulary = vocabulary_from_json(card.notes.get(VOCABULARY, "null"), weights)
     if vocabulary.size != net.config.vocabulary:
         raise InputError(
             weights,
             f"its vocabulary has {vocabulary.size} ids, its network {net.config.vocabulary}",
         )
-    fill(net, tensors, weights)
     return MediaGPT(net.to(device).eval(), vocabulary)
 
 

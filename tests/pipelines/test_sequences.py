@@ -233,11 +233,11 @@ def test_weights_bring_their_vocabulary(tmp_path):
     [
         ({"notes": {VOCABULARY: "{"}}, "vocabulary is broken"),
         ({"notes": {VOCABULARY: "null"}}, "vocabulary is broken"),
-        ({"vocabulary": 999}, "its network 999"),
-        ({"heads": 7}, "does not describe a GPT"),
+        ({"vocabulary": 999}, r"the network needs \(999"),
+        ({"heads": 7}, "does not describe a gpt"),
         ({"depth": 3}, "lacks"),
-        ({"nonsense": 1}, "does not describe a GPT"),
-        ({"width": "wide"}, "does not describe a GPT"),
+        ({"nonsense": 1}, "does not describe a gpt"),
+        ({"width": "wide"}, "does not describe a gpt"),
     ],
 )
 def test_a_broken_card_is_bad_input(tmp_path, changes, problem):
