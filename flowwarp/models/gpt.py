@@ -77,8 +77,8 @@ class GPTConfig:
     kv_heads: int = 1
     hidden: int = 640
     inner_width: int = 256
-    inner_depth: int = 2
-    inner_hidden: int = 512
+    inner_depth: int = 1
+    inner_hidden: int = 768
     norm: Literal["rms", "none"] = "rms"
 
     def __post_init__(self) -> None:
@@ -100,7 +100,7 @@ class GPTConfig:
         return self.width // self.heads
 
 
-SMALL = GPTConfig(width=256, depth=4, heads=4, hidden=512, inner_depth=1)
+SMALL = GPTConfig(width=256, depth=4, heads=4, hidden=512, inner_hidden=512)
 TINY = GPTConfig(
     embedded=32,
     width=64,
@@ -108,7 +108,6 @@ TINY = GPTConfig(
     heads=4,
     hidden=128,
     inner_width=64,
-    inner_depth=1,
     inner_hidden=128,
 )
 
@@ -271,9 +270,16 @@ class GPT(nn.Module):
 
     def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
         """Return what the logits of each token of a patch are made of, (B, P, 8, inner_width)."""
-        # At each token those before it in its patch, the nearest first, zeros before the first.
-        earlier = [F.pad(patches, (0, 0, by, -by)) for by in range(1, PATCH)]
-        x = foretold[..., None, :] + self.earlier(torch.cat(earlier, -1)) + self.slot
+        # What each token is told of those before it in its patch, by how far they are apart: one
+        # product with a matrix of blocks, zero where a token is not before the other.
+        apart = self.earlier.weight.chunk(PATCH - 1, 1)
+        nothing = torch.zeros_like(apart[0])
+        rows = [
+            torch.cat([*reversed(apart[:slot]), *[nothing] * (PATCH - slot)], 1)
+            for slot in range(PATCH)
+        ]
+        earlier = F.linear(patches.flatten(2), torch.cat(rows))  # (B, P, 8 * inner_width)
+        x = foretold[..., None, :] + earlier.view(*earlier.shape[:2], PATCH, -1) + self.slot
         for layer in self.inner:
             x = layer(x)
         return unit(x, self.config.norm)
