@@ -271,6 +271,19 @@ def train(
             return loop.result(Path(folder))
 
 
+class _Losses(nn.Module):
+    """A task's losses as a network, so that however it calls its own, that is in a ``forward``."""
+
+    def __init__(
+        self, model: nn.Module, loss: Callable[[nn.Module, Batch, int], Mapping[str, Tensor]]
+    ) -> None:
+        super().__init__()
+        self.model, self.loss = model, loss
+
+    def forward(self, batch: Batch, step: int) -> dict[str, Tensor]:
+        return dict(self.loss(self.model, batch, step))
+
+
 class _Loop:
     """One training: the network, its optimiser and average, and where they stand."""
 
@@ -294,6 +307,7 @@ class _Loop:
         if world > 1:  # the same beginning everywhere
             for tensor in self.model.state_dict().values():
                 dist.broadcast(tensor, 0)
+        self.losses = _Losses(self.model, task.loss)
         self.average = AveragedModel(self.model) if config.ema else None
         self.complete: nn.Module | None = None  # of a shared network, to validate and ship
         self.step = 0
@@ -347,14 +361,17 @@ class _Loop:
         if self.shared:
             if self.rank == 0:
                 self.complete = copy.deepcopy(self.model)
-            share(self.model, self.task.layers, self.device)
+            share(self.losses, self._layers(self.model), self.device)
             if self.average is not None:
-                share(self.average.module, self.task.layers, self.device)
+                share(self.average.module, self._layers(self.average.module), self.device)
         self._make_optimizer(groups["optimizer"])
         if state is not None:
             self._take_up(state, source)
             if resume == "changed":
                 self.progress.say("with the configuration given now, whatever it was before")
+
+    def _layers(self, model: nn.Module) -> list[nn.Module]:
+        return [part for name in self.task.layers for part in model.get_submodule(name).children()]
 
     def _check_sharing(self) -> None:
         config = self.config
@@ -506,7 +523,7 @@ class _Loop:
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
             ):
-                losses = self.task.loss(self.model, batch, self.step)
+                losses = self.losses(batch, self.step)
             for name, value in losses.items():
                 if value.shape != (len(indices),):
                     raise ValueError(

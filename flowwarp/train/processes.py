@@ -11,8 +11,7 @@ processes.
 from __future__ import annotations
 
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -62,13 +61,14 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
 # ------------------------------------------------------------------ a network in parts
 
 
-def share(model: nn.Module, layers: Sequence[str], device: torch.device) -> None:
+def share(model: nn.Module, layers: Iterable[nn.Module], device: torch.device) -> None:
     """Leave each process its part of a network, which does as before; every process must call it.
 
     Args:
-        model: equal in all processes. Its parameters are replaced by parts of them.
-        layers: names of lists of layers in it; each layer is put together when it is its turn, and
-            what is in none of them, for the whole of a step.
+        model: equal in all processes. Its parameters are replaced by parts of them; they are put
+            together in its ``forward``, and only there.
+        layers: in it; each is put together when it is its turn, and what is in none of them for the
+            whole of ``forward`` and of its gradient.
         device: of the process.
 
     Raises:
@@ -79,11 +79,8 @@ def share(model: nn.Module, layers: Sequence[str], device: torch.device) -> None
 
     if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
         raise InputError("loop.shard", f"needs a newer torch than {torch.__version__}")
-    # It fears that what a network returns is changed in place. Losses here change nothing.
-    warnings.filterwarnings("ignore", "FSDP2-wrapped module", UserWarning)
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
-    units = [layer for name in layers for layer in model.get_submodule(name).children()]
-    for unit in [*units, model]:
+    for unit in [*layers, model]:
         shared = fully_shard(unit, mesh=mesh)
         # The loop divides by the examples of the step itself: gradients are to be added.
         shared.set_gradient_divide_factor(1.0)

@@ -15,6 +15,7 @@ from pathlib import Path
 import tiny
 import torch
 
+from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError
 from flowwarp.train.loop import train
 
@@ -34,6 +35,8 @@ def fork(function):
     except FlowwarpError as fault:
         print(fault, flush=True)
         code = fault.exit_code
+    except SystemExit as stop:
+        code = stop.code
     finally:
         os._exit(code)
 
@@ -145,6 +148,23 @@ def shared(folder):
     print("exits", *pair(lambda rank: member(rank, folder / "late", save_seconds=1e-9 * rank)))
     # The second one's data is at fault, which the first one cannot know.
     print("exits", *pair(lambda rank: member(rank, folder / "fault", tiny.fail)))
+
+
+def commands(folder):
+    """Make all three networks of text to video by the commands, each on two processes."""
+    os.environ["FLOWWARP_CACHE_DIR"] = str(folder / "cache")
+    small = ["digits", "--preset", "tiny", "--steps", "2"]
+    for setting in ("batch_size=2", "accumulate=2", "threads=1", "validate_every=0"):
+        small += ["--set", setting]
+    clips = ["--set", "data.size=32", "--set", "data.frames=4"]
+    codec = ["--dvae", str(folder / "dvae" / "best.safetensors")]
+    for name, settings in {
+        "dvae": [*clips, "--set", "validation=2"],
+        "gpt": [*codec, *clips, "--set", "shard=true", "--set", "clips=24", "--set", "checked=2"],
+        "upsampler": [*codec, "--set", "size=32", "--set", "length=4", "--set", "frames=2"],
+    }.items():
+        arguments = [f"train-{name}", *small, *settings, "--run", str(folder / name)]
+        print("exits", *pair(lambda rank, a=arguments: main(a)), flush=True)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,11 @@ import pytest
 import torch
 
 from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import fill, load_tensors, load_weights
+from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
 from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
+from flowwarp.pipelines.sequences import load_gpt
+from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train.loop import train
 from flowwarp.train.processes import own_device
 from flowwarp.train.runs import BEST, LAST, METRICS
@@ -24,16 +27,21 @@ def run(task, config, folder, **options):
     return train(task, config, folder, stream=io.StringIO(), **options)
 
 
+def forked(scenario, folder):
+    """Run a scenario of forked.py; return what it tells."""
+    script = Path(__file__).with_name("forked.py")
+    done = subprocess.run(
+        [sys.executable, script, scenario, folder], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """What is told of the runs of the scenario, and their folder."""
     folder = tmp_path_factory.mktemp("runs")
-    script = Path(__file__).with_name("forked.py")
-    done = subprocess.run(
-        [sys.executable, script, "shared", folder], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout, folder
+    return forked("shared", folder).stdout, folder
 
 
 def assert_close(one, two):
@@ -92,6 +100,17 @@ def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
         run(tiny.make(), tiny.config(shard=True), tmp_path / "run")
     # Alone, a process has it all.
     run(tiny.make_gpt(), tiny.gpt_config(shard=True, steps=2), tmp_path / "alone")
+
+
+def test_the_commands_train_on_two_processes(tmp_path):
+    told = forked("commands", tmp_path)
+    weights = {name: str(tmp_path / name / BEST) for name in ("dvae", "gpt", "upsampler")}
+    lines = [line for path in weights.values() for line in (path, "exits 0 0")]
+    assert told.stdout.splitlines() == lines  # by the first process only
+    assert told.stderr.count("turning clips into tokens, once: 24 of 24") == 1
+    load_dvae(weights["dvae"])
+    load_gpt(weights["gpt"])
+    build(weights["upsampler"], "upsampler", lambda card: Upsampler(UpsamplerConfig(**card)))
 
 
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
