@@ -637,6 +637,8 @@ def _recipes() -> Iterator[Case]:
         "pattern empty": of("", "", ""),
         "pattern leads out": of("../{a}.png", "../b.png", "../flow.flo"),
         "pattern of stars": of("**x/{a}"),
+        "pattern of a deep part": of("{*a}x/b"),
+        "pattern of unknown parts": of("{a}", "{b}{c}.png"),
         "field of a digit": of("{1}", "{1}"),
         "field counts far": of("{n}.png", "{n+99999999999999999999}.png"),
         "field counts words": of("{a}.png", "{a+1}.png", "flow.flo"),

@@ -169,8 +169,10 @@ def _check_pattern(path: Path, pattern: str) -> None:
     parts = pattern.split("/")
     if not pattern or not pattern.isprintable() or pattern[0] == "/" or ".." in parts:
         raise InputError(path, f"the pattern {pattern!r} is no path in the data set's folder")
-    if any("**" in part and part != "**" for part in parts):
-        raise InputError(path, f"in the pattern {pattern!r}, ** must stand alone")
+    # As it is searched with, and with none of its fields known (`_fill`).
+    for stars in (_to_wildcard(pattern), _FIELD.sub("*", pattern)):
+        if any("**" in part and part != "**" for part in stars.split("/")):
+            raise InputError(path, f"in the pattern {pattern!r}, ** must stand alone")
     named = [(name, step) for _, name, step in _FIELD.findall(pattern)]
     if any(not name.isidentifier() or (step and name != "n") for name, step in named):
         raise InputError(path, f"the pattern {pattern!r} has a field that is none", "{n+1} counts")
@@ -308,12 +310,16 @@ def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[st
 
 def _search(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
     """Yield the pictures that a pattern matches, and what its fields are there."""
-    wildcard = _FIELD.sub(lambda field: "**" if field[1] else "*", pattern)
+    wildcard = _to_wildcard(pattern)
     exact = re.compile(_to_regex(pattern), re.DOTALL)  # a name may hold a line break
     for path in sorted(root.glob(wildcard)):
         match = exact.fullmatch(path.relative_to(root).as_posix())
         if match and path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file():
             yield path, {key: value or "" for key, value in match.groupdict().items()}
+
+
+def _to_wildcard(pattern: str) -> str:
+    return _FIELD.sub(lambda field: "**" if field[1] else "*", pattern)
 
 
 def _to_regex(pattern: str) -> str:
