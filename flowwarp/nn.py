@@ -6,6 +6,7 @@ a batch may be split as one likes. Batch norm breaks that, and so does any sum o
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -87,6 +88,8 @@ def measure_batch_dependence(model: Callable[..., Any], example: Example) -> Bat
     made from it: mirrored, very large, and not a number, which nothing that is summed survives.
     Arguments and faults are those of :func:`check_batch_invariance`.
     """
+    if isinstance(model, torch.nn.Module):
+        model = copy.deepcopy(model)  # batch norm keeps what it saw
     alone = _outputs(model, example, 1, 0, _mirrored)
     neighbours = size = 0.0
     for count in _SIZES:

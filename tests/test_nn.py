@@ -45,6 +45,13 @@ def test_batch_norm_leaks_in_training_only():
     assert measure_batch_dependence(fresh, example(8, 4, 4)).neighbours == 0
 
 
+def test_a_network_is_left_as_it_was():
+    model = nn.BatchNorm2d(8)
+    measure_batch_dependence(model, example(8, 4, 4))
+    assert int(model.num_batches_tracked) == 0
+    assert torch.equal(model.running_mean, torch.zeros(8))
+
+
 def test_a_place_in_the_batch_must_not_matter():
     def model(x):
         return x * (1 + torch.arange(len(x))[:, None])

@@ -58,18 +58,21 @@ class Line:
 
 
 @click.command()
+@click.option("--full", is_flag=True, help="Measure what is promised too; takes some minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.pass_context
-def command(ctx: click.Context, as_json: bool) -> None:
+def command(ctx: click.Context, full: bool, as_json: bool) -> None:
     """Say what is installed and what is missing, and test that the operators compute rightly.
 
     Each operator is compared with its reference in float64, on the CPU and on a GPU if there is
-    one; that takes some seconds. The exit code is 1 if anything is wrong: a test fails, a package
-    is missing or too old, or a library was built but does not load. What is merely absent, such as
-    a compiler or a GPU, is a note.
+    one; that takes some seconds. With --full networks and trainers are measured as well, small ones
+    on the CPU: that an example does not depend on its batch, nor a gradient on how a step is split,
+    nor a run on being interrupted or killed. The exit code is 1 if anything is wrong: a test fails,
+    a package is missing or too old, or a library was built but does not load. What is merely
+    absent, such as a compiler or a GPU, is a note.
     """
     lines = []
-    for line in _examine():
+    for line in _examine(full):
         lines.append(line)
         if not as_json:
             click.echo(f"{line.state:<5} {line.part:<9} {line.name:<33} {line.text}")
@@ -82,12 +85,14 @@ def command(ctx: click.Context, as_json: bool) -> None:
         ctx.exit(1)
 
 
-def _examine() -> Iterator[Line]:
+def _examine(full: bool) -> Iterator[Line]:
     yield from _packages()
     yield from _section("cpu", _cpu)
     yield from _section("cuda", _cuda)
     yield from _section("cache", _cache)
     yield from _section("self-test", _self_tests)
+    if full:
+        yield from _section("promise", _promises)
 
 
 def _section(part: str, look: Callable[[], Iterator[tuple[str, str, str]]]) -> Iterator[Line]:
@@ -230,15 +235,18 @@ def _self_tests() -> Iterator[tuple[str, str, str]]:
     for device in devices:
         suffix = "" if device == "cpu" else f" on {device}"
         for name, allowed, test in _tests(device):
-            try:
-                error = test()
-            except Exception as fault:  # noqa: BLE001 - as in _section
-                yield f"{name}{suffix}", FAIL, _describe(fault)
-                continue
-            # NaN is not right either.
-            state = OK if error <= allowed else FAIL
-            yield f"{name}{suffix}", state, f"largest error {error:.1e}, allowed {allowed:.0e}"
+            yield f"{name}{suffix}", *_judge(test, allowed, "largest error {}")
     yield "speed", OK, _compare_speed()
+
+
+def _judge(measure: Callable[[], float], allowed: float, text: str) -> tuple[str, str]:
+    """Measure something; return whether that is allowed, and say the figure."""
+    try:
+        figure = measure()
+    except Exception as fault:  # noqa: BLE001 - as in _section
+        return FAIL, _describe(fault)
+    state = OK if figure <= allowed else FAIL  # NaN is not right either
+    return state, f"{text.format(f'{figure:.2g}')}, allowed {allowed:g}"
 
 
 def _tests(device: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
@@ -337,6 +345,16 @@ def _test_census(device: str) -> float:
         (ops.census(images[0]), ops.census_distance(*images)),
         (ops.census_reference(exact[0]), ops.census_distance_reference(exact[0], exact[1])),
     )
+
+
+def _promises() -> Iterator[tuple[str, str, str]]:
+    from tempfile import TemporaryDirectory
+
+    from flowwarp.train.exactness import promises
+
+    with TemporaryDirectory(prefix="flowwarp-") as folder:
+        for promise in promises(Path(folder)):
+            yield promise.name, *_judge(promise.measure, promise.allowed, promise.text)
 
 
 def _compare_speed() -> str:

@@ -12,6 +12,8 @@ import flowwarp.ops.correlation
 from flowwarp import _bundled
 from flowwarp.cli import doctor, main
 from flowwarp.ops import _native, _nvrtc
+from flowwarp.train import exactness
+from flowwarp.train.exactness import Promise
 
 
 @pytest.fixture
@@ -122,13 +124,37 @@ def test_an_operator_that_is_wrong(examine, monkeypatch, error):
     code, lines = examine()
     assert code == 1
     assert [name for name, (state, _) in lines.items() if state == "FAIL"] == ["correlation"]
-    assert f"largest error {error:.1e}" in lines["correlation"][1]
+    assert f"largest error {error:.2g}" in lines["correlation"][1]
 
 
 def test_an_operator_that_raises(examine, monkeypatch):
     monkeypatch.setattr(flowwarp.ops.correlation, "correlation", lambda *args: 1 / 0)
     code, lines = examine()
     assert (code, lines["correlation"]) == (1, ("FAIL", "ZeroDivisionError: division by zero"))
+
+
+def test_full_measures_what_is_promised(quick, monkeypatch, capsys):
+    def broken():
+        raise RuntimeError("no process\nstarts")
+
+    made = [
+        Promise("kept", 1e-6, "differs by {}", lambda: 2.5e-7),
+        Promise("not kept", 0, "changes {} files", lambda: 3),
+        Promise("no number", 1, "differs by {}", lambda: float("nan")),
+        Promise("not measured", 0, "differs by {}", broken),
+    ]
+    folders = []
+    monkeypatch.setattr(exactness, "promises", lambda folder: folders.append(folder) or iter(made))
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor", "--full", "--json"])
+    lines = json.loads(capsys.readouterr().out)["checks"]
+    found = {line["name"]: line for line in lines if line["part"] == "promise"}
+    assert stop.value.code == 1
+    assert [line["state"] for line in found.values()] == ["ok", "FAIL", "FAIL", "FAIL"]
+    assert found["kept"]["text"] == "differs by 2.5e-07, allowed 1e-06"
+    assert found["not kept"]["text"] == "changes 3 files, allowed 0"
+    assert found["not measured"]["text"] == "RuntimeError: no process starts"
+    assert not folders[0].exists()
 
 
 def test_a_package_that_is_missing_broken_or_too_old(examine, quick, monkeypatch):

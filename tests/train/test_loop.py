@@ -14,6 +14,7 @@ import torch
 
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights
+from flowwarp.train.exactness import relative, run_differences
 from flowwarp.train.loop import (
     LoopConfig,
     Progress,
@@ -39,28 +40,9 @@ def forked(scenario, folder):
     return done.stdout
 
 
-def assert_same_run(one, two, state=STATE):
-    """Weights, optimiser, average, figures and pictures are equal bit for bit."""
-    for name in (state, "best.safetensors", "last.safetensors"):
-        a, b = load_tensors(one / name)[0], load_tensors(two / name)[0]
-        assert a.keys() == b.keys()
-        for key in a:
-            assert torch.equal(a[key], b[key]), (name, key)
-    for name in ("metrics.jsonl", "config.toml"):
-        assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    pictures = sorted(path.name for path in (one / "samples").iterdir())
-    assert pictures == sorted(path.name for path in (two / "samples").iterdir())
-    for name in pictures:
-        assert (one / "samples" / name).read_bytes() == (two / "samples" / name).read_bytes()
-
-
 def weights(folder, state=STATE):
     tensors = load_tensors(folder / state)[0]
     return torch.cat([t.flatten() for k, t in tensors.items() if k.startswith("model.")])
-
-
-def relative(a, b):
-    return float((a - b).norm() / b.norm())
 
 
 def assert_close_metrics(one, two):
@@ -101,12 +83,12 @@ def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
                 run(tiny.make(interrupt, dropout=0.2), config, folder, resume="auto")
             assert fault.value.exit_code == 143
         run(tiny.make(dropout=0.2), config, folder, resume="auto")
-        assert_same_run(tmp_path / "whole", folder)
+        assert run_differences(tmp_path / "whole", folder) == []
 
 
 def test_killed_run_is_bit_equal(tmp_path):
     assert "killed 5 times" in forked("kill", tmp_path)
-    assert_same_run(tmp_path / "whole", tmp_path / "killed", "state-00000040.safetensors")
+    assert run_differences(tmp_path / "whole", tmp_path / "killed") == []
     assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
 
 
@@ -122,7 +104,7 @@ def test_stops_during_validation_and_validates_on_resuming(tiny, tmp_path):
         run(replace(task, validate=validate), tiny.config(), tmp_path / "cut")
     assert fault.value.exit_code == 130
     run(tiny.make(), tiny.config(), tmp_path / "cut", resume="auto")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
 def test_signals_and_their_codes(tmp_path):
@@ -144,7 +126,7 @@ def test_finished_run_resumes_to_itself(tiny, tmp_path):
     assert run(tiny.make(), tiny.config(), tmp_path / "b", resume="auto") == replace(
         first, weights=tmp_path / "b" / "best.safetensors"
     )
-    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert run_differences(tmp_path / "a", tmp_path / "b") == []
 
 
 def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
@@ -170,7 +152,7 @@ def test_two_processes_are_one(tiny, tmp_path):
     out = forked("processes", tmp_path)  # three micro-batches: 2 + 1
     assert out.count("exits 0 0") == 2
     assert out.count("exits 143 143") == 1  # the signal came to the second process only
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
     run(tiny.make(), tiny.config(), tmp_path / "one")
     assert relative(weights(tmp_path / "whole"), weights(tmp_path / "one")) < 1e-6
     assert_close_metrics(tmp_path / "one", tmp_path / "whole")
@@ -243,7 +225,7 @@ def test_vanished_data_keeps_the_last_good_state(tiny, tmp_path):
     assert (tmp_path / "cut" / "state-00000006.safetensors").exists()
     run(tiny.make(), tiny.config(), tmp_path / "cut", resume="auto")
     run(tiny.make(), tiny.config(), tmp_path / "whole")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
 def test_vanished_data_in_a_worker(tiny, tmp_path):
@@ -269,7 +251,7 @@ def test_broken_state_falls_back(tiny, tmp_path, damage):
     train(tiny.make(), tiny.config(), tmp_path / "hurt", resume="auto", stream=stream)
     assert f"{STATE}: " in stream.getvalue()
     assert "resuming exactly after step 10" in stream.getvalue()
-    assert_same_run(tmp_path / "whole", tmp_path / "hurt")
+    assert run_differences(tmp_path / "whole", tmp_path / "hurt") == []
 
 
 def test_all_states_broken_is_said_each_time(tiny, tmp_path):
