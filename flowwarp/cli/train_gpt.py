@@ -81,7 +81,13 @@ def command(
     def prepare(name: str, source: Source, series: int, count: int) -> TokenStore:
         key = repr((name, data, layers, photos, flow, series))
         return tokenize_clips(
-            lambda number: source(series, number), vae, media, key, count, progress=_tell_tokens
+            lambda number: source(series, number),
+            vae,
+            media,
+            key,
+            count,
+            half=configs["loop"].precision == "bf16",
+            progress=_tell_tokens,
         )
 
     with checked_settings():

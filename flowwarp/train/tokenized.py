@@ -97,6 +97,7 @@ def tokenize_clips(
     key: str,
     count: int,
     *,
+    half: bool = False,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenStore:
@@ -108,6 +109,8 @@ def tokenize_clips(
         media: of :func:`grid_media`.
         key: names what ``draw`` depends on, so far as the first clips do not tell.
         count: how many.
+        half: let autocast use bf16, which takes less than half the time on a CPU that has it, and
+            changes a code where it was a close call.
         cache: where to keep them. Default: as for footage.
         progress: called with (clips done, clips in all).
 
@@ -118,7 +121,7 @@ def tokenize_clips(
     root = Path(cache) if cache is not None else cache_folder()
     if root is None:
         raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
-    digest = hashlib.sha256(repr((_VERSION, key, count, media)).encode())
+    digest = hashlib.sha256(repr((_VERSION, key, count, media, half)).encode())
     for part in (dvae.encoder, dvae.to_latent):  # what codes hang on
         for name, tensor in part.state_dict().items():
             digest.update(name.encode())
@@ -134,7 +137,7 @@ def tokenize_clips(
         problem = "another process makes these tokens"
         # One of those that train together makes them, the others find them made.
         with lock(folder, problem, "wait for it", wait=launched() > 1):
-            _fill(folder, draw, dvae, media, count, progress)
+            _fill(folder, draw, dvae, media, count, half, progress)
     except OutputError:
         raise
     except OSError as fault:
@@ -148,6 +151,7 @@ def _fill(
     dvae: DVAE,
     media: tuple[Medium, ...],
     count: int,
+    half: bool,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     captions = open_array(folder / "captions.npy", (count, _CAPTION), np.uint8)
@@ -161,12 +165,16 @@ def _fill(
     }
     done = open_array(folder / "done.npy", (count,), np.uint8)
 
+    kind = next(dvae.parameters()).device.type
+
     def fill(number: int) -> None:
         clip = draw(number)
         text = clip.caption.encode("utf-8", "replace")[:_CAPTION]
         captions[number, : len(text)] = np.frombuffer(text, np.uint8)
-        for name, found in clip_codes(clip, dvae).items():
-            codes[name][number] = found.numpy()
+        with torch.autocast(kind, torch.bfloat16, enabled=half):  # it holds for one thread
+            found = clip_codes(clip, dvae)
+        for name in codes:
+            codes[name][number] = found[name].numpy()
 
     waiting = [number for number in range(count) if not done[number]]
     # Clips side by side: each is too small for its sums to be shared out among threads.

@@ -125,6 +125,16 @@ def test_the_cache_is_made_once_and_goes_on(dvae, tmp_path):
         assert store.caption(number) == again.caption(number) == square(0, number).caption
 
 
+def test_half_the_precision_gives_nearly_the_same_codes(dvae, material, tmp_path):
+    store = tokenize_clips(
+        lambda n: square(0, n), dvae, material.media, "half", 4, half=True, cache=tmp_path
+    )
+    codes = [
+        torch.stack([s.codes("video", n) for n in range(4)]) for s in (store, material.training)
+    ]
+    assert float((codes[0] == codes[1]).float().mean()) > 0.5
+
+
 @pytest.mark.parametrize("change", ["key", "weights", "clips"])
 def test_the_cache_is_of_its_data_and_weights(material, dvae, tmp_path, change):
     media = material.media
