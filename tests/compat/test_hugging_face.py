@@ -3,6 +3,7 @@ import json
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from flowwarp.compat.hugging_face import (
 )
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, load_weights, save_weights
+from flowwarp.io.video import write_video
 from flowwarp.models import dvae, flownet, gpt, upsampler
 
 
@@ -334,6 +336,37 @@ def test_a_broken_judge_is_one_line(clip, vae, tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Code()))
     with pytest.raises(InputError, match="cannot be read by transformers"):
         clip_judge(tmp_path)
+
+
+# The page about it
+
+ROOT = Path(__file__).parents[2]
+
+
+def example(number):
+    text = (ROOT / "docs" / "hugging_face.md").read_text("utf-8")
+    return text.split("```python\n")[number].split("```")[0]
+
+
+def test_the_example_of_folders(tmp_path, monkeypatch):
+    (tmp_path / "flowwarp").symlink_to(ROOT / "flowwarp")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example(1), names)
+    assert names["found"]["flow"].read_bytes() == names["weights"].read_bytes()
+    assert isinstance(names["net"], flownet.FlowNet)
+
+
+def test_the_example_of_a_judge(clip, tmp_path, monkeypatch, capsys):
+    (tmp_path / "clip-vit-base-patch32").symlink_to(clip[2])
+    monkeypatch.chdir(tmp_path)
+    for seed in range(4):
+        frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+        write_video(f"{seed}.mp4", frames)
+    names = {}
+    exec(example(2), names)
+    scores = names["judge"](names["videos"], "a knight in red armour walks left")
+    assert capsys.readouterr().out == f"{int(scores.argmax())}.mp4\n"
 
 
 # Without the extra

@@ -113,6 +113,18 @@ def test_the_commands_train_on_two_processes(tmp_path):
     build(weights["upsampler"], "upsampler", lambda card: Upsampler(UpsamplerConfig(**card)))
 
 
+def test_torchrun_takes_the_line_of_the_docs():
+    """An option such as --run would be taken for torchrun's own, but for the two dashes."""
+    from torch.distributed.run import get_args_parser
+
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text("utf-8")
+    line = next(line for line in text.splitlines() if line.startswith("torchrun "))
+    _, *words = f"{line} --run runs/gpt".split()
+    found = get_args_parser().parse_args(words)
+    assert (found.module, found.training_script, found.nproc_per_node) == (True, "flowwarp", "2")
+    assert found.training_script_args == words[words.index("--") + 1 :]
+
+
 def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("WORLD_SIZE", "4")
