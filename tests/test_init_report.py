@@ -1,0 +1,79 @@
+"""The report on initialisation: by hand, and that depth changes neither signal nor gradient."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+
+def load(name):
+    path = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # where a dataclass looks for its module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def report():
+    return load("init_report")
+
+
+def test_a_network_by_hand(report):
+    """Signals 1 and 3, then as they are, then doubled: gradients are doubled on the way back."""
+
+    class Double(nn.LeakyReLU):
+        def forward(self, x):
+            return 2 * x
+
+    net = nn.Sequential(nn.LeakyReLU(), Double(), Double())
+    x = torch.tensor([[1.0, 3.0]], requires_grad=True)
+    points = report.look(net, lambda net: net(x))
+    assert [point.mean for point in points] == [2, 4, 8]
+    assert [point.variance for point in points] == [2, 8, 32]
+    gradients = [point.gradient_variance for point in points]
+    assert gradients == pytest.approx([4, 1, 0.25])
+    assert points[0].gradient_mean == pytest.approx(4 * points[2].gradient_mean)
+
+
+@pytest.mark.parametrize("norm", ["first", "none"])
+@pytest.mark.parametrize("model", ["gpt", "upsampler"])
+def test_depth_changes_neither_signal_nor_gradient(report, model, norm):
+    build, run, norms = report.MODELS[model]
+    found = []
+    for factor in (1, 2):
+        torch.manual_seed(0)
+        found.append(report.look(build(norms[0] if norm == "first" else norm, factor), run))
+    for points in found:
+        assert min(point.variance for point in points) > 0.4  # each of two sources has a half
+        assert max(point.variance for point in points) < 2.8  # e
+    for place in (0, -1):
+        once, twice = (points[place] for points in found)
+        assert twice.variance == pytest.approx(once.variance, rel=0.2)
+        assert twice.gradient_variance == pytest.approx(once.gradient_variance, rel=0.2)
+    assert len(found[1]) > 1.5 * len(found[0])
+
+
+def test_a_norm_that_a_network_has_not(report, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["init_report.py", "flow", "--norm", "group"])
+    with pytest.raises(SystemExit) as stop:
+        report.main()
+    assert stop.value.code == 2
+    assert "flow can have norm none" in capsys.readouterr().err
+
+
+def test_only_batch_norm_leaks():
+    leak = load("batch_norm_leak")
+    images = torch.rand(40, 3, leak.SIZE, leak.SIZE, generator=torch.Generator().manual_seed(0))
+    for norm in leak.NORMS:
+        torch.manual_seed(0)
+        curve = leak.growing(leak.discriminator(norm), images)
+        assert (len(set(curve)) > 1) == (norm == "batch")
+    plain, flawed = leak.batch_of(images, 3, 0.0), leak.batch_of(images, 3, 1.0)
+    assert torch.equal(plain[:-1], flawed[:-1])
+    changed = (plain[-1] != flawed[-1]).any(0)
+    assert int(changed.sum()) == leak.FLAW**2

@@ -1,0 +1,246 @@
+"""Draws how large signals and gradients are by depth, in a network as it is initialised.
+
+python tools/init_report.py gpt [--norm none] [--depth-factor 4] [-o picture.png]
+
+Without options all are drawn: with and without norms, and once, twice and four times as deep. The
+gradient is that of the output weighed by unit Gaussian noise, its variance relative to the median.
+A head that begins at zero would let none through; it gets weights that keep variance here.
+Prints a table; docs/initialisation.md says what is expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowwarp.data.digits import compose_digits
+from flowwarp.models import dvae, flownet, gpt, upsampler
+from flowwarp.models.upsampler import SCALE
+from flowwarp.train.exactness import awake
+
+FACTORS = (1, 2, 4)
+
+
+@dataclass(frozen=True)
+class Point:
+    """What is seen at one place of a network: of the signal and of its gradient."""
+
+    name: str
+    mean: float
+    variance: float
+    gradient_mean: float
+    gradient_variance: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--norm", choices=("group", "rms", "none"), help="default: all it has")
+    parser.add_argument("--depth-factor", type=int, choices=FACTORS, help="default: all")
+    parser.add_argument("-o", "--output", help="the picture; default: none")
+    arguments = parser.parse_args()
+    build, run, norms = MODELS[arguments.model]
+    if arguments.norm is not None and arguments.norm not in norms:
+        parser.error(f"{arguments.model} can have norm {' or '.join(norms)}")
+    found: dict[tuple[str, int], list[Point]] = {}
+    for norm in [arguments.norm] if arguments.norm else norms:
+        for factor in [arguments.depth_factor] if arguments.depth_factor else FACTORS:
+            torch.manual_seed(0)
+            found[norm, factor] = look(build(norm, factor), run)
+    print(table(found))
+    if arguments.output:
+        draw(found, arguments.model, arguments.output)
+
+
+def table(found: dict[tuple[str, int], list[Point]]) -> str:
+    """Return the variance of signal and gradient where the network begins and ends."""
+    lines = ["| norm | depth | places | variance first, last, largest | gradient first, last |"]
+    lines.append("|---|---|---|---|---|")
+    for (norm, factor), points in found.items():
+        signal = [point.variance for point in points]
+        gradient = [point.gradient_variance for point in points]
+        lines.append(
+            f"| {norm} | x{factor} | {len(points)} "
+            f"| {signal[0]:.2f}, {signal[-1]:.2f}, {max(signal):.2f} "
+            f"| {gradient[0]:.3g}, {gradient[-1]:.3g} |"
+        )
+    return "\n".join(lines)
+
+
+def look(net: nn.Module, run: Callable[[Any], Tensor]) -> list[Point]:
+    """Run a network forward and back, and look at each place on the way."""
+    seen: list[tuple[str, Tensor]] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            output.retain_grad()
+            seen.append((name, output))
+
+        return keep
+
+    handles = [module.register_forward_hook(hook(name)) for name, module in places(net)]
+    output = run(net)
+    torch.autograd.backward(output, torch.randn(output.shape, generator=_generator(1)))
+    for handle in handles:
+        handle.remove()
+    usual = statistics.median(float(_of(tensor.grad).var()) for _, tensor in seen)
+    return [
+        Point(
+            name,
+            float(tensor.detach().mean()),
+            float(tensor.detach().var()),
+            float(_of(tensor.grad).mean()) / math.sqrt(usual),
+            float(_of(tensor.grad).var()) / usual,
+        )
+        for name, tensor in seen
+    ]
+
+
+def _of(gradient: Tensor | None) -> Tensor:
+    assert gradient is not None, "a place that the output does not hang on"
+    return gradient
+
+
+def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield what makes the stream of a network, block by block."""
+    kinds: tuple[type[nn.Module], ...] = (
+        nn.LeakyReLU,
+        dvae.Block, dvae.Down, dvae.Up,
+        gpt.Block, gpt.FeedForward,
+        upsampler.Block,
+    )  # fmt: skip
+    names = {"encoder.stem", "from_latent", "join", "foretold", "stem"}
+    for name, module in net.named_modules():
+        inside = name.endswith(".feed")  # a part of a block
+        if (isinstance(module, kinds) and not inside) or name in names or "projections." in name:
+            yield name, module
+
+
+# ------------------------------------------------------------------ the networks
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _video(size: int, frames: int) -> Tensor:
+    """Return two clips, (2, frames, 3, size, size) in [0, 1]."""
+    clips = [compose_digits(0, index, size, frames).video for index in range(2)]
+    return torch.stack(clips).float() / 255
+
+
+def make_flow(norm: str, factor: int) -> nn.Module:
+    config = flownet.FlowNetConfig()
+    deeper = tuple(width for width in config.decoder for _ in range(factor))
+    return flownet.FlowNet(replace(config, decoder=deeper))
+
+
+def run_flow(net: Any) -> Tensor:
+    # As large as in training: the coarsest level has 4 x 4 places then.
+    frames = nn.functional.interpolate(_video(128, 2).flatten(0, 1), scale_factor=2)
+    video = frames.view(2, 2, *frames.shape[1:])
+    flow: Tensor = net(video[:, 0], video[:, 1])[0].flow
+    return flow
+
+
+def make_dvae(norm: Any, factor: int) -> nn.Module:
+    config = dvae.DVAEConfig(norm=norm)
+    blocks = [
+        tuple(factor * count for count in counts) for counts in (config.encoder, config.decoder)
+    ]
+    net = dvae.DVAE(replace(config, encoder=blocks[0], decoder=blocks[1]))
+    dvae.initialise_latent(net, _video(64, 8))
+    return net
+
+
+def run_dvae(net: Any) -> Tensor:
+    video: Tensor = net(_video(64, 8)).video
+    return video
+
+
+def make_gpt(norm: Any, factor: int) -> nn.Module:
+    config = gpt.GPTConfig(norm=norm)
+    deeper = {name: factor * getattr(config, name) for name in ("depth", "inner_depth")}
+    return awake(gpt.GPT(replace(config, **deeper)))
+
+
+def run_gpt(net: Any) -> Tensor:
+    length = 32 * gpt.PATCH
+    ids = torch.randint(net.config.vocabulary, (2, length), generator=_generator(0))
+    places = 8 * torch.rand(2, length, gpt.AXES, generator=_generator(1))
+    logits: Tensor = net(ids, places)
+    return logits
+
+
+def make_upsampler(norm: Any, factor: int) -> nn.Module:
+    config = upsampler.UpsamplerConfig(norm=norm)
+    deeper = tuple(factor * count for count in config.blocks)
+    return awake(upsampler.Upsampler(replace(config, blocks=deeper)))
+
+
+def run_upsampler(net: Any) -> Tensor:
+    frames = _video(64, 2)
+    noise = torch.randn(frames[:, 1].shape, generator=_generator(0))
+    decode = nn.functional.avg_pool2d(frames[:, 1], SCALE)
+    time, trust = torch.tensor([0.3, 0.6]), torch.ones_like(noise[:, :1])
+    velocity: Tensor = net(noise, time, decode, frames[:, 0], trust)
+    return velocity
+
+
+MODELS: dict[str, tuple[Callable[[str, int], nn.Module], Callable[[Any], Tensor], list[str]]] = {
+    "flow": (make_flow, run_flow, ["none"]),
+    "dvae": (make_dvae, run_dvae, ["group", "none"]),
+    "gpt": (make_gpt, run_gpt, ["rms", "none"]),
+    "upsampler": (make_upsampler, run_upsampler, ["group", "none"]),
+}
+
+
+# ------------------------------------------------------------------ the picture
+
+
+def draw(found: dict[tuple[str, int], list[Point]], model: str, path: str) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 2, figsize=(9, 5), sharex=True)
+    panels = {
+        "variance": "variance of the signal",
+        "mean": "mean of the signal",
+        "gradient_variance": "variance of the gradient, median = 1",
+        "gradient_mean": "mean of the gradient",
+    }
+    for axis, (name, title) in zip(axes.flat, panels.items(), strict=True):
+        for (norm, factor), points in found.items():
+            depth = [index / (len(points) - 1) for index in range(len(points))]
+            axis.plot(
+                depth,
+                [getattr(point, name) for point in points],
+                "--" if norm == "none" else "-",
+                color=f"C{FACTORS.index(factor)}",
+                label=f"norm {norm}, depth x{factor}",
+                linewidth=1.2,
+            )
+        axis.set_title(title, fontsize=10)
+        axis.grid(alpha=0.3)
+        if "variance" in name:
+            axis.set_yscale("log")
+    for axis in axes[1]:
+        axis.set_xlabel("way through the network")
+    axes[0, 0].legend(fontsize=7)
+    figure.suptitle(f"{model} at initialisation")
+    figure.tight_layout()
+    figure.savefig(path, dpi=80)
+
+
+if __name__ == "__main__":
+    main()
