@@ -8,6 +8,7 @@ import pytest
 from torch import nn
 
 import flowwarp
+from flowwarp.train import exactness
 
 ROOT = Path(flowwarp.__file__).parent
 SOURCES = sorted(path for room in ("models", "losses") for path in (ROOT / room).glob("*.py"))
@@ -140,13 +141,7 @@ def test_nothing_is_taken_over_the_batch():
 
 def test_no_network_holds_a_batch_norm():
     """Neither by a library's block: the modules themselves are looked at."""
-    from flowwarp.models import dvae, flownet, gpt, upsampler
-
-    networks = [
-        flownet.FlowNet(flownet.TINY), dvae.DVAE(dvae.TINY), gpt.GPT(gpt.TINY),
-        upsampler.Upsampler(upsampler.TINY),
-    ]  # fmt: skip
-    for network in networks:
+    for network, _ in exactness.networks().values():
         for module in network.modules():
             assert not isinstance(module, nn.modules.batchnorm._NormBase), module
         names = [name for name, _ in network.named_buffers()]
@@ -154,6 +149,6 @@ def test_no_network_holds_a_batch_norm():
 
 
 def test_every_network_and_loss_was_read():
-    assert {"dvae", "flownet", "gpt", "upsampler", "photometric", "smoothness"} <= {
+    assert {"classifier", "dvae", "flownet", "gpt", "upsampler", "photometric", "smoothness"} <= {
         path.stem for path in SOURCES
     }

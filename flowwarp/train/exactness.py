@@ -32,7 +32,7 @@ from flowwarp.data.digits import compose_digits
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.models import dvae, flownet, gpt, upsampler
+from flowwarp.models import classifier, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
@@ -152,6 +152,13 @@ def networks() -> dict[str, tuple[Model, Example]]:
     for drawn in (upsampler.TINY, replace(upsampler.TINY, norm="none")):
         example = noise, time, video[:, 0, :, :16, :16], previous, visible
         found[f"upsampler, norm {drawn.norm}"] = awake(upsampler.Upsampler(drawn)), example
+    attributes = (("action", ("walks", "stands")), ("color", ("red", "green", "blue")))
+    judge = classifier.Classifier(
+        classifier.ClassifierConfig(attributes, frames=8, size=32, widths=(16, 32))
+    )
+    for head in judge.heads:
+        nn.init.normal_(head.weight)  # type: ignore[arg-type]
+    found["classifier"] = judge, (video,)
     return found
 
 
