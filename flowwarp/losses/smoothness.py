@@ -1,11 +1,11 @@
-"""How smooth a flow field is where its image is: first and second order, weighted by edges."""
+"""How smooth flow is: in space, of first and second order, weighted by edges; and in time."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from flowwarp.losses.photometric import charbonnier
+from flowwarp.losses.photometric import charbonnier, masked_mean
 
 
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
@@ -28,6 +28,22 @@ def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) ->
 def smoothness_second(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
     """Like :func:`smoothness_first` for second differences, which leave slanted motion free."""
     return _directions(flow, image, edge_weight, order=2)
+
+
+def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) -> Tensor:
+    """Penalise that a pixel does not go on as it came (Janai et al., ECCV 2018).
+
+    For where the next frame hides what the previous one shows: nothing else says how it moves.
+
+    Args:
+        flow_next: (B, 2, H, W) to the next frame.
+        flow_previous: (B, 2, H, W) from the same frame to the previous one.
+        mask: (B, 1, H, W) bool, where to compare.
+
+    Returns:
+        (B,), pixels; 0 for an empty mask.
+    """
+    return masked_mean(charbonnier(flow_next + flow_previous, 0.01), mask)
 
 
 def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> Tensor:

@@ -31,7 +31,7 @@ from flowwarp.data.clips import PairStore
 from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.losses.photometric import census_loss, charbonnier, masked_mean, warp_crop
-from flowwarp.losses.smoothness import smoothness_first
+from flowwarp.losses.smoothness import constant_velocity, smoothness_first
 from flowwarp.metrics.flow import epe
 from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, FlowPyramid
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
@@ -87,6 +87,8 @@ def draw_batch(
 ) -> dict[str, Tensor]:
     """Return both frames of some examples, (B, 3, H, W) each with the margin around.
 
+    Where footage comes as triplets, there is ``image0`` too, the frame before; NaN of photos.
+
     An example is a pure function of the seed and its number, so that a run can be resumed anywhere
     without the state of any generator. Motion that is known, of photos, is thrown away; what was
     fitted comes as ``flow_12`` and ``flow_21``, (B, 2, H, W), NaN where nothing is known.
@@ -99,7 +101,9 @@ def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) ->
     generator = loop.generator(seed, number)
     fitted = material.fitted
     if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
-        frames = _draw_frames(material, seed, number, config.size, config.moving_photos)
+        frame1, frame2, before = _draw_frames(
+            material, seed, number, config.size, config.moving_photos
+        )
         flows = torch.full((2, 2, *config.size), torch.nan)
     else:
         index = int(torch.randint(len(fitted), (), generator=generator))
@@ -113,16 +117,16 @@ def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) ->
             rotate=12,
             flip=(0.5, 0.1),
         )
-        frames = (
-            crop_image(both[:1].float() / 255, geometry),
-            crop_image(both[1:].float() / 255, geometry),
-        )
+        frame1, frame2 = (crop_image(one[None].float() / 255, geometry) for one in both)
+        before = None
         halves = _of_half(geometry, 2)
         known = crop_mask(flows.isfinite().all(1, keepdim=True), halves)
         # Where one of the pixels that are mixed is unknown, so is the sum: NaN stays NaN.
         flows = torch.where(known, crop_flow(flows, halves), torch.nan)
-    image1, image2 = change_appearance(*frames, generator, APPEARANCE)
+    image1, image2 = change_appearance(frame1, frame2, generator, APPEARANCE)
     example = {"image1": image1, "image2": image2}
+    if material.pairs is not None and material.pairs.frames == 3:
+        example["image0"] = torch.full_like(image1, torch.nan) if before is None else before
     return example if fitted is None else example | {"flow_12": flows[:1], "flow_21": flows[1:]}
 
 
@@ -144,7 +148,7 @@ def fit_material(
         # The series beside those of training and validation.
         lambda number: _draw_frames(
             material, seed + 3, number, (height, width), config.moving_photos
-        ),
+        )[:2],
         repr((seed, config.moving_photos, footage, digest.hexdigest())),
         config.fitted_pairs,
         (height, width),
@@ -155,24 +159,28 @@ def fit_material(
 
 def _draw_frames(
     material: Material, seed: int, number: int, size: tuple[int, int], moving_photos: float
-) -> tuple[Tensor, Tensor]:
-    """Draw two frames, (1, 3, H, W) each, from footage or of a photo in motion."""
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Draw two frames, (1, 3, H, W) each, from footage or of a photo in motion.
+
+    Of triplets, the frame before both of them comes third.
+    """
     generator = loop.generator(seed, number)
     photo = float(torch.rand((), generator=generator)) < moving_photos
     if material.photos and (photo or not material.pairs):
         pair = synthesize_pair(material.photos, seed, number, size)
-        return pair.image1[None], pair.image2[None]
+        return pair.image1[None], pair.image2[None], None
     assert material.pairs is not None
     index = int(torch.randint(len(material.pairs), (), generator=generator))
-    frame1, frame2 = (frame[None].float() / 255 for frame in material.pairs[index])
+    frames = [frame[None].float() / 255 for frame in material.pairs[index]]
     if float(torch.rand((), generator=generator)) < 0.5:  # time runs both ways
-        frame1, frame2 = frame2, frame1
-    source = (frame1.shape[-2], frame1.shape[-1])
+        frames.reverse()
+    source = (frames[0].shape[-2], frames[0].shape[-1])
     least = max(1.0, size[0] / source[0], size[1] / source[1])
     geometry = random_geometry(
         1, source, size, generator, zoom=(least, 1.3 * least), flip=(0.5, 0.1)
     )
-    return crop_image(frame1, geometry), crop_image(frame2, geometry)
+    *before, frame1, frame2 = (crop_image(frame, geometry) for frame in frames)
+    return frame1, frame2, before[0] if before else None
 
 
 def _of_half(geometry: Geometry, batch: int) -> Geometry:
@@ -194,6 +202,8 @@ class FlowLossConfig:
         occlusion_from: share of training after which occluded pixels are left out.
         self_supervision_from: share of training after which self-supervision joins.
         student_margin: pixels cut from each side of the view that the student sees.
+        velocity: weight of how motion changes in time, where the next frame hides what the one
+            before shows; needs footage of three frames.
         coarse_until: share of training before which the network's finest level is left out: steps
             take less than half the time, and the levels share their decoder.
     """
@@ -205,6 +215,7 @@ class FlowLossConfig:
     self_supervision_from: float = 0.4
     student_margin: int = 32
     fitted: float = 0.2
+    velocity: float = 0.0
     coarse_until: float = 0.0
 
 
@@ -219,6 +230,7 @@ def flow_losses(
     progress: float,
     config: FlowLossConfig,
     fitted: tuple[Tensor, Tensor] | None = None,
+    full0: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
 
@@ -230,6 +242,7 @@ def flow_losses(
         progress: share of training that is done, in [0, 1].
         config: weights and schedule.
         fitted: forward and backward flow of the full frames, NaN where unknown.
+        full0: the frames before the first ones, NaN where there is none.
     """
     crop1, crop2 = _crop(full1, margin), _crop(full2, margin)
     forward, backward = net(crop1, crop2, skip=int(progress < config.coarse_until))
@@ -247,6 +260,9 @@ def flow_losses(
         there, back = (_crop(flow, margin) for flow in fitted)
         terms["fitted"] = 0.5 * (_distance(forward, there) + _distance(backward, back))
         loss = loss + config.fitted * terms["fitted"]
+    if config.velocity and full0 is not None and seen[0] is not None:
+        terms["velocity"] = _velocity(net, _crop(full0, margin), crop1, forward, seen[0])
+        loss = loss + config.velocity * terms["velocity"]
     if config.self_supervision and progress >= config.self_supervision_from:
         terms["self"] = _self_supervision(net, crop1, crop2, forward, backward, config)
         loss = loss + config.self_supervision * terms["self"]
@@ -312,6 +328,15 @@ def _distance(pyramid: FlowPyramid, flow: Tensor) -> Tensor:
         scale = flow.shape[-1] / size[-1]
         total = total + masked_mean(charbonnier(level - mean / scale, 0.01), share > 0.5)
     return total
+
+
+def _velocity(net: Net, crop0: Tensor, crop1: Tensor, forward: FlowPyramid, seen: Tensor) -> Tensor:
+    """Let the flow to the frame before teach where things go that the next frame hides."""
+    known = crop0.isfinite().all(1, keepdim=True).all(-1, keepdim=True).all(-2, keepdim=True)
+    back, again = net(crop1, torch.where(known, crop0, crop1))
+    teacher = back.flow.detach()
+    shown = visible_by_consistency(teacher, again.flow.detach())
+    return constant_velocity(forward.flow, teacher, ~seen & shown & known)
 
 
 def _self_supervision(
@@ -385,6 +410,11 @@ def flow_task(
     training, data = configs["loop"], configs["data"]
     losses: FlowLossConfig = configs["losses"]
     _check_sizes(configs["model"], data, losses)
+    if losses.velocity:
+        triplets = material.pairs.windows(3) if material.pairs else None
+        if not triplets:
+            raise ValueError("velocity needs footage with three frames in a row")
+        material = replace(material, pairs=triplets)
     torch.manual_seed(training.seed)
     net = FlowNet(configs["model"])
     if start is not None:
@@ -404,6 +434,7 @@ def flow_task(
             step / training.steps,
             losses,
             (examples["flow_12"], examples["flow_21"]) if material.fitted else None,
+            examples.get("image0"),
         )
 
     fresh = replace(material, fitted=None)

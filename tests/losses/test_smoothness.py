@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowwarp.losses.smoothness import smoothness_first, smoothness_second
+from flowwarp.losses.smoothness import constant_velocity, smoothness_first, smoothness_second
 
 FLAT = torch.zeros(1, 3, 4, 5)
 EPSILON = 1e-3  # what Charbonnier makes of 0
@@ -54,3 +54,17 @@ def test_terms_are_per_example(term):
 def test_tiny_fields_cost_nothing(term):
     assert term(torch.ones(2, 2, 1, 1), torch.ones(2, 3, 1, 1)).tolist() == [0, 0]
     assert term(torch.ones(2, 2, 2, 2), torch.ones(2, 3, 2, 2)).isfinite().all()
+
+
+def test_velocity_is_compared_where_the_mask_says_of_each_example_alone():
+    there, back = torch.zeros(3, 2, 2, 2), torch.zeros(3, 2, 2, 2)
+    there[:, 0], back[:, 0] = 5.0, -3.0  # 2 px faster than before
+    there[..., 1] = 99.0
+    mask = torch.zeros(3, 1, 2, 2, dtype=torch.bool)
+    mask[0, ..., 0] = True
+    mask[1] = True
+    got = constant_velocity(there, back, mask)
+    steady = math.sqrt(0 + 1e-4)
+    assert got[0].item() == pytest.approx((math.sqrt(4 + 1e-4) + steady) / 2)
+    assert got[1].item() > 40
+    assert got[2].item() == 0

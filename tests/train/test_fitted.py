@@ -1,13 +1,16 @@
 """Pairs with flow fitted to them: what is kept, that it goes on where it stopped, how it is cut."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from flowwarp.data.clips import prepare_pairs
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.errors import OutputError
+from flowwarp.io.images import write_image
 from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
 from flowwarp.train import flow
 from flowwarp.train.fitted import FittedPairs, fit, fit_pairs
@@ -173,3 +176,40 @@ def test_skipping_a_level_is_the_flow_below_it():
         assert torch.equal(a, b)
     assert coarse.flow.shape == whole.flow.shape
     assert torch.allclose(coarse.flow.mean(), 8 * coarse.levels[-1].mean(), rtol=0.05, atol=1e-4)
+
+
+# ------------------------------------------------------------------ three frames
+
+
+def test_the_frame_before_teaches_what_the_next_one_hides(tmp_path):
+    """Photos have no frame before them; of footage only what the next frame hides pays."""
+    generator = np.random.default_rng(0)
+    photo = torch.from_numpy(generator.random((3, 96, 200), dtype=np.float32))
+    for number in range(4):  # it moves left by 8 px a frame
+        write_image(tmp_path / f"frame{number}.png", photo[..., 8 * number : 8 * number + 112])
+    pairs = prepare_pairs([tmp_path], cache=tmp_path / "cache")
+    material = flow.Material(pairs.windows(3), [photo])
+    config = flow.FlowDataConfig(height=64, width=64, margin=8, moving_photos=0.5)
+    batch = flow.draw_batch(material, 0, range(12), config)
+    known = batch["image0"].isfinite().flatten(1).all(1)
+    assert 0 < int(known.sum()) < 12
+    assert batch["image0"][~known].isnan().all()
+    assert "image0" not in flow.draw_batch(replace(material, pairs=pairs), 0, [0], config)
+
+    torch.manual_seed(0)
+    net = FlowNet(TINY)
+    weights = flow.FlowLossConfig(self_supervision=0, velocity=2.0)
+    images = batch["image1"], batch["image2"]
+    terms = flow.flow_losses(net, *images, 8, 0.5, weights, None, batch["image0"])
+    plain = flow.flow_losses(net, *images, 8, 0.5, weights)
+    assert torch.allclose(terms["loss"], plain["loss"] + 2 * terms["velocity"])
+    assert (terms["velocity"][~known] == 0).all()
+    assert (terms["velocity"][known] > 0).any()
+
+
+def test_three_frames_need_footage():
+    configs = flow.presets("tiny")
+    configs["losses"] = replace(configs["losses"], velocity=1.0)
+    photo = torch.zeros(3, 300, 300)
+    with pytest.raises(ValueError, match="three frames in a row"):
+        flow.flow_task(flow.Material(None, [photo]), configs)
