@@ -326,23 +326,6 @@ def test_learns_in_seconds(material, tmp_path):
     assert len(describe(gpt, made)) == 1
 
 
-def test_k_micro_batches_are_one(material):
-    """Gradients of a batch are the means of those of its parts, to 1e-6."""
-    configs = settings()
-    task = gpt_task(material, configs)
-    torch.nn.init.normal_(task.model.head.weight, std=0.1)
-
-    def gradient(parts):
-        task.model.zero_grad()
-        for part in parts:
-            (task.loss(task.model, task.batch(part), 0)["loss"].sum() / 6).backward()
-        return torch.cat([p.grad.flatten() for p in task.model.parameters()])
-
-    whole = gradient([range(6)])
-    split = gradient([range(0, 1), range(1, 4), range(4, 6)])
-    assert float((whole - split).norm() / whole.norm()) < 1e-6
-
-
 def test_another_medium_needs_a_range_and_a_tokenizer(material):
     """A store with one more kind of codes, and everything else follows."""
     sound = Medium("sound", 5, (4, 1, 1))
