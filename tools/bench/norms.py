@@ -1,0 +1,175 @@
+"""Does each network need its normalisation? Trains it with and without, several seeds each.
+
+python tools/bench/norms.py [--seeds 3] [--share 1.0] [--only dvae]
+
+The small networks and rates of the presets, on the world of digits, for a short fixed number of
+steps; both sides see the same examples. Given are the training loss over the last fifth of the
+steps, and what the trainer validates by. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from flowwarp.data.digits import compose_digits
+from flowwarp.data.world import Clip
+from flowwarp.models.dvae import DVAE
+from flowwarp.models.upsampler import enlarge
+from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.train import dvae, gpt, upsampler
+from flowwarp.train.loop import Task, train
+from flowwarp.train.tokenized import grid_media, tokenize_clips
+
+FRAMES = 8
+CLIPS = 512
+STEPS = {"dvae": 300, "gpt": 300, "upsampler": 200}
+CODEC_STEPS = 100
+NORMS = {"dvae": ("group", "none"), "gpt": ("rms", "none"), "upsampler": ("group", "none")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each side (default 3)")
+    parser.add_argument("--share", type=float, default=1.0, help="of the steps (default 1)")
+    parser.add_argument("--only", choices=STEPS, help="one network")
+    arguments = parser.parse_args()
+    figures: dict[str, dict[str, list[dict[str, float]]]] = {}
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        for name in [arguments.only] if arguments.only else STEPS:
+            steps = max(1, round(STEPS[name] * arguments.share))
+            sides = figures[name] = {norm: [] for norm in NORMS[name]}
+            for seed, (norm, found) in itertools.product(range(arguments.seeds), sides.items()):
+                found.append(run(name, norm, seed, steps, Path(folder)))
+                minutes = (time.monotonic() - started) / 60
+                print(f"{minutes:5.1f} min  {name} {norm} {seed}: {found[-1]}", flush=True)
+    print("\n| network | norm | training loss | seeds | held out | to the norm |")
+    print("|---|---|---|---|---|---|")
+    for name, sides in figures.items():
+        first = mean(next(iter(sides.values())), "loss")
+        for norm, found in sides.items():
+            losses = ", ".join(f"{figure['loss']:.4g}" for figure in found)
+            share = f"{100 * (mean(found, 'loss') / first - 1):+.1f} %"
+            row = [name, norm, f"{mean(found, 'loss'):.4g}", losses]
+            print("|", " | ".join([*row, f"{mean(found, 'held_out'):.4g}", share]), "|")
+    print(json.dumps({"torch": torch.__version__, "figures": figures}))
+
+
+def mean(found: list[dict[str, float]], name: str) -> float:
+    return statistics.mean(figure[name] for figure in found)
+
+
+def run(name: str, norm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
+    """Train a network; return its loss at the end and what it is validated by."""
+    configs = PRESETS[name]()
+    configs["loop"] = replace(
+        configs["loop"],
+        steps=steps,
+        seed=seed,
+        warmup=steps // 10,
+        threads=1,
+        log_every=1,
+        validate_every=0,
+        save_every=steps,
+    )
+    configs["model"] = replace(configs["model"], norm=norm)
+    task = replace(TASKS[name](configs, folder), samples=None)
+    place = folder / f"{name}-{norm}-{seed}"
+    result = train(task, configs["loop"], place)
+    lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+    losses = [line["loss"] for line in lines if line["split"] == "train"]
+    end = statistics.mean(losses[-max(1, steps // 5) :])
+    return {"loss": end, "held_out": result.last[task.metric]}
+
+
+@cache
+def compose(size: int, seed: int, index: int) -> Clip:
+    return compose_digits(seed, index, size, FRAMES)
+
+
+def clip(size: int, seed: int, index: int) -> Clip:
+    """Draw a clip; there are some hundred of them, as composing takes longer than a step."""
+    return compose(size, seed, index % CLIPS)
+
+
+@cache
+def codec(folder: Path) -> DVAE:
+    """Return a DVAE trained for a short while."""
+    configs = dvae_preset()
+    configs["loop"] = replace(configs["loop"], steps=CODEC_STEPS, threads=1)
+    result = train(dvae_task(configs, folder), configs["loop"], folder / "codec")
+    return load_dvae(result.weights)
+
+
+def dvae_task(configs: dict[str, Any], folder: Path) -> Task:
+    return dvae.dvae_task(partial(clip, 32), configs)
+
+
+def gpt_task(configs: dict[str, Any], folder: Path) -> Task:
+    net = codec(folder)
+    media = grid_media(net, 32, FRAMES)
+    stores = [
+        tokenize_clips(partial(clip, 32, seed), net, media, str(seed), count, cache=folder)
+        for seed, count in ((0, configs["data"].clips), (1, configs["data"].checked))
+    ]
+    material = gpt.GPTMaterial(stores[0], {"val": stores[1]}, media)
+    return gpt.gpt_task(material, configs)
+
+
+def upsampler_task(configs: dict[str, Any], folder: Path) -> Task:
+    coder = upsampler.dvae_codec(codec(folder))
+    # What is modelled shall have unit variance.
+    videos = [clip(32, 9, index).video for index in range(8)]
+    off = [video / 255 - enlarge(upsampler.lossy(video, coder)) for video in videos]
+    residual = round(float(torch.cat(off).std()), 3)
+    configs["model"] = replace(configs["model"], residual=residual)
+    task = upsampler.upsampler_task(partial(clip, 32), coder, configs)
+    examples = task.batch(range(10**9, 10**9 + 32))  # training does not get there
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        return {"loss": float(task.loss(model, examples, configs["loop"].steps)["loss"].mean())}
+
+    return replace(task, validate=validate)
+
+
+def dvae_preset() -> dict[str, Any]:
+    return dvae.presets("tiny") | {"data": dvae.DVAEDataConfig(32, FRAMES, validation=8)}
+
+
+def gpt_preset() -> dict[str, Any]:
+    data = gpt.GPTDataConfig(clips=CLIPS, checked=16, size=32, frames=FRAMES, merges=64)
+    return gpt.presets("tiny") | {"data": data}
+
+
+def upsampler_preset() -> dict[str, Any]:
+    data = upsampler.UpsamplerDataConfig(size=32, length=FRAMES, frames=4)
+    return upsampler.presets("tiny") | {"data": data}
+
+
+PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
+    "dvae": dvae_preset,
+    "gpt": gpt_preset,
+    "upsampler": upsampler_preset,
+}
+TASKS: dict[str, Callable[[dict[str, Any], Path], Task]] = {
+    "dvae": dvae_task,
+    "gpt": gpt_task,
+    "upsampler": upsampler_task,
+}
+
+
+if __name__ == "__main__":
+    main()
