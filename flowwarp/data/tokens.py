@@ -372,13 +372,15 @@ class Vocabulary:
 
         Args:
             name: of the medium.
-            codes: (L,), or the medium's grid.
+            codes: (L,), or the medium's grid, or a beginning of it: (t, y, x).
 
         Raises:
             ValueError: codes out of range, or of another shape.
         """
         medium = self[name]
-        if medium.grid is not None and tuple(codes.shape) != medium.grid:
+        if medium.grid is not None and (
+            tuple(codes.shape[1:]) != medium.grid[1:] or not 1 <= len(codes) <= medium.grid[0]
+        ):
             raise ValueError(f"{name} must be {medium.grid} codes, got {tuple(codes.shape)}")
         own = self.codes(name, codes)
         end = Tokens(torch.tensor([self.end(name)]), torch.zeros(1, AXES), own.media.new_zeros(1))

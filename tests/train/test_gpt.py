@@ -172,6 +172,18 @@ def test_sequences_are_in_their_order(material, words):
     assert words.read_text(tokens.ids[80:]) == square(0, 2).caption
 
 
+def test_a_sequence_may_hold_the_beginning_of_a_video(material, words):
+    store = material.training
+    tokens = sequence_of(store, 2, ["video", "text"], words, token_frames=1)
+    whole = sequence_of(store, 2, ["video", "text"], words)
+    assert torch.equal(tokens.ids[:40], whole.ids[:40])  # the marker, 16 codes of two digits
+    assert torch.equal(tokens.places[:40], whole.places[:40])
+    assert torch.equal(tokens.ids[40:], whole.ids[72:])  # the end, and the text
+    data = replace(DATA, token_frames=1, orders=("video 1",))
+    batch = draw_batch(store, words, 0, range(2), data, GPTLossConfig())
+    assert batch["ids"].shape == (2, 48)
+
+
 def test_an_example_is_a_function_of_its_number(material, words):
     losses = GPTLossConfig()
     together = draw_batch(material.training, words, 7, range(20, 28), DATA, losses)
@@ -210,6 +222,7 @@ def test_a_wrong_order_is_refused(material):
         {"clips": 0},
         {"caption_dropout": 2.0},
         {"merges": -1},
+        {"token_frames": -1},
     ],
 )
 def test_wrong_settings_are_refused(changes):
