@@ -73,6 +73,7 @@ def main() -> None:
     show_estimate(demo)
     show_forward(demo)
     show_video(demo)
+    show_words(demo)
     show_installation(demo)
     write_page(demo, before, after)
     page = OUTPUT / "index.html"
@@ -252,6 +253,31 @@ def show_video(demo: Demo) -> None:
                 "warp clip.mp4 flows -o clip_warped.mp4",
             ),
         ),
+    )
+
+
+def show_words(demo: Demo) -> None:
+    prompts = (
+        "a woman with long blonde hair in a blue dress walks right across grass",
+        "a skeleton casts a spell on sand",
+        "a man in chain armour walks left over a stone floor",
+    )
+    cards = [
+        demo.command_card(
+            f"“{prompt}”",
+            "16 frames of 128 pixels.",
+            f"words{number}.mp4",
+            f'generate-video "{prompt}" --seed {number} -o words{number}.mp4',
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    told = demo.run("describe-video words0.mp4").strip()
+    demo.section(
+        "From words",
+        "Tokens from a transformer, frames from a discrete VAE, detail from a diffusion upsampler "
+        "that flow holds still. The weights in the package know one small world: the sprites of a "
+        f"game. The way back, of the first video: <em>{html.escape(told)}</em>",
+        grid(*cards),
     )
 
 
