@@ -205,16 +205,19 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
     @torch.no_grad()
     def encode(video: Tensor) -> Tensor:
         check_video(video)
-        latents = [net.encode(2 * frame - 1).latent_dist.mode() for frame in video[0].split(1)]
+        latents = [
+            net.encode(2 * frame - 1).latent_dist.mode() for frame in torch.split(video[0], 1)
+        ]
         unit = (torch.cat(latents).float() - shift) * scale  # about unit variance
         level = ((unit / _REACH).clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)
         return level.round().to(torch.int64).flatten(1, 2)[None]
 
     @torch.no_grad()
     def decode(codes: Tensor) -> Tensor:
-        unit = (codes[0].unflatten(1, (channels, -1)) * (2 / (LEVELS - 1)) - 1) * _REACH
+        shape = codes.shape[1], channels, -1, codes.shape[3]
+        unit = (codes[0].reshape(shape) * (2 / (LEVELS - 1)) - 1) * _REACH
         latents = unit / scale + shift
-        frames = [net.decode(latent).sample for latent in latents.split(1)]
+        frames = [net.decode(latent).sample for latent in torch.split(latents, 1)]
         return ((torch.cat(frames) + 1) / 2).clamp(0, 1)[None]
 
     return encode, decode, LEVELS
