@@ -7,9 +7,10 @@ the other way round it is a video and its description. So adding a medium takes 
 tokenizer: here :class:`BytePairs` for text and :func:`motion_codes` for motion; codes of video come
 from a discrete VAE.
 
-Tokens come in patches of eight, which a transformer reads as one: a marker has one to itself, a
-grid is written in squares of 2 x 2 cells, and what is left over is filled up with id 0. A code that
-is too large for a vocabulary is written as several digits.
+Tokens come in patches of eight, which a transformer reads as one: a marker and a token of text have
+one each to themselves (a word shall mean the same wherever it stands), a grid is written in squares
+of 2 x 2 cells, and what is left over is filled up with id 0. A code that is too large for a
+vocabulary is written as several digits.
 
 Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
 middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
@@ -346,25 +347,26 @@ class Vocabulary:
         """Return the ids that may come within a medium, in turn: (n,) int64 each.
 
         Of a grid, whose length is known, those of the first digit, the second …; of a text all, or
-        the marker at its end.
+        the marker at its end, and then nothing that fills up the patch.
         """
         own = self.range(name)
         ids = torch.arange(own.start, own.stop)
         if self[name].grid is None:
-            return (F.pad(ids, (0, 1), value=self.end(name)),)
+            nothing = torch.tensor([NOTHING])
+            return F.pad(ids, (0, 1), value=self.end(name)), *[nothing] * (PATCH - 1)
         return ids.view(-1, self[name].size).unbind()
 
     def all_choices(self) -> tuple[Tensor, ...]:
-        """Return :meth:`choices` of all media that have ids of their own."""
-        return tuple(
-            itertools.chain.from_iterable(
-                self.choices(medium.name) for medium in self.media if medium.shares is None
-            )
-        )
+        """Return :meth:`choices` of media that have ids of their own, where there is a choice."""
+        own = [self.choices(medium.name) for medium in self.media if medium.shares is None]
+        return tuple(ids for ids in itertools.chain.from_iterable(own) if NOTHING not in ids)
 
     def opening(self, name: str) -> Tokens:
         """Return the marker that a medium begins with, as a sequence of one patch."""
-        ids = F.pad(torch.tensor([self.begin(name)]), (0, PATCH - 1), value=NOTHING)
+        return self._marker(name, self.begin(name))
+
+    def _marker(self, name: str, marker: int) -> Tokens:
+        ids = F.pad(torch.tensor([marker]), (0, PATCH - 1), value=NOTHING)
         return Tokens(ids, torch.zeros(PATCH, AXES), torch.full_like(ids, self.number(name)))
 
     def segment(self, name: str, codes: Tensor) -> Tokens:
@@ -383,16 +385,16 @@ class Vocabulary:
         ):
             raise ValueError(f"{name} must be {medium.grid} codes, got {tuple(codes.shape)}")
         own = self.codes(name, codes)
-        end = Tokens(torch.tensor([self.end(name)]), torch.zeros(1, AXES), own.media.new_zeros(1))
+        end = self._marker(name, self.end(name))
         if medium.grid is None:
-            end.places[0, 0] = 1 + len(own)
-        tokens = join([self.opening(name), own, end])
-        missing = -len(tokens) % PATCH
-        return Tokens(
-            F.pad(tokens.ids, (0, missing), value=NOTHING),
-            F.pad(tokens.places, (0, 0, 0, missing)),
-            torch.full((len(tokens) + missing,), self.number(name)),
+            end.places[0, 0] = 1 + len(own) // PATCH
+        missing = -len(own) % PATCH
+        own = Tokens(
+            F.pad(own.ids, (0, missing), value=NOTHING),
+            F.pad(own.places, (0, 0, 0, missing)),
+            F.pad(own.media, (0, missing), value=self.number(name)),
         )
+        return join([self.opening(name), own, end])
 
     def codes(self, name: str, codes: Tensor) -> Tokens:
         """Return codes as they are written, without markers.
@@ -417,6 +419,8 @@ class Vocabulary:
             ],
             1,
         ).flatten()
+        if medium.grid is None:  # each has a patch to itself
+            ids = F.pad(ids[:, None], (0, PATCH - 1), value=NOTHING).flatten()
         number = torch.full_like(ids, self.number(name))
         return Tokens(ids, self.places(name, len(ids)), number)
 
@@ -437,7 +441,7 @@ class Vocabulary:
         grid = self[name].grid
         if grid is None:
             places = torch.zeros(length, AXES)
-            places[:, 0] = torch.arange(length) + 1
+            places[:, 0] = torch.arange(length) // PATCH + 1
             return places
         return self._grids[name][:length]
 

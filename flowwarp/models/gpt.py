@@ -624,11 +624,13 @@ def sample(
     patch: list[Tensor] = []
     for step in range(count):
         turn = step % len(choices)
-        logits = decoder.logits(foretold, patch, heads[turn])
-        if guided:
-            plain = logits[batch:]
-            logits = plain + sampling.guidance * (logits[:batch] - plain)
-        ids = choices[turn][choose(logits, draws[:, step], sampling)]
+        ids = choices[turn].expand(batch) if len(choices[turn]) == 1 else None
+        if ids is None:
+            logits = decoder.logits(foretold, patch, heads[turn])
+            if guided:
+                plain = logits[batch:]
+                logits = plain + sampling.guidance * (logits[:batch] - plain)
+            ids = choices[turn][choose(logits, draws[:, step], sampling)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
         if stop is not None:
             over |= ids == stop

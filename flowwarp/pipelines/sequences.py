@@ -186,7 +186,7 @@ def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> T
     """
     words = gpt.vocabulary
     device = gpt.net.head.weight.device
-    choices = [ids.to(device) for ids in words.choices(TEXT)]
+    choices = [ids.to(device) for ids in words.all_choices()]
     scores = []
     for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
         text = words.text(caption)
@@ -221,7 +221,7 @@ def describe(
     """
     words = gpt.vocabulary
     device = gpt.net.head.weight.device
-    count = words.text_limit + 1
+    count = (words.text_limit + 1) * PATCH
     draws = torch.rand(len(videos), count, generator=torch.Generator().manual_seed(seed))
     opened = [
         _to(join([words.segment(VIDEO, video.cpu()), words.opening(TEXT)]), device)

@@ -37,6 +37,7 @@ Preset = Literal["tiny", "small", "base"]
 
 _ROW = 4  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples
+_FADES = 256  # tokens after which the stress on a video's opening is half as strong
 _AT_ONCE = 8  # sequences of a validation side by side
 
 
@@ -109,6 +110,8 @@ class GPTLossConfig:
     Args:
         text: a caption is short, but each word decides much.
         video: what is wanted.
+        opening: how much more the first token of a video counts; half as much more after 256
+            tokens, and so on. It is there that a prompt says something that is not seen yet.
         frame: a condition, whose likelihood is a help only.
         motion: likewise.
     """
@@ -117,8 +120,11 @@ class GPTLossConfig:
     video: float = 1.0
     frame: float = 0.5
     motion: float = 0.5
+    opening: float = 8.0
 
     def __post_init__(self) -> None:
+        if self.opening < 0:
+            raise ValueError(f"opening must not be negative, got {self.opening}")
         weights = (self.text, self.video, self.frame, self.motion)
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
@@ -198,16 +204,23 @@ def collate(
     longest = max(map(len, sequences))
     weights = torch.tensor([getattr(losses, medium.name) for medium in words.media])
     chosen = torch.cat(words.all_choices())
+    video = words.number(VIDEO)
     parts: dict[str, list[Tensor]] = {"ids": [], "places": [], "media": [], "weights": []}
     for tokens in sequences:
         missing = longest - len(tokens)
         # Which medium comes next is known, and where a grid ends.
         counts = torch.where(torch.isin(tokens.ids, chosen), weights[tokens.media], 0.0)
+        own = counts[tokens.media == video]
+        counts[tokens.media == video] = own * _stress(len(own), losses.opening)
         parts["ids"].append(F.pad(tokens.ids, (0, missing)))
         parts["places"].append(F.pad(tokens.places, (0, 0, 0, missing)))
         parts["media"].append(F.pad(tokens.media, (0, missing), value=-1))
         parts["weights"].append(F.pad(counts, (0, missing)))
     return {name: torch.stack(rows) for name, rows in parts.items()}
+
+
+def _stress(length: int, opening: float) -> Tensor:
+    return 1 + opening * 2 ** (-torch.arange(length) / _FADES)
 
 
 def gpt_losses(
@@ -237,7 +250,7 @@ def bits_by_medium(
     """
     totals = torch.zeros(len(words.media), dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    everything = GPTLossConfig(frame=1.0, motion=1.0)
+    everything = GPTLossConfig(frame=1.0, motion=1.0, opening=0.0)
     device = net.head.weight.device
     choices = [ids.to(device) for ids in words.all_choices()]
     for start in range(0, len(sequences), _AT_ONCE):

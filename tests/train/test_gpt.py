@@ -237,10 +237,19 @@ def test_weights_by_hand(material, words):
     tokens = sequence_of(material.training, 0, ["text", "motion"], words)
     weights = collate([tokens], words, GPTLossConfig(text=0.25, motion=0.5))["weights"][0]
     caption = words.text(material.training.caption(0))
-    said = int((caption.ids != 0).sum()) - 1
+    said = len(caption) // 8 - 1
     # Nothing for markers, but for the one that ends a text, whose length is not known.
-    text = [0.0] * 8 + [0.25] * said + [0.0] * (len(caption) - 8 - said)
+    text = [0.0] * 8 + ([0.25] + [0.0] * 7) * said
     assert weights.tolist() == text + [0.0] * 8 + [0.5] * 64 + [0.0] * 8
+
+
+def test_the_opening_of_a_video_counts_more(material, words):
+    tokens = sequence_of(material.training, 0, ["video"], words)
+    losses = GPTLossConfig(video=0.5, opening=3.0)
+    weights = collate([tokens], words, losses)["weights"][0]
+    assert weights[8].item() == pytest.approx(0.5 * (1 + 3 * 2 ** (-8 / 256)))
+    assert weights[71].item() == pytest.approx(0.5 * (1 + 3 * 2 ** (-71 / 256)))
+    assert (weights[72:] == 0).all()
 
 
 def test_the_loss_is_a_weighted_mean_of_nats(material, words):
