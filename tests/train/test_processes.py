@@ -1,6 +1,7 @@
 """One network shared out over two processes (gloo), against the same training in one."""
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -63,8 +64,14 @@ def test_a_shared_network_learns_what_one_learns(tiny, runs):
     run(tiny.make_gpt(), tiny.gpt_config(), folder / "one")
     for name in (LAST_STATE, LAST, BEST):
         assert_close(folder / "whole" / name, folder / "one" / name)
-    one, whole = ((folder / name / METRICS).read_text().splitlines() for name in ("one", "whole"))
-    assert len(one) == len(whole) > 3
+    one, whole = (
+        [json.loads(line) for line in (folder / name / METRICS).read_text().splitlines()]
+        for name in ("one", "whole")
+    )
+    assert len(one) > 3
+    for a, b in zip(one, whole, strict=True):  # losses, and the gradient's norm before clipping
+        assert a.pop("split") == b.pop("split")
+        assert a == pytest.approx(b, rel=1e-5)
 
 
 def test_it_stops_and_goes_on_bit_for_bit(runs):
