@@ -15,14 +15,16 @@ from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprites import load_layers
 from flowwarp.models.classifier import ClassifierConfig
 from flowwarp.train import loop
-from flowwarp.train.classifier import WearConfig, classifier_task
+from flowwarp.train.classifier import ClassifierDataConfig, classifier_task
+
+FRAMES = 16  # of a clip
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", required=True, metavar="FOLDER")
     parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", choices=("auto", "changed"), default="auto")
     arguments = parser.parse_args()
@@ -31,23 +33,23 @@ def main() -> None:
     model = ClassifierConfig(tuple(values.items()))
     training = loop.LoopConfig(
         steps=arguments.steps,
-        batch_size=32,
-        learning_rate=2e-3,
-        warmup=100,
-        weight_decay=0.01,
+        batch_size=64,
+        learning_rate=3e-3,
+        warmup=50,
+        weight_decay=0.02,
         beta2=0.99,
         precision="bf16",
-        validate_every=250,
+        validate_every=400,
         samples_every=0,
         save_seconds=120,
         seed=arguments.seed,
         threads=1,
     )
     source = one_actor(
-        open_source(SPRITES, model.size, model.frames, layers=arguments.layers, held_out=None)
+        open_source(SPRITES, model.size, FRAMES, layers=arguments.layers, held_out=None)
     )
-    configs = {"loop": training, "model": model, "wear": WearConfig()}
-    task = classifier_task(source, configs)
+    configs = {"loop": training, "model": model, "data": ClassifierDataConfig()}
+    task = classifier_task(source, FRAMES, configs)
     result = loop.train(task, training, arguments.run, resume=arguments.resume)
     print(result.weights)
 

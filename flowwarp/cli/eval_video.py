@@ -34,6 +34,7 @@ PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
 SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
 PICTURES = ("prompts.png", "slices.png", "nearest.png")
 SHOWN, NEAREST = 24, 12  # prompts of the sheet, and samples that are compared with training clips
+_FRAMES = 16  # of a clip, where no transformer says another number
 _SLICED = 4  # samples that are shown over time
 _EVERY = 15.0  # seconds between two lines that tell how far it is
 
@@ -219,9 +220,7 @@ class _Networks:
     @property
     def frames(self) -> int:
         """Frames of a clip."""
-        if self.models is not None:
-            return self.models.window
-        return 16 if self.judge is None else self.judge.config.frames
+        return _FRAMES if self.models is None else self.models.window
 
     @property
     def small(self) -> int:
@@ -287,14 +286,10 @@ def _load(
             load_upsampler(sharp, device) if sharpens else None,
             None,
         )
-    if judge is not None and (judge.config.frames, judge.config.size) != (
-        networks.frames,
-        networks.small,
-    ):
+    if judge is not None and judge.config.size != networks.small:
         raise InputError(
             weights["classifier"] or "classifier",
-            f"reads {judge.config.frames} frames of {judge.config.size} px, the networks make "
-            f"{networks.frames} of {networks.small}",
+            f"reads frames of {judge.config.size} px, the networks make {networks.small} px",
             "train one with tools/train_classifier.py",
         )
     if networks.dvae is not None and networks.small % networks.dvae.config.stride:

@@ -93,13 +93,13 @@ def read_labels(net: Classifier, videos: Tensor) -> list[dict[str, str]]:
 
     Args:
         net: from :func:`load_classifier`.
-        videos: (B, T, 3, S, S) in [0, 1], of the judge's length and size.
+        videos: (B, T, 3, S, S) in [0, 1], T from 2, of the judge's size.
 
     Returns:
         For each clip the likeliest value of each attribute.
 
     Raises:
-        ValueError: clips of another length or size.
+        ValueError: clips of another size, or of one frame.
     """
     device = next(net.parameters()).device
     half = fast_dtype(device) == torch.bfloat16
@@ -154,7 +154,7 @@ def evaluate_classifier(
 
     Args:
         net: from :func:`load_classifier`.
-        clips: of one actor each, of the judge's length and size.
+        clips: of one actor each, of the judge's size.
 
     Returns:
         Percentages; and confusions, the commonest first: attribute, value, what was read, count.
@@ -179,7 +179,7 @@ def evaluate_dvae(dvae: DVAE, classifier: Classifier, clips: Iterable[Clip]) -> 
     Args:
         dvae: from :func:`flowwarp.pipelines.video_tokens.load_dvae`.
         classifier: from :func:`load_classifier`; it reads the clips of one actor.
-        clips: of the judge's length and size.
+        clips: of the judge's size.
 
     Returns:
         PSNR in dB, the amplitude of high frequencies over that of the originals, the warping error
@@ -252,7 +252,7 @@ def evaluate_gpt(
     Args:
         models: with a flow network; the upsampler is not used.
         classifier: from :func:`load_classifier`.
-        clips: of one actor each, of the judge's length and size.
+        clips: of one actor each, of the judge's size.
         phrases: of :func:`flowwarp.data.labels.phrases_of`, of the layers the clips are made of.
         seed: of wordings and samples.
         sampling: how codes are drawn.

@@ -2,8 +2,8 @@
 
 It shall read what a discrete VAE decodes as surely as originals, as far as the thing is still to be
 seen. So some examples are blurred in space and time and get noise of several sizes; nothing that
-anyone draws is ever shown to it. Clips come several times, every other time in a mirror, since
-composing one takes longer than learning from it.
+anyone draws is ever shown to it. Composing a clip takes ten times as long as learning from two of
+its frames, so clips are kept, and come many times: two other frames, half of the time in a mirror.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from flowwarp.train import loop
 
 
 @dataclass(frozen=True)
-class WearConfig:
-    """How many clips there are, and how much examples are worn.
+class ClassifierDataConfig:
+    """How many clips there are, and how much examples are data.
 
     Args:
         clips: to learn from; once composed they are kept in memory, 200 kB each.
+        frames: in a row, of a clip, for an example.
+        mirrored: share of examples with left and right exchanged.
         share: of examples that are worn at all.
         blur: largest share of a frame that is replaced by its average over 2 x 2 pixels.
         smear: largest share that is replaced by the mean with the frames before and after.
@@ -38,6 +40,8 @@ class WearConfig:
     """
 
     clips: int = 10_000
+    frames: int = 2
+    mirrored: float = 0.5
     share: float = 0.7
     blur: float = 1.0
     smear: float = 0.3
@@ -52,7 +56,7 @@ _AT_ONCE = 16  # clips of a validation side by side
 _GRAINS = (1, 2, 4)  # sides of the squares that noise is made of
 
 
-def wear(video: Tensor, config: WearConfig, generator: torch.Generator) -> Tensor:
+def wear(video: Tensor, config: ClassifierDataConfig, generator: torch.Generator) -> Tensor:
     """Return a clip as a codec might leave it, or as it is.
 
     Args:
@@ -92,30 +96,36 @@ _MIRRORED = {"left": "right", "right": "left", "pan left": "pan right", "pan rig
 
 
 def draw_batch(
-    shown: Shown, seed: int, numbers: Iterable[int], model: ClassifierConfig, config: WearConfig
+    shown: Shown,
+    seed: int,
+    numbers: Iterable[int],
+    model: ClassifierConfig,
+    config: ClassifierDataConfig,
 ) -> dict[str, Tensor]:
     """Return examples, each a pure function of the seed and its number.
 
     Args:
         shown: clips with one actor, and their labels.
         seed: which series.
-        numbers: which of them: an even number is a clip, the next one the same in a mirror.
+        numbers: which of them.
         model: the attributes and their values.
-        config: how many clips there are, and how examples are worn.
+        config: how many clips there are, and how examples are data.
 
     Returns:
-        ``video`` (B, T, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).
+        ``video`` (B, F, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).
 
     Raises:
         ValueError: a clip has a value that the network does not know.
     """
     videos, rows = [], []
     for number in numbers:
-        pixels, labels = shown(seed, loop.shuffled(seed, number // 2, config.clips))
-        video = pixels.float() / 255
-        if number % 2:
+        pixels, labels = shown(seed, loop.shuffled(seed, number, config.clips))
+        generator = loop.generator(seed, number)
+        first = int(torch.randint(len(pixels) - config.frames + 1, (), generator=generator))
+        video = pixels[first : first + config.frames].float() / 255
+        if float(torch.rand((), generator=generator)) < config.mirrored:
             video, labels = mirror(video, labels)
-        videos.append(wear(video, config, loop.generator(seed, number)))
+        videos.append(wear(video, config, generator))
         rows.append([values.index(labels[name]) for name, values in model.attributes])
     targets = torch.tensor(rows).unbind(1)
     names = [name for name, _ in model.attributes]
@@ -146,6 +156,7 @@ def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[s
 
 def classifier_task(
     source: Source,
+    frames: int,
     configs: Mapping[str, Any],
     notes: Mapping[str, str] | None = None,
 ) -> loop.Task:
@@ -153,20 +164,20 @@ def classifier_task(
 
     Args:
         source: of clips with one actor; see :func:`flowwarp.data.labels.one_actor`.
-        configs: ``loop``, ``model`` and ``wear``.
+        frames: of a clip.
+        configs: ``loop``, ``model`` and ``data``.
         notes: for the card of the weights.
     """
     training: loop.LoopConfig = configs["loop"]
     model: ClassifierConfig = configs["model"]
-    worn: WearConfig = configs["wear"]
+    data: ClassifierDataConfig = configs["data"]
     torch.manual_seed(training.seed)
     net = Classifier(model)
-    shown = show(source, worn.clips + worn.validation)
-    plain = replace(worn, clips=worn.validation, share=0.0)
-    held_out = range(0, 2 * worn.validation, 2)  # as they are, not in a mirror
+    shown = show(source, data.clips + data.validation)
+    plain = replace(data, clips=data.validation, share=0.0, mirrored=0.0, frames=frames)
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(shown, training.seed, numbers, model, worn)
+        return draw_batch(shown, training.seed, numbers, model, data)
 
     def loss(net: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         assert isinstance(net, Classifier)
@@ -175,13 +186,13 @@ def classifier_task(
     def validate(net: nn.Module) -> dict[str, float]:
         assert isinstance(net, Classifier)
         rights: dict[str, int] = {name: 0 for name, _ in model.attributes}
-        for start in range(0, len(held_out), _AT_ONCE):
-            numbers = held_out[start : start + _AT_ONCE]
+        for start in range(0, data.validation, _AT_ONCE):
+            numbers = range(start, min(start + _AT_ONCE, data.validation))
             examples = draw_batch(shown, training.seed + 1, numbers, model, plain)
             device = next(net.parameters()).device
             for name, scores in net(examples["video"].to(device)).items():
                 rights[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
-        shares = {name: right / len(held_out) for name, right in rights.items()}
+        shares = {name: right / data.validation for name, right in rights.items()}
         return {"error": 1 - sum(shares.values()) / len(shares)} | shares
 
     return loop.Task(

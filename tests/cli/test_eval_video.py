@@ -19,7 +19,7 @@ NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 
 def save_judge(path, values, size=16):
     torch.manual_seed(0)
-    config = ClassifierConfig(tuple(values.items()), frames=8, size=size, widths=(16, 32))
+    config = ClassifierConfig(tuple(values.items()), size=size, widths=(16, 32))
     net = Classifier(config)
     for head in net.heads:
         torch.nn.init.normal_(head.bias)
@@ -139,7 +139,7 @@ def test_a_judge_of_other_clips(evaluate, tmp_path, layers):
     path = save_judge(tmp_path / "other.safetensors", label_values(layers), size=32)
     code, out, err = evaluate("--part", "gpt", classifier=path)
     assert (code, out) == (3, "")
-    assert err.startswith(f"flowwarp: {path}: reads 8 frames of 32 px, the networks make 8 of 16;")
+    assert err.startswith(f"flowwarp: {path}: reads frames of 32 px, the networks make 16 px;")
 
 
 @pytest.mark.parametrize("part", ["classifier", "dvae", "gpt", "upsampler", "temporal"])

@@ -10,7 +10,7 @@ ATTRIBUTES = (("action", ("walk", "stand", "fall")), ("ground", ("sand", "snow")
 
 def make(**changes):
     torch.manual_seed(0)
-    config = ClassifierConfig(ATTRIBUTES, **{"frames": 4, "size": 16} | changes)
+    config = ClassifierConfig(ATTRIBUTES, **{"size": 16} | changes)
     net = Classifier(config)
     for head in net.heads:  # they begin at zero, where nothing could be seen
         torch.nn.init.normal_(head.weight, std=0.1)
@@ -18,15 +18,34 @@ def make(**changes):
 
 
 def test_scores_of_each_attribute():
-    net = make()
-    scores = net(torch.rand(3, 4, 3, 16, 16))
+    scores = make()(torch.rand(3, 4, 3, 16, 16))
     assert {name: tuple(value.shape) for name, value in scores.items()} == {
         "action": (3, 3),
         "ground": (3, 2),
     }
     assert all(value.dtype == torch.float32 for value in scores.values())
-    untrained = Classifier(ClassifierConfig(ATTRIBUTES, frames=4, size=16))
-    assert not any(value.any() for value in untrained(torch.rand(1, 4, 3, 16, 16)).values())
+
+
+def test_a_clip_is_the_mean_of_its_pairs():
+    net, video = make(), torch.rand(2, 4, 3, 16, 16)
+    with torch.no_grad():
+        whole = net(video)
+        pairs = [net(video[:, first : first + 2]) for first in range(3)]
+        for name, value in whole.items():
+            assert torch.allclose(value, torch.stack([p[name] for p in pairs]).mean(0), atol=1e-5)
+        backwards = net(video.flip(1))["action"]
+    assert not torch.allclose(backwards, whole["action"], atol=1e-3)  # which is first matters
+
+
+def test_signals_keep_their_size():
+    net = make(size=64)
+    sizes: list[float] = []
+    for layer in net.see:
+        layer.register_forward_hook(lambda layer, x, y: sizes.append(float(y.std())))
+    with torch.no_grad():
+        net(torch.rand(4, 3, 3, 64, 64))
+    assert min(sizes) > 0.3
+    assert max(sizes) < 3
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
@@ -39,16 +58,8 @@ def test_a_clip_is_judged_by_itself(norm):
             alone = net(videos[row : row + 1])
             changed = net(torch.cat([videos[row : row + 1], torch.rand(2, 4, 3, 16, 16)]))
             for name, value in together.items():
-                assert torch.allclose(alone[name][0], value[row], atol=1e-5)
-                assert torch.allclose(changed[name][0], value[row], atol=1e-5)
-
-
-@pytest.mark.parametrize("order", [(1, 0, 2, 3), (3, 2, 1, 0)])
-def test_order_in_time_matters(order):
-    net = make()
-    video = torch.rand(1, 4, 3, 16, 16)
-    with torch.no_grad():
-        assert not torch.allclose(net(video)["action"], net(video[:, list(order)])["action"])
+                assert torch.allclose(alone[name][0], value[row], atol=1e-4)
+                assert torch.allclose(changed[name][0], value[row], atol=1e-4)
 
 
 def test_it_is_small():
@@ -63,11 +74,13 @@ def test_it_is_small():
         ({"attributes": ()}, "two values"),
         ({"attributes": (("a", ("x",)),)}, "two values"),
         ({"attributes": (("a", ("x", "y")), ("a", ("x", "y")))}, "different names"),
-        ({"size": 20}, "multiples"),
-        ({"frames": 6}, "multiples"),
-        ({"heads": 3}, "must divide"),
+        ({"size": 20}, "multiple"),
+        ({"size": 0}, "multiple"),
         ({"norm": "batch"}, "norm must be"),
-        ({"widths": (24, 40)}, "widths"),
+        ({"widths": (24, 36)}, "widths"),
+        ({"widths": (8, 8, 8)}, "widths"),
+        ({"blocks": (1,)}, "blocks"),
+        ({"blocks": (-1, 1)}, "blocks"),
     ],
 )
 def test_layouts_that_are_refused(changes, match):
@@ -76,7 +89,7 @@ def test_layouts_that_are_refused(changes, match):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 4, 3, 16, 8), (1, 3, 3, 16, 16), (1, 4, 1, 16, 16), (4, 3, 16, 16)]
+    "shape", [(1, 4, 3, 16, 8), (1, 1, 3, 16, 16), (1, 4, 1, 16, 16), (4, 3, 16, 16)]
 )
 def test_clips_that_are_refused(shape):
     with pytest.raises(ValueError, match="video"):

@@ -1,7 +1,6 @@
 """Training the judge: examples are functions of their numbers, losses by hand, and learning."""
 
 import math
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop
 from flowwarp.train.classifier import (
-    WearConfig,
+    ClassifierDataConfig,
     classifier_losses,
     classifier_task,
     draw_batch,
@@ -22,11 +21,9 @@ from flowwarp.train.classifier import (
 COLORS = {"sand": (220, 200, 140), "snow": (250, 250, 255), "grass": (70, 140, 50)}
 MODEL = ClassifierConfig(
     (("direction", ("left", "right")), ("ground", tuple(COLORS))),
-    frames=4,
     size=16,
-    widths=(8, 16),
+    widths=(16, 32),
     blocks=(1, 1),
-    heads=2,
 )
 ACTOR = {
     "action": "walk", "hair_style": "", "hair_color": "", "torso_style": "", "torso_color": "",
@@ -54,28 +51,28 @@ def generator(seed=0):
 
 def test_wear_is_a_function_of_the_generator():
     video = torch.rand(4, 3, 16, 16, generator=generator())
-    config = WearConfig(share=1.0)
+    config = ClassifierDataConfig(share=1.0)
     worn = wear(video, config, generator(1))
     assert worn.shape == video.shape
     assert 0 <= float(worn.min()) <= float(worn.max()) <= 1
     assert torch.equal(wear(video, config, generator(1)), worn)
     assert not torch.equal(wear(video, config, generator(2)), worn)
-    assert torch.equal(wear(video, WearConfig(share=0.0), generator(1)), video)
+    assert torch.equal(wear(video, ClassifierDataConfig(share=0.0), generator(1)), video)
 
 
 def test_wear_changes_little():
     video = torch.full((4, 3, 16, 16), 0.5)
-    config = WearConfig(share=1.0)
+    config = ClassifierDataConfig(share=1.0)
     errors = [(wear(video, config, generator(n)) - video).std() for n in range(20)]
     assert 0 < max(errors) < 2 * config.noise
-    plain = WearConfig(share=1.0, noise=0, tint=0)
+    plain = ClassifierDataConfig(share=1.0, noise=0, tint=0)
     assert torch.allclose(wear(video, plain, generator()), video)  # nothing to blur
 
 
 @pytest.mark.parametrize("frames", [1, 3])
 def test_wear_takes_any_length_and_odd_sizes(frames):
     for seed in range(6):  # each grain of noise comes
-        worn = wear(torch.rand(frames, 3, 15, 17), WearConfig(share=1.0), generator(seed))
+        worn = wear(torch.rand(frames, 3, 15, 17), ClassifierDataConfig(share=1.0), generator(seed))
         assert worn.shape == (frames, 3, 15, 17)
 
 
@@ -89,22 +86,32 @@ def test_mirrors_by_hand():
 
 
 def test_examples_are_functions_of_their_numbers():
-    config = WearConfig(clips=5)
+    config = ClassifierDataConfig(clips=5)
     shown = show(source, 8)
     batch = draw_batch(shown, 3, range(8), MODEL, config)
-    assert batch["video"].shape == (8, 4, 3, 16, 16)
+    assert batch["video"].shape == (8, 2, 3, 16, 16)
     for number in (1, 4):
         alone = draw_batch(show(source, 1), 3, [number], MODEL, config)
         assert all(torch.equal(alone[name][0], batch[name][number]) for name in batch)
-    plain = draw_batch(shown, 3, range(8), MODEL, replace(config, share=0.0))
-    for number in range(0, 8, 2):
-        clip = source(3, loop.shuffled(3, number // 2, config.clips))
-        labels = clip.attributes["actors"][0]
-        assert torch.equal(plain["video"][number], clip.video.float() / 255)
-        assert torch.equal(plain["video"][number + 1], plain["video"][number].flip(-1))
-        assert plain["direction"][number] == ["left", "right"].index(labels["direction"])
-        assert plain["direction"][number + 1] == 1 - plain["direction"][number]
-        assert plain["ground"][number] == plain["ground"][number + 1]
+
+
+@pytest.mark.parametrize("mirrored", [0.0, 1.0])
+def test_examples_are_parts_of_clips(mirrored):
+    config = ClassifierDataConfig(clips=50, share=0.0, mirrored=mirrored)
+    batch = draw_batch(show(source, 50), 3, range(30), MODEL, config)
+    firsts = set()
+    for number in range(30):
+        clip = source(3, loop.shuffled(3, number, 50))
+        video, labels = clip.video.float() / 255, clip.attributes["actors"][0]
+        way = ["left", "right"].index(labels["direction"])
+        if mirrored:
+            video, way = video.flip(-1), 1 - way
+        found = [n for n in range(3) if torch.equal(batch["video"][number], video[n : n + 2])]
+        assert len(found) == 1
+        firsts |= set(found)
+        assert batch["direction"][number] == way
+        assert batch["ground"][number] == list(COLORS).index(clip.attributes["ground"])
+    assert firsts == {0, 1, 2}
 
 
 def test_a_clip_is_composed_once():
@@ -115,9 +122,9 @@ def test_a_clip_is_composed_once():
         return source(seed, index)
 
     shown = show(watched, 5)
-    first = draw_batch(shown, 3, range(10), MODEL, WearConfig(clips=5, share=1.0))
+    first = draw_batch(shown, 3, range(10), MODEL, ClassifierDataConfig(clips=5, share=1.0))
     assert sorted(drawn) == [(3, index) for index in range(5)]
-    again = draw_batch(shown, 3, range(10, 20), MODEL, WearConfig(clips=5, share=1.0))
+    again = draw_batch(shown, 3, range(10, 20), MODEL, ClassifierDataConfig(clips=5, share=1.0))
     assert len(drawn) == 5
     assert sorted(again["ground"].tolist()) == sorted(first["ground"].tolist())
     assert not torch.equal(again["video"], first["video"])  # worn differently, in another order
@@ -126,7 +133,10 @@ def test_a_clip_is_composed_once():
 def test_losses_by_hand():
     net = Classifier(MODEL)
     with torch.no_grad():
-        net.heads[0].bias.copy_(torch.tensor([0.0, math.log(3)]))  # right: 3 in 4
+        for head in net.heads:
+            head.weight.zero_()
+            head.bias.zero_()
+        net.heads[0].bias[1] = math.log(3)  # right: 3 in 4
     examples = {
         "video": torch.rand(2, 4, 3, 16, 16),
         "direction": torch.tensor([1, 0]),
@@ -141,8 +151,8 @@ def test_losses_by_hand():
 
 def test_it_learns_and_says_how_well():
     training = loop.LoopConfig(steps=60, batch_size=8)
-    worn = WearConfig(validation=24)
-    task = classifier_task(source, {"loop": training, "model": MODEL, "wear": worn})
+    data = ClassifierDataConfig(clips=500, validation=24)
+    task = classifier_task(source, 4, {"loop": training, "model": MODEL, "data": data})
     model = task.model
     with torch.no_grad():
         before = task.validate(model.eval())
