@@ -285,6 +285,8 @@ def encode_kind(path, arrays):
         options = {"g": "10", "sc_threshold": "0"} if kind == "mp4" else {}
         stream = output.add_stream(codecs[kind], 25, options=options)
         stream.pix_fmt = "yuvj420p" if kind == "avi" else "yuv420p"
+        # As many slices on any machine: how damage shows depends on them.
+        stream.codec_context.thread_count = 2
         stream.height, stream.width = arrays[0].shape[:2]
         for array in arrays:
             output.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
