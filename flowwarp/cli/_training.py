@@ -21,10 +21,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def training_options(folder: str) -> Callable[[Function], Function]:
-    """Give a command the options of every training: preset, folder, resume, steps … json.
+    """Give a command the options of every training: preset, start, folder, resume … json.
 
-    They arrive as ``preset``, ``folder``, ``resume``, ``steps``, ``settings``, ``config``,
-    ``seed``, ``device``, ``tensorboard`` and ``as_json``.
+    They arrive as ``preset``, ``start``, ``folder``, ``resume``, ``steps``, ``settings``,
+    ``config``, ``seed``, ``device``, ``tensorboard`` and ``as_json``.
 
     Args:
         folder: where the run goes by default.
@@ -36,6 +36,11 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             default="small",
             show_default=True,
             help="Size of the network, and how long it trains.",
+        ),
+        click.option(
+            "--start",
+            metavar="WEIGHTS",
+            help="Begin with a trained network, of its size: base, or a .safetensors file.",
         ),
         click.option("--run", "folder", metavar="FOLDER", default=folder, show_default=True),
         click.option(

@@ -21,10 +21,7 @@ from flowwarp.cli._training import (
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
 @click.option(
-    "--decoder-of",
-    "trained",
-    metavar="WEIGHTS",
-    help="Train only the decoder of these weights; their codes stay as they are.",
+    "--keep-codes", is_flag=True, help="With --start: train only the decoder, so that codes stay."
 )
 @training_options("runs/dvae")
 def command(
@@ -32,8 +29,9 @@ def command(
     layers: str | None,
     photos: str | None,
     flow: str | None,
-    trained: str | None,
+    keep_codes: bool,
     preset: str,
+    start: str | None,
     folder: str,
     resume: str,
     steps: int | None,
@@ -54,16 +52,19 @@ def command(
     With --flow, reconstructions of a folder's videos are also taught to move as their originals do;
     sprites and digits know their motion.
 
-    With --decoder-of, a transformer that was trained on the codes stays of use.
+    With --start and --keep-codes, a transformer that was trained on the codes stays of use.
 
     \b
     flowwarp train-dvae digits --preset tiny
     flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto
     flowwarp train-dvae clips/ --flow base --set loop.batch_size=8
     """  # noqa: D301 - click wants the character itself
+    if keep_codes and not start:
+        raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
 
@@ -86,8 +87,8 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        encoder = load_dvae(trained) if trained else None
-        task = dvae.dvae_task(source, configs, other, encoder=encoder)
+        net = load_dvae(find_weights(start, "dvae")) if start else None
+        task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes)
     train(
         task,
         configs,

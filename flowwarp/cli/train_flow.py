@@ -11,16 +11,13 @@ from flowwarp.cli._training import checked_settings, configure, train, training_
 @click.argument("data", metavar="DATA...", nargs=-1)
 @click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
 @click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
-@click.option(
-    "--start", metavar="WEIGHTS", help="Go on from a trained network: base, or a .safetensors file."
-)
 @training_options("runs/flow")
 def command(
     data: tuple[str, ...],
     val: str | None,
     photos: str | None,
-    start: str | None,
     preset: str,
+    start: str | None,
     folder: str,
     resume: str,
     steps: int | None,

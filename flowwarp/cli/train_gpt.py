@@ -34,6 +34,7 @@ def command(
     photos: str | None,
     flow: str | None,
     preset: str,
+    start: str | None,
     folder: str,
     resume: str,
     steps: int | None,
@@ -61,6 +62,8 @@ def command(
     from flowwarp.data.sources import SPRITES, open_source, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.sequences import load_gpt
+    from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.tokenized import grid_media, tokenize_clips
@@ -73,7 +76,7 @@ def command(
         settings=settings,
     )
     about: gpt.GPTDataConfig = configs["data"]
-    start: int = configs["loop"].seed
+    first: int = configs["loop"].seed
     vae = load_dvae(dvae)
     media = grid_media(vae, about.size, about.frames)
     motion = partial(estimate_motion, load_flownet(flow)) if flow else None
@@ -100,14 +103,16 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        training = prepare("training", source, start, about.clips)
-        checks = {"val": prepare("val", other, start + 1, about.checked)}
+        training = prepare("training", source, first, about.clips)
+        checks = {"val": prepare("val", other, first + 1, about.checked)}
         if data == SPRITES:
             aside = open_source(
                 data, about.size, about.frames, layers=layers, photos=photos, held_out=True
             )
-            checks["held_out"] = prepare("held_out", aside, start + 1, about.checked)
-        task = gpt.gpt_task(gpt.GPTMaterial(training, checks, media), configs, vae)
+            checks["held_out"] = prepare("held_out", aside, first + 1, about.checked)
+        material = gpt.GPTMaterial(training, checks, media)
+        trained = load_gpt(find_weights(start, "gpt")) if start else None
+        task = gpt.gpt_task(material, configs, vae, start=trained)
     train(
         task,
         configs,

@@ -41,6 +41,7 @@ def command(
     photos: str | None,
     flow: str,
     preset: str,
+    start: str | None,
     folder: str,
     resume: str,
     steps: int | None,
@@ -67,6 +68,7 @@ def command(
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.text_video import load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
@@ -97,7 +99,8 @@ def command(
             motion=lambda video: estimate_motion(network(flow), video),
             progress=tell_clips,
         )
-        task = upsampler.upsampler_task(source, codec, configs, other)
+        net = load_upsampler(start) if start else None
+        task = upsampler.upsampler_task(source, codec, configs, other, start=net)
     train(
         task,
         configs,

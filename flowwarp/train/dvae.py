@@ -214,7 +214,8 @@ def dvae_task(
     configs: Mapping[str, Any],
     validation: Source | None = None,
     notes: Mapping[str, str] | None = None,
-    encoder: DVAE | None = None,
+    start: DVAE | None = None,
+    keep_codes: bool = False,
 ) -> loop.Task:
     """Return what the loop needs to train a discrete VAE.
 
@@ -223,17 +224,18 @@ def dvae_task(
         configs: as :func:`presets` returns them.
         validation: another source to judge by; its clips come from another series in any case.
         notes: for the card of the weights.
-        encoder: a network to go on with, whose codes stay as they are: only its decoder learns, and
-            what a transformer has learned of its codes stays true. ``configs["model"]`` is its own.
+        start: a network to go on from; ``configs["model"]`` is its own.
+        keep_codes: train only its decoder, so that what a transformer has learned of its codes
+            stays true.
 
     Raises:
         ValueError: a size of an example does not fit the network.
     """
     training: loop.LoopConfig = configs["loop"]
     data: DVAEDataConfig = configs["data"]
-    if encoder is not None:
+    if start is not None:
         losses = replace(configs["losses"], rounded_from=0.0)
-        configs = {**configs, "model": encoder.config, "losses": losses}
+        configs = {**configs, "model": start.config, "losses": losses}
     model: DVAEConfig = configs["model"]
     _check_sizes(model, data)
     torch.manual_seed(training.seed)
@@ -245,13 +247,13 @@ def dvae_task(
     def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         return dvae_losses(net, examples, step / training.steps, configs["losses"])
 
-    if encoder is None:
+    if start is None:
         # Numbers that training does not reach: it takes whatever the clip, not the first of them.
         initialise_latent(net, batch(range(_FAR, _FAR + 8))["video"].float() / 255)
     else:
-        net.load_state_dict(encoder.state_dict())
+        net.load_state_dict(start.state_dict())
         for part in (net.encoder, net.to_latent):
-            part.requires_grad_(False)
+            part.requires_grad_(not keep_codes)
     moving = replace(data, stills=0.0)
     held_out = range(data.validation)
     fixed = draw_examples(

@@ -153,9 +153,7 @@ def networks() -> dict[str, tuple[Model, Example]]:
         example = noise, time, video[:, 0, :, :16, :16], previous, visible
         found[f"upsampler, norm {drawn.norm}"] = awake(upsampler.Upsampler(drawn)), example
     attributes = (("action", ("walks", "stands")), ("color", ("red", "green", "blue")))
-    judge = classifier.Classifier(
-        classifier.ClassifierConfig(attributes, frames=8, size=32, widths=(16, 32))
-    )
+    judge = classifier.Classifier(classifier.ClassifierConfig(attributes, size=32, widths=(16, 32)))
     for head in judge.heads:
         nn.init.normal_(head.weight)  # type: ignore[arg-type]
     found["classifier"] = judge, (video,)

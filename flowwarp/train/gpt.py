@@ -334,6 +334,7 @@ def gpt_task(
     configs: Mapping[str, Any],
     dvae: DVAE | None = None,
     notes: Mapping[str, str] | None = None,
+    start: MediaGPT | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a transformer.
 
@@ -342,20 +343,26 @@ def gpt_task(
         configs: as :func:`presets` returns them; the vocabulary's size is filled in.
         dvae: to show samples; without it there are none.
         notes: for the card of the weights.
+        start: a network to go on from; ``configs["model"]`` and the vocabulary are its own.
 
     Raises:
-        ValueError: an order names a medium that there is not, or there is nothing to judge by.
+        ValueError: an order names a medium that there is not, there is nothing to judge by, or
+            ``start`` knows other media than the material has.
     """
     if not material.checks:
         raise ValueError("checks must hold some clips")
     training: loop.LoopConfig = configs["loop"]
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
-    words = build_vocabulary(material.media, material.training.captions(), data)
-    config: GPTConfig = replace(configs["model"], vocabulary=words.size)
     torch.manual_seed(training.seed)
-    net = GPT(config)
-
+    if start is None:
+        words = build_vocabulary(material.media, material.training.captions(), data)
+        net = GPT(replace(configs["model"], vocabulary=words.size))
+    else:
+        words, net = start.vocabulary, GPT(start.net.config)
+        if words.media[1:] != material.media:
+            raise ValueError("the network to start from knows other media than these clips have")
+        net.load_state_dict(start.net.state_dict())
     choices = words.all_choices()
 
     def batch(numbers: range) -> dict[str, Tensor]:
@@ -405,7 +412,7 @@ def gpt_task(
         model=net,
         batch=batch,
         loss=loss,
-        configs={"model": config, "data": data, "losses": losses},
+        configs={"model": net.config, "data": data, "losses": losses},
         validate=validate,
         metric="loss",
         samples=samples,

@@ -358,6 +358,7 @@ def upsampler_task(
     configs: Mapping[str, Any],
     other: Source | None = None,
     notes: Mapping[str, str] | None = None,
+    start: Upsampler | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train an upsampler.
 
@@ -367,15 +368,20 @@ def upsampler_task(
         configs: as :func:`presets` returns them.
         other: where clips to judge by come from, of another seed; by default ``source`` too.
         notes: for the card of the weights.
+        start: a network to go on from; ``configs["model"]`` is its own.
 
     Raises:
         ValueError: the size does not fit the DVAE.
     """
+    if start is not None:
+        configs = {**configs, "model": start.config}
     training: loop.LoopConfig = configs["loop"]
     data: UpsamplerDataConfig = configs["data"]
     condition: ConditionConfig = configs["condition"]
     torch.manual_seed(training.seed)
     net = Upsampler(configs["model"])
+    if start is not None:
+        net.load_state_dict(start.state_dict())
     seed = training.seed + 1  # of what is held out
     other = other or source
 

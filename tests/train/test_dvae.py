@@ -198,7 +198,7 @@ def test_a_decoder_learns_alone(tmp_path):
     """Codes stay as they are, to the bit, while what becomes of them changes."""
     torch.manual_seed(5)
     trained = DVAE(replace(TINY, widths=(16, 32, 64)))
-    task = dvae_task(square, settings(), encoder=trained)
+    task = dvae_task(square, settings(), start=trained, keep_codes=True)
     assert task.configs["model"] == trained.config
     loop.train(task, settings()["loop"], tmp_path / "run")
     net = load_dvae(tmp_path / "run" / "last.safetensors")
@@ -206,6 +206,9 @@ def test_a_decoder_learns_alone(tmp_path):
     assert torch.equal(tokenize(net, video), tokenize(trained.eval(), video))
     before, after = (model.decoder.head.weight for model in (trained, net))
     assert not torch.equal(before, after)
+    task = dvae_task(square, settings(), start=trained)
+    assert torch.equal(task.model.to_latent.weight, trained.to_latent.weight)
+    assert all(parameter.requires_grad for parameter in task.model.parameters())
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])

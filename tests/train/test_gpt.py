@@ -8,14 +8,21 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.tokens import Medium
+from flowwarp.data.tokens import Medium, vocabulary_from_json
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
-from flowwarp.pipelines.sequences import Prompt, describe, load_gpt, sample_video_tokens
+from flowwarp.pipelines.sequences import (
+    VOCABULARY,
+    MediaGPT,
+    Prompt,
+    describe,
+    load_gpt,
+    sample_video_tokens,
+)
 from flowwarp.pipelines.video_tokens import tokenize
 from flowwarp.train import loop
 from flowwarp.train.gpt import (
@@ -346,6 +353,21 @@ def test_learns_in_seconds(material, tmp_path):
     made = sample_video_tokens(gpt, [Prompt("a red square")], [1])
     assert made.shape == (1, 2, 4, 4)
     assert len(describe(gpt, made)) == 1
+
+
+def test_goes_on_from_a_trained_network(material):
+    first = gpt_task(material, settings())
+    torch.nn.init.normal_(first.model.head.weight)
+    words = vocabulary_from_json(first.notes[VOCABULARY], "notes")
+    start = MediaGPT(first.model, words)
+    other = replace(material, training=material.checks["val"])  # other captions, other pairs
+    task = gpt_task(other, settings() | {"model": TINY}, start=start)
+    assert task.notes[VOCABULARY] == first.notes[VOCABULARY]
+    assert task.configs["model"] == first.model.config
+    assert torch.equal(task.model.head.weight, first.model.head.weight)
+    media = (replace(material.media[0], size=7), *material.media[1:])
+    with pytest.raises(ValueError, match="knows other media"):
+        gpt_task(replace(material, media=media), settings(), start=start)
 
 
 def test_another_medium_needs_a_range_and_a_tokenizer(material):
