@@ -33,6 +33,10 @@ def test_a_clip_is_the_mean_of_its_pairs():
         pairs = [net(video[:, first : first + 2]) for first in range(3)]
         for name, value in whole.items():
             assert torch.allclose(value, torch.stack([p[name] for p in pairs]).mean(0), atol=1e-5)
+        for frame in (0, 3):  # each is looked at, the first one too
+            other = video.clone()
+            other[:, frame] = 0.5
+            assert not torch.allclose(net(other)["action"], whole["action"], atol=1e-3)
         backwards = net(video.flip(1))["action"]
     assert not torch.allclose(backwards, whole["action"], atol=1e-3)  # which is first matters
 

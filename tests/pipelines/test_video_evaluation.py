@@ -7,16 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.captions import draw_caption
+from flowwarp.data.captions import draw_caption, prompt_for
 from flowwarp.data.labels import JUDGED, label_clip, named
 from flowwarp.data.world import Clip
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.metrics.temporal import fine_energy
 from flowwarp.metrics.video import psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.upsampler import enlarge
 from flowwarp.pipelines import video_evaluation
-from flowwarp.pipelines.text_video import load_models
+from flowwarp.pipelines.sequences import Prompt, sample_video_tokens
+from flowwarp.pipelines.text_video import SAMPLING, load_models
 from flowwarp.pipelines.video_evaluation import (
     Tally,
     compare_upsampling,
@@ -283,7 +285,11 @@ def test_upsampling_by_hand():
     assert dim["gradient"]["held"] == pytest.approx(
         float((truth.diff(dim=-1).abs().sum() + truth.diff(dim=-2).abs().sum()) / truth.numel() / 4)
     )
-    assert dim["ssim"]["held"] < 0.99
+    grey = dataclasses.replace(one, video=torch.full_like(one.video, 51))  # 0.2
+    flat = grey.video / 255
+    similar = (2 * 0.2 * 0.3 + 1e-4) / (0.2**2 + 0.3**2 + 1e-4)  # of two plain greys
+    table = compare_upsampling(grey, halve(grey.video), held=flat + 0.1, free=flat)
+    assert table["ssim"]["held"] == pytest.approx(similar, rel=1e-3)
 
 
 def test_reconstructions_are_upsampled_both_ways(models):
@@ -313,6 +319,12 @@ def test_free_samples_beside_originals(models, monkeypatch):
     assert set(table["warping"]) == {"truth", "bicubic", "free", "held"}
     assert table["warping"]["truth"] == 0 < min(table["warping"][w] for w in ("free", "held"))
     assert set(table["fine"]) == {"bicubic", "free", "held"}
+    one = evaluate_samples(models, clips[:1], seed=3, steps=1)
+    prompt = prompt_for(clips[0].attributes, np.random.default_rng([3, 0]))
+    codes = sample_video_tokens(models.gpt, [Prompt(prompt)], [3], SAMPLING)
+    video = enlarge(models.dvae.decode(codes)[0]).clamp(0, 1)
+    energies = fine_energy(video).mean() / fine_energy(clips[0].video.float() / 255).mean()
+    assert one["fine"]["bicubic"] == pytest.approx(math.sqrt(energies), rel=1e-4)
     assert evaluate_samples(models, clips, seed=3, steps=1) == table
     assert evaluate_samples(models, clips, seed=4, steps=1) != table
 
