@@ -100,14 +100,14 @@ class Job:
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.95,
+    default=0.9,
     show_default=True,
     help="Draw from the likeliest with this probability together.",
 )
 @click.option(
     "--guidance",
     type=click.FloatRange(0),
-    default=2.0,
+    default=3.0,
     show_default=True,
     help="How much the prompt is stressed; 1 for as much as was learned.",
 )

@@ -52,7 +52,7 @@ from flowwarp.pipelines.sequences import (
 from flowwarp.pipelines.video_tokens import detokenize, load_dvae, tokenize
 
 SHIPPED = "base"  # the name of the weights in the package
-SAMPLING = Sampling(top_p=0.95, guidance=2.0)
+SAMPLING = Sampling(top_p=0.9, guidance=3.0)
 STAGES = ("tokens", "decode", "flow", "upsample")
 MOST_WINDOWS = 4  # of a video that are described
 

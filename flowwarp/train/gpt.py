@@ -399,7 +399,7 @@ def gpt_task(
             MediaGPT(_own(model), words),
             [Prompt(store.caption(index)) for index in shown],
             [training.seed + index for index in shown],
-            Sampling(top_p=0.95, guidance=2.0),
+            Sampling(top_p=0.9, guidance=3.0),
         )
         rows = []
         for index in shown:  # as it was, and as it is imagined
