@@ -95,9 +95,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True
-)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True)
 @click.option("--guidance", type=click.FloatRange(0), default=3.0, show_default=True)
 @click.option("-o", "--output", metavar="FOLDER", help="Also draw pictures there.")
 @click.option(

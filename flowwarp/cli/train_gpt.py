@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", metavar="DATA")
-@click.option("--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae: what makes tokens.")
+@click.option(
+    "--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base: what makes tokens."
+)
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
@@ -77,7 +79,7 @@ def command(
     )
     about: gpt.GPTDataConfig = configs["data"]
     first: int = configs["loop"].seed
-    vae = load_dvae(dvae)
+    vae = load_dvae(find_weights(dvae, "dvae"))
     media = grid_media(vae, about.size, about.frames)
     motion = partial(estimate_motion, load_flownet(flow)) if flow else None
 

@@ -22,7 +22,7 @@ from flowwarp.cli._training import (
     "--dvae",
     metavar="WEIGHTS",
     required=True,
-    help="Of train-dvae: what blurs. Or the folder of a diffusers AutoencoderKL (extra: hf).",
+    help="Of train-dvae, or base: what blurs. Or a folder of diffusers' AutoencoderKL (extra: hf).",
 )
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
@@ -68,7 +68,7 @@ def command(
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
-    from flowwarp.pipelines.text_video import load_upsampler
+    from flowwarp.pipelines.text_video import find_weights, load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
@@ -86,7 +86,7 @@ def command(
     if is_folder(dvae):
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
-        codec = upsampler.dvae_codec(load_dvae(dvae), place, half=half)
+        codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
     with checked_settings():
