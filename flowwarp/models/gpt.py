@@ -18,6 +18,11 @@ have in common wherever they stand in a sequence; and a grid's neighbours are as
 and frames as within them. As markers are at the origin, a head also sees where a patch is. Nothing
 about places is learned, so none of them has to be seen often.
 
+*Words.* What the words so far say is added to every patch from there on (:class:`Summary`), besides
+what attention finds in them. Of the thousands of nats of a video its caption changes about ten, so
+attention hardly learns where to look for them; a sum has nothing to look for. Words are patches
+with a place along ``line``.
+
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
 however many they are. So it also trains with ``norm = "none"``, where the variance of a gated layer
@@ -205,6 +210,32 @@ class Block(nn.Module):
         return result
 
 
+class Summary(nn.Module):
+    """What the words so far say: each is read with the two before it, and they are added up."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.hear = _linear(3 * width, width)
+        self.tell = nn.Linear(width, width, bias=False)
+        nn.init.zeros_(self.tell.weight)
+
+    def forward(self, x: Tensor, words: Tensor) -> Tensor:
+        """Return what to tell each patch (B, P, width), given which are words, (B, P, 1)."""
+        heard = F.silu(self.hear(with_two_before(F.pad(x * words, (0, 0, 2, 0))))) * words
+        told: Tensor = self.tell(total_of(heard.cumsum(1), words.cumsum(1)))
+        return told
+
+
+def with_two_before(words: Tensor) -> Tensor:
+    """Return each of (B, 2 + P, width), from the third on, with the two before: (B, P, 3 width)."""
+    return torch.cat([words[:, :-2], words[:, 1:-1], words[:, 2:]], -1)
+
+
+def total_of(heard: Tensor, count: Tensor) -> Tensor:
+    """Return the sum of what was heard at the size of one word's, however many there were."""
+    return heard * count.clamp_min(1).rsqrt().to(heard)
+
+
 # ------------------------------------------------------------------ the network
 
 
@@ -221,6 +252,7 @@ class GPT(nn.Module):
         self.config = config = config or GPTConfig()
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)  # of unit variance
         self.join = _linear(PATCH * config.embedded, config.width)
+        self.summary = Summary(config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         # Within a patch; both sources have half of the variance.
         inner, half = config.inner_width, math.sqrt(0.5)
@@ -263,6 +295,7 @@ class GPT(nn.Module):
         patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 8, embedded)
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
         x = self.join(patches.flatten(2))
+        x = x + self.summary(x, places[:, ::PATCH, :1] > 0)
         for block in self.blocks:
             x = block(x, cos, sin)
         foretold = self.foretold(unit(x[:, :-1], self.config.norm))
@@ -314,6 +347,8 @@ class GPT(nn.Module):
 # ------------------------------------------------------------------ generation
 
 Product = Callable[[Tensor], Tensor]
+# Of some patches: cosines and sines of their turns (B, 1, n, head), and which are words, (B, n, 1).
+Where = tuple[Tensor, Tensor, Tensor]
 
 
 def _product(weight: Tensor, rows: int) -> Product:
@@ -361,6 +396,7 @@ class Decoder:
 
         self.embedding = net.embedding.weight.detach().to(dtype)
         self.join = product(net.join)
+        self.hear, self.tell = product(net.summary.hear), product(net.summary.tell)
         self.blocks = [
             (
                 product(block.qkv, wide),
@@ -386,7 +422,16 @@ class Decoder:
         shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
         self.cache = torch.zeros(shape, dtype=dtype, device=self.embedding.device)
         self.mask: Tensor | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin with nothing read."""
+        device, width = self.embedding.device, self.config.width
         self.used = 0
+        self.heard = torch.zeros(self.rows, 1, width, device=device)  # the sum over words so far
+        self.count = torch.zeros(self.rows, 1, 1, dtype=torch.int64, device=device)
+        self.told = torch.zeros(self.rows, 1, width, device=device)  # what they say
+        self.before = torch.zeros(self.rows, 2, width, device=device)  # of the last two patches
 
     def begin(self, ids: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
         """Read the beginning of each row, all afresh.
@@ -414,20 +459,21 @@ class Decoder:
         where = torch.stack(
             [F.pad(row, (0, 0, n, 0)) for row, n in zip(places, missing, strict=True)]
         )
-        self.used, self.mask = 0, None
+        self._forget()
+        self.mask = None
         if any(missing):
             columns = torch.arange(self.length, device=filled.device)
             hidden = columns < torch.tensor(missing, device=filled.device)[:, None] // PATCH
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=filled.device)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None]  # (rows, 1, 1, length)
-        return self.read(filled, self.turns(where))
+        return self.read(filled, self.where(where))
 
-    def read(self, ids: Tensor, turned: tuple[Tensor, Tensor]) -> Tensor:
+    def read(self, ids: Tensor, where: Where) -> Tensor:
         """Read more patches of each row.
 
         Args:
             ids: (rows, 8 n).
-            turned: :meth:`turns` of their places, (rows or 1, 8 n, 4).
+            where: :meth:`where` they are, places (rows or 1, 8 n, 4).
 
         Returns:
             (rows, inner_width), what :meth:`logits` needs to know of all that was read.
@@ -438,7 +484,7 @@ class Decoder:
         if end > self.length:
             raise ValueError(f"{end} patches are more than the length {self.length}")
         mask = self._mask(count, end)
-        cos, sin = turned
+        cos, sin, words = where
         heads, both, each = config.heads, config.heads + config.kv_heads, config.head
         shape = (rows, count, both + config.kv_heads, each)
         # The queries that share a head of keys are further queries of one attention: its keys are
@@ -448,6 +494,7 @@ class Decoder:
         seen = self.cache.narrow(3, 0, end).unbind()
         patches = F.embedding(ids, self.embedding).view(rows * count, PATCH * config.embedded)
         x = self.join(patches).float()
+        x.view(rows, count, -1).add_(self._listen(x.view(rows, count, -1), words))
         for index, (qkv, out, up, down) in enumerate(self.blocks):
             parts = qkv(self._read(x)).view(shape).transpose(1, 2)
             qk = parts[:, :both]
@@ -464,10 +511,28 @@ class Decoder:
         self.used = end
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float()
 
-    def turns(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the turns of places (B, 8 n, 4), for :meth:`read`."""
+    def where(self, places: Tensor) -> Where:
+        """Return what :meth:`read` needs to know of places (B, 8 n, 4)."""
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
-        return cos.to(self.dtype), sin.to(self.dtype)
+        return cos.to(self.dtype), sin.to(self.dtype), places[:, ::PATCH, :1] > 0
+
+    def _listen(self, x: Tensor, words: Tensor) -> Tensor:
+        """Return what the words so far say to each patch, as `Summary` does: (rows, n or 1, width).
+
+        Of patches that are no words, as of all of a video, nothing needs to be read.
+        """
+        if not bool(words.any()):
+            self.before.zero_()
+            return self.told
+        words = words.expand(*x.shape[:2], 1)
+        near = torch.cat([self.before, x * words], 1)
+        self.before = near[:, -2:]
+        read = self.hear(with_two_before(near).flatten(0, 1).to(self.dtype)).view(x.shape).float()
+        heard = self.heard + (F.silu(read) * words).cumsum(1)
+        count = self.count + words.cumsum(1)
+        told = self.tell(total_of(heard, count).flatten(0, 1).to(self.dtype)).view(x.shape).float()
+        self.heard, self.count, self.told = heard[:, -1:], count[:, -1:], told[:, -1:]
+        return told
 
     def _feed(self, x: Tensor, up: Product, down: Product) -> None:
         """Add what a gated layer makes of the stream."""
@@ -616,8 +681,9 @@ def sample(
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
     heads = [decoder.head.index_select(0, ids) for ids in choices]
-    cos, sin = decoder.turns(places[None])
-    turns = list(zip(torch.split(cos, 1, 2), torch.split(sin, 1, 2), strict=True))
+    cos, sin, words = decoder.where(places[None])
+    split = torch.split
+    wheres = list(zip(split(cos, 1, 2), split(sin, 1, 2), split(words, 1, 1), strict=True))
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
     foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
@@ -640,6 +706,6 @@ def sample(
             progress(step + 1, count)
         patch.append(ids.repeat(len(rows) // batch))
         if len(patch) == PATCH and step + 1 < count:
-            foretold = decoder.read(torch.stack(patch, 1), turns[step // PATCH])
+            foretold = decoder.read(torch.stack(patch, 1), wheres[step // PATCH])
             patch = []
     return written

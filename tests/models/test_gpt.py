@@ -15,6 +15,7 @@ from flowwarp.models.gpt import (
     Decoder,
     GPTConfig,
     Sampling,
+    Summary,
     choose,
     rotation,
     sample,
@@ -34,13 +35,17 @@ def network(seed=0, **changes):
     net = GPT(GPTConfig(**SIZES | changes))
     torch.nn.init.normal_(net.head.weight, std=0.1)  # it begins at 0
     torch.nn.init.normal_(net.slot)
+    torch.nn.init.normal_(net.summary.tell.weight, std=0.1)  # likewise
     return net.eval()
 
 
 def sequences(batch=2, length=LENGTH, seed=1):
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(1, 50, (batch, length), generator=generator)
-    return ids, torch.rand(batch, length, 4, generator=generator) * 16
+    places = torch.rand(batch, length, 4, generator=generator) * 16
+    for patch in (0, 2, 3):  # the others, with a place along the line, are words
+        places[:, patch * PATCH : (patch + 1) * PATCH, 0] = 0
+    return ids, places
 
 
 @torch.no_grad()
@@ -53,6 +58,22 @@ def test_each_logit_sees_all_tokens_before_its_own_and_no_other(at):
     differs = (net(ids, places) != net(changed, places)).any(-1)  # from the second patch on
     assert not differs[:, : at + 1 - PATCH].any()
     assert differs[:, at + 1 - PATCH :].all()
+
+
+@torch.no_grad()
+def test_a_summary_is_of_the_words_so_far_each_with_the_two_before_it():
+    summary = Summary(6)
+    torch.nn.init.normal_(summary.tell.weight)
+    x = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0))
+    words = torch.tensor([False, True, True, False, True, False])[None, :, None]
+    nothing, a, b, c = torch.zeros(6), x[0, 1], x[0, 2], x[0, 4]
+    said = [
+        F.silu(summary.hear(torch.cat(near)))
+        for near in ((nothing, nothing, a), (nothing, a, b), (b, nothing, c))
+    ]
+    sums = [nothing, said[0], *2 * [sum(said[:2]) / 2**0.5], *2 * [sum(said) / 3**0.5]]
+    wanted = summary.tell(torch.stack(sums))
+    torch.testing.assert_close(summary(x, words)[0], wanted, rtol=0, atol=1e-5)
 
 
 def test_data_and_network_mean_the_same_patch():
@@ -80,7 +101,7 @@ def test_cached_is_uncached(changes):
         for slot in range(PATCH):
             got = decoder.logits(foretold, patch[:, :slot].unbind(1), decoder.head)
             torch.testing.assert_close(got, wanted[:, start + slot - PATCH], rtol=0, atol=1e-5)
-        foretold = decoder.read(patch, decoder.turns(places[:, start : start + PATCH]))
+        foretold = decoder.read(patch, decoder.where(places[:, start : start + PATCH]))
 
 
 def following(net, ids, places):
@@ -108,7 +129,7 @@ def test_rows_may_begin_with_different_lengths():
         parts = [slice(start + step, start + step + PATCH) for start in starts]
         foretold = decoder.read(
             torch.stack([ids[row, part] for row, part in enumerate(parts)]),
-            decoder.turns(torch.stack([places[row, part] for row, part in enumerate(parts)])),
+            decoder.where(torch.stack([places[row, part] for row, part in enumerate(parts)])),
         )
 
 
@@ -121,7 +142,7 @@ def test_several_patches_may_be_read_at_once_later_too():
     decoder.begin([ids[0, :one], ids[1, :two]], [places[0, :one], places[1, :two]])
     more = torch.stack([ids[0, one:three], ids[1, two:four]])
     where = torch.stack([places[0, one:three], places[1, two:four]])
-    got = decoder.logits(decoder.read(more, decoder.turns(where)), [], decoder.head)
+    got = decoder.logits(decoder.read(more, decoder.where(where)), [], decoder.head)
     wanted = [following(net, ids[row, :n], places[row, :n]) for row, n in ((0, three), (1, four))]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=0, atol=1e-5)
 
@@ -150,7 +171,7 @@ def test_a_decoder_refuses_what_does_not_fit():
         decoder.begin([ids[0, :PATCH], ids[1, :3]], [places[0, :PATCH], places[1, :3]])
     decoder.begin(*map(list, first))
     with pytest.raises(ValueError, match="more than the length"):
-        decoder.read(second[0], decoder.turns(second[1]))
+        decoder.read(second[0], decoder.where(second[1]))
 
 
 def test_a_turn_by_hand():

@@ -22,6 +22,11 @@ from flowwarp.train.loop import train
 QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
 
+def tell(text):
+    """Print a line in one piece, whatever another process prints meanwhile."""
+    os.write(sys.stdout.fileno(), f"{text}\n".encode())
+
+
 def fork(function):
     """Run a function in a child, which exits with the code of its fault."""
     sys.stdout.flush()  # or the child would print once more what waits in the buffer
@@ -33,7 +38,7 @@ def fork(function):
         function()
         code = 0
     except FlowwarpError as fault:
-        print(fault, flush=True)
+        tell(fault)
         code = fault.exit_code
     except SystemExit as stop:
         code = stop.code
@@ -138,7 +143,7 @@ def shared(folder):
         task = tiny.make_gpt(before if rank == 1 else None)
         train(task, tiny.gpt_config(shard=True, **changes), run, resume="auto", stream=QUIET)
         own = sum(p.to_local().numel() for p in task.model.parameters())
-        print(f"has {own / sum(p.numel() for p in task.model.parameters()):.2f}", flush=True)
+        tell(f"has {own / sum(p.numel() for p in task.model.parameters()):.2f}")
 
     for run, before in (("whole", None), ("cut", interrupt)):
         print("exits", *pair(lambda rank, r=run, b=before: member(rank, folder / r, b)))
