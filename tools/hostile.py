@@ -340,6 +340,7 @@ def npy(array: Any, **options: Any) -> bytes:
 # ------------------------------------------------------------------ the corpus
 
 NET = "--weights net.safetensors --quality fast"
+EVAL_VIDEO = "eval-video --part upsampler --clips 1 --no-held-out"
 VIDEO_NETS = "--gpt gpt.safetensors --dvae dvae.safetensors --no-upsampler"
 PAIR = "pairs/set/one"  # the good pair with known flow
 HUGE = 2**31 - 1
@@ -592,6 +593,9 @@ def _weights() -> Iterator[Case]:
         "generate-video upsampler": "generate-video dog --gpt gpt.safetensors"
         " --dvae dvae.safetensors --upsampler {} -o x.mp4",
         "describe-video": "describe-video clip.mp4 --gpt {} --dvae dvae.safetensors",
+        "eval-video classifier": "eval-video --part classifier --classifier {}",
+        "eval-video dvae": f"{EVAL_VIDEO} --upsampler up.safetensors --dvae {{}}",
+        "eval-video upsampler": f"{EVAL_VIDEO} --dvae dvae.safetensors --upsampler {{}}",
     }
     for fault in ("cut off", "pickle of torch.save", "no card", "NaN"):
         name, make = harm[fault]
@@ -609,6 +613,9 @@ def _weights() -> Iterator[Case]:
         make = weights(safe, file, card=card)
         call = calls[f"generate-video {network}"].format(safe)
         yield Case(f"weights card of {min(card)} is huge: {network}", call, make)
+    for command in ("classifier", "dvae", "upsampler"):
+        call = calls[f"eval-video {command}"].format("gpt.safetensors")
+        yield Case(f"weights of another network: eval-video {command}", call)
     swapped = "generate-video dog --gpt dvae.safetensors --dvae gpt.safetensors -o x.mp4"
     yield Case("weights swapped: generate-video", swapped)
 
@@ -965,10 +972,15 @@ def _layers() -> Iterator[Case]:
         "of huge names": of(id="x" * 10**6),
     }
     call = "datasets make sprites --count 1 --size 16 -o made --layers lpc"
+    judge = f"{EVAL_VIDEO} --upsampler up.safetensors --dvae dvae.safetensors"
     for fault, text in harm.items():
         make = both(put("lpc/attributes.json", text), copied("a.png", "lpc/layers/a.png"))
         yield Case(f"layers {fault}: datasets", call, make)
+        if fault in ("empty", "leads out", "of another size"):
+            yield Case(f"layers {fault}: eval-video", f"{judge} --layers lpc", make)
     yield Case("layers missing: datasets", call)
+    yield Case("layers missing: eval-video", f"{judge} --layers lpc")
+    yield Case("output is a file: eval-video", f"{judge} --gpt gpt.safetensors -o a.png", code=4)
     yield Case("layers missing: train-dvae", train("train-dvae", "sprites", "--layers lpc"))
 
 
