@@ -61,7 +61,7 @@ def soak_video(frames: int, folder: Path) -> dict[str, object]:
     with (folder / "said").open("wb") as said:
         process = subprocess.Popen(command, stdout=said, stderr=said)
         while process.poll() is None:
-            time.sleep(0.5)
+            time.sleep(0.05)
             samples.append((said_so_far(folder / "said"), resident(process.pid)))
     count = len(list(results.glob("*.flo")))
     last = results / f"{frames - 2:06d}.flo"

@@ -1,0 +1,29 @@
+"""The beginning of what tools/soak.py does for hours."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SOAK = Path(__file__).parents[2] / "tools" / "soak.py"
+
+
+def soak(*arguments):
+    """Return what the tool reports at its end."""
+    done = subprocess.run(
+        [sys.executable, SOAK, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_memory_stays_flat_over_a_video():
+    report = soak("video", "--frames", "300")
+    assert (report["exit"], report["flow_files"], report["faults"]) == (0, 299, 0)
+    assert -20 < report["growth_mb"] < 20  # and it was measured
+
+
+def test_a_killed_training_ends_as_if_it_had_not_been():
+    report = soak("kill", "--kills", "1", "--network", "dvae")
+    assert (report["kills"], report["runs"]) == (1, 1)
+    assert report["lost"] == report["different"] == report["faults"] == 0
