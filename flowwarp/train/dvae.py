@@ -52,6 +52,7 @@ class DVAELossConfig:
     """How the terms are weighed against the absolute difference of colours, which has 1.
 
     Args:
+        root: the root of the mean squared difference of a clip, which is what PSNR measures.
         gradient: the absolute difference of their change from pixel to pixel.
         warp: the absolute difference of errors along the flow.
         penalty: of the latent's mean and spread (fsq), or how far codes are from equally frequent
@@ -60,6 +61,7 @@ class DVAELossConfig:
             rounded part rises from 0.
     """
 
+    root: float = 0.0
     gradient: float = 0.5
     warp: float = 0.25
     penalty: float = 0.01
@@ -116,6 +118,12 @@ def color_loss(error: Tensor) -> Tensor:
     return error.abs().mean((1, 2, 3, 4))
 
 
+def root_loss(error: Tensor) -> Tensor:
+    """Return the root of the mean squared error of each example, (B,), of (B, T, C, H, W)."""
+    # No error at all has no direction, and shall have gradient zero.
+    return error.square().mean((1, 2, 3, 4)).clamp_min(1e-12).sqrt()
+
+
 def gradient_loss(error: Tensor) -> Tensor:
     """Return the mean absolute change of an error along x and y, (B,), of (B, T, C, H, W)."""
     total = error.new_zeros(len(error))
@@ -168,12 +176,13 @@ def dvae_losses(
     error = made.video - original
     terms = {
         "color": color_loss(error),
+        "root": root_loss(error),
         "gradient": gradient_loss(error),
         "warp": warp_loss(error, batch["flow"], batch["known"]),
         "penalty": net.quantiser.penalty(made.latent),
     }
     loss = terms["color"] + sum(
-        getattr(config, name) * terms[name] for name in ("gradient", "warp", "penalty")
+        getattr(config, name) * terms[name] for name in ("root", "gradient", "warp", "penalty")
     )
     return {"loss": loss, **terms, "square": error.detach().square().mean((1, 2, 3, 4))}
 

@@ -21,6 +21,7 @@ from flowwarp.train.dvae import (
     dvae_losses,
     dvae_task,
     gradient_loss,
+    root_loss,
     presets,
     warp_loss,
 )
@@ -68,6 +69,7 @@ def test_color_and_gradient_by_hand():
     assert color_loss(error).tolist() == pytest.approx([0, 0.2])
     # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
     assert gradient_loss(error).tolist() == pytest.approx([0, 0.4])
+    assert root_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
 
 
 def test_warp_loss_by_hand():
