@@ -2,8 +2,12 @@
 
     python tools/train_classifier.py --layers FOLDER --run runs/classifier
 
-FOLDER holds the full set of sprite layers. Stop it whenever you like; it goes on where it was. Then
-`python tools/ship_weights.py` puts the weights into the package.
+FOLDER holds the full set of sprite layers. Stop it whenever you like; it goes on where it was. A
+pair of frames of each clip teaches fastest; in the end whole clips, as they are judged, teach more:
+
+    python tools/train_classifier.py … --resume changed --steps 9000 --frames 16 --batch-size 16
+
+Then `python tools/ship_weights.py` puts the weights into the package.
 """
 
 from __future__ import annotations
@@ -24,7 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", required=True, metavar="FOLDER")
     parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--frames", type=int, default=ClassifierDataConfig.frames)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=3e-3, help="of learning")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", choices=("auto", "changed"), default="auto")
     arguments = parser.parse_args()
@@ -33,8 +40,8 @@ def main() -> None:
     model = ClassifierConfig(tuple(values.items()))
     training = loop.LoopConfig(
         steps=arguments.steps,
-        batch_size=64,
-        learning_rate=3e-3,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.rate,
         warmup=50,
         weight_decay=0.02,
         beta2=0.99,
@@ -48,7 +55,11 @@ def main() -> None:
     source = one_actor(
         open_source(SPRITES, model.size, FRAMES, layers=arguments.layers, held_out=None)
     )
-    configs = {"loop": training, "model": model, "data": ClassifierDataConfig()}
+    configs = {
+        "loop": training,
+        "model": model,
+        "data": ClassifierDataConfig(frames=arguments.frames),
+    }
     task = classifier_task(source, FRAMES, configs)
     result = loop.train(task, training, arguments.run, resume=arguments.resume)
     print(result.weights)

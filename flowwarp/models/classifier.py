@@ -1,9 +1,9 @@
 """The judge: what a short clip shows, one choice for each of some attributes.
 
 It is there to measure what others draw, so it is trained on originals alone and shares no weights
-with anything. It looks at each frame together with the one before, which tells pose, colours and
-motion alike, and what it thinks of all such pairs is averaged. So a clip may have any length, and
-training can do with two frames of each.
+with anything. It looks at pairs of frames some way apart, which tell pose, colours and motion alike
+(neighbours hardly differ), and what it thinks of all such pairs is averaged. So a clip may have any
+length, and training can do with a pair of each.
 
 Layers begin with the variance that keeps signals as they are through them (He et al., ICCV 2015);
 norms are over groups of channels of one frame.
@@ -33,6 +33,7 @@ class ClassifierConfig:
     Args:
         attributes: the name of each, and its values.
         size: height and width of frames, a multiple of 8.
+        apart: how many frames lie from one of a pair to the other.
         widths: channels at a quarter and an eighth of the resolution.
         blocks: residual blocks there.
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
@@ -40,6 +41,7 @@ class ClassifierConfig:
 
     attributes: tuple[tuple[str, tuple[str, ...]], ...]
     size: int = 64
+    apart: int = 4
     widths: tuple[int, int] = (64, 128)
     blocks: tuple[int, int] = (2, 1)
     norm: Literal["group", "none"] = "group"
@@ -51,6 +53,8 @@ class ClassifierConfig:
             raise ValueError("attributes must have different names")
         if self.size < 2 * PATCH or self.size % (2 * PATCH):
             raise ValueError(f"size must be a multiple of {2 * PATCH}, got {self.size}")
+        if self.apart < 1:
+            raise ValueError(f"apart must be at least 1, got {self.apart}")
         if len(self.widths) != 2 or any(w < GROUPS or w % GROUPS for w in self.widths):
             raise ValueError(f"widths must be two multiples of {GROUPS}, got {self.widths}")
         if len(self.blocks) != 2 or min(self.blocks) < 0:
@@ -113,20 +117,21 @@ class Classifier(nn.Module):
         """Return the logits of each attribute, (B, number of its values) float32.
 
         Args:
-            video: (B, T, 3, S, S) in [0, 1], T from 2, S as ``config`` has it.
+            video: (B, T, 3, S, S) in [0, 1], T more than ``apart``, S as ``config`` has it.
 
         Raises:
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
         check_video(video)
-        size = self.config.size
-        if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] < 2:
+        size, apart = self.config.size, self.config.apart
+        if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] <= apart:
             raise ValueError(
-                f"video must be (B, T, 3, {size}, {size}), T from 2, got {tuple(video.shape)}"
+                f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, "
+                f"got {tuple(video.shape)}"
             )
         frames = F.pixel_unshuffle(2 * video - 1, PATCH)
-        pairs = torch.cat([frames[:, :-1], frames[:, 1:]], 2).flatten(0, 1)
+        pairs = torch.cat([frames[:, :-apart], frames[:, apart:]], 2).flatten(0, 1)
         seen = self.see(pairs.contiguous(memory_format=torch.channels_last))
         thought = F.silu(self.join(F.silu(seen).flatten(1)))
         return {

@@ -29,7 +29,7 @@ class ClassifierDataConfig:
 
     Args:
         clips: to learn from; once composed they are kept in memory, 200 kB each.
-        frames: in a row, of a clip, for an example.
+        frames: in a row, of a clip, for an example: one pair of the network's, or more.
         mirrored: share of examples with left and right exchanged.
         share: of examples that are worn at all.
         blur: largest share of a frame that is replaced by its average over 2 x 2 pixels.
@@ -40,7 +40,7 @@ class ClassifierDataConfig:
     """
 
     clips: int = 10_000
-    frames: int = 2
+    frames: int = 5
     mirrored: float = 0.5
     share: float = 0.7
     blur: float = 1.0

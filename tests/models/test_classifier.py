@@ -10,7 +10,7 @@ ATTRIBUTES = (("action", ("walk", "stand", "fall")), ("ground", ("sand", "snow")
 
 def make(**changes):
     torch.manual_seed(0)
-    config = ClassifierConfig(ATTRIBUTES, **{"size": 16} | changes)
+    config = ClassifierConfig(ATTRIBUTES, **{"size": 16, "apart": 2} | changes)
     net = Classifier(config)
     for head in net.heads:  # they begin at zero, where nothing could be seen
         torch.nn.init.normal_(head.weight, std=0.1)
@@ -30,10 +30,10 @@ def test_a_clip_is_the_mean_of_its_pairs():
     net, video = make(), torch.rand(2, 4, 3, 16, 16)
     with torch.no_grad():
         whole = net(video)
-        pairs = [net(video[:, first : first + 2]) for first in range(3)]
+        pairs = [net(video[:, first : first + 3]) for first in range(2)]
         for name, value in whole.items():
             assert torch.allclose(value, torch.stack([p[name] for p in pairs]).mean(0), atol=1e-5)
-        for frame in (0, 3):  # each is looked at, the first one too
+        for frame in range(4):  # each is looked at, the first one too
             other = video.clone()
             other[:, frame] = 0.5
             assert not torch.allclose(net(other)["action"], whole["action"], atol=1e-3)
@@ -80,6 +80,7 @@ def test_it_is_small():
         ({"attributes": (("a", ("x", "y")), ("a", ("x", "y")))}, "different names"),
         ({"size": 20}, "multiple"),
         ({"size": 0}, "multiple"),
+        ({"apart": 0}, "apart"),
         ({"norm": "batch"}, "norm must be"),
         ({"widths": (24, 36)}, "widths"),
         ({"widths": (8, 8, 8)}, "widths"),
@@ -93,7 +94,7 @@ def test_layouts_that_are_refused(changes, match):
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 4, 3, 16, 8), (1, 1, 3, 16, 16), (1, 4, 1, 16, 16), (4, 3, 16, 16)]
+    "shape", [(1, 4, 3, 16, 8), (1, 2, 3, 16, 16), (1, 4, 1, 16, 16), (4, 3, 16, 16)]
 )
 def test_clips_that_are_refused(shape):
     with pytest.raises(ValueError, match="video"):

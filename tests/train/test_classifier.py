@@ -22,6 +22,7 @@ COLORS = {"sand": (220, 200, 140), "snow": (250, 250, 255), "grass": (70, 140, 5
 MODEL = ClassifierConfig(
     (("direction", ("left", "right")), ("ground", tuple(COLORS))),
     size=16,
+    apart=1,
     widths=(16, 32),
     blocks=(1, 1),
 )
@@ -86,7 +87,7 @@ def test_mirrors_by_hand():
 
 
 def test_examples_are_functions_of_their_numbers():
-    config = ClassifierDataConfig(clips=5)
+    config = ClassifierDataConfig(clips=5, frames=2)
     shown = show(source, 8)
     batch = draw_batch(shown, 3, range(8), MODEL, config)
     assert batch["video"].shape == (8, 2, 3, 16, 16)
@@ -97,7 +98,7 @@ def test_examples_are_functions_of_their_numbers():
 
 @pytest.mark.parametrize("mirrored", [0.0, 1.0])
 def test_examples_are_parts_of_clips(mirrored):
-    config = ClassifierDataConfig(clips=50, share=0.0, mirrored=mirrored)
+    config = ClassifierDataConfig(clips=50, frames=2, share=0.0, mirrored=mirrored)
     batch = draw_batch(show(source, 50), 3, range(30), MODEL, config)
     firsts = set()
     for number in range(30):
@@ -122,9 +123,13 @@ def test_a_clip_is_composed_once():
         return source(seed, index)
 
     shown = show(watched, 5)
-    first = draw_batch(shown, 3, range(10), MODEL, ClassifierDataConfig(clips=5, share=1.0))
+    first = draw_batch(
+        shown, 3, range(10), MODEL, ClassifierDataConfig(clips=5, frames=2, share=1.0)
+    )
     assert sorted(drawn) == [(3, index) for index in range(5)]
-    again = draw_batch(shown, 3, range(10, 20), MODEL, ClassifierDataConfig(clips=5, share=1.0))
+    again = draw_batch(
+        shown, 3, range(10, 20), MODEL, ClassifierDataConfig(clips=5, frames=2, share=1.0)
+    )
     assert len(drawn) == 5
     assert sorted(again["ground"].tolist()) == sorted(first["ground"].tolist())
     assert not torch.equal(again["video"], first["video"])  # worn differently, in another order
@@ -151,7 +156,7 @@ def test_losses_by_hand():
 
 def test_it_learns_and_says_how_well():
     training = loop.LoopConfig(steps=60, batch_size=8)
-    data = ClassifierDataConfig(clips=500, validation=24)
+    data = ClassifierDataConfig(clips=500, frames=2, validation=24)
     task = classifier_task(source, 4, {"loop": training, "model": MODEL, "data": data})
     model = task.model
     with torch.no_grad():
