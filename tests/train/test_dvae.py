@@ -21,8 +21,8 @@ from flowwarp.train.dvae import (
     dvae_losses,
     dvae_task,
     gradient_loss,
-    root_loss,
     presets,
+    root_loss,
     warp_loss,
 )
 
