@@ -1,17 +1,19 @@
 """Measure interpolation: every second frame of real clips is left out and made again.
 
 Usage: python tools/bench/interpolation.py CLIP... [--frames 12] [--threads 2] [--quality best]
-    [--weights base|FILE|none]
+    [--weights base|FILE|none] [--write]
 
 A clip's figure is the mean PSNR of the 8-bit RGB frames that were left out: for the average of
-their neighbours, and for the same interpolation with flow both ways by OpenCV's DIS (medium
-preset) and by each quality. Frames that repeat the one before are dropped first, since no method
+their neighbours; for flow by OpenCV's DIS (medium preset) as it is often used, both neighbours read
+half-way along their flow and averaged; for our interpolation with flow both ways by DIS; and for
+the same by each quality. Frames that repeat the one before are dropped first, since no method
 can know which of two moments a doubled frame shows: a step that changes less than a twentieth of
 what the steps beside it change (in squared error) is taken for one. Nor does a frame count whose
 neighbours show two scenes: which one it belongs to cannot be known either, and a mixture of both,
 though never far off in PSNR, is no frame. --keep-all measures both too. Where the neighbours are
 equal, all methods are exact, and the frame is left out of the mean.
-Seconds are the median for one new frame, flow included. The last line of the output is JSON.
+Seconds are the median for one new frame, flow included. The last line of the output is JSON;
+--write renews the section in BENCHMARKS.md.
 """
 
 from __future__ import annotations
@@ -27,18 +29,27 @@ from pathlib import Path
 from typing import Any
 
 import _measure
+import _page
 import cv2
 import torch
 from torch import Tensor
 
 from flowwarp.data.clips import is_cut
 from flowwarp.io.video import read_video
+from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow_estimation import QUALITIES, Quality, estimate_both, load_flownet
 from flowwarp.pipelines.interpolation import Estimate, interpolate_video
 from flowwarp.pipelines.refine import refine
 
 REPEATED = 1 / 20  # of the squared change beside it
 EXACT = 100.0  # dB
+TITLE = "interpolation"
+EXPLANATION = """\
+PSNR in dB of frames that were left out and made again; rates are those that are left. `average` is
+the mean of the neighbours, `DIS, half-way` reads both half-way along OpenCV's DIS flow (medium) and
+averages; the others are our interpolation, with flow by DIS or by a quality of ours. Frames that
+repeat the one before, and those between two scenes, do not count.
+"""
 
 Method = Callable[[Tensor, Tensor], Tensor]  # two (3, H, W) to the frame in the middle
 
@@ -67,6 +78,14 @@ def dis(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
         return found.permute(2, 0, 1)[None].contiguous()
 
     return flow(*greys), flow(*reversed(greys))
+
+
+def halfway(before: Tensor, after: Tensor) -> Tensor:
+    """Read each frame half-way along its flow, as if its motion were that of the middle."""
+    one, two = before[None], after[None]
+    there, back = dis(one, two)
+    # The flow at a pixel of the middle is taken to be that of the same pixel of a neighbour.
+    return ((warp(one, -there / 2) + warp(two, -back / 2)) / 2)[0]
 
 
 def fitted(quality: str) -> Estimate:
@@ -154,6 +173,18 @@ def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> 
     }
 
 
+def _table(rows: Sequence[Mapping[str, Any]], means: Mapping[str, float]) -> str:
+    lines = [
+        f"| clip | size | frames | {' | '.join(means)} |",
+        f"| --- | --- | ---: |{' ---: |' * len(means)}",
+    ]
+    for row in rows:
+        figures = " | ".join(f"{value:.2f}" for value in row["psnr"].values())
+        lines.append(f"| {row['clip']} | {row['size']} | {row['frames']} | {figures} |")
+    figures = " | ".join(f"{value:.2f}" for value in means.values())
+    return "\n".join([*lines, f"| mean | | | {figures} |"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("clips", nargs="+", help="videos or folders of frames")
@@ -161,27 +192,28 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
     parser.add_argument("--quality", action="append", choices=QUALITIES, help="default: all")
     parser.add_argument("--weights", default="base", help="none: the fit without a network")
+    parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
     parser.add_argument("--keep-all", action="store_true", help="doubled frames and cuts too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    methods = {"average": average, "DIS": interpolation(dis)}
+    methods = {"average": average, "DIS, half-way": halfway, "DIS": interpolation(dis)}
     methods |= ours(arguments.weights, arguments.quality or QUALITIES)
 
     environment = _measure.describe_machine() | {"opencv": cv2.__version__}
     print("  ".join(f"{key}={value}" for key, value in environment.items()))
-    names = "".join(f"{name:>10}" for name in methods)
+    names = "".join(f"{name:>14}" for name in methods)
     print(
         f"\nPSNR in dB{'':22}{'size':>10}{'frames':>7}{'repeats':>8}{'cuts':>5}{names}   s/frame",
         end="",
     )
-    print("".join(f"{name:>10}" for name in list(methods)[1:]))
+    print("".join(f"{name:>14}" for name in list(methods)[1:]))
     rows = []
     for clip in arguments.clips:
         row = measure(clip, methods, arguments.frames, arguments.keep_all)
         rows.append(row)
-        figures = "".join(f"{value:10.2f}" for value in row["psnr"].values())
-        times = "".join(f"{value:10.3f}" for value in list(row["seconds"].values())[1:])
+        figures = "".join(f"{value:14.2f}" for value in row["psnr"].values())
+        times = "".join(f"{value:14.3f}" for value in list(row["seconds"].values())[1:])
         print(
             f"{row['clip']:32}{row['size']:>10}{row['frames']:7}{row['repeats']:8}{row['cuts']:5}"
             f"{figures}          {times}",
@@ -189,9 +221,14 @@ def main() -> None:
         )
     known = [row["psnr"] for row in rows if row["frames"]]
     means = {name: statistics.mean(row[name] for row in known) for name in methods}
-    print(f"{'mean':62}" + "".join(f"{value:10.2f}" for value in means.values()))
+    print(f"{'mean':62}" + "".join(f"{value:14.2f}" for value in means.values()))
     above = {name: sum(row[name] > row["average"] for row in known) for name in methods}
-    print(f"{f'above average, of {len(known)}':62}" + "".join(f"{n:10}" for n in above.values()))
+    print(f"{f'above average, of {len(known)}':62}" + "".join(f"{n:14}" for n in above.values()))
+    if arguments.write:
+        made = f"Made by `python tools/bench/interpolation.py CLIPS --frames {arguments.frames}`"
+        words = ", ".join(f"{key} {value}" for key, value in environment.items())
+        table = _table(rows, means)
+        _page.replace_section(TITLE, f"\n{made}; {words}.\n\n{EXPLANATION}\n{table}\n")
     print(
         json.dumps(
             {"environment": environment, "weights": arguments.weights, "clips": rows, "mean": means}
