@@ -109,6 +109,8 @@ class GPTLossConfig:
 
     Args:
         text: a caption is short, but each word decides much.
+        description: text of what came before it, such as a video, instead of ``text``. It is a
+            hundredth of such a sequence, but all that the sequence is for.
         video: what is wanted.
         opening: how much more the first token of a video counts; half as much more after 256
             tokens, and so on. It is there that a prompt says something that is not seen yet.
@@ -117,6 +119,7 @@ class GPTLossConfig:
     """
 
     text: float = 5.0
+    description: float = 100.0
     video: float = 1.0
     frame: float = 0.5
     motion: float = 0.5
@@ -125,7 +128,7 @@ class GPTLossConfig:
     def __post_init__(self) -> None:
         if self.opening < 0:
             raise ValueError(f"opening must not be negative, got {self.opening}")
-        weights = (self.text, self.video, self.frame, self.motion)
+        weights = (self.text, self.description, self.video, self.frame, self.motion)
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
 
@@ -204,12 +207,15 @@ def collate(
     longest = max(map(len, sequences))
     weights = torch.tensor([getattr(losses, medium.name) for medium in words.media])
     chosen = torch.cat(words.all_choices())
-    video = words.number(VIDEO)
+    video, text = words.number(VIDEO), words.number(TEXT)
     parts: dict[str, list[Tensor]] = {"ids": [], "places": [], "media": [], "weights": []}
     for tokens in sequences:
         missing = longest - len(tokens)
         # Which medium comes next is known, and where a grid ends.
-        counts = torch.where(torch.isin(tokens.ids, chosen), weights[tokens.media], 0.0)
+        asked = torch.isin(tokens.ids, chosen)
+        counts = torch.where(asked, weights[tokens.media], 0.0)
+        if tokens.media[0] != text:
+            counts[asked & (tokens.media == text)] = losses.description
         own = counts[tokens.media == video]
         counts[tokens.media == video] = own * _stress(len(own), losses.opening)
         parts["ids"].append(F.pad(tokens.ids, (0, missing)))
@@ -250,7 +256,7 @@ def bits_by_medium(
     """
     totals = torch.zeros(len(words.media), dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    everything = GPTLossConfig(frame=1.0, motion=1.0, opening=0.0)
+    everything = GPTLossConfig(1.0, 1.0, 1.0, 1.0, 1.0, opening=0.0)
     device = net.head.weight.device
     choices = [ids.to(device) for ids in words.all_choices()]
     for start in range(0, len(sequences), _AT_ONCE):

@@ -248,6 +248,10 @@ def test_weights_by_hand(material, words):
     # Nothing for markers, but for the one that ends a text, whose length is not known.
     text = [0.0] * 8 + ([0.25] + [0.0] * 7) * said
     assert weights.tolist() == text + [0.0] * 8 + [0.5] * 64 + [0.0] * 8
+    other = sequence_of(material.training, 0, ["motion", "text"], words)
+    losses = GPTLossConfig(text=0.0, motion=0.5, description=2.0)
+    weights = collate([other], words, losses)["weights"][0]
+    assert weights.tolist() == [0.0] * 8 + [0.5] * 64 + [0.0] * 8 + [8 * w for w in text]
 
 
 def test_the_opening_of_a_video_counts_more(material, words):
