@@ -144,7 +144,7 @@ def best_of(
 ) -> tuple[Tensor, Tensor]:
     """Make several videos of a prompt and order them by how well they can be described by it.
 
-    The judge is the same network, reading the sequence the other way round.
+    The judge is the same network; see :func:`text_likelihood`.
 
     Args:
         gpt: from :func:`load_gpt`.
@@ -176,6 +176,10 @@ def best_of(
 def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> Tensor:
     """Return the log-likelihood of captions, given videos.
 
+    There are two ways to it: as the network reads the caption after the video, and, by Bayes'
+    theorem, from how much likelier the caption makes the video. They err differently, and their
+    mean is returned.
+
     Args:
         gpt: from :func:`load_gpt`.
         videos: (B, t, h, w) codes.
@@ -184,16 +188,25 @@ def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> T
     Returns:
         (B,) float32, in nats: the sum over all tokens of a caption and its end.
     """
-    words = gpt.vocabulary
-    device = gpt.net.head.weight.device
-    choices = [ids.to(device) for ids in words.all_choices()]
     scores = []
     for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
-        text = words.text(caption)
-        ids, places = _to(join([words.segment(VIDEO, video.cpu()), text]), device)
-        nats = gpt.net.nats(ids[None], places[None], choices)[0]
-        scores.append(-nats[PATCH - len(text) :].sum())  # not of the marker that opens it
+        alone, told = _log_likelihoods(gpt, caption, video, (VIDEO, TEXT))
+        said, shown = _log_likelihoods(gpt, caption, video, (TEXT, VIDEO))
+        scores.append((told + said + shown - alone) / 2)
     return torch.stack(scores).cpu()
+
+
+def _log_likelihoods(
+    gpt: MediaGPT, caption: str, video: Tensor, order: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Return the log-likelihoods of both media, the second one's given the first."""
+    words = gpt.vocabulary
+    device = gpt.net.head.weight.device
+    parts = [words.text(caption) if n == TEXT else words.segment(n, video.cpu()) for n in order]
+    ids, places = _to(join(parts), device)
+    nats = gpt.net.nats(ids[None], places[None], [c.to(device) for c in words.all_choices()])[0]
+    first = len(parts[0]) - PATCH  # there is none of the marker that opens it
+    return -nats[:first].sum(), -nats[first:].sum()
 
 
 def describe(
