@@ -93,13 +93,13 @@ def read_labels(net: Classifier, videos: Tensor) -> list[dict[str, str]]:
 
     Args:
         net: from :func:`load_classifier`.
-        videos: (B, T, 3, S, S) in [0, 1], T from 2, of the judge's size.
+        videos: (B, T, 3, S, S) in [0, 1], T more than the judge's ``apart``, of its size.
 
     Returns:
         For each clip the likeliest value of each attribute.
 
     Raises:
-        ValueError: clips of another size, or of one frame.
+        ValueError: clips of another size, or too short.
     """
     device = next(net.parameters()).device
     half = fast_dtype(device) == torch.bfloat16
