@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -68,6 +69,7 @@ def command(
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
+    from flowwarp.train.runs import LAST
     from flowwarp.train.tokenized import grid_media, tokenize_clips
 
     configs = configure(
@@ -114,7 +116,9 @@ def command(
             checks["held_out"] = prepare("held_out", aside, first + 1, about.checked)
         material = gpt.GPTMaterial(training, checks, media)
         trained = load_gpt(find_weights(start, "gpt")) if start else None
-        task = gpt.gpt_task(material, configs, vae, start=trained)
+        own = Path(folder) / LAST
+        words = load_gpt(own).vocabulary if resume != "never" and own.exists() else None
+        task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)
     train(
         task,
         configs,

@@ -341,6 +341,7 @@ def gpt_task(
     dvae: DVAE | None = None,
     notes: Mapping[str, str] | None = None,
     start: MediaGPT | None = None,
+    vocabulary: Vocabulary | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a transformer.
 
@@ -350,10 +351,12 @@ def gpt_task(
         dvae: to show samples; without it there are none.
         notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` and the vocabulary are its own.
+        vocabulary: of a run that is resumed; from other clips, other pairs would be learned, and
+            words would get ids that mean something else to the network.
 
     Raises:
         ValueError: an order names a medium that there is not, there is nothing to judge by, or
-            ``start`` knows other media than the material has.
+            ``start`` or ``vocabulary`` knows other media than the material has.
     """
     if not material.checks:
         raise ValueError("checks must hold some clips")
@@ -361,13 +364,15 @@ def gpt_task(
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
     torch.manual_seed(training.seed)
-    if start is None:
+    words = start.vocabulary if vocabulary is None and start is not None else vocabulary
+    if words is None:
         words = build_vocabulary(material.media, material.training.captions(), data)
+    elif words.media[1:] != material.media:
+        raise ValueError("the network to go on from knows other media than these clips have")
+    if start is None:
         net = GPT(replace(configs["model"], vocabulary=words.size))
     else:
-        words, net = start.vocabulary, GPT(start.net.config)
-        if words.media[1:] != material.media:
-            raise ValueError("the network to start from knows other media than these clips have")
+        net = GPT(start.net.config)
         net.load_state_dict(start.net.state_dict())
     choices = words.all_choices()
 

@@ -53,6 +53,20 @@ def test_trains_and_writes_weights(world, weights, tmp_path, capsys):
     assert keys <= set(records[-1])
 
 
+def test_words_keep_their_ids_when_a_run_goes_on_with_other_clips(weights, tmp_path):
+    call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--run", tmp_path / "run"]
+    assert run(*call) == 0
+    before = load_gpt(tmp_path / "run" / "last.safetensors").vocabulary
+    more = ["--resume", "changed", "--set", "clips=40", "--steps", "4"]
+    assert run(*call, *more) == 0
+    after = load_gpt(tmp_path / "run" / "last.safetensors").vocabulary
+    assert after.pairs.merges == before.pairs.merges
+    call[-1] = tmp_path / "other"
+    assert run(*call, *more[2:]) == 0
+    anew = load_gpt(tmp_path / "other" / "last.safetensors").vocabulary
+    assert anew.pairs.merges != before.pairs.merges
+
+
 def test_needs_the_weights_of_a_vae(tmp_path, capsys):
     assert run("train-gpt", "digits", "--run", tmp_path / "run") == 2
     assert "--dvae" in capsys.readouterr().err
