@@ -29,8 +29,7 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
         if is_folder(name):
             files = list_folder(path, extensions)
         elif is_glob(name):
-            files = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207 - absolute
-            files = [file for file in files if file.suffix.lower() in extensions]
+            files = [file for file in expand_glob(name) if file.suffix.lower() in extensions]
         else:
             files = [path]
         if not files:

@@ -65,11 +65,9 @@ def command(
         truths = [read_pair(pair) for pair in pairs_of(load_recipe("pairs"), val)]
     elif pictures:
         truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
-    material = flow.fit_material(
-        flow.Material(pairs, pictures), configs["loop"].seed, configs["data"], _tell_fits
-    )
     with checked_settings():
-        task = flow.flow_task(material, configs, truths, start=net)
+        material = flow.Material(pairs, pictures)
+        task = flow.flow_task(material, configs, truths, start=net, told=_tell_fits)
     train(
         task,
         configs,

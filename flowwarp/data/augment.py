@@ -123,7 +123,7 @@ def _points(geometry: Geometry, like: Tensor) -> Tensor:
 class Appearance:
     """How far colours may change; each number is the reach of a uniform draw around none.
 
-    ``between`` is how much of each reach the two frames may differ by: 0 gives both the same
+    ``between`` is how much of each reach the frames may differ by: 0 gives all the same
     change, as when a network shall not notice; 1 draws them apart.
     """
 
@@ -139,43 +139,41 @@ class Appearance:
 
 
 def change_appearance(
-    image1: Tensor,
-    image2: Tensor,
+    images: Sequence[Tensor],
     generator: torch.Generator,
     config: Appearance | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Change colours, sharpness and noise of both frames of each pair, not their geometry.
+) -> tuple[Tensor, ...]:
+    """Change colours, sharpness and noise of the frames of each example, not their geometry.
 
     Args:
-        image1: (B, 3, H, W) in [0, 1].
-        image2: as ``image1``.
+        images: such as image 1 and image 2, (B, 3, H, W) each, in [0, 1].
         generator: a CPU generator.
         config: how far.
 
     Returns:
-        Both frames, in [0, 1].
+        As many frames, in [0, 1].
 
     Raises:
-        ValueError: not RGB, or of two shapes.
+        ValueError: not RGB, or of several shapes.
     """
-    check_image(image1, "image1")
-    check_image(image2, "image2")
-    if image1.shape != image2.shape or image1.shape[1] != 3:
-        raise ValueError(
-            "image1 and image2 must be (B, 3, H, W) alike, "
-            f"got {tuple(image1.shape)} and {tuple(image2.shape)}"
-        )
+    for image in images:
+        check_image(image, "images")
+        if image.shape != images[0].shape or image.shape[1] != 3:
+            raise ValueError(
+                "images must be (B, 3, H, W) alike, "
+                f"got {tuple(images[0].shape)} and {tuple(image.shape)}"
+            )
     from kornia import enhance  # 1 s
 
     config = config or Appearance()
-    batch = len(image1)
-    frames = torch.cat([image1, image2])  # (2B, 3, H, W)
+    batch = len(images[0])
+    frames = torch.cat(list(images))  # (N B, 3, H, W)
 
     def draw(reach: float) -> Tensor:
-        """Draw a number for each frame within ``reach`` of 0: (2B,)."""
-        drawn = 2 * torch.rand(3, batch, generator=generator) - 1
-        pair, own = (1 - config.between) * drawn[0], config.between * drawn[1:]
-        return (reach * (pair + own).flatten()).to(frames.device, frames.dtype)
+        """Draw a number for each frame within ``reach`` of 0: (N B,)."""
+        drawn = 2 * torch.rand(1 + len(images), batch, generator=generator) - 1
+        shared, own = (1 - config.between) * drawn[0], config.between * drawn[1:]
+        return (reach * (shared + own).flatten()).to(frames.device, frames.dtype)
 
     if config.gamma:
         frames = enhance.adjust_gamma(frames.clamp(0, 1), torch.exp(draw(config.gamma)))
@@ -190,8 +188,7 @@ def change_appearance(
     if config.noise:
         noise = torch.randn(frames.shape, generator=generator).to(frames)
         frames.addcmul_(noise, draw(config.noise).abs().view(-1, 1, 1, 1))
-    first, second = frames.clamp_(0, 1).chunk(2)
-    return first, second
+    return frames.clamp_(0, 1).chunk(len(images))
 
 
 def _color_matrix(

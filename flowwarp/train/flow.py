@@ -64,6 +64,17 @@ class FlowDataConfig:
     fitted_pairs: int = 0
     fitted_share: float = 0.8
 
+    def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("margin", "fitted_pairs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        for name in ("moving_photos", "fitted_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of an example with the margin around."""
@@ -123,10 +134,11 @@ def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) ->
         known = crop_mask(flows.isfinite().all(1, keepdim=True), halves)
         # Where one of the pixels that are mixed is unknown, so is the sum: NaN stays NaN.
         flows = torch.where(known, crop_flow(flows, halves), torch.nan)
-    image1, image2 = change_appearance(frame1, frame2, generator, APPEARANCE)
+    frames = [frame1, frame2] if before is None else [frame1, frame2, before]
+    image1, image2, *image0 = change_appearance(frames, generator, APPEARANCE)
     example = {"image1": image1, "image2": image2}
     if material.pairs is not None and material.pairs.frames == 3:
-        example["image0"] = torch.full_like(image1, torch.nan) if before is None else before
+        example["image0"] = image0[0] if image0 else torch.full_like(image1, torch.nan)
     return example if fitted is None else example | {"flow_12": flows[:1], "flow_21": flows[1:]}
 
 
@@ -392,6 +404,7 @@ def flow_task(
     truths: Sequence[GroundTruth] = (),
     notes: Mapping[str, str] | None = None,
     start: FlowNet | None = None,
+    told: Callable[[int, int], None] | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a flow network.
 
@@ -401,6 +414,7 @@ def flow_task(
         truths: pairs to judge by; without any, held-out examples are judged by the loss itself.
         notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
+        told: called with (pairs done, pairs in all) while flow is fitted, before the first step.
 
     Raises:
         ValueError: a size of an example does not fit the network.
@@ -410,6 +424,7 @@ def flow_task(
     training, data = configs["loop"], configs["data"]
     losses: FlowLossConfig = configs["losses"]
     _check_sizes(configs["model"], data, losses)
+    source = material
     if losses.velocity:
         triplets = material.pairs.windows(3) if material.pairs else None
         if not triplets:
@@ -419,6 +434,10 @@ def flow_task(
     net = FlowNet(configs["model"])
     if start is not None:
         net.load_state_dict(start.state_dict())
+
+    def prepare() -> None:
+        nonlocal material
+        material = replace(material, fitted=fit_material(source, training.seed, data, told).fitted)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material, training.seed, numbers, data)
@@ -437,18 +456,18 @@ def flow_task(
             examples.get("image0"),
         )
 
-    fresh = replace(material, fitted=None)
-    held_out = draw_batch(fresh, training.seed + 1, range(4), data)
+    held_out = draw_batch(replace(material, fitted=None), training.seed + 1, range(4), data)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        images = held_out["image1"], held_out["image2"]
+        device = next(model.parameters()).device
+        images = held_out["image1"].to(device), held_out["image2"].to(device)
         terms = flow_losses(model, *images, data.margin, 0.0, replace(losses, coarse_until=0.0))
         figures = {name: float(value.mean()) for name, value in terms.items()}
         if truths:
-            errors = [
-                float(epe(model(pair.image1, pair.image2)[0].flow, pair.flow_12, valid=pair.valid))
-                for pair in truths
-            ]
+            errors = []
+            for pair in truths:
+                flow = model(pair.image1.to(device), pair.image2.to(device))[0].flow.cpu()
+                errors.append(float(epe(flow, pair.flow_12, valid=pair.valid)))
             figures["epe"] = sum(errors) / len(errors)
         return figures
 
@@ -458,7 +477,8 @@ def flow_task(
                 _crop(held_out[name][number : number + 1], data.margin)
                 for name in ("image1", "image2")
             )
-            flow = model(image1, image2)[0].flow
+            device = next(model.parameters()).device
+            flow = model(image1.to(device), image2.to(device))[0].flow.cpu()
             warped = warp(image2, flow)
             row = [image1, image2, flow_to_image(flow), warped]
             yield f"flow{number}", side_by_side(row)[0]
@@ -472,6 +492,7 @@ def flow_task(
         validate=validate,
         metric="epe" if truths else "loss",
         samples=samples,
+        prepare=prepare,
         notes=notes or {},
     )
 

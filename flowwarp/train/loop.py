@@ -102,9 +102,11 @@ class LoopConfig:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.keep < 2:  # one to fall back to
+            raise ValueError(f"keep must be at least 2, got {self.keep}")
         for item in fields(self):
             if item.type in ("int", "float") and getattr(self, item.name) < 0:
                 raise ValueError(f"{item.name} must not be negative")
@@ -145,6 +147,7 @@ class Task:
         notes: for the card: licence, data.
         layers: names of the lists of layers that processes put together one at a time where they
             share the network (`LoopConfig.shard`); none, and it cannot be shared.
+        prepare: called once, when the run is sure to begin, for what takes long: data to make.
     """
 
     name: str
@@ -157,6 +160,7 @@ class Task:
     samples: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    prepare: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +265,10 @@ def train(
             stack.callback(progress.end)
             loop = _Loop(task, config, place, rank, world, run, stop, progress)
             loop.begin(resume)
+            if run is not None:  # not before it is known that the state fits
+                run.write_config(configs)
+            if task.prepare is not None:
+                task.prepare()
             if tensorboard and rank == 0:
                 loop.writer = _tensorboard(Path(folder), loop.step)
                 stack.callback(loop.writer.close)
@@ -332,6 +340,7 @@ class _Loop:
                 tensors[f"optimizer.{name}.{key}"] = value
         facts = {
             "best": self.best,
+            "metric": self.task.metric,
             "sums": self.sums,
             "seconds": self.seconds,
             "machine": _machine(self.device, self.world),
@@ -401,7 +410,8 @@ class _Loop:
         """Go on from where a state stood."""
         try:
             best = state.facts["best"]
-            self.best = None if best is None else (float(best[0]), int(best[1]))
+            if best is not None and state.facts.get("metric", self.task.metric) == self.task.metric:
+                self.best = float(best[0]), int(best[1])
             self.sums = {name: float(value) for name, value in state.facts["sums"].items()}
             self.seconds = float(state.facts["seconds"])
             before = dict(state.facts["machine"])
@@ -448,7 +458,8 @@ class _Loop:
     def go(self) -> None:
         """Do what is left of the run."""
         config = self.config
-        if self.step:  # resumed: a state is saved before what is due at its step
+        if self.step:  # resumed: a state is saved before its weights, and what is due at its step
+            self.save_weights(LAST, self.to_use(), {})
             self.duties()
         started = time.monotonic() - self.seconds
         with _prepared(self._load, self._wanted(), config.workers) as batches:

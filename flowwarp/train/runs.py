@@ -147,6 +147,15 @@ class Run:
             self._metrics.close()
             self._metrics = None
 
+    def write_config(self, configs: Mapping[str, Any]) -> None:
+        """Write config.toml: what the run is trained with from now on.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with atomic_output(self.folder / CONFIG) as temporary:
+            temporary.write_bytes(to_toml(configs).encode())
+
     def _sync_metrics(self) -> None:
         if self._metrics is None:
             return
@@ -168,7 +177,7 @@ def open_run(
     keep: int = 2,
     free: frozenset[str] = frozenset(),
 ) -> Iterator[Run]:
-    """Lock a run's folder, made if need be, and write or check its config.toml.
+    """Lock a run's folder, made if need be, and check its config.toml.
 
     Args:
         folder: the run.
@@ -190,17 +199,15 @@ def open_run(
         for left in folder.glob("**/.flowwarp-*"):  # of a process that was killed in a write
             with suppress(OSError):
                 left.unlink()
-        path = folder / CONFIG
         begun = any(folder.glob("state-*"))
-        if begun and resume == "never":
+        made = begun or any((folder / name).exists() for name in (LAST, BEST))
+        if made and resume == "never":
             raise OutputError(
                 folder, "holds a run already", "resume it (--resume auto), or name another"
             )
         if begun and resume == "auto":
-            _check_configs(path, configs, free)
-        with atomic_output(path) as temporary:
-            temporary.write_bytes(to_toml(configs).encode())
-        run = Run(folder, max(keep, 1))
+            _check_configs(folder / CONFIG, configs, free)
+        run = Run(folder, keep)
         try:
             yield run
         finally:

@@ -172,7 +172,7 @@ def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
     for name, u in (("f10", 1), ("f2", -1)):
         save_flow(f"flows/{name}.flo", u)
     assert show("flows", "-o", "out") == (0, ["out/f2.png", "out/f10.png"], "")
-    assert show("flows/*.flo")[:2] == (0, ["flows/f10_flow.png", "flows/f2_flow.png"])
+    assert show("flows/*.flo")[:2] == (0, ["flows/f2_flow.png", "flows/f10_flow.png"])
     assert_picture("out/f2.png", read_image("flows/f2_flow.png")[None])
 
 

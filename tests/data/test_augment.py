@@ -112,24 +112,24 @@ NOTHING = Appearance(0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 def test_no_reach_changes_nothing():
     images = smooth(3, 3, 20, 24).clamp(0, 1), smooth(3, 3, 20, 24, seed=1).clamp(0, 1)
-    for got, wanted in zip(change_appearance(*images, seeded(), NOTHING), images, strict=True):
+    for got, wanted in zip(change_appearance(images, seeded(), NOTHING), images, strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
 
 
 def test_colours_change_alike_without_between():
     image = smooth(4, 3, 20, 24).clamp(0, 1)
     config = Appearance(noise=0, between=0)
-    first, second = change_appearance(image, image, seeded(), config)
+    first, second = change_appearance([image, image], seeded(), config)
     assert torch.equal(first, second)
     assert ((first - image).abs().mean((1, 2, 3)) > 0.01).all()
-    first, second = change_appearance(image, image, seeded(), Appearance(noise=0, between=0.5))
+    first, second = change_appearance([image, image], seeded(), Appearance(noise=0, between=0.5))
     assert not torch.equal(first, second)
 
 
 def test_brightness_by_hand():
     image = torch.full((64, 3, 4, 4), 0.5)
     config = Appearance(0.2, 0, 0, 0, 0, 0, 0, 0, 0)
-    first, _ = change_appearance(image, image, seeded(), config)
+    first, _ = change_appearance([image, image], seeded(), config)
     shifts = first[:, 0, 0, 0] - 0.5
     assert shifts.min() < -0.1
     assert shifts.max() > 0.1
@@ -139,13 +139,13 @@ def test_brightness_by_hand():
 def test_hue_and_saturation_leave_grey_alone():
     grey = torch.rand(8, 1, 6, 6, generator=seeded()).expand(8, 3, 6, 6)
     config = Appearance(0, 0, 0.9, 0.5, 0, 0, 0, 0, 0)
-    first, _ = change_appearance(grey, grey, seeded(), config)
+    first, _ = change_appearance([grey, grey], seeded(), config)
     torch.testing.assert_close(first, grey, atol=1e-5, rtol=0)
 
 
 def test_hue_turns_red_to_green_and_back():
     red = torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(200, 3, 1, 1)
-    turned, _ = change_appearance(red, red, seeded(), Appearance(0, 0, 0, 1 / 3, 0, 0, 0, 0, 0))
+    turned, _ = change_appearance([red, red], seeded(), Appearance(0, 0, 0, 1 / 3, 0, 0, 0, 0, 0))
     greenest, bluest = (turned[:, k].max() for k in (1, 2))
     assert greenest > 0.95
     assert bluest > 0.95
@@ -156,7 +156,7 @@ def test_hue_turns_red_to_green_and_back():
 
 def test_contrast_by_hand():
     image = torch.full((64, 3, 4, 4), 0.75)
-    first, _ = change_appearance(image, image, seeded(), Appearance(0, 0.4, 0, 0, 0, 0, 0, 0, 0))
+    first, _ = change_appearance([image, image], seeded(), Appearance(0, 0.4, 0, 0, 0, 0, 0, 0, 0))
     factors = (first[:, 0, 0, 0] - 0.5) / 0.25
     assert 0.6 - 1e-5 <= factors.min() < 0.7
     assert 1.3 < factors.max() <= 1.4 + 1e-5
@@ -165,29 +165,31 @@ def test_contrast_by_hand():
 def test_blur_is_drawn_for_some():
     image = torch.rand(64, 3, 16, 16, generator=seeded())
     config = Appearance(0, 0, 0, 0, 0, blur=1.5, blur_share=0.3, noise=0, between=0)
-    first, _ = change_appearance(image, image, seeded(), config)
+    first, _ = change_appearance([image, image], seeded(), config)
     changed = (first - image).abs().amax((1, 2, 3)) > 1e-3
     assert 0.1 < changed.float().mean() < 0.5
 
 
 def test_noise_is_not_shared():
     image = torch.full((16, 3, 16, 16), 0.5)
-    first, second = change_appearance(image, image, seeded(), Appearance(0, 0, 0, 0, 0, 0, 0, 0.05))
+    first, second = change_appearance(
+        [image, image], seeded(), Appearance(0, 0, 0, 0, 0, 0, 0, 0.05)
+    )
     assert 0.005 < (first - second).std() < 0.1
 
 
 def test_the_same_generator_gives_the_same():
     image = smooth(2, 3, 20, 24).clamp(0, 1)
-    a, b = (change_appearance(image, image, seeded(5)) for _ in range(2))
+    a, b = (change_appearance([image, image], seeded(5)) for _ in range(2))
     assert all(torch.equal(*pair) for pair in zip(a, b, strict=True))
     assert all(frame.min() >= 0 and frame.max() <= 1 for frame in a)
 
 
 def test_wrong_images():
     with pytest.raises(ValueError, match="alike"):
-        change_appearance(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5), seeded())
+        change_appearance([torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5)], seeded())
     with pytest.raises(ValueError, match="alike"):
-        change_appearance(torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4), seeded())
+        change_appearance([torch.rand(1, 1, 4, 4), torch.rand(1, 1, 4, 4)], seeded())
 
 
 def test_a_quarter_turn_rotates_the_picture():
