@@ -1,4 +1,4 @@
-"""What tests of several folders share: small networks that make video, and a small disk."""
+"""What tests of several folders share: a cache, small networks that make video, a small disk."""
 
 import dataclasses
 import shutil
@@ -14,6 +14,14 @@ from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train.tokenized import grid_media
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep what tests prepare out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.mktemp("own_cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -233,6 +233,11 @@ def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
     assert prepare_pairs([tmp_path / "a"]).folder.parent == tmp_path / "xdg" / "flowwarp"
 
 
+def test_tests_leave_the_cache_of_the_user_alone(tmp_path_factory):
+    folder = clips.store_folder(None)
+    assert folder.is_relative_to(tmp_path_factory.getbasetemp())
+
+
 def test_abandoned_work_is_removed(tmp_path, prepare):
     save(tmp_path / "a", [0, 4])
     old, new = tmp_path / "cache/.pairs-old", tmp_path / "cache/.pairs-new"
