@@ -419,7 +419,7 @@ def _unpack(path: Path) -> Iterator[bytes]:
 
 
 def _mask(path: Path, size: tuple[int, ...]) -> Tensor:
-    return _sized(path, read_image(path)[:1] > 0.5, size)
+    return _sized(path, (read_image(path) > 0).any(0, keepdim=True), size)
 
 
 def _sized(path: Path, tensor: Tensor, size: tuple[int, ...]) -> Tensor:

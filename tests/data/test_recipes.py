@@ -161,6 +161,18 @@ def test_sintel_in_detail(tmp_path):
     assert [path.name for path in footage_of(recipe, root)] == ["cave_1", "alley_1", "alley_1"]
 
 
+def test_a_mask_may_be_as_dark_as_one_step(tmp_path):
+    root = plant(tmp_path, TREES["pairs"][0])
+    occluded, invalid = torch.zeros(2, 3, HEIGHT, WIDTH)
+    occluded[:, 0, 0] = 1 / 255
+    invalid[2, 0, 1] = 1 / 255  # blue alone
+    write_image(root / "a/x/occ.png", occluded)
+    write_image(root / "a/x/invalid.png", invalid)
+    truth = read_pair(pairs_of(load_recipe("pairs"), root)[0])
+    assert (~truth.visible).nonzero().tolist() == [[0, 0, 0, 0]]
+    assert (~truth.valid).nonzero().tolist() == [[0, 0, 0, 1]]
+
+
 def test_kitti_marks_visible_by_its_second_flow(tmp_path):
     root = plant(tmp_path, KITTI15)
     valid = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
