@@ -6,7 +6,7 @@ that a judge who only sees pixels has a class for it too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from flowwarp.data.captions import CAMERAS, read_caption
 from flowwarp.data.cast import ACTIONS, Attributes
@@ -60,21 +60,24 @@ def label_values(layers: Layers) -> dict[str, tuple[str, ...]]:
     found["action"], found["direction"] = set(ACTIONS), {NONE, *DIRECTIONS}
     found["ground"], found["camera"] = set(ground_names()), {STILL, *CAMERAS}
     found["hair_color"].add(BALD)
-    for values in phrases_of(layers).values():
-        for name, value in values.items():
-            found[name].add(value)
+    for _, told in _told_by(layers):
+        for name, value in told.items():
+            found[name].add(value or NONE)
     return {name: tuple(sorted(values)) for name, values in found.items()}
 
 
 def phrases_of(layers: Layers) -> dict[str, dict[str, str]]:
     """Return how captions call hair, clothes and weapons, and what of ``JUDGED`` each tells."""
-    phrases = {}
+    # A layer may have no words; no caption speaks of it, and "" would be found in each of them.
+    return {phrase: told for phrase, told in _told_by(layers) if phrase}
+
+
+def _told_by(layers: Layers) -> Iterator[tuple[str, dict[str, str]]]:
     for layer in layers.layers:
         if layer.category in _TOLD:
             told = {name: getattr(layer, key) for name, key in _TOLD[layer.category].items()}
             phrase = " and ".join(v for k, v in layer.words.items() if k in ("with", "in"))
-            phrases[phrase] = {"weapon": phrase} if layer.category == "weapon" else told
-    return phrases
+            yield phrase, {"weapon": phrase} if layer.category == "weapon" else told
 
 
 def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Labels of clips: read off their data and off captions, which must agree."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,7 +18,7 @@ from flowwarp.data.labels import (
     one_actor,
     phrases_of,
 )
-from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.sprites import Layers, bundled_layers
 
 ACTOR = {
     "action": "walk", "direction": "left", "hair": "long red hair", "hair_style": "long",
@@ -111,6 +112,20 @@ def test_captions_say_what_is_there(layers):
             counts[name] += 1
             assert value == labels[name], caption
     assert min(counts.values()) > 50  # nothing goes unread
+
+
+def test_a_layer_without_words_is_not_spoken_of(layers):
+    """Its phrase would be empty, and be found in what is left of a caption for ever."""
+    mute = [
+        dataclasses.replace(layers.layers[0], category=category, name=f"mute {category}", words={})
+        for category in ("torso", "weapon")
+    ]
+    more = Layers((*layers.layers, *mute))
+    assert phrases_of(more) == phrases_of(layers)
+    assert set(label_values(more)["torso_style"]) - set(label_values(layers)["torso_style"]) == {
+        "mute torso"
+    }
+    assert label_values(more)["weapon"] == label_values(layers)["weapon"]
 
 
 def test_only_clips_with_one_actor():
