@@ -26,7 +26,7 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
-from flowwarp.models.gpt import Sampling
+from flowwarp.models.gpt import PATCH, Sampling
 from flowwarp.models.upsampler import (
     SCALE,
     Upsampler,
@@ -96,6 +96,14 @@ class VideoModels:
     def window(self) -> int:
         """Frames that are written at a time."""
         return self.grid[0] * self.dvae.config.stride_time
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a window can begin with the end of another."""
+        times, rows, columns = self.grid
+        # What it begins with must be whole patches, which frames of an odd number of codes are not.
+        known = _overlap(self) * rows * columns * self.gpt.vocabulary[VIDEO].digits
+        return times > 1 and known % PATCH == 0
 
     @property
     def small(self) -> int:
@@ -250,7 +258,7 @@ def generate(
         raise ValueError("best of several needs a prompt to choose by")
     if image is not None and (image.ndim != 3 or len(image) != 3 or not image.numel()):
         raise ValueError(f"image must be (3, H, W), got shape {tuple(image.shape)}")
-    if frames > models.window and models.grid[0] < 2:
+    if frames > models.window and not models.goes_on:
         raise ValueError(f"frames must be at most {models.window} with this transformer")
     first = None
     if image is not None:

@@ -34,6 +34,7 @@ from flowwarp.pipelines.text_video import (
     unknown_words,
 )
 from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.train.tokenized import grid_media
 
 CAPTION = "a red knight"
 WINDOW, SIZE = 8, 32
@@ -207,6 +208,20 @@ def test_tells_seconds_and_progress(models):
 def test_wrong_arguments_are_refused_before_any_work(models, prompt, options, problem):
     with pytest.raises(ValueError, match=problem):
         generate(models, prompt, **options)
+
+
+@pytest.mark.parametrize(("size", "most"), [(20, 8), (24, None), (28, 8), (36, 8)])
+def test_frames_of_an_odd_number_of_codes_are_not_gone_on_with(models, size, most):
+    """One token frame is no whole patches: there is no place where another window could begin."""
+    media = (models.gpt.vocabulary["text"], *grid_media(models.dvae, size, WINDOW))
+    words = dataclasses.replace(models.gpt.vocabulary, media=media)
+    odd = dataclasses.replace(models, gpt=dataclasses.replace(models.gpt, vocabulary=words))
+    generate(odd, CAPTION, frames=WINDOW)
+    if most is None:
+        generate(odd, CAPTION, frames=WINDOW + 1)
+    else:
+        with pytest.raises(ValueError, match=f"frames must be at most {most} with this"):
+            generate(odd, CAPTION, frames=WINDOW + 1)
 
 
 def test_what_the_transformer_reads(models):
