@@ -290,11 +290,11 @@ def evaluate_gpt(
                 if label["action"] == "walk" and label["camera"] == "still":
                     found = heading(models.flownet, clip)
                     tally.add(whose, {HEADING: found}, {HEADING: label["direction"]})
-        for label, text in zip(wanted, describe(models.gpt, codes), strict=True):
+        for label, there, text in zip(labels, wanted, describe(models.gpt, codes), strict=True):
             read = label_caption(text, phrases)
-            tally.add(DESCRIBED, read, label)
-            said += len(read.keys() & label.keys())
-            could += len(label)
+            tally.add(DESCRIBED, read, label)  # what is said to be there and is not, too
+            said += len(read.keys() & there.keys())
+            could += len(there)
         for clip, tokens in zip(batch, codes, strict=True):
             tables.append(
                 {

@@ -225,6 +225,21 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     assert len({prompt for prompt, _ in asked}) > 10
 
 
+def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
+    """One of two has the spear that both are said to have; nobody asked for a blue dress."""
+    clips = [clip(0), clip(1, weapon="")]
+    known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
+    monkeypatch.setattr(video_evaluation, "sample_video_tokens", lambda *arguments: known)
+    monkeypatch.setattr(
+        video_evaluation, "describe", lambda gpt, codes: ["a woman with a spear walks left"] * 2
+    )
+    table = evaluate_gpt(models, judge, clips, PHRASES)
+    assert table["weapon %"]["described"] == 50
+    assert table["action %"]["described"] == 100
+    # Of 7 and 6 that are there: weapon, action and direction, then the last two.
+    assert table["said %"]["described"] == pytest.approx(100 * 5 / 13)
+
+
 def test_figures_are_functions_of_the_seed(models, judge):
     clips = [clip(n) for n in range(2)]
     first = evaluate_gpt(models, judge, clips, PHRASES, seed=1)
