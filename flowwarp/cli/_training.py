@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from flowwarp.train.loop import Result, Task
+
+_DEVICES = ("cpu", "cuda", "mps")
+_SOURCES = "sources"  # a section of config.toml
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -58,7 +63,13 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
         ),
         click.option("--seed", type=click.IntRange(0), help="Of weights, data and everything."),
-        click.option("--device", default="cpu", show_default=True),
+        click.option(
+            "--device",
+            default="auto",
+            show_default=True,
+            callback=_usable_device,
+            help="auto, cpu, cuda or cuda:N; auto is a GPU where there is one.",
+        ),
         click.option("--tensorboard", is_flag=True, help="Write event files too (extra: log)."),
         click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object instead of the path."
@@ -73,6 +84,25 @@ def training_options(folder: str) -> Callable[[Function], Function]:
     return decorate
 
 
+def _usable_device(context: click.Context, option: click.Parameter, device: str) -> str:
+    """Return the device to use, which is there.
+
+    Raises:
+        click.BadParameter: it is not.
+    """
+    import torch
+
+    if device == "auto":
+        return choose_device(device)
+    try:
+        if torch.device(device).type not in _DEVICES:
+            raise click.BadParameter(f"{device!r} is none of auto, {', '.join(_DEVICES)}")
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as fault:  # torch has no kind of its own for this
+        raise click.BadParameter(str(fault).splitlines()[0]) from fault
+    return device
+
+
 def configure(
     configs: Mapping[str, Any],
     *,
@@ -83,12 +113,19 @@ def configure(
 ) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
+    It comes before what takes long, so it also refuses to begin a run where there is one.
+
     Raises:
         InputError: an unknown key or a wrong value.
+        OutputError: the folder holds a run that is not to be resumed.
     """
+    from flowwarp.train.runs import refuse_run
     from flowwarp.train.settings import override, read_toml
 
-    changed = read_toml(config, configs) if config else dict(configs)
+    asked = click.get_current_context().params
+    if asked["resume"] == "never":
+        refuse_run(asked["folder"])
+    changed = read_toml(config, configs, (_SOURCES,)) if config else dict(configs)
     given = {"steps": steps, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
@@ -111,6 +148,44 @@ def tell_clips(done: int, total: int) -> None:
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
+@dataclass(frozen=True)
+class Sources:
+    """What a run learns from, for its config.toml: options of the commands by their names."""
+
+    data: tuple[str, ...] = ()
+    val: str = ""
+    layers: str = ""
+    photos: str = ""
+    dvae: str = ""
+    flow: str = ""
+    start: str = ""
+    keep_codes: bool = False
+
+
+def _sources(asked: Mapping[str, Any]) -> Sources:
+    """Return them with whole paths, and weights with their digest: another file is another run."""
+    found: dict[str, Any] = {}
+    for item in fields(Sources):
+        value = asked.get(item.name)
+        if isinstance(value, tuple):
+            found[item.name] = tuple(map(_whole, value))
+        elif isinstance(value, str):
+            found[item.name] = (_whole(value),) if item.name == "data" else _whole(value)
+        elif value is not None:
+            found[item.name] = value
+    return Sources(**found)
+
+
+def _whole(name: str) -> str:
+    path = Path(name)
+    if not path.exists():  # a pattern, or a name such as sprites or base
+        return name
+    if path.suffix != ".safetensors":
+        return str(path.absolute())
+    with path.open("rb") as file:
+        return f"{path.absolute()} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
 def train(
     task: Task,
     configs: Mapping[str, Any],
@@ -125,8 +200,9 @@ def train(
     from flowwarp.train import loop
     from flowwarp.train.processes import is_first
 
+    sources = _sources(click.get_current_context().params)
     result = loop.train(
-        task,
+        replace(task, configs={**task.configs, _SOURCES: sources}),
         configs["loop"],
         folder,
         device=device,

@@ -410,7 +410,10 @@ class _Loop:
         """Go on from where a state stood."""
         try:
             best = state.facts["best"]
-            if best is not None and state.facts.get("metric", self.task.metric) == self.task.metric:
+            # Of something else, nothing is the best so far.
+            anew = self.run is not None and self.run.measures_anew
+            anew |= state.facts.get("metric", self.task.metric) != self.task.metric
+            if best is not None and not anew:
                 self.best = float(best[0]), int(best[1])
             self.sums = {name: float(value) for name, value in state.facts["sums"].items()}
             self.seconds = float(state.facts["seconds"])

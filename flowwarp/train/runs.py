@@ -52,6 +52,7 @@ class Run:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self.measures_anew = False  # what was measured before was another thing
         self._metrics: FileIO | None = None
 
     def newest_state(self, warn: Callable[[str], None]) -> State | None:
@@ -199,23 +200,37 @@ def open_run(
         for left in folder.glob("**/.flowwarp-*"):  # of a process that was killed in a write
             with suppress(OSError):
                 left.unlink()
-        begun = any(folder.glob("state-*"))
-        made = begun or any((folder / name).exists() for name in (LAST, BEST))
-        if made and resume == "never":
-            raise OutputError(
-                folder, "holds a run already", "resume it (--resume auto), or name another"
-            )
-        if begun and resume == "auto":
-            _check_configs(folder / CONFIG, configs, free)
+        if resume == "never":
+            refuse_run(folder)
         run = Run(folder, keep)
+        if any(folder.glob("state-*")):
+            run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
         try:
             yield run
         finally:
             run.close()
 
 
-def _check_configs(path: Path, configs: Mapping[str, Any], free: frozenset[str]) -> None:
-    """Refuse to continue under another configuration.
+def refuse_run(folder: str | Path) -> None:
+    """Refuse a folder that holds states or weights of a run.
+
+    Raises:
+        OutputError: so it does.
+    """
+    folder = Path(folder)
+    if any(folder.glob("state-*")) or any((folder / name).exists() for name in (LAST, BEST)):
+        raise OutputError(
+            folder, "holds a run already", "resume it (--resume auto), or name another"
+        )
+
+
+def _check_configs(
+    path: Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
+) -> bool:
+    """Refuse to continue under another configuration, but where it was changed on purpose.
+
+    Returns:
+        Whether something besides the loop's own settings changed.
 
     Raises:
         InputError: the first key that differs.
@@ -223,7 +238,10 @@ def _check_configs(path: Path, configs: Mapping[str, Any], free: frozenset[str])
     try:
         before = tomllib.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as fault:
+        if resume == "changed":
+            return True
         raise InputError(path, f"cannot be read ({fault})") from fault
+    anew = False
     for section, values in tomllib.loads(to_toml(configs)).items():
         kept = before.get(section)
         kept = kept if isinstance(kept, dict) else {}
@@ -231,11 +249,15 @@ def _check_configs(path: Path, configs: Mapping[str, Any], free: frozenset[str])
             key, old, new = f"{section}.{name}", kept.get(name), values.get(name)
             if old == new or key in free:
                 continue
-            raise InputError(
-                path,
-                f"{key} is {old!r} in this run, not {new!r}",
-                "give the old value, name another run, or change it for good (--resume changed)",
-            )
+            if resume == "auto":
+                raise InputError(
+                    path,
+                    f"{key} is {old!r} in this run, not {new!r}",
+                    "give the old value, name another run, or change it for good "
+                    "(--resume changed)",
+                )
+            anew |= section != "loop"
+    return anew
 
 
 def _read_state(path: Path) -> State:

@@ -12,7 +12,7 @@ import json
 import math
 import tomllib
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -48,8 +48,15 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
     return result
 
 
-def read_toml(path: str | Path, configs: Mapping[str, Any]) -> Configs:
+def read_toml(
+    path: str | Path, configs: Mapping[str, Any], ignored: Collection[str] = ()
+) -> Configs:
     """Return the configurations with what a TOML file says; what it leaves out stays.
+
+    Args:
+        path: the file.
+        configs: a frozen dataclass for each section.
+        ignored: sections that say nothing.
 
     Raises:
         InputError: not a TOML file, an unknown section or key, or a wrong value.
@@ -64,6 +71,8 @@ def read_toml(path: str | Path, configs: Mapping[str, Any]) -> Configs:
         raise InputError(path, f"is not TOML ({fault})") from fault
     result = dict(configs)
     for section, values in sections.items():
+        if section in ignored:
+            continue
         if section not in configs or not isinstance(values, dict):
             known = f"its sections may be {', '.join(f'[{name}]' for name in configs)}"
             raise InputError(path, f"unknown section or key {section!r}", known)

@@ -53,6 +53,38 @@ def test_wrong_settings_are_one_line(tmp_path, capsys, settings, words):
     assert words in error.splitlines()[-1]
 
 
+def test_other_sources_are_another_run(tmp_path, capsys):
+    folder = tmp_path / "run"
+    call = [*QUICK, "--steps", 1, "--run", folder]
+    assert run("train-dvae", "digits", *call) == 0
+    assert run("train-dvae", "digits", *call) == 4
+    assert "holds a run already" in capsys.readouterr().err
+    assert run("train-dvae", "sprites", *call, "--resume", "auto") == 3
+    assert "sources.data is ['digits'] in this run, not ['sprites']" in capsys.readouterr().err
+    assert run("train-dvae", "digits", *call, "--resume", "auto") == 0
+    # The configuration of a run is one for another, which has its own sources.
+    call[-1] = tmp_path / "other"
+    config = ["--config", folder / "config.toml"]
+    assert run("train-dvae", "sprites", *config, "--steps", 1, *call[-2:]) == 0
+    assert 'data = ["sprites"]' in (tmp_path / "other" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        ("gpu", "Expected one of"),
+        ("meta", "is none of auto, cpu, cuda, mps"),
+        ("cuda:99", "CUDA"),
+        ("cpu:x", "Invalid device string"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused_at_once(tmp_path, capsys, device, words):
+    call = ["--device", device, "--run", tmp_path / "run"]
+    assert run("train-dvae", tmp_path / "nothing", *call) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
 def test_a_missing_folder_is_bad_input(tmp_path, capsys):
     assert run("train-dvae", tmp_path / "clips", *QUICK, "--run", tmp_path / "run") == 3
     assert "clips" in capsys.readouterr().err

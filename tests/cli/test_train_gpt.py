@@ -10,6 +10,7 @@ from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.pipelines.sequences import Prompt, load_gpt, sample_video_tokens
+from flowwarp.pipelines.video_tokens import load_dvae
 
 QUICK = ["--preset", "tiny", "--set", "clips=2", "--set", "checked=1", "--set", "data.size=16"]
 QUICK += ["--set", "data.frames=4", "--set", "batch_size=2", "--set", "threads=1", "--steps", "3"]
@@ -65,6 +66,22 @@ def test_words_keep_their_ids_when_a_run_goes_on_with_other_clips(weights, tmp_p
     assert run(*call, *more[2:]) == 0
     anew = load_gpt(tmp_path / "other" / "last.safetensors").vocabulary
     assert anew.pairs.merges != before.pairs.merges
+
+
+def test_another_vae_is_another_run(weights, tmp_path, capsys):
+    call = ["train-gpt", "digits", *QUICK, "--run", tmp_path / "run", "--dvae"]
+    assert run(*call, weights) == 0
+    assert run(*call, weights, "--resume", "auto") == 0
+    other = tmp_path / "dvae.safetensors"
+    net = load_dvae(weights)
+    with torch.no_grad():
+        net.to_latent.weight.neg_()
+    save_weights(other, net, Card("dvae", asdict(net.config)))
+    capsys.readouterr()
+    assert run(*call, other, "--resume", "auto") == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert f"sources.dvae is '{weights} sha256:" in line
+    assert f"not '{other} sha256:" in line
 
 
 def test_needs_the_weights_of_a_vae(tmp_path, capsys):

@@ -90,5 +90,6 @@ def test_a_folder_is_a_pretrained_vae(tmp_path, capsys):
     load_weights(tmp_path / "run" / "best.safetensors", "upsampler")
     capsys.readouterr()
     (folder / "config.json").write_text("{}")
+    arguments[-1] = tmp_path / "other"
     assert run("train-upsampler", "digits", *arguments) == 3
     assert "config.json: is of a None, not AutoencoderKL" in capsys.readouterr().err

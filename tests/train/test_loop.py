@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
-from flowwarp.io.checkpoints import load_tensors, load_weights
+from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
 from flowwarp.train.exactness import relative, run_differences
 from flowwarp.train.loop import (
     LoopConfig,
@@ -278,6 +279,59 @@ def test_a_run_is_not_overwritten(tiny, tmp_path):
     run(tiny.make(), tiny.config(steps=2), tmp_path)
     with pytest.raises(OutputError, match="holds a run already"):
         run(tiny.make(), tiny.config(steps=2), tmp_path)
+    (tmp_path / "state-00000002.safetensors").unlink()
+    with pytest.raises(OutputError, match="holds a run already"):  # its weights are still there
+        run(tiny.make(), tiny.config(steps=2), tmp_path)
+
+
+def test_a_refused_change_leaves_the_configuration(tiny, tmp_path):
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    before = (tmp_path / "config.toml").read_bytes()
+    with pytest.raises(InputError, match="first"):
+        run(tiny.make(width=9), tiny.config(steps=3), tmp_path, resume="changed")
+    assert (tmp_path / "config.toml").read_bytes() == before
+    assert run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto").step == 2
+
+
+def test_the_best_is_the_best_of_one_measure(tiny, tmp_path):
+    """Of other data, or another figure, nothing is the best so far."""
+
+    def worse(figure="error", **changes):
+        task = replace(tiny.make(**changes), metric=figure)
+        return replace(task, validate=lambda model: {figure: 1e9})
+
+    run(tiny.make(), tiny.config(steps=8), tmp_path / "a")
+    for name in ("b", "c"):
+        shutil.copytree(tmp_path / "a", tmp_path / name)
+    more = tiny.config(steps=12)
+    # The state of step 8 is of before its validation, which comes again.
+    assert run(worse(), more, tmp_path / "a", resume="changed").best[1] == 4
+    assert run(worse(dropout=0.1), more, tmp_path / "b", resume="changed").best[0] == 1e9
+    assert run(worse("other"), more, tmp_path / "c", resume="changed").best[0] == 1e9
+
+
+def test_last_weights_are_those_of_the_last_state(tiny, tmp_path):
+    """Also where a kill came between the two."""
+    run(tiny.make(), tiny.config(), tmp_path)
+    last = tmp_path / "last.safetensors"
+    wanted, card = load_tensors(last)
+    save_tensors(last, {"first.bias": torch.zeros(8)}, {})
+    run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+    renewed, again = load_tensors(last)
+    assert again == card
+    assert all(torch.equal(renewed[name], tensor) for name, tensor in wanted.items())
+
+
+def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
+    prepared = []
+    task = replace(tiny.make(), prepare=lambda: prepared.append(1))
+    run(task, tiny.config(steps=2), tmp_path)
+    assert prepared == [1]
+    with pytest.raises(OutputError, match="holds a run already"):
+        run(task, tiny.config(steps=2), tmp_path)
+    with pytest.raises(InputError, match="clip"):
+        run(task, tiny.config(steps=2, clip=2.0), tmp_path, resume="auto")
+    assert prepared == [1]
 
 
 def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
@@ -288,7 +342,7 @@ def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": 0}, {"accumulate": 6}, {"ema": 1.0}, {"learning_rate": -1.0}, {"keep": 0}],
+    [{"steps": 0}, {"accumulate": 6}, {"ema": 1.0}, {"learning_rate": -1.0}, {"keep": 1}],
 )
 def test_config_is_checked(tiny, changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
