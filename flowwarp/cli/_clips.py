@@ -13,7 +13,7 @@ from flowwarp.errors import OutputError
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
 MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
-MOST_FPS = 1000
+LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1000  # `write_video` takes no fewer
 
 
 def is_folder_name(output: str) -> bool:
@@ -41,15 +41,18 @@ def is_video_name(output: str) -> bool:
 
 
 def check_rate(target: Path, rate: Fraction | float) -> None:
-    """Refuse more frames a second than the file can say.
+    """Refuse frames a second that the file cannot say.
 
     Raises:
-        click.UsageError: it is a GIF, and they are more than its clock can count.
+        click.UsageError: they are fewer than one in 1001 s, or it is a GIF, and they are more than
+            its clock can count.
     """
+    if target.suffix and rate < LEAST_FPS:  # a folder of frames has no rate
+        raise click.UsageError(f"a video has at least 1/1001 frames a second, not {float(rate):g}")
     if target.suffix.lower() == ".gif" and rate > MOST_GIF_FPS:
         raise click.UsageError(
             f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(rate):g}:"
-            " lower --fps, or name another kind of file"
+            " name another kind of file, or lower the rate"
         )
 
 

@@ -15,6 +15,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._clips import (
+    LEAST_FPS,
     MOST_FPS,
     check_rate,
     check_target,
@@ -190,8 +191,9 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
         wanted = Fraction(fps)
     except (ValueError, ZeroDivisionError):
         wanted = Fraction(0)
-    if not 0 < wanted <= MOST_FPS:
-        raise click.UsageError(f"--fps must be keep, or a number to {MOST_FPS}, got {fps!r}")
+    if not LEAST_FPS <= wanted <= MOST_FPS:
+        span = f"a number from {LEAST_FPS} to {MOST_FPS}"
+        raise click.UsageError(f"--fps must be keep, or {span}, got {fps!r}")
     return wanted
 
 

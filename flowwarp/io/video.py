@@ -148,13 +148,13 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
     Args:
         path: where to.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
-        fps: frames a second (not kept by a folder).
+        fps: frames a second, at least 1/1001 (not kept by a folder).
 
     Returns:
         How many frames were written.
 
     Raises:
-        ValueError: no frames, a wrong shape, or an unknown extension.
+        ValueError: no frames, a wrong shape, too few a second, or an unknown extension.
         OutputError: the file cannot be written, or the folder is not empty.
     """
     kind = Path(path).suffix.lower()
@@ -166,7 +166,7 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
     first = next(pictures)
     rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
     if rate <= 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+        raise ValueError(f"fps must be at least 1/1001, got {fps}")
     with atomic_output(path) as temporary:
         try:
             return _encode(temporary, kind, first, pictures, rate)

@@ -222,6 +222,7 @@ def test_a_terminal_is_not_steered(generate):
         ([PROMPT, "-o", "blank.txt/v.mp4"], 4, "blank.txt is not a folder"),
         ([PROMPT, "-o", "v.gif", "--fps", "101"], 2, "a GIF holds at most 100"),
         ([PROMPT, "--fps", "0"], 2, "--fps"),
+        ([PROMPT, "--fps", "0.0001"], 2, "at least 1/1001 frames a second"),
         ([PROMPT, "--frames", "0"], 2, "--frames"),
         ([PROMPT, "--temperature", "nan"], 2, "temperature must"),
         ([PROMPT, "--guidance", "inf"], 2, "guidance must"),

@@ -156,8 +156,9 @@ def test_write_checks_its_frames(tmp_path, extension, frames, words):
 def test_write_checks_the_rest(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.mp4"):
         write_video(tmp_path / "a.xyz", clip(1))
-    with pytest.raises(ValueError, match="fps must be positive"):
-        write_video(tmp_path / "a.mp4", clip(1), 0)
+    for fps in (0, 0.0001):
+        with pytest.raises(ValueError, match="fps must be at least 1/1001"):
+            write_video(tmp_path / "a.mp4", clip(1), fps)
     with pytest.raises(OutputError, match="no such file"):
         write_video(tmp_path / "none" / "a.mp4", clip(1))
     with pytest.raises(OutputError, match="no such file"):
