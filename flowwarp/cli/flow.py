@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
+from flowwarp.cli._clips import VIDEOS, check_rate
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.bulk_flow import Job, Outcome
 
-FORMATS = ("flo", "png", "pfm", "npy")
+FORMATS = ("flo", "png", "pfm", "npy", "npz")
 QUALITIES = ("fast", "balanced", "best")
 
 
@@ -369,11 +370,13 @@ def _check_outputs(given: Options, job: Job) -> None:
     folders = list(job.folders)
     if given.show:
         kind = Path(given.show).suffix.lower()
-        if kind in show.VIDEOS and not Path(given.show).is_dir():
+        if kind in VIDEOS and not Path(given.show).is_dir():
             if len({name for _, name in job.clips}) > 1:
                 raise click.UsageError("--show must be a folder for several clips")
+            for clip, _ in job.clips:
+                check_rate(Path(given.show), _rate(clip))
         elif kind in FLOW_EXTENSIONS | IMAGE_EXTENSIONS and not Path(given.show).is_dir():
-            known = ", ".join(sorted(show.VIDEOS))
+            known = ", ".join(sorted(VIDEOS))
             raise click.UsageError(f"--show must end in {known} or be a folder for many pairs")
         else:
             folders.append(Path(given.show))
@@ -451,7 +454,7 @@ def _show(target: Path, job: Job, tally: Tally) -> None:
     for number, flows in clips.items():
         clip, _ = job.clips[number]
         try:
-            if target.suffix.lower() in show.VIDEOS and not target.is_dir():
+            if target.suffix.lower() in VIDEOS and not target.is_dir():
                 show.write_sequence(flows, target, show.View(), _rate(clip))
                 continue
             view = show.View(max_flow=show.common_scale(flows))

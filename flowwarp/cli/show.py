@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._clips import VIDEOS
 from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif"})
 SLOWEST, FASTEST = 1e-6, 1e9  # px, what --max may be
 ARROW_STEP = 24  # px
 FLICKER_RATE = 2  # pictures a second: slow enough to look at each
@@ -91,7 +91,7 @@ def command(
         if not as_json:
             _paths.print_path(Path(result["output"]))
 
-    if not view.flicker and targets[0].suffix.lower() in VIDEOS:
+    if not view.flicker and _is_video(inputs, targets[0]):
         report(write_sequence(sources, targets[0], view))
     else:
         hidden = len(sources) == 1 or not sys.stderr.isatty()
@@ -146,7 +146,7 @@ def _name_targets(
     if output is None:
         return [_paths.name_beside(source, view.name, extension) for source in sources]
     kind = Path(output).suffix.lower()
-    if kind in VIDEOS and not Path(output).is_dir():
+    if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):
             raise click.UsageError("--image and --error make a picture: OUT cannot be a video")
         return [Path(output)]
@@ -158,6 +158,13 @@ def _name_targets(
     if kind not in known:
         raise click.UsageError(f"OUT must end in {', '.join(sorted(known))}, got {output!r}")
     return [Path(output)]
+
+
+def _is_video(inputs: tuple[str, ...], target: Path) -> bool:
+    kind = target.suffix.lower()
+    if kind == ".webp":  # of one flow a picture, as lossless as the others
+        return _paths.wants_folder(inputs, "")
+    return kind in VIDEOS
 
 
 def write_picture(source: Path, target: Path, view: View) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._clips import VIDEOS, check_rate
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, SomeFailed
 
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 BACKWARD = ("bilinear", "nearest", "bicubic")
 FORWARD = ("average", "softmax")
 PADDINGS = ("border", "zeros", "reflection")
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
 FASTEST = 20.0  # in softmax the fastest pixel counts e^20 times as much as one at rest
 
 
@@ -162,10 +162,14 @@ def _check_motion(motion: Motion) -> None:
 
 def _is_video(image: str, output: str | None) -> bool:
     from flowwarp.io._files import VIDEO_EXTENSIONS
+    from flowwarp.io.video import video_info
 
-    if Path(image).is_dir():
+    path = Path(image)
+    if path.is_dir():
         return Path(output or "").suffix.lower() in VIDEOS and not Path(output or "").is_dir()
-    return Path(image).suffix.lower() in VIDEO_EXTENSIONS
+    if path.suffix.lower() == ".webp" and path.is_file():  # it may be animated
+        return (video_info(path).frames or 1) > 1
+    return path.suffix.lower() in VIDEO_EXTENSIONS
 
 
 def _list_jobs(
@@ -279,6 +283,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     from flowwarp.io.video import read_video, video_info, write_video
 
     info = video_info(job.source)
+    check_rate(job.target, info.fps)
     first, length = 0, info.frames
     if not shared:
         # Not every container states its length, and not every one that does is right.

@@ -252,7 +252,7 @@ def test_globs_and_many_frames_in_the_order_of_their_numbers(flow, given):
     assert flow(*arguments)[1] == flows("in_flow", *numbers)
 
 
-@pytest.mark.parametrize("format", ["flo", "png", "pfm", "npy"])
+@pytest.mark.parametrize("format", ["flo", "png", "pfm", "npy", "npz"])
 def test_formats(flow, weights, format):
     save_frames("in", 2)
     options = ["--format", format, "--backward", "back", "--occlusion", "seen"]
@@ -383,11 +383,21 @@ def test_a_video(flow):
     assert out == [*(f"a_flow/{index:06d}.flo" for index in range(3)), "new/s.mp4"]
     assert len(list(read_video("new/s.mp4"))) == 3
     assert video_info("new/s.mp4").fps == 10
+    assert flow("a.gif", "--show", "s.webp")[::2] == (0, [])  # from the flow that is there
+    assert video_info("s.webp").frames == 3
     Path("in").mkdir()
     for index, image in enumerate(read_video("a.gif")):
         write_image(f"in/{index:06d}.png", image)
     assert flow("in", "-o", "out")[0] == 0
     assert files("out") == files("a_flow")
+
+
+def test_a_rate_that_a_gif_cannot_say_is_refused_before_any_work(flow):
+    write_video("a.mp4", [frame(index) for index in range(3)], 120)
+    code, _, err = flow("a.mp4", "--show", "s.gif")
+    assert code == 2
+    assert "a GIF holds at most 100 frames a second" in err[-1]
+    assert not Path("a_flow").exists()
 
 
 def encode(path, codec, pix_fmt, frames):

@@ -187,6 +187,14 @@ def test_a_folder_becomes_a_video_at_one_scale(show, tmp_path):
     assert greens == pytest.approx([3 / 4, 1 / 2, 0], abs=0.01)  # paler the slower
     assert show("flows", "-o", "out/flows.mp4", "--legend") == (0, ["out/flows.mp4"], "")
     assert len(list(read_video("out/flows.mp4"))) == 3
+    assert show("flows", "-o", "out/flows.webp") == (0, ["out/flows.webp"], "")
+    assert video_info("out/flows.webp").frames == 3
+
+
+def test_a_webp_of_one_flow_is_a_picture(show):
+    flow = save_flow("a.flo", 3, 1)
+    assert show("a.flo", "-o", "a.webp") == (0, ["a.webp"], "")
+    assert_picture("a.webp", flow_to_image(flow, max_flow=10**0.5))
 
 
 def test_a_video_needs_one_size(show):

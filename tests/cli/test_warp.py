@@ -511,6 +511,24 @@ def test_a_video_or_a_folder_into_mp4(warp):
     assert_clip("a_warped.mp4", expected, atol=4 / 255)
 
 
+def test_an_animated_webp_is_a_video_and_a_still_one_a_picture(warp):
+    save_clip("a.webp")
+    image = save("b.webp")
+    save_flow("f.flo", 1)
+    assert warp("a.webp", "f.flo") == (0, ["a_warped.webp"], [])
+    assert video_info("a_warped.webp").frames == 4
+    assert warp("b.webp", "f.flo") == (0, ["b_warped.png"], [])
+    assert_picture("b_warped.png", shifted(image, 1))
+
+
+def test_a_rate_that_a_gif_cannot_say_is_refused(warp):
+    write_video("a.mp4", [picture()] * 3, 120)
+    save_flow("f.flo")
+    code, _, err = warp("a.mp4", "f.flo", "-o", "a.gif")
+    assert (code, len(err)) == (2, 1)
+    assert "a GIF holds at most 100 frames a second" in err[0]
+
+
 def test_a_video_is_written_whole_or_not_at_all(warp):
     save_clip("a.gif")
     Path("cut.gif").write_bytes(Path("a.gif").read_bytes()[:-9])
