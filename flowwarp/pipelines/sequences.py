@@ -5,6 +5,7 @@ Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,28 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
-VOCABULARY = "vocabulary"  # its note in the card of the weights
+VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
 
+_WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.
 _APART = 0x9E3779B1
 
 
 @dataclass(frozen=True)
 class MediaGPT:
-    """A transformer, and what its integers mean."""
+    """A transformer, what its integers mean, and what it learned from.
+
+    Args:
+        net: the network.
+        vocabulary: what its integers mean.
+        known: words of the captions that it learned from; None if its weights do not say.
+        codes: the fingerprint of the discrete VAE whose codes it learned; None likewise.
+    """
 
     net: GPT
     vocabulary: Vocabulary
+    known: frozenset[str] | None = None
+    codes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,17 @@ def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGP
             weights,
             f"its vocabulary has {vocabulary.size} ids, its network {net.config.vocabulary}",
         )
-    return MediaGPT(net.to(device).eval(), vocabulary)
+    known = frozenset(card.notes[WORDS].split()) if WORDS in card.notes else None
+    return MediaGPT(net.to(device).eval(), vocabulary, known, card.notes.get(CODES))
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words and signs of a text, each once; digits are none of them.
+
+    >>> words_of("a light-skinned man, aged 30, a fool")
+    ['a', 'light', '-', 'skinned', 'man', ',', 'aged', 'fool']
+    """
+    return list(dict.fromkeys(_WORD.findall(text)))
 
 
 def sample_video_tokens(

@@ -9,7 +9,6 @@ to be written.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -48,12 +47,14 @@ from flowwarp.pipelines.sequences import (
     load_gpt,
     sample_video_tokens,
     text_likelihood,
+    words_of,
 )
-from flowwarp.pipelines.video_tokens import detokenize, load_dvae, tokenize
+from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 
 SHIPPED = "base"  # the name of the weights in the package
 SAMPLING = Sampling(top_p=0.9, guidance=3.0)
 STAGES = ("tokens", "decode", "flow", "upsample")
+_OWN_VAE = "give the VAE that it was trained with"
 MOST_WINDOWS = 4  # of a video that are described
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
@@ -159,8 +160,10 @@ def load_models(
         raise InputError(
             gpt,
             f"writes {media[VIDEO].codes} codes, the VAE has {codes}",
-            "give the VAE that it was trained with",
+            _OWN_VAE,
         )
+    if words.codes is not None and words.codes != fingerprint(models.dvae):
+        raise InputError(gpt, "learned the codes of another VAE", _OWN_VAE)
     return models
 
 
@@ -251,7 +254,7 @@ def generate(
     for name, value in (("frames", frames), ("best", best), ("steps", steps)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
-    caption = None if prompt is None else tidy(prompt)
+    caption = None if prompt is None else tidy(models.gpt, prompt)
     if caption == "":
         raise ValueError("prompt must not be empty")
     if best > 1 and caption is None:
@@ -269,25 +272,30 @@ def generate(
     return _run(job, {} if seconds is None else seconds)
 
 
-def tidy(prompt: str) -> str:
-    """Return a prompt as captions are written: on one line."""
-    return " ".join(prompt.split())
+def tidy(gpt: MediaGPT, prompt: str) -> str:
+    """Return a prompt as captions are written: on one line, and small if they have no capitals."""
+    line = " ".join(prompt.split())
+    small = gpt.known is not None and all(word == word.lower() for word in gpt.known)
+    return line.lower() if small else line
 
 
 def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
-    """Return the words of a prompt that the transformer has no token for.
+    """Return the words of a prompt that were in no caption the transformer learned from.
 
-    What it has read several times has become one token, so these it will hardly know.
+    Older weights do not say which were. Of those it is guessed: what has been read several times
+    has become one token, so what has none will hardly be known.
     """
+    words = words_of(tidy(gpt, prompt))
+    if gpt.known is not None:
+        return [word for word in words if word not in gpt.known]
     pairs = gpt.vocabulary.pairs
-    words = dict.fromkeys(re.findall(r"[^\W\d_]+|[^\w\s]", prompt))
     return [word for word in words if min(len(pairs.encode(w)) for w in (word, f" {word}")) > 1]
 
 
 def heard(gpt: MediaGPT, prompt: str) -> str:
     """Return what the transformer reads of a prompt: its beginning, if it is too long."""
     words = gpt.vocabulary
-    return words.read_text(words.text(tidy(prompt)).ids.tolist())
+    return words.read_text(words.text(tidy(gpt, prompt)).ids.tolist())
 
 
 @dataclass(frozen=True)

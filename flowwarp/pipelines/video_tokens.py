@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,33 @@ def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
     """
     net, _ = build(weights, "dvae", lambda settings: DVAE(DVAEConfig(**settings)))
     return net.to(device).eval()
+
+
+def encoder_parts(net: DVAE, dtype: torch.dtype | None = None) -> Iterator[bytes | memoryview]:
+    """Yield what the codes of clips hang on, to be digested: names and values of the encoder.
+
+    Args:
+        net: from :func:`load_dvae`.
+        dtype: what values are rounded to; by default they are taken as they are.
+    """
+    for part in (net.encoder, net.to_latent):
+        for name, tensor in part.state_dict().items():
+            values = tensor.detach().cpu()
+            if dtype is not None and values.is_floating_point():
+                values = values.to(dtype)
+            yield name.encode()
+            yield values.contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def fingerprint(net: DVAE) -> str:
+    """Return what tells a discrete VAE from others by its codes; the decoder is of no account.
+
+    Weights are shipped in bfloat16, so it is taken of values rounded to that.
+    """
+    digest = hashlib.sha256()
+    for part in encoder_parts(net, torch.bfloat16):
+        digest.update(part)
+    return digest.hexdigest()[:20]
 
 
 def tokenize(net: DVAE, video: Tensor) -> Tensor:

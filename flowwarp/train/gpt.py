@@ -8,7 +8,9 @@ then, the network learns what guidance compares with.
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -21,14 +23,17 @@ from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig, Sampling
 from flowwarp.pipelines.sequences import (
+    CODES,
     TEXT,
     VIDEO,
     VOCABULARY,
+    WORDS,
     MediaGPT,
     Prompt,
     sample_video_tokens,
+    words_of,
 )
-from flowwarp.pipelines.video_tokens import detokenize
+from flowwarp.pipelines.video_tokens import detokenize, fingerprint
 from flowwarp.train import loop
 from flowwarp.train.tokenized import TokenStore
 from flowwarp.viz.sheets import video_sheet
@@ -38,6 +43,7 @@ Preset = Literal["tiny", "small", "base"]
 _ROW = 4  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples
 _FADES = 256  # tokens after which the stress on a video's opening is half as strong
+_MOST_WORDS = 10_000  # that the card of the weights names
 _AT_ONCE = 8  # sequences of a validation side by side
 
 
@@ -150,6 +156,12 @@ def build_vocabulary(
         for name in order:
             words.number(name)
     return words
+
+
+def known_words(captions: Iterable[str]) -> frozenset[str]:
+    """Return the words of captions; of very many the commonest, as others are hardly learned."""
+    counts = Counter(itertools.chain.from_iterable(map(words_of, captions)))
+    return frozenset(word for word, _ in counts.most_common(_MOST_WORDS))
 
 
 def sequence_of(
@@ -348,7 +360,7 @@ def gpt_task(
     Args:
         material: its clips as codes.
         configs: as :func:`presets` returns them; the vocabulary's size is filled in.
-        dvae: to show samples; without it there are none.
+        dvae: whose codes they are, to show samples; without it there are none.
         notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` and the vocabulary are its own.
         vocabulary: of a run that is resumed; from other clips, other pairs would be learned, and
@@ -375,6 +387,12 @@ def gpt_task(
         net = GPT(start.net.config)
         net.load_state_dict(start.net.state_dict())
     choices = words.all_choices()
+    about = {VOCABULARY: words.to_json()}
+    learned = frozenset[str]() if start is None else start.known
+    if learned is not None:  # else it may know words that nobody can tell any more
+        about[WORDS] = " ".join(sorted(learned | known_words(material.training.captions())))
+    if dvae is not None:
+        about[CODES] = fingerprint(dvae)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material.training, words, training.seed, numbers, data, losses)
@@ -427,7 +445,7 @@ def gpt_task(
         validate=validate,
         metric="loss",
         samples=samples,
-        notes={**(notes or {}), VOCABULARY: words.to_json()},
+        notes={**(notes or {}), **about},
         layers=("blocks", "inner"),
     )
 

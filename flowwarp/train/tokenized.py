@@ -23,7 +23,7 @@ from flowwarp.errors import OutputError
 from flowwarp.io._files import lock, reason
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
-from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
 from flowwarp.train.arrays import open_array
 from flowwarp.train.processes import launched
 
@@ -122,11 +122,8 @@ def tokenize_clips(
     if root is None:
         raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
     digest = hashlib.sha256(repr((_VERSION, key, count, media, half)).encode())
-    for part in (dvae.encoder, dvae.to_latent):  # what codes hang on
-        for name, tensor in part.state_dict().items():
-            digest.update(name.encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
-            digest.update(flat.view(torch.uint8).numpy().data)
+    for part in encoder_parts(dvae):
+        digest.update(part)
     for number in range(min(_PROBED, count)):
         clip = draw(number)
         digest.update(clip.caption.encode("utf-8", "replace"))

@@ -17,10 +17,12 @@ from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.flow_estimation import estimate_both
 from flowwarp.pipelines.sequences import (
+    CODES,
     VOCABULARY,
     Prompt,
     best_of,
     describe,
+    load_gpt,
     sample_video_tokens,
 )
 from flowwarp.pipelines.text_video import (
@@ -33,7 +35,7 @@ from flowwarp.pipelines.text_video import (
     load_models,
     unknown_words,
 )
-from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.pipelines.video_tokens import fingerprint, tokenize
 from flowwarp.train.tokenized import grid_media
 
 CAPTION = "a red knight"
@@ -233,7 +235,46 @@ def test_what_the_transformer_reads(models):
     assert heard(models.gpt, "a" + 9 * " knight") == "a" + 7 * " knight"
 
 
+def rewritten(models, path, **notes):
+    """Write the transformer's weights with other notes."""
+    gpt = models.gpt
+    notes = {VOCABULARY: gpt.vocabulary.to_json()} | notes
+    save_weights(path, gpt.net, Card("gpt", dataclasses.asdict(gpt.net.config), 1, notes))
+    return path
+
+
+def test_weights_say_which_words_were_learned(models, tmp_path):
+    """A word of several tokens is known, one of a single byte need not be."""
+    words = "a light - skinned knight"
+    small = load_gpt(rewritten(models, tmp_path / "small.safetensors", words=words))
+    assert unknown_words(small, "A light-skinned knight, z left") == [",", "z", "left"]
+    assert heard(small, "A  Knight") == "a knight"
+    large = load_gpt(rewritten(models, tmp_path / "large.safetensors", words="A knight"))
+    assert unknown_words(large, "A Knight") == ["Knight"]
+    assert heard(large, "A  Knight") == "A Knight"
+
+
+def test_capitals_make_no_other_video_where_there_are_none(models):
+    gpt = dataclasses.replace(models.gpt, known=frozenset(CAPTION.split()))
+    small = dataclasses.replace(models, gpt=gpt, upsampler=None)
+    assert torch.equal(make(small, CAPTION.title()), make(small))
+
+
 # ------------------------------------------------------------------ weights
+
+
+def test_a_vae_whose_codes_were_not_learned(models, video_weights, tmp_path):
+    note = {CODES: fingerprint(models.dvae)}
+    given = video_weights | {"gpt": rewritten(models, tmp_path / "gpt.safetensors", **note)}
+    shipped, other = tmp_path / "shipped.safetensors", tmp_path / "other.safetensors"
+    card = Card("dvae", dataclasses.asdict(models.dvae.config))
+    save_weights(shipped, models.dvae, card, dtype=torch.bfloat16)
+    save_weights(other, DVAE(models.dvae.config), card)
+    for right in (video_weights["dvae"], shipped):
+        assert load_models(**given | {"dvae": right}).gpt.codes == note[CODES]
+    with pytest.raises(InputError, match=r"gpt.safetensors: learned the codes of another VAE;"):
+        load_models(**given | {"dvae": other})
+    load_models(**video_weights | {"dvae": other})  # older weights do not say
 
 
 def test_weights_that_do_not_fit_each_other(models, video_weights, tmp_path):

@@ -16,15 +16,17 @@ from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
 from flowwarp.pipelines.sequences import (
+    CODES,
     VOCABULARY,
+    WORDS,
     MediaGPT,
     Prompt,
     describe,
     load_gpt,
     sample_video_tokens,
 )
-from flowwarp.pipelines.video_tokens import tokenize
-from flowwarp.train import loop
+from flowwarp.pipelines.video_tokens import fingerprint, tokenize
+from flowwarp.train import gpt, loop
 from flowwarp.train.gpt import (
     GPTDataConfig,
     GPTLossConfig,
@@ -357,6 +359,26 @@ def test_learns_in_seconds(material, tmp_path):
     made = sample_video_tokens(gpt, [Prompt("a red square")], [1])
     assert made.shape == (1, 2, 4, 4)
     assert len(describe(gpt, made)) == 1
+
+
+def test_notes_say_what_was_learned(material, dvae):
+    notes = gpt_task(material, settings(), dvae).notes
+    assert notes[CODES] == fingerprint(dvae)
+    assert notes[WORDS] == "a blue green red square"
+    first = gpt_task(material, settings())
+    assert CODES not in first.notes
+    words = vocabulary_from_json(first.notes[VOCABULARY], "notes")
+    start = MediaGPT(first.model, words, frozenset({"dog", "a"}))
+    assert (
+        gpt_task(material, settings(), start=start).notes[WORDS] == f"a blue dog {notes[WORDS][7:]}"
+    )
+    old = replace(start, known=None)  # what it knows is known no more
+    assert WORDS not in gpt_task(material, settings(), start=old).notes
+
+
+def test_of_very_many_words_the_commonest_are_known(monkeypatch):
+    monkeypatch.setattr(gpt, "_MOST_WORDS", 2)
+    assert gpt.known_words(["a red dog", "a dog", "dog"]) == {"a", "dog"}
 
 
 def test_goes_on_from_a_trained_network(material):
