@@ -95,13 +95,23 @@ def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> N
         InputError: the format cannot hold these values (KITTI PNG ends at 512 px).
         OutputError: the file cannot be written.
     """
+    data = encode_flow(path, flow, valid)
+    with atomic_output(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def encode_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> bytes:
+    """Return what :func:`write_flow` would write, so that it is known to go before it does.
+
+    Raises:
+        TypeError: as for :func:`write_flow`.
+        ValueError: likewise.
+        InputError: likewise.
+    """
     kind = Path(path).suffix.lower()
     if kind not in _WRITERS:
         raise ValueError(f"path must end in {_known()}, got {str(path)!r}")
-    array, mask = _to_arrays(flow, valid)
-    data = _WRITERS[kind](path, array, mask)
-    with atomic_output(path) as temporary:
-        temporary.write_bytes(data)
+    return _WRITERS[kind](path, *_to_arrays(flow, valid))
 
 
 def _to_arrays(flow: Tensor, valid: Tensor | None) -> tuple[Array, Mask]:

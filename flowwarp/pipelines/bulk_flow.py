@@ -20,8 +20,8 @@ from torch import Tensor
 
 from flowwarp.data.clips import Clip, find_clips
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import IMAGE_EXTENSIONS
-from flowwarp.io.flow_files import write_flow
+from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output
+from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import Manifest, Shard
 from flowwarp.io.video import salvage_video, video_info
@@ -151,17 +151,20 @@ def estimate_fields(
 
 
 def write_fields(fields: Fields, target: Target) -> None:
-    """Write flow files and mask; the folders must exist.
+    """Write flow files and mask, or none if a format is not fit; the folders must exist.
 
     Raises:
         InputError: a format cannot hold the values (KITTI's PNG ends at 512 px).
         OutputError: a file cannot be written.
     """
+    flows = [(target.flow, encode_flow(target.flow, fields.flow_12))]
+    if target.backward is not None and fields.flow_21 is not None:
+        flows.insert(0, (target.backward, encode_flow(target.backward, fields.flow_21)))
     if target.occlusion is not None and fields.visible is not None:
         write_image(target.occlusion, fields.visible.float())
-    if target.backward is not None and fields.flow_21 is not None:
-        write_flow(target.backward, fields.flow_21)
-    write_flow(target.flow, fields.flow_12)
+    for path, data in flows:
+        with atomic_output(path) as temporary:
+            temporary.write_bytes(data)
 
 
 def _read(frame: Frame) -> Tensor:

@@ -24,6 +24,7 @@ from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
+from flowwarp.pipelines import bulk_flow
 from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
 from flowwarp.pipelines.workers import check_ray
 
@@ -188,6 +189,20 @@ def test_refuses(flow, arguments, code, words):
     got, out, err = flow("frame8.png", "frame9.png", *arguments)
     assert (got, out, len(err)) == (code, [], 1)
     assert words in err[0]
+    assert files(".") == before
+
+
+def test_a_flow_that_its_format_cannot_hold_leaves_no_file(flow, monkeypatch):
+    save_frames(".", 2)
+    before = files(".")
+    still, fast = torch.zeros(2, HEIGHT, WIDTH), torch.full((2, HEIGHT, WIDTH), 600.0)
+    seen = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
+    fields = bulk_flow.Fields(fast, still, seen)
+    monkeypatch.setattr(bulk_flow, "estimate_fields", lambda *given, **wanted: fields)
+    options = ["-o", "f.png", "--backward", "b.png", "--occlusion", "o.png"]
+    code, out, err = flow("frame8.png", "frame9.png", *options)
+    assert (code, out, len(err)) == (3, [], 1)
+    assert "f.png" in err[0]
     assert files(".") == before
 
 
