@@ -41,7 +41,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     """Run a click command and exit the process.
 
     0 done · 1 our bug · 2 usage · 3 bad input · 4 output or disk · 5 some of many failed ·
-    6 out of memory · 130 interrupted · 141 nobody reads our output · 143 terminated.
+    6 out of memory · 7 training diverged · 8 locked by another process · 130 interrupted ·
+    141 nobody reads our output · 143 terminated.
     """
     with _terminable():
         code = _call(command, arguments)
@@ -68,9 +69,9 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
         from click.shell_completion import shell_complete
 
         return shell_complete(command, {}, "flowwarp", COMPLETION, completion)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # Not command.main, which calls a closed pipe a failure of ours.
-        given = sys.argv[1:] if arguments is None else list(arguments)
         with command.make_context("flowwarp", given) as context:
             result = command.invoke(context)
     except click.exceptions.Exit as stop:
@@ -105,7 +106,9 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(fault, MemoryError) or _NO_MEMORY.search(str(fault)):
             amount = _AMOUNT.search(str(fault))
             problem = f"out of memory: {amount[1]} are not to be had" if amount else "out of memory"
-            _say(f"{problem}; use smaller images, or close other programs")
+            training = any(name.startswith("train-") for name in given[:1])
+            remedy = "lower batch_size, or raise accumulate" if training else "use smaller images"
+            _say(f"{problem}; {remedy}, or close other programs")
             return OUT_OF_MEMORY
         traceback.print_exc()
         _say("this is our bug: please report it with the lines above and what doctor prints")

@@ -66,6 +66,23 @@ def test_a_fault_is_one_line_and_a_code(outcome, fault, code, line):
     assert outcome(fault) == (code, "", [f"flowwarp: {line}"])
 
 
+def test_out_of_memory_in_a_training_names_its_settings(capfd):
+    @click.group()
+    def group():
+        pass
+
+    @group.command("train-flow")
+    def command():
+        raise MemoryError
+
+    with pytest.raises(SystemExit) as stop:
+        run(group, ["train-flow"])
+    assert stop.value.code == 6
+    assert capfd.readouterr().err == (
+        "flowwarp: out of memory; lower batch_size, or raise accumulate, or close other programs\n"
+    )
+
+
 def test_no_fault(outcome):
     assert outcome(None) == (0, "", [])
     assert outcome(7) == (7, "", [])
