@@ -46,8 +46,8 @@ def random_geometry(
 ) -> Geometry:
     """Draw a crop for each example.
 
-    Without zoom, rotation and flip it is cut at whole pixels and copied unchanged. A crop lies
-    inside the source where it fits; a rotated one may look out at its corners.
+    Without zoom, rotation and flip it is cut at whole pixels and copied, but for rounding (some
+    1e-5). A crop lies inside the source where it fits; a rotated one may look out at its corners.
 
     Args:
         batch: how many.
