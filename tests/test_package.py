@@ -135,7 +135,8 @@ def test_sdist_holds_what_a_wheel_is_built_from(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     kernels = {f"cuda/{path.name}" for path in (ROOT / "cuda").glob("*.*")}
-    assert kernels | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
+    texts = {path.name for path in ROOT.glob("*.md")}
+    assert kernels | texts | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
     assert {path.relative_to(ROOT).as_posix() for path in SPRITES} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
