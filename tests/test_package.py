@@ -25,7 +25,8 @@ from flowwarp.ops import _native
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("flowwarp", "cuda", "datasets")
-FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
+TEXTS = sorted(path.name for path in ROOT.glob("*.md"))
+FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", *TEXTS)
 BUILT = sorted(Path(_native.__file__).parent.glob("_cpu_*.so"))
 SPRITES = sorted(path for path in (ROOT / "datasets/sprites").rglob("*") if path.is_file())
 SAMPLE = ("README.md", "clip.mp4", "flow.flo", "frame1.png", "frame2.png")
@@ -135,8 +136,7 @@ def test_sdist_holds_what_a_wheel_is_built_from(sdist):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     kernels = {f"cuda/{path.name}" for path in (ROOT / "cuda").glob("*.*")}
-    texts = {path.name for path in ROOT.glob("*.md")}
-    assert kernels | texts | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
+    assert kernels | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
     assert {path.relative_to(ROOT).as_posix() for path in SPRITES} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
