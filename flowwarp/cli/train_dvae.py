@@ -67,6 +67,7 @@ def command(
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
+    from flowwarp.train.processes import own_device
 
     configs = configure(
         dvae.presets(preset),  # type: ignore[arg-type]
@@ -76,7 +77,8 @@ def command(
         settings=settings,
     )
     about = configs["data"]
-    motion = partial(estimate_motion, load_flownet(flow)) if flow else None
+    place = own_device(device)
+    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
     with checked_settings():
         source, other = open_split(
             data,
