@@ -15,6 +15,7 @@ from torch import Tensor
 from flowwarp._bundled import bundled
 from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.refine import refine
 from flowwarp.tensors import check_choice
 
@@ -76,15 +77,8 @@ def estimate_both(
 
 
 def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    kind = image1.device.type
-    with torch.autocast(kind, torch.bfloat16, enabled=_has_fast_bf16(image1.device)):
+    device = image1.device
+    half = fast_dtype(device) == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
         forward, backward = net(image1, image2)
     return forward.flow.float(), backward.flow.float()
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    """Say whether bf16 takes half the time of fp32 there, rather than a multiple."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)  # torch's own probe
-    return device.type == "cpu" and bool(supported())

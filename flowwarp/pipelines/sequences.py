@@ -17,6 +17,7 @@ from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
+from flowwarp.pipelines.precision import fast_dtype as fast_dtype  # for those who run the others
 
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
@@ -272,16 +273,6 @@ def describe(
         dtype=dtype or fast_dtype(device),
     )
     return [words.read_text(row) for row in ids.tolist()]
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where products with it take less time, float32 elsewhere."""
-    if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        # Torch's own probe; without such instructions bf16 takes a multiple of the time.
-        fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if fast else torch.float32
 
 
 def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:

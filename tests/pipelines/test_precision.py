@@ -1,0 +1,18 @@
+import pytest
+import torch
+
+from flowwarp.pipelines.precision import fast_dtype
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bf16_where_the_device_has_instructions_for_it(monkeypatch, fast):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: fast, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: fast)
+    wanted = torch.bfloat16 if fast else torch.float32
+    assert fast_dtype(torch.device("cpu")) == fast_dtype(torch.device("cuda")) == wanted
+    assert fast_dtype(torch.device("mps")) == torch.float32
+
+
+def test_a_torch_without_the_probe(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
+    assert fast_dtype(torch.device("cpu")) == torch.float32
