@@ -20,7 +20,7 @@ from flowwarp.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.data.sources import Source
+    from flowwarp.data.sources import Draw
     from flowwarp.data.sprites import Layers
     from flowwarp.data.world import Clip
     from flowwarp.models.classifier import Classifier
@@ -238,7 +238,7 @@ class _Job:
     steps: int
     sampling: Sampling
 
-    def source(self, size: int, *, held_out: bool, alone: bool) -> Source:
+    def source(self, size: int, *, held_out: bool, alone: bool) -> Draw:
         """Return the world's clips, of one actor only if ``alone``."""
         from flowwarp.data.labels import one_actor
         from flowwarp.data.world import compose_clip

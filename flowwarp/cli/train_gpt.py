@@ -86,7 +86,8 @@ def command(
     motion = partial(estimate_motion, load_flownet(flow)) if flow else None
 
     def prepare(name: str, source: Source, series: int, count: int) -> TokenStore:
-        key = repr((name, data, layers, photos, flow, series))
+        key = repr((name, data, layers, photos, flow, series, *source.state))
+        count = min(count, source.count or count)
         return tokenize_clips(
             lambda number: source(series, number),
             vae,

@@ -74,6 +74,11 @@ class CaptionedStore:
         self._captions: list[str] = about["captions"]
         self.skipped: tuple[str, ...] = self._store.skipped
 
+    @property
+    def key(self) -> str:
+        """What changes with the files, their captions, and the size of frames."""
+        return self._arguments[0].name
+
     def name(self, index: int) -> str:
         """Return which video a window comes from."""
         return self._store.clip(index)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from flowwarp.data.captions import CAMERAS, read_caption
 from flowwarp.data.cast import ACTIONS, Attributes
 from flowwarp.data.grounds import ground_names
-from flowwarp.data.sources import Source
+from flowwarp.data.sources import Draw
 from flowwarp.data.sprites import DIRECTIONS, Layers
 from flowwarp.data.world import Clip
 
@@ -90,7 +90,7 @@ def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:
     return {name: value for name, value in read_caption(caption, phrases).items() if name in JUDGED}
 
 
-def one_actor(source: Source) -> Source:
+def one_actor(source: Draw) -> Draw:
     """Return a source of only those clips of the sprites' world that show one actor."""
 
     def draw(seed: int, index: int) -> Clip:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import numpy as np
 import torch
@@ -16,10 +19,33 @@ from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.data.world import Clip, compose_clip
 
-Source = Callable[[int, int], Clip]  # (seed, index): the same numbers, the same clip
+_LOG = logging.getLogger(__name__)
+
+Draw = Callable[[int, int], Clip]  # (seed, index): the same numbers, the same clip
 
 SPRITES, DIGITS = "sprites", "digits"  # any other name is a folder's
 _ASIDE = 10  # of a folder, one video in so many is for validation
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """Clips by seed and index: the same numbers give the same clip. Threads may call it.
+
+    Args:
+        draw: makes a clip.
+        count: how many clips a series has before they come again; None if there is no end.
+        state: changes with the files that clips are read from, captions included; empty for a
+            world that is made up.
+    """
+
+    draw: Draw
+    count: int | None = None
+    state: tuple[str, ...] = ()
+
+    def __call__(self, seed: int, index: int) -> Clip:
+        """Return a clip of a series."""
+        return self.draw(seed, index)
 
 
 class Motion(Protocol):
@@ -53,15 +79,15 @@ def open_source(
         layers: for sprites: a folder of layers instead of the small set in the package.
         photos: for sprites: a folder of pictures to stand before.
         held_out: False leaves out what is kept for tests, True gives only that, None all. Of
-            sprites these are combinations of attributes; of a folder one video in ten; of digits
-            nothing.
+            sprites these are combinations of attributes; of a folder one video in ten; of a single
+            video the last tenth, or nothing where it is too short; of digits nothing.
         motion: for a folder: finds the flow, which is then taken to be valid where it is visible.
             Without it flow is 0 and nowhere valid.
         progress: for a folder, while it is prepared: called with (videos done, videos in all).
 
     Returns:
-        A pure function of (seed, index); threads may call it. From a folder, whose clips are few,
-        it draws one at random, so that each series has all.
+        The source. From a folder, whose clips are few, each series has all, in an order of its own,
+        then all again in another.
 
     Raises:
         InputError: a folder is missing or broken.
@@ -69,13 +95,13 @@ def open_source(
         ValueError: a size or length that the world does not have.
     """
     if str(name) == DIGITS:
-        return lambda seed, index: compose_digits(seed, index, size, frames)
+        return Source(lambda seed, index: compose_digits(seed, index, size, frames))
     if str(name) == SPRITES:
         drawn = bundled_layers() if layers is None else load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
-    return _windows(store, _choose(store, held_out), motion)
+    return _windows(store, _choose(store, held_out, frames), motion)
 
 
 def open_split(
@@ -107,21 +133,30 @@ def _sprites(
     def draw(seed: int, index: int) -> Clip:
         return compose_clip(layers, seed, index, size, frames, photos=photos, held_out=held_out)
 
-    return draw
+    return Source(draw)
 
 
-def _choose(store: CaptionedStore, held_out: bool | None) -> list[int]:
-    """Return the windows of the videos that are wanted; all of them of a single video."""
+def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequence[int]:
+    """Return the windows that are wanted, of which neither kind shows what the other does."""
     videos: dict[str, int] = {}
     numbers = [videos.setdefault(store.name(index), len(videos)) for index in range(len(store))]
-    if held_out is None or len(videos) == 1:
-        return list(range(len(store)))
+    if held_out is None:
+        return range(len(store))
+    if len(videos) == 1:
+        aside = len(store) - max(1, len(store) // _ASIDE)
+        kept = aside - (frames - 1)  # those between have frames of both
+        if kept > 0:
+            return range(aside, len(store)) if held_out else range(kept)
+        _LOG.warning(
+            "%s is too short to keep a part aside: it is learned from and judged by", *videos
+        )
+        return range(len(store))
     return [index for index, video in enumerate(numbers) if (video % _ASIDE == 0) == held_out]
 
 
 def _windows(store: CaptionedStore, windows: Sequence[int], motion: Motion | None) -> Source:
     def draw(seed: int, index: int) -> Clip:
-        number = int(np.random.default_rng([seed, index]).integers(len(windows)))
+        number = _shuffled(seed, index // len(windows), len(windows))[index % len(windows)]
         window = store[windows[number]]
         moves = _unknown(window.video) if motion is None else motion(window.video)
         flow_12, flow_21, visible_12, visible_21 = moves
@@ -137,7 +172,13 @@ def _windows(store: CaptionedStore, windows: Sequence[int], motion: Motion | Non
             attributes={},
         )
 
-    return draw
+    return Source(draw, len(windows), (store.key,))
+
+
+@lru_cache(maxsize=4)
+def _shuffled(seed: int, epoch: int, length: int) -> Sequence[int]:
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(length).tolist()
+    return order
 
 
 def _unknown(video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.data.labels import label_clip
-from flowwarp.data.sources import Source
+from flowwarp.data.sources import Draw
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop
 
@@ -132,7 +132,7 @@ def draw_batch(
     return {"video": torch.stack(videos), **dict(zip(names, targets, strict=True))}
 
 
-def show(source: Source, kept: int) -> Shown:
+def show(source: Draw, kept: int) -> Shown:
     """Return clips of a source with one actor and their labels, so many of them kept in memory."""
 
     @lru_cache(maxsize=kept)
@@ -155,7 +155,7 @@ def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[s
 
 
 def classifier_task(
-    source: Source,
+    source: Draw,
     frames: int,
     configs: Mapping[str, Any],
     notes: Mapping[str, str] | None = None,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flowwarp.data.sources import Source
+from flowwarp.data.sources import Draw
 from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.dvae import DVAE, FSQ, SMALL, TINY, DVAEConfig, initialise_latent
@@ -72,7 +72,7 @@ class DVAELossConfig:
 
 
 def draw_examples(
-    source: Source, seed: int, numbers: Iterable[int], config: DVAEDataConfig, group: int
+    source: Draw, seed: int, numbers: Iterable[int], config: DVAEDataConfig, group: int
 ) -> dict[str, Tensor]:
     """Return examples; each is a function of the seed and its number alone.
 
@@ -219,9 +219,9 @@ def presets(preset: Preset) -> dict[str, Any]:
 
 
 def dvae_task(
-    source: Source,
+    source: Draw,
     configs: Mapping[str, Any],
-    validation: Source | None = None,
+    validation: Draw | None = None,
     notes: Mapping[str, str] | None = None,
     start: DVAE | None = None,
     keep_codes: bool = False,

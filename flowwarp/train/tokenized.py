@@ -107,7 +107,8 @@ def tokenize_clips(
         draw: a pure function from the number of a clip to the clip.
         dvae: whose codes they are; the weights of its encoder are part of the key.
         media: of :func:`grid_media`.
-        key: names what ``draw`` depends on, so far as the first clips do not tell.
+        key: names what ``draw`` depends on, so far as the first clips do not tell: for a folder,
+            the state of its source.
         count: how many.
         half: let autocast use bf16, which takes less than half the time on a CPU that has it, and
             changes a code where it was a close call.
@@ -115,6 +116,7 @@ def tokenize_clips(
         progress: called with (clips done, clips in all).
 
     Raises:
+        ValueError: clips are not whole groups of frames.
         OutputError: the cache cannot be written.
         Locked: another process is at it.
     """
@@ -126,8 +128,11 @@ def tokenize_clips(
         digest.update(part)
     for number in range(min(_PROBED, count)):
         clip = draw(number)
+        _check_length(clip, dvae)
         digest.update(clip.caption.encode("utf-8", "replace"))
         digest.update(clip.video.contiguous().numpy().data)
+        if not clip.attributes:  # nobody composed it: its flow is estimated, by weights that change
+            digest.update(motion_codes(clip.flow_12, clip.valid_12).numpy().data)
     folder = root / f"tokens-{digest.hexdigest()[:20]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,6 +145,12 @@ def tokenize_clips(
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
     return TokenStore(folder, tuple(medium.name for medium in media))
+
+
+def _check_length(clip: Clip, dvae: DVAE) -> None:
+    group, frames = dvae.config.stride_time, len(clip.video)
+    if frames % group:
+        raise ValueError(f"frames must be a multiple of {group}, got {frames}")
 
 
 def _fill(

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.sources import Source
+from flowwarp.data.sources import Draw
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import (
@@ -182,7 +182,7 @@ def lossy(video: Tensor, codec: Codec, spoil: Callable[[Tensor], Tensor] | None 
 
 
 def draw_batch(
-    source: Source,
+    source: Draw,
     codec: Codec,
     seed: int,
     numbers: Iterable[int],
@@ -204,7 +204,7 @@ def draw_batch(
 
 
 def _draw(
-    source: Source,
+    source: Draw,
     codec: Codec,
     seed: int,
     number: int,
@@ -353,10 +353,10 @@ def presets(preset: Preset) -> dict[str, Any]:
 
 
 def upsampler_task(
-    source: Source,
+    source: Draw,
     codec: Codec,
     configs: Mapping[str, Any],
-    other: Source | None = None,
+    other: Draw | None = None,
     notes: Mapping[str, str] | None = None,
     start: Upsampler | None = None,
 ) -> loop.Task:

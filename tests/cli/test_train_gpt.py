@@ -8,9 +8,12 @@ import torch
 
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.video import write_video
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.pipelines.sequences import Prompt, load_gpt, sample_video_tokens
 from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.train import tokenized
+from flowwarp.train.tokenized import tokenize_clips
 
 QUICK = ["--preset", "tiny", "--set", "clips=2", "--set", "checked=1", "--set", "data.size=16"]
 QUICK += ["--set", "data.frames=4", "--set", "batch_size=2", "--set", "threads=1", "--steps", "3"]
@@ -84,6 +87,30 @@ def test_another_vae_is_another_run(weights, tmp_path, capsys):
     assert f"not '{other} sha256:" in line
 
 
+def test_a_folder_is_encoded_once_and_anew_when_a_caption_changes(weights, tmp_path, monkeypatch):
+    """Of three videos with two windows each one video is kept aside."""
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    for number in range(3):
+        frames = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(number))
+        write_video(clips / f"{number}.mkv", frames)
+        (clips / f"{number}.txt").write_text(f"a gray square, {number}")
+    stores = []
+
+    def spy(*arguments, **options):
+        stores.append(tokenize_clips(*arguments, **options))
+        return stores[-1]
+
+    monkeypatch.setattr(tokenized, "tokenize_clips", spy)
+    call = ["train-gpt", clips, "--dvae", weights, *QUICK, "--set", "clips=40", "--run"]
+    assert run(*call, tmp_path / "one") == 0
+    assert [len(store) for store in stores] == [4, 1]
+    assert len(set(stores[0].captions())) == 2
+    (clips / "2.txt").write_text("a grey square, 2")
+    assert run(*call, tmp_path / "two") == 0
+    assert "a grey square, 2" in set(stores[2].captions())
+
+
 def test_needs_the_weights_of_a_vae(tmp_path, capsys):
     assert run("train-gpt", "digits", "--run", tmp_path / "run") == 2
     assert "--dvae" in capsys.readouterr().err
@@ -100,6 +127,7 @@ def test_needs_the_weights_of_a_vae(tmp_path, capsys):
         (["--set", 'orders=["text sound 1"]'], "no medium 'sound'"),
         (["--set", 'orders=["text video"]'], "orders must be media and a share"),
         (["--set", "data.size=15"], "size"),
+        (["--set", "data.frames=6"], "frames must be a multiple of 4, got 6"),
     ],
 )
 def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words):

@@ -68,11 +68,48 @@ def test_a_folder_keeps_one_video_in_ten_aside(folder):
     assert clip.attributes == {}
 
 
-def test_a_folder_of_one_video_is_all_there_is(folder, tmp_path):
+def test_each_window_comes_once_before_any_comes_again(folder):
+    source = open_source(folder, 16, 4, held_out=None)
+    assert source.count == 33  # of 4 frames in 6, eleven times
+    for start in (0, 33, 990):
+        shown = [source(5, index).caption for index in range(start, start + 33)]
+        assert sorted(shown) == sorted(f"grey {number}" for number in range(11) for _ in range(3))
+    first, second, other = (
+        [source(seed, start + index).caption for index in range(33)]
+        for seed, start in ((5, 0), (5, 33), (6, 0))
+    )
+    assert first not in (second, other)
+    assert open_source("digits", 32, 4).count is None
+
+
+def test_a_source_tells_when_its_files_change(folder, tmp_path):
+    (tmp_path / "a.mp4").write_bytes((folder / "v03.mp4").read_bytes())
+    states = []
+    for caption in ("a gray square", "a grey square"):
+        (tmp_path / "a.txt").write_text(caption)
+        states.append(open_source(tmp_path, 16, 4).state)
+    assert states[0] != states[1]
+    assert open_source(tmp_path, 16, 4).state == states[1]
+    assert open_source("sprites", 32, 3).state == ()
+
+
+def test_of_one_video_the_end_is_kept_aside(tmp_path):
+    """Of 27 windows in 30 frames two are kept, and none is learned from that has their frames."""
+    write_video(tmp_path / "a.mkv", [torch.full((3, 32, 32), n / 30) for n in range(30)], 25)
+    (tmp_path / "a.txt").write_text("it gets light")
+    training, validation = open_split(tmp_path, 16, 4)
+    assert (training.count, validation.count) == (22, 2)
+    seen = max(int(training(0, index).video.max()) for index in range(22))
+    judged = min(int(validation(0, index).video.min()) for index in range(2))
+    assert seen < judged - 4
+
+
+def test_a_video_too_short_to_be_divided_is_all_there_is(folder, tmp_path, caplog):
     (tmp_path / "a.mp4").write_bytes((folder / "v03.mp4").read_bytes())
     (tmp_path / "a.txt").write_text("only one")
     for source in open_split(tmp_path, 16, 4):
         assert source(0, 0).caption == "only one"
+    assert "a.mp4 is too short to keep a part aside" in caplog.text
 
 
 def test_motion_of_a_folder_is_asked_for(folder):

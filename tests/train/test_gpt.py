@@ -163,6 +163,27 @@ def test_the_cache_is_of_its_data_and_weights(material, dvae, tmp_path, change):
     assert folders() == 2
 
 
+def test_the_cache_is_of_its_flow_where_that_is_estimated(material, dvae, tmp_path):
+    """Flow of a clip that was composed follows from its key, as it always did."""
+    clip = square(0, 0)
+
+    def folders(**changes):
+        other = replace(clip, **changes)
+        tokenize_clips(lambda n: other, dvae, material.media, "key", 2, cache=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    made = {"attributes": {"ground": "sand"}}
+    assert (folders(), folders(flow_12=clip.flow_12 + 2)) == (1, 2)
+    assert (folders(**made), folders(**made, flow_12=clip.flow_12 + 2)) == (3, 3)
+
+
+def test_clips_must_be_whole_groups_of_frames(material, dvae, tmp_path):
+    clip = square(0, 0)
+    short = replace(clip, video=clip.video[:6])
+    with pytest.raises(ValueError, match="frames must be a multiple of 4, got 6"):
+        tokenize_clips(lambda n: short, dvae, material.media, "key", 2, cache=tmp_path)
+
+
 def test_a_long_caption_is_cut_between_letters(dvae, tmp_path):
     media = grid_media(dvae, SIZE, FRAMES)
     clip = replace(square(0, 0), caption="x" + "ü" * 10_000)
