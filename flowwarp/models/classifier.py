@@ -23,6 +23,7 @@ from flowwarp.tensors import check_video
 
 GROUPS = 8  # of group norm
 PATCH = 4  # side of the square of pixels that is folded into channels
+CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike it is small
 THIN = 16  # channels that are left before places are joined
 
 
@@ -131,7 +132,8 @@ class Classifier(nn.Module):
                 f"got {tuple(video.shape)}"
             )
         frames = F.pixel_unshuffle(2 * video - 1, PATCH)
-        pairs = torch.cat([frames[:, :-apart], frames[:, apart:]], 2).flatten(0, 1)
+        first, change = frames[:, :-apart], frames[:, apart:] - frames[:, :-apart]
+        pairs = torch.cat([first, CHANGE * change], 2).flatten(0, 1)
         seen = self.see(pairs.contiguous(memory_format=torch.channels_last))
         thought = F.silu(self.join(F.silu(seen).flatten(1)))
         return {
