@@ -16,6 +16,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
+from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
 SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
+PICTURED = "pictures"  # no part that is measured: with it alone, only pictures are drawn
 PICTURES = ("prompts.png", "slices.png", "nearest.png")
 SHOWN, NEAREST = 24, 12  # prompts of the sheet, and samples that are compared with training clips
 _FRAMES = 16  # of a clip, where no transformer says another number
@@ -43,7 +45,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--part",
     "parts",
-    type=click.Choice([*PARTS, "all"]),
+    type=click.Choice([*PARTS, PICTURED, "all"]),
     multiple=True,
     default=("all",),
     show_default=True,
@@ -95,8 +97,10 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=0.9, show_default=True)
-@click.option("--guidance", type=click.FloatRange(0), default=3.0, show_default=True)
+@click.option(
+    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=TOP_P, show_default=True
+)
+@click.option("--guidance", type=click.FloatRange(0), default=GUIDANCE, show_default=True)
 @click.option("-o", "--output", metavar="FOLDER", help="Also draw pictures there.")
 @click.option(
     "--training-seed",
@@ -155,7 +159,7 @@ def command(
     Only networks of the parts that are asked for are read. With -o there are pictures, of all three
     networks: prompts.png, a sheet of samples beside their prompts; slices.png, a row of pixels over
     time, drawn frame by frame and holding on; nearest.png, samples over the training clips most
-    like them.
+    like them. `--part pictures` draws these alone, and needs no judge.
 
     \b
     flowwarp eval-video --layers lpc/ -o report/
@@ -164,6 +168,8 @@ def command(
     """  # noqa: D301 - click wants the character itself
     check_device(device)
     wanted = PARTS if "all" in parts else tuple(part for part in PARTS if part in parts)
+    if PICTURED in parts and output is None:
+        raise click.UsageError(f"--part {PICTURED} needs -o FOLDER")
     folder = None if output is None else Path(output)
     if folder is not None:
         for name in PICTURES:
@@ -290,6 +296,12 @@ def _load(
             f"reads frames of {judge.config.size} px, the networks make {networks.small} px",
             "train one with tools/train_classifier.py",
         )
+    if judge is not None and judge.config.apart >= networks.frames:
+        raise InputError(
+            weights["classifier"] or "classifier",
+            f"compares frames {judge.config.apart} apart, the networks make {networks.frames}",
+            "train one with tools/train_classifier.py",
+        )
     if networks.dvae is not None and networks.small % networks.dvae.config.stride:
         raise InputError(dvae, f"takes no frames of {networks.small} px")
     return networks
@@ -392,15 +404,13 @@ def _told(draw: Callable[[int], Clip], count: int, label: str) -> Iterator[Clip]
 
 def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> Iterator[Path]:
     """Draw samples beside their prompts, over time, and over what they may have been copied of."""
-    import numpy as np
     import torch
     import torch.nn.functional as F
 
-    from flowwarp.data.captions import prompt_for
     from flowwarp.io.images import write_image
     from flowwarp.models.upsampler import SCALE
     from flowwarp.pipelines.text_video import generate
-    from flowwarp.pipelines.video_evaluation import nearest_clips
+    from flowwarp.pipelines.video_evaluation import nearest_clips, word
     from flowwarp.viz.sheets import captioned_sheet, time_slices
 
     models = job.networks.models
@@ -420,7 +430,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
 
     prompts, videos, slices, samples = [], [], [], []
     for number, clip in enumerate(_told(partial(source, job.seed), SHOWN, PICTURES[0])):
-        prompt = prompt_for(clip.attributes, np.random.default_rng([job.seed, number]))
+        prompt = word(clip, job.seed, number)
         held = make(prompt, number)
         prompts.append(prompt)
         videos.append(held[:: max(1, len(held) // 8)])

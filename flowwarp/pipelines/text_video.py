@@ -37,6 +37,7 @@ from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.sequences import (
     FRAME,
+    SAMPLING,
     TEXT,
     VIDEO,
     MediaGPT,
@@ -52,13 +53,12 @@ from flowwarp.pipelines.sequences import (
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 
 SHIPPED = "base"  # the name of the weights in the package
-SAMPLING = Sampling(top_p=0.9, guidance=3.0)
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
 MOST_WINDOWS = 4  # of a video that are described
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
-_WINDOW, _NOISE = 0x85EBCA6B, 0xC2B2AE35
+_WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
@@ -223,8 +223,8 @@ def generate(
 ) -> Iterator[Tensor]:
     """Make the frames of a video, as they come.
 
-    The same models, arguments and number of threads give the same video on the same machine, bit
-    for bit.
+    The same models, arguments and number of threads give the same video on the same machine, on a
+    CPU bit for bit.
 
     Args:
         models: from :func:`load_models`.
@@ -329,7 +329,7 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
         drawn = upsample_frames(
             models.upsampler,
             stage(_join_motion(models, decodes, job.temporal), "flow"),
-            torch.Generator().manual_seed((job.seed + _NOISE) % 2**63),
+            torch.Generator().manual_seed((job.seed + NOISE) % 2**63),
             steps=job.steps,
             temporal=job.temporal,
         )

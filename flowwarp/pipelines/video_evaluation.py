@@ -14,6 +14,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from flowwarp.data.captions import prompt_for
 from flowwarp.data.labels import JUDGED, Phrases, label_caption, label_clip, named
 from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
+from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.losses.photometric import gradients, ssim_distance
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
@@ -40,6 +42,7 @@ from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.sequences import (
+    SAMPLING,
     VIDEO,
     MediaGPT,
     Prompt,
@@ -47,7 +50,7 @@ from flowwarp.pipelines.sequences import (
     fast_dtype,
     sample_video_tokens,
 )
-from flowwarp.pipelines.text_video import SAMPLING, VideoModels
+from flowwarp.pipelines.text_video import NOISE, VideoModels
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
 BICUBIC, FREE, HELD = "bicubic", "free", "held"
@@ -58,6 +61,7 @@ Item = TypeVar("Item")
 
 _AT_ONCE = 16  # clips side by side; the transformer reads its weights once for all
 _RIM = 8  # a frame's rim is so many-th of its side
+_WORDING = 1  # the stream of numbers that words are drawn by
 _COARSE = 16  # side of the frames by which clips are compared
 
 
@@ -74,9 +78,9 @@ def load_classifier(
         device: where it shall be.
 
     Raises:
-        InputError: the file is missing, broken, or of another network.
+        InputError: the file is missing, broken, or of another network; or the package has none.
     """
-    path = bundled("weights") / "classifier.safetensors" if weights is None else weights
+    path = _bundled_judge() if weights is None else weights
 
     def make(settings: Mapping[str, Any]) -> Classifier:
         given = settings.get("attributes", ())
@@ -85,6 +89,15 @@ def load_classifier(
 
     net, _ = build(path, "classifier", make)
     return net.to(device).eval()
+
+
+def _bundled_judge() -> Path:
+    with suppress(FileNotFoundError):  # a package without any weights
+        path = bundled("weights") / "classifier.safetensors"
+        if path.is_file():
+            return path
+    remedy = "train one with tools/train_classifier.py and give --classifier FILE"
+    raise InputError("classifier", "this package has no weights of it", remedy)
 
 
 @torch.inference_mode()
@@ -183,8 +196,8 @@ def evaluate_dvae(dvae: DVAE, classifier: Classifier, clips: Iterable[Clip]) -> 
 
     Returns:
         PSNR in dB, the amplitude of high frequencies over that of the originals, the warping error
-        by the exact flow, the share of codes in use in per cent, and the share of attributes that
-        are read right off originals and off what is left of them.
+        by the exact flow, the share of the values of a code's digits that are in use in per cent,
+        and the share of attributes that are read right off originals and off what is left of them.
     """
     tally, tables, used = Tally(), [], []
     for batch in _batches(clips):
@@ -258,10 +271,10 @@ def evaluate_gpt(
         sampling: how codes are drawn.
 
     Returns:
-        Bits a token with and without the caption; the share of attributes that the judge reads as
-        the prompt says, and of walkers before a camera that stands still whose flow leads where the
-        prompt says; the share of described attributes that are right, and how many are said of
-        those there are.
+        Bits a token of the originals, with and without the caption; the share of attributes that
+        the judge reads as the prompt says, and of walkers before a camera that stands still whose
+        flow leads where the prompt says; the share of described attributes that are right, and how
+        many are said of those there are.
     """
     assert models.flownet is not None
     tally, said, could, tables = Tally(), 0, 0, []
@@ -271,10 +284,7 @@ def evaluate_gpt(
         wanted = [named(label) for label in labels]
         numbers = range(number, number + len(batch))
         number += len(batch)
-        prompts = [
-            prompt_for(clip.attributes, np.random.default_rng([seed, n]))
-            for clip, n in zip(batch, numbers, strict=True)
-        ]
+        prompts = [word(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
         video = _stack(batch)
         codes, decoded = _through(models.dvae, video)
         drawn = sample_video_tokens(
@@ -298,11 +308,23 @@ def evaluate_gpt(
         for clip, tokens in zip(batch, codes, strict=True):
             tables.append(
                 {
-                    "bits a token": {DRAWN: video_bits(models.gpt, tokens, clip.caption)},
-                    "bits, no caption": {DRAWN: video_bits(models.gpt, tokens, None)},
+                    "bits a token": {TRUTH: video_bits(models.gpt, tokens, clip.caption)},
+                    "bits, no caption": {TRUTH: video_bits(models.gpt, tokens, None)},
                 }
             )
     return mean_table(tables) | tally.table() | {"said %": {DESCRIBED: 100 * said / max(could, 1)}}
+
+
+def word(clip: Clip, seed: int, number: int) -> str:
+    """Return a complete prompt for a clip.
+
+    Args:
+        clip: what it shall show.
+        seed: of wordings.
+        number: of the clip.
+    """
+    # Not from the numbers (seed, number) alone, which drew what the clip shows.
+    return prompt_for(clip.attributes, np.random.default_rng([seed, number, _WORDING]))
 
 
 def video_bits(gpt: MediaGPT, codes: Tensor, caption: str | None) -> float:
@@ -450,17 +472,14 @@ def evaluate_samples(
     for batch in _batches(clips):
         numbers = range(number, number + len(batch))
         number += len(batch)
-        prompts = [
-            Prompt(prompt_for(clip.attributes, np.random.default_rng([seed, n])))
-            for clip, n in zip(batch, numbers, strict=True)
-        ]
+        prompts = [Prompt(word(clip, seed, n)) for clip, n in zip(batch, numbers, strict=True)]
         seeds = [(seed + n) % 2**63 for n in numbers]
         codes = sample_video_tokens(models.gpt, prompts, seeds, sampling)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = _motion(models.flownet, decode)
             free, held = (
-                _upsample(models.upsampler, decode, motion, n, steps, temporal)
+                _upsample(models.upsampler, decode, motion, n + NOISE, steps, temporal)
                 for temporal in (False, True)
             )
             truth = clip.video.float() / 255

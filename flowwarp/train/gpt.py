@@ -21,9 +21,10 @@ from torch import Tensor
 
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.models.dvae import DVAE
-from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig, Sampling
+from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
     CODES,
+    SAMPLING,
     TEXT,
     VIDEO,
     VOCABULARY,
@@ -428,7 +429,7 @@ def gpt_task(
             MediaGPT(_own(model), words),
             [Prompt(store.caption(index)) for index in shown],
             [training.seed + index for index in shown],
-            Sampling(top_p=0.9, guidance=3.0),
+            SAMPLING,
         )
         rows = []
         for index in shown:  # as it was, and as it is imagined

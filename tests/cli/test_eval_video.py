@@ -10,16 +10,18 @@ from flowwarp.cli import eval_video, main
 from flowwarp.data import sprites
 from flowwarp.data.labels import JUDGED, label_values
 from flowwarp.data.sprites import bundled_layers
+from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import read_image
 from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.pipelines import video_evaluation
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 
 
-def save_judge(path, values, size=16):
+def save_judge(path, values, size=16, apart=4):
     torch.manual_seed(0)
-    config = ClassifierConfig(tuple(values.items()), size=size, widths=(16, 32))
+    config = ClassifierConfig(tuple(values.items()), size=size, apart=apart, widths=(16, 32))
     net = Classifier(config)
     for head in net.heads:
         torch.nn.init.normal_(head.bias)
@@ -67,7 +69,7 @@ def test_all_parts(evaluate):
     assert set(parts["classifier"]["seen"]) == {f"{name} %" for name in JUDGED}
     seen = parts["gpt"]["seen"]
     assert set(seen["action %"]) >= {"truth", "decoded", "drawn"}
-    assert seen["bits a token"]["drawn"] > 0
+    assert seen["bits a token"]["truth"] > 0
     assert set(parts["upsampler"]["seen"]["psnr"]) == {"bicubic", "free", "held"}
     assert set(parts["temporal"]["seen"]) == {
         "psnr", "fine", "warping", "samples: warping", "samples: fine"
@@ -120,7 +122,25 @@ def test_pictures(evaluate, tmp_path, monkeypatch):
     assert err == f"flowwarp: {paths[0]}: exists; use --overwrite to replace it\n"
 
 
+def test_pictures_alone_need_no_judge(evaluate, tmp_path, monkeypatch):
+    for name in ("SHOWN", "NEAREST", "_SLICED"):
+        monkeypatch.setattr(eval_video, name, 1)
+    arguments = ("--part", "pictures", "--classifier", tmp_path / "none", "--training-clips", 1)
+    code, out, err = evaluate(*arguments, "-o", tmp_path / "report")
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == len(list((tmp_path / "report").iterdir())) == 3
+    code, out, err = evaluate(*arguments)
+    assert (code, out) == (2, "")
+    assert "--part pictures needs -o FOLDER" in err
+
+
 # ------------------------------------------------------------------ what goes wrong
+
+
+def test_a_package_without_a_judge(tmp_path, monkeypatch):
+    monkeypatch.setattr(video_evaluation, "bundled", lambda folder: tmp_path)
+    with pytest.raises(InputError, match=r"^classifier: .* no weights.*--classifier"):
+        video_evaluation.load_classifier()
 
 
 def test_a_judge_that_does_not_know_the_layers(evaluate, tmp_path, layers):
@@ -140,6 +160,13 @@ def test_a_judge_of_other_clips(evaluate, tmp_path, layers):
     code, out, err = evaluate("--part", "gpt", classifier=path)
     assert (code, out) == (3, "")
     assert err.startswith(f"flowwarp: {path}: reads frames of 32 px, the networks make 16 px;")
+
+
+def test_a_judge_of_longer_clips(evaluate, tmp_path, layers):
+    path = save_judge(tmp_path / "other.safetensors", label_values(layers), apart=8)
+    code, out, err = evaluate("--part", "gpt", classifier=path)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"flowwarp: {path}: compares frames 8 apart, the networks make 8;")
 
 
 @pytest.mark.parametrize("part", ["classifier", "dvae", "gpt", "upsampler", "temporal"])

@@ -18,6 +18,7 @@ from flowwarp.pipelines import text_video
 from flowwarp.pipelines.flow_estimation import estimate_both
 from flowwarp.pipelines.sequences import (
     CODES,
+    SAMPLING,
     VOCABULARY,
     Prompt,
     best_of,
@@ -27,7 +28,6 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.text_video import (
     MOST_WINDOWS,
-    SAMPLING,
     STAGES,
     describe_video,
     generate,

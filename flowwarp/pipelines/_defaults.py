@@ -1,0 +1,4 @@
+"""Numbers that the command line shows, without torch."""
+
+TOP_P = 0.9  # codes of the likeliest, which have this probability together
+GUIDANCE = 3.0  # how much the prompt is stressed
