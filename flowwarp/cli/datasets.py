@@ -23,7 +23,7 @@ FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
 TABLE = "captions.csv"
 CREDITS = "AUTHORS.txt"  # of the layers; clips made from them need it as well
 
-# What is no recipe: name, title, licence, where from, layout.
+# What is no recipe: name, title, licence, where from, layout, some captions.
 WORLDS = {
     "sprites": {
         "title": "Captioned clips of sprite characters, with known flow",
@@ -35,12 +35,30 @@ WORLDS = {
             "FOLDER/attributes.json",
             "FOLDER/layers/NAME.png",
         ],
+        "captions": [  # of the first clips
+            "a light-skinned person with a blonde ponytail wearing a blue dress seen from the front"
+            " in front of a brick wall",
+            "an archer dressed in chain mail with a metal helmet shoots a bow looking to the right"
+            " on water, the camera zooms in",
+            "a skeleton in chain mail and blue pants working magic facing away under the stars, the"
+            " camera stands still",
+            "across blue water, a black-haired man in plate armor and metal pants strides"
+            " rightwards, as the camera follows",
+            "a fellow with short red hair in a red shirt stands still turned right on stone tiles",
+            "a female orc in metal pants standing looking to the left",
+        ],
     },
     "digits": {
         "title": "Captioned clips of moving digits, with known flow",
         "terms": "none: they are drawn by formulas",
         "home": "",
         "layout": ["made by this program: flowwarp datasets make digits -o OUT"],
+        "captions": [
+            "a red 0 sliding up on a black background",
+            "a red 3 glides to the left on a black background",
+            "on gray, a green 6 slides up and an orange 6 moves to the right",
+            "a green six slides to the right while a blue 0 moves down on gray",
+        ],
     },
     "captioned": {
         "title": "Your own captioned videos; flow is estimated",
@@ -93,6 +111,8 @@ def list_command(as_json: bool) -> None:
 def info_command(name: str, as_json: bool) -> None:
     """Say what NAME is, its licence, where it comes from, and which files are expected.
 
+    Of a world that is made up it also shows some captions: a prompt is understood in such words.
+
     NAME is one that `flowwarp datasets list` prints, or a recipe of your own, a TOML file.
     """
     about = {"name": name, **(WORLDS.get(name) or _about_recipe(name))}
@@ -106,6 +126,10 @@ def info_command(name: str, as_json: bool) -> None:
     click.echo("layout:")
     for line in about["layout"]:
         click.echo(f"  {line}")
+    if "captions" in about:
+        click.echo("captions, for example:")
+        for line in about["captions"]:
+            click.echo(f"  {line}")
 
 
 def _about_recipe(name: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from flowwarp.cli import main
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
+from flowwarp.data.sources import open_source
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
 
@@ -64,6 +65,14 @@ def test_list_for_machines(datasets):
     code, (line,), _ = datasets("list", "--json")
     assert code == 0
     assert json.loads(line)["datasets"]["kitti2015"] == "KITTI 2015 scene flow"
+
+
+@pytest.mark.parametrize("world", ["sprites", "digits"])
+def test_info_shows_captions_of_the_first_clips(datasets, world):
+    shown = json.loads(datasets("info", world, "--json")[1][0])["captions"]
+    source = open_source(world, 16, 2)
+    assert shown == [source(0, number).caption for number in range(len(shown))]
+    assert datasets("info", world)[1][-len(shown) :] == [f"  {caption}" for caption in shown]
 
 
 def test_info_says_licence_origin_and_layout(datasets):
