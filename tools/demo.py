@@ -260,7 +260,7 @@ def show_words(demo: Demo) -> None:
     prompts = (
         "a woman with long blonde hair in a blue dress walks right across grass",
         "a skeleton casts a spell on sand",
-        "a man in chain armour walks left over a stone floor",
+        "a man in chain mail walks to the left over a stone floor",
     )
     cards = [
         demo.command_card(

@@ -17,7 +17,8 @@ import click
 
 from flowwarp.cli import _clips, _paths
 from flowwarp.cli._device import check_device, choose_device
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,14 +101,14 @@ class Job:
 @click.option(
     "--top-p",
     type=click.FloatRange(0, 1, min_open=True),
-    default=0.9,
+    default=TOP_P,
     show_default=True,
     help="Draw from the likeliest with this probability together.",
 )
 @click.option(
     "--guidance",
     type=click.FloatRange(0),
-    default=3.0,
+    default=GUIDANCE,
     show_default=True,
     help="How much the prompt is stressed; 1 for as much as was learned.",
 )
@@ -154,17 +155,18 @@ def command(
 
     OUT is .mp4, .m4v, .mov, .mkv, .gif or .webp, or a folder, which is filled with frames. Without
     -o the video is named after its prompt, here. Of several PROMPTs, and of --prompts, each becomes
-    an .mp4 in folder OUT. The paths written are printed on stdout.
+    an .mp4 in folder OUT; one that cannot be written does not stop the others. The paths written
+    are printed on stdout.
 
-    The same prompt, seed and options make the same video on the same machine. More than 16 frames
-    are made piece by piece, each going on where the one before it ends. A prompt may say anything,
-    but the weights know only what they were trained on; docs/video.md says what that is, and how
-    to train others.
+    The same prompt, seed and options make the same video on the same machine, on a CPU bit for bit.
+    More than 16 frames are made piece by piece, each going on where the one before it ends. A
+    prompt may say anything, but the weights know only what they were trained on; docs/video.md says
+    what that is, and how to train others.
 
     \b
-    flowwarp generate-video "a knight in red armour walks left"
-    flowwarp generate-video "a skeleton dances" -o dance.gif --seed 3 --best-of 4
-    flowwarp generate-video "a woman waves" --image first.png --frames 40
+    flowwarp generate-video "a knight in plate armor walks to the left"
+    flowwarp generate-video "a skeleton casts a spell on sand" -o spell.gif --seed 3 --best-of 4
+    flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     """  # noqa: D301 - click wants the character itself
     check_device(device)
@@ -201,10 +203,17 @@ def command(
         "steps": steps,
         "temporal": not no_temporal,
     }
-    results = []
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
     for number, job in enumerate(jobs, start=1):
         label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
-        seconds = {} if dry_run else _make(models, job, first, fps, options, label)
+        try:
+            seconds = {} if dry_run else _make(models, job, first, fps, options, label)
+        except OutputError as fault:
+            if len(jobs) == 1:
+                raise
+            failed.append({"prompt": job.prompt, "output": str(job.target), "error": str(fault)})
+            continue
         results.append(
             {
                 "prompt": job.prompt,
@@ -222,7 +231,9 @@ def command(
             _paths.print_path(job.target)
     if as_json:
         outcome = {"dry_run": dry_run, "load_seconds": round(load, 3), "results": results}
-        click.echo(json.dumps(outcome | {"failed": []}))
+        click.echo(json.dumps(outcome | {"failed": failed}))
+    if failed:
+        raise SomeFailed([fault["error"] for fault in failed], len(jobs))
 
 
 # ------------------------------------------------------------------ what to make
@@ -290,8 +301,8 @@ def _plan(prompts: Sequence[str], output: str | None, *, many: bool) -> list[Job
 def name_of(prompt: str) -> str:
     """Return a name for a prompt's video that every file system takes, without extension.
 
-    >>> name_of("A knight -- in RED armour!")
-    'a_knight_in_red_armour'
+    >>> name_of("A knight -- in PLATE armor!")
+    'a_knight_in_plate_armor'
     """
     plain = unicodedata.normalize("NFKD", prompt[: 4 * LONGEST_NAME])
     words = re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower())

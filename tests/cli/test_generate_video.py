@@ -2,19 +2,27 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from flowwarp._bundled import bundled
 from flowwarp.cli import main
-from flowwarp.cli.generate_video import LONGEST_NAME, name_of
+from flowwarp.cli.generate_video import LONGEST_NAME, command, name_of
+from flowwarp.data.captions import draw_caption
+from flowwarp.data.cast import draw_actor
+from flowwarp.data.grounds import ground_names
+from flowwarp.data.sprites import bundled_layers
+from flowwarp.errors import OutputError
 from flowwarp.io.images import write_image
-from flowwarp.io.video import read_video, video_info
+from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.sequences import best_of
+from flowwarp.pipelines.sequences import best_of, words_of
 
 PROMPT = "a red knight"
 
@@ -40,6 +48,22 @@ def generate(capsys, video_weights):
 
 def everything(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_examples_are_of_words_that_captions_have():
+    layers, random = bundled_layers(), np.random.default_rng(0)
+    known = set()
+    for number in range(2000):
+        places = {"ground": ground_names()[number % len(ground_names())], "camera": "still"}
+        attributes = {"actors": [draw_actor(layers, random).attributes]} | places
+        known |= set(words_of(draw_caption(attributes, random)))
+    root = Path(__file__).parents[2]
+    files = [root / name for name in ("README.md", "docs/video.md")]
+    texts = [command.help, *(file.read_text("utf-8") for file in files)]
+    # Those with --gpt are of weights of one's own.
+    found = re.findall(r'generate-video "([^"]+)"(?! --gpt)', "".join(texts))
+    assert len(found) >= 6
+    assert {word for prompt in found for word in words_of(prompt)} <= known
 
 
 # ------------------------------------------------------------------ one prompt
@@ -149,6 +173,25 @@ def test_prompts_from_a_file(generate, tmp_path, monkeypatch):
     stdin = io.TextIOWrapper(io.BytesIO(b"walks\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert generate("--prompts", "-", "-o", "one", "--no-upsampler")[:2] == (0, ["one/walks.mp4"])
+
+
+def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypatch):
+    def write(path, *rest):
+        if path.name == "walks.mp4":
+            raise OutputError(path, "no space left on device")
+        return write_video(path, *rest)
+
+    monkeypatch.setattr("flowwarp.io.video.write_video", write)
+    fault = "out/walks.mp4: no space left on device"
+    code, out, err = generate("left", "walks", PROMPT, "-o", "out", "--no-upsampler", "--json")
+    assert (code, err) == (5, [f"flowwarp: {fault}", "flowwarp: 1 of 3 failed"])
+    told = json.loads(out[0])
+    made = ["out/left.mp4", "out/a_red_knight.mp4"]
+    assert [result["output"] for result in told["results"]] == made
+    assert told["failed"] == [{"prompt": "walks", "output": "out/walks.mp4", "error": fault}]
+    assert [video_info(path).frames for path in made] == [8, 8]
+    code, out, err = generate("walks", "-o", "out/walks.mp4", "--no-upsampler")
+    assert (code, out, err) == (4, [], [f"flowwarp: {fault}"])
 
 
 def test_names_that_collide_all_differ(generate):
