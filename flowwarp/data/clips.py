@@ -28,6 +28,7 @@ from torch import Tensor
 
 from flowwarp._bundled import cache_folder
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io._cache import make_room, making, use
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
@@ -71,6 +72,7 @@ class PairStore:
         if frames < 1 or stride < 1:
             raise ValueError(f"frames and stride must be at least 1, got {frames} and {stride}")
         self.folder, self.frames, self.stride = folder, frames, stride
+        use(folder)
         with np.load(folder / "index.npz") as index:
             self._places, runs = index["places"], index["runs"]
         self._pixels = np.memmap(folder / "frames.bin", np.uint8, "r")
@@ -152,6 +154,8 @@ def prepare_pairs(
     Raises:
         InputError: a source is missing, nothing can be read, or no pair is left.
         OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
+        Locked: another process prepares this footage. Of those that train together one does, and
+            the others wait.
     """
     if longest < 1:
         raise ValueError(f"longest must be at least 1, got {longest}")
@@ -312,10 +316,27 @@ def write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
 
     Raises:
         OutputError: it cannot be written.
+        Locked: another process is at it, one that was not started together with this one.
     """
+    root, name = target.parent, f".{target.name}.lock"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(target.parent)
+        root.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(root)
+    except OSError as fault:
+        raise OutputError(root, reason(fault)) from fault
+    with making(root, "another process prepares this footage", name=name):
+        try:
+            if not target.is_dir():
+                _write_store(target, fill)
+                use(target)
+                make_room(root)
+        finally:
+            with suppress(OSError):  # Windows keeps what is open; those who wait have it open
+                (root / name).unlink()
+
+
+def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
+    try:
         work = Path(tempfile.mkdtemp(prefix=".pairs-", dir=target.parent))
     except OSError as fault:
         raise OutputError(target.parent, reason(fault)) from fault

@@ -3,11 +3,94 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
+from flowwarp.io._cache import make_room, making, use
+from flowwarp.io._files import reason
+
+_CHUNK = 16  # rows that are marked as done together
+
+Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and numbers of a row
+
+
+def fill_arrays(
+    folder: Path,
+    rows: Mapping[str, Kind],
+    count: int,
+    make: Callable[[int], Mapping[str, NDArray[Any]]],
+    *,
+    problem: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Fill arrays in the cache row by row; a second call is free, and a stopped one goes on.
+
+    Args:
+        folder: for ``NAME.npy`` of each array.
+        rows: what a row of each array is.
+        count: how many.
+        make: from the number of a row to that row of each array, in threads side by side.
+        problem: what to say where another process is at it.
+        progress: called with (rows done, rows in all), of a new folder before it takes space.
+
+    Raises:
+        OutputError: the arrays cannot be written.
+        Locked: another process is at it. Of those that train together one fills them, and the
+            others find them filled.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with making(folder, problem):
+            _fill(folder, rows, count, make, progress)
+            use(folder)
+    except OutputError:
+        raise
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+
+
+def _fill(
+    folder: Path,
+    rows: Mapping[str, Kind],
+    count: int,
+    make: Callable[[int], Mapping[str, NDArray[Any]]],
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    new = not (folder / "done.npy").exists()
+    if new and progress:
+        progress(0, count)
+    arrays = {
+        name: open_array(folder / f"{name}.npy", (count, *shape), kind)
+        for name, (shape, kind) in rows.items()
+    }
+    done = open_array(folder / "done.npy", (count,), np.uint8)
+    if new:
+        make_room(folder.parent)
+
+    def fill(number: int) -> None:
+        for name, row in make(number).items():
+            arrays[name][number] = row
+
+    waiting = [number for number in range(count) if not done[number]]
+    # Side by side: a row is too small for its sums to be shared out among threads.
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for start in range(0, len(waiting), _CHUNK):
+            chunk = waiting[start : start + _CHUNK]
+            list(pool.map(fill, chunk))
+            for array in arrays.values():
+                array.flush()  # what is marked as done is on the disk
+            done[chunk] = 1
+            if progress:
+                progress(count - len(waiting) + start + len(chunk), count)
+    done.flush()
 
 
 def open_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:

@@ -10,27 +10,24 @@ proxy ground truth of Zhu et al., "Guided Optical Flow Learning", CVPR 2017 work
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp._bundled import cache_folder
-from flowwarp.errors import OutputError
-from flowwarp.io._files import lock, reason
+from flowwarp.data.clips import store_folder
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.refine import RefineConfig, estimate, refine
-from flowwarp.train.arrays import open_array
-from flowwarp.train.processes import launched
+from flowwarp.train.arrays import Kind, fill_arrays
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
 _VERSION = 1  # of the cache; part of its key
-_CHUNK = 16  # pairs that are marked as done together
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number to frames, (1, 3, H, W) each
 
@@ -75,60 +72,38 @@ def fit_pairs(
         count: how many.
         size: (height, width) of the frames, both even.
         cache: where to keep them. Default: as for footage.
-        progress: called with (pairs done, pairs in all).
+        progress: called with (pairs done, pairs in all), of new ones before they take space.
 
     Raises:
         OutputError: the cache cannot be written.
         Locked: another process is at it.
     """
-    root = Path(cache) if cache is not None else cache_folder()
-    if root is None:
-        raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
     digest = hashlib.sha256(repr((_VERSION, key, count, size)).encode()).hexdigest()[:20]
-    folder = root / f"fitted-{digest}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        # One of those that train together fits them, the others find them fitted.
-        problem = "another process fits these pairs"
-        with lock(folder, problem, "wait for it", wait=launched() > 1):
-            _fill(folder, draw, count, size, progress)
-    except OutputError:
-        raise
-    except OSError as fault:
-        raise OutputError(folder, reason(fault)) from fault
+    folder = store_folder(cache) / f"fitted-{digest}"
+
+    def make(number: int) -> dict[str, NDArray[Any]]:
+        image1, image2 = draw(number)
+        return {
+            "frames": torch.cat([image1, image2]).mul(255).round_().byte().numpy(),
+            "flows": fit(image1, image2).half().numpy(),
+        }
+
+    problem = "another process fits these pairs"
+    fill_arrays(folder, _rows(size), count, make, problem=problem, progress=progress)
     return FittedPairs(folder)
 
 
-def _fill(
-    folder: Path,
-    draw: Draw,
-    count: int,
-    size: tuple[int, int],
-    progress: Callable[[int, int], None] | None,
-) -> None:
+def disk_space(count: int, size: tuple[int, int]) -> int:
+    """Return how many bytes pairs take that :func:`fit_pairs` makes."""
+    return count * sum(math.prod(shape) * kind(0).nbytes for shape, kind in _rows(size).values())
+
+
+def _rows(size: tuple[int, int]) -> dict[str, Kind]:
     height, width = size
-    frames = open_array(folder / "frames.npy", (count, 2, 3, height, width), np.uint8)
-    flows = open_array(folder / "flows.npy", (count, 2, 2, height // 2, width // 2), np.float16)
-    done = open_array(folder / "done.npy", (count,), np.uint8)
-
-    def fill(number: int) -> None:
-        image1, image2 = draw(number)
-        frames[number] = torch.cat([image1, image2]).mul(255).round_().byte().numpy()
-        flows[number] = fit(image1, image2).half().numpy()
-
-    waiting = [number for number in range(count) if not done[number]]
-    # Pairs side by side: two fits on one thread each are faster than one on two.
-    workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for start in range(0, len(waiting), _CHUNK):
-            chunk = waiting[start : start + _CHUNK]
-            list(pool.map(fill, chunk))
-            frames.flush()  # what is marked as done is on the disk
-            flows.flush()
-            done[chunk] = 1
-            if progress:
-                progress(count - len(waiting) + start + len(chunk), count)
-    done.flush()
+    return {
+        "frames": ((2, 3, height, width), np.uint8),
+        "flows": ((2, 2, height // 2, width // 2), np.float16),
+    }
 
 
 @torch.no_grad()

@@ -8,27 +8,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp._bundled import cache_folder
+from flowwarp.data.clips import store_folder
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.data.world import Clip
-from flowwarp.errors import OutputError
-from flowwarp.io._files import lock, reason
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
-from flowwarp.train.arrays import open_array
-from flowwarp.train.processes import launched
+from flowwarp.train.arrays import Kind, fill_arrays
 
 _VERSION = 2  # of the cache; part of its key
-_CHUNK = 16  # clips that are marked as done together
 _CAPTION = 512  # bytes that are kept of one
 _PROBED = 8  # clips whose pixels are part of the key
 
@@ -120,9 +116,7 @@ def tokenize_clips(
         OutputError: the cache cannot be written.
         Locked: another process is at it.
     """
-    root = Path(cache) if cache is not None else cache_folder()
-    if root is None:
-        raise OutputError("cache", "there is no folder for it", "set FLOWWARP_CACHE_DIR")
+    root = store_folder(cache)
     digest = hashlib.sha256(repr((_VERSION, key, count, media, half)).encode())
     for part in encoder_parts(dvae):
         digest.update(part)
@@ -134,16 +128,23 @@ def tokenize_clips(
         if not clip.attributes:  # nobody composed it: its flow is estimated, by weights that change
             digest.update(motion_codes(clip.flow_12, clip.valid_12).numpy().data)
     folder = root / f"tokens-{digest.hexdigest()[:20]}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        problem = "another process makes these tokens"
-        # One of those that train together makes them, the others find them made.
-        with lock(folder, problem, "wait for it", wait=launched() > 1):
-            _fill(folder, draw, dvae, media, count, half, progress)
-    except OutputError:
-        raise
-    except OSError as fault:
-        raise OutputError(folder, reason(fault)) from fault
+    rows: dict[str, Kind] = {"captions": ((_CAPTION,), np.uint8)}
+    for medium in media:
+        rows[medium.name] = (medium.grid or (), np.uint16 if medium.codes <= 2**16 else np.uint32)
+    kind = next(dvae.parameters()).device.type
+
+    def make(number: int) -> dict[str, NDArray[Any]]:
+        clip = draw(number)
+        text = clip.caption.encode("utf-8", "replace")[:_CAPTION].ljust(_CAPTION, b"\0")
+        with torch.autocast(kind, torch.bfloat16, enabled=half):  # it holds for one thread
+            codes = clip_codes(clip, dvae)
+        return {
+            "captions": np.frombuffer(text, np.uint8),
+            **{medium.name: codes[medium.name].numpy() for medium in media},
+        }
+
+    problem = "another process makes these tokens"
+    fill_arrays(folder, rows, count, make, problem=problem, progress=progress)
     return TokenStore(folder, tuple(medium.name for medium in media))
 
 
@@ -151,50 +152,3 @@ def _check_length(clip: Clip, dvae: DVAE) -> None:
     group, frames = dvae.config.stride_time, len(clip.video)
     if frames % group:
         raise ValueError(f"frames must be a multiple of {group}, got {frames}")
-
-
-def _fill(
-    folder: Path,
-    draw: Draw,
-    dvae: DVAE,
-    media: tuple[Medium, ...],
-    count: int,
-    half: bool,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    captions = open_array(folder / "captions.npy", (count, _CAPTION), np.uint8)
-    codes = {
-        medium.name: open_array(
-            folder / f"{medium.name}.npy",
-            (count, *(medium.grid or ())),
-            np.uint16 if medium.codes <= 2**16 else np.uint32,
-        )
-        for medium in media
-    }
-    done = open_array(folder / "done.npy", (count,), np.uint8)
-
-    kind = next(dvae.parameters()).device.type
-
-    def fill(number: int) -> None:
-        clip = draw(number)
-        text = clip.caption.encode("utf-8", "replace")[:_CAPTION]
-        captions[number, : len(text)] = np.frombuffer(text, np.uint8)
-        with torch.autocast(kind, torch.bfloat16, enabled=half):  # it holds for one thread
-            found = clip_codes(clip, dvae)
-        for name in codes:
-            codes[name][number] = found[name].numpy()
-
-    waiting = [number for number in range(count) if not done[number]]
-    # Clips side by side: each is too small for its sums to be shared out among threads.
-    workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for start in range(0, len(waiting), _CHUNK):
-            chunk = waiting[start : start + _CHUNK]
-            list(pool.map(fill, chunk))
-            captions.flush()  # what is marked as done is on the disk
-            for array in codes.values():
-                array.flush()
-            done[chunk] = 1
-            if progress:
-                progress(count - len(waiting) + start + len(chunk), count)
-    done.flush()

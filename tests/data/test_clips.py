@@ -3,13 +3,15 @@
 import logging
 import os
 import pickle
+import threading
+import time
 
 import pytest
 import torch
 
 from flowwarp.data import clips
 from flowwarp.data.clips import PairStore, prepare_pairs
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video import write_video
 
@@ -246,6 +248,42 @@ def test_abandoned_work_is_removed(tmp_path, prepare):
     os.utime(old, (1, 1))
     prepare(tmp_path / "a")
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_one_process_prepares_and_those_started_with_it_wait(tmp_path, prepare, monkeypatch):
+    """The other one is a thread here, which holds what a process would hold."""
+    save(tmp_path / "a", [0, 4, 8])
+    asked, seen = [], []
+
+    def other():
+        asked.append(prepare(tmp_path / "a", progress=lambda *n: seen.append("again")))
+
+    def progress(done, total):
+        seen.append(done)
+        with pytest.raises(Locked, match="another process prepares this footage"):
+            prepare(tmp_path / "a")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        thread.start()
+        time.sleep(0.3)
+        assert asked == []
+
+    thread = threading.Thread(target=other)
+    store = prepare(tmp_path / "a", progress=progress)
+    thread.join()
+    assert seen == [1]
+    assert asked[0].folder == store.folder
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
+
+
+def test_new_footage_makes_old_footage_go(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "1")
+    cache = tmp_path / "cache"
+    (cache / "pairs-old").mkdir(parents=True)
+    (cache / "pairs-old/frames.bin").write_bytes(b"123")
+    save(tmp_path / "a", [0, 4])
+    store = prepare_pairs([tmp_path / "a"], cache=cache)
+    assert [path.name for path in cache.iterdir()] == [store.folder.name]
+    assert len(store) == 1
 
 
 def test_pickled_by_name(tmp_path, prepare):

@@ -13,7 +13,7 @@ from flowwarp.errors import OutputError
 from flowwarp.io.images import write_image
 from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
 from flowwarp.train import flow
-from flowwarp.train.fitted import FittedPairs, fit, fit_pairs
+from flowwarp.train.fitted import FittedPairs, disk_space, fit, fit_pairs
 
 SIZE = (64, 80)
 
@@ -51,7 +51,7 @@ def test_fit_finds_a_shift_and_leaves_out_what_disagrees(photos):
 def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
     told = []
     made = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path, progress=lambda *n: told.append(n))
-    assert told == [(3, 3)]
+    assert told == [(0, 3), (3, 3)]
 
     def never(number):
         raise AssertionError(number)
@@ -61,6 +61,8 @@ def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
     for index in range(3):
         for a, b in zip(made[index], again[index], strict=True):
             assert torch.equal(a.nan_to_num(9), b.nan_to_num(9)) if a.is_floating_point() else True
+    arrays = [np.load(path) for path in tmp_path.glob("*/f*.npy")]
+    assert disk_space(3, SIZE) == sum(array.nbytes for array in arrays)
     frames, flows = made[1]
     assert frames.dtype == torch.uint8
     assert frames.shape == (2, 3, *SIZE)
@@ -71,7 +73,7 @@ def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
 
 
 def test_what_was_stopped_goes_on(draw, tmp_path, monkeypatch):
-    monkeypatch.setattr("flowwarp.train.fitted._CHUNK", 1)
+    monkeypatch.setattr("flowwarp.train.arrays._CHUNK", 1)
     whole = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path / "whole")
 
     def stops(number):

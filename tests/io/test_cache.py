@@ -1,0 +1,93 @@
+"""The cache: one process makes a thing, and what nobody needs goes when it grows too large."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from flowwarp.errors import InputError, Locked
+from flowwarp.io._cache import make_room, making, use
+
+
+@pytest.fixture
+def add(tmp_path, monkeypatch):
+    """Put a folder of 1000 bytes into the cache, last used so many seconds after 1970."""
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "2500")
+
+    def added(name, time):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "data").write_bytes(bytes(1000))
+        os.utime(folder, (time, time))
+        return folder
+
+    return added
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_was_used_longest_ago_goes(add, tmp_path, caplog):
+    for time, name in enumerate(["fitted-b", "pairs-a", "tokens-d", "captioned-c", "mine-e"]):
+        add(name, time)
+    make_room(tmp_path)
+    assert names(tmp_path) == ["captioned-c", "mine-e", "tokens-d"]
+    assert ["fitted-b" in caplog.messages[0], "pairs-a" in caplog.messages[1]] == [True, True]
+    make_room(tmp_path)
+    assert len(names(tmp_path)) == 3
+
+
+def test_what_is_made_or_in_use_stays(add, tmp_path):
+    used, made = add("pairs-a", 1), add("fitted-b", 2)
+    add("tokens-c", 3)
+    add("tokens-d", 4)
+    use(used)
+    with making(made, "another process makes it"):
+        make_room(tmp_path)
+    assert names(tmp_path) == ["fitted-b", "pairs-a"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps what is open by itself")
+def test_what_another_process_uses_stays(add, tmp_path):
+    used = add("pairs-a", 1)
+    add("pairs-b", 2)
+    add("pairs-c", 3)
+    code = f"import fcntl; file = open({str(used / '.used')!r}, 'w'); fcntl.flock(file, 1)"
+    code += "; print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe) as other:
+        other.stdout.readline()
+        os.utime(used / ".used", (1, 1))
+        make_room(tmp_path)
+        assert names(tmp_path) == ["pairs-a", "pairs-c"]
+        other.communicate(b"\n")
+
+
+def test_a_use_counts_as_new(add, tmp_path):
+    for time, name in enumerate(["pairs-a", "pairs-b", "pairs-c"]):
+        (add(name, time) / ".used").touch()
+        os.utime(tmp_path / name / ".used", (5 - time, 5 - time))
+    make_room(tmp_path)
+    assert names(tmp_path) == ["pairs-a", "pairs-b"]
+
+
+@pytest.mark.parametrize(("limit", "left"), [("", 1), ("inf", 1), ("1e3", 1), ("0", 0)])
+def test_limits(add, tmp_path, monkeypatch, limit, left):
+    add("pairs-a", 1)
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", limit)
+    make_room(tmp_path)
+    assert len(names(tmp_path)) == left
+
+
+def test_a_limit_that_is_no_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "20 GB")
+    with pytest.raises(InputError, match="FLOWWARP_CACHE_LIMIT: must be a number of bytes"):
+        make_room(tmp_path)
+
+
+def test_a_process_by_itself_does_not_wait(tmp_path):
+    problem = "another process makes it"
+    with making(tmp_path, problem), pytest.raises(Locked, match=f"{problem}; wait for it"):
+        making(tmp_path, problem).__enter__()
