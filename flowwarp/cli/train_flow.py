@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from flowwarp.cli._training import checked_settings, configure, train, training_options
@@ -34,6 +36,8 @@ def command(
     paths a line. Stop it whenever you like, go on with --resume auto. The run's folder has the
     weights, metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped. The
     known flow of --val, or of moved photos, decides which weights are best; nothing learns from it.
+    What is prepared once is kept in ~/.cache/flowwarp: the frames of DATA, and of presets small
+    and base 5.5 GB of pairs with fitted flow. FLOWWARP_CACHE_DIR names another folder.
 
     \b
     flowwarp train-flow clip.mp4 --preset tiny
@@ -48,6 +52,7 @@ def command(
     from flowwarp.data.synthesis import load_photos
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train import flow
+    from flowwarp.train.fitted import disk_space
 
     configs = configure(
         flow.presets(preset),  # type: ignore[arg-type]
@@ -67,7 +72,9 @@ def command(
         truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
     with checked_settings():
         material = flow.Material(pairs, pictures)
-        task = flow.flow_task(material, configs, truths, start=net, told=_tell_fits)
+        space = disk_space(configs["data"].fitted_pairs, configs["data"].fitted_size)
+        told = partial(_tell_fits, space=space)
+        task = flow.flow_task(material, configs, truths, start=net, told=told)
     train(
         task,
         configs,
@@ -83,6 +90,11 @@ def _tell_preparation(done: int, total: int) -> None:
     click.echo(f"preparing footage, once: {done} of {total} clips", err=True)
 
 
-def _tell_fits(done: int, total: int) -> None:
-    if done == total or done % 256 == 0:
+def _tell_fits(done: int, total: int, *, space: int) -> None:
+    from flowwarp.data.clips import store_folder
+
+    if done == 0:
+        place = store_folder(None)
+        click.echo(f"fitting flow, once: it takes {space / 1e9:.1f} GB in {place}", err=True)
+    elif done == total or done % 256 == 0:
         click.echo(f"fitting flow, once: {done} of {total} pairs", err=True)

@@ -80,6 +80,12 @@ class FlowDataConfig:
         """(height, width) of an example with the margin around."""
         return self.height + 2 * self.margin, self.width + 2 * self.margin
 
+    @property
+    def fitted_size(self) -> tuple[int, int]:
+        """(height, width) of the pairs that flow is fitted to: room to cut examples from."""
+        height, width = (side + 64 + side % 2 for side in self.size)
+        return height, width
+
 
 @dataclass(frozen=True)
 class Material:
@@ -151,7 +157,6 @@ def fit_material(
     """Add ``config.fitted_pairs`` pairs with flow fitted to them, made once and kept on disk."""
     if not config.fitted_pairs:
         return material
-    height, width = (side + 64 + side % 2 for side in config.size)  # room to cut crops from
     digest = hashlib.sha256()
     for photo in material.photos:
         digest.update(photo.numpy().tobytes())
@@ -159,11 +164,11 @@ def fit_material(
     fitted = fit_pairs(
         # The series beside those of training and validation.
         lambda number: _draw_frames(
-            material, seed + 3, number, (height, width), config.moving_photos
+            material, seed + 3, number, config.fitted_size, config.moving_photos
         )[:2],
         repr((seed, config.moving_photos, footage, digest.hexdigest())),
         config.fitted_pairs,
-        (height, width),
+        config.fitted_size,
         progress=progress,
     )
     return replace(material, fitted=fitted)

@@ -39,11 +39,14 @@ def run(*arguments):
     return stop.value.code
 
 
-def test_trains_and_writes_weights(frames, tmp_path, capsys):
-    folder = tmp_path / "run"
+def test_trains_and_writes_weights(frames, tmp_path, capsys, monkeypatch):
+    folder, cache = tmp_path / "run", tmp_path / "cache"
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(cache))
     code = run("train-flow", frames, *QUICK, "--steps", 4, "--run", folder, "--json")
     assert code == 0
-    result = json.loads(capsys.readouterr().out)
+    captured = capsys.readouterr()
+    assert f"fitting flow, once: it takes 0.0 GB in {cache}\n" in captured.err
+    result = json.loads(captured.out)
     assert result["step"] == 4
     tensors, card = load_weights(result["weights"], "flownet")
     assert card.config["radius"] == TINY.radius
