@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--layers", required=True, metavar="FOLDER")
     parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
     parser.add_argument("--steps", type=int, default=8000)
+    parser.add_argument("--clips", type=int, default=ClassifierDataConfig.clips)
     parser.add_argument("--frames", type=int, default=ClassifierDataConfig.frames)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--rate", type=float, default=3e-3, help="of learning")
@@ -55,11 +56,8 @@ def main() -> None:
     source = one_actor(
         open_source(SPRITES, model.size, FRAMES, layers=arguments.layers, held_out=None)
     )
-    configs = {
-        "loop": training,
-        "model": model,
-        "data": ClassifierDataConfig(frames=arguments.frames),
-    }
+    data = ClassifierDataConfig(clips=arguments.clips, frames=arguments.frames)
+    configs = {"loop": training, "model": model, "data": data}
     task = classifier_task(source, FRAMES, configs)
     result = loop.train(task, training, arguments.run, resume=arguments.resume)
     print(result.weights)

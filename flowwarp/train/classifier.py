@@ -28,7 +28,8 @@ class ClassifierDataConfig:
     """How many clips there are, and how much examples are data.
 
     Args:
-        clips: to learn from; once composed they are kept in memory, 200 kB each.
+        clips: to learn from; once composed they are kept in memory, 200 kB each. Of 10,000 it
+            remembers which is which.
         frames: in a row, of a clip, for an example: one pair of the network's, or more.
         mirrored: share of examples with left and right exchanged.
         share: of examples that are worn at all.
@@ -39,7 +40,7 @@ class ClassifierDataConfig:
         validation: clips of another series to judge by.
     """
 
-    clips: int = 10_000
+    clips: int = 40_000
     frames: int = 5
     mirrored: float = 0.5
     share: float = 0.7
