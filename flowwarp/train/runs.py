@@ -215,10 +215,14 @@ def refuse_run(folder: str | Path) -> None:
     """Refuse a folder that holds states or weights of a run.
 
     Raises:
-        OutputError: so it does.
+        OutputError: so it does, or it cannot be looked at.
     """
     folder = Path(folder)
-    if any(folder.glob("state-*")) or any((folder / name).exists() for name in (LAST, BEST)):
+    try:
+        holds = any(folder.glob("state-*")) or any((folder / n).exists() for n in (LAST, BEST))
+    except OSError as fault:  # a name that is too long
+        raise OutputError(folder, reason(fault)) from fault
+    if holds:
         raise OutputError(
             folder, "holds a run already", "resume it (--resume auto), or name another"
         )
