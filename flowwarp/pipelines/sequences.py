@@ -18,7 +18,7 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
-from flowwarp.pipelines.precision import fast_dtype as fast_dtype  # for those who run the others
+from flowwarp.pipelines.precision import fast_dtype
 
 TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights

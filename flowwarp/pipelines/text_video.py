@@ -35,6 +35,7 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
     FRAME,
     SAMPLING,
@@ -44,7 +45,6 @@ from flowwarp.pipelines.sequences import (
     Prompt,
     best_of,
     describe,
-    fast_dtype,
     load_gpt,
     sample_video_tokens,
     text_likelihood,

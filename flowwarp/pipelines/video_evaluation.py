@@ -41,13 +41,13 @@ from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
     SAMPLING,
     VIDEO,
     MediaGPT,
     Prompt,
     describe,
-    fast_dtype,
     sample_video_tokens,
 )
 from flowwarp.pipelines.text_video import NOISE, VideoModels
