@@ -1,6 +1,7 @@
 """``describe-video`` through the real command line, with networks that learned nothing."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -48,7 +49,7 @@ def test_one_video_is_one_line_of_words(describe, video_weights):
     told = json.loads(describe("clip.mp4", "--json")[1][0])
     (result,) = told["results"]
     assert result.pop("seconds") > 0
-    assert result.pop("nats") < 0
+    assert math.isfinite(result.pop("nats"))
     assert result == {"input": "clip.mp4", "text": out[0], "frames": 5, "windows": 1}
     assert told["failed"] == []
 
