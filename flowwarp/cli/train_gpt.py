@@ -69,6 +69,7 @@ def command(
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
+    from flowwarp.train.processes import own_device
     from flowwarp.train.runs import LAST
     from flowwarp.train.tokenized import grid_media, tokenize_clips
 
@@ -81,9 +82,10 @@ def command(
     )
     about: gpt.GPTDataConfig = configs["data"]
     first: int = configs["loop"].seed
-    vae = load_dvae(find_weights(dvae, "dvae"))
+    place = own_device(device)
+    vae = load_dvae(find_weights(dvae, "dvae"), place)
     media = grid_media(vae, about.size, about.frames)
-    motion = partial(estimate_motion, load_flownet(flow)) if flow else None
+    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
 
     def prepare(name: str, source: Source, series: int, count: int) -> TokenStore:
         key = repr((name, data, layers, photos, flow, series, *source.state))

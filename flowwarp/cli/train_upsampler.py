@@ -96,7 +96,7 @@ def command(
             about.length,
             layers=layers,
             photos=photos,
-            motion=lambda video: estimate_motion(network(flow), video),
+            motion=lambda video: estimate_motion(network(flow, place), video),
             progress=tell_clips,
         )
         net = load_upsampler(start) if start else None

@@ -37,8 +37,12 @@ def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContex
         Locked: a process that was started by itself is at it.
         OutputError: the file cannot be made.
     """
-    together = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    return lock(folder, problem, "wait for it", name=name, wait=together)
+    return lock(folder, problem, "wait for it", name=name, wait=launched() > 1)
+
+
+def launched() -> int:
+    """Return how many processes were started together; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def use(folder: Path) -> None:

@@ -213,25 +213,26 @@ def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> T
     Returns:
         (B,) float32, in nats: the sum over all tokens of a caption and its end.
     """
+    words = gpt.vocabulary
+    device = gpt.net.head.weight.device
+    choices = [ids.to(device) for ids in words.all_choices()]
     scores = []
     for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
-        alone, told = _log_likelihoods(gpt, caption, video, (VIDEO, TEXT))
-        said, shown = _log_likelihoods(gpt, caption, video, (TEXT, VIDEO))
+        shows, says = words.segment(VIDEO, video.cpu()), words.text(caption)
+        alone, told = _log_likelihoods(gpt.net, shows, says, choices)
+        said, shown = _log_likelihoods(gpt.net, says, shows, choices)
         scores.append((told + said + shown - alone) / 2)
     return torch.stack(scores).cpu()
 
 
 def _log_likelihoods(
-    gpt: MediaGPT, caption: str, video: Tensor, order: Sequence[str]
+    net: GPT, first: Tokens, second: Tokens, choices: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return the log-likelihoods of both media, the second one's given the first."""
-    words = gpt.vocabulary
-    device = gpt.net.head.weight.device
-    parts = [words.text(caption) if n == TEXT else words.segment(n, video.cpu()) for n in order]
-    ids, places = _to(join(parts), device)
-    nats = gpt.net.nats(ids[None], places[None], [c.to(device) for c in words.all_choices()])[0]
-    first = len(parts[0]) - PATCH  # there is none of the marker that opens it
-    return -nats[:first].sum(), -nats[first:].sum()
+    """Return the log-likelihoods of two media, the second one's given the first."""
+    ids, places = _to(join([first, second]), net.head.weight.device)
+    nats = net.nats(ids[None], places[None], choices)[0]
+    end = len(first) - PATCH  # there is none of the marker that opens it
+    return -nats[:end].sum(), -nats[end:].sum()
 
 
 def describe(

@@ -25,7 +25,7 @@ from flowwarp.train import loop
 
 @dataclass(frozen=True)
 class ClassifierDataConfig:
-    """How many clips there are, and how much examples are data.
+    """How many clips there are, and how much examples are worn.
 
     Args:
         clips: to learn from; once composed they are kept in memory, 200 kB each. Of 10,000 it
@@ -110,7 +110,7 @@ def draw_batch(
         seed: which series.
         numbers: which of them.
         model: the attributes and their values.
-        config: how many clips there are, and how examples are data.
+        config: how many clips there are, and how examples are worn.
 
     Returns:
         ``video`` (B, F, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).

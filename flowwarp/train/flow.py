@@ -477,12 +477,12 @@ def flow_task(
         return figures
 
     def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
+        device = next(model.parameters()).device
         for number in range(len(held_out["image1"])):
             image1, image2 = (
                 _crop(held_out[name][number : number + 1], data.margin)
                 for name in ("image1", "image2")
             )
-            device = next(model.parameters()).device
             flow = model(image1.to(device), image2.to(device))[0].flow.cpu()
             warped = warp(image2, flow)
             row = [image1, image2, flow_to_image(flow), warped]

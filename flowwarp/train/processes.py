@@ -19,11 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flowwarp.errors import InputError
-
-
-def launched() -> int:
-    """Return how many processes were started together; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+from flowwarp.io._cache import launched
 
 
 def is_first() -> bool:
