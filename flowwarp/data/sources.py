@@ -18,6 +18,7 @@ from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.data.world import Clip, compose_clip
+from flowwarp.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 
@@ -90,10 +91,13 @@ def open_source(
         then all again in another.
 
     Raises:
-        InputError: a folder is missing or broken.
+        InputError: a folder is missing or broken, or layers or photos are given for other clips.
         OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
+    for given in (layers, photos):
+        if given is not None and str(name) != SPRITES:
+            raise InputError(given, f"sprites could use it, {name} cannot", "leave it out")
     if str(name) == DIGITS:
         return Source(lambda seed, index: compose_digits(seed, index, size, frames))
     if str(name) == SPRITES:

@@ -275,12 +275,13 @@ class GPT(nn.Module):
         logits: Tensor = self.head(self.features(ids, places))
         return logits
 
-    def features(self, ids: Tensor, places: Tensor) -> Tensor:
+    def features(self, ids: Tensor, places: Tensor, hidden: Tensor | None = None) -> Tensor:
         """Return what the logits are made of, (B, L - 8, inner_width).
 
         Args:
             ids: (B, L) int64, L a multiple of 8; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
+            hidden: (B, L / 8) bool, patches that those after them do not see.
 
         Raises:
             ValueError: the shapes do not fit each other.
@@ -294,7 +295,10 @@ class GPT(nn.Module):
             raise ValueError(f"ids must be whole patches of {PATCH}, got {ids.shape[1]}")
         patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 8, embedded)
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
-        x = self.join(patches.flatten(2))
+        seen = patches
+        if hidden is not None:
+            seen = torch.where(hidden[..., None, None], self.embedding.weight[NOTHING], patches)
+        x = self.join(seen.flatten(2))
         x = x + self.summary(x, places[:, ::PATCH, :1] > 0)
         for block in self.blocks:
             x = block(x, cos, sin)
@@ -317,7 +321,13 @@ class GPT(nn.Module):
             x = layer(x)
         return unit(x, self.config.norm)
 
-    def nats(self, ids: Tensor, places: Tensor, choices: Sequence[Tensor]) -> Tensor:
+    def nats(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        choices: Sequence[Tensor],
+        hidden: Tensor | None = None,
+    ) -> Tensor:
         """Return minus the log-likelihood of each token after the first patch.
 
         What kind of token comes next is known, so it is chosen among its kind: of the ids of a
@@ -327,11 +337,12 @@ class GPT(nn.Module):
             ids: see :meth:`features`.
             places: likewise.
             choices: (n,) int64 each: the ids of each kind; no id is of two.
+            hidden: see :meth:`features`.
 
         Returns:
             (B, L - 8) float32, in nats; 0 for tokens of no kind.
         """
-        features = self.features(ids, places).flatten(0, 1)
+        features = self.features(ids, places, hidden).flatten(0, 1)
         targets = ids[:, PATCH:].flatten()
         nats = torch.zeros(len(targets), device=ids.device)
         for own in choices:

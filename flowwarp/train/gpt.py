@@ -65,6 +65,9 @@ class GPTDataConfig:
         orders: media of a sequence in their order, and how often it comes, relative to the others.
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
+        hiding: how often patches of a video at the end of a sequence are hidden from those after
+            them, a random share. All that a video tells of itself is as good as any caption, so
+            hardly a token needs one; those that see little of it do.
     """
 
     clips: int = 20_000
@@ -82,6 +85,7 @@ class GPTDataConfig:
         "video motion 0.05",
     )
     caption_dropout: float = 0.1
+    hiding: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("clips", "checked", "size", "frames", "text_limit"):
@@ -92,8 +96,9 @@ class GPTDataConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
-        if not 0 <= self.caption_dropout <= 1:
-            raise ValueError(f"caption_dropout must be in [0, 1], got {self.caption_dropout}")
+        for name in ("caption_dropout", "hiding"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
     @property
     def mixture(self) -> list[tuple[list[str], float]]:
@@ -191,11 +196,11 @@ def draw_batch(
     """Return some examples, a pure function of the seed and their numbers.
 
     Returns:
-        As :func:`collate` does.
+        As :func:`collate` does, and ``hidden`` (B, L / 8) bool, see `GPTDataConfig.hiding`.
     """
     orders = [order for order, _ in data.mixture]
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    sequences = []
+    sequences, hidden = [], []
     for number in numbers:
         chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
         order = orders[int(chosen)]
@@ -204,8 +209,22 @@ def draw_batch(
         if dropped and order[0] == TEXT and len(order) > 1:
             order = order[1:]
         index = loop.shuffled(seed, number, len(store))
-        sequences.append(sequence_of(store, index, order, words, data.token_frames))
-    return collate(sequences, words, losses)
+        tokens = sequence_of(store, index, order, words, data.token_frames)
+        sequences.append(tokens)
+        hiding = data.hiding if order[-1] == VIDEO else 0.0
+        hidden.append(_hide(tokens, words.number(VIDEO), hiding, generator))
+    examples = collate(sequences, words, losses)
+    patches = examples["ids"].shape[1] // PATCH
+    examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
+    return examples
+
+
+def _hide(tokens: Tokens, video: int, hiding: float, generator: torch.Generator) -> Tensor:
+    """Choose patches that those after them do not see, (L / 8,) bool."""
+    chance, share = torch.rand(2, generator=generator).tolist()
+    drawn = torch.rand(len(tokens) // PATCH, generator=generator)
+    cells = tokens.places[::PATCH, 1] > 0  # no markers
+    return (tokens.media[::PATCH] == video) & cells & (drawn < (share if chance < hiding else 0))
 
 
 def collate(
@@ -247,7 +266,7 @@ def gpt_losses(
 ) -> dict[str, Tensor]:
     """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
     choices = [ids.to(examples["ids"].device) for ids in choices]
-    nats = net.nats(examples["ids"], examples["places"], choices)
+    nats = net.nats(examples["ids"], examples["places"], choices, examples.get("hidden"))
     weights = examples["weights"][:, PATCH:]
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}

@@ -129,3 +129,9 @@ def test_motion_of_a_folder_is_asked_for(folder):
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="nothing"):
         open_source(tmp_path / "nothing", 16, 4)
+
+
+@pytest.mark.parametrize("option", ["layers", "photos"])
+def test_what_only_sprites_use_is_refused_elsewhere(tmp_path, option):
+    with pytest.raises(InputError, match="sprites could use it, digits cannot"):
+        open_source("digits", 32, 4, **{option: tmp_path})

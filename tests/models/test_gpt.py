@@ -76,6 +76,25 @@ def test_a_summary_is_of_the_words_so_far_each_with_the_two_before_it():
     torch.testing.assert_close(summary(x, words)[0], wanted, rtol=0, atol=1e-5)
 
 
+@torch.no_grad()
+def test_a_hidden_patch_is_seen_by_itself_alone():
+    net = network()
+    ids, places = sequences()
+    hidden = torch.zeros(2, LENGTH // PATCH, dtype=torch.bool)
+    hidden[0, 2] = True
+    changed = ids.clone()
+    at = slice(2 * PATCH, 3 * PATCH)
+    changed[:, at] = 1 + changed[:, at] % 49
+    differs = (net.features(ids, places, hidden) != net.features(changed, places, hidden)).any(-1)
+    own = slice(PATCH, 2 * PATCH)  # what is foretold begins with the second patch
+    assert differs[:, own][:, 1:].all()  # each token but the first, of those before it
+    assert not differs[:, own][:, 0].any()
+    assert not differs[0, 2 * PATCH :].any()
+    assert differs[1, 2 * PATCH :].all()
+    nothing = torch.zeros_like(hidden)
+    assert torch.equal(net.features(ids, places, nothing), net.features(ids, places))
+
+
 def test_data_and_network_mean_the_same_patch():
     assert (PATCH, NOTHING) == (tokens.PATCH, tokens.NOTHING)
 

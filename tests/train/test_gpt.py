@@ -234,6 +234,29 @@ def test_the_mixture_is_as_wanted(material, words):
     assert float((first == words.begin("frame")).float().mean()) == pytest.approx(0.01, abs=0.015)
 
 
+def test_patches_of_a_video_at_the_end_are_hidden(material, words):
+    numbers = range(256)
+    orders = ("text video 1", "video text 1", "video motion 1")
+    config = replace(DATA, orders=orders, caption_dropout=0.0, hiding=0.5)
+    examples = draw_batch(material.training, words, 0, numbers, config, GPTLossConfig())
+    again = draw_batch(material.training, words, 0, numbers, config, GPTLossConfig())
+    assert torch.equal(examples["hidden"], again["hidden"])
+    hidden, media = examples["hidden"], examples["media"][:, ::PATCH]
+    video = words.number("video")
+    assert not hidden[media != video].any()  # neither words nor what is filled up
+    markers = examples["places"][:, ::PATCH].sum(-1) == 0
+    assert not hidden[markers].any()
+    first = media[:, 0] == video
+    assert not hidden[first].any()
+    shares = hidden[~first].sum(1) / ((media == video) & ~markers)[~first].sum(1)
+    assert 0.3 < (shares > 0).float().mean() < 0.6  # some shares are too small for any
+    assert len(shares[shares > 0].unique()) > 4
+    for hiding in (0.0, 1.0):
+        config = replace(config, hiding=hiding)
+        examples = draw_batch(material.training, words, 0, numbers, config, GPTLossConfig())
+        assert bool(examples["hidden"].any()) == bool(hiding)
+
+
 def test_a_wrong_order_is_refused(material):
     with pytest.raises(ValueError, match="no medium 'sound'"):
         build_vocabulary(material.media, [], replace(DATA, orders=("text sound 1",)))
@@ -294,7 +317,8 @@ def test_the_loss_is_a_weighted_mean_of_nats(material, words):
     got = gpt_losses(net, batch, words.all_choices())
     assert got["loss"].shape == (4,)
     for row in range(4):
-        logits = net(batch["ids"][row : row + 1], batch["places"][row : row + 1])[0].detach()
+        own = (batch[name][row : row + 1] for name in ("ids", "places", "hidden"))
+        logits = net.head(net.features(*own))[0].detach()
         total = count = 0.0
         for at in range(PATCH, batch["ids"].shape[1]):
             weight, token = float(batch["weights"][row, at]), int(batch["ids"][row, at])
