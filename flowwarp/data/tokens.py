@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -369,22 +370,24 @@ class Vocabulary:
         ids = F.pad(torch.tensor([marker]), (0, PATCH - 1), value=NOTHING)
         return Tokens(ids, torch.zeros(PATCH, AXES), torch.full_like(ids, self.number(name)))
 
-    def segment(self, name: str, codes: Tensor) -> Tokens:
+    def segment(self, name: str, codes: Tensor, start: int = 0) -> Tokens:
         """Return a medium between its markers, in whole patches.
 
         Args:
             name: of the medium.
-            codes: (L,), or the medium's grid, or a beginning of it: (t, y, x).
+            codes: (L,), or the medium's grid, or a part of it: (t, y, x).
+            start: which t of the grid the part begins at.
 
         Raises:
             ValueError: codes out of range, or of another shape.
         """
         medium = self[name]
         if medium.grid is not None and (
-            tuple(codes.shape[1:]) != medium.grid[1:] or not 1 <= len(codes) <= medium.grid[0]
+            tuple(codes.shape[1:]) != medium.grid[1:]
+            or not 1 <= len(codes) <= medium.grid[0] - start
         ):
             raise ValueError(f"{name} must be {medium.grid} codes, got {tuple(codes.shape)}")
-        own = self.codes(name, codes)
+        own = self.codes(name, codes, start)
         end = self._marker(name, self.end(name))
         if medium.grid is None:
             end.places[0, 0] = 1 + len(own) // PATCH
@@ -396,12 +399,13 @@ class Vocabulary:
         )
         return join([self.opening(name), own, end])
 
-    def codes(self, name: str, codes: Tensor) -> Tokens:
+    def codes(self, name: str, codes: Tensor, start: int = 0) -> Tokens:
         """Return codes as they are written, without markers.
 
         Args:
             name: of the medium.
-            codes: (L,), or the first (t, y, x) of the medium's grid.
+            codes: (L,), or the first (t, y, x) of the medium's grid from ``start`` on.
+            start: see :meth:`segment`.
 
         Raises:
             ValueError: codes out of range.
@@ -421,8 +425,9 @@ class Vocabulary:
         ).flatten()
         if medium.grid is None:  # each has a patch to itself
             ids = F.pad(ids[:, None], (0, PATCH - 1), value=NOTHING).flatten()
-        number = torch.full_like(ids, self.number(name))
-        return Tokens(ids, self.places(name, len(ids)), number)
+        before = 0 if medium.grid is None else start * math.prod(medium.grid[1:]) * medium.digits
+        places = self.places(name, before + len(ids))[before:]
+        return Tokens(ids, places, torch.full_like(ids, self.number(name)))
 
     def read_grid(self, name: str, ids: Tensor) -> Tensor:
         """Return the codes (B, t, y, x) of ids (B, t * y * x * digits) as they are written."""

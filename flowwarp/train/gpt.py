@@ -44,6 +44,7 @@ Preset = Literal["tiny", "small", "base"]
 _ROW = 4  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples
 _FADES = 256  # tokens after which the stress on a video's opening is half as strong
+_ALL = slice(0, None)
 _MOST_WORDS = 10_000  # that the card of the weights names
 _AT_ONCE = 8  # sequences of a validation side by side
 
@@ -59,9 +60,9 @@ class GPTDataConfig:
         frames: of each.
         merges: pairs that the text tokenizer learns from the captions.
         text_limit: tokens of a caption that are used.
-        token_frames: how many of a video's are used, from its beginning; 0 for all. A prompt says
-            most about the first one: what it looks like is learned several times as fast from that
-            alone, in larger batches; go on with whole videos by --resume changed.
+        token_frames: how many of a video's are used, from any of them on; 0 for all. What words
+            look like is learned several times as fast from one of them, in larger batches; go on
+            with whole videos by --resume changed.
         orders: media of a sequence in their order, and how often it comes, relative to the others.
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
@@ -171,17 +172,17 @@ def known_words(captions: Iterable[str]) -> frozenset[str]:
 
 
 def sequence_of(
-    store: TokenStore, index: int, order: Sequence[str], words: Vocabulary, token_frames: int = 0
+    store: TokenStore, index: int, order: Sequence[str], words: Vocabulary, part: slice = _ALL
 ) -> Tokens:
-    """Return a clip as a sequence of media in some order; see `GPTDataConfig.token_frames`."""
+    """Return a clip as a sequence of media in some order, the video's ``part`` of its times."""
     parts = []
     for name in order:
         if name == TEXT:
             parts.append(words.text(store.caption(index)))
+        elif name == VIDEO:
+            parts.append(words.segment(name, store.codes(name, index)[part], part.start))
         else:
-            codes = store.codes(name, index)
-            short = name == VIDEO and token_frames > 0
-            parts.append(words.segment(name, codes[:token_frames] if short else codes))
+            parts.append(words.segment(name, store.codes(name, index)))
     return join(parts)
 
 
@@ -209,7 +210,7 @@ def draw_batch(
         if dropped and order[0] == TEXT and len(order) > 1:
             order = order[1:]
         index = loop.shuffled(seed, number, len(store))
-        tokens = sequence_of(store, index, order, words, data.token_frames)
+        tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
         sequences.append(tokens)
         hiding = data.hiding if order[-1] == VIDEO else 0.0
         hidden.append(_hide(tokens, words.number(VIDEO), hiding, generator))
@@ -217,6 +218,15 @@ def draw_batch(
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
     return examples
+
+
+def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Generator) -> slice:
+    grid = words[VIDEO].grid
+    assert grid is not None
+    if not 0 < data.token_frames < grid[0]:
+        return _ALL
+    start = int(torch.randint(grid[0] - data.token_frames + 1, (), generator=generator))
+    return slice(start, start + data.token_frames)
 
 
 def _hide(tokens: Tokens, video: int, hiding: float, generator: torch.Generator) -> Tensor:
@@ -430,9 +440,9 @@ def gpt_task(
         with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
             for name, store in material.checks.items():
                 for order, _ in data.mixture:
+                    seen = slice(0, data.token_frames or None)
                     sequences = [
-                        sequence_of(store, index, order, words, data.token_frames)
-                        for index in range(len(store))
+                        sequence_of(store, index, order, words, seen) for index in range(len(store))
                     ]
                     bits = bits_by_medium(_own(model), sequences, words, order)
                     prefix = "" if name == first else f"{name}_"

@@ -202,16 +202,28 @@ def test_sequences_are_in_their_order(material, words):
     assert words.read_text(tokens.ids[80:]) == square(0, 2).caption
 
 
-def test_a_sequence_may_hold_the_beginning_of_a_video(material, words):
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_sequence_may_hold_a_part_of_a_video(material, words, start):
     store = material.training
-    tokens = sequence_of(store, 2, ["video", "text"], words, token_frames=1)
+    tokens = sequence_of(store, 2, ["video", "text"], words, slice(start, start + 1))
     whole = sequence_of(store, 2, ["video", "text"], words)
-    assert torch.equal(tokens.ids[:40], whole.ids[:40])  # the marker, 16 codes of two digits
-    assert torch.equal(tokens.places[:40], whole.places[:40])
-    assert torch.equal(tokens.ids[40:], whole.ids[72:])  # the end, and the text
+    own = slice(8 + 32 * start, 40 + 32 * start)  # 16 codes of two digits after the marker
+    assert torch.equal(tokens.ids[8:40], whole.ids[own])
+    assert torch.equal(tokens.places[8:40], whole.places[own])
+    for have, want in ((slice(8), slice(8)), (slice(40, None), slice(72, None))):
+        assert torch.equal(tokens.ids[have], whole.ids[want])  # markers and text
+        assert torch.equal(tokens.places[have], whole.places[want])
+
+
+def test_examples_may_be_of_parts_of_videos(material, words):
     data = replace(DATA, token_frames=1, orders=("video 1",))
-    batch = draw_batch(store, words, 0, range(2), data, GPTLossConfig())
-    assert batch["ids"].shape == (2, 48)
+    batch = draw_batch(material.training, words, 0, range(16), data, GPTLossConfig())
+    assert batch["ids"].shape == (16, 48)
+    times = batch["places"][:, 8, 1]
+    assert set(times.tolist()) == {1.0, 2.0}
+    data = replace(data, token_frames=2)
+    batch = draw_batch(material.training, words, 0, range(16), data, GPTLossConfig())
+    assert batch["ids"].shape == (16, 80)
 
 
 def test_an_example_is_a_function_of_its_number(material, words):
@@ -274,6 +286,7 @@ def test_a_wrong_order_is_refused(material):
         {"orders": ("text video 0",)},
         {"clips": 0},
         {"caption_dropout": 2.0},
+        {"hiding": 1.5},
         {"merges": -1},
         {"token_frames": -1},
     ],
