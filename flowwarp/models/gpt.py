@@ -15,13 +15,13 @@ is taken to be independent of anything, while most of the network runs once for 
 (rotary embedding; Su et al., "RoFormer", 2021), a quarter of each head by each axis. Attention then
 sees how far apart two patches are in the text, in time and in space, which is what text and video
 have in common wherever they stand in a sequence; and a grid's neighbours are as near across rows
-and frames as within them. As markers are at the origin, a head also sees where a patch is. Nothing
-about places is learned, so none of them has to be seen often.
+and frames as within them. The cosines and sines of a place are also told to its patch, through one
+matrix: what words say of a video hangs on where in it a patch is. No place has to be seen often.
 
 *Words.* What the words so far say is added to every patch from there on (:class:`Summary`), besides
 what attention finds in them. Of the thousands of nats of a video its caption changes about ten, so
-attention hardly learns where to look for them; a sum has nothing to look for. Words are patches
-with a place along ``line``.
+attention hardly learns where to look for them; a sum over a table has nothing to look for. Words
+are patches with a place along ``line``.
 
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
@@ -52,6 +52,8 @@ PATCH = 8  # tokens that the blocks see as one
 NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 # Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
 LONGEST = 100.0
+# Of hashes: large odd numbers.
+_PAIR, _APART, _MIX = 7919, 15485863, 2654435761
 # Of silu(a) * b, for independent unit normal a and b.
 GATED_VARIANCE = 0.3557
 
@@ -63,6 +65,7 @@ class GPTConfig:
     Args:
         vocabulary: how many ids there are.
         embedded: numbers that stand for a token where it is read.
+        phrases: rows of the table of words and pairs of words, see :class:`Summary`.
         width: of the stream; a multiple of ``heads``.
         depth: blocks.
         heads: of queries; each has ``width / heads`` numbers, a multiple of 8.
@@ -76,6 +79,7 @@ class GPTConfig:
 
     vocabulary: int = 3072
     embedded: int = 96
+    phrases: int = 4096
     width: int = 320
     depth: int = 6
     heads: int = 5  # wide ones: training takes as long as there are scores between tokens
@@ -108,6 +112,7 @@ class GPTConfig:
 SMALL = GPTConfig(width=256, depth=4, heads=4, hidden=512, inner_hidden=512)
 TINY = GPTConfig(
     embedded=32,
+    phrases=512,
     width=64,
     depth=3,
     heads=4,
@@ -158,6 +163,12 @@ def rotation(places: Tensor, head: int) -> tuple[Tensor, Tensor]:
     angles = (places[..., None] * rates).flatten(-2)[:, None]  # (B, 1, L, head / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
+
+
+def waves(cos: Tensor, sin: Tensor) -> Tensor:
+    """Return each cosine and sine of :func:`rotation` once, (B, L, head)."""
+    half = cos.shape[-1] // 2
+    return torch.cat([cos[:, 0, :, :half], sin[:, 0, :, half:]], -1)
 
 
 def turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -211,29 +222,50 @@ class Block(nn.Module):
 
 
 class Summary(nn.Module):
-    """What the words so far say: each is read with the two before it, and they are added up."""
+    """What the words so far say: a sum over words and pairs of words.
 
-    def __init__(self, width: int) -> None:
+    Each word, each pair of neighbours and each pair with one word between has a row of a table, by
+    a hash, as in fastText (Joulin et al., "Bag of Tricks for Efficient Text Classification", EACL
+    2017). A row is learned from a few captions with its words, where a matrix that reads any three
+    words must be learned for all of them at once: a hundred times as many.
+    """
+
+    def __init__(self, rows: int, embedded: int, width: int) -> None:
         super().__init__()
-        self.hear = _linear(3 * width, width)
-        self.tell = nn.Linear(width, width, bias=False)
+        self.table = nn.Embedding(rows, embedded)
+        # Rows are small, so that steps of the size that suits the other weights change them soon.
+        nn.init.normal_(self.table.weight, std=0.1)
+        self.tell = nn.Linear(embedded, width, bias=False)
         nn.init.zeros_(self.tell.weight)
 
-    def forward(self, x: Tensor, words: Tensor) -> Tensor:
-        """Return what to tell each patch (B, P, width), given which are words, (B, P, 1)."""
-        heard = F.silu(self.hear(with_two_before(F.pad(x * words, (0, 0, 2, 0))))) * words
-        told: Tensor = self.tell(total_of(heard.cumsum(1), words.cumsum(1)))
+    def forward(self, ids: Tensor, words: Tensor) -> Tensor:
+        """Return what to tell each patch.
+
+        Args:
+            ids: (B, P) int64, the first token of each patch.
+            words: (B, P) bool, which of them are words.
+
+        Returns:
+            (B, P, width).
+        """
+        near = F.pad(ids * words, (2, 0))
+        told: Tensor = self.tell(read_words(near, self.table.weight, words).cumsum(1))
         return told
 
 
-def with_two_before(words: Tensor) -> Tensor:
-    """Return each of (B, 2 + P, width), from the third on, with the two before: (B, P, 3 width)."""
-    return torch.cat([words[:, :-2], words[:, 1:-1], words[:, 2:]], -1)
+def read_words(near: Tensor, table: Tensor, words: Tensor) -> Tensor:
+    """Return what each of (B, 2 + P) ids says with the two before it: (B, P, embedded).
 
-
-def total_of(heard: Tensor, count: Tensor) -> Tensor:
-    """Return the sum of what was heard at the size of one word's, however many there were."""
-    return heard * count.clamp_min(1).rsqrt().to(heard)
+    Args:
+        near: ids, 0 for what is no word.
+        table: of :class:`Summary`.
+        words: (B, P) bool; the others say nothing.
+    """
+    far, last, own = near[:, :-2], near[:, 1:-1], near[:, 2:]
+    keys = torch.stack([own, own + _PAIR * last, own + _APART * far], -1) * _MIX
+    # Of a product modulo a power of two the upper bits are mixed best.
+    rows = (keys % 2**32) * len(table) // 2**32
+    return F.embedding(rows, table).sum(2) * words[..., None]
 
 
 # ------------------------------------------------------------------ the network
@@ -252,7 +284,9 @@ class GPT(nn.Module):
         self.config = config = config or GPTConfig()
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)  # of unit variance
         self.join = _linear(PATCH * config.embedded, config.width)
-        self.summary = Summary(config.width)
+        self.place = nn.Linear(config.head, config.width, bias=False)
+        nn.init.zeros_(self.place.weight)
+        self.summary = Summary(config.phrases, config.embedded, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         # Within a patch; both sources have half of the variance.
         inner, half = config.inner_width, math.sqrt(0.5)
@@ -298,8 +332,8 @@ class GPT(nn.Module):
         seen = patches
         if hidden is not None:
             seen = torch.where(hidden[..., None, None], self.embedding.weight[NOTHING], patches)
-        x = self.join(seen.flatten(2))
-        x = x + self.summary(x, places[:, ::PATCH, :1] > 0)
+        x = self.join(seen.flatten(2)) + self.place(waves(cos, sin))
+        x = x + self.summary(ids[:, ::PATCH], places[:, ::PATCH, 0] > 0)
         for block in self.blocks:
             x = block(x, cos, sin)
         foretold = self.foretold(unit(x[:, :-1], self.config.norm))
@@ -358,8 +392,9 @@ class GPT(nn.Module):
 # ------------------------------------------------------------------ generation
 
 Product = Callable[[Tensor], Tensor]
-# Of some patches: cosines and sines of their turns (B, 1, n, head), and which are words, (B, n, 1).
-Where = tuple[Tensor, Tensor, Tensor]
+# Of some patches: cosines and sines of their turns (B, 1, n, head), which are words, (B, n), and
+# what their places add to the stream, (B, n, width).
+Where = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _product(weight: Tensor, rows: int) -> Product:
@@ -407,7 +442,8 @@ class Decoder:
 
         self.embedding = net.embedding.weight.detach().to(dtype)
         self.join = product(net.join)
-        self.hear, self.tell = product(net.summary.hear), product(net.summary.tell)
+        self.place = net.place.weight.detach()
+        self.table, self.tell = net.summary.table.weight.detach(), net.summary.tell.weight.detach()
         self.blocks = [
             (
                 product(block.qkv, wide),
@@ -439,10 +475,10 @@ class Decoder:
         """Begin with nothing read."""
         device, width = self.embedding.device, self.config.width
         self.used = 0
-        self.heard = torch.zeros(self.rows, 1, width, device=device)  # the sum over words so far
-        self.count = torch.zeros(self.rows, 1, 1, dtype=torch.int64, device=device)
+        said = (self.rows, 1, self.config.embedded)
+        self.said = torch.zeros(said, device=device)  # by the words so far
         self.told = torch.zeros(self.rows, 1, width, device=device)  # what they say
-        self.before = torch.zeros(self.rows, 2, width, device=device)  # of the last two patches
+        self.before = torch.zeros(self.rows, 2, dtype=torch.int64, device=device)  # the last two
 
     def begin(self, ids: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
         """Read the beginning of each row, all afresh.
@@ -495,7 +531,7 @@ class Decoder:
         if end > self.length:
             raise ValueError(f"{end} patches are more than the length {self.length}")
         mask = self._mask(count, end)
-        cos, sin, words = where
+        cos, sin, words, placed = where
         heads, both, each = config.heads, config.heads + config.kv_heads, config.head
         shape = (rows, count, both + config.kv_heads, each)
         # The queries that share a head of keys are further queries of one attention: its keys are
@@ -505,7 +541,8 @@ class Decoder:
         seen = self.cache.narrow(3, 0, end).unbind()
         patches = F.embedding(ids, self.embedding).view(rows * count, PATCH * config.embedded)
         x = self.join(patches).float()
-        x.view(rows, count, -1).add_(self._listen(x.view(rows, count, -1), words))
+        stream = x.view(rows, count, -1).add_(placed)
+        stream.add_(self._listen(ids[:, ::PATCH], words))
         for index, (qkv, out, up, down) in enumerate(self.blocks):
             parts = qkv(self._read(x)).view(shape).transpose(1, 2)
             qk = parts[:, :both]
@@ -525,9 +562,10 @@ class Decoder:
     def where(self, places: Tensor) -> Where:
         """Return what :meth:`read` needs to know of places (B, 8 n, 4)."""
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
-        return cos.to(self.dtype), sin.to(self.dtype), places[:, ::PATCH, :1] > 0
+        placed = F.linear(waves(cos, sin), self.place)
+        return cos.to(self.dtype), sin.to(self.dtype), places[:, ::PATCH, 0] > 0, placed
 
-    def _listen(self, x: Tensor, words: Tensor) -> Tensor:
+    def _listen(self, ids: Tensor, words: Tensor) -> Tensor:
         """Return what the words so far say to each patch, as `Summary` does: (rows, n or 1, width).
 
         Of patches that are no words, as of all of a video, nothing needs to be read.
@@ -535,14 +573,11 @@ class Decoder:
         if not bool(words.any()):
             self.before.zero_()
             return self.told
-        words = words.expand(*x.shape[:2], 1)
-        near = torch.cat([self.before, x * words], 1)
+        near = torch.cat([self.before, ids * words], 1)
         self.before = near[:, -2:]
-        read = self.hear(with_two_before(near).flatten(0, 1).to(self.dtype)).view(x.shape).float()
-        heard = self.heard + (F.silu(read) * words).cumsum(1)
-        count = self.count + words.cumsum(1)
-        told = self.tell(total_of(heard, count).flatten(0, 1).to(self.dtype)).view(x.shape).float()
-        self.heard, self.count, self.told = heard[:, -1:], count[:, -1:], told[:, -1:]
+        said = self.said + read_words(near, self.table, words.expand(ids.shape)).cumsum(1)
+        told = F.linear(said, self.tell)
+        self.said, self.told = said[:, -1:], told[:, -1:]
         return told
 
     def _feed(self, x: Tensor, up: Product, down: Product) -> None:
@@ -692,9 +727,11 @@ def sample(
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
     heads = [decoder.head.index_select(0, ids) for ids in choices]
-    cos, sin, words = decoder.where(places[None])
-    split = torch.split
-    wheres = list(zip(split(cos, 1, 2), split(sin, 1, 2), split(words, 1, 1), strict=True))
+    cos, sin, words, placed = decoder.where(places[None])
+    one = torch.split
+    wheres = list(
+        zip(one(cos, 1, 2), one(sin, 1, 2), one(words, 1, 1), one(placed, 1, 1), strict=True)
+    )
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
     foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])

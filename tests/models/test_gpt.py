@@ -17,6 +17,7 @@ from flowwarp.models.gpt import (
     Sampling,
     Summary,
     choose,
+    read_words,
     rotation,
     sample,
     turn,
@@ -35,7 +36,8 @@ def network(seed=0, **changes):
     net = GPT(GPTConfig(**SIZES | changes))
     torch.nn.init.normal_(net.head.weight, std=0.1)  # it begins at 0
     torch.nn.init.normal_(net.slot)
-    torch.nn.init.normal_(net.summary.tell.weight, std=0.1)  # likewise
+    torch.nn.init.normal_(net.place.weight, std=0.1)  # likewise
+    torch.nn.init.normal_(net.summary.tell.weight)
     return net.eval()
 
 
@@ -61,19 +63,40 @@ def test_each_logit_sees_all_tokens_before_its_own_and_no_other(at):
 
 
 @torch.no_grad()
-def test_a_summary_is_of_the_words_so_far_each_with_the_two_before_it():
-    summary = Summary(6)
+def test_a_summary_is_of_the_words_so_far_and_their_pairs():
+    summary = Summary(4096, 6, 10)
     torch.nn.init.normal_(summary.tell.weight)
-    x = torch.randn(1, 6, 6, generator=torch.Generator().manual_seed(0))
-    words = torch.tensor([False, True, True, False, True, False])[None, :, None]
-    nothing, a, b, c = torch.zeros(6), x[0, 1], x[0, 2], x[0, 4]
+    ids = torch.tensor([[9, 3, 4, 9, 5, 9]])
+    words = torch.tensor([[False, True, True, False, True, False]])
+    table, told = summary.table.weight, summary(ids, words)
+
+    def row(*gram):
+        """Find the row of a word, or of it with another one or two before it."""
+        key = sum(i * large for i, large in zip(gram, (1, 7919, 15485863), strict=False))
+        return table[key * 2654435761 % 2**32 * 4096 // 2**32]
+
     said = [
-        F.silu(summary.hear(torch.cat(near)))
-        for near in ((nothing, nothing, a), (nothing, a, b), (b, nothing, c))
+        torch.zeros(6),
+        row(3) + row(3, 0) + row(3, 0, 0),
+        row(4) + row(4, 3) + row(4, 0, 0),
+        torch.zeros(6),
+        row(5) + row(5, 0) + row(5, 0, 4),
+        torch.zeros(6),
     ]
-    sums = [nothing, said[0], *2 * [sum(said[:2]) / 2**0.5], *2 * [sum(said) / 3**0.5]]
-    wanted = summary.tell(torch.stack(sums))
-    torch.testing.assert_close(summary(x, words)[0], wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(told[0], summary.tell(torch.stack(said).cumsum(0)))
+    other = summary(torch.tensor([[9, 4, 3, 9, 5, 9]]), words)
+    assert not torch.allclose(other[0, 2], told[0, 2])  # order counts
+    assert not torch.allclose(told[0, 2], torch.zeros(10))
+    torch.testing.assert_close(summary(ids, ~words)[0, 0], summary(ids[:, :1], ~words[:, :1])[0, 0])
+
+
+def test_few_phrases_share_a_row():
+    near = torch.arange(3000)[None] + 1
+    words = torch.ones(1, 2998, dtype=torch.bool)
+    table = torch.eye(4096)
+    used = (read_words(near, table, words)[0].sum(0) > 0).sum()
+    assert 3 * 2998 * 0.3 < int(used) <= 4096  # 1 - exp(-8994 / 4096) of them, were it by chance
+    assert int(used) == pytest.approx(4096 * (1 - 2.718 ** (-8994 / 4096)), rel=0.1)
 
 
 @torch.no_grad()

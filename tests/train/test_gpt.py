@@ -402,7 +402,7 @@ def test_resumes_exactly(material, dvae, tmp_path):
         assert (whole / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in records if record["split"] == "val"][-1]
-    assert last["loss"] == last["video_after_text"]
+    assert last["loss"] == last["video_after_text_sketch"]
     assert "text_after_video" in last
     gpt = load_gpt(whole / "best.safetensors")
     assert card.config["vocabulary"] == gpt.vocabulary.size
