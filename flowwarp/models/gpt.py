@@ -283,9 +283,9 @@ class GPT(nn.Module):
         super().__init__()
         self.config = config = config or GPTConfig()
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)  # of unit variance
-        self.join = _linear(PATCH * config.embedded, config.width)
-        self.place = nn.Linear(config.head, config.width, bias=False)
-        nn.init.zeros_(self.place.weight)
+        # Both have half of the variance; of cosines and sines it is a half already.
+        self.join = _linear(PATCH * config.embedded, config.width, math.sqrt(0.5))
+        self.place = _linear(config.head, config.width)
         self.summary = Summary(config.phrases, config.embedded, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         # Within a patch; both sources have half of the variance.
@@ -315,7 +315,7 @@ class GPT(nn.Module):
         Args:
             ids: (B, L) int64, L a multiple of 8; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
-            hidden: (B, L / 8) bool, patches that those after them do not see.
+            hidden: (B, L / 8) bool, patches whose tokens no token after them sees.
 
         Raises:
             ValueError: the shapes do not fit each other.
@@ -328,11 +328,10 @@ class GPT(nn.Module):
         if ids.shape[1] % PATCH:
             raise ValueError(f"ids must be whole patches of {PATCH}, got {ids.shape[1]}")
         patches = self.embedding(ids).unflatten(1, (-1, PATCH))  # (B, P, 8, embedded)
+        if hidden is not None:  # what is left is its place, and what the words say
+            patches = patches.masked_fill(hidden[..., None, None], 0.0)
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
-        seen = patches
-        if hidden is not None:
-            seen = torch.where(hidden[..., None, None], self.embedding.weight[NOTHING], patches)
-        x = self.join(seen.flatten(2)) + self.place(waves(cos, sin))
+        x = self.join(patches.flatten(2)) + self.place(waves(cos, sin))
         x = x + self.summary(ids[:, ::PATCH], places[:, ::PATCH, 0] > 0)
         for block in self.blocks:
             x = block(x, cos, sin)

@@ -68,7 +68,7 @@ class GPTDataConfig:
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
         hiding: how often patches of a sketch or video at the end of a sequence are hidden from
-            those after them, a random share. All that a video tells of itself is as good as any
+            all tokens after them, a random share. All that a video tells of itself is as good as any
             caption, so hardly a token needs one; those that see little of it do.
     """
 
@@ -234,7 +234,7 @@ def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Genera
 
 
 def _hide(tokens: Tokens, medium: int, hiding: float, generator: torch.Generator) -> Tensor:
-    """Choose patches of a medium that those after them do not see, (L / 8,) bool."""
+    """Choose patches of a medium that no token after them sees, (L / 8,) bool."""
     chance, share = torch.rand(2, generator=generator).tolist()
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
     share = min(2 * share, 1.0)  # all of half of them
