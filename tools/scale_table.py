@@ -99,7 +99,7 @@ def tasks(preset: Any) -> Iterator[tuple[loop.Task, loop.LoopConfig]]:
         draw = functools.partial(source, 0)
         store = tokenize_clips(draw, net, media, preset, batch_size, cache=Path(cache))
         # The longest order, that most of the work is for.
-        about = replace(data, orders=("text sketch video 1",), caption_dropout=0.0)
+        about = replace(data, orders=("text video 1",), caption_dropout=0.0)
         material = gpt.GPTMaterial(store, {"val": store}, media)
         task = gpt.gpt_task(material, configs | {"data": about})
         batch = task.batch(range(batch_size))

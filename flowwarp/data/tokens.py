@@ -215,43 +215,6 @@ def motion_flow(codes: Tensor) -> Tensor:
     return torch.where(known[:, None], speeds[levels], torch.nan)
 
 
-# ------------------------------------------------------------------ sketches
-
-SKETCH_GRID = (2, 12, 12)  # t, y, x
-_SHADES = 6  # of red, green and blue each
-SKETCH_CODES = _SHADES**3
-
-
-def sketch_codes(video: Tensor) -> Tensor:
-    """Turn a clip into a sketch: the mean colour of each cell of a few of its frames, rounded.
-
-    Args:
-        video: (T, 3, H, W), uint8 or in [0, 1].
-
-    Returns:
-        (2, 12, 12) int64 in [0, SKETCH_CODES): of the frames in the middle of each half, y, x.
-    """
-    times, rows, columns = SKETCH_GRID
-    frames = video[[(2 * half + 1) * len(video) // (2 * times) for half in range(times)]]
-    colors = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
-    shades = (F.adaptive_avg_pool2d(colors, (rows, columns)) * (_SHADES - 1)).round().long()
-    red, green, blue = shades.clamp(0, _SHADES - 1).unbind(1)
-    return (red * _SHADES + green) * _SHADES + blue
-
-
-def sketch_colors(codes: Tensor) -> Tensor:
-    """Turn a sketch back into colours.
-
-    Args:
-        codes: (t, y, x) in [0, SKETCH_CODES).
-
-    Returns:
-        (t, 3, y, x) in [0, 1].
-    """
-    shades = [codes // _SHADES**2, codes // _SHADES % _SHADES, codes % _SHADES]
-    return torch.stack(shades, 1) / (_SHADES - 1)
-
-
 # ------------------------------------------------------------------ the vocabulary
 
 

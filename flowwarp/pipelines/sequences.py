@@ -1,14 +1,13 @@
 """A transformer with its vocabulary: it writes video from a prompt, describes video, and judges it.
 
-Prompts and videos are codes here. Before a video a sketch of it is drawn, if the transformer knows
-sketches. :mod:`flowwarp.pipelines.video_tokens` turns them into pixels.
+Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns them into pixels.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,7 +20,7 @@ from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
-TEXT, SKETCH, VIDEO, FRAME, MOTION = "text", "sketch", "video", "frame", "motion"
+TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
 
 SAMPLING = Sampling(top_p=TOP_P, guidance=GUIDANCE)  # of videos
@@ -56,15 +55,12 @@ class Prompt:
         caption: in words; None for anything.
         frame: (1, h, w), codes of the first frame as a still picture.
         motion: (4, 4, 4), codes of :func:`flowwarp.data.tokens.motion_codes`.
-        sketch: (n, 12, 12), the first of what :func:`flowwarp.data.tokens.sketch_codes` would make
-            of the video; the rest is drawn.
         begin: (n, h, w), the video's first token frames, to go on from.
     """
 
     caption: str | None = None
     frame: Tensor | None = None
     motion: Tensor | None = None
-    sketch: Tensor | None = None
     begin: Tensor | None = None
 
 
@@ -114,8 +110,7 @@ def sample_video_tokens(
 
     Args:
         gpt: from :func:`load_gpt`.
-        prompts: what each shall be; all with ``begin`` of one length, or without. Sketches are
-            drawn first where they are missing, see :func:`add_sketches`.
+        prompts: what each shall be; all with ``begin`` of one length, or without.
         seeds: one for each.
         sampling: how to draw.
         dtype: of the matrices; by default bfloat16 where that is fast.
@@ -127,97 +122,39 @@ def sample_video_tokens(
     Raises:
         ValueError: codes of a prompt out of range or of a wrong shape.
     """
-    prompts = add_sketches(gpt, prompts, seeds, sampling, dtype=dtype)
-    begins = [prompt.begin for prompt in prompts]
-    return _sample_grids(gpt, VIDEO, prompts, begins, seeds, sampling, dtype, progress)
-
-
-def add_sketches(
-    gpt: MediaGPT,
-    prompts: Sequence[Prompt],
-    seeds: Sequence[int],
-    sampling: Sampling | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-) -> list[Prompt]:
-    """Complete the sketches of prompts; see :func:`sample_video_tokens`.
-
-    A sketch is little, and much of it hangs on the words, so the transformer learns soon what words
-    look like; the video is then drawn over it.
-
-    Returns:
-        The prompts, each with all of its sketch; as they were, if this transformer draws none.
-    """
-    medium = next((m for m in gpt.vocabulary.media if m.name == SKETCH), None)
-    if medium is None:
-        return list(prompts)
-    assert medium.grid is not None
-    if all(p.sketch is not None and len(p.sketch) == medium.grid[0] for p in prompts):
-        return list(prompts)
-    begins = [prompt.sketch for prompt in prompts]
-    bare = [replace(prompt, sketch=None) for prompt in prompts]
-    sketches = _sample_grids(gpt, SKETCH, bare, begins, seeds, sampling, dtype, None)
-    return [replace(p, sketch=sketch) for p, sketch in zip(prompts, sketches, strict=True)]
-
-
-def _sample_grids(
-    gpt: MediaGPT,
-    name: str,
-    prompts: Sequence[Prompt],
-    begins: Sequence[Tensor | None],
-    seeds: Sequence[int],
-    sampling: Sampling | None,
-    dtype: torch.dtype | None,
-    progress: Callable[[int, int], None] | None,
-) -> Tensor:
-    """Draw what is missing of a medium after prompts, of which some first times may be known."""
     words = gpt.vocabulary
-    medium = words[name]
-    assert medium.grid is not None
-    times, rows, columns = medium.grid
+    grid = words[VIDEO].grid
+    assert grid is not None
     if len(prompts) != len(seeds) or not prompts:
         raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
-    part = "begin" if name == VIDEO else name  # of a prompt
-    lengths = {0 if begin is None else len(begin) for begin in begins}
-    if len(lengths) > 1 or max(lengths) >= times:
-        raise ValueError(f"{part} must have one length, less than {times}, in all prompts")
-    if any(begin is not None and begin.shape[1:] != (rows, columns) for begin in begins):
-        raise ValueError(f"{part} must be (n, {rows}, {columns}) codes")
-    known = lengths.pop() * rows * columns * medium.digits
+    lengths = {0 if prompt.begin is None else len(prompt.begin) for prompt in prompts}
+    if len(lengths) > 1 or max(lengths) >= grid[0]:
+        raise ValueError(f"begin must have one length, less than {grid[0]}, in all prompts")
+    cell = words[VIDEO].digits
+    known = lengths.pop() * grid[1] * grid[2] * cell
     if known % PATCH:
-        raise ValueError(f"{part} must be whole patches of {PATCH} tokens, got {known}")
-    places = words.places(name, times * rows * columns * medium.digits)[known:]
+        raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
+    places = words.places(VIDEO, grid[0] * grid[1] * grid[2] * cell)[known:]
     device = gpt.net.head.weight.device
-    stream = _APART if name == SKETCH else 0  # not the numbers by which the video is drawn
     draws = torch.stack(
-        [
-            torch.rand(len(places), generator=torch.Generator().manual_seed(seed + stream))
-            for seed in seeds
-        ]
+        [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
     )
-    opened = [
-        [
-            _to(_opened(words, prompt, caption, name, begin), device)
-            for prompt, caption, begin in zip(prompts, captions, begins, strict=True)
-        ]
-        for captions in ([prompt.caption for prompt in prompts], [None] * len(prompts))
-    ]
     ids = sample(
         gpt.net,
-        opened[0],
+        [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts],
         places.to(device),
-        [ids.to(device) for ids in words.choices(name)],
+        [ids.to(device) for ids in words.choices(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
-        without=opened[1],
+        without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
     ids = ids.cpu()
     if known:
-        before = [words.codes(name, begin).ids for begin in begins if begin is not None]
-        ids = torch.cat([torch.stack(before), ids], 1)
-    return words.read_grid(name, ids)
+        begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
+        ids = torch.cat([torch.stack(begins), ids], 1)
+    return words.read_grid(VIDEO, ids)
 
 
 def best_of(
@@ -229,7 +166,7 @@ def best_of(
     *,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor, list[Prompt]]:
+) -> tuple[Tensor, Tensor]:
     """Make several videos of a prompt and order them by how well they can be described by it.
 
     The judge is the same network; see :func:`text_likelihood`.
@@ -244,8 +181,7 @@ def best_of(
         progress: likewise.
 
     Returns:
-        Codes (count, t, h, w), the best first, their log-likelihoods in nats, (count,), and the
-        prompt of each, with its sketch.
+        Codes (count, t, h, w), the best first, and their log-likelihoods in nats, (count,).
 
     Raises:
         ValueError: the prompt has no caption.
@@ -253,21 +189,16 @@ def best_of(
     if prompt.caption is None:
         raise ValueError("prompt must have a caption to choose by")
     seeds = [(seed + number * _APART) % 2**63 for number in range(count)]
-    prompts = add_sketches(gpt, [prompt] * count, seeds, sampling, dtype=dtype)
-    videos = sample_video_tokens(gpt, prompts, seeds, sampling, dtype=dtype, progress=progress)
-    sketches = [prompt.sketch for prompt in prompts]
-    scores = text_likelihood(gpt, videos, [prompt.caption] * count, sketches)
+    videos = sample_video_tokens(
+        gpt, [prompt] * count, seeds, sampling, dtype=dtype, progress=progress
+    )
+    scores = text_likelihood(gpt, videos, [prompt.caption] * count)
     scores, order = scores.sort(descending=True, stable=True)
-    return videos[order], scores, [prompts[place] for place in order.tolist()]
+    return videos[order], scores
 
 
 @torch.inference_mode()
-def text_likelihood(
-    gpt: MediaGPT,
-    videos: Tensor,
-    captions: Sequence[str],
-    sketches: Sequence[Tensor | None] | None = None,
-) -> Tensor:
+def text_likelihood(gpt: MediaGPT, videos: Tensor, captions: Sequence[str]) -> Tensor:
     """Return the log-likelihood of captions, given videos.
 
     There are two ways to it: as the network reads the caption after the video, and, by Bayes'
@@ -278,7 +209,6 @@ def text_likelihood(
         gpt: from :func:`load_gpt`.
         videos: (B, t, h, w) codes.
         captions: B of them.
-        sketches: of the videos, where they are known.
 
     Returns:
         (B,) float32, in nats: the sum over all tokens of a caption and its end.
@@ -287,21 +217,12 @@ def text_likelihood(
     device = gpt.net.head.weight.device
     choices = [ids.to(device) for ids in words.all_choices()]
     scores = []
-    known = [None] * len(captions) if sketches is None else sketches
-    for video, caption, sketch in zip(videos, captions, known, strict=True):  # in little memory
-        shows, says = shown(words, video, sketch), words.text(caption)
+    for video, caption in zip(videos, captions, strict=True):  # one by one: memory stays small
+        shows, says = words.segment(VIDEO, video.cpu()), words.text(caption)
         alone, told = _log_likelihoods(gpt.net, shows, says, choices)
-        said, seen = _log_likelihoods(gpt.net, says, shows, choices)
-        scores.append((told + said + seen - alone) / 2)
+        said, shown = _log_likelihoods(gpt.net, says, shows, choices)
+        scores.append((told + said + shown - alone) / 2)
     return torch.stack(scores).cpu()
-
-
-def shown(words: Vocabulary, video: Tensor, sketch: Tensor | None) -> Tokens:
-    """Return a video as a sequence, after its sketch if that is known and the network draws any."""
-    parts = [words.segment(VIDEO, video.cpu())]
-    if sketch is not None and any(medium.name == SKETCH for medium in words.media):
-        parts.insert(0, words.segment(SKETCH, sketch.cpu()))
-    return join(parts)
 
 
 def _log_likelihoods(
@@ -319,7 +240,6 @@ def describe(
     videos: Tensor,
     sampling: Sampling | None = None,
     *,
-    sketches: Sequence[Tensor | None] | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
@@ -329,7 +249,6 @@ def describe(
         gpt: from :func:`load_gpt`.
         videos: (B, t, h, w) codes.
         sampling: how to draw words; by default the likeliest each time. Guidance does not apply.
-        sketches: see :func:`text_likelihood`.
         seed: of the draws.
         dtype: see :func:`sample_video_tokens`.
 
@@ -343,10 +262,9 @@ def describe(
     device = gpt.net.head.weight.device
     count = (words.text_limit + 1) * PATCH
     draws = torch.rand(len(videos), count, generator=torch.Generator().manual_seed(seed))
-    known = [None] * len(videos) if sketches is None else sketches
     opened = [
-        _to(join([shown(words, video, sketch), words.opening(TEXT)]), device)
-        for video, sketch in zip(videos, known, strict=True)
+        _to(join([words.segment(VIDEO, video.cpu()), words.opening(TEXT)]), device)
+        for video in videos
     ]
     ids = sample(
         gpt.net,
@@ -361,16 +279,20 @@ def describe(
     return [words.read_text(row) for row in ids.tolist()]
 
 
-def _opened(
-    words: Vocabulary, prompt: Prompt, caption: str | None, name: str, begin: Tensor | None
-) -> Tokens:
-    """Return a prompt up to where codes of a medium are to come."""
+def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:
+    """Return a prompt up to where codes of the video are to come."""
     parts = [] if caption is None else [words.text(caption)]
-    given = ((FRAME, prompt.frame), (MOTION, prompt.motion), (SKETCH, prompt.sketch))
-    parts += [words.segment(medium, codes) for medium, codes in given if codes is not None]
-    parts.append(words.opening(name))
-    if begin is not None:
-        parts.append(words.codes(name, begin))
+    if prompt.frame is not None:
+        parts.append(words.segment(FRAME, prompt.frame))
+    if prompt.motion is not None:
+        parts.append(words.segment(MOTION, prompt.motion))
+    parts.append(words.opening(VIDEO))
+    if prompt.begin is not None:
+        grid = words[VIDEO].grid
+        assert grid is not None
+        if tuple(prompt.begin.shape[1:]) != grid[1:]:
+            raise ValueError(f"begin must be (n, {grid[1]}, {grid[2]}) codes")
+        parts.append(words.codes(VIDEO, prompt.begin))
     return join(parts)
 
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from flowwarp._bundled import bundled
 from flowwarp.data.captioned import middle_square
-from flowwarp.data.tokens import sketch_codes
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE
@@ -44,7 +43,6 @@ from flowwarp.pipelines.sequences import (
     VIDEO,
     MediaGPT,
     Prompt,
-    add_sketches,
     best_of,
     describe,
     load_gpt,
@@ -105,7 +103,7 @@ class VideoModels:
         """Whether a window can begin with the end of another."""
         times, rows, columns = self.grid
         # What it begins with must be whole patches, which frames of an odd number of codes are not.
-        known = (times - _half(times)) * rows * columns * self.gpt.vocabulary[VIDEO].digits
+        known = _overlap(self) * rows * columns * self.gpt.vocabulary[VIDEO].digits
         return times > 1 and known % PATCH == 0
 
     @property
@@ -370,26 +368,18 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
 
         seed = (job.seed + window * _WINDOW) % 2**63
         if job.best > 1:
-            videos, _, prompts = best_of(
-                models.gpt, prompt, seed, job.best, job.sampling, progress=told
-            )
+            videos, _ = best_of(models.gpt, prompt, seed, job.best, job.sampling, progress=told)
         else:
-            prompts = add_sketches(models.gpt, [prompt], [seed], job.sampling)
-            videos = sample_video_tokens(models.gpt, prompts, [seed], job.sampling, progress=told)
+            videos = sample_video_tokens(models.gpt, [prompt], [seed], job.sampling, progress=told)
         yield from videos[0, begin:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
-        sketch = prompts[0].sketch
-        prompt = Prompt(
-            prompt.caption,
-            sketch=None if sketch is None else sketch[_half(len(sketch)) :],
-            begin=videos[0, _half(models.grid[0]) :],
-        )
+        prompt = Prompt(prompt.caption, begin=videos[0, -_overlap(models) :])
 
 
-def _half(times: int) -> int:
-    """Return where the part of a window begins with which the next one goes on."""
-    return times - max(1, times // 2)
+def _overlap(models: VideoModels) -> int:
+    """Return the token frames with which a window begins that goes on with another."""
+    return max(1, models.grid[0] // 2)
 
 
 def _join_motion(
@@ -419,7 +409,7 @@ def _teller(job: _Job) -> Callable[[str, int], None]:
     models = job.models
     times, rows, columns = models.grid
     later = max(0, -(-job.frames // models.dvae.config.stride_time) - times)  # token frames
-    fresh = max(1, _half(times))
+    fresh = max(1, times - _overlap(models))
     costs = {"codes": 1, "frames": _PLAIN_FRAME if models.upsampler is None else _SHARP_FRAME}
     total = (times + -(-later // fresh) * fresh) * rows * columns + costs["frames"] * job.frames
     done: Counter[str] = Counter()
@@ -470,30 +460,30 @@ def describe_video(
     """
     if best < 1:
         raise ValueError(f"best must be at least 1, got {best}")
-    videos, sketches = _look(models, frames)
-    said = describe(models.gpt, videos, sketches=sketches)
+    videos = _look(models, frames)
+    said = describe(models.gpt, videos)
     for number in range(1, best):
-        said += describe(models.gpt, videos, Sampling(), sketches=sketches, seed=seed + number)
+        said += describe(models.gpt, videos, Sampling(), seed=seed + number)
     ranked = [
-        (float(text_likelihood(models.gpt, videos, [text] * len(videos), sketches).mean()), text)
+        (float(text_likelihood(models.gpt, videos, [text] * len(videos)).mean()), text)
         for text in dict.fromkeys(said)
     ]
     nats, text = max(ranked, key=lambda pair: pair[0])
     return Description(text, nats, len(videos))
 
 
-def _look(models: VideoModels, frames: Iterable[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return the codes (N, t, h, w) of some windows of a video, and their sketches."""
-    kept: list[tuple[Tensor, Tensor]] = []
+def _look(models: VideoModels, frames: Iterable[Tensor]) -> Tensor:
+    """Return the codes (N, t, h, w) of some windows of a video."""
+    kept: list[Tensor] = []
     every = 1
     for number, window in enumerate(_windows(frames, models.window, models.small)):
         if number % every == 0:
-            kept.append((tokenize(models.dvae, window), sketch_codes(window)))
+            kept.append(tokenize(models.dvae, window))
         if len(kept) > MOST_WINDOWS:  # half as many, evenly still
             kept, every = kept[::2], 2 * every
     if not kept:
         raise ValueError("frames must not be empty")
-    return torch.stack([codes for codes, _ in kept]), [sketch for _, sketch in kept]
+    return torch.stack(kept)
 
 
 def _windows(frames: Iterable[Tensor], length: int, size: int) -> Iterator[Tensor]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from flowwarp._bundled import bundled
 from flowwarp.data.captions import prompt_for
 from flowwarp.data.labels import JUDGED, Phrases, label_caption, label_clip, named
-from flowwarp.data.tokens import join, sketch_codes
+from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
@@ -49,7 +49,6 @@ from flowwarp.pipelines.sequences import (
     Prompt,
     describe,
     sample_video_tokens,
-    shown,
 )
 from flowwarp.pipelines.text_video import NOISE, VideoModels
 
@@ -301,18 +300,16 @@ def evaluate_gpt(
                 if label["action"] == "walk" and label["camera"] == "still":
                     found = heading(models.flownet, clip)
                     tally.add(whose, {HEADING: found}, {HEADING: label["direction"]})
-        sketches = [sketch_codes(clip.video) for clip in batch]
-        texts = describe(models.gpt, codes, sketches=sketches)
-        for label, there, text in zip(labels, wanted, texts, strict=True):
+        for label, there, text in zip(labels, wanted, describe(models.gpt, codes), strict=True):
             read = label_caption(text, phrases)
             tally.add(DESCRIBED, read, label)  # what is said to be there and is not, too
             said += len(read.keys() & there.keys())
             could += len(there)
-        for clip, tokens, sketch in zip(batch, codes, sketches, strict=True):
+        for clip, tokens in zip(batch, codes, strict=True):
             tables.append(
                 {
-                    "bits a token": {TRUTH: video_bits(models.gpt, tokens, sketch, clip.caption)},
-                    "bits, no caption": {TRUTH: video_bits(models.gpt, tokens, sketch, None)},
+                    "bits a token": {TRUTH: video_bits(models.gpt, tokens, clip.caption)},
+                    "bits, no caption": {TRUTH: video_bits(models.gpt, tokens, None)},
                 }
             )
     return mean_table(tables) | tally.table() | {"said %": {DESCRIBED: 100 * said / max(could, 1)}}
@@ -330,21 +327,19 @@ def word(clip: Clip, seed: int, number: int) -> str:
     return prompt_for(clip.attributes, np.random.default_rng([seed, number, _WORDING]))
 
 
-def video_bits(gpt: MediaGPT, codes: Tensor, sketch: Tensor, caption: str | None) -> float:
-    """Return minus the log-likelihood of a video, its sketch included, in bits a token of it.
+def video_bits(gpt: MediaGPT, codes: Tensor, caption: str | None) -> float:
+    """Return minus the log-likelihood of a video's codes, in bits a token.
 
     Args:
         gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`.
         codes: (t, h, w).
-        sketch: its own, which a network that draws none leaves out.
         caption: what comes before; None for nothing.
     """
     words = gpt.vocabulary
-    video = shown(words, codes, sketch)
+    video = words.segment(VIDEO, codes)
     tokens = video if caption is None else join([words.text(caption), video])
     device = gpt.net.head.weight.device
-    media = [words.media[number].name for number in video.media.unique().tolist()]
-    choices = [ids.to(device) for name in media for ids in words.choices(name)]
+    choices = [ids.to(device) for ids in words.choices(VIDEO)]
     half = fast_dtype(device) == torch.bfloat16
     with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
         nats = gpt.net.nats(tokens.ids[None].to(device), tokens.places[None].to(device), choices)

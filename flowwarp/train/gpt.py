@@ -1,9 +1,9 @@
 """What the transformer learns: sequences of media in every order that shall be asked of it.
 
-One mixture holds text → sketch → video, video → text, first frame → video and motion → video, so
-one network does all, and judges its own videos by the way back. Going on from the beginning of a
-video needs no order of its own: each prefix of a sequence is one. Where the caption is left out, as
-it is now and then, the network learns what guidance compares with.
+One mixture holds text → video, video → text, first frame → video and motion → video, so one network
+does all, and judges its own videos by the way back. Going on from the beginning of a video needs no
+order of its own: each prefix of a sequence is one. Where the caption is left out, as it is now and
+then, the network learns what guidance compares with.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
     CODES,
     SAMPLING,
-    SKETCH,
     TEXT,
     VIDEO,
     VOCABULARY,
@@ -67,9 +66,9 @@ class GPTDataConfig:
         orders: media of a sequence in their order, and how often it comes, relative to the others.
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
-        hiding: how often patches of a sketch or video at the end of a sequence are hidden from
-            all tokens after them, a random share. What a video tells of itself is as good as any
-            caption, so hardly a token needs one; those that see little of it do.
+        hiding: how often patches of a video at the end of a sequence are hidden from all tokens
+            after them, a random share. What a video tells of itself is as good as any caption, so
+            hardly a token needs one; those that see little of it do.
     """
 
     clips: int = 20_000
@@ -80,10 +79,10 @@ class GPTDataConfig:
     text_limit: int = 64
     token_frames: int = 0
     orders: tuple[str, ...] = (
-        "text sketch video 0.5",
-        "sketch video text 0.25",
-        "text frame sketch video 0.1",
-        "text motion sketch video 0.1",
+        "text video 0.5",
+        "video text 0.25",
+        "text frame video 0.1",
+        "text motion video 0.1",
         "video motion 0.05",
     )
     caption_dropout: float = 0.1
@@ -125,7 +124,6 @@ class GPTLossConfig:
         text: a caption is short, but each word decides much.
         description: text of what came before it, such as a video, instead of ``text``. It is a
             hundredth of such a sequence, but all that the sequence is for.
-        sketch: it is little, and what words look like is decided there.
         video: what is wanted.
         opening: how much more the first token of a video counts; half as much more after 256
             tokens, and so on. It is there that a prompt says something that is not seen yet.
@@ -135,7 +133,6 @@ class GPTLossConfig:
 
     text: float = 5.0
     description: float = 100.0
-    sketch: float = 5.0
     video: float = 1.0
     frame: float = 0.5
     motion: float = 0.5
@@ -144,8 +141,7 @@ class GPTLossConfig:
     def __post_init__(self) -> None:
         if self.opening < 0:
             raise ValueError(f"opening must not be negative, got {self.opening}")
-        media = (self.text, self.sketch, self.video, self.frame, self.motion)
-        weights = (*media, self.description)
+        weights = (self.text, self.description, self.video, self.frame, self.motion)
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
 
@@ -216,8 +212,8 @@ def draw_batch(
         index = loop.shuffled(seed, number, len(store))
         tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
         sequences.append(tokens)
-        hiding = data.hiding if order[-1] in (SKETCH, VIDEO) else 0.0
-        hidden.append(_hide(tokens, words.number(order[-1]), hiding, generator))
+        hiding = data.hiding if order[-1] == VIDEO else 0.0
+        hidden.append(_hide(tokens, words.number(VIDEO), hiding, generator))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
@@ -303,7 +299,7 @@ def bits_by_medium(
     """
     totals = torch.zeros(len(words.media), dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    everything = GPTLossConfig(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, opening=0.0)
+    everything = GPTLossConfig(1.0, 1.0, 1.0, 1.0, 1.0, opening=0.0)
     device = net.head.weight.device
     choices = [ids.to(device) for ids in words.all_choices()]
     for start in range(0, len(sequences), _AT_ONCE):

@@ -17,22 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.clips import store_folder
-from flowwarp.data.tokens import (
-    MOTION_CODES,
-    MOTION_GRID,
-    SKETCH_CODES,
-    SKETCH_GRID,
-    Medium,
-    motion_codes,
-    sketch_codes,
-)
+from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
-from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
+from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
 from flowwarp.train.arrays import Kind, fill_arrays
 
-_VERSION = 3  # of the cache; part of its key
+_VERSION = 2  # of the cache; part of its key
 _CAPTION = 512  # bytes that are kept of one
 _PROBED = 8  # clips whose pixels are part of the key
 
@@ -40,7 +32,7 @@ Draw = Callable[[int], Clip]
 
 
 def grid_media(dvae: DVAE, size: int, frames: int) -> tuple[Medium, ...]:
-    """Return the media of a clip besides its text: video, first frame, motion, sketch.
+    """Return the media of a clip besides its text: video, first frame, motion.
 
     Another medium is one more line here, one in :func:`clip_codes`, and its weight in the loss.
     """
@@ -52,7 +44,6 @@ def grid_media(dvae: DVAE, size: int, frames: int) -> tuple[Medium, ...]:
         # The same codes, but of a picture that stands still, just before the video.
         Medium(FRAME, config.book, (1, rows, rows), 0, VIDEO, config.digits),
         Medium(MOTION, MOTION_CODES, MOTION_GRID),
-        Medium(SKETCH, SKETCH_CODES, SKETCH_GRID),
     )
 
 
@@ -62,7 +53,6 @@ def clip_codes(clip: Clip, dvae: DVAE) -> dict[str, Tensor]:
         VIDEO: tokenize(dvae, clip.video),
         FRAME: tokenize(dvae, clip.video[:1]),
         MOTION: motion_codes(clip.flow_12, clip.valid_12),
-        SKETCH: sketch_codes(clip.video),
     }
 
 

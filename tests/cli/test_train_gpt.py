@@ -51,9 +51,9 @@ def test_trains_and_writes_weights(world, weights, tmp_path, capsys):
     assert sample_video_tokens(gpt, [Prompt("a red two")], [0]).shape == (1, 1, 4, 4)
     assert list((folder / "samples").glob("*.png"))
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    keys = {"video_after_text_sketch", "text_after_sketch_video", "motion_after_video"}
+    keys = {"video_after_text", "text_after_video", "motion_after_video", "video_after_text_frame"}
     if world == "sprites":
-        keys |= {"held_out_video_after_text_sketch"}
+        keys |= {"held_out_video_after_text"}
     assert keys <= set(records[-1])
 
 

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from flowwarp.data.tokens import (
     MOTION_CODES,
     MOTION_GRID,
-    SKETCH_CODES,
-    SKETCH_GRID,
     BytePairs,
     Medium,
     Vocabulary,
     join,
     motion_codes,
     motion_flow,
-    sketch_codes,
-    sketch_colors,
     train_pairs,
     vocabulary_from_json,
 )
@@ -151,29 +147,6 @@ def test_unknown_pixels_do_not_dilute_a_cell():
     valid[:, :, ::8, ::8] = True
     flow[~valid.expand_as(flow)] = torch.nan
     assert (motion_flow(motion_codes(flow, valid)) == 1).all()
-
-
-def test_a_sketch_by_hand():
-    video = torch.zeros(16, 3, 48, 48)
-    video[4, 0, :4, :4] = 1.0  # red, in the middle of the first half
-    video[4, :, 4:8, :4] = 0.5  # 2.5 of 5 shades: to the even one, 2
-    video[12, 2, 44:, 44:] = 0.81  # blue; 4.05 of 5
-    codes = sketch_codes(video)
-    assert codes.shape == SKETCH_GRID
-    assert codes[0, 0, 0] == 5 * 36
-    assert codes[0, 1, 0] == 2 * 36 + 2 * 6 + 2
-    assert codes[1, 11, 11] == 4
-    assert int((codes > 0).sum()) == 3
-    assert sketch_colors(codes)[1, :, 11, 11].tolist() == pytest.approx([0, 0, 0.8])
-    assert torch.equal(sketch_codes((video * 255).round().to(torch.uint8))[1], codes[1])
-
-
-def test_all_sketch_codes_survive():
-    codes = torch.arange(288).view(SKETCH_GRID) % SKETCH_CODES
-    assert len(codes.unique()) == SKETCH_CODES
-    frames = sketch_colors(codes).repeat_interleave(8, 0)
-    large = torch.nn.functional.interpolate(frames, scale_factor=5)
-    assert torch.equal(sketch_codes(large), codes)
 
 
 def test_all_motion_codes_survive():

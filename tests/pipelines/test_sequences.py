@@ -9,8 +9,6 @@ import torch
 from flowwarp.data.tokens import (
     MOTION_CODES,
     MOTION_GRID,
-    SKETCH_CODES,
-    SKETCH_GRID,
     Medium,
     Vocabulary,
     join,
@@ -21,11 +19,9 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.gpt import GPT, PATCH, TINY, Sampling, choose
 from flowwarp.pipelines.sequences import (
-    SKETCH,
     VOCABULARY,
     MediaGPT,
     Prompt,
-    add_sketches,
     best_of,
     describe,
     load_gpt,
@@ -36,14 +32,13 @@ from flowwarp.pipelines.sequences import (
 GRID = (2, 2, 4)
 
 
-def make(seed=0, *, sketches=False):
+def make(seed=0):
     pairs = train_pairs(["a red knight walks left"] * 2, 20)
     media = (
         Medium("text", pairs.size),
         Medium("video", 6, GRID, digits=2),
         Medium("frame", 6, (1, 2, 4), first=0, shares="video", digits=2),
         Medium("motion", MOTION_CODES, MOTION_GRID),
-        *[Medium("sketch", SKETCH_CODES, SKETCH_GRID)] * sketches,
     )
     words = Vocabulary(media, pairs, text_limit=8)
     torch.manual_seed(seed)
@@ -139,64 +134,6 @@ def test_beginnings_must_leave_something_to_do_and_be_alike():
         sample_video_tokens(make(), [Prompt()], [1, 2])
 
 
-def test_a_sketch_is_drawn_first():
-    gpt = make(sketches=True)
-    prompts = [Prompt("a red knight"), Prompt()]
-    videos = sample_video_tokens(gpt, prompts, [1, 2], GUIDED)
-    complete = add_sketches(gpt, prompts, [1, 2], GUIDED)
-    sketches = torch.stack([prompt.sketch for prompt in complete])
-    assert sketches.shape == (2, *SKETCH_GRID)
-    assert 0 <= int(sketches.min()) <= int(sketches.max()) < SKETCH_CODES
-    assert [replace(prompt, sketch=None) for prompt in complete] == prompts
-    assert torch.equal(sample_video_tokens(gpt, complete, [1, 2], GUIDED), videos)
-    others = [replace(prompt, sketch=torch.zeros(SKETCH_GRID)) for prompt in prompts]
-    assert not torch.equal(sample_video_tokens(gpt, others, [1, 2], GUIDED), videos)
-    again = add_sketches(gpt, complete, [7, 8], GUIDED)
-    assert all(ours is given for ours, given in zip(again, complete, strict=True))
-
-
-def test_a_sketch_may_be_known_in_part():
-    gpt = make(sketches=True)
-    part = torch.arange(144).view(1, 12, 12)
-    (prompt,) = add_sketches(gpt, [Prompt("left", sketch=part)], [3])
-    assert prompt.sketch.shape == SKETCH_GRID
-    assert torch.equal(prompt.sketch[:1], part)
-    other = add_sketches(gpt, [Prompt("left", sketch=part.flip(1))], [3])[0].sketch
-    assert not torch.equal(other[1:], prompt.sketch[1:])
-    with pytest.raises(ValueError, match=r"sketch must be \(n, 12, 12\) codes"):
-        add_sketches(gpt, [Prompt(sketch=torch.zeros(1, 2, 2))], [3])
-
-
-def test_a_network_without_sketches_draws_none():
-    gpt = make()
-    assert add_sketches(gpt, [Prompt("left")], [1]) == [Prompt("left")]
-
-
-def test_a_known_sketch_helps_to_judge_and_to_describe():
-    gpt = make(sketches=True)
-    video = torch.randint(0, 36, (1, *GRID), generator=torch.Generator().manual_seed(0))
-    sketch = torch.arange(288).view(SKETCH_GRID) % SKETCH_CODES
-    words = gpt.vocabulary
-    says = words.text("left")
-    shows = join([words.segment(SKETCH, sketch), words.segment("video", video[0])])
-    choices = words.all_choices()
-
-    def nats(first, second):
-        both = join([first, second])
-        with torch.no_grad():
-            own = gpt.net.nats(both.ids[None], both.places[None], choices)[0]
-        return float(own[: len(first) - PATCH].sum()), float(own[len(first) - PATCH :].sum())
-
-    alone, told = nats(shows, says)
-    _, seen = nats(says, shows)
-    said, _ = nats(says, shows)
-    got = float(text_likelihood(gpt, video, ["left"], [sketch]))
-    assert got == pytest.approx((-told - said - seen + alone) / 2, rel=1e-5)
-    assert got != float(text_likelihood(gpt, video, ["left"]))
-    described = describe(gpt, video, sketches=[sketch])
-    assert described == describe(gpt, video, sketches=[sketch])
-
-
 def test_likelihood_is_the_sum_over_the_text():
     gpt = make()
     videos = torch.randint(0, 36, (2, *GRID), generator=torch.Generator().manual_seed(0))
@@ -227,7 +164,7 @@ def test_likelihood_is_the_sum_over_the_text():
 
 def test_the_best_comes_first():
     gpt = make()
-    videos, scores, _ = best_of(gpt, Prompt("a red knight"), 3, 4, GUIDED)
+    videos, scores = best_of(gpt, Prompt("a red knight"), 3, 4, GUIDED)
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     again = text_likelihood(gpt, videos, ["a red knight"] * 4)
     torch.testing.assert_close(scores, again)
@@ -238,7 +175,7 @@ def test_the_best_comes_first():
 
 def test_the_best_of_one_is_the_seeds_own():
     gpt = make()
-    videos, _, _ = best_of(gpt, Prompt("left"), 3, 1, GUIDED)
+    videos, _ = best_of(gpt, Prompt("left"), 3, 1, GUIDED)
     assert torch.equal(videos, sample_video_tokens(gpt, [Prompt("left")], [3], GUIDED))
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from flowwarp.data.captioned import middle_square
-from flowwarp.data.tokens import sketch_codes
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.dvae import DVAE, TINY
@@ -22,7 +21,6 @@ from flowwarp.pipelines.sequences import (
     SAMPLING,
     VOCABULARY,
     Prompt,
-    add_sketches,
     best_of,
     describe,
     load_gpt,
@@ -89,14 +87,11 @@ def test_is_tokens_then_decoder_then_upsampler(models, temporal):
 @pytest.mark.usefixtures("_exact")
 def test_goes_on_without_a_seam(models):
     """Each window begins with the end of the last; decoder and upsampler see one long video."""
-    (prompt,) = add_sketches(models.gpt, [Prompt(CAPTION)], [5], SAMPLING)
-    (codes,) = sample_video_tokens(models.gpt, [prompt], [5], SAMPLING)
+    (first,) = sample_video_tokens(models.gpt, [Prompt(CAPTION)], [5], SAMPLING)
+    codes = first
     for window in (1, 2):
-        seeds = [5 + window * 0x85EBCA6B]
-        begun = Prompt(CAPTION, sketch=prompt.sketch[-1:], begin=codes[-1:])
-        (prompt,) = add_sketches(models.gpt, [begun], seeds, SAMPLING)
-        assert torch.equal(prompt.sketch[:1], begun.sketch)
-        (more,) = sample_video_tokens(models.gpt, [prompt], seeds, SAMPLING)
+        prompt = Prompt(CAPTION, begin=codes[-1:])
+        (more,) = sample_video_tokens(models.gpt, [prompt], [5 + window * 0x85EBCA6B], SAMPLING)
         assert torch.equal(more[:1], codes[-1:])
         codes = torch.cat([codes, more[1:]])
     assert len(codes) == 4
@@ -160,7 +155,7 @@ def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
 
 @pytest.mark.usefixtures("_exact")
 def test_the_best_is_taken(models):
-    videos, _, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, SAMPLING)
+    videos, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, SAMPLING)
     assert torch.equal(make(models, seed=9, best=3), draw(models, videos[0], 9))
 
 
@@ -345,8 +340,7 @@ def test_windows_of_a_video(count, wanted):
 @pytest.mark.parametrize("count", range(1, 32))
 def test_a_long_video_is_looked_at_evenly(models, monkeypatch, count):
     monkeypatch.setattr(text_video, "tokenize", lambda net, window: window[0, 0, :1, :1])
-    looked, sketches = text_video._look(models, iter(numbered(WINDOW * count, 2)))
-    assert len(sketches) == len(looked)
+    looked = text_video._look(models, iter(numbered(WINDOW * count, 2)))
     numbers = [int(part) // WINDOW for part in looked]
     assert min(count, MOST_WINDOWS // 2) <= len(numbers) <= MOST_WINDOWS
     every = numbers[1] if len(numbers) > 1 else 1
@@ -361,7 +355,7 @@ def test_describes_by_what_fits_all_parts_best(models, monkeypatch):
         parts.append(len(videos))
         return ["one", "two"][: len(videos)]
 
-    def judge(gpt, videos, captions, sketches):
+    def judge(gpt, videos, captions):
         return torch.tensor([said[caption] - k for k, caption in enumerate(captions)])
 
     monkeypatch.setattr(text_video, "describe", describe)
@@ -376,8 +370,7 @@ def test_describes_any_size(models):
     frames = torch.rand(WINDOW, 3, 24, 40, generator=torch.Generator().manual_seed(0))
     found = describe_video(models, iter(frames))
     square = torch.stack([middle_square(frame, 16) for frame in frames])
-    codes = tokenize(models.dvae, square)[None]
-    assert [found.text] == describe(models.gpt, codes, sketches=[sketch_codes(square)])
+    assert [found.text] == describe(models.gpt, tokenize(models.dvae, square)[None])
     with pytest.raises(ValueError, match="frames must not be empty"):
         describe_video(models, [])
     with pytest.raises(ValueError, match="best must be"):

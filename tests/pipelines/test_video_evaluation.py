@@ -9,7 +9,6 @@ import torch
 
 from flowwarp.data.captions import draw_caption, prompt_for
 from flowwarp.data.labels import JUDGED, label_clip, named
-from flowwarp.data.tokens import SKETCH_GRID
 from flowwarp.data.world import Clip
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
@@ -185,18 +184,17 @@ def test_bits_by_hand(models):
     codes = torch.randint(
         models.dvae.config.codes, (2, 4, 4), generator=torch.Generator().manual_seed(0)
     )
-    sketch = torch.zeros(SKETCH_GRID)
     head = gpt.net.head.weight.detach().clone()
     try:
         with torch.no_grad():
             gpt.net.head.weight.zero_()
         uniform = math.log2(gpt.vocabulary["video"].size)
-        assert video_bits(gpt, codes, sketch, None) == pytest.approx(uniform, rel=1e-5)
-        assert video_bits(gpt, codes, sketch, "a red knight") == pytest.approx(uniform, rel=1e-5)
+        assert video_bits(gpt, codes, None) == pytest.approx(uniform, rel=1e-5)
+        assert video_bits(gpt, codes, "a red knight") == pytest.approx(uniform, rel=1e-5)
     finally:
         with torch.no_grad():
             gpt.net.head.weight.copy_(head)
-    assert video_bits(gpt, codes, sketch, None) != video_bits(gpt, codes, sketch, "a red knight")
+    assert video_bits(gpt, codes, None) != video_bits(gpt, codes, "a red knight")
 
 
 def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
@@ -211,7 +209,7 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     captions = iter([c.caption for c in clips])
     monkeypatch.setattr(video_evaluation, "sample_video_tokens", sample)
     monkeypatch.setattr(
-        video_evaluation, "describe", lambda gpt, codes, sketches: [next(captions) for _ in codes]
+        video_evaluation, "describe", lambda gpt, codes: [next(captions) for _ in codes]
     )
     table = evaluate_gpt(models, judge, clips, PHRASES, seed=7)
     for name in named(label_clip(clips[0].attributes)):
@@ -233,8 +231,9 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     clips = [clip(0), clip(1, weapon="")]
     known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
     monkeypatch.setattr(video_evaluation, "sample_video_tokens", lambda *arguments: known)
-    said = ["a woman with a spear walks left"] * 2
-    monkeypatch.setattr(video_evaluation, "describe", lambda gpt, codes, sketches: said)
+    monkeypatch.setattr(
+        video_evaluation, "describe", lambda gpt, codes: ["a woman with a spear walks left"] * 2
+    )
     table = evaluate_gpt(models, judge, clips, PHRASES)
     assert table["weapon %"]["described"] == 50
     assert table["action %"]["described"] == 100

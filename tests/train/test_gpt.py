@@ -402,7 +402,7 @@ def test_resumes_exactly(material, dvae, tmp_path):
         assert (whole / "samples" / name).read_bytes() == (broken / "samples" / name).read_bytes()
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     last = [record for record in records if record["split"] == "val"][-1]
-    assert last["loss"] == last["video_after_text_sketch"]
+    assert last["loss"] == last["video_after_text"]
     assert "text_after_video" in last
     gpt = load_gpt(whole / "best.safetensors")
     assert card.config["vocabulary"] == gpt.vocabulary.size
@@ -456,14 +456,14 @@ def test_goes_on_from_a_trained_network(material):
 
 @torch.no_grad()
 def test_media_can_be_added_to_a_trained_network(material):
-    fewer = tuple(medium for medium in material.media if medium.name != "sketch")
+    fewer = tuple(medium for medium in material.media if medium.name != "frame")
     data = replace(DATA, orders=("text video 1",))
     words = build_vocabulary(fewer, material.training.captions(), data)
     net = GPT(replace(SIZES, vocabulary=words.size))
     torch.nn.init.normal_(net.head.weight)
     more = gpt.extend(MediaGPT(net, words), material.media)
     assert more.vocabulary.media[1:] == material.media
-    for order in (["text", "video"], ["video", "text"], ["text", "frame", "video"], ["motion"]):
+    for order in (["text", "video"], ["video", "text"], ["text", "motion", "video"], ["motion"]):
         tokens = sequence_of(material.training, 3, order, words)
         others = sequence_of(material.training, 3, order, more.vocabulary)
         nats = [
