@@ -9,6 +9,7 @@ to be written.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -55,6 +56,8 @@ from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, 
 SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
+_LETTERS = re.compile(r"[^\W\d_]+")
+_SPELLINGS = (("our", "or"), ("grey", "gray"))
 MOST_WINDOWS = 4  # of a video that are described
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
@@ -273,10 +276,26 @@ def generate(
 
 
 def tidy(gpt: MediaGPT, prompt: str) -> str:
-    """Return a prompt as captions are written: on one line, and small if they have no capitals."""
+    """Return a prompt as captions are written.
+
+    It is put on one line, in small letters if captions have no capitals, and a British spelling is
+    made American where captions know that only.
+    """
     line = " ".join(prompt.split())
-    small = gpt.known is not None and all(word == word.lower() for word in gpt.known)
-    return line.lower() if small else line
+    if gpt.known is None:
+        return line
+    known = gpt.known
+    if all(word == word.lower() for word in known):
+        line = line.lower()
+    return _LETTERS.sub(lambda found: _spell(found[0], known), line)
+
+
+def _spell(word: str, known: frozenset[str]) -> str:
+    if word not in known:
+        for british, american in _SPELLINGS:
+            if (other := word.replace(british, american)) in known:
+                return other
+    return word
 
 
 def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:

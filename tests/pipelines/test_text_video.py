@@ -33,6 +33,7 @@ from flowwarp.pipelines.text_video import (
     generate,
     heard,
     load_models,
+    tidy,
     unknown_words,
 )
 from flowwarp.pipelines.video_tokens import fingerprint, tokenize
@@ -252,6 +253,15 @@ def test_weights_say_which_words_were_learned(models, tmp_path):
     large = load_gpt(rewritten(models, tmp_path / "large.safetensors", words="A knight"))
     assert unknown_words(large, "A Knight") == ["Knight"]
     assert heard(large, "A  Knight") == "A Knight"
+
+
+def test_british_spelling_is_understood(models):
+    gpt = dataclasses.replace(models.gpt, known=frozenset(["a", "gray", "armor", "hour"]))
+    assert tidy(gpt, "a grey armour, an hour") == "a gray armor, an hour"
+    assert unknown_words(gpt, "grey armour of our own") == ["of", "our", "own"]
+    gpt = dataclasses.replace(gpt, known=frozenset(["grey", "gray"]))
+    assert tidy(gpt, "grey gray armour") == "grey gray armour"
+    assert tidy(dataclasses.replace(gpt, known=None), "A grey") == "A grey"
 
 
 def test_capitals_make_no_other_video_where_there_are_none(models):
