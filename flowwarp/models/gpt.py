@@ -727,10 +727,9 @@ def sample(
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
     heads = [decoder.head.index_select(0, ids) for ids in choices]
     cos, sin, words, placed = decoder.where(places[None])
-    one = torch.split
-    wheres = list(
-        zip(one(cos, 1, 2), one(sin, 1, 2), one(words, 1, 1), one(placed, 1, 1), strict=True)
-    )
+    split = torch.split
+    turns = split(cos, 1, 2), split(sin, 1, 2)
+    wheres = list(zip(*turns, split(words, 1, 1), split(placed, 1, 1), strict=True))
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
     foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])

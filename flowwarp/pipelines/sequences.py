@@ -25,7 +25,7 @@ VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card o
 
 SAMPLING = Sampling(top_p=TOP_P, guidance=GUIDANCE)  # of videos
 
-_WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
+WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.
 _APART = 0x9E3779B1
 
@@ -91,7 +91,7 @@ def words_of(text: str) -> list[str]:
     >>> words_of("a light-skinned man, aged 30, a fool")
     ['a', 'light', '-', 'skinned', 'man', ',', 'aged', 'fool']
     """
-    return list(dict.fromkeys(_WORD.findall(text)))
+    return list(dict.fromkeys(WORD.findall(text)))
 
 
 def sample_video_tokens(

@@ -9,7 +9,6 @@ to be written.
 
 from __future__ import annotations
 
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -42,6 +41,7 @@ from flowwarp.pipelines.sequences import (
     SAMPLING,
     TEXT,
     VIDEO,
+    WORD,
     MediaGPT,
     Prompt,
     best_of,
@@ -56,7 +56,6 @@ from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, 
 SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
-_LETTERS = re.compile(r"[^\W\d_]+")
 _SPELLINGS = (("our", "or"), ("grey", "gray"))
 MOST_WINDOWS = 4  # of a video that are described
 
@@ -287,7 +286,7 @@ def tidy(gpt: MediaGPT, prompt: str) -> str:
     known = gpt.known
     if all(word == word.lower() for word in known):
         line = line.lower()
-    return _LETTERS.sub(lambda found: _spell(found[0], known), line)
+    return WORD.sub(lambda found: _spell(found[0], known), line)
 
 
 def _spell(word: str, known: frozenset[str]) -> str:

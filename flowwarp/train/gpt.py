@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.tokens import NOTHING, PATCH, Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
@@ -67,8 +67,9 @@ class GPTDataConfig:
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out.
         hiding: how often patches of a video at the end of a sequence are hidden from all tokens
-            after them, a random share. What a video tells of itself is as good as any caption, so
-            hardly a token needs one; those that see little of it do.
+            after them: in half of those examples all, else a random share. What a video tells of
+            itself is as good as any caption, so hardly a token needs one; those that see little of
+            it do.
     """
 
     clips: int = 20_000
@@ -179,10 +180,9 @@ def sequence_of(
     for name in order:
         if name == TEXT:
             parts.append(words.text(store.caption(index)))
-        elif name == VIDEO:
-            parts.append(words.segment(name, store.codes(name, index)[part], part.start))
         else:
-            parts.append(words.segment(name, store.codes(name, index)))
+            own = part if name == VIDEO else _ALL
+            parts.append(words.segment(name, store.codes(name, index)[own], own.start))
     return join(parts)
 
 
@@ -229,13 +229,13 @@ def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Genera
     return slice(start, start + data.token_frames)
 
 
-def _hide(tokens: Tokens, medium: int, hiding: float, generator: torch.Generator) -> Tensor:
-    """Choose patches of a medium that no token after them sees, (L / 8,) bool."""
+def _hide(tokens: Tokens, video: int, hiding: float, generator: torch.Generator) -> Tensor:
+    """Choose patches of a video that no token after them sees, (L / 8,) bool."""
     chance, share = torch.rand(2, generator=generator).tolist()
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
     share = min(2 * share, 1.0)  # all of half of them
     cells = tokens.places[::PATCH, 1] > 0  # no markers
-    return (tokens.media[::PATCH] == medium) & cells & (drawn < (share if chance < hiding else 0))
+    return (tokens.media[::PATCH] == video) & cells & (drawn < (share if chance < hiding else 0))
 
 
 def collate(
@@ -378,44 +378,6 @@ class GPTMaterial:
     media: tuple[Medium, ...]
 
 
-def extend(gpt: MediaGPT, media: Sequence[Medium]) -> MediaGPT:
-    """Let a transformer have more media, whose ids it has yet to learn.
-
-    Args:
-        gpt: the transformer.
-        media: all that it shall have besides text.
-
-    Returns:
-        One with those media, which makes of all others what ``gpt`` makes of them.
-
-    Raises:
-        ValueError: it knows a medium that is not among them, or another one of that name.
-    """
-    old = gpt.vocabulary
-    if tuple(media) == old.media[1:]:
-        return gpt
-    if not set(old.media[1:]) <= set(media):
-        raise ValueError("the network to go on from knows other media than these clips have")
-    new = Vocabulary((old[TEXT], *media), old.pairs, old.text_limit)
-    net = GPT(replace(gpt.net.config, vocabulary=new.size))
-    state = gpt.net.state_dict()
-    ids = _known_ids(new, old.media)
-    for name in ("embedding.weight", "head.weight"):
-        rows = net.state_dict()[name].clone()
-        rows[ids] = state[name][_known_ids(old, old.media)].to(rows)
-        state[name] = rows
-    net.load_state_dict(state)
-    return replace(gpt, net=net, vocabulary=new)
-
-
-def _known_ids(words: Vocabulary, media: Iterable[Medium]) -> list[int]:
-    """Return all ids that belong to some media, in an order that any vocabulary of them shares."""
-    ids = [NOTHING]
-    for medium in media:
-        ids += [words.begin(medium.name), words.end(medium.name), *words.range(medium.name)]
-    return ids
-
-
 def gpt_task(
     material: GPTMaterial,
     configs: Mapping[str, Any],
@@ -431,8 +393,7 @@ def gpt_task(
         configs: as :func:`presets` returns them; the vocabulary's size is filled in.
         dvae: whose codes they are, to show samples; without it there are none.
         notes: for the card of the weights.
-        start: a network to go on from; ``configs["model"]`` and the vocabulary are its own, with
-            media that it does not know added.
+        start: a network to go on from; ``configs["model"]`` and the vocabulary are its own.
         vocabulary: of a run that is resumed; from other clips, other pairs would be learned, and
             words would get ids that mean something else to the network.
 
@@ -446,13 +407,11 @@ def gpt_task(
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
     torch.manual_seed(training.seed)
-    if start is not None:
-        start = extend(start, material.media)
     words = start.vocabulary if vocabulary is None and start is not None else vocabulary
     if words is None:
         words = build_vocabulary(material.media, material.training.captions(), data)
     elif words.media[1:] != material.media:
-        raise ValueError("the run to go on with knows other media than these clips have")
+        raise ValueError("the network to go on from knows other media than these clips have")
     if start is None:
         net = GPT(replace(configs["model"], vocabulary=words.size))
     else:
@@ -476,13 +435,13 @@ def gpt_task(
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
+        seen = slice(0, data.token_frames or None)
         first = next(iter(material.checks))
         device = _own(model).head.weight.device.type
         # What a step sees is what is measured.
         with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
             for name, store in material.checks.items():
                 for order, _ in data.mixture:
-                    seen = slice(0, data.token_frames or None)
                     sequences = [
                         sequence_of(store, index, order, words, seen) for index in range(len(store))
                     ]

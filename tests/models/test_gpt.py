@@ -445,14 +445,14 @@ def test_learns_to_repeat_in_seconds(norm):
     places[:, 0] = torch.arange(4 * PATCH) % (2 * PATCH)
     places[:, 1] = torch.arange(4 * PATCH) // (2 * PATCH)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(550):
+    for _ in range(700):
         half = torch.randint(1, 5, (32, 2 * PATCH), generator=generator)
         nats = net.nats(torch.cat([half, half], 1), places.expand(32, -1, 4), [torch.arange(5)])
         loss = nats[:, PATCH:].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < 0.5  # of 1.39
+    assert float(loss.detach()) < 0.4  # of 1.39
     begin = [(row, places[: 2 * PATCH]) for row in half]
     draws = torch.rand(32, 2 * PATCH)
     got = sample(net, begin, places[2 * PATCH :], [torch.arange(5)], draws, Sampling(0))

@@ -454,31 +454,6 @@ def test_goes_on_from_a_trained_network(material):
         gpt_task(replace(material, media=media), settings(), start=start)
 
 
-@torch.no_grad()
-def test_media_can_be_added_to_a_trained_network(material):
-    fewer = tuple(medium for medium in material.media if medium.name != "frame")
-    data = replace(DATA, orders=("text video 1",))
-    words = build_vocabulary(fewer, material.training.captions(), data)
-    net = GPT(replace(SIZES, vocabulary=words.size))
-    torch.nn.init.normal_(net.head.weight)
-    more = gpt.extend(MediaGPT(net, words), material.media)
-    assert more.vocabulary.media[1:] == material.media
-    for order in (["text", "video"], ["video", "text"], ["text", "motion", "video"], ["motion"]):
-        tokens = sequence_of(material.training, 3, order, words)
-        others = sequence_of(material.training, 3, order, more.vocabulary)
-        nats = [
-            own.nats(part.ids[None], part.places[None], vocabulary.all_choices())
-            for own, part, vocabulary in (
-                (net, tokens, words),
-                (more.net, others, more.vocabulary),
-            )
-        ]
-        torch.testing.assert_close(*nats)
-    assert gpt.extend(more, material.media) is more
-    with pytest.raises(ValueError, match="knows other media"):
-        gpt.extend(more, fewer)
-
-
 def test_another_medium_needs_a_range_and_a_tokenizer(material):
     """A store with one more kind of codes, and everything else follows."""
     sound = Medium("sound", 5, (4, 1, 1))
