@@ -157,6 +157,7 @@ class Sources:
     layers: str = ""
     photos: str = ""
     dvae: str = ""
+    gpt: str = ""
     flow: str = ""
     start: str = ""
     keep_codes: bool = False

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the tries."
 )
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option(
+    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
+)
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
@@ -42,6 +45,7 @@ def command(
     best: int,
     seed: int,
     gpt: str,
+    critic: str | None,
     dvae: str,
     device: str,
     as_json: bool,
@@ -64,7 +68,7 @@ def command(
     from flowwarp.io.video import read_video
     from flowwarp.pipelines.text_video import describe_video, load_models
 
-    models = load_models(gpt, dvae, None, None, choose_device(device))
+    models = load_models(gpt, dvae, None, None, choose_device(device), critic)
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     hidden = len(sources) == 1 or not sys.stderr.isatty()

@@ -16,7 +16,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import CANDIDATES, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,6 +52,9 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     help="What to measure; may be given several times.",
 )
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option(
+    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
+)
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
     "--upsampler", metavar="WEIGHTS", default="base", show_default=True, help="Of train-upsampler."
@@ -95,6 +98,14 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     show_default=True,
     help="Of the upsampler, a frame.",
 )
+@click.option(
+    "--candidates",
+    type=click.IntRange(1, 256),
+    default=CANDIDATES,
+    show_default=True,
+    metavar="N",
+    help="Draw N side by side; the critic goes on with those like the prompt.",
+)
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -123,6 +134,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 def command(
     parts: tuple[str, ...],
     gpt: str,
+    critic: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -133,6 +145,7 @@ def command(
     held_out: bool,
     seed: int,
     steps: int,
+    candidates: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -183,13 +196,20 @@ def command(
     wardrobe = _load_layers(layers)
     networks = _load(
         wanted,
-        {"gpt": gpt, "dvae": dvae, "upsampler": upsampler, "flow": flow, "classifier": classifier},
+        {
+            "gpt": gpt,
+            "critic": critic,
+            "dvae": dvae,
+            "upsampler": upsampler,
+            "flow": flow,
+            "classifier": classifier,
+        },
         choose_device(device),
         pictures=folder is not None,
     )
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
-    job = _Job(networks, wardrobe, seed, steps, sampling)
+    job = _Job(networks, wardrobe, seed, steps, sampling, candidates)
     counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
     columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
     results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
@@ -243,6 +263,7 @@ class _Job:
     seed: int
     steps: int
     sampling: Sampling
+    candidates: int
 
     def source(self, size: int, *, held_out: bool, alone: bool) -> Draw:
         """Return the world's clips, of one actor only if ``alone``."""
@@ -281,7 +302,9 @@ def _load(
     sharpens = pictures or bool(needs & {"upsampler", "temporal"})
     gpt, dvae, sharp, flow = (str(weights[n]) for n in ("gpt", "dvae", "upsampler", "flow"))
     if pictures or needs & {"gpt", "temporal"}:
-        models = load_models(gpt, dvae, sharp if sharpens else None, flow, device)
+        models = load_models(
+            gpt, dvae, sharp if sharpens else None, flow, device, weights["critic"]
+        )
         networks = _Networks(judge, models.dvae, models.upsampler, models)
     else:
         networks = _Networks(
@@ -366,6 +389,7 @@ def _measure(
                 phrases_of(job.wardrobe),
                 seed=job.seed,
                 sampling=job.sampling,
+                candidates=job.candidates,
             ),
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]
@@ -422,6 +446,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
             models,
             prompt,
             seed=(job.seed + number) % 2**63,
+            candidates=job.candidates,
             sampling=job.sampling,
             steps=job.steps,
             temporal=temporal,

@@ -18,7 +18,7 @@ import click
 from flowwarp.cli import _clips, _paths
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import CANDIDATES, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,14 @@ class Job:
 )
 @click.option("--image", metavar="FILE", help="A picture for the video to begin with.")
 @click.option(
+    "--candidates",
+    type=click.IntRange(1, 256),
+    default=CANDIDATES,
+    show_default=True,
+    metavar="N",
+    help="Draw N side by side; the critic goes on with those like the prompt.",
+)
+@click.option(
     "--best-of",
     "best",
     type=click.IntRange(1, 64),
@@ -113,6 +121,9 @@ class Job:
     help="How much the prompt is stressed; 1 for as much as was learned.",
 )
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
+@click.option(
+    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
+)
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
     "--upsampler",
@@ -134,6 +145,7 @@ def command(
     frames: int | None,
     fps: float,
     image: str | None,
+    candidates: int,
     best: int,
     steps: int,
     no_upsampler: bool,
@@ -143,6 +155,7 @@ def command(
     top_p: float,
     guidance: float,
     gpt: str,
+    critic: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -186,6 +199,7 @@ def command(
         None if no_upsampler else upsampler,
         None if no_upsampler or no_temporal else flow,
         choose_device(device),
+        critic,
     )
     load = time.perf_counter() - start
     for job in jobs:
@@ -199,6 +213,7 @@ def command(
         "seed": seed,
         "frames": frames,
         "best": best,
+        "candidates": candidates,
         "sampling": sampling,
         "steps": steps,
         "temporal": not no_temporal,
@@ -223,6 +238,7 @@ def command(
                 "width": models.size,
                 "height": models.size,
                 "fps": fps,
+                "candidates": 1 if models.critic is None else candidates,
                 "best_of": best,
                 "seconds": seconds,
             }

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     checked_settings,
     configure,
-    tell_clips,
     train,
     training_options,
 )
 
 if TYPE_CHECKING:
-    from flowwarp.data.sources import Source
-    from flowwarp.train.tokenized import TokenStore
+    from flowwarp.train.loop import LoopConfig
 
 
 @click.command()
@@ -62,16 +60,12 @@ def command(
     flowwarp train-gpt digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.data.sources import SPRITES, open_source, open_split
-    from flowwarp.pipelines.clip_motion import estimate_motion
-    from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
     from flowwarp.train.runs import LAST
-    from flowwarp.train.tokenized import grid_media, tokenize_clips
 
     configs = configure(
         gpt.presets(preset),  # type: ignore[arg-type]
@@ -80,44 +74,21 @@ def command(
         seed=seed,
         settings=settings,
     )
-    about: gpt.GPTDataConfig = configs["data"]
-    first: int = configs["loop"].seed
+    training: LoopConfig = configs["loop"]
     place = own_device(device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
-    media = grid_media(vae, about.size, about.frames)
-    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
-
-    def prepare(name: str, source: Source, series: int, count: int) -> TokenStore:
-        key = repr((name, data, layers, photos, flow, series, *source.state))
-        count = min(count, source.count or count)
-        return tokenize_clips(
-            lambda number: source(series, number),
-            vae,
-            media,
-            key,
-            count,
-            half=configs["loop"].precision == "bf16",
-            progress=_tell_tokens,
-        )
-
     with checked_settings():
-        source, other = open_split(
+        material = prepare_material(
             data,
-            about.size,
-            about.frames,
+            vae,
+            configs["data"],
+            training.seed,
             layers=layers,
             photos=photos,
-            motion=motion,
-            progress=tell_clips,
+            flow=flow,
+            half=training.precision == "bf16",
+            device=place,
         )
-        training = prepare("training", source, first, about.clips)
-        checks = {"val": prepare("val", other, first + 1, about.checked)}
-        if data == SPRITES:
-            aside = open_source(
-                data, about.size, about.frames, layers=layers, photos=photos, held_out=True
-            )
-            checks["held_out"] = prepare("held_out", aside, first + 1, about.checked)
-        material = gpt.GPTMaterial(training, checks, media)
         trained = load_gpt(find_weights(start, "gpt")) if start else None
         own = Path(folder) / LAST
         words = load_gpt(own).vocabulary if resume != "never" and own.exists() else None
@@ -131,8 +102,3 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
-
-
-def _tell_tokens(done: int, total: int) -> None:
-    if done == total or done % 512 == 0:
-        click.echo(f"turning clips into tokens, once: {done} of {total}", err=True)

@@ -534,6 +534,14 @@ def _written_order(grid: tuple[int, int, int]) -> Tensor:
     return cells.view(t, y // 2, 2, x // 2, 2).transpose(2, 3).flatten()
 
 
+def written_cells(grid: Sequence[int], count: int) -> Tensor:
+    """Return which cells (t, y, x) are there after so many were written, bool."""
+    t, y, x = grid
+    cells = torch.zeros(t * y * x, dtype=torch.bool)
+    cells[_written_order((t, y, x))[:count]] = True
+    return cells.view(t, y, x)
+
+
 def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: int) -> Tensor:
     """Return the middles of a grid's cells in units of the full grid's, (t * y * x, 4)."""
     # A grid of fewer cells in space covers the same frame; one of another length in time covers

@@ -4,14 +4,10 @@ It is there to measure what others draw, so it is trained on originals alone and
 with anything. It looks at pairs of frames some way apart, which tell pose, colours and motion alike
 (neighbours hardly differ), and what it thinks of all such pairs is averaged. So a clip may have any
 length, and training can do with a pair of each.
-
-Layers begin with the variance that keeps signals as they are through them (He et al., ICCV 2015);
-norms are over groups of channels of one frame.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,12 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.models._seeing import THIN, check_sizes, looking
 from flowwarp.tensors import check_video
 
-GROUPS = 8  # of group norm
 PATCH = 4  # side of the square of pixels that is folded into channels
 CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike it is small
-THIN = 16  # channels that are left before places are joined
 
 
 @dataclass(frozen=True)
@@ -56,34 +51,7 @@ class ClassifierConfig:
             raise ValueError(f"size must be a multiple of {2 * PATCH}, got {self.size}")
         if self.apart < 1:
             raise ValueError(f"apart must be at least 1, got {self.apart}")
-        if len(self.widths) != 2 or any(w < GROUPS or w % GROUPS for w in self.widths):
-            raise ValueError(f"widths must be two multiples of {GROUPS}, got {self.widths}")
-        if len(self.blocks) != 2 or min(self.blocks) < 0:
-            raise ValueError(f"blocks must be two numbers, got {self.blocks}")
-        if self.norm not in ("group", "none"):
-            raise ValueError(f"norm must be group or none, got {self.norm!r}")
-
-
-def _convolution(inputs: int, outputs: int, size: int, gain: float) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-class Block(nn.Module):
-    """A residual block; the branches of a stage together add about what comes in."""
-
-    def __init__(self, width: int, branches: int, norm: str) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
-        self.first = _convolution(width, width, 3, math.sqrt(2))
-        self.second = _convolution(width, width, 3, math.sqrt(2 / branches))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (N, width, H, W)."""
-        change: Tensor = self.second(F.silu(self.first(F.silu(self.norm(x)))))
-        return x + change
+        check_sizes(self.widths, self.blocks, self.norm)
 
 
 class Classifier(nn.Module):
@@ -97,19 +65,9 @@ class Classifier(nn.Module):
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        fine, coarse = config.widths
-        some, more = config.blocks
+        coarse = config.widths[1]
         cells = (config.size // (2 * PATCH)) ** 2
-        self.see = nn.Sequential(
-            _convolution(2 * 3 * PATCH**2, fine, 3, 1.0),
-            *(Block(fine, some, config.norm) for _ in range(some)),
-            nn.PixelUnshuffle(2),
-            _convolution(4 * fine, coarse, 1, 1.0),
-            *(Block(coarse, more, config.norm) for _ in range(more)),
-            nn.GroupNorm(GROUPS, coarse) if config.norm == "group" else nn.Identity(),
-            nn.SiLU(),
-            _convolution(coarse, THIN, 1, math.sqrt(2)),
-        )
+        self.see = looking(2 * 3 * PATCH**2, config.widths, config.blocks, config.norm)
         self.join = nn.Linear(THIN * cells, coarse)
         self.heads = nn.ModuleList(nn.Linear(coarse, len(v)) for _, v in config.attributes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -558,6 +558,14 @@ class Decoder:
         self.used = end
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float()
 
+    def follow(self, rows: Tensor) -> None:
+        """Let each row go on as if it had read what another one did, (rows,) int64."""
+        for part in self.cache.narrow(3, 0, self.used).unbind():
+            part.copy_(part[rows])
+        self.said, self.told, self.before = self.said[rows], self.told[rows], self.before[rows]
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+
     def where(self, places: Tensor) -> Where:
         """Return what :meth:`read` needs to know of places (B, 8 n, 4)."""
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
@@ -680,6 +688,10 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     return order.gather(1, torch.minimum(hit, last))[:, 0]
 
 
+Steer = Callable[[Tensor], Tensor | None]
+Lean = Callable[[Tensor], Tensor]
+
+
 @torch.inference_mode()
 def sample(
     net: GPT,
@@ -691,12 +703,14 @@ def sample(
     *,
     without: Sequence[tuple[Tensor, Tensor]] = (),
     stop: int | None = None,
+    steer: Steer | None = None,
+    lean: Lean | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Continue sequences.
 
-    A row hangs on its prompt and its draws, not on the other rows.
+    A row hangs on its prompt and its draws, and on other rows only as ``steer`` says.
 
     Args:
         net: the network.
@@ -707,6 +721,10 @@ def sample(
         sampling: how to draw.
         without: what is left of each prompt without what guidance shall stress.
         stop: an id that ends its row.
+        steer: called with the ids so far, (B, n), after each patch; returns which row each row goes
+            on from, (B,), or None for itself. Rows are told apart by their draws from there on.
+        lean: called with the ids so far before each choice; returns what is added to the logits of
+            the ids to choose from, (B, V).
         dtype: of the network's matrices.
         progress: called with (tokens done, tokens in all).
 
@@ -742,6 +760,8 @@ def sample(
             if guided:
                 plain = logits[batch:]
                 logits = plain + sampling.guidance * (logits[:batch] - plain)
+            if lean is not None:
+                logits = logits + lean(written[:, :step])
             ids = choices[turn][choose(logits, draws[:, step], sampling)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
         if stop is not None:
@@ -752,6 +772,13 @@ def sample(
             progress(step + 1, count)
         patch.append(ids.repeat(len(rows) // batch))
         if len(patch) == PATCH and step + 1 < count:
-            foretold = decoder.read(torch.stack(patch, 1), wheres[step // PATCH])
+            read = torch.stack(patch, 1)
+            chosen = None if steer is None else steer(written[:, : step + 1])
+            if chosen is not None:
+                written, over = written[chosen], over[chosen]
+                follow = torch.cat([chosen + start for start in range(0, len(rows), batch)])
+                decoder.follow(follow)
+                read = read[follow]
+            foretold = decoder.read(read, wheres[step // PATCH])
             patch = []
     return written

@@ -2,3 +2,4 @@
 
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
 GUIDANCE = 3.0  # how much the prompt is stressed
+CANDIDATES = 16  # videos drawn side by side, of which the critic chooses on the way

@@ -5,6 +5,7 @@ Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from torch import Tensor
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
-from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
+from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Lean, Sampling, sample
 from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
@@ -28,6 +29,8 @@ SAMPLING = Sampling(top_p=TOP_P, guidance=GUIDANCE)  # of videos
 WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.
 _APART = 0x9E3779B1
+
+Steer = Callable[[Tensor, int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,7 @@ def sample_video_tokens(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     *,
+    steer: Steer | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -113,6 +117,8 @@ def sample_video_tokens(
         prompts: what each shall be; all with ``begin`` of one length, or without.
         seeds: one for each.
         sampling: how to draw.
+        steer: called after each patch with the codes (B, t, h, w) and how many of each are written;
+            returns which video each goes on from, (B,), or None for itself.
         dtype: of the matrices; by default bfloat16 where that is fast.
         progress: called with (codes done, codes in all).
 
@@ -139,22 +145,33 @@ def sample_video_tokens(
     draws = torch.stack(
         [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
     )
+    asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
+    begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
+    begun = torch.stack(begins) if begins else torch.empty(len(prompts), 0, dtype=torch.int64)
+
+    def chosen(ids: Tensor) -> Tensor | None:
+        assert steer is not None
+        whole = torch.cat([begun, ids.cpu()], 1)
+        written = whole.shape[1]
+        rest = nothing.expand(len(whole), -1)[:, written:]
+        rows = steer(words.read_grid(VIDEO, torch.cat([whole, rest], 1)), written // cell)
+        return None if rows is None else rows.to(ids.device)
+
+    # Codes that are not written yet: any.
+    nothing = torch.stack([ids[0] for ids in words.choices(VIDEO)]).repeat(math.prod(grid))
     ids = sample(
         gpt.net,
-        [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts],
+        asked,
         places.to(device),
         [ids.to(device) for ids in words.choices(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
+        steer=None if steer is None else chosen,
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
-    ids = ids.cpu()
-    if known:
-        begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
-        ids = torch.cat([torch.stack(begins), ids], 1)
-    return words.read_grid(VIDEO, ids)
+    return words.read_grid(VIDEO, torch.cat([begun, ids.cpu()], 1))
 
 
 def best_of(
@@ -162,10 +179,7 @@ def best_of(
     prompt: Prompt,
     seed: int,
     count: int,
-    sampling: Sampling | None = None,
-    *,
-    dtype: torch.dtype | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    draw: Callable[[Sequence[Prompt], Sequence[int]], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Make several videos of a prompt and order them by how well they can be described by it.
 
@@ -176,9 +190,7 @@ def best_of(
         prompt: with a caption.
         seed: the first has this seed, the others seeds that follow from it.
         count: how many.
-        sampling: how to draw.
-        dtype: see :func:`sample_video_tokens`.
-        progress: likewise.
+        draw: makes them, from prompts and seeds, as :func:`sample_video_tokens` does.
 
     Returns:
         Codes (count, t, h, w), the best first, and their log-likelihoods in nats, (count,).
@@ -188,13 +200,15 @@ def best_of(
     """
     if prompt.caption is None:
         raise ValueError("prompt must have a caption to choose by")
-    seeds = [(seed + number * _APART) % 2**63 for number in range(count)]
-    videos = sample_video_tokens(
-        gpt, [prompt] * count, seeds, sampling, dtype=dtype, progress=progress
-    )
+    videos = draw([prompt] * count, seeds_after(seed, count))
     scores = text_likelihood(gpt, videos, [prompt.caption] * count)
     scores, order = scores.sort(descending=True, stable=True)
     return videos[order], scores
+
+
+def seeds_after(seed: int, count: int) -> list[int]:
+    """Return a seed and others that follow from it, so many in all."""
+    return [(seed + number * _APART) % 2**63 for number in range(count)]
 
 
 @torch.inference_mode()
@@ -240,6 +254,7 @@ def describe(
     videos: Tensor,
     sampling: Sampling | None = None,
     *,
+    lean: Lean | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
@@ -249,6 +264,7 @@ def describe(
         gpt: from :func:`load_gpt`.
         videos: (B, t, h, w) codes.
         sampling: how to draw words; by default the likeliest each time. Guidance does not apply.
+        lean: see :func:`flowwarp.models.gpt.sample`.
         seed: of the draws.
         dtype: see :func:`sample_video_tokens`.
 
@@ -274,6 +290,7 @@ def describe(
         draws.to(device),
         sampling or Sampling(temperature=0),
         stop=words.end(TEXT),
+        lean=lean,
         dtype=dtype or fast_dtype(device),
     )
     return [words.read_text(row) for row in ids.tolist()]

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,8 @@ from flowwarp.models.upsampler import (
     upsample_frames,
 )
 from flowwarp.ops.occlusion import visible_by_consistency
+from flowwarp.pipelines._defaults import CANDIDATES
+from flowwarp.pipelines.critique import Critique, lean_to, load_critic, search_video_tokens
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -81,12 +84,14 @@ class VideoModels:
         dvae: whose codes they are.
         upsampler: doubles the size of frames; None to leave them as they are.
         flownet: the motion between them; None to draw each by itself.
+        critic: tells which of several videos in the making are as prompted; None to take the first.
     """
 
     gpt: MediaGPT
     dvae: DVAE
     upsampler: Upsampler | None = None
     flownet: FlowNet | None = None
+    critic: Critique | None = None
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -130,6 +135,7 @@ def load_models(
     upsampler: str | Path | None = SHIPPED,
     flow: str | Path | None = SHIPPED,
     device: str | torch.device = "cpu",
+    critic: str | Path | None = None,
 ) -> VideoModels:
     """Load the networks that make video.
 
@@ -139,17 +145,25 @@ def load_models(
         upsampler: of ``train-upsampler``, likewise; None for none.
         flow: of ``train-flow``, likewise; None for none.
         device: where they shall be.
+        critic: of ``train-critic``, likewise; None for that in the package if the transformer and
+            the VAE are, else none.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
             the package comes without weights.
     """
     words = load_gpt(find_weights(gpt, "gpt"), device)
+    vae = load_dvae(find_weights(dvae, "dvae"), device)
+    if critic is None and gpt == dvae == SHIPPED:
+        critic = SHIPPED
     models = VideoModels(
         words,
-        load_dvae(find_weights(dvae, "dvae"), device),
+        vae,
         None if upsampler is None else load_upsampler(upsampler, device),
         None if flow is None else load_flownet(flow, device),
+        None
+        if critic is None
+        else load_critic(find_weights(critic, "critic"), words.vocabulary, vae, device),
     )
     media = {medium.name: medium for medium in words.vocabulary.media}
     for name in (TEXT, VIDEO, FRAME):
@@ -217,6 +231,7 @@ def generate(
     frames: int | None = None,
     image: Tensor | None = None,
     best: int = 1,
+    candidates: int = CANDIDATES,
     sampling: Sampling = SAMPLING,
     steps: int = 2,
     temporal: bool = True,
@@ -238,6 +253,7 @@ def generate(
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best.
+        candidates: so many are drawn side by side of each, of which the critic chooses on the way.
         sampling: how codes are drawn.
         steps: of the upsampler for each frame.
         temporal: False: the upsampler draws each frame by itself.
@@ -248,12 +264,13 @@ def generate(
         (3, S, S) float32 in [0, 1] on the CPU, where S is ``models.size``.
 
     Raises:
-        ValueError: ``frames``, ``best`` or ``steps`` is below 1, the prompt is empty or missing
-            where it must choose, the image is none, or the video is longer than this transformer
-            can go on.
+        ValueError: ``frames``, ``best``, ``candidates`` or ``steps`` is below 1, the prompt is
+            empty or missing where it must choose, the image is none, or the video is longer than
+            this transformer can go on.
     """
     frames = models.window if frames is None else frames
-    for name, value in (("frames", frames), ("best", best), ("steps", steps)):
+    numbers = {"frames": frames, "best": best, "candidates": candidates, "steps": steps}
+    for name, value in numbers.items():
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     caption = None if prompt is None else tidy(models.gpt, prompt)
@@ -269,7 +286,16 @@ def generate(
     if image is not None:
         first = tokenize(models.dvae, middle_square(image, models.small)[None])
     job = _Job(
-        models, Prompt(caption, first), seed, frames, best, sampling, steps, temporal, progress
+        models,
+        Prompt(caption, first),
+        seed,
+        frames,
+        best,
+        candidates,
+        sampling,
+        steps,
+        temporal,
+        progress,
     )
     return _run(job, {} if seconds is None else seconds)
 
@@ -325,6 +351,7 @@ class _Job:
     seed: int
     frames: int
     best: int
+    candidates: int
     sampling: Sampling
     steps: int
     temporal: bool
@@ -385,14 +412,35 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
             tell("codes", before + fresh * done // total)
 
         seed = (job.seed + window * _WINDOW) % 2**63
+        draw = partial(
+            draw_codes, models, sampling=job.sampling, candidates=job.candidates, progress=told
+        )
         if job.best > 1:
-            videos, _ = best_of(models.gpt, prompt, seed, job.best, job.sampling, progress=told)
+            videos, _ = best_of(models.gpt, prompt, seed, job.best, draw)
         else:
-            videos = sample_video_tokens(models.gpt, [prompt], [seed], job.sampling, progress=told)
+            videos = draw([prompt], [seed])
         yield from videos[0, begin:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
         prompt = Prompt(prompt.caption, begin=videos[0, -_overlap(models) :])
+
+
+def draw_codes(
+    models: VideoModels,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    sampling: Sampling = SAMPLING,
+    candidates: int = CANDIDATES,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Make the codes (B, t, h, w) of videos, chosen by the critic where there is one.
+
+    See :func:`flowwarp.pipelines.critique.search_video_tokens`; prompts have captions, all or none.
+    """
+    gpt, critic = models.gpt, models.critic
+    if critic is None or candidates == 1 or prompts[0].caption is None:
+        return sample_video_tokens(gpt, prompts, seeds, sampling, progress=progress)
+    return search_video_tokens(gpt, critic, prompts, seeds, candidates, sampling, progress=progress)
 
 
 def _overlap(models: VideoModels) -> int:
@@ -479,9 +527,10 @@ def describe_video(
     if best < 1:
         raise ValueError(f"best must be at least 1, got {best}")
     videos = _look(models, frames)
-    said = describe(models.gpt, videos)
+    lean = None if models.critic is None else lean_to(models.gpt, models.critic, videos)
+    said = describe(models.gpt, videos, lean=lean)
     for number in range(1, best):
-        said += describe(models.gpt, videos, Sampling(), seed=seed + number)
+        said += describe(models.gpt, videos, Sampling(), lean=lean, seed=seed + number)
     ranked = [
         (float(text_likelihood(models.gpt, videos, [text] * len(videos)).mean()), text)
         for text in dict.fromkeys(said)

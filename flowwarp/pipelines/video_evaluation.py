@@ -39,7 +39,9 @@ from flowwarp.models.dvae import DVAE, FSQ
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
+from flowwarp.pipelines._defaults import CANDIDATES
 from flowwarp.pipelines.clip_motion import estimate_motion
+from flowwarp.pipelines.critique import lean_to
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -50,7 +52,7 @@ from flowwarp.pipelines.sequences import (
     describe,
     sample_video_tokens,
 )
-from flowwarp.pipelines.text_video import NOISE, VideoModels
+from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
 BICUBIC, FREE, HELD = "bicubic", "free", "held"
@@ -257,6 +259,7 @@ def evaluate_gpt(
     *,
     seed: int = 0,
     sampling: Sampling = SAMPLING,
+    candidates: int = CANDIDATES,
 ) -> Table:
     """Measure whether the transformer draws what prompts say, and says what clips show.
 
@@ -269,6 +272,7 @@ def evaluate_gpt(
         phrases: of :func:`flowwarp.data.labels.phrases_of`, of the layers the clips are made of.
         seed: of wordings and samples.
         sampling: how codes are drawn.
+        candidates: see :func:`flowwarp.pipelines.text_video.generate`.
 
     Returns:
         Bits a token of the originals, with and without the caption; the share of attributes that
@@ -287,11 +291,12 @@ def evaluate_gpt(
         prompts = [word(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
         video = _stack(batch)
         codes, decoded = _through(models.dvae, video)
-        drawn = sample_video_tokens(
-            models.gpt,
+        drawn = draw_codes(
+            models,
             [Prompt(prompt) for prompt in prompts],
             [(seed + n) % 2**63 for n in numbers],
             sampling,
+            candidates,
         )
         videos = {TRUTH: video, DECODED: decoded, DRAWN: _decode(models.dvae, drawn, len(video[0]))}
         _judge(tally, classifier, videos, wanted)
@@ -300,7 +305,9 @@ def evaluate_gpt(
                 if label["action"] == "walk" and label["camera"] == "still":
                     found = heading(models.flownet, clip)
                     tally.add(whose, {HEADING: found}, {HEADING: label["direction"]})
-        for label, there, text in zip(labels, wanted, describe(models.gpt, codes), strict=True):
+        lean = None if models.critic is None else lean_to(models.gpt, models.critic, codes)
+        texts = describe(models.gpt, codes, lean=lean)
+        for label, there, text in zip(labels, wanted, texts, strict=True):
             read = label_caption(text, phrases)
             tally.add(DESCRIBED, read, label)  # what is said to be there and is not, too
             said += len(read.keys() & there.keys())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -30,6 +31,7 @@ from flowwarp.pipelines.text_video import (
     MOST_WINDOWS,
     STAGES,
     describe_video,
+    draw_codes,
     generate,
     heard,
     load_models,
@@ -156,7 +158,7 @@ def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
 
 @pytest.mark.usefixtures("_exact")
 def test_the_best_is_taken(models):
-    videos, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, SAMPLING)
+    videos, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, partial(draw_codes, models))
     assert torch.equal(make(models, seed=9, best=3), draw(models, videos[0], 9))
 
 

@@ -1,0 +1,73 @@
+"""Layers of the networks that say what is seen: the judge and the critic.
+
+Convolutions begin with the variance that keeps signals as they are through them (He et al., ICCV
+2015); norms are over groups of channels of one example.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GROUPS = 8  # of group norm
+THIN = 16  # channels that are left before places are joined
+
+
+def convolution(inputs: int, outputs: int, size: int, gain: float) -> nn.Conv2d:
+    """Return a layer whose output has the variance of its input times the square of ``gain``."""
+    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
+    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    return layer
+
+
+class Block(nn.Module):
+    """A residual block; the branches of a stage together add about what comes in."""
+
+    def __init__(self, width: int, branches: int, norm: str) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
+        self.first = convolution(width, width, 3, math.sqrt(2))
+        self.second = convolution(width, width, 3, math.sqrt(2 / branches))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, width, H, W)."""
+        change: Tensor = self.second(F.silu(self.first(F.silu(self.norm(x)))))
+        return x + change
+
+
+def check_sizes(widths: tuple[int, ...], blocks: tuple[int, ...], norm: str) -> None:
+    """Raise ValueError if :func:`looking` cannot be made like this."""
+    if len(widths) != 2 or any(w < GROUPS or w % GROUPS for w in widths):
+        raise ValueError(f"widths must be two multiples of {GROUPS}, got {widths}")
+    if len(blocks) != 2 or min(blocks) < 0:
+        raise ValueError(f"blocks must be two numbers, got {blocks}")
+    if norm not in ("group", "none"):
+        raise ValueError(f"norm must be group or none, got {norm!r}")
+
+
+def looking(
+    inputs: int, widths: tuple[int, int], blocks: tuple[int, int], norm: str
+) -> nn.Sequential:
+    """Return layers from (N, inputs, H, W) to (N, THIN, H / 2, W / 2).
+
+    Args:
+        inputs: channels.
+        widths: channels at the resolution of the input and at half of it.
+        blocks: residual blocks there.
+        norm: ``group`` or ``none``.
+    """
+    fine, coarse = widths
+    some, more = blocks
+    return nn.Sequential(
+        convolution(inputs, fine, 3, 1.0),
+        *(Block(fine, some, norm) for _ in range(some)),
+        nn.PixelUnshuffle(2),
+        convolution(4 * fine, coarse, 1, 1.0),
+        *(Block(coarse, more, norm) for _ in range(more)),
+        nn.GroupNorm(GROUPS, coarse) if norm == "group" else nn.Identity(),
+        nn.SiLU(),
+        convolution(coarse, THIN, 1, math.sqrt(2)),
+    )
