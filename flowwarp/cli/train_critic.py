@@ -73,7 +73,7 @@ def command(
     training: LoopConfig = configs["loop"]
     place = own_device(device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
-    words = load_gpt(find_weights(gpt, "gpt"))
+    words = load_gpt(find_weights(gpt, "gpt")).vocabulary
     with checked_settings():
         material = prepare_material(
             data,
@@ -88,7 +88,7 @@ def command(
         )
         trained = None
         if start:
-            trained = load_critic(find_weights(start, "critic"), words.vocabulary, vae).net
+            trained = load_critic(find_weights(start, "critic"), words, vae).net
         task = critic.critic_task(material, configs, words, vae, start=trained)
     train(
         task,

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.data.phrases import Phrasebook, learn_phrases
-from flowwarp.data.tokens import written_cells
+from flowwarp.data.tokens import Vocabulary, written_cells
 from flowwarp.models.critic import Critic, CriticConfig, add_up
 from flowwarp.models.dvae import DVAE
-from flowwarp.pipelines.sequences import CODES, VIDEO, VOCABULARY, MediaGPT
+from flowwarp.pipelines.sequences import CODES, VIDEO, VOCABULARY
 from flowwarp.pipelines.video_tokens import fingerprint
 from flowwarp.train import loop
 from flowwarp.train.gpt import GPTMaterial
@@ -149,7 +149,7 @@ def critic_losses(net: Critic, dvae: DVAE, examples: Mapping[str, Tensor]) -> di
 def critic_task(
     material: GPTMaterial,
     configs: Mapping[str, Any],
-    gpt: MediaGPT,
+    words: Vocabulary,
     dvae: DVAE,
     notes: Mapping[str, str] | None = None,
     start: Critic | None = None,
@@ -159,7 +159,7 @@ def critic_task(
     Args:
         material: clips as codes.
         configs: as :func:`presets` returns them; what hangs on the material is filled in.
-        gpt: the transformer it is for, whose words it reads.
+        words: the vocabulary of the transformer that it is for.
         dvae: whose codes they are.
         notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
@@ -172,7 +172,6 @@ def critic_task(
     training: loop.LoopConfig = configs["loop"]
     data: CriticDataConfig = configs["data"]
     torch.manual_seed(training.seed)
-    words = gpt.vocabulary
     store = material.training
     if start is None:
         captions = list(store.captions())

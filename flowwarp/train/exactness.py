@@ -30,14 +30,16 @@ from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.data.tokens import Vocabulary, train_pairs
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.models import classifier, dvae, flownet, gpt, upsampler
+from flowwarp.models import classifier, critic, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
+from flowwarp.train import critic as train_critic
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
@@ -49,7 +51,7 @@ from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 Model = Callable[..., Any]
 
-TRAINERS = ("flow", "dvae", "gpt", "upsampler")
+TRAINERS = ("flow", "dvae", "gpt", "critic", "upsampler")
 ROUNDING = 1e-6  # relative, of float32 sums in another order
 PARTS = (2, 3, 5)  # micro-batches of five examples: even and uneven
 THREADS = (1, 2, 3, 7)
@@ -157,6 +159,11 @@ def networks() -> dict[str, tuple[Model, Example]]:
     for head in judge.heads:
         nn.init.normal_(head.weight)  # type: ignore[arg-type]
     found["classifier"] = judge, (video,)
+    for watching in ("group", "none"):
+        sizes = critic.CriticConfig(9, grid=(2, 8, 8), widths=(16, 32), norm=watching)
+        values = 2 * torch.rand(1, 2, 8, 8, 8, generator=random) - 1
+        known = torch.rand(1, 2, 8, 8, generator=random) > 0.3
+        found[f"critic, norm {watching}"] = critic.Critic(sizes), (values, known)
     return found
 
 
@@ -263,11 +270,7 @@ def _dvae_task(config: LoopConfig, folder: Path) -> Task:
 
 def _gpt_task(config: LoopConfig, folder: Path) -> Task:
     net = _codec()
-    media = grid_media(net, _LARGE, _FRAMES)
-    training, checked = (
-        tokenize_clips(partial(_digits, _LARGE, seed), net, media, str(seed), count, cache=folder)
-        for seed, count in ((0, 12), (1, 2))
-    )
+    material = _coded(net, folder)
     data = train_gpt.GPTDataConfig(
         clips=12, checked=2, size=_LARGE, frames=_FRAMES, merges=20, text_limit=12
     )
@@ -277,10 +280,31 @@ def _gpt_task(config: LoopConfig, folder: Path) -> Task:
         "data": data,
         "losses": train_gpt.GPTLossConfig(),
     }
-    material = train_gpt.GPTMaterial(training, {"val": checked}, media)
     task = train_gpt.gpt_task(material, configs, net)
     awake(task.model)
     return task
+
+
+def _critic_task(config: LoopConfig, folder: Path) -> Task:
+    net = _codec()
+    material = _coded(net, folder)
+    data = train_critic.CriticDataConfig(
+        clips=12, checked=2, size=_LARGE, frames=_FRAMES, others=5, shift=1
+    )
+    # Where half a plane is empty, the gradient of group norm rounds by up to 1.6e-6.
+    model = critic.CriticConfig(1, references=4, widths=(16, 16), norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    words = Vocabulary((), train_pairs(material.training.captions(), 20), 12)
+    return train_critic.critic_task(material, configs, words, net)
+
+
+def _coded(net: dvae.DVAE, folder: Path) -> train_gpt.GPTMaterial:
+    media = grid_media(net, _LARGE, _FRAMES)
+    training, checked = (
+        tokenize_clips(partial(_digits, _LARGE, seed), net, media, str(seed), count, cache=folder)
+        for seed, count in ((0, 12), (1, 2))
+    )
+    return train_gpt.GPTMaterial(training, {"val": checked}, media)
 
 
 def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
@@ -302,6 +326,7 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "flow": _flow_task,
     "dvae": _dvae_task,
     "gpt": _gpt_task,
+    "critic": _critic_task,
     "upsampler": _upsampler_task,
 }
 

@@ -1,5 +1,7 @@
 """Phrases: which there are, which are learned, and how captions become bags of them."""
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,7 @@ def test_all_phrases_once(words):
     found = phrases_of(words)
     own = [word + 1 for word in words]
     wanted = {(0, 0, word) for word in own}
-    wanted |= {(0, *pair) for pair in zip(own, own[1:], strict=False)}
+    wanted |= {(0, *pair) for pair in pairwise(own)}
     wanted |= {(a, 0, b) for a, b in zip(own, own[2:], strict=False)}
     assert len(found) == len(set(found))
     assert set(found) == wanted

@@ -14,7 +14,6 @@ from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.critic import CriticConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.pipelines.critique import caption_fit, load_critic
-from flowwarp.pipelines.sequences import MediaGPT
 from flowwarp.train import loop
 from flowwarp.train.critic import (
     CriticDataConfig,
@@ -62,9 +61,9 @@ def material(dvae, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def gpt(material):
+def words(material):
     pairs = train_pairs(material.training.captions(), 40)
-    return MediaGPT(torch.nn.Identity(), Vocabulary((), pairs, 12))
+    return Vocabulary((), pairs, 12)
 
 
 def settings(**changes):
@@ -128,8 +127,8 @@ def test_cells_that_came_in_from_the_other_side_are_not_there():
     assert _still_there(codes, 0, 0).all()
 
 
-def test_a_loss_is_of_its_own_example(material, gpt, dvae):
-    task = critic_task(material, settings(), gpt, dvae)
+def test_a_loss_is_of_its_own_example(material, words, dvae):
+    task = critic_task(material, settings(), words, dvae)
     torch.nn.init.normal_(task.model.head.weight)
     examples = task.batch(range(4))
     together = critic_losses(task.model, dvae, examples)
@@ -138,13 +137,13 @@ def test_a_loss_is_of_its_own_example(material, gpt, dvae):
         assert torch.allclose(alone["loss"][0], together["loss"][row], atol=1e-5)
 
 
-def test_colours_are_told_apart_in_seconds(material, gpt, dvae, tmp_path):
+def test_colours_are_told_apart_in_seconds(material, words, dvae, tmp_path):
     configs = settings(steps=120, batch_size=16, learning_rate=1e-2, validate_every=0)
-    task = critic_task(material, configs, gpt, dvae)
+    task = critic_task(material, configs, words, dvae)
     result = loop.train(task, configs["loop"], tmp_path / "run")
     # Four clips of four colours: by chance three are wrong. Others of an example may be its like.
     assert result.last["wrong"] <= 0.25
-    critic = load_critic(result.weights, gpt.vocabulary, dvae)
+    critic = load_critic(result.weights, words, dvae)
     codes = torch.stack([material.checks["val"].codes("video", n) for n in range(4)])
     fits = torch.stack([caption_fit(critic, codes, [f"a {name} square"] * 4) for name in COLORS], 1)
     assert float((fits.argmax(1) == torch.arange(4)).float().mean()) >= 0.75
@@ -152,10 +151,10 @@ def test_colours_are_told_apart_in_seconds(material, gpt, dvae, tmp_path):
     assert float(nothing.abs().max()) < float(fits.diagonal().mean())
 
 
-def test_resumes_exactly(material, gpt, dvae, tmp_path):
+def test_resumes_exactly(material, words, dvae, tmp_path):
     configs = settings()
-    loop.train(critic_task(material, configs, gpt, dvae), configs["loop"], tmp_path / "whole")
-    task = critic_task(material, configs, gpt, dvae)
+    loop.train(critic_task(material, configs, words, dvae), configs["loop"], tmp_path / "whole")
+    task = critic_task(material, configs, words, dvae)
     batch = task.batch
 
     def stop(numbers):
@@ -167,7 +166,7 @@ def test_resumes_exactly(material, gpt, dvae, tmp_path):
 
     with pytest.raises(Stopped):
         loop.train(replace(task, batch=stop), configs["loop"], tmp_path / "cut")
-    task = critic_task(material, configs, gpt, dvae)
+    task = critic_task(material, configs, words, dvae)
     loop.train(task, configs["loop"], tmp_path / "cut", resume="auto")
     whole, cut = (load_weights(tmp_path / n / "last.safetensors")[0] for n in ("whole", "cut"))
     assert whole.keys() == cut.keys()
@@ -177,10 +176,10 @@ def test_resumes_exactly(material, gpt, dvae, tmp_path):
     assert losses[0] == losses[1]
 
 
-def test_goes_on_from_a_trained_one(material, gpt, dvae):
-    first = critic_task(material, settings(), gpt, dvae).model
+def test_goes_on_from_a_trained_one(material, words, dvae):
+    first = critic_task(material, settings(), words, dvae).model
     torch.nn.init.normal_(first.head.weight)
-    task = critic_task(material, settings(), gpt, dvae, start=first)
+    task = critic_task(material, settings(), words, dvae, start=first)
     assert all(torch.equal(a, b) for a, b in zip(
         first.state_dict().values(), task.model.state_dict().values(), strict=True
     ))  # fmt: skip
