@@ -49,8 +49,9 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weigh
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.models import dvae, flownet, gpt, upsampler
-from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.models import critic, dvae, flownet, gpt, upsampler
+from flowwarp.pipelines.sequences import CODES, VOCABULARY
+from flowwarp.pipelines.video_tokens import fingerprint
 
 SECONDS, BYTES = 10.0, 3 * 2**29
 HEIGHT, WIDTH = 24, 32
@@ -118,7 +119,8 @@ def lay_out_networks(folder: Path) -> None:
     torch.manual_seed(0)
     save_network(folder / "net.safetensors", "flownet", flownet.FlowNet(flownet.TINY))
     config = dataclasses.replace(dvae.TINY, widths=(8, 16, 32), levels=(3, 3))
-    save_network(folder / "dvae.safetensors", "dvae", dvae.DVAE(config))
+    vae = dvae.DVAE(config)
+    save_network(folder / "dvae.safetensors", "dvae", vae)
     save_network(folder / "up.safetensors", "upsampler", upsampler.Upsampler(upsampler.TINY))
     pairs = train_pairs(["a dog runs", "a cat walks"], 20)
     media = (
@@ -129,6 +131,9 @@ def lay_out_networks(folder: Path) -> None:
     words = Vocabulary(media, pairs, text_limit=8)
     net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1))
     save_network(folder / "gpt.safetensors", "gpt", net, **{VOCABULARY: words.to_json()})
+    watching = critic.Critic(critic.CriticConfig(3, grid=(2, 4, 4), channels=2, widths=(8, 8)))
+    notes = {VOCABULARY: words.to_json(), CODES: fingerprint(vae)}
+    save_network(folder / "critic.safetensors", "critic", watching, **notes)
 
 
 def save_network(path: Path, name: str, net: Any, **notes: str) -> None:
@@ -364,6 +369,7 @@ def train(command: str, data: str, more: str = "") -> str:
         "train-flow": "height=64 width=64 margin=8 student_margin=8 fitted_pairs=0",
         "train-dvae": "size=16 frames=4 validation=1 widths=8,16,32",
         "train-gpt": "clips=2 checked=1 data.size=16 data.frames=4",
+        "train-critic": "clips=2 checked=1 data.size=16 data.frames=8 others=1",
         "train-upsampler": "data.size=32 length=4 frames=2 checked=1",
     }[command]
     settings = " ".join(f"--set {item}" for item in f"{sets} batch_size=2".split())
@@ -587,6 +593,8 @@ def _weights() -> Iterator[Case]:
         "eval-flow": "eval-flow pairs --method fast --weights {}",
         "train-dvae": train("train-dvae", "captioned", "--flow {}"),
         "train-gpt": train("train-gpt", "digits", "--dvae {}"),
+        "train-critic": train("train-critic", "digits", "--dvae dvae.safetensors --gpt {}"),
+        "generate-video critic": f"generate-video dog {VIDEO_NETS} --critic {{}} -o x.mp4",
         "train-upsampler": train("train-upsampler", "digits", "--dvae {}"),
         "generate-video gpt": "generate-video dog --gpt {} --dvae dvae.safetensors -o x.mp4",
         "generate-video dvae": "generate-video dog --gpt gpt.safetensors --dvae {} -o x.mp4",
@@ -601,13 +609,16 @@ def _weights() -> Iterator[Case]:
         name, make = harm[fault]
         for command, call in calls.items():
             yield Case(f"weights {fault}: {command}", call.format(name), make)
-    for command in ("train-gpt", "train-upsampler"):
-        call = train(command, "digits", "--dvae net.safetensors")
+    for command in ("train-gpt", "train-critic", "train-upsampler"):
+        more = "--gpt gpt.safetensors" if command == "train-critic" else ""
+        call = train(command, "digits", f"--dvae net.safetensors {more}")
         yield Case(f"weights of another network: {command}", call)
     for network, file, card in (
         ("gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
         ("gpt", "gpt.safetensors", {"depth": 10**9}),
         ("dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
+        ("critic", "critic.safetensors", {"phrases": 10**9}),
+        ("critic", "critic.safetensors", {"references": 10**9, "longest": 10**9}),
         ("upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
         make = weights(safe, file, card=card)

@@ -67,6 +67,11 @@ def load_critic(
         raise InputError(weights, "reads words otherwise than the transformer")
     if card.notes.get(CODES) != fingerprint(dvae):
         raise InputError(weights, "learned the codes of another VAE")
+    if net.config.grid != words[VIDEO].grid or net.config.channels != dvae.quantiser.outputs:
+        raise InputError(weights, "looks at videos of another shape")
+    for part, most in ((net.names, own.pairs.size), (net.references, net.config.phrases)):
+        if part.is_floating_point() or int(part.min()) < 0 or int(part.max()) > most:
+            raise InputError(weights, "its phrases are damaged")
     book = Phrasebook(net.names, own.pairs, own.text_limit)
     return Critique(net.to(device).eval(), book, dvae)
 

@@ -93,6 +93,22 @@ def test_refuses_what_it_is_not_for(parts, tmp_path):
     torch.manual_seed(5)
     with pytest.raises(InputError, match="another VAE"):
         load_critic(path, gpt.vocabulary, DVAE(critic.dvae.config))
+    text, video, *others = gpt.vocabulary.media
+    longer = replace(gpt.vocabulary, media=(text, replace(video, grid=(2, 4, 4)), *others))
+    with pytest.raises(InputError, match="another shape"):
+        load_critic(path, longer, critic.dvae)
+
+
+@pytest.mark.parametrize(("name", "value"), [("names", -1), ("names", 10**6), ("references", 99)])
+def test_refuses_phrases_that_cannot_be(parts, tmp_path, name, value):
+    gpt, critic = parts
+    spoiled = Critic(critic.net.config)
+    spoiled.load_state_dict(critic.net.state_dict())
+    getattr(spoiled, name)[0, 0] = value
+    own = Critique(spoiled, critic.book, critic.dvae)
+    path = save(tmp_path / "c.safetensors", own, gpt.vocabulary, fingerprint(critic.dvae))
+    with pytest.raises(InputError, match="damaged"):
+        load_critic(path, gpt.vocabulary, critic.dvae)
 
 
 def test_only_what_is_written_counts(parts):

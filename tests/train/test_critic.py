@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.tokens import Vocabulary, train_pairs, written_cells
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs, written_cells
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
@@ -63,7 +63,7 @@ def material(dvae, tmp_path_factory):
 @pytest.fixture(scope="module")
 def words(material):
     pairs = train_pairs(material.training.captions(), 40)
-    return Vocabulary((), pairs, 12)
+    return Vocabulary((Medium("text", pairs.size), *material.media), pairs, 12)
 
 
 def settings(**changes):
