@@ -27,6 +27,7 @@ from flowwarp.train.tokenized import TokenStore
 
 Preset = Literal["tiny", "small", "base"]
 
+_CROWD = 8  # captions that one is chosen from for being alike
 _LONGEST = 192  # phrases of a caption: no text has more tokens than a third of it
 
 
@@ -41,6 +42,8 @@ class CriticDataConfig:
         frames: of each.
         phrases: how many are learned at most.
         others: captions among which the clip's own is to be found.
+        alike: share of these that are the most like it of eight times as many. Others are told from
+            it by the ground alone, and what is harder to see would hardly be learned.
         whole: share of examples of which all codes are there.
         shift: by how many cells things are moved at most, along both axes.
     """
@@ -51,6 +54,7 @@ class CriticDataConfig:
     frames: int = 16
     phrases: int = 3000
     others: int = 255
+    alike: float = 0.5
     whole: float = 0.3
     shift: int = 2
 
@@ -58,8 +62,9 @@ class CriticDataConfig:
         for name in ("clips", "checked", "size", "frames", "phrases", "others"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.whole <= 1:
-            raise ValueError(f"whole must be in [0, 1], got {self.whole}")
+        for name in ("alike", "whole"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.shift < 0:
             raise ValueError(f"shift must not be negative, got {self.shift}")
 
@@ -96,7 +101,7 @@ def draw_batch(
 
     Args:
         store: captions and codes.
-        bags: (N, L), the phrases of each caption; see :meth:`Phrasebook.bags`.
+        bags: (N, L), the phrases of each caption; see :meth:`Phrasebook.bags`. None is full.
         seed: which series.
         numbers: which of them.
         data: what an example is.
@@ -120,9 +125,24 @@ def draw_batch(
         rows["codes"].append(torch.roll(codes, (down, across), (1, 2)))
         known = written_cells(codes.shape, written) & _still_there(codes, down, across)
         rows["known"].append(known)
-        others = torch.randint(len(store), (data.others,), generator=generator)
+        others = _others(bags, index, data, generator)
         rows["bags"].append(bags[torch.cat([torch.tensor([index]), others])])
     return {name: torch.stack(parts) for name, parts in rows.items()}
+
+
+def _others(bags: Tensor, index: int, data: CriticDataConfig, generator: torch.Generator) -> Tensor:
+    """Draw captions that a clip's own is to be told from, (others,)."""
+    near = round(data.alike * data.others)
+    drawn = torch.randint(len(bags), (data.others - near,), generator=generator)
+    if not near:
+        return drawn
+    many = torch.randint(len(bags), (_CROWD * near,), generator=generator)
+    none = int(bags[index, -1])
+    own = torch.zeros(none + 1, dtype=torch.int32)
+    own[bags[index].long()] = 1
+    own[none] = 0
+    shared = own[bags[many].long()].sum(1)
+    return torch.cat([many[shared.topk(near).indices], drawn])
 
 
 def _still_there(codes: Tensor, down: int, across: int) -> Tensor:
@@ -182,7 +202,7 @@ def critic_task(
         net = Critic(start.config)
         net.load_state_dict(start.state_dict())
     bags = book.bags(list(store.captions()), _LONGEST)
-    bags = bags[:, : int((bags < len(book)).sum(1).max())]
+    bags = bags[:, : int((bags < len(book)).sum(1).max()) + 1]
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(store, bags, training.seed, numbers, data)

@@ -78,22 +78,40 @@ def settings(**changes):
     }  # fmt: skip
 
 
+def numbered(material):
+    """Return bags of one phrase, the clip's own number."""
+    own = torch.arange(len(material.training))
+    return torch.stack([own, torch.full_like(own, len(own))], 1).int()
+
+
 def test_examples_are_a_pure_function_of_their_numbers(material):
-    bags = torch.arange(DATA.clips)[:, None].int()
+    bags = numbered(material)
     together = draw_batch(material.training, bags, 3, range(10, 16), DATA)
     assert together["codes"].shape == (6, *material.media[0].grid)
-    assert together["bags"].shape == (6, 8, 1)
+    assert together["bags"].shape == (6, 8, 2)
     for row, number in enumerate(range(10, 16)):
         alone = draw_batch(material.training, bags, 3, [number], DATA)
         for name, value in together.items():
             assert torch.equal(alone[name][0], value[row])
-        assert int(together["bags"][row, 0]) == loop.shuffled(3, number, DATA.clips)
+        assert int(together["bags"][row, 0, 0]) == loop.shuffled(3, number, DATA.clips)
     other = draw_batch(material.training, bags, 4, range(10, 16), DATA)
     assert not torch.equal(other["bags"], together["bags"])
 
 
+def test_half_of_the_others_are_alike(material):
+    """Captions of the own colour: a quarter of all, but of the alike ones all."""
+    count = len(material.training)
+    color = torch.arange(count) % 4
+    bags = torch.stack([color, torch.full_like(color, 4)], 1).int()
+    for alike, least, most in ((0.5, 0.55, 0.75), (0.0, 0.15, 0.35), (1.0, 0.99, 1.0)):
+        data = replace(DATA, others=8, alike=alike)
+        examples = draw_batch(material.training, bags, 3, range(60), data)["bags"]
+        same = (examples[:, 1:, 0] == examples[:, :1, 0]).float().mean()
+        assert least <= float(same) <= most
+
+
 def test_what_is_there_was_written_first_and_moved(material):
-    bags = torch.arange(DATA.clips)[:, None].int()
+    bags = numbered(material)
     examples = draw_batch(material.training, bags, 3, range(200), DATA)
     grid = material.media[0].grid
     whole = 0
