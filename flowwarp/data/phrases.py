@@ -56,7 +56,10 @@ class Phrasebook:
 
     def find(self, caption: str) -> list[int]:
         """Return the numbers of a caption's phrases, as far as they are known."""
-        words = self.pairs.encode(caption)[: self.limit]
+        return self.number(self.pairs.encode(caption)[: self.limit])
+
+    def number(self, words: Sequence[int]) -> list[int]:
+        """Return the numbers of the phrases of some tokens, as far as they are known."""
         numbers = map(self._numbers.get, phrases_of(words))
         return [number for number in numbers if number is not None]
 

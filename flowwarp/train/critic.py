@@ -1,15 +1,16 @@
 """What the critic learns: which of some captions is a video's, from its codes or the first of them.
 
-The other captions of an example are part of it, so no example sees another. Rows that are still to
-be written are left out in most examples, in the order in which they will be written, and what is
-there is moved a little: a caption does not say where exactly things are.
+The other captions of an example are part of it, so no example sees another. Some differ from the
+clip's own by one word, so that all that captions tell is learned, not just what is seen best. Rows
+that are still to be written are left out in most examples, in the order in which they will be
+written, and what is there is moved a little: a caption does not say where exactly things are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,6 @@ from flowwarp.train.tokenized import TokenStore
 
 Preset = Literal["tiny", "small", "base"]
 
-_CROWD = 8  # captions that one is chosen from for being alike
 _LONGEST = 192  # phrases of a caption: no text has more tokens than a third of it
 
 
@@ -41,9 +41,9 @@ class CriticDataConfig:
         size: of their frames.
         frames: of each.
         phrases: how many are learned at most.
-        others: captions among which the clip's own is to be found.
-        alike: share of these that are the most like it of eight times as many. Others are told from
-            it by the ground alone, and what is harder to see would hardly be learned.
+        others: captions of other clips, among which the clip's own is to be found.
+        swapped: captions like its own but for one word, among which it is to be found too. Others
+            are told from it by the ground alone, and what is harder to see would not be learned.
         whole: share of examples of which all codes are there.
         shift: by how many cells things are moved at most, along both axes.
     """
@@ -54,7 +54,7 @@ class CriticDataConfig:
     frames: int = 16
     phrases: int = 3000
     others: int = 255
-    alike: float = 0.5
+    swapped: int = 32
     whole: float = 0.3
     shift: int = 2
 
@@ -62,11 +62,11 @@ class CriticDataConfig:
         for name in ("clips", "checked", "size", "frames", "phrases", "others"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("alike", "whole"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
-        if self.shift < 0:
-            raise ValueError(f"shift must not be negative, got {self.shift}")
+        if not 0 <= self.whole <= 1:
+            raise ValueError(f"whole must be in [0, 1], got {self.whole}")
+        for name in ("swapped", "shift"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 def presets(preset: Preset) -> dict[str, Any]:
@@ -94,21 +94,86 @@ def presets(preset: Preset) -> dict[str, Any]:
     }
 
 
+@final
+class Captions:
+    """Captions as bags of phrases, and others that differ from them by one word.
+
+    Args:
+        captions: all of them.
+        book: the phrases.
+    """
+
+    def __init__(self, captions: Iterable[str], book: Phrasebook) -> None:
+        self._book = book
+        self._words = [book.pairs.encode(caption)[: book.limit] for caption in captions]
+        found = [book.number(words) for words in self._words]
+        self._longest = (
+            max(map(len, found)) + 3
+        )  # a word is in up to three phrases that others lack
+        self.bags = torch.stack([self._bag(numbers) for numbers in found])
+        # What stands between two words, as often as it does.
+        self._between: dict[tuple[int, int], list[int]] = {}
+        for words in self._words:
+            for place, word in enumerate(words):
+                self._between.setdefault(_around(words, place), []).append(word)
+
+    def __len__(self) -> int:
+        return len(self.bags)
+
+    def _bag(self, numbers: list[int]) -> Tensor:
+        bag = torch.full((self._longest,), len(self._book), dtype=torch.int32)
+        bag[: len(numbers)] = torch.tensor(numbers, dtype=torch.int32)
+        return bag
+
+    def swap(self, index: int, count: int, generator: torch.Generator) -> Tensor:
+        """Return a caption with a word exchanged for one that stands in such a place elsewhere.
+
+        Where that is the same word, the caption is another one's.
+
+        Returns:
+            (count, L) bags.
+        """
+        words = self._words[index]
+        chances = torch.rand(count, 2, generator=generator).tolist()
+        elsewhere = torch.randint(len(self), (count,), generator=generator)
+        bags = self.bags[elsewhere].clone()
+        for row, (where, which) in enumerate(chances):
+            if not words:
+                break
+            place = int(where * len(words))
+            choice = self._between[_around(words, place)]
+            other = choice[int(which * len(choice))]
+            if other != words[place]:
+                changed = [*words[:place], other, *words[place + 1 :]]
+                bags[row] = self._bag(self._book.number(changed))
+        return bags
+
+
+def _around(words: Sequence[int], place: int) -> tuple[int, int]:
+    """Return the words before and after a place, -1 for none."""
+    before = words[place - 1] if place else -1
+    return before, words[place + 1] if place + 1 < len(words) else -1
+
+
 def draw_batch(
-    store: TokenStore, bags: Tensor, seed: int, numbers: Iterable[int], data: CriticDataConfig
+    store: TokenStore,
+    captions: Captions,
+    seed: int,
+    numbers: Iterable[int],
+    data: CriticDataConfig,
 ) -> dict[str, Tensor]:
     """Return some examples, a pure function of the seed and their numbers.
 
     Args:
-        store: captions and codes.
-        bags: (N, L), the phrases of each caption; see :meth:`Phrasebook.bags`. None is full.
+        store: codes.
+        captions: theirs.
         seed: which series.
         numbers: which of them.
         data: what an example is.
 
     Returns:
-        ``codes`` (B, t, h, w), ``known`` (B, t, h, w) bool, and ``bags`` (B, 1 + others, L), of
-        which the first is the clip's own.
+        ``codes`` (B, t, h, w), ``known`` (B, t, h, w) bool, and ``bags`` (B, 1 + others + swapped,
+        L), of which the first is the clip's own.
     """
     rows: dict[str, list[Tensor]] = {"codes": [], "known": [], "bags": []}
     for number in numbers:
@@ -125,24 +190,11 @@ def draw_batch(
         rows["codes"].append(torch.roll(codes, (down, across), (1, 2)))
         known = written_cells(codes.shape, written) & _still_there(codes, down, across)
         rows["known"].append(known)
-        others = _others(bags, index, data, generator)
-        rows["bags"].append(bags[torch.cat([torch.tensor([index]), others])])
+        drawn = torch.randint(len(store), (data.others,), generator=generator)
+        others = captions.bags[torch.cat([torch.tensor([index]), drawn])]
+        swapped = captions.swap(index, data.swapped, generator)
+        rows["bags"].append(torch.cat([others, swapped]))
     return {name: torch.stack(parts) for name, parts in rows.items()}
-
-
-def _others(bags: Tensor, index: int, data: CriticDataConfig, generator: torch.Generator) -> Tensor:
-    """Draw captions that a clip's own is to be told from, (others,)."""
-    near = round(data.alike * data.others)
-    drawn = torch.randint(len(bags), (data.others - near,), generator=generator)
-    if not near:
-        return drawn
-    many = torch.randint(len(bags), (_CROWD * near,), generator=generator)
-    none = int(bags[index, -1])
-    own = torch.zeros(none + 1, dtype=torch.int32)
-    own[bags[index].long()] = 1
-    own[none] = 0
-    shared = own[bags[many].long()].sum(1)
-    return torch.cat([many[shared.topk(near).indices], drawn])
 
 
 def _still_there(codes: Tensor, down: int, across: int) -> Tensor:
@@ -201,11 +253,10 @@ def critic_task(
         book = Phrasebook(start.names, words.pairs, words.text_limit)
         net = Critic(start.config)
         net.load_state_dict(start.state_dict())
-    bags = book.bags(list(store.captions()), _LONGEST)
-    bags = bags[:, : int((bags < len(book)).sum(1).max()) + 1]
+    told = Captions(store.captions(), book)
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(store, bags, training.seed, numbers, data)
+        return draw_batch(store, told, training.seed, numbers, data)
 
     def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         return critic_losses(_own(model), dvae, examples)

@@ -289,7 +289,7 @@ def _critic_task(config: LoopConfig, folder: Path) -> Task:
     net = _codec()
     material = _coded(net, folder)
     data = train_critic.CriticDataConfig(
-        clips=12, checked=2, size=_LARGE, frames=_FRAMES, others=5, shift=1
+        clips=12, checked=2, size=_LARGE, frames=_FRAMES, others=5, swapped=3, shift=1
     )
     # Where half a plane is empty, the gradient of group norm rounds by up to 1.6e-6.
     model = critic.CriticConfig(1, references=4, widths=(16, 16), norm="none")

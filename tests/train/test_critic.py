@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowwarp.data.phrases import learn_phrases
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs, written_cells
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
@@ -16,6 +17,7 @@ from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.pipelines.critique import caption_fit, load_critic
 from flowwarp.train import loop
 from flowwarp.train.critic import (
+    Captions,
     CriticDataConfig,
     _still_there,
     critic_losses,
@@ -28,7 +30,7 @@ from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 SIZE, FRAMES = 16, 8
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255,) * 3}
-DATA = CriticDataConfig(clips=64, checked=4, size=SIZE, frames=FRAMES, others=7, shift=1)
+DATA = CriticDataConfig(clips=64, checked=4, size=SIZE, frames=FRAMES, others=7, swapped=2, shift=1)
 
 
 def square(seed, index):
@@ -78,41 +80,56 @@ def settings(**changes):
     }  # fmt: skip
 
 
-def numbered(material):
-    """Return bags of one phrase, the clip's own number."""
-    own = torch.arange(len(material.training))
-    return torch.stack([own, torch.full_like(own, len(own))], 1).int()
+class Numbered:
+    """Captions each of which is one phrase, the clip's own number."""
+
+    def __init__(self, count):
+        self.bags = torch.arange(count)[:, None].int()
+
+    def swap(self, index, count, generator):
+        drawn = torch.randint(1000, 2000, (count, 1), generator=generator)
+        return (drawn + index).int()
 
 
 def test_examples_are_a_pure_function_of_their_numbers(material):
-    bags = numbered(material)
-    together = draw_batch(material.training, bags, 3, range(10, 16), DATA)
+    captions = Numbered(DATA.clips)
+    together = draw_batch(material.training, captions, 3, range(10, 16), DATA)
     assert together["codes"].shape == (6, *material.media[0].grid)
-    assert together["bags"].shape == (6, 8, 2)
+    assert together["bags"].shape == (6, 1 + 7 + 2, 1)
     for row, number in enumerate(range(10, 16)):
-        alone = draw_batch(material.training, bags, 3, [number], DATA)
+        alone = draw_batch(material.training, captions, 3, [number], DATA)
         for name, value in together.items():
             assert torch.equal(alone[name][0], value[row])
         assert int(together["bags"][row, 0, 0]) == loop.shuffled(3, number, DATA.clips)
-    other = draw_batch(material.training, bags, 4, range(10, 16), DATA)
+    other = draw_batch(material.training, captions, 4, range(10, 16), DATA)
     assert not torch.equal(other["bags"], together["bags"])
 
 
-def test_half_of_the_others_are_alike(material):
-    """Captions of the own colour: a quarter of all, but of the alike ones all."""
-    count = len(material.training)
-    color = torch.arange(count) % 4
-    bags = torch.stack([color, torch.full_like(color, 4)], 1).int()
-    for alike, least, most in ((0.5, 0.55, 0.75), (0.0, 0.15, 0.35), (1.0, 0.99, 1.0)):
-        data = replace(DATA, others=8, alike=alike)
-        examples = draw_batch(material.training, bags, 3, range(60), data)["bags"]
-        same = (examples[:, 1:, 0] == examples[:, :1, 0]).float().mean()
-        assert least <= float(same) <= most
+def test_swapped_captions_differ_by_a_word_that_stands_there_elsewhere():
+    told = ["a red knight walks", "a blue knight stands", "a red ghost walks", "a red knight walks"]
+    pairs = train_pairs(told * 2, 60)
+    book = learn_phrases(told * 2, pairs, 12, 200)
+    captions = Captions(told, book)
+    assert len(captions) == 4
+    allowed = {
+        frozenset(book.find(text))
+        for text in ("a blue knight walks", "a red knight stands", "a red ghost walks", *told)
+    }
+    found = set()
+    for seed in range(20):
+        bags = captions.swap(0, 6, loop.generator(seed))
+        assert torch.equal(bags, captions.swap(0, 6, loop.generator(seed)))
+        found |= {frozenset(bag[bag < len(book)].tolist()) for bag in bags}
+    assert found <= allowed
+    assert frozenset(book.find("a blue knight walks")) in found
+    assert frozenset(book.find("a red knight stands")) in found
+    alone = Captions(["once", ""], learn_phrases(["once"] * 2, pairs, 12, 9))
+    assert alone.swap(1, 3, loop.generator(0)).shape == (3, alone.bags.shape[1])
 
 
 def test_what_is_there_was_written_first_and_moved(material):
-    bags = numbered(material)
-    examples = draw_batch(material.training, bags, 3, range(200), DATA)
+    captions = Numbered(DATA.clips)
+    examples = draw_batch(material.training, captions, 3, range(200), DATA)
     grid = material.media[0].grid
     whole = 0
     for codes, known, own in zip(
