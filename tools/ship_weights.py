@@ -33,7 +33,8 @@ def main() -> None:
 
     tensors, card = load_weights(arguments.run / f"{arguments.which}.safetensors")
     notes = dict(card.notes) | dict(note.split("=", 1) for note in arguments.note)
-    notes.pop("sha256", None)
+    for own in ("sha256", "figures"):  # of the run; the curve has the latter
+        notes.pop(own, None)
     measure, curve = _curve(arguments.run)
     notes |= {"measure": measure, "curve": json.dumps(curve)}
     if arguments.figures:
