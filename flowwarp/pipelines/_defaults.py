@@ -1,5 +1,5 @@
 """Numbers that the command line shows, without torch."""
 
-TOP_P = 0.9  # codes of the likeliest, which have this probability together
-GUIDANCE = 3.0  # how much the prompt is stressed
+TOP_P = 0.8  # codes of the likeliest, which have this probability together
+GUIDANCE = 4.0  # how much the prompt is stressed
 CANDIDATES = 16  # videos drawn side by side, of which the critic chooses on the way

@@ -123,7 +123,7 @@ def search_video_tokens(
     candidates: int,
     sampling: Sampling | None = None,
     *,
-    strength: float = 1.0,
+    strength: float = 2.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Make the codes of videos, each chosen from several candidates on the way.
@@ -141,7 +141,8 @@ def search_video_tokens(
         seeds: one for each.
         candidates: so many of each prompt are drawn side by side.
         sampling: how to draw.
-        strength: what the critic's nats are multiplied by.
+        strength: what the critic's nats are multiplied by. Beyond 1 it is stressed, as the prompt
+            is by guidance.
         progress: called with (codes done, codes in all).
 
     Returns:
