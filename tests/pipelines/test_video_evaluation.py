@@ -202,16 +202,17 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
     asked, given = [], iter(known.split(video_evaluation._AT_ONCE))
 
-    def sample(gpt, prompts, seeds, sampling):
+    def draw(models, prompts, seeds, sampling, candidates):
+        assert candidates == 5
         asked.extend(zip([prompt.caption for prompt in prompts], seeds, strict=True))
         return next(given)
 
     captions = iter([c.caption for c in clips])
-    monkeypatch.setattr(video_evaluation, "sample_video_tokens", sample)
+    monkeypatch.setattr(video_evaluation, "draw_codes", draw)
     monkeypatch.setattr(
-        video_evaluation, "describe", lambda gpt, codes: [next(captions) for _ in codes]
+        video_evaluation, "describe", lambda gpt, codes, lean: [next(captions) for _ in codes]
     )
-    table = evaluate_gpt(models, judge, clips, PHRASES, seed=7)
+    table = evaluate_gpt(models, judge, clips, PHRASES, seed=7, candidates=5)
     for name in named(label_clip(clips[0].attributes)):
         row = table[f"{name} %"]
         assert row["drawn"] == row["decoded"]
@@ -230,9 +231,11 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     """One of two has the spear that both are said to have; nobody asked for a blue dress."""
     clips = [clip(0), clip(1, weapon="")]
     known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
-    monkeypatch.setattr(video_evaluation, "sample_video_tokens", lambda *arguments: known)
+    monkeypatch.setattr(video_evaluation, "draw_codes", lambda *arguments: known)
     monkeypatch.setattr(
-        video_evaluation, "describe", lambda gpt, codes: ["a woman with a spear walks left"] * 2
+        video_evaluation,
+        "describe",
+        lambda gpt, codes, lean: ["a woman with a spear walks left"] * 2,
     )
     table = evaluate_gpt(models, judge, clips, PHRASES)
     assert table["weapon %"]["described"] == 50
