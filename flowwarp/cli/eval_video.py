@@ -218,7 +218,8 @@ def command(
         for part, table in _measure(job, counts, column, confusions):
             results[part][column] = table
     if as_json:
-        about = {"counts": counts, "seed": seed, "steps": steps, "sampling": vars(sampling)}
+        about = {"counts": counts, "seed": seed, "steps": steps, "candidates": candidates}
+        about |= {"sampling": vars(sampling)}
         click.echo(json.dumps({"parts": _finite(results), "confusions": confusions, **about}))
     else:
         for part, tables in results.items():

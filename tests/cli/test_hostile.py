@@ -24,6 +24,7 @@ CASES = hostile.cases()
 # All of what is refused before torch has anything to do, and every fourth of the rest.
 QUICK = (
     "recipe",
+    "weights no card: train-critic",
     "setting",
     "list",
     "name too long",
