@@ -63,13 +63,16 @@ class Phrasebook:
         numbers = map(self._numbers.get, phrases_of(words))
         return [number for number in numbers if number is not None]
 
+    def bag(self, numbers: Sequence[int], longest: int) -> Tensor:
+        """Return numbers, (longest,) int32, filled up with how many phrases there are."""
+        bag = torch.full((longest,), len(self), dtype=torch.int32)
+        kept = numbers[:longest]
+        bag[: len(kept)] = torch.tensor(kept, dtype=torch.int32)
+        return bag
+
     def bags(self, captions: Sequence[str], longest: int) -> Tensor:
-        """Return :meth:`find` of each, (n, longest) int32, filled up with their number."""
-        bags = torch.full((len(captions), longest), len(self), dtype=torch.int32)
-        for row, caption in zip(bags, captions, strict=True):
-            found = self.find(caption)[:longest]
-            row[: len(found)] = torch.tensor(found, dtype=torch.int32)
-        return bags
+        """Return the :meth:`bag` of what :meth:`find` finds in each, (n, longest)."""
+        return torch.stack([self.bag(self.find(caption), longest) for caption in captions])
 
 
 def learn_phrases(captions: Iterable[str], pairs: BytePairs, limit: int, most: int) -> Phrasebook:

@@ -110,7 +110,7 @@ class Captions:
         self._longest = (
             max(map(len, found)) + 3
         )  # a word is in up to three phrases that others lack
-        self.bags = torch.stack([self._bag(numbers) for numbers in found])
+        self.bags = torch.stack([book.bag(numbers, self._longest) for numbers in found])
         # What stands between two words, as often as it does.
         self._between: dict[tuple[int, int], list[int]] = {}
         for words in self._words:
@@ -119,11 +119,6 @@ class Captions:
 
     def __len__(self) -> int:
         return len(self.bags)
-
-    def _bag(self, numbers: list[int]) -> Tensor:
-        bag = torch.full((self._longest,), len(self._book), dtype=torch.int32)
-        bag[: len(numbers)] = torch.tensor(numbers, dtype=torch.int32)
-        return bag
 
     def swap(self, index: int, count: int, generator: torch.Generator) -> Tensor:
         """Return a caption with a word exchanged for one that stands in such a place elsewhere.
@@ -145,7 +140,7 @@ class Captions:
             other = choice[int(which * len(choice))]
             if other != words[place]:
                 changed = [*words[:place], other, *words[place + 1 :]]
-                bags[row] = self._bag(self._book.number(changed))
+                bags[row] = self._book.bag(self._book.number(changed), self._longest)
         return bags
 
 
