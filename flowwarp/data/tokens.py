@@ -461,6 +461,10 @@ class Vocabulary:
             for name, grid in grids.items()
         }
 
+    def written_order(self, name: str) -> Tensor:
+        """Return which cell of a grid, counted row by row, is written first, second, …, (n,)."""
+        return self._orders[name]
+
     @cached_property
     def _orders(self) -> dict[str, Tensor]:
         return {m.name: _written_order(m.grid) for m in self.media if m.grid is not None}

@@ -1,7 +1,7 @@
 """A critic with what its phrases mean: how well a caption fits a video, of which codes are written.
 
-It lets a transformer draw several videos at once and go on, row by row of codes, with those that
-have come out as the prompt says; see :func:`flowwarp.pipelines.sequences.sample_video_tokens`.
+It lets a transformer draw several videos at once, with a bias to codes that fit the prompt, and go
+on, piece by piece, with those that have come out as the prompt says.
 """
 
 from __future__ import annotations
@@ -110,9 +110,16 @@ def caption_fit(
     Returns:
         (B,): the log of how much likelier each caption is with its video than with none.
     """
-    scores = phrase_scores(critic, codes, written)
     bags = critic.book.bags(captions, 3 * critic.book.limit)
+    return _fit_bags(critic, codes, bags, written)
+
+
+def _fit_bags(critic: Critique, codes: Tensor, bags: Tensor, written: int | None) -> Tensor:
+    scores = phrase_scores(critic, codes, written)
     return fit(critic.net, scores, bags.to(scores.device))
+
+
+# ------------------------------------------------------------------ words to video
 
 
 def search_video_tokens(
@@ -124,6 +131,7 @@ def search_video_tokens(
     sampling: Sampling | None = None,
     *,
     strength: float = 2.0,
+    pull: float = 3.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Make the codes of videos, each chosen from several candidates on the way.
@@ -134,6 +142,12 @@ def search_video_tokens(
     Twisted Sequential Monte Carlo", ICML 2024). So what a prompt says is chosen piece by piece:
     hair when there is hair, clothes when there are clothes.
 
+    What is drawn in between is drawn with a bias to what fits: each value of a code gains as much
+    as the critic's gradient promises, were the codes that come next all in the middle of what they
+    can be (as in Dathathri et al., "Plug and Play Language Models", ICLR 2020, and by classifier
+    guidance, Dhariwal and Nichol, NeurIPS 2021). The weights do not take it back: both stress the
+    prompt.
+
     Args:
         gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`.
         critic: from :func:`load_critic`.
@@ -141,8 +155,9 @@ def search_video_tokens(
         seeds: one for each.
         candidates: so many of each prompt are drawn side by side.
         sampling: how to draw.
-        strength: what the critic's nats are multiplied by. Beyond 1 it is stressed, as the prompt
-            is by guidance.
+        strength: what the critic's nats are multiplied by to weigh candidates. Beyond 1 it is
+            stressed, as the prompt is by guidance.
+        pull: what they are multiplied by in the bias; 0 for none.
         progress: called with (codes done, codes in all).
 
     Returns:
@@ -151,36 +166,136 @@ def search_video_tokens(
     Raises:
         ValueError: a prompt without a caption, or see ``sample_video_tokens``.
     """
-    captions = [prompt.caption for prompt in prompts for _ in range(candidates)]
-    told = [caption for caption in captions if caption is not None]
-    if len(told) < len(captions):
+    captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
+    if len(captions) < len(prompts):
         raise ValueError("prompts must have captions to choose by")
-    chance = [torch.Generator().manual_seed((seed + _CHANCE) % 2**63) for seed in seeds]
-    before = torch.zeros(len(prompts), candidates)
-    weights = torch.zeros(len(prompts), candidates)
-    first = torch.arange(len(prompts))[:, None] * candidates
-    cells = PATCH // gpt.vocabulary[VIDEO].digits  # codes of a patch
-
-    def steer(codes: Tensor, written: int) -> Tensor | None:
-        nonlocal before, weights
-        if written % (_EVERY * cells):
-            return None
-        now = caption_fit(critic, codes, told, written).cpu().view(len(prompts), candidates)
-        weights = weights + strength * (now - before)
-        rows = torch.arange(candidates).repeat(len(prompts), 1)
-        for number, own in enumerate(weights):
-            share = own.softmax(0)
-            if 1 / float(share.square().sum()) < candidates / 2:  # the effective sample size
-                rows[number] = _resample(share, chance[number])
-                weights[number] = 0
-        before = now.gather(1, rows)
-        return (first + rows).flatten()
-
+    search = _Search(gpt, critic, captions, seeds, candidates, strength, pull)
     every = [seed for own in seeds for seed in seeds_after(own, candidates)]
     many = [prompt for prompt in prompts for _ in range(candidates)]
-    codes = sample_video_tokens(gpt, many, every, sampling, steer=steer, progress=progress)
-    best = caption_fit(critic, codes, told).cpu().view(len(prompts), candidates).argmax(1)
-    return codes[first[:, 0] + best]
+    begun = [prompt.begin for prompt in many if prompt.begin is not None]
+    if begun:
+        search.look(torch.stack(begun))
+    codes = sample_video_tokens(
+        gpt,
+        many,
+        every,
+        sampling,
+        steer=search.steer,
+        gains=search.gains if pull else None,
+        progress=progress,
+    )
+    return search.best(codes)
+
+
+class _Search:
+    """How well candidates fit so far, and what they would gain by."""
+
+    def __init__(
+        self,
+        gpt: MediaGPT,
+        critic: Critique,
+        captions: Sequence[str],
+        seeds: Sequence[int],
+        candidates: int,
+        strength: float,
+        pull: float,
+    ) -> None:
+        video = gpt.vocabulary[VIDEO]
+        assert video.grid is not None
+        self.critic, self.strength, self.pull = critic, strength, pull
+        self.device = critic.net.head.weight.device
+        told = [caption for caption in captions for _ in range(candidates)]
+        self.bags = critic.book.bags(told, 3 * critic.book.limit).to(self.device)
+        self.chances = [torch.Generator().manual_seed((s + _CHANCE) % 2**63) for s in seeds]
+        self.digits = video.digits
+        self.apart = _EVERY * PATCH // video.digits  # codes between choices
+        self.order = gpt.vocabulary.written_order(VIDEO)
+        self.first = torch.arange(len(captions))[:, None] * candidates
+        self.fits = torch.zeros(len(captions), candidates)
+        self.weights = torch.zeros_like(self.fits)
+        self.values = _digit_values(critic.dvae, video.size, video.digits)
+        self.look(torch.zeros(len(told), 0, *video.grid[1:], dtype=torch.int64))
+
+    def look(self, begun: Tensor) -> None:
+        """Find out what videos (B, n, h, w) that have begun would gain by."""
+        grid = self.critic.net.config.grid
+        codes = begun.new_zeros(len(begun), *grid)
+        codes[:, : begun.shape[1]] = begun
+        self._ahead(codes, begun[0].numel())
+
+    def steer(self, codes: Tensor, written: int) -> Tensor | None:
+        """Return which candidate each goes on from; see ``sample_video_tokens``."""
+        if written % self.apart:
+            return None
+        prompts, candidates = self.fits.shape
+        now = _fit_bags(self.critic, codes, self.bags, written).cpu().view(prompts, candidates)
+        self.weights += self.strength * (now - self.fits)
+        rows = torch.arange(candidates).repeat(prompts, 1)
+        for number, own in enumerate(self.weights):
+            share = own.softmax(0)
+            if 1 / float(share.square().sum()) < candidates / 2:  # the effective sample size
+                rows[number] = _resample(share, self.chances[number])
+                own.zero_()
+        self.fits = now.gather(1, rows)
+        chosen = (self.first + rows).flatten()
+        self._ahead(codes[chosen], written)
+        return chosen
+
+    def gains(self, written: int) -> Tensor:
+        """Return what each value of the next token is worth; see ``sample_video_tokens``."""
+        place = self.order[written // self.digits]
+        slopes = self.slopes[:, place]
+        return slopes @ self.values[written % self.digits].T
+
+    def best(self, codes: Tensor) -> Tensor:
+        """Return each prompt's candidate that fits best."""
+        fits = _fit_bags(self.critic, codes, self.bags, None).cpu().view_as(self.fits)
+        return codes[self.first[:, 0] + fits.argmax(1)]
+
+    def _ahead(self, codes: Tensor, written: int) -> None:
+        """Note how the fit changes with the values of codes, those that come next included."""
+        if self.pull and written < len(self.order):
+            slopes = _slopes(self.critic, codes, self.bags, written, self.apart)
+            self.slopes = self.pull * slopes.flatten(1, 3)  # (B, cells, channels)
+
+
+def _slopes(critic: Critique, codes: Tensor, bags: Tensor, written: int, ahead: int) -> Tensor:
+    """Return the gradient of the fit, (B, t, h, w, channels), some codes ahead.
+
+    Args:
+        critic: from :func:`load_critic`.
+        codes: (B, t, h, w).
+        bags: (B, L) phrases of captions.
+        written: how many codes are there.
+        ahead: how many more are taken to be there, with values of 0, the middle.
+    """
+    grid = codes.shape[1:]
+    device = critic.net.head.weight.device
+    there = written_cells(grid, written).to(device)
+    known = written_cells(grid, written + ahead).to(device).expand(codes.shape)
+    half = fast_dtype(device) == torch.bfloat16
+    with torch.inference_mode(False), torch.enable_grad():  # sampling does without
+        values = critic.dvae.quantiser.values(codes.to(device).clone()).detach()
+        values = values.masked_fill(~there[..., None], 0.0).requires_grad_()
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            scores = critic.net(values, known)
+        (slopes,) = torch.autograd.grad(fit(critic.net, scores, bags.clone()).sum(), values)
+    return slopes
+
+
+def _digit_values(dvae: DVAE, size: int, digits: int) -> list[Tensor]:
+    """Return what each value of each digit of a code adds to what the code stands for.
+
+    Returns:
+        For each digit (size, channels); what a code stands for is their sum and a constant.
+    """
+    quantiser = dvae.quantiser
+    steps = torch.arange(size, device=next(dvae.parameters()).device)
+    nothing = quantiser.values(torch.zeros_like(steps))
+    return [
+        (quantiser.values(steps * size ** (digits - 1 - digit)) - nothing).detach()
+        for digit in range(digits)
+    ]
 
 
 def _resample(shares: Tensor, chance: torch.Generator) -> Tensor:

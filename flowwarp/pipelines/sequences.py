@@ -31,6 +31,7 @@ WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 _APART = 0x9E3779B1
 
 Steer = Callable[[Tensor, int], Tensor | None]
+Gains = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ def sample_video_tokens(
     sampling: Sampling | None = None,
     *,
     steer: Steer | None = None,
+    gains: Gains | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -119,6 +121,8 @@ def sample_video_tokens(
         sampling: how to draw.
         steer: called after each patch with the codes (B, t, h, w) and how many of each are written;
             returns which video each goes on from, (B,), or None for itself.
+        gains: called before each token with how many of each video are written; returns what is
+            added to the logits of the ids to choose from, (B, V).
         dtype: of the matrices; by default bfloat16 where that is fast.
         progress: called with (codes done, codes in all).
 
@@ -168,6 +172,7 @@ def sample_video_tokens(
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
         steer=None if steer is None else chosen,
+        lean=None if gains is None else lambda ids: gains(known + ids.shape[1]),
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )

@@ -16,7 +16,7 @@ from flowwarp.data.tokens import (
 )
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.models.critic import Critic, CriticConfig
+from flowwarp.models.critic import Critic, CriticConfig, fit
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, TINY
@@ -136,28 +136,73 @@ def test_the_search_finds_what_fits_better(parts):
 def test_a_search_on_the_way_is_better_than_a_choice_at_the_end(parts, monkeypatch):
     gpt, critic = parts
 
-    def even(critic, codes, captions, written=16):
+    def even(critic, codes, bags, written):
         """Return 2 nats for each even code that is written."""
-        known = written_cells(GRID, written)
+        known = written_cells(GRID, 16 if written is None else written)
         return 2.0 * ((codes % 2 == 0) & known).flatten(1).sum(1)
 
-    monkeypatch.setattr(critique, "caption_fit", even)
+    monkeypatch.setattr(critique, "_fit_bags", even)
     monkeypatch.setattr(critique, "_EVERY", 1)
     prompt = Prompt("a red knight")
-    (found,) = search_video_tokens(gpt, critic, [prompt], [1], 16)
+    (found,) = search_video_tokens(gpt, critic, [prompt], [1], 16, pull=0)
     plain = sample_video_tokens(gpt, [prompt] * 16, seeds_after(1, 16))
-    counts = even(critic, plain, []) / 2
+    counts = even(critic, plain, None, None) / 2
     assert float(counts.amax()) < 13
-    assert float(even(critic, found[None], [])) / 2 > float(counts.amax())
+    assert float(even(critic, found[None], None, None)) / 2 > float(counts.amax())
 
 
 def test_where_all_fit_alike_nothing_is_chosen(parts, monkeypatch):
     gpt, critic = parts
-    monkeypatch.setattr(
-        critique, "caption_fit", lambda c, codes, told, n=0: torch.zeros(len(codes))
-    )
-    found = search_video_tokens(gpt, critic, [Prompt("a red knight")], [4], 3)
+    monkeypatch.setattr(critique, "_fit_bags", lambda c, codes, bags, n: torch.zeros(len(codes)))
+    found = search_video_tokens(gpt, critic, [Prompt("a red knight")], [4], 3, pull=0)
     assert torch.equal(found, sample_video_tokens(gpt, [Prompt("a red knight")], [4]))
+
+
+def test_what_is_drawn_leans_to_what_fits(parts, monkeypatch):
+    gpt, critic = parts
+    monkeypatch.setattr(critique, "_EVERY", 1)  # this video is no longer than four patches
+    prompts, seeds = [Prompt("a red knight")] * 8, list(range(8))
+    captions = ["a red knight"] * 8
+    means = [
+        float(caption_fit(critic, found, captions).mean())
+        for pull in (0.0, 3.0)
+        for found in [search_video_tokens(gpt, critic, prompts, seeds, 1, pull=pull)]
+    ]
+    assert means[1] > means[0] + 0.5
+    assert torch.equal(
+        search_video_tokens(gpt, critic, prompts, seeds, 1, pull=0),
+        sample_video_tokens(gpt, prompts, seeds),
+    )
+
+
+def test_slopes_are_those_of_the_fit(parts):
+    _, critic = parts
+    codes = torch.randint(0, critic.dvae.config.codes, (1, *GRID))
+    bags = critic.book.bags(["a red knight"], 24)
+    slopes = critique._slopes(critic, codes, bags, 4, 4)
+    assert not slopes[0][~written_cells(GRID, 8)].any()
+    values = critic.dvae.quantiser.values(codes)
+    values[:, ~written_cells(GRID, 4)] = 0
+    known = written_cells(GRID, 8).expand(codes.shape)
+    place = (0, *written_cells(GRID, 5).logical_xor(written_cells(GRID, 4)).nonzero()[0].tolist())
+    changes = []
+    for step in (-0.05, 0.05):
+        moved = values.clone()
+        moved[(*place, 1)] += step
+        with torch.no_grad():
+            changes.append(float(fit(critic.net, critic.net(moved, known), bags)))
+    assert (changes[1] - changes[0]) / 0.1 == pytest.approx(float(slopes[(*place, 1)]), rel=0.1)
+
+
+def test_values_of_digits_add_up(parts):
+    _, critic = parts
+    config, quantiser = critic.dvae.config, critic.dvae.quantiser
+    tables = critique._digit_values(critic.dvae, config.book, config.digits)
+    codes = torch.randint(0, config.codes, (9,))
+    total = quantiser.values(torch.zeros_like(codes))
+    for place, table in enumerate(tables):
+        total = total + table[codes // config.book ** (config.digits - 1 - place) % config.book]
+    assert torch.allclose(total, quantiser.values(codes), atol=1e-6)
 
 
 def test_a_search_needs_words(parts):
