@@ -26,6 +26,7 @@ from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_image, check_same_grid
 
 SLOPE = 0.1  # of the leaky ReLU
+FAINT = 1e-2  # a shorter feature has no direction of its own
 CONTRAST = 4  # brings cosines of features, whose deviation is about 1/4, to unit variance
 
 
@@ -282,12 +283,16 @@ def convex_upsample(flow: Tensor, logits: Tensor) -> Tensor:
     """
     batch, _, height, width = flow.shape
     scale = round((logits.shape[1] / 9) ** 0.5)
-    weights = logits.view(batch, 1, 9, scale, scale, height, width).softmax(2)
+    weights = logits.view(batch, 9, 1, scale**2, height, width).softmax(1).unbind(1)
     # Repeating the border keeps a constant flow constant there.
     around = F.unfold(F.pad(scale * flow, (1, 1, 1, 1), mode="replicate"), 3)
-    around = around.view(batch, 2, 9, 1, 1, height, width)
-    combined = (weights * around).sum(2)  # (B, 2, s, s, H, W)
-    return combined.permute(0, 1, 4, 2, 5, 3).reshape(batch, 2, scale * height, scale * width)
+    vectors = around.view(batch, 2, 9, 1, height, width).unbind(2)
+    # One by one: all products at once are nine times what memory has to hold.
+    combined = weights[0] * vectors[0]  # (B, 2, s * s, H, W)
+    for weight, vector in zip(weights[1:], vectors[1:], strict=True):
+        combined = torch.addcmul(combined, weight, vector)
+    combined = combined.view(batch, 2, scale, scale, height, width).permute(0, 1, 4, 2, 5, 3)
+    return combined.reshape(batch, 2, scale * height, scale * width)
 
 
 def _centre(features: Tensor) -> Tensor:
@@ -298,4 +303,7 @@ def _centre(features: Tensor) -> Tensor:
 
 
 def _direction(features: Tensor) -> Tensor:
-    return F.normalize(features.float(), dim=1, eps=1e-2).to(features.dtype)
+    features32 = features.float()
+    # As F.normalize does, whose norm over channels takes thirty times as long.
+    squared = features32.square().sum(1, keepdim=True)
+    return (features32 * squared.clamp_min(FAINT**2).rsqrt()).to(features.dtype)

@@ -33,6 +33,7 @@ from flowwarp.tensors import check_choice, check_flow, check_image
 
 HIDDEN = 0.01  # confidence of a pixel that seems hidden in frame 2: its neighbours decide
 SMALLEST = 16  # pixels; no level of the pyramid is smaller, unless the image is
+ROUNDS = 4  # of the search for matches at a level
 MATCH_SMALLEST = 24  # pixels; as wide as a descriptor and a half
 ZETA = 1e-6  # squared gradient: a thousandth of the range is taken for noise
 EPSILON = 0.001**2  # pixels squared, Brox et al.'s
@@ -45,7 +46,7 @@ class RefineConfig:
 
     Attributes:
         match: whether matched descriptors compete with the start.
-        match_full: whether they are matched at full resolution, else at half.
+        match_rounds: of their search at full resolution; 0 to match at half of it.
         levels: of the image pyramid, the full size included.
         scale: of one level to the next finer one.
         warps: linearisations at each level.
@@ -59,7 +60,7 @@ class RefineConfig:
     """
 
     match: bool = True
-    match_full: bool = True
+    match_rounds: int = ROUNDS
     levels: int = 5
     scale: float = 0.6
     warps: int = 3
@@ -74,13 +75,15 @@ class RefineConfig:
         for name in ("levels", "warps", "inner", "sweeps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.match_rounds < 0:
+            raise ValueError(f"match_rounds must not be negative, got {self.match_rounds}")
         if not 0 < self.scale < 1:
             raise ValueError(f"scale must be in (0, 1), got {self.scale}")
         if not 0 <= self.median_radius <= 15:
             raise ValueError(f"median_radius must be 0 to 15, got {self.median_radius}")
 
 
-BALANCED = RefineConfig(levels=3, warps=2, inner=1, median_radius=5)
+BALANCED = RefineConfig(match_rounds=2, levels=3, warps=2, inner=1, median_radius=5)
 BEST = RefineConfig(levels=3, warps=4, median_radius=7)
 QUALITIES = {"balanced": BALANCED, "best": BEST}
 
@@ -102,7 +105,7 @@ def refine(
         image2: the other image, of the same shape and device.
         flow: (B, 2, H, W), pixels; where to start, such as a network's estimate; NaN is taken as
             0. Default: from matches of :func:`estimate`.
-        quality: ``"balanced"``, or ``"best"``, which takes nearly twice as long.
+        quality: ``"balanced"``, or ``"best"``, which takes several times as long.
         config: explicit parameters instead of ``quality``.
         flow_21: (B, 2, H, W), pixels; backward flow if known. Pixels from which forward and
             backward do not meet are filled from their neighbours.
@@ -147,7 +150,7 @@ def _refine(
 ) -> Tensor:
     starts = [] if flow is None else [flow]
     if flow is None or config.match:
-        starts.append(_complete(image1, *_matches(image1, image2, config.match_full)))
+        starts.append(_complete(image1, *_matches(image1, image2, config.match_rounds)))
     start = starts[0] if len(starts) == 1 else fuse(image1, image2, starts)
     return _coarse_to_fine(image1, image2, start, flow_21, config)
 
@@ -294,7 +297,7 @@ def estimate(image1: Tensor, image2: Tensor, *, full: bool = True) -> tuple[Tens
     pairs = [(empty, empty)]
     for k in range(len(image1)):
         one, two = image1[k : k + 1], image2[k : k + 1]
-        there, back = _matches(one, two, full)
+        there, back = _matches(one, two, ROUNDS if full else 0)
         pairs.append((_complete(one, there, back), _complete(two, back, there)))
     flow_12, flow_21 = zip(*pairs, strict=True)
     return torch.cat(flow_12), torch.cat(flow_21)
@@ -327,24 +330,30 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
     return weighted_median(best, image1, everywhere, radius=3, sigma_space=7, sigma_colour=0.06)
 
 
-def _matches(image1: Tensor, image2: Tensor, full: bool) -> tuple[Tensor, Tensor]:
-    """Match one pair of (1, C, H, W) both ways, in whole pixels of the finest level."""
+def _matches(image1: Tensor, image2: Tensor, rounds: int) -> tuple[Tensor, Tensor]:
+    """Match one pair of (1, C, H, W) both ways, in whole pixels of the finest level.
+
+    The finest is at full resolution with so many rounds of search, at half of it with none.
+    """
     sizes = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
-    if not full:
-        sizes = sizes[:-1] or sizes
+    if not rounds:
+        sizes, rounds = sizes[:-1] or sizes, ROUNDS
     described = [[describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2)]
-    return _search(*described), _search(*reversed(described))
+    return _search(*described, rounds), _search(*reversed(described), rounds)
 
 
-def _search(features1: list[Tensor], features2: list[Tensor]) -> Tensor:
-    """Match from the coarsest level, where all of the image is searched, to the finest."""
+def _search(features1: list[Tensor], features2: list[Tensor], last: int) -> Tensor:
+    """Match from the coarsest level, where all of the image is searched, to the finest.
+
+    The last level has so many rounds; before that there are as many as it takes.
+    """
     height, width, _ = features1[0].shape
     matches = torch.zeros(height, width, 2, dtype=torch.int32, device=features1[0].device)
     radius, rounds = max(height, width) // 2, 8
     for level1, level2 in zip(features1, features2, strict=True):
         if level1.shape[:2] != matches.shape[:2]:
             matches = _double(matches, level1.shape[0], level1.shape[1])
-            radius, rounds = 16, 4
+            radius, rounds = 16, last if level1 is features1[-1] else ROUNDS
         for k in range(rounds):
             matches, _ = match_round(level1, level2, matches, radius=radius, round=k)
     return matches.permute(2, 0, 1)[None].float()

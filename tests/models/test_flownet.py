@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from flowwarp.losses.photometric import census_loss
-from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, convex_upsample
+from flowwarp.models.flownet import (
+    FAINT,
+    SMALL,
+    TINY,
+    FlowNet,
+    FlowNetConfig,
+    _direction,
+    convex_upsample,
+)
 from flowwarp.ops.warping import warp
 
 
@@ -75,6 +83,18 @@ def test_convex_upsampling_puts_blocks_where_they_belong():
     full = convex_upsample(flow, logits.view(1, 36, 2, 3))
     expected = 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(full, expected)
+
+
+def test_features_are_compared_by_direction():
+    features = torch.randn(2, 8, 3, 4, generator=seeded())
+    features[0, :, 0, 0] = 0
+    features[1, :, 1, 1] *= 1e-4
+    features.requires_grad_()
+    expected = torch.nn.functional.normalize(features, dim=1, eps=FAINT)
+    found = _direction(features)
+    assert torch.allclose(found, expected, atol=1e-6)
+    gradients = [torch.autograd.grad(x.sin().sum(), features)[0] for x in (found, expected)]
+    assert torch.allclose(*gradients, rtol=1e-4)
 
 
 def test_learns_one_pair_without_labels(net):
