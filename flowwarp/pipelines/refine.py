@@ -338,8 +338,8 @@ def _matches(image1: Tensor, image2: Tensor, rounds: int) -> tuple[Tensor, Tenso
     sizes = _sizes(image1, 0.5, MATCH_SMALLEST, 10)
     if not rounds:
         sizes, rounds = sizes[:-1] or sizes, ROUNDS
-    described = [[describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2)]
-    return _search(*described, rounds), _search(*reversed(described), rounds)
+    one, two = ([describe(_resize(_grey(i), s)) for s in sizes] for i in (image1, image2))
+    return _search(one, two, rounds), _search(two, one, rounds)
 
 
 def _search(features1: list[Tensor], features2: list[Tensor], last: int) -> Tensor:
