@@ -133,6 +133,8 @@ def test_presets():
     assert BALANCED != BEST
     with pytest.raises(ValueError, match="levels must be"):
         RefineConfig(levels=0)
+    with pytest.raises(ValueError, match="match_rounds must"):
+        RefineConfig(match_rounds=-1)
 
 
 def test_wrong_arguments():
