@@ -131,7 +131,7 @@ def search_video_tokens(
     sampling: Sampling | None = None,
     *,
     strength: float = 2.0,
-    pull: float = 3.0,
+    pull: float = 1.5,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Make the codes of videos, each chosen from several candidates on the way.
