@@ -85,8 +85,11 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
     device, (height, width) = image1.device, image1.shape[-2:]
     half = fast_dtype(device) == torch.bfloat16
     size = (round(ENLARGED * height), round(ENLARGED * width))
+    # With antialias, which changes nothing where images grow: only then it rounds the same for any
+    # number of threads.
     frames = [
-        F.interpolate(i, size, mode="bilinear", align_corners=False) for i in (image1, image2)
+        F.interpolate(i, size, mode="bilinear", align_corners=False, antialias=True)
+        for i in (image1, image2)
     ]
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         forward, backward = net(*frames)
