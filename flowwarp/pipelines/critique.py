@@ -88,10 +88,13 @@ def phrase_scores(critic: Critique, codes: Tensor, written: int | None = None) -
     grid = codes.shape[1:]
     known = written_cells(grid, grid.numel() if written is None else written).expand(codes.shape)
     device = critic.net.head.weight.device
-    half = fast_dtype(device) == torch.bfloat16
-    values = critic.dvae.quantiser.values(codes.to(device))
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
-        scores: Tensor = critic.net(values, known.to(device))
+    return _scores(critic.net, critic.dvae.quantiser.values(codes.to(device)), known.to(device))
+
+
+def _scores(net: Critic, values: Tensor, known: Tensor) -> Tensor:
+    half = fast_dtype(values.device) == torch.bfloat16
+    with torch.autocast(values.device.type, torch.bfloat16, enabled=half):
+        scores: Tensor = net(values, known)
     return scores
 
 
@@ -172,9 +175,7 @@ def search_video_tokens(
     search = _Search(gpt, critic, captions, seeds, candidates, strength, pull)
     every = [seed for own in seeds for seed in seeds_after(own, candidates)]
     many = [prompt for prompt in prompts for _ in range(candidates)]
-    begun = [prompt.begin for prompt in many if prompt.begin is not None]
-    if begun:
-        search.look(torch.stack(begun))
+    search.begin([prompt.begin for prompt in many])
     codes = sample_video_tokens(
         gpt,
         many,
@@ -201,11 +202,10 @@ class _Search:
         pull: float,
     ) -> None:
         video = gpt.vocabulary[VIDEO]
-        assert video.grid is not None
         self.critic, self.strength, self.pull = critic, strength, pull
-        self.device = critic.net.head.weight.device
         told = [caption for caption in captions for _ in range(candidates)]
-        self.bags = critic.book.bags(told, 3 * critic.book.limit).to(self.device)
+        self.bags = critic.book.bags(told, 3 * critic.book.limit)
+        self.bags = self.bags.to(critic.net.head.weight.device)
         self.chances = [torch.Generator().manual_seed((s + _CHANCE) % 2**63) for s in seeds]
         self.digits = video.digits
         self.apart = _EVERY * PATCH // video.digits  # codes between choices
@@ -214,14 +214,16 @@ class _Search:
         self.fits = torch.zeros(len(captions), candidates)
         self.weights = torch.zeros_like(self.fits)
         self.values = _digit_values(critic.dvae, video.size, video.digits)
-        self.look(torch.zeros(len(told), 0, *video.grid[1:], dtype=torch.int64))
 
-    def look(self, begun: Tensor) -> None:
-        """Find out what videos (B, n, h, w) that have begun would gain by."""
-        grid = self.critic.net.config.grid
-        codes = begun.new_zeros(len(begun), *grid)
-        codes[:, : begun.shape[1]] = begun
-        self._ahead(codes, begun[0].numel())
+    def begin(self, begun: Sequence[Tensor | None]) -> None:
+        """Find out what videos would gain by, of which there is nothing, or codes (n, h, w)."""
+        codes = torch.zeros(len(begun), *self.critic.net.config.grid, dtype=torch.int64)
+        written = 0
+        for video, given in zip(codes, begun, strict=True):
+            if given is not None:
+                video[: len(given)] = given
+                written = given.numel()
+        self._ahead(codes, written)
 
     def steer(self, codes: Tensor, written: int) -> Tensor | None:
         """Return which candidate each goes on from; see ``sample_video_tokens``."""
@@ -273,12 +275,10 @@ def _slopes(critic: Critique, codes: Tensor, bags: Tensor, written: int, ahead: 
     device = critic.net.head.weight.device
     there = written_cells(grid, written).to(device)
     known = written_cells(grid, written + ahead).to(device).expand(codes.shape)
-    half = fast_dtype(device) == torch.bfloat16
     with torch.inference_mode(False), torch.enable_grad():  # sampling does without
         values = critic.dvae.quantiser.values(codes.to(device).clone()).detach()
         values = values.masked_fill(~there[..., None], 0.0).requires_grad_()
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            scores = critic.net(values, known)
+        scores = _scores(critic.net, values, known)
         (slopes,) = torch.autograd.grad(fit(critic.net, scores, bags.clone()).sum(), values)
     return slopes
 
