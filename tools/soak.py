@@ -149,7 +149,7 @@ def kill(name: str, kills: int, folder: Path) -> Counter[str]:
         code = wait(child)
         if code == -signal.SIGKILL:
             counts["kills"] += 1
-            for state in cut.glob("*.safetensors"):
+            for state in cut.glob("[!.]*.safetensors"):  # no file that was not yet renamed
                 counts["states"] += 1
                 counts["lost"] += not loads(state)
         elif code == 0:  # it came to its end in spite of all
