@@ -46,6 +46,10 @@ CAPTIONS = ["a red knight", "a blue knight", "a red ghost"]
 
 @pytest.fixture(scope="module")
 def parts():
+    return make_parts(GRID)
+
+
+def make_parts(grid):
     """Return a transformer and a critic that have learned nothing."""
     pairs = train_pairs(CAPTIONS * 2, 40)
     torch.manual_seed(0)
@@ -53,15 +57,15 @@ def parts():
     codes, digits = dvae.config.book, dvae.config.digits
     media = (
         Medium("text", pairs.size),
-        Medium("video", codes, GRID, digits=digits),
-        Medium("frame", codes, GRID, first=0, shares="video", digits=digits),
+        Medium("video", codes, grid, digits=digits),
+        Medium("frame", codes, (1, *grid[1:]), first=0, shares="video", digits=digits),
         Medium("motion", MOTION_CODES, MOTION_GRID),
     )
     words = Vocabulary(media, pairs, text_limit=8)
     gpt = GPT(replace(TINY, vocabulary=words.size, depth=1))
     torch.nn.init.normal_(gpt.head.weight, std=0.05)
     book = learn_phrases(CAPTIONS * 2, pairs, 8, 100)
-    net = Critic(CriticConfig(len(book), 3, 24, GRID, dvae.quantiser.outputs, widths=(16, 16)))
+    net = Critic(CriticConfig(len(book), 3, 24, grid, dvae.quantiser.outputs, widths=(16, 16)))
     torch.nn.init.normal_(net.head.weight)
     net.names.copy_(book.names)
     net.references.copy_(book.bags(CAPTIONS, 24))
@@ -173,6 +177,26 @@ def test_what_is_drawn_leans_to_what_fits(parts, monkeypatch):
         search_video_tokens(gpt, critic, prompts, seeds, 1, pull=0),
         sample_video_tokens(gpt, prompts, seeds),
     )
+
+
+def test_a_search_goes_on_from_a_beginning(monkeypatch):
+    gpt, critic = make_parts((2, 4, 4))
+    monkeypatch.setattr(critique, "_EVERY", 1)
+    begin = torch.randint(0, critic.dvae.config.codes, (1, 4, 4))
+    prompts, captions = [Prompt("a red knight", begin=begin)] * 8, ["a red knight"] * 8
+    asked = []
+    monkeypatch.setattr(
+        critique, "_slopes", lambda *a, real=critique._slopes: asked.append(a) or real(*a)
+    )
+    means = []
+    for pull in (0.0, 3.0):
+        found = search_video_tokens(gpt, critic, prompts, list(range(8)), 1, pull=pull)
+        assert torch.equal(found[:, :1], begin.expand(8, 1, 4, 4))
+        means.append(float(caption_fit(critic, found, captions).mean()))
+    assert means[1] > means[0] + 0.2  # half of it is chosen
+    _, codes, _, written, ahead = asked[0]  # the first look is at the beginning, and what follows
+    assert (written, ahead) == (16, 4)
+    assert torch.equal(codes[:, :1], begin.expand(8, 1, 4, 4))
 
 
 def test_slopes_are_those_of_the_fit(parts):
