@@ -49,7 +49,7 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weigh
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.models import critic, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, critic, dvae, flownet, gpt, upsampler
 from flowwarp.pipelines.sequences import CODES, VOCABULARY
 from flowwarp.pipelines.video_tokens import fingerprint
 
@@ -131,6 +131,9 @@ def lay_out_networks(folder: Path) -> None:
     words = Vocabulary(media, pairs, text_limit=8)
     net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1))
     save_network(folder / "gpt.safetensors", "gpt", net, **{VOCABULARY: words.to_json()})
+    sizes = captioner.CaptionerConfig(pairs.size + 1, size=16, widths=(8, 8), hidden=8, joined=8)
+    telling = captioner.Captioner(sizes)
+    save_network(folder / "say.safetensors", "captioner", telling, **{VOCABULARY: words.to_json()})
     watching = critic.Critic(critic.CriticConfig(3, grid=(2, 4, 4), channels=2, widths=(8, 8)))
     notes = {VOCABULARY: words.to_json(), CODES: fingerprint(vae)}
     save_network(folder / "critic.safetensors", "critic", watching, **notes)
@@ -369,6 +372,7 @@ def train(command: str, data: str, more: str = "") -> str:
         "train-flow": "height=64 width=64 margin=8 student_margin=8 fitted_pairs=0",
         "train-dvae": "size=16 frames=4 validation=1 widths=8,16,32",
         "train-gpt": "clips=2 checked=1 data.size=16 data.frames=4",
+        "train-captioner": "clips=2 checked=1 model.size=16 length=8",
         "train-critic": "clips=2 checked=1 data.size=16 data.frames=8 others=1",
         "train-upsampler": "data.size=32 length=4 frames=2 checked=1",
     }[command]
@@ -601,6 +605,8 @@ def _weights() -> Iterator[Case]:
         "generate-video upsampler": "generate-video dog --gpt gpt.safetensors"
         " --dvae dvae.safetensors --upsampler {} -o x.mp4",
         "describe-video": "describe-video clip.mp4 --gpt {} --dvae dvae.safetensors",
+        "describe-video captioner": "describe-video clip.mp4 --captioner {}",
+        "train-captioner": train("train-captioner", "digits", "--start {}"),
         "eval-video classifier": "eval-video --part classifier --classifier {}",
         "eval-video dvae": f"{EVAL_VIDEO} --upsampler up.safetensors --dvae {{}}",
         "eval-video upsampler": f"{EVAL_VIDEO} --dvae dvae.safetensors --upsampler {{}}",
@@ -617,13 +623,20 @@ def _weights() -> Iterator[Case]:
         ("gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
         ("gpt", "gpt.safetensors", {"depth": 10**9}),
         ("dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
+        ("captioner", "say.safetensors", {"vocabulary": 10**9}),
+        ("captioner", "say.safetensors", {"hidden": 10**9}),
         ("critic", "critic.safetensors", {"phrases": 10**9}),
         ("critic", "critic.safetensors", {"references": 10**9, "longest": 10**9}),
         ("upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
         make = weights(safe, file, card=card)
-        call = calls[f"generate-video {network}"].format(safe)
+        use = "describe-video" if network == "captioner" else "generate-video"
+        call = calls[f"{use} {network}"].format(safe)
         yield Case(f"weights card of {min(card)} is huge: {network}", call, make)
+    yield Case(
+        "weights of another network: describe-video captioner",
+        calls["describe-video captioner"].format("gpt.safetensors"),
+    )
     for command in ("classifier", "dvae", "upsampler"):
         call = calls[f"eval-video {command}"].format("gpt.safetensors")
         yield Case(f"weights of another network: eval-video {command}", call)

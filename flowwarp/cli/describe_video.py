@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from flowwarp.pipelines.windows import Description
 
 
 @click.command()
@@ -38,6 +41,11 @@ if TYPE_CHECKING:
     "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
+@click.option(
+    "--captioner",
+    metavar="WEIGHTS",
+    help="Of train-captioner: describe by it, rather than by the three above.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def command(
@@ -47,6 +55,7 @@ def command(
     gpt: str,
     critic: str | None,
     dvae: str,
+    captioner: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -66,9 +75,16 @@ def command(
     check_device(device)
     sources = _list_sources(videos)
     from flowwarp.io.video import read_video
+    from flowwarp.pipelines.captions import BEAMS, caption_video, load_captioner
     from flowwarp.pipelines.text_video import describe_video, load_models
 
-    models = load_models(gpt, dvae, None, None, choose_device(device), critic)
+    describe: Callable[[Iterable[Tensor]], Description]
+    if captioner is None:
+        models = load_models(gpt, dvae, None, None, choose_device(device), critic)
+        describe = partial(describe_video, models, best=best, seed=seed)
+    else:
+        words = load_captioner(captioner, choose_device(device))
+        describe = partial(caption_video, words, beams=max(BEAMS, best))
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     hidden = len(sources) == 1 or not sys.stderr.isatty()
@@ -77,7 +93,7 @@ def command(
             start = time.perf_counter()
             frames = _Counted(read_video(source))
             try:
-                found = describe_video(models, frames, best=best, seed=seed)
+                found = describe(frames)
             except InputError as fault:
                 if len(sources) == 1:
                     raise

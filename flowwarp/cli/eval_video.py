@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flowwarp.models.dvae import DVAE
     from flowwarp.models.gpt import Sampling
     from flowwarp.models.upsampler import Upsampler
+    from flowwarp.pipelines.captions import Words
     from flowwarp.pipelines.text_video import VideoModels
     from flowwarp.pipelines.video_evaluation import Table
 
@@ -54,6 +55,11 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
     "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
+)
+@click.option(
+    "--captioner",
+    metavar="WEIGHTS",
+    help="Of train-captioner: describe by it, rather than by the transformer.",
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
@@ -135,6 +141,7 @@ def command(
     parts: tuple[str, ...],
     gpt: str,
     critic: str | None,
+    captioner: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -199,6 +206,7 @@ def command(
         {
             "gpt": gpt,
             "critic": critic,
+            "captioner": captioner,
             "dvae": dvae,
             "upsampler": upsampler,
             "flow": flow,
@@ -241,6 +249,7 @@ class _Networks:
     dvae: DVAE | None
     upsampler: Upsampler | None
     models: VideoModels | None
+    captioner: Words | None = None
 
     @property
     def frames(self) -> int:
@@ -292,6 +301,7 @@ def _load(
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
+    from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights, load_models, load_upsampler
     from flowwarp.pipelines.video_evaluation import load_classifier
     from flowwarp.pipelines.video_tokens import load_dvae
@@ -306,7 +316,14 @@ def _load(
         models = load_models(
             gpt, dvae, sharp if sharpens else None, flow, device, weights["critic"]
         )
-        networks = _Networks(judge, models.dvae, models.upsampler, models)
+        words = weights["captioner"]
+        captioner = load_captioner(words, device) if words and "gpt" in needs else None
+        networks = _Networks(judge, models.dvae, models.upsampler, models, captioner)
+        if captioner is not None and captioner.net.config.size != models.small:
+            raise InputError(
+                str(words),
+                f"sees frames of {captioner.net.config.size} px, the networks make {models.small}",
+            )
     else:
         networks = _Networks(
             judge,
@@ -391,6 +408,7 @@ def _measure(
                 seed=job.seed,
                 sampling=job.sampling,
                 candidates=job.candidates,
+                captioner=job.networks.captioner,
             ),
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]

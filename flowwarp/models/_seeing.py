@@ -1,4 +1,4 @@
-"""Layers of the networks that say what is seen: the judge and the critic.
+"""Layers of the networks that say what is seen: the judge, the captioner and the critic.
 
 Convolutions begin with the variance that keeps signals as they are through them (He et al., ICCV
 2015); norms are over groups of channels of one example.
@@ -8,10 +8,15 @@ from __future__ import annotations
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 GROUPS = 8  # of group norm
+PATCH = 4  # side of the square of pixels that is folded into channels
+PAIR_CHANNELS = 2 * 3 * PATCH**2
+STRIDE = 2 * PATCH  # of what :func:`looking` makes of pairs of frames
+CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike it is small
 THIN = 16  # channels that are left before places are joined
 
 
@@ -71,3 +76,15 @@ def looking(
         nn.SiLU(),
         convolution(coarse, THIN, 1, math.sqrt(2)),
     )
+
+
+def pair_frames(video: Tensor, apart: int) -> Tensor:
+    """Return each frame of (B, T, 3, S, S) in [0, 1], and how it differs from one so far after it.
+
+    Pixels are folded into channels: (B (T - apart), ``PAIR_CHANNELS``, S / 4, S / 4). Such pairs
+    tell pose, colours and motion alike; neighbours hardly differ.
+    """
+    frames = F.pixel_unshuffle(2 * video - 1, PATCH)
+    first, change = frames[:, :-apart], frames[:, apart:] - frames[:, :-apart]
+    pairs = torch.cat([first, CHANGE * change], 2).flatten(0, 1)
+    return pairs.contiguous(memory_format=torch.channels_last)

@@ -15,11 +15,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.models._seeing import THIN, check_sizes, looking
+from flowwarp.models._seeing import (
+    PAIR_CHANNELS,
+    STRIDE,
+    THIN,
+    check_sizes,
+    looking,
+    pair_frames,
+)
 from flowwarp.tensors import check_video
-
-PATCH = 4  # side of the square of pixels that is folded into channels
-CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike it is small
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,8 @@ class ClassifierConfig:
             raise ValueError("attributes must have two values each, and one or more")
         if len({name for name, _ in self.attributes}) < len(self.attributes):
             raise ValueError("attributes must have different names")
-        if self.size < 2 * PATCH or self.size % (2 * PATCH):
-            raise ValueError(f"size must be a multiple of {2 * PATCH}, got {self.size}")
+        if self.size < STRIDE or self.size % STRIDE:
+            raise ValueError(f"size must be a multiple of {STRIDE}, got {self.size}")
         if self.apart < 1:
             raise ValueError(f"apart must be at least 1, got {self.apart}")
         check_sizes(self.widths, self.blocks, self.norm)
@@ -66,8 +70,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.config = config
         coarse = config.widths[1]
-        cells = (config.size // (2 * PATCH)) ** 2
-        self.see = looking(2 * 3 * PATCH**2, config.widths, config.blocks, config.norm)
+        cells = (config.size // STRIDE) ** 2
+        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm)
         self.join = nn.Linear(THIN * cells, coarse)
         self.heads = nn.ModuleList(nn.Linear(coarse, len(v)) for _, v in config.attributes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,10 +93,7 @@ class Classifier(nn.Module):
                 f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, "
                 f"got {tuple(video.shape)}"
             )
-        frames = F.pixel_unshuffle(2 * video - 1, PATCH)
-        first, change = frames[:, :-apart], frames[:, apart:] - frames[:, :-apart]
-        pairs = torch.cat([first, CHANGE * change], 2).flatten(0, 1)
-        seen = self.see(pairs.contiguous(memory_format=torch.channels_last))
+        seen = self.see(pair_frames(video, apart))
         thought = F.silu(self.join(F.silu(seen).flatten(1)))
         return {
             name: head(thought).float().unflatten(0, (len(video), -1)).mean(1)

@@ -55,12 +55,12 @@ from flowwarp.pipelines.sequences import (
     words_of,
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
+from flowwarp.pipelines.windows import Description, some_windows
 
 SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
 _SPELLINGS = (("our", "or"), ("grey", "gray"))
-MOST_WINDOWS = 4  # of a video that are described
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
@@ -491,21 +491,6 @@ def _teller(job: _Job) -> Callable[[str, int], None]:
 # ------------------------------------------------------------------ video to words
 
 
-@dataclass(frozen=True)
-class Description:
-    """What a video shows.
-
-    Args:
-        text: of all that was tried, what describes the whole best.
-        nats: log-likelihood of it, the mean of the windows.
-        windows: how many parts of the video were looked at.
-    """
-
-    text: str
-    nats: float
-    windows: int
-
-
 def describe_video(
     models: VideoModels, frames: Iterable[Tensor], *, best: int = 1, seed: int = 0
 ) -> Description:
@@ -541,31 +526,5 @@ def describe_video(
 
 def _look(models: VideoModels, frames: Iterable[Tensor]) -> Tensor:
     """Return the codes (N, t, h, w) of some windows of a video."""
-    kept: list[Tensor] = []
-    every = 1
-    for number, window in enumerate(_windows(frames, models.window, models.small)):
-        if number % every == 0:
-            kept.append(tokenize(models.dvae, window))
-        if len(kept) > MOST_WINDOWS:  # half as many, evenly still
-            kept, every = kept[::2], 2 * every
-    if not kept:
-        raise ValueError("frames must not be empty")
-    return torch.stack(kept)
-
-
-def _windows(frames: Iterable[Tensor], length: int, size: int) -> Iterator[Tensor]:
-    """Yield windows (length, 3, size, size) uint8, one after the other.
-
-    What is left over at the end is filled up with what came before, or with its own last frame.
-    """
-    before: list[Tensor] = []
-    window: list[Tensor] = []
-    for frame in frames:
-        window.append(middle_square(frame, size))
-        if len(window) == length:
-            yield torch.stack(window)
-            before, window = window, []
-    if window:
-        missing = length - len(window)
-        filled = [*before[len(window) :], *window] if before else window + window[-1:] * missing
-        yield torch.stack(filled)
+    windows = some_windows(frames, models.window, models.small)
+    return torch.stack([tokenize(models.dvae, window) for window in windows])

@@ -18,7 +18,21 @@ from flowwarp.io._files import reason
 
 _CHUNK = 16  # rows that are marked as done together
 
+CAPTION = 512  # bytes that are kept of one
+
 Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and numbers of a row
+
+
+def pack_caption(caption: str) -> NDArray[np.uint8]:
+    """Return the first bytes of a caption, (``CAPTION``,), filled up with zeros."""
+    text = caption.encode("utf-8", "replace")[:CAPTION].ljust(CAPTION, b"\0")
+    return np.frombuffer(text, np.uint8)
+
+
+def unpack_caption(row: NDArray[np.uint8]) -> str:
+    """Return the caption that :func:`pack_caption` packed."""
+    text: bytes = row.tobytes()
+    return text.rstrip(b"\0").decode("utf-8", "ignore")
 
 
 def fill_arrays(

@@ -33,30 +33,39 @@ from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.data.tokens import Vocabulary, train_pairs
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.models import classifier, critic, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, critic, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
+from flowwarp.train import captioner as train_captioner
 from flowwarp.train import critic as train_critic
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
 from flowwarp.train import upsampler as train_upsampler
 from flowwarp.train.fitted import fit_pairs
+from flowwarp.train.kept import keep_clips
 from flowwarp.train.loop import Batch, LoopConfig, Task, generator, train
 from flowwarp.train.runs import BEST, CONFIG, LAST, METRICS, SAMPLES, open_run
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 Model = Callable[..., Any]
 
-TRAINERS = ("flow", "dvae", "gpt", "critic", "upsampler")
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "critic", "upsampler")
 ROUNDING = 1e-6  # relative, of float32 sums in another order
 PARTS = (2, 3, 5)  # micro-batches of five examples: even and uneven
 THREADS = (1, 2, 3, 7)
 
-_NOTHING = {"known": 0, "visible": 0, "weights": 0, "flow_12": torch.nan, "flow_21": torch.nan}
+_NOTHING = {
+    "known": 0,
+    "visible": 0,
+    "weights": 0,
+    "asked": 0,
+    "flow_12": torch.nan,
+    "flow_21": torch.nan,
+}
 _SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
 _FRAMES = 8
 _PATIENCE = 60  # s that one of two processes may end after the other
@@ -159,6 +168,10 @@ def networks() -> dict[str, tuple[Model, Example]]:
     for head in judge.heads:
         nn.init.normal_(head.weight)  # type: ignore[arg-type]
     found["classifier"] = judge, (video,)
+    for told in ("group", "none"):
+        telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24, norm=told)
+        words = torch.randint(50, (1, 9), generator=random)
+        found[f"captioner, norm {told}"] = awake(captioner.Captioner(telling)), (video, words)
     for watching in ("group", "none"):
         sizes = critic.CriticConfig(9, grid=(2, 8, 8), widths=(16, 32), norm=watching)
         values = 2 * torch.rand(1, 2, 8, 8, 8, generator=random) - 1
@@ -298,6 +311,21 @@ def _critic_task(config: LoopConfig, folder: Path) -> Task:
     return train_critic.critic_task(material, configs, words, net)
 
 
+def _captioner_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_captioner.CaptionerDataConfig(
+        clips=12, checked=2, length=_FRAMES, merges=20, text_limit=12
+    )
+    model = captioner.CaptionerConfig(1, size=_SMALL, widths=(16, 16), hidden=24, norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    kept, other = (
+        keep_clips(partial(_digits, _SMALL, seed), str(seed), count, cache=folder)
+        for seed, count in ((0, 12), (1, 2))
+    )
+    task = train_captioner.captioner_task(kept, {"val": other}, configs)
+    awake(task.model)
+    return task
+
+
 def _coded(net: dvae.DVAE, folder: Path) -> train_gpt.GPTMaterial:
     media = grid_media(net, _LARGE, _FRAMES)
     training, checked = (
@@ -326,6 +354,7 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "flow": _flow_task,
     "dvae": _dvae_task,
     "gpt": _gpt_task,
+    "captioner": _captioner_task,
     "critic": _critic_task,
     "upsampler": _upsampler_task,
 }

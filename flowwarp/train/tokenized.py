@@ -22,10 +22,9 @@ from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
-from flowwarp.train.arrays import Kind, fill_arrays
+from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
 _VERSION = 2  # of the cache; part of its key
-_CAPTION = 512  # bytes that are kept of one
 _PROBED = 8  # clips whose pixels are part of the key
 
 Draw = Callable[[int], Clip]
@@ -74,8 +73,7 @@ class TokenStore:
 
     def caption(self, index: int) -> str:
         """Return what a clip shows, in words."""
-        text: bytes = self._captions[index].tobytes()
-        return text.rstrip(b"\0").decode("utf-8", "ignore")
+        return unpack_caption(self._captions[index])
 
     def captions(self) -> Iterator[str]:
         """Yield all captions."""
@@ -128,18 +126,17 @@ def tokenize_clips(
         if not clip.attributes:  # nobody composed it: its flow is estimated, by weights that change
             digest.update(motion_codes(clip.flow_12, clip.valid_12).numpy().data)
     folder = root / f"tokens-{digest.hexdigest()[:20]}"
-    rows: dict[str, Kind] = {"captions": ((_CAPTION,), np.uint8)}
+    rows: dict[str, Kind] = {"captions": ((CAPTION,), np.uint8)}
     for medium in media:
         rows[medium.name] = (medium.grid or (), np.uint16 if medium.codes <= 2**16 else np.uint32)
     kind = next(dvae.parameters()).device.type
 
     def make(number: int) -> dict[str, NDArray[Any]]:
         clip = draw(number)
-        text = clip.caption.encode("utf-8", "replace")[:_CAPTION].ljust(_CAPTION, b"\0")
         with torch.autocast(kind, torch.bfloat16, enabled=half):  # it holds for one thread
             codes = clip_codes(clip, dvae)
         return {
-            "captions": np.frombuffer(text, np.uint8),
+            "captions": pack_caption(clip.caption),
             **{medium.name: codes[medium.name].numpy() for medium in media},
         }
 

@@ -10,11 +10,14 @@ from flowwarp.cli import eval_video, main
 from flowwarp.data import sprites
 from flowwarp.data.labels import JUDGED, label_values
 from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import read_image
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.pipelines import video_evaluation
+from flowwarp.pipelines.sequences import VOCABULARY
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 
@@ -78,6 +81,29 @@ def test_all_parts(evaluate):
     assert result["sampling"]["guidance"] == 4
     assert result["candidates"] == 16
     assert len(result["confusions"]["seen"][0]) == 4
+
+
+def test_a_captioner_describes(evaluate, monkeypatch, tmp_path):
+    pairs = train_pairs(["a dog walks on sand"] * 2, 30)
+    words = Vocabulary((Medium("text", pairs.size),), pairs, 8)
+    for size, code in ((16, 0), (32, 3)):
+        config = CaptionerConfig(pairs.size + 1, size=size, widths=(8, 8), hidden=8, joined=8)
+        card = Card("captioner", dataclasses.asdict(config), notes={VOCABULARY: words.to_json()})
+        path = tmp_path / f"{size}.safetensors"
+        save_weights(path, Captioner(config), card)
+        seen = []
+        monkeypatch.setattr(
+            video_evaluation, "write_caption", lambda *a, seen=seen: seen.append(a) or "on sand"
+        )
+        done, out, err = evaluate("--part", "gpt", "--json", "--captioner", path)
+        assert done == code
+        if code:
+            assert "sees frames of 32 px" in err
+        else:
+            assert len(seen) == 4  # two prompts, seen and held out
+            described = json.loads(out)["parts"]["gpt"]["seen"]
+            assert "described" in described["ground %"]
+            assert "described" not in described.get("action %", {})
 
 
 def test_a_part_reads_only_what_it_needs(evaluate):

@@ -28,7 +28,6 @@ from flowwarp.pipelines.sequences import (
     sample_video_tokens,
 )
 from flowwarp.pipelines.text_video import (
-    MOST_WINDOWS,
     STAGES,
     describe_video,
     draw_codes,
@@ -328,35 +327,6 @@ def test_a_package_without_weights_says_so(video_weights, tmp_path, monkeypatch,
 def numbered(count, size=16):
     """Return frames whose grey level is their number, of 255."""
     return [torch.full((3, size, size), number / 255) for number in range(count)]
-
-
-def levels(window):
-    return (window.float().mean((1, 2, 3)).round()).int().tolist()
-
-
-@pytest.mark.parametrize(
-    ("count", "wanted"),
-    [
-        (1, [[0, 0, 0, 0]]),
-        (3, [[0, 1, 2, 2]]),
-        (4, [[0, 1, 2, 3]]),
-        (6, [[0, 1, 2, 3], [2, 3, 4, 5]]),
-        (8, [[0, 1, 2, 3], [4, 5, 6, 7]]),
-    ],
-)
-def test_windows_of_a_video(count, wanted):
-    assert [levels(w) for w in text_video._windows(numbered(count), 4, 16)] == wanted
-    assert list(text_video._windows([], 4, 16)) == []
-
-
-@pytest.mark.parametrize("count", range(1, 32))
-def test_a_long_video_is_looked_at_evenly(models, monkeypatch, count):
-    monkeypatch.setattr(text_video, "tokenize", lambda net, window: window[0, 0, :1, :1])
-    looked = text_video._look(models, iter(numbered(WINDOW * count, 2)))
-    numbers = [int(part) // WINDOW for part in looked]
-    assert min(count, MOST_WINDOWS // 2) <= len(numbers) <= MOST_WINDOWS
-    every = numbers[1] if len(numbers) > 1 else 1
-    assert numbers == list(range(0, count, every))
 
 
 def test_describes_by_what_fits_all_parts_best(models, monkeypatch):

@@ -15,8 +15,8 @@ from flowwarp.train.classifier import (
     draw_batch,
     mirror,
     show,
-    wear,
 )
+from flowwarp.train.wear import wear
 
 COLORS = {"sand": (220, 200, 140), "snow": (250, 250, 255), "grass": (70, 140, 50)}
 MODEL = ClassifierConfig(

@@ -77,7 +77,9 @@ def test_two_processes_are_one(name, folder):
 def test_the_step_is_one_that_could_go_wrong(name, folder):
     """Its masks are empty in some examples and not in others, and its parts are uneven."""
     batch = small_task(name, small_config(), folder).batch(range(5))
-    masks = [batch[key] for key in ("known", "visible", "weights", "flow_12") if key in batch]
+    masks = [
+        batch[key] for key in ("known", "visible", "weights", "asked", "flow_12") if key in batch
+    ]
     for mask in masks:
         kept = mask.nan_to_num(0).flatten(1).ne(0).any(1)
         assert not kept[1]

@@ -1,0 +1,124 @@
+"""The captioner: what a clip shows, in words, one after the other.
+
+It looks at pairs of frames some way apart, as the judge does; a recurrent network (GRU; Cho et al.,
+EMNLP 2014) reads the words so far, and what comes next is told from both, as in "Show and Tell"
+(Vinyals et al., CVPR 2015). Each word of each caption says what is to be seen there, so it learns
+from far fewer clips than a network that learns which caption is a clip's (Tschannen et al., "Image
+Captioners Are Scalable Vision Learners Too", NeurIPS 2023).
+
+What the pairs of a clip think of the next word is averaged, so a clip may have any length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.models._seeing import PAIR_CHANNELS, STRIDE, THIN, check_sizes, looking, pair_frames
+from flowwarp.tensors import check_video
+
+END = 0  # the id that ends a caption, and stands before its first word
+
+
+@dataclass(frozen=True)
+class CaptionerConfig:
+    """Sizes of the network.
+
+    Args:
+        vocabulary: how many ids there are, that of the end included.
+        size: height and width of frames, a multiple of 8.
+        apart: how many frames lie from one of a pair to the other.
+        widths: channels at a quarter and an eighth of the resolution.
+        blocks: residual blocks there.
+        embedded: numbers that stand for a word.
+        hidden: of the recurrent network.
+        joined: numbers that words are told from.
+        norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
+    """
+
+    vocabulary: int
+    size: int = 64
+    apart: int = 4
+    widths: tuple[int, int] = (64, 128)
+    blocks: tuple[int, int] = (2, 1)
+    embedded: int = 96
+    hidden: int = 192
+    joined: int = 256
+    norm: Literal["group", "none"] = "group"
+
+    def __post_init__(self) -> None:
+        for name in ("vocabulary", "embedded", "hidden", "joined", "apart"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.size < STRIDE or self.size % STRIDE:
+            raise ValueError(f"size must be a multiple of {STRIDE}, got {self.size}")
+        check_sizes(self.widths, self.blocks, self.norm)
+
+
+class Captioner(nn.Module):
+    """Logits of each word of a caption, given a clip and the words before it.
+
+    >>> net = Captioner(CaptionerConfig(9, size=16))
+    >>> net(torch.rand(2, 5, 3, 16, 16), torch.zeros(2, 7, dtype=torch.int64)).shape
+    torch.Size([2, 7, 9])
+    """
+
+    def __init__(self, config: CaptionerConfig) -> None:
+        super().__init__()
+        self.config = config
+        coarse, joined = config.widths[1], config.joined
+        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm)
+        self.think = nn.Linear(THIN * (config.size // STRIDE) ** 2, coarse)
+        self.show = nn.Linear(coarse, joined, bias=False)
+        self.embedding = nn.Embedding(config.vocabulary, config.embedded)
+        self.read = nn.GRU(config.embedded, config.hidden, batch_first=True)
+        self.tell = nn.Linear(config.hidden, joined)
+        self.head = nn.Linear(joined, config.vocabulary)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, video: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits of the id after each of some, (B, L, vocabulary) float32.
+
+        Args:
+            video: see :meth:`look`.
+            ids: (B, L) int64, ``END`` first.
+
+        Raises:
+            TypeError: the video is not floating-point.
+            ValueError: it has another shape than the network is for.
+        """
+        return self.say(self.look(video), ids)
+
+    def look(self, video: Tensor) -> Tensor:
+        """Return what is seen in clips, (B, pairs of frames, joined).
+
+        Args:
+            video: (B, T, 3, S, S) in [0, 1], T more than ``apart``, S as ``config`` has it.
+
+        Raises:
+            TypeError: the video is not floating-point.
+            ValueError: it has another shape.
+        """
+        check_video(video)
+        size, apart = self.config.size, self.config.apart
+        if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] <= apart:
+            raise ValueError(
+                f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, "
+                f"got {tuple(video.shape)}"
+            )
+        seen = self.see(pair_frames(video, apart))
+        shown: Tensor = self.show(F.silu(self.think(F.silu(seen).flatten(1))))
+        return shown.view(len(video), -1, self.config.joined)
+
+    def say(self, seen: Tensor, ids: Tensor) -> Tensor:
+        """Return what :meth:`forward` does, of what :meth:`look` has seen."""
+        read, _ = self.read(self.embedding(ids))
+        told = self.tell(read)[:, None] + seen[:, :, None]  # (B, pairs, L, joined)
+        logits: Tensor = self.head(F.silu(told)).float().mean(1)
+        return logits

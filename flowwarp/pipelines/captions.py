@@ -1,0 +1,146 @@
+"""Captions of clips by the captioner: the likeliest, and how likely a given one is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowwarp.data.tokens import Vocabulary, vocabulary_from_json
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import build
+from flowwarp.models.captioner import END, Captioner, CaptionerConfig
+from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.pipelines.windows import Description, some_windows
+
+BEAMS = 4  # beginnings of a caption that are followed side by side
+FRAMES = 16  # of a part of a video that is looked at
+
+
+@dataclass(frozen=True)
+class Words:
+    """A captioner and the text tokenizer that its ids are of."""
+
+    net: Captioner
+    vocabulary: Vocabulary
+
+
+def load_captioner(weights: str | Path, device: str | torch.device = "cpu") -> Words:
+    """Make a captioner from weights.
+
+    Args:
+        weights: a ``.safetensors`` file with its card, such as ``train-captioner`` writes.
+        device: where the network shall be.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+    net, card = build(weights, "captioner", lambda settings: Captioner(CaptionerConfig(**settings)))
+    words = vocabulary_from_json(card.notes.get(VOCABULARY, "null"), weights)
+    if words.pairs.size + 1 != net.config.vocabulary:
+        raise InputError(
+            weights,
+            f"its vocabulary has {words.pairs.size + 1} ids, its network {net.config.vocabulary}",
+        )
+    return Words(net.to(device).eval(), words)
+
+
+def to_ids(words: Vocabulary, caption: str) -> Tensor:
+    """Return the ids of a caption with its end, (L,): a token's number and 1, or ``END``."""
+    tokens = words.pairs.encode(caption)[: words.text_limit]
+    return torch.tensor([*(token + 1 for token in tokens), END])
+
+
+def begin_words(ids: Tensor) -> Tensor:
+    """Return what comes before each of some ids, (B, L): ``END``, and then these."""
+    return F.pad(ids[:, :-1], (1, 0), value=END)
+
+
+@torch.inference_mode()
+def look(captioner: Words, videos: Tensor) -> Tensor:
+    """Return what the captioner sees in clips (B, T, 3, S, S) in [0, 1]; see ``Captioner.look``."""
+    device = captioner.net.head.weight.device
+    half = fast_dtype(device) == torch.bfloat16
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        seen = captioner.net.look(videos.to(device))
+    return seen.float()
+
+
+@torch.inference_mode()
+def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the log-likelihood of captions, in nats.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        seen: (B, pairs, joined), of :func:`look`.
+        captions: B of them.
+
+    Returns:
+        (B,): the sum over all tokens of a caption and its end.
+    """
+    rows = [to_ids(captioner.vocabulary, caption) for caption in captions]
+    longest = max(map(len, rows))
+    ids = torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
+    ids = ids.to(seen.device)
+    logits = captioner.net.say(seen, begin_words(ids.clamp_min(0)))
+    nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=-1, reduction="none")
+    return -nats.view(ids.shape).sum(1).cpu()
+
+
+@torch.inference_mode()
+def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS) -> str:
+    """Return the likeliest caption of a clip that beam search finds.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        seen: (1, pairs, joined), of :func:`look`.
+        beams: beginnings that are followed side by side.
+    """
+    net, limit = captioner.net, captioner.vocabulary.text_limit
+    ids = torch.full((1, 1), END, device=seen.device)
+    sums = torch.zeros(1, device=seen.device)
+    best, found = -torch.inf, ids[0, :0]
+    for length in range(1, limit + 2):
+        logits = net.say(seen.expand(len(ids), -1, -1), ids)[:, -1].log_softmax(1)
+        total = sums[:, None] + logits
+        ended = total[:, END].max(0)
+        if float(ended.values) > best:
+            best, found = float(ended.values), ids[int(ended.indices), 1:]
+        total[:, END] = -torch.inf
+        sums, chosen = total.flatten().topk(min(beams, total.numel()))
+        # What is written can only become less likely.
+        if length > limit or float(sums[0]) <= best:
+            break
+        rows, words = chosen // total.shape[1], chosen % total.shape[1]
+        ids = torch.cat([ids[rows], words[:, None]], 1)
+    return captioner.vocabulary.pairs.decode((found - 1).tolist())
+
+
+def caption_video(captioner: Words, frames: Iterable[Tensor], *, beams: int = BEAMS) -> Description:
+    """Say what a video of any size and length shows.
+
+    Its middle square is looked at, in parts (:func:`flowwarp.pipelines.windows.some_windows`). Each
+    part is described, and each description judged by all parts.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        frames: (3, H, W) in [0, 1], at least one; taken one at a time.
+        beams: see :func:`write_caption`.
+
+    Raises:
+        ValueError: there are no frames.
+    """
+    length = max(FRAMES, captioner.net.config.apart + 1)
+    windows = torch.stack(some_windows(frames, length, captioner.net.config.size))
+    seen = look(captioner, windows.float() / 255)
+    said = dict.fromkeys(write_caption(captioner, part[None], beams) for part in seen)
+    ranked = [
+        (float(caption_nats(captioner, seen, [text] * len(seen)).mean()), text) for text in said
+    ]
+    nats, text = max(ranked, key=lambda pair: pair[0])
+    return Description(text, nats, len(seen))

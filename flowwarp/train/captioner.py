@@ -1,0 +1,215 @@
+"""What the captioner learns: each word of a clip's caption, from some frames and the words before.
+
+Composing a clip takes longer than learning from a few of its frames, so clips are kept on disk and
+come many times: other frames, worn otherwise as a codec wears them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
+from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.pipelines.captions import begin_words, to_ids
+from flowwarp.pipelines.sequences import TEXT, VOCABULARY
+from flowwarp.train import loop
+from flowwarp.train.kept import KeptClips
+from flowwarp.train.wear import WearConfig, wear
+
+Preset = Literal["tiny", "small", "base"]
+
+_AT_ONCE = 16  # clips of a validation side by side
+
+
+@dataclass(frozen=True)
+class CaptionerDataConfig(WearConfig):
+    """What an example is, and how much it is worn.
+
+    Args:
+        clips: to learn from; once composed they are kept on disk, 200 kB each.
+        checked: clips of a validation, which training never sees.
+        frames: in a row, of a clip, for an example: one pair of the network's, or more.
+        length: of a clip.
+        merges: pairs that the text tokenizer learns from the captions.
+        text_limit: tokens of a caption that are used.
+    """
+
+    clips: int = 10_000
+    checked: int = 128
+    frames: int = 5
+    length: int = 16
+    merges: int = 512
+    text_limit: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("clips", "checked", "frames", "length", "text_limit"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.frames > self.length:
+            raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
+
+
+def presets(preset: Preset) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data."""
+    tiny, base = preset == "tiny", preset == "base"
+    return {
+        "loop": loop.LoopConfig(
+            steps=600 if tiny else 20_000 if base else 5000,
+            batch_size=32 if tiny else 64,
+            learning_rate=2e-3,
+            warmup=100,
+            weight_decay=0.02,
+            beta2=0.98,
+            ema=0.99,
+            precision="fp32" if tiny else "bf16",
+            validate_every=200 if tiny else 500,
+            workers=0 if tiny else 1,
+        ),
+        "model": CaptionerConfig(1, widths=(32, 64), hidden=96, joined=128)
+        if tiny
+        else CaptionerConfig(1),
+        "data": CaptionerDataConfig(clips=1000 if tiny else 20_000 if base else 10_000),
+    }
+
+
+# ------------------------------------------------------------------ examples
+
+
+def draw_batch(
+    clips: KeptClips,
+    words: Vocabulary,
+    seed: int,
+    numbers: Iterable[int],
+    data: CaptionerDataConfig,
+) -> dict[str, Tensor]:
+    """Return examples, each a pure function of the seed and its number.
+
+    Args:
+        clips: their pixels and captions.
+        words: the text tokenizer.
+        seed: which series.
+        numbers: which of them.
+        data: what an example is.
+
+    Returns:
+        ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end, and
+        ``asked`` (B, L) bool, False after that.
+    """
+    videos, captions = [], []
+    for number in numbers:
+        index = loop.shuffled(seed, number, len(clips))
+        generator = loop.generator(seed, number)
+        first = int(torch.randint(clips.frames - data.frames + 1, (), generator=generator))
+        video = clips.video(index, first, data.frames).float() / 255
+        videos.append(wear(video, data, generator))
+        captions.append(to_ids(words, clips.caption(index)))
+    longest = max(map(len, captions))
+    ids = [F.pad(row, (0, longest - len(row))) for row in captions]
+    lengths = torch.tensor([len(row) for row in captions])
+    asked = torch.arange(longest) < lengths[:, None]
+    return {"video": torch.stack(videos), "ids": torch.stack(ids), "asked": asked}
+
+
+def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return minus the log-likelihood of a caption's mean token, in nats, and ``wrong``, (B,) each.
+
+    ``wrong`` is the share of tokens that are not the likeliest.
+    """
+    ids, asked = examples["ids"], examples["asked"]
+    logits = net(examples["video"], begin_words(ids))
+    nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
+    counts = asked.sum(1).clamp_min(1)
+    wrong = ((logits.argmax(2) != ids) & asked).sum(1)
+    return {"loss": (nats * asked).sum(1) / counts, "wrong": wrong / counts}
+
+
+# ------------------------------------------------------------------ the run
+
+
+def captioner_task(
+    clips: KeptClips,
+    checks: Mapping[str, KeptClips],
+    configs: Mapping[str, Any],
+    notes: Mapping[str, str] | None = None,
+    start: tuple[Captioner, Vocabulary] | None = None,
+    vocabulary: Vocabulary | None = None,
+) -> loop.Task:
+    """Return what the loop needs to train a captioner.
+
+    Args:
+        clips: to learn from, of the network's size.
+        checks: other clips, by name; the first ones decide which weights are best.
+        configs: as :func:`presets` returns them; the vocabulary's size is filled in.
+        notes: for the card of the weights.
+        start: a network to go on from, and its words; ``configs["model"]`` is its own.
+        vocabulary: of a run that is resumed.
+
+    Raises:
+        ValueError: there is nothing to judge by, or clips are too short for the network.
+    """
+    if not checks:
+        raise ValueError("checks must hold some clips")
+    training: loop.LoopConfig = configs["loop"]
+    data: CaptionerDataConfig = configs["data"]
+    if start is not None:
+        configs = {**configs, "model": start[0].config}
+    apart = configs["model"].apart
+    if data.frames <= apart:
+        raise ValueError(f"frames must be more than {apart}, got {data.frames}")
+    words = start[1] if vocabulary is None and start is not None else vocabulary
+    if words is None:
+        pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)
+        words = text_vocabulary(pairs, data.text_limit)
+    torch.manual_seed(training.seed)
+    net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
+    if start is not None:
+        net.load_state_dict(start[0].state_dict())
+    plain = replace(data, share=0.0, frames=data.length)
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_batch(clips, words, training.seed, numbers, data)
+
+    def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        return captioner_losses(_own(model), examples)
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        figures: dict[str, float] = {}
+        for name, other in checks.items():
+            parts: dict[str, list[Tensor]] = {"loss": [], "wrong": []}
+            for start in range(0, len(other), _AT_ONCE):
+                numbers = range(start, min(start + _AT_ONCE, len(other)))
+                drawn = draw_batch(other, words, training.seed, numbers, plain)
+                placed = {key: value.to(device) for key, value in drawn.items()}
+                for key, value in captioner_losses(_own(model), placed).items():
+                    parts[key].append(value.cpu())
+            prefix = f"{name}_" if figures else ""
+            figures |= {f"{prefix}{key}": float(torch.cat(v).mean()) for key, v in parts.items()}
+        return figures
+
+    return loop.Task(
+        name="captioner",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={"model": net.config, "data": data},
+        validate=validate,
+        metric="loss",
+        notes={**(notes or {}), VOCABULARY: words.to_json()},
+    )
+
+
+def text_vocabulary(pairs: BytePairs, limit: int) -> Vocabulary:
+    """Return the vocabulary of text alone."""
+    return Vocabulary((Medium(TEXT, pairs.size),), pairs, limit)
+
+
+def _own(model: nn.Module) -> Captioner:
+    assert isinstance(model, Captioner)
+    return model

@@ -1,0 +1,88 @@
+"""Clips composed once, and memory-mapped from then on, for what looks at pixels many times."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowwarp.data.clips import store_folder
+from flowwarp.data.world import Clip
+from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
+
+_VERSION = 1  # of the cache; part of its key
+_PROBED = 8  # clips whose content is part of the key
+
+
+@final
+class KeptClips:
+    """Pixels and captions of clips.
+
+    Args:
+        folder: made by :func:`keep_clips`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._videos = np.load(folder / "video.npy", mmap_mode="r")
+        self._captions = np.load(folder / "captions.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._videos)
+
+    def caption(self, index: int) -> str:
+        """Return what a clip shows, in words."""
+        return unpack_caption(self._captions[index])
+
+    def video(self, index: int, start: int, count: int) -> Tensor:
+        """Return some frames of a clip, (count, 3, S, S) uint8."""
+        return torch.from_numpy(np.array(self._videos[index, start : start + count]))
+
+    @property
+    def frames(self) -> int:
+        """Frames of each clip."""
+        return int(self._videos.shape[1])
+
+
+def keep_clips(
+    draw: Callable[[int], Clip],
+    key: str,
+    count: int,
+    *,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> KeptClips:
+    """Compose clips; a second call with the same key is free, and a stopped one goes on.
+
+    Args:
+        draw: a pure function from the number of a clip to the clip; all of one size and length.
+        key: names what ``draw`` depends on, so far as the first clips do not tell.
+        count: how many.
+        cache: where to keep them. Default: as for footage.
+        progress: called with (clips done, clips in all).
+
+    Raises:
+        OutputError: the cache cannot be written.
+        Locked: another process is at it.
+    """
+    digest = hashlib.sha256(repr((_VERSION, key, count)).encode())
+    for number in range(min(_PROBED, count)):
+        clip = draw(number)
+        digest.update(pack_caption(clip.caption).data)
+        digest.update(clip.video.contiguous().numpy().data)
+    folder = store_folder(cache) / f"clips-{digest.hexdigest()[:20]}"
+    shape = tuple(draw(0).video.shape)
+    rows: dict[str, Kind] = {"captions": ((CAPTION,), np.uint8), "video": (shape, np.uint8)}
+
+    def make(number: int) -> dict[str, NDArray[Any]]:
+        clip = draw(number)
+        return {"captions": pack_caption(clip.caption), "video": clip.video.numpy()}
+
+    problem = "another process composes these clips"
+    fill_arrays(folder, rows, count, make, problem=problem, progress=progress)
+    return KeptClips(folder)

@@ -1,0 +1,47 @@
+"""``train-captioner`` through the real command line, and what ``describe-video`` says by it."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.checkpoints import load_weights
+from flowwarp.io.video import write_video
+
+QUICK = ["--preset", "tiny", "--set", "clips=6", "--set", "checked=2", "--set", "model.size=16"]
+QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1"]
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+def test_trains_a_captioner_that_describes(tmp_path, capsys):
+    folder = tmp_path / "run"
+    call = ["train-captioner", "digits", *QUICK, "--run", folder, "--json"]
+    assert run(*call, "--steps", "3") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"] == 3
+    assert load_weights(told["weights"], "captioner")[1].config["size"] == 16
+    assert run(*call, "--steps", "5", "--resume", "changed") == 0
+    assert json.loads(capsys.readouterr().out)["step"] == 5
+    weights = told["weights"]
+    assert run(*call[:-3], "--run", tmp_path / "more", "--start", weights, "--steps", "1") == 0
+    capsys.readouterr()
+
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, list(torch.rand(9, 3, 24, 40, generator=torch.Generator().manual_seed(0))))
+    assert run("describe-video", clip, "--captioner", weights, "--json") == 0
+    (result,) = json.loads(capsys.readouterr().out)["results"]
+    assert (result["frames"], result["windows"]) == (9, 1)
+    assert result["nats"] < 0
+
+
+def test_other_weights_are_refused(video_weights, tmp_path, capsys):
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, list(torch.rand(9, 3, 24, 40)))
+    assert run("describe-video", clip, "--captioner", video_weights["dvae"]) == 3
+    assert "captioner" in capsys.readouterr().err

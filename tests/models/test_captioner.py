@@ -1,0 +1,79 @@
+"""The captioner: shapes, what it refuses, and what a word may hang on."""
+
+import pytest
+import torch
+
+from flowwarp.models.captioner import Captioner, CaptionerConfig
+
+
+def make(**changes):
+    torch.manual_seed(0)
+    settings = {"size": 16, "apart": 2, "widths": (16, 32), "hidden": 24, "joined": 32} | changes
+    net = Captioner(CaptionerConfig(11, **settings))
+    torch.nn.init.normal_(net.head.weight, std=0.2)  # it begins at zero: nothing could be seen
+    return net.eval()
+
+
+def example(batch=3, frames=5):
+    random = torch.Generator().manual_seed(1)
+    video = torch.rand(batch, frames, 3, 16, 16, generator=random)
+    return video, torch.randint(11, (batch, 7), generator=random)
+
+
+@torch.no_grad()
+def test_a_word_hangs_on_those_before_it_and_on_all_frames():
+    net, (video, ids) = make(), example()
+    logits = net(video, ids)
+    assert (logits.shape, logits.dtype) == ((3, 7, 11), torch.float32)
+    other = ids.clone()
+    other[:, 4] = (other[:, 4] + 1) % 11
+    changed = (net(video, other) - logits).abs().amax((0, 2))
+    assert float(changed[:4].max()) == 0
+    assert float(changed[4:].min()) > 1e-3
+    for frame in range(5):
+        blind = video.clone()
+        blind[:, frame] = 0.5
+        assert float((net(blind, ids) - logits).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_a_clip_is_the_mean_of_its_pairs():
+    net, (video, ids) = make(), example()
+    pairs = [net(video[:, first : first + 3], ids) for first in range(3)]
+    assert torch.allclose(net(video, ids), torch.stack(pairs).mean(0), atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["group", "none"])
+@torch.no_grad()
+def test_a_clip_is_described_by_itself(norm):
+    net, (video, ids) = make(norm=norm), example()
+    together = net(video, ids)
+    alone = torch.cat([net(video[k : k + 1], ids[k : k + 1]) for k in range(3)])
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 3, 16, 16), (1, 5, 3, 16, 8), (1, 5, 1, 16, 16)])
+def test_refuses_other_shapes(shape):
+    with pytest.raises(ValueError, match="video must be"):
+        make()(torch.rand(shape), torch.zeros(1, 3, dtype=torch.int64))
+
+
+def test_refuses_integers():
+    with pytest.raises(TypeError, match="video"):
+        make()(torch.zeros(1, 5, 3, 16, 16, dtype=torch.uint8), torch.zeros(1, 3).long())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vocabulary": 0}, "vocabulary"),
+        ({"hidden": 0}, "hidden"),
+        ({"apart": 0}, "apart"),
+        ({"size": 20}, "size"),
+        ({"widths": (12, 16)}, "widths"),
+        ({"norm": "batch"}, "norm"),
+    ],
+)
+def test_refuses_sizes_that_cannot_be(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CaptionerConfig(**{"vocabulary": 5} | changes)

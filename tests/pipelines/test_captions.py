@@ -1,0 +1,135 @@
+"""Captions by the captioner: how likely they are, the likeliest, and weights from a file."""
+
+import itertools
+from dataclasses import asdict
+
+import pytest
+import torch
+
+from flowwarp.data.captioned import middle_square
+from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models.captioner import END, Captioner, CaptionerConfig
+from flowwarp.pipelines.captions import (
+    Words,
+    begin_words,
+    caption_nats,
+    caption_video,
+    load_captioner,
+    look,
+    to_ids,
+    write_caption,
+)
+from flowwarp.pipelines.sequences import VOCABULARY
+
+
+def make(pairs, limit=6, seed=0, **changes):
+    torch.manual_seed(seed)
+    settings = {"size": 16, "apart": 2, "widths": (8, 8), "hidden": 16, "joined": 16} | changes
+    net = Captioner(CaptionerConfig(pairs.size + 1, **settings))
+    torch.nn.init.normal_(net.head.weight, std=0.5)
+    return Words(net.eval(), Vocabulary((Medium("text", pairs.size),), pairs, limit))
+
+
+@pytest.fixture(scope="module")
+def captioner():
+    return make(train_pairs(["a red dog", "a red cat"] * 3, 20))
+
+
+def seen(captioner, seed=0, frames=5):
+    video = torch.rand(1, frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+    return look(captioner, video)
+
+
+def test_captions_become_ids_and_end(captioner):
+    words = captioner.vocabulary
+    ids = to_ids(words, "a red dog")
+    assert ids[-1] == END
+    assert words.pairs.decode((ids[:-1] - 1).tolist()) == "a red dog"
+    assert len(to_ids(words, "x" * 100)) == words.text_limit + 1
+    assert to_ids(words, "").tolist() == [END]
+    assert begin_words(ids[None])[0].tolist() == [END, *ids[:-1].tolist()]
+
+
+def test_likelihoods_are_sums_over_words(captioner):
+    views = torch.cat([seen(captioner, 0), seen(captioner, 1)])
+    captions = ["a red dog", "cat"]
+    found = caption_nats(captioner, views, captions)
+    for view, caption, nats in zip(views, captions, found, strict=True):
+        ids = to_ids(captioner.vocabulary, caption)
+        with torch.no_grad():
+            logits = captioner.net.say(view[None], begin_words(ids[None]))[0].log_softmax(1)
+        wanted = sum(float(row[word]) for row, word in zip(logits, ids, strict=True))
+        assert float(nats) == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_enough_beams_find_the_likeliest_caption(seed):
+    """Of all captions of up to two of the tokens that are not ruled out."""
+    captioner = make(BytePairs(), limit=2, seed=seed)
+    captioner.net.head.bias.data[4:] = -100  # three bytes and the end are left
+    view = seen(captioner, seed)
+    texts = [
+        captioner.vocabulary.pairs.decode(tokens)
+        for length in range(3)
+        for tokens in itertools.product(range(3), repeat=length)
+    ]
+    nats = caption_nats(captioner, view.expand(len(texts), -1, -1), texts)
+    assert write_caption(captioner, view, beams=9) == texts[int(nats.argmax())]
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_more_beams_find_what_one_passes_by(seed):
+    captioner = make(BytePairs(), limit=4, seed=seed)
+    net = captioner.net
+    net.head.bias.data.fill_(-100)
+    net.head.bias.data[1 + ord("a") : 1 + ord("j")] = 0
+    net.head.bias.data[END] = -3
+    net.embedding.weight.data.mul_(4)  # what comes next hangs much on what came before
+    net.tell.weight.data.mul_(6)
+    net.head.weight.data.normal_(std=2, generator=torch.Generator().manual_seed(1))
+    view = seen(captioner)
+    few, many = (write_caption(captioner, view, beams=beams) for beams in (1, 8))
+    first, second = caption_nats(captioner, view.expand(2, -1, -1), [few, many]).tolist()
+    assert second > first + 1
+
+
+def test_describes_any_size_and_length(captioner):
+    frames = torch.rand(70, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    found = caption_video(captioner, iter(frames))
+    assert found.windows == 3
+    short = caption_video(captioner, frames[:1])
+    assert short.windows == 1
+    assert short.text == write_caption(
+        captioner, look(captioner, middle(frames[:1].repeat(16, 1, 1, 1)))
+    )
+    with pytest.raises(ValueError, match="frames must not be empty"):
+        caption_video(captioner, [])
+
+
+def middle(frames):
+    return torch.stack([middle_square(frame, 16) for frame in frames])[None].float() / 255
+
+
+def save(path, captioner, **notes):
+    card = Card("captioner", asdict(captioner.net.config), notes=notes)
+    save_weights(path, captioner.net, card)
+    return path
+
+
+def test_survives_its_file(captioner, tmp_path):
+    path = save(tmp_path / "c.safetensors", captioner, vocabulary=captioner.vocabulary.to_json())
+    again = load_captioner(path)
+    assert again.vocabulary.to_json() == captioner.vocabulary.to_json()
+    assert torch.equal(seen(again), seen(captioner))
+
+
+def test_refuses_other_words(captioner, tmp_path):
+    path = save(tmp_path / "c.safetensors", captioner)
+    with pytest.raises(InputError, match="vocabulary is broken"):
+        load_captioner(path)
+    other = Vocabulary((Medium("text", 256),), BytePairs(), 6)
+    path = save(tmp_path / "d.safetensors", captioner, **{VOCABULARY: other.to_json()})
+    with pytest.raises(InputError, match="its vocabulary has 257 ids"):
+        load_captioner(path)

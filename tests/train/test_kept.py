@@ -1,0 +1,48 @@
+"""Clips that are composed once."""
+
+from types import SimpleNamespace
+
+import torch
+
+from flowwarp.train.arrays import CAPTION, pack_caption, unpack_caption
+from flowwarp.train.kept import keep_clips
+
+
+def draw(number):
+    video = torch.randint(256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(number))
+    return SimpleNamespace(video=video.to(torch.uint8), caption=f"clip {number}")
+
+
+def test_clips_are_composed_once(tmp_path):
+    asked = []
+
+    def counted(number):
+        asked.append(number)
+        return draw(number)
+
+    for _ in range(2):
+        kept = keep_clips(counted, "a", 20, cache=tmp_path)
+        assert (len(kept), kept.frames) == (20, 4)
+        for number in (0, 7, 19):
+            assert kept.caption(number) == f"clip {number}"
+            assert torch.equal(kept.video(number, 1, 2), draw(number).video[1:3])
+    assert asked.count(19) == 1
+
+
+def test_other_clips_are_kept_apart(tmp_path):
+    def other(number):
+        clip = draw(number)
+        return SimpleNamespace(video=clip.video, caption=clip.caption + "!")
+
+    keep_clips(draw, "a", 3, cache=tmp_path)
+    assert keep_clips(other, "a", 3, cache=tmp_path).caption(2) == "clip 2!"
+    keep_clips(draw, "b", 3, cache=tmp_path)
+    assert len(list(tmp_path.glob("clips-*"))) == 3
+
+
+def test_captions_survive_packing():
+    for caption in ("", "a dog", "é" * 20):
+        assert unpack_caption(pack_caption(caption)) == caption
+    assert unpack_caption(pack_caption("x" * 1000)) == "x" * CAPTION
+    assert unpack_caption(pack_caption("é" * 300)) == "é" * 256
+    assert unpack_caption(pack_caption("x" + "é" * 300)) == "x" + "é" * 255  # none is cut in two
