@@ -24,7 +24,7 @@ CASES = hostile.cases()
 # All of what is refused before torch has anything to do, and every fourth of the rest.
 QUICK = (
     "recipe",
-    "weights no card: train-critic",
+    "weights no card: train-",
     "setting",
     "list",
     "name too long",
