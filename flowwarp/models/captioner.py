@@ -82,21 +82,25 @@ class Captioner(nn.Module):
         nn.init.zeros_(self.head.bias)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, video: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, video: Tensor, ids: Tensor, blind: Tensor | None = None) -> Tensor:
         """Return the logits of the id after each of some, (B, L, vocabulary) float32.
 
         Args:
             video: see :meth:`look`.
             ids: (B, L) int64, ``END`` first.
+            blind: (B,) bool, whose captions are written without a look.
 
         Raises:
             TypeError: the video is not floating-point.
             ValueError: it has another shape than the network is for.
         """
-        return self.say(self.look(video), ids)
+        seen = self.look(video)
+        if blind is not None:
+            seen = seen.masked_fill(blind[:, None, None], 0.0)
+        return self.say(seen, ids)
 
     def look(self, video: Tensor) -> Tensor:
-        """Return what is seen in clips, (B, pairs of frames, joined).
+        """Return what is seen in clips, (B, pairs of frames, joined); 0 is nothing.
 
         Args:
             video: (B, T, 3, S, S) in [0, 1], T more than ``apart``, S as ``config`` has it.

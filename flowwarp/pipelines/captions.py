@@ -20,6 +20,8 @@ from flowwarp.pipelines.windows import Description, some_windows
 
 BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
+USUAL = 0.8  # how much of what a caption costs whatever is seen is taken off
+_RARE = 5.0  # nats below the likeliest word, from where on none is written
 
 
 @dataclass(frozen=True)
@@ -93,29 +95,43 @@ def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
 
 
 @torch.inference_mode()
-def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS) -> str:
-    """Return the likeliest caption of a clip that beam search finds.
+def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS, usual: float = USUAL) -> str:
+    """Return the caption that tells most of a clip, as far as a beam search finds it.
+
+    By likelihood alone it would be one that says next to nothing, as each word more costs
+    something. So what a caption's words cost whatever is seen is taken off, or most of it (maximum
+    mutual information; Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
+    Models", NAACL 2016): what is unsure is not worth its words, what is sure is.
 
     Args:
         captioner: from :func:`load_captioner`.
         seen: (1, pairs, joined), of :func:`look`.
         beams: beginnings that are followed side by side.
+        usual: how much of what they cost is taken off.
     """
     net, limit = captioner.net, captioner.vocabulary.text_limit
     ids = torch.full((1, 1), END, device=seen.device)
     sums = torch.zeros(1, device=seen.device)
     best, found = -torch.inf, ids[0, :0]
-    for length in range(1, limit + 2):
-        logits = net.say(seen.expand(len(ids), -1, -1), ids)[:, -1].log_softmax(1)
-        total = sums[:, None] + logits
+    for _ in range(limit + 1):
+        views = torch.cat([seen, torch.zeros_like(seen)]).repeat_interleave(len(ids), 0)
+        logits = net.say(views, ids.repeat(2, 1))[:, -1].log_softmax(1)
+        told, anyway = logits.chunk(2)
+        gains = told - usual * anyway
+        # A word that is hardly possible could gain by being even less so elsewhere.
+        gains = gains.masked_fill(told < told.amax(1, keepdim=True) - _RARE, -torch.inf)
+        total = sums[:, None] + gains
         ended = total[:, END].max(0)
         if float(ended.values) > best:
             best, found = float(ended.values), ids[int(ended.indices), 1:]
         total[:, END] = -torch.inf
         sums, chosen = total.flatten().topk(min(beams, total.numel()))
-        # What is written can only become less likely.
-        if length > limit or float(sums[0]) <= best:
+        going = sums > -torch.inf
+        if ids.shape[1] > limit or not bool(going.any()):
+            if best == -torch.inf:  # none has ended in time
+                found = ids[0, 1:]
             break
+        sums, chosen = sums[going], chosen[going]
         rows, words = chosen // total.shape[1], chosen % total.shape[1]
         ids = torch.cat([ids[rows], words[:, None]], 1)
     return captioner.vocabulary.pairs.decode((found - 1).tolist())
@@ -131,6 +147,9 @@ def caption_video(captioner: Words, frames: Iterable[Tensor], *, beams: int = BE
         captioner: from :func:`load_captioner`.
         frames: (3, H, W) in [0, 1], at least one; taken one at a time.
         beams: see :func:`write_caption`.
+
+    Returns:
+        The description, with its log-likelihood where the video is seen, in nats.
 
     Raises:
         ValueError: there are no frames.

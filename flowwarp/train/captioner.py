@@ -38,6 +38,7 @@ class CaptionerDataConfig(WearConfig):
         length: of a clip.
         merges: pairs that the text tokenizer learns from the captions.
         text_limit: tokens of a caption that are used.
+        blind: share of examples without a look, for what captions are like whatever is seen.
     """
 
     clips: int = 10_000
@@ -46,11 +47,14 @@ class CaptionerDataConfig(WearConfig):
     length: int = 16
     merges: int = 512
     text_limit: int = 64
+    blind: float = 0.1
 
     def __post_init__(self) -> None:
         for name in ("clips", "checked", "frames", "length", "text_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.blind <= 1:
+            raise ValueError(f"blind must be in [0, 1], got {self.blind}")
         if self.frames > self.length:
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 
@@ -98,22 +102,28 @@ def draw_batch(
         data: what an example is.
 
     Returns:
-        ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end, and
-        ``asked`` (B, L) bool, False after that.
+        ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end,
+        ``asked`` (B, L) bool, False after that, and ``blind`` (B,) bool.
     """
-    videos, captions = [], []
+    videos, captions, blind = [], [], []
     for number in numbers:
         index = loop.shuffled(seed, number, len(clips))
         generator = loop.generator(seed, number)
         first = int(torch.randint(clips.frames - data.frames + 1, (), generator=generator))
         video = clips.video(index, first, data.frames).float() / 255
         videos.append(wear(video, data, generator))
+        blind.append(float(torch.rand((), generator=generator)) < data.blind)
         captions.append(to_ids(words, clips.caption(index)))
     longest = max(map(len, captions))
     ids = [F.pad(row, (0, longest - len(row))) for row in captions]
     lengths = torch.tensor([len(row) for row in captions])
     asked = torch.arange(longest) < lengths[:, None]
-    return {"video": torch.stack(videos), "ids": torch.stack(ids), "asked": asked}
+    return {
+        "video": torch.stack(videos),
+        "ids": torch.stack(ids),
+        "asked": asked,
+        "blind": torch.tensor(blind),
+    }
 
 
 def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -122,7 +132,7 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     ``wrong`` is the share of tokens that are not the likeliest.
     """
     ids, asked = examples["ids"], examples["asked"]
-    logits = net(examples["video"], begin_words(ids))
+    logits = net(examples["video"], begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)
     wrong = ((logits.argmax(2) != ids) & asked).sum(1)
@@ -170,7 +180,7 @@ def captioner_task(
     net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
     if start is not None:
         net.load_state_dict(start[0].state_dict())
-    plain = replace(data, share=0.0, frames=data.length)
+    plain = replace(data, share=0.0, frames=data.length, blind=0.0)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(clips, words, training.seed, numbers, data)

@@ -43,6 +43,16 @@ def test_a_clip_is_the_mean_of_its_pairs():
     assert torch.allclose(net(video, ids), torch.stack(pairs).mean(0), atol=1e-5)
 
 
+@torch.no_grad()
+def test_the_blind_say_the_same_of_anything():
+    net, (video, ids) = make(), example()
+    same = ids[:1].expand(3, -1)
+    logits = net(video, same, torch.tensor([True, False, True]))
+    assert torch.equal(logits[0], logits[2])
+    assert float((logits[1] - logits[0]).abs().max()) > 1e-3
+    assert torch.allclose(logits[1], net(video, same)[1], atol=1e-6)
+
+
 @pytest.mark.parametrize("norm", ["group", "none"])
 @torch.no_grad()
 def test_a_clip_is_described_by_itself(norm):

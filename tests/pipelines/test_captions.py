@@ -64,35 +64,54 @@ def test_likelihoods_are_sums_over_words(captioner):
         assert float(nats) == pytest.approx(wanted, abs=1e-4)
 
 
+def gains(captioner, view, captions, usual):
+    """Return what captions tell: their log-likelihood, less that of a network that sees nothing."""
+    views = view.expand(len(captions), -1, -1)
+    told, anyway = (caption_nats(captioner, v, captions) for v in (views, torch.zeros_like(views)))
+    return told - usual * anyway
+
+
+@pytest.mark.parametrize("usual", [0.0, 0.8])
 @pytest.mark.parametrize("seed", range(4))
-def test_enough_beams_find_the_likeliest_caption(seed):
+def test_enough_beams_find_the_caption_that_tells_most(seed, usual):
     """Of all captions of up to two of the tokens that are not ruled out."""
     captioner = make(BytePairs(), limit=2, seed=seed)
     captioner.net.head.bias.data[4:] = -100  # three bytes and the end are left
-    view = seen(captioner, seed)
+    view = 4 * seen(captioner, seed)
     texts = [
         captioner.vocabulary.pairs.decode(tokens)
         for length in range(3)
         for tokens in itertools.product(range(3), repeat=length)
     ]
-    nats = caption_nats(captioner, view.expand(len(texts), -1, -1), texts)
-    assert write_caption(captioner, view, beams=9) == texts[int(nats.argmax())]
+    told = gains(captioner, view, texts, usual)
+    assert write_caption(captioner, view, beams=9, usual=usual) == texts[int(told.argmax())]
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, 5, 6, 7])
 def test_more_beams_find_what_one_passes_by(seed):
     captioner = make(BytePairs(), limit=4, seed=seed)
     net = captioner.net
     net.head.bias.data.fill_(-100)
     net.head.bias.data[1 + ord("a") : 1 + ord("j")] = 0
-    net.head.bias.data[END] = -3
+    net.head.bias.data[END] = -2
     net.embedding.weight.data.mul_(4)  # what comes next hangs much on what came before
-    net.tell.weight.data.mul_(6)
-    net.head.weight.data.normal_(std=2, generator=torch.Generator().manual_seed(1))
+    net.tell.weight.data.mul_(4)
+    net.head.weight.data.normal_(std=1, generator=torch.Generator().manual_seed(1))
     view = seen(captioner)
-    few, many = (write_caption(captioner, view, beams=beams) for beams in (1, 8))
-    first, second = caption_nats(captioner, view.expand(2, -1, -1), [few, many]).tolist()
+    few, many = (write_caption(captioner, view, beams=beams, usual=0) for beams in (1, 8))
+    first, second = gains(captioner, view, [few, many], 0).tolist()
     assert second > first + 1
+
+
+def test_what_is_hardly_possible_is_not_written():
+    """However much less likely it is where nothing is seen."""
+    captioner = make(BytePairs(), limit=1)
+    net = captioner.net
+    net.head.weight.data.zero_()
+    bias = net.head.bias.data
+    bias.fill_(-100)
+    bias[END], bias[1 + ord("a")], bias[1 + ord("b")] = -1, 0, -20
+    assert write_caption(captioner, seen(captioner), usual=2.0) == "a"
 
 
 def test_describes_any_size_and_length(captioner):

@@ -72,11 +72,19 @@ def test_losses_by_hand(kept):
         ids = examples["ids"][row][examples["asked"][row]]
         before = torch.cat([torch.zeros(1, dtype=torch.int64), ids[:-1]])
         with torch.no_grad():
-            logits = net(examples["video"][row : row + 1], before[None])[0]
+            blind = examples["blind"][row : row + 1]
+            logits = net(examples["video"][row : row + 1], before[None], blind)[0]
         nats = -logits.log_softmax(1).gather(1, ids[:, None]).mean()
         assert float(losses["loss"][row]) == pytest.approx(float(nats), abs=1e-5)
         wrong = (logits.argmax(1) != ids).float().mean()
         assert float(losses["wrong"][row]) == pytest.approx(float(wrong))
+
+
+def test_some_examples_are_blind(kept):
+    blind = [draw_batch(kept[0], WORDS, 3, [n], DATA)["blind"] for n in range(200)]
+    assert 5 < sum(map(int, blind)) < 40
+    plain = CaptionerDataConfig(blind=0.0, frames=2, length=4, text_limit=8)
+    assert not draw_batch(kept[0], WORDS, 3, range(50), plain)["blind"].any()
 
 
 def test_where_nothing_is_asked_nothing_is_lost(kept):
@@ -130,6 +138,8 @@ def test_refuses_what_cannot_be(kept):
         captioner_task(kept[0], {"val": kept[1]}, few)
     with pytest.raises(ValueError, match="at most 4"):
         CaptionerDataConfig(frames=5, length=4)
+    with pytest.raises(ValueError, match="blind"):
+        CaptionerDataConfig(blind=2.0)
     with pytest.raises(ValueError, match="clips"):
         CaptionerDataConfig(clips=0)
 
