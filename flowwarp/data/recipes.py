@@ -277,7 +277,8 @@ def _pairs_of_set(
         flow = _other(root, layout.flow, found, FLOW_EXTENSIONS)
         if frame2 is None or flow is None:
             # The last frame of a clip has no next one, whether it has flow or not.
-            is_last = "{n+" in layout.frame2 and int(found["n"]) == last[_clip_of(found)]
+            counts = "{n+" in layout.frame2 and "n" in found
+            is_last = counts and int(found["n"]) == last[_clip_of(found)]
             if (frame2 is not None or flow is not None) and not is_last:
                 pattern = layout.flow if flow is None else layout.frame2
                 lacking.append(_fill(pattern, found))

@@ -20,7 +20,7 @@ from flowwarp.pipelines.windows import Description, some_windows
 
 BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
-USUAL = 0.8  # how much of what a caption costs whatever is seen is taken off
+USUAL = 0.35  # how much of what a caption costs whatever is seen is taken off
 _RARE = 5.0  # nats below the likeliest word, from where on none is written
 
 

@@ -269,7 +269,10 @@ def _read_state(path: Path) -> State:
     if metadata.get("format") != _FORMAT:
         raise InputError(path, "is not a training state of this version")
     try:
-        return State(int(metadata["step"]), tensors, json.loads(metadata["facts"]))
+        step = int(metadata["step"])
+        if step < 0:
+            raise ValueError(f"step {step}")
+        return State(step, tensors, json.loads(metadata["facts"]))
     except (KeyError, ValueError, RecursionError) as fault:
         raise InputError(path, f"its facts are broken ({fault})") from fault
 

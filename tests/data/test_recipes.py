@@ -280,6 +280,17 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (pair.group, pair.name) == ("mine/a", "9")
 
 
+def test_a_number_that_no_file_has_is_free(tmp_path):
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'title = "Mine"\n[sets.a]\nframe1 = "{x}.png"\nframe2 = "b{n+1}.png"\nflow = "{x}.flo"\n'
+    )
+    root = plant(tmp_path / "root", ["9.png"])
+    write_flow(root / "9.flo", torch.zeros(2, HEIGHT, WIDTH))
+    with pytest.raises(InputError, match="png"):
+        pairs_of(load_recipe(recipe), root)
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

@@ -15,6 +15,7 @@ import torch
 
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
+from flowwarp.train import runs
 from flowwarp.train.exactness import relative, run_differences
 from flowwarp.train.loop import (
     LoopConfig,
@@ -320,6 +321,15 @@ def test_last_weights_are_those_of_the_last_state(tiny, tmp_path):
     renewed, again = load_tensors(last)
     assert again == card
     assert all(torch.equal(renewed[name], tensor) for name, tensor in wanted.items())
+
+
+def test_a_state_of_no_step_is_refused(tiny, tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    newest = max(tmp_path.glob("state-*.safetensors"))
+    tensors, metadata = load_tensors(newest)
+    save_tensors(newest, tensors, metadata | {"step": "-1"})
+    with pytest.raises(InputError, match="step -1"):
+        runs._read_state(newest)
 
 
 def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
