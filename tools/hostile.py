@@ -619,19 +619,19 @@ def _weights() -> Iterator[Case]:
         more = "--gpt gpt.safetensors" if command == "train-critic" else ""
         call = train(command, "digits", f"--dvae net.safetensors {more}")
         yield Case(f"weights of another network: {command}", call)
-    for network, file, card in (
-        ("gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
-        ("gpt", "gpt.safetensors", {"depth": 10**9}),
-        ("dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
-        ("captioner", "say.safetensors", {"vocabulary": 10**9}),
-        ("captioner", "say.safetensors", {"hidden": 10**9}),
-        ("critic", "critic.safetensors", {"phrases": 10**9}),
-        ("critic", "critic.safetensors", {"references": 10**9, "longest": 10**9}),
-        ("upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
+    for command, file, card in (
+        ("generate-video gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
+        ("generate-video gpt", "gpt.safetensors", {"depth": 10**9}),
+        ("generate-video dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
+        ("describe-video captioner", "say.safetensors", {"vocabulary": 10**9}),
+        ("describe-video captioner", "say.safetensors", {"hidden": 10**9}),
+        ("generate-video critic", "critic.safetensors", {"phrases": 10**9}),
+        ("generate-video critic", "critic.safetensors", {"references": 10**9, "longest": 10**9}),
+        ("generate-video upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
         make = weights(safe, file, card=card)
-        use = "describe-video" if network == "captioner" else "generate-video"
-        call = calls[f"{use} {network}"].format(safe)
+        network = command.split()[1]
+        call = calls[command].format(safe)
         yield Case(f"weights card of {min(card)} is huge: {network}", call, make)
     yield Case(
         "weights of another network: describe-video captioner",

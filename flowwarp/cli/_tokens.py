@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-import click
-
-from flowwarp.cli._training import tell_clips
+from flowwarp.cli._splits import keep_splits, tell_every
 
 if TYPE_CHECKING:
     import torch
 
-    from flowwarp.data.sources import Source
+    from flowwarp.data.world import Clip
     from flowwarp.models.dvae import DVAE
     from flowwarp.train.gpt import GPTMaterial
     from flowwarp.train.tokenized import TokenStore
@@ -56,7 +55,6 @@ def prepare_material(
         half: whether bf16 is good enough.
         device: where flow is found.
     """
-    from flowwarp.data.sources import SPRITES, open_source, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train.gpt import GPTMaterial
@@ -65,31 +63,20 @@ def prepare_material(
     media = grid_media(vae, wanted.size, wanted.frames)
     motion = partial(estimate_motion, load_flownet(flow, device)) if flow else None
 
-    def prepare(name: str, source: Source, series: int, count: int) -> TokenStore:
-        key = repr((name, data, layers, photos, flow, series, *source.state))
-        count = min(count, source.count or count)
-        return tokenize_clips(
-            lambda number: source(series, number),
-            vae,
-            media,
-            key,
-            count,
-            half=half,
-            progress=_tell_tokens,
-        )
+    def prepare(draw: Callable[[int], Clip], key: str, count: int) -> TokenStore:
+        tell = tell_every("turning clips into tokens")
+        return tokenize_clips(draw, vae, media, key, count, half=half, progress=tell)
 
-    size, frames = wanted.size, wanted.frames
-    source, other = open_split(
-        data, size, frames, layers=layers, photos=photos, motion=motion, progress=tell_clips
+    training, checks = keep_splits(
+        data,
+        wanted.size,
+        wanted.frames,
+        seed,
+        (wanted.clips, wanted.checked),
+        prepare,
+        layers=layers,
+        photos=photos,
+        flow=flow,
+        motion=motion,
     )
-    training = prepare("training", source, seed, wanted.clips)
-    checks = {"val": prepare("val", other, seed + 1, wanted.checked)}
-    if data == SPRITES:
-        aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
-        checks["held_out"] = prepare("held_out", aside, seed + 1, wanted.checked)
     return GPTMaterial(training, checks, media)
-
-
-def _tell_tokens(done: int, total: int) -> None:
-    if done == total or done % 512 == 0:
-        click.echo(f"turning clips into tokens, once: {done} of {total}", err=True)

@@ -148,6 +148,14 @@ def tell_clips(done: int, total: int) -> None:
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
+def begun_weights(folder: str, resume: str) -> Path | None:
+    """Return the weights of the run that is to be resumed, if there are any yet."""
+    from flowwarp.train.runs import LAST
+
+    own = Path(folder) / LAST
+    return own if resume != "never" and own.exists() else None
+
+
 @dataclass(frozen=True)
 class Sources:
     """What a run learns from, for its config.toml: options of the commands by their names."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
+from flowwarp.cli._splits import keep_splits, tell_every
 from flowwarp.cli._training import (
+    begun_weights,
     checked_settings,
     configure,
-    tell_clips,
     train,
     training_options,
 )
 
 if TYPE_CHECKING:
-    from flowwarp.data.sources import Source
     from flowwarp.models.captioner import CaptionerConfig
     from flowwarp.train.captioner import CaptionerDataConfig
-    from flowwarp.train.kept import KeptClips
     from flowwarp.train.loop import LoopConfig
 
 
@@ -53,12 +52,10 @@ def command(
     flowwarp train-captioner digits --preset tiny
     flowwarp train-captioner clips/ --preset base --resume auto
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.data.sources import SPRITES, open_source, open_split
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
-    from flowwarp.train.runs import LAST
 
     configs = configure(
         captioner.presets(preset),  # type: ignore[arg-type]
@@ -71,26 +68,19 @@ def command(
         trained = load_captioner(find_weights(start, "captioner")) if start else None
         model: CaptionerConfig = configs["model"] if trained is None else trained.net.config
         wanted: CaptionerDataConfig = configs["data"]
-        size, length = model.size, wanted.length
-        source, other = open_split(
-            data, size, length, layers=layers, photos=photos, progress=tell_clips
-        )
-
-        def keep(name: str, clips: Source, series: int, count: int) -> KeptClips:
-            key = repr((name, data, layers, photos, series, *clips.state))
-            count = min(count, clips.count or count)
-            return keep_clips(
-                lambda number: clips(series, number), key, count, progress=_tell_clips
-            )
-
         training: LoopConfig = configs["loop"]
-        kept = keep("training", source, training.seed, wanted.clips)
-        checks = {"val": keep("val", other, training.seed + 1, wanted.checked)}
-        if data == SPRITES:
-            aside = open_source(data, size, length, layers=layers, photos=photos, held_out=True)
-            checks["held_out"] = keep("held_out", aside, training.seed + 1, wanted.checked)
-        own = Path(folder) / LAST
-        words = load_captioner(own).vocabulary if resume != "never" and own.exists() else None
+        kept, checks = keep_splits(
+            data,
+            model.size,
+            wanted.length,
+            training.seed,
+            (wanted.clips, wanted.checked),
+            partial(keep_clips, progress=tell_every("composing clips")),
+            layers=layers,
+            photos=photos,
+        )
+        begun = begun_weights(folder, resume)
+        words = load_captioner(begun).vocabulary if begun else None
         begin = None if trained is None else (trained.net, trained.vocabulary)
         task = captioner.captioner_task(kept, checks, configs, start=begin, vocabulary=words)
     train(
@@ -102,8 +92,3 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
-
-
-def _tell_clips(done: int, total: int) -> None:
-    if done == total or done % 512 == 0:
-        click.echo(f"composing clips, once: {done} of {total}", err=True)

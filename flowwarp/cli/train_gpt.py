@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
+    begun_weights,
     checked_settings,
     configure,
     train,
@@ -65,7 +65,6 @@ def command(
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
-    from flowwarp.train.runs import LAST
 
     configs = configure(
         gpt.presets(preset),  # type: ignore[arg-type]
@@ -90,8 +89,8 @@ def command(
             device=place,
         )
         trained = load_gpt(find_weights(start, "gpt")) if start else None
-        own = Path(folder) / LAST
-        words = load_gpt(own).vocabulary if resume != "never" and own.exists() else None
+        begun = begun_weights(folder, resume)
+        words = load_gpt(begun).vocabulary if begun else None
         task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)
     train(
         task,

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.tensors import check_video
+
 GROUPS = 8  # of group norm
 PATCH = 4  # side of the square of pixels that is folded into channels
 PAIR_CHANNELS = 2 * 3 * PATCH**2
@@ -78,12 +80,29 @@ def looking(
     )
 
 
-def pair_frames(video: Tensor, apart: int) -> Tensor:
+def check_pairs(size: int, apart: int) -> None:
+    """Raise ValueError if :func:`pair_frames` cannot make pairs like this for :func:`looking`."""
+    if size < STRIDE or size % STRIDE:
+        raise ValueError(f"size must be a multiple of {STRIDE}, got {size}")
+    if apart < 1:
+        raise ValueError(f"apart must be at least 1, got {apart}")
+
+
+def pair_frames(video: Tensor, size: int, apart: int) -> Tensor:
     """Return each frame of (B, T, 3, S, S) in [0, 1], and how it differs from one so far after it.
 
     Pixels are folded into channels: (B (T - apart), ``PAIR_CHANNELS``, S / 4, S / 4). Such pairs
     tell pose, colours and motion alike; neighbours hardly differ.
+
+    Raises:
+        TypeError: the video is not floating-point.
+        ValueError: it has another shape, S other than ``size``, or no pair.
     """
+    check_video(video)
+    if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] <= apart:
+        raise ValueError(
+            f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, got {tuple(video.shape)}"
+        )
     frames = F.pixel_unshuffle(2 * video - 1, PATCH)
     first, change = frames[:, :-apart], frames[:, apart:] - frames[:, :-apart]
     pairs = torch.cat([first, CHANGE * change], 2).flatten(0, 1)

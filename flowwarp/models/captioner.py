@@ -18,8 +18,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.models._seeing import PAIR_CHANNELS, STRIDE, THIN, check_sizes, looking, pair_frames
-from flowwarp.tensors import check_video
+from flowwarp.models._seeing import (
+    PAIR_CHANNELS,
+    STRIDE,
+    THIN,
+    check_pairs,
+    check_sizes,
+    looking,
+    pair_frames,
+)
 
 END = 0  # the id that ends a caption, and stands before its first word
 
@@ -51,11 +58,10 @@ class CaptionerConfig:
     norm: Literal["group", "none"] = "group"
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "embedded", "hidden", "joined", "apart"):
+        for name in ("vocabulary", "embedded", "hidden", "joined"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.size < STRIDE or self.size % STRIDE:
-            raise ValueError(f"size must be a multiple of {STRIDE}, got {self.size}")
+        check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 
 
@@ -109,14 +115,7 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        check_video(video)
-        size, apart = self.config.size, self.config.apart
-        if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] <= apart:
-            raise ValueError(
-                f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, "
-                f"got {tuple(video.shape)}"
-            )
-        seen = self.see(pair_frames(video, apart))
+        seen = self.see(pair_frames(video, self.config.size, self.config.apart))
         shown: Tensor = self.show(F.silu(self.think(F.silu(seen).flatten(1))))
         return shown.view(len(video), -1, self.config.joined)
 

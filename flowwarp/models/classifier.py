@@ -19,11 +19,11 @@ from flowwarp.models._seeing import (
     PAIR_CHANNELS,
     STRIDE,
     THIN,
+    check_pairs,
     check_sizes,
     looking,
     pair_frames,
 )
-from flowwarp.tensors import check_video
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,7 @@ class ClassifierConfig:
             raise ValueError("attributes must have two values each, and one or more")
         if len({name for name, _ in self.attributes}) < len(self.attributes):
             raise ValueError("attributes must have different names")
-        if self.size < STRIDE or self.size % STRIDE:
-            raise ValueError(f"size must be a multiple of {STRIDE}, got {self.size}")
-        if self.apart < 1:
-            raise ValueError(f"apart must be at least 1, got {self.apart}")
+        check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 
 
@@ -86,14 +83,7 @@ class Classifier(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        check_video(video)
-        size, apart = self.config.size, self.config.apart
-        if tuple(video.shape[2:]) != (3, size, size) or video.shape[1] <= apart:
-            raise ValueError(
-                f"video must be (B, T, 3, {size}, {size}), T from {apart + 1}, "
-                f"got {tuple(video.shape)}"
-            )
-        seen = self.see(pair_frames(video, apart))
+        seen = self.see(pair_frames(video, self.config.size, self.config.apart))
         thought = F.silu(self.join(F.silu(seen).flatten(1)))
         return {
             name: head(thought).float().unflatten(0, (len(video), -1)).mean(1)

@@ -14,7 +14,7 @@ from flowwarp.data.tokens import Vocabulary, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.pipelines.windows import Description, some_windows
 
@@ -67,8 +67,7 @@ def begin_words(ids: Tensor) -> Tensor:
 def look(captioner: Words, videos: Tensor) -> Tensor:
     """Return what the captioner sees in clips (B, T, 3, S, S) in [0, 1]; see ``Captioner.look``."""
     device = captioner.net.head.weight.device
-    half = fast_dtype(device) == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with fast_autocast(device):
         seen = captioner.net.look(videos.to(device))
     return seen.float()
 

@@ -21,7 +21,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.critic import Critic, CriticConfig, fit
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH, Lean, Sampling
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
     CODES,
     TEXT,
@@ -92,8 +92,7 @@ def phrase_scores(critic: Critique, codes: Tensor, written: int | None = None) -
 
 
 def _scores(net: Critic, values: Tensor, known: Tensor) -> Tensor:
-    half = fast_dtype(values.device) == torch.bfloat16
-    with torch.autocast(values.device.type, torch.bfloat16, enabled=half):
+    with fast_autocast(values.device):
         scores: Tensor = net(values, known)
     return scores
 

@@ -17,7 +17,7 @@ from flowwarp._bundled import bundled
 from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.refine import refine
 from flowwarp.tensors import check_choice
 
@@ -82,8 +82,7 @@ def estimate_both(
 
 
 def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    device, (height, width) = image1.device, image1.shape[-2:]
-    half = fast_dtype(device) == torch.bfloat16
+    height, width = image1.shape[-2:]
     size = (round(ENLARGED * height), round(ENLARGED * width))
     # With antialias, which changes nothing where images grow: only then it rounds the same for any
     # number of threads.
@@ -91,7 +90,7 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
         F.interpolate(i, size, mode="bilinear", align_corners=False, antialias=True)
         for i in (image1, image2)
     ]
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with fast_autocast(image1.device):
         forward, backward = net(*frames)
     return (
         resize_flow(forward.flow.float(), (height, width)),

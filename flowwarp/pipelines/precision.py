@@ -14,3 +14,9 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         # Torch's own probe; without such instructions bf16 takes a multiple of the time.
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
+
+
+def fast_autocast(device: torch.device) -> torch.autocast:
+    """Return autocast to bfloat16, switched on where :func:`fast_dtype` is that."""
+    half = fast_dtype(device) == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)

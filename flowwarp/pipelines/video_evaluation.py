@@ -44,7 +44,7 @@ from flowwarp.pipelines.captions import Words, look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.critique import lean_to
 from flowwarp.pipelines.flow_estimation import estimate_flow
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
     SAMPLING,
     VIDEO,
@@ -118,8 +118,7 @@ def read_labels(net: Classifier, videos: Tensor) -> list[dict[str, str]]:
         ValueError: clips of another size, or too short.
     """
     device = next(net.parameters()).device
-    half = fast_dtype(device) == torch.bfloat16
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with fast_autocast(device):
         scores = net(videos.to(device))
     chosen = {name: values.argmax(1).tolist() for name, values in scores.items()}
     return [
@@ -358,8 +357,7 @@ def video_bits(gpt: MediaGPT, codes: Tensor, caption: str | None) -> float:
     tokens = video if caption is None else join([words.text(caption), video])
     device = gpt.net.head.weight.device
     choices = [ids.to(device) for ids in words.choices(VIDEO)]
-    half = fast_dtype(device) == torch.bfloat16
-    with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with torch.inference_mode(), fast_autocast(device):
         nats = gpt.net.nats(tokens.ids[None].to(device), tokens.places[None].to(device), choices)
     return float(nats.sum()) / (codes.numel() * words[VIDEO].digits) / math.log(2)
 
@@ -533,9 +531,8 @@ def _upsample(
     temporal: bool,
 ) -> Tensor:
     device = upsampler.head.weight.device
-    half = fast_dtype(device) == torch.bfloat16
     flow, visible = (tensor.to(device) for tensor in motion)
-    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+    with fast_autocast(device):
         return upsample_clip(
             upsampler,
             decode.to(device),

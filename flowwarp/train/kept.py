@@ -62,7 +62,7 @@ def keep_clips(
     Args:
         draw: a pure function from the number of a clip to the clip; all of one size and length.
         key: names what ``draw`` depends on, so far as the first clips do not tell.
-        count: how many.
+        count: how many, at least one.
         cache: where to keep them. Default: as for footage.
         progress: called with (clips done, clips in all).
 
@@ -71,12 +71,12 @@ def keep_clips(
         Locked: another process is at it.
     """
     digest = hashlib.sha256(repr((_VERSION, key, count)).encode())
-    for number in range(min(_PROBED, count)):
-        clip = draw(number)
+    probed = [draw(number) for number in range(min(_PROBED, count))]
+    for clip in probed:
         digest.update(pack_caption(clip.caption).data)
         digest.update(clip.video.contiguous().numpy().data)
     folder = store_folder(cache) / f"clips-{digest.hexdigest()[:20]}"
-    shape = tuple(draw(0).video.shape)
+    shape = tuple(probed[0].video.shape)
     rows: dict[str, Kind] = {"captions": ((CAPTION,), np.uint8), "video": (shape, np.uint8)}
 
     def make(number: int) -> dict[str, NDArray[Any]]:

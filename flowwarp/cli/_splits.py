@@ -1,0 +1,72 @@
+"""What commands have in common that train on clips made once: which clips, and of which series."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+from flowwarp.cli._training import tell_clips
+
+if TYPE_CHECKING:
+    from flowwarp.data.sources import Motion, Source
+    from flowwarp.data.world import Clip
+
+Kept = TypeVar("Kept")
+
+
+def keep_splits(
+    data: str,
+    size: int,
+    frames: int,
+    seed: int,
+    counts: tuple[int, int],
+    keep: Callable[[Callable[[int], Clip], str, int], Kept],
+    *,
+    layers: str | None,
+    photos: str | None,
+    flow: str | None = None,
+    motion: Motion | None = None,
+) -> tuple[Kept, dict[str, Kept]]:
+    """Make what is learned from, and by name what it is judged by, from clips of a source.
+
+    Args:
+        data: sprites, digits, or a folder of captioned videos.
+        size: of the frames.
+        frames: of a clip.
+        seed: the series of those to learn from.
+        counts: how many to learn from, and of each kind to judge by.
+        keep: makes it, from a function from the number of a clip to the clip, what names that, and
+            how many there are.
+        layers: of sprites.
+        photos: that sprites stand before.
+        flow: names what ``motion`` hangs on.
+        motion: finds the motion of a folder's videos.
+    """
+    from flowwarp.data.sources import SPRITES, open_source, open_split
+
+    def make(name: str, source: Source, series: int, count: int) -> Kept:
+        key = repr((name, data, layers, photos, flow, series, *source.state))
+        return keep(lambda number: source(series, number), key, min(count, source.count or count))
+
+    clips, checked = counts
+    source, other = open_split(
+        data, size, frames, layers=layers, photos=photos, motion=motion, progress=tell_clips
+    )
+    training = make("training", source, seed, clips)
+    checks = {"val": make("val", other, seed + 1, checked)}
+    if data == SPRITES:
+        aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
+        checks["held_out"] = make("held_out", aside, seed + 1, checked)
+    return training, checks
+
+
+def tell_every(doing: str) -> Callable[[int, int], None]:
+    """Return what tells now and then how far something is that is done once."""
+
+    def tell(done: int, total: int) -> None:
+        if done == total or done % 512 == 0:
+            click.echo(f"{doing}, once: {done} of {total}", err=True)
+
+    return tell
