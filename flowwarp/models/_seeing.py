@@ -56,15 +56,16 @@ def check_sizes(widths: tuple[int, ...], blocks: tuple[int, ...], norm: str) -> 
 
 
 def looking(
-    inputs: int, widths: tuple[int, int], blocks: tuple[int, int], norm: str
+    inputs: int, widths: tuple[int, int], blocks: tuple[int, int], norm: str, outputs: int = THIN
 ) -> nn.Sequential:
-    """Return layers from (N, inputs, H, W) to (N, THIN, H / 2, W / 2).
+    """Return layers from (N, inputs, H, W) to (N, outputs, H / 2, W / 2).
 
     Args:
         inputs: channels.
         widths: channels at the resolution of the input and at half of it.
         blocks: residual blocks there.
         norm: ``group`` or ``none``.
+        outputs: channels that are left.
     """
     fine, coarse = widths
     some, more = blocks
@@ -76,7 +77,7 @@ def looking(
         *(Block(coarse, more, norm) for _ in range(more)),
         nn.GroupNorm(GROUPS, coarse) if norm == "group" else nn.Identity(),
         nn.SiLU(),
-        convolution(coarse, THIN, 1, math.sqrt(2)),
+        convolution(coarse, outputs, 1, math.sqrt(2)),
     )
 
 

@@ -7,6 +7,11 @@ from far fewer clips than a network that learns which caption is a clip's (Tscha
 Captioners Are Scalable Vision Learners Too", NeurIPS 2023).
 
 What the pairs of a clip think of the next word is averaged, so a clip may have any length.
+
+Between eye and mind there is a gate: of each place of a pair no more passes than one of 64 kinds, by
+finite scalar quantisation (Mentzer et al., ICLR 2024). What passes is a *sketch*, what a caption can
+be told from and little else: a hundredth of what a codec keeps. So a sketch is easily made from a
+caption, and says whether it fits one.
 """
 
 from __future__ import annotations
@@ -21,12 +26,12 @@ from torch import Tensor, nn
 from flowwarp.models._seeing import (
     PAIR_CHANNELS,
     STRIDE,
-    THIN,
     check_pairs,
     check_sizes,
     looking,
     pair_frames,
 )
+from flowwarp.models.dvae import FSQ
 
 END = 0  # the id that ends a caption, and stands before its first word
 
@@ -39,6 +44,7 @@ class CaptionerConfig:
         vocabulary: how many ids there are, that of the end included.
         size: height and width of frames, a multiple of 8.
         apart: how many frames lie from one of a pair to the other.
+        levels: of the numbers that a place's kind is made of.
         widths: channels at a quarter and an eighth of the resolution.
         blocks: residual blocks there.
         embedded: numbers that stand for a word.
@@ -50,6 +56,7 @@ class CaptionerConfig:
     vocabulary: int
     size: int = 64
     apart: int = 4
+    levels: tuple[int, ...] = (4, 4, 4)
     widths: tuple[int, int] = (64, 128)
     blocks: tuple[int, int] = (2, 1)
     embedded: int = 96
@@ -61,6 +68,8 @@ class CaptionerConfig:
         for name in ("vocabulary", "embedded", "hidden", "joined"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.levels or min(self.levels) < 2:
+            raise ValueError(f"levels must be at least one number from 2 on, got {self.levels}")
         check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 
@@ -77,8 +86,10 @@ class Captioner(nn.Module):
         super().__init__()
         self.config = config
         coarse, joined = config.widths[1], config.joined
-        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm)
-        self.think = nn.Linear(THIN * (config.size // STRIDE) ** 2, coarse)
+        numbers = len(config.levels)
+        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm, numbers)
+        self.gate = FSQ(config.levels)
+        self.think = nn.Linear(numbers * self.side**2, coarse)
         self.show = nn.Linear(coarse, joined, bias=False)
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)
         self.read = nn.GRU(config.embedded, config.hidden, batch_first=True)
@@ -100,13 +111,15 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape than the network is for.
         """
-        seen = self.look(video)
-        if blind is not None:
-            seen = seen.masked_fill(blind[:, None, None], 0.0)
-        return self.say(seen, ids)
+        return self.say(self.look(video), ids, blind)
 
-    def look(self, video: Tensor) -> Tensor:
-        """Return what is seen in clips, (B, pairs of frames, joined); 0 is nothing.
+    @property
+    def side(self) -> int:
+        """How many places of a sketch lie side by side."""
+        return self.config.size // STRIDE
+
+    def latent(self, video: Tensor) -> Tensor:
+        """Return what comes to the gate, (B, pairs of frames, places, numbers) float32.
 
         Args:
             video: (B, T, 3, S, S) in [0, 1], T more than ``apart``, S as ``config`` has it.
@@ -115,12 +128,32 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        seen = self.see(pair_frames(video, self.config.size, self.config.apart))
-        shown: Tensor = self.show(F.silu(self.think(F.silu(seen).flatten(1))))
-        return shown.view(len(video), -1, self.config.joined)
+        seen = self.see(pair_frames(video, self.config.size, self.config.apart)).float()
+        return seen.flatten(2).mT.unflatten(0, (len(video), -1))
 
-    def say(self, seen: Tensor, ids: Tensor) -> Tensor:
+    def sketch(self, video: Tensor) -> Tensor:
+        """Return the kind of each place, (B, pairs, side, side) int64; see :meth:`latent`."""
+        _, codes = self.gate(self.latent(video), 1.0)
+        return codes.unflatten(2, (self.side, self.side))
+
+    def look(self, video: Tensor) -> Tensor:
+        """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`latent`."""
+        values, _ = self.gate(self.latent(video), 1.0)
+        return self.understand(values)
+
+    def look_at_sketch(self, codes: Tensor) -> Tensor:
+        """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does."""
+        return self.understand(self.gate.values(codes.flatten(2)))
+
+    def understand(self, values: Tensor) -> Tensor:
+        """Return what is seen, (B, pairs, joined), in what the gate lets pass."""
+        shown: Tensor = self.show(F.silu(self.think(values.flatten(2))))
+        return shown
+
+    def say(self, seen: Tensor, ids: Tensor, blind: Tensor | None = None) -> Tensor:
         """Return what :meth:`forward` does, of what :meth:`look` has seen."""
+        if blind is not None:
+            seen = seen.masked_fill(blind[:, None, None], 0.0)
         read, _ = self.read(self.embedding(ids))
         told = self.tell(read)[:, None] + seen[:, :, None]  # (B, pairs, L, joined)
         logits: Tensor = self.head(F.silu(told)).float().mean(1)

@@ -25,6 +25,7 @@ from flowwarp.train.wear import WearConfig, wear
 Preset = Literal["tiny", "small", "base"]
 
 _AT_ONCE = 16  # clips of a validation side by side
+_SPREAD = 0.02  # how much the use of the gate counts, relative to a nat
 
 
 @dataclass(frozen=True)
@@ -127,16 +128,21 @@ def draw_batch(
 
 
 def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return minus the log-likelihood of a caption's mean token, in nats, and ``wrong``, (B,) each.
+    """Return the loss of each example and what it is made of, (B,) each.
 
-    ``wrong`` is the share of tokens that are not the likeliest.
+    ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens that
+    are not the likeliest. The loss is the nats and a little of what keeps the gate in use.
     """
     ids, asked = examples["ids"], examples["asked"]
-    logits = net(examples["video"], begin_words(ids), examples["blind"])
+    latent = net.latent(examples["video"])
+    values, _ = net.gate(latent, 1.0)
+    logits = net.say(net.understand(values), begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)
     wrong = ((logits.argmax(2) != ids) & asked).sum(1)
-    return {"loss": (nats * asked).sum(1) / counts, "wrong": wrong / counts}
+    told = (nats * asked).sum(1) / counts
+    loss = told + _SPREAD * net.gate.penalty(latent)
+    return {"loss": loss, "nats": told.detach(), "wrong": wrong / counts}
 
 
 # ------------------------------------------------------------------ the run
@@ -192,13 +198,14 @@ def captioner_task(
         device = next(model.parameters()).device
         figures: dict[str, float] = {}
         for name, other in checks.items():
-            parts: dict[str, list[Tensor]] = {"loss": [], "wrong": []}
+            parts: dict[str, list[Tensor]] = {"nats": [], "wrong": []}
             for start in range(0, len(other), _AT_ONCE):
                 numbers = range(start, min(start + _AT_ONCE, len(other)))
                 drawn = draw_batch(other, words, training.seed, numbers, plain)
                 placed = {key: value.to(device) for key, value in drawn.items()}
-                for key, value in captioner_losses(_own(model), placed).items():
-                    parts[key].append(value.cpu())
+                measured = captioner_losses(_own(model), placed)
+                for key, values in parts.items():
+                    values.append(measured[key].cpu())
             prefix = f"{name}_" if figures else ""
             figures |= {f"{prefix}{key}": float(torch.cat(v).mean()) for key, v in parts.items()}
         return figures
@@ -210,7 +217,7 @@ def captioner_task(
         loss=loss,
         configs={"model": net.config, "data": data},
         validate=validate,
-        metric="loss",
+        metric="nats",
         notes={**(notes or {}), VOCABULARY: words.to_json()},
     )
 

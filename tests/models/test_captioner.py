@@ -53,6 +53,34 @@ def test_the_blind_say_the_same_of_anything():
     assert torch.allclose(logits[1], net(video, same)[1], atol=1e-6)
 
 
+@torch.no_grad()
+def test_all_that_is_seen_is_in_the_sketch():
+    net, (video, _) = make(levels=(3, 2)), example()
+    sketch = net.sketch(video)
+    assert (sketch.shape, sketch.dtype) == ((3, 3, 2, 2), torch.int64)
+    assert 0 <= int(sketch.min()) < int(sketch.max()) < 6
+    assert torch.equal(net.look_at_sketch(sketch), net.look(video))
+    other = sketch.clone()
+    other[0, 1, 0, 1] = (other[0, 1, 0, 1] + 1) % 6
+    changed = (net.look_at_sketch(other) - net.look(video)).abs().amax(2) > 0
+    assert changed.tolist() == [[False, True, False], [False] * 3, [False] * 3]
+
+
+@torch.no_grad()
+def test_a_place_of_a_sketch_is_near_that_of_the_frame():
+    net, (video, _) = make(), example(1)
+    other = video.clone()
+    other[:, :, :, 8:, 8:] = 1 - other[:, :, :, 8:, 8:]
+    moved = (net.latent(other) - net.latent(video)).abs().mean((0, 1, 3)).view(2, 2)
+    assert moved.argmax() == 3
+
+
+def test_the_eye_learns_through_the_gate():
+    net, (video, ids) = make(), example()
+    net(video, ids).square().mean().backward()
+    assert all(float(p.grad.abs().max()) > 0 for p in net.see.parameters())
+
+
 @pytest.mark.parametrize("norm", ["group", "none"])
 @torch.no_grad()
 def test_a_clip_is_described_by_itself(norm):
@@ -80,6 +108,8 @@ def test_refuses_integers():
         ({"hidden": 0}, "hidden"),
         ({"apart": 0}, "apart"),
         ({"size": 20}, "size"),
+        ({"levels": ()}, "levels"),
+        ({"levels": (4, 1)}, "levels"),
         ({"widths": (12, 16)}, "widths"),
         ({"norm": "batch"}, "norm"),
     ],

@@ -75,7 +75,12 @@ def test_losses_by_hand(kept):
             blind = examples["blind"][row : row + 1]
             logits = net(examples["video"][row : row + 1], before[None], blind)[0]
         nats = -logits.log_softmax(1).gather(1, ids[:, None]).mean()
-        assert float(losses["loss"][row]) == pytest.approx(float(nats), abs=1e-5)
+        assert float(losses["nats"][row]) == pytest.approx(float(nats), abs=1e-5)
+        flat = net.latent(examples["video"][row : row + 1]).detach().reshape(-1, 3)
+        spread = flat.var(0, correction=0).sqrt()
+        penalty = (flat.mean(0).square() + (spread - 1).square()).mean()
+        loss = float(nats + 0.02 * penalty)
+        assert float(losses["loss"][row]) == pytest.approx(loss, abs=1e-4)
         wrong = (logits.argmax(1) != ids).float().mean()
         assert float(losses["wrong"][row]) == pytest.approx(float(wrong))
 
@@ -92,14 +97,14 @@ def test_where_nothing_is_asked_nothing_is_lost(kept):
     examples = draw_batch(kept[0], WORDS, 3, range(2), DATA)
     examples["asked"][0] = False
     losses = captioner_losses(task.model, examples)
-    assert losses["loss"].tolist()[0] == 0
+    assert losses["nats"].tolist()[0] == 0
     losses["loss"].sum().backward()
     assert all(bool(p.grad.isfinite().all()) for p in task.model.parameters() if p.grad is not None)
 
 
 def configs(**changes):
     training = loop.LoopConfig(
-        steps=150, batch_size=16, learning_rate=1e-2, warmup=10, ema=0.9, threads=1
+        steps=300, batch_size=16, learning_rate=1e-2, warmup=10, ema=0.9, threads=1
     )
     return {"loop": training, "model": MODEL, "data": DATA} | changes
 
@@ -110,8 +115,8 @@ def test_learns_to_say_what_it_sees(kept, tmp_path):
         before = task.validate(task.model)
     result = loop.train(task, configs()["loop"], tmp_path / "run")
     after = result.last
-    assert {"loss", "wrong", "other_loss", "other_wrong"} <= set(after)
-    assert after["loss"] < 0.3 * before["loss"]
+    assert {"nats", "wrong", "other_nats", "other_wrong"} <= set(after)
+    assert after["nats"] < 0.3 * before["nats"]
     captioner = load_captioner(result.weights)
     assert isinstance(captioner, Words)
     right = 0
