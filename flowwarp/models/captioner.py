@@ -8,10 +8,10 @@ Captioners Are Scalable Vision Learners Too", NeurIPS 2023).
 
 What the pairs of a clip think of the next word is averaged, so a clip may have any length.
 
-Between eye and mind there is a gate: of each place of a pair no more passes than one of 64 kinds, by
-finite scalar quantisation (Mentzer et al., ICLR 2024). What passes is a *sketch*, what a caption can
-be told from and little else: a hundredth of what a codec keeps. So a sketch is easily made from a
-caption, and says whether it fits one.
+Between eye and mind there is a gate: of each place of a pair no more passes than one of 64 kinds,
+by finite scalar quantisation (Mentzer et al., ICLR 2024). What passes is a *sketch*: what a caption
+can be told from and little else, a hundredth of what a codec keeps. So a sketch is easily made from
+a caption, and says whether it fits one.
 """
 
 from __future__ import annotations
@@ -129,12 +129,14 @@ class Captioner(nn.Module):
             ValueError: it has another shape.
         """
         seen = self.see(pair_frames(video, self.config.size, self.config.apart)).float()
-        return seen.flatten(2).mT.unflatten(0, (len(video), -1))
+        places = seen.flatten(2).mT  # (B pairs, places, numbers)
+        return places.reshape(len(video), -1, *places.shape[1:])
 
     def sketch(self, video: Tensor) -> Tensor:
         """Return the kind of each place, (B, pairs, side, side) int64; see :meth:`latent`."""
         _, codes = self.gate(self.latent(video), 1.0)
-        return codes.unflatten(2, (self.side, self.side))
+        kinds: Tensor = codes.reshape(*codes.shape[:2], self.side, self.side)
+        return kinds
 
     def look(self, video: Tensor) -> Tensor:
         """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`latent`."""

@@ -23,6 +23,10 @@ what attention finds in them. Of the thousands of nats of a video its caption ch
 attention hardly learns where to look for them; a sum over a table has nothing to look for. Words
 are patches with a place along ``line``.
 
+*Sketches.* What a place shall look like, one of a few dozen kinds, may be told to the patch before
+it (``kinds``), where the blocks begin and once more behind them. What is added at the beginning
+only drowns: there the stream has a fraction of the size that it has later.
+
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
 however many they are. So it also trains with ``norm = "none"``, where the variance of a gated layer
@@ -74,6 +78,7 @@ class GPTConfig:
         inner_width: of the stream within a patch.
         inner_depth: feed-forward layers within a patch.
         inner_hidden: their width.
+        kinds: of places in a sketch; 0 for a network that is told of none.
         norm: ``rms``, or ``none`` to read the stream as it is.
     """
 
@@ -88,13 +93,15 @@ class GPTConfig:
     inner_width: int = 256
     inner_depth: int = 1
     inner_hidden: int = 768
+    kinds: int = 0
     norm: Literal["rms", "none"] = "rms"
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name != "norm" and value < 1:
-                raise ValueError(f"{item.name} must be at least 1, got {value}")
+            least = 0 if item.name == "kinds" else 1
+            if item.name != "norm" and value < least:
+                raise ValueError(f"{item.name} must be at least {least}, got {value}")
         if self.width % (2 * AXES * self.heads):
             raise ValueError(
                 f"width must be a multiple of {2 * AXES} times heads ({self.heads}), "
@@ -288,6 +295,10 @@ class GPT(nn.Module):
         self.place = _linear(config.head, config.width)
         self.summary = Summary(config.phrases, config.embedded, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.ahead = None
+        if config.kinds:  # the last row is for nothing told
+            self.ahead = nn.Embedding(config.kinds + 1, config.width + config.inner_width)
+            nn.init.normal_(self.ahead.weight, std=0.3)
         # Within a patch; both sources have half of the variance.
         inner, half = config.inner_width, math.sqrt(0.5)
         self.foretold = _linear(config.width, inner, half)
@@ -309,16 +320,25 @@ class GPT(nn.Module):
         logits: Tensor = self.head(self.features(ids, places))
         return logits
 
-    def features(self, ids: Tensor, places: Tensor, hidden: Tensor | None = None) -> Tensor:
+    def features(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        hidden: Tensor | None = None,
+        ahead: Tensor | None = None,
+    ) -> Tensor:
         """Return what the logits are made of, (B, L - 8, inner_width).
 
         Args:
             ids: (B, L) int64, L a multiple of 8; what fills up a shorter sequence comes last.
             places: (B, L, 4) float32: line, t, y, x of each.
             hidden: (B, L / 8) bool, patches whose tokens no token after them sees.
+            ahead: (B, L / 8) int64, the kind of the place of the patch after each, ``kinds`` where
+                nothing is told of it; nothing of any by default.
 
         Raises:
-            ValueError: the shapes do not fit each other.
+            ValueError: the shapes do not fit each other, or a network that is told of no kinds is
+                told some.
         """
         if ids.ndim != 2 or tuple(places.shape) != (*ids.shape, AXES):
             raise ValueError(
@@ -333,10 +353,24 @@ class GPT(nn.Module):
         cos, sin = rotation(places[:, ::PATCH], self.config.head)
         x = self.join(patches.flatten(2)) + self.place(waves(cos, sin))
         x = x + self.summary(ids[:, ::PATCH], places[:, ::PATCH, 0] > 0)
+        early, late = self._told(ids[:, ::PATCH], ahead)
+        x = x + early
         for block in self.blocks:
             x = block(x, cos, sin)
-        foretold = self.foretold(unit(x[:, :-1], self.config.norm))
+        foretold = self.foretold(unit(x[:, :-1], self.config.norm)) + late[:, :-1]
         return self._write(foretold, patches[:, 1:]).flatten(1, 2)
+
+    def _told(self, like: Tensor, ahead: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return what kinds ahead of patches (B, P) add before the blocks, and behind them."""
+        config = self.config
+        if self.ahead is None:
+            if ahead is not None:
+                raise ValueError("ahead must be None: this network is told of no kinds of places")
+            nothing = self.head.weight.new_zeros(1, like.shape[1], 1)
+            return nothing, nothing
+        rows = torch.full_like(like, config.kinds) if ahead is None else ahead
+        early, late = self.ahead(rows).split([config.width, config.inner_width], -1)
+        return early, late
 
     def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
         """Return what the logits of each token of a patch are made of, (B, P, 8, inner_width)."""
@@ -360,6 +394,7 @@ class GPT(nn.Module):
         places: Tensor,
         choices: Sequence[Tensor],
         hidden: Tensor | None = None,
+        ahead: Tensor | None = None,
     ) -> Tensor:
         """Return minus the log-likelihood of each token after the first patch.
 
@@ -371,11 +406,12 @@ class GPT(nn.Module):
             places: likewise.
             choices: (n,) int64 each: the ids of each kind; no id is of two.
             hidden: see :meth:`features`.
+            ahead: likewise.
 
         Returns:
             (B, L - 8) float32, in nats; 0 for tokens of no kind.
         """
-        features = self.features(ids, places, hidden).flatten(0, 1)
+        features = self.features(ids, places, hidden, ahead).flatten(0, 1)
         targets = ids[:, PATCH:].flatten()
         nats = torch.zeros(len(targets), device=ids.device)
         for own in choices:
@@ -391,9 +427,10 @@ class GPT(nn.Module):
 # ------------------------------------------------------------------ generation
 
 Product = Callable[[Tensor], Tensor]
-# Of some patches: cosines and sines of their turns (B, 1, n, head), which are words, (B, n), and
-# what their places add to the stream, (B, n, width).
-Where = tuple[Tensor, Tensor, Tensor, Tensor]
+# Of some patches: cosines and sines of their turns (B, 1, n, head), which are words, (B, n), what
+# their places and the kinds ahead add to the stream, (B, n, width), and what the latter add to what
+# comes out of it, (B, n, inner_width or 1).
+Where = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 
 def _product(weight: Tensor, rows: int) -> Product:
@@ -442,6 +479,7 @@ class Decoder:
         self.embedding = net.embedding.weight.detach().to(dtype)
         self.join = product(net.join)
         self.place = net.place.weight.detach()
+        self.ahead = net._told
         self.table, self.tell = net.summary.table.weight.detach(), net.summary.tell.weight.detach()
         self.blocks = [
             (
@@ -479,12 +517,15 @@ class Decoder:
         self.told = torch.zeros(self.rows, 1, width, device=device)  # what they say
         self.before = torch.zeros(self.rows, 2, dtype=torch.int64, device=device)  # the last two
 
-    def begin(self, ids: Sequence[Tensor], places: Sequence[Tensor]) -> Tensor:
+    def begin(
+        self, ids: Sequence[Tensor], places: Sequence[Tensor], ahead: Tensor | None = None
+    ) -> Tensor:
         """Read the beginning of each row, all afresh.
 
         Args:
             ids: for each row (L,), L of its own, a multiple of 8.
             places: for each row (L, 4).
+            ahead: (rows,), the kind of the first place to come; see :meth:`GPT.features`.
 
         Returns:
             (rows, inner_width), what :meth:`logits` needs to know of all that was read.
@@ -512,7 +553,11 @@ class Decoder:
             hidden = columns < torch.tensor(missing, device=filled.device)[:, None] // PATCH
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=filled.device)
             self.mask = mask.masked_fill_(hidden, -torch.inf)[:, None, None]  # (rows, 1, 1, length)
-        return self.read(filled, self.where(where))
+        kinds = None
+        if ahead is not None:
+            kinds = torch.full_like(filled[:, ::PATCH], self.config.kinds)
+            kinds[:, -1] = ahead
+        return self.read(filled, self.where(where, kinds))
 
     def read(self, ids: Tensor, where: Where) -> Tensor:
         """Read more patches of each row.
@@ -530,7 +575,7 @@ class Decoder:
         if end > self.length:
             raise ValueError(f"{end} patches are more than the length {self.length}")
         mask = self._mask(count, end)
-        cos, sin, words, placed = where
+        cos, sin, words, placed, late = where
         heads, both, each = config.heads, config.heads + config.kv_heads, config.head
         shape = (rows, count, both + config.kv_heads, each)
         # The queries that share a head of keys are further queries of one attention: its keys are
@@ -556,7 +601,7 @@ class Decoder:
             x.add_(out(found.reshape(rows * count, config.width)))
             self._feed(x, up, down)
         self.used = end
-        return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float()
+        return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float() + late[:, -1]
 
     def follow(self, rows: Tensor) -> None:
         """Let each row go on as if it had read what another one did, (rows,) int64."""
@@ -566,11 +611,18 @@ class Decoder:
         if self.mask is not None:
             self.mask = self.mask[rows]
 
-    def where(self, places: Tensor) -> Where:
-        """Return what :meth:`read` needs to know of places (B, 8 n, 4)."""
-        cos, sin = rotation(places[:, ::PATCH], self.config.head)
-        placed = F.linear(waves(cos, sin), self.place)
-        return cos.to(self.dtype), sin.to(self.dtype), places[:, ::PATCH, 0] > 0, placed
+    def where(self, places: Tensor, ahead: Tensor | None = None) -> Where:
+        """Return what :meth:`read` needs to know of patches.
+
+        Args:
+            places: (B, 8 n, 4).
+            ahead: (rows, n), see :meth:`GPT.features`.
+        """
+        first = places[:, ::PATCH]
+        cos, sin = rotation(first, self.config.head)
+        early, late = self.ahead(first[..., 0].long(), ahead)
+        placed = F.linear(waves(cos, sin), self.place) + early
+        return cos.to(self.dtype), sin.to(self.dtype), first[..., 0] > 0, placed, late
 
     def _listen(self, ids: Tensor, words: Tensor) -> Tensor:
         """Return what the words so far say to each patch, as `Summary` does: (rows, n or 1, width).
@@ -702,6 +754,7 @@ def sample(
     sampling: Sampling,
     *,
     without: Sequence[tuple[Tensor, Tensor]] = (),
+    kinds: Tensor | None = None,
     stop: int | None = None,
     steer: Steer | None = None,
     lean: Lean | None = None,
@@ -720,6 +773,8 @@ def sample(
         draws: (B, N) in [0, 1), one number for each token; see :func:`choose`.
         sampling: how to draw.
         without: what is left of each prompt without what guidance shall stress.
+        kinds: (B, N / 8), of the places of the patches to come, as :meth:`GPT.features` is told
+            them; guidance stresses them too.
         stop: an id that ends its row.
         steer: called with the ids so far, (B, n), after each patch; returns which row each row goes
             on from, (B,), or None for itself. Rows are told apart by their draws from there on.
@@ -744,13 +799,21 @@ def sample(
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
     heads = [decoder.head.index_select(0, ids) for ids in choices]
-    cos, sin, words, placed = decoder.where(places[None])
+    first = ahead = None
+    if kinds is not None:
+        nothing = net.config.kinds
+        kinds = F.pad(kinds, (0, 0, 0, len(rows) - batch), value=nothing)
+        first, ahead = kinds[:, 0], F.pad(kinds[:, 1:], (0, 1), value=nothing)
+    cos, sin, *others = decoder.where(places[None], ahead)
     split = torch.split
-    turns = split(cos, 1, 2), split(sin, 1, 2)
-    wheres = list(zip(*turns, split(words, 1, 1), split(placed, 1, 1), strict=True))
+    wheres = list(
+        zip(
+            split(cos, 1, 2), split(sin, 1, 2), *(split(part, 1, 1) for part in others), strict=True
+        )
+    )
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
-    foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows])
+    foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows], first)
     patch: list[Tensor] = []
     for step in range(count):
         turn = step % len(choices)

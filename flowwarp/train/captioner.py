@@ -130,8 +130,8 @@ def draw_batch(
 def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss of each example and what it is made of, (B,) each.
 
-    ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens that
-    are not the likeliest. The loss is the nats and a little of what keeps the gate in use.
+    ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens
+    that are not the likeliest. The loss is the nats and a little of what keeps the gate in use.
     """
     ids, asked = examples["ids"], examples["asked"]
     latent = net.latent(examples["video"])

@@ -143,6 +143,54 @@ def test_cached_is_uncached(changes):
         foretold = decoder.read(patch, decoder.where(places[:, start : start + PATCH]))
 
 
+def kinds_ahead(batch=2, seed=2):
+    return torch.randint(6, (batch, LENGTH // PATCH), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_a_kind_is_told_from_the_patch_before_its_place_on():
+    net = network(kinds=5)
+    (ids, places), ahead = sequences(), kinds_ahead()
+    told = net.features(ids, places, ahead=ahead).unflatten(1, (-1, PATCH))
+    for patch in range(LENGTH // PATCH - 1):
+        other = ahead.clone()
+        other[:, patch] = (other[:, patch] + 1) % 6
+        changed = net.features(ids, places, ahead=other).unflatten(1, (-1, PATCH)) - told
+        moved = changed.abs().amax((2, 3)) > 1e-4
+        assert not moved[:, :patch].any()
+        assert moved[:, patch:].all()
+    other = ahead.clone()
+    other[:, -1] = (other[:, -1] + 1) % 6  # nobody is foretold what comes after the end
+    assert torch.equal(net.features(ids, places, ahead=other).unflatten(1, (-1, PATCH)), told)
+    nothing = torch.full_like(ahead, 5)
+    assert torch.equal(net.features(ids, places, ahead=nothing), net.features(ids, places))
+
+
+@torch.no_grad()
+def test_cached_is_uncached_with_kinds():
+    net = network(kinds=5)
+    (ids, places), ahead = sequences(), kinds_ahead()
+    ahead[:, 0] = 5  # of what is read at the beginning, only the last is told of a kind
+    wanted = net.head(net.features(ids, places, ahead=ahead))
+    decoder = Decoder(net, 2, LENGTH // PATCH)
+    begin = list(ids[:, : 2 * PATCH]), list(places[:, : 2 * PATCH])
+    foretold = decoder.begin(*begin, ahead[:, 1])
+    for patch in range(2, LENGTH // PATCH):
+        part = slice(patch * PATCH, (patch + 1) * PATCH)
+        for slot in range(PATCH):
+            got = decoder.logits(foretold, ids[:, part][:, :slot].unbind(1), decoder.head)
+            want = wanted[:, part.start + slot - PATCH]
+            torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+        where = decoder.where(places[:, part], ahead[:, patch : patch + 1])
+        foretold = decoder.read(ids[:, part], where)
+
+
+def test_a_network_without_kinds_refuses_them():
+    ids, places = sequences()
+    with pytest.raises(ValueError, match="ahead must be None"):
+        network().features(ids, places, ahead=kinds_ahead())
+
+
 def following(net, ids, places):
     """Return the logits of the token that follows on whole patches, as the plain network says."""
     longer = torch.cat([ids, ids.new_ones(PATCH)])
@@ -288,7 +336,14 @@ def test_nats_are_of_the_choice_among_a_kind():
 
 @pytest.mark.parametrize(
     "changes",
-    [{"width": 60}, {"heads": 3}, {"kv_heads": 3}, {"inner_depth": 0}, {"vocabulary": 0}],
+    [
+        {"width": 60},
+        {"heads": 3},
+        {"kv_heads": 3},
+        {"inner_depth": 0},
+        {"vocabulary": 0},
+        {"kinds": -1},
+    ],
 )
 def test_wrong_sizes_are_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
@@ -419,6 +474,31 @@ def test_a_row_does_not_hang_on_the_others():
     together = continued(net, begin, Sampling())
     assert torch.equal(continued(net, begin[:1], Sampling()), together[:1])
     assert torch.equal(continued(net, begin, Sampling()), together)
+
+
+def test_samples_are_what_the_network_says_of_their_kinds():
+    """The likeliest tokens, guided from nothing told to the kinds of their places."""
+    net = network(kinds=5)
+    begin, count = prompts(PATCH, PATCH), 3 * PATCH
+    kinds = torch.tensor([[0, 3, 1], [4, 4, 5]])
+    greedy = Sampling(temperature=0, guidance=2.0)
+    got = continued(net, begin, greedy, count, without=begin, kinds=kinds)
+    assert not torch.equal(got[:1], continued(net, begin[:1], Sampling(temperature=0), count))
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(4, count, generator=generator)
+    more = torch.rand(count, 4, generator=generator) * 16
+    for row in range(2):
+        ids, places = torch.cat([begin[row][0], got[row]]), torch.cat([begin[row][1], more])
+        ahead = F.pad(kinds[row], (0, 1), value=5)
+        with torch.no_grad():
+            told, plain = (
+                net.head(net.features(ids[None], places[None], ahead=kind[None]))[0]
+                for kind in (ahead, torch.full_like(ahead, 5))
+            )
+        logits = plain + 2.0 * (told - plain)
+        for step in range(count):
+            own = CHOICES[step % 2]
+            assert int(got[row, step]) == int(own[logits[step, own].argmax()])
 
 
 def test_rows_end_at_their_stop():
