@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from flowwarp.data.world import Clip
     from flowwarp.models.dvae import DVAE
+    from flowwarp.pipelines.captions import Words
     from flowwarp.train.gpt import GPTMaterial
     from flowwarp.train.tokenized import TokenStore
 
@@ -41,6 +42,7 @@ def prepare_material(
     flow: str | None,
     half: bool,
     device: torch.device,
+    captioner: Words | None = None,
 ) -> GPTMaterial:
     """Turn clips into codes, once; the same clips are the same for all commands.
 
@@ -54,18 +56,21 @@ def prepare_material(
         flow: weights that find the motion of a folder's videos.
         half: whether bf16 is good enough.
         device: where flow is found.
+        captioner: makes sketches of clips; without it there are none.
     """
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train.gpt import GPTMaterial
     from flowwarp.train.tokenized import grid_media, tokenize_clips
 
-    media = grid_media(vae, wanted.size, wanted.frames)
+    media = grid_media(vae, wanted.size, wanted.frames, captioner)
     motion = partial(estimate_motion, load_flownet(flow, device)) if flow else None
 
     def prepare(draw: Callable[[int], Clip], key: str, count: int) -> TokenStore:
         tell = tell_every("turning clips into tokens")
-        return tokenize_clips(draw, vae, media, key, count, half=half, progress=tell)
+        return tokenize_clips(
+            draw, vae, media, key, count, captioner=captioner, half=half, progress=tell
+        )
 
     training, checks = keep_splits(
         data,

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
+@click.option(
+    "--captioner", metavar="WEIGHTS", help="Of train-captioner: videos by way of sketches."
+)
 @training_options("runs/gpt")
 def command(
     data: str,
@@ -34,6 +37,7 @@ def command(
     layers: str | None,
     photos: str | None,
     flow: str | None,
+    captioner: str | None,
     preset: str,
     start: str | None,
     folder: str,
@@ -56,10 +60,14 @@ def command(
     With --flow, the transformer also learns the motion of a folder's videos; sprites and digits
     know theirs.
 
+    With --captioner, it learns to make sketches of captions, and videos after sketches: what is to
+    be seen where. They show what a caption says after a tenth of the training.
+
     \b
     flowwarp train-gpt digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
+    from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
@@ -76,6 +84,10 @@ def command(
     training: LoopConfig = configs["loop"]
     place = own_device(device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
+    eye = None
+    if captioner is not None:
+        eye = load_captioner(captioner, place)
+        configs["data"] = gpt.with_sketches(configs["data"])
     with checked_settings():
         material = prepare_material(
             data,
@@ -87,6 +99,7 @@ def command(
             flow=flow,
             half=training.precision == "bf16",
             device=place,
+            captioner=eye,
         )
         trained = load_gpt(find_weights(start, "gpt")) if start else None
         begun = begun_weights(folder, resume)

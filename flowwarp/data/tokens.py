@@ -306,6 +306,10 @@ class Vocabulary:
     def __getitem__(self, name: str) -> Medium:
         return self.media[self.number(name)]
 
+    def knows(self, name: str) -> bool:
+        """Say whether there is such a medium."""
+        return any(medium.name == name for medium in self.media)
+
     def number(self, name: str) -> int:
         """Return which medium has this name.
 

@@ -128,7 +128,7 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        seen = self.see(pair_frames(video, self.config.size, self.config.apart)).float()
+        seen: Tensor = self.see(pair_frames(video, self.config.size, self.config.apart)).float()
         places = seen.flatten(2).mT  # (B pairs, places, numbers)
         return places.reshape(len(video), -1, *places.shape[1:])
 

@@ -21,7 +21,7 @@ from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Lean, Sampling, sample
 from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
-TEXT, VIDEO, FRAME, MOTION = "text", "video", "frame", "motion"
+TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
 
 SAMPLING = Sampling(top_p=TOP_P, guidance=GUIDANCE)  # of videos
@@ -60,12 +60,14 @@ class Prompt:
         frame: (1, h, w), codes of the first frame as a still picture.
         motion: (4, 4, 4), codes of :func:`flowwarp.data.tokens.motion_codes`.
         begin: (n, h, w), the video's first token frames, to go on from.
+        sketch: (t, y, x), kinds of places, of :func:`sample_sketches`.
     """
 
     caption: str | None = None
     frame: Tensor | None = None
     motion: Tensor | None = None
     begin: Tensor | None = None
+    sketch: Tensor | None = None
 
 
 def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGPT:
@@ -87,6 +89,27 @@ def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGP
         )
     known = frozenset(card.notes[WORDS].split()) if WORDS in card.notes else None
     return MediaGPT(net.to(device).eval(), vocabulary, known, card.notes.get(CODES))
+
+
+def kinds_of(words: Vocabulary, places: Tensor, sketch: Tensor | None) -> Tensor:
+    """Return the kinds that a sketch gives to patches of a video; none without a sketch.
+
+    Args:
+        words: whose media ``video`` and ``sketch`` are.
+        places: (n, 4) of the patches.
+        sketch: (t, y, x).
+
+    Returns:
+        (n,) int64, as :meth:`flowwarp.models.gpt.GPT.features` is told them.
+    """
+    if sketch is None:
+        return torch.full((len(places),), words[SKETCH].size)
+    grid = words[VIDEO].grid
+    assert grid is not None
+    shares = torch.tensor(sketch.shape) / torch.tensor(grid)
+    # Cells of a video are counted from 1.
+    t, y, x = ((places[:, 1:] - 1) * shares).long().unbind(1)
+    return sketch[t, y, x]
 
 
 def words_of(text: str) -> list[str]:
@@ -150,6 +173,10 @@ def sample_video_tokens(
         [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
     )
     asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
+    told = None
+    if any(prompt.sketch is not None for prompt in prompts):
+        told = torch.stack([kinds_of(words, places[::PATCH], prompt.sketch) for prompt in prompts])
+        told = told.to(device)
     begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
     begun = torch.stack(begins) if begins else torch.empty(len(prompts), 0, dtype=torch.int64)
 
@@ -171,12 +198,55 @@ def sample_video_tokens(
         draws.to(device),
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
+        kinds=told,
         steer=None if steer is None else chosen,
         lean=None if gains is None else lambda ids: gains(known + ids.shape[1]),
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
     return words.read_grid(VIDEO, torch.cat([begun, ids.cpu()], 1))
+
+
+def sample_sketches(
+    gpt: MediaGPT,
+    captions: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling | None = None,
+    *,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Make sketches of captions, side by side.
+
+    Args:
+        gpt: from :func:`load_gpt`, that knows sketches.
+        captions: of the videos that they shall be of.
+        seeds: one for each.
+        sampling: how to draw.
+        dtype: see :func:`sample_video_tokens`.
+
+    Returns:
+        (B, t, y, x) int64, kinds of places.
+    """
+    words = gpt.vocabulary
+    grid = words[SKETCH].grid
+    assert grid is not None
+    places = words.places(SKETCH, math.prod(grid))
+    device = gpt.net.head.weight.device
+    draws = torch.stack(
+        [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
+    )
+    opening = words.opening(SKETCH)
+    ids = sample(
+        gpt.net,
+        [_to(join([words.text(caption), opening]), device) for caption in captions],
+        places.to(device),
+        [ids.to(device) for ids in words.choices(SKETCH)],
+        draws.to(device),
+        sampling or Sampling(),
+        without=[_to(opening, device)] * len(captions),
+        dtype=dtype or fast_dtype(device),
+    )
+    return words.read_grid(SKETCH, ids.cpu())
 
 
 def best_of(

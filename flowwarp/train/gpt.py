@@ -25,12 +25,14 @@ from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
     CODES,
     SAMPLING,
+    SKETCH,
     TEXT,
     VIDEO,
     VOCABULARY,
     WORDS,
     MediaGPT,
     Prompt,
+    kinds_of,
     sample_video_tokens,
     words_of,
 )
@@ -65,7 +67,8 @@ class GPTDataConfig:
             with whole videos by --resume changed.
         orders: media of a sequence in their order, and how often it comes, relative to the others.
             What the last medium of the first costs decides which weights are best.
-        caption_dropout: how often a caption that comes first is left out.
+        caption_dropout: how often a caption that comes first is left out, and with it the sketch.
+        sketch_dropout: how often a video is not told its sketch, where there are sketches.
         hiding: how often patches of a video at the end of a sequence are hidden from all tokens
             after them: in half of those examples all, else a random share. What a video tells of
             itself is as good as any caption, so hardly a token needs one; those that see little of
@@ -87,6 +90,7 @@ class GPTDataConfig:
         "video motion 0.05",
     )
     caption_dropout: float = 0.1
+    sketch_dropout: float = 0.1
     hiding: float = 0.5
 
     def __post_init__(self) -> None:
@@ -98,7 +102,7 @@ class GPTDataConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
-        for name in ("caption_dropout", "hiding"):
+        for name in ("caption_dropout", "sketch_dropout", "hiding"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
 
@@ -130,6 +134,7 @@ class GPTLossConfig:
             tokens, and so on. It is there that a prompt says something that is not seen yet.
         frame: a condition, whose likelihood is a help only.
         motion: likewise.
+        sketch: what videos are made after.
     """
 
     text: float = 5.0
@@ -137,12 +142,16 @@ class GPTLossConfig:
     video: float = 1.0
     frame: float = 0.5
     motion: float = 0.5
+    sketch: float = 1.0
     opening: float = 8.0
 
     def __post_init__(self) -> None:
         if self.opening < 0:
             raise ValueError(f"opening must not be negative, got {self.opening}")
-        weights = (self.text, self.description, self.video, self.frame, self.motion)
+        weights = (
+            *(self.text, self.description, self.video),
+            *(self.frame, self.motion, self.sketch),
+        )
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
 
@@ -197,11 +206,13 @@ def draw_batch(
     """Return some examples, a pure function of the seed and their numbers.
 
     Returns:
-        As :func:`collate` does, and ``hidden`` (B, L / 8) bool, see `GPTDataConfig.hiding`.
+        As :func:`collate` does, and ``hidden`` (B, L / 8) bool, see `GPTDataConfig.hiding`; where
+        there are sketches also ``ahead`` (B, L / 8), see :meth:`flowwarp.models.gpt.GPT.features`.
     """
     orders = [order for order, _ in data.mixture]
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    sequences, hidden = [], []
+    sequences, hidden, ahead = [], [], []
+    sketched = words.knows(SKETCH)
     for number in numbers:
         chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
         order = orders[int(chosen)]
@@ -212,12 +223,38 @@ def draw_batch(
         index = loop.shuffled(seed, number, len(store))
         tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
         sequences.append(tokens)
-        hiding = data.hiding if order[-1] == VIDEO else 0.0
-        hidden.append(_hide(tokens, words.number(VIDEO), hiding, generator))
+        hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
+        hidden.append(_hide(tokens, words.number(order[-1]), hiding, generator))
+        if sketched:
+            plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
+            own = None if plain or order[-1] != VIDEO else store.codes(SKETCH, index)
+            ahead.append(kinds_ahead(tokens, words, own))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
+    if sketched:
+        examples["ahead"] = _stack_ahead(ahead, words, patches)
     return examples
+
+
+def kinds_ahead(tokens: Tokens, words: Vocabulary, sketch: Tensor | None) -> Tensor:
+    """Return what each patch is told of the place of the next one, (L / 8,) int64.
+
+    Args:
+        tokens: a sequence.
+        words: of which media, ``sketch`` among them.
+        sketch: (t, y, x) of its video; None if nothing shall be told.
+    """
+    places = tokens.places[::PATCH]
+    told = kinds_of(words, places, None)
+    cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (places[:, 1] > 0)  # no markers
+    told[cells] = kinds_of(words, places[cells], sketch)
+    return F.pad(told[1:], (0, 1), value=words[SKETCH].size)
+
+
+def _stack_ahead(ahead: Sequence[Tensor], words: Vocabulary, patches: int) -> Tensor:
+    nothing = words[SKETCH].size
+    return torch.stack([F.pad(own, (0, patches - len(own)), value=nothing) for own in ahead])
 
 
 def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Generator) -> slice:
@@ -277,14 +314,19 @@ def gpt_losses(
 ) -> dict[str, Tensor]:
     """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
     choices = [ids.to(examples["ids"].device) for ids in choices]
-    nats = net.nats(examples["ids"], examples["places"], choices, examples.get("hidden"))
+    others = examples.get("hidden"), examples.get("ahead")
+    nats = net.nats(examples["ids"], examples["places"], choices, *others)
     weights = examples["weights"][:, PATCH:]
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}
 
 
 def bits_by_medium(
-    net: GPT, sequences: Sequence[Tokens], words: Vocabulary, order: Sequence[str]
+    net: GPT,
+    sequences: Sequence[Tokens],
+    words: Vocabulary,
+    order: Sequence[str],
+    ahead: Sequence[Tensor] | None = None,
 ) -> dict[str, float]:
     """Return bits a token of each medium of an order, given what comes before it.
 
@@ -293,19 +335,25 @@ def bits_by_medium(
         sequences: all of that order.
         words: their vocabulary.
         order: names of media.
+        ahead: what each is told of its places, see :func:`kinds_ahead`.
 
     Returns:
         Keys such as ``text_after_video``.
     """
     totals = torch.zeros(len(words.media), dtype=torch.float64)
     counts = torch.zeros_like(totals)
-    everything = GPTLossConfig(1.0, 1.0, 1.0, 1.0, 1.0, opening=0.0)
+    everything = GPTLossConfig(1.0, 1.0, 1.0, 1.0, 1.0, 1.0, opening=0.0)
     device = net.head.weight.device
     choices = [ids.to(device) for ids in words.all_choices()]
     for start in range(0, len(sequences), _AT_ONCE):
         part = sequences[start : start + _AT_ONCE]
         examples = collate(part, words, everything)
-        nats = net.nats(examples["ids"].to(device), examples["places"].to(device), choices)
+        told = None
+        if ahead is not None:
+            patches = examples["ids"].shape[1] // PATCH
+            told = _stack_ahead(ahead[start : start + _AT_ONCE], words, patches).to(device)
+        placed = examples["ids"].to(device), examples["places"].to(device)
+        nats = net.nats(*placed, choices, ahead=told)
         nats = nats.double().cpu()
         counted = examples["weights"][:, PATCH:] > 0
         media = examples["media"][:, PATCH:][counted]
@@ -362,6 +410,14 @@ def presets(preset: Preset) -> dict[str, Any]:
     }
 
 
+def with_sketches(data: GPTDataConfig) -> GPTDataConfig:
+    """Return a mixture that holds sketches of captions, half of it if it held none before."""
+    if any(SKETCH in order for order, _ in data.mixture):
+        return data
+    share = sum(share for _, share in data.mixture)
+    return replace(data, orders=(*data.orders, f"{TEXT} {SKETCH} {share:g}"))
+
+
 @dataclass(frozen=True)
 class GPTMaterial:
     """What a transformer is trained on and judged by.
@@ -407,16 +463,21 @@ def gpt_task(
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
     torch.manual_seed(training.seed)
-    words = start.vocabulary if vocabulary is None and start is not None else vocabulary
+    words = vocabulary
+    if words is None and start is not None:
+        known = start.vocabulary
+        if any(known.knows(own.name) and known[own.name] != own for own in material.media):
+            raise ValueError("the network to go on from knows other media than these clips have")
+        words = replace(start.vocabulary, media=(start.vocabulary[TEXT], *material.media))
     if words is None:
         words = build_vocabulary(material.media, material.training.captions(), data)
     elif words.media[1:] != material.media:
         raise ValueError("the network to go on from knows other media than these clips have")
-    if start is None:
-        net = GPT(replace(configs["model"], vocabulary=words.size))
-    else:
-        net = GPT(start.net.config)
-        net.load_state_dict(start.net.state_dict())
+    kinds = words[SKETCH].size if words.knows(SKETCH) else 0
+    sizes = configs["model"] if start is None else start.net.config
+    net = GPT(replace(sizes, vocabulary=words.size, kinds=kinds))
+    if start is not None:
+        adopt(net, words, start)
     choices = words.all_choices()
     about = {VOCABULARY: words.to_json()}
     learned = frozenset[str]() if start is None else start.known
@@ -445,7 +506,13 @@ def gpt_task(
                     sequences = [
                         sequence_of(store, index, order, words, seen) for index in range(len(store))
                     ]
-                    bits = bits_by_medium(_own(model), sequences, words, order)
+                    ahead = None
+                    if words.knows(SKETCH) and order[-1] == VIDEO:
+                        ahead = [
+                            kinds_ahead(tokens, words, store.codes(SKETCH, index))
+                            for index, tokens in enumerate(sequences)
+                        ]
+                    bits = bits_by_medium(_own(model), sequences, words, order, ahead)
                     prefix = "" if name == first else f"{name}_"
                     figures |= {f"{prefix}{key}": value for key, value in bits.items()}
         return {"loss": figures[_figure(data.mixture[0][0])]} | figures
@@ -479,6 +546,34 @@ def gpt_task(
         notes={**(notes or {}), **about},
         layers=("blocks", "inner"),
     )
+
+
+def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:
+    """Give a network what another one knows; what only it has stays as it is.
+
+    Args:
+        net: of the same sizes, but for the vocabulary and kinds.
+        words: its vocabulary.
+        start: the other one and its vocabulary. Of media that only one of them has nothing is
+            taken; nor is what words say in sum, which goes by ids, where these differ.
+    """
+    before = start.vocabulary
+    ids, theirs = [0], [0]
+    for medium in words.media:
+        if not before.knows(medium.name):
+            continue
+        for known, rows in ((words, ids), (before, theirs)):
+            markers = known.begin(medium.name), known.end(medium.name)
+            rows += [*markers, *known.range(medium.name)]
+    learned, state = start.net.state_dict(), net.state_dict()
+    for name, value in learned.items():
+        if name in ("embedding.weight", "head.weight"):
+            state[name][ids] = value[theirs]
+            continue
+        lost = name.startswith("summary.") and ids != theirs
+        if name in state and state[name].shape == value.shape and not lost:
+            state[name] = value
+    net.load_state_dict(state)
 
 
 def _own(model: torch.nn.Module) -> GPT:

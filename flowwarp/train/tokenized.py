@@ -20,7 +20,9 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
-from flowwarp.pipelines.sequences import FRAME, MOTION, VIDEO
+from flowwarp.pipelines.captions import Words
+from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
+from flowwarp.pipelines.sketches import kinds, sketch, sketch_grid
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
@@ -30,25 +32,37 @@ _PROBED = 8  # clips whose pixels are part of the key
 Draw = Callable[[int], Clip]
 
 
-def grid_media(dvae: DVAE, size: int, frames: int) -> tuple[Medium, ...]:
-    """Return the media of a clip besides its text: video, first frame, motion.
+def grid_media(
+    dvae: DVAE, size: int, frames: int, captioner: Words | None = None
+) -> tuple[Medium, ...]:
+    """Return the media of a clip besides its text: video, first frame, motion, and its sketch.
+
+    There are sketches where there is a captioner to make them.
 
     Another medium is one more line here, one in :func:`clip_codes`, and its weight in the loss.
     """
     config = dvae.config
     rows = size // config.stride
     times = -(-frames // config.stride_time)
+    sketches: tuple[Medium, ...] = ()
+    if captioner is not None:
+        sketches = (Medium(SKETCH, kinds(captioner), sketch_grid(captioner, times)),)
     return (
         Medium(VIDEO, config.book, (times, rows, rows), digits=config.digits),
         # The same codes, but of a picture that stands still, just before the video.
         Medium(FRAME, config.book, (1, rows, rows), 0, VIDEO, config.digits),
         Medium(MOTION, MOTION_CODES, MOTION_GRID),
+        *sketches,
     )
 
 
-def clip_codes(clip: Clip, dvae: DVAE) -> dict[str, Tensor]:
+def clip_codes(clip: Clip, dvae: DVAE, captioner: Words | None = None) -> dict[str, Tensor]:
     """Return the codes of each medium of a clip besides its text."""
-    return {
+    sketches = {}
+    if captioner is not None:
+        times = len(clip.video) // dvae.config.stride_time
+        sketches = {SKETCH: sketch(captioner, clip.video, times)}
+    return sketches | {
         VIDEO: tokenize(dvae, clip.video),
         FRAME: tokenize(dvae, clip.video[:1]),
         MOTION: motion_codes(clip.flow_12, clip.valid_12),
@@ -91,6 +105,7 @@ def tokenize_clips(
     key: str,
     count: int,
     *,
+    captioner: Words | None = None,
     half: bool = False,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -104,6 +119,7 @@ def tokenize_clips(
         key: names what ``draw`` depends on, so far as the first clips do not tell: for a folder,
             the state of its source.
         count: how many.
+        captioner: makes their sketches, where ``media`` has them; its weights are part of the key.
         half: let autocast use bf16, which takes less than half the time on a CPU that has it, and
             changes a code where it was a close call.
         cache: where to keep them. Default: as for footage.
@@ -118,6 +134,9 @@ def tokenize_clips(
     digest = hashlib.sha256(repr((_VERSION, key, count, media, half)).encode())
     for part in encoder_parts(dvae):
         digest.update(part)
+    if captioner is not None:
+        for part in captioner.net.see.state_dict().values():
+            digest.update(part.float().cpu().contiguous().numpy().data)
     for number in range(min(_PROBED, count)):
         clip = draw(number)
         _check_length(clip, dvae)
@@ -134,7 +153,7 @@ def tokenize_clips(
     def make(number: int) -> dict[str, NDArray[Any]]:
         clip = draw(number)
         with torch.autocast(kind, torch.bfloat16, enabled=half):  # it holds for one thread
-            codes = clip_codes(clip, dvae)
+            codes = clip_codes(clip, dvae, captioner)
         return {
             "captions": pack_caption(clip.caption),
             **{medium.name: codes[medium.name].numpy() for medium in media},

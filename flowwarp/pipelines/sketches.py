@@ -1,0 +1,62 @@
+"""Sketches of clips: what each place shows, as one of a few dozen kinds, and little else.
+
+The captioner sees a clip through a gate (:mod:`flowwarp.models.captioner`); what passes is a
+sketch. A transformer learns to make sketches of captions long before it makes videos of them, for
+most of what a sketch holds is in the caption; and the captioner itself tells which of several
+sketches a caption describes best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowwarp.pipelines.captions import Words, caption_nats
+from flowwarp.pipelines.precision import fast_autocast
+
+_EVERY = 2  # token frames of a video for one of a sketch
+
+
+def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
+    """Return the times, rows and columns of a sketch of a video of so many token frames."""
+    return (-(-times // _EVERY), captioner.net.side, captioner.net.side)
+
+
+def kinds(captioner: Words) -> int:
+    """Return how many kinds of places there are."""
+    return int(captioner.net.gate.levels.prod())
+
+
+@torch.inference_mode()
+def sketch(captioner: Words, video: Tensor, times: int) -> Tensor:
+    """Return the sketch of a clip, int64 in the shape of :func:`sketch_grid`.
+
+    Args:
+        captioner: from :func:`flowwarp.pipelines.captions.load_captioner`.
+        video: (T, 3, S, S) uint8, S and T as the captioner needs them.
+        times: token frames of the clip.
+
+    Raises:
+        ValueError: the video is of another size, or too short for a pair of frames.
+    """
+    net = captioner.net
+    count, apart = sketch_grid(captioner, times)[0], net.config.apart
+    if len(video) <= apart:
+        raise ValueError(f"video must have more than {apart} frames, got {len(video)}")
+    last = len(video) - apart - 1
+    firsts = [min(number * len(video) // count, last) for number in range(count)]
+    pairs = torch.stack([video[first : first + apart + 1] for first in firsts])
+    device = net.head.weight.device
+    with fast_autocast(device):
+        codes = net.sketch(pairs.to(device).float() / 255)
+    return codes[:, 0].cpu()
+
+
+@torch.inference_mode()
+def sketch_nats(captioner: Words, sketches: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the log-likelihood of captions of clips with these sketches (B, t, y, x), in nats."""
+    device = captioner.net.head.weight.device
+    seen = captioner.net.look_at_sketch(sketches.to(device))
+    return caption_nats(captioner, seen, captions)
