@@ -60,6 +60,7 @@ def prepare_material(
     """
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.sketches import eye_print
     from flowwarp.train.gpt import GPTMaterial
     from flowwarp.train.tokenized import grid_media, tokenize_clips
 
@@ -84,4 +85,4 @@ def prepare_material(
         flow=flow,
         motion=motion,
     )
-    return GPTMaterial(training, checks, media)
+    return GPTMaterial(training, checks, media, None if captioner is None else eye_print(captioner))

@@ -59,7 +59,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--captioner",
     metavar="WEIGHTS",
-    help="Of train-captioner: describe by it, rather than by the transformer.",
+    help="Of train-captioner: it describes, and chooses sketches; by default the package's.",
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
@@ -301,7 +301,6 @@ def _load(
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
-    from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights, load_models, load_upsampler
     from flowwarp.pipelines.video_evaluation import load_classifier
     from flowwarp.pipelines.video_tokens import load_dvae
@@ -314,10 +313,15 @@ def _load(
     gpt, dvae, sharp, flow = (str(weights[n]) for n in ("gpt", "dvae", "upsampler", "flow"))
     if pictures or needs & {"gpt", "temporal"}:
         models = load_models(
-            gpt, dvae, sharp if sharpens else None, flow, device, weights["critic"]
+            gpt,
+            dvae,
+            sharp if sharpens else None,
+            flow,
+            device,
+            weights["critic"],
+            weights["captioner"],
         )
-        words = weights["captioner"]
-        captioner = load_captioner(words, device) if words and "gpt" in needs else None
+        words, captioner = weights["captioner"], models.captioner
         networks = _Networks(judge, models.dvae, models.upsampler, models, captioner)
         if captioner is not None and captioner.net.config.size != models.small:
             raise InputError(

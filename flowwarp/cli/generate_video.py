@@ -124,6 +124,11 @@ class Job:
 @click.option(
     "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
 )
+@click.option(
+    "--captioner",
+    metavar="WEIGHTS",
+    help="Of train-captioner, for a --gpt that learned its sketches; by default the package's.",
+)
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
     "--upsampler",
@@ -156,6 +161,7 @@ def command(
     guidance: float,
     gpt: str,
     critic: str | None,
+    captioner: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -200,6 +206,7 @@ def command(
         None if no_upsampler or no_temporal else flow,
         choose_device(device),
         critic,
+        captioner,
     )
     load = time.perf_counter() - start
     for job in jobs:
@@ -238,7 +245,7 @@ def command(
                 "width": models.size,
                 "height": models.size,
                 "fps": fps,
-                "candidates": 1 if models.critic is None else candidates,
+                "candidates": 1 if models.critic is None and not models.sketches else candidates,
                 "best_of": best,
                 "seconds": seconds,
             }

@@ -43,12 +43,14 @@ class MediaGPT:
         vocabulary: what its integers mean.
         known: words of the captions that it learned from; None if its weights do not say.
         codes: the fingerprint of the discrete VAE whose codes it learned; None likewise.
+        sketches: that of the captioner whose sketches it learned; None likewise.
     """
 
     net: GPT
     vocabulary: Vocabulary
     known: frozenset[str] | None = None
     codes: str | None = None
+    sketches: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGP
             f"its vocabulary has {vocabulary.size} ids, its network {net.config.vocabulary}",
         )
     known = frozenset(card.notes[WORDS].split()) if WORDS in card.notes else None
-    return MediaGPT(net.to(device).eval(), vocabulary, known, card.notes.get(CODES))
+    codes, sketches = card.notes.get(CODES), card.notes.get(SKETCH)
+    return MediaGPT(net.to(device).eval(), vocabulary, known, codes, sketches)
 
 
 def kinds_of(words: Vocabulary, places: Tensor, sketch: Tensor | None) -> Tensor:
@@ -213,6 +216,7 @@ def sample_sketches(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     *,
+    begin: Tensor | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Make sketches of captions, side by side.
@@ -222,6 +226,7 @@ def sample_sketches(
         captions: of the videos that they shall be of.
         seeds: one for each.
         sampling: how to draw.
+        begin: (n, y, x), the first times of all of them; whole patches.
         dtype: see :func:`sample_video_tokens`.
 
     Returns:
@@ -230,12 +235,15 @@ def sample_sketches(
     words = gpt.vocabulary
     grid = words[SKETCH].grid
     assert grid is not None
-    places = words.places(SKETCH, math.prod(grid))
     device = gpt.net.head.weight.device
+    opening, begun = words.opening(SKETCH), torch.empty(0, dtype=torch.int64)
+    if begin is not None:
+        known = words.codes(SKETCH, begin)
+        opening, begun = join([opening, known]), known.ids
+    places = words.places(SKETCH, math.prod(grid))[len(begun) :]
     draws = torch.stack(
         [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
     )
-    opening = words.opening(SKETCH)
     ids = sample(
         gpt.net,
         [_to(join([words.text(caption), opening]), device) for caption in captions],
@@ -246,7 +254,8 @@ def sample_sketches(
         without=[_to(opening, device)] * len(captions),
         dtype=dtype or fast_dtype(device),
     )
-    return words.read_grid(SKETCH, ids.cpu())
+    whole = torch.cat([begun.expand(len(ids), -1), ids.cpu()], 1)
+    return words.read_grid(SKETCH, whole)
 
 
 def best_of(

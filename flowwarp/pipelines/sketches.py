@@ -8,15 +8,21 @@ sketches a caption describes best.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from flowwarp.errors import InputError
+from flowwarp.models.gpt import Sampling
 from flowwarp.pipelines.captions import Words, caption_nats
 from flowwarp.pipelines.precision import fast_autocast
+from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
 
 _EVERY = 2  # token frames of a video for one of a sketch
+SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
 def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
@@ -27,6 +33,29 @@ def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
 def kinds(captioner: Words) -> int:
     """Return how many kinds of places there are."""
     return int(captioner.net.gate.levels.prod())
+
+
+def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -> None:
+    """Raise InputError if a transformer has not learned the sketches of this captioner.
+
+    Args:
+        gpt: it knows sketches.
+        captioner: whose they should be.
+        source: its weights.
+    """
+    medium = gpt.vocabulary[SKETCH]
+    if medium.size != kinds(captioner) or (medium.grid or ())[1:] != (captioner.net.side,) * 2:
+        raise InputError(source or SKETCH, "makes other sketches than the transformer learned")
+    if gpt.sketches is not None and gpt.sketches != eye_print(captioner):
+        raise InputError(source or SKETCH, "the transformer learned sketches of another captioner")
+
+
+def eye_print(captioner: Words) -> str:
+    """Return what tells a captioner's sketches from those of others: a digest of its eye."""
+    digest = hashlib.sha256()
+    for part in captioner.net.see.state_dict().values():
+        digest.update(part.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:20]
 
 
 @torch.inference_mode()
@@ -60,3 +89,30 @@ def sketch_nats(captioner: Words, sketches: Tensor, captions: Sequence[str]) -> 
     device = captioner.net.head.weight.device
     seen = captioner.net.look_at_sketch(sketches.to(device))
     return caption_nats(captioner, seen, captions)
+
+
+def choose_sketch(
+    gpt: MediaGPT,
+    captioner: Words,
+    caption: str,
+    seed: int,
+    candidates: int,
+    begin: Tensor | None = None,
+    sampling: Sampling = SKETCHING,
+) -> Tensor:
+    """Make several sketches of a caption, and return the one that it describes best, (t, y, x).
+
+    Args:
+        gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`; it knows sketches.
+        captioner: whose sketches they are; it chooses.
+        caption: what shall be seen.
+        seed: of the first; those of the others follow from it.
+        candidates: how many are made.
+        begin: (n, y, x), the first of its times, to go on from.
+        sampling: how they are drawn.
+    """
+    seeds = seeds_after(seed, candidates)
+    sketches = sample_sketches(gpt, [caption] * candidates, seeds, sampling, begin=begin)
+    if candidates == 1:
+        return sketches[0]
+    return sketches[sketch_nats(captioner, sketches, [caption] * candidates).argmax()]

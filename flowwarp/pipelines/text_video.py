@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -36,12 +36,14 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines._defaults import CANDIDATES
+from flowwarp.pipelines.captions import Words, load_captioner
 from flowwarp.pipelines.critique import Critique, lean_to, load_critic, search_video_tokens
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
     FRAME,
     SAMPLING,
+    SKETCH,
     TEXT,
     VIDEO,
     WORD,
@@ -54,6 +56,7 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
     words_of,
 )
+from flowwarp.pipelines.sketches import check_sketches, choose_sketch
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 
@@ -66,6 +69,7 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"))
 _WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
+SKETCHES = 64  # made of each prompt, to choose from; each takes a fraction of a video's time
 
 Item = TypeVar("Item")
 Seconds = dict[str, float]
@@ -85,6 +89,8 @@ class VideoModels:
         upsampler: doubles the size of frames; None to leave them as they are.
         flownet: the motion between them; None to draw each by itself.
         critic: tells which of several videos in the making are as prompted; None to take the first.
+        captioner: tells which of several sketches is as prompted, for a transformer that makes
+            videos after sketches.
     """
 
     gpt: MediaGPT
@@ -92,6 +98,12 @@ class VideoModels:
     upsampler: Upsampler | None = None
     flownet: FlowNet | None = None
     critic: Critique | None = None
+    captioner: Words | None = None
+
+    @property
+    def sketches(self) -> bool:
+        """Whether videos are made after sketches."""
+        return self.captioner is not None and self.gpt.vocabulary.knows(SKETCH)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -136,6 +148,7 @@ def load_models(
     flow: str | Path | None = SHIPPED,
     device: str | torch.device = "cpu",
     critic: str | Path | None = None,
+    captioner: str | Path | None = None,
 ) -> VideoModels:
     """Load the networks that make video.
 
@@ -147,6 +160,7 @@ def load_models(
         device: where they shall be.
         critic: of ``train-critic``, likewise; None for that in the package if the transformer and
             the VAE are, else none.
+        captioner: of ``train-captioner``, likewise: that whose sketches the transformer learned.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
@@ -154,8 +168,16 @@ def load_models(
     """
     words = load_gpt(find_weights(gpt, "gpt"), device)
     vae = load_dvae(find_weights(dvae, "dvae"), device)
-    if critic is None and gpt == dvae == SHIPPED:
-        critic = SHIPPED
+    if gpt == dvae == SHIPPED:
+        if words.vocabulary.knows(SKETCH):
+            captioner = captioner or SHIPPED
+        else:
+            critic = critic or SHIPPED
+    eye = (
+        None if captioner is None else load_captioner(find_weights(captioner, "captioner"), device)
+    )
+    if eye is not None and words.vocabulary.knows(SKETCH):
+        check_sketches(words, eye, captioner)
     models = VideoModels(
         words,
         vae,
@@ -164,6 +186,7 @@ def load_models(
         None
         if critic is None
         else load_critic(find_weights(critic, "critic"), words.vocabulary, vae, device),
+        eye,
     )
     media = {medium.name: medium for medium in words.vocabulary.media}
     for name in (TEXT, VIDEO, FRAME):
@@ -412,6 +435,7 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
             tell("codes", before + fresh * done // total)
 
         seed = (job.seed + window * _WINDOW) % 2**63
+        prompt = add_sketch(models, prompt, seed, job.candidates)
         draw = partial(
             draw_codes, models, sampling=job.sampling, candidates=job.candidates, progress=told
         )
@@ -422,7 +446,11 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
         yield from videos[0, begin:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
-        prompt = Prompt(prompt.caption, begin=videos[0, -_overlap(models) :])
+        end, sketch = videos[0, -_overlap(models) :], prompt.sketch
+        if sketch is not None:  # what its end shows is where the next one begins
+            sketch = sketch[len(sketch) - len(sketch) * len(end) // times :]
+            sketch = sketch if sketch.numel() % PATCH == 0 else None
+        prompt = Prompt(prompt.caption, begin=end, sketch=sketch)
 
 
 def draw_codes(
@@ -433,14 +461,32 @@ def draw_codes(
     candidates: int = CANDIDATES,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Make the codes (B, t, h, w) of videos, chosen by the critic where there is one.
+    """Make the codes (B, t, h, w) of videos, after sketches or chosen by a critic if there are any.
 
     See :func:`flowwarp.pipelines.critique.search_video_tokens`; prompts have captions, all or none.
     """
     gpt, critic = models.gpt, models.critic
+    prompts = [
+        prompt if prompt.sketch is not None else add_sketch(models, prompt, seed, candidates)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
     if critic is None or candidates == 1 or prompts[0].caption is None:
         return sample_video_tokens(gpt, prompts, seeds, sampling, progress=progress)
     return search_video_tokens(gpt, critic, prompts, seeds, candidates, sampling, progress=progress)
+
+
+def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) -> Prompt:
+    """Return a prompt with a sketch of what it says, where there can be one.
+
+    A sketch that it has already is taken for the beginning of its own. A picture to begin with is
+    not in it: what a sketch says could be something else.
+    """
+    if not models.sketches or prompt.caption is None or prompt.frame is not None:
+        return prompt
+    assert models.captioner is not None
+    count = max(1, SKETCHES * (candidates > 1))
+    gpt, eye, begin = models.gpt, models.captioner, prompt.sketch
+    return replace(prompt, sketch=choose_sketch(gpt, eye, prompt.caption, seed, count, begin))
 
 
 def _overlap(models: VideoModels) -> int:

@@ -427,11 +427,14 @@ class GPTMaterial:
         checks: other clips by name, such as ``val`` and ``held_out``; the first one decides which
             weights are best and gives the prompts of the samples.
         media: theirs, besides text.
+        eye: of the captioner that made their sketches; see
+            :func:`flowwarp.pipelines.sketches.eye_print`.
     """
 
     training: TokenStore
     checks: Mapping[str, TokenStore]
     media: tuple[Medium, ...]
+    eye: str | None = None
 
 
 def gpt_task(
@@ -485,6 +488,8 @@ def gpt_task(
         about[WORDS] = " ".join(sorted(learned | known_words(material.training.captions())))
     if dvae is not None:
         about[CODES] = fingerprint(dvae)
+    if material.eye is not None:
+        about[SKETCH] = material.eye
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material.training, words, training.seed, numbers, data, losses)

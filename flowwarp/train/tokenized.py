@@ -22,7 +22,7 @@ from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.captions import Words
 from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
-from flowwarp.pipelines.sketches import kinds, sketch, sketch_grid
+from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
@@ -135,8 +135,7 @@ def tokenize_clips(
     for part in encoder_parts(dvae):
         digest.update(part)
     if captioner is not None:
-        for part in captioner.net.see.state_dict().values():
-            digest.update(part.float().cpu().contiguous().numpy().data)
+        digest.update(eye_print(captioner).encode())
     for number in range(min(_PROBED, count)):
         clip = draw(number)
         _check_length(clip, dvae)

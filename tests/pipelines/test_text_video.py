@@ -9,13 +9,16 @@ import pytest
 import torch
 
 from flowwarp.data.captioned import middle_square
+from flowwarp.data.tokens import Medium
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines import text_video
+from flowwarp.pipelines.captions import Words
 from flowwarp.pipelines.flow_estimation import estimate_both
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -27,6 +30,7 @@ from flowwarp.pipelines.sequences import (
     load_gpt,
     sample_video_tokens,
 )
+from flowwarp.pipelines.sketches import choose_sketch
 from flowwarp.pipelines.text_video import (
     STAGES,
     describe_video,
@@ -38,6 +42,7 @@ from flowwarp.pipelines.text_video import (
     unknown_words,
 )
 from flowwarp.pipelines.video_tokens import fingerprint, tokenize
+from flowwarp.train.captioner import text_vocabulary
 from flowwarp.train.tokenized import grid_media
 
 CAPTION = "a red knight"
@@ -226,6 +231,51 @@ def test_frames_of_an_odd_number_of_codes_are_not_gone_on_with(models, size, mos
     else:
         with pytest.raises(ValueError, match=f"frames must be at most {most} with this"):
             generate(odd, CAPTION, frames=WINDOW + 1)
+
+
+@pytest.fixture(scope="module")
+def sketching(models):
+    """Return models that make videos after sketches."""
+    words = models.gpt.vocabulary
+    torch.manual_seed(0)
+    eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=32, widths=(8, 8), hidden=8))
+    torch.nn.init.normal_(eye.head.weight, std=0.5)
+    known = dataclasses.replace(words, media=(*words.media, Medium("sketch", 64, (2, 4, 4))))
+    config = dataclasses.replace(models.gpt.net.config, vocabulary=known.size, kinds=64)
+    net = GPT(config)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    gpt = dataclasses.replace(models.gpt, net=net.eval(), vocabulary=known)
+    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    return dataclasses.replace(models, gpt=gpt, upsampler=None, captioner=captioner)
+
+
+def test_videos_are_made_after_sketches(sketching):
+    made = make(sketching, frames=2 * WINDOW)
+    assert torch.equal(make(sketching, frames=2 * WINDOW), made)
+    plain = make(dataclasses.replace(sketching, captioner=None))
+    assert not torch.equal(plain, made[:WINDOW])
+    assert not torch.equal(make(sketching, candidates=1), made[:WINDOW])
+    without = dataclasses.replace(sketching, captioner=None)
+    # What nothing is said of, or a picture, has no sketch.
+    assert torch.equal(make(sketching, None), make(without, None))
+    image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(make(sketching, image=image), make(without, image=image))
+
+
+def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
+    asked = []
+
+    def spy(gpt, captioner, caption, seed, candidates, begin=None):
+        asked.append(begin)
+        return choose_sketch(gpt, captioner, caption, seed, 2, begin)
+
+    monkeypatch.setattr(text_video, "choose_sketch", spy)
+    first = text_video.add_sketch(sketching, Prompt(CAPTION), 1, 16).sketch
+    asked.clear()
+    list(generate(sketching, CAPTION, seed=1, frames=2 * WINDOW))
+    assert asked[0] is None
+    assert torch.equal(asked[1], first[1:])
 
 
 def test_what_the_transformer_reads(models):

@@ -12,9 +12,11 @@ from flowwarp.data.tokens import Medium, vocabulary_from_json
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
+from flowwarp.pipelines.captions import Words
 from flowwarp.pipelines.sequences import (
     CODES,
     VOCABULARY,
@@ -25,8 +27,10 @@ from flowwarp.pipelines.sequences import (
     load_gpt,
     sample_video_tokens,
 )
+from flowwarp.pipelines.sketches import eye_print, sketch
 from flowwarp.pipelines.video_tokens import fingerprint, tokenize
 from flowwarp.train import gpt, loop
+from flowwarp.train.captioner import text_vocabulary
 from flowwarp.train.gpt import (
     GPTDataConfig,
     GPTLossConfig,
@@ -37,6 +41,7 @@ from flowwarp.train.gpt import (
     draw_batch,
     gpt_losses,
     gpt_task,
+    kinds_ahead,
     presets,
     sequence_of,
 )
@@ -452,6 +457,115 @@ def test_goes_on_from_a_trained_network(material):
     media = (replace(material.media[0], size=7), *material.media[1:])
     with pytest.raises(ValueError, match="knows other media"):
         gpt_task(replace(material, media=media), settings(), start=start)
+
+
+@pytest.fixture(scope="module")
+def eye(words):
+    torch.manual_seed(0)
+    net = Captioner(
+        CaptionerConfig(words.pairs.size + 1, size=SIZE, widths=(8, 8), hidden=8, joined=8)
+    )
+    return Words(net.eval(), text_vocabulary(words.pairs, 12))
+
+
+@pytest.fixture(scope="module")
+def sketched(dvae, eye, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    media = grid_media(dvae, SIZE, FRAMES, eye)
+    stores = [
+        tokenize_clips(
+            lambda n, s=s: square(s, n), dvae, media, str(s), count, captioner=eye, cache=cache
+        )
+        for s, count in ((0, DATA.clips), (1, DATA.checked))
+    ]
+    return GPTMaterial(stores[0], {"val": stores[1]}, media, eye_print(eye))
+
+
+def test_the_cache_holds_sketches(sketched, material, dvae, eye, tmp_path):
+    store, media = sketched.training, sketched.media
+    assert media[:-1] == material.media
+    assert media[-1] == Medium("sketch", 64, (1, 2, 2))
+    assert torch.equal(store.codes("sketch", 5), sketch(eye, square(0, 5).video, 2))
+    assert torch.equal(store.codes("video", 5), material.training.codes("video", 5))
+    torch.manual_seed(1)
+    other = Words(Captioner(eye.net.config).eval(), eye.vocabulary)
+    again = tokenize_clips(
+        lambda n: square(0, n), dvae, media, "0", 12, captioner=other, cache=tmp_path
+    )
+    assert not torch.equal(again.codes("sketch", 5), store.codes("sketch", 5))
+
+
+def test_videos_are_told_their_sketch(sketched):
+    store = sketched.training
+    words = build_vocabulary(sketched.media, store.captions(), DATA)
+    data = replace(DATA, orders=("text video 1.0",), caption_dropout=0.0, hiding=0.0)
+    plain = replace(data, sketch_dropout=0.0)
+    examples = draw_batch(store, words, 3, range(6), plain, GPTLossConfig())
+    for row, number in enumerate(range(6)):
+        codes = store.codes("sketch", loop.shuffled(3, number, len(store)))[0]
+        cells = examples["media"][row, ::PATCH] == words.number("video")
+        cells &= examples["places"][row, ::PATCH, 1] > 0
+        for patch in range(len(cells) - 1):
+            told, place = int(examples["ahead"][row, patch]), examples["places"][row]
+            if cells[patch + 1]:
+                y, x = ((place[(patch + 1) * PATCH, 2:] - 1) // 2).long().tolist()
+                assert told == int(codes[y, x])
+            else:
+                assert told == 64
+    for other in (
+        replace(plain, orders=("text sketch 1.0",)),
+        replace(plain, caption_dropout=1.0),
+        replace(data, sketch_dropout=1.0),
+    ):
+        told = draw_batch(store, words, 3, range(6), other, GPTLossConfig())["ahead"]
+        assert set(told.flatten().tolist()) == {64}
+
+
+def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
+    """Where each place is of the kind of the only code there is at it, nothing else is needed."""
+    configs = settings(steps=80, learning_rate=1e-2, batch_size=8, ema=0.0, validate_every=80)
+    data = replace(DATA, orders=("text video 0.5", "text sketch 0.5"), hiding=0.0)
+    task = gpt_task(sketched, configs | {"data": data})
+    assert task.notes["sketch"] == sketched.eye
+    assert task.configs["model"].kinds == 64
+    result = loop.train(task, configs["loop"], tmp_path)
+    assert {"video_after_text", "sketch_after_text"} <= set(result.last)
+    trained = load_gpt(result.weights)
+    assert trained.sketches == sketched.eye
+    words, store = trained.vocabulary, sketched.training
+    order = ["text", "video"]
+    sequences = [sequence_of(store, index, order, words) for index in range(12)]
+    told = [kinds_ahead(t, words, store.codes("sketch", i)) for i, t in enumerate(sequences)]
+    with torch.no_grad():
+        right = bits_by_medium(trained.net, sequences, words, order, told)
+        none = bits_by_medium(trained.net, sequences, words, order)
+    assert right["video_after_text"] < none["video_after_text"] - 0.01
+
+
+def test_sketches_join_a_mixture_of_their_own_accord():
+    assert gpt.with_sketches(DATA).orders == (*DATA.orders, "text sketch 1")
+    own = replace(DATA, orders=("text sketch 0.2", "text video 0.8"))
+    assert gpt.with_sketches(own) == own
+
+
+def test_a_network_goes_on_with_sketches(material, sketched):
+    first = gpt_task(material, settings())
+    for name in ("head", "embedding"):
+        torch.nn.init.normal_(getattr(first.model, name).weight)
+    before = vocabulary_from_json(first.notes[VOCABULARY], "notes")
+    task = gpt_task(sketched, settings(), start=MediaGPT(first.model, before))
+    after = vocabulary_from_json(task.notes[VOCABULARY], "notes")
+    assert task.model.config == replace(first.model.config, vocabulary=after.size, kinds=64)
+    assert after.pairs.merges == before.pairs.merges
+    for medium in before.media:
+        for name in ("head", "embedding"):
+            old, new = getattr(first.model, name).weight, getattr(task.model, name).weight
+            assert torch.equal(new[after.range(medium.name)], old[before.range(medium.name)])
+            for marker in ("begin", "end"):
+                ids = getattr(after, marker)(medium.name), getattr(before, marker)(medium.name)
+                assert torch.equal(new[ids[0]], old[ids[1]])
+    assert torch.equal(task.model.blocks[0].qkv.weight, first.model.blocks[0].qkv.weight)
+    assert not task.model.summary.tell.weight.any()  # its rows go by ids
 
 
 def test_another_medium_needs_a_range_and_a_tokenizer(material):

@@ -1,0 +1,149 @@
+"""Sketches: what they are made of, how they are told, made and chosen."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from flowwarp.data.tokens import PATCH, Medium, Vocabulary, train_pairs
+from flowwarp.errors import InputError
+from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.models.gpt import GPT, TINY, Sampling
+from flowwarp.pipelines.captions import Words, caption_nats, look
+from flowwarp.pipelines.sequences import (
+    MediaGPT,
+    Prompt,
+    kinds_of,
+    sample_sketches,
+    sample_video_tokens,
+    seeds_after,
+)
+from flowwarp.pipelines.sketches import (
+    check_sketches,
+    choose_sketch,
+    eye_print,
+    kinds,
+    sketch,
+    sketch_grid,
+    sketch_nats,
+)
+
+PAIRS = train_pairs(["a red dog", "a red cat"] * 3, 20)
+CAPTION = "a red dog"
+
+
+def make_eye(seed=0, **changes):
+    torch.manual_seed(seed)
+    settings = {"size": 16, "apart": 2, "widths": (8, 8), "hidden": 16, "joined": 16} | changes
+    net = Captioner(CaptionerConfig(PAIRS.size + 1, **settings))
+    torch.nn.init.normal_(net.head.weight, std=0.5)
+    torch.nn.init.normal_(net.show.weight, std=1.0)
+    return Words(net.eval(), Vocabulary((Medium("text", PAIRS.size),), PAIRS, 6))
+
+
+@pytest.fixture(scope="module")
+def eye():
+    return make_eye()
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    """Return a transformer of videos of 4 x 8 x 8 codes after sketches of 2 x 4 x 4 places."""
+    media = (
+        Medium("text", PAIRS.size),
+        Medium("video", 9, (4, 8, 8)),
+        Medium("sketch", 64, (2, 4, 4)),
+    )
+    words = Vocabulary(media, PAIRS, text_limit=8)
+    torch.manual_seed(0)
+    net = GPT(dataclasses.replace(TINY, vocabulary=words.size, depth=1, kinds=64))
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return MediaGPT(net.eval(), words)
+
+
+@pytest.fixture(scope="module")
+def video():
+    return torch.randint(
+        256, (8, 3, 16, 16), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+
+
+@torch.no_grad()
+def test_a_sketch_is_of_pairs_evenly_over_the_clip(eye, video):
+    assert sketch_grid(eye, 4) == (2, 2, 2)
+    assert sketch_grid(eye, 1) == (1, 2, 2)
+    found = sketch(eye, video, 4)
+    for row, first in zip(found, (0, 4), strict=True):
+        pair = video[None, first : first + 3].float() / 255
+        assert torch.equal(row, eye.net.sketch(pair)[0, 0])
+    with pytest.raises(ValueError, match="more than 2 frames, got 2"):
+        sketch(eye, video[:2], 1)
+
+
+@torch.no_grad()
+def test_captions_are_as_likely_by_a_sketch_as_by_its_video(eye, video):
+    pair = video[:3].float()[None] / 255
+    found = sketch_nats(eye, sketch(eye, video[:3], 1)[None], [CAPTION])
+    assert torch.allclose(found, caption_nats(eye, look(eye, pair), [CAPTION]), atol=1e-3)
+
+
+def test_eyes_are_told_apart(eye, gpt):
+    assert kinds(eye) == 64
+    assert eye_print(eye) == eye_print(make_eye()) != eye_print(make_eye(1))
+    large = make_eye(size=32)
+    check_sketches(gpt, large, "file")
+    check_sketches(dataclasses.replace(gpt, sketches=eye_print(large)), large, "file")
+    with pytest.raises(InputError, match="another captioner"):
+        check_sketches(dataclasses.replace(gpt, sketches="other"), large, "file")
+    for wrong in (eye, make_eye(size=32, levels=(4, 4))):
+        with pytest.raises(InputError, match="makes other sketches"):
+            check_sketches(gpt, wrong, "file")
+
+
+def test_each_patch_has_the_kind_of_its_place(gpt):
+    words = gpt.vocabulary
+    codes = torch.arange(2 * 4 * 4).view(2, 4, 4)
+    places = words.places("video", 4 * 8 * 8)[::PATCH]
+    # A patch is two squares of 2 x 2 codes, side by side; its first says where it is.
+    t, y, x = (places[:, 1:] - 1).long().unbind(1)
+    assert torch.equal(kinds_of(words, places, codes), codes[t // 2, y // 2, x // 2])
+    assert set(kinds_of(words, places, None).tolist()) == {64}
+
+
+def test_a_video_hangs_on_its_sketch_from_its_place_on(gpt):
+    codes = torch.zeros(2, 4, 4, dtype=torch.int64)
+    other = codes.clone()
+    other[1, 2:] = 5
+    greedy = Sampling(temperature=0)
+    prompts = [Prompt(CAPTION, sketch=codes), Prompt(CAPTION, sketch=other), Prompt(CAPTION)]
+    made = sample_video_tokens(gpt, prompts, [1, 1, 1], greedy)
+    assert torch.equal(made[0, :2], made[1, :2])
+    assert torch.equal(made[0, 2, :4], made[1, 2, :4])
+    assert not torch.equal(made[0, 2, 4:], made[1, 2, 4:])
+    assert not torch.equal(made[0], made[2])
+    alone = sample_video_tokens(gpt, prompts[:1], [1], greedy)
+    assert torch.equal(alone[0], made[0])
+
+
+def test_the_best_described_sketch_is_chosen(gpt, eye):
+    judge = make_eye(size=32)
+    many = sample_sketches(gpt, [CAPTION] * 6, seeds_after(3, 6), Sampling(guidance=2.0))
+    assert many.shape == (6, 2, 4, 4)
+    assert 0 <= int(many.min()) < int(many.max()) < 64
+    nats = sketch_nats(judge, many, [CAPTION] * 6)
+    assert len(nats.unique()) > 1
+    chosen = choose_sketch(gpt, judge, CAPTION, 3, 6, sampling=Sampling(guidance=2.0))
+    assert torch.equal(chosen, many[nats.argmax()])
+    first = choose_sketch(gpt, judge, CAPTION, 3, 1, sampling=Sampling(guidance=2.0))
+    assert torch.equal(first, many[0])
+
+
+def test_a_sketch_goes_on_from_its_beginning(gpt):
+    begin = torch.arange(16).view(1, 4, 4)
+    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin)
+    assert made.shape == (2, 2, 4, 4)
+    assert torch.equal(made[:, :1], begin.expand(2, -1, -1, -1).view(2, 1, 4, 4))
+    assert not torch.equal(made[0, 1], made[1, 1])
+    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
+    assert not torch.equal(other[:, 1], made[:, 1])
