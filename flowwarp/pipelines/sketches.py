@@ -51,10 +51,14 @@ def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -
 
 
 def eye_print(captioner: Words) -> str:
-    """Return what tells a captioner's sketches from those of others: a digest of its eye."""
+    """Return what tells a captioner's sketches from those of others: a digest of its eye.
+
+    Weights are shipped in bfloat16, so it is taken of values rounded to that.
+    """
     digest = hashlib.sha256()
     for part in captioner.net.see.state_dict().values():
-        digest.update(part.float().cpu().contiguous().numpy().data)
+        rounded = part.detach().cpu().bfloat16().contiguous().reshape(-1)
+        digest.update(rounded.view(torch.uint8).numpy().data)
     return digest.hexdigest()[:20]
 
 

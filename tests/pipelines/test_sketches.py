@@ -91,6 +91,9 @@ def test_captions_are_as_likely_by_a_sketch_as_by_its_video(eye, video):
 def test_eyes_are_told_apart(eye, gpt):
     assert kinds(eye) == 64
     assert eye_print(eye) == eye_print(make_eye()) != eye_print(make_eye(1))
+    shipped = make_eye()
+    shipped.net.bfloat16().float()
+    assert eye_print(shipped) == eye_print(eye)
     large = make_eye(size=32)
     check_sketches(gpt, large, "file")
     check_sketches(dataclasses.replace(gpt, sketches=eye_print(large)), large, "file")
