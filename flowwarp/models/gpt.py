@@ -58,6 +58,9 @@ NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 LONGEST = 100.0
 # Of hashes: large odd numbers.
 _PAIR, _APART, _MIX = 7919, 15485863, 2654435761
+# Rows that tell of kinds are so much smaller than what is told, so that steps of the size that
+# suits other weights change them soon.
+SOON = 8.0
 # Of silu(a) * b, for independent unit normal a and b.
 GATED_VARIANCE = 0.3557
 
@@ -298,7 +301,7 @@ class GPT(nn.Module):
         self.ahead = None
         if config.kinds:  # the last row is for nothing told
             self.ahead = nn.Embedding(config.kinds + 1, config.width + config.inner_width)
-            nn.init.normal_(self.ahead.weight, std=0.3)
+            nn.init.normal_(self.ahead.weight, std=0.3 / SOON)
         # Within a patch; both sources have half of the variance.
         inner, half = config.inner_width, math.sqrt(0.5)
         self.foretold = _linear(config.width, inner, half)
@@ -369,7 +372,7 @@ class GPT(nn.Module):
             nothing = self.head.weight.new_zeros(1, like.shape[1], 1)
             return nothing, nothing
         rows = torch.full_like(like, config.kinds) if ahead is None else ahead
-        early, late = self.ahead(rows).split([config.width, config.inner_width], -1)
+        early, late = (SOON * self.ahead(rows)).split([config.width, config.inner_width], -1)
         return early, late
 
     def _write(self, foretold: Tensor, patches: Tensor) -> Tensor:
