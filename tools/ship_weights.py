@@ -1,4 +1,4 @@
-"""Put a run's weights into the package, in half the bytes, with their card.
+"""Put a run's weights into the package or beside it, in half the bytes, with their card.
 
 Usage: python tools/ship_weights.py RUN NAME --note KEY=VALUE ... [--figures eval.json]
 
@@ -28,6 +28,7 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--which", choices=("best", "last"), default="last")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--into", type=Path, default=WEIGHTS, metavar="FOLDER")
     parser.add_argument("--figures", type=Path, metavar="JSON")
     arguments = parser.parse_args()
 
@@ -48,8 +49,8 @@ def main() -> None:
         key: tensor.bfloat16() if tensor.is_floating_point() else tensor
         for key, tensor in tensors.items()
     }
-    WEIGHTS.mkdir(exist_ok=True)
-    target = WEIGHTS / f"{arguments.name}.safetensors"
+    arguments.into.mkdir(exist_ok=True)
+    target = arguments.into / f"{arguments.name}.safetensors"
     save_tensors(target, halves, metadata)
     target.with_suffix(".md").write_text(_page(arguments.name, metadata, tensors))
     print(target, f"{target.stat().st_size / 1e6:.2f} MB")

@@ -167,6 +167,7 @@ class Sources:
     dvae: str = ""
     gpt: str = ""
     flow: str = ""
+    captioner: str = ""
     start: str = ""
     keep_codes: bool = False
 

@@ -57,6 +57,45 @@ def test_trains_and_writes_weights(world, weights, tmp_path, capsys):
     assert keys <= set(records[-1])
 
 
+def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
+    eye = [
+        "train-captioner",
+        "digits",
+        "--preset",
+        "tiny",
+        "--set",
+        "clips=4",
+        "--set",
+        "threads=1",
+    ]
+    eye += ["--set", "checked=2", "--set", "model.size=16", "--set", "length=8"]
+    assert run(*eye, "--steps", "1", "--run", tmp_path / "eye") == 0
+    captioner = tmp_path / "eye" / "last.safetensors"
+    call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--set", "data.frames=8"]
+    call += ["--captioner", captioner, "--run", tmp_path / "run"]
+    assert run(*call) == 0
+    records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "sketch_after_text" in json.loads(records[-1])
+    gpt = tmp_path / "run" / "last.safetensors"
+    networks = ["--gpt", gpt, "--dvae", weights, "--no-upsampler"]
+    clip = ["generate-video", "a red two", *networks, "--json", "-o"]
+    capsys.readouterr()
+    assert run(*clip, tmp_path / "plain.mp4") == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["candidates"] == 1
+    assert run(*clip, tmp_path / "sketched.mp4", "--captioner", captioner) == 0
+    assert json.loads(capsys.readouterr().out)["results"][0]["candidates"] == 16
+    assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "sketched.mp4").read_bytes()
+
+    assert run(*eye, "--seed", "1", "--steps", "1", "--run", tmp_path / "other") == 0
+    other = tmp_path / "other" / "last.safetensors"
+    capsys.readouterr()
+    assert run(*clip, tmp_path / "none.mp4", "--captioner", other) == 3
+    assert "sketches of another captioner" in capsys.readouterr().err
+    call[call.index(captioner)] = other
+    assert run(*call, "--resume", "auto") == 3
+    assert "sources.captioner" in capsys.readouterr().err
+
+
 def test_words_keep_their_ids_when_a_run_goes_on_with_other_clips(weights, tmp_path):
     call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--run", tmp_path / "run"]
     assert run(*call) == 0
