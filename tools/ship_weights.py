@@ -60,7 +60,7 @@ def _curve(run: Path) -> tuple[str, list[list[float]]]:
     """Return what was measured in validation, and at which step it was what."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "val"]
-    measure = next(name for name in ("epe", "psnr", "error", "loss") if name in rows[-1])
+    measure = next(name for name in ("epe", "psnr", "error", "nats", "loss") if name in rows[-1])
     return measure, [[row["step"], round(row[measure], 3)] for row in rows]
 
 
