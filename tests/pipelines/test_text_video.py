@@ -245,6 +245,7 @@ def sketching(models):
     net = GPT(config)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
+    net.head.weight.data.div_(3)  # else it is too sure of what comes to care what it is told
     gpt = dataclasses.replace(models.gpt, net=net.eval(), vocabulary=known)
     captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
     return dataclasses.replace(models, gpt=gpt, upsampler=None, captioner=captioner)
