@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from flowwarp.models.dvae import DVAE
     from flowwarp.models.gpt import Sampling
     from flowwarp.models.upsampler import Upsampler
-    from flowwarp.pipelines.captions import Words
     from flowwarp.pipelines.text_video import VideoModels
     from flowwarp.pipelines.video_evaluation import Table
 
@@ -249,7 +248,6 @@ class _Networks:
     dvae: DVAE | None
     upsampler: Upsampler | None
     models: VideoModels | None
-    captioner: Words | None = None
 
     @property
     def frames(self) -> int:
@@ -321,11 +319,11 @@ def _load(
             weights["critic"],
             weights["captioner"],
         )
-        words, captioner = weights["captioner"], models.captioner
-        networks = _Networks(judge, models.dvae, models.upsampler, models, captioner)
+        networks = _Networks(judge, models.dvae, models.upsampler, models)
+        captioner = models.captioner
         if captioner is not None and captioner.net.config.size != models.small:
             raise InputError(
-                str(words),
+                str(weights["captioner"]),
                 f"sees frames of {captioner.net.config.size} px, the networks make {models.small}",
             )
     else:
@@ -412,7 +410,6 @@ def _measure(
                 seed=job.seed,
                 sampling=job.sampling,
                 candidates=job.candidates,
-                captioner=job.networks.captioner,
             ),
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]

@@ -172,9 +172,7 @@ def sample_video_tokens(
         raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
     places = words.places(VIDEO, grid[0] * grid[1] * grid[2] * cell)[known:]
     device = gpt.net.head.weight.device
-    draws = torch.stack(
-        [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
-    )
+    draws = _draws(seeds, len(places))
     asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
     told = None
     if any(prompt.sketch is not None for prompt in prompts):
@@ -241,9 +239,7 @@ def sample_sketches(
         known = words.codes(SKETCH, begin)
         opening, begun = join([opening, known]), known.ids
     places = words.places(SKETCH, math.prod(grid))[len(begun) :]
-    draws = torch.stack(
-        [torch.rand(len(places), generator=torch.Generator().manual_seed(s)) for s in seeds]
-    )
+    draws = _draws(seeds, len(places))
     ids = sample(
         gpt.net,
         [_to(join([words.text(caption), opening]), device) for caption in captions],
@@ -378,6 +374,12 @@ def describe(
         dtype=dtype or fast_dtype(device),
     )
     return [words.read_text(row) for row in ids.tolist()]
+
+
+def _draws(seeds: Sequence[int], count: int) -> Tensor:
+    """Return numbers in [0, 1) to draw tokens by, (B, count), each row by its own seed."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return torch.stack([torch.rand(count, generator=own) for own in generators])
 
 
 def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:

@@ -20,6 +20,7 @@ from flowwarp.models.gpt import Sampling
 from flowwarp.pipelines.captions import Words, caption_nats
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
+from flowwarp.pipelines.video_tokens import weight_bytes
 
 _EVERY = 2  # token frames of a video for one of a sketch
 SKETCHING = Sampling(top_p=0.95, guidance=2.0)
@@ -56,9 +57,8 @@ def eye_print(captioner: Words) -> str:
     Weights are shipped in bfloat16, so it is taken of values rounded to that.
     """
     digest = hashlib.sha256()
-    for part in captioner.net.see.state_dict().values():
-        rounded = part.detach().cpu().bfloat16().contiguous().reshape(-1)
-        digest.update(rounded.view(torch.uint8).numpy().data)
+    for part in weight_bytes([captioner.net.see], torch.bfloat16):
+        digest.update(part)
     return digest.hexdigest()[:20]
 
 

@@ -484,7 +484,7 @@ def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) 
     if not models.sketches or prompt.caption is None or prompt.frame is not None:
         return prompt
     assert models.captioner is not None
-    count = max(1, SKETCHES * (candidates > 1))
+    count = SKETCHES if candidates > 1 else 1
     gpt, eye, begin = models.gpt, models.captioner, prompt.sketch
     return replace(prompt, sketch=choose_sketch(gpt, eye, prompt.caption, seed, count, begin))
 

@@ -40,7 +40,7 @@ from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines._defaults import CANDIDATES
-from flowwarp.pipelines.captions import Words, look, write_caption
+from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.critique import lean_to
 from flowwarp.pipelines.flow_estimation import estimate_flow
@@ -260,21 +260,20 @@ def evaluate_gpt(
     seed: int = 0,
     sampling: Sampling = SAMPLING,
     candidates: int = CANDIDATES,
-    captioner: Words | None = None,
 ) -> Table:
     """Measure whether the transformer draws what prompts say, and says what clips show.
 
     A prompt names all that a clip shows. Only what it names counts, of the originals too.
 
     Args:
-        models: with a flow network; the upsampler is not used.
+        models: with a flow network; the upsampler is not used. A captioner describes the clips in
+            place of the transformer.
         classifier: from :func:`load_classifier`.
         clips: of one actor each, of the judge's size.
         phrases: of :func:`flowwarp.data.labels.phrases_of`, of the layers the clips are made of.
         seed: of wordings and samples.
         sampling: how codes are drawn.
         candidates: see :func:`flowwarp.pipelines.text_video.generate`.
-        captioner: describes the clips in place of the transformer.
 
     Returns:
         Bits a token of the originals, with and without the caption; the share of attributes that
@@ -307,7 +306,7 @@ def evaluate_gpt(
                 if label["action"] == "walk" and label["camera"] == "still":
                     found = heading(models.flownet, clip)
                     tally.add(whose, {HEADING: found}, {HEADING: label["direction"]})
-        texts = _describe(models, captioner, video, codes)
+        texts = _describe(models, video, codes)
         for label, there, text in zip(labels, wanted, texts, strict=True):
             read = label_caption(text, phrases)
             tally.add(DESCRIBED, read, label)  # what is said to be there and is not, too
@@ -323,11 +322,11 @@ def evaluate_gpt(
     return mean_table(tables) | tally.table() | {"said %": {DESCRIBED: 100 * said / max(could, 1)}}
 
 
-def _describe(
-    models: VideoModels, captioner: Words | None, video: Tensor, codes: Tensor
-) -> list[str]:
-    if captioner is not None:
-        return [write_caption(captioner, seen[None]) for seen in look(captioner, video)]
+def _describe(models: VideoModels, video: Tensor, codes: Tensor) -> list[str]:
+    """Describe clips by the captioner where there is one, else by the transformer."""
+    eye = models.captioner
+    if eye is not None:
+        return [write_caption(eye, seen[None]) for seen in look(eye, video)]
     lean = None if models.critic is None else lean_to(models.gpt, models.critic, codes)
     return describe(models.gpt, codes, lean=lean)
 

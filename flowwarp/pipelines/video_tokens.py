@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE, DVAEConfig
@@ -28,13 +28,25 @@ def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
 
 
 def encoder_parts(net: DVAE, dtype: torch.dtype | None = None) -> Iterator[bytes | memoryview]:
-    """Yield what the codes of clips hang on, to be digested: names and values of the encoder.
+    """Return what the codes of clips hang on, to be digested: names and values of the encoder.
 
     Args:
         net: from :func:`load_dvae`.
         dtype: what values are rounded to; by default they are taken as they are.
     """
-    for part in (net.encoder, net.to_latent):
+    return weight_bytes((net.encoder, net.to_latent), dtype)
+
+
+def weight_bytes(
+    parts: Iterable[nn.Module], dtype: torch.dtype | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yield the names and values of what some layers learned, to be digested.
+
+    Args:
+        parts: the layers.
+        dtype: what values are rounded to; by default they are taken as they are.
+    """
+    for part in parts:
         for name, tensor in part.state_dict().items():
             values = tensor.detach().cpu()
             if dtype is not None and values.is_floating_point():

@@ -12,7 +12,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -148,10 +148,7 @@ class GPTLossConfig:
     def __post_init__(self) -> None:
         if self.opening < 0:
             raise ValueError(f"opening must not be negative, got {self.opening}")
-        weights = (
-            *(self.text, self.description, self.video),
-            *(self.frame, self.motion, self.sketch),
-        )
+        weights = [getattr(self, item.name) for item in fields(self) if item.name != "opening"]
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
 
