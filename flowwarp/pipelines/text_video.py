@@ -478,10 +478,11 @@ def draw_codes(
 def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) -> Prompt:
     """Return a prompt with a sketch of what it says, where there can be one.
 
-    A sketch that it has already is taken for the beginning of its own. A picture to begin with is
-    not in it: what a sketch says could be something else.
+    A sketch that it has already is taken for the beginning of its own. A picture to begin with, and
+    what was made after it, has none: what a sketch says could be something else.
     """
-    if not models.sketches or prompt.caption is None or prompt.frame is not None:
+    unlike = prompt.frame is not None or (prompt.begin is not None and prompt.sketch is None)
+    if not models.sketches or prompt.caption is None or unlike:
         return prompt
     assert models.captioner is not None
     count = SKETCHES if candidates > 1 else 1

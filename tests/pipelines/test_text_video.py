@@ -262,6 +262,8 @@ def test_videos_are_made_after_sketches(sketching):
     assert torch.equal(make(sketching, None), make(without, None))
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert torch.equal(make(sketching, image=image), make(without, image=image))
+    long = {"image": image, "frames": 2 * WINDOW}  # nor what goes on from it
+    assert torch.equal(make(sketching, **long), make(without, **long))
 
 
 def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
