@@ -86,7 +86,7 @@ def command(
     vae = load_dvae(find_weights(dvae, "dvae"), place)
     eye = None
     if captioner is not None:
-        eye = load_captioner(captioner, place)
+        eye = load_captioner(find_weights(captioner, "captioner"), place)
         configs["data"] = gpt.with_sketches(configs["data"])
     with checked_settings():
         material = prepare_material(
