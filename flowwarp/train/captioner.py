@@ -25,7 +25,6 @@ from flowwarp.train.wear import WearConfig, wear
 Preset = Literal["tiny", "small", "base"]
 
 _AT_ONCE = 16  # clips of a validation side by side
-_SPREAD = 0.02  # how much the use of the gate counts, relative to a nat
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,21 @@ class CaptionerDataConfig(WearConfig):
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 
 
+@dataclass(frozen=True)
+class CaptionerLossConfig:
+    """What counts besides the words, relative to a nat a token.
+
+    Args:
+        spread: what keeps all kinds of the gate in use, at the start; it fades over the training.
+        rough: the roughness of a sketch, at the end; it rises from 0.
+    """
+
+    spread: float = 0.02
+    rough: float = 1.5
+
+
 def presets(preset: Preset) -> dict[str, Any]:
-    """Return the configurations of a run by section: loop, model, data."""
+    """Return the configurations of a run by section: loop, model, data, losses."""
     tiny, base = preset == "tiny", preset == "base"
     return {
         "loop": loop.LoopConfig(
@@ -80,6 +92,7 @@ def presets(preset: Preset) -> dict[str, Any]:
         if tiny
         else CaptionerConfig(1),
         "data": CaptionerDataConfig(clips=1000 if tiny else 20_000 if base else 10_000),
+        "losses": CaptionerLossConfig(),
     }
 
 
@@ -127,11 +140,20 @@ def draw_batch(
     }
 
 
-def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def captioner_losses(
+    net: Captioner, examples: Mapping[str, Tensor], progress: float, config: CaptionerLossConfig
+) -> dict[str, Tensor]:
     """Return the loss of each example and what it is made of, (B,) each.
 
     ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens
-    that are not the likeliest. The loss is the nats and a little of what keeps the gate in use.
+    that are not the likeliest. ``rough``: the roughness of the sketch. It counts more and more, so
+    what makes no caption likelier is left out of a sketch, and most of the rest follows from one.
+
+    Args:
+        net: the network.
+        examples: of :func:`draw_batch`.
+        progress: share of the training that is done, 0 … 1.
+        config: weights of the terms.
     """
     ids, asked = examples["ids"], examples["asked"]
     latent = net.latent(examples["video"])
@@ -141,8 +163,22 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     counts = asked.sum(1).clamp_min(1)
     wrong = ((logits.argmax(2) != ids) & asked).sum(1)
     told = (nats * asked).sum(1) / counts
-    loss = told + _SPREAD * net.gate.penalty(latent)
-    return {"loss": loss, "nats": told.detach(), "wrong": wrong / counts}
+    rough = roughness(values.unflatten(2, (net.side, net.side)))
+    # Roughness from the start would close the gate before anything has passed.
+    spread = (1 - progress) * config.spread * net.gate.penalty(latent)
+    loss = told + spread + progress * config.rough * rough
+    parts = {"nats": told, "rough": rough}
+    return {"loss": loss, "wrong": wrong / counts} | {k: v.detach() for k, v in parts.items()}
+
+
+def roughness(values: Tensor) -> Tensor:
+    """Return how much places differ from their neighbours, (B,): the mean total variation.
+
+    Args:
+        values: (B, pairs, rows, columns, numbers) of what passes the gate.
+    """
+    down, across = (values.diff(dim=dim).abs().flatten(1) for dim in (2, 3))
+    return torch.cat([down, across], 1).mean(1)
 
 
 # ------------------------------------------------------------------ the run
@@ -173,6 +209,7 @@ def captioner_task(
         raise ValueError("checks must hold some clips")
     training: loop.LoopConfig = configs["loop"]
     data: CaptionerDataConfig = configs["data"]
+    losses: CaptionerLossConfig = configs["losses"]
     if start is not None:
         configs = {**configs, "model": start[0].config}
     apart = configs["model"].apart
@@ -192,7 +229,7 @@ def captioner_task(
         return draw_batch(clips, words, training.seed, numbers, data)
 
     def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return captioner_losses(_own(model), examples)
+        return captioner_losses(_own(model), examples, step / training.steps, losses)
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -203,7 +240,7 @@ def captioner_task(
                 numbers = range(start, min(start + _AT_ONCE, len(other)))
                 drawn = draw_batch(other, words, training.seed, numbers, plain)
                 placed = {key: value.to(device) for key, value in drawn.items()}
-                measured = captioner_losses(_own(model), placed)
+                measured = captioner_losses(_own(model), placed, 1.0, losses)
                 for key, values in parts.items():
                     values.append(measured[key].cpu())
             prefix = f"{name}_" if figures else ""
@@ -215,7 +252,7 @@ def captioner_task(
         model=net,
         batch=batch,
         loss=loss,
-        configs={"model": net.config, "data": data},
+        configs={"model": net.config, "data": data, "losses": losses},
         validate=validate,
         metric="nats",
         notes={**(notes or {}), VOCABULARY: words.to_json()},
