@@ -49,9 +49,8 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weigh
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.models import captioner, critic, dvae, flownet, gpt, upsampler
-from flowwarp.pipelines.sequences import CODES, VOCABULARY
-from flowwarp.pipelines.video_tokens import fingerprint
+from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.pipelines.sequences import VOCABULARY
 
 SECONDS, BYTES = 10.0, 3 * 2**29
 HEIGHT, WIDTH = 24, 32
@@ -134,9 +133,6 @@ def lay_out_networks(folder: Path) -> None:
     sizes = captioner.CaptionerConfig(pairs.size + 1, size=16, widths=(8, 8), hidden=8, joined=8)
     telling = captioner.Captioner(sizes)
     save_network(folder / "say.safetensors", "captioner", telling, **{VOCABULARY: words.to_json()})
-    watching = critic.Critic(critic.CriticConfig(3, grid=(2, 4, 4), channels=2, widths=(8, 8)))
-    notes = {VOCABULARY: words.to_json(), CODES: fingerprint(vae)}
-    save_network(folder / "critic.safetensors", "critic", watching, **notes)
 
 
 def save_network(path: Path, name: str, net: Any, **notes: str) -> None:
@@ -373,7 +369,6 @@ def train(command: str, data: str, more: str = "") -> str:
         "train-dvae": "size=16 frames=4 validation=1 widths=8,16,32",
         "train-gpt": "clips=2 checked=1 data.size=16 data.frames=4",
         "train-captioner": "clips=2 checked=1 model.size=16 length=8",
-        "train-critic": "clips=2 checked=1 data.size=16 data.frames=8 others=1",
         "train-upsampler": "data.size=32 length=4 frames=2 checked=1",
     }[command]
     settings = " ".join(f"--set {item}" for item in f"{sets} batch_size=2".split())
@@ -597,8 +592,7 @@ def _weights() -> Iterator[Case]:
         "eval-flow": "eval-flow pairs --method fast --weights {}",
         "train-dvae": train("train-dvae", "captioned", "--flow {}"),
         "train-gpt": train("train-gpt", "digits", "--dvae {}"),
-        "train-critic": train("train-critic", "digits", "--dvae dvae.safetensors --gpt {}"),
-        "generate-video critic": f"generate-video dog {VIDEO_NETS} --critic {{}} -o x.mp4",
+        "generate-video captioner": f"generate-video dog {VIDEO_NETS} --captioner {{}} -o x.mp4",
         "train-upsampler": train("train-upsampler", "digits", "--dvae {}"),
         "generate-video gpt": "generate-video dog --gpt {} --dvae dvae.safetensors -o x.mp4",
         "generate-video dvae": "generate-video dog --gpt gpt.safetensors --dvae {} -o x.mp4",
@@ -615,9 +609,8 @@ def _weights() -> Iterator[Case]:
         name, make = harm[fault]
         for command, call in calls.items():
             yield Case(f"weights {fault}: {command}", call.format(name), make)
-    for command in ("train-gpt", "train-critic", "train-upsampler"):
-        more = "--gpt gpt.safetensors" if command == "train-critic" else ""
-        call = train(command, "digits", f"--dvae net.safetensors {more}")
+    for command in ("train-gpt", "train-upsampler"):
+        call = train(command, "digits", "--dvae net.safetensors")
         yield Case(f"weights of another network: {command}", call)
     for command, file, card in (
         ("generate-video gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
@@ -625,8 +618,7 @@ def _weights() -> Iterator[Case]:
         ("generate-video dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
         ("describe-video captioner", "say.safetensors", {"vocabulary": 10**9}),
         ("describe-video captioner", "say.safetensors", {"hidden": 10**9}),
-        ("generate-video critic", "critic.safetensors", {"phrases": 10**9}),
-        ("generate-video critic", "critic.safetensors", {"references": 10**9, "longest": 10**9}),
+        ("generate-video captioner", "say.safetensors", {"levels": [10**6, 10**6]}),
         ("generate-video upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
         make = weights(safe, file, card=card)

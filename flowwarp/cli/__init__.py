@@ -26,7 +26,6 @@ COMMANDS = {
     "train-dvae": ("flowwarp.cli.train_dvae", "Train a network that turns video into tokens."),
     "train-gpt": ("flowwarp.cli.train_gpt", "Train a network that makes tokens of a prompt."),
     "train-captioner": ("flowwarp.cli.train_captioner", "Train a network that describes video."),
-    "train-critic": ("flowwarp.cli.train_critic", "Train a network that watches over prompts."),
     "train-upsampler": (
         "flowwarp.cli.train_upsampler",
         "Train a network that sharpens its frames.",

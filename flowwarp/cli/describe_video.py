@@ -36,15 +36,14 @@ if TYPE_CHECKING:
 @click.option(
     "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the tries."
 )
-@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
-    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
+    "--captioner", metavar="WEIGHTS", default="base", show_default=True, help="Of train-captioner."
 )
-@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
-    "--captioner",
-    metavar="WEIGHTS",
-    help="Of train-captioner: describe by it, rather than by the three above.",
+    "--gpt", metavar="WEIGHTS", help="Of train-gpt, or base: describe by it, not by the captioner."
+)
+@click.option(
+    "--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae, for --gpt."
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
@@ -52,10 +51,9 @@ def command(
     videos: tuple[str, ...],
     best: int,
     seed: int,
-    gpt: str,
-    critic: str | None,
+    captioner: str,
+    gpt: str | None,
     dvae: str,
-    captioner: str | None,
     device: str,
     as_json: bool,
 ) -> None:
@@ -76,15 +74,15 @@ def command(
     sources = _list_sources(videos)
     from flowwarp.io.video import read_video
     from flowwarp.pipelines.captions import BEAMS, caption_video, load_captioner
-    from flowwarp.pipelines.text_video import describe_video, load_models
+    from flowwarp.pipelines.text_video import describe_video, find_weights, load_models
 
     describe: Callable[[Iterable[Tensor]], Description]
-    if captioner is None:
-        models = load_models(gpt, dvae, None, None, choose_device(device), critic)
-        describe = partial(describe_video, models, best=best, seed=seed)
-    else:
-        words = load_captioner(captioner, choose_device(device))
+    if gpt is None:
+        words = load_captioner(find_weights(captioner, "captioner"), choose_device(device))
         describe = partial(caption_video, words, beams=max(BEAMS, best))
+    else:
+        models = load_models(gpt, dvae, None, None, choose_device(device))
+        describe = partial(describe_video, models, best=best, seed=seed)
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     hidden = len(sources) == 1 or not sys.stderr.isatty()

@@ -53,9 +53,6 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
-    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
-)
-@click.option(
     "--captioner",
     metavar="WEIGHTS",
     help="Of train-captioner: it describes, and chooses sketches; by default the package's.",
@@ -109,7 +106,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     default=CANDIDATES,
     show_default=True,
     metavar="N",
-    help="Draw N side by side; the critic goes on with those like the prompt.",
+    help="Make N sketches of a prompt; the captioner chooses one.",
 )
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
@@ -139,7 +136,6 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 def command(
     parts: tuple[str, ...],
     gpt: str,
-    critic: str | None,
     captioner: str | None,
     dvae: str,
     upsampler: str,
@@ -204,7 +200,6 @@ def command(
         wanted,
         {
             "gpt": gpt,
-            "critic": critic,
             "captioner": captioner,
             "dvae": dvae,
             "upsampler": upsampler,
@@ -316,16 +311,9 @@ def _load(
             sharp if sharpens else None,
             flow,
             device,
-            weights["critic"],
             weights["captioner"],
         )
         networks = _Networks(judge, models.dvae, models.upsampler, models)
-        captioner = models.captioner
-        if captioner is not None and captioner.net.config.size != models.small:
-            raise InputError(
-                str(weights["captioner"]),
-                f"sees frames of {captioner.net.config.size} px, the networks make {models.small}",
-            )
     else:
         networks = _Networks(
             judge,

@@ -72,7 +72,7 @@ class Job:
     default=CANDIDATES,
     show_default=True,
     metavar="N",
-    help="Draw N side by side; the critic goes on with those like the prompt.",
+    help="Make N sketches of a prompt; the captioner chooses one.",
 )
 @click.option(
     "--best-of",
@@ -122,9 +122,6 @@ class Job:
 )
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
-    "--critic", metavar="WEIGHTS", help="Of train-critic; by default the package's, for its --gpt."
-)
-@click.option(
     "--captioner",
     metavar="WEIGHTS",
     help="Of train-captioner, for a --gpt that learned its sketches; by default the package's.",
@@ -160,7 +157,6 @@ def command(
     top_p: float,
     guidance: float,
     gpt: str,
-    critic: str | None,
     captioner: str | None,
     dvae: str,
     upsampler: str,
@@ -205,7 +201,6 @@ def command(
         None if no_upsampler else upsampler,
         None if no_upsampler or no_temporal else flow,
         choose_device(device),
-        critic,
         captioner,
     )
     load = time.perf_counter() - start
@@ -245,7 +240,7 @@ def command(
                 "width": models.size,
                 "height": models.size,
                 "fps": fps,
-                "candidates": 1 if models.critic is None and not models.sketches else candidates,
+                "candidates": candidates if models.sketches else 1,
                 "best_of": best,
                 "seconds": seconds,
             }

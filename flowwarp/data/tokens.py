@@ -465,10 +465,6 @@ class Vocabulary:
             for name, grid in grids.items()
         }
 
-    def written_order(self, name: str) -> Tensor:
-        """Return which cell of a grid, counted row by row, is written first, second, …, (n,)."""
-        return self._orders[name]
-
     @cached_property
     def _orders(self) -> dict[str, Tensor]:
         return {m.name: _written_order(m.grid) for m in self.media if m.grid is not None}
@@ -540,14 +536,6 @@ def _written_order(grid: tuple[int, int, int]) -> Tensor:
     if y % 2 or x % 2:
         return cells
     return cells.view(t, y // 2, 2, x // 2, 2).transpose(2, 3).flatten()
-
-
-def written_cells(grid: Sequence[int], count: int) -> Tensor:
-    """Return which cells (t, y, x) are there after so many were written, bool."""
-    t, y, x = grid
-    cells = torch.zeros(t * y * x, dtype=torch.bool)
-    cells[_written_order((t, y, x))[:count]] = True
-    return cells.view(t, y, x)
 
 
 def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layers of the networks that say what is seen: the judge, the captioner and the critic.
+"""Layers of the networks that say what is seen: the judge and the captioner.
 
 Convolutions begin with the variance that keeps signals as they are through them (He et al., ICCV
 2015); norms are over groups of channels of one example.

@@ -606,14 +606,6 @@ class Decoder:
         self.used = end
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float() + late[:, -1]
 
-    def follow(self, rows: Tensor) -> None:
-        """Let each row go on as if it had read what another one did, (rows,) int64."""
-        for part in self.cache.narrow(3, 0, self.used).unbind():
-            part.copy_(part[rows])
-        self.said, self.told, self.before = self.said[rows], self.told[rows], self.before[rows]
-        if self.mask is not None:
-            self.mask = self.mask[rows]
-
     def where(self, places: Tensor, ahead: Tensor | None = None) -> Where:
         """Return what :meth:`read` needs to know of patches.
 
@@ -743,10 +735,6 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     return order.gather(1, torch.minimum(hit, last))[:, 0]
 
 
-Steer = Callable[[Tensor], Tensor | None]
-Lean = Callable[[Tensor], Tensor]
-
-
 @torch.inference_mode()
 def sample(
     net: GPT,
@@ -759,14 +747,10 @@ def sample(
     without: Sequence[tuple[Tensor, Tensor]] = (),
     kinds: Tensor | None = None,
     stop: int | None = None,
-    steer: Steer | None = None,
-    lean: Lean | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Continue sequences.
-
-    A row hangs on its prompt and its draws, and on other rows only as ``steer`` says.
+    """Continue sequences; a row hangs on its prompt and its draws alone.
 
     Args:
         net: the network.
@@ -779,10 +763,6 @@ def sample(
         kinds: (B, N / 8), of the places of the patches to come, as :meth:`GPT.features` is told
             them; guidance stresses them too.
         stop: an id that ends its row.
-        steer: called with the ids so far, (B, n), after each patch; returns which row each row goes
-            on from, (B,), or None for itself. Rows are told apart by their draws from there on.
-        lean: called with the ids so far before each choice; returns what is added to the logits of
-            the ids to choose from, (B, V).
         dtype: of the network's matrices.
         progress: called with (tokens done, tokens in all).
 
@@ -826,8 +806,6 @@ def sample(
             if guided:
                 plain = logits[batch:]
                 logits = plain + sampling.guidance * (logits[:batch] - plain)
-            if lean is not None:
-                logits = logits + lean(written[:, :step])
             ids = choices[turn][choose(logits, draws[:, step], sampling)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
         if stop is not None:
@@ -838,13 +816,6 @@ def sample(
             progress(step + 1, count)
         patch.append(ids.repeat(len(rows) // batch))
         if len(patch) == PATCH and step + 1 < count:
-            read = torch.stack(patch, 1)
-            chosen = None if steer is None else steer(written[:, : step + 1])
-            if chosen is not None:
-                written, over = written[chosen], over[chosen]
-                follow = torch.cat([chosen + start for start in range(0, len(rows), batch)])
-                decoder.follow(follow)
-                read = read[follow]
-            foretold = decoder.read(read, wheres[step // PATCH])
+            foretold = decoder.read(torch.stack(patch, 1), wheres[step // PATCH])
             patch = []
     return written

@@ -2,4 +2,4 @@
 
 TOP_P = 0.8  # codes of the likeliest, which have this probability together
 GUIDANCE = 4.0  # how much the prompt is stressed
-CANDIDATES = 16  # videos drawn side by side, of which the critic chooses on the way
+CANDIDATES = 64  # sketches of a prompt, to choose from; each takes a fraction of a video's time

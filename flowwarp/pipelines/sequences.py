@@ -17,7 +17,7 @@ from torch import Tensor
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
-from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Lean, Sampling, sample
+from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
 from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
@@ -29,9 +29,6 @@ SAMPLING = Sampling(top_p=TOP_P, guidance=GUIDANCE)  # of videos
 WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.
 _APART = 0x9E3779B1
-
-Steer = Callable[[Tensor, int], Tensor | None]
-Gains = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -130,8 +127,6 @@ def sample_video_tokens(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     *,
-    steer: Steer | None = None,
-    gains: Gains | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -145,10 +140,6 @@ def sample_video_tokens(
         prompts: what each shall be; all with ``begin`` of one length, or without.
         seeds: one for each.
         sampling: how to draw.
-        steer: called after each patch with the codes (B, t, h, w) and how many of each are written;
-            returns which video each goes on from, (B,), or None for itself.
-        gains: called before each token with how many of each video are written; returns what is
-            added to the logits of the ids to choose from, (B, V).
         dtype: of the matrices; by default bfloat16 where that is fast.
         progress: called with (codes done, codes in all).
 
@@ -181,16 +172,6 @@ def sample_video_tokens(
     begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
     begun = torch.stack(begins) if begins else torch.empty(len(prompts), 0, dtype=torch.int64)
 
-    def chosen(ids: Tensor) -> Tensor | None:
-        assert steer is not None
-        whole = torch.cat([begun, ids.cpu()], 1)
-        written = whole.shape[1]
-        rest = nothing.expand(len(whole), -1)[:, written:]
-        rows = steer(words.read_grid(VIDEO, torch.cat([whole, rest], 1)), written // cell)
-        return None if rows is None else rows.to(ids.device)
-
-    # Codes that are not written yet: any.
-    nothing = torch.stack([ids[0] for ids in words.choices(VIDEO)]).repeat(math.prod(grid))
     ids = sample(
         gpt.net,
         asked,
@@ -200,8 +181,6 @@ def sample_video_tokens(
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
         kinds=told,
-        steer=None if steer is None else chosen,
-        lean=None if gains is None else lambda ids: gains(known + ids.shape[1]),
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
@@ -255,22 +234,20 @@ def sample_sketches(
 
 
 def best_of(
-    gpt: MediaGPT,
     prompt: Prompt,
     seed: int,
     count: int,
     draw: Callable[[Sequence[Prompt], Sequence[int]], Tensor],
+    judge: Callable[[Tensor, Sequence[str]], Tensor],
 ) -> tuple[Tensor, Tensor]:
     """Make several videos of a prompt and order them by how well they can be described by it.
 
-    The judge is the same network; see :func:`text_likelihood`.
-
     Args:
-        gpt: from :func:`load_gpt`.
         prompt: with a caption.
         seed: the first has this seed, the others seeds that follow from it.
         count: how many.
         draw: makes them, from prompts and seeds, as :func:`sample_video_tokens` does.
+        judge: tells how likely captions are of videos, as :func:`text_likelihood` does.
 
     Returns:
         Codes (count, t, h, w), the best first, and their log-likelihoods in nats, (count,).
@@ -281,7 +258,7 @@ def best_of(
     if prompt.caption is None:
         raise ValueError("prompt must have a caption to choose by")
     videos = draw([prompt] * count, seeds_after(seed, count))
-    scores = text_likelihood(gpt, videos, [prompt.caption] * count)
+    scores = judge(videos, [prompt.caption] * count)
     scores, order = scores.sort(descending=True, stable=True)
     return videos[order], scores
 
@@ -334,7 +311,6 @@ def describe(
     videos: Tensor,
     sampling: Sampling | None = None,
     *,
-    lean: Lean | None = None,
     seed: int = 0,
     dtype: torch.dtype | None = None,
 ) -> list[str]:
@@ -344,7 +320,6 @@ def describe(
         gpt: from :func:`load_gpt`.
         videos: (B, t, h, w) codes.
         sampling: how to draw words; by default the likeliest each time. Guidance does not apply.
-        lean: see :func:`flowwarp.models.gpt.sample`.
         seed: of the draws.
         dtype: see :func:`sample_video_tokens`.
 
@@ -370,7 +345,6 @@ def describe(
         draws.to(device),
         sampling or Sampling(temperature=0),
         stop=words.end(TEXT),
-        lean=lean,
         dtype=dtype or fast_dtype(device),
     )
     return [words.read_text(row) for row in ids.tolist()]

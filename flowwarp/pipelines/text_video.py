@@ -36,8 +36,7 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines._defaults import CANDIDATES
-from flowwarp.pipelines.captions import Words, load_captioner
-from flowwarp.pipelines.critique import Critique, lean_to, load_critic, search_video_tokens
+from flowwarp.pipelines.captions import Words, caption_nats, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -69,7 +68,6 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"))
 _WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
-SKETCHES = 64  # made of each prompt, to choose from; each takes a fraction of a video's time
 
 Item = TypeVar("Item")
 Seconds = dict[str, float]
@@ -88,7 +86,6 @@ class VideoModels:
         dvae: whose codes they are.
         upsampler: doubles the size of frames; None to leave them as they are.
         flownet: the motion between them; None to draw each by itself.
-        critic: tells which of several videos in the making are as prompted; None to take the first.
         captioner: tells which of several sketches is as prompted, for a transformer that makes
             videos after sketches.
     """
@@ -97,7 +94,6 @@ class VideoModels:
     dvae: DVAE
     upsampler: Upsampler | None = None
     flownet: FlowNet | None = None
-    critic: Critique | None = None
     captioner: Words | None = None
 
     @property
@@ -147,7 +143,6 @@ def load_models(
     upsampler: str | Path | None = SHIPPED,
     flow: str | Path | None = SHIPPED,
     device: str | torch.device = "cpu",
-    critic: str | Path | None = None,
     captioner: str | Path | None = None,
 ) -> VideoModels:
     """Load the networks that make video.
@@ -158,9 +153,8 @@ def load_models(
         upsampler: of ``train-upsampler``, likewise; None for none.
         flow: of ``train-flow``, likewise; None for none.
         device: where they shall be.
-        critic: of ``train-critic``, likewise; None for that in the package if the transformer and
-            the VAE are, else none.
-        captioner: of ``train-captioner``, likewise: that whose sketches the transformer learned.
+        captioner: of ``train-captioner``, likewise: that whose sketches the transformer learned;
+            None for that in the package if the transformer is, else none.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
@@ -168,24 +162,16 @@ def load_models(
     """
     words = load_gpt(find_weights(gpt, "gpt"), device)
     vae = load_dvae(find_weights(dvae, "dvae"), device)
-    if gpt == dvae == SHIPPED:
-        if words.vocabulary.knows(SKETCH):
-            captioner = captioner or SHIPPED
-        else:
-            critic = critic or SHIPPED
-    eye = (
-        None if captioner is None else load_captioner(find_weights(captioner, "captioner"), device)
-    )
-    if eye is not None and words.vocabulary.knows(SKETCH):
-        check_sketches(words, eye, captioner)
+    if gpt == SHIPPED:
+        captioner = captioner or SHIPPED
+    eye = None
+    if captioner is not None:
+        eye = load_captioner(find_weights(captioner, "captioner"), device)
     models = VideoModels(
         words,
         vae,
         None if upsampler is None else load_upsampler(upsampler, device),
         None if flow is None else load_flownet(flow, device),
-        None
-        if critic is None
-        else load_critic(find_weights(critic, "critic"), words.vocabulary, vae, device),
         eye,
     )
     media = {medium.name: medium for medium in words.vocabulary.media}
@@ -203,7 +189,21 @@ def load_models(
         )
     if words.codes is not None and words.codes != fingerprint(models.dvae):
         raise InputError(gpt, "learned the codes of another VAE", _OWN_VAE)
+    if eye is not None:
+        _check_captioner(models, eye, captioner)
     return models
+
+
+def _check_captioner(models: VideoModels, eye: Words, source: str | Path | None) -> None:
+    if models.gpt.vocabulary.knows(SKETCH):
+        check_sketches(models.gpt, eye, source)
+    size, apart = eye.net.config.size, eye.net.config.apart
+    if size != models.small:
+        problem = f"sees frames of {size} px, the networks make {models.small}"
+        raise InputError(source or "captioner", problem)
+    if apart >= models.window:
+        problem = f"compares frames {apart} apart, the networks make {models.window}"
+        raise InputError(source or "captioner", problem)
 
 
 def load_upsampler(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Upsampler:
@@ -276,7 +276,7 @@ def generate(
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best.
-        candidates: so many are drawn side by side of each, of which the critic chooses on the way.
+        candidates: so many sketches are made of each, of which the captioner chooses one.
         sampling: how codes are drawn.
         steps: of the upsampler for each frame.
         temporal: False: the upsampler draws each frame by itself.
@@ -440,7 +440,7 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
             draw_codes, models, sampling=job.sampling, candidates=job.candidates, progress=told
         )
         if job.best > 1:
-            videos, _ = best_of(models.gpt, prompt, seed, job.best, draw)
+            videos, _ = best_of(prompt, seed, job.best, draw, partial(likelihood, models))
         else:
             videos = draw([prompt], [seed])
         yield from videos[0, begin:]
@@ -461,18 +461,28 @@ def draw_codes(
     candidates: int = CANDIDATES,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Make the codes (B, t, h, w) of videos, after sketches or chosen by a critic if there are any.
-
-    See :func:`flowwarp.pipelines.critique.search_video_tokens`; prompts have captions, all or none.
-    """
-    gpt, critic = models.gpt, models.critic
+    """Make the codes (B, t, h, w) of videos, after sketches where there can be any."""
     prompts = [
         prompt if prompt.sketch is not None else add_sketch(models, prompt, seed, candidates)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    if critic is None or candidates == 1 or prompts[0].caption is None:
-        return sample_video_tokens(gpt, prompts, seeds, sampling, progress=progress)
-    return search_video_tokens(gpt, critic, prompts, seeds, candidates, sampling, progress=progress)
+    return sample_video_tokens(models.gpt, prompts, seeds, sampling, progress=progress)
+
+
+def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return the log-likelihood of captions, given videos, (B,) in nats.
+
+    By the captioner if there is one, from what is decoded, else by the transformer.
+
+    Args:
+        models: from :func:`load_models`.
+        videos: (B, t, h, w) codes.
+        captions: B of them.
+    """
+    if models.captioner is None:
+        return text_likelihood(models.gpt, videos, captions)
+    frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
+    return caption_nats(models.captioner, look(models.captioner, torch.stack(frames)), captions)
 
 
 def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) -> Prompt:
@@ -485,9 +495,8 @@ def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) 
     if not models.sketches or prompt.caption is None or unlike:
         return prompt
     assert models.captioner is not None
-    count = SKETCHES if candidates > 1 else 1
     gpt, eye, begin = models.gpt, models.captioner, prompt.sketch
-    return replace(prompt, sketch=choose_sketch(gpt, eye, prompt.caption, seed, count, begin))
+    return replace(prompt, sketch=choose_sketch(gpt, eye, prompt.caption, seed, candidates, begin))
 
 
 def _overlap(models: VideoModels) -> int:
@@ -559,10 +568,9 @@ def describe_video(
     if best < 1:
         raise ValueError(f"best must be at least 1, got {best}")
     videos = _look(models, frames)
-    lean = None if models.critic is None else lean_to(models.gpt, models.critic, videos)
-    said = describe(models.gpt, videos, lean=lean)
+    said = describe(models.gpt, videos)
     for number in range(1, best):
-        said += describe(models.gpt, videos, Sampling(), lean=lean, seed=seed + number)
+        said += describe(models.gpt, videos, Sampling(), seed=seed + number)
     ranked = [
         (float(text_likelihood(models.gpt, videos, [text] * len(videos)).mean()), text)
         for text in dict.fromkeys(said)

@@ -42,7 +42,6 @@ from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines._defaults import CANDIDATES
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
-from flowwarp.pipelines.critique import lean_to
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
@@ -327,8 +326,7 @@ def _describe(models: VideoModels, video: Tensor, codes: Tensor) -> list[str]:
     eye = models.captioner
     if eye is not None:
         return [write_caption(eye, seen[None]) for seen in look(eye, video)]
-    lean = None if models.critic is None else lean_to(models.gpt, models.critic, codes)
-    return describe(models.gpt, codes, lean=lean)
+    return describe(models.gpt, codes)
 
 
 def word(clip: Clip, seed: int, number: int) -> str:

@@ -30,17 +30,15 @@ from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.synthesis import synthesize_pair
-from flowwarp.data.tokens import Vocabulary, train_pairs
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.models import captioner, classifier, critic, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
 from flowwarp.train import captioner as train_captioner
-from flowwarp.train import critic as train_critic
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
@@ -53,7 +51,7 @@ from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 Model = Callable[..., Any]
 
-TRAINERS = ("flow", "dvae", "gpt", "captioner", "critic", "upsampler")
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler")
 ROUNDING = 1e-6  # relative, of float32 sums in another order
 PARTS = (2, 3, 5)  # micro-batches of five examples: even and uneven
 THREADS = (1, 2, 3, 7)
@@ -172,11 +170,6 @@ def networks() -> dict[str, tuple[Model, Example]]:
         telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24, norm=told)
         words = torch.randint(50, (1, 9), generator=random)
         found[f"captioner, norm {told}"] = awake(captioner.Captioner(telling)), (video, words)
-    for watching in ("group", "none"):
-        sizes = critic.CriticConfig(9, grid=(2, 8, 8), widths=(16, 32), norm=watching)
-        values = 2 * torch.rand(1, 2, 8, 8, 8, generator=random) - 1
-        known = torch.rand(1, 2, 8, 8, generator=random) > 0.3
-        found[f"critic, norm {watching}"] = critic.Critic(sizes), (values, known)
     return found
 
 
@@ -298,19 +291,6 @@ def _gpt_task(config: LoopConfig, folder: Path) -> Task:
     return task
 
 
-def _critic_task(config: LoopConfig, folder: Path) -> Task:
-    net = _codec()
-    material = _coded(net, folder)
-    data = train_critic.CriticDataConfig(
-        clips=12, checked=2, size=_LARGE, frames=_FRAMES, others=5, swapped=3, shift=1
-    )
-    # Where half a plane is empty, the gradient of group norm rounds by up to 1.6e-6.
-    model = critic.CriticConfig(1, references=4, widths=(16, 16), norm="none")
-    configs = {"loop": config, "model": model, "data": data}
-    words = Vocabulary((), train_pairs(material.training.captions(), 20), 12)
-    return train_critic.critic_task(material, configs, words, net)
-
-
 def _captioner_task(config: LoopConfig, folder: Path) -> Task:
     data = train_captioner.CaptionerDataConfig(
         clips=12, checked=2, length=_FRAMES, merges=20, text_limit=12
@@ -356,7 +336,6 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "dvae": _dvae_task,
     "gpt": _gpt_task,
     "captioner": _captioner_task,
-    "critic": _critic_task,
     "upsampler": _upsampler_task,
 }
 

@@ -8,8 +8,10 @@ import torch
 
 from flowwarp.cli import main
 from flowwarp.io.images import write_image
-from flowwarp.io.video import write_video
+from flowwarp.io.video import read_video, write_video
 from flowwarp.pipelines import text_video
+from flowwarp.pipelines.captions import caption_video, load_captioner
+from flowwarp.pipelines.text_video import find_weights
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +54,16 @@ def test_one_video_is_one_line_of_words(describe, video_weights):
     assert math.isfinite(result.pop("nats"))
     assert result == {"input": "clip.mp4", "text": out[0], "frames": 5, "windows": 1}
     assert told["failed"] == []
+
+
+def test_by_default_the_captioner_describes(capsys):
+    save("clip.mp4", height=64, width=64)
+    with pytest.raises(SystemExit) as stop:
+        main(["describe-video", "clip.mp4"])
+    captured = capsys.readouterr()
+    assert (stop.value.code, captured.err) == (0, "")
+    captioner = load_captioner(find_weights("base", "captioner"))
+    assert captured.out == f"{caption_video(captioner, read_video('clip.mp4')).text}\n"
 
 
 def test_any_size_and_length(describe):

@@ -79,7 +79,7 @@ def test_all_parts(evaluate):
     }  # fmt: skip
     assert result["counts"] == {"classifier": 2, "dvae": 2, "gpt": 2, "upsampler": 1, "temporal": 1}
     assert result["sampling"]["guidance"] == 4
-    assert result["candidates"] == 16
+    assert result["candidates"] == 64
     assert len(result["confusions"]["seen"][0]) == 4
 
 

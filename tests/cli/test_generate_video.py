@@ -103,9 +103,9 @@ def test_the_same_seed_is_the_same_video(generate):
 def test_best_of_is_how_many_are_made(generate, monkeypatch):
     made = []
 
-    def spy(gpt, prompt, seed, count, *rest, **named):
+    def spy(prompt, seed, count, *rest):
         made.append(count)
-        return best_of(gpt, prompt, seed, count, *rest, **named)
+        return best_of(prompt, seed, count, *rest)
 
     monkeypatch.setattr(text_video, "best_of", spy)
     assert generate(PROMPT, "--best-of", 3, "--no-upsampler")[0] == 0

@@ -166,87 +166,20 @@ def test_likelihood_is_the_sum_over_the_text():
 def test_the_best_comes_first():
     gpt = make()
     draw = partial(sample_video_tokens, gpt, sampling=GUIDED)
-    videos, scores = best_of(gpt, Prompt("a red knight"), 3, 4, draw)
+    videos, scores = best_of(Prompt("a red knight"), 3, 4, draw, partial(text_likelihood, gpt))
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     again = text_likelihood(gpt, videos, ["a red knight"] * 4)
     torch.testing.assert_close(scores, again)
     assert len({tuple(video.flatten().tolist()) for video in videos}) == 4
     with pytest.raises(ValueError, match="caption"):
-        best_of(gpt, Prompt(), 3, 4, draw)
+        best_of(Prompt(), 3, 4, draw, partial(text_likelihood, gpt))
 
 
 def test_the_best_of_one_is_the_seeds_own():
     gpt = make()
     draw = partial(sample_video_tokens, gpt, sampling=GUIDED)
-    videos, _ = best_of(gpt, Prompt("left"), 3, 1, draw)
+    videos, _ = best_of(Prompt("left"), 3, 1, draw, partial(text_likelihood, gpt))
     assert torch.equal(videos, sample_video_tokens(gpt, [Prompt("left")], [3], GUIDED))
-
-
-def test_videos_go_on_from_those_that_are_chosen():
-    """Two videos that both go on from the first one share all that it had until then."""
-    gpt = make()
-    prompts, seen = [Prompt("a red knight")] * 2, []
-
-    def steer(codes, written):
-        seen.append((codes.clone(), written))
-        return torch.tensor([0, 0]) if written == 8 else None
-
-    videos = sample_video_tokens(gpt, prompts, [1, 2], GUIDED, steer=steer, dtype=torch.float32)
-    assert [written for _, written in seen] == [4, 8, 12]
-    plain = sample_video_tokens(gpt, prompts, [1, 2], GUIDED, dtype=torch.float32)
-    assert torch.equal(videos[0], plain[0])  # its own draws, its own past
-    assert torch.equal(seen[1][0][0, 0], plain[0, 0])
-    assert torch.equal(videos[1, 0], plain[0, 0])  # the other's past …
-    assert not torch.equal(plain[0, 0], plain[1, 0])
-    assert not torch.equal(videos[1, 1], videos[0, 1])  # … and its own draws from there on
-    prompt = Prompt("a red knight", begin=plain[0, :1])
-    both = sample_video_tokens(gpt, [prompt] * 2, [1, 2], GUIDED, dtype=torch.float32)
-    assert torch.equal(videos[1], both[1]) or not torch.equal(both[1, 1], plain[1, 1])
-
-
-def test_what_follows_a_choice_is_as_if_it_had_been_so_from_the_start():
-    """A row that goes on from another has read what that one has: cached ≡ uncached."""
-    gpt = make()
-    chosen = {}
-
-    def steer(codes, written):
-        if written == 8:
-            chosen["codes"] = codes[0, :1].clone()
-            return torch.tensor([0, 0])
-        return None
-
-    options = {"dtype": torch.float32}
-    likely = Sampling(temperature=0)
-    prompts = [Prompt("a red knight"), Prompt("a red knight")]
-    steered = sample_video_tokens(gpt, prompts, [1, 2], likely, steer=steer, **options)
-    prompt = Prompt("a red knight", begin=chosen["codes"])
-    again = sample_video_tokens(gpt, [prompt], [1], likely, **options)
-    assert torch.equal(steered[1], again[0])
-
-
-def test_steering_of_a_video_that_goes_on_sees_its_beginning():
-    gpt = make()
-    begin = torch.randint(0, 36, (1, *GRID[1:]), generator=torch.Generator().manual_seed(0))
-    seen = []
-    sample_video_tokens(
-        gpt, [Prompt("left", begin=begin)], [1], steer=lambda codes, n: seen.append((codes, n))
-    )
-    assert [written for _, written in seen] == [12]
-    assert torch.equal(seen[0][0][0, :1], begin)
-
-
-def test_words_can_gain():
-    gpt = make()
-    words = gpt.vocabulary
-    videos = torch.zeros(2, *GRID, dtype=torch.int64)
-    place = len(words.choices("text")[0]) - 1  # the end
-
-    def lean(written):
-        gains = torch.zeros(len(written), place + 1)
-        gains[:, place if written.shape[1] >= 2 * PATCH else 100] = 1e4
-        return gains
-
-    assert describe(gpt, videos, lean=lean) == [chr(100) * 2] * 2
 
 
 def test_descriptions_are_text():

@@ -18,7 +18,7 @@ from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.captions import Words
+from flowwarp.pipelines.captions import Words, caption_nats, look
 from flowwarp.pipelines.flow_estimation import estimate_both
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -37,6 +37,7 @@ from flowwarp.pipelines.text_video import (
     draw_codes,
     generate,
     heard,
+    likelihood,
     load_models,
     tidy,
     unknown_words,
@@ -162,7 +163,9 @@ def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
 
 @pytest.mark.usefixtures("_exact")
 def test_the_best_is_taken(models):
-    videos, _ = best_of(models.gpt, Prompt(CAPTION), 9, 3, partial(draw_codes, models))
+    videos, _ = best_of(
+        Prompt(CAPTION), 9, 3, partial(draw_codes, models), partial(likelihood, models)
+    )
     assert torch.equal(make(models, seed=9, best=3), draw(models, videos[0], 9))
 
 
@@ -279,6 +282,20 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     list(generate(sketching, CAPTION, seed=1, frames=2 * WINDOW))
     assert asked[0] is None
     assert torch.equal(asked[1], first[1:])
+
+
+def test_the_captioner_judges_videos(models):
+    videos = torch.randint(9, (2, *models.grid), generator=torch.Generator().manual_seed(0))
+    captions = [CAPTION, "a knight"]
+    words = models.gpt.vocabulary
+    eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, widths=(8, 8), hidden=8))
+    torch.nn.init.normal_(eye.head.weight, std=0.5)
+    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    found = likelihood(dataclasses.replace(models, captioner=captioner), videos, captions)
+    decoded = models.dvae.decode(videos, WINDOW).detach()
+    wanted = caption_nats(captioner, look(captioner, decoded), captions)
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
+    assert not torch.equal(found, likelihood(models, videos, captions))
 
 
 def test_what_the_transformer_reads(models):

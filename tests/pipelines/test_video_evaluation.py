@@ -210,7 +210,7 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     captions = iter([c.caption for c in clips])
     monkeypatch.setattr(video_evaluation, "draw_codes", draw)
     monkeypatch.setattr(
-        video_evaluation, "describe", lambda gpt, codes, lean: [next(captions) for _ in codes]
+        video_evaluation, "describe", lambda gpt, codes: [next(captions) for _ in codes]
     )
     table = evaluate_gpt(models, judge, clips, PHRASES, seed=7, candidates=5)
     for name in named(label_clip(clips[0].attributes)):
@@ -235,7 +235,7 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     monkeypatch.setattr(
         video_evaluation,
         "describe",
-        lambda gpt, codes, lean: ["a woman with a spear walks left"] * 2,
+        lambda gpt, codes: ["a woman with a spear walks left"] * 2,
     )
     table = evaluate_gpt(models, judge, clips, PHRASES)
     assert table["weapon %"]["described"] == 50
