@@ -618,7 +618,7 @@ def _weights() -> Iterator[Case]:
         ("generate-video dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
         ("describe-video captioner", "say.safetensors", {"vocabulary": 10**9}),
         ("describe-video captioner", "say.safetensors", {"hidden": 10**9}),
-        ("generate-video captioner", "say.safetensors", {"levels": [10**6, 10**6]}),
+        ("generate-video captioner", "say.safetensors", {"kinds": 10**9}),
         ("generate-video upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
         make = weights(safe, file, card=card)

@@ -26,11 +26,18 @@ if TYPE_CHECKING:
 @click.argument("data", metavar="DATA")
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@click.option(
+    "--kinds",
+    type=click.IntRange(2, 4096),
+    metavar="N",
+    help="Sort the places that --start sees into N kinds, for sketches.",
+)
 @training_options("runs/captioner")
 def command(
     data: str,
     layers: str | None,
     photos: str | None,
+    kinds: int | None,
     preset: str,
     start: str | None,
     folder: str,
@@ -48,9 +55,14 @@ def command(
     DATA is sprites, digits, or a folder of videos with captions. Clips are kept on disk, 200 kB
     each; --set clips=N says how many.
 
+    For a transformer that makes videos by way of sketches, train it once more with --kinds: each
+    place that it sees is taken for one of N kinds, and it learns to tell captions from these.
+
     \b
     flowwarp train-captioner digits --preset tiny
     flowwarp train-captioner clips/ --preset base --resume auto
+    flowwarp train-captioner clips/ --start runs/captioner/best.safetensors --kinds 128 \\
+        --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
@@ -82,7 +94,9 @@ def command(
         begun = begun_weights(folder, resume)
         words = load_captioner(begun).vocabulary if begun else None
         begin = None if trained is None else (trained.net, trained.vocabulary)
-        task = captioner.captioner_task(kept, checks, configs, start=begin, vocabulary=words)
+        task = captioner.captioner_task(
+            kept, checks, configs, start=begin, vocabulary=words, kinds=kinds
+        )
     train(
         task,
         configs,

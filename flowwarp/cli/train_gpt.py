@@ -69,6 +69,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import load_gpt
+    from flowwarp.pipelines.sketches import check_kinds
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
@@ -87,6 +88,7 @@ def command(
     eye = None
     if captioner is not None:
         eye = load_captioner(find_weights(captioner, "captioner"), place)
+        check_kinds(eye, captioner)
         configs["data"] = gpt.with_sketches(configs["data"])
     with checked_settings():
         material = prepare_material(

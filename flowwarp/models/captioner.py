@@ -8,10 +8,10 @@ Captioners Are Scalable Vision Learners Too", NeurIPS 2023).
 
 What the pairs of a clip think of the next word is averaged, so a clip may have any length.
 
-Between eye and mind there is a gate: of each place of a pair no more passes than one of 64 kinds,
-by finite scalar quantisation (Mentzer et al., ICLR 2024). What passes is a *sketch*: what a caption
-can be told from and little else, a hundredth of what a codec keeps. So a sketch is easily made from
-a caption, and says whether it fits one.
+What is seen of each place can be sorted into kinds: a vector quantiser, whose vectors are found by
+k-means. The kinds of a pair's places are a *sketch*, what a caption can be told from and little
+else, a hundredth of what a codec keeps. So a sketch is easily made from a caption, and says whether
+it fits one.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from torch import Tensor, nn
 from flowwarp.models._seeing import (
     PAIR_CHANNELS,
     STRIDE,
+    THIN,
     check_pairs,
     check_sizes,
     looking,
     pair_frames,
 )
-from flowwarp.models.dvae import FSQ
 
 END = 0  # the id that ends a caption, and stands before its first word
+MOST_KINDS = 4096
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,8 @@ class CaptionerConfig:
         vocabulary: how many ids there are, that of the end included.
         size: height and width of frames, a multiple of 8.
         apart: how many frames lie from one of a pair to the other.
-        levels: of the numbers that a place's kind is made of.
+        numbers: that are seen of a place.
+        kinds: into which places are sorted; 0 for none, and all that is seen is told from.
         widths: channels at a quarter and an eighth of the resolution.
         blocks: residual blocks there.
         embedded: numbers that stand for a word.
@@ -56,7 +58,8 @@ class CaptionerConfig:
     vocabulary: int
     size: int = 64
     apart: int = 4
-    levels: tuple[int, ...] = (4, 4, 4)
+    numbers: int = THIN
+    kinds: int = 0
     widths: tuple[int, int] = (64, 128)
     blocks: tuple[int, int] = (2, 1)
     embedded: int = 96
@@ -65,11 +68,11 @@ class CaptionerConfig:
     norm: Literal["group", "none"] = "group"
 
     def __post_init__(self) -> None:
-        for name in ("vocabulary", "embedded", "hidden", "joined"):
+        for name in ("vocabulary", "numbers", "embedded", "hidden", "joined"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.levels or min(self.levels) < 2:
-            raise ValueError(f"levels must be at least one number from 2 on, got {self.levels}")
+        if self.kinds < 0 or self.kinds > MOST_KINDS:
+            raise ValueError(f"kinds must be 0 … {MOST_KINDS}, got {self.kinds}")
         check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 
@@ -86,9 +89,11 @@ class Captioner(nn.Module):
         super().__init__()
         self.config = config
         coarse, joined = config.widths[1], config.joined
-        numbers = len(config.levels)
+        numbers = config.numbers
         self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm, numbers)
-        self.gate = FSQ(config.levels)
+        # Whose rows are the kinds: anything at first, then found, not learned by gradients.
+        self.register_buffer("book", torch.randn(config.kinds, numbers))
+        self.book: Tensor
         self.think = nn.Linear(numbers * self.side**2, coarse)
         self.show = nn.Linear(coarse, joined, bias=False)
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)
@@ -118,8 +123,8 @@ class Captioner(nn.Module):
         """How many places of a sketch lie side by side."""
         return self.config.size // STRIDE
 
-    def latent(self, video: Tensor) -> Tensor:
-        """Return what comes to the gate, (B, pairs of frames, places, numbers) float32.
+    def places(self, video: Tensor) -> Tensor:
+        """Return what is seen of places, (B, pairs of frames, places, numbers) float32.
 
         Args:
             video: (B, T, 3, S, S) in [0, 1], T more than ``apart``, S as ``config`` has it.
@@ -128,28 +133,39 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        seen: Tensor = self.see(pair_frames(video, self.config.size, self.config.apart)).float()
-        places = seen.flatten(2).mT  # (B pairs, places, numbers)
+        seen = self.see(pair_frames(video, self.config.size, self.config.apart))
+        places = F.silu(seen.float()).flatten(2).mT  # (B pairs, places, numbers)
         return places.reshape(len(video), -1, *places.shape[1:])
 
     def sketch(self, video: Tensor) -> Tensor:
-        """Return the kind of each place, (B, pairs, side, side) int64; see :meth:`latent`."""
-        _, codes = self.gate(self.latent(video), 1.0)
-        kinds: Tensor = codes.reshape(*codes.shape[:2], self.side, self.side)
-        return kinds
+        """Return the kind of each place, (B, pairs, side, side) int64; see :meth:`places`.
+
+        Raises:
+            ValueError: the network has no kinds.
+        """
+        if not self.config.kinds:
+            raise ValueError("this network has no kinds")
+        kinds = self._sort(self.places(video))
+        return kinds.view(*kinds.shape[:2], self.side, self.side)
+
+    def _sort(self, places: Tensor) -> Tensor:
+        """Return which row of the book is the nearest to each of some vectors (..., numbers)."""
+        with torch.autocast(places.device.type, enabled=False):  # bfloat16 confuses neighbours
+            book = self.book.float()
+            return (places @ (2 * book.T) - book.square().sum(1)).argmax(-1)
 
     def look(self, video: Tensor) -> Tensor:
-        """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`latent`."""
-        values, _ = self.gate(self.latent(video), 1.0)
-        return self.understand(values)
+        """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`places`."""
+        if self.config.kinds:
+            return self.look_at_sketch(self.sketch(video))
+        return self._understand(self.places(video))
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:
         """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does."""
-        return self.understand(self.gate.values(codes.flatten(2)))
+        return self._understand(self.book[codes.flatten(2)])
 
-    def understand(self, values: Tensor) -> Tensor:
-        """Return what is seen, (B, pairs, joined), in what the gate lets pass."""
-        shown: Tensor = self.show(F.silu(self.think(values.flatten(2))))
+    def _understand(self, places: Tensor) -> Tensor:
+        shown: Tensor = self.show(F.silu(self.think(places.flatten(2))))
         return shown
 
     def say(self, seen: Tensor, ids: Tensor, blind: Tensor | None = None) -> Tensor:

@@ -1,6 +1,6 @@
 """Sketches of clips: what each place shows, as one of a few dozen kinds, and little else.
 
-The captioner sees a clip through a gate (:mod:`flowwarp.models.captioner`); what passes is a
+The captioner sorts places into kinds (:mod:`flowwarp.models.captioner`); those of a clip are its
 sketch. A transformer learns to make sketches of captions long before it makes videos of them, for
 most of what a sketch holds is in the caption; and the captioner itself tells which of several
 sketches a caption describes best.
@@ -33,7 +33,15 @@ def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
 
 def kinds(captioner: Words) -> int:
     """Return how many kinds of places there are."""
-    return int(captioner.net.gate.levels.prod())
+    return captioner.net.config.kinds
+
+
+def check_kinds(captioner: Words, source: str | Path | None) -> None:
+    """Raise InputError if a captioner sorts places into no kinds; ``source`` is its weights."""
+    if not kinds(captioner):
+        raise InputError(
+            source or "captioner", "makes no sketches", "train-captioner --start IT --kinds 128"
+        )
 
 
 def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -> None:
@@ -44,6 +52,7 @@ def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -
         captioner: whose they should be.
         source: its weights.
     """
+    check_kinds(captioner, source)
     medium = gpt.vocabulary[SKETCH]
     if medium.size != kinds(captioner) or (medium.grid or ())[1:] != (captioner.net.side,) * 2:
         raise InputError(source or SKETCH, "makes other sketches than the transformer learned")
@@ -52,13 +61,14 @@ def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -
 
 
 def eye_print(captioner: Words) -> str:
-    """Return what tells a captioner's sketches from those of others: a digest of its eye.
+    """Return what tells a captioner's sketches from those of others: a digest of eye and kinds.
 
     Weights are shipped in bfloat16, so it is taken of values rounded to that.
     """
     digest = hashlib.sha256()
     for part in weight_bytes([captioner.net.see], torch.bfloat16):
         digest.update(part)
+    digest.update(captioner.net.book.cpu().bfloat16().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:20]
 
 

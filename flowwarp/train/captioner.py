@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +26,8 @@ from flowwarp.train.wear import WearConfig, wear
 Preset = Literal["tiny", "small", "base"]
 
 _AT_ONCE = 16  # clips of a validation side by side
+_SORTED = 500  # clips whose places are looked at to find kinds of them
+_ROUNDS, _ENOUGH = 50, 1e-4  # of k-means: how many at most, and what change is none
 
 
 @dataclass(frozen=True)
@@ -59,21 +62,8 @@ class CaptionerDataConfig(WearConfig):
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 
 
-@dataclass(frozen=True)
-class CaptionerLossConfig:
-    """What counts besides the words, relative to a nat a token.
-
-    Args:
-        spread: what keeps all kinds of the gate in use, at the start; it fades over the training.
-        rough: the roughness of a sketch, at the end; it rises from 0.
-    """
-
-    spread: float = 0.02
-    rough: float = 1.5
-
-
 def presets(preset: Preset) -> dict[str, Any]:
-    """Return the configurations of a run by section: loop, model, data, losses."""
+    """Return the configurations of a run by section: loop, model, data."""
     tiny, base = preset == "tiny", preset == "base"
     return {
         "loop": loop.LoopConfig(
@@ -92,7 +82,6 @@ def presets(preset: Preset) -> dict[str, Any]:
         if tiny
         else CaptionerConfig(1),
         "data": CaptionerDataConfig(clips=1000 if tiny else 20_000 if base else 10_000),
-        "losses": CaptionerLossConfig(),
     }
 
 
@@ -140,45 +129,50 @@ def draw_batch(
     }
 
 
-def captioner_losses(
-    net: Captioner, examples: Mapping[str, Tensor], progress: float, config: CaptionerLossConfig
-) -> dict[str, Tensor]:
+def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the loss of each example and what it is made of, (B,) each.
 
     ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens
-    that are not the likeliest. ``rough``: the roughness of the sketch. It counts more and more, so
-    what makes no caption likelier is left out of a sketch, and most of the rest follows from one.
-
-    Args:
-        net: the network.
-        examples: of :func:`draw_batch`.
-        progress: share of the training that is done, 0 … 1.
-        config: weights of the terms.
+    that are not the likeliest. The loss is the nats.
     """
     ids, asked = examples["ids"], examples["asked"]
-    latent = net.latent(examples["video"])
-    values, _ = net.gate(latent, 1.0)
-    logits = net.say(net.understand(values), begin_words(ids), examples["blind"])
+    logits = net(examples["video"], begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)
     wrong = ((logits.argmax(2) != ids) & asked).sum(1)
     told = (nats * asked).sum(1) / counts
-    rough = roughness(values.unflatten(2, (net.side, net.side)))
-    # Roughness from the start would close the gate before anything has passed.
-    spread = (1 - progress) * config.spread * net.gate.penalty(latent)
-    loss = told + spread + progress * config.rough * rough
-    parts = {"nats": told, "rough": rough}
-    return {"loss": loss, "wrong": wrong / counts} | {k: v.detach() for k, v in parts.items()}
+    return {"loss": told, "nats": told.detach(), "wrong": wrong / counts}
 
 
-def roughness(values: Tensor) -> Tensor:
-    """Return how much places differ from their neighbours, (B,): the mean total variation.
+@torch.inference_mode()
+def find_kinds(net: Captioner, clips: KeptClips, kinds: int) -> Tensor:
+    """Sort what a captioner sees of places into kinds, by k-means (Lloyd; begun by k-means++).
 
     Args:
-        values: (B, pairs, rows, columns, numbers) of what passes the gate.
+        net: whose eye looks.
+        clips: that it looks at, the first of them.
+        kinds: how many.
+
+    Returns:
+        (kinds, numbers) float32, the middle of each.
+
+    Raises:
+        ValueError: there are fewer places than kinds.
     """
-    down, across = (values.diff(dim=dim).abs().flatten(1) for dim in (2, 3))
-    return torch.cat([down, across], 1).mean(1)
+    device = net.head.weight.device
+    seen = []
+    for index in range(min(_SORTED, len(clips))):
+        video = clips.video(index, 0, clips.frames)[None].to(device).float() / 255
+        seen.append(net.places(video).flatten(0, 2).cpu())
+    places = torch.cat(seen)
+    if len(places) < kinds:
+        raise ValueError(f"kinds must be at most {len(places)}, one a place, got {kinds}")
+    cv2.setRNGSeed(0)
+    criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, _ROUNDS, _ENOUGH)
+    _, _, book = cv2.kmeans(  # type: ignore[call-overload]
+        places.numpy(), kinds, None, criteria, 1, cv2.KMEANS_PP_CENTERS
+    )
+    return torch.from_numpy(book)
 
 
 # ------------------------------------------------------------------ the run
@@ -191,6 +185,7 @@ def captioner_task(
     notes: Mapping[str, str] | None = None,
     start: tuple[Captioner, Vocabulary] | None = None,
     vocabulary: Vocabulary | None = None,
+    kinds: int | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train a captioner.
 
@@ -201,17 +196,22 @@ def captioner_task(
         notes: for the card of the weights.
         start: a network to go on from, and its words; ``configs["model"]`` is its own.
         vocabulary: of a run that is resumed.
+        kinds: into so many the places that ``start`` sees are sorted; from then on it sees nothing
+            else, its eye stays as it is, and only the rest learns.
 
     Raises:
-        ValueError: there is nothing to judge by, or clips are too short for the network.
+        ValueError: there is nothing to judge by, clips are too short for the network, or kinds
+            without a network to start from, which has none yet.
     """
     if not checks:
         raise ValueError("checks must hold some clips")
     training: loop.LoopConfig = configs["loop"]
     data: CaptionerDataConfig = configs["data"]
-    losses: CaptionerLossConfig = configs["losses"]
+    if kinds is not None and (start is None or start[0].config.kinds):
+        raise ValueError("kinds must be found of a network that has learned to see, and has none")
     if start is not None:
-        configs = {**configs, "model": start[0].config}
+        first = start[0].config
+        configs = {**configs, "model": replace(first, kinds=kinds or first.kinds)}
     apart = configs["model"].apart
     if data.frames <= apart:
         raise ValueError(f"frames must be more than {apart}, got {data.frames}")
@@ -222,14 +222,19 @@ def captioner_task(
     torch.manual_seed(training.seed)
     net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
     if start is not None:
-        net.load_state_dict(start[0].state_dict())
+        state = start[0].state_dict()
+        if kinds is not None:  # a run that is resumed has found them
+            state["book"] = net.book if vocabulary else find_kinds(start[0], clips, kinds)
+        net.load_state_dict(state)
+    if net.config.kinds:
+        net.see.requires_grad_(False)
     plain = replace(data, share=0.0, frames=data.length, blind=0.0)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(clips, words, training.seed, numbers, data)
 
     def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return captioner_losses(_own(model), examples, step / training.steps, losses)
+        return captioner_losses(_own(model), examples)
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -240,7 +245,7 @@ def captioner_task(
                 numbers = range(start, min(start + _AT_ONCE, len(other)))
                 drawn = draw_batch(other, words, training.seed, numbers, plain)
                 placed = {key: value.to(device) for key, value in drawn.items()}
-                measured = captioner_losses(_own(model), placed, 1.0, losses)
+                measured = captioner_losses(_own(model), placed)
                 for key, values in parts.items():
                     values.append(measured[key].cpu())
             prefix = f"{name}_" if figures else ""
@@ -252,7 +257,7 @@ def captioner_task(
         model=net,
         batch=batch,
         loss=loss,
-        configs={"model": net.config, "data": data, "losses": losses},
+        configs={"model": net.config, "data": data},
         validate=validate,
         metric="nats",
         notes={**(notes or {}), VOCABULARY: words.to_json()},

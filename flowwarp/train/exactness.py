@@ -296,8 +296,7 @@ def _captioner_task(config: LoopConfig, folder: Path) -> Task:
         clips=12, checked=2, length=_FRAMES, merges=20, text_limit=12
     )
     model = captioner.CaptionerConfig(1, size=_SMALL, widths=(16, 16), hidden=24, norm="none")
-    losses = train_captioner.CaptionerLossConfig()
-    configs = {"loop": config, "model": model, "data": data, "losses": losses}
+    configs = {"loop": config, "model": model, "data": data}
     kept, other = (
         keep_clips(partial(_digits, _SMALL, seed), str(seed), count, cache=folder)
         for seed, count in ((0, 12), (1, 2))

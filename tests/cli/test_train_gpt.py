@@ -70,7 +70,13 @@ def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
     ]
     eye += ["--set", "checked=2", "--set", "model.size=16", "--set", "length=8"]
     assert run(*eye, "--steps", "1", "--run", tmp_path / "eye") == 0
-    captioner = tmp_path / "eye" / "last.safetensors"
+    seeing = tmp_path / "eye" / "last.safetensors"
+    call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--captioner", seeing]
+    assert run(*call, "--run", tmp_path / "none") == 3
+    assert "makes no sketches" in capsys.readouterr().err
+    again = ["--start", seeing, "--kinds", "8", "--run", tmp_path / "sketcher"]
+    assert run(*eye, "--steps", "1", *again) == 0
+    captioner = tmp_path / "sketcher" / "last.safetensors"
     call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--set", "data.frames=8"]
     call += ["--captioner", captioner, "--run", tmp_path / "run"]
     assert run(*call) == 0
@@ -86,7 +92,10 @@ def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["results"][0]["candidates"] == 64
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "sketched.mp4").read_bytes()
 
-    assert run(*eye, "--seed", "1", "--steps", "1", "--run", tmp_path / "other") == 0
+    second = [*eye, "--seed", "1", "--steps", "1"]
+    assert run(*second, "--run", tmp_path / "second") == 0
+    again = ["--start", tmp_path / "second" / "last.safetensors", "--kinds", "8"]
+    assert run(*second, *again, "--run", tmp_path / "other") == 0
     other = tmp_path / "other" / "last.safetensors"
     capsys.readouterr()
     assert run(*clip, tmp_path / "none.mp4", "--captioner", other) == 3

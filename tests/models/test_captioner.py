@@ -55,7 +55,7 @@ def test_the_blind_say_the_same_of_anything():
 
 @torch.no_grad()
 def test_all_that_is_seen_is_in_the_sketch():
-    net, (video, _) = make(levels=(3, 2)), example()
+    net, (video, _) = make(kinds=6), example()
     sketch = net.sketch(video)
     assert (sketch.shape, sketch.dtype) == ((3, 3, 2, 2), torch.int64)
     assert 0 <= int(sketch.min()) < int(sketch.max()) < 6
@@ -71,14 +71,30 @@ def test_a_place_of_a_sketch_is_near_that_of_the_frame():
     net, (video, _) = make(), example(1)
     other = video.clone()
     other[:, :, :, 8:, 8:] = 1 - other[:, :, :, 8:, 8:]
-    moved = (net.latent(other) - net.latent(video)).abs().mean((0, 1, 3)).view(2, 2)
+    moved = (net.places(other) - net.places(video)).abs().mean((0, 1, 3)).view(2, 2)
     assert moved.argmax() == 3
 
 
-def test_the_eye_learns_through_the_gate():
-    net, (video, ids) = make(), example()
-    net(video, ids).square().mean().backward()
-    assert all(float(p.grad.abs().max()) > 0 for p in net.see.parameters())
+@torch.no_grad()
+def test_the_kind_of_a_place_is_the_nearest():
+    net, (video, _) = make(kinds=5), example()
+    places = net.places(video)
+    nearest = torch.cdist(places, net.book).argmin(3)
+    assert torch.equal(net.sketch(video).flatten(2), nearest)
+    with torch.autocast("cpu", torch.bfloat16):  # of what is seen in bfloat16, but no worse
+        nearest = torch.cdist(net.places(video), net.book).argmin(3)
+        assert torch.equal(net.sketch(video).flatten(2), nearest)
+    with pytest.raises(ValueError, match="no kinds"):
+        make().sketch(video)
+
+
+def test_what_is_sorted_teaches_the_eye_nothing():
+    video, ids = example()
+    for kinds, learns in ((0, True), (5, False)):
+        net = make(kinds=kinds)
+        net(video, ids).square().mean().backward()
+        assert all((p.grad is not None) == learns for p in net.see.parameters())
+        assert float(net.think.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
@@ -108,8 +124,9 @@ def test_refuses_integers():
         ({"hidden": 0}, "hidden"),
         ({"apart": 0}, "apart"),
         ({"size": 20}, "size"),
-        ({"levels": ()}, "levels"),
-        ({"levels": (4, 1)}, "levels"),
+        ({"numbers": 0}, "numbers"),
+        ({"kinds": -1}, "kinds"),
+        ({"kinds": 10**9}, "kinds"),
         ({"widths": (12, 16)}, "widths"),
         ({"norm": "batch"}, "norm"),
     ],

@@ -87,7 +87,7 @@ def test_enough_beams_find_the_caption_that_tells_most(seed, usual):
     assert write_caption(captioner, view, beams=9, usual=usual) == texts[int(told.argmax())]
 
 
-@pytest.mark.parametrize("seed", [1, 3, 4, 6])
+@pytest.mark.parametrize("seed", [1, 6, 7, 8])
 def test_more_beams_find_what_one_passes_by(seed):
     captioner = make(BytePairs(), limit=4, seed=seed)
     net = captioner.net

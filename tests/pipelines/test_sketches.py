@@ -1,6 +1,7 @@
 """Sketches: what they are made of, how they are told, made and chosen."""
 
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from flowwarp.data.tokens import PATCH, Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import GPT, TINY, Sampling
+from flowwarp.pipelines import captions, sketches
 from flowwarp.pipelines.captions import Words, caption_nats, look
 from flowwarp.pipelines.sequences import (
     MediaGPT,
@@ -34,7 +36,8 @@ CAPTION = "a red dog"
 
 def make_eye(seed=0, **changes):
     torch.manual_seed(seed)
-    settings = {"size": 16, "apart": 2, "widths": (8, 8), "hidden": 16, "joined": 16} | changes
+    settings = {"size": 16, "apart": 2, "widths": (8, 8), "hidden": 16, "joined": 16, "kinds": 64}
+    settings |= changes
     net = Captioner(CaptionerConfig(PAIRS.size + 1, **settings))
     torch.nn.init.normal_(net.head.weight, std=0.5)
     torch.nn.init.normal_(net.show.weight, std=1.0)
@@ -82,7 +85,9 @@ def test_a_sketch_is_of_pairs_evenly_over_the_clip(eye, video):
 
 
 @torch.no_grad()
-def test_captions_are_as_likely_by_a_sketch_as_by_its_video(eye, video):
+def test_captions_are_as_likely_by_a_sketch_as_by_its_video(eye, video, monkeypatch):
+    for module in (captions, sketches):
+        monkeypatch.setattr(module, "fast_autocast", lambda device: nullcontext())
     pair = video[:3].float()[None] / 255
     found = sketch_nats(eye, sketch(eye, video[:3], 1)[None], [CAPTION])
     assert torch.allclose(found, caption_nats(eye, look(eye, pair), [CAPTION]), atol=1e-3)
@@ -99,7 +104,9 @@ def test_eyes_are_told_apart(eye, gpt):
     check_sketches(dataclasses.replace(gpt, sketches=eye_print(large)), large, "file")
     with pytest.raises(InputError, match="another captioner"):
         check_sketches(dataclasses.replace(gpt, sketches="other"), large, "file")
-    for wrong in (eye, make_eye(size=32, levels=(4, 4))):
+    with pytest.raises(InputError, match="makes no sketches"):
+        check_sketches(gpt, make_eye(size=32, kinds=0), "file")
+    for wrong in (eye, make_eye(size=32, kinds=16)):
         with pytest.raises(InputError, match="makes other sketches"):
             check_sketches(gpt, wrong, "file")
 

@@ -241,7 +241,9 @@ def sketching(models):
     """Return models that make videos after sketches."""
     words = models.gpt.vocabulary
     torch.manual_seed(0)
-    eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=32, widths=(8, 8), hidden=8))
+    eye = Captioner(
+        CaptionerConfig(words.pairs.size + 1, size=32, kinds=64, widths=(8, 8), hidden=8)
+    )
     torch.nn.init.normal_(eye.head.weight, std=0.5)
     known = dataclasses.replace(words, media=(*words.media, Medium("sketch", 64, (2, 4, 4))))
     config = dataclasses.replace(models.gpt.net.config, vocabulary=known.size, kinds=64)

@@ -463,7 +463,9 @@ def test_goes_on_from_a_trained_network(material):
 def eye(words):
     torch.manual_seed(0)
     net = Captioner(
-        CaptionerConfig(words.pairs.size + 1, size=SIZE, widths=(8, 8), hidden=8, joined=8)
+        CaptionerConfig(
+            words.pairs.size + 1, size=SIZE, kinds=64, widths=(8, 8), hidden=8, joined=8
+        )
     )
     return Words(net.eval(), text_vocabulary(words.pairs, 12))
 
