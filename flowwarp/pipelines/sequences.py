@@ -5,7 +5,6 @@ Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns 
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -194,6 +193,7 @@ def sample_sketches(
     sampling: Sampling | None = None,
     *,
     begin: Tensor | None = None,
+    times: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Make sketches of captions, side by side.
@@ -204,10 +204,11 @@ def sample_sketches(
         seeds: one for each.
         sampling: how to draw.
         begin: (n, y, x), the first times of all of them; whole patches.
+        times: how many there shall be, those of ``begin`` included; all by default.
         dtype: see :func:`sample_video_tokens`.
 
     Returns:
-        (B, t, y, x) int64, kinds of places.
+        (B, times, y, x) int64, kinds of places.
     """
     words = gpt.vocabulary
     grid = words[SKETCH].grid
@@ -217,7 +218,8 @@ def sample_sketches(
     if begin is not None:
         known = words.codes(SKETCH, begin)
         opening, begun = join([opening, known]), known.ids
-    places = words.places(SKETCH, math.prod(grid))[len(begun) :]
+    times, area = times or grid[0], grid[1] * grid[2]
+    places = words.places(SKETCH, times * area)[len(begun) :]
     draws = _draws(seeds, len(places))
     ids = sample(
         gpt.net,
@@ -229,8 +231,9 @@ def sample_sketches(
         without=[_to(opening, device)] * len(captions),
         dtype=dtype or fast_dtype(device),
     )
-    whole = torch.cat([begun.expand(len(ids), -1), ids.cpu()], 1)
-    return words.read_grid(SKETCH, whole)
+    made = torch.cat([begun.expand(len(ids), -1), ids.cpu()], 1)
+    rest = made[:, :1].expand(-1, (grid[0] - times) * area)  # anything
+    return words.read_grid(SKETCH, torch.cat([made, rest], 1))[:, :times]
 
 
 def best_of(

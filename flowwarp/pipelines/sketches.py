@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from flowwarp.errors import InputError
-from flowwarp.models.gpt import Sampling
+from flowwarp.models.gpt import PATCH, Sampling
 from flowwarp.pipelines.captions import Words, caption_nats
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
 from flowwarp.pipelines.video_tokens import weight_bytes
 
 _EVERY = 2  # token frames of a video for one of a sketch
+_TIME = 0x165667B1  # between seeds of the times of a sketch; odd, as torch takes the lower 32 bits
 SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
@@ -116,17 +117,26 @@ def choose_sketch(
 ) -> Tensor:
     """Make several sketches of a caption, and return the one that it describes best, (t, y, x).
 
+    It is chosen time by time: of the one that describes the first time best, several are made of
+    how it goes on.
+
     Args:
         gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`; it knows sketches.
         captioner: whose sketches they are; it chooses.
         caption: what shall be seen.
         seed: of the first; those of the others follow from it.
-        candidates: how many are made.
+        candidates: how many are made of each time.
         begin: (n, y, x), the first of its times, to go on from.
         sampling: how they are drawn.
     """
-    seeds = seeds_after(seed, candidates)
-    sketches = sample_sketches(gpt, [caption] * candidates, seeds, sampling, begin=begin)
-    if candidates == 1:
-        return sketches[0]
-    return sketches[sketch_nats(captioner, sketches, [caption] * candidates).argmax()]
+    grid = gpt.vocabulary[SKETCH].grid
+    assert grid is not None
+    known = 0 if begin is None else len(begin)
+    whole = candidates == 1 or grid[1] * grid[2] % PATCH  # what is begun must be whole patches
+    for times in (grid[0],) if whole else range(known + 1, grid[0] + 1):
+        seeds = seeds_after((seed + times * _TIME) % 2**63, candidates)
+        captions = [caption] * candidates
+        sketches = sample_sketches(gpt, captions, seeds, sampling, begin=begin, times=times)
+        begin = sketches[sketch_nats(captioner, sketches, captions).argmax()]
+    assert begin is not None
+    return begin

@@ -224,7 +224,8 @@ def captioner_task(
     if start is not None:
         state = start[0].state_dict()
         if kinds is not None:  # a run that is resumed has found them
-            state["book"] = net.book if vocabulary else find_kinds(start[0], clips, kinds)
+            known = vocabulary is not None
+            state["book"] = net.book if known else find_kinds(start[0], clips, kinds)
         net.load_state_dict(state)
     if net.config.kinds:
         net.see.requires_grad_(False)
