@@ -94,6 +94,7 @@ class Captioner(nn.Module):
         # Whose rows are the kinds: anything at first, then found, not learned by gradients.
         self.register_buffer("book", torch.randn(config.kinds, numbers))
         self.book: Tensor
+        self.unknown = nn.Parameter(torch.zeros(min(config.kinds, 1), numbers))  # of any kind yet
         self.think = nn.Linear(numbers * self.side**2, coarse)
         self.show = nn.Linear(coarse, joined, bias=False)
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)
@@ -161,8 +162,11 @@ class Captioner(nn.Module):
         return self._understand(self.places(video))
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:
-        """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does."""
-        return self._understand(self.book[codes.flatten(2)])
+        """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does.
+
+        It may be only begun: ``config.kinds`` stands for what is not known yet.
+        """
+        return self._understand(torch.cat([self.book, self.unknown])[codes.flatten(2)])
 
     def _understand(self, places: Tensor) -> Tensor:
         shown: Tensor = self.show(F.silu(self.think(places.flatten(2))))

@@ -5,12 +5,14 @@ Prompts and videos are codes here; :mod:`flowwarp.pipelines.video_tokens` turns 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
@@ -193,7 +195,8 @@ def sample_sketches(
     sampling: Sampling | None = None,
     *,
     begin: Tensor | None = None,
-    times: int | None = None,
+    known: int = 0,
+    rows: int | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Make sketches of captions, side by side.
@@ -203,37 +206,46 @@ def sample_sketches(
         captions: of the videos that they shall be of.
         seeds: one for each.
         sampling: how to draw.
-        begin: (n, y, x), the first times of all of them; whole patches.
-        times: how many there shall be, those of ``begin`` included; all by default.
+        begin: (B, t, y, x), what they shall begin with.
+        known: rows of ``begin``, those of all times counted one after the other, that there are;
+            whole patches.
+        rows: how many there shall be; all by default.
         dtype: see :func:`sample_video_tokens`.
 
     Returns:
-        (B, times, y, x) int64, kinds of places.
+        (B, t, y, x) int64, kinds of places; the number of kinds where there is none yet.
     """
     words = gpt.vocabulary
     grid = words[SKETCH].grid
     assert grid is not None
     device = gpt.net.head.weight.device
-    opening, begun = words.opening(SKETCH), torch.empty(0, dtype=torch.int64)
+    total, none = math.prod(grid), words[SKETCH].size
+    start, end = known * grid[2], total if rows is None else rows * grid[2]
+    opening = words.opening(SKETCH)
+    begun = [opening] * len(captions)
     if begin is not None:
-        known = words.codes(SKETCH, begin)
-        opening, begun = join([opening, known]), known.ids
-    times, area = times or grid[0], grid[1] * grid[2]
-    places = words.places(SKETCH, times * area)[len(begun) :]
+        rows_known = begin.flatten(1, 2)[:, :known]
+        begun = [join([opening, words.codes(SKETCH, own)]) for own in rows_known]
+    places = words.places(SKETCH, end)[start:]
     draws = _draws(seeds, len(places))
     ids = sample(
         gpt.net,
-        [_to(join([words.text(caption), opening]), device) for caption in captions],
+        [
+            _to(join([words.text(caption), own]), device)
+            for caption, own in zip(captions, begun, strict=True)
+        ],
         places.to(device),
         [ids.to(device) for ids in words.choices(SKETCH)],
         draws.to(device),
         sampling or Sampling(),
-        without=[_to(opening, device)] * len(captions),
+        without=[_to(own, device) for own in begun],
         dtype=dtype or fast_dtype(device),
     )
-    made = torch.cat([begun.expand(len(ids), -1), ids.cpu()], 1)
-    rest = made[:, :1].expand(-1, (grid[0] - times) * area)  # anything
-    return words.read_grid(SKETCH, torch.cat([made, rest], 1))[:, :times]
+    first = torch.stack([own.ids[len(opening) :] for own in begun])
+    made = torch.cat([first, ids.cpu()], 1)
+    sketches = words.read_grid(SKETCH, F.pad(made, (0, total - end), value=int(made[0, 0])))
+    sketches.flatten(1, 2)[:, end // grid[2] :] = none
+    return sketches
 
 
 def best_of(

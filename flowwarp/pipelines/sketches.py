@@ -23,7 +23,8 @@ from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seed
 from flowwarp.pipelines.video_tokens import weight_bytes
 
 _EVERY = 2  # token frames of a video for one of a sketch
-_TIME = 0x165667B1  # between seeds of the times of a sketch; odd, as torch takes the lower 32 bits
+_ROWS, _WAYS = 2, 8  # of a sketch between choices; that those that are chosen go on
+_APART = 0x165667B1  # between seeds of its rows; odd, as torch takes the lower 32 bits
 SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
@@ -117,26 +118,35 @@ def choose_sketch(
 ) -> Tensor:
     """Make several sketches of a caption, and return the one that it describes best, (t, y, x).
 
-    It is chosen time by time: of the one that describes the first time best, several are made of
-    how it goes on.
+    They are made side by side, a few rows at a time; after these those that the caption describes
+    best go on, each in several ways. So what it says is chosen piece by piece: hair where there is
+    hair, clothes where there are clothes.
 
     Args:
         gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`; it knows sketches.
         captioner: whose sketches they are; it chooses.
         caption: what shall be seen.
         seed: of the first; those of the others follow from it.
-        candidates: how many are made of each time.
+        candidates: how many are made side by side.
         begin: (n, y, x), the first of its times, to go on from.
         sampling: how they are drawn.
     """
     grid = gpt.vocabulary[SKETCH].grid
     assert grid is not None
-    known = 0 if begin is None else len(begin)
-    whole = candidates == 1 or grid[1] * grid[2] % PATCH  # what is begun must be whole patches
-    for times in (grid[0],) if whole else range(known + 1, grid[0] + 1):
-        seeds = seeds_after((seed + times * _TIME) % 2**63, candidates)
-        captions = [caption] * candidates
-        sketches = sample_sketches(gpt, captions, seeds, sampling, begin=begin, times=times)
-        begin = sketches[sketch_nats(captioner, sketches, captions).argmax()]
-    assert begin is not None
-    return begin
+    captions, total = [caption] * candidates, grid[0] * grid[1]
+    sketches = torch.full((candidates, *grid), kinds(captioner))
+    known = 0
+    if begin is not None:
+        sketches[:, : len(begin)] = begin
+        known = len(begin) * grid[1]
+    # What is begun must be whole patches.
+    apart = total - known if candidates == 1 or grid[1] % 2 or _ROWS * grid[2] % PATCH else _ROWS
+    for rows in range(known + apart, total + 1, apart):
+        seeds = seeds_after((seed + rows * _APART) % 2**63, candidates)
+        sketches = sample_sketches(
+            gpt, captions, seeds, sampling, begin=sketches, known=rows - apart, rows=rows
+        )
+        there = sketches[:, : -(-rows // grid[1])]
+        best = sketch_nats(captioner, there, captions).topk(-(-candidates // _WAYS)).indices
+        sketches = sketches[best.repeat(_WAYS)[:candidates]]
+    return sketches[0]

@@ -42,6 +42,7 @@ class CaptionerDataConfig(WearConfig):
         merges: pairs that the text tokenizer learns from the captions.
         text_limit: tokens of a caption that are used.
         blind: share of examples without a look, for what captions are like whatever is seen.
+        begun: share of sketches that are only begun: nothing is known of their lower rows.
     """
 
     clips: int = 10_000
@@ -51,13 +52,15 @@ class CaptionerDataConfig(WearConfig):
     merges: int = 512
     text_limit: int = 64
     blind: float = 0.1
+    begun: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("clips", "checked", "frames", "length", "text_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.blind <= 1:
-            raise ValueError(f"blind must be in [0, 1], got {self.blind}")
+        for name in ("blind", "begun"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.frames > self.length:
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 
@@ -106,9 +109,10 @@ def draw_batch(
 
     Returns:
         ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end,
-        ``asked`` (B, L) bool, False after that, and ``blind`` (B,) bool.
+        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, and ``known`` (B,), the share
+        of a sketch's rows that is known.
     """
-    videos, captions, blind = [], [], []
+    videos, captions, blind, known = [], [], [], []
     for number in numbers:
         index = loop.shuffled(seed, number, len(clips))
         generator = loop.generator(seed, number)
@@ -117,6 +121,8 @@ def draw_batch(
         videos.append(wear(video, data, generator))
         blind.append(float(torch.rand((), generator=generator)) < data.blind)
         captions.append(to_ids(words, clips.caption(index)))
+        begun, share = torch.rand(2, generator=generator).tolist()
+        known.append(share if begun < data.begun else 1.0)
     longest = max(map(len, captions))
     ids = [F.pad(row, (0, longest - len(row))) for row in captions]
     lengths = torch.tensor([len(row) for row in captions])
@@ -126,6 +132,7 @@ def draw_batch(
         "ids": torch.stack(ids),
         "asked": asked,
         "blind": torch.tensor(blind),
+        "known": torch.tensor(known),
     }
 
 
@@ -136,12 +143,21 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     that are not the likeliest. The loss is the nats.
     """
     ids, asked = examples["ids"], examples["asked"]
-    logits = net(examples["video"], begin_words(ids), examples["blind"])
+    seen = net.look(examples["video"]) if not net.config.kinds else _glance(net, examples)
+    logits = net.say(seen, begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)
     wrong = ((logits.argmax(2) != ids) & asked).sum(1)
     told = (nats * asked).sum(1) / counts
     return {"loss": told, "nats": told.detach(), "wrong": wrong / counts}
+
+
+def _glance(net: Captioner, examples: Mapping[str, Tensor]) -> Tensor:
+    """Return what is seen in sketches that may be only begun."""
+    sketch = net.sketch(examples["video"])
+    rows = torch.arange(net.side, device=sketch.device)
+    hidden = rows >= (examples["known"] * net.side).ceil()[:, None]
+    return net.look_at_sketch(sketch.masked_fill(hidden[:, None, :, None], net.config.kinds))
 
 
 @torch.inference_mode()
@@ -223,13 +239,14 @@ def captioner_task(
     net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
     if start is not None:
         state = start[0].state_dict()
-        if kinds is not None:  # a run that is resumed has found them
-            known = vocabulary is not None
-            state["book"] = net.book if known else find_kinds(start[0], clips, kinds)
+        if kinds is not None:
+            found = vocabulary is not None  # by a run that is resumed
+            state["book"] = net.book if found else find_kinds(start[0], clips, kinds)
+            state["unknown"] = net.unknown
         net.load_state_dict(state)
     if net.config.kinds:
         net.see.requires_grad_(False)
-    plain = replace(data, share=0.0, frames=data.length, blind=0.0)
+    plain = replace(data, share=0.0, frames=data.length, blind=0.0, begun=0.0)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(clips, words, training.seed, numbers, data)

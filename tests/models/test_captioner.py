@@ -61,7 +61,7 @@ def test_all_that_is_seen_is_in_the_sketch():
     assert 0 <= int(sketch.min()) < int(sketch.max()) < 6
     assert torch.equal(net.look_at_sketch(sketch), net.look(video))
     other = sketch.clone()
-    other[0, 1, 0, 1] = (other[0, 1, 0, 1] + 1) % 6
+    other[0, 1, 0, 1] = 6  # not known yet
     changed = (net.look_at_sketch(other) - net.look(video)).abs().amax(2) > 0
     assert changed.tolist() == [[False, True, False], [False] * 3, [False] * 3]
 

@@ -138,27 +138,34 @@ def test_a_video_hangs_on_its_sketch_from_its_place_on(gpt):
 
 def test_the_best_described_sketch_is_chosen(gpt, eye):
     judge = make_eye(size=32)
-    sampling, begin = Sampling(guidance=2.0), None
-    for times in (1, 2):  # of the first time the best, and of those that begin with it the best
-        seeds = seeds_after(3 + times * 0x165667B1, 6)
-        many = sample_sketches(gpt, [CAPTION] * 6, seeds, sampling, begin=begin, times=times)
-        assert many.shape == (6, times, 4, 4)
-        assert 0 <= int(many.min()) < int(many.max()) < 64
-        nats = sketch_nats(judge, many, [CAPTION] * 6)
+    sampling, sketches = Sampling(guidance=2.0), None
+    for rows in range(2, 9, 2):  # those that it describes best go on
+        seeds = seeds_after(3 + rows * 0x165667B1, 24)
+        options = {} if sketches is None else {"begin": sketches, "known": rows - 2}
+        many = sample_sketches(gpt, [CAPTION] * 24, seeds, sampling, rows=rows, **options)
+        assert many.shape == (24, 2, 4, 4)
+        there, rest = many.flatten(1, 2).split([rows, 8 - rows], 1)
+        assert 0 <= int(there.min()) < int(there.max()) < 64
+        assert bool((rest == 64).all())
+        if sketches is not None:
+            assert torch.equal(there[:, :-2], sketches.flatten(1, 2)[:, : rows - 2])
+        nats = sketch_nats(judge, many[:, : 1 if rows <= 4 else 2], [CAPTION] * 24)
         assert len(nats.unique()) > 1
-        begin = many[nats.argmax()]
-    assert torch.equal(choose_sketch(gpt, judge, CAPTION, 3, 6, sampling=sampling), begin)
-    on = choose_sketch(gpt, judge, CAPTION, 3, 6, begin[:1], sampling=sampling)
-    assert torch.equal(on, begin)
-    (first,) = sample_sketches(gpt, [CAPTION], [3 + 2 * 0x165667B1], sampling)
+        sketches = many[nats.argsort(descending=True)[:3]].repeat(8, 1, 1, 1)
+    found = choose_sketch(gpt, judge, CAPTION, 3, 24, sampling=sampling)
+    assert torch.equal(found, sketches[0])
+    on = choose_sketch(gpt, judge, CAPTION, 3, 24, found[:1], sampling=sampling)
+    assert torch.equal(on[0], found[0])
+    (first,) = sample_sketches(gpt, [CAPTION], [3 + 8 * 0x165667B1], sampling)
     assert torch.equal(choose_sketch(gpt, judge, CAPTION, 3, 1, sampling=sampling), first)
 
 
 def test_a_sketch_goes_on_from_its_beginning(gpt):
     begin = torch.arange(16).view(1, 4, 4)
-    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin)
+    begin = begin.expand(2, 1, 4, 4)
+    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin, known=4)
     assert made.shape == (2, 2, 4, 4)
-    assert torch.equal(made[:, :1], begin.expand(2, -1, -1, -1).view(2, 1, 4, 4))
+    assert torch.equal(made[:, :1], begin)
     assert not torch.equal(made[0, 1], made[1, 1])
-    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
+    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(2), known=4)
     assert not torch.equal(other[:, 1], made[:, 1])

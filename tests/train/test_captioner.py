@@ -1,12 +1,13 @@
 """Training the captioner: examples are functions of their numbers, losses by hand, and learning."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from flowwarp.data.tokens import train_pairs
-from flowwarp.models.captioner import CaptionerConfig
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import Words, load_captioner, look, to_ids, write_caption
 from flowwarp.train import loop
 from flowwarp.train.captioner import (
@@ -86,6 +87,27 @@ def test_some_examples_are_blind(kept):
     assert 5 < sum(map(int, blind)) < 40
     plain = CaptionerDataConfig(blind=0.0, frames=2, length=4, text_limit=8)
     assert not draw_batch(kept[0], WORDS, 3, range(50), plain)["blind"].any()
+
+
+@torch.no_grad()
+def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
+    examples = draw_batch(kept[0], WORDS, 3, range(100), DATA)
+    assert 30 < int((examples["known"] < 1).sum()) < 70
+    torch.manual_seed(0)
+    net = Captioner(replace(MODEL, vocabulary=WORDS["text"].size + 1, kinds=6)).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.3)
+    torch.nn.init.normal_(net.unknown)
+    sketch = net.sketch(examples["video"])
+    other = sketch.clone()
+    other[:, :, 1] = (other[:, :, 1] + 1) % 6
+
+    def told(shown, known):
+        monkeypatch.setattr(net, "sketch", lambda video: shown)
+        return captioner_losses(net, examples | {"known": torch.full((100,), known)})["nats"]
+
+    assert torch.equal(told(sketch, 0.4), told(other, 0.4))
+    assert not bool((told(sketch, 0.6) == told(other, 0.6)).any())
+    assert not bool((told(sketch, 0.4) == told(sketch, 1.0)).any())
 
 
 def test_where_nothing_is_asked_nothing_is_lost(kept):
