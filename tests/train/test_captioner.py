@@ -103,7 +103,8 @@ def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
 
     def told(shown, known):
         monkeypatch.setattr(net, "sketch", lambda video: shown)
-        return captioner_losses(net, examples | {"known": torch.full((100,), known)})["nats"]
+        changes = {"known": torch.full((100,), known), "blind": torch.zeros(100).bool()}
+        return captioner_losses(net, examples | changes)["nats"]
 
     assert torch.equal(told(sketch, 0.4), told(other, 0.4))
     assert not bool((told(sketch, 0.6) == told(other, 0.6)).any())
