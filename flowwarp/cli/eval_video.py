@@ -16,7 +16,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import CANDIDATES, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import BEST, CANDIDATES, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -101,6 +101,15 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     help="Of the upsampler, a frame.",
 )
 @click.option(
+    "--best-of",
+    "best",
+    type=click.IntRange(1, 64),
+    default=BEST,
+    show_default=True,
+    metavar="N",
+    help="Make N videos of a prompt, keep the one that it describes best.",
+)
+@click.option(
     "--candidates",
     type=click.IntRange(1, 256),
     default=CANDIDATES,
@@ -148,6 +157,7 @@ def command(
     seed: int,
     steps: int,
     candidates: int,
+    best: int,
     temperature: float,
     top_k: int,
     top_p: float,
@@ -211,7 +221,7 @@ def command(
     )
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
-    job = _Job(networks, wardrobe, seed, steps, sampling, candidates)
+    job = _Job(networks, wardrobe, seed, steps, sampling, candidates, best)
     counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
     columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
     results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
@@ -221,6 +231,7 @@ def command(
             results[part][column] = table
     if as_json:
         about = {"counts": counts, "seed": seed, "steps": steps, "candidates": candidates}
+        about["best_of"] = best
         about |= {"sampling": vars(sampling)}
         click.echo(json.dumps({"parts": _finite(results), "confusions": confusions, **about}))
     else:
@@ -267,6 +278,7 @@ class _Job:
     steps: int
     sampling: Sampling
     candidates: int
+    best: int
 
     def source(self, size: int, *, held_out: bool, alone: bool) -> Draw:
         """Return the world's clips, of one actor only if ``alone``."""
@@ -398,6 +410,7 @@ def _measure(
                 seed=job.seed,
                 sampling=job.sampling,
                 candidates=job.candidates,
+                best=job.best,
             ),
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]
@@ -455,6 +468,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
             prompt,
             seed=(job.seed + number) % 2**63,
             candidates=job.candidates,
+            best=job.best,
             sampling=job.sampling,
             steps=job.steps,
             temporal=temporal,

@@ -18,7 +18,7 @@ import click
 from flowwarp.cli import _clips, _paths
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import CANDIDATES, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import BEST, CANDIDATES, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ class Job:
     "--best-of",
     "best",
     type=click.IntRange(1, 64),
-    default=1,
+    default=BEST,
     show_default=True,
     metavar="N",
     help="Make N videos, keep the one that the prompt describes best.",
@@ -180,7 +180,7 @@ def command(
 
     \b
     flowwarp generate-video "a knight in plate armor walks to the left"
-    flowwarp generate-video "a skeleton casts a spell on sand" -o spell.gif --seed 3 --best-of 4
+    flowwarp generate-video "a skeleton casts a spell on sand" -o spell.gif --seed 3 --best-of 8
     flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     """  # noqa: D301 - click wants the character itself

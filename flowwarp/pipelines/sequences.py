@@ -248,36 +248,6 @@ def sample_sketches(
     return sketches
 
 
-def best_of(
-    prompt: Prompt,
-    seed: int,
-    count: int,
-    draw: Callable[[Sequence[Prompt], Sequence[int]], Tensor],
-    judge: Callable[[Tensor, Sequence[str]], Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Make several videos of a prompt and order them by how well they can be described by it.
-
-    Args:
-        prompt: with a caption.
-        seed: the first has this seed, the others seeds that follow from it.
-        count: how many.
-        draw: makes them, from prompts and seeds, as :func:`sample_video_tokens` does.
-        judge: tells how likely captions are of videos, as :func:`text_likelihood` does.
-
-    Returns:
-        Codes (count, t, h, w), the best first, and their log-likelihoods in nats, (count,).
-
-    Raises:
-        ValueError: the prompt has no caption.
-    """
-    if prompt.caption is None:
-        raise ValueError("prompt must have a caption to choose by")
-    videos = draw([prompt] * count, seeds_after(seed, count))
-    scores = judge(videos, [prompt.caption] * count)
-    scores, order = scores.sort(descending=True, stable=True)
-    return videos[order], scores
-
-
 def seeds_after(seed: int, count: int) -> list[int]:
     """Return a seed and others that follow from it, so many in all."""
     return [(seed + number * _APART) % 2**63 for number in range(count)]

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +34,7 @@ from flowwarp.models.upsampler import (
     upsample_frames,
 )
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines._defaults import CANDIDATES
+from flowwarp.pipelines._defaults import BEST, CANDIDATES
 from flowwarp.pipelines.captions import Words, caption_nats, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
@@ -48,10 +47,10 @@ from flowwarp.pipelines.sequences import (
     WORD,
     MediaGPT,
     Prompt,
-    best_of,
     describe,
     load_gpt,
     sample_video_tokens,
+    seeds_after,
     text_likelihood,
     words_of,
 )
@@ -253,7 +252,7 @@ def generate(
     seed: int = 0,
     frames: int | None = None,
     image: Tensor | None = None,
-    best: int = 1,
+    best: int = BEST,
     candidates: int = CANDIDATES,
     sampling: Sampling = SAMPLING,
     steps: int = 2,
@@ -275,7 +274,7 @@ def generate(
             before.
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
-            describes best.
+            describes best; without a prompt it is the first.
         candidates: so many sketches are made of each, of which the captioner chooses one.
         sampling: how codes are drawn.
         steps: of the upsampler for each frame.
@@ -299,8 +298,6 @@ def generate(
     caption = None if prompt is None else tidy(models.gpt, prompt)
     if caption == "":
         raise ValueError("prompt must not be empty")
-    if best > 1 and caption is None:
-        raise ValueError("best of several needs a prompt to choose by")
     if image is not None and (image.ndim != 3 or len(image) != 3 or not image.numel()):
         raise ValueError(f"image must be (3, H, W), got shape {tuple(image.shape)}")
     if frames > models.window and not models.goes_on:
@@ -436,13 +433,7 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
 
         seed = (job.seed + window * _WINDOW) % 2**63
         prompt = add_sketch(models, prompt, seed, job.candidates)
-        draw = partial(
-            draw_codes, models, sampling=job.sampling, candidates=job.candidates, progress=told
-        )
-        if job.best > 1:
-            videos, _ = best_of(prompt, seed, job.best, draw, partial(likelihood, models))
-        else:
-            videos = draw([prompt], [seed])
+        videos = draw_codes(models, [prompt], [seed], job.sampling, job.candidates, job.best, told)
         yield from videos[0, begin:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
@@ -459,14 +450,41 @@ def draw_codes(
     seeds: Sequence[int],
     sampling: Sampling = SAMPLING,
     candidates: int = CANDIDATES,
+    best: int = BEST,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Make the codes (B, t, h, w) of videos, after sketches where there can be any."""
+    """Make the codes of videos, after sketches where there can be any.
+
+    Args:
+        models: from :func:`load_models`.
+        prompts: what each shall be; captions in all or none.
+        seeds: one for each.
+        sampling: how codes are drawn.
+        candidates: see :func:`generate`.
+        best: likewise.
+        progress: called with (codes done, codes in all).
+
+    Returns:
+        (B, t, h, w) int64.
+    """
     prompts = [
         prompt if prompt.sketch is not None else add_sketch(models, prompt, seed, candidates)
         for prompt, seed in zip(prompts, seeds, strict=True)
     ]
-    return sample_video_tokens(models.gpt, prompts, seeds, sampling, progress=progress)
+    captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
+    count = best if captions else 1
+    videos = sample_video_tokens(
+        models.gpt,
+        [prompt for prompt in prompts for _ in range(count)],
+        [every for seed in seeds for every in seeds_after(seed, count)],
+        sampling,
+        progress=progress,
+    )
+    if count == 1:
+        return videos
+    told = [caption for caption in captions for _ in range(count)]
+    chosen = likelihood(models, videos, told).view(-1, count).argmax(1)
+    return videos[torch.arange(0, len(videos), count) + chosen]
 
 
 def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:

@@ -39,7 +39,7 @@ from flowwarp.models.dvae import DVAE, FSQ
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
-from flowwarp.pipelines._defaults import CANDIDATES
+from flowwarp.pipelines._defaults import BEST, CANDIDATES
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
@@ -50,7 +50,6 @@ from flowwarp.pipelines.sequences import (
     MediaGPT,
     Prompt,
     describe,
-    sample_video_tokens,
 )
 from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
 
@@ -259,6 +258,7 @@ def evaluate_gpt(
     seed: int = 0,
     sampling: Sampling = SAMPLING,
     candidates: int = CANDIDATES,
+    best: int = BEST,
 ) -> Table:
     """Measure whether the transformer draws what prompts say, and says what clips show.
 
@@ -273,6 +273,7 @@ def evaluate_gpt(
         seed: of wordings and samples.
         sampling: how codes are drawn.
         candidates: see :func:`flowwarp.pipelines.text_video.generate`.
+        best: likewise.
 
     Returns:
         Bits a token of the originals, with and without the caption; the share of attributes that
@@ -297,6 +298,7 @@ def evaluate_gpt(
             [(seed + n) % 2**63 for n in numbers],
             sampling,
             candidates,
+            best,
         )
         videos = {TRUTH: video, DECODED: decoded, DRAWN: _decode(models.dvae, drawn, len(video[0]))}
         _judge(tally, classifier, videos, wanted)
@@ -487,7 +489,7 @@ def evaluate_samples(
         number += len(batch)
         prompts = [Prompt(word(clip, seed, n)) for clip, n in zip(batch, numbers, strict=True)]
         seeds = [(seed + n) % 2**63 for n in numbers]
-        codes = sample_video_tokens(models.gpt, prompts, seeds, sampling)
+        codes = draw_codes(models, prompts, seeds, sampling)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = _motion(models.flownet, decode)

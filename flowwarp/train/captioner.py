@@ -109,10 +109,10 @@ def draw_batch(
 
     Returns:
         ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end,
-        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, and ``known`` (B,), the share
+        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, and ``rows`` (B,), the share
         of a sketch's rows that is known.
     """
-    videos, captions, blind, known = [], [], [], []
+    videos, captions, blind, rows = [], [], [], []
     for number in numbers:
         index = loop.shuffled(seed, number, len(clips))
         generator = loop.generator(seed, number)
@@ -122,7 +122,7 @@ def draw_batch(
         blind.append(float(torch.rand((), generator=generator)) < data.blind)
         captions.append(to_ids(words, clips.caption(index)))
         begun, share = torch.rand(2, generator=generator).tolist()
-        known.append(share if begun < data.begun else 1.0)
+        rows.append(share if begun < data.begun else 1.0)
     longest = max(map(len, captions))
     ids = [F.pad(row, (0, longest - len(row))) for row in captions]
     lengths = torch.tensor([len(row) for row in captions])
@@ -132,7 +132,7 @@ def draw_batch(
         "ids": torch.stack(ids),
         "asked": asked,
         "blind": torch.tensor(blind),
-        "known": torch.tensor(known),
+        "rows": torch.tensor(rows),
     }
 
 
@@ -156,7 +156,7 @@ def _glance(net: Captioner, examples: Mapping[str, Tensor]) -> Tensor:
     """Return what is seen in sketches that may be only begun."""
     sketch = net.sketch(examples["video"])
     rows = torch.arange(net.side, device=sketch.device)
-    hidden = rows >= (examples["known"] * net.side).ceil()[:, None]
+    hidden = rows >= (examples["rows"] * net.side).ceil()[:, None]
     return net.look_at_sketch(sketch.masked_fill(hidden[:, None, :, None], net.config.kinds))
 
 

@@ -22,7 +22,7 @@ from flowwarp.errors import OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.sequences import best_of, words_of
+from flowwarp.pipelines.sequences import sample_video_tokens, words_of
 
 PROMPT = "a red knight"
 
@@ -103,11 +103,11 @@ def test_the_same_seed_is_the_same_video(generate):
 def test_best_of_is_how_many_are_made(generate, monkeypatch):
     made = []
 
-    def spy(prompt, seed, count, *rest):
-        made.append(count)
-        return best_of(prompt, seed, count, *rest)
+    def spy(*arguments, **named):
+        made.append(len(arguments[1]))
+        return sample_video_tokens(*arguments, **named)
 
-    monkeypatch.setattr(text_video, "best_of", spy)
+    monkeypatch.setattr(text_video, "sample_video_tokens", spy)
     assert generate(PROMPT, "--best-of", 3, "--no-upsampler")[0] == 0
     assert made == [3]
 

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, replace
-from functools import partial
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from flowwarp.pipelines.sequences import (
     VOCABULARY,
     MediaGPT,
     Prompt,
-    best_of,
     describe,
     load_gpt,
     sample_video_tokens,
@@ -161,25 +159,6 @@ def test_likelihood_is_the_sum_over_the_text():
         alone, told = likelihoods([video, text])
         said, shown = likelihoods([text, video])
         assert float(got[row]) == pytest.approx((told + said + shown - alone) / 2, abs=1e-3)
-
-
-def test_the_best_comes_first():
-    gpt = make()
-    draw = partial(sample_video_tokens, gpt, sampling=GUIDED)
-    videos, scores = best_of(Prompt("a red knight"), 3, 4, draw, partial(text_likelihood, gpt))
-    assert scores.tolist() == sorted(scores.tolist(), reverse=True)
-    again = text_likelihood(gpt, videos, ["a red knight"] * 4)
-    torch.testing.assert_close(scores, again)
-    assert len({tuple(video.flatten().tolist()) for video in videos}) == 4
-    with pytest.raises(ValueError, match="caption"):
-        best_of(Prompt(), 3, 4, draw, partial(text_likelihood, gpt))
-
-
-def test_the_best_of_one_is_the_seeds_own():
-    gpt = make()
-    draw = partial(sample_video_tokens, gpt, sampling=GUIDED)
-    videos, _ = best_of(Prompt("left"), 3, 1, draw, partial(text_likelihood, gpt))
-    assert torch.equal(videos, sample_video_tokens(gpt, [Prompt("left")], [3], GUIDED))
 
 
 def test_descriptions_are_text():

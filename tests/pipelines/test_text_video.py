@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -25,10 +24,10 @@ from flowwarp.pipelines.sequences import (
     SAMPLING,
     VOCABULARY,
     Prompt,
-    best_of,
     describe,
     load_gpt,
     sample_video_tokens,
+    seeds_after,
 )
 from flowwarp.pipelines.sketches import choose_sketch
 from flowwarp.pipelines.text_video import (
@@ -61,8 +60,8 @@ def _exact(monkeypatch):
     monkeypatch.setattr(text_video, "fast_dtype", lambda device: torch.float32)
 
 
-def make(models, prompt=CAPTION, **options):
-    return torch.stack(list(generate(models, prompt, **options)))
+def make(models, prompt=CAPTION, best=1, **options):
+    return torch.stack(list(generate(models, prompt, best=best, **options)))
 
 
 def draw(models, codes, seed, temporal=True):
@@ -163,10 +162,17 @@ def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
 
 @pytest.mark.usefixtures("_exact")
 def test_the_best_is_taken(models):
-    videos, _ = best_of(
-        Prompt(CAPTION), 9, 3, partial(draw_codes, models), partial(likelihood, models)
-    )
-    assert torch.equal(make(models, seed=9, best=3), draw(models, videos[0], 9))
+    seeds = [seed for own in (9, 4) for seed in seeds_after(own, 3)]
+    captions = [CAPTION] * 3 + ["a knight"] * 3
+    many = sample_video_tokens(models.gpt, list(map(Prompt, captions)), seeds, SAMPLING)
+    scores = likelihood(models, many, captions).view(2, 3)
+    found = draw_codes(models, [Prompt(CAPTION), Prompt("a knight")], [9, 4], best=3)
+    assert torch.equal(found[0], many[scores[0].argmax()])
+    assert torch.equal(found[1], many[3 + scores[1].argmax()])
+    best = draw_codes(models, [Prompt(CAPTION)], [9], best=3)[0]
+    assert torch.equal(make(models, seed=9, best=3), draw(models, best, 9))
+    # Without words there is nothing to choose by.
+    assert torch.equal(make(models, None, best=3), make(models, None))
 
 
 def test_frames_come_while_others_are_to_be_written(models, monkeypatch):
@@ -212,7 +218,6 @@ def test_tells_seconds_and_progress(models):
         (CAPTION, {"best": 0}, "best must be at least 1"),
         (CAPTION, {"steps": 0}, "steps must be at least 1"),
         (" \n", {}, "prompt must not be empty"),
-        (None, {"best": 2}, "needs a prompt to choose by"),
         (CAPTION, {"image": torch.zeros(4, 8, 8)}, "image must be"),
         (CAPTION, {"image": torch.zeros(3, 0, 8)}, "image must be"),
     ],
@@ -281,7 +286,7 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     monkeypatch.setattr(text_video, "choose_sketch", spy)
     first = text_video.add_sketch(sketching, Prompt(CAPTION), 1, 16).sketch
     asked.clear()
-    list(generate(sketching, CAPTION, seed=1, frames=2 * WINDOW))
+    make(sketching, seed=1, frames=2 * WINDOW)
     assert asked[0] is None
     assert torch.equal(asked[1], first[1:])
 

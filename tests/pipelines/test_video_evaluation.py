@@ -202,7 +202,7 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
     asked, given = [], iter(known.split(video_evaluation._AT_ONCE))
 
-    def draw(models, prompts, seeds, sampling, candidates):
+    def draw(models, prompts, seeds, sampling, candidates, best):
         assert candidates == 5
         asked.extend(zip([prompt.caption for prompt in prompts], seeds, strict=True))
         return next(given)

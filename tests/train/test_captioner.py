@@ -92,7 +92,7 @@ def test_some_examples_are_blind(kept):
 @torch.no_grad()
 def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
     examples = draw_batch(kept[0], WORDS, 3, range(100), DATA)
-    assert 30 < int((examples["known"] < 1).sum()) < 70
+    assert 30 < int((examples["rows"] < 1).sum()) < 70
     torch.manual_seed(0)
     net = Captioner(replace(MODEL, vocabulary=WORDS["text"].size + 1, kinds=6)).eval()
     torch.nn.init.normal_(net.head.weight, std=0.3)
@@ -101,9 +101,9 @@ def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
     other = sketch.clone()
     other[:, :, 1] = (other[:, :, 1] + 1) % 6
 
-    def told(shown, known):
+    def told(shown, rows):
         monkeypatch.setattr(net, "sketch", lambda video: shown)
-        changes = {"known": torch.full((100,), known), "blind": torch.zeros(100).bool()}
+        changes = {"rows": torch.full((100,), rows), "blind": torch.zeros(100).bool()}
         return captioner_losses(net, examples | changes)["nats"]
 
     assert torch.equal(told(sketch, 0.4), told(other, 0.4))
