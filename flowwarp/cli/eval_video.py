@@ -427,6 +427,8 @@ def _measure(
             seed=job.seed,
             steps=job.steps,
             sampling=job.sampling,
+            candidates=job.candidates,
+            best=job.best,
         )
         steady = {name: table[name] for name in evaluation.STEADY}
         yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}

@@ -3,4 +3,4 @@
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
 GUIDANCE = 3.0  # how much the prompt is stressed
 BEST = 4  # videos of a prompt, to choose from
-CANDIDATES = 64  # sketches of a prompt, to choose from; each takes a fraction of a video's time
+CANDIDATES = 32  # sketches of a prompt, to choose from; each takes a fraction of a video's time

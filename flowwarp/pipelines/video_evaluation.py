@@ -464,6 +464,8 @@ def evaluate_samples(
     seed: int = 0,
     steps: int = 2,
     sampling: Sampling = SAMPLING,
+    candidates: int = CANDIDATES,
+    best: int = BEST,
 ) -> Table:
     """Measure whether free samples hold still, by estimated flow.
 
@@ -476,6 +478,8 @@ def evaluate_samples(
         seed: of wordings, samples and noise.
         steps: of the upsampler.
         sampling: how codes are drawn.
+        candidates: see :func:`flowwarp.pipelines.text_video.generate`.
+        best: likewise.
 
     Returns:
         ``warping``, and ``fine``, the amplitude of high frequencies over the originals'.
@@ -489,7 +493,7 @@ def evaluate_samples(
         number += len(batch)
         prompts = [Prompt(word(clip, seed, n)) for clip, n in zip(batch, numbers, strict=True)]
         seeds = [(seed + n) % 2**63 for n in numbers]
-        codes = draw_codes(models, prompts, seeds, sampling)
+        codes = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = _motion(models.flownet, decode)

@@ -343,22 +343,23 @@ def test_free_samples_beside_originals(models, monkeypatch):
     for module in (precision, text_video):  # so that both decode to the same bit
         monkeypatch.setattr(module, "fast_dtype", lambda device: torch.float32)
     clips = [clip(n, size=2 * SIZE) for n in range(2)]
-    table = evaluate_samples(models, clips, seed=3, steps=1)
+    table = evaluate_samples(models, clips, seed=3, steps=1, best=1)
     assert set(table["warping"]) == {"truth", "bicubic", "free", "held"}
     assert table["warping"]["truth"] == 0 < min(table["warping"][w] for w in ("free", "held"))
     assert set(table["fine"]) == {"bicubic", "free", "held"}
-    one = evaluate_samples(models, clips[:1], seed=3, steps=1)
+    one = evaluate_samples(models, clips[:1], seed=3, steps=1, best=1)
     prompt = prompt_for(clips[0].attributes, np.random.default_rng([3, 0, 1]))
     codes = sample_video_tokens(models.gpt, [Prompt(prompt)], [3], SAMPLING)
     video = enlarge(models.dvae.decode(codes)[0]).clamp(0, 1)
     energies = fine_energy(video).mean() / fine_energy(clips[0].video.float() / 255).mean()
     assert one["fine"]["bicubic"] == pytest.approx(math.sqrt(energies), rel=1e-4)
     # Noise and codes have streams of their own, as when a video is made.
-    made = torch.stack(list(generate(models, prompt, seed=3, steps=1, temporal=False)))
+    frames = generate(models, prompt, seed=3, best=1, steps=1, temporal=False)
+    made = torch.stack(list(frames))
     energies = fine_energy(made).mean() / fine_energy(clips[0].video.float() / 255).mean()
     assert one["fine"]["free"] == pytest.approx(math.sqrt(energies), rel=1e-4)
-    assert evaluate_samples(models, clips, seed=3, steps=1) == table
-    assert evaluate_samples(models, clips, seed=4, steps=1) != table
+    assert evaluate_samples(models, clips, seed=3, steps=1, best=1) == table
+    assert evaluate_samples(models, clips, seed=4, steps=1, best=1) != table
 
 
 def test_what_was_learned_by_heart_is_found():
