@@ -157,8 +157,6 @@ class Captioner(nn.Module):
 
     def look(self, video: Tensor) -> Tensor:
         """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`places`."""
-        if self.config.kinds:
-            return self.look_at_sketch(self.sketch(video))
         return self._understand(self.places(video))
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:

@@ -42,6 +42,8 @@ class CaptionerDataConfig(WearConfig):
         merges: pairs that the text tokenizer learns from the captions.
         text_limit: tokens of a caption that are used.
         blind: share of examples without a look, for what captions are like whatever is seen.
+        sketched: share of examples that are told from their sketch, for a network that has kinds;
+            the others are told from all that it sees.
         begun: share of sketches that are only begun: nothing is known of their lower rows.
     """
 
@@ -52,13 +54,14 @@ class CaptionerDataConfig(WearConfig):
     merges: int = 512
     text_limit: int = 64
     blind: float = 0.1
+    sketched: float = 0.6
     begun: float = 0.5
 
     def __post_init__(self) -> None:
         for name in ("clips", "checked", "frames", "length", "text_limit"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("blind", "begun"):
+        for name in ("blind", "sketched", "begun"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
         if self.frames > self.length:
@@ -109,10 +112,10 @@ def draw_batch(
 
     Returns:
         ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end,
-        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, and ``rows`` (B,), the share
-        of a sketch's rows that is known.
+        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, ``rows`` (B,), the share of
+        a sketch's rows that is known, and ``sketched`` (B,) bool.
     """
-    videos, captions, blind, rows = [], [], [], []
+    videos, captions, blind, rows, sketched = [], [], [], [], []
     for number in numbers:
         index = loop.shuffled(seed, number, len(clips))
         generator = loop.generator(seed, number)
@@ -121,7 +124,8 @@ def draw_batch(
         videos.append(wear(video, data, generator))
         blind.append(float(torch.rand((), generator=generator)) < data.blind)
         captions.append(to_ids(words, clips.caption(index)))
-        begun, share = torch.rand(2, generator=generator).tolist()
+        begun, share, told = torch.rand(3, generator=generator).tolist()
+        sketched.append(told < data.sketched)
         rows.append(share if begun < data.begun else 1.0)
     longest = max(map(len, captions))
     ids = [F.pad(row, (0, longest - len(row))) for row in captions]
@@ -133,6 +137,7 @@ def draw_batch(
         "asked": asked,
         "blind": torch.tensor(blind),
         "rows": torch.tensor(rows),
+        "sketched": torch.tensor(sketched),
     }
 
 
@@ -143,7 +148,9 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     that are not the likeliest. The loss is the nats.
     """
     ids, asked = examples["ids"], examples["asked"]
-    seen = net.look(examples["video"]) if not net.config.kinds else _glance(net, examples)
+    seen = net.look(examples["video"])
+    if net.config.kinds:
+        seen = torch.where(examples["sketched"][:, None, None], _glance(net, examples), seen)
     logits = net.say(seen, begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)

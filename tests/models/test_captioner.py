@@ -54,15 +54,16 @@ def test_the_blind_say_the_same_of_anything():
 
 
 @torch.no_grad()
-def test_all_that_is_seen_is_in_the_sketch():
+def test_a_sketch_is_seen_place_by_place():
     net, (video, _) = make(kinds=6), example()
     sketch = net.sketch(video)
     assert (sketch.shape, sketch.dtype) == ((3, 3, 2, 2), torch.int64)
     assert 0 <= int(sketch.min()) < int(sketch.max()) < 6
-    assert torch.equal(net.look_at_sketch(sketch), net.look(video))
+    seen = net.look_at_sketch(sketch)
+    assert float((seen - net.look(video)).abs().max()) > 1e-3  # which has more to go by
     other = sketch.clone()
     other[0, 1, 0, 1] = 6  # not known yet
-    changed = (net.look_at_sketch(other) - net.look(video)).abs().amax(2) > 0
+    changed = (net.look_at_sketch(other) - seen).abs().amax(2) > 0
     assert changed.tolist() == [[False, True, False], [False] * 3, [False] * 3]
 
 
@@ -86,15 +87,6 @@ def test_the_kind_of_a_place_is_the_nearest():
         assert torch.equal(net.sketch(video).flatten(2), nearest)
     with pytest.raises(ValueError, match="no kinds"):
         make().sketch(video)
-
-
-def test_what_is_sorted_teaches_the_eye_nothing():
-    video, ids = example()
-    for kinds, learns in ((0, True), (5, False)):
-        net = make(kinds=kinds)
-        net(video, ids).square().mean().backward()
-        assert all((p.grad is not None) == learns for p in net.see.parameters())
-        assert float(net.think.weight.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp.data.tokens import train_pairs
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -104,11 +105,19 @@ def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
     def told(shown, rows):
         monkeypatch.setattr(net, "sketch", lambda video: shown)
         changes = {"rows": torch.full((100,), rows), "blind": torch.zeros(100).bool()}
+        changes["sketched"] = torch.ones(100).bool()
         return captioner_losses(net, examples | changes)["nats"]
 
     assert torch.equal(told(sketch, 0.4), told(other, 0.4))
     assert not bool((told(sketch, 0.6) == told(other, 0.6)).any())
     assert not bool((told(sketch, 0.4) == told(sketch, 1.0)).any())
+    assert 40 < int(examples["sketched"].sum()) < 80
+    whole = examples | {"sketched": torch.zeros(100).bool()}
+    plain = captioner_losses(net, whole)["nats"]
+    ids = examples["ids"]
+    logits = net(examples["video"], F.pad(ids[:, :-1], (1, 0)), examples["blind"])
+    nats = F.cross_entropy(logits.mT, ids, reduction="none") * examples["asked"]
+    torch.testing.assert_close(plain, nats.sum(1) / examples["asked"].sum(1))
 
 
 def test_where_nothing_is_asked_nothing_is_lost(kept):
