@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import BEST, CANDIDATES, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,23 +101,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     show_default=True,
     help="Of the upsampler, a frame.",
 )
-@click.option(
-    "--best-of",
-    "best",
-    type=click.IntRange(1, 64),
-    default=BEST,
-    show_default=True,
-    metavar="N",
-    help="Make N videos of a prompt, keep the one that it describes best.",
-)
-@click.option(
-    "--candidates",
-    type=click.IntRange(1, 256),
-    default=CANDIDATES,
-    show_default=True,
-    metavar="N",
-    help="Make N sketches of a prompt; the captioner chooses one.",
-)
+@choosing_options
 @click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
@@ -231,8 +216,7 @@ def command(
             results[part][column] = table
     if as_json:
         about = {"counts": counts, "seed": seed, "steps": steps, "candidates": candidates}
-        about["best_of"] = best
-        about |= {"sampling": vars(sampling)}
+        about |= {"best_of": best, "sampling": vars(sampling)}
         click.echo(json.dumps({"parts": _finite(results), "confusions": confusions, **about}))
     else:
         for part, tables in results.items():

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _clips, _paths
+from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import BEST, CANDIDATES, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -66,23 +67,7 @@ class Job:
     help="Frames a second.",
 )
 @click.option("--image", metavar="FILE", help="A picture for the video to begin with.")
-@click.option(
-    "--candidates",
-    type=click.IntRange(1, 256),
-    default=CANDIDATES,
-    show_default=True,
-    metavar="N",
-    help="Make N sketches of a prompt; the captioner chooses one.",
-)
-@click.option(
-    "--best-of",
-    "best",
-    type=click.IntRange(1, 64),
-    default=BEST,
-    show_default=True,
-    metavar="N",
-    help="Make N videos, keep the one that the prompt describes best.",
-)
+@choosing_options
 @click.option(
     "--steps",
     type=click.IntRange(1, 1000),

@@ -139,34 +139,35 @@ class Captioner(nn.Module):
         return places.reshape(len(video), -1, *places.shape[1:])
 
     def sketch(self, video: Tensor) -> Tensor:
-        """Return the kind of each place, (B, pairs, side, side) int64; see :meth:`places`.
+        """Return the sketch of clips, (B, pairs, side, side) int64; see :meth:`places`."""
+        return self.sort(self.places(video))
+
+    def sort(self, places: Tensor) -> Tensor:
+        """Return the kind of each place of :meth:`places`, (B, pairs, side, side) int64.
 
         Raises:
             ValueError: the network has no kinds.
         """
         if not self.config.kinds:
             raise ValueError("this network has no kinds")
-        kinds = self._sort(self.places(video))
-        return kinds.view(*kinds.shape[:2], self.side, self.side)
-
-    def _sort(self, places: Tensor) -> Tensor:
-        """Return which row of the book is the nearest to each of some vectors (..., numbers)."""
         with torch.autocast(places.device.type, enabled=False):  # bfloat16 confuses neighbours
             book = self.book.float()
-            return (places @ (2 * book.T) - book.square().sum(1)).argmax(-1)
+            nearest = (places @ (2 * book.T) - book.square().sum(1)).argmax(-1)
+        return nearest.view(*nearest.shape[:2], self.side, self.side)
 
     def look(self, video: Tensor) -> Tensor:
         """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`places`."""
-        return self._understand(self.places(video))
+        return self.understand(self.places(video))
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:
         """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does.
 
         It may be only begun: ``config.kinds`` stands for what is not known yet.
         """
-        return self._understand(torch.cat([self.book, self.unknown])[codes.flatten(2)])
+        return self.understand(torch.cat([self.book, self.unknown])[codes.flatten(2)])
 
-    def _understand(self, places: Tensor) -> Tensor:
+    def understand(self, places: Tensor) -> Tensor:
+        """Return what :meth:`look` does, of what :meth:`places` has seen."""
         shown: Tensor = self.show(F.silu(self.think(places.flatten(2))))
         return shown
 

@@ -148,9 +148,12 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     that are not the likeliest. The loss is the nats.
     """
     ids, asked = examples["ids"], examples["asked"]
-    seen = net.look(examples["video"])
+    places = net.places(examples["video"])
+    seen = net.understand(places)
     if net.config.kinds:
-        seen = torch.where(examples["sketched"][:, None, None], _glance(net, examples), seen)
+        begun = _begun(net.sort(places), examples["rows"], net.config.kinds)
+        sketched = examples["sketched"][:, None, None]
+        seen = torch.where(sketched, net.look_at_sketch(begun), seen)
     logits = net.say(seen, begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)
@@ -159,12 +162,11 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     return {"loss": told, "nats": told.detach(), "wrong": wrong / counts}
 
 
-def _glance(net: Captioner, examples: Mapping[str, Tensor]) -> Tensor:
-    """Return what is seen in sketches that may be only begun."""
-    sketch = net.sketch(examples["video"])
-    rows = torch.arange(net.side, device=sketch.device)
-    hidden = rows >= (examples["rows"] * net.side).ceil()[:, None]
-    return net.look_at_sketch(sketch.masked_fill(hidden[:, None, :, None], net.config.kinds))
+def _begun(sketches: Tensor, known: Tensor, unknown: int) -> Tensor:
+    """Return sketches (B, pairs, y, x) of whose rows only a share (B,) is known."""
+    rows = torch.arange(sketches.shape[2], device=sketches.device)
+    hidden = rows >= (known * len(rows)).ceil()[:, None]
+    return sketches.masked_fill(hidden[:, None, :, None], unknown)
 
 
 @torch.inference_mode()

@@ -103,7 +103,7 @@ def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
     other[:, :, 1] = (other[:, :, 1] + 1) % 6
 
     def told(shown, rows):
-        monkeypatch.setattr(net, "sketch", lambda video: shown)
+        monkeypatch.setattr(net, "sort", lambda places: shown)
         changes = {"rows": torch.full((100,), rows), "blind": torch.zeros(100).bool()}
         changes["sketched"] = torch.ones(100).bool()
         return captioner_losses(net, examples | changes)["nats"]

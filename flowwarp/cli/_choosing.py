@@ -1,0 +1,35 @@
+"""Options of commands that make several of a prompt and choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from flowwarp.pipelines._defaults import BEST, CANDIDATES
+
+
+def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --candidates and --best-of; they arrive as ``candidates`` and ``best``."""
+    for option in (
+        click.option(
+            "--best-of",
+            "best",
+            type=click.IntRange(1, 64),
+            default=BEST,
+            show_default=True,
+            metavar="N",
+            help="Make N videos, keep the one that the prompt describes best.",
+        ),
+        click.option(
+            "--candidates",
+            type=click.IntRange(1, 256),
+            default=CANDIDATES,
+            show_default=True,
+            metavar="N",
+            help="Make N sketches of a prompt; the captioner chooses one.",
+        ),
+    ):
+        command = option(command)
+    return command
