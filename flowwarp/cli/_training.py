@@ -17,7 +17,7 @@ from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from flowwarp.train.loop import Result, Task
+    from flowwarp.train.loop import LoopConfig, Result, Task
 
 _DEVICES = ("cpu", "cuda", "mps")
 _SOURCES = "sources"  # a section of config.toml
@@ -113,7 +113,8 @@ def configure(
 ) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
-    It comes before what takes long, so it also refuses to begin a run where there is one.
+    It comes before what takes long, so it also refuses to begin a run where there is one. Where
+    bfloat16 is slow, presets train in float32, but a run stays with what it began with.
 
     Raises:
         InputError: an unknown key or a wrong value.
@@ -125,11 +126,32 @@ def configure(
     asked = click.get_current_context().params
     if asked["resume"] == "never":
         refuse_run(asked["folder"])
-    changed = read_toml(config, configs, (_SOURCES,)) if config else dict(configs)
+    preset = {**configs, "loop": _suited(configs["loop"], asked)}
+    changed = read_toml(config, preset, (_SOURCES,)) if config else preset
     given = {"steps": steps, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
     return override(changed, settings)
+
+
+def _suited(preset: LoopConfig, asked: Mapping[str, Any]) -> LoopConfig:
+    """Return a preset's loop in the precision of the run it goes on with, or a fast one."""
+    import torch
+
+    from flowwarp.pipelines.precision import fast_dtype
+    from flowwarp.train.runs import begun_with
+
+    slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16
+    begun = None if asked["resume"] == "never" else begun_with(asked["folder"], "loop", "precision")
+    if begun == "bf16" and slow:
+        click.echo(
+            "this run computes in bf16, which is slow here; faster, if not the same to the bit: "
+            "--resume changed --set precision=fp32",
+            err=True,
+        )
+    if begun in ("bf16", "fp32"):
+        return replace(preset, precision=begun)
+    return replace(preset, precision="fp32") if slow else preset
 
 
 @contextmanager

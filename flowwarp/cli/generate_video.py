@@ -317,11 +317,11 @@ def name_of(prompt: str) -> str:
 
 def _warn(models: VideoModels, prompt: str) -> None:
     """Say on stderr what of a prompt will not be understood."""
-    from flowwarp.pipelines.text_video import heard, unknown_words
+    from flowwarp.pipelines.text_video import heard, tidy, unknown_words
 
     read = heard(models.gpt, prompt)
     name = repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
-    if len(read) < len(prompt):
+    if len(read) < len(tidy(models.gpt, prompt)):
         _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
     unknown = [repr(word) for word in unknown_words(models.gpt, read)]
     if unknown:

@@ -228,6 +228,15 @@ def refuse_run(folder: str | Path) -> None:
         )
 
 
+def begun_with(folder: str | Path, section: str, name: str) -> Any:
+    """Return what a run's config.toml says of one setting; None where there is none to read."""
+    try:
+        values = tomllib.loads((Path(folder) / CONFIG).read_text("utf-8"))[section]
+    except (OSError, ValueError, KeyError):  # opening the run will say so
+        return None
+    return values.get(name) if isinstance(values, dict) else None
+
+
 def _check_configs(
     path: Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
 ) -> bool:

@@ -246,6 +246,11 @@ def test_a_prompt_of_10_kb(generate):
     assert len(out[0]) <= LONGEST_NAME + 4
 
 
+def test_a_spelling_made_shorter_is_not_too_long(generate, monkeypatch):
+    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.replace("ghte", "ght"))
+    assert generate("a red knighte", "--no-upsampler")[::2] == (0, [])
+
+
 def test_a_terminal_is_not_steered(generate):
     code, out, err = generate("\x1b[31mred", "--no-upsampler")
     assert code == 0

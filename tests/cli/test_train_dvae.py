@@ -1,6 +1,7 @@
 """``train-dvae`` through the real command line, on moving digits."""
 
 import json
+import tomllib
 
 import pytest
 import torch
@@ -67,6 +68,26 @@ def test_other_sources_are_another_run(tmp_path, capsys):
     config = ["--config", folder / "config.toml"]
     assert run("train-dvae", "sprites", *config, "--steps", 1, *call[-2:]) == 0
     assert 'data = ["sprites"]' in (tmp_path / "other" / "config.toml").read_text()
+
+
+def test_presets_train_in_a_fast_precision_and_runs_stay_in_theirs(tmp_path, capsys, monkeypatch):
+    def precision(folder):
+        return tomllib.loads((folder / "config.toml").read_text())["loop"]["precision"]
+
+    call = ["train-dvae", "digits", *QUICK, "--preset", "small", "--steps", 1]
+    call += ["--set", "loop.workers=0", "--run"]
+    for fast, wanted in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False
+        )
+        assert run(*call, tmp_path / wanted) == 0
+        assert precision(tmp_path / wanted) == wanted
+    capsys.readouterr()
+    assert run(*call, tmp_path / "bf16", "--resume", "auto") == 0
+    assert "slow here" in capsys.readouterr().err
+    assert precision(tmp_path / "bf16") == "bf16"
+    assert run(*call, tmp_path / "asked", "--set", "precision=bf16") == 0
+    assert precision(tmp_path / "asked") == "bf16"
 
 
 @pytest.mark.parametrize(
