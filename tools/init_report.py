@@ -113,11 +113,11 @@ def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield what makes the stream of a network, block by block."""
     kinds: tuple[type[nn.Module], ...] = (
         nn.LeakyReLU,
-        dvae.Block, dvae.Down, dvae.Up,
+        dvae.Block, dvae.Pointwise, dvae.Up,
         gpt.Block, gpt.FeedForward,
         upsampler.Block,
     )  # fmt: skip
-    names = {"encoder.stem", "from_latent", "join", "foretold", "stem"}
+    names = {"to_latent", "from_latent", "join", "foretold", "stem"}
     for name, module in net.named_modules():
         inside = name.endswith(".feed")  # a part of a block
         if (isinstance(module, kinds) and not inside) or name in names or "projections." in name:
@@ -153,10 +153,8 @@ def run_flow(net: Any) -> Tensor:
 
 def make_dvae(norm: Any, factor: int) -> nn.Module:
     config = dvae.DVAEConfig(norm=norm)
-    blocks = [
-        tuple(factor * count for count in counts) for counts in (config.encoder, config.decoder)
-    ]
-    net = dvae.DVAE(replace(config, encoder=blocks[0], decoder=blocks[1]))
+    decoder = tuple(factor * count for count in config.decoder)
+    net = dvae.DVAE(replace(config, encoder=factor * config.encoder, decoder=decoder))
     dvae.initialise_latent(net, _video(64, 8))
     return net
 

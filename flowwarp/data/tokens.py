@@ -15,6 +15,9 @@ vocabulary is written as several digits.
 Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
 middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
 a coarse grid is near the pixels that it moves.
+
+A cell of a grid is often the same as one near it: the one before it in time, where nothing moves,
+or that one's neighbour, where something does. Each token is told which earlier ones these are.
 """
 
 from __future__ import annotations
@@ -39,6 +42,8 @@ from flowwarp.errors import InputError
 AXES = 4  # of a place: line, t, y, x
 PATCH = 8  # tokens; a begun one is filled up with NOTHING
 NOTHING = 0
+# Where cells are that may well be the same, in (t, y, x).
+STEPS = ((-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (0, 0, -1), (0, -1, 0))
 
 
 # ------------------------------------------------------------------ text
@@ -253,11 +258,14 @@ class Tokens:
         ids: (L,) int64.
         places: (L, 4) float32: line, t, y, x.
         media: (L,) int64, the number of the medium that each belongs to.
+        near: (L, 7) int64, which earlier tokens, counted from the first, are the same digit of the
+            cells at ``STEPS``; -1 where there is none.
     """
 
     ids: Tensor
     places: Tensor
     media: Tensor
+    near: Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -372,7 +380,12 @@ class Vocabulary:
 
     def _marker(self, name: str, marker: int) -> Tokens:
         ids = F.pad(torch.tensor([marker]), (0, PATCH - 1), value=NOTHING)
-        return Tokens(ids, torch.zeros(PATCH, AXES), torch.full_like(ids, self.number(name)))
+        return Tokens(
+            ids,
+            torch.zeros(PATCH, AXES),
+            torch.full_like(ids, self.number(name)),
+            torch.full((PATCH, len(STEPS)), -1),
+        )
 
     def segment(self, name: str, codes: Tensor, start: int = 0) -> Tokens:
         """Return a medium between its markers, in whole patches.
@@ -400,6 +413,7 @@ class Vocabulary:
             F.pad(own.ids, (0, missing), value=NOTHING),
             F.pad(own.places, (0, 0, 0, missing)),
             F.pad(own.media, (0, missing), value=self.number(name)),
+            F.pad(own.near, (0, 0, 0, missing), value=-1),
         )
         return join([self.opening(name), own, end])
 
@@ -431,7 +445,8 @@ class Vocabulary:
             ids = F.pad(ids[:, None], (0, PATCH - 1), value=NOTHING).flatten()
         before = 0 if medium.grid is None else start * math.prod(medium.grid[1:]) * medium.digits
         places = self.places(name, before + len(ids))[before:]
-        return Tokens(ids, places, torch.full_like(ids, self.number(name)))
+        near = (self.near(name, before + len(ids))[before:] - before).clamp_min(-1)
+        return Tokens(ids, places, torch.full_like(ids, self.number(name)), near)
 
     def read_grid(self, name: str, ids: Tensor) -> Tensor:
         """Return the codes (B, t, y, x) of ids (B, t * y * x * digits) as they are written."""
@@ -453,6 +468,20 @@ class Vocabulary:
             places[:, 0] = torch.arange(length) // PATCH + 1
             return places
         return self._grids[name][:length]
+
+    def near(self, name: str, length: int) -> Tensor:
+        """Return ``near`` of the first tokens of a medium as they are written, (length, 7)."""
+        if self[name].grid is None:
+            return torch.full((length, len(STEPS)), -1)
+        return self._near[name][:length]
+
+    @cached_property
+    def _near(self) -> dict[str, Tensor]:
+        return {
+            m.name: _grid_near(m.grid, self._orders[m.name], m.digits)
+            for m in self.media
+            if m.grid is not None
+        }
 
     @cached_property
     def _grids(self) -> dict[str, Tensor]:
@@ -517,10 +546,17 @@ def vocabulary_from_json(text: str, source: str | Path) -> Vocabulary:
 def join(parts: Iterable[Tokens]) -> Tokens:
     """Return sequences one after the other."""
     parts = list(parts)
+    starts = itertools.accumulate((len(part) for part in parts), initial=0)
     return Tokens(
         torch.cat([part.ids for part in parts]),
         torch.cat([part.places for part in parts]),
         torch.cat([part.media for part in parts]),
+        torch.cat(
+            [
+                torch.where(part.near < 0, -1, part.near + start)
+                for part, start in zip(parts, starts, strict=False)
+            ]
+        ),
     )
 
 
@@ -536,6 +572,23 @@ def _written_order(grid: tuple[int, int, int]) -> Tensor:
     if y % 2 or x % 2:
         return cells
     return cells.view(t, y // 2, 2, x // 2, 2).transpose(2, 3).flatten()
+
+
+def _grid_near(grid: tuple[int, int, int], order: Tensor, digits: int) -> Tensor:
+    """Return which earlier tokens are those of the cells at ``STEPS``, (t * y * x * digits, 7)."""
+    written = torch.arange(len(order))
+    when = torch.empty_like(order).index_copy_(0, order, written)
+    cells = torch.stack(torch.unravel_index(order, grid), 1)
+    found = []
+    for step in STEPS:
+        near = cells + torch.tensor(step)
+        inside = ((near >= 0) & (near < torch.tensor(grid))).all(1)
+        t, y, x = near.clamp_min(0).minimum(torch.tensor(grid) - 1).unbind(1)
+        place = when[(t * grid[1] + y) * grid[2] + x]
+        found.append(torch.where(inside & (place < written), place, -1))
+    places = torch.stack(found, 1)[:, None]  # (cells, 1, 7)
+    own = places * digits + torch.arange(digits)[:, None]
+    return torch.where(places < 0, -1, own).flatten(0, 1)
 
 
 def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: int) -> Tensor:

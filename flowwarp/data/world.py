@@ -32,6 +32,12 @@ from flowwarp.data.sprites import ANIMATIONS, Layers, dress
 _TWO = 0.15  # of the clips show two actors
 _FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
 _HEIGHT = 48  # px of a cell, from head to feet
+# Pixels of the stage to a pixel of a cell, of one actor and of two. Pictures that are drawn in
+# pixels stand on whole ones, and move by whole ones: between them they would be another picture.
+_SCALE, _TWO_SCALE = 2.0, 1.5
+_STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
+_GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
+_ZOOM = 1.25
 _TRIES = 2000  # to find a combination that is held out; one in ten is
 _PANS = ("left", "right", "up", "down")  # the first two before a backdrop
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
@@ -183,23 +189,21 @@ def _direct(
     length = max(frames - 1, 1)
     several = len(actors) > 1
     zoom = np.ones(frames)
+    scale = _TWO_SCALE if several else _SCALE
     if camera.startswith("zoom"):
-        zoom = np.exp(math.log(random.uniform(1.16, 1.26)) * time / length)
+        zoom = np.exp(math.log(_ZOOM) * time / length)
         zoom = zoom if camera == "zoom in" else zoom[::-1]
-    largest = 1.7 if several else min(2.05, 2.1 / zoom.max())
-    if {_way(actor) for actor in actors} & {"up", "down"} or camera in ("pan up", "pan down"):
-        largest = min(largest, 1.75)  # it needs room above and below
-    scale = random.uniform(1.4, largest)
-    paths = _draw_paths(random, actors, camera, _HEIGHT * scale * zoom.max(), length)
+        scale = scale if several else scale / _ZOOM
+    paths = _draw_paths(random, actors, camera, scale, zoom.max(), length)
 
     drift = np.zeros((frames, 2))
     if camera == "follow":
         drift = time[:, None] * paths[0][1]
     elif camera.startswith("pan"):
         x, y = _TURNS[camera.removeprefix("pan ")]
-        reach = 18 if y else 20 if several else 44
-        amount = min(random.uniform(1.3, 2.8) * (0.5 if y else 1) * length, reach)
-        drift = (time / length - 0.5)[:, None] * amount * np.array([x, y])
+        wanted, reach = (_STEP / 2, 18) if y else (_STEP / 2, 20) if several else (_STEP, 44)
+        way = _pace(wanted, reach, length) * np.array([x, y])
+        drift = time[:, None] * way - _on_grid(way * length / 2)
     start = paths[0][0]
     focus = np.array([STAGE / 2 if several else start[0], start[1] - 0.5 * _HEIGHT * scale])
     offset = (1 - zoom)[:, None] * focus - zoom[:, None] * drift  # screen = zoom * world + offset
@@ -209,18 +213,24 @@ def _direct(
         corner = start + time[:, None] * speed - scale * np.array([_MIDDLE, _FEET])
         tracks.append(Track(scale * zoom, *(zoom[:, None] * corner + offset).T))
         shown.append(_act(random, actor.attributes["action"], frames))
-    low = np.floor((-offset / zoom[:, None]).min(0)).astype(int) - 1  # of the world that is seen
-    high = np.ceil(((STAGE - offset) / zoom[:, None]).max(0)).astype(int) + 2
-    left, top = (int(random.integers(1 << 16)) for _ in range(2))
+    # Of the world that is seen, in whole tiles, so that the ground lies on them too.
+    low = _GRID * np.floor(((-offset / zoom[:, None]).min(0) - 1) / _GRID).astype(int)
+    high = _GRID * np.ceil((((STAGE - offset) / zoom[:, None]).max(0) + 2) / _GRID).astype(int)
+    left, top = (_GRID * int(random.integers(1 << 13)) for _ in range(2))
     if is_backdrop(ground):
         horizon = min(start[1] for start, _ in paths) - random.uniform(10, 24)
-        top = HORIZON - round(horizon) + int(low[1])
+        top = HORIZON - _GRID * round(horizon / _GRID) + int(low[1])
     crop = Crop(top, left, int(high[1] - low[1]), int(high[0] - low[0]))
     return _Scene(Track(zoom, *(offset + zoom[:, None] * low).T), tracks, shown, crop)
 
 
 def _draw_paths(
-    random: np.random.Generator, actors: Sequence[Actor], camera: str, height: float, length: int
+    random: np.random.Generator,
+    actors: Sequence[Actor],
+    camera: str,
+    scale: float,
+    zoom: float,
+    length: int,
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Return where the feet of each actor are in the first frame, and their pixels a frame.
 
@@ -228,29 +238,43 @@ def _draw_paths(
         random: is drawn from.
         actors: from left to right.
         camera: how it moves.
-        height: of the actors, in pixels of the stage.
+        scale: of the actors.
+        zoom: of the camera, at its largest.
         length: how many steps there are from the first frame to the last.
     """
     several = len(actors) > 1
+    height = _HEIGHT * scale * zoom
     feet = random.uniform(min(height + 10, 118), 121)
-    pace = random.uniform(1.9, 3.2)
     # Nobody leaves the frame, nor do two of them meet, unless the camera goes along.
     across, down = (20 if several else 54), np.clip(STAGE - height - 8, 6, 30)
     sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.zeros(1)
     paths = []
     for actor, side in zip(actors, sides, strict=True):
-        speed = np.array(_TURNS[_way(actor)]) * pace * np.array([1, 0.6])
+        paces: tuple[float, float] = (_STEP, _STEP / 2)
         start = np.array([STAGE / 2 + side, feet + 4 * several * random.uniform(-1, 1)])
         start[0] += random.uniform(-5, 5)
         if camera != "follow":
-            reach = np.array([across, down]) / length
-            speed = np.clip(speed, -reach, reach)
+            paces = _pace(paces[0], across, length), _pace(paces[1], down, length)
+        speed = np.array(_TURNS[_way(actor)]) * paces
+        if camera != "follow":
             start -= speed * length / 2
             lowest, highest = height + 6 - speed[1] * length * (speed[1] < 0), 124.0
             highest -= speed[1] * length * (speed[1] > 0)
             start[1] = np.clip(start[1], min(lowest, highest), highest)
-        paths.append((start, speed))
+        corner = scale * np.array([_MIDDLE, _FEET])
+        paths.append((_on_grid(start - corner) + corner, speed))
     return paths
+
+
+def _on_grid(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the nearest place on the grid."""
+    return _GRID * np.round(place / _GRID)
+
+
+def _pace(wanted: float, reach: float, length: int) -> float:
+    """Return how many pixels to move at each of some steps: whole ones, if there is one to go."""
+    most = reach / length
+    return min(wanted, math.floor(most) if most >= 1 else most)
 
 
 def _act(random: np.random.Generator, action: str, frames: int) -> NDArray[np.int64]:

@@ -1,15 +1,20 @@
 """The discrete VAE: video to a small grid of integers, and back.
 
 Frames are folded into channels step by step (space and time to depth), a latent of a few numbers
-at each place is rounded to integers, and the mirror image of the way in unfolds them again. By
-default 16 frames of 64 x 64 become 4 x 16 x 16 codes, each two numbers out of 1,000.
+at each place is rounded to integers, and the way out unfolds them again. By default 16 frames of
+64 x 64 become 4 x 16 x 16 codes, each two numbers out of 1,000.
 
-*Time.* Frames come in groups of ``config.stride_time`` (4); token frame ``j`` is made of the frames
-up to the end of group ``j``, and group ``j`` of the output of the token frames up to ``j``: nothing
-looks ahead. So a beginning of a clip has the codes it has in the whole, codes can be decoded while
-later ones are still being sampled, and both directions stream. A clip of any length is filled up to
-whole groups by repeating its last frame; one frame alone is thus a group of four equal frames, and
-its codes stand for a still picture. What came before the first frame is taken to be equal to it.
+*The way in* sees nothing but a code's own pixels, a block of 4 x 4 in four frames. So a thing has
+the same codes wherever it stands. Of an encoder that looks around, what it writes of a figure
+changes with the ground behind it: of the digits of cells that lie wholly within a figure, 9 of 100
+stayed the same before another ground. To a transformer that is noise.
+
+*The way out* looks around, and back. Frames come in groups of ``config.stride_time`` (4); group
+``j`` of the output is made of the token frames up to ``j``: nothing looks ahead. So codes can be
+decoded while later ones are still being sampled, and both directions stream. A clip of any length
+is filled up to whole groups by repeating its last frame; one frame alone is thus a group of four
+equal frames, and its codes stand for a still picture. What came before the first frame is taken to
+be equal to it.
 
 Convolutions are two-dimensional, over each frame; what joins frames, besides the folding, is that
 a quarter of each block's channels come from the frame before (temporal shift, Lin et al., ICCV
@@ -20,9 +25,9 @@ groups (product quantisation): by default two groups of 1,000 each.
 
 Quantisation is finite scalar (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple",
 ICLR 2024) or by Gumbel-softmax (Jang et al., ICLR 2017, as in DALL-E, Ramesh et al., 2021). The
-steps begin as the space-to-depth averages of DC-AE (Chen et al., "Deep Compression Autoencoder",
-ICLR 2025), and residual branches begin small, so that an untrained network is near a linear one
-whose latent :func:`initialise_latent` can take from principal components.
+steps out begin as the copies to all neighbours of DC-AE (Chen et al., "Deep Compression
+Autoencoder", ICLR 2025). Residual branches begin small, so that the untrained way in is near a
+linear one, whose latent :func:`initialise_latent` takes from principal components.
 """
 
 from __future__ import annotations
@@ -49,25 +54,26 @@ Past = list[Tensor]  # for each block in order, the channels that its next frame
 
 @dataclass(frozen=True)
 class DVAEConfig:
-    """Layout and sizes of the network; one entry a stage, from pixels to codes.
+    """Layout and sizes of the network; of the way out one entry a stage, from pixels to codes.
 
     Args:
         strides: by how much each stage divides height and width.
         strides_time: by how much each stage divides the number of frames.
         widths: channels; each a multiple of the one before.
-        encoder: residual blocks of the way in.
+        encoder: residual blocks of the way in, which see one place alone.
         decoder: residual blocks of the way out.
         quantiser: ``fsq`` or ``gumbel``.
         levels: into how many steps each number of a group of the latent is rounded (fsq).
         groups: of numbers; each counts as a digit of the code, the first one the most (fsq).
         entries: how many codes there are (gumbel).
-        norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
+        norm: of the way out: ``group`` normalises over groups of channels of one frame; ``none``
+            does not.
     """
 
     strides: tuple[int, ...] = (2, 2, 1)
     strides_time: tuple[int, ...] = (1, 2, 2)
     widths: tuple[int, ...] = (48, 96, 192)
-    encoder: tuple[int, ...] = (1, 1, 1)
+    encoder: int = 3
     decoder: tuple[int, ...] = (1, 2, 2)
     quantiser: Literal["fsq", "gumbel"] = "fsq"
     levels: tuple[int, ...] = (8, 5, 5, 5)
@@ -77,7 +83,7 @@ class DVAEConfig:
 
     def __post_init__(self) -> None:
         stages = len(self.widths)
-        for name in ("strides", "strides_time", "encoder", "decoder"):
+        for name in ("strides", "strides_time", "decoder"):
             if len(getattr(self, name)) != stages:
                 raise ValueError(f"{name} must have one entry for each of {stages} widths")
         for name in ("strides", "strides_time", "widths"):
@@ -93,6 +99,8 @@ class DVAEConfig:
                     f"widths[{stage}] must be widths[{stage - 1}] times a divisor of {parts}, "
                     "the number of pixels that the stage folds into one"
                 )
+        if self.encoder < 0:
+            raise ValueError(f"encoder must not be negative, got {self.encoder}")
         if not self.levels or min(self.levels) < 2 or self.entries < 2:
             raise ValueError("levels and entries must be at least 2")
         if self.groups < 1 or self.book**self.groups > _MOST_CODES:
@@ -124,8 +132,8 @@ class DVAEConfig:
         return int(self.book**self.digits)
 
 
-SMALL = DVAEConfig(widths=(32, 64, 128), decoder=(1, 1, 2))
-TINY = DVAEConfig(widths=(16, 32, 64), encoder=(1, 0, 1), decoder=(1, 0, 1))
+SMALL = DVAEConfig(widths=(32, 64, 128), encoder=2, decoder=(1, 1, 2))
+TINY = DVAEConfig(widths=(16, 32, 64), encoder=1, decoder=(1, 0, 1))
 
 
 # ------------------------------------------------------------------ blocks
@@ -201,32 +209,26 @@ class Block(nn.Module):
         return x + self.second(F.silu(self.first(y))), past
 
 
-class Down(nn.Module):
-    """Fold, then mix channels, beginning with the mean over neighbours.
+class Pointwise(nn.Module):
+    """A residual block that sees one place alone."""
 
-    DC-AE adds that mean, which has no parameters, to a convolution. As both are linear here, the
-    mean is where the convolution begins: the same function and gradient in one pass instead of two.
-    """
-
-    def __init__(self, inputs: int, outputs: int, stride: int, stride_time: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.strides = stride, stride_time
-        parts = stride_time * stride**2
-        self.mix = _convolution(parts * inputs, outputs, size=1, gain=BRANCH)
-        ratio = outputs // inputs
-        merged = parts // ratio  # neighbours that become one, columns first
-        # Where output channel (a, c) reads channel c of one of its own neighbours (a, b).
-        weight = self.mix.weight.detach().view(ratio, inputs, ratio, merged, inputs)
-        weight.diagonal(0, 0, 2).diagonal(0, 0, 2).add_(1 / merged)
+        self.first = _convolution(width, 2 * width, size=1, gain=math.sqrt(2))
+        self.second = _convolution(2 * width, width, size=1, gain=math.sqrt(2) * BRANCH)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return (N / st, outputs, H / s, W / s)."""
-        y: Tensor = self.mix(fold(x, *self.strides))
-        return y
+        """Return (N, C, H, W)."""
+        added: Tensor = self.second(F.silu(self.first(x)))
+        return x + added
 
 
 class Up(nn.Module):
-    """Mix channels, beginning with copies for all neighbours, then unfold: `Down` reversed."""
+    """Mix channels, beginning with copies for all neighbours, then unfold.
+
+    DC-AE adds these copies, which have no parameters, to a convolution. As both are linear here,
+    they are where the convolution begins: the same function and gradient in one pass, not two.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, stride_time: int) -> None:
         super().__init__()
@@ -263,33 +265,18 @@ def _memory(past: Past | None) -> Iterator[Tensor | None]:
 
 
 class Encoder(nn.Module):
-    """From frames to features at the resolution of the codes."""
+    """From frames to features of each block of pixels, which begin as the pixels themselves."""
 
     def __init__(self, config: DVAEConfig) -> None:
         super().__init__()
-        self.patch = config.strides[0], config.strides_time[0]
-        inputs = 3 * self.patch[0] ** 2 * self.patch[1]
-        widths, strides = config.widths, zip(config.strides, config.strides_time, strict=True)
-        self.stem = _convolution(inputs, widths[0])
-        self.steps = nn.ModuleList(
-            Down(a, b, *stride)
-            for (a, b), stride in zip(
-                itertools.pairwise(widths), itertools.islice(strides, 1, None), strict=True
-            )
-        )
-        self.stages = nn.ModuleList(
-            Blocks(count, width, config.norm)
-            for count, width in zip(config.encoder, widths, strict=True)
-        )
+        self.block = config.stride, config.stride_time
+        self.width = 3 * config.stride**2 * config.stride_time
+        self.layers = nn.Sequential(*(Pointwise(self.width) for _ in range(config.encoder)))
 
-    def forward(self, frames: Tensor, batch: int, past: Past | None) -> tuple[Tensor, Past]:
-        """Return (B * t, width, h, w) of frames (B * T, 3, H, W) in [0, 1], and the new past."""
-        memory, new = _memory(past), Past()
-        x = self.stem(fold(frames * 2 - 1, *self.patch))
-        x = self.stages[0](x, batch, memory, new)
-        for step, stage in zip(self.steps, self.stages[1:], strict=True):
-            x = stage(step(x), batch, memory, new)
-        return x, new
+    def forward(self, video: Tensor) -> Tensor:
+        """Return (B * t, width, h, w) of (B, T, 3, H, W) in [0, 1]."""
+        features: Tensor = self.layers(fold(video.flatten(0, 1) * 2 - 1, *self.block))
+        return features
 
 
 class Decoder(nn.Module):
@@ -457,7 +444,7 @@ class DVAE(nn.Module):
             if config.quantiser == "fsq"
             else Gumbel(config.entries, width)
         )
-        self.to_latent = _convolution(width, self.quantiser.inputs, size=1)
+        self.to_latent = _convolution(self.encoder.width, self.quantiser.inputs, size=1)
         self.from_latent = _convolution(self.quantiser.outputs, width, size=1)
         self.decoder = Decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -480,7 +467,7 @@ class DVAE(nn.Module):
                 f"got {video.shape[1]}"
             )
         batch = len(video)
-        latent, _ = self._to_latent(video, None)
+        latent = self._to_latent(video)
         with _fp32(video):
             values, codes = self.quantiser(latent, mix)
         decoded, _ = self._from_values(values, None)
@@ -502,13 +489,12 @@ class DVAE(nn.Module):
             ValueError: its shape does not fit the strides.
         """
         self._check(video)
-        past: Past | None = None
         parts = []
         for group in torch.split(video, self.config.stride_time, 1):
             missing = self.config.stride_time - group.shape[1]
             if missing:
                 group = torch.cat([group, group[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
-            latent, past = self._to_latent(group, past)
+            latent = self._to_latent(group)
             with _fp32(video):
                 parts.append(self.quantiser(latent, 1.0)[1])
         return torch.cat(parts, 1)
@@ -554,11 +540,9 @@ class DVAE(nn.Module):
             group, past = self._from_values(self.quantiser.values(part.long()), past)
             yield _by_example(group, len(part)).clamp(0, 1)
 
-    def _to_latent(self, video: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        batch = len(video)
-        features, new = self.encoder(video.flatten(0, 1), batch, past)
-        latent = self.to_latent(features).float().permute(0, 2, 3, 1)
-        return _by_example(latent, batch), new
+    def _to_latent(self, video: Tensor) -> Tensor:
+        latent = self.to_latent(self.encoder(video)).float().permute(0, 2, 3, 1)
+        return _by_example(latent, len(video))
 
     def _from_values(self, values: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         batch = len(values)
@@ -586,8 +570,8 @@ def initialise_latent(net: DVAE, video: Tensor) -> None:
     """Let the latent begin as the principal components of the features of some clips.
 
     Each number of the latent gets mean 0 and variance 1 over these clips, the strongest component
-    the first place (and so the most levels), and the way back begins as the least-squares inverse.
-    Deterministic; does nothing to a network with Gumbel-softmax.
+    the first place (and so the most levels). Deterministic; does nothing to a network with
+    Gumbel-softmax.
 
     Args:
         net: an untrained network.
@@ -595,8 +579,7 @@ def initialise_latent(net: DVAE, video: Tensor) -> None:
     """
     if not isinstance(net.quantiser, FSQ):
         return
-    features, _ = net.encoder(video.flatten(0, 1), len(video), None)
-    flat = features.permute(0, 2, 3, 1).flatten(0, 2).double()  # (positions, C)
+    flat = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2).double()  # (positions, C)
     mean = flat.mean(0)
     flat = flat - mean
     variances, vectors = torch.linalg.eigh(flat.T @ flat / len(flat))  # ascending
@@ -609,9 +592,3 @@ def initialise_latent(net: DVAE, video: Tensor) -> None:
     matrix = chosen / spread[:, None]
     net.to_latent.weight.copy_(matrix[..., None, None])
     net.to_latent.bias.copy_(-(matrix @ mean))  # type: ignore[union-attr]
-    values = torch.tanh(FSQ.steepness * flat @ matrix.T)
-    values = torch.cat([values, torch.ones_like(values[:, :1])], 1)
-    ridge = 1e-6 * len(flat) * torch.eye(count + 1, dtype=torch.float64)
-    inverse = torch.linalg.solve(values.T @ values + ridge, values.T @ flat)  # (D + 1, C)
-    net.from_latent.weight.copy_(inverse[:-1].T[..., None, None])
-    net.from_latent.bias.copy_(inverse[-1] + mean)  # type: ignore[union-attr]

@@ -27,6 +27,11 @@ are patches with a place along ``line``.
 it (``kinds``), where the blocks begin and once more behind them. What is added at the beginning
 only drowns: there the stream has a fraction of the size that it has later.
 
+*Copies.* Where nothing moves, a code is that of the time before; where something does, that of a
+neighbour then. For each of seven earlier tokens that may be the same (``near``) the network writes
+one number, which is added to the logit of what that token was, as a pointer that needs not be
+learned (See et al., "Get To The Point", ACL 2017).
+
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
 however many they are. So it also trains with ``norm = "none"``, where the variance of a gated layer
@@ -52,6 +57,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 AXES = 4  # of a place: line, t, y, x
+NEAR = 7  # earlier tokens that may be the same
 PATCH = 8  # tokens that the blocks see as one
 NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 # Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
@@ -313,12 +319,14 @@ class GPT(nn.Module):
             for _ in range(config.inner_depth)
         )
         self.head = nn.Linear(inner, config.vocabulary, bias=False)
+        self.same = nn.Linear(inner, NEAR, bias=False)
         nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.same.weight)
 
     def forward(self, ids: Tensor, places: Tensor) -> Tensor:
         """Return logits of all tokens but the first patch, which is given: (B, L - 8, vocabulary).
 
-        See :meth:`features`.
+        Nothing is copied. See :meth:`features`.
         """
         logits: Tensor = self.head(self.features(ids, places))
         return logits
@@ -398,6 +406,7 @@ class GPT(nn.Module):
         choices: Sequence[Tensor],
         hidden: Tensor | None = None,
         ahead: Tensor | None = None,
+        near: Tensor | None = None,
     ) -> Tensor:
         """Return minus the log-likelihood of each token after the first patch.
 
@@ -410,12 +419,18 @@ class GPT(nn.Module):
             choices: (n,) int64 each: the ids of each kind; no id is of two.
             hidden: see :meth:`features`.
             ahead: likewise.
+            near: (B, L, 7) int64, earlier tokens of the sequence that each may be the same as, -1
+                for none; without it nothing is copied.
 
         Returns:
             (B, L - 8) float32, in nats; 0 for tokens of no kind.
         """
         features = self.features(ids, places, hidden, ahead).flatten(0, 1)
         targets = ids[:, PATCH:].flatten()
+        found = pointed = None
+        if near is not None:
+            found = _look_up(ids, near[:, PATCH:], hidden).flatten(0, 1)  # (B * (L - 8), 7)
+            pointed = self.same(features).float()
         nats = torch.zeros(len(targets), device=ids.device)
         for own in choices:
             index = torch.full((self.config.vocabulary,), -1, device=ids.device)
@@ -423,8 +438,33 @@ class GPT(nn.Module):
             chosen = index[targets]
             rows = (chosen >= 0).nonzero()[:, 0]
             logits = F.linear(features[rows], self.head.weight[own]).float()
+            if found is not None and pointed is not None:
+                logits = point(logits, pointed[rows], index[found[rows]], found[rows] >= 0)
             nats = nats.index_copy(0, rows, F.cross_entropy(logits, chosen[rows], reduction="none"))
         return nats.view(len(ids), -1)
+
+
+def point(logits: Tensor, pointed: Tensor, places: Tensor, there: Tensor) -> Tensor:
+    """Return logits (n, V) with what points at some of them, (n, 7), added where it is ``there``.
+
+    Args:
+        logits: of the ids to choose from.
+        pointed: what to add.
+        places: (n, 7) int64, at which of the logits; less than 0 for none of them.
+        there: (n, 7) bool.
+    """
+    added = pointed * (there & (places >= 0))
+    return logits.scatter_add(1, places.clamp_min(0), added)
+
+
+def _look_up(ids: Tensor, near: Tensor, hidden: Tensor | None) -> Tensor:
+    """Return the ids (B, L) at ``near`` (B, l, 7), -1 for none and for those of hidden patches."""
+    flat = near.flatten(1)
+    places = flat.clamp_min(0)
+    there = flat >= 0
+    if hidden is not None:
+        there = there & ~hidden.gather(1, places // PATCH)
+    return torch.where(there, ids.gather(1, places), -1).view(near.shape)
 
 
 # ------------------------------------------------------------------ generation
@@ -446,9 +486,10 @@ def _product(weight: Tensor, rows: int) -> Product:
 
 
 def _can_pack() -> bool:
-    """Say whether this torch has what its compiler uses for matrices that stay."""
-    names = ("_reorder_linear_weight", "_linear_pointwise")
-    return all(hasattr(torch.ops.mkldnn, name) for name in names)
+    """Say whether this torch has what its compiler uses for matrices that stay, and the CPU too."""
+    names = ("_is_mkldnn_bf16_supported", "_reorder_linear_weight", "_linear_pointwise")
+    mkldnn = torch.ops.mkldnn
+    return all(hasattr(mkldnn, name) for name in names) and mkldnn._is_mkldnn_bf16_supported()
 
 
 @final
@@ -505,6 +546,7 @@ class Decoder:
             if isinstance(layer, FeedForward)
         ]
         self.head = (net.head.weight.detach() * narrow).to(dtype)
+        self.same = (net.same.weight.detach() * narrow).to(dtype)
         # (block and whether keys or values, rows, heads, length, head)
         shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
         self.cache = torch.zeros(shape, dtype=dtype, device=self.embedding.device)
@@ -651,7 +693,7 @@ class Decoder:
         Args:
             foretold: (rows, inner_width), from :meth:`begin` or :meth:`read`.
             before: tokens of the patch that are known already, (rows,) each; up to seven.
-            head: rows of ``self.head``: the n ids to choose from.
+            head: rows of ``self.head``: the n ids to choose from; and of ``self.same``.
 
         Returns:
             (rows, n) float32.
@@ -735,6 +777,39 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     return order.gather(1, torch.minimum(hit, last))[:, 0]
 
 
+@final
+class _Pointer:
+    """What was written so far, to be copied: see :func:`sample`."""
+
+    def __init__(
+        self,
+        net: GPT,
+        choices: Sequence[Tensor],
+        near: Tensor,
+        begun: Tensor | None,
+        batch: int,
+    ) -> None:
+        self.near, self.there = near.clamp_min(0), near >= 0
+        self.begun = 0 if begun is None else begun.shape[1]
+        self.known = near.new_zeros(batch, self.begun + len(near))
+        if begun is not None:
+            self.known[:, : self.begun] = begun
+        # Which of the choices of a turn each id is.
+        self.index = near.new_full((len(choices), net.config.vocabulary), -1)
+        for row, ids in zip(self.index, choices, strict=True):
+            row[ids] = torch.arange(len(ids), device=ids.device)
+
+    def point(self, logits: Tensor, pointed: Tensor, turn: int, step: int) -> Tensor:
+        """Return logits with what points at them added; rows are those written, once or twice."""
+        places = self.index[turn][self.known[:, self.near[step]]]  # (B, 7)
+        places = places.repeat(len(logits) // len(places), 1)
+        return point(logits, pointed, places, self.there[step].expand_as(places))
+
+    def add(self, ids: Tensor, step: int) -> None:
+        """Take note of a token of each row."""
+        self.known[:, self.begun + step] = ids
+
+
 @torch.inference_mode()
 def sample(
     net: GPT,
@@ -746,6 +821,8 @@ def sample(
     *,
     without: Sequence[tuple[Tensor, Tensor]] = (),
     kinds: Tensor | None = None,
+    near: Tensor | None = None,
+    begun: Tensor | None = None,
     stop: int | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
@@ -762,6 +839,9 @@ def sample(
         without: what is left of each prompt without what guidance shall stress.
         kinds: (B, N / 8), of the places of the patches to come, as :meth:`GPT.features` is told
             them; guidance stresses them too.
+        near: (N, 7), which tokens of those ``begun`` and to come each may be the same as, -1 for
+            none; see :meth:`GPT.nats`.
+        begun: (B, n) int64, the tokens at the end of the prompts from which ``near`` counts.
         stop: an id that ends its row.
         dtype: of the network's matrices.
         progress: called with (tokens done, tokens in all).
@@ -781,7 +861,8 @@ def sample(
     rows = [*prompts, *without] if guided else [*prompts]
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
-    heads = [decoder.head.index_select(0, ids) for ids in choices]
+    heads = [torch.cat([decoder.head.index_select(0, ids), decoder.same]) for ids in choices]
+    pointer = None if near is None else _Pointer(net, choices, near, begun, batch)
     first = ahead = None
     if kinds is not None:
         nothing = net.config.kinds
@@ -802,12 +883,17 @@ def sample(
         turn = step % len(choices)
         ids = choices[turn].expand(batch) if len(choices[turn]) == 1 else None
         if ids is None:
-            logits = decoder.logits(foretold, patch, heads[turn])
+            both = decoder.logits(foretold, patch, heads[turn])
+            logits, pointed = both[:, :-NEAR], both[:, -NEAR:]
+            if pointer is not None:
+                logits = pointer.point(logits, pointed, turn, step)
             if guided:
                 plain = logits[batch:]
                 logits = plain + sampling.guidance * (logits[:batch] - plain)
             ids = choices[turn][choose(logits, draws[:, step], sampling)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)
+        if pointer is not None:
+            pointer.add(ids, step)
         if stop is not None:
             over |= ids == stop
             if bool(over.all()):

@@ -182,6 +182,8 @@ def sample_video_tokens(
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
         kinds=told,
+        near=words.near(VIDEO, known + len(places))[known:].to(device),
+        begun=begun.to(device),
         dtype=dtype or fast_dtype(device),
         progress=progress,
     )
@@ -228,6 +230,7 @@ def sample_sketches(
         begun = [join([opening, words.codes(SKETCH, own)]) for own in rows_known]
     places = words.places(SKETCH, end)[start:]
     draws = _draws(seeds, len(places))
+    first = torch.stack([own.ids[len(opening) :] for own in begun])
     ids = sample(
         gpt.net,
         [
@@ -239,9 +242,10 @@ def sample_sketches(
         draws.to(device),
         sampling or Sampling(),
         without=[_to(own, device) for own in begun],
+        near=words.near(SKETCH, end)[start:].to(device),
+        begun=first.to(device),
         dtype=dtype or fast_dtype(device),
     )
-    first = torch.stack([own.ids[len(opening) :] for own in begun])
     made = torch.cat([first, ids.cpu()], 1)
     sketches = words.read_grid(SKETCH, F.pad(made, (0, total - end), value=int(made[0, 0])))
     sketches.flatten(1, 2)[:, end // grid[2] :] = none
@@ -285,8 +289,9 @@ def _log_likelihoods(
     net: GPT, first: Tokens, second: Tokens, choices: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the log-likelihoods of two media, the second one's given the first."""
-    ids, places = _to(join([first, second]), net.head.weight.device)
-    nats = net.nats(ids[None], places[None], choices)[0]
+    both = join([first, second])
+    ids, places = _to(both, net.head.weight.device)
+    nats = net.nats(ids[None], places[None], choices, near=both.near[None].to(ids.device))[0]
     end = len(first) - PATCH  # there is none of the marker that opens it
     return -nats[:end].sum(), -nats[end:].sum()
 

@@ -357,7 +357,10 @@ def video_bits(gpt: MediaGPT, codes: Tensor, caption: str | None) -> float:
     device = gpt.net.head.weight.device
     choices = [ids.to(device) for ids in words.choices(VIDEO)]
     with torch.inference_mode(), fast_autocast(device):
-        nats = gpt.net.nats(tokens.ids[None].to(device), tokens.places[None].to(device), choices)
+        ids, places, near = (
+            part[None].to(device) for part in (tokens.ids, tokens.places, tokens.near)
+        )
+        nats = gpt.net.nats(ids, places, choices, near=near)
     return float(nats.sum()) / (codes.numel() * words[VIDEO].digits) / math.log(2)
 
 

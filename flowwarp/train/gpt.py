@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
-from flowwarp.models.dvae import DVAE
+from flowwarp.models.dvae import DVAE, FSQ
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -279,13 +279,15 @@ def collate(
 
     Returns:
         ``ids`` (B, L) int64, ``places`` (B, L, 4) float32, ``media`` (B, L) int64, -1 for what is
-        filled up, and ``weights`` (B, L) float32, how much the prediction of each token counts.
+        filled up, ``near`` (B, L, 7) int64, see :class:`Tokens`, and ``weights`` (B, L) float32,
+        how much the prediction of each token counts.
     """
     longest = max(map(len, sequences))
     weights = torch.tensor([getattr(losses, medium.name) for medium in words.media])
     chosen = torch.cat(words.all_choices())
     video, text = words.number(VIDEO), words.number(TEXT)
-    parts: dict[str, list[Tensor]] = {"ids": [], "places": [], "media": [], "weights": []}
+    names = "ids", "places", "media", "near", "weights"
+    parts: dict[str, list[Tensor]] = {name: [] for name in names}
     for tokens in sequences:
         missing = longest - len(tokens)
         # Which medium comes next is known, and where a grid ends.
@@ -298,6 +300,7 @@ def collate(
         parts["ids"].append(F.pad(tokens.ids, (0, missing)))
         parts["places"].append(F.pad(tokens.places, (0, 0, 0, missing)))
         parts["media"].append(F.pad(tokens.media, (0, missing), value=-1))
+        parts["near"].append(F.pad(tokens.near, (0, 0, 0, missing), value=-1))
         parts["weights"].append(F.pad(counts, (0, missing)))
     return {name: torch.stack(rows) for name, rows in parts.items()}
 
@@ -311,7 +314,7 @@ def gpt_losses(
 ) -> dict[str, Tensor]:
     """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
     choices = [ids.to(examples["ids"].device) for ids in choices]
-    others = examples.get("hidden"), examples.get("ahead")
+    others = (examples.get(name) for name in ("hidden", "ahead", "near"))
     nats = net.nats(examples["ids"], examples["places"], choices, *others)
     weights = examples["weights"][:, PATCH:]
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
@@ -350,7 +353,7 @@ def bits_by_medium(
             patches = examples["ids"].shape[1] // PATCH
             told = _stack_ahead(ahead[start : start + _AT_ONCE], words, patches).to(device)
         placed = examples["ids"].to(device), examples["places"].to(device)
-        nats = net.nats(*placed, choices, ahead=told)
+        nats = net.nats(*placed, choices, ahead=told, near=examples["near"].to(device))
         nats = nats.double().cpu()
         counted = examples["weights"][:, PATCH:] > 0
         media = examples["media"][:, PATCH:][counted]
@@ -478,6 +481,8 @@ def gpt_task(
     net = GPT(replace(sizes, vocabulary=words.size, kinds=kinds))
     if start is not None:
         adopt(net, words, start)
+    if dvae is not None and (start is None or start.codes not in (None, fingerprint(dvae))):
+        begin_codes(net, words, dvae)
     choices = words.all_choices()
     about = {VOCABULARY: words.to_json()}
     learned = frozenset[str]() if start is None else start.known
@@ -576,6 +581,27 @@ def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:
         if name in state and state[name].shape == value.shape and not lost:
             state[name] = value
     net.load_state_dict(state)
+
+
+@torch.no_grad()
+def begin_codes(net: GPT, words: Vocabulary, dvae: DVAE) -> None:
+    """Let the codes of a discrete VAE begin where they are read: alike if they decode alike.
+
+    A digit of a code stands for a few numbers, whose random mixtures make half of the variance of
+    its row of the table, and noise the other half. What foretells codes begins at nothing. Does
+    nothing for codes that stand for no numbers (Gumbel-softmax).
+    """
+    if not isinstance(dvae.quantiser, FSQ):
+        return
+    levels = FSQ(dvae.config.levels)
+    numbers = levels.values(torch.arange(dvae.config.book))
+    numbers = (numbers - numbers.mean(0)) / numbers.std(0, correction=0)
+    inputs, embedded = numbers.shape[1], net.config.embedded
+    for ids in words.choices(VIDEO):
+        mixed = numbers @ torch.randn(inputs, embedded) / math.sqrt(inputs)
+        rows = math.sqrt(0.5) * (mixed + torch.randn(len(ids), embedded))
+        net.embedding.weight[ids] = rows.to(net.embedding.weight)
+        net.head.weight[ids] = 0
 
 
 def _own(model: torch.nn.Module) -> GPT:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from flowwarp.data.tokens import (
     MOTION_CODES,
     MOTION_GRID,
+    STEPS,
     BytePairs,
     Medium,
     Vocabulary,
@@ -232,6 +233,32 @@ def test_a_large_code_is_written_as_digits():
     assert sorted(everything) == sorted([*text, *words.range("video")])
     with pytest.raises(ValueError, match=r"codes of video must be in \[0, 1000\)"):
         words.codes("video", codes + 1)
+
+
+def test_near_by_hand():
+    words = Vocabulary((Medium("video", 10, (2, 2, 2), digits=2),))
+    near = words.near("video", 16).view(8, 2, 7)  # of cells 0 to 3, then those a time later
+    assert near[0].tolist() == [[-1] * 7] * 2
+    assert near[1].tolist() == [[-1] * 5 + [0, -1], [-1] * 5 + [1, -1]]  # what is left of it
+    assert near[4, 1].tolist() == [1, -1, 3, -1, 5, -1, -1]
+    assert near[7, 0].tolist() == [6, 4, -1, 2, -1, 12, 10]
+    later = words.codes("video", torch.zeros(1, 2, 2), 1).near  # nothing comes before it
+    assert later[6].tolist() == [-1] * 5 + [4, 2]
+
+
+@pytest.mark.parametrize("grid", [(3, 4, 6), (2, 3, 4)])
+def test_near_is_where_it_says(grid):
+    words = Vocabulary((Medium("text", 256), Medium("video", 10, grid, digits=2)))
+    tokens = join([words.text("a"), words.segment("video", torch.zeros(grid))])
+    at, which = (tokens.near >= 0).nonzero().unbind(1)
+    there = tokens.near[at, which]
+    assert (there < at).all()
+    steps = tokens.places[there] - tokens.places[at]
+    assert torch.equal(steps[:, 1:], torch.tensor(STEPS)[which].float())
+    # Of all that are in the grid, those that are not yet written are missing: none but these.
+    t, y, x = grid
+    wanted = (t - 1) * (y * x + 2 * y * (x - 1) + 2 * (y - 1) * x) + t * (y * (x - 1) + (y - 1) * x)
+    assert len(at) == 2 * wanted
 
 
 def test_text_counts_along_its_line():

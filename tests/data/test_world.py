@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from flowwarp._bundled import bundled
-from flowwarp.data import grounds
+from flowwarp.data import grounds, world
 from flowwarp.data.captions import MENTIONED, draw_caption, prompt_for
 from flowwarp.data.cast import draw_actor, is_held_out
 from flowwarp.data.digits import compose_digits
@@ -201,6 +201,39 @@ def test_an_actor_fills_the_frame_and_stays_in_it(layers):
     assert shares
     assert min(shares) > 0.45
     assert max(shares) < 0.85
+
+
+def test_things_move_by_whole_pixels_unless_the_camera_zooms(layers):
+    zooms = 0
+    for index in range(30):
+        clip = compose_clip(layers, 6, index, 128)
+        whole = torch.allclose(clip.flow_12, clip.flow_12.round(), atol=1e-4)
+        assert whole != clip.attributes["camera"].startswith("zoom")
+        zooms += not whole
+    assert 0 < zooms < 15
+
+
+def test_figures_stand_on_tiles(layers, monkeypatch):
+    """A figure before black is made of the same squares of pixels wherever it stands."""
+    monkeypatch.setattr(world, "paint_ground", lambda ground, random, crop: torch.zeros(
+        3, crop.height, crop.width
+    ))  # fmt: skip
+    monkeypatch.setattr(world, "draw_actor", lambda layers, random: actor)
+    random, places, squares = np.random.default_rng(0), set(), []
+    actor = draw_actor(layers, random)
+    while actor.attributes["action"] != "stand":
+        actor = draw_actor(layers, random)
+    for index in range(40):
+        clip = compose_clip(layers, 7, index, 64, frames=1, held_out=None)
+        if len(clip.attributes["actors"]) > 1 or clip.attributes["camera"] != "still":
+            continue
+        seen = clip.video[0].amax(0) > 0
+        places.add((int(seen.any(0).nonzero()[0]), int(seen.any(1).nonzero()[0])))
+        tiles = clip.video[0].unfold(1, 4, 4).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        squares.append({bytes(tile.flatten().tolist()) for tile in tiles})
+    assert len(places) > 2
+    assert {(x % 4, y % 4) for x, y in places} == {(min(places)[0] % 4, min(places)[1] % 4)}
+    assert all(own == squares[0] for own in squares)
 
 
 def test_digits_move_as_they_are_said_to():

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from flowwarp.data import tokens
 from flowwarp.models.gpt import (
     GPT,
+    NEAR,
     NOTHING,
     PATCH,
     TINY,
@@ -116,7 +117,7 @@ def test_a_hidden_patch_is_not_seen():
 
 
 def test_data_and_network_mean_the_same_patch():
-    assert (PATCH, NOTHING) == (tokens.PATCH, tokens.NOTHING)
+    assert (tokens.PATCH, tokens.NOTHING, len(tokens.STEPS)) == (PATCH, NOTHING, NEAR)
 
 
 @torch.no_grad()
@@ -334,6 +335,31 @@ def test_nats_are_of_the_choice_among_a_kind():
             assert float(nats[row, at]) == pytest.approx(wanted, abs=1e-4)
 
 
+def earlier(length=LENGTH, seed=7):
+    """Return (length, 7) earlier tokens, or none."""
+    drawn = torch.rand(length, 7, generator=torch.Generator().manual_seed(seed))
+    return (drawn * (torch.arange(length)[:, None] + 1)).long() - 1
+
+
+@torch.no_grad()
+def test_what_is_near_is_pointed_at():
+    net = network()
+    torch.nn.init.normal_(net.same.weight)
+    ids, places = sequences(1)
+    near, own = earlier(), torch.arange(1, 30)
+    hidden = torch.tensor([[False, True, False, False, False]])
+    for told in (None, hidden):
+        features = net.features(ids, places, told)[0]
+        nats = net.nats(ids, places, [own], told, near=near[None])[0]
+        for at, (row, token) in enumerate(zip(features, ids[0, PATCH:].tolist(), strict=True)):
+            logits = net.head(row)
+            for place, added in zip(near[at + PATCH].tolist(), net.same(row), strict=True):
+                if place >= 0 and not (told is not None and told[0, place // PATCH]):
+                    logits[ids[0, place]] += added
+            wanted = -logits[own].log_softmax(-1)[token - 1] if token < 30 else 0.0
+            assert float(nats[at]) == pytest.approx(float(wanted), abs=1e-4)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -499,6 +525,38 @@ def test_samples_are_what_the_network_says_of_their_kinds():
         for step in range(count):
             own = CHOICES[step % 2]
             assert int(got[row, step]) == int(own[logits[step, own].argmax()])
+
+
+def test_samples_copy_what_the_network_points_at():
+    net = network()
+    torch.nn.init.normal_(net.same.weight, std=0.5)
+    begin, count = prompts(2 * PATCH, PATCH), 2 * PATCH
+    near = earlier(PATCH + count)[PATCH:]  # of the last patch of the prompts on
+    begun = torch.stack([ids[-PATCH:] for ids, _ in begin])
+    greedy = Sampling(temperature=0, guidance=1.5)
+    without = prompts(PATCH, PATCH)
+    got = continued(net, begin, greedy, count, without, near=near, begun=begun)
+    assert not torch.equal(got, continued(net, begin, greedy, count, without))
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(4, count, generator=generator)
+    more = torch.rand(count, 4, generator=generator) * 16
+    for row in range(2):
+        logits = []
+        for ids, places in (begin[row], without[row]):
+            whole, start = torch.cat([ids, got[row]]), len(ids)
+            with torch.no_grad():
+                features = net.features(whole[None], torch.cat([places, more])[None])[0]
+                own, added = net.head(features)[start - PATCH :], net.same(features)
+            for step, places_near in enumerate(near.tolist()):
+                known = torch.cat([begun[row], got[row]])
+                for place, pointed in zip(places_near, added[start - PATCH + step], strict=True):
+                    if place >= 0:
+                        own[step, known[place]] += pointed
+            logits.append(own)
+        both = logits[1] + 1.5 * (logits[0] - logits[1])
+        for step in range(count):
+            chosen = CHOICES[step % 2]
+            assert int(got[row, step]) == int(chosen[both[step, chosen].argmax()])
 
 
 def test_rows_end_at_their_stop():

@@ -207,6 +207,24 @@ def test_sequences_are_in_their_order(material, words):
     assert words.read_text(tokens.ids[80:]) == square(0, 2).caption
 
 
+def test_codes_of_another_vae_begin_anew(material, dvae, words):
+    net = GPT(replace(SIZES, vocabulary=words.size))
+    torch.nn.init.normal_(net.head.weight)
+    own = MediaGPT(net, words, frozenset(), fingerprint(dvae))
+    kept = gpt_task(material, settings(), dvae, start=own).model
+    assert torch.equal(kept.head.weight, net.head.weight)
+    assert torch.equal(kept.embedding.weight, net.embedding.weight)
+    made = gpt_task(material, settings(), dvae, start=replace(own, codes="another")).model
+    ids = torch.cat(words.choices("video"))
+    assert not made.head.weight[ids].any()
+    others = torch.ones(words.size, dtype=torch.bool).index_fill(0, ids, False)
+    assert torch.equal(made.head.weight[others], net.head.weight[others])
+    # The least and the next but one value of a digit, which decode alike, and the greatest.
+    rows = made.embedding.weight[words.choices("video")[0]]
+    assert (rows[0] - rows[1]).norm() < 0.8 * (rows[0] - rows[-1]).norm()
+    assert 0.8 < rows.std() < 1.2
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_sequence_may_hold_a_part_of_a_video(material, words, start):
     store = material.training
