@@ -578,7 +578,8 @@ def _grid_near(grid: tuple[int, int, int], order: Tensor, digits: int) -> Tensor
     """Return which earlier tokens are those of the cells at ``STEPS``, (t * y * x * digits, 7)."""
     written = torch.arange(len(order))
     when = torch.empty_like(order).index_copy_(0, order, written)
-    cells = torch.stack(torch.unravel_index(order, grid), 1)
+    whole = grid[1] * grid[2]
+    cells = torch.stack([order // whole, order // grid[2] % grid[1], order % grid[2]], 1)
     found = []
     for step in STEPS:
         near = cells + torch.tensor(step)

@@ -184,16 +184,19 @@ def test_bits_by_hand(models):
     codes = torch.randint(
         models.dvae.config.codes, (2, 4, 4), generator=torch.Generator().manual_seed(0)
     )
-    head = gpt.net.head.weight.detach().clone()
+    weights = gpt.net.head.weight, gpt.net.same.weight
+    before = [weight.detach().clone() for weight in weights]
     try:
         with torch.no_grad():
-            gpt.net.head.weight.zero_()
+            for weight in weights:
+                weight.zero_()
         uniform = math.log2(gpt.vocabulary["video"].size)
         assert video_bits(gpt, codes, None) == pytest.approx(uniform, rel=1e-5)
         assert video_bits(gpt, codes, "a red knight") == pytest.approx(uniform, rel=1e-5)
     finally:
         with torch.no_grad():
-            gpt.net.head.weight.copy_(head)
+            for weight, own in zip(weights, before, strict=True):
+                weight.copy_(own)
     assert video_bits(gpt, codes, None) != video_bits(gpt, codes, "a red knight")
 
 

@@ -57,7 +57,8 @@ def test_streams(weights):
         (Card("dvae", {"widths": [8, 16]}), "does not describe a dvae"),
         (Card("dvae", {"colour": 1}), "does not describe a dvae"),
         (Card("dvae", {"widths": "wide"}), "does not describe a dvae"),
-        (Card("dvae"), "the network needs"),
+        (Card("dvae"), "lacks"),
+        (Card("dvae", {**dataclasses.asdict(CONFIG), "groups": 1}), "the network needs"),
     ],
 )
 def test_weights_that_are_refused(tmp_path, card, words):
