@@ -17,7 +17,7 @@ from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from flowwarp.train.loop import LoopConfig, Result, Task
+    from flowwarp.train.loop import Result, Task
 
 _DEVICES = ("cpu", "cuda", "mps")
 _SOURCES = "sources"  # a section of config.toml
@@ -120,38 +120,33 @@ def configure(
         InputError: an unknown key or a wrong value.
         OutputError: the folder holds a run that is not to be resumed.
     """
-    from flowwarp.train.runs import refuse_run
+    import torch
+
+    from flowwarp.pipelines.precision import fast_dtype
+    from flowwarp.train.runs import begun_with, refuse_run
     from flowwarp.train.settings import override, read_toml
 
     asked = click.get_current_context().params
     if asked["resume"] == "never":
         refuse_run(asked["folder"])
-    preset = {**configs, "loop": _suited(configs["loop"], asked)}
+    slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16
+    begun = None if asked["resume"] == "never" else begun_with(asked["folder"], "loop", "precision")
+    precision = "fp32" if slow else configs["loop"].precision
+    if begun in ("bf16", "fp32"):
+        precision = begun
+    preset = {**configs, "loop": replace(configs["loop"], precision=precision)}
     changed = read_toml(config, preset, (_SOURCES,)) if config else preset
     given = {"steps": steps, "seed": seed}
     changes = {name: value for name, value in given.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
-    return override(changed, settings)
-
-
-def _suited(preset: LoopConfig, asked: Mapping[str, Any]) -> LoopConfig:
-    """Return a preset's loop in the precision of the run it goes on with, or a fast one."""
-    import torch
-
-    from flowwarp.pipelines.precision import fast_dtype
-    from flowwarp.train.runs import begun_with
-
-    slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16
-    begun = None if asked["resume"] == "never" else begun_with(asked["folder"], "loop", "precision")
-    if begun == "bf16" and slow:
+    result = override(changed, settings)
+    if slow and begun == result["loop"].precision == "bf16":
         click.echo(
             "this run computes in bf16, which is slow here; faster, if not the same to the bit: "
             "--resume changed --set precision=fp32",
             err=True,
         )
-    if begun in ("bf16", "fp32"):
-        return replace(preset, precision=begun)
-    return replace(preset, precision="fp32") if slow else preset
+    return result
 
 
 @contextmanager

@@ -250,13 +250,12 @@ def _draw_paths(
     sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.zeros(1)
     paths = []
     for actor, side in zip(actors, sides, strict=True):
-        paces: tuple[float, float] = (_STEP, _STEP / 2)
+        way = np.array(_TURNS[_way(actor)])
+        speed = way * (_STEP, _STEP / 2)
         start = np.array([STAGE / 2 + side, feet + 4 * several * random.uniform(-1, 1)])
         start[0] += random.uniform(-5, 5)
         if camera != "follow":
-            paces = _pace(paces[0], across, length), _pace(paces[1], down, length)
-        speed = np.array(_TURNS[_way(actor)]) * paces
-        if camera != "follow":
+            speed = way * (_pace(_STEP, across, length), _pace(_STEP / 2, down, length))
             start -= speed * length / 2
             lowest, highest = height + 6 - speed[1] * length * (speed[1] < 0), 124.0
             highest -= speed[1] * length * (speed[1] > 0)

@@ -433,28 +433,32 @@ class GPT(nn.Module):
             pointed = self.same(features).float()
         nats = torch.zeros(len(targets), device=ids.device)
         for own in choices:
-            index = torch.full((self.config.vocabulary,), -1, device=ids.device)
-            index[own] = torch.arange(len(own), device=ids.device)
+            index = _index(own, self.config.vocabulary)
             chosen = index[targets]
             rows = (chosen >= 0).nonzero()[:, 0]
             logits = F.linear(features[rows], self.head.weight[own]).float()
             if found is not None and pointed is not None:
-                logits = point(logits, pointed[rows], index[found[rows]], found[rows] >= 0)
+                logits = _point(logits, pointed[rows], index[found[rows]])
             nats = nats.index_copy(0, rows, F.cross_entropy(logits, chosen[rows], reduction="none"))
         return nats.view(len(ids), -1)
 
 
-def point(logits: Tensor, pointed: Tensor, places: Tensor, there: Tensor) -> Tensor:
-    """Return logits (n, V) with what points at some of them, (n, 7), added where it is ``there``.
+def _index(choices: Tensor, vocabulary: int) -> Tensor:
+    """Return which of some choices each id is, -1 for none of them; the id -1 is none, too."""
+    index = choices.new_full((vocabulary + 1,), -1)  # what -1 reads is the last
+    index[choices] = torch.arange(len(choices), device=choices.device)
+    return index
+
+
+def _point(logits: Tensor, pointed: Tensor, places: Tensor) -> Tensor:
+    """Return logits (n, V) with what points at some of them, (n, 7), added.
 
     Args:
         logits: of the ids to choose from.
         pointed: what to add.
-        places: (n, 7) int64, at which of the logits; less than 0 for none of them.
-        there: (n, 7) bool.
+        places: (n, 7) int64, at which of the logits; -1 for none of them.
     """
-    added = pointed * (there & (places >= 0))
-    return logits.scatter_add(1, places.clamp_min(0), added)
+    return logits.scatter_add(1, places.clamp_min(0), pointed * (places >= 0))
 
 
 def _look_up(ids: Tensor, near: Tensor, hidden: Tensor | None) -> Tensor:
@@ -782,28 +786,20 @@ class _Pointer:
     """What was written so far, to be copied: see :func:`sample`."""
 
     def __init__(
-        self,
-        net: GPT,
-        choices: Sequence[Tensor],
-        near: Tensor,
-        begun: Tensor | None,
-        batch: int,
+        self, net: GPT, choices: Sequence[Tensor], near: Tensor, begun: Tensor | None, batch: int
     ) -> None:
-        self.near, self.there = near.clamp_min(0), near >= 0
+        self.near = near
         self.begun = 0 if begun is None else begun.shape[1]
-        self.known = near.new_zeros(batch, self.begun + len(near))
+        # The last column is what a place of -1 reads: no id.
+        self.known = near.new_full((batch, self.begun + len(near) + 1), -1)
         if begun is not None:
             self.known[:, : self.begun] = begun
-        # Which of the choices of a turn each id is.
-        self.index = near.new_full((len(choices), net.config.vocabulary), -1)
-        for row, ids in zip(self.index, choices, strict=True):
-            row[ids] = torch.arange(len(ids), device=ids.device)
+        self.indices = [_index(ids, net.config.vocabulary) for ids in choices]
 
     def point(self, logits: Tensor, pointed: Tensor, turn: int, step: int) -> Tensor:
         """Return logits with what points at them added; rows are those written, once or twice."""
-        places = self.index[turn][self.known[:, self.near[step]]]  # (B, 7)
-        places = places.repeat(len(logits) // len(places), 1)
-        return point(logits, pointed, places, self.there[step].expand_as(places))
+        places = self.indices[turn][self.known[:, self.near[step]]]  # (B, 7)
+        return _point(logits, pointed, places.repeat(len(logits) // len(places), 1))
 
     def add(self, ids: Tensor, step: int) -> None:
         """Take note of a token of each row."""

@@ -289,11 +289,22 @@ def _log_likelihoods(
     net: GPT, first: Tokens, second: Tokens, choices: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
     """Return the log-likelihoods of two media, the second one's given the first."""
-    both = join([first, second])
-    ids, places = _to(both, net.head.weight.device)
-    nats = net.nats(ids[None], places[None], choices, near=both.near[None].to(ids.device))[0]
+    nats = token_nats(net, join([first, second]), choices)
     end = len(first) - PATCH  # there is none of the marker that opens it
     return -nats[:end].sum(), -nats[end:].sum()
+
+
+def token_nats(net: GPT, tokens: Tokens, choices: Sequence[Tensor]) -> Tensor:
+    """Return minus the log-likelihood of each token after the first patch, (L - 8,), in nats.
+
+    Args:
+        net: the network.
+        tokens: a sequence.
+        choices: see :meth:`GPT.nats`; where the network is.
+    """
+    device = net.head.weight.device
+    ids, places, near = (part[None].to(device) for part in (tokens.ids, tokens.places, tokens.near))
+    return net.nats(ids, places, choices, near=near)[0]
 
 
 def describe(

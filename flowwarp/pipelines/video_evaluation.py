@@ -50,6 +50,7 @@ from flowwarp.pipelines.sequences import (
     MediaGPT,
     Prompt,
     describe,
+    token_nats,
 )
 from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
 
@@ -357,10 +358,7 @@ def video_bits(gpt: MediaGPT, codes: Tensor, caption: str | None) -> float:
     device = gpt.net.head.weight.device
     choices = [ids.to(device) for ids in words.choices(VIDEO)]
     with torch.inference_mode(), fast_autocast(device):
-        ids, places, near = (
-            part[None].to(device) for part in (tokens.ids, tokens.places, tokens.near)
-        )
-        nats = gpt.net.nats(ids, places, choices, near=near)
+        nats = token_nats(gpt.net, tokens, choices)
     return float(nats.sum()) / (codes.numel() * words[VIDEO].digits) / math.log(2)
 
 

@@ -86,6 +86,10 @@ def test_presets_train_in_a_fast_precision_and_runs_stay_in_theirs(tmp_path, cap
     assert run(*call, tmp_path / "bf16", "--resume", "auto") == 0
     assert "slow here" in capsys.readouterr().err
     assert precision(tmp_path / "bf16") == "bf16"
+    options = ["--resume", "changed", "--set", "precision=fp32"]
+    assert run(*call, tmp_path / "bf16", *options) == 0
+    assert "slow here" not in capsys.readouterr().err  # that is what was advised
+    assert precision(tmp_path / "bf16") == "fp32"
     assert run(*call, tmp_path / "asked", "--set", "precision=bf16") == 0
     assert precision(tmp_path / "asked") == "bf16"
 
