@@ -154,7 +154,7 @@ def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: s
         return f"pan {choose(random, _PANS[: 2 if level else 4])}"
     if len(ways) == 1 and ways != {""} and chance < 0.35 and not (level and climbs):
         return "follow"
-    if chance > 0.8 and not climbs:  # who walks up or down would leave the frame
+    if chance > 0.9 and not climbs:  # who walks up or down would leave the frame
         return choose(random, ("zoom in", "zoom out"))
     return "still"
 
@@ -212,7 +212,7 @@ def _direct(
     for actor, (start, speed) in zip(actors, paths, strict=True):
         corner = start + time[:, None] * speed - scale * np.array([_MIDDLE, _FEET])
         tracks.append(Track(scale * zoom, *(zoom[:, None] * corner + offset).T))
-        shown.append(_act(random, actor.attributes["action"], frames))
+        shown.append(_act(actor.attributes["action"], frames))
     # Of the world that is seen, in whole tiles, so that the ground lies on them too.
     low = _GRID * np.floor(((-offset / zoom[:, None]).min(0) - 1) / _GRID).astype(int)
     high = _GRID * np.ceil((((STAGE - offset) / zoom[:, None]).max(0) + 2) / _GRID).astype(int)
@@ -276,14 +276,13 @@ def _pace(wanted: float, reach: float, length: int) -> float:
     return min(wanted, math.floor(most) if most >= 1 else most)
 
 
-def _act(random: np.random.Generator, action: str, frames: int) -> NDArray[np.int64]:
-    """Return which cell of the animation each frame shows."""
+def _act(action: str, frames: int) -> NDArray[np.int64]:
+    """Return which cell of the animation each frame shows; a clip begins with what it shows."""
     time = np.arange(frames)
     cells = ANIMATIONS[ACTIONS[action][1]][1]
     if action == "stand":
         return np.zeros(frames, np.int64)
     if action == "walk":  # cell 0 is standing; two frames a cell, so that a cycle takes 16
-        return 1 + (time + int(random.integers(16))) // 2 % (cells - 1)
+        return 1 + time // 2 % (cells - 1)
     hold = max(1, min(2, frames // cells))
-    start = int(random.integers(max(frames - hold * cells, 0) + 1))
-    return np.clip((time - start) // hold, 0, cells - 1)
+    return np.minimum(time // hold, cells - 1)

@@ -20,14 +20,15 @@ Convolutions are two-dimensional, over each frame; what joins frames, besides th
 a quarter of each block's channels come from the frame before (temporal shift, Lin et al., ICCV
 2019), which costs nothing and needs one frame to be remembered.
 
-Where a code of a place would need to be one of millions, it is several numbers of a latent in
-groups (product quantisation): by default two groups of 1,000 each.
+Where a code of a place would need to be one of millions, it is several digits: numbers of a latent
+in groups (product quantisation), or vectors that are added up; by default two of 1,000 each.
 
 Quantisation is finite scalar (Mentzer et al., "Finite Scalar Quantization: VQ-VAE Made Simple",
-ICLR 2024) or by Gumbel-softmax (Jang et al., ICLR 2017, as in DALL-E, Ramesh et al., 2021). The
-steps out begin as the copies to all neighbours of DC-AE (Chen et al., "Deep Compression
-Autoencoder", ICLR 2025). Residual branches begin small, so that the untrained way in is near a
-linear one, whose latent :func:`initialise_latent` takes from principal components.
+ICLR 2024), by Gumbel-softmax (Jang et al., ICLR 2017, as in DALL-E, Ramesh et al., 2021), or by the
+nearest of some vectors, then the nearest to what is left (:class:`Residual`). The steps out begin
+as the copies to all neighbours of DC-AE (Chen et al., "Deep Compression Autoencoder", ICLR 2025).
+Residual branches begin small, so that the untrained way in is near a linear one, whose latent
+:func:`initialise_latent` takes from principal components.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _MOST_CODES = 2**31
 BRANCH = 0.1  # scale at which residual branches begin
 SHIFTED = 4  # one of so many channels comes from the frame before
 GROUPS = 8  # of group norm
+_AT_ONCE = 8192  # points whose distances are compared
 
 Past = list[Tensor]  # for each block in order, the channels that its next frame takes over
 
@@ -60,12 +62,13 @@ class DVAEConfig:
         strides: by how much each stage divides height and width.
         strides_time: by how much each stage divides the number of frames.
         widths: channels; each a multiple of the one before.
-        encoder: residual blocks of the way in, which see one place alone.
+        encoder: residual blocks of the way in, which see one place alone; 0 with residual.
         decoder: residual blocks of the way out.
-        quantiser: ``fsq`` or ``gumbel``.
+        quantiser: ``fsq``, ``gumbel`` or ``residual``.
         levels: into how many steps each number of a group of the latent is rounded (fsq).
-        groups: of numbers; each counts as a digit of the code, the first one the most (fsq).
-        entries: how many codes there are (gumbel).
+        groups: of numbers (fsq), or books of vectors (residual); each counts as a digit of the
+            code, the first one the most.
+        entries: how many codes there are (gumbel), or vectors in each book (residual).
         norm: of the way out: ``group`` normalises over groups of channels of one frame; ``none``
             does not.
     """
@@ -75,7 +78,7 @@ class DVAEConfig:
     widths: tuple[int, ...] = (48, 96, 192)
     encoder: int = 3
     decoder: tuple[int, ...] = (1, 2, 2)
-    quantiser: Literal["fsq", "gumbel"] = "fsq"
+    quantiser: Literal["fsq", "gumbel", "residual"] = "fsq"
     levels: tuple[int, ...] = (8, 5, 5, 5)
     groups: int = 2
     entries: int = 1024
@@ -101,6 +104,8 @@ class DVAEConfig:
                 )
         if self.encoder < 0:
             raise ValueError(f"encoder must not be negative, got {self.encoder}")
+        if self.encoder and self.quantiser == "residual":
+            raise ValueError("encoder must be 0 with residual, whose vectors are of pixels")
         if not self.levels or min(self.levels) < 2 or self.entries < 2:
             raise ValueError("levels and entries must be at least 2")
         if self.groups < 1 or self.book**self.groups > _MOST_CODES:
@@ -124,7 +129,7 @@ class DVAEConfig:
     @property
     def digits(self) -> int:
         """Of which a code is made."""
-        return self.groups if self.quantiser == "fsq" else 1
+        return 1 if self.quantiser == "gumbel" else self.groups
 
     @property
     def codes(self) -> int:
@@ -298,7 +303,9 @@ class Decoder(nn.Module):
             for count, width in zip(reversed(config.decoder), reversed(widths), strict=True)
         )
         self.steps = nn.ModuleList(reversed(steps))
-        self.head = _convolution(widths[0], outputs)
+        # What is added to vectors, which are pixels, begins small.
+        gain = BRANCH if config.quantiser == "residual" else 1.0
+        self.head = _convolution(widths[0], outputs, gain=gain)
 
     def forward(self, x: Tensor, batch: int, past: Past | None) -> tuple[Tensor, Past]:
         """Return frames (B * T, 3, H, W), about [0, 1], of (B * t, width, h, w); the new past."""
@@ -405,6 +412,61 @@ class Gumbel(nn.Module):
         return divergence.flatten(1).mean(1)
 
 
+class Residual(nn.Module):
+    """Takes the nearest vector of a book, then of the next book the nearest to what is left.
+
+    The code has one digit for each book, and stands for the sum (Gray, "Vector Quantization", IEEE
+    ASSP Magazine 1984; Zeghidour et al., "SoundStream", 2021). Vectors are blocks of pixels, found
+    by k-means before training (:func:`flowwarp.train.dvae.find_books`) and fixed from then on: what
+    learns is the way out. A few blocks are most of what there is in drawn pictures, and codes that
+    may lie anywhere fit them better than the points of a grid.
+    """
+
+    def __init__(self, entries: int, books: int, width: int) -> None:
+        super().__init__()
+        self.inputs = self.outputs = width
+        self.register_buffer("books", torch.zeros(books, entries, width))  # until they are found
+        self.books: Tensor
+
+    def forward(self, latent: Tensor, mix: float) -> tuple[Tensor, Tensor]:
+        """Return sums of vectors, mixed with what they stand for as by `FSQ`, and codes."""
+        codes = self.codes(latent.detach())
+        return latent + mix * (self.values(codes) - latent).detach(), codes
+
+    def codes(self, latent: Tensor) -> Tensor:
+        """Return the codes (...) int64 of (..., D)."""
+        rest = latent.float().flatten(0, -2)
+        codes = rest.new_zeros(len(rest), dtype=torch.int64)
+        for book in self.books.float():
+            digit = nearest(rest, book)
+            rest = rest - F.embedding(digit, book)
+            codes = codes * len(book) + digit
+        return codes.view(latent.shape[:-1])
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Return the sums of vectors (..., D) float32 of codes (...)."""
+        books = self.books.float()
+        places = [len(books[0]) ** power for power in reversed(range(len(books)))]
+        digits = [codes // place % len(books[0]) for place in places]
+        total = F.embedding(digits[0], books[0])
+        for digit, book in zip(digits[1:], books[1:], strict=True):
+            total = total + F.embedding(digit, book)
+        return total
+
+    def penalty(self, latent: Tensor) -> Tensor:
+        """Return nothing to be had, (B,): the latent is not learned."""
+        return latent.new_zeros(len(latent))
+
+
+def nearest(points: Tensor, vectors: Tensor) -> Tensor:
+    """Return which of some vectors (E, D) is nearest to each of (N, D), (N,) int64."""
+    half = vectors.square().sum(1) / 2
+    parts = torch.split(
+        points, _AT_ONCE
+    )  # so that distances of a large picture do not fill the memory
+    return torch.cat([torch.addmm(half, part, vectors.T, alpha=-1).argmin(1) for part in parts])
+
+
 # ------------------------------------------------------------------ the network
 
 
@@ -439,12 +501,18 @@ class DVAE(nn.Module):
         self.config = config = config or DVAEConfig()
         width = config.widths[-1]
         self.encoder = Encoder(config)
-        self.quantiser = (
-            FSQ(config.levels * config.groups)
-            if config.quantiser == "fsq"
-            else Gumbel(config.entries, width)
-        )
-        self.to_latent = _convolution(self.encoder.width, self.quantiser.inputs, size=1)
+        self.quantiser: FSQ | Gumbel | Residual
+        self.to_latent: nn.Module
+        if config.quantiser == "residual":
+            self.quantiser = Residual(config.entries, config.groups, self.encoder.width)
+            self.to_latent = nn.Identity()
+        else:
+            self.quantiser = (
+                FSQ(config.levels * config.groups)
+                if config.quantiser == "fsq"
+                else Gumbel(config.entries, width)
+            )
+            self.to_latent = _convolution(self.encoder.width, self.quantiser.inputs, size=1)
         self.from_latent = _convolution(self.quantiser.outputs, width, size=1)
         self.decoder = Decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -540,14 +608,20 @@ class DVAE(nn.Module):
             group, past = self._from_values(self.quantiser.values(part.long()), past)
             yield _by_example(group, len(part)).clamp(0, 1)
 
+    def coding(self) -> tuple[nn.Module, ...]:
+        """Return the parts that codes hang on."""
+        books = (self.quantiser,) if isinstance(self.quantiser, Residual) else ()
+        return self.encoder, self.to_latent, *books
+
     def _to_latent(self, video: Tensor) -> Tensor:
         latent = self.to_latent(self.encoder(video)).float().permute(0, 2, 3, 1)
         return _by_example(latent, len(video))
 
     def _from_values(self, values: Tensor, past: Past | None) -> tuple[Tensor, Past]:
-        batch = len(values)
-        x = self.from_latent(values.flatten(0, 1).permute(0, 3, 1, 2))
-        frames, new = self.decoder(x, batch, past)
+        places = values.flatten(0, 1).permute(0, 3, 1, 2)
+        frames, new = self.decoder(self.from_latent(places), len(values), past)
+        if isinstance(self.quantiser, Residual):  # the sum of vectors is a picture already
+            frames = frames + unfold(places, self.config.stride, self.config.stride_time) * 0.5
         return frames, new
 
     def _check(self, video: Tensor) -> None:
@@ -570,8 +644,8 @@ def initialise_latent(net: DVAE, video: Tensor) -> None:
     """Let the latent begin as the principal components of the features of some clips.
 
     Each number of the latent gets mean 0 and variance 1 over these clips, the strongest component
-    the first place (and so the most levels). Deterministic; does nothing to a network with
-    Gumbel-softmax.
+    the first place (and so the most levels). Deterministic; does nothing to a network without
+    finite scalar quantisation.
 
     Args:
         net: an untrained network.
@@ -590,5 +664,7 @@ def initialise_latent(net: DVAE, video: Tensor) -> None:
     chosen = chosen * largest.sign()
     spread = variances.flip(0)[:count].clamp_min(1e-8).sqrt()
     matrix = chosen / spread[:, None]
+    assert isinstance(net.to_latent, nn.Conv2d)
+    assert net.to_latent.bias is not None
     net.to_latent.weight.copy_(matrix[..., None, None])
-    net.to_latent.bias.copy_(-(matrix @ mean))  # type: ignore[union-attr]
+    net.to_latent.bias.copy_(-(matrix @ mean))

@@ -221,7 +221,7 @@ def evaluate_dvae(dvae: DVAE, classifier: Classifier, clips: Iterable[Clip]) -> 
             _judge(tally, classifier, {TRUTH: video[alone], DECODED: decoded[alone]}, [
                 label_clip(batch[row].attributes) for row in alone
             ])  # fmt: skip
-    levels = dvae.config.levels if isinstance(dvae.quantiser, FSQ) else (dvae.config.entries,)
+    levels = dvae.config.levels if isinstance(dvae.quantiser, FSQ) else (dvae.config.book,)
     use = code_use(torch.cat(used), levels, dvae.config.digits)
     shares = {"codes used %": {DECODED: 100 * use.used}}
     shares["codes effective %"] = {DECODED: 100 * use.effective}

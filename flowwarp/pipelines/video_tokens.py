@@ -34,7 +34,7 @@ def encoder_parts(net: DVAE, dtype: torch.dtype | None = None) -> Iterator[bytes
         net: from :func:`load_dvae`.
         dtype: what values are rounded to; by default they are taken as they are.
     """
-    return weight_bytes((net.encoder, net.to_latent), dtype)
+    return weight_bytes(net.coding(), dtype)
 
 
 def weight_bytes(

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import cv2
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import begin_words, to_ids
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.train import loop
+from flowwarp.train.clusters import find_middles
 from flowwarp.train.kept import KeptClips
 from flowwarp.train.wear import WearConfig, wear
 
@@ -27,7 +27,7 @@ Preset = Literal["tiny", "small", "base"]
 
 _AT_ONCE = 16  # clips of a validation side by side
 _SORTED = 500  # clips whose places are looked at to find kinds of them
-_ROUNDS, _ENOUGH = 50, 1e-4  # of k-means: how many at most, and what change is none
+_ROUNDS = 50  # of k-means
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _begun(sketches: Tensor, known: Tensor, unknown: int) -> Tensor:
 
 @torch.inference_mode()
 def find_kinds(net: Captioner, clips: KeptClips, kinds: int) -> Tensor:
-    """Sort what a captioner sees of places into kinds, by k-means (Lloyd; begun by k-means++).
+    """Sort what a captioner sees of places into kinds, by k-means.
 
     Args:
         net: whose eye looks.
@@ -192,12 +192,7 @@ def find_kinds(net: Captioner, clips: KeptClips, kinds: int) -> Tensor:
     places = torch.cat(seen)
     if len(places) < kinds:
         raise ValueError(f"kinds must be at most {len(places)}, one a place, got {kinds}")
-    cv2.setRNGSeed(0)
-    criteria = (cv2.TERM_CRITERIA_MAX_ITER | cv2.TERM_CRITERIA_EPS, _ROUNDS, _ENOUGH)
-    _, _, book = cv2.kmeans(  # type: ignore[call-overload]
-        places.numpy(), kinds, None, criteria, 1, cv2.KMEANS_PP_CENTERS
-    )
-    return torch.from_numpy(book)
+    return find_middles(places, kinds, _ROUNDS)
 
 
 # ------------------------------------------------------------------ the run

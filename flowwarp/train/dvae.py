@@ -17,9 +17,19 @@ from torch import Tensor
 from flowwarp.data.sources import Draw
 from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
-from flowwarp.models.dvae import DVAE, FSQ, SMALL, TINY, DVAEConfig, initialise_latent
+from flowwarp.models.dvae import (
+    DVAE,
+    FSQ,
+    SMALL,
+    TINY,
+    DVAEConfig,
+    Residual,
+    initialise_latent,
+    nearest,
+)
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
+from flowwarp.train.clusters import find_middles
 from flowwarp.viz.sheets import video_sheet
 
 Preset = Literal["tiny", "small", "base"]
@@ -187,6 +197,43 @@ def dvae_losses(
     return {"loss": loss, **terms, "square": error.detach().square().mean((1, 2, 3, 4))}
 
 
+# ------------------------------------------------------------------ vectors of pixels
+
+
+@torch.no_grad()
+def find_books(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int = 12) -> None:
+    """Let the books of a residual quantiser be the middles of what they shall stand for.
+
+    Of each video the places are drawn that count, as often as their colours are spread: an even
+    ground needs few vectors. Deterministic, from no more than one pass over the videos.
+
+    Args:
+        net: whose quantiser is residual.
+        videos: (B, T, 3, H, W) in [0, 1], T a multiple of the group's length.
+        points: places to draw from each.
+        rounds: of k-means.
+
+    Raises:
+        ValueError: there are fewer places than vectors.
+    """
+    assert isinstance(net.quantiser, Residual)
+    drawn = []
+    for number, video in enumerate(videos):
+        places = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2)
+        spread = places.unflatten(1, (-1, 3)).var(1).mean(1).sqrt() + _EVEN
+        chosen = torch.multinomial(
+            spread, min(points, len(places)), generator=loop.generator(number)
+        )
+        drawn.append(places[chosen].cpu())
+    rest = torch.cat(drawn)
+    for book in net.quantiser.books:
+        middles = find_middles(rest, len(book), rounds)
+        book.copy_(middles)
+        rest = rest - middles[nearest(rest, middles)]
+
+
+_EVEN = 0.01  # spread that is added to that of places, so that even ones come too
+
 # ------------------------------------------------------------------ the run
 
 
@@ -212,9 +259,12 @@ def presets(preset: Preset) -> dict[str, Any]:
             samples_every=1000,
             workers=1,
         ),
-        "model": DVAEConfig() if preset == "base" else SMALL,
+        "model": DVAEConfig(encoder=0, quantiser="residual", entries=1000)
+        if preset == "base"
+        else SMALL,
         "data": DVAEDataConfig(),
-        "losses": DVAELossConfig(),
+        # Vectors are found before the first step, and fixed.
+        "losses": DVAELossConfig(rounded_from=0.0 if preset == "base" else 0.3),
     }
 
 
@@ -256,9 +306,18 @@ def dvae_task(
     def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         return dvae_losses(net, examples, step / training.steps, configs["losses"])
 
-    if start is None:
+    def pixels(numbers: range) -> Tensor:
         # Numbers that training does not reach: it takes whatever the clip, not the first of them.
-        initialise_latent(net, batch(range(_FAR, _FAR + 8))["video"].float() / 255)
+        return batch(range(_FAR + numbers.start, _FAR + numbers.stop))["video"].float() / 255
+
+    def prepare() -> None:
+        if isinstance(net.quantiser, Residual) and not net.quantiser.books.any():
+            place = next(net.parameters()).device
+            parts = (pixels(range(n, n + _AT_ONCE)).to(place) for n in range(0, _SORTED, _AT_ONCE))
+            find_books(net, parts, _POINTS)
+
+    if start is None:
+        initialise_latent(net, pixels(range(_AT_ONCE)))
     else:
         net.load_state_dict(start.state_dict())
         for part in (net.encoder, net.to_latent):
@@ -279,7 +338,7 @@ def dvae_task(
             ratios.append(psnr(video, original))
             squares.append((video - original).square().mean((1, 2, 3, 4)))
             codes.append(made.codes)
-        levels = model.levels if isinstance(net.quantiser, FSQ) else (model.entries,)
+        levels = model.levels if isinstance(net.quantiser, FSQ) else (model.book,)
         use = code_use(torch.cat(codes), levels, model.digits)
         figures = {
             "psnr": float(torch.cat(ratios).clamp(max=_BEST).mean()),
@@ -309,10 +368,13 @@ def dvae_task(
         metric="square",
         samples=samples,
         notes=notes or {},
+        prepare=prepare,
     )
 
 
 _FAR = 10**12
+_AT_ONCE = 8  # clips that a beginning is made from
+_SORTED, _POINTS = 768, 2048  # clips whose places vectors are found of, and places of _AT_ONCE
 _SHOWN = 4  # clips on a sheet, the original over the reconstruction
 _BEST = 100.0  # dB; a reconstruction without any error must not make a mean infinite
 

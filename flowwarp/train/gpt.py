@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
-from flowwarp.models.dvae import DVAE, FSQ
+from flowwarp.models.dvae import DVAE, FSQ, Residual
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -135,6 +135,9 @@ class GPTLossConfig:
         frame: a condition, whose likelihood is a help only.
         motion: likewise.
         sketch: what videos are made after.
+        rare: how far patches of a video count more, the fewer of its places are of their kind, by
+            its sketch: minus the power of their number. Most of a video is ground, whose grain
+            nobody can foretell; who stands there is a third of it. 0 for all alike.
     """
 
     text: float = 5.0
@@ -144,11 +147,14 @@ class GPTLossConfig:
     motion: float = 0.5
     sketch: float = 1.0
     opening: float = 8.0
+    rare: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.opening < 0:
-            raise ValueError(f"opening must not be negative, got {self.opening}")
-        weights = [getattr(self, item.name) for item in fields(self) if item.name != "opening"]
+        others = "opening", "rare"
+        for name in others:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        weights = [getattr(self, item.name) for item in fields(self) if item.name not in others]
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
 
@@ -208,7 +214,7 @@ def draw_batch(
     """
     orders = [order for order, _ in data.mixture]
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    sequences, hidden, ahead = [], [], []
+    sequences, hidden, ahead, rarity = [], [], [], []
     sketched = words.knows(SKETCH)
     for number in numbers:
         chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
@@ -226,12 +232,27 @@ def draw_batch(
             plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
             own = None if plain or order[-1] != VIDEO else store.codes(SKETCH, index)
             ahead.append(kinds_ahead(tokens, words, own))
+            rarity.append(_rarity(tokens, words, store.codes(SKETCH, index), losses.rare))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
     if sketched:
         examples["ahead"] = _stack_ahead(ahead, words, patches)
+        longest = examples["weights"].shape[1]
+        examples["weights"] *= torch.stack([F.pad(own, (0, longest - len(own))) for own in rarity])
     return examples
+
+
+def _rarity(tokens: Tokens, words: Vocabulary, sketch: Tensor, power: float) -> Tensor:
+    """Return how much each token counts by `GPTLossConfig.rare`, (L,), 1 in the mean of a video."""
+    places = tokens.places[::PATCH]
+    counts = torch.ones(len(places))
+    cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (places[:, 1] > 0)  # no markers
+    if power and bool(cells.any()):
+        kinds = kinds_of(words, places[cells], sketch)
+        rare = torch.bincount(kinds)[kinds].float() ** -power
+        counts[cells] = rare / rare.mean()
+    return counts.repeat_interleave(PATCH)
 
 
 def kinds_ahead(tokens: Tokens, words: Vocabulary, sketch: Tensor | None) -> Tensor:
@@ -587,21 +608,28 @@ def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:
 def begin_codes(net: GPT, words: Vocabulary, dvae: DVAE) -> None:
     """Let the codes of a discrete VAE begin where they are read: alike if they decode alike.
 
-    A digit of a code stands for a few numbers, whose random mixtures make half of the variance of
-    its row of the table, and noise the other half. What foretells codes begins at nothing. Does
-    nothing for codes that stand for no numbers (Gumbel-softmax).
+    A digit of a code stands for some numbers, or for a vector, whose random mixtures make half of
+    the variance of its row of the table, and noise the other half. What foretells codes begins at
+    nothing. Does nothing for codes that stand for neither (Gumbel-softmax).
     """
-    if not isinstance(dvae.quantiser, FSQ):
-        return
-    levels = FSQ(dvae.config.levels)
-    numbers = levels.values(torch.arange(dvae.config.book))
-    numbers = (numbers - numbers.mean(0)) / numbers.std(0, correction=0)
-    inputs, embedded = numbers.shape[1], net.config.embedded
-    for ids in words.choices(VIDEO):
+    digits = _digit_values(dvae)
+    for ids, numbers in zip(words.choices(VIDEO), digits, strict=bool(digits)):
+        numbers = numbers - numbers.mean(0)
+        numbers = numbers / numbers.square().mean().sqrt().clamp_min(1e-6)
+        inputs, embedded = numbers.shape[1], net.config.embedded
         mixed = numbers @ torch.randn(inputs, embedded) / math.sqrt(inputs)
         rows = math.sqrt(0.5) * (mixed + torch.randn(len(ids), embedded))
         net.embedding.weight[ids] = rows.to(net.embedding.weight)
         net.head.weight[ids] = 0
+
+
+def _digit_values(dvae: DVAE) -> list[Tensor]:
+    """Return what each value of each digit of a code stands for, (book, numbers) each."""
+    config = dvae.config
+    if isinstance(dvae.quantiser, FSQ):
+        numbers = FSQ(config.levels).values(torch.arange(config.book))
+        return [(numbers - numbers.mean(0)) / numbers.std(0, correction=0)] * config.digits
+    return list(dvae.quantiser.books.cpu()) if isinstance(dvae.quantiser, Residual) else []
 
 
 def _own(model: torch.nn.Module) -> GPT:

@@ -13,12 +13,15 @@ from flowwarp.models.dvae import (
     TINY,
     DVAEConfig,
     Gumbel,
+    Residual,
     fold,
     initialise_latent,
+    nearest,
     shift,
     unfold,
 )
 
+RESIDUAL = replace(TINY, encoder=0, quantiser="residual", entries=200)
 WIDE = DVAEConfig(strides=(2, 2, 2), widths=(16, 32, 64), encoder=1, decoder=(1, 1, 1))
 
 
@@ -34,6 +37,8 @@ def make(config=TINY, seed=0):
     torch.manual_seed(seed)
     net = DVAE(config).eval()
     initialise_latent(net, random_video(2, 2 * config.stride_time, seed=9))
+    if isinstance(net.quantiser, Residual):
+        net.quantiser.books.normal_(0, 0.5)
     return net
 
 
@@ -107,6 +112,53 @@ def test_gumbel_takes_the_likeliest_and_samples_in_training():
     assert torch.allclose(shares, logits[0].softmax(0), atol=0.03)
 
 
+def test_residual_takes_what_is_nearest_to_what_is_left():
+    residual = Residual(3, 2, 2)
+    residual.books[0] = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
+    residual.books[1] = torch.tensor([[1.0, 0.0], [0.0, -2.0], [0.0, 0.0]])
+    latent = torch.tensor([[10.8, 0.1], [0.3, 7.9], [0.1, 0.2]], requires_grad=True)
+    values, codes = residual(latent, 1.0)
+    assert codes.tolist() == [1 * 3 + 0, 2 * 3 + 1, 0 * 3 + 2]
+    assert values.tolist() == [[11, 0], [0, 8], [0, 0]]
+    assert torch.equal(residual.values(codes), values)
+    assert torch.allclose(residual(latent, 0.25)[0], 0.75 * latent + 0.25 * values)
+    (gradient,) = torch.autograd.grad(values.sum(), latent)
+    assert torch.equal(gradient, torch.ones(3, 2))
+
+
+def test_residual_codes_are_digits_one_book_each():
+    residual = Residual(5, 3, 4)
+    residual.books.normal_()
+    codes = torch.arange(125).view(1, 5, 5, 5)
+    first, second, third = codes // 25, codes // 5 % 5, codes % 5
+    books = residual.books
+    assert torch.allclose(
+        residual.values(codes), books[0][first] + books[1][second] + books[2][third]
+    )
+    latent = torch.randn(2, 3, 4, 4)
+    assert residual.codes(latent).shape == (2, 3, 4)
+    assert residual.penalty(latent).tolist() == [0, 0]
+
+
+def test_nearest_is_nearest(monkeypatch):
+    points, vectors = torch.randn(50, 3), torch.randn(7, 3)
+    expected = torch.cdist(points, vectors).argmin(1)
+    assert torch.equal(nearest(points, vectors), expected)
+    monkeypatch.setattr(dvae, "_AT_ONCE", 8)  # in parts
+    assert torch.equal(nearest(points, vectors), expected)
+
+
+def test_sums_of_vectors_are_pictures_already():
+    """Without what the way out adds, a block of pixels that is in the books comes back whole."""
+    net = make(replace(RESIDUAL, groups=1))
+    torch.nn.init.zeros_(net.decoder.head.weight)
+    video = random_video(1, 4)
+    blocks = fold(video.flatten(0, 1) * 2 - 1, 4, 4).permute(0, 2, 3, 1).flatten(0, 2)
+    net.quantiser.books[0, :12] = blocks[:12]
+    made = net.decode(net.encode(video))
+    assert torch.allclose(made[..., :8, :], video[..., :8, :], atol=1e-6)
+
+
 # Layout
 
 
@@ -146,6 +198,7 @@ def test_steps_out_begin_as_copies(monkeypatch):
         (replace(TINY, levels=(4, 4)), (4, 16, 16), 256),
         (replace(TINY, groups=1), (4, 16, 16), 1000),
         (replace(TINY, quantiser="gumbel", entries=50), (4, 16, 16), 50),
+        (RESIDUAL, (4, 16, 16), 200**2),
         (replace(TINY, strides=(4, 1, 1), norm="none"), (4, 16, 16), 1000**2),
     ],
 )
@@ -176,6 +229,7 @@ def test_size_of_the_default():
         ({"levels": (8, 1)}, "at least 2"),
         ({"groups": 0}, "groups must be at least 1"),
         ({"groups": 4}, "at most 2147483648 codes"),
+        ({"quantiser": "residual"}, "encoder must be 0"),
     ],
 )
 def test_configurations_that_are_refused(changes, words):
@@ -224,9 +278,9 @@ def test_latent_begins_as_principal_components():
     assert torch.equal(again.to_latent.weight, net.to_latent.weight)
 
 
-@pytest.mark.parametrize("quantiser", ["fsq", "gumbel"])
-def test_rounds_in_fp32_under_autocast(quantiser):
-    net = make(replace(TINY, quantiser=quantiser)).train()
+@pytest.mark.parametrize("config", [TINY, replace(TINY, quantiser="gumbel"), RESIDUAL])
+def test_rounds_in_fp32_under_autocast(config):
+    net = make(config).train()
     kinds = []
     net.quantiser.register_forward_hook(
         lambda module, given, made: kinds.extend([given[0].dtype, made[0].dtype])
@@ -240,9 +294,9 @@ def test_rounds_in_fp32_under_autocast(quantiser):
 # Batch and time
 
 
-@pytest.mark.parametrize("norm", ["group", "none"])
-def test_an_example_does_not_depend_on_its_batch(norm):
-    net = make(replace(TINY, norm=norm))
+@pytest.mark.parametrize("config", [TINY, replace(TINY, norm="none"), RESIDUAL])
+def test_an_example_does_not_depend_on_its_batch(config):
+    net = make(config)
     video = random_video(3, 8)
     codes = net.encode(video)
     assert codes.unique().numel() > 20
@@ -253,8 +307,9 @@ def test_an_example_does_not_depend_on_its_batch(norm):
     assert torch.allclose(whole.video[1:2], single.video, atol=1e-5)
 
 
-def test_training_pass_agrees_with_encode_and_decode():
-    net = make()
+@pytest.mark.parametrize("config", [TINY, RESIDUAL])
+def test_training_pass_agrees_with_encode_and_decode(config):
+    net = make(config)
     video = random_video(2, 12)
     made = net(video)
     codes = net.encode(video)
@@ -273,8 +328,9 @@ def test_nothing_looks_ahead():
     assert not torch.equal(net.decode(codes)[:, 8:], net.decode(other)[:, 8:])
 
 
-def test_a_code_tells_of_its_own_pixels_alone():
-    net = make(replace(TINY, encoder=3))
+@pytest.mark.parametrize("config", [replace(TINY, encoder=3), RESIDUAL])
+def test_a_code_tells_of_its_own_pixels_alone(config):
+    net = make(config)
     video = random_video(1, 12)
     codes = net.encode(video)
     changed = 1 - video
@@ -294,8 +350,9 @@ def test_what_came_before_counts():
     assert not torch.equal(net.decode(codes)[:, 4:], net.decode(other)[:, 4:])
 
 
-def test_streamed_is_whole_bit_for_bit():
-    net = make()
+@pytest.mark.parametrize("config", [TINY, RESIDUAL])
+def test_streamed_is_whole_bit_for_bit(config):
+    net = make(config)
     codes = net.encode(random_video(2, 16))
     parts = list(net.decode_stream(codes[:, t : t + 1] for t in range(4)))
     assert [tuple(part.shape) for part in parts] == [(2, 4, 3, 16, 24)] * 4

@@ -10,9 +10,9 @@ import torch
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
-from flowwarp.models.dvae import DVAE, TINY
+from flowwarp.models.dvae import DVAE, TINY, nearest
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
-from flowwarp.train import loop
+from flowwarp.train import dvae, loop
 from flowwarp.train.dvae import (
     DVAEDataConfig,
     DVAELossConfig,
@@ -20,6 +20,7 @@ from flowwarp.train.dvae import (
     draw_examples,
     dvae_losses,
     dvae_task,
+    find_books,
     gradient_loss,
     presets,
     root_loss,
@@ -194,6 +195,46 @@ def test_gumbel_trains_too(tmp_path):
     result = loop.train(dvae_task(square, configs), configs["loop"], tmp_path / "run")
     assert 0 < result.last["codes_used"] <= 1
     assert "use0" not in result.last
+
+
+def test_books_are_middles_of_places():
+    torch.manual_seed(0)
+    net = DVAE(replace(TINY, encoder=0, quantiser="residual", entries=8))
+    videos = [square(0, number).video[None].float() / 255 for number in range(4)]
+    find_books(net, videos, 300)
+    books = net.quantiser.books.clone()
+    places = net.encoder(torch.cat(videos)).permute(0, 2, 3, 1).flatten(0, 2)
+    plain = (places - places.mean(0)).square().mean()
+    one = (places - books[0][nearest(places, books[0])]).square().mean()
+    two = (places - net.quantiser.values(net.quantiser.codes(places))).square().mean()
+    assert two < 0.8 * one < 0.8 * 0.5 * plain
+    find_books(net, iter(videos), 300)
+    assert torch.equal(net.quantiser.books, books)
+    with pytest.raises(ValueError, match="at least 8"):
+        find_books(net, videos[:1], 2)
+
+
+def test_books_are_found_before_the_first_step_and_stay(tmp_path, monkeypatch):
+    monkeypatch.setattr(dvae, "_SORTED", 8)
+    configs = settings(steps=3)
+    configs["model"] = replace(
+        configs["model"], encoder=0, quantiser="residual", entries=16, groups=2
+    )
+    found = []
+    monkeypatch.setattr(dvae, "find_books", lambda *args: found.append(1) or find_books(*args))
+    task = dvae_task(square, configs)
+    assert not task.model.quantiser.books.any()
+    result = loop.train(task, configs["loop"], tmp_path / "run")
+    net = load_dvae(result.weights)
+    assert torch.equal(net.quantiser.books, task.model.quantiser.books)
+    assert len(net.quantiser.books[0].unique(dim=0)) == 16
+    assert 0 < result.last["codes_used"] <= 1
+    more = replace(configs["loop"], steps=4)
+    again = loop.train(dvae_task(square, configs), more, tmp_path / "run", resume="changed")
+    assert again.step == 4
+    assert found == [1]
+    codes = tokenize(net, square(0, 1).video)
+    assert torch.equal(tokenize(load_dvae(again.weights), square(0, 1).video), codes)
 
 
 def test_a_decoder_learns_alone(tmp_path):

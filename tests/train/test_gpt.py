@@ -225,6 +225,18 @@ def test_codes_of_another_vae_begin_anew(material, dvae, words):
     assert 0.8 < rows.std() < 1.2
 
 
+def test_codes_of_vectors_begin_alike_where_vectors_are(material, words):
+    torch.manual_seed(0)
+    coded = DVAE(replace(TINY_DVAE, encoder=0, quantiser="residual", entries=1000))
+    coded.quantiser.books.normal_()
+    coded.quantiser.books[1, 1] = coded.quantiser.books[1, 0] + 0.01
+    net = gpt_task(material, settings(), coded).model
+    ids = words.choices("video")[1]
+    near, far = (net.embedding.weight[ids[n]] @ net.embedding.weight[ids[0]] for n in (1, 2))
+    assert near > 2 * far.abs()
+    assert not net.head.weight[ids].any()
+
+
 @pytest.mark.parametrize("start", [0, 1])
 def test_a_sequence_may_hold_a_part_of_a_video(material, words, start):
     store = material.training
@@ -539,6 +551,29 @@ def test_videos_are_told_their_sketch(sketched):
     ):
         told = draw_batch(store, words, 3, range(6), other, GPTLossConfig())["ahead"]
         assert set(told.flatten().tolist()) == {64}
+
+
+def test_patches_of_a_rare_kind_count_more(sketched):
+    store = sketched.training
+    words = build_vocabulary(sketched.media, store.captions(), DATA)
+    data = replace(DATA, orders=("text video 1",), caption_dropout=0.0)
+
+    def kinds_in(number):
+        return store.codes("sketch", loop.shuffled(0, number, len(store))).flatten()
+
+    number = next(n for n in range(12) if len(kinds_in(n).bincount().unique()) > 2)
+    plain, rare = (
+        draw_batch(store, words, 0, [number], data, GPTLossConfig(opening=0.0, rare=power))
+        for power in (0.0, 1.0)
+    )
+    video = plain["media"][0] == words.number("video")
+    before, after = plain["weights"][0], rare["weights"][0]
+    assert torch.equal(before[~video], after[~video])
+    assert torch.allclose(after[video].sum(), before[video].sum(), rtol=1e-5)
+    each = after.view(-1, PATCH).sum(1)[(video & (before > 0)).view(-1, PATCH).any(1)]
+    # The video has a patch for each place of the sketch at both of its times.
+    counts = kinds_in(number).bincount()[kinds_in(number)].repeat(2)
+    assert torch.allclose(each * counts, (each * counts)[:1].expand_as(each), rtol=1e-4)
 
 
 def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
