@@ -18,6 +18,7 @@ from flowwarp.data.labels import label_values, one_actor
 from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprites import load_layers
 from flowwarp.models.classifier import ClassifierConfig
+from flowwarp.pipelines.video_evaluation import load_classifier
 from flowwarp.train import loop
 from flowwarp.train.classifier import ClassifierDataConfig, classifier_task
 
@@ -28,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--layers", required=True, metavar="FOLDER")
     parser.add_argument("--run", default="runs/classifier", metavar="FOLDER")
+    parser.add_argument("--start", metavar="WEIGHTS", help="go on from these")
     parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--clips", type=int, default=ClassifierDataConfig.clips)
     parser.add_argument("--frames", type=int, default=ClassifierDataConfig.frames)
@@ -58,7 +60,8 @@ def main() -> None:
     )
     data = ClassifierDataConfig(clips=arguments.clips, frames=arguments.frames)
     configs = {"loop": training, "model": model, "data": data}
-    task = classifier_task(source, FRAMES, configs)
+    start = load_classifier(arguments.start) if arguments.start else None
+    task = classifier_task(source, FRAMES, configs, start=start)
     result = loop.train(task, training, arguments.run, resume=arguments.resume)
     print(result.weights)
 

@@ -119,6 +119,7 @@ def classifier_task(
     frames: int,
     configs: Mapping[str, Any],
     notes: Mapping[str, str] | None = None,
+    start: Classifier | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train the judge.
 
@@ -127,12 +128,15 @@ def classifier_task(
         frames: of a clip.
         configs: ``loop``, ``model`` and ``data``.
         notes: for the card of the weights.
+        start: a network to go on from; ``configs["model"]`` is its own.
     """
     training: loop.LoopConfig = configs["loop"]
-    model: ClassifierConfig = configs["model"]
+    model: ClassifierConfig = configs["model"] if start is None else start.config
     data: ClassifierDataConfig = configs["data"]
     torch.manual_seed(training.seed)
     net = Classifier(model)
+    if start is not None:
+        net.load_state_dict(start.state_dict())
     shown = show(source, data.clips + data.validation)
     plain = replace(data, clips=data.validation, share=0.0, mirrored=0.0, frames=frames)
 
@@ -160,7 +164,7 @@ def classifier_task(
         model=net,
         batch=batch,
         loss=loss,
-        configs={name: config for name, config in configs.items() if name != "loop"},
+        configs={"model": model, "data": data},
         validate=validate,
         metric="error",
         notes=notes or {},

@@ -1,6 +1,7 @@
 """Training the judge: examples are functions of their numbers, losses by hand, and learning."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -175,3 +176,14 @@ def test_it_learns_and_says_how_well():
     assert after["ground"] == 1
     assert after["direction"] > 0.9
     assert after["error"] == pytest.approx(1 - (after["ground"] + after["direction"]) / 2)
+
+
+def test_goes_on_from_a_trained_network():
+    torch.manual_seed(3)
+    known = Classifier(MODEL)
+    sizes = {"loop": loop.LoopConfig(), "data": ClassifierDataConfig(clips=4, validation=2)}
+    other = replace(MODEL, widths=tuple(2 * width for width in MODEL.widths))
+    task = classifier_task(source, 4, sizes | {"model": other}, start=known)
+    assert task.configs["model"] == MODEL
+    state = task.model.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in known.state_dict().items())
