@@ -17,7 +17,7 @@ from flowwarp.cli import _paths
 from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,6 +108,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=TOP_P, show_default=True
 )
 @click.option("--guidance", type=click.FloatRange(0), default=GUIDANCE, show_default=True)
+@click.option("--detail", type=click.FloatRange(0), default=DETAIL, show_default=True)
 @click.option("-o", "--output", metavar="FOLDER", help="Also draw pictures there.")
 @click.option(
     "--training-seed",
@@ -147,6 +148,7 @@ def command(
     top_k: int,
     top_p: float,
     guidance: float,
+    detail: float,
     output: str | None,
     training_seed: int,
     training_clips: int,
@@ -187,7 +189,7 @@ def command(
     from flowwarp.models.gpt import Sampling
 
     try:
-        sampling = Sampling(temperature, top_k, top_p, guidance)
+        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
     except ValueError as fault:  # not a number, or without end
         raise click.UsageError(str(fault)) from fault
     wardrobe = _load_layers(layers)

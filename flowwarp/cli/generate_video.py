@@ -19,7 +19,7 @@ from flowwarp.cli import _clips, _paths
 from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,6 +105,13 @@ class Job:
     show_default=True,
     help="How much the prompt is stressed; 1 for as much as was learned.",
 )
+@click.option(
+    "--detail",
+    type=click.FloatRange(0),
+    default=DETAIL,
+    show_default=True,
+    help="Temperature of a code's later digits, times --temperature.",
+)
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
     "--captioner",
@@ -141,6 +148,7 @@ def command(
     top_k: int,
     top_p: float,
     guidance: float,
+    detail: float,
     gpt: str,
     captioner: str | None,
     dvae: str,
@@ -192,7 +200,7 @@ def command(
     for job in jobs:
         _warn(models, job.prompt)
     try:
-        sampling = Sampling(temperature, top_k, top_p, guidance)
+        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
     except ValueError as fault:  # not a number, or without end
         raise click.UsageError(str(fault)) from fault
     frames = models.window if frames is None else frames

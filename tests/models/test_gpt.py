@@ -109,9 +109,11 @@ def test_a_hidden_patch_is_not_seen():
     at = slice(2 * PATCH, 3 * PATCH)
     changed[:, at] = 1 + changed[:, at] % 49
     differs = (net.features(ids, places, hidden) != net.features(changed, places, hidden)).any(-1)
-    assert not differs[0].any()
-    assert not differs[1, : PATCH + 1].any()  # what is foretold begins with the second patch
-    assert differs[1, PATCH + 1 :].all()
+    # What is foretold begins with the second patch; the first token of the third is its ninth.
+    assert not differs[:, : PATCH + 1].any()
+    assert differs[:, PATCH + 1 : 2 * PATCH].all()  # the others of a patch are told what it is
+    assert not differs[0, 2 * PATCH :].any()
+    assert differs[1, 2 * PATCH :].all()
     nothing = torch.zeros_like(hidden)
     assert torch.equal(net.features(ids, places, nothing), net.features(ids, places))
 
@@ -341,6 +343,27 @@ def earlier(length=LENGTH, seed=7):
     return (drawn * (torch.arange(length)[:, None] + 1)).long() - 1
 
 
+def test_what_is_not_asked_for_costs_nothing():
+    net = network()
+    ids, places = sequences()
+    near, own = torch.stack([earlier(), earlier(seed=8)]), torch.arange(1, 30)
+    asked = torch.rand(2, LENGTH // PATCH - 1, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole, part = (net.nats(ids, places, [own], near=near, asked=a) for a in (None, asked))
+    tokens = asked.repeat_interleave(PATCH, 1)
+    assert 0 < asked.sum() < asked.numel()
+    assert torch.allclose(part, whole * tokens, atol=1e-5)
+    gradients = [
+        torch.autograd.grad((nats * tokens).sum(), list(net.parameters()), allow_unused=True)
+        for nats in (whole, part)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.allclose(one, other, atol=1e-4)
+    nothing = net.nats(ids, places, [own], near=near, asked=torch.zeros_like(asked))
+    assert nothing.shape == whole.shape
+    assert not nothing.any()
+
+
 @torch.no_grad()
 def test_what_is_near_is_pointed_at():
     net = network()
@@ -434,6 +457,7 @@ def test_temperature_by_hand():
         {"top_k": -1},
         {"top_p": 0.0},
         {"guidance": math.inf},
+        {"detail": -0.1},
     ],
 )
 def test_wrong_sampling_is_refused(changes):
@@ -456,11 +480,12 @@ def continued(net, begin, sampling, count=2 * PATCH, without=(), seed=3, **optio
     return sample(net, begin, places, CHOICES, draws, sampling, without=without, **options)
 
 
-def test_samples_are_what_the_network_says():
+@pytest.mark.parametrize("detail", [1.0, 0.5, 0.0])
+def test_samples_are_what_the_network_says(detail):
     """Each token is the one that its draw hits in what the plain network says of the prefix."""
     net = network()
     begin = prompts(PATCH)
-    got = continued(net, begin, Sampling(temperature=0.7))[0]
+    got = continued(net, begin, Sampling(temperature=0.7, detail=detail))[0]
     generator = torch.Generator().manual_seed(3)
     draws = torch.rand(4, 2 * PATCH, generator=generator)
     places = torch.cat([begin[0][1], torch.rand(2 * PATCH, 4, generator=generator) * 16])
@@ -471,7 +496,8 @@ def test_samples_are_what_the_network_says():
         with torch.no_grad():
             whole = F.pad(ids, (0, missing), value=1)  # it does not see what comes later
             logits = net(whole[None], places[None, : len(whole)])[:, -missing, own]
-        ids = torch.cat([ids, own[choose(logits, draws[0, step : step + 1], Sampling(0.7))]])
+        how = Sampling(0.7 * (detail if step % 2 else 1.0))
+        ids = torch.cat([ids, own[choose(logits, draws[0, step : step + 1], how)]])
     assert got.tolist() == ids[PATCH:].tolist()
     assert set(got[::2].tolist()) <= set(CHOICES[0].tolist())
     assert set(got[1::2].tolist()) <= set(CHOICES[1].tolist())

@@ -576,6 +576,33 @@ def test_patches_of_a_rare_kind_count_more(sketched):
     assert torch.allclose(each * counts, (each * counts)[:1].expand_as(each), rtol=1e-4)
 
 
+def test_some_patches_are_asked_for_and_stand_for_all(sketched):
+    words = build_vocabulary(sketched.media, sketched.training.captions(), DATA)
+    data = replace(DATA, orders=("text video 1",), caption_dropout=0.0)
+    losses = GPTLossConfig(opening=0.0, rare=0.5)
+    batches = [
+        draw_batch(sketched.training, words, 0, range(400), data, replace(losses, asked=asked))
+        for asked in (1.0, 0.5)
+    ]
+    every, some = (batch["weights"] for batch in batches)
+    video = batches[0]["media"] == words.number("video")
+    assert torch.equal(every[~video], some[~video])
+    asked = (video & (some > 0)).sum() / (video & (every > 0)).sum()
+    assert 0.4 < float(asked) <= 0.55
+    assert torch.allclose(some[video].sum(), every[video].sum(), rtol=0.03)
+    assert torch.allclose(some[video & (some > every)], 2 * torch.ones(()), atol=1e-5)
+    torch.manual_seed(0)
+    net = GPT(replace(SIZES, vocabulary=words.size, kinds=64))
+    torch.nn.init.normal_(net.head.weight)
+    loss = gpt_losses(net, {k: v[:8] for k, v in batches[1].items()}, words.all_choices())["loss"]
+    nats = net.nats(
+        *(batches[1][k][:8] for k in ("ids", "places")), words.all_choices(),
+        *(batches[1][k][:8] for k in ("hidden", "ahead", "near")),
+    )  # fmt: skip
+    weights = some[:8, PATCH:]
+    assert torch.allclose(loss, (nats * weights).sum(1) / weights.sum(1), rtol=1e-4)
+
+
 def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
     """Where each place is of the kind of the only code there is at it, nothing else is needed."""
     configs = settings(steps=80, learning_rate=1e-2, batch_size=8, ema=0.0, validate_every=80)
