@@ -14,10 +14,13 @@ from __future__ import annotations
 
 import argparse
 
+import torch
+
 from flowwarp.data.labels import label_values, one_actor
 from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprites import load_layers
 from flowwarp.models.classifier import ClassifierConfig
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.video_evaluation import load_classifier
 from flowwarp.train import loop
 from flowwarp.train.classifier import ClassifierDataConfig, classifier_task
@@ -41,6 +44,7 @@ def main() -> None:
 
     values = label_values(load_layers(arguments.layers))
     model = ClassifierConfig(tuple(values.items()))
+    half = fast_dtype(torch.device("cpu")) == torch.bfloat16
     training = loop.LoopConfig(
         steps=arguments.steps,
         batch_size=arguments.batch_size,
@@ -48,7 +52,7 @@ def main() -> None:
         warmup=50,
         weight_decay=0.02,
         beta2=0.99,
-        precision="bf16",
+        precision="bf16" if half else "fp32",
         validate_every=400,
         samples_every=0,
         save_seconds=120,

@@ -1,6 +1,6 @@
 """Numbers that the command line shows, without torch."""
 
-DETAIL = 1.0  # temperature of the digits of a code after its first
+DETAIL = 0.3  # temperature of the digits of a code after its first
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
 GUIDANCE = 3.0  # how much the prompt is stressed
 BEST = 4  # videos of a prompt, to choose from
