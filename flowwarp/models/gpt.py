@@ -406,7 +406,11 @@ class GPT(nn.Module):
             for slot in range(PATCH)
         ]
         earlier = F.linear(patches.flatten(-2), torch.cat(rows))  # (..., 8 * inner_width)
-        x = foretold[..., None, :] + earlier.view(*patches.shape[:-1], -1) + self.slot
+        x = (
+            foretold[..., None, :]
+            + earlier.view(*patches.shape[:-1], self.config.inner_width)
+            + self.slot
+        )
         for layer in self.inner:
             x = layer(x)
         return unit(x, self.config.norm)
