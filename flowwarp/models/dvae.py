@@ -127,6 +127,11 @@ class DVAEConfig:
         return math.prod(self.levels) if self.quantiser == "fsq" else self.entries
 
     @property
+    def dimensions(self) -> tuple[int, ...]:
+        """How many values each number has that a digit is made of."""
+        return self.levels if self.quantiser == "fsq" else (self.book,)
+
+    @property
     def digits(self) -> int:
         """Of which a code is made."""
         return 1 if self.quantiser == "gumbel" else self.groups

@@ -35,7 +35,7 @@ from flowwarp.losses.photometric import gradients, ssim_distance
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.dvae import DVAE, FSQ
+from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
@@ -221,8 +221,7 @@ def evaluate_dvae(dvae: DVAE, classifier: Classifier, clips: Iterable[Clip]) -> 
             _judge(tally, classifier, {TRUTH: video[alone], DECODED: decoded[alone]}, [
                 label_clip(batch[row].attributes) for row in alone
             ])  # fmt: skip
-    levels = dvae.config.levels if isinstance(dvae.quantiser, FSQ) else (dvae.config.book,)
-    use = code_use(torch.cat(used), levels, dvae.config.digits)
+    use = code_use(torch.cat(used), dvae.config.dimensions, dvae.config.digits)
     shares = {"codes used %": {DECODED: 100 * use.used}}
     shares["codes effective %"] = {DECODED: 100 * use.effective}
     return mean_table(tables) | shares | tally.table()

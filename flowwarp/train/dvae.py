@@ -19,7 +19,6 @@ from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.dvae import (
     DVAE,
-    FSQ,
     SMALL,
     TINY,
     DVAEConfig,
@@ -320,7 +319,7 @@ def dvae_task(
         initialise_latent(net, pixels(range(_AT_ONCE)))
     else:
         net.load_state_dict(start.state_dict())
-        for part in (net.encoder, net.to_latent):
+        for part in net.coding():
             part.requires_grad_(not keep_codes)
     moving = replace(data, stills=0.0)
     held_out = range(data.validation)
@@ -338,8 +337,7 @@ def dvae_task(
             ratios.append(psnr(video, original))
             squares.append((video - original).square().mean((1, 2, 3, 4)))
             codes.append(made.codes)
-        levels = model.levels if isinstance(net.quantiser, FSQ) else (model.book,)
-        use = code_use(torch.cat(codes), levels, model.digits)
+        use = code_use(torch.cat(codes), model.dimensions, model.digits)
         figures = {
             "psnr": float(torch.cat(ratios).clamp(max=_BEST).mean()),
             "square": float(torch.cat(squares).mean()),

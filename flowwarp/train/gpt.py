@@ -156,10 +156,10 @@ class GPTLossConfig:
     def __post_init__(self) -> None:
         if not 0 < self.asked <= 1:
             raise ValueError(f"asked must be in (0, 1], got {self.asked}")
-        others = "opening", "rare", "asked"
-        for name in others:
+        for name in ("opening", "rare"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        others = "opening", "rare", "asked"
         weights = [getattr(self, item.name) for item in fields(self) if item.name not in others]
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
@@ -234,12 +234,12 @@ def draw_batch(
         sequences.append(tokens)
         hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
         hidden.append(_hide(tokens, words.number(order[-1]), hiding, generator))
+        sketch = store.codes(SKETCH, index) if sketched else None
         if sketched:
             plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
-            own = None if plain or order[-1] != VIDEO else store.codes(SKETCH, index)
-            ahead.append(kinds_ahead(tokens, words, own))
-        shape = store.codes(SKETCH, index) if sketched else None
-        drawn.append(_draw_asked(tokens, words, shape, losses, generator))
+            told = None if plain or order[-1] != VIDEO else sketch
+            ahead.append(kinds_ahead(tokens, words, told))
+        drawn.append(_draw_asked(tokens, words, sketch, losses, generator))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
