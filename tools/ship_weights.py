@@ -1,11 +1,11 @@
-"""Put a run's weights into the package or beside it, in half the bytes, with their card.
+"""Put a run's weights into the package or beside it, in half the bytes or fewer, with their card.
 
-Usage: python tools/ship_weights.py RUN NAME --note KEY=VALUE ... [--figures eval.json]
+Usage: python tools/ship_weights.py RUN NAME --note KEY=VALUE ... [--bits 8] [--figures eval.json]
 
-RUN is a folder of train-flow (or another trainer), NAME such as flownet_base. Weights become bf16;
-the card, inside the file and as NAME.md beside it, has what the run says (steps, seed, hours, the
-curve of its validation), the notes given (command, data, licence), and with --figures what
-`flowwarp eval-flow --json` or `eval-video --json` measured.
+RUN is a folder of train-flow (or another trainer), NAME such as flownet_base. Weights become bf16,
+or int8 with a scale a row; the card, inside the file and as NAME.md beside it, has what the run
+says (steps, seed, hours, the curve of its validation), the notes given (command, data, licence),
+and with --figures what `flowwarp eval-flow --json` or `eval-video --json` measured.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from flowwarp.io.checkpoints import load_weights, save_tensors
+from flowwarp.io.checkpoints import load_weights, save_tensors, to_8_bits
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "flowwarp" / "_weights"
 
@@ -27,6 +27,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("name")
     parser.add_argument("--which", choices=("best", "last"), default="last")
+    parser.add_argument("--bits", type=int, choices=(16, 8), default=16)
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--into", type=Path, default=WEIGHTS, metavar="FOLDER")
     parser.add_argument("--figures", type=Path, metavar="JSON")
@@ -45,15 +46,19 @@ def main() -> None:
         "config": json.dumps(dict(card.config)),
         "step": str(card.step),
     }
-    halves = {
-        key: tensor.bfloat16() if tensor.is_floating_point() else tensor
-        for key, tensor in tensors.items()
-    }
+    if arguments.bits == 8:
+        small, stored = to_8_bits(tensors), "int8 with a scale a row"
+    else:
+        small, stored = _halves(tensors), "bf16"
     arguments.into.mkdir(exist_ok=True)
     target = arguments.into / f"{arguments.name}.safetensors"
-    save_tensors(target, halves, metadata)
-    target.with_suffix(".md").write_text(_page(arguments.name, metadata, tensors))
+    save_tensors(target, small, metadata)
+    target.with_suffix(".md").write_text(_page(arguments.name, metadata, tensors, stored))
     print(target, f"{target.stat().st_size / 1e6:.2f} MB")
+
+
+def _halves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {k: t.bfloat16() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
 def _curve(run: Path) -> tuple[str, list[list[float]]]:
@@ -84,9 +89,10 @@ def _figures(path: Path) -> dict[str, Any]:
     return figures
 
 
-def _page(name: str, card: dict[str, str], tensors: dict[str, torch.Tensor]) -> str:
+def _page(name: str, card: dict[str, str], tensors: dict[str, torch.Tensor], stored: str) -> str:
     count = sum(tensor.numel() for tensor in tensors.values())
-    lines = [f"# {name}", "", f"{card['model']}, {count / 1e6:.2f} million parameters, bf16.", ""]
+    size = f"{count / 1e6:.2f} million parameters"
+    lines = [f"# {name}", "", f"{card['model']}, {size}, {stored}.", ""]
     for key, value in card.items():
         if key in ("figures", "measure", "curve", "model", "vocabulary"):
             continue

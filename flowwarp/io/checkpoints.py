@@ -27,6 +27,7 @@ from flowwarp.io._files import atomic_output, open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 
+SCALE = "/scale"  # ends the name of what multiplies a tensor that is stored in 8 bits
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
 
 
@@ -77,10 +78,14 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
         path: a ``.safetensors`` file.
         model: which network they must be of.
 
+    Returns:
+        The tensors, those stored in 8 bits as float32, and the card.
+
     Raises:
         InputError: not such a file, broken, or of another network.
     """
-    tensors, metadata = load_tensors(path)
+    stored, metadata = load_tensors(path)
+    tensors = _from_8_bits(stored, path)
     found = metadata.pop("model", None)
     if found is None:
         raise InputError(path, "does not say which network it is of", "flowwarp writes that")
@@ -94,6 +99,44 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
     except (ValueError, RecursionError) as fault:
         raise InputError(path, f"its card is broken ({fault})") from fault
     return tensors, Card(found, config, step, metadata)
+
+
+def to_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in half the bytes of bf16, as ``load_weights`` reads them.
+
+    Each row of a matrix, or output channel of a convolution, becomes int8 and one scale, so that
+    its largest value is 127 and no value is off by more than half a step. What has fewer than two
+    dimensions, a small part of any network, becomes bf16; integers stay.
+    """
+    small: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point():
+            small[name] = tensor
+        elif tensor.dim() < 2 or not tensor.numel():
+            small[name] = tensor.bfloat16()
+        else:
+            rows = tensor.float().abs().flatten(1).amax(1).view(-1, *[1] * (tensor.dim() - 1))
+            scale = (rows / 127).clamp(min=torch.finfo(torch.float32).tiny)
+            small[name] = (tensor.float() / scale).round().to(torch.int8)
+            small[name + SCALE] = scale
+    return small
+
+
+def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
+    """Return tensors as they were before ``to_8_bits``, but for its rounding.
+
+    Raises:
+        InputError: a scale has no tensor of 8 bits, or none of its rows.
+    """
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(SCALE)}
+    for name in stored.keys() - tensors.keys():
+        tensor, scale = tensors.get(name.removesuffix(SCALE)), stored[name]
+        if tensor is None or tensor.dtype != torch.int8:
+            raise InputError(source, f"{name!r} is the scale of no tensor of 8 bits")
+        if scale.shape != (*tensor.shape[:1], *[1] * (tensor.dim() - 1)):
+            raise InputError(source, f"{name!r} is {tuple(scale.shape)}, not one value a row")
+        tensors[name.removesuffix(SCALE)] = tensor.float() * scale.float()
+    return tensors
 
 
 def build(

@@ -20,6 +20,7 @@ from flowwarp.io.checkpoints import (
     load_weights,
     save_tensors,
     save_weights,
+    to_8_bits,
 )
 
 
@@ -282,3 +283,40 @@ def test_building_draws_no_random_numbers(tmp_path):
     again, _ = build(path, "net", make)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(map(torch.equal, drawn.state_dict().values(), again.state_dict().values()))
+
+
+def test_8_bits_are_within_half_a_step_of_each_row(tmp_path):
+    torch.manual_seed(0)
+    tensors = {
+        "matrix": torch.randn(5, 40) * torch.tensor([1e-6, 0.0, 1.0, 3.0, 1e5])[:, None],
+        "kernel": torch.randn(4, 3, 3, 3),
+        "bias": torch.tensor([0.5, -2.0]),
+        "none": torch.zeros(0, 4),
+        "kinds": torch.arange(6).view(2, 3),
+    }
+    small = to_8_bits(tensors)
+    save_tensors(tmp_path / "net.safetensors", small, {"model": "net"})
+    read, _ = load_weights(tmp_path / "net.safetensors")
+    assert read.keys() == tensors.keys()
+    for name in ("matrix", "kernel"):
+        assert small[name].dtype == torch.int8
+        step = tensors[name].flatten(1).abs().amax(1) / 127
+        error = (read[name] - tensors[name]).flatten(1).abs().amax(1)
+        assert (error <= 0.5001 * step).all()
+    for name in ("bias", "none", "kinds"):
+        assert torch.equal(read[name].to(tensors[name].dtype), tensors[name])
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"a/scale": torch.ones(2, 1)}, "scale of no tensor"),
+        ({"a": torch.ones(2, 3), "a/scale": torch.ones(2, 1)}, "scale of no tensor"),
+        ({"a": torch.ones(2, 3).char(), "a/scale": torch.ones(3, 1)}, "one value a row"),
+        ({"a": torch.ones((), dtype=torch.int8), "a/scale": torch.ones(1)}, "one value a row"),
+    ],
+)
+def test_a_scale_that_fits_nothing_is_named(tmp_path, stored, message):
+    save_tensors(tmp_path / "net.safetensors", stored, {"model": "net"})
+    with pytest.raises(InputError, match=message):
+        load_weights(tmp_path / "net.safetensors")
