@@ -61,7 +61,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     if keep_codes and not start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.sources import open_split
+    from flowwarp.data.sources import DIGITS, SPRITES, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights
@@ -69,6 +69,8 @@ def command(
     from flowwarp.train import dvae
     from flowwarp.train.processes import own_device
 
+    if flow and data in (SPRITES, DIGITS):
+        raise click.UsageError(f"--flow goes with a folder of videos; {data} know how they move")
     configs = configure(
         dvae.presets(preset),  # type: ignore[arg-type]
         config=config,

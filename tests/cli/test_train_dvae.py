@@ -110,6 +110,12 @@ def test_a_device_that_is_not_there_is_refused_at_once(tmp_path, capsys, device,
     assert words in line
 
 
+def test_flow_is_of_no_use_to_a_world_that_knows_its_own(tmp_path, capsys):
+    assert run("train-dvae", "digits", *QUICK, "--flow", "base", "--run", tmp_path / "run") == 2
+    assert "digits know how they move" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_missing_folder_is_bad_input(tmp_path, capsys):
     assert run("train-dvae", tmp_path / "clips", *QUICK, "--run", tmp_path / "run") == 3
     assert "clips" in capsys.readouterr().err
