@@ -1,14 +1,17 @@
 """The upsampler: from the DVAE's lossy frames to sharp ones of twice the size, by flow matching.
 
 What is modelled is the *residual*: what an original has that the bicubic enlargement of its decode
-has not, in units of ``config.residual``, so that noise and data are of one size. Noise ``e`` and
-residual ``r`` are joined by straight lines, ``x_t = (1 - t) e + t r``, and the network learns their
-velocity ``r - e`` (Lipman et al., "Flow Matching for Generative Modeling", and Liu et al., "Flow
-Straight and Fast: Rectified Flow", both ICLR 2023). That rather than EDM (Karras et al., NeurIPS
-2022), because few steps are wanted: with so much known beforehand the lines hardly bend, and one
-Euler step from noise already gives the mean of all that is possible. EDM's preconditioning is kept:
-the network sees and makes numbers of unit variance, and what is linear in ``x_t`` (the noise
-itself, as a velocity) goes past it.
+has not. It has two parts. Its ``coarse`` part, the mean of each 2 x 2 pixels, is what a decode of
+half the size could have said and did not; nobody can know it, and to draw it would add as much
+error again. So the network predicts it: its mean, as a regression does. Its ``detail``, what is
+left, is finer than any decode, must be there if a frame shall look sharp, and is drawn: noise ``e``
+and detail ``r`` are joined by straight lines, ``x_t = (1 - t) e + t r``, and the network learns
+their velocity ``r - e`` (Lipman et al., "Flow Matching for Generative Modeling", and Liu et al.,
+"Flow Straight and Fast: Rectified Flow", both ICLR 2023). That rather than EDM (Karras et al.,
+NeurIPS 2022), because few steps are wanted: with so much known beforehand the lines hardly bend,
+and one Euler step from noise already gives the mean of all that is possible. EDM's preconditioning
+is kept: the network sees and makes numbers of about unit variance, and what is linear in ``x_t``
+(the noise itself, as a velocity) goes past it.
 
 Frame by frame, the network also sees its own previous output, warped to this frame, and where that
 may be trusted. Nothing looks ahead, so a video streams. Noise is carried along the flow
@@ -53,7 +56,8 @@ class UpsamplerConfig:
         patch: side of the square of output pixels that is folded into channels.
         embedding: width of the embedding of time.
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
-        residual: the unit of the residual, its standard deviation over the data.
+        residual: the unit of the residual's coarse part, its standard deviation over the data.
+        detail: the unit of its detail, likewise, of white noise whose detail has its variance.
     """
 
     widths: tuple[int, ...] = (96, 128, 160)
@@ -62,6 +66,7 @@ class UpsamplerConfig:
     embedding: int = 128
     norm: Literal["group", "none"] = "group"
     residual: float = 0.08
+    detail: float = 0.03
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.blocks):
@@ -72,8 +77,9 @@ class UpsamplerConfig:
             raise ValueError("blocks and embedding must be at least 1")
         if self.patch < SCALE or self.patch % SCALE:
             raise ValueError(f"patch must be a multiple of {SCALE}, got {self.patch}")
-        if not self.residual > 0:
-            raise ValueError(f"residual must be positive, got {self.residual}")
+        for name in ("residual", "detail"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
     @property
     def stride(self) -> int:
@@ -143,7 +149,7 @@ class Level(nn.Module):
 
 
 class Upsampler(nn.Module):
-    """The velocity of the residual, for a decode and perhaps a previous frame.
+    """The residual: its coarse part, and the velocity of its detail; see :meth:`forward`.
 
     >>> net = Upsampler(TINY)
     >>> image = torch.rand(1, 3, 40, 56)
@@ -190,10 +196,10 @@ class Upsampler(nn.Module):
         previous: Tensor | None = None,
         visible: Tensor | None = None,
     ) -> Tensor:
-        """Return the velocity at ``noisy``.
+        """Return the coarse part of the residual, plus the velocity of its detail at ``noisy``.
 
         Args:
-            noisy: (B, 3, H, W), ``(1 - t) e + t r``, in units of ``config.residual``.
+            noisy: (B, 3, H, W), ``(1 - t) e + t r``, of detail; what is coarse does not matter.
             time: (B,), t in [0, 1]: 0 is noise.
             decode: (B, 3, H / 2, W / 2) in [0, 1].
             previous: (B, 3, H, W) in [0, 1], the frame before, warped to this one.
@@ -201,7 +207,8 @@ class Upsampler(nn.Module):
                 is elsewhere does not matter in the least.
 
         Returns:
-            (B, 3, H, W) float32.
+            (B, 3, H, W) float32, in the units of :meth:`residual`; :func:`coarse` and
+            :func:`detail` take it apart.
 
         Raises:
             TypeError: an image is not a floating-point tensor.
@@ -213,22 +220,30 @@ class Upsampler(nn.Module):
             hint, trust = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
         else:
             trust = visible.to(noisy.dtype)
-            # Selected rather than multiplied: 0 times NaN is NaN.
-            hint = torch.where(trust > 0, trust * self.residual(previous, decode), 0)
+            # Pixel by pixel, as one may be visible without its neighbours; selected rather than
+            # multiplied, as 0 times NaN is NaN.
+            off = (previous - enlarge(decode)) / self.config.residual
+            hint = torch.where(trust > 0, trust * off, 0)
         # EDM's preconditioning for straight lines: x_t has this variance where r and e have 1.
         t = time.view(-1, 1, 1, 1).to(noisy.dtype)
         variance = t.square() + (1 - t).square()
+        noisy = detail(noisy)
         parts = [noisy * variance.rsqrt(), hint, trust, 2 * decode - 1]
         made = self._network(parts, time)[..., :height, :width]
-        return (2 * t - 1) / variance * noisy + variance.rsqrt() * made
+        mean = coarse(made)
+        return mean + (2 * t - 1) / variance * noisy + variance.rsqrt() * (made - mean)
 
     def residual(self, image: Tensor, decode: Tensor) -> Tensor:
         """Return what ``image`` has that the enlarged decode has not, in units of the network."""
-        return (image - enlarge(decode)) / self.config.residual
+        whole = image - enlarge(decode)
+        mean = coarse(whole)
+        return mean / self.config.residual + (whole - mean) / self.config.detail
 
     def image(self, residual: Tensor, decode: Tensor) -> Tensor:
         """Return the image of a residual, in [0, 1]: the reverse of :meth:`residual`."""
-        return (enlarge(decode) + self.config.residual * residual).clamp(0, 1)
+        mean = coarse(residual)
+        whole = self.config.residual * mean + self.config.detail * (residual - mean)
+        return (enlarge(decode) + whole).clamp(0, 1)
 
     def _network(self, parts: list[Tensor], time: Tensor) -> Tensor:
         """Return (B, 3, H', W') of full-size parts and, last, the decode; padded to the stride."""
@@ -264,6 +279,16 @@ def enlarge(decode: Tensor) -> Tensor:
     return F.interpolate(decode, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
+def coarse(image: Tensor) -> Tensor:
+    """Return the mean of each ``SCALE`` x ``SCALE`` pixels in the place of these, (B, C, H, W)."""
+    return F.interpolate(F.avg_pool2d(image, SCALE), scale_factor=SCALE, mode="nearest")
+
+
+def detail(image: Tensor) -> Tensor:
+    """Return what is left of an image without its :func:`coarse` part, (B, C, H, W)."""
+    return image - coarse(image)
+
+
 def _waves(time: Tensor) -> Tensor:
     """Return sines and cosines of t, (B, 2 * FREQUENCIES) float32, from 1/4 to 16 periods."""
     periods = torch.logspace(-2, 4, FREQUENCIES, base=2.0, device=time.device)
@@ -296,17 +321,18 @@ def _check(
 
 
 def between(noise: Tensor, residual: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the point at ``time`` on the line from noise to residual, and its velocity.
+    """Return the point at ``time`` on the line to a residual's detail, and what the network learns.
 
     Args:
-        noise: (B, 3, H, W), e.
+        noise: (B, 3, H, W), e; what is coarse of it does not matter.
         residual: (B, 3, H, W), r.
         time: (B,), in [0, 1].
 
     Returns:
-        ``(1 - t) e + t r`` and ``r - e``.
+        ``(1 - t) e + t r``, of detail; and r's coarse part plus the velocity of detail, ``r - e``.
     """
-    return torch.lerp(noise, residual, time.view(-1, 1, 1, 1)), residual - noise
+    noise = detail(noise)
+    return torch.lerp(noise, detail(residual), time.view(-1, 1, 1, 1)), residual - noise
 
 
 @torch.no_grad()
@@ -321,7 +347,7 @@ def sample(
     solver: Solver = "euler",
     temperature: float = 1.0,
 ) -> Tensor:
-    """Draw images, by following the velocity from noise to data.
+    """Draw images: detail by following its velocity from noise, on what is predicted of the rest.
 
     Args:
         model: the network.
@@ -351,12 +377,12 @@ def sample(
         v: Tensor = model(x, x.new_full((len(x),), t), decode, previous, visible)
         return v
 
-    x = temperature * noise
+    x = detail(temperature * noise)
     for step in range(steps):
         v = velocity(x, step / steps)
         if solver == "heun":
             v = 0.5 * (v + velocity(x + v / steps, (step + 1) / steps))
-        x = x + v / steps
+        x = x + v / steps  # whose coarse part becomes the mean of what the steps predict
     return model.image(x, decode)
 
 

@@ -98,6 +98,7 @@ class UpsamplerDataConfig:
         bent: share of examples whose flow is not quite right.
         bend: by how much at most, in pixels (standard deviation).
         loose: share of examples that trust whatever is visible, though its flow may not be exact.
+        begun: share of frames at time 0, where sampling begins and, in few steps, most is decided.
     """
 
     size: int = 128
@@ -108,6 +109,7 @@ class UpsamplerDataConfig:
     bent: float = 0.5
     bend: float = 0.5
     loose: float = 0.5
+    begun: float = 0.5
 
     def __post_init__(self) -> None:
         if not 1 <= self.frames <= self.length:
@@ -237,6 +239,7 @@ def _draw(
     told[0] &= not chance(condition.begin)
     shape = (2, data.frames, *video.shape[1:])
     noise, fresh = torch.randn(shape, generator=generator)
+    time = torch.rand(data.frames, generator=generator)
     return {
         "before": video[first],
         "frames": video[first + 1 : first + 1 + data.frames],
@@ -245,7 +248,7 @@ def _draw(
         "visible": visible[part] & told.view(-1, 1, 1, 1),
         "noise": noise,
         "fresh": fresh,
-        "time": torch.rand(data.frames, generator=generator),
+        "time": time.masked_fill(torch.rand(data.frames, generator=generator) < data.begun, 0),
         "haze": condition.haze * torch.rand(data.frames, generator=generator),
         "dice": torch.rand((), generator=generator),
     }
@@ -257,7 +260,10 @@ def _draw(
 def upsampler_losses(
     model: Upsampler, examples: Mapping[str, Tensor], progress: float, condition: ConditionConfig
 ) -> dict[str, Tensor]:
-    """Return the mean squared error of the velocity, over frames and pixels, as ``loss`` (B,).
+    """Return the mean squared error, over frames and pixels, as ``loss`` (B,).
+
+    It is that of the residual's coarse part plus that of its detail's velocity: one has no detail,
+    the other nothing coarse, so that the square of their sum is the sum of their squares.
 
     Args:
         model: the network.
@@ -282,9 +288,9 @@ def upsampler_losses(
     )
     time = examples["time"].flatten()
     residual = model.residual(frames.flatten(0, 1), decode)
-    point, velocity = between(noise.flatten(0, 1), residual, time)
+    point, wanted = between(noise.flatten(0, 1), residual, time)
     made = model(point, time, decode, hint, trust)
-    error = (made - velocity).square().mean((1, 2, 3))
+    error = (made - wanted).square().mean((1, 2, 3))
     return {"loss": error.view(frames.shape[:2]).mean(1)}
 
 

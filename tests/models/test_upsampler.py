@@ -13,6 +13,8 @@ from flowwarp.models.upsampler import (
     Upsampler,
     UpsamplerConfig,
     between,
+    coarse,
+    detail,
     enlarge,
     sample,
     upsample_clip,
@@ -53,7 +55,8 @@ class Oracle(Upsampler):
     def forward(self, noisy, time, decode, previous=None, visible=None):
         self.calls.append(float(time[0]))
         wanted = self.residual(self.target, decode)
-        return (wanted - noisy) / (1 - time.view(-1, 1, 1, 1)).clamp_min(1e-6)
+        left = (1 - time.view(-1, 1, 1, 1)).clamp_min(1e-6)
+        return coarse(wanted) + detail(wanted - noisy) / left
 
 
 def clip(frames=4, size=32):
@@ -66,15 +69,26 @@ def clip(frames=4, size=32):
 # ------------------------------------------------------------------ flow matching
 
 
-def test_points_and_velocities_by_hand():
-    noise, residual = torch.full((2, 3, 1, 1), 4.0), torch.full((2, 3, 1, 1), -2.0)
-    point, velocity = between(noise, residual, torch.tensor([0.0, 0.25]))
+def test_coarse_and_detail_by_hand():
+    image = torch.tensor([[0.0, 4.0, 1.0, 1.0], [8.0, 0.0, 1.0, 1.0]])[None, None]
+    mean = torch.tensor([[3.0, 3.0, 1.0, 1.0], [3.0, 3.0, 1.0, 1.0]])[None, None]
+    assert torch.equal(coarse(image), mean)
+    assert torch.equal(detail(image), image - mean)
+
+
+def test_points_and_targets_by_hand():
+    """Of the noise only the checks count; the residual's mean, 5, is to be predicted as it is."""
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).expand(2, 3, 2, 2)
+    point, wanted = between(4 * checks + 7, 5 - 2 * checks, torch.tensor([0.0, 0.25]))
     assert point[:, 0, 0, 0].tolist() == [4.0, 0.75 * 4 - 0.25 * 2]
-    assert velocity.unique().tolist() == [-6.0]
+    assert torch.equal(point, -point.flip(-1))
+    assert torch.equal(wanted, 5 - 6 * checks)
 
 
 def test_the_untrained_network_is_the_best_linear_guess():
-    """E[r - e | x_t] of unit Gaussians: -x at 0, 0 half-way, x at 1; in between by regression."""
+    """Of detail E[r - e | x_t] of unit Gaussians: -x at 0, 0 half-way, x at 1, by regression; of
+    what is coarse nothing.
+    """
     torch.manual_seed(0)
     net = Upsampler(TINY)
     noise, residual = randn(1, 3, 64, 64), randn(1, 3, 64, 64, seed=1)
@@ -84,17 +98,25 @@ def test_the_untrained_network_is_the_best_linear_guess():
         guess = net(point, torch.tensor([t]), decode)
         slope = (t - (1 - t)) / (t**2 + (1 - t) ** 2)
         torch.testing.assert_close(guess, slope * point)
-        fitted = float((velocity * point).mean() / point.square().mean())
+        fitted = float((detail(velocity) * point).mean() / point.square().mean())
         assert slope == pytest.approx(fitted, abs=0.05)
 
 
 def test_what_the_network_has_to_make_has_unit_variance():
     noise, residual = randn(1, 3, 64, 64), randn(1, 3, 64, 64, seed=1)
     for t in (0.0, 0.3, 0.5, 0.8, 1.0):
-        point, velocity = between(noise, residual, torch.tensor([t]))
+        point, wanted = between(noise, residual, torch.tensor([t]))
         variance = t**2 + (1 - t) ** 2
-        made = (velocity - (2 * t - 1) / variance * point) * math.sqrt(variance)
-        assert float(made.var()) == pytest.approx(1, abs=0.05)
+        made = (detail(wanted) - (2 * t - 1) / variance * point) * math.sqrt(variance)
+        assert float((coarse(wanted) + made).var()) == pytest.approx(1, abs=0.05)
+
+
+def test_what_is_coarse_of_the_noise_does_not_matter():
+    net, decode, time = network(), rand(1, 3, 16, 16), torch.tensor([0.4])
+    noisy, patches = randn(1, 3, 32, 32), coarse(randn(1, 3, 32, 32, seed=1))
+    made = net(noisy, time, decode)
+    torch.testing.assert_close(net(noisy + patches, time, decode), made, atol=1e-5, rtol=1e-5)
+    assert (net(2 * noisy, time, decode) - made).abs().max() > 0.1
 
 
 def test_residual_and_image_are_each_other_s_reverse():
@@ -102,9 +124,10 @@ def test_residual_and_image_are_each_other_s_reverse():
     torch.testing.assert_close(net.image(net.residual(image, decode), decode), image)
     constant = torch.full((1, 3, 8, 8), 0.25)
     torch.testing.assert_close(enlarge(constant), torch.full((1, 3, 16, 16), 0.25))
-    expected = (0.33 - 0.25) / TINY.residual
-    residual = net.residual(torch.full((1, 3, 16, 16), 0.33), constant)
-    torch.testing.assert_close(residual, torch.full((1, 3, 16, 16), expected))
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 3, 8, 8)
+    residual = net.residual(0.33 + 0.01 * checks, constant)
+    expected = (0.33 - 0.25) / TINY.residual + 0.01 / TINY.detail * checks
+    torch.testing.assert_close(residual, expected)
 
 
 # ------------------------------------------------------------------ the network
@@ -201,7 +224,7 @@ def test_shapes_are_checked(changes, words):
 def test_configurations_are_checked():
     for wrong in (
         {"widths": (12,), "blocks": (1,)}, {"widths": (8,)}, {"patch": 3}, {"residual": 0.0},
-        {"blocks": (1, 1, 0)},
+        {"detail": 0.0}, {"blocks": (1, 1, 0)},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must"):
             UpsamplerConfig(**wrong)
@@ -226,15 +249,16 @@ def test_an_oracle_is_followed_to_the_image(steps, solver):
 def test_heun_is_exact_for_velocities_linear_in_time():
     class Bend(Upsampler):
         def forward(self, noisy, time, decode, previous=None, visible=None):
-            return torch.ones_like(noisy) * (2 * time.view(-1, 1, 1, 1))  # x = x_0 + t^2
+            return checks * (2 * time.view(-1, 1, 1, 1))  # x = x_0 + t^2
 
+    checks = torch.tensor([[1.0, -1.0], [-1.0, 1.0]]).repeat(1, 3, 4, 4)
     net, decode = Bend(TINY), torch.full((1, 3, 4, 4), 0.5)
     noise = torch.zeros(1, 3, 8, 8)
-    wanted = net.image(torch.ones(1, 3, 8, 8), decode)
+    wanted = net.image(checks, decode)
     found = sample(net, noise, decode, steps=2, solver="heun")
     torch.testing.assert_close(found, wanted)
     euler = sample(net, noise, decode, steps=2)  # 0 and 1/2, of 2 t
-    torch.testing.assert_close(euler, net.image(torch.full((1, 3, 8, 8), 0.5), decode))
+    torch.testing.assert_close(euler, net.image(0.5 * checks, decode))
 
 
 def test_a_clip_is_reproducible_and_streams():
