@@ -27,7 +27,7 @@ from torch import nn
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
-from flowwarp.models.upsampler import enlarge
+from flowwarp.models.upsampler import coarse, detail, enlarge
 from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train import dvae, gpt, upsampler
 from flowwarp.train.loop import Task, train
@@ -131,11 +131,12 @@ def gpt_task(configs: dict[str, Any], folder: Path) -> Task:
 
 def upsampler_task(configs: dict[str, Any], folder: Path) -> Task:
     coder = upsampler.dvae_codec(codec(folder))
-    # What is modelled shall have unit variance.
+    # What is modelled shall have unit variance; three quarters of white noise are detail.
     videos = [clip(32, 9, index).video for index in range(8)]
-    off = [video / 255 - enlarge(upsampler.lossy(video, coder)) for video in videos]
-    residual = round(float(torch.cat(off).std()), 3)
-    configs["model"] = replace(configs["model"], residual=residual)
+    off = torch.cat([video / 255 - enlarge(upsampler.lossy(video, coder)) for video in videos])
+    units = {"residual": coarse(off).std(), "detail": detail(off).std() / 0.75**0.5}
+    units = {name: round(float(unit), 3) for name, unit in units.items()}
+    configs["model"] = replace(configs["model"], **units)
     task = upsampler.upsampler_task(partial(clip, 32), coder, configs)
     examples = task.batch(range(10**9, 10**9 + 32))  # training does not get there
 
