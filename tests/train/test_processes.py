@@ -46,13 +46,17 @@ def runs(tmp_path_factory):
 
 
 def assert_close(one, two):
-    """Every tensor of two files is the same but for rounding."""
+    """Every tensor of two files is the same but for rounding.
+
+    A step's gradient may be off by 1e-6 (tests/train/test_exactness.py); these are eight steps,
+    each of which begins where the one before has ended.
+    """
     a, b = load_tensors(one)[0], load_tensors(two)[0]
     assert a.keys() == b.keys()
     for name, tensor in a.items():
         assert tensor.shape == b[name].shape
         difference = (tensor.double() - b[name].double()).norm()
-        assert float(difference) <= 1e-6 * float(b[name].double().norm()) + 1e-9, name
+        assert float(difference) <= 8e-6 * float(b[name].double().norm()) + 1e-9, name
 
 
 def test_a_shared_network_learns_what_one_learns(tiny, runs):
