@@ -129,13 +129,16 @@ def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, 
         InputError: a scale has no tensor of 8 bits, or none of its rows.
     """
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(SCALE)}
-    for name in stored.keys() - tensors.keys():
-        tensor, scale = tensors.get(name.removesuffix(SCALE)), stored[name]
+    for name, scale in stored.items():
+        if not name.endswith(SCALE):
+            continue
+        scaled = name.removesuffix(SCALE)
+        tensor = tensors.get(scaled)
         if tensor is None or tensor.dtype != torch.int8:
             raise InputError(source, f"{name!r} is the scale of no tensor of 8 bits")
         if scale.shape != (*tensor.shape[:1], *[1] * (tensor.dim() - 1)):
             raise InputError(source, f"{name!r} is {tuple(scale.shape)}, not one value a row")
-        tensors[name.removesuffix(SCALE)] = tensor.float() * scale.float()
+        tensors[scaled] = tensor.float() * scale.float()
     return tensors
 
 
