@@ -595,6 +595,7 @@ def gpt_task(
         samples=samples,
         notes={**(notes or {}), **about},
         layers=("blocks", "inner"),
+        matrices=("join", "place", "blocks", "foretold", "earlier", "inner"),
     )
 
 

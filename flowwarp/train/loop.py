@@ -36,7 +36,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
-from flowwarp.train.processes import gather, joined, own_part, share, whole
+from flowwarp.train.optimizers import Optimizer
+from flowwarp.train.processes import gather, joined, share, whole
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 
 RESUME = "resume it with --resume auto"
@@ -60,6 +61,8 @@ class LoopConfig:
         floor: what it falls to, as a part of ``learning_rate``.
         weight_decay: for matrices and kernels; never for biases, scales and norms.
         beta2: AdamW's memory for squared gradients.
+        muon: the learning rate of the matrices that a trainer lets Muon move, as a part of
+            ``learning_rate``; 0 for AdamW everywhere. See :mod:`flowwarp.train.optimizers`.
         clip: the norm that gradients are cut to; 0 for never.
         ema: decay of the averaged weights that are validated and shipped; 0 for none. Early on it
             is ``(1 + step) / (10 + step)`` where that is less, or short runs would average their
@@ -87,6 +90,7 @@ class LoopConfig:
     floor: float = 0.01
     weight_decay: float = 1e-4
     beta2: float = 0.999
+    muon: float = 0.0
     clip: float = 1.0
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -147,6 +151,8 @@ class Task:
         notes: for the card: licence, data.
         layers: names of the lists of layers that processes put together one at a time where they
             share the network (`LoopConfig.shard`); none, and it cannot be shared.
+        matrices: names of the parts of the network whose matrices Muon may move
+            (`LoopConfig.muon`); none, and it may not.
         prepare: called once, when the run is sure to begin, for what takes long: data to make.
     """
 
@@ -160,6 +166,7 @@ class Task:
     samples: Callable[[nn.Module], Iterable[tuple[str, Tensor]]] | None = None
     notes: Mapping[str, str] = field(default_factory=dict)
     layers: tuple[str, ...] = ()
+    matrices: tuple[str, ...] = ()
     prepare: Callable[[], None] | None = None
 
 
@@ -335,9 +342,7 @@ class _Loop:
         tensors = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.average is not None:
             tensors |= {f"average.{name}": t for name, t in self.average.state_dict().items()}
-        for name, parameter in self.named.items():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{name}.{key}"] = value
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state()}
         facts = {
             "best": self.best,
             "metric": self.task.metric,
@@ -373,7 +378,14 @@ class _Loop:
             share(self.losses, self._layers(self.model), self.device)
             if self.average is not None:
                 share(self.average.module, self._layers(self.average.module), self.device)
-        self._make_optimizer(groups["optimizer"])
+        self.optimizer = Optimizer(
+            self.model,
+            self.task.matrices,
+            muon=self.config.muon,
+            beta2=self.config.beta2,
+            weight_decay=self.config.weight_decay,
+        )
+        self.optimizer.load(groups["optimizer"])
         if state is not None:
             self._take_up(state, source)
             if resume == "changed":
@@ -384,6 +396,9 @@ class _Loop:
 
     def _check_sharing(self) -> None:
         config = self.config
+        if config.muon and not self.task.matrices:
+            problem = f"a {self.task.name} has no matrices for Muon"
+            raise InputError("loop.muon", problem, "leave it 0")
         if config.shard and not self.task.layers:
             raise InputError("loop.shard", f"cannot share a {self.task.name}", "leave it false")
         if config.accumulate % self.world == 0:
@@ -425,36 +440,6 @@ class _Loop:
         changes = [f"{k} {before.get(k)} → {v}" for k, v in now.items() if before.get(k) != v]
         how = f"approximately ({', '.join(changes)})" if changes else "exactly"
         self.progress.say(f"resuming {how} after step {self.step}")
-
-    def _make_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
-        """Make the optimiser, which remembers these tensors, if there are any."""
-        config = self.config
-        self.named = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        groups: list[dict[str, Any]] = [
-            {"params": [p for p in self.named.values() if p.ndim >= 2]},
-            {"params": [p for p in self.named.values() if p.ndim < 2], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(
-            groups,
-            lr=config.learning_rate,
-            betas=(0.9, config.beta2),
-            weight_decay=config.weight_decay,
-        )
-        state: dict[int, dict[str, Tensor]] = {}
-        names = {id(parameter): name for name, parameter in self.named.items()}
-        order = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for index, parameter in enumerate(order):
-            prefix = f"{names[id(parameter)]}."
-            found = {
-                key: own_part(tensors[prefix + key], like=parameter)
-                for key in ("exp_avg", "exp_avg_sq")
-                if prefix + key in tensors
-            }
-            if found:
-                state[index] = found | {"step": tensors[prefix + "step"].clone()}
-        if state:
-            settings = self.optimizer.state_dict()["param_groups"]
-            self.optimizer.load_state_dict({"state": state, "param_groups": settings})
 
     # The work
 
@@ -512,9 +497,7 @@ class _Loop:
                 self.save()
             raise
         rate = learning_rate(self.config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        self.optimizer.step(rate)
         self.step += 1
         if self.average is not None:
             decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
@@ -530,7 +513,7 @@ class _Loop:
         """
         config = self.config
         self.model.train()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
         for indices, batch in itertools.islice(batches, len(self.micros[self.rank :: self.world])):
             torch.manual_seed(_mix(config.seed, self.step, indices.start))
@@ -547,7 +530,7 @@ class _Loop:
                 part = value.detach().to(self.wide).sum() / config.batch_size
                 totals[name] = totals[name] + part if name in totals else part
             torch.autograd.backward(losses["loss"].float().sum() / config.batch_size)
-        parameters = list(self.named.values())
+        parameters = list(self.optimizer.named.values())
         if self.world > 1:
             if not self.shared:  # otherwise they were added as each part was computed
                 self.add_gradients(parameters)
@@ -626,7 +609,7 @@ class _Loop:
         Raises:
             Diverged: a weight is not finite, so that there is nothing to save.
         """
-        for name, parameter in self.named.items():
+        for name, parameter in self.optimizer.named.items():
             if not bool(torch.isfinite(parameter).all()):
                 raise Diverged(self.stop.folder, f"{name} is not finite after step {self.step}")
         state, model = self.state(), self.to_use()

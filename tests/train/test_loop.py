@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -67,12 +68,14 @@ def metrics(folder):
         {"accumulate": 2, "workers": 2},
         {"ema": 0.0, "clip": 0.0, "decay": "constant"},
         {"precision": "bf16", "accumulate": 3},
+        {"muon": 0.5},
     ],
-    ids=["plain", "accumulate", "bare", "bf16"],
+    ids=["plain", "accumulate", "bare", "bf16", "muon"],
 )
 def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
     config = tiny.config(**changes)
-    run(tiny.make(dropout=0.2), config, tmp_path / "whole")
+    make = partial(tiny.make, dropout=0.2, matrices=("first",))
+    run(make(), config, tmp_path / "whole")
     for stops in ((0,), (3,), (4, 5), (2, 7, 11)):
         folder = tmp_path / "-".join(map(str, stops))
         for stop in stops:
@@ -82,9 +85,9 @@ def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
                     os.kill(os.getpid(), signal.SIGTERM)
 
             with pytest.raises(Stopped) as fault:
-                run(tiny.make(interrupt, dropout=0.2), config, folder, resume="auto")
+                run(make(interrupt), config, folder, resume="auto")
             assert fault.value.exit_code == 143
-        run(tiny.make(dropout=0.2), config, folder, resume="auto")
+        run(make(), config, folder, resume="auto")
         assert run_differences(tmp_path / "whole", folder) == []
 
 
@@ -171,6 +174,34 @@ def test_loop_is_adamw_by_hand(tiny, tmp_path):
     # AdamW's first step is the sign of the gradient times the rate, up to its epsilon.
     step = 0.5 * config.learning_rate * gradient / (gradient.abs() + 1e-8)
     torch.testing.assert_close(task.model.first.weight, before - step)
+
+
+def test_muon_moves_matrices_alike_in_all_directions(tiny, tmp_path):
+    """One step: the nearest matrix to the gradient whose singular values are 1, about."""
+    config = tiny.config(steps=1, weight_decay=0.0, clip=0.0, ema=0.0, muon=0.5)
+    task = tiny.make(matrices=("first", "last"))
+    first, bias = task.model.first.weight, task.model.first.bias
+    before = first.detach().clone(), bias.detach().clone()
+    loss = task.loss(task.model, task.batch(range(5)), 0)["loss"].mean()
+    matrix, vector = torch.autograd.grad(loss, [first, bias])
+    run(task, config, tmp_path)
+    rate = 0.5 * config.learning_rate
+    # As large as AdamW's steps, whose root mean square is 0.2 or so.
+    moved = (before[0] - first) / (0.5 * rate * 0.2 * math.sqrt(max(first.shape)))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    # Along each direction of the gradient, but for those that are lost in bfloat16.
+    told = values > 0.02 * values[0]
+    assert values[told].min() < 0.3 * values[0]
+    along = (left.mT @ moved @ right.mT)[told][:, told]
+    assert along.diagonal().min() > 0.6
+    assert along.diagonal().max() < 1.3
+    torch.testing.assert_close(along, along.diagonal().diag(), atol=0.05, rtol=0)
+    torch.testing.assert_close(bias, before[1] - rate * vector / (vector.abs() + 1e-8))
+
+
+def test_muon_needs_matrices(tiny, tmp_path):
+    with pytest.raises(InputError, match=r"loop.muon: a tiny has no matrices for Muon"):
+        run(tiny.make(), tiny.config(muon=0.5), tmp_path)
 
 
 def test_losses_must_be_per_example(tiny, tmp_path):

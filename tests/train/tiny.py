@@ -41,12 +41,13 @@ def config(**changes):
     )  # fmt: skip
 
 
-def make(before=None, spoil=None, dropout=0.0, width=8, seed=0):
+def make(before=None, spoil=None, dropout=0.0, width=8, seed=0, matrices=()):
     """Return a task.
 
     Args:
         before: called with the number of each step before its first batch is made.
         spoil: example whose loss is NaN.
+        matrices: parts that Muon may move.
     """
     tiny = TinyConfig(width, dropout)
     torch.manual_seed(seed)
@@ -82,7 +83,10 @@ def make(before=None, spoil=None, dropout=0.0, width=8, seed=0):
         yield "field", torch.rand(3, 4, 5)
 
     notes = {"licence": "MIT"}
-    return Task("tiny", model, batch, loss, {"model": tiny}, validate, "error", samples, notes)
+    return Task(
+        "tiny", model, batch, loss, {"model": tiny}, validate, "error", samples, notes,
+        matrices=matrices,
+    )  # fmt: skip
 
 
 def gpt_config(**changes):

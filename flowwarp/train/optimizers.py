@@ -1,0 +1,105 @@
+"""What moves the parameters of a network: AdamW, and Muon where a trainer names matrices for it.
+
+Muon (Jordan et al., 2024; Liu et al., "Muon is Scalable for LLM Training", 2025) gives each step of
+a matrix equal size in all directions, so that what few gradients tell of is learned as well. That
+is for matrices between hidden numbers: rows of tables, heads and kernels stay with AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowwarp.train.processes import own_part
+
+_MOMENTUM = 0.95  # of Muon
+_REMEMBERED = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+
+
+class Optimizer:
+    """One step at a time for all parameters of a network that are trained.
+
+    Args:
+        model: the network.
+        matrices: names of its parts whose matrices Muon moves.
+        muon: their rate, as a part of that of AdamW; 0 for AdamW everywhere. Steps are scaled so
+            that at 1 they are as large as AdamW's usually are.
+        beta2: AdamW's memory for squared gradients.
+        weight_decay: for matrices and kernels; never for biases, scales and norms.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        matrices: Sequence[str],
+        *,
+        muon: float,
+        beta2: float,
+        weight_decay: float,
+    ) -> None:
+        self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.muon = muon
+        turned = [p for n, p in self.named.items() if muon and n.split(".")[0] in matrices]
+        turned = [p for p in turned if p.ndim == 2]
+        own = {id(p) for p in turned}
+        others = [p for p in self.named.values() if id(p) not in own]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in others if p.ndim >= 2]},
+            {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, betas=(0.9, beta2), weight_decay=weight_decay)
+        ]
+        if turned:
+            self.parts.append(
+                torch.optim.Muon(
+                    turned,
+                    momentum=_MOMENTUM,
+                    weight_decay=weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+            )
+
+    def step(self, rate: float) -> None:
+        """Move the parameters by their gradients, at this rate of AdamW."""
+        for part, scale in zip(self.parts, (1.0, self.muon), strict=False):
+            for group in part.param_groups:
+                group["lr"] = scale * rate
+            part.step()
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.named.values():
+            parameter.grad = None
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield what is remembered of each parameter, as ``PARAMETER.WHAT``."""
+        for name, parameter in self.named.items():
+            for part in self.parts:
+                for key, value in part.state.get(parameter, {}).items():
+                    yield f"{name}.{key}", value
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what :meth:`state` gave; what was never remembered begins anew."""
+        names = {id(parameter): name for name, parameter in self.named.items()}
+        for part in self.parts:
+            keys = _REMEMBERED[:2] if isinstance(part, torch.optim.AdamW) else _REMEMBERED[2:]
+            order = [p for group in part.param_groups for p in group["params"]]
+            state: dict[int, dict[str, Tensor]] = {}
+            for index, parameter in enumerate(order):
+                prefix = f"{names[id(parameter)]}."
+                found = {
+                    key: own_part(tensors[prefix + key], like=parameter)
+                    for key in keys
+                    if prefix + key in tensors
+                }
+                if found and prefix + "step" in tensors:
+                    found["step"] = tensors[prefix + "step"].clone()
+                if found:
+                    state[index] = found
+            if state:
+                settings = part.state_dict()["param_groups"]
+                part.load_state_dict({"state": state, "param_groups": settings})
