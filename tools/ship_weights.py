@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from flowwarp.io.checkpoints import load_weights, save_tensors, to_8_bits
+from flowwarp.io.checkpoints import load_weights, save_tensors, to_8_bits, to_dtype
 
 WEIGHTS = Path(__file__).resolve().parent.parent / "flowwarp" / "_weights"
 
@@ -49,16 +49,12 @@ def main() -> None:
     if arguments.bits == 8:
         small, stored = to_8_bits(tensors), "int8 with a scale a row"
     else:
-        small, stored = _halves(tensors), "bf16"
+        small, stored = to_dtype(tensors, torch.bfloat16), "bf16"
     arguments.into.mkdir(exist_ok=True)
     target = arguments.into / f"{arguments.name}.safetensors"
     save_tensors(target, small, metadata)
     target.with_suffix(".md").write_text(_page(arguments.name, metadata, tensors, stored))
     print(target, f"{target.stat().st_size / 1e6:.2f} MB")
-
-
-def _halves(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k: t.bfloat16() if t.is_floating_point() else t for k, t in tensors.items()}
 
 
 def _curve(run: Path) -> tuple[str, list[list[float]]]:

@@ -64,11 +64,16 @@ def save_weights(
     """
     tensors = module.state_dict()
     if dtype is not None:
-        tensors = {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
+        tensors = to_dtype(tensors, dtype)
     metadata = dict(card.notes) | {"model": card.model, "config": json.dumps(card.config)}
     if card.step is not None:
         metadata["step"] = str(card.step)
     save_tensors(path, tensors, metadata)
+
+
+def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return tensors, the floating-point ones among them as ``dtype``."""
+    return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
 
 
 def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, Tensor], Card]:

@@ -93,7 +93,7 @@ class GPTConfig:
 
     vocabulary: int = 3072
     embedded: int = 96
-    phrases: int = 4096
+    phrases: int = 16384  # of captions with 4,000 usual words and pairs; 4096 rows mixed them up
     width: int = 320
     depth: int = 6
     heads: int = 5  # wide ones: training takes as long as there are scores between tokens
