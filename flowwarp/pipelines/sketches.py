@@ -107,46 +107,55 @@ def sketch_nats(captioner: Words, sketches: Tensor, captions: Sequence[str]) -> 
     return caption_nats(captioner, seen, captions)
 
 
-def choose_sketch(
+def choose_sketches(
     gpt: MediaGPT,
     captioner: Words,
     caption: str,
     seed: int,
     candidates: int,
+    count: int = 1,
     begin: Tensor | None = None,
     sampling: Sampling = SKETCHING,
 ) -> Tensor:
-    """Make several sketches of a caption, and return the one that it describes best, (t, y, x).
+    """Make many sketches of a caption, and return those that it describes best.
 
     They are made side by side, a few rows at a time; after these those that the caption describes
     best go on, each in several ways. So what it says is chosen piece by piece: hair where there is
-    hair, clothes where there are clothes.
+    hair, clothes where there are clothes. Each that is wanted is chosen among candidates of its
+    own, as those that go on from the same rows are wrong in the same places.
 
     Args:
         gpt: from :func:`flowwarp.pipelines.sequences.load_gpt`; it knows sketches.
         captioner: whose sketches they are; it chooses.
         caption: what shall be seen.
         seed: of the first; those of the others follow from it.
-        candidates: how many are made side by side.
-        begin: (n, y, x), the first of its times, to go on from.
+        candidates: how many are made side by side, in all.
+        count: how many are wanted.
+        begin: (n, y, x), the first of their times, to go on from.
         sampling: how they are drawn.
+
+    Returns:
+        (count, t, y, x) int64.
     """
     grid = gpt.vocabulary[SKETCH].grid
     assert grid is not None
-    captions, total = [caption] * candidates, grid[0] * grid[1]
-    sketches = torch.full((candidates, *grid), kinds(captioner))
+    each, total = max(1, candidates // count), grid[0] * grid[1]
+    captions = [caption] * (each * count)
+    sketches = torch.full((each * count, *grid), kinds(captioner))
     known = 0
     if begin is not None:
         sketches[:, : len(begin)] = begin
         known = len(begin) * grid[1]
     # What is begun must be whole patches.
-    apart = total - known if candidates == 1 or grid[1] % 2 or _ROWS * grid[2] % PATCH else _ROWS
-    for rows in range(known + apart, total + 1, apart):
-        seeds = seeds_after((seed + rows * _APART) % 2**63, candidates)
+    apart = total - known if each == 1 or grid[1] % 2 or _ROWS * grid[2] % PATCH else _ROWS
+    for rows in range(known + apart, total + 1, apart) if known < total else ():
+        seeds = seeds_after((seed + rows * _APART) % 2**63, each * count)
         sketches = sample_sketches(
             gpt, captions, seeds, sampling, begin=sketches, known=rows - apart, rows=rows
         )
         there = sketches[:, : -(-rows // grid[1])]
-        best = sketch_nats(captioner, there, captions).topk(-(-candidates // _WAYS)).indices
-        sketches = sketches[best.repeat(_WAYS)[:candidates]]
-    return sketches[0]
+        nats = sketch_nats(captioner, there, captions).view(count, each)
+        best = nats.topk(-(-each // _WAYS)).indices.repeat(1, _WAYS)[:, :each]
+        sketches = sketches.view(count, each, *grid)[torch.arange(count)[:, None], best]
+        sketches = sketches.flatten(0, 1)
+    return sketches[::each]

@@ -54,7 +54,7 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
     words_of,
 )
-from flowwarp.pipelines.sketches import check_sketches, choose_sketch
+from flowwarp.pipelines.sketches import check_sketches, choose_sketches
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 
@@ -432,12 +432,13 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
             tell("codes", before + fresh * done // total)
 
         seed = (job.seed + window * _WINDOW) % 2**63
-        prompt = add_sketch(models, prompt, seed, job.candidates)
-        videos = draw_codes(models, [prompt], [seed], job.sampling, job.candidates, job.best, told)
+        videos, (chosen,) = draw_codes(
+            models, [prompt], [seed], job.sampling, job.candidates, job.best, told
+        )
         yield from videos[0, begin:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
-        end, sketch = videos[0, -_overlap(models) :], prompt.sketch
+        end, sketch = videos[0, -_overlap(models) :], chosen.sketch
         if sketch is not None:  # what its end shows is where the next one begins
             sketch = sketch[len(sketch) - len(sketch) * len(end) // times :]
             sketch = sketch if sketch.numel() % PATCH == 0 else None
@@ -452,12 +453,12 @@ def draw_codes(
     candidates: int = CANDIDATES,
     best: int = BEST,
     progress: Progress | None = None,
-) -> Tensor:
+) -> tuple[Tensor, list[Prompt]]:
     """Make the codes of videos, after sketches where there can be any.
 
     Args:
         models: from :func:`load_models`.
-        prompts: what each shall be; captions in all or none.
+        prompts: what each shall be; captions in all or none. A sketch is what its own begins with.
         seeds: one for each.
         sampling: how codes are drawn.
         candidates: see :func:`generate`.
@@ -465,26 +466,23 @@ def draw_codes(
         progress: called with (codes done, codes in all).
 
     Returns:
-        (B, t, h, w) int64.
+        (B, t, h, w) int64, and the prompts with their sketches.
     """
-    prompts = [
-        prompt if prompt.sketch is not None else add_sketch(models, prompt, seed, candidates)
-        for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
     captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
     count = best if captions else 1
-    videos = sample_video_tokens(
-        models.gpt,
-        [prompt for prompt in prompts for _ in range(count)],
-        [every for seed in seeds for every in seeds_after(seed, count)],
-        sampling,
-        progress=progress,
-    )
+    asked = [
+        own
+        for prompt, seed in zip(prompts, seeds, strict=True)
+        for own in with_sketches(models, prompt, seed, candidates, count)
+    ]
+    every = [own for seed in seeds for own in seeds_after(seed, count)]
+    videos = sample_video_tokens(models.gpt, asked, every, sampling, progress=progress)
     if count == 1:
-        return videos
+        return videos, asked
     told = [caption for caption in captions for _ in range(count)]
     chosen = likelihood(models, videos, told).view(-1, count).argmax(1)
-    return videos[torch.arange(0, len(videos), count) + chosen]
+    chosen += torch.arange(0, len(videos), count)
+    return videos[chosen], [asked[number] for number in chosen.tolist()]
 
 
 def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
@@ -503,18 +501,21 @@ def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> 
     return caption_nats(models.captioner, look(models.captioner, torch.stack(frames)), captions)
 
 
-def add_sketch(models: VideoModels, prompt: Prompt, seed: int, candidates: int) -> Prompt:
-    """Return a prompt with a sketch of what it says, where there can be one.
+def with_sketches(
+    models: VideoModels, prompt: Prompt, seed: int, candidates: int, count: int
+) -> list[Prompt]:
+    """Return a prompt so many times, each with a sketch of what it says, where there can be one.
 
     A sketch that it has already is taken for the beginning of its own. A picture to begin with, and
     what was made after it, has none: what a sketch says could be something else.
     """
     unlike = prompt.frame is not None or (prompt.begin is not None and prompt.sketch is None)
     if not models.sketches or prompt.caption is None or unlike:
-        return prompt
+        return [prompt] * count
     assert models.captioner is not None
     gpt, eye, begin = models.gpt, models.captioner, prompt.sketch
-    return replace(prompt, sketch=choose_sketch(gpt, eye, prompt.caption, seed, candidates, begin))
+    made = choose_sketches(gpt, eye, prompt.caption, seed, candidates, count, begin)
+    return [replace(prompt, sketch=sketch) for sketch in made]
 
 
 def _overlap(models: VideoModels) -> int:

@@ -292,7 +292,7 @@ def evaluate_gpt(
         prompts = [word(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
         video = _stack(batch)
         codes, decoded = _through(models.dvae, video)
-        drawn = draw_codes(
+        drawn, _ = draw_codes(
             models,
             [Prompt(prompt) for prompt in prompts],
             [(seed + n) % 2**63 for n in numbers],
@@ -493,7 +493,7 @@ def evaluate_samples(
         number += len(batch)
         prompts = [Prompt(word(clip, seed, n)) for clip, n in zip(batch, numbers, strict=True)]
         seeds = [(seed + n) % 2**63 for n in numbers]
-        codes = draw_codes(models, prompts, seeds, sampling, candidates, best)
+        codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = _motion(models.flownet, decode)

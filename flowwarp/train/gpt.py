@@ -43,7 +43,7 @@ from flowwarp.viz.sheets import video_sheet
 
 Preset = Literal["tiny", "small", "base"]
 
-_ROW = 4  # examples in a row have the same order, so that they are about equally long
+_ROW = 16  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples
 _FADES = 256  # tokens after which the stress on a video's opening is half as strong
 _ALL = slice(0, None)

@@ -1,6 +1,7 @@
 """Sketches: what they are made of, how they are told, made and chosen."""
 
 import dataclasses
+import itertools
 from contextlib import nullcontext
 
 import pytest
@@ -22,7 +23,7 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.sketches import (
     check_sketches,
-    choose_sketch,
+    choose_sketches,
     eye_print,
     kinds,
     sketch,
@@ -153,12 +154,27 @@ def test_the_best_described_sketch_is_chosen(gpt, eye):
         nats = sketch_nats(judge, many[:, : 1 if rows <= 4 else 2], [CAPTION] * 24)
         assert len(nats.unique()) > 1
         sketches = many[nats.argsort(descending=True)[:3]].repeat(8, 1, 1, 1)
-    found = choose_sketch(gpt, judge, CAPTION, 3, 24, sampling=sampling)
+    (found,) = choose_sketches(gpt, judge, CAPTION, 3, 24, sampling=sampling)
     assert torch.equal(found, sketches[0])
-    on = choose_sketch(gpt, judge, CAPTION, 3, 24, found[:1], sampling=sampling)
+    (on,) = choose_sketches(gpt, judge, CAPTION, 3, 24, begin=found[:1], sampling=sampling)
     assert torch.equal(on[0], found[0])
-    (first,) = sample_sketches(gpt, [CAPTION], [3 + 8 * 0x165667B1], sampling)
-    assert torch.equal(choose_sketch(gpt, judge, CAPTION, 3, 1, sampling=sampling), first)
+    (whole,) = choose_sketches(gpt, judge, CAPTION, 3, 24, begin=found, sampling=sampling)
+    assert torch.equal(whole, found)
+    first = sample_sketches(gpt, [CAPTION], [3 + 8 * 0x165667B1], sampling)
+    assert torch.equal(choose_sketches(gpt, judge, CAPTION, 3, 1, sampling=sampling), first)
+
+
+def test_each_sketch_is_chosen_among_its_own(gpt):
+    judge, sampling = make_eye(size=32), Sampling(guidance=2.0)
+    three = choose_sketches(gpt, judge, CAPTION, 3, 24, 3, sampling=sampling)
+    assert three.shape == (3, 2, 4, 4)
+    for one, other in itertools.combinations(three[:, 0, :2], 2):  # from the first rows on
+        assert not torch.equal(one, other)
+    nats = sketch_nats(judge, three, [CAPTION] * 3)
+    plain = sample_sketches(gpt, [CAPTION] * 24, seeds_after(5, 24), sampling)
+    assert float(nats.min()) > float(sketch_nats(judge, plain, [CAPTION] * 24).mean())
+    # As many as are wanted, where there are fewer candidates.
+    assert len(choose_sketches(gpt, judge, CAPTION, 3, 2, 3, sampling=sampling)) == 3
 
 
 def test_a_sketch_goes_on_from_its_beginning(gpt):

@@ -29,7 +29,7 @@ from flowwarp.pipelines.sequences import (
     sample_video_tokens,
     seeds_after,
 )
-from flowwarp.pipelines.sketches import choose_sketch
+from flowwarp.pipelines.sketches import choose_sketches
 from flowwarp.pipelines.text_video import (
     STAGES,
     describe_video,
@@ -166,10 +166,10 @@ def test_the_best_is_taken(models):
     captions = [CAPTION] * 3 + ["a knight"] * 3
     many = sample_video_tokens(models.gpt, list(map(Prompt, captions)), seeds, SAMPLING)
     scores = likelihood(models, many, captions).view(2, 3)
-    found = draw_codes(models, [Prompt(CAPTION), Prompt("a knight")], [9, 4], best=3)
+    found, _ = draw_codes(models, [Prompt(CAPTION), Prompt("a knight")], [9, 4], best=3)
     assert torch.equal(found[0], many[scores[0].argmax()])
     assert torch.equal(found[1], many[3 + scores[1].argmax()])
-    best = draw_codes(models, [Prompt(CAPTION)], [9], best=3)[0]
+    best = draw_codes(models, [Prompt(CAPTION)], [9], best=3)[0][0]
     assert torch.equal(make(models, seed=9, best=3), draw(models, best, 9))
     # Without words there is nothing to choose by.
     assert torch.equal(make(models, None, best=3), make(models, None))
@@ -279,16 +279,20 @@ def test_videos_are_made_after_sketches(sketching):
 def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     asked = []
 
-    def spy(gpt, captioner, caption, seed, candidates, begin=None):
+    def spy(gpt, captioner, caption, seed, candidates, count, begin=None):
         asked.append(begin)
-        return choose_sketch(gpt, captioner, caption, seed, 2, begin)
+        made.append(choose_sketches(gpt, captioner, caption, seed, 6, count, begin))
+        return made[-1]
 
-    monkeypatch.setattr(text_video, "choose_sketch", spy)
-    first = text_video.add_sketch(sketching, Prompt(CAPTION), 1, 16).sketch
-    asked.clear()
-    make(sketching, seed=1, frames=2 * WINDOW)
+    made = []
+    monkeypatch.setattr(text_video, "choose_sketches", spy)
+    monkeypatch.setattr(  # the last is the best
+        text_video, "likelihood", lambda models, videos, captions: torch.arange(len(videos))
+    )
+    make(sketching, seed=1, frames=2 * WINDOW, best=3)
     assert asked[0] is None
-    assert torch.equal(asked[1], first[1:])
+    assert torch.equal(asked[1], made[0][2, 1:])
+    assert not torch.equal(asked[1], made[0][0, 1:])
 
 
 def test_the_captioner_judges_videos(models):

@@ -208,7 +208,7 @@ def test_what_a_perfect_transformer_would_get(models, judge, monkeypatch):
     def draw(models, prompts, seeds, sampling, candidates, best):
         assert candidates == 5
         asked.extend(zip([prompt.caption for prompt in prompts], seeds, strict=True))
-        return next(given)
+        return next(given), prompts
 
     captions = iter([c.caption for c in clips])
     monkeypatch.setattr(video_evaluation, "draw_codes", draw)
@@ -234,7 +234,7 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     """One of two has the spear that both are said to have; nobody asked for a blue dress."""
     clips = [clip(0), clip(1, weapon="")]
     known = torch.cat([models.dvae.encode(c.video[None].float() / 255) for c in clips])
-    monkeypatch.setattr(video_evaluation, "draw_codes", lambda *arguments: known)
+    monkeypatch.setattr(video_evaluation, "draw_codes", lambda *arguments: (known, []))
     monkeypatch.setattr(
         video_evaluation,
         "describe",
