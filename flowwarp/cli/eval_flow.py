@@ -109,7 +109,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced")
     metavar="FILE",
     default="base",
     show_default=True,
-    help="Of the network in fast, balanced and best: base, or a file.",
+    help="Of the network in fast, balanced and best: base, small, or a file.",
 )
 @click.option(
     "--recipe",

@@ -77,7 +77,7 @@ class Options:
     metavar="FILE",
     default="base",
     show_default=True,
-    help="Of the network: base, or a file of train-flow.",
+    help="Of the network: base, small, or a file of train-flow.",
 )
 @click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
 @click.option("--backward", metavar="OUT", help="Write the flow from frame 2 to frame 1 too.")

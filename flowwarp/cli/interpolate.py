@@ -81,7 +81,7 @@ class Job:
     metavar="FILE",
     default="base",
     show_default=True,
-    help="Of the flow network: base, or a file.",
+    help="Of the flow network: base, small, or a file.",
 )
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
