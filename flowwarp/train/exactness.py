@@ -282,7 +282,7 @@ def _gpt_task(config: LoopConfig, folder: Path) -> Task:
     )
     configs = {
         "loop": config,
-        "model": gpt.GPTConfig(width=32, depth=2, heads=4, hidden=48),
+        "model": gpt.GPTConfig(phrases=4096, width=32, depth=2, heads=4, hidden=48),
         "data": data,
         "losses": train_gpt.GPTLossConfig(),
     }

@@ -13,7 +13,7 @@ import os
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from io import FileIO
 from pathlib import Path
 from typing import Any, Literal
@@ -262,6 +262,8 @@ def _check_configs(
             key, old, new = f"{section}.{name}", kept.get(name), values.get(name)
             if old == new or key in free:
                 continue
+            if name not in kept and new == _default(configs[section], name):
+                continue  # a run of before there was such a setting
             if resume == "auto":
                 raise InputError(
                     path,
@@ -271,6 +273,12 @@ def _check_configs(
                 )
             anew |= section != "loop"
     return anew
+
+
+def _default(config: Any, name: str) -> Any:
+    """Return what a setting is where nobody says it; None if it has to be said."""
+    found = [item.default for item in fields(config) if item.name == name]
+    return None if found in ([], [MISSING]) else found[0]
 
 
 def _read_state(path: Path) -> State:
