@@ -358,7 +358,7 @@ class _Loop:
         Raises:
             InputError: the state is of another network, or it cannot be shared.
         """
-        self._check_sharing()
+        self._check_settings()
         state = self._newest_state()
         source = "state" if state is None else f"state {state.step}"
         groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "optimizer": {}}
@@ -394,7 +394,7 @@ class _Loop:
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         return [part for name in self.task.layers for part in model.get_submodule(name).children()]
 
-    def _check_sharing(self) -> None:
+    def _check_settings(self) -> None:
         config = self.config
         if config.muon and not self.task.matrices:
             problem = f"a {self.task.name} has no matrices for Muon"

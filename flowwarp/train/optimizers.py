@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowwarp.errors import InputError
 from flowwarp.train.processes import own_part
 
 _MOMENTUM = 0.95  # of Muon
-_REMEMBERED = ("exp_avg", "exp_avg_sq", "momentum_buffer")
+# What each remembers of a parameter.
+_REMEMBERED = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 
 
 class Optimizer:
@@ -29,6 +31,9 @@ class Optimizer:
             that at 1 they are as large as AdamW's usually are.
         beta2: AdamW's memory for squared gradients.
         weight_decay: for matrices and kernels; never for biases, scales and norms.
+
+    Raises:
+        InputError: this torch is too old for Muon.
     """
 
     def __init__(
@@ -42,8 +47,8 @@ class Optimizer:
     ) -> None:
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.muon = muon
-        turned = [p for n, p in self.named.items() if muon and n.split(".")[0] in matrices]
-        turned = [p for p in turned if p.ndim == 2]
+        chosen = matrices if muon else ()
+        turned = [p for n, p in self.named.items() if p.ndim == 2 and n.split(".")[0] in chosen]
         own = {id(p) for p in turned}
         others = [p for p in self.named.values() if id(p) not in own]
         groups: list[dict[str, Any]] = [
@@ -54,6 +59,8 @@ class Optimizer:
             torch.optim.AdamW(groups, betas=(0.9, beta2), weight_decay=weight_decay)
         ]
         if turned:
+            if not hasattr(torch.optim, "Muon"):
+                raise InputError("loop.muon", f"needs a newer torch than {torch.__version__}")
             self.parts.append(
                 torch.optim.Muon(
                     turned,
@@ -86,20 +93,17 @@ class Optimizer:
         """Go on from what :meth:`state` gave; what was never remembered begins anew."""
         names = {id(parameter): name for name, parameter in self.named.items()}
         for part in self.parts:
-            keys = _REMEMBERED[:2] if isinstance(part, torch.optim.AdamW) else _REMEMBERED[2:]
+            keys = _REMEMBERED[type(part).__name__]
             order = [p for group in part.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for index, parameter in enumerate(order):
                 prefix = f"{names[id(parameter)]}."
-                found = {
-                    key: own_part(tensors[prefix + key], like=parameter)
-                    for key in keys
-                    if prefix + key in tensors
-                }
-                if found and prefix + "step" in tensors:
-                    found["step"] = tensors[prefix + "step"].clone()
+                found = {key: tensors[prefix + key] for key in keys if prefix + key in tensors}
                 if found:
-                    state[index] = found
+                    state[index] = {  # a count is whole in every process
+                        key: own_part(tensor, like=parameter) if tensor.ndim else tensor.clone()
+                        for key, tensor in found.items()
+                    }
             if state:
                 settings = part.state_dict()["param_groups"]
                 part.load_state_dict({"state": state, "param_groups": settings})

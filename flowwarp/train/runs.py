@@ -262,7 +262,7 @@ def _check_configs(
             key, old, new = f"{section}.{name}", kept.get(name), values.get(name)
             if old == new or key in free:
                 continue
-            if name not in kept and new == _default(configs[section], name):
+            if kept and name not in kept and new == _default(configs[section], name):
                 continue  # a run of before there was such a setting
             if resume == "auto":
                 raise InputError(
