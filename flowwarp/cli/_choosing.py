@@ -20,15 +20,15 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=BEST,
             show_default=True,
             metavar="N",
-            help="Make N videos, keep the one that the prompt describes best.",
+            help="Make N videos, of 2 N beginnings, keep the one that the prompt describes best.",
         ),
         click.option(
             "--candidates",
-            type=click.IntRange(1, 256),
+            type=click.IntRange(1, 1024),
             default=CANDIDATES,
             show_default=True,
             metavar="N",
-            help="Make N sketches of a prompt; the captioner chooses one for each video.",
+            help="Make N sketches of a prompt; the captioner chooses one for each video begun.",
         ),
     ):
         command = option(command)

@@ -449,7 +449,10 @@ class Vocabulary:
         return Tokens(ids, places, torch.full_like(ids, self.number(name)), near)
 
     def read_grid(self, name: str, ids: Tensor) -> Tensor:
-        """Return the codes (B, t, y, x) of ids (B, t * y * x * digits) as they are written."""
+        """Return the codes (B, t, y, x) of ids (B, t * y * x * digits) as they are written.
+
+        t may be less than the grid has, if it is the first that are written.
+        """
         medium = self[name]
         assert medium.grid is not None
         digits = ids.unflatten(1, (-1, medium.digits)).unbind(-1)  # type: ignore[no-untyped-call]
@@ -457,8 +460,8 @@ class Vocabulary:
         for digit, own in zip(digits, self.choices(name), strict=True):
             written = written * medium.size + digit - own[0]
         codes = torch.empty_like(written)
-        codes[:, self._orders[name]] = written
-        return codes.view(-1, *medium.grid)
+        codes[:, self._orders[name][: written.shape[1]]] = written
+        return codes.view(len(codes), -1, *medium.grid[1:])
 
     def places(self, name: str, length: int) -> Tensor:
         """Return the places of the first tokens of a medium as they are written, (length, 4)."""

@@ -679,6 +679,14 @@ class Decoder:
         self.used = end
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float() + late[:, -1]
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on from some rows, (rows,) int64, as many as there were: one of them several times."""
+        known = self.cache[..., : self.used, :]
+        known.copy_(known[:, rows])
+        self.said, self.told, self.before = self.said[rows], self.told[rows], self.before[rows]
+        if self.mask is not None:
+            self.mask = self.mask[rows]
+
     def where(self, places: Tensor, ahead: Tensor | None = None) -> Where:
         """Return what :meth:`read` needs to know of patches.
 
@@ -752,6 +760,9 @@ class Decoder:
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
 
+_FIRST = 128  # of the likeliest tokens, which are sorted before all
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How tokens are drawn.
@@ -800,17 +811,57 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     if sampling.temperature == 0:
         return logits.argmax(-1)
     likely = (logits.float() / sampling.temperature).softmax(-1)
-    count = sampling.top_k if 0 < sampling.top_k < logits.shape[-1] else logits.shape[-1]
-    likely, order = likely.topk(count) if count < likely.shape[-1] else likely.sort(-1, True)
+    size = likely.shape[-1]
+    if 0 < sampling.top_k < size:
+        values, order = likely.topk(sampling.top_k)
+        return _draw(values, order, values.sum(-1, keepdim=True), draws, sampling.top_p)[0]
+    total = likely.sum(-1, keepdim=True)
+    if sampling.top_p == 1 or size <= _FIRST:
+        return _draw(*likely.sort(-1, True), total, draws, sampling.top_p)[0]
+    # To sort all takes longer than all else; what top_p leaves is nearly always among the first.
+    chosen, sure = _draw(*likely.topk(_FIRST), total, draws, sampling.top_p)
+    if not bool(sure.all()):  # each row by itself: it must not hang on the others
+        rest = ~sure
+        values, order = likely[rest].sort(-1, True)
+        chosen[rest] = _draw(values, order, total[rest], draws[rest], sampling.top_p)[0]
+    return chosen
+
+
+def _draw(
+    likely: Tensor, order: Tensor, total: Tensor, draws: Tensor, top_p: float
+) -> tuple[Tensor, Tensor]:
+    """Draw a token of each row from the likeliest, and say whether these were enough.
+
+    Args:
+        likely: (B, n), their probabilities, falling.
+        order: (B, n), which tokens they are.
+        total: (B, 1), the probability of all that could be drawn, were it not for ``top_p``.
+        draws: (B,), see :func:`choose`.
+        top_p: below 1, only the first that have this share of the total.
+    """
     reached = likely.cumsum(-1)
-    last = torch.full_like(reached[:, :1], count - 1, dtype=torch.int64)
-    if sampling.top_p < 1:
-        # Of what top_k left; the likeliest always stays, as nothing comes before it.
-        before = reached - likely
-        last = (before < sampling.top_p * reached[:, -1:]).sum(-1, keepdim=True) - 1
+    last = torch.full_like(reached[:, :1], likely.shape[-1] - 1, dtype=torch.int64)
+    if top_p < 1:
+        # The likeliest always stays, as nothing comes before it.
+        last = (reached - likely < top_p * total).sum(-1, keepdim=True) - 1
     target = draws[:, None] * reached.gather(1, last)
     hit = torch.searchsorted(reached, target, right=True)
-    return order.gather(1, torch.minimum(hit, last))[:, 0]
+    chosen = order.gather(1, torch.minimum(hit, last))[:, 0]
+    return chosen, reached[:, -1] >= top_p * total[:, 0]
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """Which rows are given up for others while they are written.
+
+    Args:
+        every: tokens, whole patches, after which it is decided; not after the last.
+        choose: takes the tokens so far, (B, n), and returns which rows go on, (B,) int64: one that
+            is better than others comes several times. Each goes on by the draws of its new place.
+    """
+
+    every: int
+    choose: Callable[[Tensor], Tensor]
 
 
 @final
@@ -837,6 +888,10 @@ class _Pointer:
         """Take note of a token of each row."""
         self.known[:, self.begun + step] = ids
 
+    def keep(self, rows: Tensor) -> None:
+        """Go on from some rows."""
+        self.known = self.known[rows]
+
 
 @torch.inference_mode()
 def sample(
@@ -852,10 +907,11 @@ def sample(
     near: Tensor | None = None,
     begun: Tensor | None = None,
     stop: int | None = None,
+    resampling: Resampling | None = None,
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Continue sequences; a row hangs on its prompt and its draws alone.
+    """Continue sequences; a row hangs on its prompt and its draws alone, if none is given up.
 
     Args:
         net: the network.
@@ -871,6 +927,7 @@ def sample(
             none; see :meth:`GPT.nats`.
         begun: (B, n) int64, the tokens at the end of the prompts from which ``near`` counts.
         stop: an id that ends its row.
+        resampling: which rows are given up for others meanwhile; not with ``kinds`` or ``stop``.
         dtype: of the network's matrices.
         progress: called with (tokens done, tokens in all).
 
@@ -878,7 +935,8 @@ def sample(
         (B, N) int64 ids; -1 after the end of a row.
 
     Raises:
-        ValueError: guidance without ``without``, or numbers of rows that differ.
+        ValueError: guidance without ``without``, numbers of rows that differ, or ``resampling``
+            where it must not be.
     """
     batch, count = len(prompts), len(places)
     guided = sampling.guidance != 1
@@ -886,6 +944,8 @@ def sample(
         raise ValueError(f"draws must be {(batch, count)}, got {tuple(draws.shape)}")
     if guided and len(without) != batch:
         raise ValueError(f"guidance needs {batch} prompts without, got {len(without)}")
+    if resampling is not None and (kinds is not None or stop is not None):
+        raise ValueError("rows with kinds or a stop must not be resampled")
     rows = [*prompts, *without] if guided else [*prompts]
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
@@ -932,6 +992,14 @@ def sample(
             progress(step + 1, count)
         patch.append(ids.repeat(len(rows) // batch))
         if len(patch) == PATCH and step + 1 < count:
+            if resampling is not None and (step + 1) % resampling.every == 0:
+                kept = resampling.choose(written[:, : step + 1])
+                written = written[kept]
+                if pointer is not None:
+                    pointer.keep(kept)
+                both = torch.cat([kept, kept + batch]) if guided else kept
+                decoder.keep(both)
+                patch = [own[both] for own in patch]
             foretold = decoder.read(torch.stack(patch, 1), wheres[step // PATCH])
             patch = []
     return written

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
-from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Sampling, sample
+from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
@@ -128,6 +128,7 @@ def sample_video_tokens(
     seeds: Sequence[int],
     sampling: Sampling | None = None,
     *,
+    times: int | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -141,11 +142,12 @@ def sample_video_tokens(
         prompts: what each shall be; all with ``begin`` of one length, or without.
         seeds: one for each.
         sampling: how to draw.
+        times: token frames, more than ``begin`` has, after which to stop; all by default.
         dtype: of the matrices; by default bfloat16 where that is fast.
         progress: called with (codes done, codes in all).
 
     Returns:
-        (B, t, h, w) int64 codes, those of ``begin`` included.
+        (B, times, h, w) int64 codes, those of ``begin`` included.
 
     Raises:
         ValueError: codes of a prompt out of range or of a wrong shape.
@@ -156,13 +158,16 @@ def sample_video_tokens(
     if len(prompts) != len(seeds) or not prompts:
         raise ValueError(f"seeds must be one for each of {len(prompts)} prompts, got {len(seeds)}")
     lengths = {0 if prompt.begin is None else len(prompt.begin) for prompt in prompts}
-    if len(lengths) > 1 or max(lengths) >= grid[0]:
-        raise ValueError(f"begin must have one length, less than {grid[0]}, in all prompts")
+    times = grid[0] if times is None else times
+    if not 1 <= times <= grid[0]:
+        raise ValueError(f"times must be 1 … {grid[0]}, got {times}")
+    if len(lengths) > 1 or max(lengths) >= times:
+        raise ValueError(f"begin must have one length, less than {times}, in all prompts")
     cell = words[VIDEO].digits
     known = lengths.pop() * grid[1] * grid[2] * cell
     if known % PATCH:
         raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
-    places = words.places(VIDEO, grid[0] * grid[1] * grid[2] * cell)[known:]
+    places = words.places(VIDEO, times * grid[1] * grid[2] * cell)[known:]
     device = gpt.net.head.weight.device
     draws = _draws(seeds, len(places))
     asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
@@ -197,8 +202,7 @@ def sample_sketches(
     sampling: Sampling | None = None,
     *,
     begin: Tensor | None = None,
-    known: int = 0,
-    rows: int | None = None,
+    resampling: Resampling | None = None,
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Make sketches of captions, side by side.
@@ -208,48 +212,50 @@ def sample_sketches(
         captions: of the videos that they shall be of.
         seeds: one for each.
         sampling: how to draw.
-        begin: (B, t, y, x), what they shall begin with.
-        known: rows of ``begin``, those of all times counted one after the other, that there are;
-            whole patches.
-        rows: how many there shall be; all by default.
+        begin: (n, y, x), what the first of their times are; whole patches.
+        resampling: which are given up for others meanwhile. It is shown (B, t, y, x) sketches,
+            with the number of kinds where there is nothing yet.
         dtype: see :func:`sample_video_tokens`.
 
     Returns:
-        (B, t, y, x) int64, kinds of places; the number of kinds where there is none yet.
+        (B, t, y, x) int64, kinds of places.
     """
     words = gpt.vocabulary
+    device = gpt.net.head.weight.device
+    begun = words.opening(SKETCH)
+    known = torch.empty(0, dtype=torch.int64)
+    if begin is not None:
+        codes = words.codes(SKETCH, begin)
+        begun, known = join([begun, codes]), codes.ids
     grid = words[SKETCH].grid
     assert grid is not None
-    device = gpt.net.head.weight.device
-    total, none = math.prod(grid), words[SKETCH].size
-    start, end = known * grid[2], total if rows is None else rows * grid[2]
-    opening = words.opening(SKETCH)
-    begun = [opening] * len(captions)
-    if begin is not None:
-        rows_known = begin.flatten(1, 2)[:, :known]
-        begun = [join([opening, words.codes(SKETCH, own)]) for own in rows_known]
-    places = words.places(SKETCH, end)[start:]
-    draws = _draws(seeds, len(places))
-    first = torch.stack([own.ids[len(opening) :] for own in begun])
+    total = math.prod(grid)
+    first = known.expand(len(captions), -1)
+
+    def sketches(made: Tensor) -> Tensor:
+        ids = torch.cat([first, made.cpu()], 1)
+        missing = total - ids.shape[1]
+        kinds = words.read_grid(SKETCH, F.pad(ids, (0, missing), value=int(ids[0, -1])))
+        kinds.view(len(ids), total)[:, total - missing :] = words[SKETCH].size
+        return kinds
+
+    inner = None
+    if (given := resampling) is not None:
+        inner = replace(given, choose=lambda made: given.choose(sketches(made)).to(device))
     ids = sample(
         gpt.net,
-        [
-            _to(join([words.text(caption), own]), device)
-            for caption, own in zip(captions, begun, strict=True)
-        ],
-        places.to(device),
+        [_to(join([words.text(caption), begun]), device) for caption in captions],
+        words.places(SKETCH, total)[len(known) :].to(device),
         [ids.to(device) for ids in words.choices(SKETCH)],
-        draws.to(device),
+        _draws(seeds, total - len(known)).to(device),
         sampling or Sampling(),
-        without=[_to(own, device) for own in begun],
-        near=words.near(SKETCH, end)[start:].to(device),
+        without=[_to(begun, device)] * len(captions),
+        near=words.near(SKETCH, total)[len(known) :].to(device),
         begun=first.to(device),
+        resampling=inner,
         dtype=dtype or fast_dtype(device),
     )
-    made = torch.cat([first, ids.cpu()], 1)
-    sketches = words.read_grid(SKETCH, F.pad(made, (0, total - end), value=int(made[0, 0])))
-    sketches.flatten(1, 2)[:, end // grid[2] :] = none
-    return sketches
+    return sketches(ids)
 
 
 def seeds_after(seed: int, count: int) -> list[int]:

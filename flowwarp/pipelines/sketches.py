@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.errors import InputError
-from flowwarp.models.gpt import PATCH, Sampling
+from flowwarp.models.gpt import PATCH, Resampling, Sampling
 from flowwarp.pipelines.captions import Words, caption_nats
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
@@ -24,7 +24,6 @@ from flowwarp.pipelines.video_tokens import weight_bytes
 
 _EVERY = 2  # token frames of a video for one of a sketch
 _ROWS, _WAYS = 2, 8  # of a sketch between choices; that those that are chosen go on
-_APART = 0x165667B1  # between seeds of its rows; odd, as torch takes the lower 32 bits
 SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
@@ -139,23 +138,24 @@ def choose_sketches(
     """
     grid = gpt.vocabulary[SKETCH].grid
     assert grid is not None
-    each, total = max(1, candidates // count), grid[0] * grid[1]
+    each = max(1, candidates // count)
     captions = [caption] * (each * count)
-    sketches = torch.full((each * count, *grid), kinds(captioner))
-    known = 0
-    if begin is not None:
-        sketches[:, : len(begin)] = begin
-        known = len(begin) * grid[1]
-    # What is begun must be whole patches.
-    apart = total - known if each == 1 or grid[1] % 2 or _ROWS * grid[2] % PATCH else _ROWS
-    for rows in range(known + apart, total + 1, apart) if known < total else ():
-        seeds = seeds_after((seed + rows * _APART) % 2**63, each * count)
-        sketches = sample_sketches(
-            gpt, captions, seeds, sampling, begin=sketches, known=rows - apart, rows=rows
-        )
-        there = sketches[:, : -(-rows // grid[1])]
-        nats = sketch_nats(captioner, there, captions).view(count, each)
-        best = nats.topk(-(-each // _WAYS)).indices.repeat(1, _WAYS)[:, :each]
-        sketches = sketches.view(count, each, *grid)[torch.arange(count)[:, None], best]
-        sketches = sketches.flatten(0, 1)
-    return sketches[::each]
+    if begin is not None and len(begin) == grid[0]:
+        return begin.expand(count, *grid)
+
+    def ranked(sketches: Tensor) -> Tensor:
+        """Return which of each one's own are described best, best first, (count, each)."""
+        begun = int((sketches[0] < kinds(captioner)).any(2).any(1).sum())
+        nats = sketch_nats(captioner, sketches[:, :begun], captions).view(count, each)
+        order = nats.argsort(descending=True, stable=True)
+        return order + each * torch.arange(count)[:, None]
+
+    def go_on(sketches: Tensor) -> Tensor:
+        return ranked(sketches)[:, : -(-each // _WAYS)].repeat(1, _WAYS)[:, :each].flatten()
+
+    every = _ROWS * grid[2]  # what is begun must be whole patches
+    pieces = each > 1 and grid[1] % _ROWS == 0 and every % PATCH == 0
+    resampling = Resampling(every, go_on) if pieces else None
+    seeds = seeds_after(seed, each * count)
+    made = sample_sketches(gpt, captions, seeds, sampling, begin=begin, resampling=resampling)
+    return made[ranked(made)[:, 0]]

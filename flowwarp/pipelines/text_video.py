@@ -64,7 +64,8 @@ _OWN_VAE = "give the VAE that it was trained with"
 _SPELLINGS = (("our", "or"), ("grey", "gray"))
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
-_WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
+_WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
+_BEGINNINGS = 2  # for each video that is written to its end
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
@@ -274,8 +275,10 @@ def generate(
             before.
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
-            describes best; without a prompt it is the first.
-        candidates: so many sketches are made of each, of which the captioner chooses one.
+            describes best; without a prompt it is the first. Where there is a captioner, twice as
+            many are begun, and the better half of them goes on after the first half of a window.
+        candidates: so many sketches are made, shared out among the videos that are begun, each of
+            which takes the best of its own.
         sampling: how codes are drawn.
         steps: of the upsampler for each frame.
         temporal: False: the upsampler draws each frame by itself.
@@ -470,19 +473,56 @@ def draw_codes(
     """
     captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
     count = best if captions else 1
+    halves = count > 1 and _can_halve(models, prompts)
+    each = count * _BEGINNINGS if halves else count
     asked = [
         own
         for prompt, seed in zip(prompts, seeds, strict=True)
-        for own in with_sketches(models, prompt, seed, candidates, count)
+        for own in with_sketches(models, prompt, seed, candidates, each)
     ]
-    every = [own for seed in seeds for own in seeds_after(seed, count)]
+    every = [own for seed in seeds for own in seeds_after(seed, each)]
+    if halves:
+        begun = sample_video_tokens(
+            models.gpt,
+            asked,
+            every,
+            sampling,
+            times=_overlap(models),
+            progress=_part(progress, 0, 2),
+        )
+        kept = _best_described(models, begun, captions, count)
+        asked = [replace(asked[row], begin=begun[row]) for row in kept]
+        every = [(every[row] + _ENDING) % 2**63 for row in kept]
+        progress = _part(progress, 1, 2)
     videos = sample_video_tokens(models.gpt, asked, every, sampling, progress=progress)
     if count == 1:
         return videos, asked
-    told = [caption for caption in captions for _ in range(count)]
-    chosen = likelihood(models, videos, told).view(-1, count).argmax(1)
-    chosen += torch.arange(0, len(videos), count)
-    return videos[chosen], [asked[number] for number in chosen.tolist()]
+    kept = _best_described(models, videos, captions, 1)
+    return videos[kept], [asked[row] for row in kept]
+
+
+def _can_halve(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
+    """Return whether the captioner can tell from the first half of videos which shall go on."""
+    if models.captioner is None or any(prompt.begin is not None for prompt in prompts):
+        return False
+    frames = _overlap(models) * models.dvae.config.stride_time
+    return models.goes_on and frames > models.captioner.net.config.apart
+
+
+def _best_described(
+    models: VideoModels, videos: Tensor, captions: Sequence[str], count: int
+) -> list[int]:
+    """Return which of the videos of each caption it describes best, ``count`` of each."""
+    each = len(videos) // len(captions)
+    told = [caption for caption in captions for _ in range(each)]
+    best = likelihood(models, videos, told).view(-1, each).topk(count).indices
+    rows: list[int] = (best + each * torch.arange(len(captions))[:, None]).flatten().tolist()
+    return rows
+
+
+def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Return what tells of a part of the work as if it were all."""
+    return progress and (lambda done, total: progress(part * total + done, parts * total))
 
 
 def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:

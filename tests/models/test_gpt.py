@@ -15,6 +15,7 @@ from flowwarp.models.gpt import (
     TINY,
     Decoder,
     GPTConfig,
+    Resampling,
     Sampling,
     Summary,
     choose,
@@ -442,6 +443,28 @@ def test_top_p_by_hand():
     assert drawn(Sampling(top_k=3, top_p=0.75), 0.9999) == [3]
 
 
+@pytest.mark.parametrize("top_p", [0.5, 0.9, 0.99])
+def test_the_likeliest_of_many_are_drawn_from(top_p):
+    """Flat rows and steep ones: of some 900 tokens are left, of others a few."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(64, 1000, generator=generator) * torch.linspace(0.1, 5, 64)[:, None]
+    draws = torch.rand(64, generator=generator)
+    sampling = Sampling(top_p=top_p)
+    found = choose(logits, draws, sampling)
+    ranks = []
+    for row, draw, token in zip(logits.double(), draws.tolist(), found.tolist(), strict=True):
+        likely, order = row.softmax(0).sort(descending=True)
+        left = likely[: 1 + int((likely.cumsum(0) < top_p).sum())].cumsum(0)
+        rank = order.tolist().index(token)
+        before = float(left[rank - 1]) if rank else 0.0
+        assert before - 1e-4 <= draw * float(left[-1]) <= float(left[rank]) + 1e-4
+        ranks.append(rank)
+    assert max(ranks) > 200
+    assert [int(choose(logits[k : k + 1], draws[k : k + 1], sampling)) for k in range(64)] == (
+        found.tolist()
+    )
+
+
 def test_temperature_by_hand():
     # At temperature 0.5 probabilities are squared: 16, 9, 4, 1 of 30.
     cold = Sampling(temperature=0.5)
@@ -592,6 +615,48 @@ def test_rows_end_at_their_stop():
         if 22 in row:
             assert set(row[row.index(22) + 1 :]) <= {-1}
     assert (ids == 22).any()
+
+
+def test_rows_that_are_given_up_go_on_as_others():
+    """As if those that go on had been prompts, each with the draws of its new place."""
+    net = network()
+    torch.nn.init.normal_(net.same.weight, std=0.5)
+    generator = torch.Generator().manual_seed(3)
+    count = 3 * PATCH
+    draws, places = (torch.rand(n, generator=generator) for n in ((3, count), (count, 4)))
+    begin, without = prompts(2 * PATCH, PATCH, 3 * PATCH), prompts(PATCH, PATCH, PATCH)
+    begun = torch.stack([ids[-PATCH:] for ids, _ in begin])
+    near, sampling = earlier(PATCH + count)[PATCH:], Sampling(guidance=1.5)
+    shown, going = [], [torch.tensor([1, 1, 2]), torch.tensor([2, 0, 0])]
+
+    def go_on(made):
+        shown.append(made)
+        return going[len(shown) - 1]
+
+    options = {"near": near, "begun": begun, "resampling": Resampling(PATCH, go_on)}
+    got = sample(net, begin, places, CHOICES, draws, sampling, without=without, **options)
+    made = torch.empty(3, 0, dtype=torch.int64)
+    for part in range(3):
+        at = slice(part * PATCH, (part + 1) * PATCH)
+        options = {"without": without, "near": near[at], "begun": begun}
+        more = sample(net, begin, places[at], CHOICES, draws[:, at], sampling, **options)
+        made, begun = torch.cat([made, more], 1), torch.cat([begun, more], 1)
+        if part == 2:
+            break
+        assert torch.equal(shown[part], made)
+        rows = going[part]
+        made, begun = made[rows], begun[rows]
+        begin, without = (
+            [
+                (torch.cat([given[k][0], more[k]]), torch.cat([given[k][1], places[at]]))
+                for k in rows.tolist()
+            ]
+            for given in (begin, without)
+        )
+    assert torch.equal(got, made)
+    assert not torch.equal(got[1], got[2])  # from one row, by other draws
+    with pytest.raises(ValueError, match="must not be resampled"):
+        continued(net, begin, Sampling(), stop=3, resampling=Resampling(PATCH, go_on))
 
 
 def test_guidance_needs_something_to_go_from():

@@ -10,7 +10,7 @@ import torch
 from flowwarp.data.tokens import PATCH, Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.models.gpt import GPT, TINY, Sampling
+from flowwarp.models.gpt import GPT, TINY, Resampling, Sampling
 from flowwarp.pipelines import captions
 from flowwarp.pipelines.captions import Words, caption_nats, look
 from flowwarp.pipelines.sequences import (
@@ -138,29 +138,31 @@ def test_a_video_hangs_on_its_sketch_from_its_place_on(gpt):
     assert torch.equal(alone[0], made[0])
 
 
-def test_the_best_described_sketch_is_chosen(gpt, eye):
-    judge = make_eye(size=32)
-    sampling, sketches = Sampling(guidance=2.0), None
-    for rows in range(2, 9, 2):  # those that it describes best go on
-        seeds = seeds_after(3 + rows * 0x165667B1, 24)
-        options = {} if sketches is None else {"begin": sketches, "known": rows - 2}
-        many = sample_sketches(gpt, [CAPTION] * 24, seeds, sampling, rows=rows, **options)
-        assert many.shape == (24, 2, 4, 4)
-        there, rest = many.flatten(1, 2).split([rows, 8 - rows], 1)
+def test_the_best_described_sketch_is_chosen(gpt):
+    judge, sampling, shown = make_eye(size=32), Sampling(guidance=2.0), []
+
+    def go_on(sketches):  # of those that are begun the three that it describes best
+        shown.append(sketches)
+        rows = 2 * len(shown)
+        there, rest = sketches.flatten(1, 2).split([rows, 8 - rows], 1)
         assert 0 <= int(there.min()) < int(there.max()) < 64
         assert bool((rest == 64).all())
-        if sketches is not None:
-            assert torch.equal(there[:, :-2], sketches.flatten(1, 2)[:, : rows - 2])
-        nats = sketch_nats(judge, many[:, : 1 if rows <= 4 else 2], [CAPTION] * 24)
+        nats = sketch_nats(judge, sketches[:, : 1 if rows <= 4 else 2], [CAPTION] * 24)
         assert len(nats.unique()) > 1
-        sketches = many[nats.argsort(descending=True)[:3]].repeat(8, 1, 1, 1)
+        return nats.argsort(descending=True)[:3].repeat(8)
+
+    seeds = seeds_after(3, 24)
+    resampling = Resampling(2 * 4, go_on)  # two rows
+    many = sample_sketches(gpt, [CAPTION] * 24, seeds, sampling, resampling=resampling)
+    assert len(shown) == 3
+    nats = sketch_nats(judge, many, [CAPTION] * 24)
     (found,) = choose_sketches(gpt, judge, CAPTION, 3, 24, sampling=sampling)
-    assert torch.equal(found, sketches[0])
+    assert torch.equal(found, many[nats.argmax()])
     (on,) = choose_sketches(gpt, judge, CAPTION, 3, 24, begin=found[:1], sampling=sampling)
     assert torch.equal(on[0], found[0])
     (whole,) = choose_sketches(gpt, judge, CAPTION, 3, 24, begin=found, sampling=sampling)
     assert torch.equal(whole, found)
-    first = sample_sketches(gpt, [CAPTION], [3 + 8 * 0x165667B1], sampling)
+    first = sample_sketches(gpt, [CAPTION], [3], sampling)
     assert torch.equal(choose_sketches(gpt, judge, CAPTION, 3, 1, sampling=sampling), first)
 
 
@@ -179,10 +181,9 @@ def test_each_sketch_is_chosen_among_its_own(gpt):
 
 def test_a_sketch_goes_on_from_its_beginning(gpt):
     begin = torch.arange(16).view(1, 4, 4)
-    begin = begin.expand(2, 1, 4, 4)
-    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin, known=4)
+    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin)
     assert made.shape == (2, 2, 4, 4)
-    assert torch.equal(made[:, :1], begin)
+    assert torch.equal(made[:, :1], begin.expand(2, 1, 4, 4))
     assert not torch.equal(made[0, 1], made[1, 1])
-    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(2), known=4)
+    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
     assert not torch.equal(other[:, 1], made[:, 1])

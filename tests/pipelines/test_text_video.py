@@ -40,6 +40,7 @@ from flowwarp.pipelines.text_video import (
     load_models,
     tidy,
     unknown_words,
+    with_sketches,
 )
 from flowwarp.pipelines.video_tokens import fingerprint, tokenize
 from flowwarp.train.captioner import text_vocabulary
@@ -247,7 +248,7 @@ def sketching(models):
     words = models.gpt.vocabulary
     torch.manual_seed(0)
     eye = Captioner(
-        CaptionerConfig(words.pairs.size + 1, size=32, kinds=64, widths=(8, 8), hidden=8)
+        CaptionerConfig(words.pairs.size + 1, size=32, apart=2, kinds=64, widths=(8, 8), hidden=8)
     )
     torch.nn.init.normal_(eye.head.weight, std=0.5)
     known = dataclasses.replace(words, media=(*words.media, Medium("sketch", 64, (2, 4, 4))))
@@ -291,8 +292,39 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     )
     make(sketching, seed=1, frames=2 * WINDOW, best=3)
     assert asked[0] is None
-    assert torch.equal(asked[1], made[0][2, 1:])
-    assert not torch.equal(asked[1], made[0][0, 1:])
+    # Of six that are begun the last three go on, the last one first; of these it is the last.
+    assert torch.equal(asked[1], made[0][3, 1:])
+    assert not torch.equal(asked[1], made[0][5, 1:])
+
+
+def test_of_twice_as_many_the_better_half_goes_on(sketching, monkeypatch):
+    def score(models, videos, captions):
+        return videos.double().sum((1, 2, 3))
+
+    monkeypatch.setattr(text_video, "likelihood", score)
+    prompts, seeds = [Prompt(CAPTION), Prompt("a knight")], [9, 4]
+    asked = [
+        own
+        for prompt, seed in zip(prompts, seeds, strict=True)
+        for own in with_sketches(sketching, prompt, seed, 12, 6)
+    ]
+    every = [own for seed in seeds for own in seeds_after(seed, 6)]
+    begun = sample_video_tokens(sketching.gpt, asked, every, SAMPLING, times=1)
+    assert begun.shape == (12, 1, 4, 4)
+    scores = score(None, begun, None).view(2, 6)
+    kept = (scores.topk(3).indices + torch.tensor([[0], [6]])).flatten().tolist()
+    ends = [dataclasses.replace(asked[row], begin=begun[row]) for row in kept]
+    later = [(every[row] + 0x27D4EB2F) % 2**63 for row in kept]
+    videos = sample_video_tokens(sketching.gpt, ends, later, SAMPLING)
+    best = score(None, videos, None).view(2, 3).argmax(1) + torch.tensor([0, 3])
+    told = []
+    found, chosen = draw_codes(
+        sketching, prompts, seeds, candidates=12, best=3, progress=lambda *at: told.append(at)
+    )
+    assert torch.equal(found, videos[best])
+    assert torch.equal(chosen[1].sketch, ends[best[1]].sketch)
+    assert told == sorted(told)
+    assert told[-1] == (told[0][1], told[0][1])
 
 
 def test_the_captioner_judges_videos(models):
