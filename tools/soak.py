@@ -1,13 +1,16 @@
 """Long runs of what tests can only begin.
 
     python tools/soak.py video --frames 10000    flow of a long video: memory must stay flat
+    python tools/soak.py broken --frames 2000    one with a broken frame, killed half-way
     python tools/soak.py kill --kills 200        kill -9 in trainings: no state may be lost
 
 ``video`` runs ``flowwarp flow`` on a made-up video and looks at the memory of the process: after a
-tenth of the pairs and at the end, which may differ by 20 MB. ``kill`` kills small trainings of all
-four networks at random moments. After each kill every state in the run's folder must load; and each
-run, however often it was killed, must end with the files, bit for bit, of one that was not. The
-last line printed is JSON; the exit code is 1 if something did not hold.
+tenth of the pairs and at the end, which may differ by 20 MB. ``broken`` kills such a process, and
+starts another: it must do what is left, name the broken frame and end with exit code 5. ``kill``
+kills small trainings of all four networks at random moments. After each kill every state in the
+run's folder must load; and each run, however often it was killed, must end with the files, bit for
+bit, of one that was not. The last line printed is JSON; the exit code is 1 if something did not
+hold.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
+import av
 import torch
 from torch import Tensor
 
@@ -50,35 +54,111 @@ HEIGHT, WIDTH = 24, 32
 
 def soak_video(frames: int, folder: Path) -> dict[str, object]:
     """Estimate the flow of a long video in a process of its own, and watch its memory."""
-    clip, results, weights = folder / "clip.mp4", folder / "flows", folder / "net.safetensors"
+    clip, results = folder / "clip.mp4", folder / "flows"
     write_video(clip, picture(frames))
-    torch.manual_seed(0)
-    save_weights(weights, FlowNet(TINY), Card("flownet", asdict(TINY)))
-    command: list[str | Path] = [sys.executable, "-m", "flowwarp", "flow", clip, "-o", results]
-    command += ["--quality", "fast", "--weights", weights]
     started = time.monotonic()
-    samples: list[tuple[int, int]] = []  # results so far, bytes of memory
-    with (folder / "said").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said)
-        while process.poll() is None:
-            time.sleep(0.05)
-            samples.append((said_so_far(folder / "said"), resident(process.pid)))
+    run = Estimation(clip, results, folder)
+    run.watch()
     count = len(list(results.glob("*.flo")))
     last = results / f"{frames - 2:06d}.flo"
-    early = [memory for done, memory in samples if 0.1 * frames < done < 0.2 * frames]
-    late = [memory for done, memory in samples if done > 0.9 * frames and memory]
-    growth = statistics.median(late) - statistics.median(early) if early and late else float("inf")
     right = count == frames - 1 and bool(read_flow(last)[1].all())
+    early, growth = run.memory(frames)
     return {
         "frames": frames,
-        "exit": process.returncode,
+        "exit": run.process.returncode,
         "flow_files": count,
-        "memory_mb": round(statistics.median(early or [0]) / 1e6, 1),
-        "peak_mb": round(max(memory for _, memory in samples) / 1e6, 1),
+        "memory_mb": round(early / 1e6, 1),
+        "peak_mb": round(max(memory for _, memory in run.samples) / 1e6, 1),
         "growth_mb": round(growth / 1e6, 2),
         "seconds": round(time.monotonic() - started, 1),
-        "faults": int(process.returncode != 0) + int(not right) + int(growth > GROWTH),
+        "faults": int(run.process.returncode != 0) + int(not right) + int(growth > GROWTH),
     }
+
+
+def soak_broken(frames: int, folder: Path) -> dict[str, object]:
+    """Kill the flow of a video with a broken frame half-way, and let a second process go on."""
+    clip, results, broken = folder / "clip.avi", folder / "flows", frames // 3
+    break_frame(clip, frames, broken)
+    started = time.monotonic()
+    first = Estimation(clip, results, folder)
+    first.watch(until=frames // 2)
+    first.process.kill()
+    first.process.wait()
+    before = {path.name: path.stat().st_mtime_ns for path in results.glob("*.flo")}
+    second = Estimation(clip, results, folder)
+    second.watch()
+    after = {path.name: path.stat().st_mtime_ns for path in results.glob("*.flo")}
+    wanted = {f"{n:06d}.flo" for n in range(frames - 1) if n not in (broken - 1, broken)}
+    again = sum(after[name] != made for name, made in before.items())
+    _, growth = second.memory(frames, len(before))
+    told = second.said.read_text().count(f"frame {broken:06d} is damaged")
+    faults = [second.process.returncode != 5, set(after) != wanted, again > 1, growth > GROWTH]
+    return {
+        "frames": frames,
+        "broken_frame": broken,
+        "flow_files_when_killed": len(before),
+        "exit": second.process.returncode,
+        "flow_files": len(after),
+        "made_again": again,
+        "lines_that_name_the_frame": told,
+        "growth_mb": round(growth / 1e6, 2),
+        "seconds": round(time.monotonic() - started, 1),
+        "faults": sum(faults) + int(told != 2),
+    }
+
+
+class Estimation:
+    """``flowwarp flow`` of a video, in a process of its own."""
+
+    def __init__(self, clip: Path, results: Path, folder: Path) -> None:
+        weights, self.said = folder / "net.safetensors", folder / "said"
+        torch.manual_seed(0)
+        save_weights(weights, FlowNet(TINY), Card("flownet", asdict(TINY)))
+        command: list[str | Path] = [sys.executable, "-m", "flowwarp", "flow", clip, "-o", results]
+        command += ["--quality", "fast", "--weights", weights]
+        with self.said.open("wb") as said:
+            self.process = subprocess.Popen(command, stdout=said, stderr=said)
+        self.samples: list[tuple[int, int]] = []  # results so far, bytes of memory
+
+    def watch(self, until: float = float("inf")) -> None:
+        """Look at it until it ends, or has so many results."""
+        while self.process.poll() is None:
+            time.sleep(0.05)
+            self.samples.append((said_so_far(self.said), resident(self.process.pid)))
+            if self.samples[-1][0] >= until:
+                break
+
+    def memory(self, results: int, before: int = 0) -> tuple[float, float]:
+        """Return what it took after a tenth of its results, and how much more in the end.
+
+        Args:
+            results: how many it has in the end.
+            before: how many it found.
+        """
+        parts = [((done - before) / (results - before), memory) for done, memory in self.samples]
+        early = [memory for part, memory in parts if 0.1 < part < 0.2]
+        late = [memory for part, memory in parts if part > 0.9 and memory]
+        if not early or not late:
+            return 0.0, float("inf")
+        return statistics.median(early), statistics.median(late) - statistics.median(early)
+
+
+def break_frame(clip: Path, frames: int, broken: int) -> None:
+    """Write a video each frame of which is a JPEG, one of them without its middle."""
+    with av.open(str(clip), "w") as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for image in picture(frames):
+            pixels = (255 * image.permute(1, 2, 0)).byte().numpy()
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+        container.mux(stream.encode())
+    data = bytearray(clip.read_bytes())
+    start = -1
+    for _ in range(broken + 1):
+        start = data.index(b"\xff\xd8\xff", start + 1)
+    end = data.index(b"\xff\xd9", start)
+    data[start + 2 : end] = bytes(end - start - 2)
+    clip.write_bytes(data)
 
 
 def picture(frames: int) -> Iterator[Tensor]:
@@ -210,8 +290,8 @@ def wait(child: int) -> int:
 def main() -> int:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=["video", "kill"])
-    parser.add_argument("--frames", type=int, default=10_000)
+    parser.add_argument("what", choices=["video", "broken", "kill"])
+    parser.add_argument("--frames", type=int, help="10000 of video, 2000 of broken")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--network", choices=TRAINERS, nargs="*", default=TRAINERS)
     options = parser.parse_args()
@@ -219,7 +299,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.what == "video":
-            report = soak_video(options.frames, folder)
+            report = soak_video(options.frames or 10_000, folder)
+        elif options.what == "broken":
+            report = soak_broken(options.frames or 2000, folder)
         else:
             report = soak_kills(options.kills, options.network, folder)
     print(json.dumps({"what": options.what, **report}))

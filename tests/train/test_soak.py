@@ -23,6 +23,12 @@ def test_memory_stays_flat_over_a_video():
     assert -20 < report["growth_mb"] < 20  # and it was measured
 
 
+def test_a_broken_frame_is_named_and_a_killed_process_made_up_for():
+    report = soak("broken", "--frames", "100")
+    assert (report["exit"], report["flow_files"], report["faults"]) == (5, 97, 0)
+    assert 50 <= report["flow_files_when_killed"] < 97
+
+
 def test_a_killed_training_ends_as_if_it_had_not_been():
     report = soak("kill", "--kills", "1", "--network", "dvae")
     assert (report["kills"], report["runs"]) == (1, 1)
