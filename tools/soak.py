@@ -123,7 +123,7 @@ class Estimation:
     def watch(self, until: float = float("inf")) -> None:
         """Look at it until it ends, or has so many results."""
         while self.process.poll() is None:
-            time.sleep(0.05)
+            time.sleep(0.01)
             self.samples.append((said_so_far(self.said), resident(self.process.pid)))
             if self.samples[-1][0] >= until:
                 break

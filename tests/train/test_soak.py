@@ -24,9 +24,9 @@ def test_memory_stays_flat_over_a_video():
 
 
 def test_a_broken_frame_is_named_and_a_killed_process_made_up_for():
-    report = soak("broken", "--frames", "100")
-    assert (report["exit"], report["flow_files"], report["faults"]) == (5, 97, 0)
-    assert 50 <= report["flow_files_when_killed"] < 97
+    report = soak("broken", "--frames", "300")
+    assert (report["exit"], report["flow_files"], report["faults"]) == (5, 297, 0)
+    assert 150 <= report["flow_files_when_killed"] < 297
 
 
 def test_a_killed_training_ends_as_if_it_had_not_been():
