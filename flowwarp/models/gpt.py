@@ -997,9 +997,9 @@ def sample(
                 written = written[kept]
                 if pointer is not None:
                     pointer.keep(kept)
-                both = torch.cat([kept, kept + batch]) if guided else kept
-                decoder.keep(both)
-                patch = [own[both] for own in patch]
+                going = torch.cat([kept, kept + batch]) if guided else kept
+                decoder.keep(going)
+                patch = [tokens[going] for tokens in patch]
             foretold = decoder.read(torch.stack(patch, 1), wheres[step // PATCH])
             patch = []
     return written
