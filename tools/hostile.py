@@ -593,6 +593,7 @@ def _weights() -> Iterator[Case]:
         "train-dvae": train("train-dvae", "captioned", "--flow {}"),
         "train-gpt": train("train-gpt", "digits", "--dvae {}"),
         "generate-video captioner": f"generate-video dog {VIDEO_NETS} --captioner {{}} -o x.mp4",
+        "generate-video sketcher": f"generate-video dog {VIDEO_NETS} --sketcher {{}} -o x.mp4",
         "train-upsampler": train("train-upsampler", "digits", "--dvae {}"),
         "generate-video gpt": "generate-video dog --gpt {} --dvae dvae.safetensors -o x.mp4",
         "generate-video dvae": "generate-video dog --gpt gpt.safetensors --dvae {} -o x.mp4",

@@ -28,7 +28,7 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=CANDIDATES,
             show_default=True,
             metavar="N",
-            help="Make N sketches of a prompt; the captioner chooses one for each video begun.",
+            help="Make N sketches of a prompt; the sketcher chooses one for each video begun.",
         ),
     ):
         command = option(command)

@@ -184,7 +184,7 @@ class Sources:
     dvae: str = ""
     gpt: str = ""
     flow: str = ""
-    captioner: str = ""
+    sketcher: str = ""
     start: str = ""
     keep_codes: bool = False
 

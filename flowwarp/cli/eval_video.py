@@ -56,7 +56,12 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--captioner",
     metavar="WEIGHTS",
-    help="Of train-captioner: it describes, and chooses sketches; by default the package's.",
+    help="Of train-captioner: it describes, and chooses videos; by default the package's.",
+)
+@click.option(
+    "--sketcher",
+    metavar="WEIGHTS",
+    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's.",
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
@@ -132,6 +137,7 @@ def command(
     parts: tuple[str, ...],
     gpt: str,
     captioner: str | None,
+    sketcher: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -198,6 +204,7 @@ def command(
         {
             "gpt": gpt,
             "captioner": captioner,
+            "sketcher": sketcher,
             "dvae": dvae,
             "upsampler": upsampler,
             "flow": flow,
@@ -310,6 +317,7 @@ def _load(
             flow,
             device,
             weights["captioner"],
+            weights["sketcher"],
         )
         networks = _Networks(judge, models.dvae, models.upsampler, models)
     else:

@@ -116,7 +116,12 @@ class Job:
 @click.option(
     "--captioner",
     metavar="WEIGHTS",
-    help="Of train-captioner, for a --gpt that learned its sketches; by default the package's.",
+    help="Of train-captioner: it chooses videos; by default the package's, or the --sketcher.",
+)
+@click.option(
+    "--sketcher",
+    metavar="WEIGHTS",
+    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's.",
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
@@ -151,6 +156,7 @@ def command(
     detail: float,
     gpt: str,
     captioner: str | None,
+    sketcher: str | None,
     dvae: str,
     upsampler: str,
     flow: str,
@@ -195,6 +201,7 @@ def command(
         None if no_upsampler or no_temporal else flow,
         choose_device(device),
         captioner,
+        sketcher,
     )
     load = time.perf_counter() - start
     for job in jobs:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
 @click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
 @click.option(
-    "--captioner", metavar="WEIGHTS", help="Of train-captioner: videos by way of sketches."
+    "--sketcher", metavar="WEIGHTS", help="Of train-captioner --kinds: videos by way of sketches."
 )
 @training_options("runs/gpt")
 def command(
@@ -37,7 +37,7 @@ def command(
     layers: str | None,
     photos: str | None,
     flow: str | None,
-    captioner: str | None,
+    sketcher: str | None,
     preset: str,
     start: str | None,
     folder: str,
@@ -60,7 +60,7 @@ def command(
     With --flow, the transformer also learns the motion of a folder's videos; sprites and digits
     know theirs.
 
-    With --captioner, it learns to make sketches of captions, and videos after sketches: what is to
+    With --sketcher, it learns to make sketches of captions, and videos after sketches: what is to
     be seen where. They show what a caption says after a tenth of the training.
 
     \b
@@ -86,9 +86,9 @@ def command(
     place = own_device(device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
     eye = None
-    if captioner is not None:
-        eye = load_captioner(find_weights(captioner, "captioner"), place)
-        check_kinds(eye, captioner)
+    if sketcher is not None:
+        eye = load_captioner(find_weights(sketcher, "sketcher"), place)
+        check_kinds(eye, sketcher)
         configs["data"] = gpt.with_sketches(configs["data"])
     with checked_settings():
         material = prepare_material(

@@ -86,8 +86,9 @@ class VideoModels:
         dvae: whose codes they are.
         upsampler: doubles the size of frames; None to leave them as they are.
         flownet: the motion between them; None to draw each by itself.
-        captioner: tells which of several sketches is as prompted, for a transformer that makes
-            videos after sketches.
+        captioner: tells which of several videos is as prompted; without one the transformer does.
+        sketcher: a captioner that sorts places into kinds, for a transformer that makes videos
+            after its sketches; it tells which of several sketches is as prompted.
     """
 
     gpt: MediaGPT
@@ -95,11 +96,12 @@ class VideoModels:
     upsampler: Upsampler | None = None
     flownet: FlowNet | None = None
     captioner: Words | None = None
+    sketcher: Words | None = None
 
     @property
     def sketches(self) -> bool:
         """Whether videos are made after sketches."""
-        return self.captioner is not None and self.gpt.vocabulary.knows(SKETCH)
+        return self.sketcher is not None and self.gpt.vocabulary.knows(SKETCH)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -144,6 +146,7 @@ def load_models(
     flow: str | Path | None = SHIPPED,
     device: str | torch.device = "cpu",
     captioner: str | Path | None = None,
+    sketcher: str | Path | None = None,
 ) -> VideoModels:
     """Load the networks that make video.
 
@@ -153,8 +156,10 @@ def load_models(
         upsampler: of ``train-upsampler``, likewise; None for none.
         flow: of ``train-flow``, likewise; None for none.
         device: where they shall be.
-        captioner: of ``train-captioner``, likewise: that whose sketches the transformer learned;
-            None for that in the package if the transformer is, else none.
+        captioner: of ``train-captioner``, likewise; None for that in the package if the transformer
+            is, else for the sketcher.
+        sketcher: of ``train-captioner --kinds``, likewise: that whose sketches the transformer
+            learned; None for that in the package if the transformer is, else none.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
@@ -163,16 +168,18 @@ def load_models(
     words = load_gpt(find_weights(gpt, "gpt"), device)
     vae = load_dvae(find_weights(dvae, "dvae"), device)
     if gpt == SHIPPED:
-        captioner = captioner or SHIPPED
-    eye = None
+        captioner, sketcher = captioner or SHIPPED, sketcher or SHIPPED
+    draws = None if sketcher is None else load_captioner(find_weights(sketcher, "sketcher"), device)
+    tells = draws
     if captioner is not None:
-        eye = load_captioner(find_weights(captioner, "captioner"), device)
+        tells = load_captioner(find_weights(captioner, "captioner"), device)
     models = VideoModels(
         words,
         vae,
         None if upsampler is None else load_upsampler(upsampler, device),
         None if flow is None else load_flownet(flow, device),
-        eye,
+        tells,
+        draws,
     )
     media = {medium.name: medium for medium in words.vocabulary.media}
     for name in (TEXT, VIDEO, FRAME):
@@ -189,14 +196,16 @@ def load_models(
         )
     if words.codes is not None and words.codes != fingerprint(models.dvae):
         raise InputError(gpt, "learned the codes of another VAE", _OWN_VAE)
-    if eye is not None:
-        _check_captioner(models, eye, captioner)
+    if draws is not None:
+        if words.vocabulary.knows(SKETCH):
+            check_sketches(words, draws, sketcher)
+        _check_captioner(models, draws, sketcher)
+    if tells is not None:
+        _check_captioner(models, tells, captioner)
     return models
 
 
 def _check_captioner(models: VideoModels, eye: Words, source: str | Path | None) -> None:
-    if models.gpt.vocabulary.knows(SKETCH):
-        check_sketches(models.gpt, eye, source)
     size, apart = eye.net.config.size, eye.net.config.apart
     if size != models.small:
         problem = f"sees frames of {size} px, the networks make {models.small}"
@@ -240,7 +249,8 @@ def find_weights(weights: str | Path, network: str) -> str | Path:
     except FileNotFoundError:  # a package without any
         pass
     problem = "this package has no weights of it"
-    raise InputError(network, problem, f"train some with train-{network} and give --{network} FILE")
+    trainer = "captioner --kinds" if network == "sketcher" else network
+    raise InputError(network, problem, f"train some with train-{trainer} and give --{network} FILE")
 
 
 # ------------------------------------------------------------------ words to video
@@ -552,8 +562,8 @@ def with_sketches(
     unlike = prompt.frame is not None or (prompt.begin is not None and prompt.sketch is None)
     if not models.sketches or prompt.caption is None or unlike:
         return [prompt] * count
-    assert models.captioner is not None
-    gpt, eye, begin = models.gpt, models.captioner, prompt.sketch
+    assert models.sketcher is not None
+    gpt, eye, begin = models.gpt, models.sketcher, prompt.sketch
     made = choose_sketches(gpt, eye, prompt.caption, seed, candidates, count, begin)
     return [replace(prompt, sketch=sketch) for sketch in made]
 

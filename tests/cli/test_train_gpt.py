@@ -71,14 +71,14 @@ def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
     eye += ["--set", "checked=2", "--set", "model.size=16", "--set", "length=8"]
     assert run(*eye, "--steps", "1", "--run", tmp_path / "eye") == 0
     seeing = tmp_path / "eye" / "last.safetensors"
-    call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--captioner", seeing]
+    call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--sketcher", seeing]
     assert run(*call, "--run", tmp_path / "none") == 3
     assert "makes no sketches" in capsys.readouterr().err
     again = ["--start", seeing, "--kinds", "8", "--run", tmp_path / "sketcher"]
     assert run(*eye, "--steps", "1", *again) == 0
-    captioner = tmp_path / "sketcher" / "last.safetensors"
+    sketcher = tmp_path / "sketcher" / "last.safetensors"
     call = ["train-gpt", "digits", "--dvae", weights, *QUICK, "--set", "data.frames=8"]
-    call += ["--captioner", captioner, "--run", tmp_path / "run"]
+    call += ["--sketcher", sketcher, "--run", tmp_path / "run"]
     assert run(*call) == 0
     records = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert "sketch_after_text" in json.loads(records[-1])
@@ -88,9 +88,13 @@ def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
     capsys.readouterr()
     assert run(*clip, tmp_path / "plain.mp4") == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["candidates"] == 1
-    assert run(*clip, tmp_path / "sketched.mp4", "--captioner", captioner) == 0
+    assert run(*clip, tmp_path / "sketched.mp4", "--sketcher", sketcher) == 0
     assert json.loads(capsys.readouterr().out)["results"][0]["candidates"] == 256
     assert (tmp_path / "plain.mp4").read_bytes() != (tmp_path / "sketched.mp4").read_bytes()
+    both = ["--sketcher", sketcher, "--captioner", seeing]  # which needs no kinds
+    assert run(*clip, tmp_path / "both.mp4", *both) == 0
+    assert run(*clip, tmp_path / "none.mp4", "--sketcher", seeing) == 3
+    assert "makes no sketches" in capsys.readouterr().err
 
     second = [*eye, "--seed", "1", "--steps", "1"]
     assert run(*second, "--run", tmp_path / "second") == 0
@@ -98,11 +102,11 @@ def test_videos_by_way_of_sketches(weights, tmp_path, capsys):
     assert run(*second, *again, "--run", tmp_path / "other") == 0
     other = tmp_path / "other" / "last.safetensors"
     capsys.readouterr()
-    assert run(*clip, tmp_path / "none.mp4", "--captioner", other) == 3
+    assert run(*clip, tmp_path / "none.mp4", "--sketcher", other) == 3
     assert "sketches of another captioner" in capsys.readouterr().err
-    call[call.index(captioner)] = other
+    call[call.index(sketcher)] = other
     assert run(*call, "--resume", "auto") == 3
-    assert "sources.captioner" in capsys.readouterr().err
+    assert "sources.sketcher" in capsys.readouterr().err
 
 
 def test_words_keep_their_ids_when_a_run_goes_on_with_other_clips(weights, tmp_path):

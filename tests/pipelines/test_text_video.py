@@ -258,17 +258,19 @@ def sketching(models):
         torch.nn.init.normal_(parameter, std=0.3)
     net.head.weight.data.div_(3)  # else it is too sure of what comes to care what it is told
     gpt = dataclasses.replace(models.gpt, net=net.eval(), vocabulary=known)
-    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
-    return dataclasses.replace(models, gpt=gpt, upsampler=None, captioner=captioner)
+    sketcher = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    return dataclasses.replace(
+        models, gpt=gpt, upsampler=None, captioner=sketcher, sketcher=sketcher
+    )
 
 
 def test_videos_are_made_after_sketches(sketching):
     made = make(sketching, frames=2 * WINDOW)
     assert torch.equal(make(sketching, frames=2 * WINDOW), made)
-    plain = make(dataclasses.replace(sketching, captioner=None))
+    plain = make(dataclasses.replace(sketching, sketcher=None))
     assert not torch.equal(plain, made[:WINDOW])
     assert not torch.equal(make(sketching, candidates=1), made[:WINDOW])
-    without = dataclasses.replace(sketching, captioner=None)
+    without = dataclasses.replace(sketching, sketcher=None)
     # What nothing is said of, or a picture, has no sketch.
     assert torch.equal(make(sketching, None), make(without, None))
     image = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -325,6 +327,27 @@ def test_of_twice_as_many_the_better_half_goes_on(sketching, monkeypatch):
     assert torch.equal(chosen[1].sketch, ends[best[1]].sketch)
     assert told == sorted(told)
     assert told[-1] == (told[0][1], told[0][1])
+
+
+def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monkeypatch):
+    words = sketching.gpt.vocabulary
+    eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, apart=2, widths=(8, 8)))
+    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    two = dataclasses.replace(sketching, captioner=captioner)
+    choosing = []
+
+    def spy(gpt, sketcher, *rest):
+        choosing.append(sketcher)
+        return choose_sketches(gpt, sketcher, *rest)
+
+    def count(own, seen, captions):
+        choosing.append(own)
+        return caption_nats(own, seen, captions)
+
+    monkeypatch.setattr(text_video, "choose_sketches", spy)
+    monkeypatch.setattr(text_video, "caption_nats", count)
+    draw_codes(two, [Prompt(CAPTION)], [1], candidates=8, best=2)
+    assert choosing == [two.sketcher, captioner, captioner]
 
 
 def test_the_captioner_judges_videos(models):
