@@ -820,8 +820,8 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
         return _draw(*likely.sort(-1, True), total, draws, sampling.top_p)[0]
     # To sort all takes longer than all else; what top_p leaves is nearly always among the first.
     chosen, sure = _draw(*likely.topk(_FIRST), total, draws, sampling.top_p)
-    if not bool(sure.all()):  # each row by itself: it must not hang on the others
-        rest = ~sure
+    rest = (~sure).nonzero()[:, 0]
+    if len(rest):  # these by themselves: a row must not hang on the others
         values, order = likely[rest].sort(-1, True)
         chosen[rest] = _draw(values, order, total[rest], draws[rest], sampling.top_p)[0]
     return chosen
