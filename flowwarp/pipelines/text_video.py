@@ -196,12 +196,11 @@ def load_models(
         )
     if words.codes is not None and words.codes != fingerprint(models.dvae):
         raise InputError(gpt, "learned the codes of another VAE", _OWN_VAE)
-    if draws is not None:
-        if words.vocabulary.knows(SKETCH):
-            check_sketches(words, draws, sketcher)
-        _check_captioner(models, draws, sketcher)
-    if tells is not None:
-        _check_captioner(models, tells, captioner)
+    if draws is not None and words.vocabulary.knows(SKETCH):
+        check_sketches(words, draws, sketcher)
+    for eye, source in ((draws, sketcher), (tells, captioner)):
+        if eye is not None:
+            _check_captioner(models, eye, source)
     return models
 
 
