@@ -212,6 +212,7 @@ class FlowNet(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
             convolution(64, 9 * scale**2, size=1),
         )
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(
         self, image1: Tensor, image2: Tensor, *, skip: int = 0

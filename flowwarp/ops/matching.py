@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.ops import _native
+from flowwarp.ops.filters import box_blur
 
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-5, 0), (5, 0), (0, -5), (0, 5))  # (dx, dy)
 _CELLS = (-4, -1, 1, 4)
@@ -39,9 +40,9 @@ def describe(grey: Tensor) -> Tensor:
     p = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     gx, gy = p[..., 1:-1, 2:] - p[..., 1:-1, :-2], p[..., 2:, 1:-1] - p[..., :-2, 1:-1]
     angles = torch.arange(8, device=grey.device) * (math.pi / 4)
-    directions = torch.stack([angles.cos(), angles.sin()], dim=1).view(8, 2, 1, 1)
-    parts = F.conv2d(torch.cat([gx, gy], dim=1), directions).relu()
-    parts = _box(_box(parts, 5), 5)[0]  # a triangle that reaches the next cell
+    x, y = angles.cos().view(1, 8, 1, 1), angles.sin().view(1, 8, 1, 1)
+    parts = (gx * x).addcmul_(gy, y).relu_()
+    parts = box_blur(box_blur(parts, 2), 2)[0]  # a triangle that reaches the next cell
     library = _native.library_for(grey)
     if library is None:
         return describe_reference(parts)
@@ -72,10 +73,6 @@ def describe_reference(parts: Tensor) -> Tensor:
     vector = torch.cat(cells)  # (128, H, W)
     length = (vector.square().sum(0) + 16 * _NOISE**2).sqrt()
     return (vector * (512 / length)).clamp_max(_MOST).byte().permute(1, 2, 0).contiguous()
-
-
-def _box(image: Tensor, side: int) -> Tensor:
-    return F.avg_pool2d(image, side, 1, side // 2, count_include_pad=False)
 
 
 def match_round(

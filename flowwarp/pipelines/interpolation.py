@@ -21,6 +21,7 @@ from torch import Tensor
 
 from flowwarp.data.clips import is_cut
 from flowwarp.ops.fields import fill_holes
+from flowwarp.ops.filters import box_blur
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import Mode, compute_dtype, warp
 from flowwarp.tensors import check_flow, check_image
@@ -324,8 +325,4 @@ def _difference(first: Tensor, second: Tensor, level: Level, radius: int = RADIU
     as_they_are = (first - second).abs_().mean(1, keepdim=True)
     levelled = torch.addcmul(gain1 * first + offset, second, gain2, value=-1)
     levelled = levelled.abs_().mean(1, keepdim=True)
-    return torch.minimum(_mean(as_they_are, radius), _mean(levelled, radius))
-
-
-def _mean(values: Tensor, radius: int) -> Tensor:
-    return F.avg_pool2d(values, 2 * radius + 1, 1, radius, count_include_pad=False)
+    return torch.minimum(box_blur(as_they_are, radius), box_blur(levelled, radius))

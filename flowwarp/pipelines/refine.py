@@ -19,6 +19,7 @@ from torch import Tensor
 
 from flowwarp.ops.census import GREY_WEIGHTS, census_distance
 from flowwarp.ops.fields import resize_flow
+from flowwarp.ops.filters import box_blur, gaussian_blur
 from flowwarp.ops.matching import describe, match_round
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.ops.variational import (
@@ -203,15 +204,15 @@ def _fit_level(
 
 def _features(image: Tensor) -> Tensor:
     """Return what should not change from frame to frame: local brightness and both gradients."""
-    grey = _smooth(_grey(image), 0.6)
+    grey = gaussian_blur(_grey(image), 0.6)
     gy = derivative(grey.transpose(-1, -2)).transpose(-1, -2)
     # Without the slow part of brightness, which light changes; some of it, for flat areas.
-    return torch.cat([grey - 0.9 * _smooth(grey, 3), derivative(grey), gy], dim=1)
+    return torch.cat([grey - 0.9 * gaussian_blur(grey, 3), derivative(grey), gy], dim=1)
 
 
 def _edges(image: Tensor, softness: float) -> Tensor:
     """Return how alike each pixel is to the one on its right and the one below, (B, 2, H, W)."""
-    image = _smooth(image, 0.6)
+    image = gaussian_blur(image, 0.6)
     right = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
     below = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
     lengths = [d.square().sum(1, keepdim=True).sqrt() for d in (right, below)]
@@ -236,18 +237,6 @@ def _grey(image: Tensor) -> Tensor:
         return image
     weights = torch.tensor(GREY_WEIGHTS, device=image.device).view(1, 3, 1, 1)
     return (image * weights).sum(1, keepdim=True)
-
-
-def _smooth(image: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian; the border repeats."""
-    radius = max(1, round(3 * sigma))
-    steps = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = (-0.5 * (steps / sigma).square()).exp()
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    single = image.flatten(0, 1)[:, None]  # (B*C, 1, H, W)
-    single = F.conv2d(F.pad(single, (radius, radius, 0, 0), mode="replicate"), kernel)
-    padded = F.pad(single, (0, 0, radius, radius), mode="replicate")
-    return F.conv2d(padded, kernel.transpose(-1, -2)).view_as(image)
 
 
 def _sizes(image: Tensor, scale: float, smallest: int, most: int) -> list[tuple[int, int]]:
@@ -321,7 +310,7 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
     for flow in flows:
         warped, inside = warp(image2, flow, mask=True)
         cost = torch.where(inside, census_distance(image1, warped), 0.5)
-        cost = F.avg_pool2d(cost, 7, 1, 3, count_include_pad=False)
+        cost = box_blur(cost, 3)
         if least is None:
             least = cost
         best = torch.where(cost < least, flow, best)
