@@ -9,7 +9,8 @@ those of an actor are texts, empty where there is nothing to say::
     legs     ""              legs_style  ""       legs_color  ""
     feet, hat, beard, cape, weapon: as they are called; action, direction: as listed below
 
-Only what can be seen is named: no beard from behind, no hair under a helmet.
+Only what can be seen is named: no beard from behind, no hair under a helmet, no trousers under a
+long coat.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from flowwarp.data.sprites import DIRECTIONS, Layer, Layers
+from flowwarp.data.sprites import DIRECTIONS, Layer, Layers, seen_areas
 
 Attributes = dict[str, Any]
 
@@ -56,6 +57,7 @@ _NAMED = (
 )
 _SKINS = {"red_orc": "olive"}  # it has red eyes; nobody would call its skin red
 _OPEN_HATS = ("tiara", "bandana")  # hair is seen below them
+_SEEN = 20  # pixels of a cell, 0.5 %; by less nobody could tell what it is
 _HELD_OUT = 10  # one combination in so many
 
 T = TypeVar("T")
@@ -104,6 +106,7 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
     body = choose(random, bodies)
     worn = [body]
     found = dict.fromkeys(_NAMED, "")
+    noted: dict[str, Layer] = {}
     looks = direction or "down"
 
     def wear(
@@ -134,9 +137,13 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
 
     def note(key: str, layer: Layer | None) -> None:
         if layer:
+            noted[key] = layer
             found[key] = " and ".join(v for k, v in layer.words.items() if k in ("with", "in"))
             if f"{key}_style" in found:
                 found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
+
+    def forget(key: str) -> None:
+        found.update({name: "" for name in (key, f"{key}_style", f"{key}_color") if name in found})
 
     bones = body.words.get("noun") == "skeleton"
     if not bones:
@@ -160,6 +167,10 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
         if found["weapon"] and action == "shoot":
             wear("ammo")
             wear("quiver", share=0.4)
+    areas = seen_areas(worn, animation, looks)
+    for key, layer in noted.items():
+        if areas[layer.id] < _SEEN:
+            forget(key)
     about = {
         "body": body.words.get("noun", body.name),
         "skin": _SKINS.get(body.name, body.words.get("adjective", "")),

@@ -178,6 +178,25 @@ def _rows(sheet: NDArray[np.uint8]) -> dict[int, tuple[NDArray[np.uint16], NDArr
     return rows
 
 
+def seen_areas(worn: Sequence[Layer], animation: str, direction: str) -> dict[str, float]:
+    """Return, by id, how much of each layer no other covers: pixels of a cell, the mean over all.
+
+    Args:
+        worn: the layers of one character, in any order.
+        animation: a key of ``ANIMATIONS``.
+        direction: where it looks; of no account for "hurt".
+    """
+    row, cells = row_of(animation, direction), ANIMATIONS[animation][1]
+    uppermost = np.full(CELL * COLUMNS * CELL, -1)
+    for number in sorted(range(len(worn)), key=lambda number: worn[number].z):
+        if row in worn[number].rows:
+            where, pixels = worn[number].rows[row]
+            uppermost[where[pixels[:, 3] > 127]] = number
+    return {
+        layer.id: np.count_nonzero(uppermost == number) / cells for number, layer in enumerate(worn)
+    }
+
+
 def dress(worn: Sequence[Layer], animation: str, direction: str) -> NDArray[np.float32]:
     """Paint layers over each other.
 

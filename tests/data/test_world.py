@@ -7,6 +7,7 @@ import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +19,18 @@ from flowwarp.data import grounds, world
 from flowwarp.data.captions import MENTIONED, draw_caption, prompt_for
 from flowwarp.data.cast import draw_actor, is_held_out
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sprites import CELL, DIRECTIONS, bundled_layers, dress, load_layers
+from flowwarp.data.sprites import (
+    CELL,
+    COLUMNS,
+    DIRECTIONS,
+    ROWS,
+    Layer,
+    Layers,
+    bundled_layers,
+    dress,
+    load_layers,
+    seen_areas,
+)
 from flowwarp.data.world import compose_clip
 from flowwarp.errors import InputError
 from flowwarp.ops.warping import warp
@@ -437,9 +449,43 @@ def test_what_is_worn_is_painted(layers):
                     assert covered or (whole != without).any(), layer.id
 
 
-def test_layers_are_mixed_by_opacity():
-    from flowwarp.data.sprites import Layer
+def test_what_others_cover_is_not_named(layers):
+    everywhere = np.arange(CELL * COLUMNS * CELL, dtype=np.uint16)
+    cloth = np.full((len(everywhere), 4), 255, np.uint8)
+    tents = dict.fromkeys(range(ROWS), (everywhere, cloth))
+    tops = {"torso": 998, "over": 999}
+    covered = Layers(
+        tuple(
+            replace(layer, rows=tents, z=tops[layer.category]) if layer.category in tops else layer
+            for layer in layers.layers
+        )
+    )
+    found = {"legs": 0, "feet": 0, "hair": 0, "torso": 0}
+    random = np.random.default_rng(2)
+    for _ in range(40):
+        about = draw_actor(covered, random).attributes
+        for key in found:
+            found[key] += bool(about[key])
+            assert bool(about.get(f"{key}_color")) <= bool(about[key])
+    assert found == {"legs": 0, "feet": 0, "hair": 0, "torso": 40}
 
+
+def test_areas_are_what_is_left_uncovered():
+    def layer(name, z, where, alpha=255):
+        pixels = np.full((len(where), 4), alpha, np.uint8)
+        return Layer(
+            name, "body", "", "", "male", z, {}, {10: (np.array(where, np.uint16), pixels)}
+        )
+
+    worn = [layer("coat", 2, range(90, 180)), layer("legs", 1, range(117, 189)), layer("no", 1, [])]
+    glass = layer("glass", 3, range(90, 189), alpha=100)
+    # Nine pictures walk downwards.
+    assert seen_areas([*worn, glass], "walk", "down") == {
+        "coat": 10, "legs": 1, "no": 0, "glass": 0
+    }  # fmt: skip
+
+
+def test_layers_are_mixed_by_opacity():
     def layer(z, *pixel):
         rows = {10: (np.array([5], np.uint16), np.array([pixel], np.uint8))}
         return Layer(str(z), "body", "", "", "male", z, {}, rows)
