@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -73,24 +75,26 @@ def _farneback() -> Method:
     )
 
 
-def _ours(quality: Quality, weights: str) -> Method:
+def _ours(quality: Quality, weights: str, device: str) -> Method:
     from flowwarp.pipelines.flow_estimation import estimate_flow, load_flownet
 
-    net = load_flownet(weights)
-    return lambda image1, image2: estimate_flow(net, image1, image2, quality)
+    net = load_flownet(weights, device)
+    return lambda image1, image2: estimate_flow(
+        net, image1.to(device), image2.to(device), quality
+    ).cpu()
 
 
-# name: makes the method from the weights to use, once for all pairs
-METHODS: dict[str, Callable[[str], Method]] = {
-    "zero": lambda _: _zero(),
-    "dis": lambda _: _dis(fine=False),
-    "dis-fine": lambda _: _dis(fine=True),
-    "farneback": lambda _: _farneback(),
-    "fast": lambda weights: _ours("fast", weights),
-    "balanced": lambda weights: _ours("balanced", weights),
-    "best": lambda weights: _ours("best", weights),
+# name: makes the method, once for all pairs, from the weights and the device of those that have any
+METHODS: dict[str, Callable[[str, str], Method]] = {
+    "zero": lambda *_: _zero(),
+    "dis": lambda *_: _dis(fine=False),
+    "dis-fine": lambda *_: _dis(fine=True),
+    "farneback": lambda *_: _farneback(),
+    "fast": functools.partial(_ours, "fast"),
+    "balanced": functools.partial(_ours, "balanced"),
+    "best": functools.partial(_ours, "best"),
 }
-DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced")
+DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
 
 
 @click.command()
@@ -118,12 +122,14 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced")
     show_default=True,
     help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
 )
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     data: tuple[str, ...],
     methods: tuple[str, ...],
     weights: str,
     recipe: str,
+    device: str,
     as_json: bool,
 ) -> None:
     """Measure optical flow against ground truth.
@@ -144,12 +150,13 @@ def command(
     flowwarp eval-flow pairs/ --method zero --method dis-fine --json
     flowwarp eval-flow /data/sintel --recipe sintel
     """  # noqa: D301 - click wants the character itself
+    check_device(device)
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
 
     layout = load_recipe(recipe)
     pairs = [pair for root in data for pair in pairs_of(layout, root)]
     methods = tuple(dict.fromkeys(methods))
-    estimators = {name: METHODS[name](weights) for name in methods}
+    estimators = {name: METHODS[name](weights, choose_device(device)) for name in methods}
 
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []

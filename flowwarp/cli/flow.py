@@ -70,7 +70,7 @@ class Options:
     type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
-    help="The network alone; with a short fit to each pair; with a fit until the flow settles.",
+    help="The network alone; with a short fit to each pair; with a longer fit.",
 )
 @click.option(
     "--weights",
@@ -180,13 +180,16 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
     net = _load(given)
     if not given.dry_run:
-        fields = bulk_flow.estimate_fields(
-            net,
-            *images,
-            given.quality,
-            backward=target.backward is not None,
-            visible=target.occlusion is not None,
-        )
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(length=100, label="flow", hidden=hidden, file=sys.stderr) as bar:
+            fields = bulk_flow.estimate_fields(
+                net,
+                *images,
+                given.quality,
+                backward=target.backward is not None,
+                visible=target.occlusion is not None,
+                progress=lambda share: bar.update(round(100 * share) - bar.pos),
+            )
         for path in outputs:
             _paths.make_folder(path.parent)
         bulk_flow.write_fields(fields, target)
@@ -263,8 +266,10 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
         workers.check_ray(given.ray)  # before anything is written
     job = _plan(given, sources)
     _check_outputs(given, job)
-    if len(job.clips) == 1:
-        bulk_flow.check_clip(job.clips[0][0])
+    for clip, _ in job.clips:
+        # Pictures named one by one are a clip; a single one beside others would be dropped silently.
+        if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
+            bulk_flow.check_clip(clip)
     net = _load(given)
     about = job.describe(net)
     tally = Tally()

@@ -33,6 +33,7 @@ from flowwarp.pipelines.flow_estimation import (
     estimate_flow,
     load_flownet,
 )
+from flowwarp.pipelines.refine import Progress
 from flowwarp.pipelines.workers import run_here, run_processes, run_ray
 
 Frame = Path | NDArray[np.uint8]  # a picture's file, or the frame (3, H, W) of a video
@@ -139,13 +140,14 @@ def estimate_fields(
     *,
     backward: bool = False,
     visible: bool = False,
+    progress: Progress | None = None,
 ) -> Fields:
     """Estimate what is wanted of a pair (3, H, W), on the network's device; results on the CPU."""
     device = next(net.parameters()).device
     images = image1[None].to(device), image2[None].to(device)
     if not (backward or visible):
-        return Fields(estimate_flow(net, *images, quality)[0].cpu())
-    flow_12, flow_21 = estimate_both(net, *images, quality)
+        return Fields(estimate_flow(net, *images, quality, progress=progress)[0].cpu())
+    flow_12, flow_21 = estimate_both(net, *images, quality, progress=progress)
     mask = visible_by_consistency(flow_12, flow_21)[0].cpu() if visible else None
     return Fields(flow_12[0].cpu(), flow_21[0].cpu() if backward else None, mask)
 

@@ -18,7 +18,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.pipelines.precision import fast_autocast
-from flowwarp.pipelines.refine import refine
+from flowwarp.pipelines.refine import Progress, part, refine
 from flowwarp.tensors import check_choice
 
 Quality = Literal["fast", "balanced", "best"]
@@ -47,7 +47,12 @@ def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu
 
 @torch.no_grad()
 def estimate_flow(
-    net: FlowNet, image1: Tensor, image2: Tensor, quality: Quality = "balanced"
+    net: FlowNet,
+    image1: Tensor,
+    image2: Tensor,
+    quality: Quality = "balanced",
+    *,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Return the flow from frame 1 to frame 2, (B, 2, H, W) float32, in pixels.
 
@@ -56,19 +61,27 @@ def estimate_flow(
         image1: (B, 3, H, W) in [0, 1].
         image2: likewise, on the same device.
         quality: ``"fast"`` is the network alone, ``"balanced"`` adds a short fit to the pair,
-            ``"best"`` fits until the flow settles.
+            ``"best"`` fits for longer.
+        progress: is called during the fit with the share of it that is done, up to 1.
 
     Raises:
         ValueError: shapes do not fit, or an unknown quality.
     """
     check_choice(quality, "quality", QUALITIES)
     flow_12, _ = _infer(net, image1, image2)
-    return flow_12 if quality == "fast" else refine(image1, image2, flow_12, quality=quality)
+    if quality == "fast":
+        return flow_12
+    return refine(image1, image2, flow_12, quality=quality, progress=progress)
 
 
 @torch.no_grad()
 def estimate_both(
-    net: FlowNet, image1: Tensor, image2: Tensor, quality: Quality = "balanced"
+    net: FlowNet,
+    image1: Tensor,
+    image2: Tensor,
+    quality: Quality = "balanced",
+    *,
+    progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the flow from frame 1 to frame 2 and back; see :func:`estimate_flow`."""
     check_choice(quality, "quality", QUALITIES)
@@ -76,8 +89,8 @@ def estimate_both(
     if quality == "fast":
         return flow_12, flow_21
     return (
-        refine(image1, image2, flow_12, quality=quality),
-        refine(image2, image1, flow_21, quality=quality),
+        refine(image1, image2, flow_12, quality=quality, progress=part(progress, 0, 2)),
+        refine(image2, image1, flow_21, quality=quality, progress=part(progress, 1, 2)),
     )
 
 

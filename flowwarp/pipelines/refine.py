@@ -11,6 +11,7 @@ Displacement Optical Flow", PAMI 2011), which compete with the given start pixel
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,13 @@ BALANCED = RefineConfig(match_rounds=2, levels=3, warps=2, inner=1, median_radiu
 BEST = RefineConfig(levels=3, warps=4, median_radius=7)
 QUALITIES = {"balanced": BALANCED, "best": BEST}
 
+Progress = Callable[[float], None]  # is told which share is done, up to 1
+
+
+def part(progress: Progress | None, number: int, count: int) -> Progress:
+    """Return what to tell of the progress of one part, of several that take as long each."""
+    return lambda share: progress((number + share) / count) if progress else None
+
 
 @torch.no_grad()
 def refine(
@@ -98,6 +106,7 @@ def refine(
     quality: str = "balanced",
     config: RefineConfig | None = None,
     flow_21: Tensor | None = None,
+    progress: Progress | None = None,
 ) -> Tensor:
     """Fit flow to a pair of images.
 
@@ -110,6 +119,7 @@ def refine(
         config: explicit parameters instead of ``quality``.
         flow_21: (B, 2, H, W), pixels; backward flow if known. Pixels from which forward and
             backward do not meet are filled from their neighbours.
+        progress: is called after every warp with the share that is done, up to 1.
 
     Returns:
         (B, 2, H, W) float32, pixels, from image 1 to image 2; without gradients. The same bits for
@@ -138,7 +148,8 @@ def refine(
     # One by one: torch's convolutions round a whole batch differently than its examples.
     for k in range(len(image1)):
         start, back = (None if f is None else f[k : k + 1] for f in (flow, flow_21))
-        fitted.append(_refine(image1[k : k + 1], image2[k : k + 1], start, back, config))
+        tell = part(progress, k, len(image1))
+        fitted.append(_refine(image1[k : k + 1], image2[k : k + 1], start, back, config, tell))
     return torch.cat(fitted)
 
 
@@ -148,35 +159,53 @@ def _refine(
     flow: Tensor | None,
     flow_21: Tensor | None,
     config: RefineConfig,
+    progress: Progress,
 ) -> Tensor:
     starts = [] if flow is None else [flow]
     if flow is None or config.match:
         starts.append(_complete(image1, *_matches(image1, image2, config.match_rounds)))
     start = starts[0] if len(starts) == 1 else fuse(image1, image2, starts)
-    return _coarse_to_fine(image1, image2, start, flow_21, config)
+    return _coarse_to_fine(image1, image2, start, flow_21, config, progress)
 
 
 # ------------------------------------------------------------------ the variational part
 
 
 def _coarse_to_fine(
-    image1: Tensor, image2: Tensor, flow: Tensor, flow_21: Tensor | None, config: RefineConfig
+    image1: Tensor,
+    image2: Tensor,
+    flow: Tensor,
+    flow_21: Tensor | None,
+    config: RefineConfig,
+    progress: Progress,
 ) -> Tensor:
-    for size in _sizes(image1, config.scale, SMALLEST, config.levels):
+    sizes = _sizes(image1, config.scale, SMALLEST, config.levels)
+    whole, done = sum(height * width for height, width in sizes), 0
+
+    def tell(share: float) -> None:
+        progress((done + share * size[0] * size[1]) / whole)
+
+    for size in sizes:
         visible = None
         flow = resize_flow(flow, size)
         if flow_21 is not None:
             visible = visible_by_consistency(flow, resize_flow(flow_21, size))
-        flow = _fit_level(_resize(image1, size), _resize(image2, size), flow, visible, config)
+        flow = _fit_level(_resize(image1, size), _resize(image2, size), flow, visible, config, tell)
+        done += size[0] * size[1]
     return flow
 
 
 def _fit_level(
-    image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor | None, config: RefineConfig
+    image1: Tensor,
+    image2: Tensor,
+    flow: Tensor,
+    visible: Tensor | None,
+    config: RefineConfig,
+    progress: Progress,
 ) -> Tensor:
     features1, features2 = _features(image1), _features(image2)
     edges = config.smoothness * _edges(image1, config.edge)
-    for _ in range(config.warps):
+    for number in range(config.warps):
         start = flow
         warped, inside = warp(features2, start, mode="bicubic", mask=True)
         known = inside if visible is None else inside & visible
@@ -196,9 +225,11 @@ def _fit_level(
             sigma_space=7,
             sigma_colour=0.04,
         )
+        progress((number + 1) / config.warps)
         moving = ((flow - start).abs() > 0.01).count_nonzero()  # exact, unlike a mean
         if int(moving) <= config.settled * flow.numel():
             break
+    progress(1.0)
     return flow
 
 

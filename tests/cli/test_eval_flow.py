@@ -75,7 +75,7 @@ def test_methods_find_a_shift(name):
     coarse = torch.rand(1, 3, 12, 16, generator=generator)
     wide = torch.nn.functional.interpolate(coarse, (96, 128), mode="bicubic").clamp(0, 1)
     image1, image2 = wide[..., 3:], wide[..., :-3]  # frame 2 shows it 3 px further right
-    flow = eval_flow.METHODS[name]("base")(image1, image2)
+    flow = eval_flow.METHODS[name]("base", "cpu")(image1, image2)
     assert (flow.shape, flow.dtype) == ((1, 2, 96, 125), torch.float32)
     wanted = torch.tensor([0.0 if name == "zero" else 3.0, 0])
     assert (flow[0, :, 20:-20, 20:-20].mean((1, 2)) - wanted).abs().max() < 0.3
@@ -94,7 +94,7 @@ def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
 
 def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
-    broken = lambda _: lambda image1, image2: torch.full_like(image1[:, :2], torch.nan)  # noqa: E731
+    broken = lambda *_: lambda image1, image2: torch.full_like(image1[:, :2], torch.nan)  # noqa: E731
     monkeypatch.setitem(eval_flow.METHODS, "zero", broken)
     code, out, err = evaluate(tmp_path, "--method", "zero")
     assert (code, out) == (3, "")

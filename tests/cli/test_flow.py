@@ -215,11 +215,16 @@ def test_frames_that_do_not_fit(flow):
         ["flowwarp: small.png: is 7x5, but frame8.png is 64x48; a pair needs frames of one size"],
     )
     assert flow("frame8.png", "none.png")[2] == ["flowwarp: none.png: no such file or directory"]
-    assert flow("frame8.png")[2] == ["flowwarp: frame8.png: is a single frame; flow needs two"]
+    alone = ["flowwarp: frame8.png: is a single frame; flow needs two"]
+    assert flow("frame8.png")[2] == alone
+    save_frames("others", 2)
+    assert flow("frame8.png", "others", "-o", "both")[::2] == (3, alone)
+    assert not Path("both").exists()
     assert flow("*.jpg")[2] == ["flowwarp: *.jpg: no frame, video or folder matches"]
     Path("empty").mkdir()
     assert flow("empty")[2] == ["flowwarp: empty: holds neither frames nor videos"]
-    assert sorted(files(".")) == ["frame8.png", "small.png"]
+    made = ["frame8.png", "others/frame8.png", "others/frame9.png", "small.png"]
+    assert sorted(files(".")) == made
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 70), (3, 2)])

@@ -48,10 +48,10 @@ def deepflow() -> Method:
 
 def methods() -> dict[str, Callable[[], Method]]:
     found: dict[str, Callable[[], Method]] = {
-        name: partial(make, "base") for name, make in METHODS.items()
+        name: partial(make, "base", "cpu") for name, make in METHODS.items()
     }
     for name in SHIPPED[1:]:
-        found[f"fast, {name}"] = partial(METHODS["fast"], name)
+        found[f"fast, {name}"] = partial(METHODS["fast"], name, "cpu")
     if hasattr(cv2, "optflow"):
         found["deepflow"] = deepflow
     return found
