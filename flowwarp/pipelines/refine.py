@@ -419,6 +419,8 @@ def _check_pair(image1: Tensor, image2: Tensor) -> None:
     check_image(image2, "image2")
     if image1.shape[1] not in (1, 3):
         raise ValueError(f"image1 must have 1 or 3 channels, got shape {tuple(image1.shape)}")
+    if not (image1.shape[2] and image1.shape[3]):
+        raise ValueError(f"image1 must have pixels, got shape {tuple(image1.shape)}")
     if image2.shape != image1.shape or image2.device != image1.device:
         raise ValueError(
             f"image2 must be {tuple(image1.shape)} on {image1.device} as image1 is, "

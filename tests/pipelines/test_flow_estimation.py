@@ -91,5 +91,7 @@ def test_wrong_calls(frame, tmp_path):
     net = load_flownet()
     with pytest.raises(ValueError, match="quality"):
         estimate_flow(net, frame, frame, "perfect")
+    with pytest.raises(ValueError, match="image2 must have pixels"):
+        estimate_flow(net, frame, frame[..., :0], "fast")
     with pytest.raises(InputError):
         load_flownet(tmp_path / "nothing.safetensors")

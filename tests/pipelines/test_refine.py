@@ -153,6 +153,11 @@ def test_wrong_arguments():
     image = texture(8, 8)
     with pytest.raises(ValueError, match="quality must be one of"):
         refine(image, image, quality="great")
+    for flat in (image[:, :, :0], image[..., :0]):
+        with pytest.raises(ValueError, match="image1 must have pixels"):
+            refine(flat, flat)
+        with pytest.raises(ValueError, match="image1 must have pixels"):
+            estimate(flat, flat)
     with pytest.raises(ValueError, match="image2 must"):
         refine(image, image[..., 1:])
     with pytest.raises(ValueError, match="channels"):
@@ -171,3 +176,18 @@ def test_progress_grows_to_one():
     assert told == sorted(told)
     assert told[0] < 0.5 in told
     assert told[-1] == 1
+
+
+def test_a_level_that_has_settled_warps_no_more():
+    target = affine(40, 48)
+    start = torch.zeros_like(target)
+
+    def warps(settled):
+        told: list[float] = []
+        config = RefineConfig(levels=2, warps=20, settled=settled)
+        found = refine(*moved(target), start, config=config, progress=told.append)
+        return found, len(told) - 2  # one more at the end of each level
+
+    (rough, few), (fine, some), (_, all_) = warps(1.0), warps(0.02), warps(-1.0)
+    assert few == 2 < some < all_ == 40
+    assert max(error(fine, target), error(rough, target)) < 0.05
