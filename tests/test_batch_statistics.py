@@ -1,4 +1,4 @@
-"""Reads networks and losses: no batch norm, and nothing that is taken over the batch."""
+"""Reads networks, losses and trainers: no batch norm, and nothing taken over the batch."""
 
 import ast
 import re
@@ -11,8 +11,11 @@ import flowwarp
 from flowwarp.train import exactness
 
 ROOT = Path(flowwarp.__file__).parent
-SOURCES = sorted(path for room in ("models", "losses") for path in (ROOT / room).glob("*.py"))
-TORCH = {"torch", "F", "linalg"}
+SOURCES = sorted(
+    path for room in ("models", "losses", "train") for path in (ROOT / room).glob("*.py")
+)
+TORCH = {"torch", "F", "nn", "linalg", "functional"}
+OURS = {"self", "net", "math"}  # a layer named norm, a method named sort; no function of tensors
 REDUCTIONS = re.compile(
     "(nan|log_|gumbel_)?(mean|sum|std|var|prod|norm|median|mode|quantile|max|min|softmax)|a(max|min)"
     "|(std|var)_mean|vector_norm|normalize|aminmax|arg(max|min|sort)|any|all|logsumexp"
@@ -20,15 +23,34 @@ REDUCTIONS = re.compile(
 )
 # These take the last axis (or the second) unless told otherwise.
 SAFE = re.compile("(arg)?sort|topk|kthvalue|mode|diff|gumbel_softmax|normalize|cosine_similarity")
-REDUCED = {"cross_entropy", "nll_loss", "mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss"}
+BUILT_IN = {"sum", "max", "min", "any", "all"}  # where no tensor is asked
+# Of torch, taken over all if not told ``reduction="none"``; also as a module of nn.
+REDUCED = re.compile(r"(binary_)?cross_entropy(_with_logits)?|kl_div|\w+_loss|\w+Loss")
+FIRST = {0, -4, -5}  # axes that are the batch of images or videos
 BATCH_NORM = re.compile(r"(Lazy|Sync)?BatchNorm\w*|batch_norm|running_(mean|var|stats)")
 
 # What is taken over all of a tensor, or its first axis, and still not over the batch.
 ALLOWED = {
-    "dvae.initialise_latent": "before training, on clips chosen once",
-    "dvae.DVAE.decode_stream": "whether there is a code that does not exist: raises, changes none",
-    "gpt.Decoder._listen": "whether any patch is a word: nothing changes where none is",
-    "gpt.sample": "whether all rows have ended",
+    "losses/smoothness._directions": "differences along y and x, which it counts itself",
+    "models/dvae.initialise_latent": "before training, on clips chosen once",
+    "models/dvae.DVAE.decode_stream": "whether a code does not exist: raises, changes none",
+    "models/gpt.Decoder._listen": "whether any patch is a word: nothing changes where none is",
+    "models/gpt.sample": "whether all rows have ended",
+    "train/captioner.captioner_task.validate": "the figures of a validation",
+    "train/classifier.classifier_losses": "over attributes, which are stacked",
+    "train/classifier.classifier_task.validate": "the figures of a validation",
+    "train/dvae.dvae_task.prepare": "whether there are books yet: before training",
+    "train/dvae.dvae_task.validate": "the figures of a validation",
+    "train/dvae.gradient_loss": "differences along y and x, which it counts itself",
+    "train/exactness.relative": "of two gradients, to compare them",
+    "train/flow._levels": "over levels, which are stacked",
+    "train/flow.flow_task.validate": "the figures of a validation",
+    "train/gpt._draw_asked": "over the patches of one sequence",
+    "train/gpt._digit_values": "over the codes of a book: before training",
+    "train/gpt.begin_codes": "over the codes of a book: before training",
+    "train/loop._Loop.gradients": "sums of examples, over a number that is fixed",
+    "train/loop._Loop.save": "whether weights are finite",
+    "train/upsampler.upsampler_task.validate": "the figures of a validation",
 }
 
 
@@ -38,22 +60,37 @@ def dimensions(call, name):
     for word in ("dim", "axis", "dims"):
         if word in named:
             return named[word]
-    function = call.func
+    free = owner_of(call.func) in TORCH or isinstance(call.func, ast.Name)  # a function of x
+    values = call.args[free:]
+    first = {"quantile": 1, "topk": 1, "kthvalue": 1, "gumbel_softmax": 3, "norm": not free}
+    found = values[first.get(name, 0) :][:1]
+    return found[0] if found else None
+
+
+def owner_of(function):
+    """Return the last name before a function's own; None if there is none."""
     owner = function.value if isinstance(function, ast.Attribute) else None
-    owner = getattr(owner, "attr", getattr(owner, "id", None))
-    values = call.args[owner in TORCH :]
-    return values[{"quantile": 1, "topk": 1, "norm": owner not in TORCH}.get(name, 0) :][:1] or None
+    return getattr(owner, "attr", getattr(owner, "id", None))
 
 
-def numbers(node):
-    """Return the axes that are written out; of what is computed, none."""
-    if isinstance(node, list):
-        node = node[0]
+def may_hold_the_batch(node):
+    """Whether axes may be those of the batch: what is computed may be any."""
     try:
         value = ast.literal_eval(node)
     except ValueError:
-        return []
-    return list(value) if isinstance(value, tuple | list) else [value]
+        return True
+    return bool(FIRST & set(value if isinstance(value, tuple | list) else [value]))
+
+
+def contracts_the_batch(call):
+    """Whether an einsum, if it is one, sums over the first letter of its first operand."""
+    named = ast.literal_eval(call.args[0]) if call.args and is_text(call.args[0]) else ""
+    inputs, arrow, result = named.replace(" ", "").partition("->")
+    return bool(arrow) and inputs[:1] not in result
+
+
+def is_text(node):
+    return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
 def faults(tree):
@@ -65,14 +102,17 @@ def faults(tree):
         name = getattr(node, "attr", getattr(node, "id", getattr(node, "arg", None)))
         if isinstance(name, str) and BATCH_NORM.fullmatch(name):
             yield ".".join(place), node.lineno
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            over = dimensions(node, node.func.attr)
-            own = getattr(node.func.value, "id", None) == "self"  # a layer named norm
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute | ast.Name):
+            called = getattr(node.func, "attr", getattr(node.func, "id", None))
+            over = dimensions(node, called)
+            own = owner_of(node.func) in OURS
+            bare = isinstance(node.func, ast.Name) and called in BUILT_IN
             named = {word.arg: ast.unparse(word.value) for word in node.keywords}
-            safe = own or SAFE.fullmatch(node.func.attr)
-            whole = not safe if over is None else 0 in numbers(over)
-            summed = node.func.attr in REDUCED and named.get("reduction") != "'none'"
-            if (REDUCTIONS.fullmatch(node.func.attr) and whole) or summed:
+            whole = may_hold_the_batch(over) if over else not SAFE.fullmatch(called)
+            reduces = REDUCTIONS.fullmatch(called) and not (bare or own) and whole
+            torchs = owner_of(node.func) in TORCH and REDUCED.fullmatch(called)
+            summed = torchs and named.get("reduction") != "'none'"
+            if reduces or summed or (called == "einsum" and contracts_the_batch(node)):
                 yield ".".join(place), node.lineno
         for child in ast.iter_child_nodes(node):
             yield from visit(child, place)
@@ -103,6 +143,20 @@ def faults(tree):
         "x.sort(dim=0)",
         "F.cross_entropy(a, b)",
         "F.mse_loss(a, b, reduction='mean')",
+        "F.binary_cross_entropy_with_logits(a, b)",
+        "F.kl_div(a, b, reduction='batchmean')",
+        "F.gaussian_nll_loss(a, b, c)",
+        "torch.nn.functional.nll_loss(a, b)",
+        "nn.CrossEntropyLoss()(a, b)",
+        "nn.BCEWithLogitsLoss(reduction='sum')",
+        "x.mean(-4)",
+        "x.mean((-5, -1))",
+        "x.mean(dim=axes)",
+        "x.sum(first)",
+        "mean(x)",
+        "softmax(x, 0)",
+        "torch.einsum('bchw->chw', x)",
+        "einsum('bi, bj -> ij', x, y)",
     ],
 )
 def test_faults_are_seen(code):
@@ -125,6 +179,12 @@ def test_faults_are_seen(code):
         "F.cross_entropy(a, b, reduction='none')",
         "nn.GroupNorm(8, 16)",
         "x.roll(1, 0)",
+        "nn.CrossEntropyLoss(reduction='none')(a, b)",
+        "mean(x, 1)",
+        "sum(parts)",
+        "census_loss(a, b)",
+        "torch.einsum('bchw->bc', x)",
+        "torch.einsum('bij, bjk -> bik', x, y)",
     ],
 )
 def test_what_is_right_passes(code):
@@ -135,14 +195,16 @@ def test_nothing_is_taken_over_the_batch():
     found = {}
     for path in SOURCES:
         for place, line in faults(ast.parse(path.read_text())):
-            found.setdefault(f"{path.stem}.{place}", []).append(line)
+            name = f"{path.parent.name}/{path.stem}.{place}"
+            found.setdefault(name, []).append(line)
     assert {place: found[place] for place in found if place not in ALLOWED} == {}
     assert sorted(ALLOWED) == sorted(found)  # none that is no longer needed
 
 
 def test_no_network_holds_a_batch_norm():
     """Neither by a library's block: the modules themselves are looked at."""
-    for network, _ in exactness.networks().values():
+    for model, _ in exactness.networks().values():
+        network = getattr(model, "__self__", model)  # of a method
         for module in network.modules():
             assert not isinstance(module, nn.modules.batchnorm._NormBase), module
         names = [name for name, _ in network.named_buffers()]
@@ -150,6 +212,7 @@ def test_no_network_holds_a_batch_norm():
 
 
 def test_every_network_and_loss_was_read():
-    assert {"classifier", "dvae", "flownet", "gpt", "upsampler", "photometric", "smoothness"} <= {
-        path.stem for path in SOURCES
-    }
+    names = {f"{path.parent.name}/{path.stem}" for path in SOURCES}
+    networks = {"captioner", "classifier", "dvae", "gpt", "upsampler"}
+    assert {f"{room}/{name}" for room in ("models", "train") for name in networks} <= names
+    assert {"models/flownet", "train/flow", "losses/photometric", "losses/smoothness"} <= names

@@ -49,7 +49,7 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weigh
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.pipelines.sequences import VOCABULARY
 
 SECONDS, BYTES = 10.0, 3 * 2**29
@@ -71,6 +71,7 @@ class Case:
         code: how it must end.
         check: of a call that succeeds, whether what it wrote is right.
         writes: patterns of names that it may write although it fails.
+        says: what its last line on stderr must hold, so that it fails of what it is to fail of.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Case:
     code: int = 3
     check: Callable[[Path, str], bool] | None = None
     writes: Sequence[str] = ()
+    says: str = ""
 
     @property
     def words(self) -> list[str]:
@@ -132,6 +134,10 @@ def lay_out_networks(folder: Path) -> None:
     save_network(folder / "gpt.safetensors", "gpt", net, **{VOCABULARY: words.to_json()})
     sizes = captioner.CaptionerConfig(pairs.size + 1, size=16, widths=(8, 8), hidden=8, joined=8)
     telling = captioner.Captioner(sizes)
+    judge = classifier.Classifier(
+        classifier.ClassifierConfig((("color", ("red", "blue")),), size=16, widths=(8, 8))
+    )
+    save_network(folder / "judge.safetensors", "classifier", judge)
     save_network(folder / "say.safetensors", "captioner", telling, **{VOCABULARY: words.to_json()})
 
 
@@ -177,6 +183,16 @@ def instead(name: str) -> Make:
         with contextlib.suppress(FileNotFoundError):
             (folder / name).unlink()
         (folder / name).mkdir()
+
+    return make
+
+
+def pipe(name: str) -> Make:
+    """Put a pipe where a file should be, which nobody ever writes to."""
+
+    def make(folder: Path) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(folder / name)
 
     return make
 
@@ -346,6 +362,7 @@ def npy(array: Any, **options: Any) -> bytes:
 NET = "--weights net.safetensors --quality fast"
 EVAL_VIDEO = "eval-video --part upsampler --clips 1 --no-held-out"
 VIDEO_NETS = "--gpt gpt.safetensors --dvae dvae.safetensors --no-upsampler"
+DVAE = "--dvae dvae.safetensors"
 PAIR = "pairs/set/one"  # the good pair with known flow
 HUGE = 2**31 - 1
 NOTHING: Make = lambda folder: None  # noqa: E731
@@ -354,8 +371,8 @@ NOTHING: Make = lambda folder: None  # noqa: E731
 def cases() -> list[Case]:
     """Return the corpus."""
     makers = (
-        _flows, _pictures, _odd_pictures, _videos, _weights, _recipes, _settings, _captions,
-        _prompts, _lists, _folders, _names, _long_names, _runs, _layers,
+        _right, _flows, _pictures, _odd_pictures, _videos, _weights, _recipes, _settings, _numbers,
+        _captions, _prompts, _lists, _folders, _names, _long_names, _runs, _layers,
     )  # fmt: skip
     found = [case for maker in makers for case in maker()]
     assert len({case.name for case in found}) == len(found), "a name stands twice"
@@ -369,10 +386,33 @@ def train(command: str, data: str, more: str = "") -> str:
         "train-dvae": "size=16 frames=4 validation=1 widths=8,16,32",
         "train-gpt": "clips=2 checked=1 data.size=16 data.frames=4",
         "train-captioner": "clips=2 checked=1 model.size=16 length=8",
-        "train-upsampler": "data.size=32 length=4 frames=2 checked=1",
+        "train-upsampler": "data.size=32 length=4 frames=2",
     }[command]
     settings = " ".join(f"--set {item}" for item in f"{sets} batch_size=2".split())
     return f"{command} {data} --preset tiny --steps 1 --run runs/x {settings} {more}"
+
+
+def _right() -> Iterator[Case]:
+    """A call of each command that must succeed: what is refused elsewhere is so for its fault."""
+    calls = {
+        "warp": "warp a.png flow.flo -o out.png",
+        "flow": f"flow a.png b.png {NET} -o out.flo",
+        "show": "show flow.flo -o out.png",
+        "convert": "convert flow.flo -o out.npy",
+        "interpolate": f"interpolate a.png b.png {NET} -o out.png",
+        "train-flow": train("train-flow", "frames"),
+        "eval-flow": "eval-flow pairs --method zero",
+        "datasets": "datasets make digits --count 1 --size 16 -o made",
+        "train-dvae": train("train-dvae", "digits"),
+        "train-gpt": train("train-gpt", "digits", DVAE),
+        "train-captioner": train("train-captioner", "digits"),
+        "train-upsampler": train("train-upsampler", "digits", DVAE),
+        "generate-video": f"generate-video dog {VIDEO_NETS} -o out.mp4",
+        "describe-video": f"describe-video clip.mp4 --gpt gpt.safetensors {DVAE}",
+        "eval-video": f"{EVAL_VIDEO} --upsampler up.safetensors {DVAE}",
+    }
+    for command, call in calls.items():
+        yield Case(f"right: {command}", call, code=0)
 
 
 def _flows() -> Iterator[Case]:
@@ -389,6 +429,7 @@ def _flows() -> Iterator[Case]:
         "pickle with code": ("x.npy", put("x.npy", npy(np.array([Evil()]), allow_pickle=True))),
         "zip out of its folder": ("x.npz", zipped("x.npz", {"../flow.npy": b"x" * 99})),
         "missing": ("x.flo", NOTHING),
+        "pipe for a file": ("x.flo", pipe("x.flo")),
         "folder for a file": ("x.flo", put("x.flo/deep", "")),
     }
     for fault, (name, make) in harm.items():
@@ -558,6 +599,7 @@ def _weights() -> Iterator[Case]:
         "empty": (safe, put(safe, b"")),
         "text": (safe, put(safe, "hello\n" * 99)),
         "folder for a file": (safe, instead(safe)),
+        "pipe for a file": (safe, pipe(safe)),
         "cut off": (safe, spoil(safe, cut(0.7), "net.safetensors")),
         "cut in header": (safe, spoil(safe, lambda data: data[:200], "net.safetensors")),
         "bit flipped": (safe, spoil(safe, flip, "net.safetensors")),
@@ -592,9 +634,12 @@ def _weights() -> Iterator[Case]:
         "eval-flow": "eval-flow pairs --method fast --weights {}",
         "train-dvae": train("train-dvae", "captioned", "--flow {}"),
         "train-gpt": train("train-gpt", "digits", "--dvae {}"),
+        "train-gpt --sketcher": train("train-gpt", "digits", f"{DVAE} --sketcher {{}}"),
         "generate-video captioner": f"generate-video dog {VIDEO_NETS} --captioner {{}} -o x.mp4",
         "generate-video sketcher": f"generate-video dog {VIDEO_NETS} --sketcher {{}} -o x.mp4",
         "train-upsampler": train("train-upsampler", "digits", "--dvae {}"),
+        "train-upsampler --flow": train("train-upsampler", "captioned", f"{DVAE} --flow {{}}"),
+        "train-upsampler --start": train("train-upsampler", "digits", f"{DVAE} --start {{}}"),
         "generate-video gpt": "generate-video dog --gpt {} --dvae dvae.safetensors -o x.mp4",
         "generate-video dvae": "generate-video dog --gpt gpt.safetensors --dvae {} -o x.mp4",
         "generate-video upsampler": "generate-video dog --gpt gpt.safetensors"
@@ -606,13 +651,36 @@ def _weights() -> Iterator[Case]:
         "eval-video dvae": f"{EVAL_VIDEO} --upsampler up.safetensors --dvae {{}}",
         "eval-video upsampler": f"{EVAL_VIDEO} --dvae dvae.safetensors --upsampler {{}}",
     }
-    for fault in ("cut off", "pickle of torch.save", "no card", "NaN"):
+    said = {
+        "cut off": "is not a whole safetensors file",
+        "pickle of torch.save": "is a pickle",
+        "no card": "does not say which network it is of",
+    }
+    for fault, line in said.items():
         name, make = harm[fault]
         for command, call in calls.items():
-            yield Case(f"weights {fault}: {command}", call.format(name), make)
-    for command in ("train-gpt", "train-upsampler"):
-        call = train(command, "digits", "--dvae net.safetensors")
-        yield Case(f"weights of another network: {command}", call)
+            yield Case(f"weights {fault}: {command}", call.format(name), make, says=line)
+    files = {
+        "interpolate": "net", "eval-flow": "net", "train-dvae": "net", "train-gpt": "dvae",
+        "train-gpt --sketcher": "say", "generate-video captioner": "say",
+        "generate-video sketcher": "say", "train-upsampler": "dvae",
+        "train-upsampler --flow": "net", "train-upsampler --start": "up",
+        "generate-video gpt": "gpt", "generate-video dvae": "dvae",
+        "generate-video upsampler": "up", "describe-video": "gpt",
+        "describe-video captioner": "say", "train-captioner": "say",
+        "eval-video classifier": "judge", "eval-video dvae": "dvae", "eval-video upsampler": "up",
+    }  # fmt: skip
+    for command, call in calls.items():
+        make = weights(safe, f"{files[command]}.safetensors", every=nan)
+        line = "is not finite everywhere"
+        yield Case(f"weights NaN: {command}", call.format(safe), make, says=line)
+    for command in ("train-gpt", "train-upsampler", "train-captioner"):
+        line = "holds the weights of flownet, not of"
+        yield Case(
+            f"weights of another network: {command}",
+            calls[command].format("net.safetensors"),
+            says=line,
+        )
     for command, file, card in (
         ("generate-video gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
         ("generate-video gpt", "gpt.safetensors", {"depth": 10**9}),
@@ -702,6 +770,38 @@ def _settings() -> Iterator[Case]:
     for value in values:
         call = train("train-dvae", "digits", f"--set {value}")
         yield Case(f"setting {value}: train-dvae", call)
+    codec = {"train-gpt": DVAE, "train-upsampler": DVAE}
+    wrong = {
+        "train-gpt": ("clips=0", "data.frames=3", "data.size=15", "text_limit=-1", "merges=many",
+                      "depth=0", "width=33", "heads=0", "kinds=-1"),
+        "train-captioner": ("clips=0", "length=0", "data.frames=0", "text_limit=0", "merges=-1",
+                            "model.size=15", "blind=2", "widths=[]", "hidden=0", "norm=batch"),
+        "train-upsampler": ("frames=9", "frames=0", "data.size=33", "spoilt=-1", "errors=2",
+                            "widths=[]", "forget=nan", "own_steps=0", "norm=batch"),
+    }  # fmt: skip
+    for command, own in wrong.items():
+        for value in ("unheard=1", "learning_rate=nan", "batch_size=0", *own):
+            call = train(command, "digits", f"{codec.get(command, '')} --set {value}")
+            yield Case(f"setting {value}: {command}", call, says=value.split("=")[0].split(".")[-1])
+
+
+def _numbers() -> Iterator[Case]:
+    """What is no number, or has no end, wherever a fraction is wanted."""
+    sampled = ("temperature", "top-p", "guidance", "detail")
+    calls: dict[str, tuple[str, Sequence[str]]] = {
+        "warp": ("warp a.png flow.flo -o out.png", ("scale",)),
+        "show": ("show flow.flo -o out.png", ("max",)),
+        "interpolate": (f"interpolate clip.mp4 {NET} -o out.mp4", ("fps",)),
+        "generate-video": (f"generate-video dog {VIDEO_NETS} -o out.mp4", ("fps", *sampled)),
+        "generate-video of a gif": (f"generate-video dog {VIDEO_NETS} -o out.gif", ("fps",)),
+        "generate-video of frames": (f"generate-video dog {VIDEO_NETS} -o out/", ("fps",)),
+        "eval-video": (f"{EVAL_VIDEO} --upsampler up.safetensors {DVAE}", sampled),
+    }
+    for command, (call, options) in calls.items():
+        for option in options:
+            for value in ("nan", "inf", "-inf", "1e999999999"):
+                yield Case(f"number {value}: {command} --{option}", f"{call} --{option}={value}",
+                           code=2, says=option.replace("-p", ""))  # fmt: skip
 
 
 def _captions() -> Iterator[Case]:
@@ -742,9 +842,9 @@ def _captions() -> Iterator[Case]:
     for fault, (source, make) in harm.items():
         yield Case(f"captions {fault}: train-dvae", train("train-dvae", source), make)
         if fault in ("empty", "table leads out", "tar leads out"):
-            for command in ("train-gpt", "train-upsampler"):
-                call = train(command, source, "--dvae dvae.safetensors")
-                yield Case(f"captions {fault}: {command}", call, make)
+            for command in ("train-gpt", "train-upsampler", "train-captioner"):
+                call = train(command, source, "" if command == "train-captioner" else DVAE)
+                yield Case(f"captions {fault}: {command}", call, make, says=source)
     right: dict[str, bytes | str] = {
         "10 kB": "a dog runs " * 900,
         "another script": "一只狗在奔跑 كلب يجري 🐕",
@@ -853,20 +953,27 @@ def _folders() -> Iterator[Case]:
         "train-flow --photos": train("train-flow", "frames", "--photos void"),
         "train-dvae": train("train-dvae", "void"),
         "describe-video": "describe-video void --gpt gpt.safetensors --dvae dvae.safetensors",
+        "train-gpt": train("train-gpt", "void", DVAE),
+        "train-captioner": train("train-captioner", "void"),
+        "train-upsampler": train("train-upsampler", "void", DVAE),
+        "train-upsampler --dvae": train("train-upsampler", "digits", "--dvae void"),
     }
     for command, call in calls.items():
-        yield Case(f"folder empty: {command}", call, lambda folder: (folder / "void").mkdir())
+        make: Make = lambda folder: (folder / "void").mkdir()  # noqa: E731
+        yield Case(f"folder empty: {command}", call, make, says="void")
+    listing = "done/manifest.jsonl"
     manifests = {
-        "binary": bytes(range(256)) * 20,
-        "empty": b"",
-        "of another command": b'{"job": "warp"}\n',
-        "deep": b"[" * 100_000,
-        "a list": b"[1]\n[2]\n",
+        "a pipe": pipe(listing),
+        "binary": put(listing, bytes(range(256)) * 20),
+        "empty": put(listing, b""),
+        "of another command": put(listing, b'{"job": "convert"}\n'),
+        "deep": put(listing, b"[" * 100_000),
+        "a list": put(listing, b"[1]\n[2]\n"),
     }
-    for fault, data in manifests.items():
-        make = put("flows/manifest.jsonl", data)
-        call = f"flow frames {NET} -o flows"
-        yield Case(f"manifest {fault}: flow", call, make, 4, writes=["flows/.lock"])
+    for fault, make in manifests.items():
+        for call in (f"flow frames {NET} -o done", "warp frames flow.flo -o done"):
+            yield Case(f"manifest {fault}: {call.split()[0]}", call, make, 4,
+                       writes=["done/.lock"], says="manifest.jsonl: is no")  # fmt: skip
 
 
 def _names() -> Iterator[Case]:
@@ -910,6 +1017,9 @@ def _long_names() -> Iterator[Case]:
         "train-dvae": train("train-dvae", long),
         "eval-flow": f"eval-flow {long}",
         "describe-video": f"describe-video {long}.mp4 {VIDEO_NETS.replace('--no-upsampler', '')}",
+        "train-gpt": train("train-gpt", long, DVAE),
+        "train-captioner": train("train-captioner", long),
+        "train-upsampler": train("train-upsampler", long, DVAE),
     }
     outputs = {
         "warp": f"warp a.png flow.flo -o {long}.png",
@@ -958,9 +1068,21 @@ def _runs() -> Iterator[Case]:
     for fault, make in changed.items():
         call = train("train-dvae", "digits", "--resume changed")
         yield Case(f"run {fault}: train-dvae", call, make, writes=writes)
+    for command, codec in (
+        ("train-gpt", DVAE), ("train-captioner", ""), ("train-upsampler", DVAE),
+    ):  # fmt: skip
+        for fault in ("of broken states", "of a pickle", "of foreign weights"):
+            call = train(command, "digits", f"{codec} --resume changed")
+            yield Case(f"run {fault}: {command}", call, changed[fault], writes=writes, says="state")
+        call = train(command, "digits", codec)
+        yield Case(f"run that is there: {command}", call, put(state, "old"), 4, writes=writes,
+                   says="holds a run")  # fmt: skip
     call = train("train-dvae", "digits", "--resume auto")
     whole = saves({}, form | {"step": "1", "facts": "{}"})
     yield Case("run without its config: train-dvae", call, whole, writes=writes)
+    for name in ("metrics.jsonl", "config.toml"):
+        yield Case(f"run with a pipe for {name}: train-dvae", call, pipe(f"runs/x/{name}"), 4,
+                   writes=writes, says="is not a regular file")  # fmt: skip
     config = both(whole, put("runs/x/config.toml", "[loop"))
     yield Case("run with a broken config: train-dvae", call, config, writes=writes)
     there = put(state, "old")
@@ -998,7 +1120,10 @@ def _layers() -> Iterator[Case]:
     yield Case("layers missing: datasets", call)
     yield Case("layers missing: eval-video", f"{judge} --layers lpc")
     yield Case("output is a file: eval-video", f"{judge} --gpt gpt.safetensors -o a.png", code=4)
-    yield Case("layers missing: train-dvae", train("train-dvae", "sprites", "--layers lpc"))
+    for command in ("train-dvae", "train-gpt", "train-captioner", "train-upsampler"):
+        codec = DVAE if command in ("train-gpt", "train-upsampler") else ""
+        call = train(command, "sprites", f"{codec} --layers lpc")
+        yield Case(f"layers missing: {command}", call, says="lpc")
 
 
 # ------------------------------------------------------------------ running them
@@ -1055,13 +1180,15 @@ def _run(case: Case, call: Sequence[str]) -> Finding:
     others = [line for line in lines if not line.startswith("flowwarp: ")]
     if code != case.code:
         finding.faults.append(f"exit {code}, not {case.code}")
+    elif case.says not in finding.line:
+        finding.faults.append(f"does not say {case.says!r}")
     if "Traceback" in err:
         finding.faults.append("traceback")
         finding.line = next((x for x in reversed(lines) if not x.startswith("flowwarp")), "")
     # What a prompt asks for that was never learned is told, and made all the same.
     if case.code == 0 and told and call[0] != "generate-video":
         finding.faults.append("complains")
-    if case.code in (3, 4, 6) and len(told) != 1:
+    if case.code in (2, 3, 4, 6) and len(told) != 1:
         finding.faults.append(f"{len(told)} lines")
     if case.code == 5 and len(told) < 2:
         finding.faults.append("no list")

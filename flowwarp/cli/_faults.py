@@ -47,8 +47,9 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     with _terminable():
         code = _call(command, arguments)
     if arguments is None and code == INTERRUPTED:
-        # Pressed once more, Ctrl-C ends the interpreter's farewell too, without its traceback.
-        signal.signal(signal.SIGINT, lambda number, frame: os._exit(INTERRUPTED))
+        # Pressed once more, Ctrl-C would interrupt the interpreter's farewell with a traceback; a
+        # handler would not do, as the interpreter drops it on its way and dies of the signal.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         if sys.stdout is not None:  # it is where the shell closed it
             sys.stdout.flush()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from flowwarp.train.loop import Result, Task
+    from flowwarp.train.loop import LoopConfig, Result, Task
 
 _DEVICES = ("cpu", "cuda", "mps")
 _SOURCES = "sources"  # a section of config.toml
@@ -29,7 +30,7 @@ def training_options(folder: str) -> Callable[[Function], Function]:
     """Give a command the options of every training: preset, start, folder, resume … json.
 
     They arrive as ``preset``, ``start``, ``folder``, ``resume``, ``steps``, ``settings``,
-    ``config``, ``seed``, ``device``, ``tensorboard`` and ``as_json``.
+    ``config``, ``seed``, ``device``, ``tensorboard``, ``as_json`` and ``dry_run``.
 
     Args:
         folder: where the run goes by default.
@@ -74,6 +75,9 @@ def training_options(folder: str) -> Callable[[Function], Function]:
         click.option(
             "--json", "as_json", is_flag=True, help="Print one JSON object instead of the path."
         ),
+        click.option(
+            "--dry-run", is_flag=True, help="Say what would be trained on what, write nothing."
+        ),
     ]
 
     def decorate(function: Function) -> Function:
@@ -113,22 +117,26 @@ def configure(
 ) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
-    It comes before what takes long, so it also refuses to begin a run where there is one. Where
+    It comes before what takes long, so it also refuses to begin a run where there is one, and to
+    write event files without TensorBoard. Where
     bfloat16 is slow, presets train in float32, but a run stays with what it began with.
 
     Raises:
-        InputError: an unknown key or a wrong value.
+        InputError: an unknown key or a wrong value, or TensorBoard is not installed.
         OutputError: the folder holds a run that is not to be resumed.
     """
     import torch
 
     from flowwarp.pipelines.precision import fast_dtype
+    from flowwarp.train.loop import event_writer
     from flowwarp.train.runs import begun_with, refuse_run
     from flowwarp.train.settings import override, read_toml
 
     asked = click.get_current_context().params
     if asked["resume"] == "never":
         refuse_run(asked["folder"])
+    if asked["tensorboard"]:
+        event_writer()
     slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16
     begun = None if asked["resume"] == "never" else begun_with(asked["folder"], "loop", "precision")
     precision = "fp32" if slow else configs["loop"].precision
@@ -185,6 +193,8 @@ class Sources:
     gpt: str = ""
     flow: str = ""
     sketcher: str = ""
+    recipe: str = ""
+    val_recipe: str = "pairs"  # the option's default: what runs have of before there was one
     start: str = ""
     keep_codes: bool = False
 
@@ -211,6 +221,45 @@ def _whole(name: str) -> str:
         return str(path.absolute())
     with path.open("rb") as file:
         return f"{path.absolute()} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+
+
+def tell_plan(
+    configs: Mapping[str, Any], found: Mapping[str, int | None], *, as_json: bool
+) -> None:
+    """Print what a command would do that trains: of --dry-run, once all was checked.
+
+    Args:
+        configs: of the run.
+        found: how many there are of each kind of thing to learn from; None if without end.
+        as_json: print one JSON object.
+    """
+    asked = click.get_current_context().params
+    training: LoopConfig = configs["loop"]
+    given, nothing = asdict(_sources(asked)), asdict(Sources())
+    sources = {name: value for name, value in given.items() if value != nothing[name]}
+    if as_json:
+        plan = {
+            "run": asked["folder"],
+            "device": asked["device"],
+            "sources": sources,
+            "found": dict(found),
+            "settings": {section: asdict(config) for section, config in configs.items()},
+        }
+        click.echo(json.dumps({"dry_run": True, **plan}))
+        return
+    model = ", ".join(f"{name} {value}" for name, value in asdict(configs["model"]).items())
+    counts = (f"{'endless' if n is None else n} {kind}" for kind, n in found.items())
+    names = (f"{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in sources.items())
+    lines = {
+        "sources": ", ".join(names),
+        "found": ", ".join(counts),
+        "network": model,
+        "training": f"{training.steps} steps of {training.batch_size} examples, "
+        f"{training.precision}, on {asked['device']}",
+        "run": asked["folder"],
+    }
+    for name, line in lines.items():
+        click.echo(os.fsencode(f"{name}: {line}"))
 
 
 def train(

@@ -70,7 +70,7 @@ class Options:
     type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
-    help="The network alone; with a short fit to each pair; with a longer fit.",
+    help="The network alone; with a short fit to each pair; with one until the flow settles.",
 )
 @click.option(
     "--weights",
@@ -267,7 +267,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     job = _plan(given, sources)
     _check_outputs(given, job)
     for clip, _ in job.clips:
-        # Pictures named one by one are a clip; a single one beside others would be dropped silently.
+        # Pictures named one by one are a clip; a single one beside others would be dropped unsaid.
         if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
             bulk_flow.check_clip(clip)
     net = _load(given)

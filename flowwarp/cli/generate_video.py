@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from flowwarp.pipelines.text_video import VideoModels
 
 LARGEST_LIST = 2**24  # bytes of prompts
+MOST_FRAMES = 10_000  # 14 minutes at 12 a second; more is a slip, and would take days
 LONGEST_NAME = 60  # characters made of a prompt; every file system takes 143
 # Names that Windows keeps for devices, whatever their extension.
 _DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
@@ -58,7 +60,12 @@ class Job:
     show_default=True,
     help="Which of all possible videos.",
 )
-@click.option("--frames", type=click.IntRange(1), metavar="N", help="How many; 16 if not said.")
+@click.option(
+    "--frames",
+    type=click.IntRange(1, MOST_FRAMES),
+    metavar="N",
+    help=f"How many, at most {MOST_FRAMES}; 16 if not said.",
+)
 @click.option(
     "--fps",
     type=click.FloatRange(0, _clips.MOST_FPS, min_open=True),
@@ -183,6 +190,8 @@ def command(
     flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     """  # noqa: D301 - click wants the character itself
+    if math.isnan(fps):  # click finds it in every range
+        raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
     jobs = _plan(_read_prompts(prompts, listed), output, many=listed is not None)
     for job in jobs:
@@ -192,6 +201,10 @@ def command(
     from flowwarp.models.gpt import Sampling
     from flowwarp.pipelines.text_video import load_models
 
+    try:
+        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
+    except ValueError as fault:  # not a number, or without end
+        raise click.UsageError(str(fault)) from fault
     first = None if image is None else read_image(image)
     start = time.perf_counter()
     models = load_models(
@@ -206,10 +219,6 @@ def command(
     load = time.perf_counter() - start
     for job in jobs:
         _warn(models, job.prompt)
-    try:
-        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
-    except ValueError as fault:  # not a number, or without end
-        raise click.UsageError(str(fault)) from fault
     frames = models.window if frames is None else frames
     options = {
         "seed": seed,

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -187,10 +188,10 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
         return rate * times
     if fps == "keep":
         return rate
-    try:
-        wanted = Fraction(fps)
-    except (ValueError, ZeroDivisionError):
-        wanted = Fraction(0)
+    wanted = Fraction(0)
+    if "e" not in fps.lower():  # 1e999999999 is a number that fills the memory
+        with suppress(ValueError, ZeroDivisionError):
+            wanted = Fraction(fps)
     if not LEAST_FPS <= wanted <= MOST_FPS:
         span = f"a number from {LEAST_FPS} to {MOST_FPS}"
         raise click.UsageError(f"--fps must be keep, or {span}, got {fps!r}")

@@ -12,6 +12,7 @@ from flowwarp.cli._training import (
     begun_weights,
     checked_settings,
     configure,
+    tell_plan,
     train,
     training_options,
 )
@@ -49,6 +50,7 @@ def command(
     device: str,
     tensorboard: bool,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Train a captioner, which says in words what a video shows.
 
@@ -64,6 +66,7 @@ def command(
     flowwarp train-captioner clips/ --start runs/captioner/best.safetensors --kinds 128 \\
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
+    from flowwarp.data.sources import count_videos
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.train import captioner
@@ -76,6 +79,9 @@ def command(
         seed=seed,
         settings=settings,
     )
+    if dry_run:
+        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+        return
     with checked_settings():
         trained = load_captioner(find_weights(start, "captioner")) if start else None
         model: CaptionerConfig = configs["model"] if trained is None else trained.net.config

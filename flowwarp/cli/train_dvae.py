@@ -10,6 +10,7 @@ from flowwarp.cli._training import (
     checked_settings,
     configure,
     tell_clips,
+    tell_plan,
     train,
     training_options,
 )
@@ -41,6 +42,7 @@ def command(
     device: str,
     tensorboard: bool,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Train a discrete VAE, which turns video into integers and back.
 
@@ -61,7 +63,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     if keep_codes and not start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.sources import DIGITS, SPRITES, open_split
+    from flowwarp.data.sources import DIGITS, SPRITES, count_videos, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights
@@ -81,6 +83,9 @@ def command(
     about = configs["data"]
     place = own_device(device)
     motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
+    if dry_run:
+        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+        return
     with checked_settings():
         source, other = open_split(
             data,

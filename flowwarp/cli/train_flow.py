@@ -2,21 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from flowwarp.cli._training import checked_settings, configure, train, training_options
+from flowwarp.cli._training import (
+    checked_settings,
+    configure,
+    tell_plan,
+    train,
+    training_options,
+)
+
+if TYPE_CHECKING:
+    from flowwarp.data.clips import Clip
+    from flowwarp.data.recipes import GroundTruthPair
+
+_JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at Sintel's size
 
 
 @click.command()
 @click.argument("data", metavar="DATA...", nargs=-1)
+@click.option(
+    "--recipe",
+    metavar="NAME",
+    help="DATA is a data set's root: sintel, kitti2015, ... or a TOML file.",
+)
 @click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
+@click.option(
+    "--val-recipe",
+    metavar="NAME",
+    default="pairs",
+    show_default=True,
+    help="Layout of --val: sintel, kitti2015, ... or a TOML file.",
+)
 @click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
 @training_options("runs/flow")
 def command(
     data: tuple[str, ...],
+    recipe: str | None,
     val: str | None,
+    val_recipe: str,
     photos: str | None,
     preset: str,
     start: str | None,
@@ -29,13 +58,18 @@ def command(
     device: str,
     tensorboard: bool,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Train a flow network from footage that nobody labelled.
 
     DATA is any number of videos, folders of frames (and folders in them), or lists of pairs, two
-    paths a line. Stop it whenever you like, go on with --resume auto. The run's folder has the
-    weights, metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped. The
-    known flow of --val, or of moved photos, decides which weights are best; nothing learns from it.
+    paths a line. With --recipe it is the root of a data set, of which the frames are taken and
+    nothing else (`flowwarp datasets list` names those that are known).
+
+    Stop it whenever you like, go on with --resume auto. The run's folder has the weights,
+    metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped. The known flow of
+    --val (of 100 pairs spread evenly, where there are more), or of moved photos, decides which
+    weights are best; nothing learns from it.
     What is prepared once is kept in ~/.cache/flowwarp: the frames of DATA, and of presets small
     and base 5.5 GB of pairs with fitted flow. FLOWWARP_CACHE_DIR names another folder.
 
@@ -44,35 +78,58 @@ def command(
     flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
     flowwarp train-flow clips/ --start base --steps 500 --set loop.learning_rate=1e-4
     flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
+    flowwarp train-flow /data/sintel --recipe sintel --val /data/kitti --val-recipe kitti2015
     """  # noqa: D301 - click wants the character itself
     if not data and not photos:
         raise click.UsageError("give some DATA, or --photos")
-    from flowwarp.data.clips import prepare_pairs
-    from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
-    from flowwarp.data.synthesis import load_photos
+    if recipe and not data:
+        raise click.UsageError("--recipe says how DATA is laid out: give its folder")
+    from flowwarp.data.clips import list_clips, prepare_pairs
+    from flowwarp.data.recipes import footage_of, load_recipe, pairs_of, read_pair
+    from flowwarp.data.synthesis import find_photos, load_photos
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train import flow
     from flowwarp.train.fitted import disk_space
 
+    net = load_flownet(start) if start else None
     configs = configure(
-        flow.presets(preset),  # type: ignore[arg-type]
+        flow.presets(preset, net),  # type: ignore[arg-type]
         config=config,
         steps=steps,
         seed=seed,
         settings=settings,
     )
-    net = load_flownet(start) if start else None
-    pairs = prepare_pairs(data, progress=_tell_preparation) if data else None
+    wanted: flow.FlowDataConfig = configs["data"]
+    with checked_settings():
+        flow.check_sizes(net.config if net else configs["model"], wanted, configs["losses"])
+    clips: list[Clip] = []
+    if recipe:
+        layout = load_recipe(recipe)
+        clips = [clip for root in data for clip in footage_of(layout, root)]
+    elif data:
+        clips = list_clips(data)
+    judges = pairs_of(load_recipe(val_recipe), val) if val else []
+    if dry_run:
+        shown = len(list(find_photos(Path(photos)))) if photos else 0
+        found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}
+        tell_plan(configs, found, as_json=as_json)
+        return
+    truths = [read_pair(pair) for pair in _spread(judges)]
     pictures = load_photos(photos) if photos else []
-    size = (configs["data"].height, configs["data"].width)
-    truths = []
-    if val:
-        truths = [read_pair(pair) for pair in pairs_of(load_recipe("pairs"), val)]
-    elif pictures:
+    pairs = None
+    if clips:
+        pairs = prepare_pairs(
+            clips,
+            longest=wanted.longest,
+            max_bytes=wanted.max_bytes,
+            progress=_tell_preparation,
+        )
+    if pictures and not val:
+        size = wanted.height, wanted.width
         truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
     with checked_settings():
         material = flow.Material(pairs, pictures)
-        space = disk_space(configs["data"].fitted_pairs, configs["data"].fitted_size)
+        space = disk_space(wanted.fitted_pairs, wanted.fitted_size)
         told = partial(_tell_fits, space=space)
         task = flow.flow_task(material, configs, truths, start=net, told=told)
     train(
@@ -84,6 +141,16 @@ def command(
         tensorboard=tensorboard,
         as_json=as_json,
     )
+
+
+def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:
+    """Choose evenly from more pairs than a validation has time for."""
+    from flowwarp.train.processes import is_first
+
+    count = min(len(pairs), _JUDGES)
+    if count < len(pairs) and is_first():
+        click.echo(f"judged by {count} of {len(pairs)} pairs", err=True)
+    return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
 def _tell_preparation(done: int, total: int) -> None:

@@ -11,6 +11,7 @@ from flowwarp.cli._training import (
     begun_weights,
     checked_settings,
     configure,
+    tell_plan,
     train,
     training_options,
 )
@@ -49,6 +50,7 @@ def command(
     device: str,
     tensorboard: bool,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Train a transformer, which makes video of words, and words of video.
 
@@ -67,6 +69,7 @@ def command(
     flowwarp train-gpt digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
+    from flowwarp.data.sources import count_videos
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.sketches import check_kinds
@@ -90,6 +93,9 @@ def command(
         eye = load_captioner(find_weights(sketcher, "sketcher"), place)
         check_kinds(eye, sketcher)
         configs["data"] = gpt.with_sketches(configs["data"])
+    if dry_run:
+        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+        return
     with checked_settings():
         material = prepare_material(
             data,

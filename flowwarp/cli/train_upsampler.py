@@ -11,6 +11,7 @@ from flowwarp.cli._training import (
     checked_settings,
     configure,
     tell_clips,
+    tell_plan,
     train,
     training_options,
 )
@@ -51,6 +52,7 @@ def command(
     device: str,
     tensorboard: bool,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Train an upsampler, which draws sharp frames over those a discrete VAE decodes.
 
@@ -65,7 +67,7 @@ def command(
     flowwarp train-upsampler sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
     from flowwarp.compat.hugging_face import vae_codec
-    from flowwarp.data.sources import open_split
+    from flowwarp.data.sources import count_videos, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights, load_upsampler
@@ -89,6 +91,9 @@ def command(
         codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
+    if dry_run:
+        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+        return
     with checked_settings():
         source, other = open_split(
             data,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._clips import VIDEOS, check_rate
 from flowwarp.cli._device import check_device, choose_device
-from flowwarp.errors import InputError, SomeFailed
+from flowwarp.errors import InputError, OutputError, SomeFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,11 @@ class Job:
     flows: Sequence[Path]
     target: Path
     mask: Path | None
+
+    @property
+    def results(self) -> list[Path]:
+        """The files to write."""
+        return [self.target, *([self.mask] if self.mask else [])]
 
 
 @click.command()
@@ -88,8 +94,11 @@ def command(
     A flow file moves every frame. A folder of them has one for each frame, or one fewer: flow k
     then leads from frame k to frame k + 1, so that the results begin with frame 2, in --forward
     with frame 1. Without -o, image.jpg becomes image_warped.png, clip.mp4 clip_warped.mp4, and
-    folder NAME folder NAME_warped. The paths written are printed on stdout. One bad picture in a
-    folder does not stop the others.
+    folder NAME folder NAME_warped. The paths written are printed on stdout.
+
+    Of a folder of frames, each that is done is noted in OUT/manifest.jsonl, and one that cannot be
+    read does not stop the others. The same command then goes on where it was, and tries again what
+    had failed.
 
     \b
     flowwarp warp frame2.png flow.flo                        looks like frame 1
@@ -108,30 +117,32 @@ def command(
 
     video = _is_video(image, output)
     jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
-    for job in jobs:
-        for path in (job.target, *([job.mask] if job.mask else [])):
-            if not (video and path.is_dir()):  # frames go there if it is empty
-                _paths.check_output(path, overwrite=overwrite)
+    many = not video and _paths.wants_folder([image], "")
+    for path in (path for job in jobs for path in job.results):
+        if not (video and path.is_dir()):  # frames go there if it is empty
+            # What many frames go into is looked at as a whole: an earlier call may have begun.
+            _paths.check_output(path, overwrite=overwrite or many)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    single = len(jobs) == 1
-    hidden = single or not sys.stderr.isatty()
-    with click.progressbar(jobs, label="warp", file=sys.stderr, hidden=hidden) as bar:
-        for job in bar:
-            try:
-                if video:
-                    result = _warp_video(job, motion, shared, dry_run)
-                else:
-                    result = _warp_picture(job, motion, dry_run)
-            except InputError as fault:  # an OutputError, such as a full disk, stops everything
-                if single:
-                    raise
-                failed.append({"input": str(job.source), "error": str(fault)})
-                continue
-            results.append(result)
-            if not as_json:
-                _paths.print_path(job.target)
+
+    def report(job: Job, result: dict[str, Any]) -> None:
+        results.append(result)
+        if not as_json:
+            _paths.print_path(job.target)
+
+    if many:
+        about = {
+            "job": "warp",
+            "source": [os.path.abspath(image), os.path.abspath(flow)],  # noqa: PTH100 - no links
+            "mask": mask and os.path.abspath(mask),  # noqa: PTH100
+            **{key: value for key, value in asdict(motion).items() if key != "device"},
+        }
+        failed = _warp_many(jobs, about, motion, report, dry_run=dry_run, overwrite=overwrite)
+    elif video:
+        report(jobs[0], _warp_video(jobs[0], motion, shared, dry_run))
+    else:
+        report(jobs[0], _warp_picture(jobs[0], motion, dry_run))
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
     if failed:
@@ -256,6 +267,64 @@ def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> l
 
 
 # ------------------------------------------------------------------ work
+
+
+def _warp_many(
+    jobs: Sequence[Job],
+    about: Mapping[str, Any],
+    motion: Motion,
+    report: Callable[[Job, dict[str, Any]], None],
+    *,
+    dry_run: bool,
+    overwrite: bool,
+) -> list[dict[str, str]]:
+    """Warp what an earlier call has not; return which frames failed.
+
+    Raises:
+        Locked: another process works on this.
+        OutputError: the results would lie among frames, or where another job's are; or one cannot
+            be written, which stops all.
+    """
+    from flowwarp.io.manifests import find_done, open_manifest, read_manifests, stamp
+
+    folders = list(dict.fromkeys(path.parent for path in jobs[0].results))
+    read = {job.source.resolve().parent for job in jobs}
+    for folder in folders:
+        if folder.resolve() in read:
+            raise OutputError(folder, "holds frames to read", "name another folder")
+    failed: list[dict[str, str]] = []
+
+    def work(done: Mapping[str, Any], note: Callable[[Mapping[str, Any]], None]) -> None:
+        hidden = not sys.stderr.isatty()
+        with click.progressbar(jobs, label="warp", file=sys.stderr, hidden=hidden) as bar:
+            for job in bar:
+                files = [job.source, *job.flows]
+                part = {
+                    "part": job.target.stem,
+                    "frames": [file.name for file in files],
+                    "stamp": [stamp(file) for file in files],
+                }
+                before = find_done(done, part, job.results)
+                if before is not None:
+                    report(job, {**_describe(job), **before["result"], "kept": True})
+                    continue
+                try:
+                    result = _warp_picture(job, motion, dry_run)
+                except InputError as fault:
+                    note({**part, "status": "failed", "error": str(fault)})
+                    failed.append({"input": str(job.source), "error": str(fault)})
+                    continue
+                figures = {key: value for key, value in result.items() if key not in _describe(job)}
+                note({**part, "status": "done", "result": figures})
+                report(job, {**result, "kept": False})
+
+    if dry_run:
+        done = read_manifests(folders[0], about, others=folders[1:], overwrite=overwrite)
+        work(done or {}, lambda record: None)
+    else:
+        with open_manifest(folders[0], about, others=folders[1:], overwrite=overwrite) as manifest:
+            work(manifest.done, manifest.append)
+    return failed
 
 
 def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:

@@ -143,10 +143,7 @@ def load_captioned(
             f"size, frames and stride must be at least 1, got {size}, {frames}, {stride}"
         )
     skipped: list[str] = []
-    items = list(_find(Path(source), skipped))
-    if not items:
-        layouts = f"it needs {_TABLE}, videos with .txt beside them, or .tar files"
-        raise InputError(source, skipped[0] if skipped else "holds no captioned video", layouts)
+    items = _list(source, skipped)
     reach = (frames - 1) * stride + 1
     folder = store_folder(cache) / f"captioned-{_key(items, size, reach)}"
     if not folder.is_dir():
@@ -243,6 +240,23 @@ def _cause(fault: InputError) -> str:
 
 
 # ------------------------------------------------------------------ what there is
+
+
+def count_captioned(source: str | Path) -> int:
+    """Count the videos that :func:`load_captioned` would read, without a look into them.
+
+    Raises:
+        InputError: nothing of the kind is there, or a table or tar file is broken.
+    """
+    return len(_list(source, []))
+
+
+def _list(source: str | Path, skipped: list[str]) -> list[_Item]:
+    items = list(_find(Path(source), skipped))
+    if not items:
+        layouts = f"it needs {_TABLE}, videos with .txt beside them, or .tar files"
+        raise InputError(source, skipped[0] if skipped else "holds no captioned video", layouts)
+    return items
 
 
 def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -32,19 +33,23 @@ from flowwarp.io._cache import make_room, making, use
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    check_room,
     list_folder,
     open_input,
     reason,
     sync_folder,
 )
 from flowwarp.io.images import read_image
-from flowwarp.io.video import read_video
+from flowwarp.io.video import read_video, video_info
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; part of its key
 _LISTS = frozenset({".txt", ".lst"})
 _LARGEST_LIST = 2**28  # bytes
 _ABANDONED = 24 * 3600  # s; what a killed run left behind is removed after that
+
+_LEAST_FRAME = 16  # bytes of a frame in a video that repeats the one before it
+_SMALLER = "lower longest or raise max_bytes (train-flow: --set longest=..., --set max_bytes=...)"
 
 _BLOCK = 8  # px; noise averages out over a block, the edge of a moving thing does not
 _STEP = 2 / 255  # a block that changed less may have been compressed anew
@@ -117,7 +122,7 @@ class PairStore:
 
 
 def prepare_pairs(
-    sources: Sequence[str | Path],
+    sources: Sequence[str | Path | Clip],
     *,
     longest: int = 640,
     still: float = 0.01,
@@ -134,7 +139,8 @@ def prepare_pairs(
     * a video file;
     * pictures given one after the other: the frames of one clip;
     * a text file (.txt, .lst) with two pictures a line, relative to it and quoted if their names
-      hold spaces: each line is a pair as it is, whatever moved in it.
+      hold spaces: each line is a pair as it is, whatever moved in it;
+    * a clip that somebody else found (:func:`flowwarp.data.recipes.footage_of`).
 
     A frame that hardly differs from the one kept before it is dropped, so that slow motion adds
     up. No pair crosses a cut, a change of size, or a frame that cannot be read.
@@ -145,7 +151,8 @@ def prepare_pairs(
         still: which share of the picture must change for a frame to count.
         cache: where to keep the frames. Default: ``FLOWWARP_CACHE_DIR``, else ``flowwarp`` in
             ``XDG_CACHE_HOME`` or ``~/.cache``.
-        max_bytes: how large this data may become on disk.
+        max_bytes: how large this data may become on disk. What the files say of their length and
+            size is added up before anything is decoded.
         progress: called with (clips done, clips in all).
 
     Returns:
@@ -153,16 +160,13 @@ def prepare_pairs(
 
     Raises:
         InputError: a source is missing, nothing can be read, or no pair is left.
-        OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
+        OutputError: the cache cannot be written, has no room, or would grow beyond ``max_bytes``.
         Locked: another process prepares this footage. Of those that train together one does, and
             the others wait.
     """
     if longest < 1:
         raise ValueError(f"longest must be at least 1, got {longest}")
-    clips = list(find_clips([Path(source) for source in sources]))
-    if not clips:
-        named = ", ".join(map(str, sources)) or "no source"
-        raise InputError(named, "holds neither pictures nor videos")
+    clips = list_clips(sources)
     folder = store_folder(cache) / f"pairs-{_key(clips, longest, still)}"
     if not folder.is_dir():
         _prepare(clips, folder, longest, still, max_bytes, progress)
@@ -185,7 +189,20 @@ class Clip:
         return str(self.files[0].parent if self.kind == "frames" else self.files[0])
 
 
-def find_clips(sources: Sequence[Path]) -> Iterator[Clip]:
+def list_clips(sources: Sequence[str | Path | Clip]) -> list[Clip]:
+    """Return what :func:`find_clips` finds.
+
+    Raises:
+        InputError: likewise, or there is nothing.
+    """
+    clips = list(find_clips(sources))
+    if not clips:
+        named = ", ".join(map(str, sources)) or "no source"
+        raise InputError(named, "holds neither pictures nor videos")
+    return clips
+
+
+def find_clips(sources: Sequence[str | Path | Clip]) -> Iterator[Clip]:
     """Find what :func:`prepare_pairs` would read, without a look into the pictures.
 
     Raises:
@@ -193,7 +210,11 @@ def find_clips(sources: Sequence[Path]) -> Iterator[Clip]:
     """
     pictures: list[Path] = []  # given one by one, a clip together
     seen: set[Path] = set()
-    for source in sources:
+    for given in sources:
+        if isinstance(given, Clip):
+            yield given
+            continue
+        source = Path(given)
         kind = source.suffix.lower()
         if source.is_dir():
             yield from _walk(source, seen)
@@ -252,6 +273,7 @@ def _key(clips: Sequence[Clip], longest: int, still: float) -> str:
     """Hash what the cache depends on: names, times and sizes of all files, and the options."""
     digest = hashlib.sha256(repr((_VERSION, longest, still)).encode())
     for clip in clips:
+        digest.update(repr(len(clip.files)).encode())  # files of one folder may be several clips
         for file in clip.files:
             try:
                 status = file.stat()
@@ -288,6 +310,7 @@ def _prepare(
     skipped: list[str] = []
 
     def fill(file: BinaryIO) -> Index:
+        _check_size(clips, target.parent, longest, max_bytes)
         places: list[tuple[int, int, int]] = []
         runs: list[tuple[int, int, int]] = []
         for number, clip in enumerate(clips):
@@ -364,6 +387,38 @@ def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
     _LOG.info("%d frames, %.0f MB, in %s", len(places), size / 1e6, target)
 
 
+def _check_size(clips: Sequence[Clip], root: Path, longest: int, max_bytes: int) -> None:
+    """Refuse what would not fit before it is decoded, so far as files say how large they are.
+
+    Raises:
+        OutputError: if nothing stood still, it would exceed ``max_bytes`` or the disk.
+    """
+    size = sum(_expected_size(clip, longest) for clip in clips)
+    if size > max_bytes:
+        problem = f"the frames take up to {size / 1e9:.3g} GB, more than {max_bytes / 1e9:.3g} GB"
+        raise OutputError(root, problem, _SMALLER)
+    check_room(root, size, "lower longest (train-flow: --set longest=...)")
+
+
+def _expected_size(clip: Clip, longest: int) -> int:
+    """Return how many bytes a clip's frames take; 0 where that is not known cheaply."""
+    first = clip.files[0]
+    try:
+        if clip.kind == "pair":  # a list has too many of them
+            return 0
+        if clip.kind == "video":
+            info = video_info(first)
+            height, width = info.height, info.width
+            # A broken header may claim any number.
+            frames = min(info.frames or 0, first.stat().st_size // _LEAST_FRAME)
+        else:
+            _, height, width = read_image(first).shape
+            frames = len(clip.files)
+    except (InputError, OSError):  # it will be skipped, or said then
+        return 0
+    return frames * 3 * math.prod(_shrunk(height, width, longest))
+
+
 def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
     """Yield a clip's frames as uint8, None where one cannot be read."""
     if clip.kind == "video":
@@ -388,13 +443,19 @@ def _skip(fault: InputError, skipped: list[str]) -> None:
 
 def _shrink(image: Tensor, longest: int) -> Tensor:
     height, width = image.shape[-2:]
-    scale = longest / max(height, width)
-    if scale < 1:
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+    size = _shrunk(height, width, longest)
+    if size != (height, width):
         image = F.interpolate(
             image[None], size, mode="bilinear", align_corners=False, antialias=True
         )[0]
     return image.mul(255).round_().clamp_(0, 255).byte()
+
+
+def _shrunk(height: int, width: int, longest: int) -> tuple[int, int]:
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return height, width
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _select(
@@ -440,9 +501,7 @@ def _write_runs(
         waiting = None
         if file.tell() > max_bytes:
             raise OutputError(
-                file.name,
-                f"the frames need more than {max_bytes / 1e9:.3g} GB",
-                "lower longest or raise max_bytes",
+                file.name, f"the frames need more than {max_bytes / 1e9:.3g} GB", _SMALLER
             )
     if len(places) > start:
         yield start, len(places)

@@ -6,7 +6,8 @@ with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is search
 files of a pair follow from what it matched, and a field that is not in ``frame1`` is free::
 
     title = "..."                 # and home, terms: where it is, and what may be done with it
-    footage = ["test/clean/*"]    # folders and videos to learn from without flow
+    footage = ["test/clean/*"]    # folders and videos to learn from without flow; or pictures, by
+                                  # fields: those that differ in {n} alone are frames of one clip
     complete = true               # every two frames have flow; otherwise those without are no pair
 
     [sets.clean]
@@ -35,8 +36,14 @@ from typing import Any
 from torch import Tensor
 
 from flowwarp._bundled import bundled
+from flowwarp.data.clips import Clip, find_clips
 from flowwarp.errors import InputError
-from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, open_input
+from flowwarp.io._files import (
+    FLOW_EXTENSIONS,
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    open_input,
+)
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import read_image
 
@@ -212,15 +219,27 @@ def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
     return pairs
 
 
-def footage_of(recipe: Recipe, root: str | Path) -> list[Path]:
-    """List the folders and videos of a data set to learn from without flow.
+def footage_of(recipe: Recipe, root: str | Path) -> list[Clip]:
+    """List what a data set has to learn from without flow, as clips for ``prepare_pairs``.
 
     Raises:
         InputError: none is there.
     """
     root = Path(root)
     _check_folder(root)
-    found = [path for pattern in recipe.footage for path in sorted(root.glob(pattern))]
+    found: list[Clip] = []
+    for pattern in recipe.footage:
+        if _FIELD.search(pattern):
+            found += _scenes(root, pattern)
+        else:
+            # Beside them may lie a licence, or what a file manager leaves behind.
+            paths = sorted(root.glob(pattern))
+            found += [
+                Clip("video", (path,))
+                for path in paths
+                if path.is_file() and _extension(path) in VIDEO_EXTENSIONS
+            ]
+            found += find_clips([path for path in paths if path.is_dir()])
     if not found:
         wanted = ", ".join(recipe.footage) or "nothing"
         raise InputError(root, f"holds no footage of {recipe.title}", f"looked for {wanted}")
@@ -296,6 +315,16 @@ def _pairs_of_set(
     if not pairs:
         return [], _Missing(f"no file is like {layout.frame2} or {layout.flow}", partial=False)
     return pairs, None
+
+
+def _scenes(root: Path, pattern: str) -> Iterator[Clip]:
+    """Group the pictures that a pattern matches by all its fields but the number."""
+    scenes: dict[tuple[str, ...], list[tuple[int, Path]]] = {}
+    for path, found in _search(root, pattern):
+        scenes.setdefault(_clip_of(found), []).append((int(found.get("n", 0)), path))
+    for frames in scenes.values():
+        if len(frames) > 1:
+            yield Clip("frames", tuple(path for _, path in sorted(frames)))
 
 
 def _clip_of(found: dict[str, str]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowwarp.data.captioned import CaptionedStore, load_captioned
+from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import load_photos
@@ -106,6 +106,15 @@ def open_source(
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
     return _windows(store, _choose(store, held_out, frames), motion)
+
+
+def count_videos(name: str | Path) -> int | None:
+    """Count the videos of a source, before it is opened; None of a world, which has no end.
+
+    Raises:
+        InputError: a folder is missing, broken or empty.
+    """
+    return None if str(name) in (SPRITES, DIGITS) else count_captioned(name)
 
 
 def open_split(

@@ -74,7 +74,7 @@ def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
         InputError: no such folder, or no picture in it that can be read.
     """
     photos = []
-    for path in _find_pictures(Path(folder)):
+    for path in find_photos(Path(folder)):
         try:
             photo = read_image(path)[None]
         except InputError as fault:
@@ -90,12 +90,17 @@ def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
     return photos
 
 
-def _find_pictures(folder: Path) -> Iterator[Path]:
+def find_photos(folder: Path) -> Iterator[Path]:
+    """Find what :func:`load_photos` would read.
+
+    Raises:
+        InputError: no such folder.
+    """
     yield from list_frames(folder)
     below = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
     for path in below:
         if path.is_dir() and not path.is_symlink():
-            yield from _find_pictures(path)
+            yield from find_photos(path)
 
 
 def synthesize_pair(

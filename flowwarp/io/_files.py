@@ -103,6 +103,26 @@ def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:
         )
 
 
+def check_room(folder: str | Path, size: int, remedy: str) -> None:
+    """Check that the disk of a folder has room for so many bytes.
+
+    Args:
+        folder: one that exists.
+        size: in bytes.
+        remedy: what the user can do besides freeing some.
+
+    Raises:
+        OutputError: it has not.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise OutputError(
+            folder,
+            f"this takes up to {size / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free",
+            f"free some space, or {remedy}",
+        )
+
+
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; what is written there appears whole, or not at all.
@@ -118,10 +138,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     target = Path(os.path.realpath(path))
     temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}{target.suffix.lower()}")
     try:
-        if target.is_dir():
-            raise OutputError(path, "is a folder, not a file")
-        if target.exists() and not target.is_file():
-            raise OutputError(path, "is not a regular file")
+        check_regular(path)
         temporary.touch(exist_ok=False)
         yield temporary
         _flush(temporary, os.O_RDWR)
@@ -134,6 +151,19 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def check_regular(path: str | Path) -> None:
+    """Refuse to go on with, or to replace, what is no regular file; a pipe would block, say.
+
+    Raises:
+        OutputError: it is there, and is something else.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise OutputError(path, "is a folder, not a file")
+    if path.exists() and not path.is_file():
+        raise OutputError(path, "is not a regular file")
 
 
 @contextmanager
@@ -152,7 +182,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(target)  # POSIX: an empty folder may be replaced
         sync_folder(target.parent)
-    except OutputError:
+    except OutputError as fault:
+        cause = fault.__cause__
+        if isinstance(cause, OSError) and Path(fault.target).is_relative_to(temporary):
+            raise OutputError(path, reason(cause)) from cause  # nobody knows the name it has
         raise
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault

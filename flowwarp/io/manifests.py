@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowwarp.errors import OutputError
-from flowwarp.io._files import atomic_output, lock, reason
+from flowwarp.io._files import atomic_output, check_regular, lock, reason
 
 Shard = tuple[int, int]  # the i-th of n, from 1
 
@@ -149,9 +149,34 @@ def read_manifests(
     return done
 
 
+def find_done(
+    done: Mapping[str, dict[str, Any]], about: Mapping[str, Any], paths: Sequence[Path]
+) -> dict[str, Any] | None:
+    """Return the line of a part that need not be done again; None if it has to be.
+
+    Args:
+        done: see :func:`read_manifests`.
+        about: what its line must say: its key, as ``"part"``, and what it is made from.
+        paths: its results, which must still be there.
+    """
+    record = done.get(about["part"], {})
+    same = all(key in record and record[key] == value for key, value in about.items())
+    return record if same and all(path.exists() for path in paths) else None
+
+
+def stamp(path: Path) -> list[int] | None:
+    """Return what changes when a file does; None if there is none, which reading it will say."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the lines that are whole."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             for line in file:
                 try:
@@ -160,6 +185,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
                     continue
                 if isinstance(record, dict) and line.endswith(b"\n"):
                     yield record
+    except OutputError:
+        raise
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
 

@@ -25,6 +25,7 @@ from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_image, check_same_grid
 
+FINEST = 1  # index of the level at 1/4, where the decoder ends
 SLOPE = 0.1  # of the leaky ReLU
 FAINT = 1e-2  # a shorter feature has no direction of its own
 CONTRAST = 4  # brings cosines of features, whose deviation is about 1/4, to unit variance
@@ -52,6 +53,8 @@ class FlowNetConfig:
         for name in ("widths", "decoder"):
             if min(getattr(self, name), default=0) < 1:
                 raise ValueError(f"{name} must be at least 1 each, and one or more")
+        if len(self.widths) <= FINEST:
+            raise ValueError(f"widths must be {FINEST + 1} or more, got {len(self.widths)}")
         for name in ("projected", "context", "radius"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -68,7 +71,6 @@ SMALL = FlowNetConfig(
 TINY = FlowNetConfig(
     widths=(8, 16, 24, 32, 32), projected=16, decoder=(32, 32, 16), context=16, radius=3
 )
-FINEST = 1  # index of the level at 1/4, where the decoder ends
 
 
 @dataclass(frozen=True)
@@ -227,14 +229,19 @@ class FlowNet(nn.Module):
                 it needs at the coarse levels, in a fraction of the time.
 
         Raises:
-            ValueError: the frames differ in size, or do not have 3 channels.
+            ValueError: the frames differ in size, have no pixels or not 3 channels, or no level is
+                left.
         """
-        check_image(image1, "image1")
-        check_image(image2, "image2")
+        for image, name in ((image1, "image1"), (image2, "image2")):
+            check_image(image, name)
+            if image.shape[1] != 3:
+                raise ValueError(f"{name} must have 3 channels, got {image.shape[1]}")
         check_same_grid(image2, "image2", image1)
-        if image1.shape[1] != 3 or image2.shape[1] != 3:
-            raise ValueError(f"image1 must have 3 channels, got {image1.shape[1]}")
         batch, _, height, width = image1.shape
+        if not (height and width):
+            raise ValueError(f"image1 must have pixels, got shape {tuple(image1.shape)}")
+        if not 0 <= skip < len(self.projections):
+            raise ValueError(f"skip must be in [0, {len(self.projections) - 1}], got {skip}")
         images = self._pad(torch.cat([image1, image2]))
         own = [
             project(features)

@@ -785,16 +785,14 @@ class Sampling:
     detail: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "detail"):
+        for name in ("temperature", "guidance", "detail"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must not be negative, got {value}")
+                raise ValueError(f"{name} must be finite and not negative, got {value}")
         if self.top_k < 0:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not (math.isfinite(self.guidance) and self.guidance >= 0):
-            raise ValueError(f"guidance must not be negative, got {self.guidance}")
 
 
 def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:

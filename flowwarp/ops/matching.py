@@ -37,16 +37,10 @@ def describe(grey: Tensor) -> Tensor:
     Returns:
         (H, W, 128) uint8, of about equal length wherever there is contrast.
     """
-    p = F.pad(grey, (1, 1, 1, 1), mode="replicate")
-    gx, gy = p[..., 1:-1, 2:] - p[..., 1:-1, :-2], p[..., 2:, 1:-1] - p[..., :-2, 1:-1]
-    angles = torch.arange(8, device=grey.device) * (math.pi / 4)
-    x, y = angles.cos().view(1, 8, 1, 1), angles.sin().view(1, 8, 1, 1)
-    parts = (gx * x).addcmul_(gy, y).relu_()
-    parts = box_blur(box_blur(parts, 2), 2)[0]  # a triangle that reaches the next cell
     library = _native.library_for(grey)
     if library is None:
-        return describe_reference(parts)
-    pixels = parts.permute(1, 2, 0).contiguous()
+        return describe_reference(grey)
+    pixels = _directions(grey.float()).permute(1, 2, 0).contiguous()
     height, width, _ = pixels.shape
     out = torch.empty(height, width, 128, dtype=torch.uint8)
     library.fw_describe(
@@ -61,8 +55,9 @@ def describe(grey: Tensor) -> Tensor:
     return out
 
 
-def describe_reference(parts: Tensor) -> Tensor:
-    """Gather and scale in plain torch the (8, H, W) parts that :func:`describe` made."""
+def describe_reference(grey: Tensor) -> Tensor:
+    """Do the same in plain torch; argument and result as in :func:`describe`."""
+    parts = _directions(grey)
     _, height, width = parts.shape
     y, x = (torch.arange(n, device=parts.device) for n in (height, width))
     cells = [
@@ -73,6 +68,16 @@ def describe_reference(parts: Tensor) -> Tensor:
     vector = torch.cat(cells)  # (128, H, W)
     length = (vector.square().sum(0) + 16 * _NOISE**2).sqrt()
     return (vector * (512 / length)).clamp_max(_MOST).byte().permute(1, 2, 0).contiguous()
+
+
+def _directions(grey: Tensor) -> Tensor:
+    """Share gradients among eight directions, (8, H, W), each blurred."""
+    p = F.pad(grey, (1, 1, 1, 1), mode="replicate")
+    gx, gy = p[..., 1:-1, 2:] - p[..., 1:-1, :-2], p[..., 2:, 1:-1] - p[..., :-2, 1:-1]
+    angles = torch.arange(8, device=grey.device) * (math.pi / 4)
+    x, y = angles.cos().view(1, 8, 1, 1), angles.sin().view(1, 8, 1, 1)
+    parts = (gx * x).addcmul_(gy, y).relu_()
+    return box_blur(box_blur(parts, 2), 2)[0]  # a triangle that reaches the next cell
 
 
 def match_round(

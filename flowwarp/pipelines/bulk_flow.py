@@ -23,7 +23,7 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output
 from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.manifests import Manifest, Shard
+from flowwarp.io.manifests import Manifest, Shard, find_done, stamp
 from flowwarp.io.video import salvage_video, video_info
 from flowwarp.models.flownet import FlowNet
 from flowwarp.ops.occlusion import visible_by_consistency
@@ -171,7 +171,7 @@ def write_fields(fields: Fields, target: Target) -> None:
 
 def _read(frame: Frame) -> Tensor:
     if isinstance(frame, Path):
-        return _read_picture(frame, *(_stamp(frame) or ()))
+        return _read_picture(frame, *(stamp(frame) or ()))
     return torch.tensor(frame).float() / 255
 
 
@@ -324,14 +324,14 @@ def _picture_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pai
             (number, index),
             frames,
             (str(frames[0]), str(frames[1])),
-            [_stamp(frame) for frame in frames],
+            [stamp(frame) for frame in frames],
             job.target(key),
         )
 
 
 def _video_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pair | Outcome]:
     path = clip.files[0]
-    stamp = [_stamp(path)]
+    stamps = [stamp(path)]
 
     def named(index: int) -> tuple[str, str]:
         return f"{path} frame {index:06d}", f"{path} frame {index + 1:06d}"
@@ -351,7 +351,7 @@ def _video_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pair 
             if index >= 0 and before is not None and after is not None:
                 key = _join(name, f"{index:06d}")
                 yield Pair(
-                    key, (number, index), (before, after), named(index), stamp, job.target(key)
+                    key, (number, index), (before, after), named(index), stamps, job.target(key)
                 )
             elif index >= 0:
                 damaged = index if before is None else index + 1
@@ -394,14 +394,6 @@ def _check_names(placed: Sequence[tuple[Clip, str]]) -> None:
                     "give each a run of its own",
                 )
             named[key] = file
-
-
-def _stamp(path: Path) -> list[int] | None:
-    try:
-        status = path.stat()
-    except OSError:  # reading it will say so
-        return None
-    return [status.st_size, status.st_mtime_ns]
 
 
 def _digest(net: FlowNet) -> str:
@@ -519,10 +511,9 @@ def _prepare(
 
 def _keep(pair: Pair, done: Mapping[str, Any]) -> Outcome | None:
     """Return the outcome of a pair that is done, from the same files, if that is still there."""
-    record = done.get(pair.key)
-    if record is None or record["stamp"] != pair.stamp or record["frames"] != _short(pair.names):
-        return None
-    if not all(path.exists() for path in pair.target.paths):
+    about = {"part": pair.key, "frames": _short(pair.names), "stamp": pair.stamp}
+    record = find_done(done, about, pair.target.paths)
+    if record is None:
         return None
     width, height = record["size"]
     return Outcome(

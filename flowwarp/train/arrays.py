@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
 from flowwarp.io._cache import make_room, making, use
-from flowwarp.io._files import reason
+from flowwarp.io._files import check_room, reason
 
 _CHUNK = 16  # rows that are marked as done together
 
@@ -78,8 +79,11 @@ def _fill(
     progress: Callable[[int, int], None] | None,
 ) -> None:
     new = not (folder / "done.npy").exists()
-    if new and progress:
-        progress(0, count)
+    if new:
+        size = count * sum(math.prod(shape) * kind(0).nbytes for shape, kind in rows.values())
+        check_room(folder, size, f"ask for fewer than {count}")
+        if progress:
+            progress(0, count)
     arrays = {
         name: open_array(folder / f"{name}.npy", (count, *shape), kind)
         for name, (shape, kind) in rows.items()

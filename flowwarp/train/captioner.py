@@ -21,6 +21,7 @@ from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.train import loop
 from flowwarp.train.clusters import find_middles
 from flowwarp.train.kept import KeptClips
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
 
 Preset = Literal["tiny", "small", "base"]
@@ -58,12 +59,10 @@ class CaptionerDataConfig(WearConfig):
     begun: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("clips", "checked", "frames", "length", "text_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("blind", "sketched", "begun"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        super().__post_init__()
+        check_least(self, 1, "clips", "checked", "frames", "length", "text_limit")
+        check_least(self, 0, "merges")
+        check_shares(self, "blind", "sketched", "begun")
         if self.frames > self.length:
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 

@@ -21,6 +21,7 @@ from flowwarp.data.labels import label_clip
 from flowwarp.data.sources import Draw
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
 
 
@@ -40,6 +41,11 @@ class ClassifierDataConfig(WearConfig):
     frames: int = 5
     mirrored: float = 0.5
     validation: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_least(self, 1, "clips", "frames", "validation")
+        check_shares(self, "mirrored")
 
 
 Shown = Callable[[int, int], tuple[Tensor, dict[str, str]]]  # (seed, index) to pixels and labels

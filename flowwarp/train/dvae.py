@@ -29,6 +29,7 @@ from flowwarp.models.dvae import (
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
 from flowwarp.train.clusters import find_middles
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
 Preset = Literal["tiny", "small", "base"]
@@ -51,9 +52,8 @@ class DVAEDataConfig:
     validation: int = 32
 
     def __post_init__(self) -> None:
-        for name in ("size", "frames", "validation"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_least(self, 1, "size", "frames", "validation")
+        check_shares(self, "stills")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,10 @@ class DVAELossConfig:
     warp: float = 0.25
     penalty: float = 0.01
     rounded_from: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "root", "gradient", "warp", "penalty")
+        check_shares(self, "rounded_from")
 
 
 # ------------------------------------------------------------------ examples

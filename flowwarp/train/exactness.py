@@ -34,6 +34,7 @@ from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
+from flowwarp.ops import matching, variational
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.splatting import splat
@@ -92,7 +93,8 @@ def promises(folder: Path) -> Iterator[Promise]:
     Args:
         folder: empty; the caller removes it.
     """
-    for name in [*operators(), *networks()]:
+    exact = operators().keys() | refinements().keys()
+    for name in [*operators(), *refinements(), *networks()]:
         yield Promise(
             f"{name}: neighbours",
             0,
@@ -101,7 +103,7 @@ def promises(folder: Path) -> Iterator[Promise]:
         )
         yield Promise(
             f"{name}: batch size",
-            0 if name in operators() else ROUNDING,
+            0 if name in exact else ROUNDING,
             "changes an example by {}",
             lambda n=name: dependence(n).size,  # type: ignore[misc]
         )
@@ -125,7 +127,7 @@ def promises(folder: Path) -> Iterator[Promise]:
 @cache
 def dependence(name: str) -> BatchDependence:
     """Return how much an example of an operator or network depends on its batch."""
-    return measure_batch_dependence(*(operators() | networks())[name])
+    return measure_batch_dependence(*(operators() | refinements() | networks())[name])
 
 
 @cache
@@ -142,8 +144,30 @@ def operators() -> dict[str, tuple[Model, Example]]:
 
 
 @cache
+def refinements() -> dict[str, tuple[Model, Example]]:
+    """Return each step of a variational fit, which has no gradients, with arguments likewise."""
+    random = generator(0)
+    features, others = torch.rand(2, 1, 3, 75, 140, generator=random)
+    start, flow, edges = torch.rand(3, 1, 2, 75, 140, generator=random)
+    known = torch.rand(1, 1, 75, 140, generator=random)
+    equate = partial(variational.normal_equations, zeta=1e-2, epsilon=1e-3)
+    smooth = partial(variational.smoothness_weights, epsilon=1e-2)
+    median = partial(variational.weighted_median, radius=3, sigma_space=2.0, sigma_colour=0.2)
+    terms = features, others, start, flow, known
+    return {
+        "normal equations": (equate, terms),
+        "smoothness weights": (smooth, (flow, edges)),
+        "relaxation": (partial(variational.relax, sweeps=7), (equate(*terms), edges, flow)),
+        "weighted median": (median, (flow, features, known)),
+    }
+
+
+@cache
 def networks() -> dict[str, tuple[Model, Example]]:
-    """Return a small network of each kind, with and without its norms, and one example for it."""
+    """Return a small network of each kind, with and without its norms, and one example for it.
+
+    Of networks that know kinds of places, what these are for: a method, not the whole.
+    """
     found: dict[str, tuple[Model, Example]] = {}
     random = generator(0)
     images = torch.rand(2, 1, 3, 64, 96, generator=random).unbind()
@@ -158,18 +182,28 @@ def networks() -> dict[str, tuple[Model, Example]]:
         found[f"DVAE, norm {coded.norm}"] = dvae.DVAE(coded), (video,)
     for written in (gpt.TINY, replace(gpt.TINY, norm="none")):
         found[f"GPT, norm {written.norm}"] = awake(gpt.GPT(written)), (ids, places)
+    told = {"hidden": torch.arange(5)[None] % 2 == 1, "ahead": torch.arange(5)[None]}
+    of_kinds = gpt.GPT(replace(gpt.TINY, kinds=4))
+    found["GPT, kinds"] = of_kinds.features, {"ids": ids, "places": places, **told}
     for drawn in (upsampler.TINY, replace(upsampler.TINY, norm="none")):
         example = noise, time, video[:, 0, :, :16, :16], previous, visible
         found[f"upsampler, norm {drawn.norm}"] = awake(upsampler.Upsampler(drawn)), example
-    attributes = (("action", ("walks", "stands")), ("color", ("red", "green", "blue")))
-    judge = classifier.Classifier(classifier.ClassifierConfig(attributes, size=32, widths=(16, 32)))
-    for head in judge.heads:
-        nn.init.normal_(head.weight)  # type: ignore[arg-type]
-    found["classifier"] = judge, (video,)
-    for told in ("group", "none"):
-        telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24, norm=told)
-        words = torch.randint(50, (1, 9), generator=random)
-        found[f"captioner, norm {told}"] = awake(captioner.Captioner(telling)), (video, words)
+    # Many values: the few of one attribute may all be near 0, where rounding is relatively large.
+    attributes = (("action", tuple("abcdefghijklmnop")), ("color", tuple("abcdefghijklmnop")))
+    judging = classifier.ClassifierConfig(attributes, size=32, widths=(16, 32))
+    for judged in (judging, replace(judging, norm="none")):
+        judge = classifier.Classifier(judged)
+        for head in judge.heads:
+            nn.init.normal_(head.weight)  # type: ignore[arg-type]
+        found[f"classifier, norm {judged.norm}"] = judge, (video,)
+    telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24)
+    words = torch.randint(50, (1, 9), generator=random)
+    for taught in (telling, replace(telling, norm="none")):
+        found[f"captioner, norm {taught.norm}"] = awake(captioner.Captioner(taught)), (video, words)
+    sorting = captioner.Captioner(replace(telling, kinds=6))
+    codes = torch.randint(7, (1, 4, sorting.side, sorting.side), generator=random)
+    found["captioner, sketch"] = sorting.sketch, (video,)
+    found["captioner, by a sketch"] = sorting.look_at_sketch, (codes,)
     return found
 
 
@@ -187,7 +221,13 @@ def thread_differences() -> float:
     try:
         for count in THREADS:
             torch.set_num_threads(count)
-            results.append([tensor for call, _ in operators().values() for tensor in _all(call)])
+            results.append(
+                [
+                    *(tensor for call, _ in operators().values() for tensor in _all(call)),
+                    *(call(*example) for call, example in refinements().values()),
+                    *_matches(),
+                ]
+            )
     finally:
         torch.set_num_threads(before)
     first, *others = results
@@ -207,6 +247,15 @@ def _all(operator: Callable[..., Any]) -> list[Tensor]:
     result = operator(*inputs)
     weight = torch.rand(result.shape, generator=generator(2))
     return [result.detach(), *torch.autograd.grad(result, inputs, weight)]
+
+
+def _matches() -> tuple[Tensor, ...]:
+    """Return descriptors of two frames, and a round of matching them: of one example at a time."""
+    frames = torch.rand(2, 1, 1, 75, 140, generator=generator(0))
+    features1, features2 = map(matching.describe, frames)
+    begin = torch.zeros(75, 140, 2, dtype=torch.int32)
+    found = matching.match_round(features1, features2, begin, radius=8, round=0)
+    return features1, features2, *found
 
 
 # ------------------------------------------------------------------ small trainers

@@ -3,15 +3,16 @@
 The scheme is UFlow's (Jonschkowski et al., "What Matters in Unsupervised Optical Flow", ECCV 2020)
 with SMURF's full-image warping (Stone et al., CVPR 2021): census, edge-aware smoothness, pixels
 that are occluded left out once flow is good enough to tell them, and self-supervision by crops, in
-which the flow of the whole frame teaches the network what leaves a smaller view. Pairs to which
-flow was fitted beforehand (:mod:`flowwarp.train.fitted`) add a term that is not local.
+which the flow of the whole frame teaches the network what leaves a smaller view. That view
+has other colours, too, which do not change how things move (ARFlow, Liu et al., CVPR 2020). Pairs
+to which flow was fitted beforehand (:mod:`flowwarp.train.fitted`) add a term that is not local.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -30,15 +31,24 @@ from flowwarp.data.augment import (
 from flowwarp.data.clips import PairStore
 from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
-from flowwarp.losses.photometric import census_loss, charbonnier, masked_mean, warp_crop
-from flowwarp.losses.smoothness import constant_velocity, smoothness_first
+from flowwarp.losses.photometric import (
+    census_loss,
+    charbonnier,
+    charbonnier_loss,
+    gradient_loss,
+    masked_mean,
+    ssim_loss,
+    warp_crop,
+)
+from flowwarp.losses.smoothness import constant_velocity, smoothness_first, smoothness_second
 from flowwarp.metrics.flow import epe
-from flowwarp.models.flownet import SMALL, TINY, FlowNet, FlowNetConfig, FlowPyramid
+from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig, FlowPyramid
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.train import loop
 from flowwarp.train.fitted import FittedPairs, fit_pairs
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
 
@@ -56,6 +66,8 @@ class FlowDataConfig:
         moving_photos: share of examples made from photos, where there are photos and footage.
         fitted_pairs: pairs to fit flow to before training; 0 for none.
         fitted_share: share of examples that are drawn from these.
+        longest: larger frames of footage are made smaller until no side is longer.
+        max_bytes: how large prepared footage may become on disk.
     """
 
     height: int = 256
@@ -64,17 +76,13 @@ class FlowDataConfig:
     moving_photos: float = 0.7
     fitted_pairs: int = 0
     fitted_share: float = 0.8
+    longest: int = 640
+    max_bytes: int = 32 * 2**30
 
     def __post_init__(self) -> None:
-        for name in ("height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("margin", "fitted_pairs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        for name in ("moving_photos", "fitted_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        check_least(self, 1, "height", "width", "longest", "max_bytes")
+        check_least(self, 0, "margin", "fitted_pairs")
+        check_shares(self, "moving_photos", "fitted_share")
 
     @property
     def size(self) -> tuple[int, int]:
@@ -98,24 +106,34 @@ class Material:
 
 
 APPEARANCE = Appearance(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.05, gamma=0.2)
+STUDENT = Appearance(blur_share=0.5)  # on top, of what self-supervision shows
 
 
 def draw_batch(
-    material: Material, seed: int, numbers: Iterable[int], config: FlowDataConfig
+    material: Material,
+    seed: int,
+    numbers: Iterable[int],
+    config: FlowDataConfig,
+    *,
+    students: bool = False,
 ) -> dict[str, Tensor]:
     """Return both frames of some examples, (B, 3, H, W) each with the margin around.
 
-    Where footage comes as triplets, there is ``image0`` too, the frame before; NaN of photos.
+    Where footage comes as triplets, there is ``image0`` too, the frame before; NaN of photos. With
+    ``students``, ``student1`` and ``student2`` are both frames without the margin, in another
+    appearance.
 
     An example is a pure function of the seed and its number, so that a run can be resumed anywhere
     without the state of any generator. Motion that is known, of photos, is thrown away; what was
     fitted comes as ``flow_12`` and ``flow_21``, (B, 2, H, W), NaN where nothing is known.
     """
-    examples = [_draw(material, seed, number, config) for number in numbers]
+    examples = [_draw(material, seed, number, config, students) for number in numbers]
     return {name: torch.cat([example[name] for example in examples]) for name in examples[0]}
 
 
-def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) -> dict[str, Tensor]:
+def _draw(
+    material: Material, seed: int, number: int, config: FlowDataConfig, students: bool
+) -> dict[str, Tensor]:
     generator = loop.generator(seed, number)
     fitted = material.fitted
     if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
@@ -146,6 +164,9 @@ def _draw(material: Material, seed: int, number: int, config: FlowDataConfig) ->
     example = {"image1": image1, "image2": image2}
     if material.pairs is not None and material.pairs.frames == 3:
         example["image0"] = image0[0] if image0 else torch.full_like(image1, torch.nan)
+    if students:
+        crops = [_crop(image, config.margin) for image in (image1, image2)]
+        example["student1"], example["student2"] = change_appearance(crops, generator, STUDENT)
     return example if fitted is None else example | {"flow_12": flows[:1], "flow_21": flows[1:]}
 
 
@@ -224,6 +245,10 @@ class FlowLossConfig:
             before shows; needs footage of three frames.
         coarse_until: share of training before which the network's finest level is left out: steps
             take less than half the time, and the levels share their decoder.
+        charbonnier: weight of the difference in colour; see :mod:`flowwarp.losses.photometric`.
+        ssim: weight of the difference in local structure.
+        gradient: weight of the difference in derivatives.
+        smoothness_second: weight of the second-order term, which leaves slanted motion free.
     """
 
     smoothness: float = 0.3
@@ -235,6 +260,15 @@ class FlowLossConfig:
     fitted: float = 0.2
     velocity: float = 0.0
     coarse_until: float = 0.0
+    charbonnier: float = 0.0
+    ssim: float = 0.0
+    gradient: float = 0.0
+    smoothness_second: float = 0.0
+
+    def __post_init__(self) -> None:
+        times = "occlusion_from", "self_supervision_from", "coarse_until"
+        check_shares(self, *times)
+        check_least(self, 0, *(item.name for item in fields(self) if item.name not in times))
 
 
 Net = Callable[..., tuple[FlowPyramid, FlowPyramid]]
@@ -249,6 +283,7 @@ def flow_losses(
     config: FlowLossConfig,
     fitted: tuple[Tensor, Tensor] | None = None,
     full0: Tensor | None = None,
+    students: tuple[Tensor, Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
 
@@ -261,19 +296,20 @@ def flow_losses(
         config: weights and schedule.
         fitted: forward and backward flow of the full frames, NaN where unknown.
         full0: the frames before the first ones, NaN where there is none.
+        students: both crops as self-supervision shows them, (B, 3, H, W); without, as they are.
     """
     crop1, crop2 = _crop(full1, margin), _crop(full2, margin)
     forward, backward = net(crop1, crop2, skip=int(progress < config.coarse_until))
     occlusion = progress >= config.occlusion_from
     seen = _visible(forward.flow, backward.flow, progress, config) if occlusion else (None, None)
-    census = 0.5 * (
-        _census(crop1, full2, forward, seen[0], margin)
-        + _census(crop2, full1, backward, seen[1], margin)
-    )
-    smoothness = 0.5 * (_smoothness(crop1, forward) + _smoothness(crop2, backward))
-    levels = 0.5 * (_levels(crop1, crop2, forward) + _levels(crop2, crop1, backward))
-    loss = census + config.smoothness * smoothness + config.levels * levels
-    terms = {"census": census, "smoothness": smoothness, "levels": levels}
+    ahead = _compare(crop1, full2, forward, seen[0], margin, config)
+    behind = _compare(crop2, full1, backward, seen[1], margin, config)
+    terms = {name: 0.5 * (ahead[name] + behind[name]) for name in ahead}
+    terms["levels"] = 0.5 * (_levels(crop1, crop2, forward) + _levels(crop2, crop1, backward))
+    loss = terms["census"]
+    for name, term in terms.items():
+        if name != "census":
+            loss = loss + getattr(config, name) * term
     if fitted is not None:
         there, back = (_crop(flow, margin) for flow in fitted)
         terms["fitted"] = 0.5 * (_distance(forward, there) + _distance(backward, back))
@@ -281,10 +317,15 @@ def flow_losses(
     if config.velocity and full0 is not None and seen[0] is not None:
         terms["velocity"] = _velocity(net, _crop(full0, margin), crop1, forward, seen[0])
         loss = loss + config.velocity * terms["velocity"]
-    if config.self_supervision and progress >= config.self_supervision_from:
-        terms["self"] = _self_supervision(net, crop1, crop2, forward, backward, config)
+    if _teaches_itself(config, progress):
+        views = students or (crop1, crop2)
+        terms["self"] = _self_supervision(net, views, forward, backward, config.student_margin)
         loss = loss + config.self_supervision * terms["self"]
     return {"loss": loss, **terms}
+
+
+def _teaches_itself(config: FlowLossConfig, progress: float) -> bool:
+    return config.self_supervision > 0 and progress >= config.self_supervision_from
 
 
 def _crop(image: Tensor, margin: int) -> Tensor:
@@ -308,17 +349,33 @@ def _stays(flow: Tensor) -> Tensor:
     return warp(flow, flow, mask=True)[1]
 
 
-def _census(
-    crop: Tensor, other: Tensor, pyramid: FlowPyramid, seen: Tensor | None, margin: int
-) -> Tensor:
+def _compare(
+    crop: Tensor,
+    other: Tensor,
+    pyramid: FlowPyramid,
+    seen: Tensor | None,
+    margin: int,
+    config: FlowLossConfig,
+) -> dict[str, Tensor]:
+    """Return the terms of one direction that have a weight, by its name."""
     warped, inside = warp_crop(other, pyramid.flow, margin)
-    return census_loss(crop, warped, inside if seen is None else inside & seen)
-
-
-def _smoothness(crop: Tensor, pyramid: FlowPyramid) -> Tensor:
-    """Smoothness at the decoder's finest level, where its flow is made."""
+    mask = inside if seen is None else inside & seen
+    # Smoothness at the decoder's finest level, where its flow is made.
     flow = pyramid.levels[-1]
-    return smoothness_first(flow, F.interpolate(crop, flow.shape[-2:], mode="area"))
+    image = F.interpolate(crop, flow.shape[-2:], mode="area")
+    terms = {
+        "census": census_loss(crop, warped, mask),
+        "smoothness": smoothness_first(flow, image),
+    }
+    if config.charbonnier:
+        terms["charbonnier"] = charbonnier_loss(crop, warped, mask)
+    if config.ssim:
+        terms["ssim"] = ssim_loss(crop, warped, mask)
+    if config.gradient:
+        terms["gradient"] = gradient_loss(crop, warped, mask)
+    if config.smoothness_second:
+        terms["smoothness_second"] = smoothness_second(flow, image)
+    return terms
 
 
 def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
@@ -359,15 +416,13 @@ def _velocity(net: Net, crop0: Tensor, crop1: Tensor, forward: FlowPyramid, seen
 
 def _self_supervision(
     net: Net,
-    crop1: Tensor,
-    crop2: Tensor,
+    views: tuple[Tensor, Tensor],
     forward: FlowPyramid,
     backward: FlowPyramid,
-    config: FlowLossConfig,
+    margin: int,
 ) -> Tensor:
     """Let the flow of the whole view, where it is consistent, teach that of its middle."""
-    margin = config.student_margin
-    student, student_back = net(_crop(crop1, margin), _crop(crop2, margin))
+    student, student_back = net(*(_crop(view, margin) for view in views))
     teachers = forward.flow.detach(), backward.flow.detach()
     trusted = visible_by_consistency(*teachers), visible_by_consistency(*teachers[::-1])
     return 0.5 * sum(
@@ -375,15 +430,34 @@ def _self_supervision(
             masked_mean(charbonnier(pupil.flow - _crop(flow, margin)), _crop(mask, margin))
             for pupil, flow, mask in zip((student, student_back), teachers, trusted, strict=True)
         ),
-        start=crop1.new_zeros(crop1.shape[0]),
+        start=views[0].new_zeros(len(views[0])),
     )
 
 
 # ------------------------------------------------------------------ the run
 
 
-def presets(preset: Preset) -> dict[str, Any]:
-    """Return the configurations of a run by section: loop, model, data, losses."""
+def presets(preset: Preset, start: FlowNet | None = None) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, losses.
+
+    Args:
+        preset: how large the network is, and how long it trains.
+        start: a network to go on from, which decides the first; examples become as large as its
+            stride needs.
+    """
+    configs = _presets(preset)
+    if start is None:
+        return configs
+    stride, data = start.config.stride, configs["data"]
+    fitting = replace(
+        data,
+        height=data.height + -data.height % stride,
+        width=data.width + -data.width % stride,
+    )
+    return configs | {"model": start.config, "data": fitting}
+
+
+def _presets(preset: Preset) -> dict[str, Any]:
     if preset == "tiny":  # minutes on a laptop
         return {
             "loop": loop.LoopConfig(
@@ -429,7 +503,7 @@ def flow_task(
         configs = {**configs, "model": start.config}
     training, data = configs["loop"], configs["data"]
     losses: FlowLossConfig = configs["losses"]
-    _check_sizes(configs["model"], data, losses)
+    check_sizes(configs["model"], data, losses)
     source = material
     if losses.velocity:
         triplets = material.pairs.windows(3) if material.pairs else None
@@ -446,7 +520,9 @@ def flow_task(
         material = replace(material, fitted=fit_material(source, training.seed, data, told).fitted)
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(material, training.seed, numbers, data)
+        progress = numbers.start // training.batch_size / training.steps
+        students = _teaches_itself(losses, progress)
+        return draw_batch(material, training.seed, numbers, data, students=students)
 
     def loss(
         model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
@@ -460,6 +536,7 @@ def flow_task(
             losses,
             (examples["flow_12"], examples["flow_21"]) if material.fitted else None,
             examples.get("image0"),
+            (examples["student1"], examples["student2"]) if "student1" in examples else None,
         )
 
     held_out = draw_batch(replace(material, fitted=None), training.seed + 1, range(4), data)
@@ -522,10 +599,20 @@ def synthetic_truths(
     ]
 
 
-def _check_sizes(model: FlowNetConfig, data: FlowDataConfig, losses: FlowLossConfig) -> None:
+def check_sizes(model: FlowNetConfig, data: FlowDataConfig, losses: FlowLossConfig) -> None:
+    """Check what :func:`flow_task` will, before anything that takes long.
+
+    Raises:
+        ValueError: a size of an example does not fit the network, or the losses do not.
+    """
     for name in ("height", "width"):
         side = getattr(data, name)
         if side % model.stride:
-            raise ValueError(f"{name} must be a multiple of {model.stride}, got {side}")
+            raise ValueError(
+                f"data.{name} must be a multiple of {model.stride}, as the network halves it "
+                f"{len(model.widths)} times, got {side}"
+            )
         if side <= 2 * losses.student_margin:
             raise ValueError(f"student_margin leaves nothing of a {name} of {side}")
+    if losses.coarse_until and len(model.widths) <= FINEST + 1:
+        raise ValueError(f"coarse_until needs {FINEST + 2} or more model.widths")

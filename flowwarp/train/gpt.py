@@ -38,6 +38,7 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint
 from flowwarp.train import loop
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.train.tokenized import TokenStore
 from flowwarp.viz.sheets import video_sheet
 
@@ -94,17 +95,11 @@ class GPTDataConfig:
     hiding: float = 0.5
 
     def __post_init__(self) -> None:
-        for name in ("clips", "checked", "size", "frames", "text_limit"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("merges", "token_frames"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_least(self, 1, "clips", "checked", "size", "frames", "text_limit")
+        check_least(self, 0, "merges", "token_frames")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
-        for name in ("caption_dropout", "sketch_dropout", "hiding"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
+        check_shares(self, "caption_dropout", "sketch_dropout", "hiding")
 
     @property
     def mixture(self) -> list[tuple[list[str], float]]:
@@ -156,9 +151,7 @@ class GPTLossConfig:
     def __post_init__(self) -> None:
         if not 0 < self.asked <= 1:
             raise ValueError(f"asked must be in (0, 1], got {self.asked}")
-        for name in ("opening", "rare"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_least(self, 0, "opening", "rare")
         others = "opening", "rare", "asked"
         weights = [getattr(self, item.name) for item in fields(self) if item.name not in others]
         if min(weights) < 0 or max(weights) <= 0:

@@ -259,6 +259,7 @@ def train(
         InputError: it cannot be resumed or shared like this, or the data is at fault.
         OutputError: the run cannot be written; the state before is intact.
     """
+    writer = event_writer() if tensorboard else None  # before what takes long
     with _threads(config.threads), joined(torch.device(device)) as (rank, world, place):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
@@ -276,8 +277,8 @@ def train(
                 run.write_config(configs)
             if task.prepare is not None:
                 task.prepare()
-            if tensorboard and rank == 0:
-                loop.writer = _tensorboard(Path(folder), loop.step)
+            if writer is not None and rank == 0:
+                loop.writer = writer(str(folder), purge_step=loop.step + 1)
                 stack.callback(loop.writer.close)
             try:
                 loop.go()
@@ -798,14 +799,19 @@ def _machine(device: torch.device, world: int) -> dict[str, str]:
     }
 
 
-def _tensorboard(folder: Path, step: int) -> Any:
+def event_writer() -> Any:
+    """Return TensorBoard's class that writes event files.
+
+    Raises:
+        InputError: it is not installed.
+    """
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as fault:
         raise InputError(
             "tensorboard", "is not installed", "pip install 'flowwarp[log]'"
         ) from fault
-    return SummaryWriter(str(folder), purge_step=step + 1)
+    return SummaryWriter
 
 
 class Progress:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import atomic_output, lock, reason, sync_folder
+from flowwarp.io._files import atomic_output, check_regular, lock, reason, sync_folder
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.train.settings import to_toml
 
@@ -202,6 +202,8 @@ def open_run(
                 left.unlink()
         if resume == "never":
             refuse_run(folder)
+        for name in (CONFIG, METRICS):
+            check_regular(folder / name)
         run = Run(folder, keep)
         if any(folder.glob("state-*")):
             run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
@@ -230,8 +232,10 @@ def refuse_run(folder: str | Path) -> None:
 
 def begun_with(folder: str | Path, section: str, name: str) -> Any:
     """Return what a run's config.toml says of one setting; None where there is none to read."""
+    path = Path(folder) / CONFIG
     try:
-        values = tomllib.loads((Path(folder) / CONFIG).read_text("utf-8"))[section]
+        check_regular(path)
+        values = tomllib.loads(path.read_text("utf-8"))[section]
     except (OSError, ValueError, KeyError):  # opening the run will say so
         return None
     return values.get(name) if isinstance(values, dict) else None

@@ -26,6 +26,28 @@ Configs = dict[str, Any]  # section: an instance of a frozen dataclass
 _LARGEST_FILE = 2**20
 
 
+def check_least(config: Any, least: int, *names: str) -> None:
+    """Refuse settings of a configuration that are too small.
+
+    Raises:
+        ValueError: one is; the first is named.
+    """
+    for name in names:
+        if not getattr(config, name) >= least:
+            raise ValueError(f"{name} must be at least {least}, got {getattr(config, name)}")
+
+
+def check_shares(config: Any, *names: str) -> None:
+    """Refuse settings of a configuration that are no share of a whole.
+
+    Raises:
+        ValueError: one is not; the first is named.
+    """
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise ValueError(f"{name} must be in [0, 1], got {getattr(config, name)}")
+
+
 def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
     """Return the configurations with ``key=value`` settings applied.
 

@@ -38,6 +38,7 @@ from flowwarp.models.upsampler import (
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.pipelines.video_evaluation import compare_upsampling, halve
 from flowwarp.train import loop
+from flowwarp.train.settings import check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet
 
 Preset = Literal["tiny", "small", "base"]
@@ -112,6 +113,8 @@ class UpsamplerDataConfig:
     begun: float = 0.5
 
     def __post_init__(self) -> None:
+        check_shares(self, "spoilt", "errors", "bent", "loose", "begun")
+        check_least(self, 0, "bend")
         if not 1 <= self.frames <= self.length:
             raise ValueError(f"frames must be from 1 to length ({self.length}), got {self.frames}")
 
@@ -135,6 +138,11 @@ class ConditionConfig:
     own_share: float = 0.5
     own_from: float = 0.3
     own_steps: int = 2
+
+    def __post_init__(self) -> None:
+        check_shares(self, "forget", "begin", "own_share", "own_from")
+        check_least(self, 0, "haze")
+        check_least(self, 1, "own_steps")
 
 
 # ------------------------------------------------------------------ examples

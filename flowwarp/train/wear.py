@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.train.settings import check_least, check_shares
+
 _GRAINS = (1, 2, 4)  # sides of the squares that noise is made of
 
 
@@ -28,6 +30,10 @@ class WearConfig:
     smear: float = 0.3
     noise: float = 0.04
     tint: float = 0.03
+
+    def __post_init__(self) -> None:
+        check_shares(self, "share", "blur", "smear")
+        check_least(self, 0, "noise", "tint")
 
 
 def wear(video: Tensor, config: WearConfig, generator: torch.Generator) -> Tensor:

@@ -208,6 +208,30 @@ def test_interrupted_again_and_again():
     assert (process.returncode, err) == (130, "flowwarp: interrupted\n")
 
 
+# One that is interrupted again when Python has gone, and its handlers with it.
+GONE = """
+import ctypes, signal, sys
+import click
+from flowwarp.cli._faults import run
+
+library = ctypes.CDLL(None)  # of C: what is registered here is called after all of Python
+library["__cxa_atexit"](library["raise"], ctypes.c_void_p(signal.SIGINT), None)
+
+@click.command()
+def command():
+    signal.raise_signal(signal.SIGINT)
+
+sys.argv = ["flowwarp"]
+run(command)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="by the names of glibc")
+def test_interrupted_at_the_very_end():
+    done = flowwarp(script=GONE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stderr) == (130, "flowwarp: interrupted\n")
+
+
 # What is printed, unlike what is echoed, waits for the end.
 PRINTING = """
 import click

@@ -278,6 +278,8 @@ def test_what_exists_is_kept_unless_told(interpolate):
         (["clip.gif", "--fps", "fast"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "0"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "0.0001"], 2, "--fps must be keep, or a number from 1/1001"),
+        (["clip.gif", "--fps", "nan"], 2, "--fps must be keep, or a number"),
+        (["clip.gif", "--fps", "1e999999999"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "1/0"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "30", "--slow"], 2, "--slow is --fps keep"),
         (["clip.gif", "-o", "out", "--fps", "30"], 2, "--fps and --slow are for a video"),

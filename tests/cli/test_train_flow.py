@@ -1,12 +1,15 @@
 """``train-flow`` through the real command line, on frames that all move by one vector."""
 
 import json
+import sys
+import tomllib
 from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from flowwarp.cli import main
+from flowwarp.cli import main, train_flow
+from flowwarp.data import clips
 from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
@@ -14,9 +17,10 @@ from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
 
 SHIFT = (3.0, -1.0)
-QUICK = ["--preset", "tiny", "--set", "data.height=64", "--set", "data.width=64"]
-QUICK += ["--set", "margin=8", "--set", "student_margin=8", "--set", "batch_size=2"]
-QUICK += ["--set", "fitted_pairs=3"]
+PLAIN = ["--preset", "tiny", "--set", "data.height=64", "--set", "data.width=64"]
+PLAIN += ["--set", "margin=8", "--set", "student_margin=8", "--set", "batch_size=2"]
+PLAIN += ["--set", "fitted_pairs=0"]
+QUICK = [*PLAIN, "--set", "fitted_pairs=3"]
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +123,20 @@ def test_needs_something_to_learn_from(capsys):
         (["--set", "data.height=100"], "height must be a multiple of 32"),
         (["--set", "nonsense=1"], "unknown key"),
         (["--set", "student_margin=32"], "student_margin leaves nothing"),
+        (["--set", "student_margin=-5"], "student_margin must be at least 0"),
+        (["--set", "losses.smoothness=-1"], "smoothness must be at least 0"),
+        (["--set", "coarse_until=7"], "coarse_until must be in [0, 1]"),
+        (["--set", "self_supervision_from=-3"], "self_supervision_from must be in [0, 1]"),
+        (["--set", "model.widths=[8]"], "widths must be 2 or more, got 1"),
+        (["--set", "model.widths=8,8", "--set", "coarse_until=0.5"], "coarse_until needs 3"),
+        (["--start", "small", "--set", "data.width=160"], "data.width must be a multiple of 64"),
+        (["--tensorboard"], "pip install 'flowwarp[log]'"),
     ],
 )
-def test_wrong_settings_are_one_line(frames, tmp_path, capsys, settings, words):
+def test_wrong_settings_are_one_line(frames, tmp_path, capsys, monkeypatch, settings, words):
+    """And said before anything that takes long."""
+    monkeypatch.setattr(clips, "prepare_pairs", None)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code = run("train-flow", frames, *QUICK, *settings, "--steps", 1, "--run", tmp_path / "run")
     error = capsys.readouterr().err
     assert code == 3
@@ -131,3 +146,145 @@ def test_wrong_settings_are_one_line(frames, tmp_path, capsys, settings, words):
 def test_a_missing_folder_is_bad_input(tmp_path, capsys):
     assert run("train-flow", tmp_path / "nothing", *QUICK, "--run", tmp_path / "run") == 3
     assert "nothing" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("start", "width"), [("small", 192), ("base", 192), (None, 160)])
+def test_a_preset_fits_the_network_to_start_with(frames, tmp_path, capsys, start, width):
+    """The tiny one's are 160 wide, a multiple of 32; networks in the package need one of 64."""
+    options = ["--preset", "tiny", "--run", tmp_path / "run", "--dry-run", "--json"]
+    options += ["--start", start] if start else []
+    assert run("train-flow", frames, *options) == 0
+    plan = json.loads(capsys.readouterr().out)["settings"]
+    assert (plan["data"]["height"], plan["data"]["width"]) == (128, width)
+    levels = 5 if start is None else 6
+    assert len(plan["model"]["widths"]) == levels
+
+
+def test_losses_can_be_chosen(frames, tmp_path, capsys):
+    weights = ["ssim=0.3", "gradient=0.2", "charbonnier=0.1", "losses.smoothness_second=0.5"]
+    settings = [part for weight in weights for part in ("--set", weight)]
+    folder = tmp_path / "run"
+    options = [*settings, "--set", "log_every=1", "--steps", 1, "--run", folder]
+    assert run("train-flow", frames, *PLAIN, *options) == 0
+    line = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert line.keys() >= {"ssim", "gradient", "charbonnier", "smoothness_second"}
+
+
+# ------------------------------------------------------------------ data sets
+
+
+@pytest.fixture
+def sintel(frames, tmp_path):
+    """A data set's folder, with pictures that are no footage."""
+    root = tmp_path / "sintel"
+    for kind in ("clean", "flow_viz", "occlusions"):
+        folder = root / "training" / kind / "alley_1"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            data = (frames / f"frame{number}.png").read_bytes()
+            (folder / f"frame_{number + 1:04}.png").write_bytes(data)
+    flows = root / "training/flow/alley_1"
+    flows.mkdir(parents=True)
+    for number in (1, 2):
+        write_flow(flows / f"frame_{number:04}.flo", torch.zeros(2, 120, 160))
+    return root
+
+
+def test_a_data_set_is_learned_from_and_judges(sintel, tmp_path, capsys, monkeypatch):
+    seen = []
+    prepare = clips.prepare_pairs
+
+    def noted(sources, **options):
+        seen.extend(sources)
+        return prepare(sources, **options)
+
+    monkeypatch.setattr(clips, "prepare_pairs", noted)
+    folder = tmp_path / "run"
+    options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
+    code = run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", folder, "--json")
+    assert code == 0
+    assert [clip.name for clip in seen] == [str(sintel / "training/clean/alley_1")]
+    assert json.loads(capsys.readouterr().out)["best"]["step"] == 1
+    sources = tomllib.loads((folder / "config.toml").read_text())["sources"]
+    assert (sources["recipe"], sources["val_recipe"]) == ("sintel", "sintel")
+
+
+def test_many_pairs_judge_by_a_part_of_them(sintel, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(train_flow, "_JUDGES", 1)
+    options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
+    assert run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", tmp_path / "run") == 0
+    assert "judged by 1 of 2 pairs\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (
+            ["--recipe", "davis"],
+            3,
+            "holds no footage of DAVIS 2016 and 2017; looked for JPEGImages",
+        ),
+        (["--recipe", "nothing"], 3, "nothing: is not a recipe; known are davis"),
+        (["--val", ".", "--val-recipe", "sintel"], 3, "read as MPI Sintel"),
+    ],
+)
+def test_what_a_data_set_lacks_is_said(frames, tmp_path, capsys, monkeypatch, options, code, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(clips, "prepare_pairs", None)
+    assert run("train-flow", frames, *options, *PLAIN, "--run", tmp_path / "run") == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_recipe_needs_a_folder(tmp_path, capsys):
+    assert run("train-flow", "--photos", tmp_path, "--recipe", "sintel") == 2
+    assert "give its folder" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ room
+
+
+def test_room_for_footage_can_be_set(frames, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    folder = tmp_path / "run"
+    options = [*PLAIN, "--steps", 1, "--run", folder]
+    size = 6 * 3 * 120 * 160
+    assert run("train-flow", frames, *options, "--set", f"data.max_bytes={size - 1}") == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--set max_bytes=..." in line
+    assert not folder.exists()
+    smaller = ["--set", "data.longest=80", "--set", f"data.max_bytes={size // 4}"]
+    assert run("train-flow", frames, *options, *smaller) == 0
+
+
+def test_more_fitted_pairs_than_the_disk_holds(frames, tmp_path, capsys):
+    options = [*QUICK, "--set", "fitted_pairs=100000000000", "--run", tmp_path / "run"]
+    assert run("train-flow", frames, *options) == 4
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "GB are free" in line
+    assert "ask for fewer than 100000000000" in line
+
+
+# ------------------------------------------------------------------ dry runs
+
+
+def test_a_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypatch):
+    cache, folder = tmp_path / "cache", tmp_path / "run"
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(cache))
+    options = ["--val", sintel, "--val-recipe", "sintel", "--photos", sintel]
+    options += [*PLAIN, "--steps", 7, "--run", folder, "--dry-run"]
+    assert run("train-flow", sintel, *options) == 0
+    told = capsys.readouterr().out
+    assert "found: 3 clips, 9 photos, 2 pairs to judge by\n" in told
+    assert "training: 7 steps of 2 examples" in told
+    assert f"run: {folder}\n" in told
+    assert run("train-flow", sintel, "--recipe", "sintel", *options, "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["dry_run"] is True
+    assert plan["found"] == {"clips": 1, "photos": 9, "pairs to judge by": 2}
+    assert plan["sources"]["recipe"] == "sintel"
+    assert plan["settings"]["loop"]["steps"] == 7
+    assert not cache.exists()
+    assert not folder.exists()
+    (tmp_path / "empty").mkdir()
+    assert run("train-flow", tmp_path / "empty", *PLAIN, "--dry-run") == 3

@@ -13,6 +13,7 @@ from PIL import Image
 
 import flowwarp.io.video
 from flowwarp.cli import main
+from flowwarp.io._files import lock
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, video_info, write_video
@@ -56,6 +57,10 @@ def save_flow(name, u=0.0, v=0.0, valid=None, size=(HEIGHT, WIDTH)):
     write_flow(
         name, torch.tensor([u, v], dtype=torch.float32).view(2, 1, 1).repeat(1, *size), valid
     )
+
+
+def pictures(folder):
+    return sorted(path.name for path in Path(folder).glob("*.png"))
 
 
 def shifted(image, columns):
@@ -422,7 +427,7 @@ def test_bad_files_do_not_stop_the_others(warp):
         "flowwarp: 3 of 4 failed",
     ]
     assert_picture(out[0], shifted(frames[3], 1))
-    assert [path.name for path in Path("out").iterdir()] == ["frame11.png"]
+    assert pictures("out") == ["frame11.png"]
     code, out, _ = warp("in", "flows", "-o", "out", "--overwrite", "--json")
     assert code == 5
     assert [fault["input"] for fault in json.loads("".join(out))["failed"]] == [
@@ -432,13 +437,101 @@ def test_bad_files_do_not_stop_the_others(warp):
     ]
 
 
+def test_the_same_command_does_what_is_left(warp):
+    save_frames("in", 3)
+    save_flow("f.flo", 1)
+    whole = Path("in/frame9.png").read_bytes()
+    Path("in/frame9.png").write_text("no picture")
+    call = ("in", "f.flo", "-o", "out", "--mask", "masks")
+    assert warp(*call)[0] == 5
+    done = [Path(f"{folder}/frame8.png") for folder in ("out", "masks")]
+    times = [path.stat().st_mtime_ns for path in done]
+    Path("in/frame9.png").write_bytes(whole)
+    code, out, _ = warp(*call, "--dry-run", "--json")
+    assert code == 0
+    assert [result["kept"] for result in json.loads("".join(out))["results"]] == [True, False, True]
+    assert pictures("out") == ["frame10.png", "frame8.png"]
+    code, out, err = warp(*call, "--json")
+    assert (code, err) == (0, [])
+    results = json.loads("".join(out))["results"]
+    assert [result.pop("kept") for result in results] == [True, False, True]
+    assert results[0] == {
+        "input": "in/frame8.png",
+        "flow": ["f.flo"],
+        "output": "out/frame8.png",
+        "mask": "masks/frame8.png",
+        "height": HEIGHT,
+        "width": WIDTH,
+        "known": results[1]["known"],
+    }
+    assert [path.stat().st_mtime_ns for path in done] == times
+    assert len(pictures("out")) == len(pictures("masks")) == 3
+
+    # What is gone, or comes of a file that has changed, is made again.
+    done[0].unlink()
+    save("in/frame10.png", seed=9)
+    code, out, _ = warp(*call, "--json")
+    results = json.loads("".join(out))["results"]
+    assert [result["kept"] for result in results] == [False, True, False]
+    assert_picture("out/frame10.png", shifted(picture(seed=9), 1))
+
+
+def test_another_job_in_the_same_folder_is_refused(warp):
+    save_frames("in", 2)
+    save_flow("f.flo", 1)
+    assert warp("in", "f.flo", "-o", "out")[0] == 0
+    code, _, err = warp("in", "f.flo", "-o", "out", "--scale", "0.5")
+    assert (code, err) == (
+        4,
+        [
+            "flowwarp: out: holds another job, whose scale is 1.0, not 0.5;"
+            " name another folder, or begin again with --overwrite"
+        ],
+    )
+    assert warp("in", "f.flo", "-o", "out", "--scale", "0.5", "--overwrite")[0] == 0
+    assert warp("in", "f.flo", "-o", "out", "--scale", "0.5", "--device", "auto")[0] == 0
+
+
+def test_two_at_once_on_one_folder(warp):
+    save_frames("in", 2)
+    save_flow("f.flo")
+    Path("out").mkdir()
+    with lock("out", "held"):
+        code, out, err = warp("in", "f.flo", "-o", "out")
+    assert (code, out, err) == (
+        8,
+        [],
+        ["flowwarp: out: another process works on this; wait for it"],
+    )
+    assert pictures("out") == []
+
+
+def test_frames_are_not_written_among_those_to_read(warp):
+    save_frames("in", 2)
+    save_flow("f.flo")
+    before = Path("in/frame8.png").read_bytes()
+    for call in (("-o", "in"), ("-o", "out", "--mask", "in")):
+        code, _, err = warp("in", "f.flo", *call, "--overwrite")
+        assert (code, err) == (
+            4, ["flowwarp: in: holds frames to read; name another folder"],
+        )  # fmt: skip
+    assert Path("in/frame8.png").read_bytes() == before
+
+
 def test_nothing_is_written_if_one_result_exists(warp):
     save_frames("in", 2)
     save_flow("f.flo")
     Path("out").mkdir()
     Path("out/frame9.png").write_text("mine")
-    assert warp("in", "f.flo", "-o", "out")[0] == 4
-    assert [path.name for path in Path("out").iterdir()] == ["frame9.png"]
+    code, _, err = warp("in", "f.flo", "-o", "out")
+    assert (code, err) == (
+        4,
+        [
+            "flowwarp: out: is not empty, and holds no job to go on with;"
+            " name another folder, or use --overwrite"
+        ],
+    )
+    assert pictures("out") == ["frame9.png"]
 
 
 def test_a_folder_called_dot(warp, tmp_path, monkeypatch):

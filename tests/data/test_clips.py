@@ -3,8 +3,11 @@
 import logging
 import os
 import pickle
+import shutil
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -198,9 +201,38 @@ def test_nothing_usable_is_an_error(tmp_path, prepare):
 
 def test_the_limit_of_size(tmp_path, prepare):
     save(tmp_path / "a", [0, 4, 8])
-    with pytest.raises(OutputError, match="lower longest"):
-        prepare(tmp_path / "a", max_bytes=20_000)
+    write_image(tmp_path / "other.png", frame(seed=7))
+    (tmp_path / "pairs.txt").write_text("a/f0.png other.png\n")
+    with pytest.raises(OutputError, match=r"more than 2e-05 GB; lower longest .*--set max_bytes="):
+        prepare(tmp_path / "pairs.txt", max_bytes=20_000)
     assert not list((tmp_path / "cache").iterdir())
+
+
+@pytest.mark.parametrize("name", ["a", "film.mp4"])
+def test_what_will_not_fit_is_said_before_it_is_decoded(tmp_path, prepare, monkeypatch, name):
+    shifts = [4 * k for k in range(10)]
+    save(tmp_path / "a", shifts)
+    write_video(tmp_path / "film.mp4", [frame(shift) for shift in shifts])
+    size = 10 * 3 * HEIGHT * WIDTH
+    assert len(prepare(tmp_path / name, max_bytes=size)) == 9
+    monkeypatch.setattr(clips, "_read", None)
+    with pytest.raises(OutputError, match=r"take up to 0\.000207 GB, more than 0\.0001 GB; lower"):
+        prepare(tmp_path / name, max_bytes=100_000, still=0.02)
+    prepare_smaller = {"max_bytes": 100_000, "longest": WIDTH // 2, "still": 0.02}
+    with pytest.raises(TypeError):  # now it would be decoded
+        prepare(tmp_path / name, **prepare_smaller)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
+    with pytest.raises(OutputError, match=r"takes up to 0\.000207 GB, and 1e-06 GB are free"):
+        prepare(tmp_path / name, still=0.03)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_header_that_lies_does_not_stop_the_rest(tmp_path, prepare, monkeypatch):
+    save(tmp_path / "a", [0, 4, 8])
+    write_video(tmp_path / "a/film.mp4", [frame(4 * k) for k in range(3)])
+    found = clips.video_info(tmp_path / "a/film.mp4")
+    monkeypatch.setattr(clips, "video_info", lambda path: replace(found, frames=10**9))
+    assert len(prepare(tmp_path / "a")) == 4
 
 
 def test_a_cache_that_cannot_be_written(tmp_path):

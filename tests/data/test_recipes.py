@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flowwarp.data import recipes
+from flowwarp.data.clips import prepare_pairs
 from flowwarp.data.recipes import (
     footage_of,
     load_recipe,
@@ -25,7 +26,7 @@ SINTEL = [
     *(f"training/flow/alley_1/frame_{n:04}.flo" for n in (1, 2)),
     *(f"training/occlusions/alley_1/frame_{n:04}.png" for n in (1, 2)),
     *(f"training/invalid/alley_1/frame_{n:04}.png" for n in (1, 2, 3)),
-    "test/clean/cave_1/frame_0001.png",
+    *(f"test/clean/cave_1/frame_{n:04}.png" for n in (1, 2)),
 ]
 KITTI15 = [
     "training/image_2/000000_10.png",
@@ -95,7 +96,17 @@ TREES = {
         2,
     ),
 }
-FOOTAGE = {"davis": "JPEGImages/480p/bear/00000.jpg", "ucf101": "Archery/v_Archery_g01_c01.avi"}
+FOOTAGE = {
+    "davis": ["JPEGImages/480p/bear/00000.jpg", "JPEGImages/480p/bear/00001.jpg"],
+    "ucf101": ["Archery/v_Archery_g01_c01.avi"],
+}
+# Pictures of all scenes in one folder; what it holds besides, and how they belong together.
+SCENES = {
+    "kitti2012": ("training/colored_0/000000_1{}.png", "training/colored_0/000001_1{}.png"),
+    "kitti2015": ("training/image_2/000000_1{}.png", "training/image_2/000001_1{}.png"),
+    "hd1k": ("hd1k_input/image_2/000000_000{}.png", "hd1k_input/image_2/000001_000{}.png"),
+    "flyingchairs": ("data/00001_img{}.ppm", "data/00002_img{}.ppm"),
+}
 
 
 def is_flow(name):
@@ -133,14 +144,35 @@ def test_every_recipe_is_tested():
 
 @pytest.mark.parametrize("name", FOOTAGE)
 def test_footage_without_flow(tmp_path, name):
-    path = tmp_path / FOOTAGE[name]
-    path.parent.mkdir(parents=True)
-    path.write_bytes(b"")
+    paths = [tmp_path / file for file in FOOTAGE[name]]
+    paths[0].parent.mkdir(parents=True)
+    for path in [*paths, paths[0].parent.parent / ".DS_Store"]:
+        path.write_bytes(b"")
     recipe = load_recipe(name)
-    (found,) = footage_of(recipe, tmp_path)
-    assert found in (path, path.parent)
+    (clip,) = footage_of(recipe, tmp_path)
+    assert clip.files == tuple(paths)
     with pytest.raises(InputError, match="has no flow"):
         pairs_of(recipe, tmp_path)
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_no_pair_crosses_scenes_of_one_folder(tmp_path, name):
+    """The second scene goes on where the first one ends, so that no cut is seen."""
+    generator = torch.Generator().manual_seed(0)
+    photo = torch.nn.functional.interpolate(
+        torch.rand(1, 3, 4, 8, generator=generator), (64, 120), mode="bilinear"
+    )[0]
+    files = [tmp_path / scene.format(n) for scene in SCENES[name] for n in (1, 2)]
+    for shift, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_image(file, photo[..., 6 * shift : 6 * shift + 96])
+    clips = footage_of(load_recipe(name), tmp_path)
+    assert [clip.files for clip in clips] == [tuple(files[:2]), tuple(files[2:])]
+    whole = prepare_pairs([files[0].parent], cache=tmp_path / "cache")
+    assert len(whole) == 3  # as a folder of anyone's, it is one clip
+    store = prepare_pairs(clips, cache=tmp_path / "cache")
+    assert len(store) == 2
+    assert len(store.windows(3)) == 0
 
 
 def test_sintel_in_detail(tmp_path):
@@ -158,7 +190,14 @@ def test_sintel_in_detail(tmp_path):
     truth = read_pair(first)
     assert (~truth.visible).nonzero().tolist() == [[0, 0, 0, 0]]
     assert (~truth.valid).nonzero().tolist() == [[0, 0, 0, 1]]
-    assert [path.name for path in footage_of(recipe, root)] == ["cave_1", "alley_1", "alley_1"]
+    assert [clip.name for clip in footage_of(recipe, root)] == [
+        str(root / part / scene)
+        for part, scene in (
+            ("test/clean", "cave_1"),
+            ("training/clean", "alley_1"),
+            ("training/final", "alley_1"),
+        )
+    ]
 
 
 def test_a_mask_may_be_as_dark_as_one_step(tmp_path):

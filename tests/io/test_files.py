@@ -1,3 +1,4 @@
+import errno
 import os
 import stat
 import threading
@@ -92,6 +93,19 @@ def test_atomic_output_keeps_the_umask(tmp_path):
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OutputError) as caught, _files.atomic_folder(tmp_path / "new") as work:
+        raise OutputError(work / "0.png", "no space left on device") from full
+    assert str(caught.value) == f"{tmp_path / 'new'}: no space left on device"
+    with (
+        pytest.raises(OutputError, match="elsewhere: broken"),
+        _files.atomic_folder(tmp_path / "new"),
+    ):
+        raise OutputError("elsewhere", "broken") from full
+    assert names(tmp_path) == []
 
 
 def test_output_name_too_long(tmp_path):

@@ -56,6 +56,23 @@ def test_charbonnier_loss_by_hand():
     assert charbonnier_loss(image, other).item() == pytest.approx(0.4, abs=1e-5)
 
 
+@pytest.mark.parametrize("radius", [1, 3])
+def test_census_loss_by_hand(radius):
+    """Of a block as large as the image only the centre is compared with all its neighbours."""
+    side = 2 * radius + 1
+    image, other, corner = torch.zeros(3, 1, 1, side, side)
+    other[..., radius, radius] = 2 / 255  # the centre is 2 grey levels above all neighbours
+    squared = 4 / (0.81 + 4)  # of the soft sign of -2
+    distance = squared / (0.1 + squared)
+    loss = census_loss(image, other, radius=radius).item()
+    assert loss == pytest.approx(math.sqrt(distance**2 + 1e-6), rel=1e-5)
+    corner[..., 0, 0] = -1 / 255  # one of K neighbours is 1 grey level below
+    squared = 1 / (0.81 + 1)
+    distance = squared / (0.1 + squared) / (side**2 - 1)
+    loss = census_loss(image, corner, radius=radius).item()
+    assert loss == pytest.approx(math.sqrt(distance**2 + 1e-6), rel=1e-5)
+
+
 def test_census_loss_sees_structure_and_not_light():
     image, other = frames(1)
     brighter = image * 0.9 + 0.05
@@ -92,6 +109,20 @@ def test_gradients_are_forward_differences():
     dx, dy = gradients(ramp)
     assert dx[0, 0].tolist() == [[1, 1, 1, 0]] * 3
     assert dy[0, 0].tolist() == [[4] * 4, [4] * 4, [0] * 4]
+
+
+def test_gradient_loss_by_hand():
+    image = torch.zeros(1, 1, 2, 3)
+    other = torch.tensor([[0.0, 0.25, 0.5], [0.0, 0.25, 0.5]]).view(1, 1, 2, 3)
+    slope, none = math.sqrt(0.25**2 + 1e-6), 1e-3  # Charbonnier of both
+    # Along x: 0.25 twice a row, and 0 at its end; along y nothing changes.
+    expected = (4 * slope + 2 * none) / 6 + none
+    assert gradient_loss(image, other).item() == pytest.approx(expected, rel=1e-5)
+    first = torch.zeros(1, 1, 2, 3, dtype=torch.bool)
+    first[..., 0] = True
+    assert gradient_loss(image, other, first).item() == pytest.approx(slope + none, rel=1e-5)
+    turned = gradient_loss(image.transpose(2, 3), other.transpose(2, 3))
+    assert turned.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_loss_is_blind_to_added_light():

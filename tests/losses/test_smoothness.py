@@ -40,6 +40,22 @@ def test_an_edge_frees_the_flow():
     assert smoothness_first(flow, image).item() == pytest.approx(edged, abs=1e-5)
 
 
+def test_second_order_counts_bends():
+    flow = torch.zeros(1, 2, 4, 5)
+    flow[0, 0] = torch.tensor([0.0, 0.0, 1.0, 2.0, 2.0])  # bends by 1, 0 and -1 along x
+    flat = ((2 + 4 * EPSILON) / 6 + EPSILON) / 2
+    assert smoothness_second(flow, FLAT).item() == pytest.approx(flat, abs=1e-5)
+    # The same along y.
+    turned, still = flow.transpose(2, 3), FLAT.transpose(2, 3)
+    assert smoothness_second(turned, still).item() == pytest.approx(flat, abs=1e-5)
+    # An edge lies within the first three pixels of a row and within the next, not in the last.
+    image = torch.zeros(1, 3, 4, 5)
+    image[..., 2:] = 0.1
+    weight = math.exp(-150 * 0.01)
+    edged = ((weight + 1 + 3 * weight * EPSILON + EPSILON) / 6 + EPSILON) / 2
+    assert smoothness_second(flow, image).item() == pytest.approx(edged, abs=1e-5)
+
+
 @pytest.mark.parametrize("term", [smoothness_first, smoothness_second])
 def test_terms_are_per_example(term):
     generator = torch.Generator().manual_seed(0)

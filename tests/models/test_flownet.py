@@ -119,5 +119,20 @@ def test_wrong_arguments_name_themselves(net):
     image1, image2 = frames()
     with pytest.raises(ValueError, match="image2 must have batch"):
         net(image1, image2[..., 1:])
-    with pytest.raises(ValueError, match="must have 3 channels"):
+    with pytest.raises(ValueError, match="image1 must have 3 channels, got 1"):
         net(image1[:, :1], image2[:, :1])
+    with pytest.raises(ValueError, match="image2 must have 3 channels, got 1"):
+        net(image1, image2[:, :1])
+    for empty in ((slice(0), slice(None)), (slice(None), slice(0))):
+        with pytest.raises(ValueError, match="image1 must have pixels, got shape"):
+            net(image1[..., *empty], image2[..., *empty])
+    for skip in (-1, 4):
+        with pytest.raises(ValueError, match=rf"skip must be in \[0, 3\], got {skip}"):
+            net(image1, image2, skip=skip)
+
+
+def test_two_levels_are_the_fewest():
+    with pytest.raises(ValueError, match="widths must be 2 or more, got 1"):
+        FlowNetConfig(widths=(8,))
+    net = FlowNet(FlowNetConfig(widths=(8, 8), projected=8, decoder=(8,), context=8, radius=1))
+    assert net(*frames())[0].flow.isfinite().all()

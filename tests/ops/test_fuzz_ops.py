@@ -22,7 +22,7 @@ def tool():
 
 def test_random_calls_are_right(tool):
     rng = random.Random(7)
-    for _ in range(120):
+    for _ in range(240):
         case = tool.draw(rng)
         assert tool.compare(case) is None, case
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flowwarp.errors import OutputError
-from flowwarp.train.arrays import open_array
+from flowwarp.train.arrays import fill_arrays, open_array
 
 
 def test_is_made_of_zeros_once_and_kept(tmp_path):
@@ -46,6 +46,21 @@ def test_a_full_disk_is_no_crash(small_disk, monkeypatch, without):
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 4
     assert list(small_disk.iterdir()) == []
+
+
+def test_more_than_the_disk_holds_is_said_in_bytes(tmp_path):
+    told = []
+    with pytest.raises(OutputError, match=r"takes up to 1e\+11 GB, and .* GB are free.*fewer than"):
+        fill_arrays(
+            tmp_path / "a",
+            {"x": ((10**9,), np.uint8)},
+            10**11,
+            lambda number: {},
+            problem="is made",
+            progress=lambda *numbers: told.append(numbers),
+        )
+    assert told == []
+    assert not list(tmp_path.glob("a/*.npy"))
 
 
 def test_another_or_a_broken_array_is_refused(tmp_path):

@@ -10,6 +10,7 @@ from flowwarp.nn import check_batch_invariance
 from flowwarp.train import exactness
 from flowwarp.train.exactness import (
     PARTS,
+    RESUMED,
     ROUNDING,
     TRAINERS,
     kills,
@@ -17,6 +18,7 @@ from flowwarp.train.exactness import (
     networks,
     operators,
     process_difference,
+    refinements,
     resume_differences,
     run_differences,
     small_config,
@@ -33,9 +35,9 @@ def folder(tmp_path_factory):
 # One example
 
 
-@pytest.mark.parametrize("name", operators())
+@pytest.mark.parametrize("name", operators() | refinements())
 def test_an_operator_gives_the_same_bits_in_any_batch(name):
-    check_batch_invariance(*operators()[name], tolerance=0)
+    check_batch_invariance(*(operators() | refinements())[name], tolerance=0)
 
 
 @pytest.mark.parametrize("name", networks())
@@ -48,11 +50,11 @@ def test_an_example_sees_no_other(name):
 def test_the_loss_of_an_example_sees_no_other(name, folder):
     config = small_config()
     task = small_task(name, config, folder)
-    step = config.steps // 4  # before the upsampler draws its own frames, of some examples at once
+    step = config.steps // 4
     check_batch_invariance(
         lambda **examples: task.loss(task.model, examples, step),
         task.batch(range(1)),
-        tolerance=1e-5,
+        tolerance=ROUNDING,
     )
 
 
@@ -109,9 +111,10 @@ def test_a_statistic_of_the_batch_is_measured(folder, monkeypatch):
 # Runs
 
 
-def test_a_stopped_run_ends_like_a_whole_one(folder):
-    """The flow trainer's; the others' are in their own files."""
-    assert resume_differences("flow", "fp32", folder) == 0
+@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
+    assert resume_differences(name, kind, folder) == 0
 
 
 def test_a_killed_run_ends_like_a_whole_one(folder):

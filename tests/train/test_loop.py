@@ -393,8 +393,10 @@ def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
 
 def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    task = replace(tiny.make(), prepare=lambda: pytest.fail("before what takes long"))
     with pytest.raises(InputError, match=r"flowwarp\[log\]"):
-        run(tiny.make(), tiny.config(), tmp_path, tensorboard=True)
+        run(task, tiny.config(), tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from flowwarp.errors import InputError
-from flowwarp.train.settings import override, read_toml, to_toml
+from flowwarp.train.settings import check_least, check_shares, override, read_toml, to_toml
 
 
 @dataclass(frozen=True)
@@ -114,3 +114,17 @@ def test_wrong_toml_is_named(tmp_path, text, problem):
         read_toml(path, CONFIGS)
     assert problem in str(fault.value)
     assert str(path) in str(fault.value)
+
+
+@pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf")])
+def test_what_is_no_share_is_refused(value):
+    check_shares(Loop(rate=1.0), "rate")
+    with pytest.raises(ValueError, match=r"rate must be in \[0, 1\], got"):
+        check_shares(Loop(rate=value), "rate")
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_what_is_too_little_is_refused(value):
+    check_least(Loop(rate=1.0), 1, "rate")
+    with pytest.raises(ValueError, match="rate must be at least 1, got"):
+        check_least(Loop(rate=value), 1, "rate")

@@ -15,29 +15,34 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from flowwarp.data.digits import compose_digits
+from flowwarp.data.digits import COLORS, GROUNDS, MOTIONS, compose_digits
 from flowwarp.data.world import Clip
+from flowwarp.models.captioner import CaptionerConfig
+from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import coarse, detail, enlarge
 from flowwarp.pipelines.video_tokens import load_dvae
-from flowwarp.train import dvae, gpt, upsampler
-from flowwarp.train.loop import Task, train
+from flowwarp.train import captioner, dvae, gpt, upsampler
+from flowwarp.train.classifier import classifier_losses
+from flowwarp.train.kept import keep_clips
+from flowwarp.train.loop import LoopConfig, Task, train
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 FRAMES = 8
 CLIPS = 512
-STEPS = {"dvae": 300, "gpt": 300, "upsampler": 200}
+STEPS = {"dvae": 300, "gpt": 300, "upsampler": 200, "captioner": 300, "classifier": 300}
 CODEC_STEPS = 100
-NORMS = {"dvae": ("group", "none"), "gpt": ("rms", "none"), "upsampler": ("group", "none")}
+NORMS = {name: ("rms" if name == "gpt" else "group", "none") for name in STEPS}
+ATTRIBUTES = {"color": tuple(COLORS), "ground": tuple(GROUNDS), "direction": tuple(MOTIONS)}
 
 
 def main() -> None:
@@ -146,6 +151,47 @@ def upsampler_task(configs: dict[str, Any], folder: Path) -> Task:
     return replace(task, validate=validate)
 
 
+def captioner_task(configs: dict[str, Any], folder: Path) -> Task:
+    kept = [
+        keep_clips(partial(clip, 32, seed), str(seed), count, cache=folder)
+        for seed, count in ((0, configs["data"].clips), (1, 64))
+    ]
+    return captioner.captioner_task(kept[0], {"val": kept[1]}, configs)
+
+
+def classifier_task(configs: dict[str, Any], folder: Path) -> Task:
+    torch.manual_seed(configs["loop"].seed)
+    per_step = configs["loop"].batch_size
+
+    def batch(numbers: range, seed: int = 0) -> dict[str, Tensor]:
+        clips = [clip(32, seed, number) for number in numbers]
+        seen = [item.attributes | item.attributes["actors"][0] for item in clips]
+        labels = {
+            name: torch.tensor([values.index(about[name]) for about in seen])
+            for name, values in ATTRIBUTES.items()
+        }
+        return {"video": torch.stack([item.video for item in clips]) / 255} | labels
+
+    examples = batch(range(2 * per_step), seed=1)
+
+    def loss(net: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        assert isinstance(net, Classifier)
+        return classifier_losses(net, examples)
+
+    def validate(net: nn.Module) -> dict[str, float]:
+        return {"nats": float(loss(net, examples, 0)["loss"].mean())}
+
+    return Task(
+        name="classifier",
+        model=Classifier(configs["model"]),
+        batch=batch,
+        loss=loss,
+        configs={"model": configs["model"]},
+        validate=validate,
+        metric="nats",
+    )
+
+
 def dvae_preset() -> dict[str, Any]:
     return dvae.presets("tiny") | {"data": dvae.DVAEDataConfig(32, FRAMES, validation=8)}
 
@@ -160,15 +206,31 @@ def upsampler_preset() -> dict[str, Any]:
     return upsampler.presets("tiny") | {"data": data}
 
 
+def captioner_preset() -> dict[str, Any]:
+    sizes = {"size": 32, "widths": (16, 32), "hidden": 48}
+    data = captioner.CaptionerDataConfig(clips=CLIPS, length=FRAMES, merges=64, text_limit=32)
+    return captioner.presets("tiny") | {"data": data, "model": CaptionerConfig(1, **sizes)}
+
+
+def classifier_preset() -> dict[str, Any]:
+    model = ClassifierConfig(tuple(ATTRIBUTES.items()), size=32, widths=(16, 32))
+    training = LoopConfig(batch_size=16, learning_rate=2e-3, weight_decay=0.02, beta2=0.98)
+    return {"loop": training, "model": model}
+
+
 PRESETS: dict[str, Callable[[], dict[str, Any]]] = {
     "dvae": dvae_preset,
     "gpt": gpt_preset,
     "upsampler": upsampler_preset,
+    "captioner": captioner_preset,
+    "classifier": classifier_preset,
 }
 TASKS: dict[str, Callable[[dict[str, Any], Path], Task]] = {
     "dvae": dvae_task,
     "gpt": gpt_task,
     "upsampler": upsampler_task,
+    "captioner": captioner_task,
+    "classifier": classifier_task,
 }
 
 

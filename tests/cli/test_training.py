@@ -1,0 +1,60 @@
+"""What trainers have in common: a dry run of each says what it would do, and does nothing."""
+
+import json
+
+import pytest
+import torch
+
+from flowwarp.cli import main
+from flowwarp.io.video import write_video
+
+DVAE = ["--dvae", "base"]
+TRAINERS = {
+    "train-dvae": [],
+    "train-captioner": [],
+    "train-gpt": DVAE,
+    "train-upsampler": DVAE,
+}
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    options = [*TRAINERS[name], "--preset", "tiny", "--steps", 7, "--dry-run"]
+    assert run(name, "digits", *options) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in told] == [
+        "sources", "found", "network", "training", "run",
+    ]  # fmt: skip
+    assert told[1] == "found: endless videos"
+    assert told[3].startswith("training: 7 steps of ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "clips").mkdir()
+    for number in range(3):
+        write_video(tmp_path / f"clips/{number}.mp4", torch.rand(2, 3, 16, 16))
+        (tmp_path / f"clips/{number}.txt").write_text("a square moves")
+    options = [*TRAINERS[name], "--run", tmp_path / "run", "--dry-run", "--json"]
+    assert run(name, tmp_path / "clips", *options) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["found"] == {"videos": 3}
+    assert plan["sources"]["data"] == [str(tmp_path / "clips")]
+    assert {path.name for path in tmp_path.iterdir()} == {"clips"}
+    assert run(name, tmp_path / "gone", *options) == 3
+
+
+def test_a_run_that_is_there_is_refused_in_a_dry_run_too(tmp_path, capsys):
+    (tmp_path / "last.safetensors").write_bytes(b"")
+    assert run("train-dvae", "digits", "--run", tmp_path, "--dry-run") == 4
+    assert "holds a run already" in capsys.readouterr().err
