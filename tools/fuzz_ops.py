@@ -208,7 +208,7 @@ def _smoothness(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor
 
 def _relax(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
     a, b, c = make(case, 3, 1.0, wild=False).chunk(3, 1)
-    matrix = [a * a + c * c, a * b, b * b + c * c]  # with no negative eigenvalue
+    matrix = [a * a + c * c + 0.1, a * b, b * b + c * c + 0.1]  # with no eigenvalue near 0
     equations = torch.cat([*matrix, make(case, 2, 1.0, wild=False, salt=1)], 1)
     weights = make(case, 2, 1.0, wild=False, salt=2).abs() + 0.1
     return (

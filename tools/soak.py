@@ -7,7 +7,7 @@
 ``video`` runs ``flowwarp flow`` on a made-up video and looks at the memory of the process: after a
 tenth of the pairs and at the end, which may differ by 20 MB. ``broken`` kills such a process, and
 starts another: it must do what is left, name the broken frame and end with exit code 5. ``kill``
-kills small trainings of all four networks at random moments. After each kill every state in the
+kills small trainings of each kind at random moments. After each kill every state in the
 run's folder must load; and each run, however often it was killed, must end with the files, bit for
 bit, of one that was not. The last line printed is JSON; the exit code is 1 if something did not
 hold.

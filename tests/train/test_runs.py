@@ -92,9 +92,17 @@ def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path):
 def test_metrics_on_a_full_disk(tmp_path):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")
-    (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
-    with open_run(tmp_path, {}) as run, pytest.raises(OutputError, match=r"metrics\.jsonl"):
-        run.log({"step": 1})
+    with open_run(tmp_path, {}) as run:
+        (tmp_path / "metrics.jsonl").symlink_to("/dev/full")
+        with pytest.raises(OutputError, match=r"metrics\.jsonl: no space"):
+            run.log({"step": 1})
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml"])
+def test_a_pipe_is_refused_without_blocking(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(OutputError, match=f"{name}: is not a regular file"), open_run(tmp_path, {}):
+        pass
 
 
 def test_lock_within_one_process(tmp_path):
