@@ -61,7 +61,7 @@ def estimate_flow(
         image1: (B, 3, H, W) in [0, 1].
         image2: likewise, on the same device.
         quality: ``"fast"`` is the network alone, ``"balanced"`` adds a short fit to the pair,
-            ``"best"`` fits until the flow settles, or ten times at each size.
+            ``"best"`` fits until the flow settles, or eight times at each size.
         progress: is called during the fit with the share of it that is done, up to 1.
 
     Raises:

@@ -86,7 +86,7 @@ class RefineConfig:
 
 
 BALANCED = RefineConfig(match_rounds=2, levels=3, warps=2, inner=1, median_radius=5)
-BEST = RefineConfig(levels=3, warps=10, median_radius=7)
+BEST = RefineConfig(levels=3, warps=8, median_radius=7)
 QUALITIES = {"balanced": BALANCED, "best": BEST}
 
 Progress = Callable[[float], None]  # is told which share is done, up to 1

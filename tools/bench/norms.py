@@ -207,9 +207,9 @@ def upsampler_preset() -> dict[str, Any]:
 
 
 def captioner_preset() -> dict[str, Any]:
-    sizes = {"size": 32, "widths": (16, 32), "hidden": 48}
+    model = CaptionerConfig(1, size=32, widths=(16, 32), hidden=48)
     data = captioner.CaptionerDataConfig(clips=CLIPS, length=FRAMES, merges=64, text_limit=32)
-    return captioner.presets("tiny") | {"data": data, "model": CaptionerConfig(1, **sizes)}
+    return captioner.presets("tiny") | {"data": data, "model": model}
 
 
 def classifier_preset() -> dict[str, Any]:
