@@ -38,10 +38,9 @@ WORLDS = {
         "captions": [  # of the first clips
             "a light-skinned person with a blonde ponytail wearing a blue dress seen from the front"
             " in front of a brick wall",
-            "an archer dressed in chain mail with a metal helmet shoots a bow looking to the right"
-            " on water, the camera zooms in",
-            "a skeleton in chain mail and blue pants working magic facing away under the stars, the"
-            " camera stands still",
+            "an archer with a metal helmet dressed in chain mail shoots with a bow facing right on"
+            " water, as the camera zooms in",
+            "under the stars, a skeleton dressed in chain mail working magic seen from behind",
             "across blue water, a black-haired man in plate armor and metal pants strides"
             " rightwards, as the camera follows",
             "a fellow with short red hair in a red shirt stands still turned right on stone tiles",
