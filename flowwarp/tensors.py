@@ -31,6 +31,18 @@ def check_image(image: Tensor, name: str = "image") -> None:
         raise ValueError(f"{name} must be (B, C, H, W), got shape {_shape(image)}")
 
 
+def check_pixels(image: Tensor, name: str) -> None:
+    """Check that ``image`` is (B, C, H, W), floating point, and neither H nor W is 0.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+        ValueError: not four-dimensional, or without pixels.
+    """
+    check_image(image, name)
+    if not (image.shape[2] and image.shape[3]):
+        raise ValueError(f"{name} must have pixels, got shape {_shape(image)}")
+
+
 def check_video(video: Tensor, name: str = "video") -> None:
     """Check that ``video`` is (B, T, C, H, W), floating point, and not empty.
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_image, check_same_grid
+from flowwarp.tensors import check_pixels, check_same_grid
 
 FINEST = 1  # index of the level at 1/4, where the decoder ends
 SLOPE = 0.1  # of the leaky ReLU
@@ -233,13 +233,11 @@ class FlowNet(nn.Module):
                 left.
         """
         for image, name in ((image1, "image1"), (image2, "image2")):
-            check_image(image, name)
+            check_pixels(image, name)
             if image.shape[1] != 3:
                 raise ValueError(f"{name} must have 3 channels, got {image.shape[1]}")
         check_same_grid(image2, "image2", image1)
         batch, _, height, width = image1.shape
-        if not (height and width):
-            raise ValueError(f"image1 must have pixels, got shape {tuple(image1.shape)}")
         if not 0 <= skip < len(self.projections):
             raise ValueError(f"skip must be in [0, {len(self.projections) - 1}], got {skip}")
         images = self._pad(torch.cat([image1, image2]))

@@ -22,8 +22,8 @@ def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
     steps = torch.arange(-radius, radius + 1, dtype=torch.float32)
     kernel = (-0.5 * (steps / sigma).square()).exp()
     weights = (kernel / kernel.sum()).tolist()
-    for pad in ((radius, radius, 0, 0), (0, 0, radius, radius)):
-        image = _weigh(F.pad(image, pad, mode="replicate"), weights, across=bool(pad[0]))
+    for axis in (3, 2):
+        image = _weigh(image, weights, axis, "replicate")
     return image
 
 
@@ -35,22 +35,20 @@ def box_blur(image: Tensor, radius: int) -> Tensor:
         radius: of the square, in pixels; its side is twice that and one.
     """
     ones = [1.0] * (2 * radius + 1)
-    for pad in ((radius, radius, 0, 0), (0, 0, radius, radius)):
-        across = bool(pad[0])
-        size = image.shape[3 if across else 2]
+    for axis in (3, 2):
+        size = image.shape[axis]
         place = torch.arange(size, dtype=image.dtype, device=image.device)
         within = (place + radius).clamp_max(size - 1) - (place - radius).clamp_min(0) + 1
-        total = _weigh(F.pad(image, pad), ones, across=across)
-        image = total.div_(within if across else within[:, None])
+        image = _weigh(image, ones, axis, "constant").div_(within if axis == 3 else within[:, None])
     return image
 
 
-def _weigh(padded: Tensor, weights: list[float], *, across: bool) -> Tensor:
-    """Sum shifted pictures of the padded one, along x or y."""
-    axis = 3 if across else 2
-    size = padded.shape[axis] - len(weights) + 1
-    shifted = [padded.narrow(axis, k, size) for k in range(len(weights))]
-    total = weights[0] * shifted[0]
-    for weight, picture in zip(weights[1:], shifted[1:], strict=True):
-        total.add_(picture, alpha=weight)
+def _weigh(image: Tensor, weights: list[float], axis: int, mode: str) -> Tensor:
+    """Sum shifted pictures along an axis, 3 or 2; ``mode`` says what lies beyond the border."""
+    radius, size = len(weights) // 2, image.shape[axis]
+    pad = (radius, radius, 0, 0) if axis == 3 else (0, 0, radius, radius)
+    padded = F.pad(image, pad, mode=mode)
+    total = weights[0] * padded.narrow(axis, 0, size)
+    for shift, weight in enumerate(weights[1:], 1):
+        total.add_(padded.narrow(axis, shift, size), alpha=weight)
     return total

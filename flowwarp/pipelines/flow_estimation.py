@@ -19,7 +19,7 @@ from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.refine import Progress, part, refine
-from flowwarp.tensors import check_choice, check_image
+from flowwarp.tensors import check_choice, check_pixels
 
 Quality = Literal["fast", "balanced", "best"]
 QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
@@ -95,10 +95,8 @@ def estimate_both(
 
 
 def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    for image, name in ((image1, "image1"), (image2, "image2")):
-        check_image(image, name)
-        if not (image.shape[2] and image.shape[3]):
-            raise ValueError(f"{name} must have pixels, got shape {tuple(image.shape)}")
+    check_pixels(image1, "image1")
+    check_pixels(image2, "image2")
     height, width = image1.shape[-2:]
     size = (round(ENLARGED * height), round(ENLARGED * width))
     # With antialias, which changes nothing where images grow: only then it rounds the same for any

@@ -31,7 +31,7 @@ from flowwarp.ops.variational import (
     weighted_median,
 )
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_choice, check_flow, check_image
+from flowwarp.tensors import check_choice, check_flow, check_pixels
 
 HIDDEN = 0.01  # confidence of a pixel that seems hidden in frame 2: its neighbours decide
 SMALLEST = 16  # pixels; no level of the pyramid is smaller, unless the image is
@@ -415,12 +415,10 @@ def _spread(total: Tensor, known: Tensor) -> Tensor:
 
 
 def _check_pair(image1: Tensor, image2: Tensor) -> None:
-    check_image(image1, "image1")
-    check_image(image2, "image2")
+    check_pixels(image1, "image1")
+    check_pixels(image2, "image2")
     if image1.shape[1] not in (1, 3):
         raise ValueError(f"image1 must have 1 or 3 channels, got shape {tuple(image1.shape)}")
-    if not (image1.shape[2] and image1.shape[3]):
-        raise ValueError(f"image1 must have pixels, got shape {tuple(image1.shape)}")
     if image2.shape != image1.shape or image2.device != image1.device:
         raise ValueError(
             f"image2 must be {tuple(image1.shape)} on {image1.device} as image1 is, "
