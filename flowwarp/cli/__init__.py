@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,8 +97,4 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    # Torch's threads spin while they wait for each other. Where other programs are at work too, one
-    # that spins keeps away the one it waits for: a video of 5 s took 3 minutes beside two of them,
-    # and 20 s like this. The runtime of threads (OpenMP) reads it when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     run(cli, arguments)

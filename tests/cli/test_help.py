@@ -1,6 +1,5 @@
 """What the program says of itself, and that saying it costs nothing."""
 
-import os
 import subprocess
 import sys
 
@@ -76,12 +75,3 @@ def test_shell_completion(say, monkeypatch):
     monkeypatch.setenv("COMP_WORDS", "flowwarp wa")
     monkeypatch.setenv("COMP_CWORD", "1")
     assert say() == (0, "plain,warp\n", "")
-
-
-@pytest.mark.parametrize("given", [None, "active"])
-def test_threads_wait_without_spinning_unless_told_otherwise(say, monkeypatch, given):
-    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")  # puts back at the end what was there
-    if given is None:
-        monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert say("--version")[0] == 0
-    assert os.environ["OMP_WAIT_POLICY"] == (given or "passive")
