@@ -24,6 +24,9 @@ VIDEO_EXTENSIONS = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", "
 
 # 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
 MAX_PIXELS = 2**27
+# A frame of a video, 8K as cinemas have it, in whole macroblocks: what is decoded, its neighbours
+# that the decoder keeps and the float32 picture then take less than 1 GiB together.
+MAX_FRAME_PIXELS = 8192 * 4352
 
 # A JPEG of one colour has some 170 pixels a byte, a GIF 2,700. A WebP can have any number, so up
 # to 4K is taken at its word.
@@ -70,16 +73,22 @@ def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
             raise InputError(path, reason(fault)) from fault
 
 
-def check_pixels(path: str | Path, width: int, height: int, file_bytes: int | None = None) -> None:
+def check_pixels(
+    path: str | Path,
+    width: int,
+    height: int,
+    file_bytes: int | None = None,
+    most: int = MAX_PIXELS,
+) -> None:
     """Check a size that a header states, for a packed format against the size of the file too.
 
     Raises:
-        InputError: zero, negative or absurd.
+        InputError: zero, negative or absurd; or more than ``most`` pixels.
     """
     if width < 1 or height < 1:
         raise InputError(path, f"its header says {width}x{height} pixels", "the file is broken")
-    if width * height > MAX_PIXELS:
-        limit = f"at most {MAX_PIXELS // 10**6} million pixels are read"
+    if width * height > most:
+        limit = f"at most {most // 10**6} million pixels are read"
         raise InputError(path, f"its header says {width}x{height} pixels", limit)
     if file_bytes and width * height > max(_SMALL_PIXELS, _PIXELS_PER_BYTE * file_bytes):
         raise InputError(

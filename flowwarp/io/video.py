@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import (
-    MAX_PIXELS,
+    MAX_FRAME_PIXELS,
     atomic_folder,
     atomic_output,
     check_pixels,
@@ -225,9 +225,9 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
             if stream.codec_context is None:
                 raise InputError(path, "is a video in an unknown codec")
             context = stream.codec_context
-            check_pixels(path, context.width, context.height, file_bytes=size)
+            check_pixels(path, context.width, context.height, size, MAX_FRAME_PIXELS)
             # A stream may announce another size later on than the container did.
-            context.options = {"max_pixels": str(MAX_PIXELS)}
+            context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
             stream.thread_type = "AUTO"
             yield container, stream
 
@@ -467,7 +467,7 @@ def _open_webp(path: str | Path) -> Iterator[Image.Image]:
                 warnings.simplefilter("ignore")
                 opened = Image.open(file, formats=("WEBP",))
             with opened as picture:
-                check_pixels(path, *picture.size, file_bytes=size)
+                check_pixels(path, *picture.size, size, MAX_FRAME_PIXELS)
                 yield picture
         except (OSError, ValueError, EOFError, Image.DecompressionBombError) as fault:
             if isinstance(fault, InputError):

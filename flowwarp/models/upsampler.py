@@ -33,6 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.ops.filters import half_band
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_choice, check_flow, check_image, check_same_grid
@@ -58,6 +59,10 @@ class UpsamplerConfig:
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
         residual: the unit of the residual's coarse part, its standard deviation over the data.
         detail: the unit of its detail, likewise, of white noise whose detail has its variance.
+        sharpness: what the finest detail of an output, that of more than a quarter cycle a pixel,
+            is multiplied by. The mean of all that is possible is weaker than any of it: where the
+            network knows a share ``s`` of the variance, it draws ``√s`` of the amplitude, and
+            ``1 / √s`` restores it, at the least cost in squared error.
     """
 
     widths: tuple[int, ...] = (96, 128, 160)
@@ -67,6 +72,7 @@ class UpsamplerConfig:
     norm: Literal["group", "none"] = "group"
     residual: float = 0.08
     detail: float = 0.03
+    sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.widths or len(self.widths) != len(self.blocks):
@@ -77,7 +83,7 @@ class UpsamplerConfig:
             raise ValueError("blocks and embedding must be at least 1")
         if self.patch < SCALE or self.patch % SCALE:
             raise ValueError(f"patch must be a multiple of {SCALE}, got {self.patch}")
-        for name in ("residual", "detail"):
+        for name in ("residual", "detail", "sharpness"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
 
@@ -240,10 +246,16 @@ class Upsampler(nn.Module):
         return mean / self.config.residual + (whole - mean) / self.config.detail
 
     def image(self, residual: Tensor, decode: Tensor) -> Tensor:
-        """Return the image of a residual, in [0, 1]: the reverse of :meth:`residual`."""
+        """Return the image of a residual, in [0, 1], sharpened.
+
+        But for ``UpsamplerConfig.sharpness`` it is the reverse of :meth:`residual`.
+        """
         mean = coarse(residual)
         whole = self.config.residual * mean + self.config.detail * (residual - mean)
-        return (enlarge(decode) + whole).clamp(0, 1)
+        image = enlarge(decode) + whole
+        if self.config.sharpness != 1:
+            image = torch.lerp(half_band(image), image, self.config.sharpness)
+        return image.clamp(0, 1)
 
     def _network(self, parts: list[Tensor], time: Tensor) -> Tensor:
         """Return (B, 3, H', W') of full-size parts and, last, the decode; padded to the stride."""

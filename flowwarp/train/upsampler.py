@@ -449,6 +449,7 @@ def upsampler_task(
         validate=validate,
         samples=samples,
         notes=notes or {},
+        matrices=("down", "up", "shrink", "grow"),
     )
 
 
