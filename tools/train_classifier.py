@@ -51,6 +51,7 @@ def main() -> None:
         learning_rate=arguments.rate,
         warmup=50,
         weight_decay=0.02,
+        muon=0.35,
         beta2=0.99,
         precision="bf16" if half else "fp32",
         validate_every=400,

@@ -282,6 +282,7 @@ def captioner_task(
         validate=validate,
         metric="nats",
         notes={**(notes or {}), VOCABULARY: words.to_json()},
+        matrices=("see", "think", "show", "read", "tell"),
     )
 
 

@@ -174,4 +174,5 @@ def classifier_task(
         validate=validate,
         metric="error",
         notes=notes or {},
+        matrices=("see", "join"),
     )

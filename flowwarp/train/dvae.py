@@ -371,6 +371,7 @@ def dvae_task(
         samples=samples,
         notes=notes or {},
         prepare=prepare,
+        matrices=("encoder", "decoder"),
     )
 
 

@@ -1,0 +1,126 @@
+"""Muon on the kernels of convolutions; on matrices it is tested with the loop."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from flowwarp.train.optimizers import Optimizer
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
+class _Small(nn.Module):
+    def __init__(self, size=3):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = nn.Sequential(nn.Conv2d(4, 6, size, padding=size // 2), nn.Conv2d(6, 5, 1))
+        self.head = nn.Conv2d(5, 2, 3)
+
+    def gradients(self, x):
+        loss = self.head(self.inner(x)).square().sum()
+        loss.backward()
+
+
+def _optimizer(net, muon=0.5):
+    return Optimizer(net, ("inner",), muon=muon, beta2=0.99, weight_decay=0.0)
+
+
+@pytest.fixture
+def x():
+    return torch.randn(2, 4, 7, 9, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_kernels_move_alike_in_all_directions(x, layout):
+    """As a matrix from what is under the window to the channels of a place."""
+    net = _Small().to(memory_format=layout)
+    optimizer = _optimizer(net)
+    net.gradients(x)
+    kernel = net.inner[0].weight
+    before, gradient = kernel.detach().clone(), kernel.grad.clone()
+    optimizer.step(1e-3)
+    assert kernel.is_contiguous(memory_format=layout)
+    size = 0.5 * 1e-3 * 0.2 * math.sqrt(4 * 9)
+    moved = ((before - kernel) / size).detach().flatten(1)
+    left, values, right = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
+    told = values > 0.05 * values[0]
+    along = (left.mT @ moved @ right.mT)[told][:, told]
+    assert along.diagonal().min() > 0.6
+    assert along.diagonal().max() < 1.3
+    torch.testing.assert_close(along, along.diagonal().diag(), atol=0.1, rtol=0)
+
+
+def test_the_layout_of_kernels_changes_nothing_but_rounding(x):
+    ends = []
+    for layout in LAYOUTS:
+        net = _Small().to(memory_format=layout)
+        optimizer = _optimizer(net)
+        for _ in range(3):
+            optimizer.zero_grad()
+            net.gradients(x)
+            optimizer.step(1e-3)
+        ends.append([parameter.detach() for parameter in net.parameters()])
+    # Orthogonalised in bfloat16, whose sums depend on the order of columns.
+    torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
+
+
+def test_a_gradient_laid_out_differently_is_the_same_gradient(x):
+    nets = [_Small().to(memory_format=torch.channels_last) for _ in LAYOUTS]
+    for net, layout in zip(nets, LAYOUTS, strict=True):
+        optimizer = _optimizer(net)
+        net.gradients(x)
+        for parameter in net.parameters():
+            if parameter.ndim == 4:
+                parameter.grad = parameter.grad.contiguous(memory_format=layout)
+        optimizer.step(1e-3)
+    for one, two in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_kernels_outside_stay_with_adamw(x):
+    net = _Small()
+    optimizer = _optimizer(net)
+    net.gradients(x)
+    head, bias = net.head.weight, net.inner[0].bias
+    before = head.detach().clone(), bias.detach().clone()
+    optimizer.step(1e-3)
+    for parameter, old in zip((head, bias), before, strict=True):
+        step = 1e-3 * parameter.grad / (parameter.grad.abs() + 1e-8)
+        torch.testing.assert_close(parameter.detach(), old - step)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+def test_what_is_remembered_of_kernels_goes_on_bit_for_bit(x, layout):
+    net = _Small().to(memory_format=layout)
+    optimizer = _optimizer(net)
+
+    def steps(model, optimizer, count):
+        for _ in range(count):
+            optimizer.zero_grad()
+            model.gradients(x)
+            optimizer.step(1e-3)
+
+    steps(net, optimizer, 2)
+    other = copy.deepcopy(net)
+    state = {name: tensor.clone() for name, tensor in optimizer.state()}
+    assert state["inner.0.weight.momentum_buffer"].shape == (6, 36)
+    resumed = _optimizer(other)
+    resumed.load(state)
+    steps(net, optimizer, 2)
+    steps(other, resumed, 2)
+    for one, two in zip(net.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_gradients_of_kernels_are_forgotten(x):
+    net = _Small()
+    optimizer = _optimizer(net)
+    net.gradients(x)
+    optimizer.step(1e-3)
+    optimizer.zero_grad()
+    before = net.inner[0].weight.detach().clone()
+    optimizer.step(1e-3)  # nothing to go by
+    assert torch.equal(net.inner[0].weight, before)
