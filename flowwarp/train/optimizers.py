@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from flowwarp.errors import InputError
 from flowwarp.train.processes import own_part
 
+# The rate of Muon that presets use, as a part of AdamW's, where this torch has Muon.
+MUON = 0.35 if hasattr(torch.optim, "Muon") else 0.0
 _MOMENTUM = 0.95  # of Muon
 # What each remembers of a parameter.
 _REMEMBERED = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
@@ -119,9 +121,10 @@ class Optimizer:
 
 
 def _matrix(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return a matrix as it is, and kernels (O, I, h, w) as a matrix (O, I h w), of ``like`` a view.
+    """Return a matrix as it is, and kernels (O, I, h, w) as a matrix (O, I h w).
 
-    Columns are in the order in which those of ``like`` lie: it is nothing to Muon.
+    Columns are in the order in which those of ``like`` lie in memory, so that of ``like`` it is a
+    view: their order is nothing to Muon.
     """
     if tensor.ndim == 2:
         return tensor

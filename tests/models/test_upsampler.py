@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,6 +120,18 @@ def test_what_is_coarse_of_the_noise_does_not_matter():
     assert (net(2 * noisy, time, decode) - made).abs().max() > 0.1
 
 
+def test_sharpness_multiplies_what_is_finest():
+    """A pattern of single pixels doubles; what a frame of half the size can hold stays."""
+    row, column = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    checks = (-1) ** (row + column) * torch.ones(1, 3, 1, 1)
+    slope = 0.3 + 0.01 * column * torch.ones(1, 3, 1, 1)
+    decode = torch.full((1, 3, 8, 8), 0.4)
+    plain, sharp = (network(replace(TINY, sharpness=sharpness)) for sharpness in (1.0, 2.0))
+    residual = plain.residual(slope + 0.1 * checks, decode)
+    found = (sharp.image(residual, decode) - plain.image(residual, decode))[..., 3:-3, 3:-3]
+    torch.testing.assert_close(found, 0.1 * checks[..., 3:-3, 3:-3])
+
+
 def test_residual_and_image_are_each_other_s_reverse():
     net, image, decode = Upsampler(TINY), rand(1, 3, 16, 16), rand(1, 3, 8, 8)
     torch.testing.assert_close(net.image(net.residual(image, decode), decode), image)
@@ -224,7 +237,7 @@ def test_shapes_are_checked(changes, words):
 def test_configurations_are_checked():
     for wrong in (
         {"widths": (12,), "blocks": (1,)}, {"widths": (8,)}, {"patch": 3}, {"residual": 0.0},
-        {"detail": 0.0}, {"blocks": (1, 1, 0)},
+        {"detail": 0.0}, {"sharpness": 0.0}, {"blocks": (1, 1, 0)},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must"):
             UpsamplerConfig(**wrong)

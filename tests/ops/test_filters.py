@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.ops.filters import box_blur, gaussian_blur
+from flowwarp.ops.filters import box_blur, gaussian_blur, half_band
 
 SIZES = [(1, 1), (1, 9), (7, 2), (20, 13)]
 
@@ -50,3 +50,14 @@ def test_same_bits_for_any_number_of_threads_and_any_batch():
             assert torch.equal(blur(image[1:]), one[1:])
         finally:
             torch.set_num_threads(before)
+
+
+def test_a_half_band_filter_passes_what_half_the_size_can_hold():
+    at = torch.arange(64.0)
+    for cycles, share in ((0, 1), (1 / 16, 1), (1 / 4, 0.5), (7 / 16, 0), (1 / 2, 0)):
+        for axis in (2, 3):
+            wave = torch.cos(2 * torch.pi * cycles * at).view(1, 1, -1, 1).expand(1, 1, 64, 64)
+            wave = wave.transpose(2, axis)
+            inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))
+            got = half_band(wave.contiguous())[inside]
+            torch.testing.assert_close(got, share * wave[inside], rtol=0, atol=0.01)
