@@ -102,7 +102,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--steps",
     type=click.IntRange(1, 1000),
-    default=2,
+    default=1,
     show_default=True,
     help="Of the upsampler, a frame.",
 )

@@ -78,9 +78,9 @@ class Job:
 @click.option(
     "--steps",
     type=click.IntRange(1, 1000),
-    default=2,
+    default=1,
     show_default=True,
-    help="Of the upsampler, a frame; more give more detail.",
+    help="Of the upsampler, a frame; 1: what is likely, sharpened; more: made-up detail too.",
 )
 @click.option("--no-upsampler", is_flag=True, help="Leave frames at half the size.")
 @click.option("--no-temporal", is_flag=True, help="Sharpen each frame by itself; it will flicker.")

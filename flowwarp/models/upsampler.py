@@ -9,9 +9,14 @@ and detail ``r`` are joined by straight lines, ``x_t = (1 - t) e + t r``, and th
 their velocity ``r - e`` (Lipman et al., "Flow Matching for Generative Modeling", and Liu et al.,
 "Flow Straight and Fast: Rectified Flow", both ICLR 2023). That rather than EDM (Karras et al.,
 NeurIPS 2022), because few steps are wanted: with so much known beforehand the lines hardly bend,
-and one Euler step from noise already gives the mean of all that is possible. EDM's preconditioning
-is kept: the network sees and makes numbers of about unit variance, and what is linear in ``x_t``
-(the noise itself, as a velocity) goes past it.
+and one Euler step from noise already gives the mean of all that is possible, in which the noise
+cancels. EDM's preconditioning is kept: the network sees and makes numbers of about unit variance,
+and what is linear in ``x_t`` (the noise itself, as a velocity) goes past it.
+
+That mean is blurred, as it is weaker than anything possible. One step, the default, sharpens it
+(``UpsamplerConfig.sharpness``): as much detail as there should be, where the decode says it is, and
+nearer to the original than any draw, whose errors add to those of the mean. More steps draw: detail
+that nobody can know is then made up too, sharper to the eye and farther from the original.
 
 Frame by frame, the network also sees its own previous output, warped to this frame, and where that
 may be trusted. Nothing looks ahead, so a video streams. Noise is carried along the flow
@@ -44,6 +49,8 @@ GAIN = 1.68  # SiLU of a unit Gaussian has the mean square 1 / GAIN^2
 FREQUENCIES = 16  # of the embedding of time
 REFRESH = 0.3  # amplitude of fresh noise in carried noise: a tenth of it is new in each frame
 
+STEPS = 1  # of sampling
+
 Solver = Literal["euler", "heun"]
 
 
@@ -59,10 +66,9 @@ class UpsamplerConfig:
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
         residual: the unit of the residual's coarse part, its standard deviation over the data.
         detail: the unit of its detail, likewise, of white noise whose detail has its variance.
-        sharpness: what the finest detail of an output, that of more than a quarter cycle a pixel,
-            is multiplied by. The mean of all that is possible is weaker than any of it: where the
-            network knows a share ``s`` of the variance, it draws ``√s`` of the amplitude, and
-            ``1 / √s`` restores it, at the least cost in squared error.
+        sharpness: what the finest detail of a mean, that of more than a quarter cycle a pixel, is
+            multiplied by. Where the network knows a share ``s`` of the variance, the mean has
+            ``√s`` of the amplitude, and ``1 / √s`` restores it at the least cost in squared error.
     """
 
     widths: tuple[int, ...] = (96, 128, 160)
@@ -245,15 +251,18 @@ class Upsampler(nn.Module):
         mean = coarse(whole)
         return mean / self.config.residual + (whole - mean) / self.config.detail
 
-    def image(self, residual: Tensor, decode: Tensor) -> Tensor:
-        """Return the image of a residual, in [0, 1], sharpened.
+    def image(self, residual: Tensor, decode: Tensor, *, sharpen: bool = False) -> Tensor:
+        """Return the image of a residual, in [0, 1]: the reverse of :meth:`residual`.
 
-        But for ``UpsamplerConfig.sharpness`` it is the reverse of :meth:`residual`.
+        Args:
+            residual: (B, 3, H, W), in the units of the network.
+            decode: (B, 3, H / 2, W / 2).
+            sharpen: multiply the finest detail by ``UpsamplerConfig.sharpness``.
         """
         mean = coarse(residual)
         whole = self.config.residual * mean + self.config.detail * (residual - mean)
         image = enlarge(decode) + whole
-        if self.config.sharpness != 1:
+        if sharpen:
             image = torch.lerp(half_band(image), image, self.config.sharpness)
         return image.clamp(0, 1)
 
@@ -355,7 +364,7 @@ def sample(
     previous: Tensor | None = None,
     visible: Tensor | None = None,
     *,
-    steps: int = 2,
+    steps: int = STEPS,
     solver: Solver = "euler",
     temperature: float = 1.0,
 ) -> Tensor:
@@ -367,8 +376,10 @@ def sample(
         decode: as for :class:`Upsampler`.
         previous: likewise.
         visible: likewise.
-        steps: of equal length; 1 gives about the mean of what is possible, more give detail.
-        solver: ``heun`` costs two evaluations a step, and is exact to one order more.
+        steps: of equal length; 1 gives the mean of what is possible, sharpened; more draw, the
+            truer to what is possible the more there are.
+        solver: ``heun`` costs two evaluations a step, and is exact to one order more; its one step
+            is a draw.
         temperature: what the noise is multiplied by: below 1 there is less invention, and less of
             the detail that nobody can know; 0 draws the same whatever the noise.
 
@@ -395,7 +406,7 @@ def sample(
         if solver == "heun":
             v = 0.5 * (v + velocity(x + v / steps, (step + 1) / steps))
         x = x + v / steps  # whose coarse part becomes the mean of what the steps predict
-    return model.image(x, decode)
+    return model.image(x, decode, sharpen=steps == 1 and solver == "euler")
 
 
 def upsample_frames(
@@ -403,7 +414,7 @@ def upsample_frames(
     frames: Iterable[tuple[Tensor, Tensor | None, Tensor | None]],
     generator: torch.Generator,
     *,
-    steps: int = 2,
+    steps: int = STEPS,
     solver: Solver = "euler",
     temperature: float = 1.0,
     temporal: bool = True,
@@ -466,7 +477,7 @@ def upsample_clip(
     visible: Tensor | None,
     generator: torch.Generator,
     *,
-    steps: int = 2,
+    steps: int = STEPS,
     solver: Solver = "euler",
     temperature: float = 1.0,
     temporal: bool = True,

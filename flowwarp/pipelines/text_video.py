@@ -28,6 +28,7 @@ from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH, Sampling
 from flowwarp.models.upsampler import (
     SCALE,
+    STEPS,
     Upsampler,
     UpsamplerConfig,
     enlarge,
@@ -265,7 +266,7 @@ def generate(
     best: int = BEST,
     candidates: int = CANDIDATES,
     sampling: Sampling = SAMPLING,
-    steps: int = 2,
+    steps: int = STEPS,
     temporal: bool = True,
     seconds: Seconds | None = None,
     progress: Progress | None = None,

@@ -38,7 +38,7 @@ from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
-from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
+from flowwarp.models.upsampler import SCALE, STEPS, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines._defaults import BEST, CANDIDATES
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
@@ -430,7 +430,7 @@ STEADY = ("psnr", "fine", "warping")  # what holding on shall change, and what i
 
 @torch.inference_mode()
 def evaluate_upsampler(
-    dvae: DVAE, upsampler: Upsampler, clips: Iterable[Clip], *, seed: int = 0, steps: int = 2
+    dvae: DVAE, upsampler: Upsampler, clips: Iterable[Clip], *, seed: int = 0, steps: int = STEPS
 ) -> Table:
     """Measure what the upsampler makes of reconstructions, with exact flow.
 
@@ -462,7 +462,7 @@ def evaluate_samples(
     clips: Iterable[Clip],
     *,
     seed: int = 0,
-    steps: int = 2,
+    steps: int = STEPS,
     sampling: Sampling = SAMPLING,
     candidates: int = CANDIDATES,
     best: int = BEST,

@@ -371,7 +371,7 @@ def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
         "model": replace(upsampler.TINY, widths=(16, 24)),
         "data": data,
         # Half of the examples are rolled out from the first step on.
-        "condition": train_upsampler.ConditionConfig(own_from=0.0),
+        "condition": train_upsampler.ConditionConfig(own_share=0.5, own_from=0.0),
     }
     codec = train_upsampler.dvae_codec(_codec())
     task = train_upsampler.upsampler_task(partial(_digits, _LARGE), codec, configs)

@@ -27,6 +27,7 @@ from flowwarp.models.upsampler import (
     REFRESH,
     SCALE,
     SMALL,
+    STEPS,
     TINY,
     Upsampler,
     UpsamplerConfig,
@@ -100,7 +101,7 @@ class UpsamplerDataConfig:
         bent: share of examples whose flow is not quite right.
         bend: by how much at most, in pixels (standard deviation).
         loose: share of examples that trust whatever is visible, though its flow may not be exact.
-        begun: share of frames at time 0, where sampling begins and, in few steps, most is decided.
+        begun: share of frames at time 0, where sampling begins and, in one step, ends.
     """
 
     size: int = 128
@@ -111,7 +112,7 @@ class UpsamplerDataConfig:
     bent: float = 0.5
     bend: float = 0.5
     loose: float = 0.5
-    begun: float = 0.5
+    begun: float = 0.75
 
     def __post_init__(self) -> None:
         check_shares(self, "spoilt", "errors", "bent", "loose", "begun")
@@ -136,9 +137,9 @@ class ConditionConfig:
     forget: float = 0.15
     begin: float = 0.4
     haze: float = 0.06
-    own_share: float = 0.5
-    own_from: float = 0.3
-    own_steps: int = 2
+    own_share: float = 1.0
+    own_from: float = 0.1
+    own_steps: int = STEPS
 
     def __post_init__(self) -> None:
         check_shares(self, "forget", "begin", "own_share", "own_from")

@@ -245,7 +245,7 @@ def test_the_network_is_told_the_frame_before_warped():
 
 def test_an_example_s_loss_does_not_hang_on_its_batch():
     """Though some examples are rolled out and others are not."""
-    net, settings = network(), ConditionConfig(own_from=0.0)
+    net, settings = network(), ConditionConfig(own_share=0.5, own_from=0.0)
     batch = draw_batch(source, CODEC, 0, range(4), DATA, settings)
     batch["dice"] = torch.tensor([0.1, 0.9, 0.2, 0.8])
     together = upsampler_losses(net, batch, 0.5, settings)["loss"]
@@ -269,7 +269,7 @@ def test_own_frames_come_in_when_their_time_has_come():
 
 
 def test_own_frames_come_with_the_noise_they_were_drawn_from():
-    net, settings, seen = network(), ConditionConfig(own_from=0.0), []
+    net, settings, seen = network(), ConditionConfig(own_share=0.5, own_from=0.0), []
     batch = draw_batch(source, CODEC, 0, range(2), CLEAR, settings)
     batch["dice"] = torch.tensor([0.9, 0.1])
     batch["time"] = torch.zeros_like(batch["time"])  # where a point is its noise
@@ -325,7 +325,7 @@ def configs(**changes):
     settings |= {"save_every": 2, "threads": 1, "log_every": 1}
     found["loop"] = dataclasses.replace(found["loop"], **(settings | changes))
     found["data"] = DATA
-    found["condition"] = ConditionConfig(own_from=0.5)  # in the middle of the run
+    found["condition"] = ConditionConfig(own_share=0.5, own_from=0.5)  # in the middle of the run
     return found
 
 
@@ -369,7 +369,7 @@ def test_learns_one_clip_better_than_bicubic(norm):
     """In seconds, with norms and without, and held still it is stiller than drawn one by one."""
     torch.manual_seed(0)
     net = Upsampler(dataclasses.replace(TINY, norm=norm))
-    settings = ConditionConfig(own_from=0.4)
+    settings = ConditionConfig(own_share=0.5, own_from=0.4)
     optimizer = torch.optim.AdamW(net.parameters(), 4e-3, betas=(0.9, 0.98))
     steps = 110
     for step in range(steps):
