@@ -32,6 +32,8 @@ from flowwarp.models.upsampler import (
     Upsampler,
     UpsamplerConfig,
     between,
+    coarse,
+    detail,
     sample,
     upsample_clip,
     warp_previous,
@@ -132,6 +134,7 @@ class ConditionConfig:
         own_share: share of examples whose previous frames are the network's own.
         own_from: share of training after which there are such.
         own_steps: steps that these are drawn in.
+        steady: how the change from the frame before is weighed against the error.
     """
 
     forget: float = 0.15
@@ -140,10 +143,11 @@ class ConditionConfig:
     own_share: float = 1.0
     own_from: float = 0.1
     own_steps: int = STEPS
+    steady: float = 0.5
 
     def __post_init__(self) -> None:
         check_shares(self, "forget", "begin", "own_share", "own_from")
-        check_least(self, 0, "haze")
+        check_least(self, 0, "haze", "steady")
         check_least(self, 1, "own_steps")
 
 
@@ -270,10 +274,13 @@ def _draw(
 def upsampler_losses(
     model: Upsampler, examples: Mapping[str, Tensor], progress: float, condition: ConditionConfig
 ) -> dict[str, Tensor]:
-    """Return the mean squared error, over frames and pixels, as ``loss`` (B,).
+    """Return ``loss``, ``error`` and ``change``, means over frames and pixels, (B,) each.
 
-    It is that of the residual's coarse part plus that of its detail's velocity: one has no detail,
-    the other nothing coarse, so that the square of their sum is the sum of their squares.
+    The error is the squared one of the residual's coarse part plus that of its detail's velocity:
+    one has no detail, the other nothing coarse, so that the square of their sum is the sum of their
+    squares. The change is the squared difference between the image that one step to the end makes,
+    sharpened, and the frame before where it may be trusted, in units of the residual. The error
+    alone lets each frame follow its own decode, though its errors come and go along the flow.
 
     Args:
         model: the network.
@@ -301,7 +308,15 @@ def upsampler_losses(
     point, wanted = between(noise.flatten(0, 1), residual, time)
     made = model(point, time, decode, hint, trust)
     error = (made - wanted).square().mean((1, 2, 3))
-    return {"loss": error.view(frames.shape[:2]).mean(1)}
+    left = (1 - time).view(-1, 1, 1, 1)
+    image = model.image(coarse(made) + detail(point + left * made), decode, sharpen=True)
+    change = (image - hint) / model.config.residual
+    moved = torch.where(trust > 0, change, 0).square().mean((1, 2, 3))
+    loss = error + condition.steady * moved
+    return {
+        name: value.view(frames.shape[:2]).mean(1)
+        for name, value in (("loss", loss), ("error", error), ("change", moved))
+    }
 
 
 @torch.no_grad()

@@ -12,7 +12,15 @@ from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import fill, load_weights
 from flowwarp.models import dvae
 from flowwarp.models.dvae import DVAE
-from flowwarp.models.upsampler import TINY, Upsampler, detail, upsample_clip, warp_previous
+from flowwarp.models.upsampler import (
+    TINY,
+    Upsampler,
+    coarse,
+    detail,
+    enlarge,
+    upsample_clip,
+    warp_previous,
+)
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
 from flowwarp.train.upsampler import (
@@ -220,7 +228,37 @@ def test_loss_of_a_network_that_says_nothing():
         frames = batch["frames"][row].float() / 255
         residual = net.residual(frames, batch["decode"][row])
         wanted = (residual - detail(batch["noise"][row])).square().mean()
-        assert float(losses["loss"][row]) == pytest.approx(float(wanted), rel=1e-5)
+        assert float(losses["error"][row]) == pytest.approx(float(wanted), rel=1e-5)
+    wanted = losses["error"] + TOLD.steady * losses["change"]
+    torch.testing.assert_close(losses["loss"], wanted)
+
+
+def test_what_changes_where_the_frame_before_may_be_trusted():
+    class Holding(Upsampler):
+        """Makes the frame before, or says nothing."""
+
+        silent = False
+
+        def forward(self, noisy, time, decode, previous=None, visible=None):
+            if self.silent:
+                return torch.zeros_like(noisy)
+            wanted = self.residual(torch.where(visible, previous, 0.9), decode)
+            left = 1 - time.view(-1, 1, 1, 1)
+            return coarse(wanted) + detail(wanted - noisy) / left
+
+    net = Holding(TINY)
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, TOLD)
+    held = upsampler_losses(net, batch, 0.0, TOLD)["change"]
+    torch.testing.assert_close(held, torch.zeros(2), atol=1e-7, rtol=0)
+    net.silent = True
+    batch["time"], batch["noise"] = torch.zeros(2, 3), torch.zeros_like(batch["noise"])
+    found = upsampler_losses(net, batch, 0.0, TOLD)["change"]
+    frames = batch["frames"].flatten(0, 1).float() / 255  # as flow is exact, those before, warped
+    off = (enlarge(batch["decode"].flatten(0, 1)).clamp(0, 1) - frames) / net.config.residual
+    _, trust = warp_previous(frames, batch["flow"].flatten(0, 1), batch["visible"].flatten(0, 1))
+    wanted = (trust * off).square().unflatten(0, (2, 3)).mean((1, 2, 3, 4))
+    assert bool(trust.any() and not trust.all())
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
 
 
 def test_the_network_is_told_the_frame_before_warped():
