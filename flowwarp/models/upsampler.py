@@ -63,7 +63,8 @@ class UpsamplerConfig:
         blocks: residual blocks on the way down, and as many on the way up.
         patch: side of the square of output pixels that is folded into channels.
         embedding: width of the embedding of time.
-        norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
+        norm: ``none``; or ``group``, over groups of channels of one frame, which helps nothing here
+            (docs/initialisation.md).
         residual: the unit of the residual's coarse part, its standard deviation over the data.
         detail: the unit of its detail, likewise, of white noise whose detail has its variance.
         sharpness: what the finest detail of a mean, that of more than a quarter cycle a pixel, is
@@ -75,7 +76,7 @@ class UpsamplerConfig:
     blocks: tuple[int, ...] = (2, 2, 2)
     patch: int = 4
     embedding: int = 128
-    norm: Literal["group", "none"] = "group"
+    norm: Literal["group", "none"] = "none"
     residual: float = 0.08
     detail: float = 0.03
     sharpness: float = 1.0
