@@ -394,11 +394,12 @@ def _expected(
         place = places.get(packet.pos)
         if place is not None and packet.pts is not None and packet.dts is not None:
             # The demuxer counts what it finds, and finds no packet whose header is overwritten.
-            while indexed[0] < place:
+            while indexed and indexed[0] < place:
                 lost = indexed.popleft()
                 schedule.expect(lost)
                 schedule.spoil(lost)
-            indexed.popleft()
+            if indexed and indexed[0] == place:  # a broken file may lead to a packet twice
+                indexed.popleft()
             late = place - packet.dts
             packet.pts, packet.dts = packet.pts + late, place
         schedule.expect(_time(packet))

@@ -325,6 +325,23 @@ def test_salvages_motion_jpeg(tmp_path, noisy, length, lost):
             assert torch.equal(got, wanted)
 
 
+@pytest.mark.parametrize(("one", "other"), [(10, 20), (3, 30), (38, 39)])
+def test_an_index_whose_entries_are_exchanged_is_no_fault(tmp_path, noisy, one, other):
+    """Then a packet comes before its place, and one after it."""
+    path = tmp_path / "a.avi"
+    encode_kind(path, noisy)
+    data = bytearray(path.read_bytes())
+    first = data.rindex(b"idx1") + 8
+    offsets = [first + 16 * number + 8 for number in (one, other)]
+    places = [data[at : at + 4] for at in offsets]
+    for at, place in zip(offsets, reversed(places), strict=True):
+        data[at : at + 4] = place
+    path.write_bytes(data)
+    frames = list(salvage_video(path))
+    assert 40 <= len(frames) <= 80
+    assert any(frame is not None for frame in frames)
+
+
 @pytest.fixture(scope="module")
 def moving():
     texture = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
