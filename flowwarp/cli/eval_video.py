@@ -17,7 +17,7 @@ from flowwarp.cli import _paths
 from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +102,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--steps",
     type=click.IntRange(1, 1000),
-    default=1,
+    default=STEPS,
     show_default=True,
     help="Of the upsampler, a frame.",
 )

@@ -20,7 +20,7 @@ from flowwarp.cli import _clips, _paths
 from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,7 +78,7 @@ class Job:
 @click.option(
     "--steps",
     type=click.IntRange(1, 1000),
-    default=1,
+    default=STEPS,
     show_default=True,
     help="Of the upsampler, a frame; 1: what is likely, sharpened; more: made-up detail too.",
 )

@@ -49,8 +49,6 @@ GAIN = 1.68  # SiLU of a unit Gaussian has the mean square 1 / GAIN^2
 FREQUENCIES = 16  # of the embedding of time
 REFRESH = 0.3  # amplitude of fresh noise in carried noise: a tenth of it is new in each frame
 
-STEPS = 1  # of sampling
-
 Solver = Literal["euler", "heun"]
 
 
@@ -365,7 +363,7 @@ def sample(
     previous: Tensor | None = None,
     visible: Tensor | None = None,
     *,
-    steps: int = STEPS,
+    steps: int = 1,
     solver: Solver = "euler",
     temperature: float = 1.0,
 ) -> Tensor:
@@ -415,7 +413,7 @@ def upsample_frames(
     frames: Iterable[tuple[Tensor, Tensor | None, Tensor | None]],
     generator: torch.Generator,
     *,
-    steps: int = STEPS,
+    steps: int = 1,
     solver: Solver = "euler",
     temperature: float = 1.0,
     temporal: bool = True,
@@ -478,7 +476,7 @@ def upsample_clip(
     visible: Tensor | None,
     generator: torch.Generator,
     *,
-    steps: int = STEPS,
+    steps: int = 1,
     solver: Solver = "euler",
     temperature: float = 1.0,
     temporal: bool = True,

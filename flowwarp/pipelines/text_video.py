@@ -28,14 +28,13 @@ from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH, Sampling
 from flowwarp.models.upsampler import (
     SCALE,
-    STEPS,
     Upsampler,
     UpsamplerConfig,
     enlarge,
     upsample_frames,
 )
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines._defaults import BEST, CANDIDATES
+from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import Words, caption_nats, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype

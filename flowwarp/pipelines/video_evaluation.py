@@ -38,8 +38,8 @@ from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
-from flowwarp.models.upsampler import SCALE, STEPS, Upsampler, enlarge, upsample_clip
-from flowwarp.pipelines._defaults import BEST, CANDIDATES
+from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
+from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import estimate_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow

@@ -27,7 +27,6 @@ from flowwarp.models.upsampler import (
     REFRESH,
     SCALE,
     SMALL,
-    STEPS,
     TINY,
     Upsampler,
     UpsamplerConfig,
@@ -142,7 +141,7 @@ class ConditionConfig:
     haze: float = 0.06
     own_share: float = 1.0
     own_from: float = 0.1
-    own_steps: int = STEPS
+    own_steps: int = 1
     steady: float = 0.5
 
     def __post_init__(self) -> None:
