@@ -117,24 +117,26 @@ def configure(
 ) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
-    It comes before what takes long, so it also refuses to begin a run where there is one, and to
-    write event files without TensorBoard. Where
-    bfloat16 is slow, presets train in float32, but a run stays with what it began with.
+    It comes before what takes long, so it also refuses to begin a run where there is one or nothing
+    can be written, and to write event files without TensorBoard. Where bfloat16 is slow, presets
+    train in float32, but a run stays with what it began with.
 
     Raises:
         InputError: an unknown key or a wrong value, or TensorBoard is not installed.
-        OutputError: the folder holds a run that is not to be resumed.
+        OutputError: the folder holds a run that is not to be resumed, or cannot be written.
     """
     import torch
 
     from flowwarp.pipelines.precision import fast_dtype
     from flowwarp.train.loop import event_writer
-    from flowwarp.train.runs import begun_with, refuse_run
+    from flowwarp.train.runs import begun_with, check_writable, refuse_run
     from flowwarp.train.settings import override, read_toml
 
     asked = click.get_current_context().params
     if asked["resume"] == "never":
         refuse_run(asked["folder"])
+    if not asked["dry_run"]:
+        check_writable(asked["folder"])
     if asked["tensorboard"]:
         event_writer()
     slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16

@@ -69,6 +69,7 @@ _PAIR, _APART, _MIX = 7919, 15485863, 2654435761
 SOON = 8.0
 # Of silu(a) * b, for independent unit normal a and b.
 GATED_VARIANCE = 0.3557
+_SHORT = 384  # patches of a sequence whose scores may be kept
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,35 @@ class FeedForward(nn.Module):
         return x + fed
 
 
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return what each query finds among the values up to its own place.
+
+    Torch's attention for CPUs is slow on its way back. Where a gradient is wanted, in bf16 and of
+    few enough places, plain products are faster, their scores kept: a step of training takes a
+    tenth less time. They are not in fp32, nor for longer sequences.
+
+    Args:
+        q: (B, heads, L, head).
+        k: (B, heads of keys, L, head), each for several heads of queries.
+        v: likewise.
+
+    Returns:
+        (B, heads, L, head).
+    """
+    rows, heads, length, each = q.shape
+    group = heads // k.shape[1]
+    short = q.device.type == "cpu" and q.dtype == torch.bfloat16 and length <= _SHORT
+    if not (short and q.requires_grad):
+        k, v = (part.repeat_interleave(group, 1) for part in (k, v))
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    later = q.new_full((length, length), -torch.inf).triu(1).repeat(group, 1)
+    together = q.reshape(-1, group * length, each)  # all queries of a head of keys
+    with torch.autocast("cpu", enabled=False):  # it would have the softmax in fp32: twice as long
+        scores = torch.baddbmm(later, together, k.flatten(0, 1).mT, alpha=1 / math.sqrt(each))
+        found = torch.bmm(scores.softmax(-1), v.flatten(0, 1))
+    return found.view(rows, heads, length, each)
+
+
 class Block(nn.Module):
     """Attention and a feed-forward layer, each added to the stream."""
 
@@ -231,8 +261,7 @@ class Block(nn.Module):
         qkv = self.qkv(unit(x, norm)).unflatten(-1, (heads + 2 * shared, -1)).transpose(1, 2)
         qk = turn(qkv[:, : heads + shared], cos.to(qkv), sin.to(qkv))
         q, k, v = qk[:, :heads], qk[:, heads:], qkv[:, heads + shared :]  # (B, heads, L, head)
-        k, v = (part.repeat_interleave(heads // shared, 1) for part in (k, v))
-        seen = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        seen = attend(q, k, v)
         result: Tensor = self.feed(x + self.out(seen.transpose(1, 2).flatten(2)))
         return result
 

@@ -36,6 +36,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
+from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, share, whole
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
@@ -260,7 +261,11 @@ def train(
         OutputError: the run cannot be written; the state before is intact.
     """
     writer = event_writer() if tensorboard else None  # before what takes long
-    with _threads(config.threads), joined(torch.device(device)) as (rank, world, place):
+    with (
+        freed_memory_kept(),
+        _threads(config.threads),
+        joined(torch.device(device)) as (rank, world, place),
+    ):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
         with contextlib.ExitStack() as stack:

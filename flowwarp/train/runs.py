@@ -230,6 +230,21 @@ def refuse_run(folder: str | Path) -> None:
         )
 
 
+def check_writable(folder: str | Path) -> None:
+    """Refuse a folder where nothing can be written, before what takes long; writes nothing itself.
+
+    Raises:
+        OutputError: so it is, or it cannot be looked at.
+    """
+    folder = Path(folder)
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as fault:
+        raise OutputError(folder, reason(fault)) from fault
+    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+        raise OutputError(folder, "read-only, or no permission to write there")
+
+
 def begun_with(folder: str | Path, section: str, name: str) -> Any:
     """Return what a run's config.toml says of one setting; None where there is none to read."""
     path = Path(folder) / CONFIG

@@ -18,6 +18,7 @@ from flowwarp.models.gpt import (
     Resampling,
     Sampling,
     Summary,
+    attend,
     choose,
     read_words,
     rotation,
@@ -263,6 +264,26 @@ def test_a_decoder_refuses_what_does_not_fit():
     decoder.begin(*map(list, first))
     with pytest.raises(ValueError, match="more than the length"):
         decoder.read(second[0], decoder.where(second[1]))
+
+
+@pytest.mark.parametrize("heads", [1, 2, 6])
+def test_attention_whose_scores_are_kept_is_attention(heads):
+    q, k, v = (torch.randn(2, n, 37, 16, dtype=torch.bfloat16) for n in (6, heads, heads))
+    wanted = torch.randn(2, 6, 37, 16)
+    found = {}
+    for dtype in (torch.bfloat16, torch.float64):  # the second is left to torch
+        given = [part.to(dtype).requires_grad_() for part in (q, k, v)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            seen = attend(*given)
+        assert seen.dtype == dtype
+        gradients = torch.autograd.grad((seen * wanted).sum(), given)
+        found[dtype] = [seen, *gradients]
+    for near, exact in zip(*found.values(), strict=True):
+        assert (near - exact).norm() / exact.norm() < 0.01
+    k, v = k.detach().clone(), v.detach().clone()
+    first = attend(q, k, v)[:, :, :20]
+    k[:, :, 20:], v[:, :, 20:] = 1, 2  # nothing sees what comes after it
+    assert torch.equal(attend(q, k, v)[:, :, :20], first)
 
 
 def test_a_turn_by_hand():
