@@ -4,6 +4,9 @@ It is there to measure what others draw, so it is trained on originals alone and
 with anything. It looks at pairs of frames some way apart, which tell pose, colours and motion alike
 (neighbours hardly differ), and what it thinks of all such pairs is averaged. So a clip may have any
 length, and training can do with a pair of each.
+
+Where things are tells an action, a heading and a camera; what a thing is, as of a small weapon, is
+the same wherever it is. So some of what is seen is joined place by place, and the rest is pooled.
 """
 
 from __future__ import annotations
@@ -68,8 +71,9 @@ class Classifier(nn.Module):
         self.config = config
         coarse = config.widths[1]
         cells = (config.size // STRIDE) ** 2
-        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm)
-        self.join = nn.Linear(THIN * cells, coarse)
+        outputs = THIN + coarse  # joined place by place, and pooled
+        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm, outputs)
+        self.join = nn.Linear(THIN * cells + 2 * coarse, coarse)
         self.heads = nn.ModuleList(nn.Linear(coarse, len(v)) for _, v in config.attributes)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -83,8 +87,10 @@ class Classifier(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        seen = self.see(pair_frames(video, self.config.size, self.config.apart))
-        thought = F.silu(self.join(F.silu(seen).flatten(1)))
+        seen = F.silu(self.see(pair_frames(video, self.config.size, self.config.apart)))
+        placed, pooled = seen[:, :THIN].flatten(1), seen[:, THIN:].flatten(2)
+        joined = torch.cat([placed, pooled.amax(2), pooled.mean(2)], 1)
+        thought = F.silu(self.join(joined))
         return {
             name: head(thought).float().unflatten(0, (len(video), -1)).mean(1)
             for (name, _), head in zip(self.config.attributes, self.heads, strict=True)
