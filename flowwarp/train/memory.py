@@ -1,8 +1,8 @@
 """What a step of training frees, the next one needs again.
 
 By default glibc gives large blocks back to the system as soon as they are free, and gets them anew
-for the next step, page by page, each cleared by the kernel: a twentieth of a step's time of the
-discrete VAE, a tenth of the transformer's. Peak memory is no larger if they are kept.
+for the next step, page by page, each cleared by the kernel: a twelfth of a step's time of the
+discrete VAE, a tenth of the transformer's. Peak memory is hardly larger if they are kept.
 """
 
 from __future__ import annotations
