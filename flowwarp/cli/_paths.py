@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import list_folder, natural_order, reason
+from flowwarp.io._files import is_writable, list_folder, natural_order, nearest, reason
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
@@ -92,12 +92,10 @@ def check_output(path: Path, *, overwrite: bool) -> None:
             raise OutputError(path, "is a folder", "give a file name")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(path, "exists", "use --overwrite to replace it")
-        folder = path.parent
-        while not folder.exists() and folder != folder.parent:
-            folder = folder.parent
+        folder = nearest(path.parent)
         if not folder.is_dir():
             raise OutputError(path, f"{folder} is not a folder")
-        if not os.access(folder, os.W_OK | os.X_OK):
+        if not is_writable(folder):
             raise OutputError(path, f"no permission to write in {folder}")
     except OutputError:
         raise

@@ -214,13 +214,13 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
 
 def _cache() -> Iterator[tuple[str, str, str]]:
     from flowwarp._bundled import cache_folder
+    from flowwarp.io._files import is_writable, nearest
 
     folder = cache_folder()
     if folder is None:
         yield "folder", NOTE, "none; set FLOWWARP_CACHE_DIR"
         return
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    writable = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    writable = is_writable(nearest(folder))
     text = f"{folder}" if writable else f"{folder} is not writable; set FLOWWARP_CACHE_DIR"
     yield "folder", OK if writable else NOTE, text
 

@@ -279,6 +279,21 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
     ]
 
 
+def nearest(path: str | Path) -> Path:
+    """Return a path if it exists, else the nearest above it that does.
+
+    Raises:
+        OSError: it cannot be looked at.
+    """
+    path = Path(path)
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether it is a folder in which files can be made; makes none."""
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename in ``folder`` outlast a power cut, where the file system can."""
     with suppress(OSError):

@@ -21,7 +21,15 @@ from typing import Any, Literal
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import atomic_output, check_regular, lock, reason, sync_folder
+from flowwarp.io._files import (
+    atomic_output,
+    check_regular,
+    is_writable,
+    lock,
+    nearest,
+    reason,
+    sync_folder,
+)
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.train.settings import to_toml
 
@@ -236,12 +244,11 @@ def check_writable(folder: str | Path) -> None:
     Raises:
         OutputError: so it is, or it cannot be looked at.
     """
-    folder = Path(folder)
     try:
-        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        existing = nearest(folder)
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
-    if existing.is_dir() and not os.access(existing, os.W_OK | os.X_OK):
+    if existing.is_dir() and not is_writable(existing):
         raise OutputError(folder, "read-only, or no permission to write there")
 
 
