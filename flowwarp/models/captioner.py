@@ -46,6 +46,8 @@ class CaptionerConfig:
         size: height and width of frames, a multiple of 8.
         apart: how many frames lie from one of a pair to the other.
         numbers: that are seen of a place.
+        pooled: features besides, of which only the largest and the mean of all places are known: a
+            small thing is the same wherever it is. None in a sketch, so 0 where there are kinds.
         kinds: into which places are sorted; 0 for none, and all that is seen is told from.
         widths: channels at a quarter and an eighth of the resolution.
         blocks: residual blocks there.
@@ -59,6 +61,7 @@ class CaptionerConfig:
     size: int = 64
     apart: int = 4
     numbers: int = THIN
+    pooled: int = 0
     kinds: int = 0
     widths: tuple[int, int] = (64, 128)
     blocks: tuple[int, int] = (2, 1)
@@ -73,6 +76,8 @@ class CaptionerConfig:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.kinds < 0 or self.kinds > MOST_KINDS:
             raise ValueError(f"kinds must be 0 … {MOST_KINDS}, got {self.kinds}")
+        if self.pooled < 0 or (self.pooled and self.kinds):
+            raise ValueError(f"pooled must be 0, or more where kinds are 0, got {self.pooled}")
         check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 
@@ -90,12 +95,13 @@ class Captioner(nn.Module):
         self.config = config
         coarse, joined = config.widths[1], config.joined
         numbers = config.numbers
-        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm, numbers)
+        outputs = numbers + config.pooled
+        self.see = looking(PAIR_CHANNELS, config.widths, config.blocks, config.norm, outputs)
         # Whose rows are the kinds: anything at first, then found, not learned by gradients.
         self.register_buffer("book", torch.randn(config.kinds, numbers))
         self.book: Tensor
         self.unknown = nn.Parameter(torch.zeros(min(config.kinds, 1), numbers))  # of any kind yet
-        self.think = nn.Linear(numbers * self.side**2, coarse)
+        self.think = nn.Linear(numbers * self.side**2 + 2 * config.pooled, coarse)
         self.show = nn.Linear(coarse, joined, bias=False)
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)
         self.read = nn.GRU(config.embedded, config.hidden, batch_first=True)
@@ -134,9 +140,15 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
+        return self._see(video)[0]
+
+    def _see(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`places` does, and what is pooled, (B, pairs, 2 pooled)."""
         seen = self.see(pair_frames(video, self.config.size, self.config.apart))
-        places = F.silu(seen.float()).flatten(2).mT  # (B pairs, places, numbers)
-        return places.reshape(len(video), -1, *places.shape[1:])
+        seen = F.silu(seen.float()).flatten(2)  # (B pairs, numbers and pooled, places)
+        seen = seen.view(len(video), -1, *seen.shape[1:])
+        placed, rest = seen[:, :, : self.config.numbers], seen[:, :, self.config.numbers :]
+        return placed.mT, torch.cat([rest.amax(3), rest.mean(3)], 2)
 
     def sketch(self, video: Tensor) -> Tensor:
         """Return the sketch of clips, (B, pairs, side, side) int64; see :meth:`places`."""
@@ -157,7 +169,8 @@ class Captioner(nn.Module):
 
     def look(self, video: Tensor) -> Tensor:
         """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`places`."""
-        return self.understand(self.places(video))
+        places, pooled = self._see(video)
+        return self.understand(places, pooled)
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:
         """Return what is seen in a sketch (B, pairs, side, side), as :meth:`look` does.
@@ -166,9 +179,12 @@ class Captioner(nn.Module):
         """
         return self.understand(torch.cat([self.book, self.unknown])[codes.flatten(2)])
 
-    def understand(self, places: Tensor) -> Tensor:
-        """Return what :meth:`look` does, of what :meth:`places` has seen."""
-        shown: Tensor = self.show(F.silu(self.think(places.flatten(2))))
+    def understand(self, places: Tensor, pooled: Tensor | None = None) -> Tensor:
+        """Return what :meth:`look` does, of what :meth:`places` has seen, and of what is pooled."""
+        joined = places.flatten(2)
+        if pooled is not None:
+            joined = torch.cat([joined, pooled], 2)
+        shown: Tensor = self.show(F.silu(self.think(joined)))
         return shown
 
     def say(self, seen: Tensor, ids: Tensor, blind: Tensor | None = None) -> Tensor:

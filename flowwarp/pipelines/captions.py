@@ -72,7 +72,6 @@ def look(captioner: Words, videos: Tensor) -> Tensor:
     return seen.float()
 
 
-@torch.inference_mode()
 def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
     """Return the log-likelihood of captions, in nats.
 
@@ -84,13 +83,39 @@ def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
     Returns:
         (B,): the sum over all tokens of a caption and its end.
     """
+    nats, there = _token_nats(captioner, seen, captions)
+    return -(nats * there).sum(1)
+
+
+def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return how many tokens of captions the captioner would say, each after those before it.
+
+    It is the number to be expected, a sum of probabilities. Of several clips the one whose caption
+    is likeliest has the fewest things quite wrong; the one with most hits has the most things
+    right, and one that is lost in all of them, such as a small weapon, decides nothing.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        seen: (B, pairs, joined), of :func:`look`.
+        captions: B of them.
+
+    Returns:
+        (B,), their ends included.
+    """
+    nats, there = _token_nats(captioner, seen, captions)
+    return ((-nats).exp() * there).sum(1)
+
+
+@torch.inference_mode()
+def _token_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """Return minus the log-likelihood of each token, (B, L), and where a caption has one."""
     rows = [to_ids(captioner.vocabulary, caption) for caption in captions]
     longest = max(map(len, rows))
     ids = torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
     ids = ids.to(seen.device)
     logits = captioner.net.say(seen, begin_words(ids.clamp_min(0)))
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=-1, reduction="none")
-    return -nats.view(ids.shape).sum(1).cpu()
+    return nats.view(ids.shape).cpu(), (ids >= 0).cpu()
 
 
 @torch.inference_mode()

@@ -35,7 +35,7 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
-from flowwarp.pipelines.captions import Words, caption_nats, load_captioner, look
+from flowwarp.pipelines.captions import Words, caption_hits, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -524,7 +524,7 @@ def _best_described(
     """Return which of the videos of each caption it describes best, ``count`` of each."""
     each = len(videos) // len(captions)
     told = [caption for caption in captions for _ in range(each)]
-    best = likelihood(models, videos, told).view(-1, each).topk(count).indices
+    best = agreement(models, videos, told).view(-1, each).topk(count).indices
     rows: list[int] = (best + each * torch.arange(len(captions))[:, None]).flatten().tolist()
     return rows
 
@@ -534,10 +534,11 @@ def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
     return progress and (lambda done, total: progress(part * total + done, parts * total))
 
 
-def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return the log-likelihood of captions, given videos, (B,) in nats.
+def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
-    By the captioner if there is one, from what is decoded, else by the transformer.
+    By the captioner if there is one, from what is decoded
+    (:func:`flowwarp.pipelines.captions.caption_hits`), else the log-likelihood by the transformer.
 
     Args:
         models: from :func:`load_models`.
@@ -547,7 +548,7 @@ def likelihood(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> 
     if models.captioner is None:
         return text_likelihood(models.gpt, videos, captions)
     frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
-    return caption_nats(models.captioner, look(models.captioner, torch.stack(frames)), captions)
+    return caption_hits(models.captioner, look(models.captioner, torch.stack(frames)), captions)
 
 
 def with_sketches(

@@ -147,12 +147,13 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
     that are not the likeliest. The loss is the nats.
     """
     ids, asked = examples["ids"], examples["asked"]
-    places = net.places(examples["video"])
-    seen = net.understand(places)
     if net.config.kinds:
+        places = net.places(examples["video"])
         begun = _begun(net.sort(places), examples["rows"], net.config.kinds)
         sketched = examples["sketched"][:, None, None]
-        seen = torch.where(sketched, net.look_at_sketch(begun), seen)
+        seen = torch.where(sketched, net.look_at_sketch(begun), net.understand(places))
+    else:
+        seen = net.look(examples["video"])
     logits = net.say(seen, begin_words(ids), examples["blind"])
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
     counts = asked.sum(1).clamp_min(1)

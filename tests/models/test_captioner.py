@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from flowwarp.models._seeing import pair_frames
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 
 
@@ -68,6 +70,18 @@ def test_a_sketch_is_seen_place_by_place():
 
 
 @torch.no_grad()
+def test_what_is_pooled_is_seen_wherever_it_is():
+    net, (video, _) = make(pooled=5), example()
+    assert net.places(video).shape == (3, 3, 4, 16)
+    features = F.silu(net.see(pair_frames(video, 16, 2)))[:, 16:].flatten(2)
+    pooled = torch.cat([features.amax(2), features.mean(2)], 1).view(3, 3, 10)
+    net.think.weight[:, : 16 * 4] = 0  # nothing of single places is left
+    wanted = net.show(F.silu(F.linear(pooled, net.think.weight[:, 16 * 4 :], net.think.bias)))
+    assert torch.allclose(net.look(video), wanted, atol=1e-5)
+    assert float(wanted.std(0).min()) > 1e-4
+
+
+@torch.no_grad()
 def test_a_place_of_a_sketch_is_near_that_of_the_frame():
     net, (video, _) = make(), example(1)
     other = video.clone()
@@ -119,6 +133,8 @@ def test_refuses_integers():
         ({"numbers": 0}, "numbers"),
         ({"kinds": -1}, "kinds"),
         ({"kinds": 10**9}, "kinds"),
+        ({"pooled": -1}, "pooled"),
+        ({"pooled": 4, "kinds": 6}, "pooled"),
         ({"widths": (12, 16)}, "widths"),
         ({"norm": "batch"}, "norm"),
     ],

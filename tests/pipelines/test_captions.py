@@ -1,6 +1,7 @@
 """Captions by the captioner: how likely they are, the likeliest, and weights from a file."""
 
 import itertools
+import math
 from dataclasses import asdict
 
 import pytest
@@ -14,6 +15,7 @@ from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import (
     Words,
     begin_words,
+    caption_hits,
     caption_nats,
     caption_video,
     load_captioner,
@@ -52,16 +54,18 @@ def test_captions_become_ids_and_end(captioner):
     assert begin_words(ids[None])[0].tolist() == [END, *ids[:-1].tolist()]
 
 
-def test_likelihoods_are_sums_over_words(captioner):
+def test_likelihoods_and_hits_are_sums_over_words(captioner):
     views = torch.cat([seen(captioner, 0), seen(captioner, 1)])
     captions = ["a red dog", "cat"]
-    found = caption_nats(captioner, views, captions)
+    found, hits = caption_nats(captioner, views, captions), []
     for view, caption, nats in zip(views, captions, found, strict=True):
         ids = to_ids(captioner.vocabulary, caption)
         with torch.no_grad():
             logits = captioner.net.say(view[None], begin_words(ids[None]))[0].log_softmax(1)
-        wanted = sum(float(row[word]) for row, word in zip(logits, ids, strict=True))
-        assert float(nats) == pytest.approx(wanted, abs=1e-4)
+        wanted = [float(row[word]) for row, word in zip(logits, ids, strict=True)]
+        assert float(nats) == pytest.approx(sum(wanted), abs=1e-4)
+        hits.append(sum(map(math.exp, wanted)))
+    assert caption_hits(captioner, views, captions).tolist() == pytest.approx(hits, abs=1e-4)
 
 
 def gains(captioner, view, captions, usual):

@@ -17,7 +17,7 @@ from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.captions import Words, caption_nats, look
+from flowwarp.pipelines.captions import Words, caption_hits, look
 from flowwarp.pipelines.flow_estimation import estimate_both
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -32,11 +32,11 @@ from flowwarp.pipelines.sequences import (
 from flowwarp.pipelines.sketches import choose_sketches
 from flowwarp.pipelines.text_video import (
     STAGES,
+    agreement,
     describe_video,
     draw_codes,
     generate,
     heard,
-    likelihood,
     load_models,
     tidy,
     unknown_words,
@@ -166,7 +166,7 @@ def test_the_best_is_taken(models):
     seeds = [seed for own in (9, 4) for seed in seeds_after(own, 3)]
     captions = [CAPTION] * 3 + ["a knight"] * 3
     many = sample_video_tokens(models.gpt, list(map(Prompt, captions)), seeds, SAMPLING)
-    scores = likelihood(models, many, captions).view(2, 3)
+    scores = agreement(models, many, captions).view(2, 3)
     found, _ = draw_codes(models, [Prompt(CAPTION), Prompt("a knight")], [9, 4], best=3)
     assert torch.equal(found[0], many[scores[0].argmax()])
     assert torch.equal(found[1], many[3 + scores[1].argmax()])
@@ -290,7 +290,7 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     made = []
     monkeypatch.setattr(text_video, "choose_sketches", spy)
     monkeypatch.setattr(  # the last is the best
-        text_video, "likelihood", lambda models, videos, captions: torch.arange(len(videos))
+        text_video, "agreement", lambda models, videos, captions: torch.arange(len(videos))
     )
     make(sketching, seed=1, frames=2 * WINDOW, best=3)
     assert asked[0] is None
@@ -303,7 +303,7 @@ def test_of_twice_as_many_the_better_half_goes_on(sketching, monkeypatch):
     def score(models, videos, captions):
         return videos.double().sum((1, 2, 3))
 
-    monkeypatch.setattr(text_video, "likelihood", score)
+    monkeypatch.setattr(text_video, "agreement", score)
     prompts, seeds = [Prompt(CAPTION), Prompt("a knight")], [9, 4]
     asked = [
         own
@@ -342,10 +342,10 @@ def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monke
 
     def count(own, seen, captions):
         choosing.append(own)
-        return caption_nats(own, seen, captions)
+        return caption_hits(own, seen, captions)
 
     monkeypatch.setattr(text_video, "choose_sketches", spy)
-    monkeypatch.setattr(text_video, "caption_nats", count)
+    monkeypatch.setattr(text_video, "caption_hits", count)
     draw_codes(two, [Prompt(CAPTION)], [1], candidates=8, best=2)
     assert choosing == [two.sketcher, captioner, captioner]
 
@@ -357,11 +357,11 @@ def test_the_captioner_judges_videos(models):
     eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, widths=(8, 8), hidden=8))
     torch.nn.init.normal_(eye.head.weight, std=0.5)
     captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
-    found = likelihood(dataclasses.replace(models, captioner=captioner), videos, captions)
+    found = agreement(dataclasses.replace(models, captioner=captioner), videos, captions)
     decoded = models.dvae.decode(videos, WINDOW).detach()
-    wanted = caption_nats(captioner, look(captioner, decoded), captions)
+    wanted = caption_hits(captioner, look(captioner, decoded), captions)
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
-    assert not torch.equal(found, likelihood(models, videos, captions))
+    assert not torch.equal(found, agreement(models, videos, captions))
 
 
 def test_what_the_transformer_reads(models):
