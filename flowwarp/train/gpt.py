@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.swaps import Swaps
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.models.dvae import DVAE, FSQ, Residual
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
@@ -51,7 +50,6 @@ _FADES = 256  # tokens after which the stress on a video's opening is half as st
 _ALL = slice(0, None)
 _MOST_WORDS = 10_000  # that the card of the weights names
 _AT_ONCE = 8  # sequences of a validation side by side
-_SWAPPED = 20_000  # captions whose phrases are swapped
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,6 @@ class GPTDataConfig:
             after them: in half of those examples all, else a random share. What a video tells of
             itself is as good as any caption, so hardly a token needs one; those that see little of
             it do.
-        swapped: with how many captions that say something else, a phrase of each swapped
-            (:class:`flowwarp.data.swaps.Swaps`), its own is compared where it comes first; see
-            `GPTLossConfig.contrast`. Each is one more sequence.
     """
 
     clips: int = 20_000
@@ -98,11 +93,10 @@ class GPTDataConfig:
     caption_dropout: float = 0.1
     sketch_dropout: float = 0.1
     hiding: float = 0.5
-    swapped: int = 0
 
     def __post_init__(self) -> None:
         check_least(self, 1, "clips", "checked", "size", "frames", "text_limit")
-        check_least(self, 0, "merges", "token_frames", "swapped")
+        check_least(self, 0, "merges", "token_frames")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
         check_shares(self, "caption_dropout", "sketch_dropout", "hiding")
@@ -142,12 +136,6 @@ class GPTLossConfig:
         asked: how often a patch of a video is asked for, times how far it counts more, if that is
             not 1. Those that are drawn stand for the others: half of them teach nearly as much as
             all, in two thirds of the time.
-        contrast: how much it counts whether what is seen is likelier after its own caption than
-            after others (`GPTDataConfig.swapped`): minus the log-probability, in nats, that its own
-            is the one, were each as likely before. Of thousands of nats of a video a caption's word
-            changes a few, so that it is learned last, or never, if all nats count alike (Chen et
-            al., "Toward Guidance-Free AR Visual Generation via Condition Contrastive Alignment",
-            2024, for a network learned already).
     """
 
     text: float = 5.0
@@ -159,13 +147,12 @@ class GPTLossConfig:
     opening: float = 8.0
     rare: float = 0.0
     asked: float = 1.0
-    contrast: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 < self.asked <= 1:
             raise ValueError(f"asked must be in (0, 1], got {self.asked}")
-        check_least(self, 0, "opening", "rare", "contrast")
-        others = "opening", "rare", "asked", "contrast"
+        check_least(self, 0, "opening", "rare")
+        others = "opening", "rare", "asked"
         weights = [getattr(self, item.name) for item in fields(self) if item.name not in others]
         if min(weights) < 0 or max(weights) <= 0:
             raise ValueError("the weights of media must not be negative, nor all 0")
@@ -197,53 +184,17 @@ def known_words(captions: Iterable[str]) -> frozenset[str]:
 
 
 def sequence_of(
-    store: TokenStore,
-    index: int,
-    order: Sequence[str],
-    words: Vocabulary,
-    part: slice = _ALL,
-    caption: str | None = None,
+    store: TokenStore, index: int, order: Sequence[str], words: Vocabulary, part: slice = _ALL
 ) -> Tokens:
-    """Return a clip as a sequence of media in some order, the video's ``part`` of its times.
-
-    Another caption may be given it.
-    """
+    """Return a clip as a sequence of media in some order, the video's ``part`` of its times."""
     parts = []
     for name in order:
         if name == TEXT:
-            parts.append(words.text(store.caption(index) if caption is None else caption))
+            parts.append(words.text(store.caption(index)))
         else:
             own = part if name == VIDEO else _ALL
             parts.append(words.segment(name, store.codes(name, index)[own], own.start))
     return join(parts)
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """Tokens of a clip, and what goes with each patch of them, (L / 8,).
-
-    Args:
-        tokens: media in some order.
-        hidden: see `GPTDataConfig.hiding`.
-        counts: see :func:`_draw_asked`.
-        ahead: see :func:`kinds_ahead`; None without sketches.
-    """
-
-    tokens: Tokens
-    hidden: Tensor
-    counts: Tensor
-    ahead: Tensor | None
-
-    def retold(self, tokens: Tokens, nothing: int) -> _Sequence:
-        """Return it with another text before the rest: ``tokens`` of both."""
-        # Nothing of a text is hidden, counts more than once, or is told a kind: ``nothing``.
-        missing = (len(tokens) - len(self.tokens)) // PATCH
-        return _Sequence(
-            tokens,
-            F.pad(self.hidden, (missing, 0)),
-            F.pad(self.counts, (missing, 0), value=1.0),
-            None if self.ahead is None else F.pad(self.ahead, (missing, 0), value=nothing),
-        )
 
 
 def draw_batch(
@@ -253,23 +204,17 @@ def draw_batch(
     numbers: Iterable[int],
     data: GPTDataConfig,
     losses: GPTLossConfig,
-    swaps: Swaps | None = None,
 ) -> dict[str, Tensor]:
     """Return some examples, a pure function of the seed and their numbers.
 
     Returns:
         As :func:`collate` does, and ``hidden`` (B, L / 8) bool, see `GPTDataConfig.hiding`; where
         there are sketches also ``ahead`` (B, L / 8), see :meth:`flowwarp.models.gpt.GPT.features`.
-        With ``swaps``, all of these once more with other captions, (B, n, L …), their names
-        beginning with ``other_``; and ``compared`` (B,) bool, which examples have such: the others
-        have themselves there.
     """
     orders = [order for order, _ in data.mixture]
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    nothing = words[SKETCH].size if words.knows(SKETCH) else 0
-    own: list[_Sequence] = []
-    others: list[_Sequence] = []
-    compared = []
+    sequences, hidden, ahead, drawn = [], [], [], []
+    sketched = words.knows(SKETCH)
     for number in numbers:
         chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
         order = orders[int(chosen)]
@@ -278,52 +223,23 @@ def draw_batch(
         if dropped and order[0] == TEXT and len(order) > 1:
             order = order[1:]
         index = loop.shuffled(seed, number, len(store))
-        part = _some_frames(words, data, generator)
-        tokens = sequence_of(store, index, order, words, part)
+        tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
+        sequences.append(tokens)
         hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
-        hidden = _hide(tokens, words.number(order[-1]), hiding, generator)
-        sketch = ahead = None
-        if words.knows(SKETCH):
-            sketch = store.codes(SKETCH, index)
+        hidden.append(_hide(tokens, words.number(order[-1]), hiding, generator))
+        sketch = store.codes(SKETCH, index) if sketched else None
+        if sketched:
             plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
             told = None if plain or order[-1] != VIDEO else sketch
-            ahead = kinds_ahead(tokens, words, told)
-        counts = _draw_asked(tokens, words, sketch, losses, generator)
-        own.append(_Sequence(tokens, hidden, counts, ahead))
-        if swaps is None:
-            continue
-        captions = []
-        if order[0] == TEXT and len(order) > 1:
-            captions = swaps.others(store.caption(index), data.swapped, generator)
-        compared.append(len(captions) == data.swapped)
-        for caption in captions if compared[-1] else [None] * data.swapped:
-            retold = sequence_of(store, index, order, words, part, caption)
-            others.append(own[-1].retold(retold, nothing))
-    examples = _stack([*own, *others], words, losses)
-    if swaps is None:
-        return examples
-    count = len(own)
-    result = {name: rows[:count] for name, rows in examples.items()}
-    for name, rows in examples.items():
-        result[f"other_{name}"] = rows[count:].view(count, data.swapped, *rows.shape[1:])
-    return result | {"compared": torch.tensor(compared)}
-
-
-def _stack(
-    sequences: Sequence[_Sequence], words: Vocabulary, losses: GPTLossConfig
-) -> dict[str, Tensor]:
-    """Put sequences side by side, as :func:`draw_batch` returns them."""
-    examples = collate([own.tokens for own in sequences], words, losses)
+            ahead.append(kinds_ahead(tokens, words, told))
+        drawn.append(_draw_asked(tokens, words, sketch, losses, generator))
+    examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
-
-    def fill(rows: Iterable[Tensor]) -> Tensor:
-        return torch.stack([F.pad(row, (0, patches - len(row))) for row in rows])
-
-    examples["hidden"] = fill(own.hidden for own in sequences)
-    ahead = [own.ahead for own in sequences if own.ahead is not None]
-    if ahead:
+    examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
+    if sketched:
         examples["ahead"] = _stack_ahead(ahead, words, patches)
-    examples["weights"] *= fill(own.counts for own in sequences).repeat_interleave(PATCH, 1)
+    counts = torch.stack([F.pad(own, (0, patches - len(own))) for own in drawn])
+    examples["weights"] *= counts.repeat_interleave(PATCH, 1)
     return examples
 
 
@@ -428,48 +344,17 @@ def _stress(length: int, opening: float) -> Tensor:
 
 
 def gpt_losses(
-    net: GPT,
-    examples: Mapping[str, Tensor],
-    choices: Sequence[Tensor],
-    contrast: float = 0.0,
-    text: int = -1,
+    net: GPT, examples: Mapping[str, Tensor], choices: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Return the loss, and nats a token in bits, (B,) each; see :meth:`GPT.nats`.
-
-    Where examples are compared with other captions, also ``contrast``, how sure the network is that
-    their own is theirs, in nats; 0 where nothing is compared.
-
-    Args:
-        net: the network.
-        examples: of :func:`draw_batch`.
-        choices: see :meth:`GPT.nats`.
-        contrast: see `GPTLossConfig`.
-        text: the number of this medium, which is not asked for there.
-    """
-    names = ("ids", "places", "media", "weights", "hidden", "ahead", "near")
-    rows = {name: examples[name] for name in names if name in examples}
-    count = len(rows["ids"])
-    if contrast:
-        compared = examples["compared"].nonzero()[:, 0]
-        for name, own in rows.items():
-            others = examples[f"other_{name}"][compared].flatten(0, 1)
-            rows[name] = torch.cat([own, others])
-    choices = [ids.to(rows["ids"].device) for ids in choices]
-    weights = rows["weights"][:, PATCH:]
+    """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
+    choices = [ids.to(examples["ids"].device) for ids in choices]
+    hidden, ahead, near = (examples.get(name) for name in ("hidden", "ahead", "near"))
+    weights = examples["weights"][:, PATCH:]
     asked = weights.view(len(weights), -1, PATCH).any(2)
-    hidden, ahead, near = (rows.get(name) for name in ("hidden", "ahead", "near"))
-    nats = net.nats(rows["ids"], rows["places"], choices, hidden, ahead, near, asked)
-    mean = (nats * weights)[:count].sum(1) / weights[:count].sum(1).clamp_min(1e-6)
-    found = {"loss": mean, "bits": mean.detach() / math.log(2)}
-    if contrast:
-        shown = (rows["media"][:, PATCH:] != text) & (weights > 0)
-        clip = (nats * shown).sum(1)  # what all that is not text costs
-        others = clip[count:].view(len(compared), examples["other_ids"].shape[1])
-        every = torch.cat([clip[compared, None], others], 1)
-        sure = torch.zeros_like(mean).index_copy(0, compared, (-every).log_softmax(1)[:, 0])
-        found["loss"] = mean - contrast * sure
-        found["contrast"] = -sure.detach()
-    return found
+    ids, places = examples["ids"], examples["places"]
+    nats = net.nats(ids, places, choices, hidden, ahead, near, asked)
+    loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
+    return {"loss": loss, "bits": loss.detach() / math.log(2)}
 
 
 def bits_by_medium(
@@ -635,9 +520,6 @@ def gpt_task(
     if dvae is not None and (start is None or start.codes not in (None, fingerprint(dvae))):
         begin_codes(net, words, dvae)
     choices = words.all_choices()
-    swaps = None
-    if losses.contrast and data.swapped:
-        swaps = Swaps(itertools.islice(material.training.captions(), _SWAPPED))
     about = {VOCABULARY: words.to_json()}
     learned = frozenset[str]() if start is None else start.known
     if learned is not None:  # else it may know words that nobody can tell any more
@@ -648,13 +530,12 @@ def gpt_task(
         about[SKETCH] = material.eye
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(material.training, words, training.seed, numbers, data, losses, swaps)
+        return draw_batch(material.training, words, training.seed, numbers, data, losses)
 
     def loss(
         model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
     ) -> dict[str, Tensor]:
-        contrast = losses.contrast if swaps else 0.0
-        return gpt_losses(_own(model), examples, choices, contrast, words.number(TEXT))
+        return gpt_losses(_own(model), examples, choices)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}

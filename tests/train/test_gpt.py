@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.swaps import Swaps
 from flowwarp.data.tokens import Medium, vocabulary_from_json
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
@@ -659,101 +658,3 @@ def test_another_medium_needs_a_range_and_a_tokenizer(material):
     tokens = words.segment("sound", torch.tensor([4, 0, 1, 2]).view(4, 1, 1))
     assert tokens.places[8:12, 1].tolist() == [0.75, 1.25, 1.75, 2.25]  # of 2 cells of video
     assert isinstance(material.training, TokenStore)
-
-
-# ------------------------------------------------------------------ other captions
-
-
-@pytest.fixture
-def compared(sketched):
-    """What :func:`draw_batch` takes where clips are compared with other captions."""
-    words = build_vocabulary(sketched.media, sketched.training.captions(), DATA)
-    orders = ("text video 1", "text sketch 1", "video text 1")
-    data = replace(DATA, orders=orders, hiding=1.0, swapped=2)
-    losses = GPTLossConfig(text=0.0, asked=0.5, rare=0.5)
-    return sketched.training, words, data, losses, Swaps(sketched.training.captions())
-
-
-def test_other_captions_stand_before_the_same_clip(compared):
-    store, words, data, losses, swaps = compared
-    numbers = range(96)
-    plain = draw_batch(store, words, 3, numbers, data, losses)
-    batch = draw_batch(store, words, 3, numbers, data, losses, swaps)
-    length = plain["ids"].shape[1]
-    for name, rows in plain.items():
-        assert torch.equal(batch[name][:, : rows.shape[1]], rows)  # they change nothing else
-    first = batch["ids"][:, 0] == words.begin("text")
-    assert torch.equal(batch["compared"], first)
-    assert 0 < int(first.sum()) < len(first)
-    text = words.number("text")
-    for row in range(len(first)):
-        said = [words.read_text(batch["ids"][row].tolist())]
-        for other in range(2):
-            own = {
-                name: (batch[name][row], batch[f"other_{name}"][row, other])
-                for name in ("ids", "places", "media", "weights", "hidden", "ahead")
-            }
-            said.append(words.read_text(own["ids"][1].tolist()))
-            shown = [(media >= 0) & (media != text) for media in own["media"]]
-            for name, pair in own.items():
-                step = PATCH if len(pair[0]) < length else 1
-                mine, theirs = (rows[mask[::step]] for rows, mask in zip(pair, shown, strict=True))
-                assert torch.equal(mine, theirs), name
-        assert len(set(said)) == (3 if first[row] else 1)
-        if first[row]:
-            assert sorted(said) == [f"a {color} square" for color in sorted(COLORS)]
-
-
-def test_the_contrast_is_how_sure_a_clip_makes_of_its_caption(compared):
-    store, words, data, losses, swaps = compared
-    torch.manual_seed(0)
-    net = GPT(replace(SIZES, vocabulary=words.size, kinds=64))
-    choices, text = words.all_choices(), words.number("text")
-    batch = draw_batch(store, words, 3, range(48), data, losses, swaps)
-    # A network that begins knows nothing.
-    begun = gpt_losses(net, batch, choices, 1.0, text)
-    sure = torch.where(batch["compared"], math.log(3), 0.0)
-    torch.testing.assert_close(begun["contrast"], sure, rtol=1e-5, atol=1e-5)
-    torch.nn.init.normal_(net.head.weight)
-    torch.nn.init.normal_(net.summary.tell.weight)
-    plain = gpt_losses(net, batch, choices)
-    got = gpt_losses(net, batch, choices, 0.7, text)
-    for row in range(48):
-        costs = []
-        for prefix, at in (("", row), ("other_", (row, 0)), ("other_", (row, 1))):
-            own = {
-                name: batch[prefix + name][at][None]
-                for name in batch
-                if "_" not in name and name != "compared"
-            }
-            nats = net.nats(
-                own["ids"], own["places"], choices, own["hidden"], own["ahead"], own["near"]
-            )
-            shown = (own["weights"] > 0) & (own["media"] != text)
-            costs.append(-(nats * shown[:, PATCH:]).sum())
-        want = -torch.stack(costs).log_softmax(0)[0] if batch["compared"][row] else torch.zeros(())
-        torch.testing.assert_close(got["contrast"][row], want.detach(), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(
-            got["loss"][row], plain["loss"][row] + 0.7 * want, rtol=1e-3, atol=1e-3
-        )
-    alone = draw_batch(store, words, 3, [5], data, losses, swaps)
-    alone = gpt_losses(net, alone, choices, 0.7, text)
-    torch.testing.assert_close(alone["loss"][0], got["loss"][5], rtol=1e-4, atol=1e-4)
-
-
-def test_words_are_learned_sooner_where_captions_are_compared(sketched, tmp_path):
-    """Where sketches and neighbours tell the color too, hardly a token needs the word for it."""
-    told = {}
-    for contrast in (0.0, 1.0):
-        configs = settings(steps=60, learning_rate=3e-3, ema=0.0, validate_every=60, log_every=60)
-        data = replace(DATA, orders=("text video 1",), hiding=0.0, caption_dropout=0.0, swapped=1)
-        losses = replace(configs["losses"], contrast=contrast)
-        task = gpt_task(sketched, configs | {"data": data, "losses": losses})
-        loop.train(task, configs["loop"], tmp_path / str(contrast))
-        words = vocabulary_from_json(task.notes[VOCABULARY], "test")
-        swaps = Swaps(sketched.training.captions())
-        batch = draw_batch(sketched.training, words, 0, range(24), data, losses, swaps)
-        with torch.no_grad():
-            found = gpt_losses(task.model, batch, words.all_choices(), 1.0, words.number("text"))
-        told[contrast] = float(found["contrast"].mean())
-    assert told[1.0] < 0.6 * told[0.0]
