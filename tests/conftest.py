@@ -40,8 +40,9 @@ def video_weights(tmp_path_factory):
     pairs = train_pairs(2 * CAPTIONS, 60)
     media = (Medium("text", pairs.size), *grid_media(nets["dvae"], 16, 8))
     words = Vocabulary(media, pairs, text_limit=8)
-    net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1))
-    for parameter in net.parameters():  # else an untrained network cares little what it reads
+    # Numbers of any size need a norm; at those it begins with it cares little what it reads.
+    net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1, norm="rms"))
+    for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     notes = {VOCABULARY: words.to_json()}
     save_weights(paths["gpt"], net, Card("gpt", dataclasses.asdict(net.config), 1, notes))

@@ -68,7 +68,7 @@ class CaptionerConfig:
     embedded: int = 96
     hidden: int = 192
     joined: int = 256
-    norm: Literal["group", "none"] = "group"
+    norm: Literal["group", "none"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "numbers", "embedded", "hidden", "joined"):

@@ -82,7 +82,7 @@ class DVAEConfig:
     levels: tuple[int, ...] = (8, 5, 5, 5)
     groups: int = 2
     entries: int = 1024
-    norm: Literal["group", "none"] = "group"
+    norm: Literal["group", "none"] = "none"
 
     def __post_init__(self) -> None:
         stages = len(self.widths)

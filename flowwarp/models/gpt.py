@@ -1,9 +1,9 @@
 """The transformer: a causal model of sequences of integers, whatever medium they stand for.
 
 Each block adds attention over all tokens so far and a gated feed-forward layer (SwiGLU; Shazeer,
-"GLU Variants Improve Transformer", 2020) to a stream. What is read from the stream is brought to
-unit root mean square first (RMS norm; Zhang and Sennrich, NeurIPS 2019), without a learned scale:
-the matrix that follows can have it. No other normalisation, so no example sees another.
+"GLU Variants Improve Transformer", 2020) to a stream. With ``norm = "rms"`` what is read from the
+stream is brought to unit root mean square first (RMS norm; Zhang and Sennrich, NeurIPS 2019),
+without a learned scale: the matrix that follows can have it. No example sees another.
 
 *Patches.* The blocks do not see single tokens but patches of eight, such as the codes of a square
 of video, which say much the same. What comes out of them foretells the next patch, and a few
@@ -34,8 +34,8 @@ learned (See et al., "Get To The Point", ACL 2017).
 
 *At initialisation* each matrix keeps variance, and those that write to the stream are smaller by
 twice the root of the depth: all branches together add half the variance that the stream came with,
-however many they are. So it also trains with ``norm = "none"``, where the variance of a gated layer
-grows with the square of that of its input. Logits begin at 0.
+however many they are. So it also trains with ``norm = "none"``, and better, though the variance of
+a gated layer then grows with the square of that of its input. Logits begin at 0.
 
 Several heads of queries share a head of keys and values (Ainslie et al., "GQA", EMNLP 2023). On a
 CPU, generation takes as long as it takes to read the weights and the cache once a token: with a
@@ -104,7 +104,7 @@ class GPTConfig:
     inner_depth: int = 1
     inner_hidden: int = 768
     kinds: int = 0
-    norm: Literal["rms", "none"] = "rms"
+    norm: Literal["rms", "none"] = "none"
 
     def __post_init__(self) -> None:
         for item in fields(self):

@@ -178,27 +178,27 @@ def networks() -> dict[str, tuple[Model, Example]]:
     places = 8 * torch.rand(1, 40, 4, generator=random)
     torch.manual_seed(0)
     found["flow network"] = flownet.FlowNet(flownet.TINY), images
-    for coded in (dvae.TINY, replace(dvae.TINY, norm="none")):
+    for coded in (replace(dvae.TINY, norm="group"), replace(dvae.TINY, norm="none")):
         found[f"DVAE, norm {coded.norm}"] = dvae.DVAE(coded), (video,)
-    for written in (gpt.TINY, replace(gpt.TINY, norm="none")):
+    for written in (replace(gpt.TINY, norm="rms"), replace(gpt.TINY, norm="none")):
         found[f"GPT, norm {written.norm}"] = awake(gpt.GPT(written)), (ids, places)
     told = {"hidden": torch.arange(5)[None] % 2 == 1, "ahead": torch.arange(5)[None]}
     of_kinds = gpt.GPT(replace(gpt.TINY, kinds=4))
     found["GPT, kinds"] = of_kinds.features, {"ids": ids, "places": places, **told}
-    for drawn in (upsampler.TINY, replace(upsampler.TINY, norm="none")):
+    for drawn in (replace(upsampler.TINY, norm="group"), replace(upsampler.TINY, norm="none")):
         example = noise, time, video[:, 0, :, :16, :16], previous, visible
         found[f"upsampler, norm {drawn.norm}"] = awake(upsampler.Upsampler(drawn)), example
     # Many values: the few of one attribute may all be near 0, where rounding is relatively large.
     attributes = (("action", tuple("abcdefghijklmnop")), ("color", tuple("abcdefghijklmnop")))
     judging = classifier.ClassifierConfig(attributes, size=32, widths=(16, 32))
-    for judged in (judging, replace(judging, norm="none")):
+    for judged in (replace(judging, norm="group"), replace(judging, norm="none")):
         judge = classifier.Classifier(judged)
         for head in judge.heads:
             nn.init.normal_(head.weight)  # type: ignore[arg-type]
         found[f"classifier, norm {judged.norm}"] = judge, (video,)
     telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24)
     words = torch.randint(50, (1, 9), generator=random)
-    for taught in (telling, replace(telling, norm="none")):
+    for taught in (replace(telling, norm="group"), replace(telling, pooled=8)):
         found[f"captioner, norm {taught.norm}"] = awake(captioner.Captioner(taught)), (video, words)
     sorting = captioner.Captioner(replace(telling, kinds=6))
     codes = torch.randint(7, (1, 4, sorting.side, sorting.side), generator=random)

@@ -292,12 +292,11 @@ def upsampler_losses(
     noise, fresh = examples["noise"], examples["fresh"]
     previous = before + examples["haze"][:, :, None, None, None] * fresh
     share = condition.own_share if progress >= condition.own_from else 0.0
-    own = (examples["dice"] < share).nonzero()[:, 0]
-    if len(own):
-        some = {name: tensor[own] for name, tensor in examples.items()}
-        drawn, carried = roll_out(model, some, before[own, 0], condition.own_steps)
-        previous = previous.index_copy(0, own, drawn)
-        noise = noise.index_copy(0, own, carried)
+    if share:  # of all, so that what is drawn of one does not hang on how many others are
+        drawn, carried = roll_out(model, examples, before[:, 0], condition.own_steps)
+        own = (examples["dice"] < share).view(-1, 1, 1, 1, 1)
+        previous = torch.where(own, drawn, previous)
+        noise = torch.where(own, carried, noise)
     decode = examples["decode"].flatten(0, 1)
     hint, trust = warp_previous(
         previous.flatten(0, 1), examples["flow"].flatten(0, 1), examples["visible"].flatten(0, 1)
