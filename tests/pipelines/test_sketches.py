@@ -60,7 +60,8 @@ def gpt():
     )
     words = Vocabulary(media, PAIRS, text_limit=8)
     torch.manual_seed(0)
-    net = GPT(dataclasses.replace(TINY, vocabulary=words.size, depth=1, kinds=64))
+    # Numbers of any size need a norm.
+    net = GPT(dataclasses.replace(TINY, vocabulary=words.size, depth=1, kinds=64, norm="rms"))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return MediaGPT(net.eval(), words)
