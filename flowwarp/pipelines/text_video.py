@@ -65,7 +65,7 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"))
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
-_BEGINNINGS = 2  # for each video that is written to its end
+_BEGINNINGS = 4  # for each video that is written to its end
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
@@ -284,8 +284,8 @@ def generate(
             before.
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
-            describes best; without a prompt it is the first. Where there is a captioner, twice as
-            many are begun, and the better half of them goes on after the first half of a window.
+            describes best; without a prompt it is the first. Where there is a captioner, four times
+            as many are begun, and the best of them go on after the first half of a window.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
             which takes the best of its own.
         sampling: how codes are drawn.

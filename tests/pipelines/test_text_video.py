@@ -284,7 +284,7 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
 
     def spy(gpt, captioner, caption, seed, candidates, count, begin=None):
         asked.append(begin)
-        made.append(choose_sketches(gpt, captioner, caption, seed, 6, count, begin))
+        made.append(choose_sketches(gpt, captioner, caption, seed, 12, count, begin))
         return made[-1]
 
     made = []
@@ -294,12 +294,12 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     )
     make(sketching, seed=1, frames=2 * WINDOW, best=3)
     assert asked[0] is None
-    # Of six that are begun the last three go on, the last one first; of these it is the last.
-    assert torch.equal(asked[1], made[0][3, 1:])
-    assert not torch.equal(asked[1], made[0][5, 1:])
+    # Of twelve that are begun the last three go on, the last one first; of these it is the last.
+    assert torch.equal(asked[1], made[0][9, 1:])
+    assert not torch.equal(asked[1], made[0][11, 1:])
 
 
-def test_of_twice_as_many_the_better_half_goes_on(sketching, monkeypatch):
+def test_of_four_times_as_many_the_best_go_on(sketching, monkeypatch):
     def score(models, videos, captions):
         return videos.double().sum((1, 2, 3))
 
@@ -308,20 +308,20 @@ def test_of_twice_as_many_the_better_half_goes_on(sketching, monkeypatch):
     asked = [
         own
         for prompt, seed in zip(prompts, seeds, strict=True)
-        for own in with_sketches(sketching, prompt, seed, 12, 6)
+        for own in with_sketches(sketching, prompt, seed, 24, 12)
     ]
-    every = [own for seed in seeds for own in seeds_after(seed, 6)]
+    every = [own for seed in seeds for own in seeds_after(seed, 12)]
     begun = sample_video_tokens(sketching.gpt, asked, every, SAMPLING, times=1)
-    assert begun.shape == (12, 1, 4, 4)
-    scores = score(None, begun, None).view(2, 6)
-    kept = (scores.topk(3).indices + torch.tensor([[0], [6]])).flatten().tolist()
+    assert begun.shape == (24, 1, 4, 4)
+    scores = score(None, begun, None).view(2, 12)
+    kept = (scores.topk(3).indices + torch.tensor([[0], [12]])).flatten().tolist()
     ends = [dataclasses.replace(asked[row], begin=begun[row]) for row in kept]
     later = [(every[row] + 0x27D4EB2F) % 2**63 for row in kept]
     videos = sample_video_tokens(sketching.gpt, ends, later, SAMPLING)
     best = score(None, videos, None).view(2, 3).argmax(1) + torch.tensor([0, 3])
     told = []
     found, chosen = draw_codes(
-        sketching, prompts, seeds, candidates=12, best=3, progress=lambda *at: told.append(at)
+        sketching, prompts, seeds, candidates=24, best=3, progress=lambda *at: told.append(at)
     )
     assert torch.equal(found, videos[best])
     assert torch.equal(chosen[1].sketch, ends[best[1]].sketch)
