@@ -134,7 +134,7 @@ def test_a_part_that_was_changed_is_refused(parts, tmp_path):
     export_folder(folder, {"dvae": parts["dvae"]})
     path = folder / "dvae" / CONFIG
     config = json.loads(path.read_text())
-    path.write_text(json.dumps(config | {"norm": "none"}))
+    path.write_text(json.dumps(config | {"norm": "group"}))
     with pytest.raises(InputError, match=r"config.json: is not what the card in"):
         import_folder(folder)
     path.write_text(json.dumps(config))
