@@ -45,6 +45,14 @@ class Block(nn.Module):
         return x + change
 
 
+def pool(features: Tensor) -> Tensor:
+    """Return the largest and the mean of each feature over places: (..., C, places) to (..., 2 C).
+
+    What a thing is, as of a small weapon, is the same wherever it is.
+    """
+    return torch.cat([features.amax(-1), features.mean(-1)], -1)
+
+
 def check_sizes(widths: tuple[int, ...], blocks: tuple[int, ...], norm: str) -> None:
     """Raise ValueError if :func:`looking` cannot be made like this."""
     if len(widths) != 2 or any(w < GROUPS or w % GROUPS for w in widths):

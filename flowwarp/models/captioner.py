@@ -31,6 +31,7 @@ from flowwarp.models._seeing import (
     check_sizes,
     looking,
     pair_frames,
+    pool,
 )
 
 END = 0  # the id that ends a caption, and stands before its first word
@@ -148,7 +149,7 @@ class Captioner(nn.Module):
         seen = F.silu(seen.float()).flatten(2)  # (B pairs, numbers and pooled, places)
         seen = seen.view(len(video), -1, *seen.shape[1:])
         placed, rest = seen[:, :, : self.config.numbers], seen[:, :, self.config.numbers :]
-        return placed.mT, torch.cat([rest.amax(3), rest.mean(3)], 2)
+        return placed.mT, pool(rest)
 
     def sketch(self, video: Tensor) -> Tensor:
         """Return the sketch of clips, (B, pairs, side, side) int64; see :meth:`places`."""

@@ -26,6 +26,7 @@ from flowwarp.models._seeing import (
     check_sizes,
     looking,
     pair_frames,
+    pool,
 )
 
 
@@ -89,8 +90,7 @@ class Classifier(nn.Module):
         """
         seen = F.silu(self.see(pair_frames(video, self.config.size, self.config.apart)))
         placed, pooled = seen[:, :THIN].flatten(1), seen[:, THIN:].flatten(2)
-        joined = torch.cat([placed, pooled.amax(2), pooled.mean(2)], 1)
-        thought = F.silu(self.join(joined))
+        thought = F.silu(self.join(torch.cat([placed, pool(pooled)], 1)))
         return {
             name: head(thought).float().unflatten(0, (len(video), -1)).mean(1)
             for (name, _), head in zip(self.config.attributes, self.heads, strict=True)
