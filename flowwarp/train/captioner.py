@@ -231,7 +231,9 @@ def captioner_task(
         raise ValueError("kinds must be found of a network that has learned to see, and has none")
     if start is not None:
         first = start[0].config
-        configs = {**configs, "model": replace(first, kinds=kinds or first.kinds)}
+        if kinds is not None:  # a sketch has nothing that is pooled
+            first = replace(first, kinds=kinds, pooled=0)
+        configs = {**configs, "model": first}
     apart = configs["model"].apart
     if data.frames <= apart:
         raise ValueError(f"frames must be more than {apart}, got {data.frames}")
@@ -244,6 +246,9 @@ def captioner_task(
     if start is not None:
         state = start[0].state_dict()
         if kinds is not None:
+            # Rows and columns of what is pooled are the last of their matrices.
+            sizes = {name: value.shape for name, value in net.state_dict().items()}
+            state = {name: value[tuple(map(slice, sizes[name]))] for name, value in state.items()}
             found = vocabulary is not None  # by a run that is resumed
             state["book"] = net.book if found else find_kinds(start[0], clips, kinds)
             state["unknown"] = net.unknown

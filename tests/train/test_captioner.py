@@ -163,6 +163,19 @@ def test_goes_on_from_other_weights(kept):
         assert torch.equal(tensor, first.model.state_dict()[name])
 
 
+def test_what_is_pooled_is_left_off_where_there_are_kinds(kept):
+    pooling = configs() | {"model": replace(MODEL, pooled=5)}
+    seeing = captioner_task(kept[0], {"val": kept[1]}, pooling).model
+    sorting = captioner_task(
+        kept[0], {"val": kept[1]}, configs(), start=(seeing, WORDS), kinds=12
+    ).model
+    assert (sorting.config.pooled, sorting.config.kinds) == (0, 12)
+    video = kept[0].video(0, 0, 4)[None].float() / 255
+    torch.testing.assert_close(sorting.places(video), seeing.places(video))
+    placed = sorting.think.weight.shape[1]
+    assert torch.equal(sorting.think.weight, seeing.think.weight[:, :placed])
+
+
 def test_sorts_what_it_has_learned_to_see(kept, tmp_path):
     """It loses little by it, and what it sees is what it has seen."""
     first = loop.train(
