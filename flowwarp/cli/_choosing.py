@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from flowwarp.pipelines._defaults import BEST, CANDIDATES
+from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES
 
 
 def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,7 +20,8 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=BEST,
             show_default=True,
             metavar="N",
-            help="Make N videos, of 2 N beginnings, keep the one that the prompt describes best.",
+            help=f"Make N videos, of {BEGINNINGS} N beginnings, keep the one that the prompt "
+            "describes best.",
         ),
         click.option(
             "--candidates",
@@ -28,7 +29,8 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=CANDIDATES,
             show_default=True,
             metavar="N",
-            help="Make N sketches of a prompt; the sketcher chooses one for each video begun.",
+            help="Make N sketches of a prompt, at least one for each video begun; the sketcher "
+            "chooses among them.",
         ),
     ):
         command = option(command)

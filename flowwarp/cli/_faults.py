@@ -31,6 +31,13 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
 # Torch (CPU and CUDA), cuBLAS and OpenCV have no common exception for it.
 _NO_MEMORY = re.compile(r"tried to allocate|out of memory|failed to allocate|alloc_failed", re.I)
 _AMOUNT = re.compile(r"allocate ([\d.]+ ?\w+)")
+# Of commands whose memory does not hang on a picture's size.
+_SMALLER = {
+    "generate-video": "lower --best-of or --candidates",
+    "eval-video": "lower --best-of or --candidates",
+    "describe-video": "lower --best-of",
+    "datasets": "lower --size",
+}
 
 
 class _Terminated(BaseException):
@@ -107,8 +114,10 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(fault, MemoryError) or _NO_MEMORY.search(str(fault)):
             amount = _AMOUNT.search(str(fault))
             problem = f"out of memory: {amount[1]} are not to be had" if amount else "out of memory"
-            training = any(name.startswith("train-") for name in given[:1])
-            remedy = "lower batch_size, or raise accumulate" if training else "use smaller images"
+            called = given[0] if given else ""
+            remedy = "lower batch_size, or raise accumulate"
+            if not called.startswith("train-"):
+                remedy = _SMALLER.get(called, "use smaller images")
             _say(f"{problem}; {remedy}, or close other programs")
             return OUT_OF_MEMORY
         traceback.print_exc()

@@ -63,7 +63,9 @@ def training_options(folder: str) -> Callable[[Function], Function]:
         click.option(
             "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
         ),
-        click.option("--seed", type=click.IntRange(0), help="Of weights, data and everything."),
+        click.option(
+            "--seed", type=click.IntRange(0, 2**32 - 1), help="Of weights, data and everything."
+        ),
         click.option(
             "--device",
             default="auto",

@@ -153,7 +153,9 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
 @click.option("-o", "--output", metavar="OUT", required=True, help="The folder for the clips.")
 @click.option("--count", type=click.IntRange(1), default=16, show_default=True, metavar="N")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, metavar="N")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
+)
 @click.option(
     "--size",
     type=click.Choice(["16", "32", "64", "128"]),

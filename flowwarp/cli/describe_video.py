@@ -28,13 +28,16 @@ if TYPE_CHECKING:
     "--best-of",
     "best",
     type=click.IntRange(1, 64),
-    default=1,
-    show_default=True,
     metavar="N",
-    help="Try N descriptions of each part of a video, keep the likeliest.",
+    help="Weigh N descriptions of each part of a video, keep the likeliest; 4 unless it is given, "
+    "1 with --gpt.",
 )
 @click.option(
-    "--seed", type=click.IntRange(0, 2**31), default=0, show_default=True, help="Of the tries."
+    "--seed",
+    type=click.IntRange(0, 2**31),
+    default=0,
+    show_default=True,
+    help="Of what --gpt tries.",
 )
 @click.option(
     "--captioner", metavar="WEIGHTS", default="base", show_default=True, help="Of train-captioner."
@@ -49,7 +52,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def command(
     videos: tuple[str, ...],
-    best: int,
+    best: int | None,
     seed: int,
     captioner: str,
     gpt: str | None,
@@ -68,7 +71,7 @@ def command(
 
     \b
     flowwarp describe-video clip.mp4
-    flowwarp describe-video clips/ --best-of 4 --json
+    flowwarp describe-video clips/ --best-of 16 --json
     """  # noqa: D301 - click wants the character itself
     check_device(device)
     sources = _list_sources(videos)
@@ -79,10 +82,10 @@ def command(
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:
         words = load_captioner(find_weights(captioner, "captioner"), choose_device(device))
-        describe = partial(caption_video, words, beams=max(BEAMS, best))
+        describe = partial(caption_video, words, beams=best or BEAMS)
     else:
         models = load_models(gpt, dvae, None, None, choose_device(device))
-        describe = partial(describe_video, models, best=best, seed=seed)
+        describe = partial(describe_video, models, best=best or 1, seed=seed)
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     hidden = len(sources) == 1 or not sys.stderr.isatty()

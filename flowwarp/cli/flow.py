@@ -159,10 +159,7 @@ def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
 def _load(given: Options) -> FlowNet:
     from flowwarp.pipelines.flow_estimation import load_flownet
 
-    try:
-        return load_flownet(given.weights, choose_device(given.device))
-    except FileNotFoundError as fault:  # a package without weights
-        raise InputError("--weights", str(fault), "or give a file") from fault
+    return load_flownet(given.weights, choose_device(given.device))
 
 
 # ------------------------------------------------------------------ one pair

@@ -17,7 +17,8 @@ from pathlib import Path
 from flowwarp.errors import InputError, Locked
 from flowwarp.io._files import lock
 
-KINDS = ("pairs", "captioned", "fitted", "tokens")  # a folder's name begins with one of these
+# A folder's name begins with one of these.
+KINDS = ("pairs", "captioned", "fitted", "tokens", "clips")
 LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 
 _LOG = logging.getLogger(__name__)

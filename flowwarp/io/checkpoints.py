@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
+from flowwarp._bundled import bundled
 from flowwarp.errors import InputError
 from flowwarp.io._files import atomic_output, open_input
 
@@ -145,6 +146,25 @@ def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, 
             raise InputError(source, f"{name!r} is {tuple(scale.shape)}, not one value a row")
         tensors[scaled] = tensor.float() * scale.float()
     return tensors
+
+
+def bundled_weights(name: str, remedy: str) -> Path:
+    """Return the file of weights in the package.
+
+    Args:
+        name: of the file, without its suffix.
+        remedy: what to do where there is none.
+
+    Raises:
+        InputError: the package comes without it.
+    """
+    try:
+        path = bundled("weights") / f"{name}.safetensors"
+        if path.is_file():
+            return path
+    except FileNotFoundError:  # a package without any
+        pass
+    raise InputError(name, "this package has no weights of it", remedy)
 
 
 def build(

@@ -387,7 +387,7 @@ class Gumbel(nn.Module):
     """Chooses one of several vectors by softmax with Gumbel noise.
 
     Training samples a soft choice, whose temperature falls from 1 to 1/16 with ``mix`` (DALL-E);
-    otherwise the most likely vector is taken. The noise is torch's global generator's.
+    otherwise the most likely vector is taken.
     """
 
     coldest = 1 / 16
@@ -397,13 +397,18 @@ class Gumbel(nn.Module):
         self.inputs, self.outputs = entries, outputs
         self.book = nn.Parameter(torch.randn(entries, outputs) / math.sqrt(outputs))
 
-    def forward(self, latent: Tensor, mix: float) -> tuple[Tensor, Tensor]:
-        """Return vectors (..., D) and codes (...) of logits (..., entries)."""
+    def forward(
+        self, latent: Tensor, mix: float, seeds: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return vectors (B, ..., D) and codes (B, ...) of logits (B, ..., entries).
+
+        Seeds (B,) int64 are of each example's noise; without, it is torch's global generator's.
+        """
         codes = latent.detach().argmax(-1)
         if not self.training:
             return self.values(codes), codes
         temperature = self.coldest**mix
-        choice = F.gumbel_softmax(latent, temperature)
+        choice = ((latent + _gumbel_noise(latent, seeds)) / temperature).softmax(-1)
         return choice @ self.book, codes
 
     def values(self, codes: Tensor) -> Tensor:
@@ -415,6 +420,19 @@ class Gumbel(nn.Module):
         logarithms = latent.log_softmax(-1)
         divergence = (logarithms.exp() * logarithms).sum(-1) + math.log(self.inputs)
         return divergence.flatten(1).mean(1)
+
+
+def _gumbel_noise(like: Tensor, seeds: Tensor | None) -> Tensor:
+    """Return noise of a shape (B, ...), of each example what its seed says, alone."""
+    if seeds is None:
+        return -torch.empty_like(like).exponential_().log()
+    drawn = [
+        like.new_empty(like.shape[1:], device="cpu").exponential_(
+            generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in seeds.tolist()
+    ]
+    return -torch.stack(drawn).log().to(like.device)
 
 
 class Residual(nn.Module):
@@ -522,12 +540,16 @@ class DVAE(nn.Module):
         self.decoder = Decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, video: Tensor, mix: float = 1.0) -> Reconstruction:
+    def forward(
+        self, video: Tensor, mix: float = 1.0, seeds: Tensor | None = None
+    ) -> Reconstruction:
         """Encode, round and decode.
 
         Args:
             video: (B, T, 3, H, W) in [0, 1]; T a multiple of ``config.stride_time``.
             mix: how much of the rounding happens, in [0, 1].
+            seeds: (B,) int64, of each example's Gumbel noise in training, so that it does not hang
+                on what else is in the batch; without, it is torch's global generator's.
 
         Raises:
             TypeError: the video is not floating-point.
@@ -542,7 +564,10 @@ class DVAE(nn.Module):
         batch = len(video)
         latent = self._to_latent(video)
         with _fp32(video):
-            values, codes = self.quantiser(latent, mix)
+            if isinstance(self.quantiser, Gumbel):
+                values, codes = self.quantiser(latent, mix, seeds)
+            else:
+                values, codes = self.quantiser(latent, mix)
         decoded, _ = self._from_values(values, None)
         return Reconstruction(_by_example(decoded, batch), latent, codes)
 

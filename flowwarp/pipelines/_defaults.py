@@ -4,5 +4,6 @@ DETAIL = 0.3  # temperature of the digits of a code after its first
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
 GUIDANCE = 3.0  # how much the prompt is stressed
 BEST = 4  # videos of a prompt, to choose from
+BEGINNINGS = 4  # for each of them, of which the best go on after half
 STEPS = 1  # of the upsampler, a frame
 CANDIDATES = 256  # sketches of a prompt, shared out among its videos; a fraction of their time

@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp._bundled import bundled
-from flowwarp.io.checkpoints import build
+from flowwarp.io.checkpoints import build, bundled_weights
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.pipelines.precision import fast_autocast
@@ -40,7 +39,9 @@ def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-    path = bundled("weights") / f"flownet_{weights}.safetensors" if weights in SHIPPED else weights
+    path = weights
+    if weights in SHIPPED:
+        path = bundled_weights(f"flownet_{weights}", "train some with train-flow and give the file")
     net, _ = build(path, "flownet", lambda settings: FlowNet(FlowNetConfig(**settings)))
     return net.to(device).eval()
 

@@ -19,10 +19,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from flowwarp._bundled import bundled
 from flowwarp.data.captioned import middle_square
 from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import build
+from flowwarp.io.checkpoints import build, bundled_weights
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH, Sampling
@@ -34,7 +33,7 @@ from flowwarp.models.upsampler import (
     upsample_frames,
 )
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
+from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import Words, caption_hits, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 from flowwarp.pipelines.precision import fast_dtype
@@ -65,7 +64,6 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"))
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
-_BEGINNINGS = 4  # for each video that is written to its end
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
@@ -241,15 +239,9 @@ def find_weights(weights: str | Path, network: str) -> str | Path:
     """
     if weights != SHIPPED:
         return weights
-    try:
-        path = bundled("weights") / f"{network}_{SHIPPED}.safetensors"
-        if path.is_file():
-            return path
-    except FileNotFoundError:  # a package without any
-        pass
-    problem = "this package has no weights of it"
     trainer = "captioner --kinds" if network == "sketcher" else network
-    raise InputError(network, problem, f"train some with train-{trainer} and give --{network} FILE")
+    remedy = f"train some with train-{trainer} and give --{network} FILE"
+    return bundled_weights(f"{network}_{SHIPPED}", remedy)
 
 
 # ------------------------------------------------------------------ words to video
@@ -287,7 +279,7 @@ def generate(
             describes best; without a prompt it is the first. Where there is a captioner, four times
             as many are begun, and the best of them go on after the first half of a window.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
-            which takes the best of its own.
+            which takes the best of its own, at least one for each.
         sampling: how codes are drawn.
         steps: of the upsampler for each frame.
         temporal: False: the upsampler draws each frame by itself.
@@ -483,7 +475,7 @@ def draw_codes(
     captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
     count = best if captions else 1
     halves = count > 1 and _can_halve(models, prompts)
-    each = count * _BEGINNINGS if halves else count
+    each = count * BEGINNINGS if halves else count
     asked = [
         own
         for prompt, seed in zip(prompts, seeds, strict=True)

@@ -14,7 +14,6 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,13 +23,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp._bundled import bundled
 from flowwarp.data.captions import prompt_for
 from flowwarp.data.labels import JUDGED, Phrases, label_caption, label_clip, named
 from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
-from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import build
+from flowwarp.io.checkpoints import build, bundled_weights
 from flowwarp.losses.photometric import gradients, ssim_distance
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
@@ -82,24 +79,17 @@ def load_classifier(
     Raises:
         InputError: the file is missing, broken, or of another network; or the package has none.
     """
-    path = _bundled_judge() if weights is None else weights
+    if weights is None:
+        remedy = "train one with tools/train_classifier.py and give --classifier FILE"
+        weights = bundled_weights("classifier", remedy)
 
     def make(settings: Mapping[str, Any]) -> Classifier:
         given = settings.get("attributes", ())
         attributes = tuple((str(name), tuple(map(str, values))) for name, values in given)
         return Classifier(ClassifierConfig(**{**settings, "attributes": attributes}))
 
-    net, _ = build(path, "classifier", make)
+    net, _ = build(weights, "classifier", make)
     return net.to(device).eval()
-
-
-def _bundled_judge() -> Path:
-    with suppress(FileNotFoundError):  # a package without any weights
-        path = bundled("weights") / "classifier.safetensors"
-        if path.is_file():
-            return path
-    remedy = "train one with tools/train_classifier.py and give --classifier FILE"
-    raise InputError("classifier", "this package has no weights of it", remedy)
 
 
 @torch.inference_mode()

@@ -98,9 +98,10 @@ def draw_examples(
 
     Returns:
         ``video`` (B, T, 3, S, S) uint8, ``flow`` (B, T - 1, 2, S, S) from each frame to the next,
-        ``known`` (B, T - 1, 1, S, S) bool, where it is valid and leads to what is visible.
+        ``known`` (B, T - 1, 1, S, S) bool, where it is valid and leads to what is visible,
+        ``seeds`` (B,) int64, of the network's noise.
     """
-    videos, flows, masks = [], [], []
+    videos, flows, masks, seeds = [], [], [], []
     for number in numbers:
         clip = source(seed, number)
         video, flow, known = clip.video, clip.flow_12, clip.valid_12 & clip.visible_12
@@ -110,7 +111,13 @@ def draw_examples(
         videos.append(video)
         flows.append(flow)
         masks.append(known)
-    return {"video": torch.stack(videos), "flow": torch.stack(flows), "known": torch.stack(masks)}
+        seeds.append(loop.generator(seed, number, 2).initial_seed())
+    return {
+        "video": torch.stack(videos),
+        "flow": torch.stack(flows),
+        "known": torch.stack(masks),
+        "seeds": torch.tensor(seeds),
+    }
 
 
 def _hold(video: Tensor, flow: Tensor, known: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -185,7 +192,7 @@ def dvae_losses(
     assert isinstance(net, DVAE)
     original = batch["video"].float() / 255
     mix = min(1.0, progress / config.rounded_from) if config.rounded_from else 1.0
-    made = net(original, mix)
+    made = net(original, mix, batch["seeds"])
     error = made.video - original
     terms = {
         "color": color_loss(error),
@@ -222,12 +229,12 @@ def find_books(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int = 1
     assert isinstance(net.quantiser, Residual)
     drawn = []
     for number, video in enumerate(videos):
-        places = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2)
+        places = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2).cpu()
         spread = places.unflatten(1, (-1, 3)).var(1).mean(1).sqrt() + _EVEN
         chosen = torch.multinomial(
             spread, min(points, len(places)), generator=loop.generator(number)
         )
-        drawn.append(places[chosen].cpu())
+        drawn.append(places[chosen])
     rest = torch.cat(drawn)
     for book in net.quantiser.books:
         middles = find_middles(rest, len(book), rounds)

@@ -544,26 +544,42 @@ def _stopped(task: Task, last: int) -> Task:
 
 
 def kills(folder: Path, count: int = 5) -> float:
-    """Kill a training at random moments; return how many states were lost and files differ."""
+    """Kill a training at random moments; return how many states were lost and files differ.
+
+    Raises:
+        RuntimeError: one was over before it could be killed, or failed.
+    """
     config = small_config(steps=30, save_every=1, validate_every=10, samples_every=10)
     configs = {"loop": config, **small_task("dvae", config, folder).configs}
     whole, killed = folder / "kill-whole", folder / "killed"
-    began = time.monotonic()
-    _child(whole, config, folder).join()
-    lasted = time.monotonic() - began
+    _end(_child(whole, config, folder), 0)
     chance = random.Random(0)  # noqa: S311 - when to kill is no secret
-    lost = 0
+    step = lost = 0
     for _ in range(count):
         child = _child(killed, config, folder)
-        time.sleep(chance.uniform(0.2, 0.5) * lasted)
+        step += chance.randint(1, config.steps // (count + 1))
+        while child.is_alive() and not any(n >= step for n in _saved_steps(killed)):
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.03))  # in the midst of a step, or of a write
         child.kill()
-        child.join()
+        _end(child, -signal.SIGKILL)
         said: list[str] = []  # of states that are broken
         with open_run(killed, configs, resume="auto") as run:
-            run.newest_state(said.append)
+            state = run.newest_state(said.append)
+        step = 0 if state is None else state.step
         lost += len(said)
-    _child(killed, config, folder).join()
+    _end(_child(killed, config, folder), 0)
     return lost + len(run_differences(whole, killed))
+
+
+def _saved_steps(run: Path) -> list[int]:
+    return [int(path.stem.removeprefix("state-")) for path in run.glob("state-*.safetensors")]
+
+
+def _end(child: Any, code: int) -> None:
+    child.join()
+    if child.exitcode != code:
+        raise RuntimeError(f"a training ended with {child.exitcode}, not {code}")
 
 
 def _child(run: Path, config: LoopConfig, folder: Path) -> Any:

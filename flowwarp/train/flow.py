@@ -379,7 +379,7 @@ def _compare(
 
 
 def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
-    """Census at every level but the smallest, whose images say nothing."""
+    """Census at every level but the smallest, whose images say nothing; (B,)."""
     losses = []
     for flow in pyramid.levels:
         size = flow.shape[-2:]
@@ -388,7 +388,7 @@ def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
         here, there = (F.interpolate(image, size, mode="area") for image in (crop, other))
         warped, inside = warp(there, flow, mask=True)
         losses.append(census_loss(here, warped, inside, radius=2))
-    return torch.stack(losses).mean(0)
+    return torch.stack(losses).mean(0) if losses else crop.new_zeros(len(crop))
 
 
 def _distance(pyramid: FlowPyramid, flow: Tensor) -> Tensor:

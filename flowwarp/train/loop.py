@@ -43,9 +43,9 @@ from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 
 RESUME = "resume it with --resume auto"
 MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
+MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which drops their bits
 
 Batch = Mapping[str, Tensor]
-Report = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,8 @@ class LoopConfig:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.batch_size > MOST_EXAMPLES:
             raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed must be at most {MOST_SEED}, got {self.seed}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})"
@@ -268,7 +270,7 @@ def train(
     ):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
-        with contextlib.ExitStack() as stack:
+        with _stopping(folder), contextlib.ExitStack() as stack:
             run = None
             if rank == 0:
                 run = stack.enter_context(
@@ -281,14 +283,12 @@ def train(
             if run is not None:  # not before it is known that the state fits
                 run.write_config(configs)
             if task.prepare is not None:
-                task.prepare()
+                with stop.at_once(world == 1):  # what it keeps on disk is gone on with
+                    task.prepare()
             if writer is not None and rank == 0:
                 loop.writer = writer(str(folder), purge_step=loop.step + 1)
                 stack.callback(loop.writer.close)
-            try:
-                loop.go()
-            except _StopNow:
-                raise Stopped(folder, stop.number, RESUME) from None
+            loop.go()
             return loop.result(Path(folder))
 
 
@@ -335,6 +335,7 @@ class _Loop:
         self.best: tuple[float, int] | None = None
         self.last: Mapping[str, float] = {}
         self.sums: dict[str, float] = {}  # of what is logged, since the last line
+        self.summed = 0  # steps of which they are
         self.seconds = 0.0  # trained in all
         self.agreed = 0, False  # what some process had to say at the last step: see `news`
         self.wide = torch.float32 if device.type == "mps" else torch.float64
@@ -353,6 +354,7 @@ class _Loop:
             "best": self.best,
             "metric": self.task.metric,
             "sums": self.sums,
+            "summed": self.summed,
             "seconds": self.seconds,
             "machine": _machine(self.device, self.world),
         }
@@ -437,6 +439,9 @@ class _Loop:
             if best is not None and not anew:
                 self.best = float(best[0]), int(best[1])
             self.sums = {name: float(value) for name, value in state.facts["sums"].items()}
+            # A state of before it was counted: so many where log_every was the same.
+            summed = state.facts.get("summed", state.step % self.config.log_every)
+            self.summed = int(summed) if self.sums else 0
             self.seconds = float(state.facts["seconds"])
             before = dict(state.facts["machine"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
@@ -582,12 +587,12 @@ class _Loop:
         """Add a step to the running means; write them when their line is due."""
         for name, value in sums.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
+        self.summed += 1
         self.progress.step(self.step, sums["loss"])
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
-        steps = (self.step - 1) % self.config.log_every + 1
-        means = {name: total / steps for name, total in self.sums.items()}
-        self.sums = {}
+        means = {name: total / self.summed for name, total in self.sums.items()}
+        self.sums, self.summed = {}, 0
         self.log("train", {**means, "learning_rate": rate})
 
     def log(self, split: str, figures: Mapping[str, float]) -> None:
@@ -729,7 +734,20 @@ def _prepared(
 
 
 class _StopNow(BaseException):
-    """A signal came where nothing would be lost by stopping at once."""
+    """A signal came where nothing would be lost by stopping at once, or came again."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def _stopping(folder: str | Path) -> Iterator[None]:
+    """Say of a run that it was stopped, wherever in this block."""
+    try:
+        yield
+    except _StopNow as signalled:
+        raise Stopped(folder, signalled.number, RESUME) from None
 
 
 class _Stop:
@@ -746,11 +764,11 @@ class _Stop:
         if self.number:
             # A terminal and torchrun may both pass on one Ctrl-C.
             if time.monotonic() - self._came > 1:
-                raise KeyboardInterrupt
+                raise _StopNow(number)
             return
         self.number, self._came = number, time.monotonic()
         if self._now:
-            raise _StopNow
+            raise _StopNow(number)
 
     @contextlib.contextmanager
     def at_once(self, allowed: bool) -> Iterator[None]:
@@ -758,7 +776,7 @@ class _Stop:
         self._now = allowed
         try:
             if allowed and self.number:
-                raise _StopNow
+                raise _StopNow(self.number)
             yield
         finally:
             self._now = False

@@ -199,7 +199,8 @@ def open_run(
 
     Raises:
         Locked: another process trains this run.
-        InputError: it cannot be resumed with this configuration; the first key is named.
+        InputError: it cannot be resumed with this configuration; the first key is named. Or it has
+            weights alone, which beginning anew would write over.
         OutputError: the folder cannot be made, or holds a run that was not to be resumed.
     """
     folder = Path(folder)
@@ -210,6 +211,12 @@ def open_run(
                 left.unlink()
         if resume == "never":
             refuse_run(folder)
+        elif _has_weights(folder) and not any(folder.glob("state-*")):
+            raise InputError(
+                folder,
+                "has weights, but no state to go on from",
+                "begin another run with them (--start)",
+            )
         for name in (CONFIG, METRICS):
             check_regular(folder / name)
         run = Run(folder, keep)
@@ -229,13 +236,17 @@ def refuse_run(folder: str | Path) -> None:
     """
     folder = Path(folder)
     try:
-        holds = any(folder.glob("state-*")) or any((folder / n).exists() for n in (LAST, BEST))
+        holds = any(folder.glob("state-*")) or _has_weights(folder)
     except OSError as fault:  # a name that is too long
         raise OutputError(folder, reason(fault)) from fault
     if holds:
         raise OutputError(
             folder, "holds a run already", "resume it (--resume auto), or name another"
         )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (LAST, BEST))
 
 
 def check_writable(folder: str | Path) -> None:
@@ -269,7 +280,8 @@ def _check_configs(
     """Refuse to continue under another configuration, but where it was changed on purpose.
 
     Returns:
-        Whether something besides the loop's own settings changed.
+        Whether what validations measure may have changed: a setting that is not the loop's, or the
+        seed.
 
     Raises:
         InputError: the first key that differs.
@@ -297,7 +309,7 @@ def _check_configs(
                     "give the old value, name another run, or change it for good "
                     "(--resume changed)",
                 )
-            anew |= section != "loop"
+            anew |= section != "loop" or name == "seed"  # which says what is held out
     return anew
 
 

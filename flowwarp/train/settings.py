@@ -58,15 +58,18 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
     Raises:
         InputError: no such key, or a value that is not of its type or range.
     """
-    result = dict(configs)
+    given: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
             raise InputError(f"--set {setting}", "has no value", "write key=value")
         section, name = _locate(configs, key.strip(), f"--set {setting}")
         kind = _types(configs[section])[name]
-        value = _parse(kind, text.strip(), f"--set {setting}")
-        result[section] = _replaced(result[section], {name: value}, f"--set {setting}")
+        given.setdefault(section, {})[name] = _parse(kind, text.strip(), f"--set {setting}")
+    result = dict(configs)
+    for section, values in given.items():  # as a whole, as some fit only each other
+        source = f"--set {', '.join(values)}"
+        result[section] = _replaced(configs[section], values, source)
     return result
 
 

@@ -83,6 +83,30 @@ def test_out_of_memory_in_a_training_names_its_settings(capfd):
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("generate-video", "lower --best-of or --candidates"),
+        ("describe-video", "lower --best-of"),
+        ("flow", "use smaller images"),
+    ],
+)
+def test_out_of_memory_names_what_takes_it(capfd, name, remedy):
+    @click.group()
+    def group():
+        pass
+
+    @group.command(name)
+    def command():
+        raise MemoryError
+
+    with pytest.raises(SystemExit):
+        run(group, [name])
+    assert capfd.readouterr().err == (
+        f"flowwarp: out of memory; {remedy}, or close other programs\n"
+    )
+
+
 def test_no_fault(outcome):
     assert outcome(None) == (0, "", [])
     assert outcome(7) == (7, "", [])

@@ -19,6 +19,7 @@ from flowwarp.data.cast import draw_actor
 from flowwarp.data.grounds import ground_names
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.errors import OutputError
+from flowwarp.io import checkpoints
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.pipelines import text_video
@@ -300,13 +301,11 @@ def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words
     assert everything(tmp_path) == before
 
 
-@pytest.mark.skipif(
-    (bundled("weights") / "gpt_base.safetensors").exists(), reason="the package has weights"
-)
-def test_a_package_without_weights(generate, tmp_path):
+def test_a_package_without_weights(generate, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "bundled", lambda folder: tmp_path / folder)
     code, out, err = generate(PROMPT, weights=())
     assert (code, out) == (3, [])
-    assert err[0].startswith("flowwarp: gpt: this package has no weights of it; train some")
+    assert err[0].startswith("flowwarp: gpt_base: this package has no weights of it; train some")
     assert everything(tmp_path) == []
 
 

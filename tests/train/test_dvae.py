@@ -119,7 +119,7 @@ def test_rounding_is_mixed_in():
     net = DVAE(settings()["model"])
     mixes = []
     forward = net.forward
-    net.forward = lambda video, mix: mixes.append(mix) or forward(video, mix)
+    net.forward = lambda video, mix, *rest: mixes.append(mix) or forward(video, mix, *rest)
     batch = draw_examples(square, 0, range(1), DVAEDataConfig(SIZE, FRAMES), 4)
     for progress in (0, 0.15, 0.3, 1):
         dvae_losses(net, batch, progress, DVAELossConfig())
@@ -195,6 +195,18 @@ def test_gumbel_trains_too(tmp_path):
     result = loop.train(dvae_task(square, configs), configs["loop"], tmp_path / "run")
     assert 0 < result.last["codes_used"] <= 1
     assert "use0" not in result.last
+
+
+def test_gumbel_noise_is_of_the_example_alone():
+    """Not of where it lies in a batch, nor of how that is split."""
+    configs = settings()
+    configs["model"] = replace(configs["model"], quantiser="gumbel", entries=32)
+    task = dvae_task(square, configs)
+    whole = task.loss(task.model, task.batch(range(4)), 1)["color"]
+    parts = [task.loss(task.model, task.batch(range(n, n + 2)), 1)["color"] for n in (2, 0)]
+    assert torch.allclose(whole, torch.cat(parts[::-1]), rtol=1e-6, atol=0)
+    other = task.loss(task.model, task.batch(range(1, 5)), 1)["color"]
+    assert torch.allclose(whole[1:], other[:-1], rtol=1e-6, atol=0)
 
 
 def test_books_are_middles_of_places():

@@ -4,6 +4,8 @@ from types import SimpleNamespace
 
 import torch
 
+from flowwarp.io import _cache
+from flowwarp.train import arrays
 from flowwarp.train.arrays import CAPTION, pack_caption, unpack_caption
 from flowwarp.train.kept import keep_clips
 
@@ -38,6 +40,14 @@ def test_other_clips_are_kept_apart(tmp_path):
     assert keep_clips(other, "a", 3, cache=tmp_path).caption(2) == "clip 2!"
     keep_clips(draw, "b", 3, cache=tmp_path)
     assert len(list(tmp_path.glob("clips-*"))) == 3
+
+
+def test_clips_make_room_when_nobody_needs_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "use", lambda folder: None)  # as after the process has ended
+    keep_clips(draw, "a", 3, cache=tmp_path)
+    monkeypatch.setattr(_cache, "LIMIT", 1)
+    _cache.make_room(tmp_path)
+    assert list(tmp_path.glob("clips-*")) == []
 
 
 def test_captions_survive_packing():

@@ -358,6 +358,42 @@ def test_the_best_is_the_best_of_one_measure(tiny, tmp_path):
     assert run(worse("other"), more, tmp_path / "c", resume="changed").best[0] == 1e9
 
 
+def test_another_seed_holds_out_other_clips(tiny, tmp_path):
+    """So that what was best of the former ones says nothing."""
+    run(tiny.make(), tiny.config(steps=8), tmp_path)
+    task = replace(tiny.make(), validate=lambda model: {"error": 1e9})
+    again = run(task, tiny.config(steps=12, seed=1), tmp_path, resume="changed")
+    assert again.best[0] == 1e9
+
+
+def test_weights_without_a_state_are_not_written_over(tiny, tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    for state in tmp_path.glob("state-*"):
+        state.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for resume in ("auto", "changed"):
+        with pytest.raises(InputError, match="no state to go on from"):
+            run(tiny.make(), tiny.config(), tmp_path, resume=resume)
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
+    """Also in a run that ended in the midst of a line, and is longer now."""
+    config = tiny.config(steps=4, log_every=3, validate_every=0, ema=0.0)
+    run(tiny.make(), config, tmp_path)
+    run(tiny.make(), replace(config, steps=9, log_every=1), tmp_path / "each")
+    run(tiny.make(), replace(config, steps=9), tmp_path, resume="changed")
+
+    def losses(folder):
+        lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
+
+    told, each = losses(tmp_path), losses(tmp_path / "each")
+    assert sorted(told) == [3, 4, 6, 9]
+    # The rate's schedule is another before and after; so are the steps, a little.
+    assert told[6] == pytest.approx((each[5] + each[6]) / 2, rel=0.02)
+
+
 def test_last_weights_are_those_of_the_last_state(tiny, tmp_path):
     """Also where a kill came between the two."""
     run(tiny.make(), tiny.config(), tmp_path)
@@ -389,6 +425,21 @@ def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
     with pytest.raises(InputError, match="clip"):
         run(task, tiny.config(steps=2, clip=2.0), tmp_path, resume="auto")
     assert prepared == [1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_preparations_at_once(tiny, tmp_path, number):
+    reached = []
+
+    def prepare():
+        signal.raise_signal(number)
+        reached.append(1)
+
+    with pytest.raises(Stopped) as stop:
+        run(replace(tiny.make(), prepare=prepare), tiny.config(steps=2), tmp_path)
+    assert stop.value.exit_code == 128 + number
+    assert reached == []
+    run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto")
 
 
 def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):

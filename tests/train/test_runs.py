@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowwarp.errors import Locked, OutputError
+from flowwarp.errors import Locked, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.train.loop import train
 from flowwarp.train.runs import State, open_run
@@ -68,18 +68,20 @@ def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path, monkeypatch):
     assert OutputError.exit_code == 4
 
 
-def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path, number):
     """The second one, after a second, does not wait for the step to end and be saved."""
     config = tiny.config(steps=6, save_every=2)
 
     def twice(step):
         if step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
             time.sleep(1.05)
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stopped) as stop:
         train(tiny.make(twice), config, tmp_path / "cut", stream=io.StringIO())
+    assert stop.value.exit_code == 128 + number
     assert [path.name for path in (tmp_path / "cut").glob("state-*")] == [
         "state-00000002.safetensors"
     ]

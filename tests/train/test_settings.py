@@ -55,6 +55,25 @@ def test_set(setting, name, value):
     assert result["model"] == Model()
 
 
+@dataclass(frozen=True)
+class Levels:
+    widths: tuple[int, ...] = (1, 2)
+    blocks: tuple[int, ...] = (1, 1)
+
+    def __post_init__(self):
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must be as many")
+
+
+def test_settings_that_fit_each_other_only():
+    configs = {"levels": Levels()}
+    wanted = {"levels": Levels((1, 2, 3), (4, 5, 6))}
+    assert override(configs, ["widths=1,2,3", "blocks=4,5,6"]) == wanted
+    assert override(configs, ["blocks=4,5,6", "widths=7,8,9", "widths=1,2,3"]) == wanted
+    with pytest.raises(InputError, match="--set widths: widths and blocks must be as many"):
+        override(configs, ["widths=1,2,3"])
+
+
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
