@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import click
+
+
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --device; it arrives as ``device``, to be checked before any work."""
+    return click.option(
+        "--device",
+        type=click.Choice(["auto", "cpu", "cuda"]),
+        default="auto",
+        show_default=True,
+        help="Where to compute; auto is a GPU where there is one.",
+    )(command)
 
 
 def check_device(device: str) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,11 +26,26 @@ _SOURCES = "sources"  # a section of config.toml
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def training_options(folder: str) -> Callable[[Function], Function]:
-    """Give a command the options of every training: preset, start, folder, resume … json.
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The options of every training, by their names."""
 
-    They arrive as ``preset``, ``start``, ``folder``, ``resume``, ``steps``, ``settings``,
-    ``config``, ``seed``, ``device``, ``tensorboard``, ``as_json`` and ``dry_run``.
+    preset: Any  # one of the choices
+    start: str | None
+    folder: str
+    resume: Any  # one of the choices
+    steps: int | None
+    settings: tuple[str, ...]
+    config: str | None
+    seed: int | None
+    device: str
+    tensorboard: bool
+    as_json: bool
+    dry_run: bool
+
+
+def training_options(folder: str) -> Callable[[Function], Function]:
+    """Give a command the options of every training, as :class:`TrainingOptions` has them.
 
     Args:
         folder: where the run goes by default.
@@ -109,14 +124,7 @@ def _usable_device(context: click.Context, option: click.Parameter, device: str)
     return device
 
 
-def configure(
-    configs: Mapping[str, Any],
-    *,
-    config: str | None,
-    steps: int | None,
-    seed: int | None,
-    settings: Sequence[str],
-) -> dict[str, Any]:
+def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
     It comes before what takes long, so it also refuses to begin a run where there is one or nothing
@@ -134,24 +142,23 @@ def configure(
     from flowwarp.train.runs import begun_with, check_writable, refuse_run
     from flowwarp.train.settings import override, read_toml
 
-    asked = click.get_current_context().params
-    if asked["resume"] == "never":
-        refuse_run(asked["folder"])
-    if not asked["dry_run"]:
-        check_writable(asked["folder"])
-    if asked["tensorboard"]:
+    if given.resume == "never":
+        refuse_run(given.folder)
+    if not given.dry_run:
+        check_writable(given.folder)
+    if given.tensorboard:
         event_writer()
-    slow = fast_dtype(torch.device(asked["device"])) != torch.bfloat16
-    begun = None if asked["resume"] == "never" else begun_with(asked["folder"], "loop", "precision")
+    slow = fast_dtype(torch.device(given.device)) != torch.bfloat16
+    begun = None if given.resume == "never" else begun_with(given.folder, "loop", "precision")
     precision = "fp32" if slow else configs["loop"].precision
     if begun in ("bf16", "fp32"):
         precision = begun
     preset = {**configs, "loop": replace(configs["loop"], precision=precision)}
-    changed = read_toml(config, preset, (_SOURCES,)) if config else preset
-    given = {"steps": steps, "seed": seed}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changed = read_toml(given.config, preset, (_SOURCES,)) if given.config else preset
+    asked = {"steps": given.steps, "seed": given.seed}
+    changes = {name: value for name, value in asked.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
-    result = override(changed, settings)
+    result = override(changed, given.settings)
     if slow and begun == result["loop"].precision == "bf16":
         click.echo(
             "this run computes in bf16, which is slow here; faster, if not the same to the bit: "
@@ -177,12 +184,12 @@ def tell_clips(done: int, total: int) -> None:
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
-def begun_weights(folder: str, resume: str) -> Path | None:
+def begun_weights(given: TrainingOptions) -> Path | None:
     """Return the weights of the run that is to be resumed, if there are any yet."""
     from flowwarp.train.runs import LAST
 
-    own = Path(folder) / LAST
-    return own if resume != "never" and own.exists() else None
+    own = Path(given.folder) / LAST
+    return own if given.resume != "never" and own.exists() else None
 
 
 @dataclass(frozen=True)
@@ -194,7 +201,6 @@ class Sources:
     layers: str = ""
     photos: str = ""
     dvae: str = ""
-    gpt: str = ""
     flow: str = ""
     sketcher: str = ""
     recipe: str = ""
@@ -203,18 +209,14 @@ class Sources:
     keep_codes: bool = False
 
 
-def _sources(asked: Mapping[str, Any]) -> Sources:
+def note_sources(data: Sequence[str], **given: str | bool | None) -> Sources:
     """Return them with whole paths, and weights with their digest: another file is another run."""
-    found: dict[str, Any] = {}
-    for item in fields(Sources):
-        value = asked.get(item.name)
-        if isinstance(value, tuple):
-            found[item.name] = tuple(map(_whole, value))
-        elif isinstance(value, str):
-            found[item.name] = (_whole(value),) if item.name == "data" else _whole(value)
-        elif value is not None:
-            found[item.name] = value
-    return Sources(**found)
+    noted: dict[str, Any] = {
+        name: _whole(value) if isinstance(value, str) else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return Sources(tuple(map(_whole, data)), **noted)
 
 
 def _whole(name: str) -> str:
@@ -228,24 +230,27 @@ def _whole(name: str) -> str:
 
 
 def tell_plan(
-    configs: Mapping[str, Any], found: Mapping[str, int | None], *, as_json: bool
+    configs: Mapping[str, Any],
+    sources: Sources,
+    found: Mapping[str, int | None],
+    given: TrainingOptions,
 ) -> None:
     """Print what a command would do that trains: of --dry-run, once all was checked.
 
     Args:
         configs: of the run.
-        found: how many there are of each kind of thing to learn from; None if without end.
-        as_json: print one JSON object.
+        sources: that it would learn from.
+        found: how many there are of each kind of thing in them; None if without end.
+        given: options of the command.
     """
-    asked = click.get_current_context().params
     training: LoopConfig = configs["loop"]
-    given, nothing = asdict(_sources(asked)), asdict(Sources())
-    sources = {name: value for name, value in given.items() if value != nothing[name]}
-    if as_json:
+    nothing = asdict(Sources())
+    named = {name: value for name, value in asdict(sources).items() if value != nothing[name]}
+    if given.as_json:
         plan = {
-            "run": asked["folder"],
-            "device": asked["device"],
-            "sources": sources,
+            "run": given.folder,
+            "device": given.device,
+            "sources": named,
             "found": dict(found),
             "settings": {section: asdict(config) for section, config in configs.items()},
         }
@@ -253,45 +258,37 @@ def tell_plan(
         return
     model = ", ".join(f"{name} {value}" for name, value in asdict(configs["model"]).items())
     counts = (f"{'endless' if n is None else n} {kind}" for kind, n in found.items())
-    names = (f"{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in sources.items())
+    names = (f"{k} {' '.join(v) if isinstance(v, tuple) else v}" for k, v in named.items())
     lines = {
         "sources": ", ".join(names),
         "found": ", ".join(counts),
         "network": model,
         "training": f"{training.steps} steps of {training.batch_size} examples, "
-        f"{training.precision}, on {asked['device']}",
-        "run": asked["folder"],
+        f"{training.precision}, on {given.device}",
+        "run": given.folder,
     }
     for name, line in lines.items():
         click.echo(os.fsencode(f"{name}: {line}"))
 
 
 def train(
-    task: Task,
-    configs: Mapping[str, Any],
-    folder: str,
-    *,
-    device: str,
-    resume: str,
-    tensorboard: bool,
-    as_json: bool,
+    task: Task, configs: Mapping[str, Any], sources: Sources, given: TrainingOptions
 ) -> Result:
     """Run the loop and print where the weights are; of several processes, the first one prints."""
     from flowwarp.train import loop
     from flowwarp.train.processes import is_first
 
-    sources = _sources(click.get_current_context().params)
     result = loop.train(
         replace(task, configs={**task.configs, _SOURCES: sources}),
         configs["loop"],
-        folder,
-        device=device,
-        resume=resume,  # type: ignore[arg-type]
-        tensorboard=tensorboard,
+        given.folder,
+        device=given.device,
+        resume=given.resume,
+        tensorboard=given.tensorboard,
     )
     if not is_first():
         return result
-    if as_json:
+    if given.as_json:
         best = None if result.best is None else {"value": result.best[0], "step": result.best[1]}
         click.echo(json.dumps({"weights": str(result.weights), "step": result.step, "best": best}))
     else:

@@ -10,9 +10,8 @@ from typing import Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._choices import FORMATS
 from flowwarp.errors import InputError, SomeFailed
-
-FORMATS = ("flo", "png", "pfm", "npy", "npz")
 
 
 @click.command()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae, for --gpt."
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 def command(
     videos: tuple[str, ...],

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._tables import align
 from flowwarp.errors import InputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
     show_default=True,
     help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     data: tuple[str, ...],
@@ -252,14 +253,7 @@ def _format(table: Sequence[dict[str, Any]]) -> str:
             "-" if row[key] is None else f"{row[key]:.{decimals}f}" for key, _, decimals in FIGURES
         ]
         lines.append([f"{row['set']} ({row['pairs']})", row["method"], *figures])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if place < 2 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return align(lines, 2)
 
 
 def to_grey(image: Tensor) -> Any:

@@ -15,7 +15,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._choosing import choosing_options
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._tables import align
 from flowwarp.errors import InputError
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
 
@@ -130,7 +131,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     metavar="N",
     help="How many of them to search.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def command(
@@ -521,14 +522,7 @@ def _format(part: str, count: int, tables: Mapping[str, Table]) -> str:
     for figure in dict.fromkeys(name for table in tables.values() for name in table):
         values = [tables[column].get(figure, {}).get(whose) for column, whose in heads]
         lines.append([figure, *(_number(figure, value) for value in values)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return align(lines, 1)
 
 
 def _number(figure: str, value: float | None) -> str:

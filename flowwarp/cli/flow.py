@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
+from flowwarp.cli._choices import FORMATS, QUALITIES
 from flowwarp.cli._clips import VIDEOS, check_rate
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from flowwarp.io.manifests import Shard
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.bulk_flow import Job, Outcome
-
-FORMATS = ("flo", "png", "pfm", "npy", "npz")
-QUALITIES = ("fast", "balanced", "best")
 
 
 def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Shard | None:
@@ -83,7 +81,7 @@ class Options:
 @click.option("--backward", metavar="OUT", help="Write the flow from frame 2 to frame 1 too.")
 @click.option("--occlusion", metavar="OUT", help="Write a mask, white where frame 2 shows it.")
 @click.option("--show", metavar="OUT", help="Write colours: a picture; for many, .mp4 or a folder.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes; 1 if not said.")
 @click.option(
     "--shard", callback=_read_shard, metavar="I/N", help="Do the I-th of N parts of a job."

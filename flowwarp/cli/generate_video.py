@@ -18,7 +18,7 @@ import click
 
 from flowwarp.cli import _clips, _paths
 from flowwarp.cli._choosing import choosing_options
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
 
@@ -139,7 +139,7 @@ class Job:
     help="Of train-upsampler.",
 )
 @click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")

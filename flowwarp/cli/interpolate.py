@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._choices import QUALITIES
 from flowwarp.cli._clips import (
     LEAST_FPS,
     MOST_FPS,
@@ -23,7 +24,7 @@ from flowwarp.cli._clips import (
     is_folder_name,
     is_video_name,
 )
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Job:
 )
 @click.option(
     "--quality",
-    type=click.Choice(["fast", "balanced", "best"]),
+    type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
     help="How exactly motion is estimated.",
@@ -84,7 +85,7 @@ class Job:
     show_default=True,
     help="Of the flow network: base, small, or a file.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")

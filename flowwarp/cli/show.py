@@ -203,11 +203,11 @@ def _write_flicker(source: Path, target: Path, view: View) -> dict[str, Any]:
 
 
 def write_sequence(
-    sources: Sequence[Path], target: Path, view: View, rate: Fraction | float = 25
+    sources: Sequence[Path], target: Path, view: View, rate: Fraction | None = None
 ) -> dict[str, Any]:
     """Write all flows as one video at one scale; reads each twice to know that scale."""
     from flowwarp.io.flow_files import read_flow
-    from flowwarp.io.video import write_video
+    from flowwarp.io.video import DEFAULT_FPS, write_video
 
     max_flow = view.max_flow or common_scale(sources)
 
@@ -223,7 +223,7 @@ def write_sequence(
             yield _draw(flow, valid, view, max_flow)[0]
 
     _paths.make_folder(target.parent)
-    count = write_video(target, pictures(), rate)
+    count = write_video(target, pictures(), rate or DEFAULT_FPS)
     return {
         "input": [str(source) for source in sources],
         "output": str(target),

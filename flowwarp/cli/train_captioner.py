@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowwarp.cli._splits import keep_splits, tell_every
 from flowwarp.cli._training import (
+    TrainingOptions,
     begun_weights,
     checked_settings,
     configure,
+    note_sources,
     tell_plan,
     train,
     training_options,
@@ -39,18 +41,7 @@ def command(
     layers: str | None,
     photos: str | None,
     kinds: int | None,
-    preset: str,
-    start: str | None,
-    folder: str,
-    resume: str,
-    steps: int | None,
-    settings: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    device: str,
-    tensorboard: bool,
-    as_json: bool,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train a captioner, which says in words what a video shows.
 
@@ -66,24 +57,20 @@ def command(
     flowwarp train-captioner clips/ --start runs/captioner/best.safetensors --kinds 128 \\
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
+    given = TrainingOptions(**options)
     from flowwarp.data.sources import count_videos
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
 
-    configs = configure(
-        captioner.presets(preset),  # type: ignore[arg-type]
-        config=config,
-        steps=steps,
-        seed=seed,
-        settings=settings,
-    )
-    if dry_run:
-        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+    configs = configure(captioner.presets(given.preset), given)
+    sources = note_sources([data], layers=layers, photos=photos, start=given.start)
+    if given.dry_run:
+        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
         return
     with checked_settings():
-        trained = load_captioner(find_weights(start, "captioner")) if start else None
+        trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
         model: CaptionerConfig = configs["model"] if trained is None else trained.net.config
         wanted: CaptionerDataConfig = configs["data"]
         training: LoopConfig = configs["loop"]
@@ -97,18 +84,10 @@ def command(
             layers=layers,
             photos=photos,
         )
-        begun = begun_weights(folder, resume)
+        begun = begun_weights(given)
         words = load_captioner(begun).vocabulary if begun else None
         begin = None if trained is None else (trained.net, trained.vocabulary)
         task = captioner.captioner_task(
             kept, checks, configs, start=begin, vocabulary=words, kinds=kinds
         )
-    train(
-        task,
-        configs,
-        folder,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        as_json=as_json,
-    )
+    train(task, configs, sources, given)

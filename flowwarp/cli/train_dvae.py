@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import click
 
 from flowwarp.cli._training import (
+    TrainingOptions,
     checked_settings,
     configure,
+    note_sources,
     tell_clips,
     tell_plan,
     train,
@@ -31,18 +34,7 @@ def command(
     photos: str | None,
     flow: str | None,
     keep_codes: bool,
-    preset: str,
-    start: str | None,
-    folder: str,
-    resume: str,
-    steps: int | None,
-    settings: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    device: str,
-    tensorboard: bool,
-    as_json: bool,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train a discrete VAE, which turns video into integers and back.
 
@@ -61,8 +53,9 @@ def command(
     flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto
     flowwarp train-dvae clips/ --flow base --set loop.batch_size=8
     """  # noqa: D301 - click wants the character itself
-    if keep_codes and not start:
-        raise click.UsageError("--keep-codes needs --start")
+    given = TrainingOptions(**options)
+    if keep_codes and not given.start:
+        raise click.UsageError("--keep-codes needs --given.start")
     from flowwarp.data.sources import DIGITS, SPRITES, count_videos, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
@@ -73,18 +66,20 @@ def command(
 
     if flow and data in (SPRITES, DIGITS):
         raise click.UsageError(f"--flow goes with a folder of videos; {data} know how they move")
-    configs = configure(
-        dvae.presets(preset),  # type: ignore[arg-type]
-        config=config,
-        steps=steps,
-        seed=seed,
-        settings=settings,
-    )
+    configs = configure(dvae.presets(given.preset), given)
     about = configs["data"]
-    place = own_device(device)
+    place = own_device(given.device)
     motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
-    if dry_run:
-        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+    sources = note_sources(
+        [data],
+        layers=layers,
+        photos=photos,
+        flow=flow,
+        start=given.start,
+        keep_codes=keep_codes,
+    )
+    if given.dry_run:
+        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
         return
     with checked_settings():
         source, other = open_split(
@@ -96,14 +91,6 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        net = load_dvae(find_weights(start, "dvae")) if start else None
+        net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
         task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes)
-    train(
-        task,
-        configs,
-        folder,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        as_json=as_json,
-    )
+    train(task, configs, sources, given)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowwarp.cli._training import (
+    TrainingOptions,
     checked_settings,
     configure,
+    note_sources,
     tell_plan,
     train,
     training_options,
@@ -47,18 +49,7 @@ def command(
     val: str | None,
     val_recipe: str,
     photos: str | None,
-    preset: str,
-    start: str | None,
-    folder: str,
-    resume: str,
-    steps: int | None,
-    settings: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    device: str,
-    tensorboard: bool,
-    as_json: bool,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train a flow network from footage that nobody labelled.
 
@@ -80,6 +71,7 @@ def command(
     flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
     flowwarp train-flow /data/sintel --recipe sintel --val /data/kitti --val-recipe kitti2015
     """  # noqa: D301 - click wants the character itself
+    given = TrainingOptions(**options)
     if not data and not photos:
         raise click.UsageError("give some DATA, or --photos")
     if recipe and not data:
@@ -91,14 +83,8 @@ def command(
     from flowwarp.train import flow
     from flowwarp.train.fitted import disk_space
 
-    net = load_flownet(start) if start else None
-    configs = configure(
-        flow.presets(preset, net),  # type: ignore[arg-type]
-        config=config,
-        steps=steps,
-        seed=seed,
-        settings=settings,
-    )
+    net = load_flownet(given.start) if given.start else None
+    configs = configure(flow.presets(given.preset, net), given)
     wanted: flow.FlowDataConfig = configs["data"]
     with checked_settings():
         flow.check_sizes(net.config if net else configs["model"], wanted, configs["losses"])
@@ -109,10 +95,13 @@ def command(
     elif data:
         clips = list_clips(data)
     judges = pairs_of(load_recipe(val_recipe), val) if val else []
-    if dry_run:
+    sources = note_sources(
+        data, val=val, photos=photos, recipe=recipe, val_recipe=val_recipe, start=given.start
+    )
+    if given.dry_run:
         shown = len(list(find_photos(Path(photos)))) if photos else 0
         found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}
-        tell_plan(configs, found, as_json=as_json)
+        tell_plan(configs, sources, found, given)
         return
     truths = [read_pair(pair) for pair in _spread(judges)]
     pictures = load_photos(photos) if photos else []
@@ -132,15 +121,7 @@ def command(
         space = disk_space(wanted.fitted_pairs, wanted.fitted_size)
         told = partial(_tell_fits, space=space)
         task = flow.flow_task(material, configs, truths, start=net, told=told)
-    train(
-        task,
-        configs,
-        folder,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        as_json=as_json,
-    )
+    train(task, configs, sources, given)
 
 
 def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
+    TrainingOptions,
     begun_weights,
     checked_settings,
     configure,
+    note_sources,
     tell_plan,
     train,
     training_options,
@@ -39,18 +41,7 @@ def command(
     photos: str | None,
     flow: str | None,
     sketcher: str | None,
-    preset: str,
-    start: str | None,
-    folder: str,
-    resume: str,
-    steps: int | None,
-    settings: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    device: str,
-    tensorboard: bool,
-    as_json: bool,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train a transformer, which makes video of words, and words of video.
 
@@ -69,6 +60,7 @@ def command(
     flowwarp train-gpt digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
+    given = TrainingOptions(**options)
     from flowwarp.data.sources import count_videos
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import load_gpt
@@ -78,23 +70,26 @@ def command(
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
 
-    configs = configure(
-        gpt.presets(preset),  # type: ignore[arg-type]
-        config=config,
-        steps=steps,
-        seed=seed,
-        settings=settings,
-    )
+    configs = configure(gpt.presets(given.preset), given)
     training: LoopConfig = configs["loop"]
-    place = own_device(device)
+    place = own_device(given.device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
     eye = None
     if sketcher is not None:
         eye = load_captioner(find_weights(sketcher, "sketcher"), place)
         check_kinds(eye, sketcher)
         configs["data"] = gpt.with_sketches(configs["data"])
-    if dry_run:
-        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+    sources = note_sources(
+        [data],
+        layers=layers,
+        photos=photos,
+        dvae=dvae,
+        flow=flow,
+        sketcher=sketcher,
+        start=given.start,
+    )
+    if given.dry_run:
+        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
         return
     with checked_settings():
         material = prepare_material(
@@ -109,16 +104,8 @@ def command(
             device=place,
             captioner=eye,
         )
-        trained = load_gpt(find_weights(start, "gpt")) if start else None
-        begun = begun_weights(folder, resume)
+        trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
+        begun = begun_weights(given)
         words = load_gpt(begun).vocabulary if begun else None
         task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)
-    train(
-        task,
-        configs,
-        folder,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        as_json=as_json,
-    )
+    train(task, configs, sources, given)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import click
 
 from flowwarp.cli._paths import is_folder
 from flowwarp.cli._training import (
+    TrainingOptions,
     checked_settings,
     configure,
+    note_sources,
     tell_clips,
     tell_plan,
     train,
@@ -41,18 +44,7 @@ def command(
     layers: str | None,
     photos: str | None,
     flow: str,
-    preset: str,
-    start: str | None,
-    folder: str,
-    resume: str,
-    steps: int | None,
-    settings: tuple[str, ...],
-    config: str | None,
-    seed: int | None,
-    device: str,
-    tensorboard: bool,
-    as_json: bool,
-    dry_run: bool,
+    **options: Any,
 ) -> None:
     """Train an upsampler, which draws sharp frames over those a discrete VAE decodes.
 
@@ -66,6 +58,7 @@ def command(
     flowwarp train-upsampler digits --dvae runs/dvae/best.safetensors --preset tiny
     flowwarp train-upsampler sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
+    given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.sources import count_videos, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
@@ -75,24 +68,21 @@ def command(
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
 
-    configs = configure(
-        upsampler.presets(preset),  # type: ignore[arg-type]
-        config=config,
-        steps=steps,
-        seed=seed,
-        settings=settings,
-    )
+    configs = configure(upsampler.presets(given.preset), given)
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
-    place = str(own_device(device))
+    place = str(own_device(given.device))
     if is_folder(dvae):
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
         codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
     network = cache(load_flownet)  # read once a folder has been found
 
-    if dry_run:
-        tell_plan(configs, {"videos": count_videos(data)}, as_json=as_json)
+    sources = note_sources(
+        [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start
+    )
+    if given.dry_run:
+        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
         return
     with checked_settings():
         source, other = open_split(
@@ -104,14 +94,6 @@ def command(
             motion=lambda video: estimate_motion(network(flow, place), video),
             progress=tell_clips,
         )
-        net = load_upsampler(start) if start else None
+        net = load_upsampler(given.start) if given.start else None
         task = upsampler.upsampler_task(source, codec, configs, other, start=net)
-    train(
-        task,
-        configs,
-        folder,
-        device=device,
-        resume=resume,
-        tensorboard=tensorboard,
-        as_json=as_json,
-    )
+    train(task, configs, sources, given)

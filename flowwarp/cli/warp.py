@@ -17,7 +17,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._clips import VIDEOS, check_rate
-from flowwarp.cli._device import check_device, choose_device
+from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Job:
 @click.option("--scale", default=1.0, metavar="T", help="Go T of the way, for example 0.5.")
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to its image.")
 @click.option("--mask", metavar="PNG", help="Write where the result is known; many: a folder.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto")
+@device_option
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.models._layers import GROUPS, convolution, group_norm
 from flowwarp.tensors import check_video
 
-GROUPS = 8  # of group norm
 PATCH = 4  # side of the square of pixels that is folded into channels
 PAIR_CHANNELS = 2 * 3 * PATCH**2
 STRIDE = 2 * PATCH  # of what :func:`looking` makes of pairs of frames
@@ -22,22 +22,14 @@ CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike
 THIN = 16  # channels that are left before places are joined
 
 
-def convolution(inputs: int, outputs: int, size: int, gain: float) -> nn.Conv2d:
-    """Return a layer whose output has the variance of its input times the square of ``gain``."""
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
 class Block(nn.Module):
     """A residual block; the branches of a stage together add about what comes in."""
 
     def __init__(self, width: int, branches: int, norm: str) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
-        self.first = convolution(width, width, 3, math.sqrt(2))
-        self.second = convolution(width, width, 3, math.sqrt(2 / branches))
+        self.norm = group_norm(width, norm)
+        self.first = convolution(width, width, gain=math.sqrt(2))
+        self.second = convolution(width, width, gain=math.sqrt(2 / branches))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, width, H, W)."""
@@ -78,14 +70,14 @@ def looking(
     fine, coarse = widths
     some, more = blocks
     return nn.Sequential(
-        convolution(inputs, fine, 3, 1.0),
+        convolution(inputs, fine),
         *(Block(fine, some, norm) for _ in range(some)),
         nn.PixelUnshuffle(2),
-        convolution(4 * fine, coarse, 1, 1.0),
+        convolution(4 * fine, coarse, size=1),
         *(Block(coarse, more, norm) for _ in range(more)),
-        nn.GroupNorm(GROUPS, coarse) if norm == "group" else nn.Identity(),
+        group_norm(coarse, norm),
         nn.SiLU(),
-        convolution(coarse, outputs, 1, math.sqrt(2)),
+        convolution(coarse, outputs, size=1, gain=math.sqrt(2)),
     )
 
 

@@ -43,12 +43,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.models._layers import GROUPS, convolution, group_norm
 from flowwarp.tensors import check_video
 
 _MOST_CODES = 2**31
 BRANCH = 0.1  # scale at which residual branches begin
 SHIFTED = 4  # one of so many channels comes from the frame before
-GROUPS = 8  # of group norm
 _AT_ONCE = 8192  # points whose distances are compared
 
 Past = list[Tensor]  # for each block in order, the channels that its next frame takes over
@@ -197,21 +197,14 @@ def _by_example(x: Tensor, batch: int) -> Tensor:
     return x.reshape(batch, -1, *x.shape[1:])  # (B, T, ...)
 
 
-def _convolution(inputs: int, outputs: int, size: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
 class Block(nn.Module):
     """A residual block; its branch begins small, so that depth does not change the variance."""
 
     def __init__(self, width: int, norm: str) -> None:
         super().__init__()
-        self.norm = nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
-        self.first = _convolution(width, width, gain=math.sqrt(2))
-        self.second = _convolution(width, width, gain=math.sqrt(2) * BRANCH)
+        self.norm = group_norm(width, norm)
+        self.first = convolution(width, width, gain=math.sqrt(2))
+        self.second = convolution(width, width, gain=math.sqrt(2) * BRANCH)
 
     def forward(self, x: Tensor, batch: int, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return (B * T, C, H, W) and what the next frames need of these."""
@@ -224,8 +217,8 @@ class Pointwise(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(width, 2 * width, size=1, gain=math.sqrt(2))
-        self.second = _convolution(2 * width, width, size=1, gain=math.sqrt(2) * BRANCH)
+        self.first = convolution(width, 2 * width, size=1, gain=math.sqrt(2))
+        self.second = convolution(2 * width, width, size=1, gain=math.sqrt(2) * BRANCH)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H, W)."""
@@ -244,7 +237,7 @@ class Up(nn.Module):
         super().__init__()
         self.strides = stride, stride_time
         parts = stride_time * stride**2
-        self.mix = _convolution(inputs, parts * outputs, size=1, gain=BRANCH)
+        self.mix = convolution(inputs, parts * outputs, size=1, gain=BRANCH)
         ratio = inputs // outputs
         copies = parts // ratio
         # Where channel c of neighbour (a, b) reads input channel (a, c).
@@ -310,7 +303,7 @@ class Decoder(nn.Module):
         self.steps = nn.ModuleList(reversed(steps))
         # What is added to vectors, which are pixels, begins small.
         gain = BRANCH if config.quantiser == "residual" else 1.0
-        self.head = _convolution(widths[0], outputs, gain=gain)
+        self.head = convolution(widths[0], outputs, gain=gain)
 
     def forward(self, x: Tensor, batch: int, past: Past | None) -> tuple[Tensor, Past]:
         """Return frames (B * T, 3, H, W), about [0, 1], of (B * t, width, h, w); the new past."""
@@ -535,8 +528,8 @@ class DVAE(nn.Module):
                 if config.quantiser == "fsq"
                 else Gumbel(config.entries, width)
             )
-            self.to_latent = _convolution(self.encoder.width, self.quantiser.inputs, size=1)
-        self.from_latent = _convolution(self.quantiser.outputs, width, size=1)
+            self.to_latent = convolution(self.encoder.width, self.quantiser.inputs, size=1)
+        self.from_latent = convolution(self.quantiser.outputs, width, size=1)
         self.decoder = Decoder(config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -38,13 +38,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.models._layers import GROUPS, convolution, group_norm
 from flowwarp.ops.filters import half_band
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_choice, check_flow, check_image, check_same_grid
 
 SCALE = 2  # from a decode to an output
-GROUPS = 8  # of group norm
 GAIN = 1.68  # SiLU of a unit Gaussian has the mean square 1 / GAIN^2
 FREQUENCIES = 16  # of the embedding of time
 REFRESH = 0.3  # amplitude of fresh noise in carried noise: a tenth of it is new in each frame
@@ -105,18 +105,6 @@ TINY = UpsamplerConfig(widths=(32, 48), blocks=(1, 1), embedding=32)
 # ------------------------------------------------------------------ blocks
 
 
-def _convolution(inputs: int, outputs: int, size: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    """Return a convolution that keeps the variance of what has a mean square of 1 / gain^2."""
-    layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
-    nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size * size))
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-def _norm(width: int, norm: str) -> nn.Module:
-    return nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()
-
-
 class Block(nn.Module):
     """A residual block of two convolutions; time scales and shifts what is between them.
 
@@ -126,13 +114,13 @@ class Block(nn.Module):
 
     def __init__(self, width: int, config: UpsamplerConfig) -> None:
         super().__init__()
-        self.before, self.between = _norm(width, config.norm), _norm(width, config.norm)
-        self.first = _convolution(width, width, gain=GAIN)
+        self.before, self.between = group_norm(width, config.norm), group_norm(width, config.norm)
+        self.first = convolution(width, width, gain=GAIN)
         self.time = nn.Linear(config.embedding, 2 * width)
         nn.init.zeros_(self.time.weight)
         nn.init.zeros_(self.time.bias)
         branches = 2 * sum(config.blocks) - config.blocks[-1]
-        self.second = _convolution(width, width, gain=GAIN / math.sqrt(branches))
+        self.second = convolution(width, width, gain=GAIN / math.sqrt(branches))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Return (B, width, H, W) for ``x`` of that shape and ``embedding`` (B, E)."""
@@ -173,7 +161,7 @@ class Upsampler(nn.Module):
         self.config = config = config or UpsamplerConfig()
         widths, area = config.widths, config.patch**2
         # Noisy residual, previous residual and its mask in full; the decode is a quarter of that.
-        self.stem = _convolution(3 * area + 3 * area + area + 3 * area // SCALE**2, widths[0])
+        self.stem = convolution(3 * area + 3 * area + area + 3 * area // SCALE**2, widths[0])
         self.embed = nn.Sequential(
             nn.Linear(2 * FREQUENCIES, config.embedding),
             nn.SiLU(),
@@ -185,17 +173,17 @@ class Upsampler(nn.Module):
         )
         # Halving and doubling by folding keep pixels in register.
         self.shrink = nn.ModuleList(
-            _convolution(4 * fine, coarse, size=1) for fine, coarse in itertools.pairwise(widths)
+            convolution(4 * fine, coarse, size=1) for fine, coarse in itertools.pairwise(widths)
         )
         self.grow = nn.ModuleList(
-            _convolution(coarse, 4 * fine, size=1) for fine, coarse in itertools.pairwise(widths)
+            convolution(coarse, 4 * fine, size=1) for fine, coarse in itertools.pairwise(widths)
         )
         self.up = nn.ModuleList(
             Level(count, width, config)
             for count, width in zip(config.blocks[:-1], widths[:-1], strict=True)
         )
-        self.last = _norm(widths[0], config.norm)
-        self.head = _convolution(widths[0], 3 * area)
+        self.last = group_norm(widths[0], config.norm)
+        self.head = convolution(widths[0], 3 * area)
         nn.init.zeros_(self.head.weight)  # at first, the best that is linear in the noisy residual
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,10 +21,8 @@ from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.train import loop
 from flowwarp.train.clusters import find_middles
 from flowwarp.train.kept import KeptClips
-from flowwarp.train.settings import check_least, check_shares
+from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
-
-Preset = Literal["tiny", "small", "base"]
 
 _AT_ONCE = 16  # clips of a validation side by side
 _SORTED = 500  # clips whose places are looked at to find kinds of them

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,10 +29,8 @@ from flowwarp.models.dvae import (
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
 from flowwarp.train.clusters import find_middles
-from flowwarp.train.settings import check_least, check_shares
+from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
-
-Preset = Literal["tiny", "small", "base"]
 
 
 @dataclass(frozen=True)

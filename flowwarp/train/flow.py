@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,11 +48,9 @@ from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.train import loop
 from flowwarp.train.fitted import FittedPairs, fit_pairs
-from flowwarp.train.settings import check_least, check_shares
+from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
-
-Preset = Literal["tiny", "small", "base"]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -38,11 +38,9 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint
 from flowwarp.train import loop
-from flowwarp.train.settings import check_least, check_shares
+from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.tokenized import TokenStore
 from flowwarp.viz.sheets import video_sheet
-
-Preset = Literal["tiny", "small", "base"]
 
 _ROW = 16  # examples in a row have the same order, so that they are about equally long
 _SHOWN = 4  # prompts of the sheet of samples

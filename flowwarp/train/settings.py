@@ -22,6 +22,7 @@ from flowwarp.errors import InputError
 from flowwarp.io._files import open_input
 
 Configs = dict[str, Any]  # section: an instance of a frozen dataclass
+Preset = Literal["tiny", "small", "base"]  # what trainers have settings for
 
 _LARGEST_FILE = 2**20
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,10 +41,8 @@ from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.pipelines.video_evaluation import compare_upsampling, halve
 from flowwarp.train import loop
 from flowwarp.train.optimizers import MUON
-from flowwarp.train.settings import check_least, check_shares
+from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet
-
-Preset = Literal["tiny", "small", "base"]
 
 _BEND = 8  # a bend of flow is made of about so many waves along each side
 _CHECKED = 4  # clips of a validation
