@@ -26,9 +26,12 @@ def estimate_motion(net: FlowNet, video: Tensor) -> tuple[Tensor, Tensor, Tensor
     pixels = video.float() / 255 if video.dtype == torch.uint8 else video
     place = next(net.parameters()).device
     height, width = pixels.shape[-2:]
-    there, back = [video.new_empty(0, 2, height, width, dtype=torch.float32)] * 2
-    for frame1, frame2 in pairwise(pixels.to(place)):  # one by one: memory stays flat
-        flow_12, flow_21 = estimate_both(net, frame1[None], frame2[None], "fast")
-        there = torch.cat([there, flow_12.to(there.device)])
-        back = torch.cat([back, flow_21.to(back.device)])
+    # Of a clip of one frame there is no motion, which has a shape all the same.
+    flows = [[video.new_empty(0, 2, height, width, dtype=torch.float32)] for _ in range(2)]
+    for frame1, frame2 in pairwise(pixels.to(place)):  # one by one: what it takes stays little
+        for way, flow in zip(
+            flows, estimate_both(net, frame1[None], frame2[None], "fast"), strict=True
+        ):
+            way.append(flow.to(video.device))
+    there, back = map(torch.cat, flows)
     return there, back, visible_by_consistency(there, back), visible_by_consistency(back, there)

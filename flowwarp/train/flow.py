@@ -174,7 +174,18 @@ def fit_material(
     config: FlowDataConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> Material:
-    """Add ``config.fitted_pairs`` pairs with flow fitted to them, made once and kept on disk."""
+    """Add ``config.fitted_pairs`` pairs with flow fitted to them, made once and kept on disk.
+
+    Args:
+        material: pairs and photos, of which they are drawn.
+        seed: of the training; theirs is a series of its own.
+        config: how many, and of which size.
+        progress: called with (pairs done, pairs in all).
+
+    Raises:
+        OutputError: the cache cannot be written.
+        Locked: another process fits them.
+    """
     if not config.fitted_pairs:
         return material
     digest = hashlib.sha256()
