@@ -55,7 +55,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
-        raise click.UsageError("--keep-codes needs --given.start")
+        raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.sources import DIGITS, SPRITES, count_videos, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
