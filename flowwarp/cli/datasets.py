@@ -72,8 +72,9 @@ WORLDS = {
 }
 
 
-@click.group(subcommand_metavar="COMMAND [ARGS]...")
-def command() -> None:
+@click.group(subcommand_metavar="COMMAND [ARGS]...", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
     """List the data sets whose layout is known, and make clips of the worlds built in.
 
     Each command has --json for machines. No data set is downloaded: the folder is yours to give.
@@ -83,6 +84,9 @@ def command() -> None:
     flowwarp datasets info sintel
     flowwarp datasets make sprites -o clips --count 100
     """  # noqa: D301 - click wants the character itself
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help(), err=True)
+        context.exit(2)
 
 
 # ------------------------------------------------------------------ list and info

@@ -58,7 +58,7 @@ def command(
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import count_videos
+    from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.train import captioner
@@ -66,12 +66,16 @@ def command(
 
     configs = configure(captioner.presets(given.preset), given)
     sources = note_sources([data], layers=layers, photos=photos, start=given.start)
+    trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
+    if trained is not None:
+        configs["model"] = trained.net.config
     if given.dry_run:
-        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
+        tell_plan(
+            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
+        )
         return
     with checked_settings():
-        trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
-        model: CaptionerConfig = configs["model"] if trained is None else trained.net.config
+        model: CaptionerConfig = configs["model"]
         wanted: CaptionerDataConfig = configs["data"]
         training: LoopConfig = configs["loop"]
         kept, checks = keep_splits(

@@ -56,7 +56,7 @@ def command(
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.sources import DIGITS, SPRITES, count_videos, open_split
+    from flowwarp.data.sources import DIGITS, SPRITES, check_source, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights
@@ -70,6 +70,9 @@ def command(
     about = configs["data"]
     place = own_device(given.device)
     motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
+    net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
+    if net is not None:
+        configs["model"] = net.config
     sources = note_sources(
         [data],
         layers=layers,
@@ -79,7 +82,9 @@ def command(
         keep_codes=keep_codes,
     )
     if given.dry_run:
-        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
+        tell_plan(
+            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
+        )
         return
     with checked_settings():
         source, other = open_split(
@@ -91,6 +96,5 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
         task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes)
     train(task, configs, sources, given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -61,8 +62,10 @@ def command(
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import count_videos
+    from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
+    from flowwarp.pipelines.clip_motion import estimate_motion
+    from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.sketches import check_kinds
     from flowwarp.pipelines.text_video import find_weights
@@ -88,8 +91,14 @@ def command(
         sketcher=sketcher,
         start=given.start,
     )
+    trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
+    if trained is not None:
+        configs["model"] = trained.net.config
+    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
     if given.dry_run:
-        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
+        tell_plan(
+            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
+        )
         return
     with checked_settings():
         material = prepare_material(
@@ -100,11 +109,10 @@ def command(
             layers=layers,
             photos=photos,
             flow=flow,
+            motion=motion,
             half=training.precision == "bf16",
-            device=place,
             captioner=eye,
         )
-        trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
         begun = begun_weights(given)
         words = load_gpt(begun).vocabulary if begun else None
         task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)

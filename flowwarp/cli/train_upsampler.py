@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import partial
 from typing import Any
 
 import click
@@ -60,7 +60,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
-    from flowwarp.data.sources import count_videos, open_split
+    from flowwarp.data.sources import DIGITS, SPRITES, check_source, open_split
     from flowwarp.pipelines.clip_motion import estimate_motion
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights, load_upsampler
@@ -76,13 +76,20 @@ def command(
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
         codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
-    network = cache(load_flownet)  # read once a folder has been found
+    net = load_upsampler(given.start) if given.start else None
+    if net is not None:
+        configs["model"] = net.config
+    motion = None  # which sprites and digits know
+    if data not in (SPRITES, DIGITS):
+        motion = partial(estimate_motion, load_flownet(flow, place))
 
     sources = note_sources(
         [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start
     )
     if given.dry_run:
-        tell_plan(configs, sources, {"videos": count_videos(data)}, given)
+        tell_plan(
+            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
+        )
         return
     with checked_settings():
         source, other = open_split(
@@ -91,9 +98,8 @@ def command(
             about.length,
             layers=layers,
             photos=photos,
-            motion=lambda video: estimate_motion(network(flow, place), video),
+            motion=motion,
             progress=tell_clips,
         )
-        net = load_upsampler(given.start) if given.start else None
         task = upsampler.upsampler_task(source, codec, configs, other, start=net)
     train(task, configs, sources, given)

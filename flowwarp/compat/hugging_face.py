@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from flowwarp.errors import InputError
 from flowwarp.io._files import atomic_folder, open_input
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
@@ -36,6 +37,7 @@ _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = 
     "flownet": ("FlowNet", lambda settings: FlowNet(FlowNetConfig(**settings))),
     "dvae": ("DVAE", lambda settings: DVAE(DVAEConfig(**settings))),
     "gpt": ("GPT", lambda settings: GPT(GPTConfig(**settings))),
+    "captioner": ("Captioner", lambda settings: Captioner(CaptionerConfig(**settings))),
     "upsampler": ("Upsampler", lambda settings: Upsampler(UpsamplerConfig(**settings))),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a part, and so of a folder: it leads nowhere else

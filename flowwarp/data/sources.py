@@ -16,7 +16,7 @@ from torch import Tensor
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
-from flowwarp.data.synthesis import load_photos
+from flowwarp.data.synthesis import find_photos, load_photos
 from flowwarp.data.world import Clip, compose_clip
 from flowwarp.errors import InputError
 
@@ -95,9 +95,7 @@ def open_source(
         OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
-    for given in (layers, photos):
-        if given is not None and str(name) != SPRITES:
-            raise InputError(given, f"sprites could use it, {name} cannot", "leave it out")
+    _refuse_others(name, layers, photos)
     if str(name) == DIGITS:
         return Source(lambda seed, index: compose_digits(seed, index, size, frames))
     if str(name) == SPRITES:
@@ -108,13 +106,31 @@ def open_source(
     return _windows(store, _choose(store, held_out, frames), motion)
 
 
-def count_videos(name: str | Path) -> int | None:
-    """Count the videos of a source, before it is opened; None of a world, which has no end.
+def check_source(
+    name: str | Path, *, layers: str | Path | None = None, photos: str | Path | None = None
+) -> int | None:
+    """Check what a source would be opened with, but for the videos themselves.
+
+    Returns:
+        How many videos there are; None of a world, which has no end.
 
     Raises:
-        InputError: a folder is missing, broken or empty.
+        InputError: a folder is missing, broken or empty, or layers or photos are given for others.
     """
-    return None if str(name) in (SPRITES, DIGITS) else count_captioned(name)
+    _refuse_others(name, layers, photos)
+    if str(name) not in (SPRITES, DIGITS):
+        return count_captioned(name)
+    if layers is not None:
+        load_layers(layers)
+    if photos is not None:
+        list(find_photos(Path(photos)))
+    return None
+
+
+def _refuse_others(name: str | Path, *given: str | Path | None) -> None:
+    for path in given:
+        if path is not None and str(name) != SPRITES:
+            raise InputError(path, f"sprites could use it, {name} cannot", "leave it out")
 
 
 def open_split(

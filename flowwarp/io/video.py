@@ -507,9 +507,9 @@ def _encode(
     rate: Fraction,
 ) -> int:
     height, width = first.shape[:2]
-    with av.open(
-        path, "w", options={"movflags": "+faststart"} if kind == ".mp4" else {}
-    ) as container:
+    # WebP would be shown once, as GIF is not.
+    options = {".mp4": {"movflags": "+faststart"}, ".webp": {"loop": "0"}}.get(kind, {})
+    with av.open(path, "w", options=options) as container:
         if kind in _H264:
             height, width = height + height % 2, width + width % 2
             stream = container.add_stream("libx264", rate, options={"crf": "17"})

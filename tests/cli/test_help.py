@@ -50,6 +50,10 @@ def test_help_lists_every_command(say):
     assert say() == (2, "", out)
 
 
+def test_a_group_alone_says_what_there_is(say):
+    assert say("datasets") == (2, "", say("datasets", "--help")[1])
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command(say, name):
     code, out, err = say(name, "--help")

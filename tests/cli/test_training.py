@@ -54,6 +54,33 @@ def test_a_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
     assert run(name, tmp_path / "gone", *options) == 3
 
 
+@pytest.mark.parametrize("option", ["--start", "--layers", "--photos", "--flow"])
+@pytest.mark.parametrize("name", TRAINERS)
+def test_what_is_not_there_is_refused_before_all_that_takes_long(tmp_path, capsys, name, option):
+    """In a dry run, and when clips would be prepared first otherwise."""
+    if (name, option) == ("train-captioner", "--flow"):
+        pytest.skip("it has no such option")
+    data = "sprites"
+    if option == "--flow":
+        data = tmp_path / "clips"
+        data.mkdir()
+        write_video(data / "a.mp4", torch.rand(2, 3, 16, 16))
+        (data / "a.txt").write_text("a square moves")
+    options = [*TRAINERS[name], "--run", tmp_path / "run", option, tmp_path / "gone.safetensors"]
+    assert run(name, data, *options, "--dry-run") == 3
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert run(name, data, *options) == 3
+    err = capsys.readouterr().err.splitlines()
+    assert len(err) == 1
+    assert "gone.safetensors" in err[0]
+
+
+def test_a_dry_run_shows_the_network_that_it_begins_with(tmp_path, capsys):
+    options = ["--preset", "tiny", "--start", "base", "--run", tmp_path / "run", "--dry-run"]
+    assert run("train-dvae", "digits", *options, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["model"]["quantiser"] == "residual"
+
+
 def test_a_run_that_is_there_is_refused_in_a_dry_run_too(tmp_path, capsys):
     (tmp_path / "last.safetensors").write_bytes(b"")
     assert run("train-dvae", "digits", "--run", tmp_path, "--dry-run") == 4

@@ -21,7 +21,7 @@ from flowwarp.compat.hugging_face import (
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, load_weights, save_weights
 from flowwarp.io.video import write_video
-from flowwarp.models import dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +33,7 @@ def parts(tmp_path_factory):
         "dvae": dvae.DVAE(dataclasses.replace(dvae.TINY, widths=(8, 16, 32))),
         "gpt": gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=50, depth=1)),
         "upsampler": upsampler.Upsampler(upsampler.TINY),
+        "captioner": captioner.Captioner(captioner.CaptionerConfig(50, size=16, kinds=3)),
         "flow": flownet.FlowNet(flownet.TINY),
     }
     notes = {"licence": "CC-BY-SA", "vocabulary": '{"merges": [[1, 2]]}', "é": "ü\n" * 200}

@@ -83,6 +83,13 @@ def test_colours_come_back(tmp_path, colour, extension):
     assert (got - frame).abs().max() * 255 <= 3.5
 
 
+@pytest.mark.parametrize("extension", [".gif", ".webp"])
+def test_animated_pictures_never_end(tmp_path, extension):
+    write_video(tmp_path / f"a{extension}", clip(4))
+    with Image.open(tmp_path / f"a{extension}") as picture:
+        assert picture.info["loop"] == 0
+
+
 @pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp", ""])
 def test_one_pixel(tmp_path, extension):
     write_video(tmp_path / f"a{extension}", [torch.ones(3, 1, 1)])
