@@ -22,6 +22,7 @@ BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
 USUAL = 0.35  # how much of what a caption costs whatever is seen is taken off
 _RARE = 5.0  # nats below the likeliest word, from where on none is written
+_EARLY = 2.0  # and from where on a caption does not end
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,12 @@ def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS, usual: flo
         told, anyway = logits.chunk(2)
         gains = told - usual * anyway
         # A word that is hardly possible could gain by being even less so elsewhere.
-        gains = gains.masked_fill(told < told.amax(1, keepdim=True) - _RARE, -torch.inf)
+        likeliest = told.amax(1, keepdim=True)
+        gains = gains.masked_fill(told < likeliest - _RARE, -torch.inf)
+        # An end tells nothing of a clip. Where all that could follow is unsure it would cost least,
+        # though no caption ends there: after the first of two actors.
+        early = told[:, END] < likeliest[:, 0] - _EARLY
+        gains[:, END] = told[:, END].masked_fill(early, -torch.inf)
         total = sums[:, None] + gains
         ended = total[:, END].max(0)
         if float(ended.values) > best:

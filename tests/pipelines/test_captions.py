@@ -12,8 +12,10 @@ from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
+from flowwarp.pipelines import captions
 from flowwarp.pipelines.captions import (
     Words,
+    _token_nats,
     begin_words,
     caption_hits,
     caption_nats,
@@ -70,14 +72,25 @@ def test_likelihoods_and_hits_are_sums_over_words(captioner):
 
 
 def gains(captioner, view, captions, usual):
-    """Return what captions tell: their log-likelihood, less that of a network that sees nothing."""
+    """Return what captions tell: their log-likelihood, less that of a network that sees nothing.
+
+    What an end costs anyway is not taken off.
+    """
     views = view.expand(len(captions), -1, -1)
-    told, anyway = (caption_nats(captioner, v, captions) for v in (views, torch.zeros_like(views)))
-    return told - usual * anyway
+    told = caption_nats(captioner, views, captions)
+    nats, there = _token_nats(captioner, torch.zeros_like(views), captions)
+    last = there.cumsum(1) == there.sum(1, keepdim=True)
+    return told + usual * (nats * (there & ~last)).sum(1)
+
+
+@pytest.fixture
+def no_end_is_early(monkeypatch):
+    monkeypatch.setattr(captions, "_EARLY", captions._RARE)
 
 
 @pytest.mark.parametrize("usual", [0.0, 0.8])
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("no_end_is_early")
 def test_enough_beams_find_the_caption_that_tells_most(seed, usual):
     """Of all captions of up to two of the tokens that are not ruled out."""
     captioner = make(BytePairs(), limit=2, seed=seed)
@@ -93,6 +106,7 @@ def test_enough_beams_find_the_caption_that_tells_most(seed, usual):
 
 
 @pytest.mark.parametrize("seed", [1, 6, 7, 8])
+@pytest.mark.usefixtures("no_end_is_early")
 def test_more_beams_find_what_one_passes_by(seed):
     captioner = make(BytePairs(), limit=4, seed=seed)
     net = captioner.net
@@ -117,6 +131,20 @@ def test_what_is_hardly_possible_is_not_written():
     bias.fill_(-100)
     bias[END], bias[1 + ord("a")], bias[1 + ord("b")] = -1, 0, -20
     assert write_caption(captioner, seen(captioner), usual=2.0) == "a"
+
+
+def test_a_caption_does_not_end_where_captions_hardly_do():
+    """Though whatever follows is unsure, and so costs more."""
+    captioner = make(BytePairs(), limit=2)
+    net = captioner.net
+    net.head.weight.data.zero_()
+    bias = net.head.bias.data
+    bias.fill_(-100)
+    bias[1 : 1 + 20] = 0  # one of twenty costs three nats
+    bias[END] = -2.5
+    assert write_caption(captioner, seen(captioner), usual=0.0) != ""
+    bias[END] = -1.5
+    assert write_caption(captioner, seen(captioner), usual=0.0) == ""
 
 
 def test_describes_any_size_and_length(captioner):
