@@ -453,6 +453,7 @@ class GPT(nn.Module):
         ahead: Tensor | None = None,
         near: Tensor | None = None,
         asked: Tensor | None = None,
+        read: Tensor | None = None,
     ) -> Tensor:
         """Return minus the log-likelihood of each token after the first patch.
 
@@ -469,11 +470,16 @@ class GPT(nn.Module):
             near: (B, L, 7) int64, earlier tokens of the sequence that each may be the same as, -1
                 for none; without it nothing is copied.
             asked: (B, L / 8 - 1) bool, of which patches after the first; by default of all.
+            read: (B, L) int64, what is read of the patches before each instead of ``ids``, such as
+                :meth:`redraw` returns.
 
         Returns:
             (B, L - 8) float32, in nats; 0 for tokens of no kind and of what is not asked for.
         """
-        foretold, patches = self._foretell(ids, places, hidden, ahead)
+        read = ids if read is None else read
+        foretold, patches = self._foretell(read, places, hidden, ahead)
+        if read is not ids:  # within a patch what is really there is told
+            patches = self.embedding(ids[:, PATCH:]).unflatten(1, (-1, PATCH))
         every = ids.shape[1] // PATCH - 1  # of an example
         flat = torch.arange(len(ids) * every, device=ids.device)
         if asked is not None:
@@ -483,7 +489,7 @@ class GPT(nn.Module):
         targets = ids[:, PATCH:].reshape(-1, PATCH)[flat].flatten()
         found = pointed = None
         if near is not None:
-            found = _look_up(ids, near[:, PATCH:], hidden).reshape(-1, PATCH, NEAR)[flat]
+            found = _look_up(read, near[:, PATCH:], hidden).reshape(-1, PATCH, NEAR)[flat]
             found = found.flatten(0, 1)  # (8 n, 7)
             pointed = self.same(features).float()
         nats = torch.zeros(len(targets), device=ids.device)
@@ -497,6 +503,68 @@ class GPT(nn.Module):
             nats = nats.index_copy(0, rows, F.cross_entropy(logits, chosen[rows], reduction="none"))
         whole = nats.new_zeros(len(ids) * every, PATCH)
         return whole.index_copy(0, flat, nats.view(-1, PATCH)).view(len(ids), -1)
+
+    @torch.no_grad()
+    def redraw(
+        self,
+        ids: Tensor,
+        places: Tensor,
+        choices: Sequence[Tensor],
+        redrawn: Tensor,
+        draws: Tensor,
+        sampling: Sampling,
+        ahead: Tensor | None = None,
+        near: Tensor | None = None,
+    ) -> Tensor:
+        """Return sequences some of whose patches are as the network would write them there.
+
+        Each is drawn after what really comes before it, so all are drawn side by side. To learn
+        what comes after such patches is to learn not to be led astray by one's own errors
+        (scheduled sampling; Bengio et al., NeurIPS 2015; for transformers Mihaylova and Martins,
+        ACL 2019 Student Research Workshop).
+
+        Args:
+            ids: see :meth:`features`.
+            places: likewise.
+            choices: see :meth:`nats`.
+            redrawn: (B, L / 8) bool, which patches; the first never is.
+            draws: (B, L) in [0, 1), one number for each token; see :func:`choose`.
+            sampling: how to draw; no guidance. ``detail`` is of tokens of odd places in a patch.
+            ahead: see :meth:`features`.
+            near: see :meth:`nats`.
+
+        Returns:
+            (B, L) int64.
+        """
+        foretold, _ = self._foretell(ids, places, None, ahead)
+        flat = redrawn[:, 1:].flatten().nonzero()[:, 0]
+        foretold = foretold.flatten(0, 1)[flat]
+        patches = ids[:, PATCH:].reshape(-1, PATCH)
+        drawn, chances = patches[flat], draws[:, PATCH:].reshape(-1, PATCH)[flat]
+        found = None
+        if near is not None:
+            found = _look_up(ids, near[:, PATCH:], None).reshape(-1, PATCH, NEAR)[flat]
+            nearby = near[:, PATCH:].reshape(-1, PATCH, NEAR)[flat]
+            number = 1 + flat % (ids.shape[1] // PATCH - 1)  # of the patch
+            own = nearby // PATCH == number[:, None, None]  # what is just being drawn
+        detailed = replace(sampling, temperature=sampling.temperature * sampling.detail)
+        for slot in range(PATCH):
+            features = self._write(foretold, self.embedding(drawn))[:, slot]
+            how = detailed if slot % 2 else sampling
+            if found is not None:
+                copied = drawn.gather(1, nearby[:, slot] % PATCH)
+                found[:, slot] = torch.where(own[:, slot], copied, found[:, slot])
+            for among in choices:
+                index = _index(among, self.config.vocabulary)
+                rows = (index[drawn[:, slot]] >= 0).nonzero()[:, 0]
+                logits = F.linear(features[rows], self.head.weight[among]).float()
+                if found is not None:
+                    pointed = self.same(features[rows]).float()
+                    logits = _point(logits, pointed, index[found[rows, slot]])
+                if len(rows):
+                    drawn[rows, slot] = among[choose(logits, chances[rows, slot], how)]
+        patches = patches.index_copy(0, flat, drawn)
+        return torch.cat([ids[:, :PATCH], patches.view(len(ids), -1)], 1)
 
 
 def _index(choices: Tensor, vocabulary: int) -> Tensor:

@@ -72,6 +72,10 @@ class GPTDataConfig:
             after them: in half of those examples all, else a random share. What a video tells of
             itself is as good as any caption, so hardly a token needs one; those that see little of
             it do.
+        redrawn: how often a video's patches are read as the network itself would write them: in
+            such an example a share of them, drawn up to half, see
+            :meth:`flowwarp.models.gpt.GPT.redraw`. Else it learns to go on from what is real alone,
+            and when it writes each error leads to the next.
     """
 
     clips: int = 20_000
@@ -91,13 +95,14 @@ class GPTDataConfig:
     caption_dropout: float = 0.1
     sketch_dropout: float = 0.1
     hiding: float = 0.5
+    redrawn: float = 0.0
 
     def __post_init__(self) -> None:
         check_least(self, 1, "clips", "checked", "size", "frames", "text_limit")
         check_least(self, 0, "merges", "token_frames")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
-        check_shares(self, "caption_dropout", "sketch_dropout", "hiding")
+        check_shares(self, "caption_dropout", "sketch_dropout", "hiding", "redrawn")
 
     @property
     def mixture(self) -> list[tuple[list[str], float]]:
@@ -207,11 +212,12 @@ def draw_batch(
 
     Returns:
         As :func:`collate` does, and ``hidden`` (B, L / 8) bool, see `GPTDataConfig.hiding`; where
-        there are sketches also ``ahead`` (B, L / 8), see :meth:`flowwarp.models.gpt.GPT.features`.
+        there are sketches also ``ahead`` (B, L / 8), see :meth:`flowwarp.models.gpt.GPT.features`;
+        with `GPTDataConfig.redrawn` also ``redrawn`` (B, L / 8) bool, and ``draws`` (B, L).
     """
     orders = [order for order, _ in data.mixture]
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    sequences, hidden, ahead, drawn = [], [], [], []
+    sequences, hidden, ahead, drawn, redrawn, draws = [], [], [], [], [], []
     sketched = words.knows(SKETCH)
     for number in numbers:
         chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
@@ -231,6 +237,9 @@ def draw_batch(
             told = None if plain or order[-1] != VIDEO else sketch
             ahead.append(kinds_ahead(tokens, words, told))
         drawn.append(_draw_asked(tokens, words, sketch, losses, generator))
+        if data.redrawn:
+            redrawn.append(_some_patches(tokens, words.number(VIDEO), data.redrawn, generator))
+            draws.append(torch.rand(len(tokens), generator=generator))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
     examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
@@ -238,7 +247,20 @@ def draw_batch(
         examples["ahead"] = _stack_ahead(ahead, words, patches)
     counts = torch.stack([F.pad(own, (0, patches - len(own))) for own in drawn])
     examples["weights"] *= counts.repeat_interleave(PATCH, 1)
+    if data.redrawn:
+        longest = PATCH * patches
+        examples["redrawn"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in redrawn])
+        examples["draws"] = torch.stack([F.pad(own, (0, longest - len(own))) for own in draws])
     return examples
+
+
+def _some_patches(tokens: Tokens, video: int, often: float, generator: torch.Generator) -> Tensor:
+    """Choose up to half of a video's patches in so many examples, (L / 8,) bool."""
+    chance, share = torch.rand(2, generator=generator).tolist()
+    drawn = torch.rand(len(tokens) // PATCH, generator=generator)
+    cells = tokens.places[::PATCH, 1] > 0  # no markers
+    share = share / 2 if chance < often else 0.0
+    return (tokens.media[::PATCH] == video) & cells & (drawn < share)
 
 
 def _draw_asked(
@@ -350,7 +372,11 @@ def gpt_losses(
     weights = examples["weights"][:, PATCH:]
     asked = weights.view(len(weights), -1, PATCH).any(2)
     ids, places = examples["ids"], examples["places"]
-    nats = net.nats(ids, places, choices, hidden, ahead, near, asked)
+    read = None
+    if "redrawn" in examples:
+        drawn = examples["redrawn"], examples["draws"]
+        read = net.redraw(ids, places, choices, *drawn, SAMPLING, ahead, near)
+    nats = net.nats(ids, places, choices, hidden, ahead, near, asked, read)
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}
 

@@ -387,6 +387,63 @@ def test_what_is_not_asked_for_costs_nothing():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_what_is_redrawn_is_what_would_be_written_there(temperature):
+    """Each patch after what really comes before it, as if that were the prompt."""
+    net = network()
+    torch.nn.init.normal_(net.same.weight)
+    ids, places = sequences()
+    near = torch.stack([earlier(), earlier(seed=8)])
+    kinds = [torch.arange(1, 20), torch.arange(20, 50)]
+    for slot, own in enumerate(kinds):  # of which a patch's tokens are in turn
+        ids[:, slot::2] = own[ids[:, slot::2] % len(own)]
+    generator = torch.Generator().manual_seed(0)
+    redrawn = torch.rand(2, LENGTH // PATCH, generator=generator) < 0.5
+    draws = torch.rand(2, LENGTH, generator=generator)
+    how = Sampling(temperature, top_p=0.9, detail=0.5)
+    got = net.redraw(ids, places, kinds, redrawn, draws, how, near=near)
+    changed = 0
+    for row in range(2):
+        for patch in range(LENGTH // PATCH):
+            here = slice(patch * PATCH, (patch + 1) * PATCH)
+            if patch == 0 or not redrawn[row, patch]:
+                assert torch.equal(got[row, here], ids[row, here])
+                continue
+            begun = ids[row, : here.start]
+            (wanted,) = sample(
+                net,
+                [(begun, places[row, : here.start])],
+                places[row, here],
+                kinds,
+                draws[row : row + 1, here],
+                how,
+                near=near[row, here],
+                begun=begun[None],
+            )
+            changed += int((got[row, here] != ids[row, here]).sum())
+            assert torch.equal(got[row, here], wanted)
+    assert changed > 2
+
+
+@torch.no_grad()
+def test_what_is_read_may_be_other_than_what_is_asked_for():
+    net = network()
+    ids, places = sequences()
+    other = ids.clone()
+    other[:, 2 * PATCH : 3 * PATCH] = ids[:, 2 * PATCH : 3 * PATCH].flip(1)
+    near, own = torch.stack([earlier(), earlier(seed=8)]), torch.arange(1, 50)
+    plain, asked = (
+        net.nats(ids, places, [own], near=near, read=read).view(2, -1, PATCH)
+        for read in (None, other)
+    )
+    # The second patch after the first is what was read otherwise: itself it is asked for as it is.
+    torch.testing.assert_close(asked[:, 0], plain[:, 0])
+    assert (asked[:, 2:] != plain[:, 2:]).any(2).all()
+    swapped = net.nats(other, places, [own], near=near).view(2, -1, PATCH)
+    torch.testing.assert_close(asked[:, 3], swapped[:, 3])
+
+
+@torch.no_grad()
 def test_what_is_near_is_pointed_at():
     net = network()
     torch.nn.init.normal_(net.same.weight)

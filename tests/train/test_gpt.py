@@ -304,6 +304,33 @@ def test_patches_of_a_video_at_the_end_are_hidden(material, words):
         assert bool(examples["hidden"].any()) == bool(hiding)
 
 
+def test_some_patches_of_videos_are_redrawn(material, words):
+    data = replace(DATA, orders=("text video 1", "video text 1"), redrawn=0.7)
+    losses = GPTLossConfig()
+    examples = draw_batch(material.training, words, 0, range(64), data, losses)
+    redrawn, media = examples["redrawn"], examples["media"][:, ::PATCH]
+    cells = (media == words.number("video")) & (examples["places"][:, ::PATCH, 1] > 0)
+    assert not redrawn[~cells].any()
+    shares = redrawn.sum(1) / cells.sum(1)
+    assert float(shares[shares > 0].mean()) == pytest.approx(0.25 / 0.9, abs=0.1)
+    assert 0.5 < (shares > 0).float().mean() < 0.9
+    torch.manual_seed(0)
+    net = GPT(replace(SIZES, vocabulary=words.size))
+    torch.nn.init.normal_(net.head.weight)
+    batch = draw_batch(material.training, words, 0, range(6), data, losses)
+    together = gpt_losses(net, batch, words.all_choices())["loss"]
+    alone = [
+        gpt_losses(
+            net, draw_batch(material.training, words, 0, [n], data, losses), words.all_choices()
+        )["loss"]
+        for n in range(6)
+    ]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    batch["redrawn"].zero_()
+    plain = gpt_losses(net, batch, words.all_choices())["loss"]
+    assert (plain != together).any()
+
+
 def test_a_wrong_order_is_refused(material):
     with pytest.raises(ValueError, match="no medium 'sound'"):
         build_vocabulary(material.media, [], replace(DATA, orders=("text sound 1",)))
@@ -322,6 +349,7 @@ def test_a_wrong_order_is_refused(material):
         {"clips": 0},
         {"caption_dropout": 2.0},
         {"hiding": 1.5},
+        {"redrawn": -0.5},
         {"merges": -1},
         {"token_frames": -1},
     ],
