@@ -52,6 +52,11 @@ class Job:
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
 @click.option("-o", "--output", metavar="OUT", help="A video or a folder of its frames.")
+@click.option(
+    "--format",
+    type=click.Choice([kind[1:] for kind in sorted(_clips.VIDEOS)]),
+    help="What OUT does not say: mp4, if not said.",
+)
 @click.option("--prompts", "listed", metavar="FILE", help="Prompts, one a line; - for stdin.")
 @click.option(
     "--seed",
@@ -123,12 +128,13 @@ class Job:
 @click.option(
     "--captioner",
     metavar="WEIGHTS",
-    help="Of train-captioner: it chooses videos; by default the package's, or the --sketcher.",
+    help="Of train-captioner: it chooses videos; by default the package's, if the sketcher is.",
 )
 @click.option(
     "--sketcher",
     metavar="WEIGHTS",
-    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's.",
+    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's, "
+    "if it is that.",
 )
 @click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
 @click.option(
@@ -146,6 +152,7 @@ class Job:
 def command(
     prompts: tuple[str, ...],
     output: str | None,
+    format: str | None,
     listed: str | None,
     seed: int,
     frames: int | None,
@@ -176,8 +183,8 @@ def command(
 
     OUT is .mp4, .m4v, .mov, .mkv, .gif or .webp, or a folder, which is filled with frames. Without
     -o the video is named after its prompt, here. Of several PROMPTs, and of --prompts, each becomes
-    an .mp4 in folder OUT; one that cannot be written does not stop the others. The paths written
-    are printed on stdout.
+    a video in folder OUT, of --format; one that cannot be written does not stop the others. The
+    paths written are printed on stdout.
 
     The same prompt, seed and options make the same video on the same machine, on a CPU bit for bit.
     More than 16 frames are made piece by piece, each going on where the one before it ends. A
@@ -193,7 +200,7 @@ def command(
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
-    jobs = _plan(_read_prompts(prompts, listed), output, many=listed is not None)
+    jobs = _plan(_read_prompts(prompts, listed), output, format, many=listed is not None)
     for job in jobs:
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
         _clips.check_rate(job.target, fps)
@@ -217,6 +224,8 @@ def command(
         sketcher,
     )
     load = time.perf_counter() - start
+    if models.gpt.sketches is not None and not models.sketches:
+        _say(f"{gpt}: it learned to make videos by way of sketches; give its --sketcher")
     for job in jobs:
         _warn(models, job.prompt)
     frames = models.window if frames is None else frames
@@ -249,7 +258,7 @@ def command(
                 "width": models.size,
                 "height": models.size,
                 "fps": fps,
-                "candidates": candidates if models.sketches else 1,
+                "candidates": candidates if models.sketches and first is None else 1,
                 "best_of": best,
                 "seconds": seconds,
             }
@@ -302,18 +311,23 @@ def _read_list(listed: str) -> str:
         raise InputError(listed, "is not a text file in UTF-8") from fault
 
 
-def _plan(prompts: Sequence[str], output: str | None, *, many: bool) -> list[Job]:
-    """Say where the video of each prompt goes.
+def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many: bool) -> list[Job]:
+    """Say where the video of each prompt goes, and of what ``kind`` it is.
 
     Raises:
-        click.UsageError: OUT is no name for one.
+        click.UsageError: OUT is no name for one, or says of what kind it is.
     """
+    if output == "-":
+        raise click.UsageError("a video cannot go to stdout: name a file, or a folder for frames")
     if len(prompts) == 1 and not many:
-        target = Path(output or f"{name_of(prompts[0])}.mp4")
+        if output and kind:
+            raise click.UsageError("--format is of several prompts; of one, OUT says it")
+        target = Path(output or f"{name_of(prompts[0])}.{kind or 'mp4'}")
         return [Job(prompts[0], target, not _clips.is_video_name(str(output or target)))]
     folder = Path(output or ".")
     if folder.suffix.lower() in _clips.VIDEOS and not _paths.wants_folder((), output or "."):
-        raise click.UsageError(f"several prompts need a folder, but OUT is {output!r}")
+        listed = "a list of prompts needs" if len(prompts) == 1 else "several prompts need"
+        raise click.UsageError(f"{listed} a folder, but OUT is {output!r}")
     jobs, taken = [], Counter[str]()
     for prompt in prompts:
         name = base = name_of(prompt)
@@ -321,7 +335,7 @@ def _plan(prompts: Sequence[str], output: str | None, *, many: bool) -> list[Job
             taken[base] += 1
             name = f"{base}_{taken[base]}"
         taken[name] = 1
-        jobs.append(Job(prompt, folder / f"{name}.mp4", False))
+        jobs.append(Job(prompt, folder / f"{name}.{kind or 'mp4'}", False))
     return jobs
 
 

@@ -53,7 +53,7 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
     words_of,
 )
-from flowwarp.pipelines.sketches import check_sketches, choose_sketches
+from flowwarp.pipelines.sketches import check_sketches, choose_sketches, eye_print
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 
@@ -154,10 +154,10 @@ def load_models(
         upsampler: of ``train-upsampler``, likewise; None for none.
         flow: of ``train-flow``, likewise; None for none.
         device: where they shall be.
-        captioner: of ``train-captioner``, likewise; None for that in the package if the transformer
+        captioner: of ``train-captioner``, likewise; None for that in the package if the sketcher
             is, else for the sketcher.
         sketcher: of ``train-captioner --kinds``, likewise: that whose sketches the transformer
-            learned; None for that in the package if the transformer is, else none.
+            learned; None for that in the package if it is, else none.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
@@ -165,7 +165,7 @@ def load_models(
     """
     words = load_gpt(find_weights(gpt, "gpt"), device)
     vae = load_dvae(find_weights(dvae, "dvae"), device)
-    if gpt == SHIPPED:
+    if gpt == SHIPPED or (sketcher is None and _learned_shipped_sketches(words)):
         captioner, sketcher = captioner or SHIPPED, sketcher or SHIPPED
     draws = None if sketcher is None else load_captioner(find_weights(sketcher, "sketcher"), device)
     tells = draws
@@ -200,6 +200,17 @@ def load_models(
         if eye is not None:
             _check_captioner(models, eye, source)
     return models
+
+
+def _learned_shipped_sketches(gpt: MediaGPT) -> bool:
+    """Return whether a transformer learned sketches of the sketcher in the package."""
+    if gpt.sketches is None:
+        return False
+    try:
+        eye = load_captioner(find_weights(SHIPPED, "sketcher"))
+    except InputError:  # a package without one
+        return False
+    return gpt.sketches == eye_print(eye)
 
 
 def _check_captioner(models: VideoModels, eye: Words, source: str | Path | None) -> None:

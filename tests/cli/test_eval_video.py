@@ -12,6 +12,7 @@ from flowwarp.data.labels import JUDGED, label_values
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
+from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import read_image
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -165,7 +166,7 @@ def test_pictures_alone_need_no_judge(evaluate, tmp_path, monkeypatch):
 
 
 def test_a_package_without_a_judge(tmp_path, monkeypatch):
-    monkeypatch.setattr(video_evaluation, "bundled", lambda folder: tmp_path)
+    monkeypatch.setattr(checkpoints, "bundled", lambda folder: tmp_path)
     with pytest.raises(InputError, match=r"^classifier: .* no weights.*--classifier"):
         video_evaluation.load_classifier()
 

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -176,7 +177,9 @@ def test_prompts_from_a_file(generate, tmp_path, monkeypatch):
     assert (code, out) == (0, ["waves.mp4", "left.mp4", "a_red_knight.mp4"])
     stdin = io.TextIOWrapper(io.BytesIO(b"walks\n"))
     monkeypatch.setattr(sys, "stdin", stdin)
-    assert generate("--prompts", "-", "-o", "one", "--no-upsampler")[:2] == (0, ["one/walks.mp4"])
+    options = ["-o", "one", "--no-upsampler", "--format", "gif"]
+    assert generate("--prompts", "-", *options)[:2] == (0, ["one/walks.gif"])
+    assert video_info("one/walks.gif").frames == 8
 
 
 def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypatch):
@@ -270,6 +273,9 @@ def test_a_terminal_is_not_steered(generate):
         ([PROMPT, "-o", "out.avi"], 2, "OUT must end in"),
         ([PROMPT, "-o", "out.png"], 2, "many frames need a folder or a video"),
         ([PROMPT, "left", "-o", "out.mp4"], 2, "several prompts need a folder"),
+        (["--prompts", "one.txt", "-o", "out.mp4"], 2, "a list of prompts needs a folder"),
+        ([PROMPT, "-o", "-"], 2, "cannot go to stdout"),
+        ([PROMPT, "-o", "a.gif", "--format", "gif"], 2, "of one, OUT says it"),
         ([PROMPT, "-o", "full"], 4, "full: exists and is not an empty folder"),
         ([PROMPT, "-o", "blank.txt/v.mp4"], 4, "blank.txt is not a folder"),
         ([PROMPT, "-o", "v.gif", "--fps", "101"], 2, "a GIF holds at most 100"),
@@ -290,6 +296,7 @@ def test_a_terminal_is_not_steered(generate):
 )
 def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words):
     (tmp_path / "blank.txt").write_text("\n \n")
+    (tmp_path / "one.txt").write_text(f"{PROMPT}\n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9\n" * 9)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/keep.png").touch()
@@ -309,13 +316,14 @@ def test_a_package_without_weights(generate, tmp_path, monkeypatch):
     assert everything(tmp_path) == []
 
 
-@pytest.mark.skipif(
-    not all(
-        (bundled("weights") / f"{name}_base.safetensors").exists()
-        for name in ("gpt", "dvae", "upsampler")
-    ),
-    reason="the package has no weights yet",
-)
+def test_a_transformer_that_learned_the_packages_sketches_has_them(tmp_path):
+    """Such as one that goes on from the package's, wherever its file lies."""
+    shutil.copy(bundled("weights") / "gpt_base.safetensors", tmp_path / "mine.safetensors")
+    models = text_video.load_models(tmp_path / "mine.safetensors", upsampler=None, flow=None)
+    assert models.sketches
+    assert models.captioner is not models.sketcher  # it describes; the other one sketches
+
+
 def test_the_weights_in_the_package(generate):
     assert generate("a knight walks to the left", "-o", "v.mp4", weights=())[::2] == (0, [])
     info = video_info("v.mp4")

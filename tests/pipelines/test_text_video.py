@@ -10,6 +10,7 @@ import torch
 from flowwarp.data.captioned import middle_square
 from flowwarp.data.tokens import Medium
 from flowwarp.errors import InputError
+from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
@@ -452,8 +453,10 @@ def test_a_transformer_of_other_media(models, video_weights, tmp_path, media, pr
 
 @pytest.mark.parametrize("name", ["gpt", "dvae", "upsampler"])
 def test_a_package_without_weights_says_so(video_weights, tmp_path, monkeypatch, name):
-    monkeypatch.setattr(text_video, "bundled", lambda folder: tmp_path)
-    with pytest.raises(InputError, match=f"^{name}: this package has no weights.*train-{name}"):
+    monkeypatch.setattr(checkpoints, "bundled", lambda folder: tmp_path)
+    with pytest.raises(
+        InputError, match=f"^{name}_base: this package has no weights.*train-{name}"
+    ):
         load_models(**video_weights | {name: "base"})
 
 
