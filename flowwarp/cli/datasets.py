@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -136,8 +137,12 @@ def info_command(name: str, as_json: bool) -> None:
 
 
 def _about_recipe(name: str) -> dict[str, Any]:
-    from flowwarp.data.recipes import load_recipe
+    from flowwarp.data.recipes import load_recipe, recipe_names
 
+    known = [*WORLDS, *recipe_names()]
+    if name not in known and Path(name).suffix.lower() != ".toml":
+        listed = ", ".join(known)
+        raise InputError(name, "is not known", f"known are {listed}, or a recipe as a .toml file")
     recipe = load_recipe(name)
     layout = [f"{pattern} (to learn from)" for pattern in recipe.footage]
     for part in recipe.sets:
@@ -179,7 +184,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.option("--flow", "with_flow", is_flag=True, help="Also write frames and their flow.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
-@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 def make_command(
     world: str,
     output: str,
@@ -232,16 +237,16 @@ def make_command(
                 _write(clip, folder, name, with_flow)
             file = f"{name}.mp4"
             clips.append({"file": file, "caption": clip.caption, "attributes": clip.attributes})
-            if not as_json and not dry_run:
+            if not as_json:
                 _paths.print_path(folder / file)
     if not dry_run:
         if world == "sprites":
             _copy_credits(layers, folder)
         # Last: a folder with a table is whole.
         _write_table(folder / TABLE, clips)
-        if not as_json:
-            _paths.print_path(folder / TABLE)
-    if as_json:
+    if not as_json:
+        _paths.print_path(folder / TABLE)
+    else:
         click.echo(json.dumps({"dry_run": dry_run, "output": str(folder), "clips": clips}))
 
 

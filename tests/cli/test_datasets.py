@@ -98,9 +98,11 @@ def test_info_of_a_recipe_of_ones_own(datasets):
 
 
 def test_info_of_what_is_not_known(datasets):
-    code, out, err = datasets("info", "sintle")
+    code, out, (line,) = datasets("info", "sintle")
     assert (code, out) == (3, [])
-    assert err == [line for line in err if line.startswith("flowwarp: sintle: is not a recipe")]
+    assert line.startswith("flowwarp: sintle: is not known")
+    assert "sprites, digits, captioned, " in line
+    assert "sintel" in line
 
 
 # ------------------------------------------------------------------ make
@@ -161,6 +163,11 @@ def test_the_seed_decides(datasets):
     assert not any(is_held_out(clip["attributes"]) for clip in make())
     assert all(is_held_out(clip["attributes"]) for clip in make("--held-out"))
     assert not Path("x").exists()
+
+
+def test_a_dry_run_says_what_would_be_written(datasets):
+    options = ("make", "digits", "-o", "x", "--size", "16", "--count", 2)
+    assert datasets(*options, "--dry-run")[:2] == (0, datasets(*options)[1])
 
 
 def test_photos(datasets):
