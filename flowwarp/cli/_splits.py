@@ -1,19 +1,60 @@
-"""What commands have in common that train on clips made once: which clips, and of which series."""
+"""What commands have in common that train on clips: which, of which series, and how they move."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from flowwarp.cli._training import tell_clips
 
 if TYPE_CHECKING:
+    import torch
+
     from flowwarp.data.sources import Motion, Source
     from flowwarp.data.world import Clip
 
 Kept = TypeVar("Kept")
+
+
+def flow_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --flow; it arrives as ``flow``, for :func:`find_motion`."""
+    return click.option(
+        "--flow",
+        metavar="WEIGHTS",
+        help="What finds the motion of a folder's videos: base, if not said, a file, or none.",
+    )(command)
+
+
+def find_motion(
+    data: str, flow: str | None, device: torch.device
+) -> tuple[str | None, Motion | None]:
+    """Return which flow network finds the motion of a source's clips, and how.
+
+    Args:
+        data: sprites, digits, which know their motion, or a folder of captioned videos.
+        flow: of the option.
+        device: where it shall be found.
+
+    Raises:
+        click.UsageError: a network for what needs none.
+        InputError: its weights are missing or broken.
+    """
+    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.pipelines.clip_motion import estimate_motion
+    from flowwarp.pipelines.flow_estimation import load_flownet
+
+    if data in (SPRITES, DIGITS):
+        if flow is not None:
+            problem = f"--flow goes with a folder of videos; {data} know how they move"
+            raise click.UsageError(problem)
+        return None, None
+    if flow == "none":
+        return flow, None
+    chosen = flow or "base"
+    return chosen, partial(estimate_motion, load_flownet(chosen, device))
 
 
 def keep_splits(

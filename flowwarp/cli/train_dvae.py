@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
 
+from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
     checked_settings,
@@ -23,7 +23,7 @@ from flowwarp.cli._training import (
 @click.argument("data", metavar="DATA")
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
-@click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
+@flow_option
 @click.option(
     "--keep-codes", is_flag=True, help="With --start: train only the decoder, so that codes stay."
 )
@@ -43,33 +43,29 @@ def command(
     with --resume auto. The run's folder has the weights, metrics.jsonl and sample pictures: clips
     over their reconstructions. Other clips decide which weights are best.
 
-    With --flow, reconstructions of a folder's videos are also taught to move as their originals do;
-    sprites and digits know their motion.
+    Reconstructions are also taught to move as their originals do: sprites and digits know how, of a
+    folder's videos a flow network finds it (--flow).
 
     With --start and --keep-codes, a transformer that was trained on the codes stays of use.
 
     \b
     flowwarp train-dvae digits --preset tiny
     flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto
-    flowwarp train-dvae clips/ --flow base --set loop.batch_size=8
+    flowwarp train-dvae clips/ --flow small --set loop.batch_size=8
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.sources import DIGITS, SPRITES, check_source, open_split
-    from flowwarp.pipelines.clip_motion import estimate_motion
-    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.data.sources import check_source, open_split
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
     from flowwarp.train.processes import own_device
 
-    if flow and data in (SPRITES, DIGITS):
-        raise click.UsageError(f"--flow goes with a folder of videos; {data} know how they move")
     configs = configure(dvae.presets(given.preset), given)
     about = configs["data"]
     place = own_device(given.device)
-    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
+    flow, motion = find_motion(data, flow, place)
     net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
     if net is not None:
         configs["model"] = net.config

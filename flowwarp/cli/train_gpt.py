@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     TrainingOptions,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 )
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
-@click.option("--flow", metavar="WEIGHTS", help="A flow network, for a folder of videos.")
+@flow_option
 @click.option(
     "--sketcher", metavar="WEIGHTS", help="Of train-captioner --kinds: videos by way of sketches."
 )
@@ -51,8 +51,8 @@ def command(
     folder has the weights, metrics.jsonl (bits a token of each medium, given what comes before it)
     and sample pictures: clips of a few prompts, each over what the network makes of the prompt.
 
-    With --flow, the transformer also learns the motion of a folder's videos; sprites and digits
-    know theirs.
+    The transformer also learns how clips move: sprites and digits know it, of a folder's videos a
+    flow network finds it (--flow).
 
     With --sketcher, it learns to make sketches of captions, and videos after sketches: what is to
     be seen where. They show what a caption says after a tenth of the training.
@@ -64,8 +64,6 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.clip_motion import estimate_motion
-    from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.sketches import check_kinds
     from flowwarp.pipelines.text_video import find_weights
@@ -82,6 +80,7 @@ def command(
         eye = load_captioner(find_weights(sketcher, "sketcher"), place)
         check_kinds(eye, sketcher)
         configs["data"] = gpt.with_sketches(configs["data"])
+    flow, motion = find_motion(data, flow, place)
     sources = note_sources(
         [data],
         layers=layers,
@@ -94,7 +93,6 @@ def command(
     trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
     if trained is not None:
         configs["model"] = trained.net.config
-    motion = partial(estimate_motion, load_flownet(flow, place)) if flow else None
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import click
 
 from flowwarp.cli._paths import is_folder
+from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
     checked_settings,
@@ -30,20 +30,14 @@ from flowwarp.cli._training import (
 )
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
-@click.option(
-    "--flow",
-    metavar="WEIGHTS",
-    default="base",
-    show_default=True,
-    help="The flow network that finds the motion of a folder's videos.",
-)
+@flow_option
 @training_options("runs/upsampler")
 def command(
     data: str,
     dvae: str,
     layers: str | None,
     photos: str | None,
-    flow: str,
+    flow: str | None,
     **options: Any,
 ) -> None:
     """Train an upsampler, which draws sharp frames over those a discrete VAE decodes.
@@ -60,9 +54,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
-    from flowwarp.data.sources import DIGITS, SPRITES, check_source, open_split
-    from flowwarp.pipelines.clip_motion import estimate_motion
-    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.data.sources import check_source, open_split
     from flowwarp.pipelines.text_video import find_weights, load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
@@ -71,7 +63,8 @@ def command(
     configs = configure(upsampler.presets(given.preset), given)
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
-    place = str(own_device(given.device))
+    device = own_device(given.device)
+    place = str(device)
     if is_folder(dvae):
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
@@ -79,9 +72,7 @@ def command(
     net = load_upsampler(given.start) if given.start else None
     if net is not None:
         configs["model"] = net.config
-    motion = None  # which sprites and digits know
-    if data not in (SPRITES, DIGITS):
-        motion = partial(estimate_motion, load_flownet(flow, place))
+    flow, motion = find_motion(data, flow, device)
 
     sources = note_sources(
         [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start

@@ -5,9 +5,11 @@ import tomllib
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp.cli import main
 from flowwarp.data.digits import compose_digits
+from flowwarp.io.video import write_video
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
 
 QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]
@@ -114,6 +116,35 @@ def test_flow_is_of_no_use_to_a_world_that_knows_its_own(tmp_path, capsys):
     assert run("train-dvae", "digits", *QUICK, "--flow", "base", "--run", tmp_path / "run") == 2
     assert "digits know how they move" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("options", "moves"), [([], True), (["--flow", "none"], False)])
+def test_the_motion_of_a_folders_videos_is_found_unless_it_shall_not_be(tmp_path, options, moves):
+    generator = torch.Generator().manual_seed(0)
+    wide = F.interpolate(torch.rand(1, 3, 8, 12, generator=generator), scale_factor=4)[0]
+    (tmp_path / "clips").mkdir()
+    for number in range(2):  # one is kept aside
+        video = torch.stack([wide[..., step : step + 32] for step in range(8)])
+        write_video(tmp_path / f"clips/{number}.mp4", video)
+        (tmp_path / f"clips/{number}.txt").write_text("squares move left")
+    folder = tmp_path / "run"
+    sizes = ["--set", "size=32", "--set", "frames=8", "--set", "validation=1"]
+    assert (
+        run(
+            "train-dvae",
+            tmp_path / "clips",
+            *QUICK,
+            *sizes,
+            *options,
+            "--steps",
+            1,
+            "--run",
+            folder,
+        )
+        == 0
+    )
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert (next(line["warp"] for line in lines if line["split"] == "train") > 0) == moves
 
 
 def test_a_missing_folder_is_bad_input(tmp_path, capsys):
