@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import signal
@@ -27,9 +28,14 @@ TERMINATED = 128 + signal.SIGTERM
 
 COMPLETION = "_FLOWWARP_COMPLETE"  # as click names it
 
-_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+# Of what is to be read; what is to be written is checked before, and says so itself.
+_INPUT = (errno.ENAMETOOLONG, errno.EACCES)
 # Torch (CPU and CUDA), cuBLAS and OpenCV have no common exception for it.
-_NO_MEMORY = re.compile(r"tried to allocate|out of memory|failed to allocate|alloc_failed", re.I)
+_NO_MEMORY = re.compile(
+    r"tried to allocate|out of memory|failed to allocate|alloc_failed|storage size calculation",
+    re.I,
+)
 _AMOUNT = re.compile(r"allocate ([\d.]+ ?\w+)")
 # Of commands whose memory does not hang on a picture's size.
 _SMALLER = {
@@ -51,6 +57,8 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     6 out of memory · 7 training diverged · 8 locked by another process · 130 interrupted ·
     141 nobody reads our output · 143 terminated.
     """
+    if arguments is None:  # of this process, not of one that calls us
+        _open_streams()
     with _terminable():
         code = _call(command, arguments)
     if arguments is None and code == INTERRUPTED:
@@ -58,7 +66,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
         # handler would not do, as the interpreter drops it on its way and dies of the signal.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        if sys.stdout is not None:  # it is where the shell closed it
+        if sys.stdout is not None:
             sys.stdout.flush()
     except BrokenPipeError:
         _mute(sys.stdout)
@@ -69,6 +77,19 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
             _say(f"output: {os.strerror(fault.errno or errno.EIO).lower()}")
             code = BAD_OUTPUT
     sys.exit(code)
+
+
+def _open_streams() -> None:
+    """Open what the shell has closed, and let no letter be a fault that a stream does not know."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:  # else the next file that is opened would be it
+            os.open(os.devnull, os.O_RDWR)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
@@ -107,8 +128,7 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
         if isinstance(fault, OSError) and fault.errno in _DISK:
             _say(f"{fault.filename or 'output'}: {os.strerror(fault.errno).lower()}")
             return BAD_OUTPUT
-        if isinstance(fault, OSError) and fault.errno == errno.ENAMETOOLONG:
-            # Of what is to be read; what is to be written was checked before (`check_output`).
+        if isinstance(fault, OSError) and fault.errno in _INPUT:
             _say(str(InputError(fault.filename or "input", os.strerror(fault.errno).lower())))
             return InputError.exit_code
         if isinstance(fault, MemoryError) or _NO_MEMORY.search(str(fault)):

@@ -117,7 +117,15 @@ def make_folder(folder: Path) -> None:
 
 def print_path(path: Path) -> None:
     """Print a result's path to stdout, byte for byte as the file system has it."""
-    click.echo(os.fsencode(path))
+    print_names(str(path))
+
+
+def print_names(text: str) -> None:
+    """Print text that may hold names of files to stdout, these byte for byte."""
+    try:
+        click.echo(os.fsencode(text))
+    except UnicodeEncodeError:  # in a locale that has not all letters
+        click.echo(text)
 
 
 def is_folder(name: str | Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -142,6 +141,8 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
     from flowwarp.train.runs import begun_with, check_writable, refuse_run
     from flowwarp.train.settings import override, read_toml
 
+    if not given.folder:
+        raise click.UsageError("--run must name a folder")
     if given.resume == "never":
         refuse_run(given.folder)
     if not given.dry_run:
@@ -268,7 +269,7 @@ def tell_plan(
         "run": given.folder,
     }
     for name, line in lines.items():
-        click.echo(os.fsencode(f"{name}: {line}"))
+        _paths.print_names(f"{name}: {line}")
 
 
 def train(

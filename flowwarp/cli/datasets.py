@@ -6,14 +6,15 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -161,7 +162,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @command.command("make")
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
 @click.option("-o", "--output", metavar="OUT", required=True, help="The folder for the clips.")
-@click.option("--count", type=click.IntRange(1), default=16, show_default=True, metavar="N")
+@click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
 )
@@ -220,6 +221,8 @@ def make_command(
     folder = Path(output)
     names = [f"{number:06d}" for number in range(count)]
     targets = [folder / TABLE, *(folder / f"{name}.mp4" for name in names)]
+    if world == "sprites":
+        targets.append(folder / CREDITS)
     for path in targets:
         _paths.check_output(path, overwrite=overwrite)
     if with_flow:
@@ -230,7 +233,10 @@ def make_command(
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
     hidden = not sys.stderr.isatty()
-    with click.progressbar(names, label="make", file=sys.stderr, hidden=hidden) as bar:
+    with (
+        nullcontext() if dry_run else _alone(folder),
+        click.progressbar(names, label="make", file=sys.stderr, hidden=hidden) as bar,
+    ):
         for number, name in enumerate(bar):
             clip = compose(seed, number)
             if not dry_run:
@@ -239,15 +245,34 @@ def make_command(
             clips.append({"file": file, "caption": clip.caption, "attributes": clip.attributes})
             if not as_json:
                 _paths.print_path(folder / file)
-    if not dry_run:
-        if world == "sprites":
-            _copy_credits(layers, folder)
-        # Last: a folder with a table is whole.
-        _write_table(folder / TABLE, clips)
+        if not dry_run:
+            if world == "sprites":
+                _copy_credits(layers, folder)
+            # Last: a folder with a table is whole.
+            _write_table(folder / TABLE, clips)
     if not as_json:
         _paths.print_path(folder / TABLE)
     else:
         click.echo(json.dumps({"dry_run": dry_run, "output": str(folder), "clips": clips}))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Have a folder to oneself, made if need be, and without the table of what was there before.
+
+    Raises:
+        Locked: another process makes clips there.
+        OutputError: it cannot be written.
+    """
+    from flowwarp.io._files import lock, reason
+
+    _paths.make_folder(folder)
+    with lock(folder, "another process makes clips here", "wait for it"):
+        try:
+            (folder / TABLE).unlink(missing_ok=True)
+        except OSError as fault:
+            raise OutputError(folder / TABLE, reason(fault)) from fault
+        yield
 
 
 def _open_world(

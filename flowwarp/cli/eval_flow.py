@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
 from flowwarp.errors import InputError, SomeFailed
@@ -176,7 +176,7 @@ def command(
     if as_json:
         click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
     elif table:
-        click.echo(os.fsencode(_format(table)))  # a set has the name of a folder
+        _paths.print_names(_format(table))  # a set has the name of a folder
     if failed:
         raise SomeFailed([fault["error"] for fault in failed], len(pairs))
 

@@ -82,7 +82,9 @@ class Options:
 @click.option("--occlusion", metavar="OUT", help="Write a mask, white where frame 2 shows it.")
 @click.option("--show", metavar="OUT", help="Write colours: a picture; for many, .mp4 or a folder.")
 @device_option
-@click.option("--workers", type=click.IntRange(1), metavar="N", help="Processes; 1 if not said.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; 1 if not said."
+)
 @click.option(
     "--shard", callback=_read_shard, metavar="I/N", help="Do the I-th of N parts of a job."
 )
@@ -170,7 +172,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     outputs = [*target.paths, *([picture] if picture else [])]
     for path in outputs:
         _paths.check_output(path, overwrite=given.overwrite)
-    if len(set(outputs)) < len(outputs):
+    if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
     images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
     net = _load(given)

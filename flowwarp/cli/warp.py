@@ -214,7 +214,7 @@ def _list_jobs(
             Job(source, [flow], target, known)
             for (source, flow), target, known in zip(pairs, targets, masks, strict=False)
         ]
-    if any(job.target == job.mask for job in jobs):
+    if any(job.mask and os.path.realpath(job.target) == os.path.realpath(job.mask) for job in jobs):
         raise click.UsageError(f"--mask and OUT are both {mask!r}")
     return jobs
 

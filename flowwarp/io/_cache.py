@@ -7,6 +7,7 @@ the process ends; when that was done last says how long nobody has needed it.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
+_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that it sets besides
 _IN_USE: set[Path] = set()
 
 
@@ -42,8 +44,18 @@ def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContex
 
 
 def launched() -> int:
-    """Return how many processes were started together; 1 without torchrun."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes were started together; 1 without torchrun.
+
+    Raises:
+        InputError: the environment says something else than torchrun does.
+    """
+    text = os.environ.get("WORLD_SIZE", "1")
+    if not text.isdecimal() or int(text) < 1:
+        raise InputError("WORLD_SIZE", f"must be a number of processes, got {text!r}")
+    missing = [name for name in _TORCHRUN if name not in os.environ]
+    if int(text) > 1 and missing:
+        raise InputError(missing[0], f"is not set, though WORLD_SIZE is {text}", "use torchrun")
+    return int(text)
 
 
 def use(folder: Path) -> None:
@@ -75,6 +87,8 @@ def make_room(root: Path) -> None:
     text = os.environ.get("FLOWWARP_CACHE_LIMIT") or str(LIMIT)
     try:
         limit = float(text)
+        if math.isnan(limit):
+            raise ValueError(text)
     except ValueError as fault:
         problem = f"must be a number of bytes, got {text!r}"
         raise InputError("FLOWWARP_CACHE_LIMIT", problem) from fault

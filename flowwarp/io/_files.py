@@ -263,10 +263,10 @@ def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
     """
     try:
         names = [path.name for path in Path(folder).iterdir() if not path.name.startswith(".")]
+        paths = [Path(folder, name) for name in sorted(names, key=natural_order)]
+        return [path for path in paths if path.suffix.lower() in extensions and path.is_file()]
     except OSError as fault:
         raise InputError(folder, reason(fault)) from fault
-    paths = [Path(folder, name) for name in sorted(names, key=natural_order)]
-    return [path for path in paths if path.suffix.lower() in extensions and path.is_file()]
 
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:

@@ -107,7 +107,8 @@ def open_manifest(
             _discard(folder, path, job, alone=shard is None)
         done = read_manifests(folder, job, others=others, overwrite=overwrite)
         fresh = done is None
-        alone = all(other == path for other in _manifests(folder))
+        # Another shard may be at its first file, and not have its manifest yet.
+        alone = shard is None and all(other == path for other in _manifests(folder))
         for written in (folder, *others):
             _remove_abandoned(written, alone=alone)
         if not path.exists():

@@ -547,7 +547,7 @@ class GPT(nn.Module):
             nearby = near[:, PATCH:].reshape(-1, PATCH, NEAR)[flat]
             number = 1 + flat % (ids.shape[1] // PATCH - 1)  # of the patch
             own = nearby // PATCH == number[:, None, None]  # what is just being drawn
-        detailed = replace(sampling, temperature=sampling.temperature * sampling.detail)
+        detailed = sampling.of_details()
         for slot in range(PATCH):
             features = self._write(foretold, self.embedding(drawn))[:, slot]
             how = detailed if slot % 2 else sampling
@@ -858,6 +858,8 @@ class Decoder:
 
 
 _FIRST = 128  # of the likeliest tokens, which are sorted before all
+MOST = 1e4  # of what scales logits, so that they stay finite
+_COLDEST = 1e-4  # below, only the likeliest is drawn
 
 
 @dataclass(frozen=True)
@@ -884,12 +886,16 @@ class Sampling:
     def __post_init__(self) -> None:
         for name in ("temperature", "guidance", "detail"):
             value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            if not 0 <= value <= MOST:
+                raise ValueError(f"{name} must be in [0, {MOST:g}], got {value}")
         if self.top_k < 0:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+
+    def of_details(self) -> Sampling:
+        """Return how the digits of a code after its first are drawn."""
+        return replace(self, temperature=min(self.temperature * self.detail, MOST))
 
 
 def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
@@ -903,7 +909,7 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     Returns:
         (B,) int64 in [0, V).
     """
-    if sampling.temperature == 0:
+    if sampling.temperature < _COLDEST:
         return logits.argmax(-1)
     likely = (logits.float() / sampling.temperature).softmax(-1)
     size = likely.shape[-1]
@@ -938,7 +944,7 @@ def _draw(
     last = torch.full_like(reached[:, :1], likely.shape[-1] - 1, dtype=torch.int64)
     if top_p < 1:
         # The likeliest always stays, as nothing comes before it.
-        last = (reached - likely < top_p * total).sum(-1, keepdim=True) - 1
+        last = (reached - likely < top_p * total).sum(-1, keepdim=True).clamp_min(1) - 1
     target = draws[:, None] * reached.gather(1, last)
     hit = torch.searchsorted(reached, target, right=True)
     chosen = order.gather(1, torch.minimum(hit, last))[:, 0]
@@ -1058,7 +1064,7 @@ def sample(
             split(cos, 1, 2), split(sin, 1, 2), *(split(part, 1, 1) for part in others), strict=True
         )
     )
-    detailed = replace(sampling, temperature=sampling.temperature * sampling.detail)
+    detailed = sampling.of_details()
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
     foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows], first)

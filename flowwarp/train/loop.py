@@ -120,6 +120,9 @@ class LoopConfig:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.batch_size > MOST_EXAMPLES:
             raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
+        for name, most in (("learning_rate", 1e6), ("muon", 1e6), ("threads", 1024)):
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
         if self.seed > MOST_SEED:
             raise ValueError(f"seed must be at most {MOST_SEED}, got {self.seed}")
         if self.accumulate > self.batch_size:

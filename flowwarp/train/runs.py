@@ -201,14 +201,16 @@ def open_run(
         Locked: another process trains this run.
         InputError: it cannot be resumed with this configuration; the first key is named. Or it has
             weights alone, which beginning anew would write over.
-        OutputError: the folder cannot be made, or holds a run that was not to be resumed.
+        OutputError: the folder cannot be made, or holds a run that was not to be resumed, or files
+            of another program that would be written over.
     """
     folder = Path(folder)
     _make_folder(folder)
     with lock(folder, "another process trains this run", "wait for it, or name another run"):
-        for left in folder.glob("**/.flowwarp-*"):  # of a process that was killed in a write
-            with suppress(OSError):
-                left.unlink()
+        for part in (folder, folder / SAMPLES):  # no folder of another run, which may be writing
+            for left in part.glob(".flowwarp-*"):  # of a process that was killed in a write
+                with suppress(OSError):
+                    left.unlink()
         if resume == "never":
             refuse_run(folder)
         elif _has_weights(folder) and not any(folder.glob("state-*")):
@@ -219,6 +221,7 @@ def open_run(
             )
         for name in (CONFIG, METRICS):
             check_regular(folder / name)
+        _refuse_foreign(folder)
         run = Run(folder, keep)
         if any(folder.glob("state-*")):
             run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
@@ -247,6 +250,25 @@ def refuse_run(folder: str | Path) -> None:
 
 def _has_weights(folder: Path) -> bool:
     return any((folder / name).exists() for name in (LAST, BEST))
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder whose config.toml or metrics.jsonl no run has written.
+
+    Raises:
+        OutputError: it is one.
+    """
+    configured = (folder / CONFIG).exists()
+    if not configured and (folder / METRICS).exists():
+        raise OutputError(folder / METRICS, "is no run's of ours", "name another folder")
+    if any(folder.glob("state-*")) or not configured:
+        return
+    try:
+        ours = "loop" in tomllib.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise OutputError(folder / CONFIG, "is no run's of ours", "name another folder")
 
 
 def check_writable(folder: str | Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flowwarp._bundled import bundled
+from flowwarp.cli import datasets as command
 from flowwarp.cli import main
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
@@ -113,7 +114,7 @@ def test_clips_with_captions(datasets):
     assert (code, err) == (0, [])
     names = ["000000.mp4", "000001.mp4", "000002.mp4"]
     assert out == [f"out/{name}" for name in [*names, "captions.csv"]]
-    assert sorted(path.name for path in Path("out").iterdir()) == [*names, "captions.csv"]
+    assert sorted(path.name for path in Path("out").glob("[!.]*")) == [*names, "captions.csv"]
     with Path("out/captions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == names
@@ -168,6 +169,39 @@ def test_the_seed_decides(datasets):
 def test_a_dry_run_says_what_would_be_written(datasets):
     options = ("make", "digits", "-o", "x", "--size", "16", "--count", 2)
     assert datasets(*options, "--dry-run")[:2] == (0, datasets(*options)[1])
+
+
+def test_a_table_is_never_of_other_clips(datasets, monkeypatch):
+    """Where clips are replaced and that is stopped, there is none."""
+    options = ("make", "digits", "-o", "x", "--size", "16", "--count", 3)
+    assert datasets(*options)[0] == 0
+    write = command._write
+
+    def stopped(clip, folder, name, with_flow):
+        if name == "000001":
+            raise KeyboardInterrupt
+        write(clip, folder, name, with_flow)
+
+    monkeypatch.setattr(command, "_write", stopped)
+    assert datasets(*options, "--overwrite", "--seed", 1)[0] == 130
+    assert not Path("x/captions.csv").exists()
+
+
+def test_two_do_not_make_clips_in_one_folder(datasets):
+    from flowwarp.io._files import lock
+
+    Path("x").mkdir()
+    with lock("x", "held"):
+        code, _, (line,) = datasets("make", "digits", "-o", "x", "--size", "16")
+    assert (code, line) == (8, "flowwarp: x: another process makes clips here; wait for it")
+
+
+def test_credits_of_others_are_not_replaced(datasets):
+    Path("x").mkdir()
+    Path("x/AUTHORS.txt").write_text("me\n")
+    options = ("make", "sprites", "-o", "x", "--size", "16", "--count", 1)
+    assert datasets(*options)[0] == 4
+    assert Path("x/AUTHORS.txt").read_text() == "me\n"
 
 
 def test_photos(datasets):

@@ -53,6 +53,7 @@ def outcome(capfd):
         (OutputError("a.flo", "exists"), 4, "a.flo: exists"),
         (OSError(errno.ENOSPC, "x", "a.flo"), 4, "a.flo: no space left on device"),
         (OSError(errno.EROFS, "x"), 4, "output: read-only file system"),
+        (PermissionError(errno.EACCES, "x", "a/b.png"), 3, "a/b.png: permission denied"),
         (MemoryError(), 6, f"out of memory; {REMEDY}"),
         (TORCH_CPU, 6, f"out of memory: 4000000000000000 bytes are not to be had; {REMEDY}"),
         (TORCH_WINDOWS, 6, f"out of memory: 4000 bytes are not to be had; {REMEDY}"),
@@ -284,6 +285,51 @@ def test_a_pipe_that_nobody_reads():
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.parametrize(
+    ("closed", "shown"), [("<&-", True), (">&-", False), ("2>&-", True), ("<&- >&- 2>&-", False)]
+)
+def test_streams_that_are_closed(tmp_path, closed, shown):
+    call = f"{sys.executable} -m flowwarp datasets make digits -o out --count 1 --size 16 {closed}"
+    done = subprocess.run(["sh", "-c", call], cwd=tmp_path, capture_output=True, text=True)
+    paths = "out/000000.mp4\nout/captions.csv\n" if shown else ""
+    assert (done.returncode, done.stdout, done.stderr) == (0, paths, "")
+    assert (tmp_path / "out/captions.csv").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+def test_prompts_from_a_stream_that_is_closed(tmp_path):
+    call = f"{sys.executable} -m flowwarp generate-video --prompts - -o x <&-"
+    done = subprocess.run(["sh", "-c", call], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "flowwarp: -: holds no prompt; write one a line\n"
+
+
+# Letters that not every locale has, printed in two ways.
+LETTERS = """
+import sys
+import click
+from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
+
+@click.command()
+def command():
+    print_names("1\\u00b0 \\ufffd \\u0416")
+    click.echo("1\\u00b0 \\ufffd \\u0416")
+
+sys.argv = ["flowwarp"]
+run(command)
+"""
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "ascii", "iso8859-5"])
+def test_letters_that_the_locale_has_not(coding):
+    environment = {**os.environ, "PYTHONIOENCODING": coding, "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run([sys.executable, "-c", LETTERS], env=environment, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert len(done.stdout.splitlines()) == 2
+
+
 def test_a_full_disk_behind_stdout():
     with Path("/dev/full").open("w") as full:
         done = flowwarp("--help", stdout=full, stderr=subprocess.PIPE)

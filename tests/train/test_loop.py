@@ -377,6 +377,23 @@ def test_weights_without_a_state_are_not_written_over(tiny, tmp_path):
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
+def test_files_of_others_are_not_written_over(tiny, tmp_path, name):
+    (tmp_path / name).write_text("[tool]\nmine = 1\n")
+    for resume in ("never", "auto", "changed"):
+        with pytest.raises(OutputError, match="is no run's of ours"):
+            run(tiny.make(), tiny.config(steps=2), tmp_path, resume=resume)
+    assert (tmp_path / name).read_text() == "[tool]\nmine = 1\n"
+
+
+def test_what_another_run_is_writing_below_stays(tiny, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.flowwarp-0123.safetensors").touch()
+    (tmp_path / ".flowwarp-0123.safetensors").touch()
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    assert [path.parent.name for path in tmp_path.rglob(".flowwarp-*")] == ["other"]
+
+
 def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
     """Also in a run that ended in the midst of a line, and is longer now."""
     config = tiny.config(steps=4, log_every=3, validate_every=0, ema=0.0)
