@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.clips import Index, PairStore, store_folder, write_store
+from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_store
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
 from flowwarp.io.video import read_video
@@ -146,7 +146,7 @@ def load_captioned(
     items = _list(source, skipped)
     reach = (frames - 1) * stride + 1
     folder = store_folder(cache) / f"captioned-{_key(items, size, reach)}"
-    if not folder.is_dir():
+    if not is_whole(folder):
 
         def fill(file: BinaryIO) -> Index:
             return _fill(file, items, size, reach, max_bytes, skipped, progress)

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import secrets
 import shlex
 import shutil
 import tempfile
@@ -20,11 +21,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal, final
+from typing import Any, BinaryIO, Literal, final
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp._bundled import cache_folder
@@ -37,6 +40,7 @@ from flowwarp.io._files import (
     list_folder,
     open_input,
     reason,
+    sync_file,
     sync_folder,
 )
 from flowwarp.io.images import read_image
@@ -71,6 +75,9 @@ class PairStore:
         folder: a folder made by :func:`prepare_pairs`.
         frames: frames in a window.
         stride: from one frame of a window to the next.
+
+    Raises:
+        InputError: the folder is not whole.
     """
 
     def __init__(self, folder: Path, frames: int = 2, stride: int = 1) -> None:
@@ -78,10 +85,8 @@ class PairStore:
             raise ValueError(f"frames and stride must be at least 1, got {frames} and {stride}")
         self.folder, self.frames, self.stride = folder, frames, stride
         use(folder)
-        with np.load(folder / "index.npz") as index:
-            self._places, runs = index["places"], index["runs"]
+        self._places, runs, about = _read_index(folder)
         self._pixels = np.memmap(folder / "frames.bin", np.uint8, "r")
-        about = json.loads((folder / "about.json").read_text("utf-8"))
         self.skipped: tuple[str, ...] = tuple(about["skipped"])
         self._clips: tuple[str, ...] = tuple(about["clips"])
         # A run (start, stop, clip) of n frames holds n - reach windows.
@@ -119,6 +124,24 @@ class PairStore:
         offset, height, width = self._places[number]
         pixels = np.array(self._pixels[offset : offset + 3 * height * width])
         return torch.from_numpy(pixels).view(3, int(height), int(width))
+
+
+def _read_index(folder: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any]]:
+    """Return where frames lie, which are in a row, and what else is known of a store.
+
+    Raises:
+        InputError: it is not whole: a power cut, or a disk that was full.
+    """
+    try:
+        with (folder / "index.npz").open("rb") as file, np.load(file) as index:
+            places, runs = index["places"], index["runs"]
+        about = json.loads((folder / "about.json").read_text("utf-8"))
+        offset, height, width = places[-1]
+        if (folder / "frames.bin").stat().st_size != offset + 3 * height * width:
+            raise ValueError("its frames are not all there")
+        return places, runs, {"clips": about["clips"], "skipped": about["skipped"], **about}
+    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, BadZipFile) as fault:
+        raise InputError(folder, f"is broken ({fault})", "remove it: it is made again") from fault
 
 
 def prepare_pairs(
@@ -168,7 +191,7 @@ def prepare_pairs(
         raise ValueError(f"longest must be at least 1, got {longest}")
     clips = list_clips(sources)
     folder = store_folder(cache) / f"pairs-{_key(clips, longest, still)}"
-    if not folder.is_dir():
+    if not is_whole(folder):
         _prepare(clips, folder, longest, still, max_bytes, progress)
     return PairStore(folder)
 
@@ -234,6 +257,8 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Clip]:
     if real in seen:  # a link to a folder above, or the same one given twice
         return
     seen.add(real)
+    if _is_run(folder):  # whose sample pictures change as it trains
+        return
     frames = list_folder(folder, IMAGE_EXTENSIONS)
     if len(frames) == 1 and frames[0].suffix.lower() == ".webp":
         yield Clip("video", (frames[0],))  # it may be animated
@@ -243,6 +268,10 @@ def _walk(folder: Path, seen: set[Path]) -> Iterator[Clip]:
     below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     for path in sorted(below):
         yield from _walk(path, seen)
+
+
+def _is_run(folder: Path) -> bool:
+    return all((folder / name).is_file() for name in ("config.toml", "metrics.jsonl"))
 
 
 def _read_list(path: Path) -> Iterator[Clip]:
@@ -349,13 +378,27 @@ def write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
         raise OutputError(root, reason(fault)) from fault
     with making(root, "another process prepares this footage", name=name):
         try:
-            if not target.is_dir():
+            if not is_whole(target):
+                if target.is_dir():  # under a name by which it is abandoned
+                    target.rename(target.with_name(f".pairs-{secrets.token_hex(6)}"))
                 _write_store(target, fill)
                 use(target)
                 make_room(root)
         finally:
             with suppress(OSError):  # Windows keeps what is open; those who wait have it open
                 (root / name).unlink()
+
+
+def is_whole(target: Path) -> bool:
+    """Return whether a folder is there, with all that :func:`write_store` wrote."""
+    if not target.is_dir():
+        return False
+    try:
+        _read_index(target)
+    except InputError as fault:
+        _LOG.warning("%s", fault)
+        return False
+    return True
 
 
 def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
@@ -371,6 +414,8 @@ def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
             os.fsync(file.fileno())
         np.savez(work / "index.npz", places=np.array(places), runs=np.array(runs))
         (work / "about.json").write_text(json.dumps(about), "utf-8")
+        for name in ("index.npz", "about.json"):
+            sync_file(work / name)
         sync_folder(work)
         try:
             work.rename(target)

@@ -24,7 +24,6 @@ LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
-_TORCHRUN = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")  # that it sets besides
 _IN_USE: set[Path] = set()
 
 
@@ -47,14 +46,11 @@ def launched() -> int:
     """Return how many processes were started together; 1 without torchrun.
 
     Raises:
-        InputError: the environment says something else than torchrun does.
+        InputError: the environment says something that torchrun does not.
     """
     text = os.environ.get("WORLD_SIZE", "1")
     if not text.isdecimal() or int(text) < 1:
         raise InputError("WORLD_SIZE", f"must be a number of processes, got {text!r}")
-    missing = [name for name in _TORCHRUN if name not in os.environ]
-    if int(text) > 1 and missing:
-        raise InputError(missing[0], f"is not set, though WORLD_SIZE is {text}", "use torchrun")
     return int(text)
 
 

@@ -150,7 +150,7 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         check_regular(path)
         temporary.touch(exist_ok=False)
         yield temporary
-        _flush(temporary, os.O_RDWR)
+        sync_file(temporary)
         temporary.replace(target)
         sync_folder(target.parent)
     except OutputError:
@@ -292,6 +292,15 @@ def nearest(path: str | Path) -> Path:
 def is_writable(folder: Path) -> bool:
     """Return whether it is a folder in which files can be made; makes none."""
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def sync_file(path: Path) -> None:
+    """Have a file on the disk, not only on its way there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _flush(path, os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:

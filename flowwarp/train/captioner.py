@@ -278,6 +278,7 @@ def captioner_task(
         return figures
 
     return loop.Task(
+        data=clips.folder.name,
         name="captioner",
         model=net,
         batch=batch,

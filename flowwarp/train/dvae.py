@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.data.sources import Draw
+from flowwarp.data.sources import Draw, Source
 from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.dvae import (
@@ -366,6 +366,7 @@ def dvae_task(
         yield "clips", video_sheet(rows, every=2)
 
     return loop.Task(
+        data=" ".join(source.state) if isinstance(source, Source) else "",
         name="dvae",
         model=net,
         batch=batch,

@@ -578,6 +578,7 @@ def flow_task(
             yield f"flow{number}", side_by_side(row)[0]
 
     return loop.Task(
+        data=material.pairs.folder.name if material.pairs else "",
         name="flownet",
         model=net,
         batch=batch,

@@ -602,6 +602,7 @@ def gpt_task(
         yield "prompts", video_sheet(rows, every=2)
 
     return loop.Task(
+        data=material.training.folder.name,
         name="gpt",
         model=net,
         batch=batch,

@@ -29,6 +29,7 @@ class KeptClips:
     """
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._videos = np.load(folder / "video.npy", mmap_mode="r")
         self._captions = np.load(folder / "captions.npy", mmap_mode="r")
 

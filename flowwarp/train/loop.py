@@ -160,6 +160,7 @@ class Task:
         matrices: names of the parts of the network whose matrices Muon may move
             (`LoopConfig.muon`); none, and it may not.
         prepare: called once, when the run is sure to begin, for what takes long: data to make.
+        data: names what examples are made of, and changes with it; empty for what cannot change.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Task:
     layers: tuple[str, ...] = ()
     matrices: tuple[str, ...] = ()
     prepare: Callable[[], None] | None = None
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -359,7 +361,7 @@ class _Loop:
             "sums": self.sums,
             "summed": self.summed,
             "seconds": self.seconds,
-            "machine": _machine(self.device, self.world),
+            "machine": self._circumstances(),
         }
         return State(self.step, gather(tensors, keep=self.run is not None), facts)
 
@@ -401,6 +403,10 @@ class _Loop:
             self._take_up(state, source)
             if resume == "changed":
                 self.progress.say("with the configuration given now, whatever it was before")
+
+    def _circumstances(self) -> dict[str, str]:
+        """Return what bits hang on besides the configuration."""
+        return _machine(self.device, self.world) | {"data": self.task.data}
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         return [part for name in self.task.layers for part in model.get_submodule(name).children()]
@@ -446,11 +452,13 @@ class _Loop:
             summed = state.facts.get("summed", state.step % self.config.log_every)
             self.summed = int(summed) if self.sums else 0
             self.seconds = float(state.facts["seconds"])
-            before = dict(state.facts["machine"])
+            before = {"data": self.task.data, **state.facts["machine"]}  # older ones name none
+            if before["data"] != self.task.data:
+                self.best = None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
             raise InputError(source, f"its facts are broken ({fault})") from fault
         self.step = self.saved_step = state.step
-        now = _machine(self.device, self.world)
+        now = self._circumstances()
         changes = [f"{k} {before.get(k)} → {v}" for k, v in now.items() if before.get(k) != v]
         how = f"approximately ({', '.join(changes)})" if changes else "exactly"
         self.progress.say(f"resuming {how} after step {self.step}")
@@ -814,7 +822,7 @@ def _threads(number: int) -> Iterator[None]:
 
 
 def _machine(device: torch.device, world: int) -> dict[str, str]:
-    """Return what bits hang on besides the configuration."""
+    """Return what of a machine bits hang on."""
     cuda = device.type == "cuda"
     return {
         "torch": torch.__version__,

@@ -35,9 +35,16 @@ def own_device(device: str | torch.device) -> torch.device:
     return own
 
 
+_MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides WORLD_SIZE
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
-    """Join the processes that torchrun started: this one's number, how many, its device."""
+    """Join the processes that torchrun started: this one's number, how many, its device.
+
+    Raises:
+        InputError: the environment names no other processes.
+    """
     if launched() == 1 or not dist.is_available():
         yield 0, 1, device
         return
@@ -45,6 +52,10 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     mine = not dist.is_initialized()
+    missing = [name for name in _MEETING if name not in os.environ]
+    if mine and missing:
+        problem = f"is not set, though WORLD_SIZE is {launched()}"
+        raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:

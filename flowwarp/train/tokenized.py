@@ -79,6 +79,7 @@ class TokenStore:
     """
 
     def __init__(self, folder: Path, names: tuple[str, ...]) -> None:
+        self.folder = folder
         self._captions = np.load(folder / "captions.npy", mmap_mode="r")
         self._codes = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in names}
 

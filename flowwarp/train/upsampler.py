@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.sources import Draw
+from flowwarp.data.sources import Draw, Source
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import (
@@ -455,6 +455,7 @@ def upsampler_task(
             yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
 
     return loop.Task(
+        data=" ".join(source.state) if isinstance(source, Source) else "",
         name="upsampler",
         model=net,
         batch=batch,

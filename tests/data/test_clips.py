@@ -260,6 +260,36 @@ def test_a_changed_file_or_option_prepares_anew(tmp_path, prepare):
     assert len(folders) == 3
 
 
+@pytest.mark.parametrize("name", ["index.npz", "about.json", "frames.bin"])
+@pytest.mark.parametrize("left", [0.0, 0.5, None])
+def test_what_is_broken_is_prepared_anew(tmp_path, prepare, caplog, name, left):
+    """As after a power cut."""
+    save(tmp_path / "a", [0, 2, 4])
+    whole = [tuple(map(torch.clone, pair)) for pair in prepare(tmp_path / "a")]
+    (folder,) = (tmp_path / "cache").glob("pairs-*")
+    path = folder / name
+    if left is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: int(left * path.stat().st_size)])
+    with pytest.raises(InputError, match=f"{folder.name}: is broken"):
+        PairStore(folder)
+    again = prepare(tmp_path / "a")
+    assert "is broken" in caplog.text
+    for one, two in zip(whole, again, strict=True):
+        assert all(map(torch.equal, one, two))
+
+
+def test_a_run_is_no_footage(tmp_path, prepare):
+    """Else its sample pictures would be learned from, and change what is."""
+    save(tmp_path / "a", [0, 2, 4])
+    save(tmp_path / "a/run/samples", [1, 5, 9], seed=3)
+    assert len(prepare(tmp_path / "a")) == 4
+    for name in ("config.toml", "metrics.jsonl"):
+        (tmp_path / "a/run" / name).touch()
+    assert len(prepare(tmp_path / "a")) == 2
+
+
 def test_the_default_cache_follows_the_environment(tmp_path, monkeypatch):
     monkeypatch.delenv("FLOWWARP_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))

@@ -394,6 +394,15 @@ def test_what_another_run_is_writing_below_stays(tiny, tmp_path):
     assert [path.parent.name for path in tmp_path.rglob(".flowwarp-*")] == ["other"]
 
 
+def test_says_that_the_data_is_another(tiny, tmp_path):
+    stream = io.StringIO()
+    run(replace(tiny.make(), data="pairs-1"), tiny.config(steps=8), tmp_path)
+    task = replace(tiny.make(), data="pairs-2", validate=lambda model: {"error": 1e9})
+    result = train(task, tiny.config(steps=8), tmp_path, resume="auto", stream=stream)
+    assert "resuming approximately (data pairs-1 → pairs-2)" in stream.getvalue()
+    assert result.best[0] == 1e9  # what was the best of other clips says nothing
+
+
 def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
     """Also in a run that ended in the midst of a line, and is longer now."""
     config = tiny.config(steps=4, log_every=3, validate_every=0, ema=0.0)

@@ -18,7 +18,7 @@ from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.pipelines.sequences import load_gpt
 from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train.loop import train
-from flowwarp.train.processes import own_device
+from flowwarp.train.processes import joined, own_device
 from flowwarp.train.runs import BEST, LAST, METRICS
 
 LAST_STATE = "state-00000008.safetensors"
@@ -153,3 +153,21 @@ def test_goes_on_with_a_run_of_before(tiny, tmp_path):
     run(tiny.make(dropout=0.2), tiny.config(), tmp_path / "whole")
     name = "state-00000012.safetensors"
     assert_close(tmp_path / "run" / name, tmp_path / "whole" / name)
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [
+        ({"WORLD_SIZE": "2"}, "RANK: is not set, though WORLD_SIZE is 2; start it by torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR: is not set, though WORLD_SIZE is 2"),
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE: must be a number of processes, got 'many'"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: must be a number of processes, got '0'"),
+    ],
+)
+def test_an_environment_that_torchrun_does_not_make(monkeypatch, environment, problem):
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=f"^{problem}"), joined(torch.device("cpu")):
+        pass
