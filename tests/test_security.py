@@ -7,38 +7,67 @@ import pytest
 
 import flowwarp
 
-FORBIDDEN = {
-    "eval",
-    "exec",
-    "compile",
-    "os.system",
-    "os.popen",
-    "pickle.load",
-    "pickle.loads",
-    "torch.load",
-    "torch.hub.load",
-    "joblib.load",
-    "yaml.load",
-    "marshal.loads",
-    "tarfile.TarFile.extractall",
-}
+# By their whole names, however they were imported; a dot at the end stands for all of a module.
+FORBIDDEN = (
+    *("eval", "exec", "compile", "__import__", "builtins.", "runpy.", "code."),
+    *("os.system", "os.popen", "os.exec", "os.spawn", "os.posix_spawn", "pty."),
+    *("subprocess.getoutput", "subprocess.getstatusoutput", "asyncio.create_subprocess_shell"),
+    *("pickle.", "_pickle.", "cPickle.", "dill.", "cloudpickle.", "joblib.", "shelve.", "marshal."),
+    *("torch.load", "torch.jit.", "torch.hub.", "torch.package.", "yaml.", "numpy.lib.npyio."),
+    *("shutil.unpack_archive", "tarfile.TarFile.extractall"),
+)
 METHODS = {"extract", "extractall"}  # of archives: members are read one by one
 OPTIONS = {"shell", "allow_pickle", "trust_remote_code"}
+SHELLS = {"sh", "bash", "zsh", "cmd", "cmd.exe", "powershell", "/bin/sh", "/bin/bash"}
+
+
+def is_forbidden(name):
+    """Whether a whole name is of one of those: an ``exec`` of the system has many endings."""
+    begun = ("os.exec", "os.spawn", "os.posix_spawn")
+    return any(
+        name.startswith(one) if one.endswith(".") or one in begun else name == one
+        for one in FORBIDDEN
+    )
+
+
+def imported(tree):
+    """Return the whole names of what is imported, by the names that it has here."""
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                names[alias.asname or alias.name.split(".")[0]] = (
+                    alias.name if alias.asname else alias.name.split(".")[0]
+                )
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                names[alias.asname or alias.name] = f"{node.module}.{alias.name}"
+    return names
 
 
 def faults(source):
-    """Return the lines of calls that might run, or unpack, what they are given."""
-    found = []
-    for node in ast.walk(ast.parse(source)):
+    """Return the lines that might run, or unpack, what they are given."""
+    tree = ast.parse(source)
+    names, found = imported(tree), []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            if any(map(is_forbidden, whole)):
+                found.append(f"{node.lineno}: {ast.unparse(node)[:60]}")
         if not isinstance(node, ast.Call):
             continue
-        name = ast.unparse(node.func)
+        first, dot, rest = ast.unparse(node.func).partition(".")
+        name = names.get(first, first) + dot + rest
         true = {
             word.arg
             for word in node.keywords
             if not (isinstance(word.value, ast.Constant) and not word.value.value)
         }
-        if name in FORBIDDEN or name.split(".")[-1] in METHODS or true & OPTIONS:
+        started = node.args[0] if node.args else None
+        words = started.elts if isinstance(started, ast.List | ast.Tuple) else []
+        shell = any(isinstance(word, ast.Constant) and word.value in SHELLS for word in words[:1])
+        runs = name.startswith("subprocess.") and shell
+        if is_forbidden(name) or rest.split(".")[-1] in METHODS or true & OPTIONS or runs:
             found.append(f"{node.lineno}: {ast.unparse(node)[:60]}")
     return found
 
@@ -60,6 +89,15 @@ def test_nothing_given_is_run(path):
         "torch.load(path, weights_only=True)",
         "numpy.load(path, allow_pickle=True)",
         "archive.extractall(folder)",
+        "from pickle import loads",
+        "import pickle as p; p.Unpickler(file)",
+        "import subprocess as s; s.getoutput(x)",
+        "import subprocess; subprocess.run(['sh', '-c', x])",
+        "import os; os.execvp(x, y)",
+        "from os import system",
+        "import torch; torch.jit.load(path)",
+        "__import__(x)",
+        "import shutil; shutil.unpack_archive(path)",
     ],
 )
 def test_a_call_that_runs_something_is_seen(line):

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import glob
 import lzma
+import os
 import re
 import tempfile
 import tomllib
@@ -339,13 +340,27 @@ def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[st
 
 
 def _search(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield the pictures that a pattern matches, and what its fields are there."""
+    """Yield the pictures that a pattern matches, and what its fields are there.
+
+    Raises:
+        InputError: a folder where some could be cannot be read.
+    """
     wildcard = _to_wildcard(pattern)
+    _check_readable(root, wildcard)
     exact = re.compile(_to_regex(pattern), re.DOTALL)  # a name may hold a line break
     for path in sorted(root.glob(wildcard)):
         match = exact.fullmatch(path.relative_to(root).as_posix())
         if match and path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file():
             yield path, {key: value or "" for key, value in match.groupdict().items()}
+
+
+def _check_readable(root: Path, wildcard: str) -> None:
+    """Refuse what ``glob`` leaves out without a word: a part of a set is another set."""
+    above = wildcard.split("/")[:-1]
+    levels = ["/".join(above[:count]) for count in range(1, len(above) + 1)]
+    for folder in (root, *(path for level in levels for path in root.glob(level))):
+        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
+            raise InputError(folder, "permission denied")
 
 
 def _to_wildcard(pattern: str) -> str:

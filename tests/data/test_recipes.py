@@ -353,3 +353,14 @@ def test_a_broken_recipe_is_explained(tmp_path, text, problem):
 def test_an_unknown_recipe_lists_the_known():
     with pytest.raises(InputError, match=r"sintl: is not a recipe; known are davis, .*sintel"):
         load_recipe("sintl")
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_a_part_that_cannot_be_read_is_not_left_out(tmp_path, monkeypatch, name):
+    """As ``glob`` leaves it out: figures would be of other pairs."""
+    recipe = load_recipe(name)
+    root = plant(tmp_path, TREES[name][0])
+    monkeypatch.setattr(recipes.os, "access", lambda path, how: path == root)
+    if any("/" in part.frame1 for part in recipe.sets):
+        with pytest.raises(InputError, match="permission denied"):
+            pairs_of(recipe, root)
