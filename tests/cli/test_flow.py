@@ -177,6 +177,7 @@ def test_names_of_a_pair(flow, arguments, name):
         (["-o", "x.flo", "--format", "png"], 2, "OUT must end in .png"),
         (["--show", "x.mp4"], 2, "--show must end in"),
         (["--backward", "frame8_flow.flo"], 2, "must differ"),
+        (["--backward", "x/../frame8_flow.flo"], 2, "must differ"),
         (["--shard", "1/2"], 2, "--shard is for many pairs"),
         (["--shard", "3/2"], 2, "'3/2' is none of 1/N to N/N"),
         (["-o", "frame9.png"], 4, "frame9.png: exists; use --overwrite"),

@@ -298,6 +298,7 @@ def test_an_existing_file_is_kept_unless_told(warp):
         (["a.png", "f.flo", "-o", "b.mp4"], 2, "OUT must end in .bmp, .jpeg"),
         (["a.png", "f.flo", "--mask", "m.jpg"], 2, "--mask must end in .png"),
         (["a.png", "f.flo", "-o", "b.png", "--mask", "b.png"], 2, "are both 'b.png'"),
+        (["a.png", "f.flo", "-o", "b.png", "--mask", "./x/../b.png"], 2, "are both './x/../b.png'"),
         (["in", "f.flo", "-o", "b.png"], 2, "many frames need a folder, but OUT is 'b.png'"),
         (["in", "f.flo", "--mask", "m.png"], 2, "many frames need a folder, but --mask"),
         (["in/*.png", "f.flo"], 2, "say -o FOLDER when IMAGE is a pattern"),

@@ -551,6 +551,20 @@ def test_temperature_by_hand():
 
 
 @pytest.mark.parametrize(
+    "extreme", [{"top_p": 1e-46}, {"temperature": 1e-40}, {"temperature": 1e-3, "top_p": 1e-9}]
+)
+@pytest.mark.parametrize("size", [50, 1000])
+def test_extremes_take_the_likeliest(extreme, size):
+    generator = torch.Generator().manual_seed(0)
+    logits = 1e4 * torch.randn(20, size, generator=generator)  # as guidance may make them
+    drawn = choose(logits, torch.rand(20, generator=generator), Sampling(**extreme))
+    assert torch.equal(drawn, logits.argmax(1))
+    hottest = Sampling(temperature=1e4, detail=1e4).of_details()
+    drawn = choose(logits, torch.rand(20, generator=generator), hottest)
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < size
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"temperature": -1.0},
