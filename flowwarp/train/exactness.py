@@ -488,7 +488,7 @@ def _processes() -> Any:
 
 RESUMED: Mapping[str, Mapping[str, Any]] = {
     "fp32": {"accumulate": 2, "workers": 2},
-    "bf16": {"precision": "bf16", "ema": 0.0},
+    "bf16": {"precision": "bf16", "ema": 0.0, "muon": 0.1},  # for what has matrices
 }
 
 
@@ -515,6 +515,8 @@ def _differ(one: Path, two: Path) -> bool:
 def resume_differences(name: str, kind: str, folder: Path) -> float:
     """Return in how many files a run that was stopped twice differs from one that was not."""
     config = small_config(**RESUMED[kind])
+    if not (small_task(name, config, folder).matrices and hasattr(torch.optim, "Muon")):
+        config = replace(config, muon=0.0)
     whole, cut = folder / f"{name}-{kind}-whole", folder / f"{name}-{kind}-cut"
     with Path(os.devnull).open("w") as nowhere:
         train(small_task(name, config, folder), config, whole, stream=nowhere)
