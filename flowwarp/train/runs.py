@@ -259,9 +259,11 @@ def _refuse_foreign(folder: Path) -> None:
         OutputError: it is one.
     """
     configured = (folder / CONFIG).exists()
+    if any(folder.glob("state-*")):
+        return
     if not configured and (folder / METRICS).exists():
         raise OutputError(folder / METRICS, "is no run's of ours", "name another folder")
-    if any(folder.glob("state-*")) or not configured:
+    if not configured:
         return
     try:
         ours = "loop" in tomllib.loads((folder / CONFIG).read_text("utf-8"))

@@ -137,11 +137,18 @@ def configs(**changes):
     return {"loop": training, "model": MODEL, "data": DATA} | changes
 
 
-def test_learns_to_say_what_it_sees(kept, tmp_path):
+@pytest.fixture(scope="module")
+def trained(kept, tmp_path_factory):
+    """A captioner that has learned, and what its validation said before."""
     task = captioner_task(kept[0], {"val": kept[1], "other": kept[1]}, configs())
     with torch.no_grad():
         before = task.validate(task.model)
-    result = loop.train(task, configs()["loop"], tmp_path / "run")
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    return loop.train(task, configs()["loop"], folder), before
+
+
+def test_learns_to_say_what_it_sees(trained):
+    result, before = trained
     after = result.last
     assert {"nats", "wrong", "other_nats", "other_wrong"} <= set(after)
     assert after["nats"] < 0.3 * before["nats"]
@@ -176,11 +183,9 @@ def test_what_is_pooled_is_left_off_where_there_are_kinds(kept):
     assert torch.equal(sorting.think.weight, seeing.think.weight[:, :placed])
 
 
-def test_sorts_what_it_has_learned_to_see(kept, tmp_path):
+def test_sorts_what_it_has_learned_to_see(kept, trained, tmp_path):
     """It loses little by it, and what it sees is what it has seen."""
-    first = loop.train(
-        captioner_task(kept[0], {"val": kept[1]}, configs()), configs()["loop"], tmp_path / "a"
-    )
+    first, _ = trained
     seeing = load_captioner(first.weights)
     start = (seeing.net, seeing.vocabulary)
     task = captioner_task(kept[0], {"val": kept[1]}, configs(), start=start, kinds=12)
