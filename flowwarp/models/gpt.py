@@ -548,14 +548,14 @@ class GPT(nn.Module):
             number = 1 + flat % (ids.shape[1] // PATCH - 1)  # of the patch
             own = nearby // PATCH == number[:, None, None]  # what is just being drawn
         detailed = sampling.of_details()
+        indices = [_index(among, self.config.vocabulary) for among in choices]
         for slot in range(PATCH):
             features = self._write(foretold, self.embedding(drawn))[:, slot]
             how = detailed if slot % 2 else sampling
             if found is not None:
                 copied = drawn.gather(1, nearby[:, slot] % PATCH)
                 found[:, slot] = torch.where(own[:, slot], copied, found[:, slot])
-            for among in choices:
-                index = _index(among, self.config.vocabulary)
+            for among, index in zip(choices, indices, strict=True):
                 rows = (index[drawn[:, slot]] >= 0).nonzero()[:, 0]
                 logits = F.linear(features[rows], self.head.weight[among]).float()
                 if found is not None:

@@ -230,7 +230,7 @@ def draw_batch(
         tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
         sequences.append(tokens)
         hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
-        hidden.append(_hide(tokens, words.number(order[-1]), hiding, generator))
+        hidden.append(_some_patches(tokens, words.number(order[-1]), hiding, 2.0, generator))
         sketch = store.codes(SKETCH, index) if sketched else None
         if sketched:
             plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
@@ -238,7 +238,7 @@ def draw_batch(
             ahead.append(kinds_ahead(tokens, words, told))
         drawn.append(_draw_asked(tokens, words, sketch, losses, generator))
         if data.redrawn:
-            redrawn.append(_some_patches(tokens, words.number(VIDEO), data.redrawn, generator))
+            redrawn.append(_some_patches(tokens, words.number(VIDEO), data.redrawn, 0.5, generator))
             draws.append(torch.rand(len(tokens), generator=generator))
     examples = collate(sequences, words, losses)
     patches = examples["ids"].shape[1] // PATCH
@@ -252,15 +252,6 @@ def draw_batch(
         examples["redrawn"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in redrawn])
         examples["draws"] = torch.stack([F.pad(own, (0, longest - len(own))) for own in draws])
     return examples
-
-
-def _some_patches(tokens: Tokens, video: int, often: float, generator: torch.Generator) -> Tensor:
-    """Choose up to half of a video's patches in so many examples, (L / 8,) bool."""
-    chance, share = torch.rand(2, generator=generator).tolist()
-    drawn = torch.rand(len(tokens) // PATCH, generator=generator)
-    cells = tokens.places[::PATCH, 1] > 0  # no markers
-    share = share / 2 if chance < often else 0.0
-    return (tokens.media[::PATCH] == video) & cells & (drawn < share)
 
 
 def _draw_asked(
@@ -317,13 +308,18 @@ def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Genera
     return slice(start, start + data.token_frames)
 
 
-def _hide(tokens: Tokens, video: int, hiding: float, generator: torch.Generator) -> Tensor:
-    """Choose patches of a video that no token after them sees, (L / 8,) bool."""
+def _some_patches(
+    tokens: Tokens, video: int, often: float, most: float, generator: torch.Generator
+) -> Tensor:
+    """Choose patches of a video in so many examples, (L / 8,) bool.
+
+    Of those examples a share of the patches, drawn from 0 to ``most``: of 2, all in half of them.
+    """
     chance, share = torch.rand(2, generator=generator).tolist()
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
-    share = min(2 * share, 1.0)  # all of half of them
     cells = tokens.places[::PATCH, 1] > 0  # no markers
-    return (tokens.media[::PATCH] == video) & cells & (drawn < (share if chance < hiding else 0))
+    chosen = drawn < (most * share if chance < often else 0.0)
+    return (tokens.media[::PATCH] == video) & cells & chosen
 
 
 def collate(

@@ -304,6 +304,12 @@ def test_patches_of_a_video_at_the_end_are_hidden(material, words):
         assert bool(examples["hidden"].any()) == bool(hiding)
 
 
+def losses_alone(net, material, words, data, losses, count):
+    """Return the loss of each of the first examples, in a batch of its own."""
+    batches = (draw_batch(material.training, words, 0, [n], data, losses) for n in range(count))
+    return torch.cat([gpt_losses(net, batch, words.all_choices())["loss"] for batch in batches])
+
+
 def test_some_patches_of_videos_are_redrawn(material, words):
     data = replace(DATA, orders=("text video 1", "video text 1"), redrawn=0.7)
     losses = GPTLossConfig()
@@ -319,13 +325,8 @@ def test_some_patches_of_videos_are_redrawn(material, words):
     torch.nn.init.normal_(net.head.weight)
     batch = draw_batch(material.training, words, 0, range(6), data, losses)
     together = gpt_losses(net, batch, words.all_choices())["loss"]
-    alone = [
-        gpt_losses(
-            net, draw_batch(material.training, words, 0, [n], data, losses), words.all_choices()
-        )["loss"]
-        for n in range(6)
-    ]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    alone = losses_alone(net, material, words, data, losses, 6)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     batch["redrawn"].zero_()
     plain = gpt_losses(net, batch, words.all_choices())["loss"]
     assert (plain != together).any()
@@ -414,13 +415,8 @@ def test_the_loss_of_an_example_does_not_hang_on_its_batch(material, words):
     losses = GPTLossConfig()
     batch = draw_batch(material.training, words, 0, range(6), DATA, losses)
     together = gpt_losses(net, batch, words.all_choices())["loss"]
-    alone = [
-        gpt_losses(
-            net, draw_batch(material.training, words, 0, [n], DATA, losses), words.all_choices()
-        )["loss"]
-        for n in range(6)
-    ]
-    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    alone = losses_alone(net, material, words, DATA, losses, 6)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
 def test_bits_at_the_beginning_are_those_of_the_vocabulary(material, words):
