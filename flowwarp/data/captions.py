@@ -89,7 +89,18 @@ _CAMERAS = {
     "follow": ("the camera follows", "the camera goes along"),
 }
 CAMERAS = tuple(_CAMERAS)  # moves; without one the camera is "still"
-_BODIES = {"woman": ("woman", "woman", "lady"), "man": ("man", "man", "fellow")}
+_BODIES = {
+    "woman": ("woman", "woman", "lady", "girl"),
+    "man": ("man", "man", "fellow", "guy"),
+}
+_KNIGHTLY = ("plate armor", "golden armor")
+_CALLINGS = {  # what people are called by what they do
+    "shoot": ("archer",),
+    "slash": ("warrior", "fighter"),
+    "thrust": ("warrior", "fighter"),
+    "spellcast": ("wizard", "mage"),
+}
+_ALSO = {"plate armor": "armor", "pants": "trousers"}  # other words for the same thing
 
 
 def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
@@ -141,6 +152,7 @@ def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[
 
     # What a phrase of an earlier line holds would mislead the later ones: a camera that moves left.
     note("camera", {said: key for key, ways in _CAMERAS.items() for said in ways} | _STILL)
+    things = {_also(thing): told for thing, told in things.items()} | dict(things)
     while (thing := take(things)) is not None:
         found |= things[thing]
     if (hair := re.search(r"([\w-]+)-haired", text)) is not None:
@@ -213,12 +225,8 @@ def _describe(
     everything = shares is _EVERYTHING
     noun = choose(random, _BODIES.get(actor["body"], (actor["body"],)))
     if not everything and actor["body"] in _BODIES and random.random() < 0.3:
-        if actor["torso_style"] in ("plate armor", "golden armor"):
-            noun = "knight"
-        elif actor["action"] == "shoot":
-            noun = "archer"
-        else:
-            noun = "person"
+        knightly = actor["torso_style"] in _KNIGHTLY
+        noun = choose(random, ("knight",) * knightly or _CALLINGS.get(actor["action"], ("person",)))
     adjectives = [actor["skin"]] if named("skin") else []
     if actor["hair_style"] == "bald" and random.random() < shares["hair"]:
         adjectives.append("bald")
@@ -230,7 +238,7 @@ def _describe(
         else:
             has.append(actor["hair"])
     has += [actor[key] for key in ("beard", "hat", "cape") if named(key)]
-    wears = [actor[key] for key in ("torso", "legs", "feet") if named(key)]
+    wears = [_reworded(actor[key], random) for key in ("torso", "legs", "feet") if named(key)]
     does, carries = _act(actor, random, shares, finite)
     if carries:
         has.append(carries)
@@ -241,6 +249,17 @@ def _describe(
     if random.random() < 0.5:
         phrases.reverse()
     return " ".join([who, *phrases, *([does] if does else [])])
+
+
+def _reworded(thing: str, random: np.random.Generator) -> str:
+    return choose(random, (thing, _also(thing)))
+
+
+def _also(thing: str) -> str:
+    """Return another way to call a thing, or the same."""
+    for word, other in _ALSO.items():
+        thing = thing.replace(word, other)
+    return thing
 
 
 def _act(

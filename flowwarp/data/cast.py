@@ -16,13 +16,15 @@ long coat.
 from __future__ import annotations
 
 import hashlib
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 
-from flowwarp.data.sprites import DIRECTIONS, Layer, Layers, seen_areas
+from flowwarp.data.sprites import DIRECTIONS, DYES, Layer, Layers, seen_areas
 
 Attributes = dict[str, Any]
 
@@ -45,7 +47,7 @@ _WEAPONS = {
 }
 _ARMED = {"walk": 0.3, "stand": 0.35, "slash": 0.85, "thrust": 0.85, "shoot": 1.0}
 _WHOLE = ("dress", "dress with sash", "robe")  # reaches to the feet: legs are not seen
-_ARMOR = {  # of the category over, and what is worn with it where there is any
+_ARMOR = {  # of the category over, and what is worn with it, in its colour, where there is any
     "plate armor": ("chain mail", "plate arms", "metal pants", "metal boots"),
     "golden armor": ("chain mail", "golden arms", "golden greaves", "golden boots"),
     "leather armor": ("", "leather shoulders", "", ""),
@@ -124,13 +126,15 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
             for layer in layers.of(category, body.gender)
             if (not names or layer.name in names)
             and layer.name not in avoid
-            and color in ("", layer.color)
+            and (layer.color == color if color else not layer.dyed)
             and layer.shows(animation, looks)
         ]
         if not fitting:
             return None
-        # First what, then in which colour: otherwise one thing in twelve colours is all one sees.
-        name = choose(random, sorted({layer.name for layer in fitting}))
+        # First what, then in which colour: by number, one thing in twelve colours would be all one
+        # sees; if all things were alike, each of its colours would be too rare to be learned.
+        colors = Counter(layer.name for layer in fitting)
+        name = _weighted(random, {name: math.sqrt(colors[name]) for name in sorted(colors)})
         layer = choose(random, [layer for layer in fitting if layer.name == name])
         worn.append(layer)
         return layer
@@ -182,16 +186,18 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
 
 
 def _clothe(wear: Any, note: Any, found: dict[str, str], random: np.random.Generator) -> None:
-    over = wear("over", *_ARMOR, share=0.22)
+    dyed = wear("over", "plate armor", color=choose(random, tuple(DYES)), share=0.1)
+    over = dyed or wear("over", *_ARMOR, share=0.22)
     under, arms, greaves, boots = _ARMOR[over.name] if over else ("", "", "", "")
     torso = wear("torso", under) if under else None
     torso = torso or wear("torso", avoid=_WHOLE if over else ())
     note("torso", over or torso)
     if torso is None or torso.name not in _WHOLE:
-        note("legs", (wear("legs", greaves, share=0.6) if greaves else None) or wear("legs"))
+        suit = wear("legs", greaves, color=over.color, share=0.6) if over and greaves else None
+        note("legs", suit or wear("legs"))
     note("feet", (wear("feet", boots, share=0.7) if boots else None) or wear("feet", share=0.95))
-    if arms:
-        wear("shoulders", arms, share=0.6)
+    if over and arms:
+        wear("shoulders", arms, color=over.color, share=0.6)
     if not over:
         wear("belt", share=0.1)
         wear("hands", share=0.08)

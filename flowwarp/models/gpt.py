@@ -476,9 +476,8 @@ class GPT(nn.Module):
         Returns:
             (B, L - 8) float32, in nats; 0 for tokens of no kind and of what is not asked for.
         """
-        read = ids if read is None else read
-        foretold, patches = self._foretell(read, places, hidden, ahead)
-        if read is not ids:  # within a patch what is really there is told
+        foretold, patches = self._foretell(ids if read is None else read, places, hidden, ahead)
+        if read is not None:  # within a patch what is really there is told
             patches = self.embedding(ids[:, PATCH:]).unflatten(1, (-1, PATCH))
         every = ids.shape[1] // PATCH - 1  # of an example
         flat = torch.arange(len(ids) * every, device=ids.device)
@@ -489,8 +488,12 @@ class GPT(nn.Module):
         targets = ids[:, PATCH:].reshape(-1, PATCH)[flat].flatten()
         found = pointed = None
         if near is not None:
-            found = _look_up(read, near[:, PATCH:], hidden).reshape(-1, PATCH, NEAR)[flat]
-            found = found.flatten(0, 1)  # (8 n, 7)
+            found = _look_up(ids, near[:, PATCH:], hidden)
+            if read is not None:
+                patch = torch.arange(PATCH, ids.shape[1], device=ids.device) // PATCH
+                inside = near[:, PATCH:] // PATCH == patch[:, None]
+                found = torch.where(inside, found, _look_up(read, near[:, PATCH:], hidden))
+            found = found.reshape(-1, PATCH, NEAR)[flat].flatten(0, 1)  # (8 n, 7)
             pointed = self.same(features).float()
         nats = torch.zeros(len(targets), device=ids.device)
         for own in choices:

@@ -3,10 +3,12 @@
 import functools
 import io
 import json
+import math
 import re
 import shutil
 import struct
 import zlib
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -23,12 +25,14 @@ from flowwarp.data.sprites import (
     CELL,
     COLUMNS,
     DIRECTIONS,
+    DYES,
     ROWS,
     Layer,
     Layers,
     bundled_layers,
     dress,
     load_layers,
+    row_of,
     seen_areas,
 )
 from flowwarp.data.world import compose_clip
@@ -392,7 +396,8 @@ def test_a_prompt_names_everything(layers):
         for actor in actors:
             for key in ("skin", "hair", "hat", "beard", "torso", "legs", "cape", "weapon"):
                 assert key in MENTIONED
-                assert actor[key] in prompt
+                also = actor[key].replace("plate armor", "armor").replace("pants", "trousers")
+                assert actor[key] in prompt or also in prompt
 
 
 def test_captions_of_digits_are_true():
@@ -447,6 +452,57 @@ def test_what_is_worn_is_painted(layers):
                         w.category == "over" for w in actor.worn
                     )
                     assert covered or (whole != without).any(), layer.id
+
+
+def test_suits_are_of_one_colour(layers):
+    """As nobody dyes a shoulder alone, a dyed piece is worn with the armor of its colour."""
+    random, suits = np.random.default_rng(4), Counter()
+    for _ in range(1500):
+        actor = draw_actor(layers, random)
+        dyed = {layer.category: layer.color for layer in actor.worn if layer.dyed}
+        if dyed:
+            suits[dyed["over"]] += 1
+            assert set(dyed.values()) == {dyed["over"]}
+            assert actor.attributes["torso_style"] == "plate armor"
+            assert actor.attributes["torso"] == f"{dyed['over']} plate armor"
+            shoulders = {w.color for w in actor.worn if w.category == "shoulders"}
+            assert shoulders <= {dyed["over"]}
+    assert set(suits) == set(DYES)
+    assert 100 < sum(suits.values()) < 200
+    assert min(suits.values()) > 15
+
+
+def test_dyed_metal_has_its_colour_and_its_gloss(layers):
+    pieces = {layer.id: layer for layer in layers.layers}
+    dyed = [layer for layer in pieces.values() if layer.dyed]
+    assert len(dyed) == 6 * len(DYES)
+    for layer in dyed:
+        bare = pieces[layer.id.removesuffix(f"_dyed_{layer.color}")]
+        assert layer.words == {link: f"{layer.color} {word}" for link, word in bare.words.items()}
+        assert list(layer.rows) == list(bare.rows)
+        for number, (where, pixels) in layer.rows.items():
+            assert np.array_equal(where, bare.rows[number][0])
+            undyed = bare.rows[number][1]
+            assert np.array_equal(pixels[:, 3], undyed[:, 3])
+            # What is lighter stays lighter, in every channel.
+            order = np.argsort(undyed[:, :3].mean(1, dtype=np.float32), kind="stable")
+            assert (np.diff(pixels[order, :3].astype(int), axis=0) >= 0).all()
+        row = layer.rows[row_of("walk", "down")][1][:, :3].astype(float)
+        mean = row[row.sum(1) > 60].mean(0)
+        if layer.color in ("red", "green", "blue"):
+            assert mean.argmax() == ("red", "green", "blue").index(layer.color)
+            assert mean.max() > 2 * np.sort(mean)[1]
+
+
+def test_things_of_many_colours_are_worn_more_often(layers):
+    """By the root of how many there are: each colour occurs, and so do things that have but one."""
+    random, legs = np.random.default_rng(5), Counter()
+    for _ in range(3000):
+        actor = draw_actor(layers, random)
+        if not any(layer.category == "over" for layer in actor.worn):
+            legs.update(layer.name for layer in actor.worn if layer.category == "legs")
+    assert set(legs) == {"pants", "metal pants"}
+    assert legs["pants"] / legs["metal pants"] == pytest.approx(math.sqrt(3), rel=0.1)
 
 
 def test_what_others_cover_is_not_named(layers):
