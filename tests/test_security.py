@@ -1,6 +1,7 @@
 """What the package never calls, so that nothing a user gives can be run."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,19 @@ def test_nothing_given_is_run(path):
 def test_a_call_that_runs_something_is_seen(line):
     assert len(faults(line)) == 1
     assert faults("model.eval(); re.sub(a, b, c); numpy.load(a, allow_pickle=False)") == []
+
+
+def test_what_makes_the_wheel_is_pinned():
+    """An action by its commit, a package by its hash: neither can be exchanged unseen."""
+    root = Path(flowwarp.__file__).parents[1]
+    text = (root / "tools" / "build-requirements.txt").read_text().replace("\\\n", "")
+    pins = [line for line in text.splitlines() if not line.startswith("#")]
+    assert {"build", "setuptools"} <= {pin.split("==")[0] for pin in pins}
+    for pin in pins:
+        assert re.fullmatch(r"[\w-]+==[\d.]+(?:\s+--hash=sha256:[0-9a-f]{64})+", pin), pin
+    for workflow in (root / ".github" / "workflows").glob("*.yml"):
+        for action in re.findall(r"uses: (.*)", workflow.read_text()):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action), action
+    built = (root / ".github" / "workflows" / "wheels.yml").read_text()
+    assert "pip install --require-hashes -r tools/build-requirements.txt" in built
+    assert "python -m build --no-isolation" in built

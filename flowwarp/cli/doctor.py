@@ -350,7 +350,7 @@ def _test_census(device: str) -> float:
 def _promises() -> Iterator[tuple[str, str, str]]:
     from tempfile import TemporaryDirectory
 
-    from flowwarp.train.exactness import promises
+    from flowwarp.train.promises import promises
 
     with TemporaryDirectory(prefix="flowwarp-") as folder:
         for promise in promises(Path(folder)):

@@ -12,8 +12,8 @@ import flowwarp.ops.correlation
 from flowwarp import _bundled
 from flowwarp.cli import doctor, main
 from flowwarp.ops import _native, _nvrtc
-from flowwarp.train import exactness
-from flowwarp.train.exactness import Promise
+from flowwarp.train import promises
+from flowwarp.train.promises import Promise
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def test_full_measures_what_is_promised(quick, monkeypatch, capsys):
         Promise("not measured", 0, "differs by {}", broken),
     ]
     folders = []
-    monkeypatch.setattr(exactness, "promises", lambda folder: folders.append(folder) or iter(made))
+    monkeypatch.setattr(promises, "promises", lambda folder: folders.append(folder) or iter(made))
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--full", "--json"])
     lines = json.loads(capsys.readouterr().out)["checks"]

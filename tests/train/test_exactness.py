@@ -1,7 +1,5 @@
 """Every operator, network and trainer keeps what is promised, and the measures see it if not."""
 
-import itertools
-import os
 from dataclasses import replace
 
 import pytest
@@ -10,21 +8,15 @@ from flowwarp.nn import check_batch_invariance
 from flowwarp.train import exactness
 from flowwarp.train.exactness import (
     PARTS,
-    RESUMED,
     ROUNDING,
-    TRAINERS,
-    kills,
     micro_batch_difference,
     networks,
     operators,
     process_difference,
     refinements,
-    resume_differences,
-    run_differences,
-    small_config,
-    small_task,
     step_gradient,
 )
+from flowwarp.train.small_tasks import TRAINERS, small_config, small_task
 
 
 @pytest.fixture(scope="module")
@@ -106,50 +98,3 @@ def test_a_statistic_of_the_batch_is_measured(folder, monkeypatch):
 
     monkeypatch.setattr(exactness, "small_task", make)
     assert micro_batch_difference("dvae", folder / "leak") > 1e-3
-
-
-# Runs
-
-
-@pytest.mark.parametrize("kind", RESUMED)
-@pytest.mark.parametrize("name", TRAINERS)
-def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
-    assert resume_differences(name, kind, folder) == 0
-
-
-def test_a_killed_run_ends_like_a_whole_one(folder):
-    assert kills(folder, 1) == 0
-
-
-def test_what_is_lost_in_a_run_is_counted(folder, monkeypatch):
-    """A task that draws by the clock: each part of the run is another."""
-    draws = itertools.count()
-
-    def make(name, config, folder):
-        task = small_task(name, config, folder)
-        first = 1000 * next(draws)
-        return replace(task, batch=lambda numbers: task.batch(range(first, first + len(numbers))))
-
-    monkeypatch.setattr(exactness, "small_task", make)
-    assert resume_differences("dvae", "fp32", folder / "lost") >= 3
-
-
-def test_differences_of_runs_by_hand(folder):
-    config = small_config(steps=2, validate_every=1, samples_every=2)
-    runs = [folder / name for name in ("one", "two")]
-    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
-        for run in runs:
-            exactness.train(small_task("dvae", config, folder), config, run, stream=nowhere)
-    assert run_differences(*runs) == []
-    one = runs[1] / "samples" / "00000002-clips.png"
-    one.write_bytes(one.read_bytes() + b"\0")
-    assert run_differences(*runs) == ["samples/00000002-clips.png"]
-    one.unlink()
-    with (runs[1] / "metrics.jsonl").open("a") as metrics:
-        metrics.write("{}\n")
-    assert run_differences(*runs) == ["metrics.jsonl", "samples/00000002-clips.png"]
-    tensors, metadata = exactness.load_tensors(runs[1] / "last.safetensors")
-    tensors[min(tensors)].view(-1)[0] += 1e-6
-    exactness.save_tensors(runs[1] / "last.safetensors", tensors, metadata)
-    (runs[1] / "best.safetensors").unlink()
-    assert run_differences(*runs)[:2] == ["best.safetensors", "last.safetensors"]

@@ -17,7 +17,7 @@ import torch
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
 from flowwarp.train import runs
-from flowwarp.train.exactness import relative, run_differences
+from flowwarp.train.exactness import relative
 from flowwarp.train.loop import (
     LoopConfig,
     Progress,
@@ -26,6 +26,7 @@ from flowwarp.train.loop import (
     shuffled,
     train,
 )
+from flowwarp.train.mishaps import run_differences
 
 STATE = "state-00000012.safetensors"
 

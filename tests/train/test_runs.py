@@ -1,4 +1,3 @@
-import errno
 import io
 import os
 import signal
@@ -11,43 +10,18 @@ import torch
 from flowwarp.errors import Locked, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.train.loop import train
+from flowwarp.train.mishaps import FullDisk
 from flowwarp.train.runs import State, open_run
 
 
-class FullDisk:
-    """Fails the n-th write: half-way, or in the flush that follows it."""
-
-    def __init__(self, monkeypatch, failing):
-        self.failing, self.count = failing, 0
-        self._write, self._sync = Path.write_bytes, os.fsync
-        monkeypatch.setattr(Path, "write_bytes", lambda path, data: self.write(path, data))
-        monkeypatch.setattr(os, "fsync", self.sync)
-
-    def _full(self):
-        self.count += 1
-        return self.count == self.failing
-
-    def write(self, path, data):
-        full = self._full()
-        self._write(path, data[: len(data) // 2] if full else data)
-        if full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    def sync(self, descriptor):
-        if self._full():
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._sync(descriptor)
-
-
-def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path, monkeypatch):
+def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path):
     config = tiny.config(steps=4, save_every=2, validate_every=3)
     train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
     wanted = load_tensors(tmp_path / "whole" / "state-00000004.safetensors")[0]
     said = []
     for failing in range(1, 1000):
         folder = tmp_path / str(failing)
-        with monkeypatch.context() as patch:
-            disk = FullDisk(patch, failing)
+        with FullDisk(failing) as disk:
             try:
                 train(tiny.make(), config, folder, stream=io.StringIO())
             except OutputError as fault:

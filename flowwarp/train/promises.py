@@ -1,0 +1,84 @@
+"""All that is promised and can be measured; ``flowwarp doctor --full`` prints the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flowwarp.train import mishaps
+from flowwarp.train.exactness import (
+    ROUNDING,
+    dependence,
+    micro_batch_difference,
+    networks,
+    operators,
+    process_difference,
+    refinements,
+    thread_differences,
+)
+from flowwarp.train.small_tasks import TRAINERS
+
+
+@dataclass(frozen=True)
+class Promise:
+    """Something promised, and how to measure it.
+
+    Args:
+        name: what it is about.
+        allowed: the largest figure that keeps it.
+        text: what the figure is, with ``{}`` for it.
+        measure: measures it.
+    """
+
+    name: str
+    allowed: float
+    text: str
+    measure: Callable[[], float]
+
+
+def promises(folder: Path) -> Iterator[Promise]:
+    """Yield all promises; what they need on disk goes into a folder.
+
+    Args:
+        folder: empty; the caller removes it.
+    """
+    exact = operators().keys() | refinements().keys()
+    for name in [*operators(), *refinements(), *networks()]:
+        yield Promise(
+            f"{name}: neighbours",
+            0,
+            "change an example by {}",
+            lambda n=name: dependence(n).neighbours,  # type: ignore[misc]
+        )
+        yield Promise(
+            f"{name}: batch size",
+            0 if name in exact else ROUNDING,
+            "changes an example by {}",
+            lambda n=name: dependence(n).size,  # type: ignore[misc]
+        )
+    yield Promise("operators: threads", 0, "change {} results", thread_differences)
+    for name in TRAINERS:
+        words = "change the gradient by {}"
+        part = partial(micro_batch_difference, name, folder)
+        yield Promise(f"{name}: micro-batches", ROUNDING, words, part)
+        part = partial(process_difference, name, folder)
+        yield Promise(f"{name}: 2 processes", ROUNDING, words, part)
+    for name in TRAINERS:
+        for kind in mishaps.RESUMED:
+            part = partial(mishaps.resume_differences, name, kind, folder)
+            yield Promise(f"{name}: resumed, {kind}", 0, "changes {} files", part)
+        for what, measure in _MISHAPS.items():
+            part = partial(measure, name, folder)
+            yield Promise(f"{name}: {what}", 0, "changes {} files", part)
+    part = partial(mishaps.kills, folder)
+    yield Promise("kill -9, five times", 0, "costs or changes {} files", part)
+
+
+_MISHAPS: Mapping[str, Callable[[str, Path], float]] = {
+    "a loss that is no number": mishaps.divergence_differences,
+    "a broken state": mishaps.damage_differences,
+    "two at one run": mishaps.lock_differences,
+    "a full disk, at each write": mishaps.full_disk_differences,
+}

@@ -1,0 +1,198 @@
+"""The real trainers at small sizes, on the world of digits: to measure what is promised of them.
+
+Every third example has nothing that its masks keep, as it happens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.data.digits import compose_digits
+from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.train import captioner as train_captioner
+from flowwarp.train import dvae as train_dvae
+from flowwarp.train import flow as train_flow
+from flowwarp.train import gpt as train_gpt
+from flowwarp.train import upsampler as train_upsampler
+from flowwarp.train.fitted import fit_pairs
+from flowwarp.train.kept import keep_clips
+from flowwarp.train.loop import LoopConfig, Task, generator
+from flowwarp.train.tokenized import grid_media, tokenize_clips
+
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler")
+
+_NOTHING = {
+    "known": 0,
+    "visible": 0,
+    "weights": 0,
+    "asked": 0,
+    "flow_12": torch.nan,
+    "flow_21": torch.nan,
+}
+_SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
+_FRAMES = 8
+
+
+def small_config(**changes: Any) -> LoopConfig:
+    """Return how the small trainers train: five steps of five examples."""
+    settings: dict[str, Any] = {
+        "steps": 5,
+        "batch_size": 5,
+        "learning_rate": 1e-3,
+        "warmup": 2,
+        "ema": 0.9,
+        "validate_every": 3,
+        "samples_every": 3,
+        "log_every": 2,
+        "save_every": 2,
+        "threads": 1,
+    }
+    return LoopConfig(**settings | changes)
+
+
+def small_task(name: str, config: LoopConfig, folder: Path) -> Task:
+    """Return the task of a trainer, small; the same arguments, the same task.
+
+    Args:
+        name: of ``TRAINERS``.
+        config: of the loop.
+        folder: where codes and fitted flow are kept.
+    """
+    task = _TASKS[name](config, folder / "cache")
+    inner = task.batch
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        examples = dict(inner(numbers))
+        for row, number in enumerate(numbers):
+            for key in _NOTHING.keys() & examples.keys() if number % 3 == 1 else ():
+                examples[key][row] = _NOTHING[key]
+        return examples
+
+    return replace(task, batch=batch)
+
+
+def _flow_task(config: LoopConfig, folder: Path) -> Task:
+    coarse = torch.rand(3, 3, 30, 40, generator=generator(0))
+    photos = list(F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1))
+    data = train_flow.FlowDataConfig(64, 64, 16, fitted_share=0.6)
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        pair = synthesize_pair(photos, 0, number, (128, 128))
+        return pair.image1[None], pair.image2[None]
+
+    fitted = fit_pairs(draw, "small", 3, (128, 128), cache=folder)
+    material = train_flow.Material(None, photos, fitted)
+    # All terms from the first step on.
+    losses = train_flow.FlowLossConfig(occlusion_from=0, self_supervision_from=0, student_margin=16)
+    configs = {"loop": config, "model": flownet.TINY, "data": data, "losses": losses}
+    return train_flow.flow_task(material, configs)
+
+
+def _dvae_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_dvae.DVAEDataConfig(_SMALL, _FRAMES, validation=2)
+    losses = train_dvae.DVAELossConfig()
+    configs = {"loop": config, "model": dvae.TINY, "data": data, "losses": losses}
+    return train_dvae.dvae_task(partial(_digits, _SMALL), configs)
+
+
+def _gpt_task(config: LoopConfig, folder: Path) -> Task:
+    net = _codec()
+    material = _coded(net, folder)
+    data = train_gpt.GPTDataConfig(
+        clips=12, checked=2, size=_LARGE, frames=_FRAMES, merges=20, text_limit=12
+    )
+    configs = {
+        "loop": config,
+        "model": gpt.GPTConfig(phrases=4096, width=32, depth=2, heads=4, hidden=48),
+        "data": data,
+        "losses": train_gpt.GPTLossConfig(),
+    }
+    task = train_gpt.gpt_task(material, configs, net)
+    awake(task.model)
+    return task
+
+
+def _captioner_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_captioner.CaptionerDataConfig(
+        clips=12, checked=2, length=_FRAMES, merges=20, text_limit=12
+    )
+    model = captioner.CaptionerConfig(1, size=_SMALL, widths=(16, 16), hidden=24, norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    kept, other = (
+        keep_clips(partial(_digits, _SMALL, seed), str(seed), count, cache=folder)
+        for seed, count in ((0, 12), (1, 2))
+    )
+    task = train_captioner.captioner_task(kept, {"val": other}, configs)
+    awake(task.model)
+    return task
+
+
+def _coded(net: dvae.DVAE, folder: Path) -> train_gpt.GPTMaterial:
+    media = grid_media(net, _LARGE, _FRAMES)
+    training, checked = (
+        tokenize_clips(partial(_digits, _LARGE, seed), net, media, str(seed), count, cache=folder)
+        for seed, count in ((0, 12), (1, 2))
+    )
+    return train_gpt.GPTMaterial(training, {"val": checked}, media)
+
+
+def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=_FRAMES, frames=3)
+    configs = {
+        "loop": config,
+        "model": replace(upsampler.TINY, widths=(16, 24)),
+        "data": data,
+        # Half of the examples are rolled out from the first step on.
+        "condition": train_upsampler.ConditionConfig(own_share=0.5, own_from=0.0),
+    }
+    codec = train_upsampler.dvae_codec(_codec())
+    task = train_upsampler.upsampler_task(partial(_digits, _LARGE), codec, configs)
+    awake(task.model)
+    return task
+
+
+_TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
+    "flow": _flow_task,
+    "dvae": _dvae_task,
+    "gpt": _gpt_task,
+    "captioner": _captioner_task,
+    "upsampler": _upsampler_task,
+}
+
+
+@cache
+def _digits(size: int, seed: int, index: int) -> Any:
+    return compose_digits(seed, index, size, _FRAMES)
+
+
+@cache
+def _codec() -> dvae.DVAE:
+    torch.manual_seed(0)
+    return dvae.DVAE(dvae.TINY).eval()
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """Give a network whose head begins at zero one that lets the rest be seen; return it."""
+    head = net.head
+    assert isinstance(head, nn.Linear | nn.Conv2d)
+    nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
+    return net
+
+
+def processes() -> Any:
+    """Return how to start processes: as copies of one that has imported all this, if possible."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # AdamW imports it
+    return context

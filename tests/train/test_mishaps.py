@@ -1,0 +1,91 @@
+"""Runs end like those that nothing happened to, and the measures see it if one does not."""
+
+import itertools
+import os
+from dataclasses import replace
+
+import pytest
+
+from flowwarp.io.checkpoints import load_tensors, save_tensors
+from flowwarp.train import mishaps
+from flowwarp.train.loop import train
+from flowwarp.train.mishaps import (
+    RESUMED,
+    damage_differences,
+    divergence_differences,
+    full_disk_differences,
+    kills,
+    lock_differences,
+    resume_differences,
+    run_differences,
+)
+from flowwarp.train.small_tasks import TRAINERS, small_config, small_task
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("mishaps")
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
+    assert resume_differences(name, kind, folder) == 0
+
+
+def test_a_killed_run_ends_like_a_whole_one(folder):
+    assert kills(folder, 1) == 0
+
+
+@pytest.mark.parametrize("measure", [divergence_differences, damage_differences, lock_differences])
+def test_a_run_that_failed_ends_like_a_whole_one(measure, folder):
+    assert measure("dvae", folder) == 0
+
+
+@pytest.mark.parametrize("name", ["gpt", "upsampler"])
+def test_a_full_disk_costs_nothing(name, folder):
+    assert full_disk_differences(name, folder, every=11) == 0
+
+
+@pytest.mark.parametrize("measure", [divergence_differences, damage_differences])
+def test_a_failure_that_is_none_is_told(measure, folder, monkeypatch):
+    monkeypatch.setattr(mishaps, "_run", lambda task, config, run: "")
+    run = folder / "dvae-hurt"
+    run.mkdir(exist_ok=True)
+    (run / "state-00000001.safetensors").write_bytes(b"nothing")
+    with pytest.raises(RuntimeError, match=r"should have ended by Diverged|nothing was said"):
+        measure("dvae", folder)
+
+
+def test_what_is_lost_in_a_run_is_counted(folder, monkeypatch):
+    """A task that draws by the clock: each part of the run is another."""
+    draws = itertools.count()
+
+    def make(name, config, folder):
+        task = small_task(name, config, folder)
+        first = 1000 * next(draws)
+        return replace(task, batch=lambda numbers: task.batch(range(first, first + len(numbers))))
+
+    monkeypatch.setattr(mishaps, "small_task", make)
+    assert resume_differences("dvae", "fp32", folder / "lost") >= 3
+
+
+def test_differences_of_runs_by_hand(folder):
+    config = small_config(steps=2, validate_every=1, samples_every=2)
+    runs = [folder / name for name in ("one", "two")]
+    with open(os.devnull, "w") as nowhere:  # noqa: PTH123
+        for run in runs:
+            train(small_task("dvae", config, folder), config, run, stream=nowhere)
+    assert run_differences(*runs) == []
+    one = runs[1] / "samples" / "00000002-clips.png"
+    one.write_bytes(one.read_bytes() + b"\0")
+    assert run_differences(*runs) == ["samples/00000002-clips.png"]
+    one.unlink()
+    with (runs[1] / "metrics.jsonl").open("a") as metrics:
+        metrics.write("{}\n")
+    assert run_differences(*runs) == ["metrics.jsonl", "samples/00000002-clips.png"]
+    tensors, metadata = load_tensors(runs[1] / "last.safetensors")
+    tensors[min(tensors)].view(-1)[0] += 1e-6
+    save_tensors(runs[1] / "last.safetensors", tensors, metadata)
+    (runs[1] / "best.safetensors").unlink()
+    assert run_differences(*runs)[:2] == ["best.safetensors", "last.safetensors"]
