@@ -58,6 +58,21 @@ def test_depth_changes_neither_signal_nor_gradient(report, model, norm):
     assert len(found[1]) > 1.5 * len(found[0])
 
 
+@pytest.mark.parametrize("model", ["captioner", "classifier"])
+def test_depth_changes_nothing_before_places_are_joined(report, model):
+    build, run, norms = report.MODELS[model]
+    for norm in norms:
+        found = []
+        for factor in (1, 4):
+            torch.manual_seed(0)
+            found.append(report.look(build(norm, factor), run)[:-1])
+        assert len(found[1]) == 4 * len(found[0])
+        for points in found:
+            assert min(point.variance for point in points) > 0.9
+            assert max(point.variance for point in points) < 4
+            assert max(point.gradient_variance for point in points) < 2
+
+
 def test_a_norm_that_a_network_has_not(report, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["init_report.py", "flow", "--norm", "group"])
     with pytest.raises(SystemExit) as stop:

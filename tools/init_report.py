@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
-from flowwarp.models import dvae, flownet, gpt, upsampler
+from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.models.upsampler import SCALE
 from flowwarp.train.small_tasks import awake
 
@@ -115,9 +115,9 @@ def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         nn.LeakyReLU,
         dvae.Block, dvae.Pointwise, dvae.Up,
         gpt.Block, gpt.FeedForward,
-        upsampler.Block,
+        upsampler.Block, _seeing.Block,
     )  # fmt: skip
-    names = {"to_latent", "from_latent", "join", "foretold", "stem"}
+    names = {"to_latent", "from_latent", "join", "foretold", "stem", "think"}
     for name, module in net.named_modules():
         inside = name.endswith(".feed")  # a part of a block
         if (isinstance(module, kinds) and not inside) or name in names or "projections." in name:
@@ -193,11 +193,38 @@ def run_upsampler(net: Any) -> Tensor:
     return velocity
 
 
+def make_captioner(norm: Any, factor: int) -> nn.Module:
+    config = captioner.CaptionerConfig(50, norm=norm)
+    return awake(captioner.Captioner(replace(config, blocks=_deeper(config.blocks, factor))))
+
+
+def run_captioner(net: Any) -> Tensor:
+    ids = torch.randint(net.config.vocabulary, (2, 16), generator=_generator(0))
+    logits: Tensor = net(_video(64, 8), ids)
+    return logits
+
+
+def make_classifier(norm: Any, factor: int) -> nn.Module:
+    config = classifier.ClassifierConfig((("action", tuple("abcdefgh")),), norm=norm)
+    return classifier.Classifier(replace(config, blocks=_deeper(config.blocks, factor)))
+
+
+def run_classifier(net: Any) -> Tensor:
+    logits: Tensor = net(_video(64, 8))["action"]
+    return logits
+
+
+def _deeper(blocks: tuple[int, int], factor: int) -> tuple[int, int]:
+    return factor * blocks[0], factor * blocks[1]
+
+
 MODELS: dict[str, tuple[Callable[[str, int], nn.Module], Callable[[Any], Tensor], list[str]]] = {
     "flow": (make_flow, run_flow, ["none"]),
     "dvae": (make_dvae, run_dvae, ["group", "none"]),
     "gpt": (make_gpt, run_gpt, ["rms", "none"]),
     "upsampler": (make_upsampler, run_upsampler, ["group", "none"]),
+    "captioner": (make_captioner, run_captioner, ["group", "none"]),
+    "classifier": (make_classifier, run_classifier, ["group", "none"]),
 }
 
 
