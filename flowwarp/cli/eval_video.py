@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from flowwarp.data.sources import Draw
     from flowwarp.data.sprites import Layers
     from flowwarp.data.world import Clip
+    from flowwarp.metrics.perceptual import LPIPS
     from flowwarp.models.classifier import Classifier
     from flowwarp.models.dvae import DVAE
     from flowwarp.models.gpt import Sampling
@@ -70,6 +71,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
 @click.option("--classifier", metavar="WEIGHTS", help="The judge, instead of that in the package.")
+@click.option("--lpips", metavar="WEIGHTS", help="Also measure LPIPS, by tools/lpips_weights.py.")
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option(
     "--prompts",
@@ -143,6 +145,7 @@ def command(
     upsampler: str,
     flow: str,
     classifier: str | None,
+    lpips: str | None,
     layers: str | None,
     prompts: int,
     clips: int,
@@ -214,6 +217,8 @@ def command(
         choose_device(device),
         pictures=folder is not None,
     )
+    if lpips is not None:
+        networks = replace(networks, perceptual=_load_lpips(lpips, networks))
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
     job = _Job(networks, wardrobe, seed, steps, sampling, candidates, best)
@@ -248,6 +253,7 @@ class _Networks:
     dvae: DVAE | None
     upsampler: Upsampler | None
     models: VideoModels | None
+    perceptual: LPIPS | None = None
 
     @property
     def frames(self) -> int:
@@ -345,6 +351,17 @@ def _load(
     return networks
 
 
+def _load_lpips(weights: str, networks: _Networks) -> LPIPS:
+    from flowwarp.metrics.perceptual import LEAST
+    from flowwarp.models.upsampler import SCALE
+    from flowwarp.pipelines.video_evaluation import load_lpips
+
+    side = SCALE * networks.small
+    if side < LEAST:
+        raise InputError(weights, f"sees nothing in frames of {side} px")
+    return load_lpips(weights)
+
+
 def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> None:
     """Refuse a judge who has never heard of something that the layers hold.
 
@@ -411,7 +428,12 @@ def _measure(
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]
     if upsampling and dvae is not None and sharp is not None:
         table = evaluation.evaluate_upsampler(
-            dvae, sharp, clips(upsampling[0], large, alone=False), seed=job.seed, steps=job.steps
+            dvae,
+            sharp,
+            clips(upsampling[0], large, alone=False),
+            seed=job.seed,
+            steps=job.steps,
+            perceptual=networks.perceptual,
         )
         if "upsampler" in counts:
             yield "upsampler", table

@@ -29,6 +29,7 @@ from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
 from flowwarp.io.checkpoints import build, bundled_weights
 from flowwarp.losses.photometric import gradients, ssim_distance
+from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
@@ -90,6 +91,19 @@ def load_classifier(
 
     net, _ = build(weights, "classifier", make)
     return net.to(device).eval()
+
+
+def load_lpips(weights: str | Path) -> LPIPS:
+    """Make LPIPS from a file of weights.
+
+    Args:
+        weights: a ``.safetensors`` file, from ``tools/lpips_weights.py``.
+
+    Raises:
+        InputError: the file is missing, broken, or of something else.
+    """
+    net, _ = build(weights, "lpips", lambda _: LPIPS())
+    return net.eval()
 
 
 @torch.inference_mode()
@@ -385,7 +399,9 @@ def main_direction(flow: Tensor) -> str:
 # ------------------------------------------------------------------ the upsampler
 
 
-def compare_upsampling(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> Table:
+def compare_upsampling(
+    clip: Clip, decode: Tensor, held: Tensor, free: Tensor, perceptual: LPIPS | None = None
+) -> Table:
     """Judge the upsampling of a clip, beside what is had without it and the truth's own figures.
 
     Args:
@@ -393,12 +409,14 @@ def compare_upsampling(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -
         decode: (T, 3, H / 2, W / 2) in [0, 1], what was given.
         held: (T, 3, H, W) in [0, 1], what was drawn with the frame before.
         free: likewise, each frame by itself.
+        perceptual: tells how different pictures look.
 
     Returns:
-        ``psnr`` in dB; ``ssim``; ``gradient``, the mean absolute error of the change from pixel to
-        pixel; ``fine``, the amplitude of high frequencies over that of the original;
-        ``consistency``, the PSNR in dB of the output, averaged down, against the decode; and
-        ``warping``, the error against the frame before where flow is exact.
+        ``psnr`` in dB; ``ssim``; ``lpips``, if there is what measures it; ``gradient``, the mean
+        absolute error of the change from pixel to pixel; ``fine``, the amplitude of high
+        frequencies over that of the original; ``consistency``, the PSNR in dB of the output,
+        averaged down, against the decode; and ``warping``, the error against the frame before where
+        flow is exact.
     """
     truth = clip.video.float() / 255
     bicubic = enlarge(decode).clamp(0, 1)
@@ -407,6 +425,8 @@ def compare_upsampling(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -
         if whose != TRUTH:
             table.setdefault("psnr", {})[whose] = _decibels(video, truth)
             table.setdefault("ssim", {})[whose] = _ssim(video, truth)
+            if perceptual is not None:
+                table.setdefault("lpips", {})[whose] = float(perceptual(video, truth).mean())
             table.setdefault("gradient", {})[whose] = _gradient_error(video, truth)
             table.setdefault("fine", {})[whose] = float(fine_ratio(video[None], truth[None]))
         small = F.avg_pool2d(video, SCALE)
@@ -420,7 +440,13 @@ STEADY = ("psnr", "fine", "warping")  # what holding on shall change, and what i
 
 @torch.inference_mode()
 def evaluate_upsampler(
-    dvae: DVAE, upsampler: Upsampler, clips: Iterable[Clip], *, seed: int = 0, steps: int = STEPS
+    dvae: DVAE,
+    upsampler: Upsampler,
+    clips: Iterable[Clip],
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    perceptual: LPIPS | None = None,
 ) -> Table:
     """Measure what the upsampler makes of reconstructions, with exact flow.
 
@@ -430,6 +456,7 @@ def evaluate_upsampler(
         clips: at full size.
         seed: of the noise.
         steps: of sampling.
+        perceptual: see :func:`compare_upsampling`.
 
     Returns:
         The means of :func:`compare_upsampling`.
@@ -442,7 +469,7 @@ def evaluate_upsampler(
             _upsample(upsampler, decode, motion, seed + number, steps, temporal)
             for temporal in (False, True)
         )
-        tables.append(compare_upsampling(clip, decode, held, free))
+        tables.append(compare_upsampling(clip, decode, held, free, perceptual))
     return mean_table(tables)
 
 

@@ -15,6 +15,7 @@ from flowwarp.errors import InputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import read_image
+from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.pipelines import video_evaluation
@@ -195,6 +196,25 @@ def test_a_judge_of_longer_clips(evaluate, tmp_path, layers):
     code, out, err = evaluate("--part", "gpt", classifier=path)
     assert (code, out) == (3, "")
     assert err.startswith(f"flowwarp: {path}: compares frames 8 apart, the networks make 8;")
+
+
+def test_how_different_frames_look(evaluate, tmp_path):
+    """With weights of LPIPS there is a row more; other weights are refused before any work."""
+    torch.manual_seed(0)
+    save_weights(tmp_path / "lpips.safetensors", LPIPS(), Card("lpips"))
+    part = ("--part", "upsampler", "--no-held-out", "--json")
+    plain, measured = (
+        json.loads(evaluate(*part, *more, networks=("dvae", "upsampler"))[1])["parts"]["upsampler"]
+        for more in ((), ("--lpips", tmp_path / "lpips.safetensors"))
+    )
+    row = measured["seen"].pop("lpips")
+    assert measured == plain
+    assert set(row) == {"bicubic", "free", "held"}
+    assert min(row.values()) > 0
+    save_weights(tmp_path / "lpips.safetensors", LPIPS(), Card("gpt"))
+    code, _, err = evaluate(*part, "--lpips", tmp_path / "lpips.safetensors")
+    assert code == 3
+    assert "holds the weights of gpt, not of lpips" in err
 
 
 @pytest.mark.parametrize("part", ["classifier", "dvae", "gpt", "upsampler", "temporal"])

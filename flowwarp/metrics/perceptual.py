@@ -1,0 +1,82 @@
+"""How different two pictures look: LPIPS, whose weights are not part of this package.
+
+``tools/lpips_weights.py`` makes a file of them from a package that ships them.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# Of ImageNet, for pixels in [-1, 1].
+_MEAN = (-0.030, -0.088, -0.188)
+_SPREAD = (0.458, 0.448, 0.450)
+_WIDTHS = (3, 64, 192, 384, 256, 256)  # of AlexNet
+_KERNELS = (11, 5, 3, 3, 3)
+_POOLED = (1, 2)  # layers whose input is halved
+LEAST = 31  # px that the last layer needs to see anything
+_EPSILON = 1e-10
+
+
+class LPIPS(nn.Module):
+    """The learned perceptual image patch similarity, version 0.1 with AlexNet.
+
+    Features of five layers of a network for recognition are brought to unit length, place by place;
+    their squared differences are weighed by what people took for different (Zhang et al., The
+    Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018).
+
+    >>> LPIPS()(torch.zeros(2, 3, 64, 64), torch.ones(2, 3, 64, 64)).shape
+    torch.Size([2])
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, size, 4 if size == _KERNELS[0] else 1, min(size // 2, 2))
+            for size, (inputs, outputs) in zip(_KERNELS, pairwise(_WIDTHS), strict=True)
+        )
+        self.weights = nn.ParameterList(torch.full((width,), 1 / width) for width in _WIDTHS[1:])
+
+    def forward(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return how different pictures are, (N,) float32; 0 if they are the same.
+
+        Args:
+            images: (N, 3, H, W) in [0, 1], 31 x 31 or larger.
+            targets: likewise.
+
+        Raises:
+            ValueError: they have other shapes.
+        """
+        if images.shape != targets.shape or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(
+                "images and targets must both be (N, 3, H, W), "
+                f"got {tuple(images.shape)} and {tuple(targets.shape)}"
+            )
+        if min(images.shape[2:]) < LEAST:
+            raise ValueError(
+                f"pictures must have {LEAST} x {LEAST} pixels, got {tuple(images.shape[2:])}"
+            )
+        total = images.new_zeros(len(images), dtype=torch.float32)
+        pairs = zip(self._see(images), self._see(targets), strict=True)
+        for weight, (one, other) in zip(self.weights, pairs, strict=True):
+            apart = (_unit(one) - _unit(other)).square()
+            total = total + torch.einsum("nchw,c->nhw", apart, weight).mean((1, 2))
+        return total
+
+    def _see(self, images: Tensor) -> list[Tensor]:
+        """Return the features of each layer."""
+        mean, spread = images.new_tensor([_MEAN, _SPREAD]).float()[:, :, None, None]
+        x, found = (2 * images.float() - 1 - mean) / spread, []
+        for number, layer in enumerate(self.layers):
+            if number in _POOLED:
+                x = F.max_pool2d(x, 3, 2)
+            x = F.relu(layer(x))
+            found.append(x)
+        return found
+
+
+def _unit(features: Tensor) -> Tensor:
+    return features / (features.square().sum(1, keepdim=True).sqrt() + _EPSILON)

