@@ -1,10 +1,15 @@
 """What tests of several folders share: a cache, small networks that make video, a small disk."""
 
 import dataclasses
+import os
 import shutil
 import subprocess
 
 import pytest
+
+# What is computed here is small: threads would cost more than they bring. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs

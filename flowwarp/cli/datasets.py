@@ -38,15 +38,16 @@ WORLDS = {
             "FOLDER/layers/NAME.png",
         ],
         "captions": [  # of the first clips
-            "a light-skinned person with a blonde ponytail wearing a blue dress seen from the front"
-            " in front of a brick wall",
-            "an archer with a metal helmet dressed in chain mail shoots with a bow facing right on"
-            " water, as the camera zooms in",
-            "under the stars, a skeleton dressed in chain mail working magic seen from behind",
-            "across blue water, a black-haired man in plate armor and metal pants strides"
-            " rightwards, as the camera follows",
-            "a fellow with short red hair in a red shirt stands still turned right on stone tiles",
-            "a female orc in metal pants standing looking to the left",
+            "a woman dressed in armor with a blonde ponytail walking towards the camera by a brick"
+            " wall",
+            "a green female orc in green armor and green metal trousers striding down over a sandy"
+            " beach",
+            "a skeleton dressed in a red shirt and blue pants with a metal helmet casting a spell"
+            " turned away at night under a starry sky",
+            "a dark-skinned person in chain mail and blue trousers with a black ponytail and a"
+            " black beard strides rightwards",
+            "a man in chain mail standing turned right on stone slabs",
+            "before a brick wall, a woman in a white dress walks down",
         ],
     },
     "digits": {
