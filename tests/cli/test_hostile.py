@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+if not Path("/proc/self/statm").exists():
+    pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
+
 TOOL = Path(__file__).parents[2] / "tools" / "hostile.py"
 
 
