@@ -12,7 +12,10 @@ from flowwarp.train import exactness
 
 ROOT = Path(flowwarp.__file__).parent
 SOURCES = sorted(
-    path for room in ("models", "losses", "train") for path in (ROOT / room).glob("*.py")
+    [
+        *(path for room in ("models", "losses", "train") for path in (ROOT / room).glob("*.py")),
+        ROOT / "metrics" / "perceptual.py",
+    ]
 )
 TORCH = {"torch", "F", "nn", "linalg", "functional"}
 OURS = {"self", "net", "math"}  # a layer named norm, a method named sort; no function of tensors

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import load_tensors, save_tensors
+from flowwarp.metrics import perceptual
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops import matching, variational
@@ -119,6 +120,7 @@ def networks() -> dict[str, tuple[Model, Example]]:
         found[f"captioner, norm {taught.norm}"] = awake(captioner.Captioner(taught)), (video, words)
     sorting = captioner.Captioner(replace(telling, kinds=6))
     codes = torch.randint(7, (1, 4, sorting.side, sorting.side), generator=random)
+    found["LPIPS"] = perceptual.LPIPS(), images
     found["captioner, sketch"] = sorting.sketch, (video,)
     found["captioner, by a sketch"] = sorting.look_at_sketch, (codes,)
     return found
@@ -174,7 +176,7 @@ def step_gradient(name: str, config: LoopConfig, folder: Path, run: str) -> Tens
     """Return the gradient of a trainer's first step, by the loop, as one vector.
 
     Args:
-        name: of ``TRAINERS``.
+        name: of ``TRAINERS`` or ``OTHERWISE``.
         config: of the loop; ``clip`` and the number of steps are set here.
         folder: for ``small_task``; the run is made in it.
         run: its name.

@@ -18,7 +18,7 @@ from flowwarp.train.exactness import (
     refinements,
     thread_differences,
 )
-from flowwarp.train.small_tasks import TRAINERS
+from flowwarp.train.small_tasks import OTHERWISE, TRAINERS
 
 
 @dataclass(frozen=True)
@@ -59,13 +59,13 @@ def promises(folder: Path) -> Iterator[Promise]:
             lambda n=name: dependence(n).size,  # type: ignore[misc]
         )
     yield Promise("operators: threads", 0, "change {} results", thread_differences)
-    for name in TRAINERS:
+    for name in (*TRAINERS, *OTHERWISE):
         words = "change the gradient by {}"
         part = partial(micro_batch_difference, name, folder)
         yield Promise(f"{name}: micro-batches", ROUNDING, words, part)
         part = partial(process_difference, name, folder)
         yield Promise(f"{name}: 2 processes", ROUNDING, words, part)
-    for name in TRAINERS:
+    for name in (*TRAINERS, *OTHERWISE):
         for kind in mishaps.RESUMED:
             part = partial(mishaps.resume_differences, name, kind, folder)
             yield Promise(f"{name}: resumed, {kind}", 0, "changes {} files", part)

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.pipelines.captions import Words
 from flowwarp.train import captioner as train_captioner
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
@@ -30,6 +32,7 @@ from flowwarp.train.loop import LoopConfig, Task, generator
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler")
+OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of another kind
 
 _NOTHING = {
     "known": 0,
@@ -64,7 +67,7 @@ def small_task(name: str, config: LoopConfig, folder: Path) -> Task:
     """Return the task of a trainer, small; the same arguments, the same task.
 
     Args:
-        name: of ``TRAINERS``.
+        name: of ``TRAINERS`` or ``OTHERWISE``.
         config: of the loop.
         folder: where codes and fitted flow are kept.
     """
@@ -98,24 +101,36 @@ def _flow_task(config: LoopConfig, folder: Path) -> Task:
     return train_flow.flow_task(material, configs)
 
 
-def _dvae_task(config: LoopConfig, folder: Path) -> Task:
+def _dvae_task(config: LoopConfig, folder: Path, model: dvae.DVAEConfig = dvae.TINY) -> Task:
     data = train_dvae.DVAEDataConfig(_SMALL, _FRAMES, validation=2)
     losses = train_dvae.DVAELossConfig()
-    configs = {"loop": config, "model": dvae.TINY, "data": data, "losses": losses}
+    configs = {"loop": config, "model": model, "data": data, "losses": losses}
     return train_dvae.dvae_task(partial(_digits, _SMALL), configs)
 
 
-def _gpt_task(config: LoopConfig, folder: Path) -> Task:
+def _gpt_task(
+    config: LoopConfig,
+    folder: Path,
+    sketcher: Words | None = None,
+    redrawn: float = 0.0,
+    losses: train_gpt.GPTLossConfig = train_gpt.GPTLossConfig(),  # noqa: B008 - never changed
+) -> Task:
     net = _codec()
-    material = _coded(net, folder)
+    material = _coded(net, folder, sketcher)
     data = train_gpt.GPTDataConfig(
-        clips=12, checked=2, size=_LARGE, frames=_FRAMES, merges=20, text_limit=12
+        clips=12,
+        checked=2,
+        size=_LARGE,
+        frames=_FRAMES,
+        merges=20,
+        text_limit=12,
+        redrawn=redrawn,
     )
     configs = {
         "loop": config,
         "model": gpt.GPTConfig(phrases=4096, width=32, depth=2, heads=4, hidden=48),
         "data": data,
-        "losses": train_gpt.GPTLossConfig(),
+        "losses": losses,
     }
     task = train_gpt.gpt_task(material, configs, net)
     awake(task.model)
@@ -137,10 +152,18 @@ def _captioner_task(config: LoopConfig, folder: Path) -> Task:
     return task
 
 
-def _coded(net: dvae.DVAE, folder: Path) -> train_gpt.GPTMaterial:
-    media = grid_media(net, _LARGE, _FRAMES)
+def _coded(net: dvae.DVAE, folder: Path, sketcher: Words | None) -> train_gpt.GPTMaterial:
+    media = grid_media(net, _LARGE, _FRAMES, sketcher)
     training, checked = (
-        tokenize_clips(partial(_digits, _LARGE, seed), net, media, str(seed), count, cache=folder)
+        tokenize_clips(
+            partial(_digits, _LARGE, seed),
+            net,
+            media,
+            str(seed),
+            count,
+            captioner=sketcher,
+            cache=folder,
+        )
         for seed, count in ((0, 12), (1, 2))
     )
     return train_gpt.GPTMaterial(training, {"val": checked}, media)
@@ -161,10 +184,23 @@ def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
     return task
 
 
+def _residual_task(config: LoopConfig, folder: Path) -> Task:
+    model = replace(dvae.TINY, encoder=0, quantiser="residual", entries=32)
+    return _dvae_task(config, folder, model)
+
+
+def _redrawn_task(config: LoopConfig, folder: Path) -> Task:
+    """Return a transformer's that is told sketches, and redraws some of what it reads."""
+    losses = train_gpt.GPTLossConfig(rare=1.0, asked=0.5)
+    return _gpt_task(config, folder, _sketcher(), 0.7, losses)
+
+
 _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "flow": _flow_task,
     "dvae": _dvae_task,
+    "dvae, residual": _residual_task,
     "gpt": _gpt_task,
+    "gpt, redrawn": _redrawn_task,
     "captioner": _captioner_task,
     "upsampler": _upsampler_task,
 }
@@ -173,6 +209,16 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
 @cache
 def _digits(size: int, seed: int, index: int) -> Any:
     return compose_digits(seed, index, size, _FRAMES)
+
+
+@cache
+def _sketcher() -> Words:
+    torch.manual_seed(0)
+    sizes = captioner.CaptionerConfig(50, size=_LARGE, widths=(16, 16), hidden=24, kinds=6)
+    pairs = train_pairs([], 0)
+    return Words(
+        captioner.Captioner(sizes).eval(), Vocabulary((Medium("text", pairs.size),), pairs)
+    )
 
 
 @cache

@@ -16,7 +16,7 @@ from flowwarp.train.exactness import (
     refinements,
     step_gradient,
 )
-from flowwarp.train.small_tasks import TRAINERS, small_config, small_task
+from flowwarp.train.small_tasks import OTHERWISE, TRAINERS, small_config, small_task
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def test_an_example_sees_no_other(name):
     check_batch_invariance(*networks()[name], tolerance=ROUNDING)
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", [*TRAINERS, *OTHERWISE])
 def test_the_loss_of_an_example_sees_no_other(name, folder):
     config = small_config()
     task = small_task(name, config, folder)
@@ -57,7 +57,7 @@ def test_no_number_of_threads_changes_an_operator():
 # One step
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", [*TRAINERS, *OTHERWISE])
 def test_micro_batches_are_one_batch(name, folder):
     assert micro_batch_difference(name, folder) <= ROUNDING
 

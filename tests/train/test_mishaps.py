@@ -19,7 +19,7 @@ from flowwarp.train.mishaps import (
     resume_differences,
     run_differences,
 )
-from flowwarp.train.small_tasks import TRAINERS, small_config, small_task
+from flowwarp.train.small_tasks import OTHERWISE, TRAINERS, small_config, small_task
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", RESUMED)
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", [*TRAINERS, *OTHERWISE])
 def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
     assert resume_differences(name, kind, folder) == 0
 
