@@ -86,6 +86,7 @@ def keep_splits(
         motion: finds the motion of a folder's videos.
     """
     from flowwarp.data.sources import SPRITES, open_source, open_split
+    from flowwarp.train.loop import held_out_series
 
     def make(name: str, source: Source, series: int, count: int) -> Kept:
         key = repr((name, data, layers, photos, flow, series, *source.state))
@@ -96,10 +97,11 @@ def keep_splits(
         data, size, frames, layers=layers, photos=photos, motion=motion, progress=tell_clips
     )
     training = make("training", source, seed, clips)
-    checks = {"val": make("val", other, seed + 1, checked)}
+    series = held_out_series(seed)
+    checks = {"val": make("val", other, series, checked)}
     if data == SPRITES:
         aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
-        checks["held_out"] = make("held_out", aside, seed + 1, checked)
+        checks["held_out"] = make("held_out", aside, series, checked)
     return training, checks
 
 

@@ -142,7 +142,7 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
     def note(key: str, layer: Layer | None) -> None:
         if layer:
             noted[key] = layer
-            found[key] = " and ".join(v for k, v in layer.words.items() if k in ("with", "in"))
+            found[key] = layer.phrase
             if f"{key}_style" in found:
                 found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
 
@@ -176,7 +176,7 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
         if areas[layer.id] < _SEEN:
             forget(key)
     about = {
-        "body": body.words.get("noun", body.name),
+        "body": body.words.get("noun") or body.name,
         "skin": _SKINS.get(body.name, body.words.get("adjective", "")),
         **found,
         "action": action,

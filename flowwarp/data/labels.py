@@ -76,8 +76,8 @@ def _told_by(layers: Layers) -> Iterator[tuple[str, dict[str, str]]]:
     for layer in layers.layers:
         if layer.category in _TOLD:
             told = {name: getattr(layer, key) for name, key in _TOLD[layer.category].items()}
-            phrase = " and ".join(v for k, v in layer.words.items() if k in ("with", "in"))
-            yield phrase, {"weapon": phrase} if layer.category == "weapon" else told
+            weapon = {"weapon": layer.phrase}
+            yield layer.phrase, weapon if layer.category == "weapon" else told
 
 
 def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:

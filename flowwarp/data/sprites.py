@@ -78,6 +78,11 @@ class Layer:
     rows: Mapping[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]
     dyed: bool = False
 
+    @property
+    def phrase(self) -> str:
+        """How a caption calls it; empty if no caption speaks of it."""
+        return " and ".join(text for link, text in self.words.items() if link in ("with", "in"))
+
     def shows(self, animation: str, direction: str) -> bool:
         """Return whether anything of it is seen there."""
         return row_of(animation, direction) in self.rows

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +12,14 @@ from torch import Tensor, nn
 # Of ImageNet, for pixels in [-1, 1].
 _MEAN = (-0.030, -0.088, -0.188)
 _SPREAD = (0.458, 0.448, 0.450)
-_WIDTHS = (3, 64, 192, 384, 256, 256)  # of AlexNet
-_KERNELS = (11, 5, 3, 3, 3)
+# Of AlexNet: channels in and out, size of the kernel, stride, padding.
+_LAYERS = (
+    (3, 64, 11, 4, 2),
+    (64, 192, 5, 1, 2),
+    (192, 384, 3, 1, 1),
+    (384, 256, 3, 1, 1),
+    (256, 256, 3, 1, 1),
+)
 _POOLED = (1, 2)  # layers whose input is halved
 LEAST = 31  # px that the last layer needs to see anything
 _EPSILON = 1e-10
@@ -34,11 +38,9 @@ class LPIPS(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, size, 4 if size == _KERNELS[0] else 1, min(size // 2, 2))
-            for size, (inputs, outputs) in zip(_KERNELS, pairwise(_WIDTHS), strict=True)
-        )
-        self.weights = nn.ParameterList(torch.full((width,), 1 / width) for width in _WIDTHS[1:])
+        self.layers = nn.ModuleList(nn.Conv2d(*layer) for layer in _LAYERS)
+        widths = [width for _, width, *_ in _LAYERS]
+        self.weights = nn.ParameterList(torch.full((width,), 1 / width) for width in widths)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return how different pictures are, (N,) float32; 0 if they are the same.
@@ -48,8 +50,13 @@ class LPIPS(nn.Module):
             targets: likewise.
 
         Raises:
+            TypeError: they are not floating-point.
             ValueError: they have other shapes.
         """
+        if not (images.is_floating_point() and targets.is_floating_point()):
+            raise TypeError(
+                f"images and targets must be floating-point, got {images.dtype}, {targets.dtype}"
+            )
         if images.shape != targets.shape or images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(
                 "images and targets must both be (N, 3, H, W), "

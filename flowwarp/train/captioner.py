@@ -235,21 +235,15 @@ def captioner_task(
     apart = configs["model"].apart
     if data.frames <= apart:
         raise ValueError(f"frames must be more than {apart}, got {data.frames}")
-    words = start[1] if vocabulary is None and start is not None else vocabulary
-    if words is None:
-        pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)
-        words = text_vocabulary(pairs, data.text_limit)
+    words = _words(clips, data, start, vocabulary)
     torch.manual_seed(training.seed)
     net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
     if start is not None:
         state = start[0].state_dict()
         if kinds is not None:
-            # Rows and columns of what is pooled are the last of their matrices.
-            sizes = {name: value.shape for name, value in net.state_dict().items()}
-            state = {name: value[tuple(map(slice, sizes[name]))] for name, value in state.items()}
-            found = vocabulary is not None  # by a run that is resumed
-            state["book"] = net.book if found else find_kinds(start[0], clips, kinds)
-            state["unknown"] = net.unknown
+            # Those of a run that is resumed are found already.
+            book = find_kinds(start[0], clips, kinds) if vocabulary is None else net.book
+            state = _sorting(state, net, book)
         net.load_state_dict(state)
     if net.config.kinds:
         net.see.requires_grad_(False)
@@ -262,19 +256,11 @@ def captioner_task(
         return captioner_losses(_own(model), examples)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        device = next(model.parameters()).device
         figures: dict[str, float] = {}
-        for name, other in checks.items():
-            parts: dict[str, list[Tensor]] = {"nats": [], "wrong": []}
-            for start in range(0, len(other), _AT_ONCE):
-                numbers = range(start, min(start + _AT_ONCE, len(other)))
-                drawn = draw_batch(other, words, training.seed, numbers, plain)
-                placed = {key: value.to(device) for key, value in drawn.items()}
-                measured = captioner_losses(_own(model), placed)
-                for key, values in parts.items():
-                    values.append(measured[key].cpu())
-            prefix = f"{name}_" if figures else ""
-            figures |= {f"{prefix}{key}": float(torch.cat(v).mean()) for key, v in parts.items()}
+        for number, (name, other) in enumerate(checks.items()):
+            prefix = f"{name}_" if number else ""
+            for key, value in measure(_own(model), other, words, training.seed, plain).items():
+                figures[f"{prefix}{key}"] = value
         return figures
 
     return loop.Task(
@@ -289,6 +275,44 @@ def captioner_task(
         notes={**(notes or {}), VOCABULARY: words.to_json()},
         matrices=("see", "think", "show", "read", "tell"),
     )
+
+
+def _words(
+    clips: KeptClips,
+    data: CaptionerDataConfig,
+    start: tuple[Captioner, Vocabulary] | None,
+    known: Vocabulary | None,
+) -> Vocabulary:
+    """Return the words of a run that is resumed, of a network to go on from, or new ones."""
+    if known is not None:
+        return known
+    if start is not None:
+        return replace(start[1], text_limit=data.text_limit)
+    pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)
+    return text_vocabulary(pairs, data.text_limit)
+
+
+def _sorting(state: Mapping[str, Tensor], net: Captioner, book: Tensor) -> dict[str, Tensor]:
+    """Return the state of a network that sorts what another one sees into kinds."""
+    # Rows and columns of what is pooled, which a sketch has not, are the last of their matrices.
+    sizes = {name: value.shape for name, value in net.state_dict().items()}
+    shared = {name: value[tuple(map(slice, sizes[name]))] for name, value in state.items()}
+    return {**shared, "book": book, "unknown": net.unknown}
+
+
+def measure(
+    net: Captioner, clips: KeptClips, words: Vocabulary, seed: int, data: CaptionerDataConfig
+) -> dict[str, float]:
+    """Return the mean ``nats`` and the share ``wrong`` of words of captions, over all clips."""
+    device = next(net.parameters()).device
+    parts: dict[str, list[Tensor]] = {"nats": [], "wrong": []}
+    for start in range(0, len(clips), _AT_ONCE):
+        numbers = range(start, min(start + _AT_ONCE, len(clips)))
+        drawn = draw_batch(clips, words, seed, numbers, data)
+        measured = captioner_losses(net, {key: value.to(device) for key, value in drawn.items()})
+        for key, values in parts.items():
+            values.append(measured[key].cpu())
+    return {key: float(torch.cat(values).mean()) for key, values in parts.items()}
 
 
 def text_vocabulary(pairs: BytePairs, limit: int) -> Vocabulary:

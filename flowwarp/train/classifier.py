@@ -135,16 +135,22 @@ def classifier_task(
         configs: ``loop``, ``model`` and ``data``.
         notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
+
+    Raises:
+        ValueError: examples are longer than a clip, or too short for the network.
     """
     training: loop.LoopConfig = configs["loop"]
     model: ClassifierConfig = configs["model"] if start is None else start.config
     data: ClassifierDataConfig = configs["data"]
+    if not model.apart < data.frames <= frames:
+        raise ValueError(f"frames must be {model.apart + 1} … {frames}, got {data.frames}")
     torch.manual_seed(training.seed)
     net = Classifier(model)
     if start is not None:
         net.load_state_dict(start.state_dict())
     shown = show(source, data.clips + data.validation)
     plain = replace(data, clips=data.validation, share=0.0, mirrored=0.0, frames=frames)
+    series = loop.held_out_series(training.seed)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(shown, training.seed, numbers, model, data)
@@ -155,14 +161,14 @@ def classifier_task(
 
     def validate(net: nn.Module) -> dict[str, float]:
         assert isinstance(net, Classifier)
-        rights: dict[str, int] = {name: 0 for name, _ in model.attributes}
-        for start in range(0, data.validation, _AT_ONCE):
-            numbers = range(start, min(start + _AT_ONCE, data.validation))
-            examples = draw_batch(shown, training.seed + 1, numbers, model, plain)
+        correct: dict[str, int] = {name: 0 for name, _ in model.attributes}
+        for first in range(0, data.validation, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, data.validation))
+            examples = draw_batch(shown, series, numbers, model, plain)
             device = next(net.parameters()).device
             for name, scores in net(examples["video"].to(device)).items():
-                rights[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
-        shares = {name: right / data.validation for name, right in rights.items()}
+                correct[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
+        shares = {name: right / data.validation for name, right in correct.items()}
         return {"error": 1 - sum(shares.values()) / len(shares)} | shares
 
     return loop.Task(

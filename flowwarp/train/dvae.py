@@ -332,9 +332,10 @@ def dvae_task(
             part.requires_grad_(not keep_codes)
     moving = replace(data, stills=0.0)
     held_out = range(data.validation)
-    fixed = draw_examples(
-        validation or source, training.seed + 1, held_out, moving, model.stride_time
-    )["video"]
+    series = loop.held_out_series(training.seed)
+    fixed = draw_examples(validation or source, series, held_out, moving, model.stride_time)[
+        "video"
+    ]
 
     def validate(net: torch.nn.Module) -> dict[str, float]:
         assert isinstance(net, DVAE)

@@ -27,7 +27,7 @@ from flowwarp.pipelines.refine import RefineConfig, estimate, refine
 from flowwarp.train.arrays import Kind, fill_arrays
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
-_VERSION = 1  # of the cache; part of its key
+_VERSION = 2  # of the cache; part of its key
 
 Draw = Callable[[int], tuple[Tensor, Tensor]]  # number to frames, (1, 3, H, W) each
 

@@ -52,6 +52,8 @@ from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
 
+_TRUTHS, _FITTED = 1, 2  # kinds of what is held out; 0 is what validation sees
+
 
 @dataclass(frozen=True)
 class FlowDataConfig:
@@ -192,10 +194,10 @@ def fit_material(
     for photo in material.photos:
         digest.update(photo.numpy().tobytes())
     footage = material.pairs.folder.name if material.pairs else ""
+    series = loop.held_out_series(seed, _FITTED)
     fitted = fit_pairs(
-        # The series beside those of training and validation.
         lambda number: _draw_frames(
-            material, seed + 3, number, config.fitted_size, config.moving_photos
+            material, series, number, config.fitted_size, config.moving_photos
         )[:2],
         repr((seed, config.moving_photos, footage, digest.hexdigest())),
         config.fitted_pairs,
@@ -548,7 +550,8 @@ def flow_task(
             (examples["student1"], examples["student2"]) if "student1" in examples else None,
         )
 
-    held_out = draw_batch(replace(material, fitted=None), training.seed + 1, range(4), data)
+    series = loop.held_out_series(training.seed)
+    held_out = draw_batch(replace(material, fitted=None), series, range(4), data)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
@@ -596,7 +599,8 @@ def synthetic_truths(
     photos: Sequence[Tensor], seed: int, count: int, size: tuple[int, int]
 ) -> list[GroundTruth]:
     """Return pairs made from photos whose flow is known, which training never draws."""
-    pairs = [synthesize_pair(photos, seed + 2, number, size) for number in range(count)]
+    series = loop.held_out_series(seed, _TRUTHS)
+    pairs = [synthesize_pair(photos, series, number, size) for number in range(count)]
     return [
         GroundTruth(
             pair.image1[None],

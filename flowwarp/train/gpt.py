@@ -167,17 +167,9 @@ class GPTLossConfig:
 def build_vocabulary(
     media: Sequence[Medium], captions: Iterable[str], config: GPTDataConfig
 ) -> Vocabulary:
-    """Return the vocabulary of some media and of the text of captions.
-
-    Raises:
-        ValueError: an order names a medium that there is not.
-    """
+    """Return the vocabulary of some media and of the text of captions."""
     pairs = train_pairs(captions, config.merges)
-    words = Vocabulary((Medium(TEXT, pairs.size), *media), pairs, config.text_limit)
-    for order, _ in config.mixture:
-        for name in order:
-            words.number(name)
-    return words
+    return Vocabulary((Medium(TEXT, pairs.size), *media), pairs, config.text_limit)
 
 
 def known_words(captions: Iterable[str]) -> frozenset[str]:
@@ -200,6 +192,15 @@ def sequence_of(
     return join(parts)
 
 
+@dataclass(frozen=True)
+class _Example:
+    """A sequence, what its patches are told and asked (L / 8,) each, and random numbers (L,)."""
+
+    tokens: Tokens
+    patches: Mapping[str, Tensor]
+    draws: Tensor
+
+
 def draw_batch(
     store: TokenStore,
     words: Vocabulary,
@@ -215,43 +216,61 @@ def draw_batch(
         there are sketches also ``ahead`` (B, L / 8), see :meth:`flowwarp.models.gpt.GPT.features`;
         with `GPTDataConfig.redrawn` also ``redrawn`` (B, L / 8) bool, and ``draws`` (B, L).
     """
-    orders = [order for order, _ in data.mixture]
-    shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    sequences, hidden, ahead, drawn, redrawn, draws = [], [], [], [], [], []
-    sketched = words.knows(SKETCH)
-    for number in numbers:
-        chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
-        order = orders[int(chosen)]
-        generator = loop.generator(seed, number)
-        dropped = float(torch.rand((), generator=generator)) < data.caption_dropout
-        if dropped and order[0] == TEXT and len(order) > 1:
-            order = order[1:]
-        index = loop.shuffled(seed, number, len(store))
-        tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
-        sequences.append(tokens)
-        hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
-        hidden.append(_some_patches(tokens, words.number(order[-1]), hiding, 2.0, generator))
-        sketch = store.codes(SKETCH, index) if sketched else None
-        if sketched:
-            plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
-            told = None if plain or order[-1] != VIDEO else sketch
-            ahead.append(kinds_ahead(tokens, words, told))
-        drawn.append(_draw_asked(tokens, words, sketch, losses, generator))
-        if data.redrawn:
-            redrawn.append(_some_patches(tokens, words.number(VIDEO), data.redrawn, 0.5, generator))
-            draws.append(torch.rand(len(tokens), generator=generator))
-    examples = collate(sequences, words, losses)
-    patches = examples["ids"].shape[1] // PATCH
-    examples["hidden"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in hidden])
-    if sketched:
-        examples["ahead"] = _stack_ahead(ahead, words, patches)
-    counts = torch.stack([F.pad(own, (0, patches - len(own))) for own in drawn])
-    examples["weights"] *= counts.repeat_interleave(PATCH, 1)
+    drawn = [_draw_example(store, words, seed, number, data, losses) for number in numbers]
+    examples = collate([one.tokens for one in drawn], words, losses)
+    length = examples["ids"].shape[1]
+    for name in drawn[0].patches:
+        nothing = words[SKETCH].size if name == "ahead" else 0
+        rows = [one.patches[name] for one in drawn]
+        examples[name] = _stack(rows, length // PATCH, nothing)
+    examples["weights"] *= examples.pop("counts").repeat_interleave(PATCH, 1)
     if data.redrawn:
-        longest = PATCH * patches
-        examples["redrawn"] = torch.stack([F.pad(own, (0, patches - len(own))) for own in redrawn])
-        examples["draws"] = torch.stack([F.pad(own, (0, longest - len(own))) for own in draws])
+        examples["draws"] = _stack([one.draws for one in drawn], length)
     return examples
+
+
+def _draw_example(
+    store: TokenStore,
+    words: Vocabulary,
+    seed: int,
+    number: int,
+    data: GPTDataConfig,
+    losses: GPTLossConfig,
+) -> _Example:
+    order = _draw_order(data, seed, number)
+    generator = loop.generator(seed, number)
+    dropped = float(torch.rand((), generator=generator)) < data.caption_dropout
+    if dropped and order[0] == TEXT and len(order) > 1:
+        order = order[1:]
+    index = loop.shuffled(seed, number, len(store))
+    tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
+    hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
+    hidden = _some_patches(tokens, words.number(order[-1]), hiding, 2.0, generator)
+    patches, sketch = {"hidden": hidden}, None
+    if words.knows(SKETCH):
+        sketch = store.codes(SKETCH, index)
+        plain = dropped or float(torch.rand((), generator=generator)) < data.sketch_dropout
+        told = None if plain or order[-1] != VIDEO else sketch
+        patches["ahead"] = kinds_ahead(tokens, words, told)
+    patches["counts"] = _draw_asked(tokens, words, sketch, losses, generator)
+    draws = torch.empty(0)
+    if data.redrawn:
+        video = words.number(VIDEO)
+        patches["redrawn"] = _some_patches(tokens, video, data.redrawn, 0.5, generator)
+        draws = torch.rand(len(tokens), generator=generator)
+    return _Example(tokens, patches, draws)
+
+
+def _draw_order(data: GPTDataConfig, seed: int, number: int) -> list[str]:
+    """Draw the order of media of an example, the same for those that will be put side by side."""
+    shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
+    chosen = torch.multinomial(shares, 1, generator=loop.generator(seed, number // _ROW, 1))
+    return data.mixture[int(chosen)][0]
+
+
+def _stack(rows: Sequence[Tensor], length: int, value: int = 0) -> Tensor:
+    """Put rows of some lengths side by side, filled up to one."""
+    return torch.stack([F.pad(row, (0, length - len(row)), value=value) for row in rows])
 
 
 def _draw_asked(
@@ -292,11 +311,6 @@ def kinds_ahead(tokens: Tokens, words: Vocabulary, sketch: Tensor | None) -> Ten
     cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (places[:, 1] > 0)  # no markers
     told[cells] = kinds_of(words, places[cells], sketch)
     return F.pad(told[1:], (0, 1), value=words[SKETCH].size)
-
-
-def _stack_ahead(ahead: Sequence[Tensor], words: Vocabulary, patches: int) -> Tensor:
-    nothing = words[SKETCH].size
-    return torch.stack([F.pad(own, (0, patches - len(own)), value=nothing) for own in ahead])
 
 
 def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Generator) -> slice:
@@ -407,7 +421,8 @@ def bits_by_medium(
         told = None
         if ahead is not None:
             patches = examples["ids"].shape[1] // PATCH
-            told = _stack_ahead(ahead[start : start + _AT_ONCE], words, patches).to(device)
+            rows = ahead[start : start + _AT_ONCE]
+            told = _stack(rows, patches, words[SKETCH].size).to(device)
         placed = examples["ids"].to(device), examples["places"].to(device)
         nats = net.nats(*placed, choices, ahead=told, near=examples["near"].to(device))
         nats = nats.double().cpu()
@@ -521,33 +536,12 @@ def gpt_task(
     training: loop.LoopConfig = configs["loop"]
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
+    words = _vocabulary(material, data, start, vocabulary)
+    if losses.rare and not words.knows(SKETCH):
+        raise ValueError("rare needs sketches, which say what is rare")
     torch.manual_seed(training.seed)
-    words = vocabulary
-    if words is None and start is not None:
-        known = start.vocabulary
-        if any(known.knows(own.name) and known[own.name] != own for own in material.media):
-            raise ValueError("the network to go on from knows other media than these clips have")
-        words = replace(start.vocabulary, media=(start.vocabulary[TEXT], *material.media))
-    if words is None:
-        words = build_vocabulary(material.media, material.training.captions(), data)
-    elif words.media[1:] != material.media:
-        raise ValueError("the network to go on from knows other media than these clips have")
-    kinds = words[SKETCH].size if words.knows(SKETCH) else 0
-    sizes = configs["model"] if start is None else start.net.config
-    net = GPT(replace(sizes, vocabulary=words.size, kinds=kinds))
-    if start is not None:
-        adopt(net, words, start)
-    if dvae is not None and (start is None or start.codes not in (None, fingerprint(dvae))):
-        begin_codes(net, words, dvae)
+    net = _network(configs["model"], words, dvae, start)
     choices = words.all_choices()
-    about = {VOCABULARY: words.to_json()}
-    learned = frozenset[str]() if start is None else start.known
-    if learned is not None:  # else it may know words that nobody can tell any more
-        about[WORDS] = " ".join(sorted(learned | known_words(material.training.captions())))
-    if dvae is not None:
-        about[CODES] = fingerprint(dvae)
-    if material.eye is not None:
-        about[SKETCH] = material.eye
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material.training, words, training.seed, numbers, data, losses)
@@ -559,43 +553,20 @@ def gpt_task(
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
-        seen = slice(0, data.token_frames or None)
-        first = next(iter(material.checks))
         device = _own(model).head.weight.device.type
         # What a step sees is what is measured.
         with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
-            for name, store in material.checks.items():
-                for order, _ in data.mixture:
-                    sequences = [
-                        sequence_of(store, index, order, words, seen) for index in range(len(store))
-                    ]
-                    ahead = None
-                    if words.knows(SKETCH) and order[-1] == VIDEO:
-                        ahead = [
-                            kinds_ahead(tokens, words, store.codes(SKETCH, index))
-                            for index, tokens in enumerate(sequences)
-                        ]
-                    bits = bits_by_medium(_own(model), sequences, words, order, ahead)
-                    prefix = "" if name == first else f"{name}_"
-                    figures |= {f"{prefix}{key}": value for key, value in bits.items()}
+            for number, (name, store) in enumerate(material.checks.items()):
+                bits = measure_bits(_own(model), store, words, data)
+                prefix = f"{name}_" if number else ""
+                figures |= {f"{prefix}{key}": value for key, value in bits.items()}
         return {"loss": figures[_figure(data.mixture[0][0])]} | figures
 
     def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:
-        if dvae is None:
-            return
-        store = next(iter(material.checks.values()))
-        shown = range(min(_SHOWN, len(store)))
-        made = sample_video_tokens(
-            MediaGPT(_own(model), words),
-            [Prompt(store.caption(index)) for index in shown],
-            [training.seed + index for index in shown],
-            SAMPLING,
-        )
-        rows = []
-        for index in shown:  # as it was, and as it is imagined
-            rows.append(torch.stack(list(detokenize(dvae, store.codes(VIDEO, index)))))
-            rows.append(torch.stack(list(detokenize(dvae, made[index]))))
-        yield "prompts", video_sheet(rows, every=2)
+        if dvae is not None:
+            store = next(iter(material.checks.values()))
+            gpt = MediaGPT(_own(model), words)
+            yield "prompts", _sheet_of_prompts(gpt, store, dvae, training.seed)
 
     return loop.Task(
         data=material.training.folder.name,
@@ -607,10 +578,97 @@ def gpt_task(
         validate=validate,
         metric="loss",
         samples=samples,
-        notes={**(notes or {}), **about},
+        notes={**(notes or {}), **_notes(material, words, dvae, start)},
         layers=("blocks", "inner"),
         matrices=("join", "place", "blocks", "foretold", "earlier", "inner"),
     )
+
+
+def _vocabulary(
+    material: GPTMaterial,
+    data: GPTDataConfig,
+    start: MediaGPT | None,
+    known: Vocabulary | None,
+) -> Vocabulary:
+    """Return the vocabulary of a run that is resumed, of a network to go on from, or a new one.
+
+    Raises:
+        ValueError: it knows other media than there are, or an order names one that there is not.
+    """
+    problem = "the network to go on from knows other media than these clips have"
+    if known is not None:
+        words = known
+    elif start is not None:
+        before = start.vocabulary
+        if any(before.knows(own.name) and before[own.name] != own for own in material.media):
+            raise ValueError(problem)
+        media = before[TEXT], *material.media
+        words = replace(before, media=media, text_limit=data.text_limit)
+    else:
+        words = build_vocabulary(material.media, material.training.captions(), data)
+    if words.media[1:] != material.media:
+        raise ValueError(problem)
+    for order, _ in data.mixture:
+        for name in order:
+            words.number(name)
+    return words
+
+
+def _network(sizes: GPTConfig, words: Vocabulary, dvae: DVAE | None, start: MediaGPT | None) -> GPT:
+    """Return a network for a vocabulary, which knows what another one knows, or how codes look."""
+    kinds = words[SKETCH].size if words.knows(SKETCH) else 0
+    sizes = sizes if start is None else start.net.config
+    net = GPT(replace(sizes, vocabulary=words.size, kinds=kinds))
+    if start is not None:
+        adopt(net, words, start)
+    if dvae is not None and (start is None or start.codes not in (None, fingerprint(dvae))):
+        begin_codes(net, words, dvae)
+    return net
+
+
+def _notes(
+    material: GPTMaterial, words: Vocabulary, dvae: DVAE | None, start: MediaGPT | None
+) -> dict[str, str]:
+    """Return what the card of the weights must say for them to be used."""
+    about = {VOCABULARY: words.to_json()}
+    learned = frozenset[str]() if start is None else start.known
+    if learned is not None:  # else it may know words that nobody can tell any more
+        about[WORDS] = " ".join(sorted(learned | known_words(material.training.captions())))
+    if dvae is not None:
+        about[CODES] = fingerprint(dvae)
+    if material.eye is not None:
+        about[SKETCH] = material.eye
+    return about
+
+
+def measure_bits(
+    net: GPT, store: TokenStore, words: Vocabulary, data: GPTDataConfig
+) -> dict[str, float]:
+    """Return bits a token of each medium of each order of the mixture, over all clips.
+
+    Returns:
+        As :func:`bits_by_medium` does.
+    """
+    seen, figures = slice(0, data.token_frames or None), dict[str, float]()
+    for order, _ in data.mixture:
+        sequences = [sequence_of(store, index, order, words, seen) for index in range(len(store))]
+        ahead = None
+        if words.knows(SKETCH) and order[-1] == VIDEO:
+            ahead = [
+                kinds_ahead(tokens, words, store.codes(SKETCH, index))
+                for index, tokens in enumerate(sequences)
+            ]
+        figures |= bits_by_medium(net, sequences, words, order, ahead)
+    return figures
+
+
+def _sheet_of_prompts(gpt: MediaGPT, store: TokenStore, dvae: DVAE, seed: int) -> Tensor:
+    """Return a picture of the first clips, each as it was and as it is imagined."""
+    shown = range(min(_SHOWN, len(store)))
+    prompts = [Prompt(store.caption(index)) for index in shown]
+    made = sample_video_tokens(gpt, prompts, [seed + index for index in shown], SAMPLING)
+    codes = (codes for index in shown for codes in (store.codes(VIDEO, index), made[index]))
+    return video_sheet([torch.stack(list(detokenize(dvae, own))) for own in codes], every=2)
 
 
 def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:

@@ -40,6 +40,7 @@ from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, share, whole
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
+from flowwarp.train.settings import check_least
 
 RESUME = "resume it with --resume auto"
 MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
@@ -107,21 +108,17 @@ class LoopConfig:
     shard: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.keep < 2:  # one to fall back to
-            raise ValueError(f"keep must be at least 2, got {self.keep}")
-        for item in fields(self):
-            if item.type in ("int", "float") and getattr(self, item.name) < 0:
-                raise ValueError(f"{item.name} must not be negative")
+        check_least(self, 1, "steps", "batch_size", "accumulate", "log_every", "save_every")
+        check_least(self, 2, "keep")  # one to fall back to
+        numbers = (item.name for item in fields(self) if item.type in ("int", "float"))
+        check_least(self, 0, *numbers)
         for name in ("ema", "beta2"):
-            if getattr(self, name) >= 1:
+            if not getattr(self, name) < 1:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.batch_size > MOST_EXAMPLES:
             raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
         for name, most in (("learning_rate", 1e6), ("muon", 1e6), ("threads", 1024)):
-            if getattr(self, name) > most:
+            if not getattr(self, name) <= most:
                 raise ValueError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
         if self.seed > MOST_SEED:
             raise ValueError(f"seed must be at most {MOST_SEED}, got {self.seed}")
@@ -204,6 +201,18 @@ def shuffled(seed: int, index: int, length: int) -> int:
 def _order(seed: int, epoch: int, length: int) -> list[int]:
     order: list[int] = torch.randperm(length, generator=generator(seed, epoch)).tolist()
     return order
+
+
+def held_out_series(seed: int, kind: int = 0) -> int:
+    """Return a series of examples that no training draws, whatever its seed.
+
+    So what a network is judged by is new to it even if it goes on from one with another seed.
+
+    Args:
+        seed: of the training.
+        kind: tells apart what is held out for different ends.
+    """
+    return seed + (kind + 1) * (MOST_SEED + 1)
 
 
 def generator(*numbers: int) -> torch.Generator:
@@ -339,8 +348,8 @@ class _Loop:
         self.step = 0
         self.best: tuple[float, int] | None = None
         self.last: Mapping[str, float] = {}
-        self.sums: dict[str, float] = {}  # of what is logged, since the last line
-        self.summed = 0  # steps of which they are
+        # Of what is logged since the last line: the sum, and of how many steps; not all have all.
+        self.sums: dict[str, tuple[float, int]] = {}
         self.seconds = 0.0  # trained in all
         self.agreed = 0, False  # what some process had to say at the last step: see `news`
         self.wide = torch.float32 if device.type == "mps" else torch.float64
@@ -359,7 +368,6 @@ class _Loop:
             "best": self.best,
             "metric": self.task.metric,
             "sums": self.sums,
-            "summed": self.summed,
             "seconds": self.seconds,
             "machine": self._circumstances(),
         }
@@ -447,10 +455,14 @@ class _Loop:
             anew |= state.facts.get("metric", self.task.metric) != self.task.metric
             if best is not None and not anew:
                 self.best = float(best[0]), int(best[1])
-            self.sums = {name: float(value) for name, value in state.facts["sums"].items()}
-            # A state of before it was counted: so many where log_every was the same.
-            summed = state.facts.get("summed", state.step % self.config.log_every)
-            self.summed = int(summed) if self.sums else 0
+            # Older states have one number of steps for all.
+            steps = state.facts.get("summed", state.step % self.config.log_every)
+            self.sums = {
+                name: (float(value[0]), int(value[1]))
+                if isinstance(value, list)
+                else (float(value), int(steps))
+                for name, value in state.facts["sums"].items()
+            }
             self.seconds = float(state.facts["seconds"])
             before = {"data": self.task.data, **state.facts["machine"]}  # older ones name none
             if before["data"] != self.task.data:
@@ -597,13 +609,13 @@ class _Loop:
     def count(self, sums: Mapping[str, float], rate: float) -> None:
         """Add a step to the running means; write them when their line is due."""
         for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.summed += 1
+            total, steps = self.sums.get(name, (0.0, 0))
+            self.sums[name] = total + value, steps + 1
         self.progress.step(self.step, sums["loss"])
         if self.step % self.config.log_every and self.step != self.config.steps:
             return
-        means = {name: total / self.summed for name, total in self.sums.items()}
-        self.sums, self.summed = {}, 0
+        means = {name: total / steps for name, (total, steps) in self.sums.items()}
+        self.sums = {}
         self.log("train", {**means, "learning_rate": rate})
 
     def log(self, split: str, figures: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -174,10 +174,13 @@ class FullDisk:
 
     def __init__(self, failing: int) -> None:
         self.failing, self.count = failing, 0
-        self._write, self._flush = Path.write_bytes, os.fsync
+        self._write, self._flush, self._open = Path.write_bytes, os.fsync, Path.open
         self._patches = (
             mock.patch.object(Path, "write_bytes", lambda path, data: self._written(path, data)),
             mock.patch.object(os, "fsync", self._flushed),
+            mock.patch.object(
+                Path, "open", lambda path, *how, **named: self._opened(path, *how, **named)
+            ),
         )
 
     def __enter__(self) -> Self:
@@ -199,10 +202,28 @@ class FullDisk:
         self._write(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    def _opened(self, path: Path, mode: str = "r", *how: Any, **more: Any) -> Any:
+        file = self._open(path, mode, *how, **more)
+        return _Appended(file, self._is_full) if mode == "ab" else file
+
     def _flushed(self, descriptor: int) -> None:
         if stat.S_ISREG(os.fstat(descriptor).st_mode) and self._is_full():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._flush(descriptor)
+
+
+class _Appended:
+    """A file that is written to at its end, of which a full disk takes a part."""
+
+    def __init__(self, file: Any, is_full: Callable[[], bool]) -> None:
+        self._file, self._is_full = file, is_full
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        written: int = self._file.write(data[: len(data) // 2] if self._is_full() else data)
+        return written
 
 
 def _run(task: Task, config: LoopConfig, run: Path) -> str:

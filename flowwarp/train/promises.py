@@ -50,13 +50,13 @@ def promises(folder: Path) -> Iterator[Promise]:
             f"{name}: neighbours",
             0,
             "change an example by {}",
-            lambda n=name: dependence(n).neighbours,  # type: ignore[misc]
+            partial(_neighbours, name),
         )
         yield Promise(
             f"{name}: batch size",
             0 if name in exact else ROUNDING,
             "changes an example by {}",
-            lambda n=name: dependence(n).size,  # type: ignore[misc]
+            partial(_batch_size, name),
         )
     yield Promise("operators: threads", 0, "change {} results", thread_differences)
     for name in (*TRAINERS, *OTHERWISE):
@@ -74,6 +74,14 @@ def promises(folder: Path) -> Iterator[Promise]:
             yield Promise(f"{name}: {what}", 0, "changes {} files", part)
     part = partial(mishaps.kills, folder)
     yield Promise("kill -9, five times", 0, "costs or changes {} files", part)
+
+
+def _neighbours(name: str) -> float:
+    return dependence(name).neighbours
+
+
+def _batch_size(name: str) -> float:
+    return dependence(name).size
 
 
 _MISHAPS: Mapping[str, Callable[[str, Path], float]] = {

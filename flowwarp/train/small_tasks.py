@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.synthesis import synthesize_pair
-from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.data.tokens import train_pairs
 from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
 from flowwarp.pipelines.captions import Words
 from flowwarp.train import captioner as train_captioner
@@ -214,11 +214,11 @@ def _digits(size: int, seed: int, index: int) -> Any:
 @cache
 def _sketcher() -> Words:
     torch.manual_seed(0)
-    sizes = captioner.CaptionerConfig(50, size=_LARGE, widths=(16, 16), hidden=24, kinds=6)
     pairs = train_pairs([], 0)
-    return Words(
-        captioner.Captioner(sizes).eval(), Vocabulary((Medium("text", pairs.size),), pairs)
-    )
+    size = pairs.size + 1
+    sizes = captioner.CaptionerConfig(size, size=_LARGE, widths=(16, 16), hidden=24, kinds=6)
+    words = train_captioner.text_vocabulary(pairs, 12)
+    return Words(captioner.Captioner(sizes).eval(), words)
 
 
 @cache

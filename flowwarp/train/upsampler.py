@@ -116,6 +116,9 @@ class UpsamplerDataConfig:
     def __post_init__(self) -> None:
         check_shares(self, "spoilt", "errors", "bent", "loose", "begun")
         check_least(self, 0, "bend")
+        check_least(self, SCALE, "size")
+        if self.size % SCALE:
+            raise ValueError(f"size must be a multiple of {SCALE}, got {self.size}")
         if not 1 <= self.frames <= self.length:
             raise ValueError(f"frames must be from 1 to length ({self.length}), got {self.frames}")
 
@@ -410,7 +413,7 @@ def upsampler_task(
     net = Upsampler(configs["model"])
     if start is not None:
         net.load_state_dict(start.state_dict())
-    seed = training.seed + 1  # of what is held out
+    seed = loop.held_out_series(training.seed)
     other = other or source
 
     def batch(numbers: range) -> dict[str, Tensor]:

@@ -627,6 +627,15 @@ def test_one_body_is_enough(folder):
     assert clip.caption
 
 
+def test_a_body_without_words_is_called_by_its_name(folder):
+    path, table = folder
+    body = next(layer for layer in table["layers"] if layer["category"] == "body")
+    body["caption"] = {"noun": "", "adjective": ""}
+    save(path, table)
+    clips = (compose_clip(load_layers(path), 0, n, 32, 2, held_out=None) for n in range(8))
+    assert all(body["name"] in clip.caption for clip in clips)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

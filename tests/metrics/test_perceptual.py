@@ -56,6 +56,18 @@ def test_by_definition(net):
     assert min(wanted) > 0.01
 
 
+def test_layers_are_those_of_alexnet(net):
+    """What the weights are for: else the measure is another than the published one."""
+    layers = [(*layer.weight.shape, *layer.stride[:1], *layer.padding[:1]) for layer in net.layers]
+    assert layers == [
+        (64, 3, 11, 11, 4, 2),
+        (192, 64, 5, 5, 1, 2),
+        (384, 192, 3, 3, 1, 1),
+        (256, 384, 3, 3, 1, 1),
+        (256, 256, 3, 3, 1, 1),
+    ]
+
+
 def test_the_same_is_the_same_and_more_is_more(net):
     images, noise = pictures()
     steps = [net(images, images + share * (noise - images)) for share in (0, 0.1, 0.5)]
@@ -75,6 +87,8 @@ def test_each_picture_by_itself(net):
 def test_shapes_that_it_does_not_take(net, shape):
     with pytest.raises(ValueError, match="must"):
         net(torch.rand(shape), torch.rand(shape))
+    with pytest.raises(TypeError, match="floating-point"):
+        net(torch.zeros(shape, dtype=torch.uint8), torch.zeros(shape, dtype=torch.uint8))
     with pytest.raises(ValueError, match="must both be"):
         net(torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
 

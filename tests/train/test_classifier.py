@@ -181,9 +181,17 @@ def test_it_learns_and_says_how_well():
 def test_goes_on_from_a_trained_network():
     torch.manual_seed(3)
     known = Classifier(MODEL)
-    sizes = {"loop": loop.LoopConfig(), "data": ClassifierDataConfig(clips=4, validation=2)}
+    data = ClassifierDataConfig(clips=4, validation=2, frames=4)
+    sizes = {"loop": loop.LoopConfig(), "data": data}
     other = replace(MODEL, widths=tuple(2 * width for width in MODEL.widths))
     task = classifier_task(source, 4, sizes | {"model": other}, start=known)
     assert task.configs["model"] == MODEL
     state = task.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in known.state_dict().items())
+
+
+@pytest.mark.parametrize("frames", [MODEL.apart, 5])
+def test_examples_that_no_clip_is_long_enough_for(frames):
+    data = ClassifierDataConfig(clips=4, validation=2, frames=frames)
+    with pytest.raises(ValueError, match=rf"frames must be {MODEL.apart + 1} … 4, got {frames}"):
+        classifier_task(source, 4, {"loop": loop.LoopConfig(), "model": MODEL, "data": data})

@@ -332,9 +332,23 @@ def test_some_patches_of_videos_are_redrawn(material, words):
     assert (plain != together).any()
 
 
-def test_a_wrong_order_is_refused(material):
+@pytest.mark.parametrize("begun", ["anew", "from another", "again"])
+def test_a_wrong_order_is_refused(material, words, begun):
+    configs = settings() | {"data": replace(DATA, orders=("text sound 1",))}
+    net = GPT(replace(SIZES, vocabulary=words.size))
+    more = {"from another": {"start": MediaGPT(net, words)}, "again": {"vocabulary": words}}
     with pytest.raises(ValueError, match="no medium 'sound'"):
-        build_vocabulary(material.media, [], replace(DATA, orders=("text sound 1",)))
+        gpt_task(material, configs, **more.get(begun, {}))
+
+
+def test_what_settings_say_is_done(material, words):
+    """A limit holds for words of another network, too; what nothing tells the rarity of is said."""
+    configs = settings() | {"data": replace(DATA, text_limit=3)}
+    start = MediaGPT(GPT(replace(SIZES, vocabulary=words.size)), words)
+    task = gpt_task(material, configs, start=start)
+    assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3
+    with pytest.raises(ValueError, match="rare needs sketches"):
+        gpt_task(material, settings() | {"losses": GPTLossConfig(rare=1.0)})
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from flowwarp.train.loop import (
     LoopConfig,
     Progress,
     generator,
+    held_out_series,
     learning_rate,
     shuffled,
     train,
@@ -511,6 +512,36 @@ def test_files_of_a_run(tiny, tmp_path):
     assert card.notes["licence"] == "MIT"
     assert math.isclose(json.loads(card.notes["figures"])["error"], errors[step])
     tiny.make().model.load_state_dict(tensors)
+
+
+def test_a_term_that_joins_late_is_the_mean_of_its_steps(tiny, tmp_path):
+    """It is 1 in the steps that have it; so it is logged, also by a run that was resumed."""
+
+    def make():
+        task = tiny.make()
+
+        def loss(model, batch, step):
+            late = {"late": torch.ones(len(batch["x"]))} if step >= 2 else {}
+            return {**task.loss(model, batch, step), **late}
+
+        return replace(task, loss=loss)
+
+    config = tiny.config(steps=3, log_every=3, save_every=1, validate_every=0)
+    run(make(), config, tmp_path / "whole")
+    run(make(), replace(config, steps=2, log_every=5), tmp_path / "cut")
+    run(make(), config, tmp_path / "cut", resume="changed")
+    for name in ("whole", "cut"):
+        lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
+        logged = [line["late"] for line in lines if line["step"] == 3 and "late" in line]
+        assert logged == [1.0]
+
+
+def test_what_is_held_out_is_of_no_training():
+    """Nor of one with another seed, from which a network may go on."""
+    seeds = (0, 1, 2, 3, 2**32 - 1)
+    series = [held_out_series(seed, kind) for seed in seeds for kind in range(3)]
+    assert min(series) > 2**32 - 1
+    assert len({*series}) == len(series)
 
 
 def test_loss_falls_and_average_is_validated(tiny, tmp_path):
