@@ -114,7 +114,7 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         return BROKEN_PIPE
     except click.ClickException as fault:  # usage
-        _say(" ".join(fault.format_message().split()) + _hint(fault))
+        _say(" ".join(fault.format_message().split()).removesuffix(".") + _hint(fault))
         return fault.exit_code
     except SomeFailed as fault:
         for line in fault.failures:

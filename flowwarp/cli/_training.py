@@ -145,8 +145,7 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
         raise click.UsageError("--run must name a folder")
     if given.resume == "never":
         refuse_run(given.folder)
-    if not given.dry_run:
-        check_writable(given.folder)
+    check_writable(given.folder)
     if given.tensorboard:
         event_writer()
     slow = fast_dtype(torch.device(given.device)) != torch.bfloat16
@@ -162,8 +161,8 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
     result = override(changed, given.settings)
     if slow and begun == result["loop"].precision == "bf16":
         click.echo(
-            "this run computes in bf16, which is slow here; faster, if not the same to the bit: "
-            "--resume changed --set precision=fp32",
+            "flowwarp: this run computes in bf16, which is slow here; faster, if not the same to "
+            "the bit: --resume changed --set precision=fp32",
             err=True,
         )
     return result
@@ -182,7 +181,7 @@ def checked_settings() -> Iterator[None]:
 
 def tell_clips(done: int, total: int) -> None:
     """Tell how far the preparation of a folder's videos is."""
-    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
+    click.echo(f"flowwarp: preparing clips, once: {done} of {total} videos", err=True)
 
 
 def begun_weights(given: TrainingOptions) -> Path | None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**31),
+    type=click.IntRange(0, 2**32 - 1),
     default=0,
     show_default=True,
     help="Of what --gpt tries.",

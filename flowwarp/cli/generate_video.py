@@ -146,7 +146,7 @@ class Job:
 )
 @click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
 @device_option
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--overwrite", is_flag=True, help="Replace a video; a folder must be empty.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 def command(
@@ -200,7 +200,10 @@ def command(
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
-    jobs = _plan(_read_prompts(prompts, listed), output, format, many=listed is not None)
+    asked = _read_prompts(prompts, listed)
+    jobs = _plan(asked, output, format, many=listed is not None)
+    if len(asked) > 1 and not any(" " in prompt for prompt in asked):
+        _say(f"a video for each of {len(asked)} words; put quotes around a prompt of several")
     for job in jobs:
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
         _clips.check_rate(job.target, fps)
@@ -212,7 +215,7 @@ def command(
         sampling = Sampling(temperature, top_k, top_p, guidance, detail)
     except ValueError as fault:  # not a number, or without end
         raise click.UsageError(str(fault)) from fault
-    first = None if image is None else read_image(image)
+    first = None if image is None else _over_gray(read_image(image, alpha=True))
     start = time.perf_counter()
     models = load_models(
         gpt,
@@ -228,6 +231,7 @@ def command(
         _say(f"{gpt}: it learned to make videos by way of sketches; give its --sketcher")
     for job in jobs:
         _warn(models, job.prompt)
+    _warn_alike(models, [job.prompt for job in jobs])
     frames = models.window if frames is None else frames
     options = {
         "seed": seed,
@@ -355,16 +359,35 @@ def name_of(prompt: str) -> str:
 
 def _warn(models: VideoModels, prompt: str) -> None:
     """Say on stderr what of a prompt will not be understood."""
+    from flowwarp.pipelines.sequences import words_of
     from flowwarp.pipelines.text_video import heard, tidy, unknown_words
 
     read = heard(models.gpt, prompt)
     name = repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
     if len(read) < len(tidy(models.gpt, prompt)):
         _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
+    if not words_of(read):
+        _say(f"{name}: holds no word that the network knows; expect anything")
     unknown = [repr(word) for word in unknown_words(models.gpt, read)]
     if unknown:
         listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         _say(f"{name}: the network has never learned {listed}; expect anything there")
+
+
+def _warn_alike(models: VideoModels, prompts: Sequence[str]) -> None:
+    """Say on stderr which prompts are read alike, so that their videos are the same."""
+    from flowwarp.pipelines.text_video import tidy
+
+    read: dict[str, str] = {}
+    for prompt in prompts:
+        before = read.setdefault(tidy(models.gpt, prompt), prompt)
+        if before != prompt:
+            _say(f"{prompt!r}: is read like {before!r}, and gives the same video")
+
+
+def _over_gray(image: Tensor) -> Tensor:
+    """Lay a picture (4, H, W) over gray, so that nothing shows that nobody could see."""
+    return image[:3] * image[3:] + (1 - image[3:]) * 0.5
 
 
 def _say(line: str) -> None:

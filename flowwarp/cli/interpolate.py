@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -150,7 +151,9 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
     # A .webp may be animated; any other picture alone has nothing after it.
     if single and first.suffix.lower() in IMAGE_EXTENSIONS - {".webp"}:
         raise click.UsageError("one picture is no motion: give two, a folder or a video")
-    sources = [first] if single else _paths.expand_inputs(inputs, IMAGE_EXTENSIONS)
+    # One by one, as a picture may come again: a film that ends as it began.
+    several = (_paths.expand_inputs([name], IMAGE_EXTENSIONS) for name in inputs)
+    sources = [first] if single else list(chain.from_iterable(several))
     target = Path(output) if output else _name_target(inputs, first, single, times)
     kind = _kind(output or str(target), len(sources) == 2 and times == 2)
     if kind != "video":
@@ -235,7 +238,7 @@ def _work(
                 _, middle, _ = between(frames)
                 write_image(job.target, middle, reader.format)
     if same["cut"] and len(job.sources) == 2:
-        click.echo("the pictures show two scenes: the first is repeated", err=True)
+        click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)
     sources = [str(source) for source in job.sources]
     return {
         "input": sources[0] if job.from_video else sources,

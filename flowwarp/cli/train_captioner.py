@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,12 @@ def command(
     configs = configure(captioner.presets(given.preset), given)
     sources = note_sources([data], layers=layers, photos=photos, start=given.start)
     trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
+    if kinds is not None and (trained is None or trained.net.config.kinds):
+        raise click.UsageError("--kinds needs --start: a captioner that has none yet")
     if trained is not None:
         configs["model"] = trained.net.config
+    if kinds is not None:
+        configs["model"] = replace(configs["model"], kinds=kinds, pooled=0)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -64,8 +65,8 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.sequences import load_gpt
-    from flowwarp.pipelines.sketches import check_kinds
+    from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, TEXT, VIDEO, load_gpt
+    from flowwarp.pipelines.sketches import check_kinds, kinds
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
@@ -93,6 +94,10 @@ def command(
     trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
     if trained is not None:
         configs["model"] = trained.net.config
+    configs["model"] = replace(configs["model"], kinds=0 if eye is None else kinds(eye))
+    with checked_settings():
+        names = [TEXT, VIDEO, FRAME, MOTION, *([] if eye is None else [SKETCH])]
+        gpt.check_media(configs["data"], configs["losses"], names)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

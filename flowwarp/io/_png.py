@@ -107,7 +107,7 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     """
     header, scanlines = check_png(path, data)
     if header.bits != 16:
-        raise InputError(path, f"is a {header.kind} PNG, not a 16-bit one")
+        raise InputError(path, f"is {header.kind} PNG, not 16-bit")
 
     import cv2  # 0.1 s; a .flo needs none of it
 

@@ -169,7 +169,7 @@ def _write_flo(path: str | Path, flow: Array, valid: Mask) -> bytes:
 def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]:
     header = _png.read_header(path, file.read(_png.HEADER_BYTES))
     if (header.bits, header.colour) != (16, 2):
-        raise InputError(path, f"is a {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
+        raise InputError(path, f"is {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
     file.seek(0)
     picture = _png.decode_png16(path, file.read())
     flow = (picture[..., :2].astype(np.float32) - 2**15) / 64

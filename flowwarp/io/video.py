@@ -23,6 +23,7 @@ from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import (
+    IMAGE_EXTENSIONS,
     MAX_FRAME_PIXELS,
     atomic_folder,
     atomic_output,
@@ -217,7 +218,9 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
             # A file object rather than a name, which ffmpeg would read as a URL ("concat:...").
             container = av.open(file, options={"format_whitelist": _CONTAINERS})
         except (av.FFmpegError, ValueError) as fault:
-            raise InputError(path, "is not a video of a known kind", "or is cut off") from fault
+            if Path(path).suffix.lower() in IMAGE_EXTENSIONS:
+                raise InputError(path, "is no video", "give a folder of frames") from fault
+            raise InputError(path, "is no video of a known kind, or is cut off") from fault
         with container:
             if not container.streams.video:
                 raise InputError(path, "holds no video stream")

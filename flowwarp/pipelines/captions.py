@@ -150,6 +150,7 @@ def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS, usual: flo
         # though no caption ends there: after the first of two actors.
         early = told[:, END] < likeliest[:, 0] - _EARLY
         gains[:, END] = told[:, END].masked_fill(early, -torch.inf)
+        _bar_echoes(gains, ids[:, 1:], captioner.vocabulary)
         total = sums[:, None] + gains
         ended = total[:, END].max(0)
         if float(ended.values) > best:
@@ -165,6 +166,25 @@ def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS, usual: flo
         rows, words = chosen // total.shape[1], chosen % total.shape[1]
         ids = torch.cat([ids[rows], words[:, None]], 1)
     return captioner.vocabulary.pairs.decode((found - 1).tolist())
+
+
+def _bar_echoes(gains: Tensor, said: Tensor, words: Vocabulary) -> None:
+    """Rule out, in place, ids that would say words again that were just said.
+
+    Words that are said twice are unlikely whatever is seen, so to say them again could only gain.
+
+    Args:
+        gains: (beams, ids).
+        said: (beams, L), ids.
+        words: what they mean.
+    """
+    for row, ids in enumerate(said.tolist()):
+        for length in range(1, (len(ids) + 1) // 2 + 1):
+            middle = len(ids) + 1 - length
+            before, again = ids[middle - length : middle], ids[middle:]
+            # Letters may come twice.
+            if before[:-1] == again and " " in words.pairs.decode([n - 1 for n in before]):
+                gains[row, before[-1]] = -torch.inf
 
 
 def caption_video(captioner: Words, frames: Iterable[Tensor], *, beams: int = BEAMS) -> Description:

@@ -9,6 +9,7 @@ to be written.
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +61,8 @@ from flowwarp.pipelines.windows import Description, some_windows
 SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
-_SPELLINGS = (("our", "or"), ("grey", "gray"))
+_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
+_SIGN = re.compile(r"[^\w\s]")
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
@@ -338,8 +340,8 @@ def generate(
 def tidy(gpt: MediaGPT, prompt: str) -> str:
     """Return a prompt as captions are written.
 
-    It is put on one line, in small letters if captions have no capitals, and a British spelling is
-    made American where captions know that only.
+    It is put on one line, in small letters if captions have no capitals, without the signs that
+    captions do not have, and a British spelling is made American where captions know that only.
     """
     line = " ".join(prompt.split())
     if gpt.known is None:
@@ -347,7 +349,8 @@ def tidy(gpt: MediaGPT, prompt: str) -> str:
     known = gpt.known
     if all(word == word.lower() for word in known):
         line = line.lower()
-    return WORD.sub(lambda found: _spell(found[0], known), line)
+    line = _SIGN.sub(lambda found: found[0] if found[0] in known else " ", line)
+    return WORD.sub(lambda found: _spell(found[0], known), " ".join(line.split()))
 
 
 def _spell(word: str, known: frozenset[str]) -> str:

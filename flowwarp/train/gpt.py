@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -481,6 +481,25 @@ def presets(preset: Preset) -> dict[str, Any]:
     }
 
 
+def check_media(data: GPTDataConfig, losses: GPTLossConfig, names: Collection[str]) -> None:
+    """Check what :func:`gpt_task` will, before anything that takes long.
+
+    Args:
+        data: whose orders name media.
+        losses: which may need sketches.
+        names: of the media that there are.
+
+    Raises:
+        ValueError: an order names another, or there are no sketches to say what is rare.
+    """
+    for order, _ in data.mixture:
+        for name in order:
+            if name not in names:
+                raise ValueError(f"there is no medium {name!r}, only {', '.join(names)}")
+    if losses.rare and SKETCH not in names:
+        raise ValueError("rare needs sketches (--sketcher), which say what is rare")
+
+
 def with_sketches(data: GPTDataConfig) -> GPTDataConfig:
     """Return a mixture that holds sketches of captions, half of it if it held none before."""
     if any(SKETCH in order for order, _ in data.mixture):
@@ -537,8 +556,7 @@ def gpt_task(
     data: GPTDataConfig = configs["data"]
     losses: GPTLossConfig = configs["losses"]
     words = _vocabulary(material, data, start, vocabulary)
-    if losses.rare and not words.knows(SKETCH):
-        raise ValueError("rare needs sketches, which say what is rare")
+    check_media(data, losses, [medium.name for medium in words.media])
     torch.manual_seed(training.seed)
     net = _network(configs["model"], words, dvae, start)
     choices = words.all_choices()
@@ -593,7 +611,7 @@ def _vocabulary(
     """Return the vocabulary of a run that is resumed, of a network to go on from, or a new one.
 
     Raises:
-        ValueError: it knows other media than there are, or an order names one that there is not.
+        ValueError: it knows other media than there are.
     """
     problem = "the network to go on from knows other media than these clips have"
     if known is not None:
@@ -608,9 +626,6 @@ def _vocabulary(
         words = build_vocabulary(material.media, material.training.captions(), data)
     if words.media[1:] != material.media:
         raise ValueError(problem)
-    for order, _ in data.mixture:
-        for name in order:
-            words.number(name)
     return words
 
 

@@ -283,7 +283,9 @@ def check_writable(folder: str | Path) -> None:
         existing = nearest(folder)
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
-    if existing.is_dir() and not is_writable(existing):
+    if not existing.is_dir():
+        raise OutputError(existing, "is a file, not a folder")
+    if not is_writable(existing):
         raise OutputError(folder, "read-only, or no permission to write there")
 
 

@@ -479,13 +479,13 @@ def test_what_is_no_video(flow):
     write_video("b.gif", [frame(0)])
     write_video("c.gif", [frame(0), frame(1)])
     before = files(".")
-    assert flow("a.mp4")[2] == ["flowwarp: a.mp4: is not a video of a known kind; or is cut off"]
+    assert flow("a.mp4")[2] == ["flowwarp: a.mp4: is no video of a known kind, or is cut off"]
     assert flow("b.gif")[2] == ["flowwarp: b.gif: is a single frame; flow needs two"]
     assert files(".") == before
     code, out, err = flow("a.mp4", "b.gif", "c.gif", "-o", "out")
     assert (code, out) == (5, ["out/c/000000.flo"])
     assert err == [
-        "flowwarp: out/a/000000.flo: a.mp4: is not a video of a known kind; or is cut off",
+        "flowwarp: out/a/000000.flo: a.mp4: is no video of a known kind, or is cut off",
         "flowwarp: out/b/000000.flo: b.gif: is a single frame; flow needs two",
         "flowwarp: 2 of 3 failed",
     ]

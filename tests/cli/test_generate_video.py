@@ -14,7 +14,7 @@ import torch
 
 from flowwarp._bundled import bundled
 from flowwarp.cli import main
-from flowwarp.cli.generate_video import LONGEST_NAME, command, name_of
+from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
 from flowwarp.data.captions import draw_caption
 from flowwarp.data.cast import draw_actor
 from flowwarp.data.grounds import ground_names
@@ -239,6 +239,27 @@ def test_unknown_words_are_told_not_refused(generate):
     assert len(err) == 2
     assert err[0].startswith("flowwarp: 'a green knight': the network has never learned 'green'")
     assert "'龍'" in err[1]
+
+
+def test_prompts_that_are_hardly_meant_so_are_told(generate, monkeypatch):
+    """Words without quotes, digits alone, and two that are read alike."""
+    code, out, err = generate("a", "red", "knight", "-o", "out", "--dry-run")
+    assert (code, len(out)) == (0, 3)
+    assert err == ["flowwarp: a video for each of 3 words; put quotes around a prompt of several"]
+    err = generate("1234 5", "--dry-run")[2]
+    assert err == ["flowwarp: '1234 5': holds no word that the network knows; expect anything"]
+    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.lower())
+    err = generate("a red knight", "A red knight", "-o", "out", "--dry-run")[2]
+    wanted = "flowwarp: 'A red knight': is read like 'a red knight', and gives the same video"
+    assert err == [wanted]
+
+
+def test_what_nobody_could_see_of_a_picture_is_not_shown():
+    picture = torch.rand(4, 3, 5)
+    picture[3, 0], picture[3, 1:] = 0, 1
+    laid = _over_gray(picture)
+    assert torch.equal(laid[:, 1:], picture[:3, 1:])
+    assert (laid[:, 0] == 0.5).all()
 
 
 def test_a_prompt_of_10_kb(generate):

@@ -146,7 +146,7 @@ def test_two_scenes_are_not_mixed(interpolate):
         Image.new("RGB", (WIDTH, HEIGHT), color).save(f"{index}.png")
     code, out, err = interpolate("*.png", "-o", "m.png")
     assert (code, out) == (0, ["m.png"])
-    assert err == ["the pictures show two scenes: the first is repeated"]
+    assert err == ["flowwarp: the pictures show two scenes: the first is repeated"]
     assert torch.equal(read_image("m.png"), read_image("0.png"))
 
 
@@ -249,6 +249,15 @@ def test_a_dry_run_writes_nothing(interpolate):
     assert everything() == before
 
 
+def test_a_picture_may_come_again(interpolate):
+    """A film that ends as it began."""
+    save_frames("in", 2)
+    pictures = sorted(map(str, Path("in").iterdir()))
+    code, out, _ = interpolate(*pictures, pictures[0], "-o", "out", "--dry-run", "--json")
+    result = json.loads("".join(out))["results"][0]
+    assert (code, result["frames_read"], result["frames"]) == (0, 3, 5)
+
+
 # ------------------------------------------------------------------ faults
 
 
@@ -296,9 +305,8 @@ def test_what_exists_is_kept_unless_told(interpolate):
         (["a.png", "clear.png"], 3, "clear.png: has transparency, the first had none"),
         (["clear.png", "a.png"], 3, "a.png: has no transparency, the first had some"),
         (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
-        (["a.png", "a.png"], 3, "a.png: is a single frame; motion needs two"),
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
-        (["broken.mp4"], 3, "broken.mp4: is not a video of a known kind"),
+        (["broken.mp4"], 3, "broken.mp4: is no video of a known kind"),
         (["empty"], 3, "empty: no file here can be read"),
         (["clip.gif", "-o", "a.png/out.mp4"], 4, "a.png is not a folder"),
     ],

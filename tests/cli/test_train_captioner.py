@@ -40,6 +40,15 @@ def test_trains_a_captioner_that_describes(tmp_path, capsys):
     assert result["nats"] < 0
 
 
+def test_kinds_are_found_of_a_captioner_that_has_learned(tmp_path, capsys, monkeypatch):
+    """Nor is that told only when clips have been composed."""
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    for more in ((), ("--dry-run",)):
+        assert run("train-captioner", "digits", "--run", tmp_path / "run", "--kinds", 8, *more) == 2
+        assert "--kinds needs --start" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_weights_are_refused(video_weights, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     write_video(clip, list(torch.rand(9, 3, 24, 40)))

@@ -39,6 +39,16 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
+def test_a_run_that_is_a_file_is_refused_at_once(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "run").write_text("mine")
+    for more in ((), ("--dry-run",)):
+        assert run(name, "digits", *TRAINERS[name], "--run", tmp_path / "run", *more) == 4
+        assert "is a file, not a folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("name", TRAINERS)
 def test_a_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "clips").mkdir()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from dataclasses import asdict
 
 import pytest
@@ -131,6 +132,24 @@ def test_what_is_hardly_possible_is_not_written():
     bias.fill_(-100)
     bias[END], bias[1 + ord("a")], bias[1 + ord("b")] = -1, 0, -20
     assert write_caption(captioner, seen(captioner), usual=2.0) == "a"
+
+
+def test_words_are_not_said_twice_over():
+    """A word that is likelier than usual where it is seen would be said for ever."""
+    words = Vocabulary((Medium("text", 256),), BytePairs(), 12)
+    said = [1 + letter for letter in b" no"]
+    for ids, barred in (([], {}), (said[:2], {}), ([*said, *said[:2]], {said[2]}), (said[1:2], {})):
+        gains = torch.zeros(1, 257)
+        captions._bar_echoes(gains, torch.tensor([ids], dtype=torch.int64), words)
+        assert {*(gains[0] < 0).nonzero()[:, 0].tolist()} == {*barred}, ids
+    captioner = make(BytePairs(), limit=9)
+    net = captioner.net
+    net.head.weight.data.zero_()
+    bias = net.head.bias.data
+    bias.fill_(-100)
+    bias[END], bias[1 + ord(" ")], bias[1 + ord("a")] = -9, 0, -0.1
+    text = write_caption(captioner, seen(captioner), usual=0.0)
+    assert not re.search(r"( \w+)\1", text)
 
 
 def test_a_caption_does_not_end_where_captions_hardly_do():
