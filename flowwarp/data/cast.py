@@ -20,7 +20,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, final
 
 import numpy as np
 
@@ -83,13 +83,14 @@ def is_held_out(attributes: Attributes) -> bool:
     Args:
         attributes: of a clip.
     """
+    looks = ("hair_color", "torso_style", "torso_color")
     return any(
-        _hash(actor["hair_color"], actor["torso_style"], actor["torso_color"], attributes["ground"])
+        _is_aside(*(actor[key] for key in looks), attributes["ground"])
         for actor in attributes["actors"]
     )
 
 
-def _hash(*values: str) -> bool:
+def _is_aside(*values: str) -> bool:
     digest = hashlib.blake2b("|".join(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _HELD_OUT == 0
 
@@ -102,105 +103,150 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
         random: is drawn from.
     """
     action = _weighted(random, {name: share for name, (share, _) in ACTIONS.items()})
-    animation = ACTIONS[action][1]
     direction = "" if action == "fall" else choose(random, DIRECTIONS)
-    bodies = [layer for layer in layers.layers if layer.category == "body"]
-    body = choose(random, bodies)
-    worn = [body]
-    found = dict.fromkeys(_NAMED, "")
-    noted: dict[str, Layer] = {}
-    looks = direction or "down"
+    body = choose(random, [layer for layer in layers.layers if layer.category == "body"])
+    outfit = _Outfit(layers, body, ACTIONS[action][1], direction or "down", random)
+    is_bald = _cover_head(outfit)
+    _clothe(outfit)
+    if cape := outfit.wear("cape", share=0.1, key="cape"):
+        outfit.wear("cape_behind", color=cape.color)
+    _arm(outfit, action)
+    about = {
+        "body": body.words.get("noun") or body.name,
+        "skin": _SKINS.get(body.name, body.words.get("adjective", "")),
+        **outfit.seen(),
+        "action": action,
+        "direction": direction,
+    }
+    if is_bald:
+        about["hair_style"] = "bald"
+    return Actor(tuple(outfit.worn), about)
+
+
+@final
+class _Outfit:
+    """What an actor wears, piece by piece, and which of it is spoken of.
+
+    Args:
+        layers: what there is.
+        body: who wears it.
+        animation: that shows it.
+        looks: where to.
+        random: is drawn from.
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        body: Layer,
+        animation: str,
+        looks: str,
+        random: np.random.Generator,
+    ) -> None:
+        self.body, self.looks, self.random = body, looks, random
+        self.worn = [body]
+        self._layers, self._animation = layers, animation
+        self._spoken_of: dict[str, Layer] = {}
 
     def wear(
+        self,
         category: str,
         *names: str,
         color: str = "",
         share: float = 1.0,
         avoid: Sequence[str] = (),
+        key: str = "",
     ) -> Layer | None:
-        """Put on something of a category, if there is any that this animation shows."""
-        if share < 1 and random.random() >= share:
+        """Put on something of a category, if there is any that the animation shows.
+
+        Args:
+            category: of layers.
+            names: of those that will do; by default all will.
+            color: of those that will do; without one, none is dyed.
+            share: how often it is put on.
+            avoid: names of those that will not do.
+            key: the attribute that it is spoken of as, if it is.
+        """
+        if share < 1 and self.random.random() >= share:
             return None
         fitting = [
             layer
-            for layer in layers.of(category, body.gender)
+            for layer in self._layers.of(category, self.body.gender)
             if (not names or layer.name in names)
             and layer.name not in avoid
             and (layer.color == color if color else not layer.dyed)
-            and layer.shows(animation, looks)
+            and layer.shows(self._animation, self.looks)
         ]
         if not fitting:
             return None
         # First what, then in which colour: by number, one thing in twelve colours would be all one
         # sees; if all things were alike, each of its colours would be too rare to be learned.
         colors = Counter(layer.name for layer in fitting)
-        name = _weighted(random, {name: math.sqrt(colors[name]) for name in sorted(colors)})
-        layer = choose(random, [layer for layer in fitting if layer.name == name])
-        worn.append(layer)
+        name = _weighted(self.random, {name: math.sqrt(colors[name]) for name in sorted(colors)})
+        layer = choose(self.random, [layer for layer in fitting if layer.name == name])
+        self.worn.append(layer)
+        if key:
+            self._spoken_of[key] = layer
         return layer
 
-    def note(key: str, layer: Layer | None) -> None:
-        if layer:
-            noted[key] = layer
-            found[key] = layer.phrase
-            if f"{key}_style" in found:
-                found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
+    def seen(self) -> dict[str, str]:
+        """Return the attributes of what is spoken of; what others cover is not."""
+        found = dict.fromkeys(_NAMED, "")
+        areas = seen_areas(self.worn, self._animation, self.looks)
+        for key, layer in self._spoken_of.items():
+            if areas[layer.id] >= _SEEN:
+                found[key] = layer.phrase
+                if f"{key}_style" in found:
+                    found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
+        return found
 
-    def forget(key: str) -> None:
-        found.update({name: "" for name in (key, f"{key}_style", f"{key}_color") if name in found})
 
-    bones = body.words.get("noun") == "skeleton"
+def _cover_head(outfit: _Outfit) -> bool:
+    """Put on eyes, hat, hair and beard; return whether one sees that there is no hair."""
+    noun, is_bald = outfit.body.words.get("noun", ""), False
+    bones = noun == "skeleton"
     if not bones:
-        wear("eyes")
-    hat = wear("head", share=0.14)
-    note("hat", hat)
+        outfit.wear("eyes")
+    hat = outfit.wear("head", share=0.14, key="hat")
     if (hat is None or hat.name in _OPEN_HATS) and not bones:
-        hair = wear("hair", share=0.96)
-        note("hair", hair)
-        if hair is None and hat is None and looks != "up":
-            found["hair_style"] = "bald"
-        if "orc" not in body.words.get("noun", ""):
-            note("beard", wear("facial", color=hair.color if hair else "", share=0.2))
-    _clothe(wear, note, found, random)
-    cape = wear("cape", share=0.1)
-    if cape:
-        wear("cape_behind", color=cape.color)
-        note("cape", cape)
-    if random.random() < _ARMED.get(action, 0):
-        note("weapon", wear("weapon", *_WEAPONS[action]))
-        if found["weapon"] and action == "shoot":
-            wear("ammo")
-            wear("quiver", share=0.4)
-    areas = seen_areas(worn, animation, looks)
-    for key, layer in noted.items():
-        if areas[layer.id] < _SEEN:
-            forget(key)
-    about = {
-        "body": body.words.get("noun") or body.name,
-        "skin": _SKINS.get(body.name, body.words.get("adjective", "")),
-        **found,
-        "action": action,
-        "direction": direction,
-    }
-    return Actor(tuple(worn), about)
+        hair = outfit.wear("hair", share=0.96, key="hair")
+        is_bald = hair is None and hat is None and outfit.looks != "up"
+        if "orc" not in noun:
+            outfit.wear("facial", color=hair.color if hair else "", share=0.2, key="beard")
+    return is_bald
 
 
-def _clothe(wear: Any, note: Any, found: dict[str, str], random: np.random.Generator) -> None:
-    dyed = wear("over", "plate armor", color=choose(random, tuple(DYES)), share=0.1)
-    over = dyed or wear("over", *_ARMOR, share=0.22)
+def _clothe(outfit: _Outfit) -> None:
+    """Put on what is worn above, below and on feet."""
+    dye = choose(outfit.random, tuple(DYES))
+    over = outfit.wear("over", "plate armor", color=dye, share=0.1, key="torso")
+    over = over or outfit.wear("over", *_ARMOR, share=0.22, key="torso")
     under, arms, greaves, boots = _ARMOR[over.name] if over else ("", "", "", "")
-    torso = wear("torso", under) if under else None
-    torso = torso or wear("torso", avoid=_WHOLE if over else ())
-    note("torso", over or torso)
+    key = "" if over else "torso"
+    torso = outfit.wear("torso", under, key=key) if under else None
+    torso = torso or outfit.wear("torso", avoid=_WHOLE if over else (), key=key)
     if torso is None or torso.name not in _WHOLE:
-        suit = wear("legs", greaves, color=over.color, share=0.6) if over and greaves else None
-        note("legs", suit or wear("legs"))
-    note("feet", (wear("feet", boots, share=0.7) if boots else None) or wear("feet", share=0.95))
+        suit = None
+        if over and greaves:
+            suit = outfit.wear("legs", greaves, color=over.color, share=0.6, key="legs")
+        if suit is None:
+            outfit.wear("legs", key="legs")
+    if not (boots and outfit.wear("feet", boots, share=0.7, key="feet")):
+        outfit.wear("feet", share=0.95, key="feet")
     if over and arms:
-        wear("shoulders", arms, color=over.color, share=0.6)
+        outfit.wear("shoulders", arms, color=over.color, share=0.6)
     if not over:
-        wear("belt", share=0.1)
-        wear("hands", share=0.08)
+        outfit.wear("belt", share=0.1)
+        outfit.wear("hands", share=0.08)
+
+
+def _arm(outfit: _Outfit, action: str) -> None:
+    """Put on a weapon, and what goes with it."""
+    if outfit.random.random() < _ARMED.get(action, 0):
+        weapon = outfit.wear("weapon", *_WEAPONS[action], key="weapon")
+        if weapon and action == "shoot":
+            outfit.wear("ammo")
+            outfit.wear("quiver", share=0.4)
 
 
 def choose(random: np.random.Generator, among: Sequence[T]) -> T:

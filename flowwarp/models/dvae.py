@@ -433,9 +433,9 @@ class Residual(nn.Module):
 
     The code has one digit for each book, and stands for the sum (Gray, "Vector Quantization", IEEE
     ASSP Magazine 1984; Zeghidour et al., "SoundStream", 2021). Vectors are blocks of pixels, found
-    by k-means before training (:func:`flowwarp.train.dvae.find_books`) and fixed from then on: what
-    learns is the way out. A few blocks are most of what there is in drawn pictures, and codes that
-    may lie anywhere fit them better than the points of a grid.
+    by k-means before training (:func:`flowwarp.train.dvae.fit_codebooks`) and fixed from then on:
+    what learns is the way out. A few blocks are most of what there is in drawn pictures, and codes
+    that may lie anywhere fit them better than the points of a grid.
     """
 
     def __init__(self, entries: int, books: int, width: int) -> None:

@@ -19,7 +19,7 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import begin_words, to_ids
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.train import loop
-from flowwarp.train.clusters import find_middles
+from flowwarp.train.clusters import kmeans
 from flowwarp.train.kept import KeptClips
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
@@ -190,7 +190,7 @@ def find_kinds(net: Captioner, clips: KeptClips, kinds: int) -> Tensor:
     places = torch.cat(seen)
     if len(places) < kinds:
         raise ValueError(f"kinds must be at most {len(places)}, one a place, got {kinds}")
-    return find_middles(places, kinds, _ROUNDS)
+    return kmeans(places, kinds, _ROUNDS)
 
 
 # ------------------------------------------------------------------ the run

@@ -9,7 +9,7 @@ from flowwarp.models.dvae import nearest
 from flowwarp.train.loop import generator
 
 
-def find_middles(points: Tensor, count: int, rounds: int, seed: int = 0) -> Tensor:
+def kmeans(points: Tensor, count: int, rounds: int, seed: int = 0) -> Tensor:
     """Return middles of groups of points (Lloyd, "Least Squares Quantization in PCM", 1982).
 
     It begins with a draw of the points. A group that lost all its points begins anew at one that is

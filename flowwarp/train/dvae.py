@@ -28,7 +28,7 @@ from flowwarp.models.dvae import (
 )
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
-from flowwarp.train.clusters import find_middles
+from flowwarp.train.clusters import kmeans
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
@@ -131,12 +131,12 @@ def _hold(video: Tensor, flow: Tensor, known: Tensor, group: int) -> tuple[Tenso
 # ------------------------------------------------------------------ losses
 
 
-def color_loss(error: Tensor) -> Tensor:
+def l1_loss(error: Tensor) -> Tensor:
     """Return the mean absolute error of each example, (B,), of (B, T, C, H, W)."""
     return error.abs().mean((1, 2, 3, 4))
 
 
-def root_loss(error: Tensor) -> Tensor:
+def rmse_loss(error: Tensor) -> Tensor:
     """Return the root of the mean squared error of each example, (B,), of (B, T, C, H, W)."""
     # No error at all has no direction, and shall have gradient zero.
     return error.square().mean((1, 2, 3, 4)).clamp_min(1e-12).sqrt()
@@ -193,8 +193,8 @@ def dvae_losses(
     made = net(original, mix, batch["seeds"])
     error = made.video - original
     terms = {
-        "color": color_loss(error),
-        "root": root_loss(error),
+        "color": l1_loss(error),
+        "root": rmse_loss(error),
         "gradient": gradient_loss(error),
         "warp": warp_loss(error, batch["flow"], batch["known"]),
         "penalty": net.quantiser.penalty(made.latent),
@@ -209,7 +209,7 @@ def dvae_losses(
 
 
 @torch.no_grad()
-def find_books(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int = 12) -> None:
+def fit_codebooks(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int = 12) -> None:
     """Let the books of a residual quantiser be the middles of what they shall stand for.
 
     Of each video the places are drawn that count, as often as their colours are spread: an even
@@ -235,7 +235,7 @@ def find_books(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int = 1
         drawn.append(places[chosen])
     rest = torch.cat(drawn)
     for book in net.quantiser.books:
-        middles = find_middles(rest, len(book), rounds)
+        middles = kmeans(rest, len(book), rounds)
         book.copy_(middles)
         rest = rest - middles[nearest(rest, middles)]
 
@@ -322,7 +322,7 @@ def dvae_task(
         if isinstance(net.quantiser, Residual) and not net.quantiser.books.any():
             place = next(net.parameters()).device
             parts = (pixels(range(n, n + _AT_ONCE)).to(place) for n in range(0, _SORTED, _AT_ONCE))
-            find_books(net, parts, _POINTS)
+            fit_codebooks(net, parts, _POINTS)
 
     if start is None:
         initialise_latent(net, pixels(range(_AT_ONCE)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import itertools
 import json
 import math
@@ -24,7 +25,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, TextIO
@@ -157,7 +158,7 @@ class Task:
         matrices: names of the parts of the network whose matrices Muon may move
             (`LoopConfig.muon`); none, and it may not.
         prepare: called once, when the run is sure to begin, for what takes long: data to make.
-        data: names what examples are made of, and changes with it; empty for what cannot change.
+        data: names what examples are made of, so far as the first of them does not tell.
     """
 
     name: str
@@ -217,10 +218,10 @@ def held_out_series(seed: int, kind: int = 0) -> int:
 
 def generator(*numbers: int) -> torch.Generator:
     """Return a generator that is a function of these numbers: seed, example, purpose."""
-    return torch.Generator().manual_seed(_mix(*numbers))
+    return torch.Generator().manual_seed(_splitmix64(*numbers))
 
 
-def _mix(*numbers: int) -> int:
+def _splitmix64(*numbers: int) -> int:
     """Hash numbers into a seed: neighbours must not give neighbouring streams (splitmix64)."""
     state = 0
     for number in numbers:
@@ -414,7 +415,17 @@ class _Loop:
 
     def _circumstances(self) -> dict[str, str]:
         """Return what bits hang on besides the configuration."""
-        return _machine(self.device, self.world) | {"data": self.task.data}
+        about = {"data": self.task.data, "examples": self._first_example}
+        return _machine(self.device, self.world) | about
+
+    @cached_property
+    def _first_example(self) -> str:
+        """Return a digest of an example, which tells of all that it is made of."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.task.batch(range(1)).items()):
+            digest.update(name.encode())
+            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:12]
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         return [part for name in self.task.layers for part in model.get_submodule(name).children()]
@@ -464,14 +475,16 @@ class _Loop:
                 for name, value in state.facts["sums"].items()
             }
             self.seconds = float(state.facts["seconds"])
-            before = {"data": self.task.data, **state.facts["machine"]}  # older ones name none
-            if before["data"] != self.task.data:
+            now = self._circumstances()
+            before = {**now, **state.facts["machine"]}  # older ones do not say all of it
+            changed = [key for key, value in now.items() if before[key] != value]
+            # Of other examples; but on another machine the same ones may be rounded otherwise.
+            if "data" in changed or changed == ["examples"]:
                 self.best = None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
             raise InputError(source, f"its facts are broken ({fault})") from fault
         self.step = self.saved_step = state.step
-        now = self._circumstances()
-        changes = [f"{k} {before.get(k)} → {v}" for k, v in now.items() if before.get(k) != v]
+        changes = [f"{key} {before[key]} → {now[key]}" for key in changed]
         how = f"approximately ({', '.join(changes)})" if changes else "exactly"
         self.progress.say(f"resuming {how} after step {self.step}")
 
@@ -550,7 +563,7 @@ class _Loop:
         self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
         for indices, batch in itertools.islice(batches, len(self.micros[self.rank :: self.world])):
-            torch.manual_seed(_mix(config.seed, self.step, indices.start))
+            torch.manual_seed(_splitmix64(config.seed, self.step, indices.start))
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
             ):
@@ -694,10 +707,10 @@ class _Loop:
                 torch.no_grad(),
             ):
                 if checks and task.validate is not None:
-                    torch.manual_seed(_mix(config.seed, self.step))
+                    torch.manual_seed(_splitmix64(config.seed, self.step))
                     self.judge(model, task.validate(model))
                 if draws and task.samples is not None:
-                    torch.manual_seed(_mix(config.seed, self.step))
+                    torch.manual_seed(_splitmix64(config.seed, self.step))
                     for name, image in task.samples(model):
                         self.run.write_sample(self.step, name, image)
         if self.world > 1:

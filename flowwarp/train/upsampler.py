@@ -154,7 +154,7 @@ class ConditionConfig:
 # ------------------------------------------------------------------ examples
 
 
-def spoil_codes(codes: Tensor, share: float, entries: int, generator: torch.Generator) -> Tensor:
+def corrupt_codes(codes: Tensor, share: float, entries: int, generator: torch.Generator) -> Tensor:
     """Replace a share of codes, half of them by any code, half by that of a neighbour.
 
     Args:
@@ -239,7 +239,7 @@ def _draw(
     length = len(clip.video)
     share = up_to(data.errors) * chance(data.spoilt)
     decode = lossy(
-        clip.video, codec, lambda codes: spoil_codes(codes, share, codec.entries, generator)
+        clip.video, codec, lambda codes: corrupt_codes(codes, share, codec.entries, generator)
     )
     flow = bend_flow(clip.flow_21, up_to(data.bend) * chance(data.bent), generator)
     visible = clip.visible_21 if chance(data.loose) else clip.visible_21 & clip.valid_21

@@ -16,14 +16,14 @@ from flowwarp.train import dvae, loop
 from flowwarp.train.dvae import (
     DVAEDataConfig,
     DVAELossConfig,
-    color_loss,
     draw_examples,
     dvae_losses,
     dvae_task,
-    find_books,
+    fit_codebooks,
     gradient_loss,
+    l1_loss,
     presets,
-    root_loss,
+    rmse_loss,
     warp_loss,
 )
 
@@ -67,10 +67,10 @@ def settings(**changes):
 def test_color_and_gradient_by_hand():
     error = torch.zeros(2, 1, 1, 2, 2)
     error[1, 0, 0] = torch.tensor([[0.0, 0.4], [0.0, -0.4]])
-    assert color_loss(error).tolist() == pytest.approx([0, 0.2])
+    assert l1_loss(error).tolist() == pytest.approx([0, 0.2])
     # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
     assert gradient_loss(error).tolist() == pytest.approx([0, 0.4])
-    assert root_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
+    assert rmse_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
 
 
 def test_warp_loss_by_hand():
@@ -169,7 +169,8 @@ def test_resumes_exactly(tmp_path):
     draws = itertools.count()
 
     def interrupted(seed, index):
-        if next(draws) == 8 + 3 + 3 * 3:  # the fourth step's; 8 for the latent, 3 to judge by
+        # The fourth step's; 8 for the latent, 3 to judge by, the first once more to be known again.
+        if next(draws) == 8 + 3 + 3 * 3 + 1:
             raise Stopped("run", 15, "")
         return square(seed, index)
 
@@ -213,17 +214,17 @@ def test_books_are_middles_of_places():
     torch.manual_seed(0)
     net = DVAE(replace(TINY, encoder=0, quantiser="residual", entries=8))
     videos = [square(0, number).video[None].float() / 255 for number in range(4)]
-    find_books(net, videos, 300)
+    fit_codebooks(net, videos, 300)
     books = net.quantiser.books.clone()
     places = net.encoder(torch.cat(videos)).permute(0, 2, 3, 1).flatten(0, 2)
     plain = (places - places.mean(0)).square().mean()
     one = (places - books[0][nearest(places, books[0])]).square().mean()
     two = (places - net.quantiser.values(net.quantiser.codes(places))).square().mean()
     assert two < 0.8 * one < 0.8 * 0.5 * plain
-    find_books(net, iter(videos), 300)
+    fit_codebooks(net, iter(videos), 300)
     assert torch.equal(net.quantiser.books, books)
     with pytest.raises(ValueError, match="at least 8"):
-        find_books(net, videos[:1], 2)
+        fit_codebooks(net, videos[:1], 2)
 
 
 def test_books_are_found_before_the_first_step_and_stay(tmp_path, monkeypatch):
@@ -233,7 +234,9 @@ def test_books_are_found_before_the_first_step_and_stay(tmp_path, monkeypatch):
         configs["model"], encoder=0, quantiser="residual", entries=16, groups=2
     )
     found = []
-    monkeypatch.setattr(dvae, "find_books", lambda *args: found.append(1) or find_books(*args))
+    monkeypatch.setattr(
+        dvae, "fit_codebooks", lambda *args: found.append(1) or fit_codebooks(*args)
+    )
     task = dvae_task(square, configs)
     assert not task.model.quantiser.books.any()
     result = loop.train(task, configs["loop"], tmp_path / "run")

@@ -2,6 +2,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -403,6 +404,21 @@ def test_says_that_the_data_is_another(tiny, tmp_path):
     result = train(task, tiny.config(steps=8), tmp_path, resume="auto", stream=stream)
     assert "resuming approximately (data pairs-1 → pairs-2)" in stream.getvalue()
     assert result.best[0] == 1e9  # what was the best of other clips says nothing
+
+
+def test_says_that_the_examples_are_others(tiny, tmp_path):
+    """Though nothing names what they are made of."""
+    run(tiny.make(), tiny.config(steps=8), tmp_path)
+    task = tiny.make()
+
+    def batch(numbers):
+        return {name: value.clone() * 2 for name, value in task.batch(numbers).items()}
+
+    stream = io.StringIO()
+    other = replace(task, batch=batch, validate=lambda model: {"error": 1e9})
+    result = train(other, tiny.config(steps=8), tmp_path, resume="auto", stream=stream)
+    assert re.search(r"resuming approximately \(examples \w{12} → \w{12}\)", stream.getvalue())
+    assert result.best[0] == 1e9
 
 
 def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):

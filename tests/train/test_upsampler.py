@@ -29,6 +29,7 @@ from flowwarp.train.upsampler import (
     UpsamplerDataConfig,
     bend_flow,
     compare,
+    corrupt_codes,
     draw_batch,
     dvae_codec,
     halve,
@@ -36,7 +37,6 @@ from flowwarp.train.upsampler import (
     presets,
     roll_out,
     sheet,
-    spoil_codes,
     upsampler_losses,
     upsampler_task,
 )
@@ -114,8 +114,8 @@ def test_the_stand_in_s_flow_is_right():
 def test_codes_are_spoilt_by_share_and_kind():
     codes = torch.arange(4 * 16 * 16).view(1, 4, 16, 16)
     generator = loop.generator(0)
-    assert torch.equal(spoil_codes(codes, 0.0, 10**6, generator), codes)
-    spoilt = spoil_codes(codes, 0.3, 10**6, generator)
+    assert torch.equal(corrupt_codes(codes, 0.0, 10**6, generator), codes)
+    spoilt = corrupt_codes(codes, 0.3, 10**6, generator)
     wrong = spoilt != codes
     assert float(wrong.float().mean()) == pytest.approx(0.3, abs=0.05)
     neighbours = [spoilt == codes.roll(1, axis) for axis in (-3, -2, -1)]
@@ -123,7 +123,7 @@ def test_codes_are_spoilt_by_share_and_kind():
     assert float(copied.sum() / wrong.sum()) == pytest.approx(0.5, abs=0.08)
     for kind in neighbours:  # a sixth each
         assert float((wrong & kind).sum() / wrong.sum()) == pytest.approx(1 / 6, abs=0.06)
-    everything = spoil_codes(torch.zeros(1, 4, 8, 8, dtype=torch.long), 1.0, 5, generator)
+    everything = corrupt_codes(torch.zeros(1, 4, 8, 8, dtype=torch.long), 1.0, 5, generator)
     assert everything.unique().tolist() == [0, 1, 2, 3, 4]
 
 
