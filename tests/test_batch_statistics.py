@@ -39,7 +39,7 @@ ALLOWED = {
     "models/dvae.DVAE.decode_stream": "whether a code does not exist: raises, changes none",
     "models/gpt.Decoder._listen": "whether any patch is a word: nothing changes where none is",
     "models/gpt.sample": "whether all rows have ended",
-    "train/captioner.captioner_task.validate": "the figures of a validation",
+    "train/captioner.measure": "the figures of a validation",
     "train/classifier.classifier_losses": "over attributes, which are stacked",
     "train/classifier.classifier_task.validate": "the figures of a validation",
     "train/dvae.dvae_task.prepare": "whether there are books yet: before training",

@@ -9,6 +9,8 @@ those of an actor are texts, empty where there is nothing to say::
     legs     ""              legs_style  ""       legs_color  ""
     feet, hat, beard, cape, weapon: as they are called; action, direction: as listed below
 
+    unsure   "legs weapon": of which so little is seen that nobody could say whether they are there
+
 Only what can be seen is named: no beard from behind, no hair under a helmet, no trousers under a
 long coat.
 """
@@ -60,6 +62,7 @@ _NAMED = (
 _SKINS = {"red_orc": "olive"}  # it has red eyes; nobody would call its skin red
 _OPEN_HATS = ("tiara", "bandana")  # hair is seen below them
 _SEEN = 20  # pixels of a cell, 0.5 %; by less nobody could tell what it is
+_HIDDEN = 5  # nor by less that there is anything
 _HELD_OUT = 10  # one combination in so many
 
 T = TypeVar("T")
@@ -191,14 +194,16 @@ class _Outfit:
 
     def seen(self) -> dict[str, str]:
         """Return the attributes of what is spoken of; what others cover is not."""
-        found = dict.fromkeys(_NAMED, "")
+        found, unsure = dict.fromkeys(_NAMED, ""), []
         areas = seen_areas(self.worn, self._animation, self.looks)
         for key, layer in self._spoken_of.items():
             if areas[layer.id] >= _SEEN:
                 found[key] = layer.phrase
                 if f"{key}_style" in found:
                     found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
-        return found
+            elif areas[layer.id] >= _HIDDEN:
+                unsure.append(key)
+        return {**found, "unsure": " ".join(unsure)}
 
 
 def _cover_head(outfit: _Outfit) -> bool:

@@ -1,7 +1,7 @@
 """What a clip shows, as one word for each attribute: read off its data, or off a caption.
 
 Only clips with a single actor have labels. An attribute that is absent has the value ``NONE``, so
-that a judge who only sees pixels has a class for it too.
+that a judge who only sees pixels has a class for it too; of what is hardly seen there is no label.
 """
 
 from __future__ import annotations
@@ -29,13 +29,20 @@ _TOLD = {
     "legs": {"legs_color": "color"},
     "weapon": {},  # as a caption calls it
 }
+# The attributes of things whose part that is seen may be too small to tell.
+_TOO_SMALL = {
+    "hair": ("hair_color",),
+    "torso": ("torso_style", "torso_color"),
+    "legs": ("legs_color",),
+    "weapon": ("weapon",),
+}
 _APART = 2**40  # between the clips of a series that are tried in turn
 
 Phrases = Mapping[str, Mapping[str, str]]
 
 
 def label_clip(attributes: Attributes) -> dict[str, str]:
-    """Return the value of each attribute of ``JUDGED``, of a clip with one actor.
+    """Return the value of each attribute of ``JUDGED`` that can be told, of a clip with one actor.
 
     Raises:
         ValueError: the clip has another number of actors.
@@ -46,7 +53,8 @@ def label_clip(attributes: Attributes) -> dict[str, str]:
     if actor["hair_style"] == BALD:
         actor["hair_color"] = BALD
     seen = {**actor, "ground": attributes["ground"], "camera": attributes["camera"]}
-    return {name: seen[name] or NONE for name in JUDGED}
+    small = {name for key in actor.get("unsure", "").split() for name in _TOO_SMALL.get(key, ())}
+    return {name: seen[name] or NONE for name in JUDGED if name not in small}
 
 
 def named(labels: Mapping[str, str]) -> dict[str, str]:

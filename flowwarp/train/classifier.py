@@ -51,6 +51,7 @@ class ClassifierDataConfig(WearConfig):
 Shown = Callable[[int, int], tuple[Tensor, dict[str, str]]]  # (seed, index) to pixels and labels
 
 _AT_ONCE = 16  # clips of a validation side by side
+_UNKNOWN = -100  # of an attribute that cannot be told; cross entropy passes over it
 
 
 def mirror(video: Tensor, labels: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
@@ -78,7 +79,8 @@ def draw_batch(
         config: how many clips there are, and how examples are worn.
 
     Returns:
-        ``video`` (B, F, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,).
+        ``video`` (B, F, 3, S, S) in [0, 1], and for each attribute the number of its value, (B,);
+        -100 where it cannot be told.
 
     Raises:
         ValueError: a clip has a value that the network does not know.
@@ -92,7 +94,12 @@ def draw_batch(
         if float(torch.rand((), generator=generator)) < config.mirrored:
             video, labels = mirror(video, labels)
         videos.append(wear(video, config, generator))
-        rows.append([values.index(labels[name]) for name, values in model.attributes])
+        rows.append(
+            [
+                values.index(labels[name]) if name in labels else _UNKNOWN
+                for name, values in model.attributes
+            ]
+        )
     targets = torch.tensor(rows).unbind(1)
     names = [name for name, _ in model.attributes]
     return {"video": torch.stack(videos), **dict(zip(names, targets, strict=True))}
@@ -112,12 +119,17 @@ def show(source: Draw, kept: int) -> Shown:
 def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the cross entropy, the sum over attributes as ``loss``, and ``wrong``, (B,) each.
 
-    ``wrong`` is the share of attributes whose likeliest value is not the right one.
+    ``wrong`` is the share of attributes that can be told whose likeliest value is not the right
+    one.
     """
     scores = net(examples["video"])
-    losses = [F.cross_entropy(s, examples[name], reduction="none") for name, s in scores.items()]
-    wrong = [(s.argmax(1) != examples[name]).float() for name, s in scores.items()]
-    return {"loss": torch.stack(losses).sum(0), "wrong": torch.stack(wrong).mean(0)}
+    losses = [
+        F.cross_entropy(s, examples[name], reduction="none", ignore_index=_UNKNOWN)
+        for name, s in scores.items()
+    ]
+    told = torch.stack([examples[name] != _UNKNOWN for name in scores])
+    wrong = torch.stack([s.argmax(1) != examples[name] for name, s in scores.items()]) & told
+    return {"loss": torch.stack(losses).sum(0), "wrong": wrong.sum(0) / told.sum(0).clamp_min(1)}
 
 
 def classifier_task(
@@ -162,13 +174,15 @@ def classifier_task(
     def validate(net: nn.Module) -> dict[str, float]:
         assert isinstance(net, Classifier)
         correct: dict[str, int] = {name: 0 for name, _ in model.attributes}
+        told = dict(correct)
         for first in range(0, data.validation, _AT_ONCE):
             numbers = range(first, min(first + _AT_ONCE, data.validation))
             examples = draw_batch(shown, series, numbers, model, plain)
             device = next(net.parameters()).device
             for name, scores in net(examples["video"].to(device)).items():
                 correct[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
-        shares = {name: right / data.validation for name, right in correct.items()}
+                told[name] += int((examples[name] != _UNKNOWN).sum())
+        shares = {name: right / max(told[name], 1) for name, right in correct.items()}
         return {"error": 1 - sum(shares.values()) / len(shares)} | shares
 
     return loop.Task(

@@ -95,7 +95,7 @@ def test_captions_by_hand(caption, wanted):
 def test_captions_say_what_is_there(layers):
     random = np.random.default_rng(3)
     phrases, values = phrases_of(layers), label_values(layers)
-    counts = dict.fromkeys(JUDGED, 0)
+    counts, hardly = dict.fromkeys(JUDGED, 0), 0
     for number in range(400):
         actor = draw_actor(layers, random)
         attributes = {
@@ -104,7 +104,10 @@ def test_captions_say_what_is_there(layers):
             "camera": values["camera"][number % len(values["camera"])],
         }
         labels = label_clip(attributes)
-        assert all(labels[name] in values[name] for name in JUDGED)
+        assert all(value in values[name] for name, value in labels.items())
+        small = actor.attributes["unsure"].split()
+        assert ("legs_color" in labels) == ("legs" not in small)
+        hardly += "legs" in small
         prompt = prompt_for(attributes, random)
         assert label_caption(prompt, phrases) == named(labels), prompt
         caption = draw_caption(attributes, random)
@@ -112,6 +115,12 @@ def test_captions_say_what_is_there(layers):
             counts[name] += 1
             assert value == labels[name], caption
     assert min(counts.values()) > 50  # nothing goes unread
+    assert 5 < hardly < 100
+
+
+def test_of_what_is_hardly_seen_there_is_no_label():
+    told = set(JUDGED) - {"torso_style", "torso_color", "weapon"}
+    assert set(label_clip(clip(unsure="torso beard weapon"))) == told
 
 
 def test_a_layer_without_words_is_not_spoken_of(layers):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop
@@ -188,6 +189,31 @@ def test_goes_on_from_a_trained_network():
     assert task.configs["model"] == MODEL
     state = task.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in known.state_dict().items())
+
+
+def test_what_cannot_be_told_is_passed_over():
+    """It costs nothing, is not wrong, and what is shown says nothing of it."""
+    torch.manual_seed(0)
+    net = Classifier(MODEL)
+    for head in net.heads:
+        torch.nn.init.normal_(head.weight)
+    data = ClassifierDataConfig(clips=4, validation=2, frames=4, mirrored=0.0)
+    first, *others = (name for name, _ in MODEL.attributes)
+
+    def shown(seed, index):
+        return torch.zeros(4, 3, MODEL.size, MODEL.size, dtype=torch.uint8), dict(labels)
+
+    labels = {name: values[0] for name, values in MODEL.attributes}
+    whole = classifier_losses(net, draw_batch(shown, 0, range(1), MODEL, data))
+    del labels[first]
+    part = draw_batch(shown, 0, range(1), MODEL, data)
+    assert part[first].tolist() == [-100]
+    less = classifier_losses(net, part)
+    scores = net(part["video"])[first]
+    cost = F.cross_entropy(scores, torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(less["loss"] + cost, whole["loss"])
+    wrong = [float(net(part["video"])[name].argmax() != part[name]) for name in others]
+    assert float(less["wrong"]) == pytest.approx(sum(wrong) / max(len(wrong), 1))
 
 
 @pytest.mark.parametrize("frames", [MODEL.apart, 5])
