@@ -424,7 +424,9 @@ class _Loop:
         digest = hashlib.sha256()
         for name, tensor in sorted(self.task.batch(range(1)).items()):
             digest.update(name.encode())
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            # Of one example the stride is any, though it counts as contiguous.
+            values = tensor.cpu().flatten().clone(memory_format=torch.contiguous_format)
+            digest.update(values.view(torch.uint8).numpy().data)
         return digest.hexdigest()[:12]
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:

@@ -412,7 +412,9 @@ def test_says_that_the_examples_are_others(tiny, tmp_path):
     task = tiny.make()
 
     def batch(numbers):
-        return {name: value.clone() * 2 for name, value in task.batch(numbers).items()}
+        examples = {name: value.clone() * 2 for name, value in task.batch(numbers).items()}
+        columns = torch.zeros(len(numbers), 3).unbind(1)  # not as dense as they look, if of one
+        return examples | {"column": columns[1]}
 
     stream = io.StringIO()
     other = replace(task, batch=batch, validate=lambda model: {"error": 1e9})
