@@ -18,16 +18,13 @@ import itertools
 import json
 import math
 import platform
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, TextIO
 
 import torch
@@ -40,10 +37,11 @@ from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, share, whole
+from flowwarp.train.progress import Progress
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 from flowwarp.train.settings import check_least
+from flowwarp.train.stopping import RESUME, Stop, signals, stopping
 
-RESUME = "resume it with --resume auto"
 MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
 MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which drops their bits
 
@@ -285,13 +283,13 @@ def train(
     ):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
-        with _stopping(folder), contextlib.ExitStack() as stack:
+        with stopping(folder), contextlib.ExitStack() as stack:
             run = None
             if rank == 0:
                 run = stack.enter_context(
                     open_run(folder, configs, resume=resume, keep=config.keep, free=FREE)
                 )
-            stop = stack.enter_context(_signals(Path(folder)))
+            stop = stack.enter_context(signals(Path(folder)))
             stack.callback(progress.end)
             loop = _Loop(task, config, place, rank, world, run, stop, progress)
             loop.begin(resume)
@@ -331,7 +329,7 @@ class _Loop:
         rank: int,
         world: int,
         run: Run | None,
-        stop: _Stop,
+        stop: Stop,
         progress: Progress,
     ) -> None:
         self.task, self.config, self.device = task, config, device
@@ -649,8 +647,11 @@ class _Loop:
 
     def due(self) -> bool:
         """Say whether this step is one to save after."""
-        checks = self.task.validate is not None and self.at(self.config.validate_every)
-        return checks or self.at(self.config.save_every)
+        return self.validates() or self.at(self.config.save_every)
+
+    def validates(self) -> bool:
+        """Say whether this step is one to validate after."""
+        return self.task.validate is not None and self.at(self.config.validate_every)
 
     def save(self) -> None:
         """Write the state, and the weights to use.
@@ -698,7 +699,7 @@ class _Loop:
     def duties(self) -> None:
         """Validate and draw samples where they are due; the first process does."""
         config, task = self.config, self.task
-        checks = task.validate is not None and self.at(config.validate_every)
+        checks = self.validates()
         draws = task.samples is not None and self.at(config.samples_every)
         if not (checks or draws):
             return
@@ -771,72 +772,6 @@ def _prepared(
         pool.shutdown(cancel_futures=True)
 
 
-class _StopNow(BaseException):
-    """A signal came where nothing would be lost by stopping at once, or came again."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
-
-
-@contextlib.contextmanager
-def _stopping(folder: str | Path) -> Iterator[None]:
-    """Say of a run that it was stopped, wherever in this block."""
-    try:
-        yield
-    except _StopNow as signalled:
-        raise Stopped(folder, signalled.number, RESUME) from None
-
-
-class _Stop:
-    """Which signal came, 0 for none, and whether to obey at once."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.number = 0
-        self._came = 0.0
-        self._now = False
-
-    def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the second time, interrupt whatever is going on."""
-        if self.number:
-            # A terminal and torchrun may both pass on one Ctrl-C.
-            if time.monotonic() - self._came > 1:
-                raise _StopNow(number)
-            return
-        self.number, self._came = number, time.monotonic()
-        if self._now:
-            raise _StopNow(number)
-
-    @contextlib.contextmanager
-    def at_once(self, allowed: bool) -> Iterator[None]:
-        """Obey a signal at once in this block."""
-        self._now = allowed
-        try:
-            if allowed and self.number:
-                raise _StopNow(self.number)
-            yield
-        finally:
-            self._now = False
-
-
-@contextlib.contextmanager
-def _signals(folder: Path) -> Iterator[_Stop]:
-    """Note SIGINT and SIGTERM rather than die of them; only the main thread can."""
-    stop = _Stop(folder)
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop.handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 @contextlib.contextmanager
 def _threads(number: int) -> Iterator[None]:
     """Use so many of torch's threads in this block; 0 for as many as before."""
@@ -873,69 +808,3 @@ def event_writer() -> Any:
             "tensorboard", "is not installed", "pip install 'flowwarp[log]'"
         ) from fault
     return SummaryWriter
-
-
-class Progress:
-    """A line that changes on a terminal; elsewhere a plain one now and then.
-
-    Args:
-        stream: where to.
-        steps: how many there will be.
-        shown: whether to write at all.
-        every: seconds between plain lines.
-    """
-
-    def __init__(
-        self, stream: TextIO, steps: int, *, shown: bool = True, every: float = 30.0
-    ) -> None:
-        self.stream, self.steps, self.shown = stream, steps, shown
-        self.live = shown and stream.isatty()
-        self.every = 0.2 if self.live else every
-        self.width = 0
-        self.mean: float | None = None
-        self.began: tuple[float, int] | None = None
-        self.told = time.monotonic()
-
-    def step(self, step: int, loss: float) -> None:
-        """Count a step; tell it if it is time."""
-        now = time.monotonic()
-        self.mean = loss if self.mean is None else 0.95 * self.mean + 0.05 * loss
-        if self.began is None:  # the first step pays for warming up
-            self.began = (now, step)
-        if now - self.told < self.every and step != self.steps:
-            return
-        self.told = now
-        rate = (step - self.began[1]) / max(now - self.began[0], 1e-9)
-        text = f"step {step}/{self.steps}  loss {self.mean:.4g}"
-        if rate > 0:
-            text += f"  {rate:.3g} steps/s  {_clock((self.steps - step) / rate)} left"
-        self._write(text, passing=self.live)
-
-    def say(self, text: str) -> None:
-        """Write a line that stays."""
-        self._write(text, passing=False)
-
-    def end(self) -> None:
-        """Leave the line that changes as it is."""
-        if self.live and self.width:
-            self._put("\n")
-            self.width = 0
-
-    def _write(self, text: str, *, passing: bool) -> None:
-        if not self.shown:
-            return
-        start = "\r" if self.live else ""
-        padding = " " * max(0, self.width - len(text))
-        self.width = len(text) if passing else 0
-        self._put(f"{start}{text}{padding}" + ("" if passing else "\n"))
-
-    def _put(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it
-            self.stream.write(text)
-            self.stream.flush()
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

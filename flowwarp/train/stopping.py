@@ -1,0 +1,81 @@
+"""Signals that end a training: noted, and obeyed where nothing is lost by it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from flowwarp.errors import Stopped
+
+RESUME = "resume it with --resume auto"
+
+
+class StopNow(BaseException):
+    """A signal came where nothing would be lost by stopping at once, or came again."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextlib.contextmanager
+def stopping(folder: str | Path) -> Iterator[None]:
+    """Say of a run that it was stopped, wherever in this block."""
+    try:
+        yield
+    except StopNow as signalled:
+        raise Stopped(folder, signalled.number, RESUME) from None
+
+
+class Stop:
+    """Which signal came, 0 for none, and whether to obey at once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.number = 0
+        self._came = 0.0
+        self._now = False
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal; the second time, interrupt whatever is going on."""
+        if self.number:
+            # A terminal and torchrun may both pass on one Ctrl-C.
+            if time.monotonic() - self._came > 1:
+                raise StopNow(number)
+            return
+        self.number, self._came = number, time.monotonic()
+        if self._now:
+            raise StopNow(number)
+
+    @contextlib.contextmanager
+    def at_once(self, allowed: bool) -> Iterator[None]:
+        """Obey a signal at once in this block."""
+        self._now = allowed
+        try:
+            if allowed and self.number:
+                raise StopNow(self.number)
+            yield
+        finally:
+            self._now = False
+
+
+@contextlib.contextmanager
+def signals(folder: Path) -> Iterator[Stop]:
+    """Note SIGINT and SIGTERM rather than die of them; only the main thread can."""
+    stop = Stop(folder)
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, stop.handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
