@@ -181,7 +181,7 @@ def checked_settings() -> Iterator[None]:
 
 def tell_clips(done: int, total: int) -> None:
     """Tell how far the preparation of a folder's videos is."""
-    click.echo(f"flowwarp: preparing clips, once: {done} of {total} videos", err=True)
+    click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
 def begun_weights(given: TrainingOptions) -> Path | None:
