@@ -29,13 +29,6 @@ _TOLD = {
     "legs": {"legs_color": "color"},
     "weapon": {},  # as a caption calls it
 }
-# The attributes of things whose part that is seen may be too small to tell.
-_TOO_SMALL = {
-    "hair": ("hair_color",),
-    "torso": ("torso_style", "torso_color"),
-    "legs": ("legs_color",),
-    "weapon": ("weapon",),
-}
 _APART = 2**40  # between the clips of a series that are tried in turn
 
 Phrases = Mapping[str, Mapping[str, str]]
@@ -53,8 +46,8 @@ def label_clip(attributes: Attributes) -> dict[str, str]:
     if actor["hair_style"] == BALD:
         actor["hair_color"] = BALD
     seen = {**actor, "ground": attributes["ground"], "camera": attributes["camera"]}
-    small = {name for key in actor.get("unsure", "").split() for name in _TOO_SMALL.get(key, ())}
-    return {name: seen[name] or NONE for name in JUDGED if name not in small}
+    unsure = actor.get("unsure", "").split()  # of what: "legs", not "legs_color"
+    return {n: seen[n] or NONE for n in JUDGED if n.partition("_")[0] not in unsure}
 
 
 def named(labels: Mapping[str, str]) -> dict[str, str]:

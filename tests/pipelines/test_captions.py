@@ -43,6 +43,15 @@ def captioner():
     return make(train_pairs(["a red dog", "a red cat"] * 3, 20))
 
 
+def of_letters(limit):
+    """Return a captioner of single letters that looks at nothing, and the scores of its ids."""
+    captioner = make(BytePairs(), limit=limit)
+    captioner.net.head.weight.data.zero_()
+    scores = captioner.net.head.bias.data
+    scores.fill_(-100)
+    return captioner, scores
+
+
 def seen(captioner, seed=0, frames=5):
     video = torch.rand(1, frames, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
     return look(captioner, video)
@@ -125,11 +134,7 @@ def test_more_beams_find_what_one_passes_by(seed):
 
 def test_what_is_hardly_possible_is_not_written():
     """However much less likely it is where nothing is seen."""
-    captioner = make(BytePairs(), limit=1)
-    net = captioner.net
-    net.head.weight.data.zero_()
-    bias = net.head.bias.data
-    bias.fill_(-100)
+    captioner, bias = of_letters(limit=1)
     bias[END], bias[1 + ord("a")], bias[1 + ord("b")] = -1, 0, -20
     assert write_caption(captioner, seen(captioner), usual=2.0) == "a"
 
@@ -142,11 +147,7 @@ def test_words_are_not_said_twice_over():
         gains = torch.zeros(1, 257)
         captions._bar_echoes(gains, torch.tensor([ids], dtype=torch.int64), words)
         assert {*(gains[0] < 0).nonzero()[:, 0].tolist()} == {*barred}, ids
-    captioner = make(BytePairs(), limit=9)
-    net = captioner.net
-    net.head.weight.data.zero_()
-    bias = net.head.bias.data
-    bias.fill_(-100)
+    captioner, bias = of_letters(limit=9)
     bias[END], bias[1 + ord(" ")], bias[1 + ord("a")] = -9, 0, -0.1
     text = write_caption(captioner, seen(captioner), usual=0.0)
     assert not re.search(r"( \w+)\1", text)
@@ -154,11 +155,7 @@ def test_words_are_not_said_twice_over():
 
 def test_a_caption_does_not_end_where_captions_hardly_do():
     """Though whatever follows is unsure, and so costs more."""
-    captioner = make(BytePairs(), limit=2)
-    net = captioner.net
-    net.head.weight.data.zero_()
-    bias = net.head.bias.data
-    bias.fill_(-100)
+    captioner, bias = of_letters(limit=2)
     bias[1 : 1 + 20] = 0  # one of twenty costs three nats
     bias[END] = -2.5
     assert write_caption(captioner, seen(captioner), usual=0.0) != ""
