@@ -128,9 +128,14 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     """Expand patterns.
 
     Raises:
-        InputError: nothing matches one.
+        InputError: nothing matches one, or it is a flow.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, natural_order
+    from flowwarp.io._files import (
+        FLOW_EXTENSIONS,
+        IMAGE_EXTENSIONS,
+        VIDEO_EXTENSIONS,
+        natural_order,
+    )
 
     if len(inputs) > 2 and list(inputs) == sorted(inputs):  # as a shell expands a pattern
         inputs = sorted(inputs, key=natural_order)
@@ -146,6 +151,9 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
             ]
             if not matches:
                 raise InputError(name, "no frame, video or folder matches")
+        elif Path(name).suffix.lower() in FLOW_EXTENSIONS - IMAGE_EXTENSIONS:
+            remedy = "give two pictures, a folder of frames or a video"
+            raise InputError(name, "is named like a flow file, and flow is what comes out", remedy)
         found += matches
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import sys
 import time
@@ -147,6 +148,9 @@ class Job:
 @click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace a video; a folder must be empty.")
+@click.option(
+    "--skip-existing", is_flag=True, help="Of several, make those that are not there yet."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 def command(
@@ -176,6 +180,7 @@ def command(
     flow: str,
     device: str,
     overwrite: bool,
+    skip_existing: bool,
     as_json: bool,
     dry_run: bool,
 ) -> None:
@@ -183,8 +188,8 @@ def command(
 
     OUT is .mp4, .m4v, .mov, .mkv, .gif or .webp, or a folder, which is filled with frames. Without
     -o the video is named after its prompt, here. Of several PROMPTs, and of --prompts, each becomes
-    a video in folder OUT, of --format; one that cannot be written does not stop the others. The
-    paths written are printed on stdout.
+    a video in folder OUT, of --format; one that cannot be written does not stop the others, and
+    with --skip-existing a list that was stopped goes on. The paths written are printed on stdout.
 
     The same prompt, seed and options make the same video on the same machine, on a CPU bit for bit.
     More than 16 frames are made piece by piece, each going on where the one before it ends. A
@@ -204,6 +209,11 @@ def command(
     jobs = _plan(asked, output, format, many=listed is not None)
     if len(asked) > 1 and not any(" " in prompt for prompt in asked):
         _say(f"a video for each of {len(asked)} words; put quotes around a prompt of several")
+    if skip_existing:
+        if overwrite:
+            raise click.UsageError("--overwrite and --skip-existing exclude each other")
+        jobs = [job for job in jobs if job.folder or not os.path.lexists(job.target)]
+        _say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
     for job in jobs:
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
         _clips.check_rate(job.target, fps)

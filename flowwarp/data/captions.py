@@ -15,7 +15,8 @@ MENTIONED = (
     *("legs", "legs_color", "cape", "weapon", "action", "direction"),
 )
 
-# How often a caption names each thing that there is.
+# How often a caption names each thing that there is; and how often it calls people by what they do,
+# puts the colour of hair before them, and says of a camera that it stands still.
 _SHARES = {
     "skin": 0.4,
     "hair": 0.7,
@@ -30,8 +31,16 @@ _SHARES = {
     "direction": 0.93,
     "ground": 0.9,
     "camera": 0.75,
+    "calling": 0.3,
+    "haired": 0.25,
+    "still": 0.06,
 }
-_EVERYTHING = {key: float(key != "feet") for key in _SHARES}
+_EVERYTHING = dict.fromkeys(_SHARES, 1.0) | {
+    "feet": 0.0,
+    "calling": 0.0,
+    "haired": 0.0,
+    "still": 0.0,
+}
 
 # Finite form and participle; {} is the weapon.
 _VERBS = {
@@ -209,7 +218,7 @@ def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[
         text = (
             f"{link}{moves}, {text}" if before else f"{text}, {choose(random, ('', link))}{moves}"
         )
-    elif camera == "still" and shares is _SHARES and random.random() < 0.06:
+    elif camera == "still" and _happens("still", random, shares):
         text = f"{text}, the camera stands still"
     return text
 
@@ -222,9 +231,8 @@ def _describe(
     def named(key: str) -> bool:
         return bool(actor[key]) and random.random() < shares[key]
 
-    everything = shares is _EVERYTHING
     noun = choose(random, _BODIES.get(actor["body"], (actor["body"],)))
-    if not everything and actor["body"] in _BODIES and random.random() < 0.3:
+    if actor["body"] in _BODIES and _happens("calling", random, shares):
         knightly = actor["torso_style"] in _KNIGHTLY
         noun = choose(random, ("knight",) * knightly or _CALLINGS.get(actor["action"], ("person",)))
     adjectives = [actor["skin"]] if named("skin") else []
@@ -233,7 +241,7 @@ def _describe(
 
     has = []
     if named("hair"):
-        if not everything and random.random() < 0.25:
+        if _happens("haired", random, shares):
             adjectives.append(f"{actor['hair_color'].replace(' ', '-')}-haired")
         else:
             has.append(actor["hair"])
@@ -249,6 +257,11 @@ def _describe(
     if random.random() < 0.5:
         phrases.reverse()
     return " ".join([who, *phrases, *([does] if does else [])])
+
+
+def _happens(key: str, random: np.random.Generator, shares: Mapping[str, float]) -> bool:
+    """Return whether to word something in a way that a complete caption never has."""
+    return shares[key] > 0 and random.random() < shares[key]
 
 
 def _reworded(thing: str, random: np.random.Generator) -> str:

@@ -222,6 +222,9 @@ def test_frames_that_do_not_fit(flow):
     assert flow("frame8.png", "others", "-o", "both")[::2] == (3, alone)
     assert not Path("both").exists()
     assert flow("*.jpg")[2] == ["flowwarp: *.jpg: no frame, video or folder matches"]
+    swapped = flow("a.flo", "frame8.png")
+    assert swapped[0] == 3
+    assert swapped[2][0].startswith("flowwarp: a.flo: is named like a flow file")
     Path("empty").mkdir()
     assert flow("empty")[2] == ["flowwarp: empty: holds neither frames nor videos"]
     made = ["frame8.png", "others/frame8.png", "others/frame9.png", "small.png"]

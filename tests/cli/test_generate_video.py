@@ -182,6 +182,18 @@ def test_prompts_from_a_file(generate, tmp_path, monkeypatch):
     assert video_info("one/walks.gif").frames == 8
 
 
+def test_a_list_that_was_stopped_goes_on(generate, tmp_path):
+    Path("out").mkdir()
+    Path("out/a_red_knight.mp4").write_bytes(b"made before")
+    call = [PROMPT, "a blue knight", "-o", "out"]
+    assert generate(*call)[0] == 4
+    made = generate(*call, "--skip-existing")
+    assert made == (0, ["out/a_blue_knight.mp4"], ["flowwarp: 1 of 2 videos are there"])
+    assert Path("out/a_red_knight.mp4").read_bytes() == b"made before"
+    assert generate(*call, "--skip-existing")[:2] == (0, [])
+    assert generate(*call, "--skip-existing", "--overwrite")[0] == 2
+
+
 def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypatch):
     def write(path, *rest):
         if path.name == "walks.mp4":
