@@ -207,16 +207,19 @@ class Sources:
     val_recipe: str = "pairs"  # the option's default: what runs have of before there was one
     start: str = ""
     keep_codes: bool = False
+    captioners: tuple[str, ...] = ()
 
 
-def note_sources(data: Sequence[str], **given: str | bool | None) -> Sources:
+def note_sources(data: Sequence[str], **given: str | bool | tuple[str, ...] | None) -> Sources:
     """Return them with whole paths, and weights with their digest: another file is another run."""
-    noted: dict[str, Any] = {
-        name: _whole(value) if isinstance(value, str) else value
-        for name, value in given.items()
-        if value is not None
-    }
+    noted = {name: _noted(value) for name, value in given.items() if value is not None}
     return Sources(tuple(map(_whole, data)), **noted)
+
+
+def _noted(value: str | bool | tuple[str, ...]) -> Any:
+    if isinstance(value, bool):
+        return value
+    return _whole(value) if isinstance(value, str) else tuple(map(_whole, value))
 
 
 def _whole(name: str) -> str:

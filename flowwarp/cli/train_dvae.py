@@ -27,6 +27,14 @@ from flowwarp.cli._training import (
 @click.option(
     "--keep-codes", is_flag=True, help="With --start: train only the decoder, so that codes stay."
 )
+@click.option(
+    "--captioner",
+    "captioners",
+    metavar="WEIGHTS",
+    multiple=True,
+    help="Of train-captioner, such as base: what it sees of reconstructions shall be what it sees "
+    "of originals. It may be given several times.",
+)
 @training_options("runs/dvae")
 def command(
     data: str,
@@ -34,6 +42,7 @@ def command(
     photos: str | None,
     flow: str | None,
     keep_codes: bool,
+    captioners: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Train a discrete VAE, which turns video into integers and back.
@@ -44,7 +53,8 @@ def command(
     over their reconstructions. Other clips decide which weights are best.
 
     Reconstructions are also taught to move as their originals do: sprites and digits know how, of a
-    folder's videos a flow network finds it (--flow).
+    folder's videos a flow network finds it (--flow). What few pixels show is kept better if a
+    captioner looks at them, too (--captioner).
 
     With --start and --keep-codes, a transformer that was trained on the codes stays of use.
 
@@ -57,6 +67,7 @@ def command(
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.sources import check_source, open_split
+    from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
@@ -76,7 +87,9 @@ def command(
         flow=flow,
         start=given.start,
         keep_codes=keep_codes,
+        captioners=captioners,
     )
+    eyes = [load_captioner(find_weights(name, "captioner"), place).net for name in captioners]
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
@@ -92,5 +105,5 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes)
+        task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes, eyes=eyes)
     train(task, configs, sources, given)

@@ -141,10 +141,10 @@ class Captioner(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: it has another shape.
         """
-        return self._see(video)[0]
+        return self.features(video)[0]
 
-    def _see(self, video: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`places` does, and what is pooled, (B, pairs, 2 pooled)."""
+    def features(self, video: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`places` does, and what is pooled, (B, pairs, 2 pooled) float32."""
         seen = self.see(pair_frames(video, self.config.size, self.config.apart))
         seen = F.silu(seen.float()).flatten(2)  # (B pairs, numbers and pooled, places)
         seen = seen.view(len(video), -1, *seen.shape[1:])
@@ -170,7 +170,7 @@ class Captioner(nn.Module):
 
     def look(self, video: Tensor) -> Tensor:
         """Return what is seen in clips, (B, pairs, joined); 0 is nothing. See :meth:`places`."""
-        places, pooled = self._see(video)
+        places, pooled = self.features(video)
         return self.understand(places, pooled)
 
     def look_at_sketch(self, codes: Tensor) -> Tensor:

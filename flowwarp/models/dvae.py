@@ -69,6 +69,10 @@ class DVAEConfig:
         groups: of numbers (fsq), or books of vectors (residual); each counts as a digit of the
             code, the first one the most.
         entries: how many codes there are (gumbel), or vectors in each book (residual).
+        beams: how many sums of vectors are followed from book to book, before the nearest is taken
+            (residual); 1 takes the nearest vector of each book.
+        chroma: how much a difference of colour counts in what is near, against one of lightness
+            (residual). Most of what differs in pictures is light and dark; what is told is colours.
         norm: of the way out: ``group`` normalises over groups of channels of one frame; ``none``
             does not.
     """
@@ -82,6 +86,8 @@ class DVAEConfig:
     levels: tuple[int, ...] = (8, 5, 5, 5)
     groups: int = 2
     entries: int = 1024
+    beams: int = 1
+    chroma: float = 1.0
     norm: Literal["group", "none"] = "none"
 
     def __post_init__(self) -> None:
@@ -108,6 +114,10 @@ class DVAEConfig:
             raise ValueError("encoder must be 0 with residual, whose vectors are of pixels")
         if not self.levels or min(self.levels) < 2 or self.entries < 2:
             raise ValueError("levels and entries must be at least 2")
+        if self.beams < 1:
+            raise ValueError(f"beams must be at least 1, got {self.beams}")
+        if not 0 < self.chroma < math.inf:
+            raise ValueError(f"chroma must be above 0, got {self.chroma}")
         if self.groups < 1 or self.book**self.groups > _MOST_CODES:
             raise ValueError(f"groups must be at least 1, with at most {_MOST_CODES} codes in all")
 
@@ -436,11 +446,18 @@ class Residual(nn.Module):
     by k-means before training (:func:`flowwarp.train.dvae.fit_codebooks`) and fixed from then on:
     what learns is the way out. A few blocks are most of what there is in drawn pictures, and codes
     that may lie anywhere fit them better than the points of a grid.
+
+    The nearest vector of the first book need not lead to the nearest sum, so several are followed
+    (beam search; "M-search" in Barnes, Rizvi and Nasrabadi, "Advances in Residual Vector
+    Quantization", IEEE Transactions on Image Processing 1996).
     """
 
-    def __init__(self, entries: int, books: int, width: int) -> None:
+    def __init__(
+        self, entries: int, books: int, width: int, beams: int = 1, chroma: float = 1.0
+    ) -> None:
         super().__init__()
         self.inputs = self.outputs = width
+        self.beams, self.chroma = beams, chroma
         self.register_buffer("books", torch.zeros(books, entries, width))  # until they are found
         self.books: Tensor
 
@@ -451,13 +468,24 @@ class Residual(nn.Module):
 
     def codes(self, latent: Tensor) -> Tensor:
         """Return the codes (...) int64 of (..., D)."""
-        rest = latent.float().flatten(0, -2)
-        codes = rest.new_zeros(len(rest), dtype=torch.int64)
-        for book in self.books.float():
-            digit = nearest(rest, book)
-            rest = rest - F.embedding(digit, book)
-            codes = codes * len(book) + digit
-        return codes.view(latent.shape[:-1])
+        points = weigh_colors(latent.float().flatten(0, -2), self.chroma)
+        books = weigh_colors(self.books.float(), self.chroma)
+        parts = torch.split(points, max(1, _AT_ONCE // self.beams))
+        return torch.cat([self._search(part, books) for part in parts]).view(latent.shape[:-1])
+
+    def _search(self, points: Tensor, books: Tensor) -> Tensor:
+        """Return the codes (N,) of points (N, D): of sums of vectors, one of each of the books."""
+        rest = points[:, None]  # to each sum that is followed
+        codes = points.new_zeros(len(points), 1, dtype=torch.int64)
+        for left, book in zip(reversed(range(len(books))), books, strict=True):
+            half = rest.square().sum(2, keepdim=True) / 2 + book.square().sum(1) / 2
+            distances = (half - rest @ book.T).flatten(1)
+            count = min(self.beams, distances.shape[1]) if left else 1
+            found = distances.topk(count, largest=False).indices
+            beam, digit = found // len(book), found % len(book)
+            rest = rest.take_along_dim(beam[..., None], 1) - F.embedding(digit, book)
+            codes = codes.take_along_dim(beam, 1) * len(book) + digit
+        return codes[:, 0]
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the sums of vectors (..., D) float32 of codes (...)."""
@@ -472,6 +500,15 @@ class Residual(nn.Module):
     def penalty(self, latent: Tensor) -> Tensor:
         """Return nothing to be had, (B,): the latent is not learned."""
         return latent.new_zeros(len(latent))
+
+
+def weigh_colors(pixels: Tensor, chroma: float) -> Tensor:
+    """Return pixels (..., 3 P) whose differences from gray are so many times as large."""
+    if chroma == 1:
+        return pixels
+    colors = pixels.reshape(*pixels.shape[:-1], -1, 3)
+    gray = colors.mean(-1, keepdim=True)
+    return torch.lerp(gray, colors, chroma).flatten(-2)
 
 
 def nearest(points: Tensor, vectors: Tensor) -> Tensor:
@@ -520,7 +557,9 @@ class DVAE(nn.Module):
         self.quantiser: FSQ | Gumbel | Residual
         self.to_latent: nn.Module
         if config.quantiser == "residual":
-            self.quantiser = Residual(config.entries, config.groups, self.encoder.width)
+            self.quantiser = Residual(
+                config.entries, config.groups, self.encoder.width, config.beams, config.chroma
+            )
             self.to_latent = nn.Identity()
         else:
             self.quantiser = (

@@ -2,12 +2,13 @@
 
 Colours and their gradients shall be those of the original, and what the reconstruction gets wrong
 shall move with the scene: an error that stays on the thing it is on is seen as a slightly different
-thing, one that comes and goes is seen as flicker.
+thing, one that comes and goes is seen as flicker. What is told of a clip may be few pixels large,
+so that colours alone hardly miss it; captioners may look at both, and shall see the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from flowwarp.data.sources import Draw, Source
 from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
+from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import (
     DVAE,
     SMALL,
@@ -25,6 +27,7 @@ from flowwarp.models.dvae import (
     Residual,
     initialise_latent,
     nearest,
+    weigh_colors,
 )
 from flowwarp.ops.warping import warp
 from flowwarp.train import loop
@@ -62,6 +65,7 @@ class DVAELossConfig:
         root: the root of the mean squared difference of a clip, which is what PSNR measures.
         gradient: the absolute difference of their change from pixel to pixel.
         warp: the absolute difference of errors along the flow.
+        seen: how differently captioners see both, if there are any.
         penalty: of the latent's mean and spread (fsq), or how far codes are from equally frequent
             (gumbel).
         rounded_from: share of training after which the latent is wholly rounded; until then the
@@ -71,11 +75,12 @@ class DVAELossConfig:
     root: float = 0.0
     gradient: float = 0.5
     warp: float = 0.25
+    seen: float = 0.2
     penalty: float = 0.01
     rounded_from: float = 0.3
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "root", "gradient", "warp", "penalty")
+        check_least(self, 0, "root", "gradient", "warp", "seen", "penalty")
         check_shares(self, "rounded_from")
 
 
@@ -176,8 +181,35 @@ def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:
     return masked_mean(change.reshape(shape), mask.reshape(shape))
 
 
+def seen_loss(made: Tensor, original: Tensor, eyes: Sequence[Captioner]) -> Tensor:
+    """Return how differently captioners see videos, (B,): 0 for the same, about 1 for any others.
+
+    The root mean square difference of what they see of places, and of what they pool, over that of
+    the original's; the mean over captioners. (A perceptual loss: Johnson et al., ECCV 2016.)
+
+    Args:
+        made: (B, T, 3, S, S), of the captioners' size and long enough for their pairs.
+        original: likewise.
+        eyes: captioners; what they see has a gradient, they have none.
+    """
+    total = original.new_zeros(len(original))
+    for eye in eyes:
+        with torch.no_grad():
+            wanted = eye.features(original)
+        for found, target in zip(eye.features(made), wanted, strict=True):
+            if target.numel():  # a network that pools nothing has none of these
+                error = (found - target).square().flatten(1).mean(1)
+                scale = target.square().flatten(1).mean(1)
+                total = total + (error / scale.clamp_min(1e-12)).clamp_min(1e-12).sqrt()
+    return total / max(len(eyes), 1)
+
+
 def dvae_losses(
-    net: torch.nn.Module, batch: Mapping[str, Tensor], progress: float, config: DVAELossConfig
+    net: torch.nn.Module,
+    batch: Mapping[str, Tensor],
+    progress: float,
+    config: DVAELossConfig,
+    eyes: Sequence[Captioner] = (),
 ) -> dict[str, Tensor]:
     """Return the terms of a batch, each (B,), and their weighted sum as ``loss``.
 
@@ -186,6 +218,7 @@ def dvae_losses(
         batch: as :func:`draw_examples` returns it.
         progress: share of training that is done, in [0, 1].
         config: weights and schedule.
+        eyes: captioners that look at reconstructions.
     """
     assert isinstance(net, DVAE)
     original = batch["video"].float() / 255
@@ -199,9 +232,10 @@ def dvae_losses(
         "warp": warp_loss(error, batch["flow"], batch["known"]),
         "penalty": net.quantiser.penalty(made.latent),
     }
-    loss = terms["color"] + sum(
-        getattr(config, name) * terms[name] for name in ("root", "gradient", "warp", "penalty")
-    )
+    if eyes:
+        terms["seen"] = seen_loss(made.video, original, eyes)
+    weighed = [getattr(config, name) * term for name, term in terms.items() if name != "color"]
+    loss = terms["color"] + sum(weighed)
     return {"loss": loss, **terms, "square": error.detach().square().mean((1, 2, 3, 4))}
 
 
@@ -233,10 +267,11 @@ def fit_codebooks(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int 
             spread, min(points, len(places)), generator=loop.generator(number)
         )
         drawn.append(places[chosen])
-    rest = torch.cat(drawn)
+    chroma = net.quantiser.chroma
+    rest = weigh_colors(torch.cat(drawn), chroma)
     for book in net.quantiser.books:
         middles = kmeans(rest, len(book), rounds)
-        book.copy_(middles)
+        book.copy_(weigh_colors(middles, 1 / chroma))
         rest = rest - middles[nearest(rest, middles)]
 
 
@@ -267,7 +302,7 @@ def presets(preset: Preset) -> dict[str, Any]:
             samples_every=1000,
             workers=1,
         ),
-        "model": DVAEConfig(encoder=0, quantiser="residual", entries=1000)
+        "model": DVAEConfig(encoder=0, quantiser="residual", entries=1000, beams=4, chroma=1.75)
         if preset == "base"
         else SMALL,
         "data": DVAEDataConfig(),
@@ -283,6 +318,7 @@ def dvae_task(
     notes: Mapping[str, str] | None = None,
     start: DVAE | None = None,
     keep_codes: bool = False,
+    eyes: Sequence[Captioner] = (),
 ) -> loop.Task:
     """Return what the loop needs to train a discrete VAE.
 
@@ -294,9 +330,10 @@ def dvae_task(
         start: a network to go on from; ``configs["model"]`` is its own.
         keep_codes: train only its decoder, so that what a transformer has learned of its codes
             stays true.
+        eyes: captioners that shall see of reconstructions what they see of originals.
 
     Raises:
-        ValueError: a size of an example does not fit the network.
+        ValueError: a size of an example does not fit the network, or a captioner.
     """
     training: loop.LoopConfig = configs["loop"]
     data: DVAEDataConfig = configs["data"]
@@ -304,7 +341,9 @@ def dvae_task(
         losses = replace(configs["losses"], rounded_from=0.0)
         configs = {**configs, "model": start.config, "losses": losses}
     model: DVAEConfig = configs["model"]
-    _check_sizes(model, data)
+    _check_sizes(model, data, eyes)
+    for eye in eyes:
+        eye.requires_grad_(False)
     torch.manual_seed(training.seed)
     net = DVAE(model)
 
@@ -312,7 +351,9 @@ def dvae_task(
         return draw_examples(source, training.seed, numbers, data, model.stride_time)
 
     def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return dvae_losses(net, examples, step / training.steps, configs["losses"])
+        for eye in eyes:
+            eye.to(examples["video"].device)
+        return dvae_losses(net, examples, step / training.steps, configs["losses"], eyes)
 
     def pixels(numbers: range) -> Tensor:
         # Numbers that training does not reach: it takes whatever the clip, not the first of them.
@@ -389,8 +430,15 @@ _SHOWN = 4  # clips on a sheet, the original over the reconstruction
 _BEST = 100.0  # dB; a reconstruction without any error must not make a mean infinite
 
 
-def _check_sizes(model: DVAEConfig, data: DVAEDataConfig) -> None:
+def _check_sizes(model: DVAEConfig, data: DVAEDataConfig, eyes: Sequence[Captioner]) -> None:
     if data.size % model.stride:
         raise ValueError(f"size must be a multiple of {model.stride}, got {data.size}")
     if data.frames % model.stride_time:
         raise ValueError(f"frames must be a multiple of {model.stride_time}, got {data.frames}")
+    for eye in eyes:
+        size, apart = eye.config.size, eye.config.apart
+        if (data.size, data.frames > apart) != (size, True):
+            raise ValueError(
+                f"a captioner looks at more than {apart} frames of {size} px, "
+                f"got {data.frames} of {data.size}"
+            )

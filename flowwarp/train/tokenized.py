@@ -132,7 +132,8 @@ def tokenize_clips(
         Locked: another process is at it.
     """
     root = store_folder(cache)
-    digest = hashlib.sha256(repr((_VERSION, key, count, media, half)).encode())
+    chosen_by = dvae.config.beams, dvae.config.chroma  # codes hang on these besides weights
+    digest = hashlib.sha256(repr((_VERSION, key, count, media, half, chosen_by)).encode())
     for part in encoder_parts(dvae):
         digest.update(part)
     if captioner is not None:

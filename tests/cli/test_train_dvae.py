@@ -56,6 +56,33 @@ def test_wrong_settings_are_one_line(tmp_path, capsys, settings, words):
     assert words in error.splitlines()[-1]
 
 
+def test_captioners_look_at_reconstructions(tmp_path, capsys):
+    eyes = []
+    for name, size in (("fits", 16), ("larger", 32)):
+        learn = ["--preset", "tiny", "--set", "clips=4", "--set", "checked=1", "--steps", 1]
+        learn += ["--set", f"model.size={size}", "--set", "length=8", "--set", "batch_size=2"]
+        assert run("train-captioner", "digits", *learn, "--run", tmp_path / name) == 0
+        eyes.append(tmp_path / name / "last.safetensors")
+    long = [*QUICK, "--set", "frames=8", "--set", "log_every=1", "--steps", 2]
+    call = ["train-dvae", "digits", *long, "--captioner", eyes[0], "--captioner", eyes[0]]
+    folder = tmp_path / "run"
+    assert run(*call, "--run", folder) == 0
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["seen"] > 0
+    named = tomllib.loads((folder / "config.toml").read_text())["sources"]["captioners"]
+    assert len(named) == 2
+    assert all(name.startswith(f"{eyes[0]} sha256:") for name in named)
+    more = [*call, "--run", folder, "--resume"]
+    assert run(*more, "auto", "--captioner", eyes[0]) == 3
+    assert "resume" in capsys.readouterr().err.splitlines()[-1]
+    assert run(*more, "changed", "--steps", 3) == 0
+    call = ["train-dvae", "digits", *QUICK, "--run", tmp_path / "other", "--captioner"]
+    assert run(*call, eyes[1]) == 3
+    assert "captioner looks at" in capsys.readouterr().err.splitlines()[-1]
+    assert run(*call, tmp_path / "none.safetensors") == 3
+    assert not (tmp_path / "other").exists()
+
+
 def test_other_sources_are_another_run(tmp_path, capsys):
     folder = tmp_path / "run"
     call = [*QUICK, "--steps", 1, "--run", folder]

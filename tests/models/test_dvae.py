@@ -126,6 +126,41 @@ def test_residual_takes_what_is_nearest_to_what_is_left():
     assert torch.equal(gradient, torch.ones(3, 2))
 
 
+def test_residual_follows_several_sums():
+    residual = Residual(2, 2, 1, beams=2)
+    residual.books[0] = torch.tensor([[0.0], [10.0]])
+    residual.books[1] = torch.tensor([[-6.0], [1.0]])
+    latent = torch.tensor([[4.1], [0.8], [11.0]])
+    assert residual(latent, 1.0)[0].tolist() == [[4], [1], [11]]  # 4 is 10 - 6
+    residual.beams = 1
+    assert residual(latent, 1.0)[0].tolist() == [[1], [1], [11]]  # nearer to 0 than to 10
+
+
+def test_residual_finds_the_best_of_all_sums_if_it_follows_all(monkeypatch):
+    residual = Residual(4, 3, 3, beams=16)
+    residual.books.normal_()
+    latent = torch.randn(40, 3)
+    every = residual.values(torch.arange(4**3))
+    best = torch.cdist(latent, every).argmin(1)
+    assert torch.equal(residual.codes(latent), best)
+    monkeypatch.setattr(dvae, "_AT_ONCE", 64)  # in parts
+    assert torch.equal(residual.codes(latent), best)
+
+
+def test_chroma_is_what_colour_counts():
+    red, gray = torch.tensor([0.3, 0.0, 0.0]), torch.full((3,), 0.4)
+    residual = Residual(2, 1, 3)
+    residual.books[0] = torch.stack(
+        [red + 0.25, red.mean().expand(3)]
+    )  # lighter, or without colour
+    assert residual.codes(red[None]).tolist() == [1]
+    residual.chroma = 3.0
+    assert residual.codes(red[None]).tolist() == [0]
+    weighed = dvae.weigh_colors(torch.cat([red, gray]), 2.0)
+    assert torch.allclose(weighed, torch.tensor([0.5, -0.1, -0.1, 0.4, 0.4, 0.4]))
+    assert torch.allclose(dvae.weigh_colors(weighed, 0.5), torch.cat([red, gray]))
+
+
 def test_residual_codes_are_digits_one_book_each():
     residual = Residual(5, 3, 4)
     residual.books.normal_()
@@ -230,6 +265,8 @@ def test_size_of_the_default():
         ({"groups": 0}, "groups must be at least 1"),
         ({"groups": 4}, "at most 2147483648 codes"),
         ({"quantiser": "residual"}, "encoder must be 0"),
+        ({"beams": 0}, "beams must be at least 1"),
+        ({"chroma": 0.0}, "chroma must be above 0"),
     ],
 )
 def test_configurations_that_are_refused(changes, words):

@@ -92,7 +92,7 @@ def test_captions_are_told_from_kinds_alone(eye, video, monkeypatch):
     monkeypatch.setattr(captions, "fast_autocast", lambda device: nullcontext())
     pair, codes = video[:3].float()[None] / 255, sketch(eye, video[:3], 1)[None]
     seen = eye.net.book[codes.flatten(2)], torch.zeros(1, 1, 0)  # nothing is pooled
-    monkeypatch.setattr(eye.net, "_see", lambda clip: seen)
+    monkeypatch.setattr(eye.net, "features", lambda clip: seen)
     found = sketch_nats(eye, codes, [CAPTION])
     assert torch.allclose(found, caption_nats(eye, look(eye, pair), [CAPTION]), atol=1e-3)
 

@@ -10,6 +10,7 @@ import torch
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
 from flowwarp.train import dvae, loop
@@ -24,6 +25,7 @@ from flowwarp.train.dvae import (
     l1_loss,
     presets,
     rmse_loss,
+    seen_loss,
     warp_loss,
 )
 
@@ -112,6 +114,48 @@ def test_terms_of_an_example_do_not_depend_on_its_batch():
         assert torch.allclose(value[1:2], alone[name], rtol=1e-4, atol=1e-6), name
     weighed = terms["color"] + 0.5 * terms["gradient"] + 0.25 * terms["warp"]
     assert torch.allclose(terms["loss"], weighed + 0.01 * terms["penalty"])
+
+
+def eye(seed=0, **changes):
+    torch.manual_seed(seed)
+    return Captioner(CaptionerConfig(9, **{"size": SIZE, "widths": (16, 16)} | changes))
+
+
+def test_what_captioners_see_by_hand():
+    net = eye(pooled=8)
+    original = draw_examples(square, 0, range(3), DVAEDataConfig(SIZE, FRAMES), 4)["video"] / 255
+    made = original.clone()
+    made[1, :, 0, 4:8, 4:8] = 1 - made[1, :, 0, 4:8, 4:8]
+    made[2] = original[0]
+    seen = seen_loss(made, original, [net])
+    assert seen[0] < 1e-5
+    assert 0.01 < seen[1] < seen[2]
+    wanted, found = net.features(original), net.features(made)
+    shares = [(f - w)[1].norm() / w[1].norm() for f, w in zip(found, wanted, strict=True)]
+    assert torch.allclose(seen[1], shares[0] + shares[1])
+    assert torch.allclose(seen_loss(made[1:2], original[1:2], [net]), seen[1:2], rtol=1e-4)
+    other = eye(seed=1, kinds=4)  # whose sketch pools nothing
+    both = (seen + seen_loss(made, original, [other])) / 2
+    assert torch.allclose(seen_loss(made, original, [net, other]), both)
+    assert seen_loss(made, original, []).tolist() == [0, 0, 0]
+
+
+def test_captioners_teach_and_do_not_learn(tmp_path):
+    net = eye()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    configs = settings(steps=2, accumulate=2)
+    task = dvae_task(square, configs, eyes=[net])
+    task.loss(task.model, task.batch(range(2)), 1)["loss"].sum().backward()
+    with_eye = task.model.decoder.head.weight.grad.clone()
+    assert all(parameter.grad is None for parameter in net.parameters())
+    plain = dvae_task(square, configs)
+    plain.loss(plain.model, plain.batch(range(2)), 1)["loss"].sum().backward()
+    assert not torch.allclose(with_eye, plain.model.decoder.head.weight.grad)
+    loop.train(task, configs["loop"], tmp_path / "run")
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    for wrong in (eye(size=32), eye(apart=8)):
+        with pytest.raises(ValueError, match="captioner looks at more than"):
+            dvae_task(square, configs, eyes=[wrong])
 
 
 def test_rounding_is_mixed_in():
@@ -223,6 +267,10 @@ def test_books_are_middles_of_places():
     assert two < 0.8 * one < 0.8 * 0.5 * plain
     fit_codebooks(net, iter(videos), 300)
     assert torch.equal(net.quantiser.books, books)
+    net.quantiser.chroma = 3.0
+    fit_codebooks(net, videos, 300)
+    colored = net.quantiser.values(net.quantiser.codes(places))
+    assert (places - colored).square().mean() < 0.8 * 0.8 * 0.5 * plain
     with pytest.raises(ValueError, match="at least 8"):
         fit_codebooks(net, videos[:1], 2)
 
