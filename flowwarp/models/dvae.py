@@ -478,11 +478,15 @@ class Residual(nn.Module):
         rest = points[:, None]  # to each sum that is followed
         codes = points.new_zeros(len(points), 1, dtype=torch.int64)
         for left, book in zip(reversed(range(len(books))), books, strict=True):
-            half = rest.square().sum(2, keepdim=True) / 2 + book.square().sum(1) / 2
-            distances = (half - rest @ book.T).flatten(1)
-            count = min(self.beams, distances.shape[1]) if left else 1
-            found = distances.topk(count, largest=False).indices
-            beam, digit = found // len(book), found % len(book)
+            most = self.beams if left else 1
+            own = min(most, len(book))  # of each sum
+            # Half of the squared distance is half of both squares, less the product.
+            half = torch.addmm(book.square().sum(1) / 2, rest.flatten(0, 1), book.T, alpha=-1)
+            near, digit = half.topk(own, largest=False)
+            near = near.view(*rest.shape[:2], own) + rest.square().sum(2, keepdim=True) / 2
+            near = near.flatten(1)
+            best = near.topk(min(most, near.shape[1]), largest=False).indices
+            beam, digit = best // own, digit.view(near.shape).take_along_dim(best, 1)
             rest = rest.take_along_dim(beam[..., None], 1) - F.embedding(digit, book)
             codes = codes.take_along_dim(beam, 1) * len(book) + digit
         return codes[:, 0]
