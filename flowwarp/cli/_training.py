@@ -17,12 +17,15 @@ from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from flowwarp.train.loop import LoopConfig, Result, Task
 
 _DEVICES = ("cpu", "cuda", "mps")
 _SOURCES = "sources"  # a section of config.toml
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+Network = TypeVar("Network", bound="nn.Module")
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,31 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
             err=True,
         )
     return result
+
+
+def begin_with(net: Network, config: Any) -> Network:
+    """Return a network to start with, as the settings want it.
+
+    They may change what decides no weight, such as the sharpness of an upsampler.
+
+    Args:
+        net: from its weights.
+        config: its own configuration, or that with other settings.
+
+    Raises:
+        InputError: its weights do not fit them.
+    """
+    own: Any = net.config
+    if config == own:
+        return net
+    changed = type(net)(config)
+    try:
+        changed.load_state_dict(net.state_dict())
+    except RuntimeError as fault:  # torch has no kind of its own for this
+        before, after = asdict(own), asdict(config)
+        names = ", ".join(f"model.{name}" for name in before if before[name] != after[name])
+        raise InputError(names, "does not fit the weights of --start", "leave it out") from fault
+    return changed.eval()
 
 
 @contextmanager

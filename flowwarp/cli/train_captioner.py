@@ -11,6 +11,7 @@ import click
 from flowwarp.cli._splits import keep_splits, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
+    begin_with,
     begun_weights,
     checked_settings,
     configure,
@@ -65,13 +66,16 @@ def command(
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
 
-    configs = configure(captioner.presets(given.preset), given)
-    sources = note_sources([data], layers=layers, photos=photos, start=given.start)
     trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
+    preset = captioner.presets(given.preset)
+    if trained is not None:
+        preset["model"] = trained.net.config
+    configs = configure(preset, given)
+    if trained is not None:
+        trained = replace(trained, net=begin_with(trained.net, configs["model"]))
+    sources = note_sources([data], layers=layers, photos=photos, start=given.start)
     if kinds is not None and (trained is None or trained.net.config.kinds):
         raise click.UsageError("--kinds needs --start: a captioner that has none yet")
-    if trained is not None:
-        configs["model"] = trained.net.config
     if kinds is not None:
         configs["model"] = replace(configs["model"], kinds=kinds, pooled=0)
     if given.dry_run:

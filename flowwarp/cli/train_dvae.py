@@ -9,6 +9,7 @@ import click
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
+    begin_with,
     checked_settings,
     configure,
     note_sources,
@@ -73,13 +74,16 @@ def command(
     from flowwarp.train import dvae
     from flowwarp.train.processes import own_device
 
-    configs = configure(dvae.presets(given.preset), given)
+    net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
+    preset = dvae.presets(given.preset)
+    if net is not None:
+        preset["model"] = net.config
+    configs = configure(preset, given)
+    if net is not None:
+        net = begin_with(net, configs["model"])
     about = configs["data"]
     place = own_device(given.device)
     flow, motion = find_motion(data, flow, place)
-    net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
-    if net is not None:
-        configs["model"] = net.config
     sources = note_sources(
         [data],
         layers=layers,

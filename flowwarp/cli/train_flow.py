@@ -11,6 +11,7 @@ import click
 
 from flowwarp.cli._training import (
     TrainingOptions,
+    begin_with,
     checked_settings,
     configure,
     note_sources,
@@ -85,9 +86,11 @@ def command(
 
     net = load_flownet(given.start) if given.start else None
     configs = configure(flow.presets(given.preset, net), given)
+    if net is not None:
+        net = begin_with(net, configs["model"])
     wanted: flow.FlowDataConfig = configs["data"]
     with checked_settings():
-        flow.check_sizes(net.config if net else configs["model"], wanted, configs["losses"])
+        flow.check_sizes(configs["model"], wanted, configs["losses"])
     clips: list[Clip] = []
     if recipe:
         layout = load_recipe(recipe)

@@ -11,6 +11,7 @@ from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     TrainingOptions,
+    begin_with,
     begun_weights,
     checked_settings,
     configure,
@@ -72,7 +73,13 @@ def command(
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
 
-    configs = configure(gpt.presets(given.preset), given)
+    trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
+    preset = gpt.presets(given.preset)
+    if trained is not None:
+        preset["model"] = trained.net.config
+    configs = configure(preset, given)
+    if trained is not None:
+        trained = replace(trained, net=begin_with(trained.net, configs["model"]))
     training: LoopConfig = configs["loop"]
     place = own_device(given.device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)
@@ -91,9 +98,6 @@ def command(
         sketcher=sketcher,
         start=given.start,
     )
-    trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
-    if trained is not None:
-        configs["model"] = trained.net.config
     configs["model"] = replace(configs["model"], kinds=0 if eye is None else kinds(eye))
     with checked_settings():
         names = [TEXT, VIDEO, FRAME, MOTION, *([] if eye is None else [SKETCH])]

@@ -10,6 +10,7 @@ from flowwarp.cli._paths import is_folder
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
+    begin_with,
     checked_settings,
     configure,
     note_sources,
@@ -60,7 +61,13 @@ def command(
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
 
-    configs = configure(upsampler.presets(given.preset), given)
+    net = load_upsampler(given.start) if given.start else None
+    preset = upsampler.presets(given.preset)
+    if net is not None:
+        preset["model"] = net.config
+    configs = configure(preset, given)
+    if net is not None:
+        net = begin_with(net, configs["model"])
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
     device = own_device(given.device)
@@ -69,9 +76,6 @@ def command(
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
         codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
-    net = load_upsampler(given.start) if given.start else None
-    if net is not None:
-        configs["model"] = net.config
     flow, motion = find_motion(data, flow, device)
 
     sources = note_sources(

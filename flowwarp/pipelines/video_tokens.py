@@ -56,7 +56,9 @@ def weight_bytes(
 
 
 def fingerprint(net: DVAE) -> str:
-    """Return what tells a discrete VAE from others by its codes; the decoder is of no account.
+    """Return what tells a discrete VAE from others by what its codes mean.
+
+    The decoder is of no account, nor how codes are searched for.
 
     Weights are shipped in bfloat16, so it is taken of values rounded to that.
     """

@@ -56,6 +56,23 @@ def test_wrong_settings_are_one_line(tmp_path, capsys, settings, words):
     assert words in error.splitlines()[-1]
 
 
+def test_what_decides_no_weight_may_be_set_of_a_network_to_start_with(tmp_path, capsys):
+    first = tmp_path / "first"
+    books = ["--set", "quantiser=residual", "--set", "encoder=0", "--set", "entries=4"]
+    assert run("train-dvae", "digits", *QUICK, *books, "--steps", 1, "--run", first) == 0
+    start = ["--steps", 1, "--start", first / "last.safetensors", "--keep-codes", "--run"]
+    plain = ["train-dvae", "digits", "--preset", "tiny", *QUICK[2:8], "--set", "batch_size=2"]
+    assert run(*plain, *start, tmp_path / "second", "--set", "beams=4", "--set", "chroma=2") == 0
+    before, after = (load_dvae(tmp_path / n / "last.safetensors") for n in ("first", "second"))
+    assert (after.config.beams, after.config.chroma, after.config.entries) == (4, 2, 4)
+    assert torch.equal(before.quantiser.books, after.quantiser.books)
+    capsys.readouterr()
+    assert run(*plain, *start, tmp_path / "third", "--set", "entries=5") == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "flowwarp: model.entries: does not fit the weights of --start; leave it out"
+    assert not (tmp_path / "third").exists()
+
+
 def test_captioners_look_at_reconstructions(tmp_path, capsys):
     eyes = []
     for name, size in (("fits", 16), ("larger", 32)):
