@@ -171,18 +171,28 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
     return result
 
 
-def begin_with(net: Network, config: Any) -> Network:
-    """Return a network to start with, as the settings want it.
+def configure_start(
+    net: Network | None, preset: Mapping[str, Any], given: TrainingOptions
+) -> tuple[dict[str, Any], Network | None]:
+    """Return what :func:`configure` does, of a network to start with, and that network.
 
-    They may change what decides no weight, such as the sharpness of an upsampler.
+    Settings may change what decides none of its weights, such as the sharpness of an upsampler.
 
     Args:
-        net: from its weights.
-        config: its own configuration, or that with other settings.
+        net: that of ``--start``, whose configuration is the preset's then; None if there is none.
+        preset: the configurations.
+        given: what the options say.
 
     Raises:
-        InputError: its weights do not fit them.
+        InputError, OutputError: as :func:`configure` does, or its weights do not fit the settings.
     """
+    if net is None:
+        return configure(preset, given), None
+    configs = configure({**preset, "model": net.config}, given)
+    return configs, _reconfigured(net, configs["model"])
+
+
+def _reconfigured(net: Network, config: Any) -> Network:
     own: Any = net.config
     if config == own:
         return net

@@ -11,10 +11,9 @@ import click
 from flowwarp.cli._splits import keep_splits, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
-    begin_with,
     begun_weights,
     checked_settings,
-    configure,
+    configure_start,
     note_sources,
     tell_plan,
     train,
@@ -67,12 +66,10 @@ def command(
     from flowwarp.train.kept import keep_clips
 
     trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
-    preset = captioner.presets(given.preset)
-    if trained is not None:
-        preset["model"] = trained.net.config
-    configs = configure(preset, given)
-    if trained is not None:
-        trained = replace(trained, net=begin_with(trained.net, configs["model"]))
+    first = trained.net if trained else None
+    configs, first = configure_start(first, captioner.presets(given.preset), given)
+    if trained and first:
+        trained = replace(trained, net=first)
     sources = note_sources([data], layers=layers, photos=photos, start=given.start)
     if kinds is not None and (trained is None or trained.net.config.kinds):
         raise click.UsageError("--kinds needs --start: a captioner that has none yet")

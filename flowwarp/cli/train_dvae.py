@@ -9,9 +9,8 @@ import click
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
-    begin_with,
     checked_settings,
-    configure,
+    configure_start,
     note_sources,
     tell_clips,
     tell_plan,
@@ -75,12 +74,7 @@ def command(
     from flowwarp.train.processes import own_device
 
     net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
-    preset = dvae.presets(given.preset)
-    if net is not None:
-        preset["model"] = net.config
-    configs = configure(preset, given)
-    if net is not None:
-        net = begin_with(net, configs["model"])
+    configs, net = configure_start(net, dvae.presets(given.preset), given)
     about = configs["data"]
     place = own_device(given.device)
     flow, motion = find_motion(data, flow, place)

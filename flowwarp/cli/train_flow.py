@@ -11,9 +11,8 @@ import click
 
 from flowwarp.cli._training import (
     TrainingOptions,
-    begin_with,
     checked_settings,
-    configure,
+    configure_start,
     note_sources,
     tell_plan,
     train,
@@ -85,9 +84,7 @@ def command(
     from flowwarp.train.fitted import disk_space
 
     net = load_flownet(given.start) if given.start else None
-    configs = configure(flow.presets(given.preset, net), given)
-    if net is not None:
-        net = begin_with(net, configs["model"])
+    configs, net = configure_start(net, flow.presets(given.preset, net), given)
     wanted: flow.FlowDataConfig = configs["data"]
     with checked_settings():
         flow.check_sizes(configs["model"], wanted, configs["losses"])

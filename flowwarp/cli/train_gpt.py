@@ -11,10 +11,9 @@ from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     TrainingOptions,
-    begin_with,
     begun_weights,
     checked_settings,
-    configure,
+    configure_start,
     note_sources,
     tell_plan,
     train,
@@ -74,12 +73,10 @@ def command(
     from flowwarp.train.processes import own_device
 
     trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
-    preset = gpt.presets(given.preset)
-    if trained is not None:
-        preset["model"] = trained.net.config
-    configs = configure(preset, given)
-    if trained is not None:
-        trained = replace(trained, net=begin_with(trained.net, configs["model"]))
+    first = trained.net if trained else None
+    configs, first = configure_start(first, gpt.presets(given.preset), given)
+    if trained and first:
+        trained = replace(trained, net=first)
     training: LoopConfig = configs["loop"]
     place = own_device(given.device)
     vae = load_dvae(find_weights(dvae, "dvae"), place)

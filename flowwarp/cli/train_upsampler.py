@@ -10,9 +10,8 @@ from flowwarp.cli._paths import is_folder
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
-    begin_with,
     checked_settings,
-    configure,
+    configure_start,
     note_sources,
     tell_clips,
     tell_plan,
@@ -62,12 +61,7 @@ def command(
     from flowwarp.train.processes import own_device
 
     net = load_upsampler(given.start) if given.start else None
-    preset = upsampler.presets(given.preset)
-    if net is not None:
-        preset["model"] = net.config
-    configs = configure(preset, given)
-    if net is not None:
-        net = begin_with(net, configs["model"])
+    configs, net = configure_start(net, upsampler.presets(given.preset), given)
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
     device = own_device(given.device)
