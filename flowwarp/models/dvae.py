@@ -480,9 +480,7 @@ class Residual(nn.Module):
         for left, book in zip(reversed(range(len(books))), books, strict=True):
             most = self.beams if left else 1
             own = min(most, len(book))  # of each sum
-            # Half of the squared distance is half of both squares, less the product.
-            half = torch.addmm(book.square().sum(1) / 2, rest.flatten(0, 1), book.T, alpha=-1)
-            near, digit = half.topk(own, largest=False)
+            near, digit = _nearness(rest.flatten(0, 1), book).topk(own, largest=False)
             near = near.view(*rest.shape[:2], own) + rest.square().sum(2, keepdim=True) / 2
             near = near.flatten(1)
             best = near.topk(min(most, near.shape[1]), largest=False).indices
@@ -517,11 +515,17 @@ def weigh_colors(pixels: Tensor, chroma: float) -> Tensor:
 
 def nearest(points: Tensor, vectors: Tensor) -> Tensor:
     """Return which of some vectors (E, D) is nearest to each of (N, D), (N,) int64."""
-    half = vectors.square().sum(1) / 2
-    parts = torch.split(
-        points, _AT_ONCE
-    )  # so that distances of a large picture do not fill the memory
-    return torch.cat([torch.addmm(half, part, vectors.T, alpha=-1).argmin(1) for part in parts])
+    # In parts, so that distances of a large picture do not fill the memory.
+    parts = torch.split(points, _AT_ONCE)
+    return torch.cat([_nearness(part, vectors).argmin(1) for part in parts])
+
+
+def _nearness(points: Tensor, vectors: Tensor) -> Tensor:
+    """Return half of the squared distances of (N, D) to (E, D), less half of the points' squares.
+
+    What is left out, of (N, E), is the same for all vectors.
+    """
+    return torch.addmm(vectors.square().sum(1) / 2, points, vectors.T, alpha=-1)
 
 
 # ------------------------------------------------------------------ the network

@@ -330,7 +330,8 @@ def dvae_task(
         start: a network to go on from; ``configs["model"]`` is its own.
         keep_codes: train only its decoder, so that what a transformer has learned of its codes
             stays true.
-        eyes: captioners that shall see of reconstructions what they see of originals.
+        eyes: captioners that shall see of reconstructions what they see of originals; on the device
+            that training is to run on.
 
     Raises:
         ValueError: a size of an example does not fit the network, or a captioner.
@@ -351,8 +352,6 @@ def dvae_task(
         return draw_examples(source, training.seed, numbers, data, model.stride_time)
 
     def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        for eye in eyes:
-            eye.to(examples["video"].device)
         return dvae_losses(net, examples, step / training.steps, configs["losses"], eyes)
 
     def pixels(numbers: range) -> Tensor:
@@ -437,7 +436,7 @@ def _check_sizes(model: DVAEConfig, data: DVAEDataConfig, eyes: Sequence[Caption
         raise ValueError(f"frames must be a multiple of {model.stride_time}, got {data.frames}")
     for eye in eyes:
         size, apart = eye.config.size, eye.config.apart
-        if (data.size, data.frames > apart) != (size, True):
+        if data.size != size or data.frames <= apart:
             raise ValueError(
                 f"a captioner looks at more than {apart} frames of {size} px, "
                 f"got {data.frames} of {data.size}"
