@@ -49,7 +49,9 @@ from flowwarp.tensors import check_video
 _MOST_CODES = 2**31
 BRANCH = 0.1  # scale at which residual branches begin
 SHIFTED = 4  # one of so many channels comes from the frame before
+_MOST_VECTORS = 4096  # in a book, as products of all pairs of two books are made
 _AT_ONCE = 8192  # points whose distances are compared
+_SUMS_AT_ONCE = 2**21  # distances that are compared: few enough to stay in the processor's cache
 
 Past = list[Tensor]  # for each block in order, the channels that its next frame takes over
 
@@ -114,8 +116,10 @@ class DVAEConfig:
             raise ValueError("encoder must be 0 with residual, whose vectors are of pixels")
         if not self.levels or min(self.levels) < 2 or self.entries < 2:
             raise ValueError("levels and entries must be at least 2")
-        if self.beams < 1:
-            raise ValueError(f"beams must be at least 1, got {self.beams}")
+        if self.quantiser == "residual" and self.entries > _MOST_VECTORS:
+            raise ValueError(f"entries must be at most {_MOST_VECTORS} with residual")
+        if not 1 <= self.beams <= self.entries:
+            raise ValueError(f"beams must be at least 1, and at most entries, got {self.beams}")
         if not 0 < self.chroma < math.inf:
             raise ValueError(f"chroma must be above 0, got {self.chroma}")
         if self.groups < 1 or self.book**self.groups > _MOST_CODES:
@@ -470,24 +474,33 @@ class Residual(nn.Module):
         """Return the codes (...) int64 of (..., D)."""
         points = weigh_colors(latent.float().flatten(0, -2), self.chroma)
         books = weigh_colors(self.books.float(), self.chroma)
-        parts = torch.split(points, max(1, _AT_ONCE // self.beams))
-        return torch.cat([self._search(part, books) for part in parts]).view(latent.shape[:-1])
+        # What vectors of a book have in common with those of each book before it.
+        common = [[before @ book.T for before in books[:place]] for place, book in enumerate(books)]
+        parts = torch.split(points, max(1, _SUMS_AT_ONCE // (self.beams * books.shape[1])))
+        found = [self._search(part, books, common) for part in parts]
+        return torch.cat(found).view(latent.shape[:-1])
 
-    def _search(self, points: Tensor, books: Tensor) -> Tensor:
-        """Return the codes (N,) of points (N, D): of sums of vectors, one of each of the books."""
-        rest = points[:, None]  # to each sum that is followed
-        codes = points.new_zeros(len(points), 1, dtype=torch.int64)
-        for left, book in zip(reversed(range(len(books))), books, strict=True):
-            most = self.beams if left else 1
-            own = min(most, len(book))  # of each sum
-            near, digit = _nearness(rest.flatten(0, 1), book).topk(own, largest=False)
-            near = near.view(*rest.shape[:2], own) + rest.square().sum(2, keepdim=True) / 2
-            near = near.flatten(1)
-            best = near.topk(min(most, near.shape[1]), largest=False).indices
-            beam, digit = best // own, digit.view(near.shape).take_along_dim(best, 1)
-            rest = rest.take_along_dim(beam[..., None], 1) - F.embedding(digit, book)
-            codes = codes.take_along_dim(beam, 1) * len(book) + digit
-        return codes[:, 0]
+    def _search(self, points: Tensor, books: Tensor, common: list[list[Tensor]]) -> Tensor:
+        """Return the codes (N,) of points (N, D): of sums of vectors, one of each of the books.
+
+        With a sum s of vectors a, half the squared distance of s + b to a point x is that of s,
+        and |b|² / 2 - x b + Σ a b, whose products are of points or of books, once for all sums.
+        """
+        entries = books.shape[1]
+        far = points.new_zeros(len(points), 1)  # each sum that is followed, less half of |x|²
+        digits: list[Tensor] = []  # of these sums, (N, sums) for each book
+        for place, book in enumerate(books):
+            sums = far[..., None] + _nearness(points, book)[:, None]  # (N, sums, entries)
+            for chosen, products in zip(digits, common[place], strict=True):
+                sums += F.embedding(chosen, products)
+            most = min(self.beams, sums[0].numel()) if place + 1 < len(books) else 1
+            far, best = sums.flatten(1).topk(most, largest=False)
+            before, digit = best // entries, best % entries
+            digits = [*(chosen.take_along_dim(before, 1) for chosen in digits), digit]
+        code = torch.zeros_like(digits[0])
+        for digit in digits:
+            code = code * entries + digit
+        return code[:, 0]
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the sums of vectors (..., D) float32 of codes (...)."""

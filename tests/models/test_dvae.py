@@ -143,7 +143,7 @@ def test_residual_finds_the_best_of_all_sums_if_it_follows_all(monkeypatch):
     every = residual.values(torch.arange(4**3))
     best = torch.cdist(latent, every).argmin(1)
     assert torch.equal(residual.codes(latent), best)
-    monkeypatch.setattr(dvae, "_AT_ONCE", 64)  # in parts
+    monkeypatch.setattr(dvae, "_SUMS_AT_ONCE", 300)  # in parts
     assert torch.equal(residual.codes(latent), best)
 
 
@@ -266,6 +266,8 @@ def test_size_of_the_default():
         ({"groups": 4}, "at most 2147483648 codes"),
         ({"quantiser": "residual"}, "encoder must be 0"),
         ({"beams": 0}, "beams must be at least 1"),
+        ({"beams": 33, "entries": 32}, "at most entries"),
+        ({"quantiser": "residual", "encoder": 0, "entries": 5000}, "entries must be at most 4096"),
         ({"chroma": 0.0}, "chroma must be above 0"),
     ],
 )
