@@ -180,7 +180,7 @@ def test_a_description_is_learned_in_seconds():
     for video, caption in zip(videos, captions, strict=True):
         parts = [words.text(caption), words.segment("video", video)]
         sequences += [join(parts), join(parts[::-1])]
-    optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
 
     def nats(tokens):
         return net.nats(tokens.ids[None], tokens.places[None], words.all_choices())
@@ -189,6 +189,7 @@ def test_a_description_is_learned_in_seconds():
         loss = sum(nats(tokens).mean() for tokens in sequences)
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)  # or it may leap away
         optimizer.step()
     assert describe(gpt, videos) == captions
     greedy = Sampling(temperature=0)
