@@ -70,7 +70,7 @@ class DVAEConfig:
         levels: into how many steps each number of a group of the latent is rounded (fsq).
         groups: of numbers (fsq), or books of vectors (residual); each counts as a digit of the
             code, the first one the most.
-        entries: how many codes there are (gumbel), or vectors in each book (residual, 4096 at most).
+        entries: how many codes there are (gumbel), or vectors in a book (residual; up to 4096).
         beams: how many sums of vectors are followed from book to book, before the nearest is taken
             (residual); 1 takes the nearest vector of each book, and more than entries are refused.
         chroma: how much a difference of colour counts in what is near, against one of lightness
