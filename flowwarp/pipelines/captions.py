@@ -89,11 +89,13 @@ def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
 
 
 def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return how many tokens of captions the captioner would say, each after those before it.
+    """Return how much of what captions tell the captioner sees, in nats.
 
-    It is the number to be expected, a sum of probabilities. Of several clips the one whose caption
-    is likeliest has the fewest things quite wrong; the one with most hits has the most things
-    right, and one that is lost in all of them, such as a small weapon, decides nothing.
+    A token tells as many as it costs where nothing is seen, and counts by the probability that the
+    captioner would say it, each after those before it. Of several clips the one whose caption is
+    likeliest has the fewest things quite wrong; the one with most hits has the most things right,
+    and one that is lost in all of them, such as a small weapon, decides nothing. Words that join
+    others tell next to nothing.
 
     Args:
         captioner: from :func:`load_captioner`.
@@ -104,7 +106,8 @@ def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
         (B,), their ends included.
     """
     nats, there = _token_nats(captioner, seen, captions)
-    return ((-nats).exp() * there).sum(1)
+    told, _ = _token_nats(captioner, torch.zeros_like(seen[:, :1]), captions)
+    return ((-nats).exp() * told * there).sum(1)
 
 
 @torch.inference_mode()
