@@ -63,6 +63,7 @@ _AT_ONCE = 16  # clips side by side; the transformer reads its weights once for 
 _RIM = 8  # a frame's rim is so many-th of its side
 _WORDING = 1  # the stream of numbers that words are drawn by
 _COARSE = 16  # side of the frames by which clips are compared
+_COLOR = "_color"  # how the names of such attributes end
 
 
 # ------------------------------------------------------------------ the judge
@@ -153,12 +154,27 @@ class Tally:
                 self.confusions[name, whose, wanted[name], read[name]] += 1
 
     def table(self) -> Table:
-        """Return percentages, attributes in the order of ``JUDGED``."""
+        """Return percentages: of attributes, of all colors, and the mean of those of ``JUDGED``.
+
+        Attributes come in the order of ``JUDGED``.
+        """
         table: Table = {}
         for name, whose in sorted(self.counts, key=lambda key: (*_order(key[0]), key[1])):
-            share = 100 * self.rights[name, whose] / self.counts[name, whose]
-            table.setdefault(f"{name} %", {})[whose] = share
-        return table
+            table.setdefault(f"{name} %", {})[whose] = self._share([name], whose)
+        together: Table = {"colors %": {}, "mean %": {}}
+        for whose in dict.fromkeys(whose for _, whose in self.counts):
+            names = [name for name in JUDGED if (name, whose) in self.counts]
+            if colors := [name for name in names if name.endswith(_COLOR)]:
+                together["colors %"][whose] = self._share(colors, whose)
+            if names:
+                shares = [self._share([name], whose) for name in names]
+                together["mean %"][whose] = sum(shares) / len(shares)
+        return table | {figure: values for figure, values in together.items() if values}
+
+    def _share(self, names: Sequence[str], whose: str) -> float:
+        """Return how many of the values of some attributes were read as they are, per cent."""
+        rights = sum(self.rights[name, whose] for name in names)
+        return 100 * rights / sum(self.counts[name, whose] for name in names)
 
 
 def _order(name: str) -> tuple[int, str]:

@@ -107,22 +107,34 @@ def test_tallies_by_hand():
     tally.add("truth", {"action": "fall"}, {"action": "walk", "ground": "snow"})
     tally.add("truth", {"action": "walk"}, {"action": "walk"})
     tally.add("drawn", {"heading": "up"}, {"heading": "up"})
+    tally.add("drawn", {"hair_color": "red"}, {"hair_color": "red", "legs_color": "red"})
+    for wanted in ("blue", "blue", "red"):
+        tally.add("drawn", {"legs_color": "red"}, {"legs_color": wanted})
     assert tally.table() == {
         "action %": {"truth": pytest.approx(200 / 3)},
+        "hair_color %": {"drawn": 100},
+        "legs_color %": {"drawn": pytest.approx(100 / 3)},
         "ground %": {"truth": 0},
         "heading %": {"drawn": 100},
+        "colors %": {"drawn": 50},  # of four readings
+        "mean %": {
+            "truth": pytest.approx(100 / 3),
+            "drawn": pytest.approx(200 / 3),  # of two attributes; a heading is none
+        },
     }
-    assert list(tally.table()) == ["action %", "ground %", "heading %"]
+    order = ["action", "hair_color", "legs_color", "ground", "heading", "colors", "mean"]
+    assert list(tally.table()) == [f"{name} %" for name in order]
     assert tally.confusions == {
         ("ground", "truth", "snow", "sand"): 1,
         ("action", "truth", "walk", "fall"): 1,
+        ("legs_color", "drawn", "blue", "red"): 2,
     }
 
 
 def test_the_judge_is_judged(judge):
     clips = [clip(n, direction="left" if n < 5 else "right") for n in range(20)]
     table, confusions = evaluate_classifier(judge, clips)
-    assert set(table) == {f"{name} %" for name in JUDGED}
+    assert set(table) == {f"{name} %" for name in [*JUDGED, "colors", "mean"]}
     assert table["action %"] == {"truth": 100}
     assert table["direction %"] == {"truth": 25}
     assert table["ground %"] == {"truth": 0}
