@@ -158,23 +158,21 @@ class Tally:
 
         Attributes come in the order of ``JUDGED``.
         """
+        names = sorted({name for name, _ in self.counts}, key=_order)
+        everyone = sorted({whose for _, whose in self.counts})
+        groups = {name: [name] for name in names}
+        groups["colors"] = [name for name in names if name.endswith(_COLOR)]
         table: Table = {}
-        for name, whose in sorted(self.counts, key=lambda key: (*_order(key[0]), key[1])):
-            table.setdefault(f"{name} %", {})[whose] = self._share([name], whose)
-        together: Table = {"colors %": {}, "mean %": {}}
-        for whose in dict.fromkeys(whose for _, whose in self.counts):
-            names = [name for name in JUDGED if (name, whose) in self.counts]
-            if colors := [name for name in names if name.endswith(_COLOR)]:
-                together["colors %"][whose] = self._share(colors, whose)
-            if names:
-                shares = [self._share([name], whose) for name in names]
-                together["mean %"][whose] = sum(shares) / len(shares)
-        return table | {figure: values for figure, values in together.items() if values}
-
-    def _share(self, names: Sequence[str], whose: str) -> float:
-        """Return how many of the values of some attributes were read as they are, per cent."""
-        rights = sum(self.rights[name, whose] for name in names)
-        return 100 * rights / sum(self.counts[name, whose] for name in names)
+        for group, members in groups.items():
+            for whose in everyone:
+                if asked := sum(self.counts[name, whose] for name in members):
+                    right = sum(self.rights[name, whose] for name in members)
+                    table.setdefault(f"{group} %", {})[whose] = 100 * right / asked
+        judged = [table[f"{name} %"] for name in names if name in JUDGED]
+        for whose in everyone:
+            if shares := [row[whose] for row in judged if whose in row]:
+                table.setdefault("mean %", {})[whose] = sum(shares) / len(shares)
+        return table
 
 
 def _order(name: str) -> tuple[int, str]:
