@@ -56,6 +56,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flowwarp.ops.drawing import draw_tokens
+
 AXES = 4  # of a place: line, t, y, x
 NEAR = 7  # earlier tokens that may be the same
 PATCH = 8  # tokens that the blocks see as one
@@ -826,23 +828,27 @@ class Decoder:
             x = x / torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         return x.to(self.dtype)
 
-    def logits(self, foretold: Tensor, before: Sequence[Tensor], head: Tensor) -> Tensor:
+    def head_of(self, ids: Tensor) -> Product:
+        """Return the last product: to logits of some ids, (n,) int64, and the seven of ``same``."""
+        return _product(torch.cat([self.head[ids], self.same]), self.rows)
+
+    def logits(self, foretold: Tensor, before: Sequence[Tensor], head: Product) -> Tensor:
         """Return logits of the next token.
 
         Args:
             foretold: (rows, inner_width), from :meth:`begin` or :meth:`read`.
             before: tokens of the patch that are known already, (rows,) each; up to seven.
-            head: rows of ``self.head``: the n ids to choose from; and of ``self.same``.
+            head: of :meth:`head_of`: the n ids to choose from.
 
         Returns:
-            (rows, n) float32.
+            (rows, n + 7) float32.
         """
         x = foretold + self.slot[len(before)]
         for ids, table in zip(reversed(before), self.earlier, strict=False):
             x.add_(F.embedding(ids, table))
         for up, down in self.inner:
             self._feed(x, up, down)
-        return F.linear(self._read(x), head).float()
+        return head(self._read(x)).float()
 
     def _mask(self, count: int, end: int) -> Tensor | None:
         """Return what to add to attention, for grouped queries; None for nothing."""
@@ -860,7 +866,6 @@ class Decoder:
         return mask.repeat(1, 1, self.config.heads // self.config.kv_heads, 1)
 
 
-_FIRST = 128  # of the likeliest tokens, which are sorted before all
 MOST = 1e4  # of what scales logits, so that they stay finite
 _COLDEST = 1e-4  # below, only the likeliest is drawn
 
@@ -914,44 +919,13 @@ def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
     """
     if sampling.temperature < _COLDEST:
         return logits.argmax(-1)
-    likely = (logits.float() / sampling.temperature).softmax(-1)
-    size = likely.shape[-1]
-    if 0 < sampling.top_k < size:
-        values, order = likely.topk(sampling.top_k)
-        return _draw(values, order, values.sum(-1, keepdim=True), draws, sampling.top_p)[0]
-    total = likely.sum(-1, keepdim=True)
-    if sampling.top_p == 1 or size <= _FIRST:
-        return _draw(*likely.sort(-1, True), total, draws, sampling.top_p)[0]
-    # To sort all takes longer than all else; what top_p leaves is nearly always among the first.
-    chosen, sure = _draw(*likely.topk(_FIRST), total, draws, sampling.top_p)
-    rest = (~sure).nonzero()[:, 0]
-    if len(rest):  # these by themselves: a row must not hang on the others
-        values, order = likely[rest].sort(-1, True)
-        chosen[rest] = _draw(values, order, total[rest], draws[rest], sampling.top_p)[0]
-    return chosen
-
-
-def _draw(
-    likely: Tensor, order: Tensor, total: Tensor, draws: Tensor, top_p: float
-) -> tuple[Tensor, Tensor]:
-    """Draw a token of each row from the likeliest, and say whether these were enough.
-
-    Args:
-        likely: (B, n), their probabilities, falling.
-        order: (B, n), which tokens they are.
-        total: (B, 1), the probability of all that could be drawn, were it not for ``top_p``.
-        draws: (B,), see :func:`choose`.
-        top_p: below 1, only the first that have this share of the total.
-    """
-    reached = likely.cumsum(-1)
-    last = torch.full_like(reached[:, :1], likely.shape[-1] - 1, dtype=torch.int64)
-    if top_p < 1:
-        # The likeliest always stays, as nothing comes before it.
-        last = (reached - likely < top_p * total).sum(-1, keepdim=True).clamp_min(1) - 1
-    target = draws[:, None] * reached.gather(1, last)
-    hit = torch.searchsorted(reached, target, right=True)
-    chosen = order.gather(1, torch.minimum(hit, last))[:, 0]
-    return chosen, reached[:, -1] >= top_p * total[:, 0]
+    return draw_tokens(
+        logits,
+        draws,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+    )
 
 
 @dataclass(frozen=True)
@@ -1053,7 +1027,7 @@ def sample(
     rows = [*prompts, *without] if guided else [*prompts]
     longest = max(len(ids) for ids, _ in rows)
     decoder = Decoder(net, len(rows), -(-(longest + count) // PATCH), dtype)
-    heads = [torch.cat([decoder.head.index_select(0, ids), decoder.same]) for ids in choices]
+    heads = [decoder.head_of(ids) for ids in choices]
     pointer = None if near is None else _Pointer(net, choices, near, begun, batch)
     first = ahead = None
     if kinds is not None:

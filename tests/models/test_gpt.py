@@ -132,6 +132,12 @@ def test_an_example_does_not_see_the_others():
     torch.testing.assert_close(net(ids, places), alone, rtol=0, atol=1e-5)
 
 
+def all_logits(decoder, foretold, before):
+    """Return the logits of every id."""
+    head = decoder.head_of(torch.arange(decoder.config.vocabulary))
+    return decoder.logits(foretold, before, head)[:, :-NEAR]
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("changes", [{}, {"norm": "none"}, {"kv_heads": 1}, {"kv_heads": 4}])
 def test_cached_is_uncached(changes):
@@ -143,7 +149,7 @@ def test_cached_is_uncached(changes):
     for start in range(2 * PATCH, LENGTH, PATCH):
         patch = ids[:, start : start + PATCH]
         for slot in range(PATCH):
-            got = decoder.logits(foretold, patch[:, :slot].unbind(1), decoder.head)
+            got = all_logits(decoder, foretold, patch[:, :slot].unbind(1))
             torch.testing.assert_close(got, wanted[:, start + slot - PATCH], rtol=0, atol=1e-5)
         foretold = decoder.read(patch, decoder.where(places[:, start : start + PATCH]))
 
@@ -183,7 +189,7 @@ def test_cached_is_uncached_with_kinds():
     for patch in range(2, LENGTH // PATCH):
         part = slice(patch * PATCH, (patch + 1) * PATCH)
         for slot in range(PATCH):
-            got = decoder.logits(foretold, ids[:, part][:, :slot].unbind(1), decoder.head)
+            got = all_logits(decoder, foretold, ids[:, part][:, :slot].unbind(1))
             want = wanted[:, part.start + slot - PATCH]
             torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
         where = decoder.where(places[:, part], ahead[:, patch : patch + 1])
@@ -214,7 +220,7 @@ def test_rows_may_begin_with_different_lengths():
         [places[row, :n] for row, n in enumerate(starts)],
     )
     for step in range(0, 2 * PATCH, PATCH):
-        got = decoder.logits(foretold, [], decoder.head)
+        got = all_logits(decoder, foretold, [])
         for row, start in enumerate(starts):
             wanted = following(net, ids[row, : start + step], places[row, : start + step])
             torch.testing.assert_close(got[row], wanted, rtol=0, atol=1e-5)
@@ -234,7 +240,7 @@ def test_several_patches_may_be_read_at_once_later_too():
     decoder.begin([ids[0, :one], ids[1, :two]], [places[0, :one], places[1, :two]])
     more = torch.stack([ids[0, one:three], ids[1, two:four]])
     where = torch.stack([places[0, one:three], places[1, two:four]])
-    got = decoder.logits(decoder.read(more, decoder.where(where)), [], decoder.head)
+    got = all_logits(decoder, decoder.read(more, decoder.where(where)), [])
     wanted = [following(net, ids[row, :n], places[row, :n]) for row, n in ((0, three), (1, four))]
     torch.testing.assert_close(got, torch.stack(wanted), rtol=0, atol=1e-5)
 
@@ -245,7 +251,7 @@ def test_bf16_is_near():
     ids, places = sequences()
     decoder = Decoder(net, 2, LENGTH, torch.bfloat16)
     foretold = decoder.begin(list(ids[:, :-PATCH]), list(places[:, :-PATCH]))
-    got = decoder.logits(foretold, ids[:, -PATCH:-1].unbind(1), decoder.head)
+    got = all_logits(decoder, foretold, ids[:, -PATCH:-1].unbind(1))
     torch.testing.assert_close(got, net(ids, places)[:, -1], rtol=0, atol=0.05)
 
 
