@@ -1,9 +1,10 @@
-"""Does each network need its normalisation? Trains it with and without, several seeds each.
+"""Does each network need its normalisation, or scales? Trains it with and without, by seeds.
 
 python tools/bench/norms.py [--seeds 3] [--share 1.0] [--only dvae]
 
 The small networks and rates of the presets, on the world of digits, for a short fixed number of
-steps; both sides see the same examples. Given are the training loss over the last fifth of the
+steps; all sides see the same examples. The third has no norms, but a factor for each branch that is
+trained, as in Fixup (Zhang et al., ICLR 2019). Given are the training loss over the last fifth of the
 steps, and what the trainer validates by. The last line is JSON.
 """
 
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from flowwarp.data.digits import COLORS, GROUNDS, MOTIONS, compose_digits
 from flowwarp.data.world import Clip
@@ -41,7 +43,9 @@ FRAMES = 8
 CLIPS = 512
 STEPS = {"dvae": 300, "gpt": 300, "upsampler": 200, "captioner": 300, "classifier": 300}
 CODEC_STEPS = 100
-NORMS = {name: ("rms" if name == "gpt" else "group", "none") for name in STEPS}
+SCALES = "none, scales"
+NORMS = {name: ("rms" if name == "gpt" else "group", "none", SCALES) for name in STEPS}
+LAST = ("second", "out", "down")  # layers that a branch of any of the networks ends in
 ATTRIBUTES = {"color": tuple(COLORS), "ground": tuple(GROUNDS), "direction": tuple(MOTIONS)}
 
 
@@ -90,14 +94,34 @@ def run(name: str, norm: str, seed: int, steps: int, folder: Path) -> dict[str, 
         validate_every=0,
         save_every=steps,
     )
-    configs["model"] = replace(configs["model"], norm=norm)
+    configs["model"] = replace(configs["model"], norm="none" if norm == SCALES else norm)
     task = replace(TASKS[name](configs, folder), samples=None)
+    if norm == SCALES:
+        add_scales(task.model)
     place = folder / f"{name}-{norm}-{seed}"
     result = train(task, configs["loop"], place)
     lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     end = statistics.mean(losses[-max(1, steps // 5) :])
     return {"loss": end, "held_out": result.last[task.metric]}
+
+
+class Scale(nn.Module):
+    """A factor of a matrix, 1 at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(()))
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return self.factor * weight
+
+
+def add_scales(net: nn.Module) -> None:
+    """Give each branch of a network a factor that is trained."""
+    for name, layer in list(net.named_modules()):
+        if name.rpartition(".")[2] in LAST and isinstance(layer, nn.Linear | nn.Conv2d):
+            parametrize.register_parametrization(layer, "weight", Scale())
 
 
 @cache
