@@ -13,10 +13,13 @@
 
 from __future__ import annotations
 
+import reprlib
+
 import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+LARGEST = 2**24  # of any size: what is allotted by two of them can still be counted in 64 bits
 
 
 def check_image(image: Tensor, name: str = "image") -> None:
@@ -97,7 +100,47 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
         ValueError: it is not; the message lists what is allowed.
     """
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {reprlib.repr(value)}")
+
+
+def check_whole(value: object, name: str, least: int, most: int = LARGEST) -> None:
+    """Check that ``value`` is a whole number in ``[least, most]``; True is none.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ValueError(
+            f"{name} must be a whole number in [{least}, {most}], got {reprlib.repr(value)}"
+        )
+
+
+def check_wholes(values: object, name: str, least: int, most: int = LARGEST) -> None:
+    """Check that ``values`` is a tuple of whole numbers in ``[least, most]``, one or more.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not isinstance(values, tuple) or not values:
+        raise ValueError(f"{name} must be one whole number or more, got {reprlib.repr(values)}")
+    for value in values:
+        check_whole(value, name, least, most)
+
+
+def check_number(value: object, name: str, least: float, most: float) -> None:
+    """Check that ``value`` is a number in ``[least, most]``; True is none.
+
+    Raises:
+        ValueError: it is not, or no number at all.
+    """
+    if (
+        not isinstance(value, int | float)
+        or isinstance(value, bool)
+        or not least <= value <= most  # what is not a number is neither
+    ):
+        raise ValueError(
+            f"{name} must be a number in [{least:g}, {most:g}], got {reprlib.repr(value)}"
+        )
 
 
 def _check_float(tensor: Tensor, name: str) -> None:

@@ -16,6 +16,7 @@ import io
 import json
 import logging
 import lzma
+import math
 import os
 import random
 import re
@@ -46,13 +47,24 @@ from flowwarp.data.captioned import load_captioned
 from flowwarp.data.clips import find_clips
 from flowwarp.data.recipes import GroundTruthPair, load_recipe, pairs_of, read_pair
 from flowwarp.data.sprites import load_layers
+from flowwarp.data.tokens import Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import ImageFormat, read_image_with_format, write_image
 from flowwarp.io.manifests import open_manifest, read_manifests
 from flowwarp.io.video import read_video, salvage_video, write_video
+from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.models.dvae import DVAE, DVAEConfig, Residual
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
+from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
+from flowwarp.pipelines.captions import caption_nats, load_captioner, look, write_caption
+from flowwarp.pipelines.sequences import SKETCH, TEXT, VIDEO, VOCABULARY, describe, token_nats
+from flowwarp.pipelines.text_video import generate, load_models, load_upsampler
+from flowwarp.pipelines.video_evaluation import load_classifier
+from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train.loop import LoopConfig
 from flowwarp.train.runs import State, open_run
 from flowwarp.train.settings import read_toml, to_toml
@@ -61,7 +73,14 @@ SECONDS, BYTES = 2.0, 2**30
 # What a header field is set to: signs, overflows, and products that overflow.
 NUMBERS = (0, 1, 2, 3, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x10000, 2**31 - 1, 2**31, 2**32 - 1)
 WORDS = (b"-1", b"0", b"99999999999999999999", b"1e999", b"nan", b"|O", b"<c8", b"<f8", b"True")
+# What a field of a card is set to, of numbers beside what it is.
+ODD: tuple[object, ...] = (
+    0, 1, 2, 7, 100, -1, 2**15, 2**31 - 1, 2**31, 2**63, 10**9, 10**30, 0.0, 0.5, 1e-308, 1e308,
+    -1e308, math.inf, -math.inf, math.nan, "", "x", "4", "none", "group", "video", None, True,
+    False, [], {}, [1], [[2, 2]], [2, 2, 2], {"name": 1},
+)  # fmt: skip
 PAIR = ("frame1.png", "frame2.png")
+FEW = 64  # tokens are soon written
 SCRATCH = Path("/dev/shm")  # a disk would take a hundred times as long as the readers
 
 
@@ -112,6 +131,88 @@ def check_weights(path: Path) -> None:
     """Make the network that a file of weights is of."""
     net, _ = build(path, "flownet", lambda settings: FlowNet(FlowNetConfig(**settings)))
     assert all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
+
+
+def check_gpt(path: Path) -> None:
+    """Load a transformer beside its VAE and its sketcher, and let it judge, write and describe."""
+    dvae, sketcher = (path.with_name(f"{name}.safetensors") for name in ("dvae", "sketcher"))
+    models = load_models(path, dvae, None, None, sketcher=sketcher)
+    gpt, words = models.gpt, models.gpt.vocabulary
+    grids = {medium.name: medium.grid for medium in words.media if medium.grid is not None}
+    parts = [
+        words.text("a dog"),
+        *(words.segment(name, torch.zeros(grids[name])) for name in grids),
+    ]
+    tokens = join(
+        Tokens(part.ids[:FEW], part.places[:FEW], part.media[:FEW], part.near[:FEW])
+        for part in parts
+    )
+    nats = token_nats(gpt.net, tokens, words.all_choices())
+    assert nats.shape == (len(tokens) - 8,)
+    assert bool(nats.isfinite().all())
+    if math.prod(grids[VIDEO]) * words[VIDEO].digits > FEW:
+        return
+    frames = models.window + models.goes_on  # and so with the end of another, where that can be
+    made = list(generate(models, "a dog", frames=frames, best=2, candidates=4))
+    assert len(made) == frames
+    for frame in made:
+        assert frame.shape == (3, models.small, models.small)
+        check_range(frame)
+    if words.text_limit <= FEW:
+        assert len(describe(gpt, torch.zeros(1, *grids[VIDEO]))) == 1
+
+
+def check_captioner(path: Path) -> None:
+    """Load a captioner, and let it look at the shortest clip, sketch and describe it."""
+    words = load_captioner(path)
+    config = words.net.config
+    clip = torch.rand(1, config.apart + 1, 3, config.size, config.size)
+    seen = look(words, clip)
+    assert seen.shape == (1, 1, config.joined)
+    if config.kinds:
+        kinds = words.net.sketch(clip)
+        assert kinds.shape == (1, 1, words.net.side, words.net.side)
+        assert bool(((kinds >= 0) & (kinds < config.kinds)).all())
+    nats = caption_nats(words, seen, [write_caption(words, seen, beams=1)])
+    assert nats.shape == (1,)
+    assert bool(nats.isfinite().all())
+
+
+def check_dvae(path: Path) -> None:
+    """Load a VAE, and let it take a group of frames to codes and back."""
+    net = load_dvae(path)
+    side = net.config.stride
+    video = torch.rand(1, net.config.stride_time, 3, side, side)
+    codes = net.encode(video)
+    assert codes.shape == (1, 1, 1, 1)
+    assert 0 <= int(codes) < net.config.codes
+    decoded = net.decode(codes)
+    assert decoded.shape == video.shape
+    for frame in decoded[0]:
+        check_range(frame)
+
+
+def check_upsampler(path: Path) -> None:
+    """Load an upsampler that learned nothing: what is gray it must leave as it is."""
+    net = load_upsampler(path)
+    gray, still = torch.full((2, 3, 8, 8), 0.5), torch.zeros(1, 2, 16, 16)
+    made = upsample_clip(net, gray, still, None, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(made, torch.full((2, 3, 16, 16), 0.5), rtol=0, atol=1e-3)
+    drawn = upsample_clip(net, gray, still, None, torch.Generator().manual_seed(0), steps=2)
+    for frame in drawn:
+        check_range(frame)
+
+
+def check_classifier(path: Path) -> None:
+    """Load a judge, and let it look at the shortest clip."""
+    net = load_classifier(path)
+    config = net.config
+    with torch.inference_mode():
+        read = net(torch.rand(1, config.apart + 1, 3, config.size, config.size))
+    assert list(read) == [name for name, _ in config.attributes]
+    for name, values in config.attributes:
+        assert read[name].shape == (1, len(values))
+        assert bool(read[name].isfinite().all())
 
 
 def check_state(path: Path) -> None:
@@ -238,8 +339,70 @@ def make_packed(path: Path) -> None:
 
 def make_weights(path: Path) -> None:
     """Make the weights of the smallest flow network there is."""
-    config = FlowNetConfig((1, 1), 1, (1, 1), 1, 1)
-    save_weights(path, FlowNet(config), Card("flownet", dataclasses.asdict(config), 3))
+    save_network(path, "flownet", FlowNet(FlowNetConfig((1, 1), 1, (1, 1), 1, 1)))
+
+
+def make_gpt(path: Path) -> None:
+    """Make the weights of a transformer that knows sketches, of its VAE and of its sketcher."""
+    make_dvae(path.with_name("dvae.safetensors"))
+    make_captioner(path.with_name("sketcher.safetensors"))
+    words = Vocabulary(
+        (
+            Medium(TEXT, TOKENIZER.size),
+            Medium(VIDEO, 4, (2, 2, 2), digits=2),
+            Medium("frame", 4, (1, 2, 2), first=0, shares=VIDEO, digits=2),
+            Medium("motion", 5, (1, 1, 1)),
+            Medium(SKETCH, 3, (1, 2, 2)),
+        ),
+        TOKENIZER,
+        text_limit=4,
+    )
+    net = GPT(GPTConfig(words.size, 4, 16, 16, 1, 2, 1, 8, 8, 1, 8, kinds=3))
+    save_network(path, "gpt", net, **{VOCABULARY: words.to_json()})
+
+
+def make_captioner(path: Path) -> None:
+    """Make the weights of a captioner that sorts places into kinds."""
+    config = CaptionerConfig(
+        TOKENIZER.size + 1, size=16, apart=1, numbers=2, kinds=3, widths=(8, 8), blocks=(1, 0),
+        embedded=4, hidden=4, joined=4,
+    )  # fmt: skip
+    words = Vocabulary((Medium(TEXT, TOKENIZER.size),), TOKENIZER, text_limit=4)
+    save_network(path, "captioner", Captioner(config), **{VOCABULARY: words.to_json()})
+
+
+def make_dvae(path: Path) -> None:
+    """Make the weights of a VAE whose codes are vectors of two books."""
+    config = DVAEConfig(
+        (4, 2), (1, 2), (8, 8), 0, (1, 1), "residual", (2, 2), 2, 4, beams=2, chroma=2.0
+    )
+    net = DVAE(config)
+    assert isinstance(net.quantiser, Residual)
+    torch.nn.init.normal_(net.quantiser.books)  # as if they had been found
+    save_network(path, "dvae", net)
+
+
+def make_rounding_dvae(path: Path) -> None:
+    """Make the weights of a VAE whose codes are rounded numbers."""
+    save_network(path, "dvae", DVAE(DVAEConfig((2, 2), (1, 2), (8, 8), 1, (1, 1), levels=(2, 3))))
+
+
+def make_upsampler(path: Path) -> None:
+    """Make the weights of an upsampler."""
+    config = UpsamplerConfig((8, 8), (1, 1), 2, 4, sharpness=2.0)
+    save_network(path, "upsampler", Upsampler(config))
+
+
+def make_classifier(path: Path) -> None:
+    """Make the weights of a judge."""
+    attributes = (("color", ("red", "blue")), ("shape", ("a", "b", "c")))
+    config = ClassifierConfig(attributes, size=16, apart=1, widths=(8, 8), blocks=(1, 0))
+    save_network(path, "classifier", Classifier(config))
+
+
+def save_network(path: Path, name: str, net: Any, **notes: str) -> None:
+    """Write weights whose card says all of the configuration."""
+    save_weights(path, net, Card(name, dataclasses.asdict(net.config), 3, notes))
 
 
 def make_state(path: Path) -> None:
@@ -302,6 +465,7 @@ frame1 = "{*deep}/frame{n}.{kind}"
 frame2 = "{*deep}/frame{n+1}.{kind}"
 flow = "{*deep}/flow_{n}.flo"
 """
+TOKENIZER = train_pairs(["a dog runs", "a dog walks"], 4)
 LIST = "# pairs\na.png b.png\n\n'a b.png' \"c.png\"\n"
 
 
@@ -330,6 +494,13 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]]
     "salvage_avi": (".avi", make_film(".avi"), check_salvage),
     "xz": (".flo.xz", make_packed, check_packed),
     "weights": (".safetensors", make_weights, check_weights),
+    "card_flownet": (".safetensors", make_weights, check_weights),
+    "card_gpt": (".safetensors", make_gpt, check_gpt),
+    "card_captioner": (".safetensors", make_captioner, check_captioner),
+    "card_dvae": (".safetensors", make_dvae, check_dvae),
+    "card_rounding_dvae": (".safetensors", make_rounding_dvae, check_dvae),
+    "card_upsampler": (".safetensors", make_upsampler, check_upsampler),
+    "card_classifier": (".safetensors", make_classifier, check_classifier),
     "state": (".safetensors", make_state, check_state),
     "config": (".toml", make_text(to_toml({"loop": LoopConfig(), "model": FlowNetConfig()})),
                check_config),
@@ -427,8 +598,46 @@ def mend_weights(data: bytes) -> bytes:
     return data.replace(b'"sha256"', b'"sha255"', 1)
 
 
+def mutate_card(data: bytes, rng: random.Random) -> bytes:
+    """Put odd values into what weights say of themselves; their tensors are those written."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    card = header["__metadata__"]
+    part = rng.choice([name for name in ("config", VOCABULARY) if name in card])
+    tree = json.loads(card[part])
+    for _ in range(rng.randint(1, 3)):
+        tree = spoil(tree, rng)
+    card[part] = json.dumps(tree)
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data[start:]
+
+
+def spoil(tree: Any, rng: random.Random) -> Any:
+    """Return a value of JSON with one place in it changed."""
+    if isinstance(tree, dict | list) and tree and rng.random() < 0.95:
+        new: Any = tree.copy()
+        key: Any = rng.choice(list(tree)) if isinstance(tree, dict) else rng.randrange(len(tree))
+        kind = rng.randrange(10)
+        if kind == 0:
+            del new[key]
+        elif kind == 1 and isinstance(tree, dict):
+            new["more"] = rng.choice(ODD)
+        elif kind == 1:
+            new.insert(key, rng.choice((tree[key], *ODD)))
+        elif kind == 2:  # which no object minds
+            new = dict(reversed(tree.items())) if isinstance(tree, dict) else tree[::-1]
+        else:
+            new[key] = spoil(tree[key], rng)
+        return new
+    if isinstance(tree, int | float) and rng.random() < 0.4:
+        return rng.choice((tree + 1, tree - 1, 2 * tree, -tree, float(tree), str(tree)))
+    return rng.choice(ODD)
+
+
 def case(name: str, data: bytes, rng: random.Random) -> bytes:
     """Make one mutated file."""
+    if name.startswith("card_"):
+        return mutate_card(data, rng)
     if name == "tar" and rng.random() < 0.5:
         return mend_tar(mutate(data, rng))
     if name in ("weights", "state") and rng.random() < 0.5:

@@ -5,10 +5,10 @@
 A case is random in its operator and options, in sizes from 0 up, in how its tensors lie in memory
 (contiguous, channels last, transposed, every other pixel, expanded), in type, and in values, among
 them NaN, infinity and motion far out of the picture. Results, and gradients where there are some,
-must be those of the reference up to rounding. The steps of a fit take float32 alone, no empty
-images, and have no gradients; its weighted median is not among them, as rounding decides where two
-halves weigh the same. Of the cases that fail the smallest is printed. The last line is JSON; the
-exit code is 1 if a case failed. A seed always gives the same cases.
+must be those of the reference up to rounding. The steps of a fit, and the drawing of tokens, take
+float32 alone, nothing empty, and have no gradients; the weighted median is not among them, as
+rounding decides where two halves weigh the same. Of the cases that fail the smallest is printed.
+The last line is JSON; the exit code is 1 if a case failed. A seed always gives the same cases.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from flowwarp.ops.census import (
     census_reference,
 )
 from flowwarp.ops.correlation import correlation, correlation_reference
+from flowwarp.ops.drawing import draw_tokens, draw_tokens_reference
 from flowwarp.ops.matching import describe, describe_reference, match_round, match_round_reference
 from flowwarp.ops.splatting import splat, splat_reference
 from flowwarp.ops.variational import (
@@ -251,6 +252,47 @@ def _match(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], li
     return called(match_round), called(match_round_reference), [*features, wishes]
 
 
+def _draw(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
+    how: dict[str, Any] = {
+        "temperature": (0.5, 1.0, 2.0)[case.option % 3],
+        "top_k": (0, 1, 5)[case.option // 3 % 3],
+        # 0.618: a share that no number of equally likely tokens has.
+        "top_p": (1.0, 0.618)[case.option // 9 % 2],
+    }
+
+    def called(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def call(logits: Tensor, wishes: Tensor) -> Tensor:
+            rows = logits.flatten(2).flatten(0, 1)
+            draws = torch.special.ndtr(wishes[..., 0, 0]).flatten()
+            return _missed(function(rows, draws, **how), rows, draws, **how).to(logits)
+
+        return call
+
+    values = [
+        make(case, case.channels, 2.0, wild=False),
+        make(case, case.channels, 1.0, wild=False, salt=1),
+    ]
+    return called(draw_tokens), called(draw_tokens_reference), values
+
+
+def _missed(
+    tokens: Tensor, rows: Tensor, draws: Tensor, temperature: float, top_k: int, top_p: float
+) -> Tensor:
+    """Return how far tokens lie beside where draws fell, as a probability: 0 up to rounding.
+
+    Tokens themselves cannot be compared, as rounding decides between two where a draw falls.
+    """
+    likely = (rows.double() / temperature).softmax(1)
+    falling = likely.sort(1, descending=True).values[:, : top_k or None]
+    reached = falling.cumsum(1)
+    left = (reached - falling < top_p * reached[:, -1:]) * falling
+    target = draws * left.sum(1)
+    # Of those that are as likely as the token, to rounding, any may come first.
+    least, most = ((1 + off) * likely.gather(1, tokens[:, None]) for off in (-1e-5, 1e-5))
+    before, after = ((likely * (likely > bound)).sum(1) for bound in (most, least))
+    return torch.maximum(before - target, target - after).clamp_min(0)
+
+
 OPERATORS: dict[str, Both] = {
     "warp": _warp,
     "splat": _splat,
@@ -262,6 +304,7 @@ OPERATORS: dict[str, Both] = {
     "relax": _relax,
     "describe": _describe,
     "match_round": _match,
+    "draw_tokens": _draw,
 }
 FITTING = frozenset(list(OPERATORS)[5:])  # single precision, without gradients
 

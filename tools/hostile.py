@@ -18,6 +18,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import math
 import os
 import pickle
 import resource
@@ -287,8 +288,8 @@ def sound(path: Path) -> None:
 def weights(name: str, source: str = "net.safetensors", **changes: Any) -> Make:
     """Write a network's weights with a card, or tensors, that do not fit.
 
-    ``card`` changes its configuration, ``text`` any other part of it; ``drop``, ``add`` and
-    ``every`` change the tensors.
+    ``card`` changes its configuration, ``words`` its vocabulary, ``text`` any part of it; ``drop``,
+    ``add`` and ``every`` change the tensors.
     """
 
     def make(folder: Path) -> None:
@@ -296,6 +297,10 @@ def weights(name: str, source: str = "net.safetensors", **changes: Any) -> Make:
         tensors = {key: tensor.clone() for key, tensor in tensors.items()}
         config = json.loads(metadata["config"]) | changes.get("card", {})
         metadata["config"] = json.dumps(config)
+        if "words" in changes:
+            vocabulary = json.loads(metadata[VOCABULARY])
+            changes["words"](vocabulary)
+            metadata[VOCABULARY] = json.dumps(vocabulary)
         metadata |= changes.get("text", {})
         if changes.get("drop"):
             del tensors[min(tensors)]
@@ -620,6 +625,8 @@ def _weights() -> Iterator[Case]:
         "card is huge": (safe, weights(safe, card={"decoder": [10**5, 10**5, 10**5]})),
         "card is long": (safe, weights(safe, card={"widths": [8] * 10**5})),
         "card of huge radius": (safe, weights(safe, card={"radius": 10**5})),
+        "card says true": (safe, weights(safe, card={"radius": True})),
+        "card says 3.0": (safe, weights(safe, card={"radius": 3.0})),
         "card of infinity": (safe, weights(safe, text={"config": '{"radius": Infinity}'})),
         "lacks a tensor": (safe, weights(safe, drop=True)),
         "a tensor too many": (safe, weights(safe, add=True)),
@@ -683,10 +690,10 @@ def _weights() -> Iterator[Case]:
         )
     for command, file, card in (
         ("generate-video gpt", "gpt.safetensors", {"width": 2**20, "heads": 1, "kv_heads": 1}),
-        ("generate-video gpt", "gpt.safetensors", {"depth": 10**9}),
+        ("generate-video gpt", "gpt.safetensors", {"depth": 2**20}),
         ("generate-video dvae", "dvae.safetensors", {"widths": [2**20, 2**21, 2**22]}),
-        ("describe-video captioner", "say.safetensors", {"vocabulary": 10**9}),
-        ("describe-video captioner", "say.safetensors", {"hidden": 10**9}),
+        ("describe-video captioner", "say.safetensors", {"vocabulary": 2**20}),
+        ("describe-video captioner", "say.safetensors", {"hidden": 2**20}),
         ("generate-video captioner", "say.safetensors", {"kinds": 10**9}),
         ("generate-video upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
     ):
@@ -694,6 +701,33 @@ def _weights() -> Iterator[Case]:
         network = command.split()[1]
         call = calls[command].format(safe)
         yield Case(f"weights card of {min(card)} is huge: {network}", call, make)
+    odd: dict[tuple[str, str], Sequence[object]] = {
+        ("describe-video", "norm"): ("x", None, [], 3),
+        ("describe-video captioner", "apart"): (1e999, 10**30, 2**31, 4.0),
+        ("eval-video classifier", "apart"): (1e999, math.nan, 10**30, 2**31),
+        ("generate-video dvae", "groups"): (2**31, 10**30, True),
+        ("generate-video upsampler", "residual"): (1e999, 10**30, 1e-300, "x"),
+        ("generate-video upsampler", "sharpness"): (1e999, 10**30),
+    }
+    for (command, name), values in odd.items():
+        for value in values:
+            make = weights(safe, f"{files[command]}.safetensors", card={name: value})
+            yield Case(f"weights odd {name} {value}: {command}", calls[command].format(safe), make,
+                       says=f"({name} must be ")  # fmt: skip
+    words: dict[str, tuple[Callable[[Any], object], str]] = {
+        "text of 10**9": (lambda w: w.update(text_limit=10**9), "text_limit"),
+        "text without end": (lambda w: w.update(text_limit=1e999), "text_limit"),
+        "size without end": (lambda w: w["media"][0].update(size=1e999), "size of text"),
+        "text on a grid": (lambda w: w["media"][0].update(grid=[1, 1, 1]), "text"),
+        "grid of 10**9": (lambda w: w["media"][1].update(grid=[10**3] * 3), "grid of video"),
+        "first 10**30": (lambda w: w["media"][1].update(first=10**30), "first of video"),
+        "first 2": (lambda w: w["media"][1].update(first=2), "video"),
+    }
+    for fault, (change, name) in words.items():
+        for command in ("describe-video", "describe-video captioner", "generate-video gpt"):
+            make = weights(safe, f"{files[command]}.safetensors", words=change)
+            yield Case(f"weights odd {fault}: {command}", calls[command].format(safe), make,
+                       says=f"its vocabulary is broken ({name} must ")  # fmt: skip
     yield Case(
         "weights of another network: describe-video captioner",
         calls["describe-video captioner"].format("gpt.safetensors"),

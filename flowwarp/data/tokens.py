@@ -38,6 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.errors import InputError
+from flowwarp.tensors import check_whole, check_wholes
 
 AXES = 4  # of a place: line, t, y, x
 PATCH = 8  # tokens; a begun one is filled up with NOTHING
@@ -76,11 +77,11 @@ class BytePairs:
     def __init__(self, merges: Sequence[tuple[int, int]] = ()) -> None:
         if len(merges) > _MOST:
             raise ValueError(f"at most {_MOST} merges, got {len(merges)}")
-        self.merges = tuple((int(left), int(right)) for left, right in merges)
+        self.merges = tuple((left, right) for left, right in merges)
         self._bytes = [bytes([value]) for value in range(BYTES)]
         for left, right in self.merges:
-            if not (0 <= left < len(self._bytes) and 0 <= right < len(self._bytes)):
-                raise ValueError(f"merge ({left}, {right}) is of tokens that do not exist yet")
+            for token in (left, right):  # of those that exist already
+                check_whole(token, "a token that is merged", 0, len(self._bytes) - 1)
             merged = self._bytes[left] + self._bytes[right]
             if len(merged) > _LONGEST:
                 raise ValueError(f"token {len(self._bytes)} has more than {_LONGEST} bytes")
@@ -222,6 +223,12 @@ def motion_flow(codes: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------ the vocabulary
 
+LONGEST_TEXT = 256  # tokens; to write one takes time by the cube of their number
+_MOST_TOKENS = 2**15  # of a grid: every patch sees all before it
+_MOST_CODES = 2**31  # of a medium, as a discrete VAE has
+_MOST_DIGITS = 31  # of two values each, as many
+_MOST_MEDIA = 64
+
 
 @dataclass(frozen=True)
 class Medium:
@@ -231,10 +238,13 @@ class Medium:
         name: text, video, ...
         size: how many codes there are, or values of a digit.
         grid: cells in (t, y, x), written in that order, but by squares of 2 x 2 where rows and
-            columns are even; None for a line of any length.
+            columns are even, at most 32,768 tokens; None for a line of any length.
         first: when the grid begins, in cells of the video, whose first begins at 1.
         shares: the medium whose codes these are too; a range of its own otherwise.
         digits: of which a code is made, the first one counting the most; each has ids of its own.
+
+    Raises:
+        ValueError: it is empty, too large, or a line whose codes are of several digits.
     """
 
     name: str
@@ -243,6 +253,25 @@ class Medium:
     first: int = 1
     shares: str | None = None
     digits: int = 1
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and self.name and isinstance(self.shares, str | None)):
+            raise ValueError("a medium must have a name, and share codes of a name or of none")
+        check_whole(self.size, f"size of {self.name}", 1)
+        check_whole(self.digits, f"digits of {self.name}", 1, _MOST_DIGITS)
+        check_whole(self.first, f"first of {self.name}", 0, _MOST_TOKENS)
+        if self.codes > _MOST_CODES:
+            raise ValueError(f"{self.name} must have at most {_MOST_CODES} codes")
+        if self.grid is None:
+            if self.digits > 1:
+                raise ValueError(f"{self.name} must have a grid, or codes of one digit")
+            return
+        check_wholes(self.grid, f"grid of {self.name}", 1, _MOST_TOKENS)
+        if len(self.grid) != 3 or math.prod(self.grid) * self.digits > _MOST_TOKENS:
+            raise ValueError(
+                f"grid of {self.name} must be t, y, x of at most {_MOST_TOKENS} tokens, "
+                f"got {self.grid}"
+            )
 
     @property
     def codes(self) -> int:
@@ -281,10 +310,11 @@ class Vocabulary:
     Args:
         media: in the order of their ranges.
         pairs: the tokenizer of the medium ``text``.
-        text_limit: how many tokens of a text are used.
+        text_limit: how many tokens of a text are used, up to 256.
 
     Raises:
-        ValueError: two media of one name, or a size that is not that of the tokenizer.
+        ValueError: two media of one name, one that shares codes of none, a text that is not the
+            tokenizer's, or a video that begins at another time than 1.
     """
 
     media: tuple[Medium, ...]
@@ -292,24 +322,23 @@ class Vocabulary:
     text_limit: int = 64
 
     def __post_init__(self) -> None:
+        if len(self.media) > _MOST_MEDIA:
+            raise ValueError(f"media must be at most {_MOST_MEDIA}, got {len(self.media)}")
         names = [medium.name for medium in self.media]
         if len(set(names)) < len(names):
             raise ValueError(f"media must have different names, got {', '.join(names)}")
+        own = {(m.name, m.size, m.digits) for m in self.media if m.shares is None}
         for medium in self.media:
-            if min(medium.size, medium.digits) < 1 or (
-                medium.grid is not None and min(medium.grid) < 1
-            ):
-                raise ValueError(f"medium {medium.name} must not be empty")
-            if medium.shares is not None and (
-                medium.shares not in names
-                or self[medium.shares].size != medium.size
-                or self[medium.shares].digits != medium.digits
-            ):
+            shared = medium.shares, medium.size, medium.digits
+            if medium.shares is not None and shared not in own:
                 raise ValueError(f"medium {medium.name} shares codes of no such medium")
         if "text" in names and self["text"].size != self.pairs.size:
             raise ValueError(f"text must have {self.pairs.size} codes, got {self['text'].size}")
-        if self.text_limit < 1:
-            raise ValueError(f"text_limit must be at least 1, got {self.text_limit}")
+        if "text" in names and (self["text"].grid or self["text"].shares):
+            raise ValueError("text must be a line of codes of its own")
+        if "video" in names and self["video"].first != 1:
+            raise ValueError(f"video must begin at 1, got {self['video'].first}")
+        check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
 
     def __getitem__(self, name: str) -> Medium:
         return self.media[self.number(name)]
@@ -531,17 +560,16 @@ def vocabulary_from_json(text: str, source: str | Path) -> Vocabulary:
         content: dict[str, Any] = json.loads(text)
         media = tuple(
             Medium(
-                str(entry["name"]),
-                int(entry["size"]),
-                None if entry["grid"] is None else _triple(entry["grid"]),
-                int(entry["first"]),
-                None if entry["shares"] is None else str(entry["shares"]),
-                int(entry["digits"]),
+                entry["name"],
+                entry["size"],
+                None if entry["grid"] is None else tuple(entry["grid"]),
+                entry["first"],
+                entry["shares"],
+                entry["digits"],
             )
             for entry in content["media"]
         )
-        pairs = BytePairs([(int(left), int(right)) for left, right in content["merges"]])
-        return Vocabulary(media, pairs, int(content["text_limit"]))
+        return Vocabulary(media, BytePairs(content["merges"]), content["text_limit"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
         raise InputError(source, f"its vocabulary is broken ({fault})") from fault
 
@@ -561,11 +589,6 @@ def join(parts: Iterable[Tokens]) -> Tokens:
             ]
         ),
     )
-
-
-def _triple(values: Sequence[Any]) -> tuple[int, int, int]:
-    t, y, x = (int(value) for value in values)
-    return t, y, x
 
 
 def _written_order(grid: tuple[int, int, int]) -> Tensor:

@@ -57,16 +57,26 @@ class Manifest:
                     self._write(b"\n")
             self._write(f"{json.dumps(record)}\n".encode())
         except OSError as fault:
-            raise OutputError(
-                self.path, reason(fault), "free some space, then run the same command again"
-            ) from fault
+            raise self._fault(fault) from fault
 
     def close(self) -> None:
-        """Bring all lines to disk."""
-        if self._file is not None:
-            with self._file as file, suppress(OSError):
+        """Bring all lines to disk.
+
+        Raises:
+            OutputError: they may not all be there; what is missing would be done again.
+        """
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        try:
+            with file:
                 os.fsync(file.fileno())
-            self._file = None
+        except OSError as fault:
+            raise self._fault(fault) from fault
+
+    def _fault(self, fault: OSError) -> OutputError:
+        remedy = "free some space, then run the same command again"
+        return OutputError(self.path, reason(fault), remedy)
 
     def _write(self, data: bytes) -> None:
         assert self._file is not None
@@ -94,7 +104,8 @@ def open_manifest(
 
     Raises:
         Locked: another process does the same part.
-        OutputError: see :func:`read_manifests`; or the folder cannot be written.
+        OutputError: see :func:`read_manifests`; or the folder cannot be written, or the manifest
+            not be brought to disk in the end.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +128,11 @@ def open_manifest(
         manifest = Manifest(path, done or {}, fresh)
         try:
             yield manifest
-        finally:
-            manifest.close()
+        except BaseException:
+            with suppress(OutputError):  # what ended the work is what is to be told
+                manifest.close()
+            raise
+        manifest.close()
 
 
 def read_manifests(

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.models._layers import GROUPS, convolution, group_norm
-from flowwarp.tensors import check_video
+from flowwarp.tensors import check_choice, check_video, check_whole, check_wholes
 
 PATCH = 4  # side of the square of pixels that is folded into channels
 PAIR_CHANNELS = 2 * 3 * PATCH**2
 STRIDE = 2 * PATCH  # of what :func:`looking` makes of pairs of frames
 CHANGE = 4.0  # how much the difference of a pair is enlarged; of pictures alike it is small
 THIN = 16  # channels that are left before places are joined
+# All frames of a clip are looked at together; more of them, or larger ones, fill the memory.
+MOST_APART, LARGEST_SIDE = 64, 512
 
 
 class Block(nn.Module):
@@ -47,12 +49,13 @@ def pool(features: Tensor) -> Tensor:
 
 def check_sizes(widths: tuple[int, ...], blocks: tuple[int, ...], norm: str) -> None:
     """Raise ValueError if :func:`looking` cannot be made like this."""
-    if len(widths) != 2 or any(w < GROUPS or w % GROUPS for w in widths):
+    check_wholes(widths, "widths", GROUPS)
+    if len(widths) != 2 or any(width % GROUPS for width in widths):
         raise ValueError(f"widths must be two multiples of {GROUPS}, got {widths}")
-    if len(blocks) != 2 or min(blocks) < 0:
+    check_wholes(blocks, "blocks", 0)
+    if len(blocks) != 2:
         raise ValueError(f"blocks must be two numbers, got {blocks}")
-    if norm not in ("group", "none"):
-        raise ValueError(f"norm must be group or none, got {norm!r}")
+    check_choice(norm, "norm", ("group", "none"))
 
 
 def looking(
@@ -83,10 +86,10 @@ def looking(
 
 def check_pairs(size: int, apart: int) -> None:
     """Raise ValueError if :func:`pair_frames` cannot make pairs like this for :func:`looking`."""
-    if size < STRIDE or size % STRIDE:
+    check_whole(size, "size", STRIDE, LARGEST_SIDE)
+    if size % STRIDE:
         raise ValueError(f"size must be a multiple of {STRIDE}, got {size}")
-    if apart < 1:
-        raise ValueError(f"apart must be at least 1, got {apart}")
+    check_whole(apart, "apart", 1, MOST_APART)
 
 
 def pair_frames(video: Tensor, size: int, apart: int) -> Tensor:

@@ -33,6 +33,7 @@ from flowwarp.models._seeing import (
     pair_frames,
     pool,
 )
+from flowwarp.tensors import check_whole
 
 END = 0  # the id that ends a caption, and stands before its first word
 MOST_KINDS = 4096
@@ -44,8 +45,8 @@ class CaptionerConfig:
 
     Args:
         vocabulary: how many ids there are, that of the end included.
-        size: height and width of frames, a multiple of 8.
-        apart: how many frames lie from one of a pair to the other.
+        size: height and width of frames, a multiple of 8 up to 512.
+        apart: how many frames lie from one of a pair to the other, up to 64.
         numbers: that are seen of a place.
         pooled: features besides, of which only the largest and the mean of all places are known: a
             small thing is the same wherever it is. None in a sketch, so 0 where there are kinds.
@@ -73,12 +74,11 @@ class CaptionerConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "numbers", "embedded", "hidden", "joined"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.kinds < 0 or self.kinds > MOST_KINDS:
-            raise ValueError(f"kinds must be 0 … {MOST_KINDS}, got {self.kinds}")
-        if self.pooled < 0 or (self.pooled and self.kinds):
-            raise ValueError(f"pooled must be 0, or more where kinds are 0, got {self.pooled}")
+            check_whole(getattr(self, name), name, 1)
+        check_whole(self.kinds, "kinds", 0, MOST_KINDS)
+        check_whole(self.pooled, "pooled", 0)
+        if self.pooled and self.kinds:
+            raise ValueError(f"pooled must be 0 where there are kinds, got {self.pooled}")
         check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 

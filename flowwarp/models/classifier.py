@@ -36,8 +36,8 @@ class ClassifierConfig:
 
     Args:
         attributes: the name of each, and its values.
-        size: height and width of frames, a multiple of 8.
-        apart: how many frames lie from one of a pair to the other.
+        size: height and width of frames, a multiple of 8 up to 512.
+        apart: how many frames lie from one of a pair to the other, up to 64.
         widths: channels at a quarter and an eighth of the resolution.
         blocks: residual blocks there.
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
@@ -51,6 +51,11 @@ class ClassifierConfig:
     norm: Literal["group", "none"] = "group"
 
     def __post_init__(self) -> None:
+        for name, values in self.attributes:
+            if not isinstance(name, str) or not isinstance(values, tuple):
+                raise ValueError("attributes must be names, each with its values")
+            if not all(isinstance(value, str) for value in values) or len({*values}) < len(values):
+                raise ValueError(f"values of {name} must be different texts")
         if not self.attributes or any(len(values) < 2 for _, values in self.attributes):
             raise ValueError("attributes must have two values each, and one or more")
         if len({name for name, _ in self.attributes}) < len(self.attributes):

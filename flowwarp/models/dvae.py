@@ -44,12 +44,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.models._layers import GROUPS, convolution, group_norm
-from flowwarp.tensors import check_video
+from flowwarp.tensors import check_choice, check_number, check_video, check_whole, check_wholes
 
 _MOST_CODES = 2**31
+_MOST_PARTS = 31  # of a code, each of two values or more
 BRANCH = 0.1  # scale at which residual branches begin
 SHIFTED = 4  # one of so many channels comes from the frame before
 _MOST_VECTORS = 4096  # in a book, as products of all pairs of two books are made
+_MOST_BEAMS = 64  # with which each place takes sixteen times as long as with the usual four
 _AT_ONCE = 8192  # points whose distances are compared
 _SUMS_AT_ONCE = 2**21  # distances that are compared: few enough to stay in the processor's cache
 
@@ -72,9 +74,11 @@ class DVAEConfig:
             code, the first one the most.
         entries: how many codes there are (gumbel), or vectors in a book (residual; up to 4096).
         beams: how many sums of vectors are followed from book to book, before the nearest is taken
-            (residual); 1 takes the nearest vector of each book, and more than entries are refused.
+            (residual); 1 takes the nearest vector of each book, and more than 64, or than entries,
+            are refused.
         chroma: how much a difference of colour counts in what is near, against one of lightness
-            (residual). Most of what differs in pictures is light and dark; what is told is colours.
+            (residual), from 0.001 to 100. Most of what differs in pictures is light and dark; what
+            is told is colours.
         norm: of the way out: ``group`` normalises over groups of channels of one frame; ``none``
             does not.
     """
@@ -93,13 +97,12 @@ class DVAEConfig:
     norm: Literal["group", "none"] = "none"
 
     def __post_init__(self) -> None:
+        check_wholes(self.widths, "widths", 1)
         stages = len(self.widths)
         for name in ("strides", "strides_time", "decoder"):
+            check_wholes(getattr(self, name), name, 0 if name == "decoder" else 1)
             if len(getattr(self, name)) != stages:
                 raise ValueError(f"{name} must have one entry for each of {stages} widths")
-        for name in ("strides", "strides_time", "widths"):
-            if min(getattr(self, name), default=0) < 1:
-                raise ValueError(f"{name} must be at least 1 each, and one or more")
         if any(width % GROUPS for width in self.widths):
             raise ValueError(f"widths must be multiples of {GROUPS}")
         for stage in range(1, stages):
@@ -110,20 +113,24 @@ class DVAEConfig:
                     f"widths[{stage}] must be widths[{stage - 1}] times a divisor of {parts}, "
                     "the number of pixels that the stage folds into one"
                 )
-        if self.encoder < 0:
-            raise ValueError(f"encoder must not be negative, got {self.encoder}")
+        check_whole(self.encoder, "encoder", 0)
+        check_choice(self.quantiser, "quantiser", ("fsq", "gumbel", "residual"))
         if self.encoder and self.quantiser == "residual":
             raise ValueError("encoder must be 0 with residual, whose vectors are of pixels")
-        if not self.levels or min(self.levels) < 2 or self.entries < 2:
-            raise ValueError("levels and entries must be at least 2")
+        check_wholes(self.levels, "levels", 2)
+        if len(self.levels) > _MOST_PARTS:
+            raise ValueError(f"levels must be at most {_MOST_PARTS}, got {len(self.levels)}")
+        check_whole(self.entries, "entries", 2)
         if self.quantiser == "residual" and self.entries > _MOST_VECTORS:
             raise ValueError(f"entries must be at most {_MOST_VECTORS} with residual")
-        if not 1 <= self.beams <= self.entries:
-            raise ValueError(f"beams must be at least 1, and at most entries, got {self.beams}")
-        if not 0 < self.chroma < math.inf:
-            raise ValueError(f"chroma must be above 0, got {self.chroma}")
-        if self.groups < 1 or self.book**self.groups > _MOST_CODES:
-            raise ValueError(f"groups must be at least 1, with at most {_MOST_CODES} codes in all")
+        check_whole(self.beams, "beams", 1, _MOST_BEAMS)
+        if self.beams > self.entries:
+            raise ValueError(f"beams must be at most entries, got {self.beams}")
+        check_number(self.chroma, "chroma", 1e-3, 100)
+        check_choice(self.norm, "norm", ("group", "none"))
+        check_whole(self.groups, "groups", 1, _MOST_PARTS)
+        if self.book**self.groups > _MOST_CODES:
+            raise ValueError(f"groups must have at most {_MOST_CODES} codes in all")
 
     @property
     def stride(self) -> int:

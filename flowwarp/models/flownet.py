@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_pixels, check_same_grid
+from flowwarp.tensors import check_pixels, check_same_grid, check_whole, check_wholes
 
 FINEST = 1  # index of the level at 1/4, where the decoder ends
 SLOPE = 0.1  # of the leaky ReLU
@@ -51,13 +51,11 @@ class FlowNetConfig:
 
     def __post_init__(self) -> None:
         for name in ("widths", "decoder"):
-            if min(getattr(self, name), default=0) < 1:
-                raise ValueError(f"{name} must be at least 1 each, and one or more")
+            check_wholes(getattr(self, name), name, 1)
         if len(self.widths) <= FINEST:
             raise ValueError(f"widths must be {FINEST + 1} or more, got {len(self.widths)}")
         for name in ("projected", "context", "radius"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            check_whole(getattr(self, name), name, 1)
 
     @property
     def stride(self) -> int:

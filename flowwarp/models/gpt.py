@@ -57,6 +57,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from flowwarp.ops.drawing import draw_tokens
+from flowwarp.tensors import check_choice, check_whole
 
 AXES = 4  # of a place: line, t, y, x
 NEAR = 7  # earlier tokens that may be the same
@@ -110,10 +111,10 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value = getattr(self, item.name)
-            least = 0 if item.name == "kinds" else 1
-            if item.name != "norm" and value < least:
-                raise ValueError(f"{item.name} must be at least {least}, got {value}")
+            if item.name != "norm":
+                least = 0 if item.name == "kinds" else 1
+                check_whole(getattr(self, item.name), item.name, least)
+        check_choice(self.norm, "norm", ("rms", "none"))
         if self.width % (2 * AXES * self.heads):
             raise ValueError(
                 f"width must be a multiple of {2 * AXES} times heads ({self.heads}), "

@@ -42,7 +42,15 @@ from flowwarp.models._layers import GROUPS, convolution, group_norm
 from flowwarp.ops.filters import half_band
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_choice, check_flow, check_image, check_same_grid
+from flowwarp.tensors import (
+    check_choice,
+    check_flow,
+    check_image,
+    check_number,
+    check_same_grid,
+    check_whole,
+    check_wholes,
+)
 
 SCALE = 2  # from a decode to an output
 GAIN = 1.68  # SiLU of a unit Gaussian has the mean square 1 / GAIN^2
@@ -63,11 +71,13 @@ class UpsamplerConfig:
         embedding: width of the embedding of time.
         norm: ``none``; or ``group``, over groups of channels of one frame, which helps nothing here
             (docs/initialisation.md).
-        residual: the unit of the residual's coarse part, its standard deviation over the data.
+        residual: the unit of the residual's coarse part, its standard deviation over the data, from
+            0.0001 to 1.
         detail: the unit of its detail, likewise, of white noise whose detail has its variance.
         sharpness: what the finest detail of a mean, that of more than a quarter cycle a pixel, is
-            multiplied by. Where the network knows a share ``s`` of the variance, the mean has
-            ``√s`` of the amplitude, and ``1 / √s`` restores it at the least cost in squared error.
+            multiplied by, from 0.001 to 100. Where the network knows a share ``s`` of the variance,
+            the mean has ``√s`` of the amplitude, and ``1 / √s`` restores it at the least cost in
+            squared error.
     """
 
     widths: tuple[int, ...] = (96, 128, 160)
@@ -80,17 +90,22 @@ class UpsamplerConfig:
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.widths or len(self.widths) != len(self.blocks):
-            raise ValueError("widths and blocks must have one entry a level, at least one")
-        if any(width < GROUPS or width % GROUPS for width in self.widths):
+        check_wholes(self.widths, "widths", GROUPS)
+        check_wholes(self.blocks, "blocks", 1)
+        if len(self.widths) != len(self.blocks):
+            raise ValueError("widths and blocks must have one entry a level")
+        if any(width % GROUPS for width in self.widths):
             raise ValueError(f"widths must be multiples of {GROUPS}")
-        if min(self.blocks) < 1 or self.embedding < 1:
-            raise ValueError("blocks and embedding must be at least 1")
-        if self.patch < SCALE or self.patch % SCALE:
+        check_whole(self.embedding, "embedding", 1)
+        check_whole(self.patch, "patch", SCALE)
+        if self.patch % SCALE:
             raise ValueError(f"patch must be a multiple of {SCALE}, got {self.patch}")
-        for name in ("residual", "detail", "sharpness"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        check_choice(self.norm, "norm", ("group", "none"))
+        # Differences of pixels deviate by no more than 1, and where by less than 0.0001 nobody sees
+        # them. With units far beyond that, numbers overflow.
+        for name in ("residual", "detail"):
+            check_number(getattr(self, name), name, 1e-4, 1)
+        check_number(self.sharpness, "sharpness", 1e-3, 100)
 
     @property
     def stride(self) -> int:

@@ -55,7 +55,8 @@ def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -
     """
     check_kinds(captioner, source)
     medium = gpt.vocabulary[SKETCH]
-    if medium.size != kinds(captioner) or (medium.grid or ())[1:] != (captioner.net.side,) * 2:
+    counts = {medium.size, gpt.net.config.kinds, kinds(captioner)}
+    if len(counts) > 1 or (medium.grid or ())[1:] != (captioner.net.side,) * 2:
         raise InputError(source or SKETCH, "makes other sketches than the transformer learned")
     if gpt.sketches is not None and gpt.sketches != eye_print(captioner):
         raise InputError(source or SKETCH, "the transformer learned sketches of another captioner")

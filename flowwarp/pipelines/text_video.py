@@ -188,6 +188,8 @@ def load_models(
     grid, codes = media[VIDEO].grid, models.dvae.config.codes
     if grid is None or grid[1] != grid[2] or media[FRAME].grid != (1, *grid[1:]):
         raise InputError(gpt, "its vocabulary is not of square videos and their first frames")
+    if media[FRAME].codes != media[VIDEO].codes:
+        raise InputError(gpt, "its vocabulary has other codes for first frames than for videos")
     if media[VIDEO].codes != codes:
         raise InputError(
             gpt,

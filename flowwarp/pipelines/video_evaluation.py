@@ -87,7 +87,9 @@ def load_classifier(
 
     def make(settings: Mapping[str, Any]) -> Classifier:
         given = settings.get("attributes", ())
-        attributes = tuple((str(name), tuple(map(str, values))) for name, values in given)
+        attributes = tuple(
+            (name, tuple(values) if isinstance(values, list) else values) for name, values in given
+        )
         return Classifier(ClassifierConfig(**{**settings, "attributes": attributes}))
 
     net, _ = build(weights, "classifier", make)

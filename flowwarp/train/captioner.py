@@ -14,10 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
+from flowwarp.data.tokens import LONGEST_TEXT, BytePairs, Medium, Vocabulary, train_pairs
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import begin_words, to_ids
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
+from flowwarp.tensors import check_whole
 from flowwarp.train import loop
 from flowwarp.train.clusters import kmeans
 from flowwarp.train.kept import KeptClips
@@ -39,7 +40,7 @@ class CaptionerDataConfig(WearConfig):
         frames: in a row, of a clip, for an example: one pair of the network's, or more.
         length: of a clip.
         merges: pairs that the text tokenizer learns from the captions.
-        text_limit: tokens of a caption that are used.
+        text_limit: tokens of a caption that are used, up to 256.
         blind: share of examples without a look, for what captions are like whatever is seen.
         sketched: share of examples that are told from their sketch, for a network that has kinds;
             the others are told from all that it sees.
@@ -58,7 +59,8 @@ class CaptionerDataConfig(WearConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, 1, "clips", "checked", "frames", "length", "text_limit")
+        check_least(self, 1, "clips", "checked", "frames", "length")
+        check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
         check_least(self, 0, "merges")
         check_shares(self, "blind", "sketched", "begun")
         if self.frames > self.length:

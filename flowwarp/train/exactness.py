@@ -26,6 +26,7 @@ from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops import matching, variational
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.correlation import correlation
+from flowwarp.ops.drawing import draw_tokens
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
 from flowwarp.train.loop import LoopConfig, generator, train
@@ -45,7 +46,7 @@ _PATIENCE = 60  # s that one of two processes may end after the other
 @cache
 def dependence(name: str) -> BatchDependence:
     """Return how much an example of an operator or network depends on its batch."""
-    return measure_batch_dependence(*(operators() | refinements() | networks())[name])
+    return measure_batch_dependence(*(operators() | without_gradients() | networks())[name])
 
 
 @cache
@@ -62,8 +63,8 @@ def operators() -> dict[str, tuple[Model, Example]]:
 
 
 @cache
-def refinements() -> dict[str, tuple[Model, Example]]:
-    """Return each step of a variational fit, which has no gradients, with arguments likewise."""
+def without_gradients() -> dict[str, tuple[Model, Example]]:
+    """Return likewise what has no gradients: the steps of a variational fit, and drawing."""
     random = generator(0)
     features, others = torch.rand(2, 1, 3, 75, 140, generator=random)
     start, flow, edges = torch.rand(3, 1, 2, 75, 140, generator=random)
@@ -72,12 +73,20 @@ def refinements() -> dict[str, tuple[Model, Example]]:
     smooth = partial(variational.smoothness_weights, epsilon=1e-2)
     median = partial(variational.weighted_median, radius=3, sigma_space=2.0, sigma_colour=0.2)
     terms = features, others, start, flow, known
+    steepness = torch.linspace(0.1, 8, 64)[:, None]  # of many rows a few tokens are likely, or all
+    logits = steepness * torch.randn(1, 64, 1000, generator=random)
     return {
         "normal equations": (equate, terms),
         "smoothness weights": (smooth, (flow, edges)),
         "relaxation": (partial(variational.relax, sweeps=7), (equate(*terms), edges, flow)),
         "weighted median": (median, (flow, features, known)),
+        "drawing": (_draw_rows, (logits, torch.rand(1, 64, generator=random))),
     }
+
+
+def _draw_rows(logits: Tensor, draws: Tensor) -> Tensor:
+    """Draw a token of each row of each example, (B, R) of (B, R, V)."""
+    return draw_tokens(logits.flatten(0, 1), draws.flatten(), top_p=0.9).view(draws.shape)
 
 
 @cache
@@ -135,7 +144,7 @@ def thread_differences() -> float:
             results.append(
                 [
                     *(tensor for call, _ in operators().values() for tensor in _all(call)),
-                    *(call(*example) for call, example in refinements().values()),
+                    *(call(*example) for call, example in without_gradients().values()),
                     *_matches(),
                 ]
             )

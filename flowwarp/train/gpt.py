@@ -19,7 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.data.tokens import (
+    LONGEST_TEXT,
+    PATCH,
+    Medium,
+    Tokens,
+    Vocabulary,
+    join,
+    train_pairs,
+)
 from flowwarp.models.dvae import DVAE, FSQ, Residual
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.sequences import (
@@ -37,6 +45,7 @@ from flowwarp.pipelines.sequences import (
     words_of,
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint
+from flowwarp.tensors import check_whole
 from flowwarp.train import loop
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.tokenized import TokenStore
@@ -60,7 +69,7 @@ class GPTDataConfig:
         size: of their frames.
         frames: of each.
         merges: pairs that the text tokenizer learns from the captions.
-        text_limit: tokens of a caption that are used.
+        text_limit: tokens of a caption that are used, up to 256.
         token_frames: how many of a video's are used, from any of them on; 0 for all. What words
             look like is learned several times as fast from one of them, in larger batches; go on
             with whole videos by --resume changed.
@@ -98,7 +107,8 @@ class GPTDataConfig:
     redrawn: float = 0.0
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "clips", "checked", "size", "frames", "text_limit")
+        check_least(self, 1, "clips", "checked", "size", "frames")
+        check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
         check_least(self, 0, "merges", "token_frames")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 from unittest import mock
@@ -30,7 +31,9 @@ from flowwarp.train.loop import Batch, LoopConfig, Task, train
 from flowwarp.train.runs import BEST, CONFIG, LAST, METRICS, SAMPLES, open_run
 from flowwarp.train.small_tasks import processes, small_config, small_task
 
+PLAIN = "plain"
 RESUMED: Mapping[str, Mapping[str, Any]] = {
+    PLAIN: {},
     "fp32": {"accumulate": 2, "workers": 2},
     # Muon is for what has matrices.
     "bf16": {"precision": "bf16", "ema": 0.0, "muon": 0.1, "accumulate": 3, "workers": 1},
@@ -59,15 +62,29 @@ def _differ(one: Path, two: Path) -> bool:
 
 def resume_differences(name: str, kind: str, folder: Path) -> float:
     """Return in how many files a run that was stopped twice differs from one that was not."""
-    config = small_config(**RESUMED[kind])
-    if not (small_task(name, config, folder).matrices and hasattr(torch.optim, "Muon")):
-        config = replace(config, muon=0.0)
-    whole, cut = folder / f"{name}-{kind}-whole", folder / f"{name}-{kind}-cut"
-    _run(small_task(name, config, folder), config, whole)
+    config = _resumed(name, kind, folder)
+    whole, cut = _whole(name, kind, folder), folder / f"{name}-{kind}-cut"
     for step in sorted(random.Random(f"{name}, {kind}").sample(range(1, config.steps), 2)):  # noqa: S311
         _fail(_stopped(small_task(name, config, folder), step), config, cut, Stopped)
     _run(small_task(name, config, folder), config, cut)
     return len(run_differences(whole, cut))
+
+
+def _resumed(name: str, kind: str, folder: Path) -> LoopConfig:
+    config = small_config(**RESUMED[kind])
+    if config.muon and not (
+        small_task(name, config, folder).matrices and hasattr(torch.optim, "Muon")
+    ):
+        config = replace(config, muon=0.0)
+    return config
+
+
+@cache
+def _whole(name: str, kind: str, folder: Path) -> Path:
+    """Return a run that nothing happened to, for several others to be compared with."""
+    config, whole = _resumed(name, kind, folder), folder / f"{name}-{kind}-whole"
+    _run(small_task(name, config, folder), config, whole)
+    return whole
 
 
 def _stopped(task: Task, last: int) -> Task:
@@ -87,7 +104,7 @@ def _stopped(task: Task, last: int) -> Task:
 def divergence_differences(name: str, folder: Path) -> float:
     """Return in how many files a run differs that went on after a loss that was no number."""
     config = small_config()
-    whole, cut = folder / f"{name}-finite-whole", folder / f"{name}-finite-cut"
+    whole, cut = _whole(name, PLAIN, folder), folder / f"{name}-finite"
     task = small_task(name, config, folder)
 
     def loss(model: nn.Module, examples: Batch, step: int) -> Mapping[str, Tensor]:
@@ -95,17 +112,15 @@ def divergence_differences(name: str, folder: Path) -> float:
         return {key: value + (torch.nan if step == 3 else 0) for key, value in losses.items()}
 
     _fail(replace(task, loss=loss), config, cut, Diverged)
-    for run in (whole, cut):
-        _run(small_task(name, config, folder), config, run)
+    _run(small_task(name, config, folder), config, cut)
     return len(run_differences(whole, cut))
 
 
 def damage_differences(name: str, folder: Path) -> float:
     """Return in how many files a run differs that went on with a bit of its last state flipped."""
     config = small_config()
-    whole, hurt = folder / f"{name}-sound", folder / f"{name}-hurt"
-    for run in (whole, hurt):
-        _run(small_task(name, config, folder), config, run)
+    whole, hurt = _whole(name, PLAIN, folder), folder / f"{name}-hurt"
+    shutil.copytree(whole, hurt)
     state = max(hurt.glob("state-*"))
     data = bytearray(state.read_bytes())
     data[-1] ^= 1
@@ -118,14 +133,13 @@ def damage_differences(name: str, folder: Path) -> float:
 
 def lock_differences(name: str, folder: Path) -> float:
     """Return how many files of a run change as another process would train it, too."""
-    config = small_config(steps=2)
-    alone, held = folder / f"{name}-free", folder / f"{name}-held"
-    for run in (alone, held):
-        task = small_task(name, config, folder)
-        _run(task, config, run)
+    config = small_config()
+    whole, held = _whole(name, PLAIN, folder), folder / f"{name}-held"
+    shutil.copytree(whole, held)
+    task = small_task(name, config, folder)
     with open_run(held, {"loop": config, **task.configs}, resume="auto"):
-        _fail(task, replace(config, steps=4), held, Locked)
-    return len(run_differences(alone, held))
+        _fail(task, replace(config, steps=7), held, Locked)
+    return len(run_differences(whole, held))
 
 
 def full_disk_differences(name: str, folder: Path, every: int = 1) -> float:
@@ -134,7 +148,7 @@ def full_disk_differences(name: str, folder: Path, every: int = 1) -> float:
     Args:
         name: of ``TRAINERS`` or ``OTHERWISE``.
         folder: for ``small_task``; the runs are made in it.
-        every: how many writes to go on by.
+        every: of how many writes one fails; 1 for each.
 
     Returns:
         In how many files the runs differ from one whose disk had room, and how many files were left
@@ -147,7 +161,7 @@ def full_disk_differences(name: str, folder: Path, every: int = 1) -> float:
     with FullDisk(0) as disk:
         _run(task, config, whole)
     wrong = 0
-    for failing in range(1, disk.count + 1, every):
+    for failing in range(every, disk.count + 1, every):
         run = folder / f"{name}-full-{failing}"
         task.model.load_state_dict(begun)
         with FullDisk(failing):
@@ -217,6 +231,12 @@ class _Appended:
 
     def __init__(self, file: Any, is_full: Callable[[], bool]) -> None:
         self._file, self._is_full = file, is_full
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)

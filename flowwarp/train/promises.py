@@ -15,8 +15,8 @@ from flowwarp.train.exactness import (
     networks,
     operators,
     process_difference,
-    refinements,
     thread_differences,
+    without_gradients,
 )
 from flowwarp.train.small_tasks import OTHERWISE, TRAINERS
 
@@ -44,8 +44,8 @@ def promises(folder: Path) -> Iterator[Promise]:
     Args:
         folder: empty; the caller removes it.
     """
-    exact = operators().keys() | refinements().keys()
-    for name in [*operators(), *refinements(), *networks()]:
+    exact = operators().keys() | without_gradients().keys()
+    for name in [*operators(), *without_gradients(), *networks()]:
         yield Promise(
             f"{name}: neighbours",
             0,

@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.digits import compose_digits
+from flowwarp.data.digits import GROUNDS, MOTIONS, compose_digits
+from flowwarp.data.labels import JUDGED, one_actor
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.data.tokens import train_pairs
-from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
 from flowwarp.pipelines.captions import Words
 from flowwarp.train import captioner as train_captioner
+from flowwarp.train import classifier as train_classifier
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
@@ -31,7 +33,7 @@ from flowwarp.train.kept import keep_clips
 from flowwarp.train.loop import LoopConfig, Task, generator
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
-TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler")
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier")
 OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of another kind
 
 _NOTHING = {
@@ -41,6 +43,8 @@ _NOTHING = {
     "asked": 0,
     "flow_12": torch.nan,
     "flow_21": torch.nan,
+    "direction": -100,  # that cannot be told
+    "ground": -100,
 }
 _SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
 _FRAMES = 8
@@ -105,7 +109,12 @@ def _dvae_task(config: LoopConfig, folder: Path, model: dvae.DVAEConfig = dvae.T
     data = train_dvae.DVAEDataConfig(_SMALL, _FRAMES, validation=2)
     losses = train_dvae.DVAELossConfig()
     configs = {"loop": config, "model": model, "data": data, "losses": losses}
-    return train_dvae.dvae_task(partial(_digits, _SMALL), configs)
+
+    def draw(seed: int, index: int) -> Any:
+        # A residual's vectors are found of 768; to compose so many takes longer than all else.
+        return _digits(_SMALL, seed, index % 64)
+
+    return train_dvae.dvae_task(draw, configs)
 
 
 def _gpt_task(
@@ -128,7 +137,7 @@ def _gpt_task(
     )
     configs = {
         "loop": config,
-        "model": gpt.GPTConfig(phrases=4096, width=32, depth=2, heads=4, hidden=48),
+        "model": replace(gpt.TINY, width=32, depth=2, hidden=48),
         "data": data,
         "losses": losses,
     }
@@ -184,6 +193,14 @@ def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
     return task
 
 
+def _classifier_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_classifier.ClassifierDataConfig(clips=12, validation=2)
+    attributes = (("direction", tuple(MOTIONS)), ("ground", tuple(GROUNDS)))
+    model = classifier.ClassifierConfig(attributes, size=_SMALL, widths=(16, 16), norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    return train_classifier.classifier_task(_one_digit, _FRAMES, configs)
+
+
 def _residual_task(config: LoopConfig, folder: Path) -> Task:
     model = replace(dvae.TINY, encoder=0, quantiser="residual", entries=32)
     return _dvae_task(config, folder, model)
@@ -203,12 +220,21 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "gpt, redrawn": _redrawn_task,
     "captioner": _captioner_task,
     "upsampler": _upsampler_task,
+    "classifier": _classifier_task,
 }
 
 
 @cache
 def _digits(size: int, seed: int, index: int) -> Any:
     return compose_digits(seed, index, size, _FRAMES)
+
+
+def _one_digit(seed: int, index: int) -> Any:
+    """Return a clip of a digit that has all attributes of an actor, most of them absent."""
+    clip = one_actor(partial(_digits, _SMALL))(seed, index)
+    (digit,) = clip.attributes["actors"]
+    actor = dict.fromkeys((*JUDGED, "hair_style"), "") | digit
+    return replace(clip, attributes=clip.attributes | {"actors": [actor]})
 
 
 @cache

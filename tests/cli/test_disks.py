@@ -2,7 +2,9 @@
 
 import errno
 import io
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +13,14 @@ import pytest
 import torch
 
 from flowwarp.cli import eval_video, main
+from flowwarp.errors import OutputError
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, write_image
+from flowwarp.io.manifests import open_manifest, read_manifests
+from flowwarp.io.video import write_video
 from flowwarp.ops import _native
+from flowwarp.train.mishaps import FullDisk, run_differences
+from flowwarp.train.runs import Run
 
 SIZE = 144
 NET = "--weights {net} --quality fast"
@@ -22,6 +29,7 @@ ONCE = "--preset tiny --steps 1 --run {disk}/run --resume auto --set batch_size=
 # What each would write, in {disk}, is more than fits.
 CALLS = {
     "warp": "warp a.png a.flo -o {disk}/out.png",
+    "warp of many": "warp frames a.flo -o {disk}/warped",
     "show": "show a.flo -o {disk}/out.png",
     "convert": "convert a.flo -o {disk}/out.npy",
     "flow": f"flow a.png b.png {NET} -o {{disk}}/out.flo",
@@ -86,9 +94,9 @@ def test_full_disk(name, run, small_disk):
     assert ".flowwarp-" not in lines[-1]  # a name that nobody has given
     # What is whole may stay, such as a manifest; nothing that is half.
     left = [path for path in names(small_disk) if not path.startswith(("ballast", "run/", "made/"))]
-    assert set(left) <= {"flows/manifest.jsonl", "flows/.lock"}
+    assert {Path(path).name for path in left} <= {"manifest.jsonl", ".lock"}
     assert not list(small_disk.rglob(".flowwarp-*"))
-    if name == "flow of many" or name.startswith("train-"):
+    if name.endswith("of many") or name.startswith("train-"):
         subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
         assert run(CALLS[name], disk=small_disk)[0] == 0
 
@@ -109,6 +117,59 @@ def test_a_disk_that_is_full_when_it_is_flushed(name, run, monkeypatch):
     assert sum(line.startswith("flowwarp: disk/") for line in lines) == 1
     assert "no space left on device" in lines[-1]
     assert not [path for path in names(Path("disk")) if "lock" not in path]
+
+
+@pytest.mark.parametrize("name", ["flow of many", "warp of many"])
+def test_a_disk_that_is_full_at_each_write_in_turn(name, run):
+    """Also at the last of all, of the manifest, when every result is there."""
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        write_image(f"frames/{number}.png", torch.rand(3, 24, 40, generator=generator))
+    write_flow("a.flo", torch.ones(2, 24, 40))
+    with FullDisk(0) as disk:
+        assert run(CALLS[name], disk="whole")[0] == 0
+    whole = results("whole")
+    for failing in range(1, disk.count + 1):
+        with FullDisk(failing):
+            code, _, lines = run(CALLS[name], disk=f"{failing}")
+        assert (code, len(lines)) == (4, 1), lines
+        assert lines[0].startswith(f"flowwarp: {failing}/")
+        assert "no space left on device" in lines[0]
+        assert results(f"{failing}").items() <= whole.items()
+        assert run(CALLS[name], disk=f"{failing}")[0] == 0
+        assert results(f"{failing}") == whole
+        assert done(f"{failing}") == done("whole")
+    assert disk.count == {"flow of many": 2 + 2 * 3 + 1, "warp of many": 2 + 3 * 3 + 1}[name]
+
+
+def test_what_ends_a_job_is_told_before_a_manifest_that_cannot_be_closed(tmp_path):
+    def work(*faults):
+        with open_manifest(tmp_path / "out", {"job": "test"}) as manifest:
+            manifest.append({"part": "a", "status": "done"})
+            disk.failing = disk.count + 1
+            for fault in faults:
+                raise fault
+
+    with FullDisk(0) as disk:
+        with pytest.raises(KeyboardInterrupt):
+            work(KeyboardInterrupt)
+        with pytest.raises(OutputError, match="no space left on device"):
+            work()
+
+
+def results(folder):
+    """Return what is in a folder, by name; of the manifest, which tells times, that it is there."""
+    return {
+        path: b"" if path.endswith(".jsonl") else Path(folder, path).read_bytes()
+        for path in names(Path(folder))
+    }
+
+
+def done(folder):
+    """Return the parts that the manifest in a folder says are done."""
+    (path,) = Path(folder).rglob("manifest.jsonl")
+    job = json.loads(path.read_text().splitlines()[0])
+    return read_manifests(path.parent, job).keys()
 
 
 def test_full_disk_spares_what_is_there(run, small_disk):
@@ -185,6 +246,40 @@ def test_a_cache_that_is_not_there_yet_is_made(run, monkeypatch):
     code, _, lines = run(CALLS["train-captioner"], disk=".")
     assert code == 0, lines
     assert list(Path("some/where/new").iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="which removes nothing that is open")
+@pytest.mark.parametrize("name", ["train-flow", "train-dvae"])
+def test_data_that_disappears_in_mid_run_is_not_missed(name, run, monkeypatch):
+    """Nor is what was prepared of it: the process has that open until it ends."""
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", "cache")
+    Path("clips").mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for number in range(3):
+        write_video(f"clips/{number}.gif", torch.rand(6, 3, 24, 32, generator=generator))
+        Path(f"clips/{number}.txt").write_text(f"noise number {number}")
+    call = CALLS[name].replace("digits", "clips --flow none") + " --set save_every=1"
+    fitted = "fitted_pairs=1 --set fitted_share=0.5"  # examples of both kinds
+    call = call.replace("--steps 1", "--steps 4").replace("fitted_pairs=0", fitted)
+    source = call.split()[1]
+    assert run(call, disk="whole")[0] == 0
+    save = Run.save_state
+    for number, gone in enumerate(("cache", source)):
+
+        def disturbed(run, state, gone=gone):
+            save(run, state)
+            if state.step == 1:
+                shutil.rmtree(gone)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "save_state", disturbed)
+            assert run(call, disk=f"{number}")[0] == 0
+        assert not Path(gone).exists()
+        assert run_differences(Path("whole/run"), Path(f"{number}/run")) == []
+    # What begins or goes on has to look at the files again.
+    code, _, lines = run(call, disk="whole")
+    assert (code, len(lines)) == (3, 1)
+    assert source in lines[0]
 
 
 # ------------------------------------------------------------------ one core, many, an old one

@@ -664,6 +664,75 @@ def test_killed_at_any_moment_it_goes_on(flow, weights):
     assert len(parts) == len(set(parts)) == 23  # nothing was done twice that had been noted
 
 
+# On a disk that takes its time: from the second pair on each flush is told, and does not end.
+SLOWLY = """
+import os, signal, sys, time
+from flowwarp.cli import main
+
+# What is started in the background of a shell, as tests may be, is deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+flush, begun = os.fsync, []
+
+def slowly(file):
+    begun.append(file)
+    if len(begun) > 4:  # of the manifest, the first pair, and the folder after each
+        print("flushing", flush=True)
+        time.sleep(60)
+    flush(file)
+
+os.fsync = slowly
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_second_process_is_refused_and_ctrl_c_twice_ends_the_first(flow, weights):
+    save_frames("in")
+    assert flow("in", "-o", "whole")[0] == 0
+    command = [sys.executable, "-c", SLOWLY, "flow", "in", "--weights", weights]
+    child = subprocess.Popen(
+        [*command, "--quality", "fast"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    told = [child.stdout.readline() for _ in range(2)]
+    assert told == ["in_flow/frame8.flo\n", "flushing\n"]
+    assert flow("in") == (
+        8, [], ["flowwarp: in_flow: another process works on this; wait for it"],
+    )  # fmt: skip
+    child.send_signal(signal.SIGINT)
+    assert child.stdout.readline() == "flushing\n"  # now of the manifest, which is closed
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (130, "flowwarp: interrupted\n")
+    assert list(files("in_flow")) == ["frame8.flo"]
+    assert flow("in")[0] == 0
+    assert files("in_flow") == files("whole")
+    parts = [record["part"] for record in lines("in_flow/manifest.jsonl")[1:]]
+    assert parts == ["frame8", "frame9", "frame10"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are text")
+def test_names_that_are_no_text_or_as_long_as_can_be(flow):
+    save_frames("plain", 4, first=0)
+    assert flow("plain")[0] == 0
+    Path("odd").mkdir()
+    stems = [os.fsdecode(b"0 \xff\xfe"), "1 \n", "2" * 251, os.fsdecode(b"3" * 250 + b"\xe9")]
+    for number, stem in enumerate(stems):
+        shutil.copy2(f"plain/frame{number}.png", f"odd/{stem}.png")
+    options = ["odd", "--backward", "back", "--occlusion", "seen", "--json"]  # which is ASCII
+    assert flow(*options)[::2] == (0, [])
+    for number, stem in enumerate(stems[:-1]):
+        wanted = Path(f"plain_flow/frame{number}.flo").read_bytes()
+        assert Path(f"odd_flow/{stem}.flo").read_bytes() == wanted
+    before = files(".")
+    assert len(files("odd_flow")) == len(files("back")) == len(files("seen")) == 3
+    assert flow(*options)[::2] == (0, [])
+    Path(f"back/{stems[0]}.flo").unlink()
+    assert flow(*options)[::2] == (0, [])
+    assert files(".") == before
+    records = lines("odd_flow/manifest.jsonl")[1:]
+    assert [record["part"] for record in records] == [*stems[:-1], stems[0]]
+
+
 # ------------------------------------------------------------------ workers
 
 

@@ -38,6 +38,7 @@ QUICK = (
     "right",
     "number",
     "weights NaN",
+    "weights odd",
     "run that is there",
     "run with a pipe",
     "flow pipe",

@@ -54,3 +54,10 @@ def test_other_weights_are_refused(video_weights, tmp_path, capsys):
     write_video(clip, list(torch.rand(9, 3, 24, 40)))
     assert run("describe-video", clip, "--captioner", video_weights["dvae"]) == 3
     assert "captioner" in capsys.readouterr().err
+
+
+def test_captions_have_an_end(tmp_path, capsys):
+    call = ["train-captioner", "digits", *QUICK, "--run", tmp_path / "run"]
+    assert run(*call, "--set", "text_limit=257") == 3
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "text_limit must be a whole number in [1, 256], got 257" in error

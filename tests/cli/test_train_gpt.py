@@ -180,6 +180,8 @@ def test_needs_the_weights_of_a_vae(tmp_path, capsys):
         (["--set", 'orders=["text video"]'], "orders must be media and a share"),
         (["--set", "data.size=15"], "size"),
         (["--set", "data.frames=6"], "frames must be a multiple of 4, got 6"),
+        (["--set", "text_limit=257"], "text_limit must be a whole number in [1, 256], got 257"),
+        (["--set", "data.size=1024"], "grid of video must be t, y, x of at most 32768 tokens"),
     ],
 )
 def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -306,6 +307,33 @@ def test_it_survives_a_card():
         lambda c: c["media"][2].update(shares="nothing"),
         lambda c: c["media"][0].update(size=7),
         lambda c: c.pop("text_limit"),
+        lambda c: c.update(text_limit=math.inf),
+        lambda c: c.update(text_limit=10**9),
+        lambda c: c.update(text_limit=257),
+        lambda c: c.update(text_limit="8"),
+        lambda c: c["merges"].insert(0, [float(n) for n in c["merges"].pop(0)]),
+        lambda c: c["merges"].insert(0, [str(n) for n in c["merges"].pop(0)]),
+        lambda c: c["media"][1].update(size=math.inf),
+        lambda c: c["media"][1].update(size=1000.0) or c["media"][2].update(size=1000.0),
+        lambda c: c["media"][3].update(size=10**6, digits=10**9),
+        lambda c: c["media"][3].update(size=2**16, digits=2),
+        lambda c: c["media"][1].update(first=10**30),
+        lambda c: c["media"][1].update(first=0),  # where its own first frame is
+        lambda c: c["media"][1].update(first=2),
+        lambda c: c["media"][2].update(first=-1),
+        lambda c: c["media"][2].update(first=0.5),
+        lambda c: c["media"][0].update(grid=[1, 1, 1]),
+        lambda c: c["media"][1].update(grid=[10**3, 10**3, 10**3]),
+        lambda c: c["media"][1].update(grid=[4, 16]),
+        lambda c: c["media"][1].update(grid=[4, 16, 16.0]),
+        lambda c: c["media"][1].update(grid="abc"),
+        lambda c: c["media"][3].update(grid=None, digits=2),
+        lambda c: c["media"][3].update(name=None),
+        lambda c: c["media"][3].update(name="", shares=""),
+        lambda c: c["media"][2].update(shares="frame"),  # of its own, which it has not
+        lambda c: c["media"][1].update(shares="frame"),
+        lambda c: c["media"][3].update(shares=[]),
+        lambda c: c["media"].extend(c["media"][3] | {"name": str(n)} for n in range(61)),
     ],
 )
 def test_a_broken_card_is_bad_input(spoil):
@@ -315,3 +343,19 @@ def test_a_broken_card_is_bad_input(spoil):
         vocabulary_from_json(json.dumps(content), "weights")
     with pytest.raises(InputError):
         vocabulary_from_json("null", "weights")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: c.update(text_limit=256),
+        lambda c: c["media"][1].update(grid=[32, 32, 32]),
+        lambda c: c["media"][2].update(first=7),
+        lambda c: c["media"].extend(c["media"][3] | {"name": str(n)} for n in range(60)),
+    ],
+)
+def test_the_largest_card_is_read(change):
+    content = json.loads(vocabulary().to_json())
+    change(content)
+    words = vocabulary_from_json(json.dumps(content), "weights")
+    assert words.places("video", 10**5).isfinite().all()

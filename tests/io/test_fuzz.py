@@ -1,12 +1,15 @@
 import importlib.util
 import json
+import random
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import load_tensors
 
 if not Path("/proc/self/statm").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
@@ -40,6 +43,26 @@ def fuzz():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.mark.parametrize("kind", ["gpt", "captioner"])
+def test_odd_cards_reach_what_reads_them(fuzz, tmp_path, kind):
+    """The tensors are those that were written; both texts are changed, and far down, too."""
+    path = tmp_path / "a.safetensors"
+    _, make, _ = fuzz.FORMATS[f"card_{kind}"]
+    make(path)
+    data, rng = path.read_bytes(), random.Random(0)
+    whole, before = load_tensors(path)
+    found = Counter()
+    for _ in range(300):
+        path.write_bytes(fuzz.case(f"card_{kind}", data, rng))
+        tensors, card = load_tensors(path)
+        assert tensors.keys() == whole.keys()
+        found += Counter(name for name in before if card[name] != before[name])
+        words = json.loads(card["vocabulary"])
+        if isinstance(words, dict) and "Infinity" in json.dumps(words.get("media")):
+            found["of a medium"] += 1
+    assert set(found) == {"config", "vocabulary", "of a medium"}
 
 
 def test_a_failing_file_is_made_small(fuzz):

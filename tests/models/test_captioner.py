@@ -1,5 +1,7 @@
 """The captioner: shapes, what it refuses, and what a word may hang on."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -128,12 +130,22 @@ def test_refuses_integers():
     [
         ({"vocabulary": 0}, "vocabulary"),
         ({"hidden": 0}, "hidden"),
+        ({"hidden": 8.0}, "hidden"),
+        ({"joined": True}, "joined"),
+        ({"embedded": 10**30}, "embedded"),
         ({"apart": 0}, "apart"),
+        ({"apart": math.nan}, "apart must be a whole number"),
+        ({"apart": math.inf}, "apart must be a whole number"),
+        ({"apart": 1e30}, "apart must be a whole number"),
+        ({"apart": 10**30}, "apart must be a whole number"),
+        ({"apart": 65}, "apart must be a whole number"),
         ({"size": 20}, "size"),
         ({"numbers": 0}, "numbers"),
         ({"kinds": -1}, "kinds"),
         ({"kinds": 10**9}, "kinds"),
+        ({"kinds": 1.5}, "kinds"),
         ({"pooled": -1}, "pooled"),
+        ({"pooled": math.nan}, "pooled"),
         ({"pooled": 4, "kinds": 6}, "pooled"),
         ({"widths": (12, 16)}, "widths"),
         ({"norm": "batch"}, "norm"),

@@ -1,5 +1,7 @@
 """The judge: shapes, what it refuses, and that a clip is judged by itself."""
 
+import math
+
 import pytest
 import torch
 
@@ -79,8 +81,22 @@ def test_it_is_small():
         ({"attributes": (("a", ("x",)),)}, "two values"),
         ({"attributes": (("a", ("x", "y")), ("a", ("x", "y")))}, "different names"),
         ({"size": 20}, "multiple"),
-        ({"size": 0}, "multiple"),
+        ({"attributes": (("a", "xy"),)}, "names, each with its values"),
+        ({"attributes": ((3, ("x", "y")),)}, "names, each with its values"),
+        ({"attributes": (("a", ("x", 3)),)}, "values of a must be different texts"),
+        ({"attributes": (("a", ("x", "x")),)}, "values of a must be different texts"),
+        ({"size": 0}, "size must be a whole number"),
+        ({"size": 16.0}, "size must be a whole number"),
+        ({"size": 1024}, "size must be a whole number"),
         ({"apart": 0}, "apart"),
+        ({"apart": math.nan}, "apart must be a whole number"),
+        ({"apart": math.inf}, "apart must be a whole number"),
+        ({"apart": 10**30}, "apart must be a whole number"),
+        ({"apart": 65}, "apart must be a whole number"),
+        ({"norm": []}, "norm must be"),
+        ({"widths": 8}, "widths"),
+        ({"widths": (8, 8.0)}, "widths"),
+        ({"blocks": (True, 1)}, "blocks"),
         ({"norm": "batch"}, "norm must be"),
         ({"widths": (24, 36)}, "widths"),
         ({"widths": (8, 8, 8)}, "widths"),

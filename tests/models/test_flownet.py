@@ -131,6 +131,16 @@ def test_wrong_arguments_name_themselves(net):
             net(image1, image2, skip=skip)
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"widths": (8, 0)}, {"decoder": ()}, {"decoder": 8}, {"projected": 8.0}, {"context": -1},
+     {"radius": True}, {"radius": 10**30}, {"radius": float("nan")}],
+)  # fmt: skip
+def test_wrong_sizes_are_refused(changes):
+    with pytest.raises(ValueError, match=f"{min(changes)} must be"):
+        FlowNetConfig(**changes)
+
+
 def test_two_levels_are_the_fewest():
     with pytest.raises(ValueError, match="widths must be 2 or more, got 1"):
         FlowNetConfig(widths=(8,))

@@ -478,6 +478,14 @@ def test_what_is_near_is_pointed_at():
         {"inner_depth": 0},
         {"vocabulary": 0},
         {"kinds": -1},
+        {"kinds": math.nan},
+        {"heads": True},
+        {"width": 64.0},
+        {"phrases": 10**30},
+        {"phrases": 2**24 + 1},
+        {"norm": "x"},
+        {"norm": None},
+        {"norm": []},
     ],
 )
 def test_wrong_sizes_are_refused(changes):

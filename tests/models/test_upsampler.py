@@ -243,10 +243,19 @@ def test_shapes_are_checked(changes, words):
         Upsampler(TINY)(**(arguments | changes))
 
 
+@pytest.mark.parametrize("name", ["residual", "detail", "sharpness"])
+@pytest.mark.parametrize("value", [1e-300, 1e-5, 1e3, 10**30, math.inf, math.nan, True, "x"])
+def test_units_that_would_overflow(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be a number in"):
+        UpsamplerConfig(**{name: value})
+
+
 def test_configurations_are_checked():
     for wrong in (
         {"widths": (12,), "blocks": (1,)}, {"widths": (8,)}, {"patch": 3}, {"residual": 0.0},
-        {"detail": 0.0}, {"sharpness": 0.0}, {"blocks": (1, 1, 0)},
+        {"detail": 0.0}, {"sharpness": 0.0}, {"blocks": (1, 1, 0)}, {"embedding": 0},
+        {"embedding": 32.0}, {"patch": True}, {"patch": 10**30}, {"widths": 32},
+        {"norm": "batch"}, {"norm": None}, {"norm": 3},
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"must"):
             UpsamplerConfig(**wrong)

@@ -113,6 +113,10 @@ def test_eyes_are_told_apart(eye, gpt):
     for wrong in (eye, make_eye(size=32, kinds=16)):
         with pytest.raises(InputError, match="makes other sketches"):
             check_sketches(gpt, wrong, "file")
+    for told in (0, 16):  # of other kinds than it writes
+        config = dataclasses.replace(gpt.net.config, kinds=told)
+        with pytest.raises(InputError, match="makes other sketches"):
+            check_sketches(dataclasses.replace(gpt, net=GPT(config)), large, "file")
 
 
 def test_each_patch_has_the_kind_of_its_place(gpt):

@@ -444,12 +444,26 @@ def test_weights_that_do_not_fit_each_other(models, video_weights, tmp_path):
 
 @pytest.mark.parametrize(
     ("media", "problem"),
-    [(slice(2), "has no frame"), (slice(1, 3), "has no text"), (None, "not of square videos")],
+    [
+        (lambda text, video, frame: (text, video), "has no frame"),
+        (lambda text, video, frame: (video, frame), "has no text"),
+        (
+            lambda text, *grids: (text, *(dataclasses.replace(m, grid=(1, 4, 2)) for m in grids)),
+            "not of square videos",
+        ),
+        (
+            lambda text, video, frame: (
+                text,
+                video,
+                dataclasses.replace(frame, size=2, shares=None),
+            ),
+            "other codes for first frames",
+        ),
+    ],
 )
 def test_a_transformer_of_other_media(models, video_weights, tmp_path, media, problem):
     words = models.gpt.vocabulary
-    wide = [words["text"], *(dataclasses.replace(m, grid=(1, 4, 2)) for m in words.media[1:3])]
-    words = dataclasses.replace(words, media=tuple(wide if media is None else words.media[media]))
+    words = dataclasses.replace(words, media=media(*words.media[:3]))
     net = GPT(dataclasses.replace(models.gpt.net.config, vocabulary=words.size))
     card = Card("gpt", dataclasses.asdict(net.config), 1, {VOCABULARY: words.to_json()})
     save_weights(tmp_path / "gpt.safetensors", net, card)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import tiny
 import torch
+import torch._dynamo  # as the first step of AdamW does
 
 from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError
@@ -52,7 +53,7 @@ def wait(child):
 
 def kill(folder):
     """Kill a training at five random moments, then let it end."""
-    config = tiny.config(steps=40, save_every=3, validate_every=6, precision="bf16", accumulate=2)
+    config = tiny.config(steps=100, save_every=3, validate_every=6, precision="bf16", accumulate=2)
     task = lambda: tiny.make(dropout=0.2)  # noqa: E731
     child = fork(lambda: train(task(), config, folder / "whole", stream=QUIET))
     started = time.monotonic()
@@ -64,7 +65,8 @@ def kill(folder):
         run = lambda: train(task(), config, folder / "killed", resume="auto", stream=QUIET)  # noqa: E731
         child = fork(run)
         if kills < 5:
-            time.sleep(chance.uniform(0.1, 0.4) * whole)
+            # By this seed half of it in all, so that it does not end before the last of them.
+            time.sleep(chance.uniform(0.02, 0.15) * whole)
             os.kill(child, signal.SIGKILL)
         code = wait(child)
         kills += code == -signal.SIGKILL
@@ -121,21 +123,25 @@ def interrupt(step):
 
 
 def processes(folder):
-    """Train on two gloo processes, and again with a signal to the second one on the way."""
+    """Train on two gloo processes, and again with a signal to the second one on the way.
 
-    def member(rank, run, before):
+    In the end also with fewer micro-batches than processes.
+    """
+
+    def member(rank, run, before, accumulate=3):
         task = tiny.make(before if rank == 1 else None, seed=0)
         with torch.no_grad():
             task.model.first.weight += rank  # the first one's weights must win
-        train(task, tiny.config(accumulate=3), run, resume="auto", stream=QUIET)
+        config = tiny.config(accumulate=accumulate)
+        train(task, config, run, resume="auto", stream=QUIET)
 
     for run, before in (("whole", None), ("cut", interrupt), ("cut", None)):
         print("exits", *pair(lambda rank, r=run, b=before: member(rank, folder / r, b)))
+    print("exits", *pair(lambda rank: member(rank, folder / "idle", None, accumulate=1)))
 
 
 def shared(folder):
     """Train one network shared out over two processes: whole, cut, gone on with; and its faults."""
-    import torch._dynamo
     import torch.distributed.fsdp  # here, not in each child
     import torch.distributed.tensor  # noqa: F401
 

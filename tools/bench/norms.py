@@ -3,9 +3,9 @@
 python tools/bench/norms.py [--seeds 3] [--share 1.0] [--only dvae]
 
 The small networks and rates of the presets, on the world of digits, for a short fixed number of
-steps; all sides see the same examples. The third has no norms, but a factor for each branch that is
-trained, as in Fixup (Zhang et al., ICLR 2019). Given are the training loss over the last fifth of the
-steps, and what the trainer validates by. The last line is JSON.
+steps; all sides see the same examples. The third has no norms, but a factor for each branch that
+is trained, as in Fixup (Zhang et al., ICLR 2019). Given are the training loss over the last fifth
+of the steps, and what the trainer validates by. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -1,0 +1,51 @@
+"""What is asked of numbers at the public doors."""
+
+import math
+
+import pytest
+
+from flowwarp.tensors import LARGEST, check_choice, check_number, check_whole, check_wholes
+
+NO_NUMBERS = [None, True, "4", [], {}, math.nan, math.inf, -math.inf, 10**30, -(10**30), 1e308]
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 4.0, 1, 8])
+def test_what_is_no_whole_number(value):
+    with pytest.raises(ValueError, match=r"^side must be a whole number in \[2, 7\], got "):
+        check_whole(value, "side", 2, 7)
+    with pytest.raises(ValueError, match=r"^sides must be a whole number in \[2, 7\], got "):
+        check_wholes((3, value), "sides", 2, 7)
+
+
+@pytest.mark.parametrize("values", [(), [3], 3, "3", None])
+def test_what_are_no_whole_numbers(values):
+    with pytest.raises(ValueError, match="sides must be one whole number or more, got "):
+        check_wholes(values, "sides", 2)
+
+
+@pytest.mark.parametrize("value", [*NO_NUMBERS, 0.24, 8.01, 0, 9])
+def test_what_is_no_number(value):
+    with pytest.raises(ValueError, match=r"^share must be a number in \[0.25, 8\], got "):
+        check_number(value, "share", 0.25, 8)
+
+
+def test_ends_belong_to_it():
+    check_whole(0, "side", 0)
+    check_whole(LARGEST, "side", 0)
+    check_wholes((1, 7), "sides", 1, 7)
+    for value in (0.25, 8.0, 8, 1):
+        check_number(value, "share", 0.25, 8)
+    with pytest.raises(ValueError, match="side"):
+        check_whole(LARGEST + 1, "side", 0)
+
+
+def test_a_line_stays_short():
+    for value in ([0] * 10**6, "x" * 10**6, 10**4000):
+        for check in (
+            lambda value: check_whole(value, "side", 0),
+            lambda value: check_number(value, "side", 0, 1),
+            lambda value: check_choice(value, "side", ("left", "right")),
+        ):
+            with pytest.raises(ValueError, match="side must be") as fault:
+                check(value)
+            assert len(str(fault.value)) < 200
