@@ -47,7 +47,7 @@ from flowwarp.data.captioned import load_captioned
 from flowwarp.data.clips import find_clips
 from flowwarp.data.recipes import GroundTruthPair, load_recipe, pairs_of, read_pair
 from flowwarp.data.sprites import load_layers
-from flowwarp.data.tokens import Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.io.flow_files import read_flow, write_flow
@@ -61,7 +61,16 @@ from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
 from flowwarp.pipelines.captions import caption_nats, load_captioner, look, write_caption
-from flowwarp.pipelines.sequences import SKETCH, TEXT, VIDEO, VOCABULARY, describe, token_nats
+from flowwarp.pipelines.sequences import (
+    FRAME,
+    MOTION,
+    SKETCH,
+    TEXT,
+    VIDEO,
+    VOCABULARY,
+    describe,
+    token_nats,
+)
 from flowwarp.pipelines.text_video import generate, load_models, load_upsampler
 from flowwarp.pipelines.video_evaluation import load_classifier
 from flowwarp.pipelines.video_tokens import load_dvae
@@ -148,7 +157,7 @@ def check_gpt(path: Path) -> None:
         for part in parts
     )
     nats = token_nats(gpt.net, tokens, words.all_choices())
-    assert nats.shape == (len(tokens) - 8,)
+    assert nats.shape == (len(tokens) - PATCH,)
     assert bool(nats.isfinite().all())
     if math.prod(grids[VIDEO]) * words[VIDEO].digits > FEW:
         return
@@ -350,8 +359,8 @@ def make_gpt(path: Path) -> None:
         (
             Medium(TEXT, TOKENIZER.size),
             Medium(VIDEO, 4, (2, 2, 2), digits=2),
-            Medium("frame", 4, (1, 2, 2), first=0, shares=VIDEO, digits=2),
-            Medium("motion", 5, (1, 1, 1)),
+            Medium(FRAME, 4, (1, 2, 2), first=0, shares=VIDEO, digits=2),
+            Medium(MOTION, 5, (1, 1, 1)),
             Medium(SKETCH, 3, (1, 2, 2)),
         ),
         TOKENIZER,

@@ -51,7 +51,7 @@ class ClassifierDataConfig(WearConfig):
 Shown = Callable[[int, int], tuple[Tensor, dict[str, str]]]  # (seed, index) to pixels and labels
 
 _AT_ONCE = 16  # clips of a validation side by side
-_UNKNOWN = -100  # of an attribute that cannot be told; cross entropy passes over it
+UNKNOWN = -100  # of an attribute that cannot be told; cross entropy passes over it
 
 
 def mirror(video: Tensor, labels: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
@@ -96,7 +96,7 @@ def draw_batch(
         videos.append(wear(video, config, generator))
         rows.append(
             [
-                values.index(labels[name]) if name in labels else _UNKNOWN
+                values.index(labels[name]) if name in labels else UNKNOWN
                 for name, values in model.attributes
             ]
         )
@@ -124,10 +124,10 @@ def classifier_losses(net: Classifier, examples: Mapping[str, Tensor]) -> dict[s
     """
     scores = net(examples["video"])
     losses = [
-        F.cross_entropy(s, examples[name], reduction="none", ignore_index=_UNKNOWN)
+        F.cross_entropy(s, examples[name], reduction="none", ignore_index=UNKNOWN)
         for name, s in scores.items()
     ]
-    told = torch.stack([examples[name] != _UNKNOWN for name in scores])
+    told = torch.stack([examples[name] != UNKNOWN for name in scores])
     wrong = torch.stack([s.argmax(1) != examples[name] for name, s in scores.items()]) & told
     return {"loss": torch.stack(losses).sum(0), "wrong": wrong.sum(0) / told.sum(0).clamp_min(1)}
 
@@ -181,7 +181,7 @@ def classifier_task(
             device = next(net.parameters()).device
             for name, scores in net(examples["video"].to(device)).items():
                 correct[name] += int((scores.argmax(1).cpu() == examples[name]).sum())
-                told[name] += int((examples[name] != _UNKNOWN).sum())
+                told[name] += int((examples[name] != UNKNOWN).sum())
         shares = {name: right / max(told[name], 1) for name, right in correct.items()}
         return {"error": 1 - sum(shares.values()) / len(shares)} | shares
 

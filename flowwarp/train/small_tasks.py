@@ -43,8 +43,8 @@ _NOTHING = {
     "asked": 0,
     "flow_12": torch.nan,
     "flow_21": torch.nan,
-    "direction": -100,  # that cannot be told
-    "ground": -100,
+    "direction": train_classifier.UNKNOWN,
+    "ground": train_classifier.UNKNOWN,
 }
 _SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
 _FRAMES = 8
