@@ -18,7 +18,7 @@ from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TEMPERATURE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,7 +110,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     help="Of the upsampler, a frame.",
 )
 @choosing_options
-@click.option("--temperature", type=click.FloatRange(0), default=1.0, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0), default=TEMPERATURE, show_default=True)
 @click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--top-p", type=click.FloatRange(0, 1, min_open=True), default=TOP_P, show_default=True

@@ -21,7 +21,7 @@ from flowwarp.cli import _clips, _paths
 from flowwarp.cli._choosing import choosing_options
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TEMPERATURE, TOP_P
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,7 +93,7 @@ class Job:
 @click.option(
     "--temperature",
     type=click.FloatRange(0),
-    default=1.0,
+    default=TEMPERATURE,
     show_default=True,
     help="Of tokens; 0 takes the likeliest.",
 )

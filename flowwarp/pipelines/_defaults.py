@@ -1,5 +1,6 @@
 """Numbers that the command line shows, without torch."""
 
+TEMPERATURE = 0.6  # of codes; warmer, figures are patched together of what hardly fits
 DETAIL = 0.3  # temperature of the digits of a code after its first
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
 GUIDANCE = 3.0  # how much the prompt is stressed

@@ -56,6 +56,8 @@ _SHOWN = 4  # prompts of the sheet of samples
 _FADES = 256  # tokens after which the stress on a video's opening is half as strong
 _ALL = slice(0, None)
 _MOST_WORDS = 10_000  # that the card of the weights names
+# Warmer than videos are made: more goes wrong, to learn not to be led astray by.
+_REDRAWING = replace(SAMPLING, temperature=1.0)
 _AT_ONCE = 8  # sequences of a validation side by side
 
 
@@ -395,7 +397,7 @@ def gpt_losses(
     read = None
     if "redrawn" in examples:
         drawn = examples["redrawn"], examples["draws"]
-        read = net.redraw(ids, places, choices, *drawn, SAMPLING, ahead, near)
+        read = net.redraw(ids, places, choices, *drawn, _REDRAWING, ahead, near)
     nats = net.nats(ids, places, choices, hidden, ahead, near, asked, read)
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}
