@@ -1,13 +1,24 @@
-"""Options of commands that make several of a prompt and choose."""
+"""Options of commands that make videos of prompts: how codes are drawn, and which are chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES
+from flowwarp.pipelines._defaults import (
+    BEGINNINGS,
+    BEST,
+    CANDIDATES,
+    DETAIL,
+    GUIDANCE,
+    TEMPERATURE,
+    TOP_P,
+)
+
+if TYPE_CHECKING:
+    from flowwarp.models.gpt import Sampling
 
 
 def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,3 +46,36 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command what :func:`sampling_of` takes, by the same names."""
+    for name, kind, default, text in (
+        ("--detail", click.FloatRange(0), DETAIL,
+         "Temperature of a code's later digits, times --temperature."),
+        ("--guidance", click.FloatRange(0), GUIDANCE,
+         "How much the prompt is stressed; 1 for as much as was learned."),
+        ("--top-p", click.FloatRange(0, 1, min_open=True), TOP_P,
+         "Draw from the likeliest with this probability together."),
+        ("--top-k", click.IntRange(0), 0, "Draw from the K likeliest tokens; 0 for all."),
+        ("--temperature", click.FloatRange(0), TEMPERATURE, "Of tokens; 0 takes the likeliest."),
+    ):  # fmt: skip
+        option = click.option(name, type=kind, default=default, show_default=True, help=text)
+        command = option(command)
+    return command
+
+
+def sampling_of(
+    temperature: float, top_k: int, top_p: float, guidance: float, detail: float
+) -> Sampling:
+    """Return how tokens shall be drawn.
+
+    Raises:
+        click.UsageError: a value is not a number, or without end.
+    """
+    from flowwarp.models.gpt import Sampling
+
+    try:
+        return Sampling(temperature, top_k, top_p, guidance, detail)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from fault

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._choosing import choosing_options
+from flowwarp.cli._choosing import choosing_options, sampling_of, sampling_options
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TEMPERATURE, TOP_P
+from flowwarp.pipelines._defaults import STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -110,13 +110,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     help="Of the upsampler, a frame.",
 )
 @choosing_options
-@click.option("--temperature", type=click.FloatRange(0), default=TEMPERATURE, show_default=True)
-@click.option("--top-k", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--top-p", type=click.FloatRange(0, 1, min_open=True), default=TOP_P, show_default=True
-)
-@click.option("--guidance", type=click.FloatRange(0), default=GUIDANCE, show_default=True)
-@click.option("--detail", type=click.FloatRange(0), default=DETAIL, show_default=True)
+@sampling_options
 @click.option("-o", "--output", metavar="FOLDER", help="Also draw pictures there.")
 @click.option(
     "--training-seed",
@@ -196,12 +190,7 @@ def command(
     if folder is not None:
         for name in PICTURES:
             _paths.check_output(folder / name, overwrite=overwrite)
-    from flowwarp.models.gpt import Sampling
-
-    try:
-        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
-    except ValueError as fault:  # not a number, or without end
-        raise click.UsageError(str(fault)) from fault
+    sampling = sampling_of(temperature, top_k, top_p, guidance, detail)
     wardrobe = _load_layers(layers)
     networks = _load(
         wanted,

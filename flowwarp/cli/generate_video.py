@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _clips, _paths
-from flowwarp.cli._choosing import choosing_options
+from flowwarp.cli._choosing import choosing_options, sampling_of, sampling_options
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, STEPS, TEMPERATURE, TOP_P
+from flowwarp.pipelines._defaults import STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,41 +90,7 @@ class Job:
 )
 @click.option("--no-upsampler", is_flag=True, help="Leave frames at half the size.")
 @click.option("--no-temporal", is_flag=True, help="Sharpen each frame by itself; it will flicker.")
-@click.option(
-    "--temperature",
-    type=click.FloatRange(0),
-    default=TEMPERATURE,
-    show_default=True,
-    help="Of tokens; 0 takes the likeliest.",
-)
-@click.option(
-    "--top-k",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Draw from the K likeliest tokens; 0 for all.",
-)
-@click.option(
-    "--top-p",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=TOP_P,
-    show_default=True,
-    help="Draw from the likeliest with this probability together.",
-)
-@click.option(
-    "--guidance",
-    type=click.FloatRange(0),
-    default=GUIDANCE,
-    show_default=True,
-    help="How much the prompt is stressed; 1 for as much as was learned.",
-)
-@click.option(
-    "--detail",
-    type=click.FloatRange(0),
-    default=DETAIL,
-    show_default=True,
-    help="Temperature of a code's later digits, times --temperature.",
-)
+@sampling_options
 @click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
 @click.option(
     "--captioner",
@@ -218,13 +184,9 @@ def command(
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
         _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
-    from flowwarp.models.gpt import Sampling
     from flowwarp.pipelines.text_video import load_models
 
-    try:
-        sampling = Sampling(temperature, top_k, top_p, guidance, detail)
-    except ValueError as fault:  # not a number, or without end
-        raise click.UsageError(str(fault)) from fault
+    sampling = sampling_of(temperature, top_k, top_p, guidance, detail)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
     start = time.perf_counter()
     models = load_models(
