@@ -55,7 +55,7 @@ def command(
     \b
     flowwarp train-captioner digits --preset tiny
     flowwarp train-captioner clips/ --preset base --resume auto
-    flowwarp train-captioner clips/ --start runs/captioner/best.safetensors --kinds 128 \\
+    flowwarp train-captioner clips/ --start runs/captioner/best.safetensors --kinds 1024 \\
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)

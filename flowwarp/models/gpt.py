@@ -23,7 +23,7 @@ what attention finds in them. Of the thousands of nats of a video its caption ch
 attention hardly learns where to look for them; a sum over a table has nothing to look for. Words
 are patches with a place along ``line``.
 
-*Sketches.* What a place shall look like, one of a few dozen kinds, may be told to the patch before
+*Sketches.* What a place shall look like, one of some hundred kinds, may be told to the patch before
 it (``kinds``), where the blocks begin and once more behind them. What is added at the beginning
 only drowns: there the stream has a fraction of the size that it has later.
 

@@ -1,4 +1,4 @@
-"""Sketches of clips: what each place shows, as one of a few dozen kinds, and little else.
+"""Sketches of clips: what each place shows, as one of some hundred kinds, and little else.
 
 The captioner sorts places into kinds (:mod:`flowwarp.models.captioner`); those of a clip are its
 sketch. A transformer learns to make sketches of captions long before it makes videos of them, for
@@ -41,7 +41,7 @@ def check_kinds(captioner: Words, source: str | Path | None) -> None:
     """Raise InputError if a captioner sorts places into no kinds; ``source`` is its weights."""
     if not kinds(captioner):
         raise InputError(
-            source or "captioner", "makes no sketches", "train-captioner --start IT --kinds 128"
+            source or "captioner", "makes no sketches", "train-captioner --start IT --kinds 1024"
         )
 
 

@@ -58,6 +58,7 @@ _ALL = slice(0, None)
 _MOST_WORDS = 10_000  # that the card of the weights names
 # Warmer than videos are made: more goes wrong, to learn not to be led astray by.
 _REDRAWING = replace(SAMPLING, temperature=1.0)
+_TOLD = "ahead.weight"  # what kinds of places say to patches of a video
 _AT_ONCE = 8  # sequences of a validation side by side
 
 
@@ -570,7 +571,7 @@ def gpt_task(
     words = _vocabulary(material, data, start, vocabulary)
     check_media(data, losses, [medium.name for medium in words.media])
     torch.manual_seed(training.seed)
-    net = _network(configs["model"], words, dvae, start)
+    net = _network(configs["model"], words, dvae, material.eye, start)
     choices = words.all_choices()
 
     def batch(numbers: range) -> dict[str, Tensor]:
@@ -630,7 +631,8 @@ def _vocabulary(
         words = known
     elif start is not None:
         before = start.vocabulary
-        if any(before.knows(own.name) and before[own.name] != own for own in material.media):
+        codes = [own for own in material.media if own.name != SKETCH]  # sketches may begin anew
+        if any(before.knows(own.name) and before[own.name] != own for own in codes):
             raise ValueError(problem)
         media = before[TEXT], *material.media
         words = replace(before, media=media, text_limit=data.text_limit)
@@ -641,13 +643,19 @@ def _vocabulary(
     return words
 
 
-def _network(sizes: GPTConfig, words: Vocabulary, dvae: DVAE | None, start: MediaGPT | None) -> GPT:
+def _network(
+    sizes: GPTConfig,
+    words: Vocabulary,
+    dvae: DVAE | None,
+    eye: str | None,
+    start: MediaGPT | None,
+) -> GPT:
     """Return a network for a vocabulary, which knows what another one knows, or how codes look."""
     kinds = words[SKETCH].size if words.knows(SKETCH) else 0
     sizes = sizes if start is None else start.net.config
     net = GPT(replace(sizes, vocabulary=words.size, kinds=kinds))
     if start is not None:
-        adopt(net, words, start)
+        adopt(net, words, start, eye)
     if dvae is not None and (start is None or start.codes not in (None, fingerprint(dvae))):
         begin_codes(net, words, dvae)
     return net
@@ -698,7 +706,7 @@ def _sheet_of_prompts(gpt: MediaGPT, store: TokenStore, dvae: DVAE, seed: int) -
     return video_sheet([torch.stack(list(detokenize(dvae, own))) for own in codes], every=2)
 
 
-def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:
+def adopt(net: GPT, words: Vocabulary, start: MediaGPT, eye: str | None = None) -> None:
     """Give a network what another one knows; what only it has stays as it is.
 
     Args:
@@ -706,21 +714,26 @@ def adopt(net: GPT, words: Vocabulary, start: MediaGPT) -> None:
         words: its vocabulary.
         start: the other one and its vocabulary. Of media that only one of them has nothing is
             taken; nor is what words say in sum, which goes by ids, where these differ.
+        eye: what tells whose sketches the network shall make. Of those of another captioner nothing
+            is taken: their kinds mean something else.
     """
     before = start.vocabulary
+    both = before.knows(SKETCH) and words.knows(SKETCH)
+    anew = both and (before[SKETCH] != words[SKETCH] or start.sketches not in (None, eye))
     ids, theirs = [0], [0]
     for medium in words.media:
         if not before.knows(medium.name):
             continue
         for known, rows in ((words, ids), (before, theirs)):
-            markers = known.begin(medium.name), known.end(medium.name)
-            rows += [*markers, *known.range(medium.name)]
+            rows += [known.begin(medium.name), known.end(medium.name)]
+            if medium.name != SKETCH or not anew:
+                rows += known.range(medium.name)
     learned, state = start.net.state_dict(), net.state_dict()
     for name, value in learned.items():
         if name in ("embedding.weight", "head.weight"):
             state[name][ids] = value[theirs]
             continue
-        lost = name.startswith("summary.") and ids != theirs
+        lost = (name.startswith("summary.") and ids != theirs) or (name == _TOLD and anew)
         if name in state and state[name].shape == value.shape and not lost:
             state[name] = value
     net.load_state_dict(state)

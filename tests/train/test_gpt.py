@@ -596,6 +596,33 @@ def test_videos_are_told_their_sketch(sketched):
         assert set(told.flatten().tolist()) == {64}
 
 
+@pytest.mark.parametrize("change", [{}, {"eye": "another"}, {"media": 96}])
+def test_sketches_of_another_captioner_begin_anew(sketched, change):
+    first = gpt_task(sketched, settings())
+    for layer in (first.model.head, first.model.ahead):  # else they begin alike, by the seed
+        torch.nn.init.normal_(layer.weight)
+    words = vocabulary_from_json(first.notes[VOCABULARY], "notes")
+    start = MediaGPT(first.model, words, sketches=sketched.eye)
+    if "media" in change:  # other kinds: of a captioner that has more of them
+        last = replace(sketched.media[-1], size=change["media"])
+        change = {"media": (*sketched.media[:-1], last)}
+    task = gpt_task(replace(sketched, **change), settings(), start=start)
+    rows = words.range("sketch").start
+    kept, own = first.model.state_dict(), task.model.state_dict()
+    for name in ("embedding.weight", "head.weight"):
+        assert torch.equal(own[name][:rows], kept[name][:rows])
+    assert torch.equal(own["blocks.0.qkv.weight"], kept["blocks.0.qkv.weight"])
+    assert torch.equal(own["summary.table.weight"], kept["summary.table.weight"])
+    same = [
+        torch.equal(own[name][low : low + 64], kept[name][low : low + 64])
+        for name, low in (("head.weight", rows), ("ahead.weight", 0))
+    ]
+    assert same == [not change] * 2
+    if change:
+        assert not own["head.weight"][rows:].any()  # nothing is foretold of the new kinds
+    assert task.notes["sketch"] == change.get("eye", sketched.eye)
+
+
 def test_patches_of_a_rare_kind_count_more(sketched):
     store = sketched.training
     words = build_vocabulary(sketched.media, store.captions(), DATA)
