@@ -561,7 +561,8 @@ def gpt_task(
 
     Raises:
         ValueError: an order names a medium that there is not, there is nothing to judge by, or
-            ``start`` or ``vocabulary`` knows other media than the material has.
+            ``start`` or ``vocabulary`` knows other media than the material has; sketches of
+            ``start`` may be others, see :func:`adopt`.
     """
     if not material.checks:
         raise ValueError("checks must hold some clips")
@@ -706,7 +707,7 @@ def _sheet_of_prompts(gpt: MediaGPT, store: TokenStore, dvae: DVAE, seed: int) -
     return video_sheet([torch.stack(list(detokenize(dvae, own))) for own in codes], every=2)
 
 
-def adopt(net: GPT, words: Vocabulary, start: MediaGPT, eye: str | None = None) -> None:
+def adopt(net: GPT, words: Vocabulary, start: MediaGPT, eye: str | None) -> None:
     """Give a network what another one knows; what only it has stays as it is.
 
     Args:
