@@ -7,4 +7,4 @@ GUIDANCE = 3.0  # how much the prompt is stressed
 BEST = 4  # videos of a prompt, to choose from
 BEGINNINGS = 4  # for each of them, of which the best go on after half
 STEPS = 1  # of the upsampler, a frame
-CANDIDATES = 256  # sketches of a prompt, shared out among its videos; a fraction of their time
+CANDIDATES = 128  # sketches of a prompt, shared out among its videos; a fraction of their time

@@ -82,7 +82,7 @@ def test_all_parts(evaluate):
     }  # fmt: skip
     assert result["counts"] == {"classifier": 2, "dvae": 2, "gpt": 2, "upsampler": 1, "temporal": 1}
     assert result["sampling"]["guidance"] == 3
-    assert (result["candidates"], result["best_of"]) == (256, 4)
+    assert (result["candidates"], result["best_of"]) == (128, 4)
     assert len(result["confusions"]["seen"][0]) == 4
 
 
