@@ -20,6 +20,7 @@ from flowwarp.losses.photometric import masked_mean
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import (
+    BASE,
     DVAE,
     SMALL,
     TINY,
@@ -302,9 +303,7 @@ def presets(preset: Preset) -> dict[str, Any]:
             samples_every=1000,
             workers=1,
         ),
-        "model": DVAEConfig(encoder=0, quantiser="residual", entries=1000, beams=4, chroma=1.75)
-        if preset == "base"
-        else SMALL,
+        "model": BASE if preset == "base" else SMALL,
         "data": DVAEDataConfig(),
         # Vectors are found before the first step, and fixed.
         "losses": DVAELossConfig(rounded_from=0.0 if preset == "base" else 0.3),

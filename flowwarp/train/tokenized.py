@@ -23,7 +23,7 @@ from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.captions import Words
 from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
-from flowwarp.pipelines.video_tokens import encoder_parts, tokenize
+from flowwarp.pipelines.video_tokens import encoder_parts, tokenize, weight_bytes
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
 _VERSION = 2  # of the cache; part of its key
@@ -115,7 +115,7 @@ def tokenize_clips(
 
     Args:
         draw: a pure function from the number of a clip to the clip.
-        dvae: whose codes they are; the weights of its encoder are part of the key.
+        dvae: whose codes they are; what these hang on is part of the key.
         media: of :func:`grid_media`.
         key: names what ``draw`` depends on, so far as the first clips do not tell: for a folder,
             the state of its source.
@@ -132,9 +132,11 @@ def tokenize_clips(
         Locked: another process is at it.
     """
     root = store_folder(cache)
-    chosen_by = dvae.config.beams, dvae.config.chroma  # codes hang on these besides weights
+    settings = dvae.config
+    chosen_by = settings.beams, settings.chroma, settings.correction  # besides weights
     digest = hashlib.sha256(repr((_VERSION, key, count, media, half, chosen_by)).encode())
-    for part in encoder_parts(dvae):
+    # What is corrected was decoded.
+    for part in weight_bytes([dvae]) if settings.correction else encoder_parts(dvae):
         digest.update(part)
     if captioner is not None:
         digest.update(eye_print(captioner).encode())

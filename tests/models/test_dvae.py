@@ -22,6 +22,7 @@ from flowwarp.models.dvae import (
 )
 
 RESIDUAL = replace(TINY, encoder=0, quantiser="residual", entries=200)
+CORRECTED = replace(RESIDUAL, correction=0.5)
 WIDE = DVAEConfig(strides=(2, 2, 2), widths=(16, 32, 64), encoder=1, decoder=(1, 1, 1))
 
 
@@ -161,6 +162,34 @@ def test_chroma_is_what_colour_counts():
     assert torch.allclose(dvae.weigh_colors(weighed, 0.5), torch.cat([red, gray]))
 
 
+@pytest.mark.parametrize(
+    ("correction", "darker", "code"),
+    [(0.0, 0.1, 0), (1.0, 0.1, 5), (0.5, 0.08, 2), (1.0, 0.065, 3), (1.0, 0.055, 0)],
+)
+def test_correction_makes_up_for_what_decoding_does(correction, darker, code):
+    """Vectors are grays of 0, 0.02, ... 0.1 each; the way out makes all of them darker.
+
+    Below an error of 0.06 a place keeps its code.
+    """
+    net = make(replace(RESIDUAL, groups=1, entries=6, decoder=(0, 0, 0), correction=correction))
+    for parameter in net.parameters():
+        torch.nn.init.zeros_(parameter)
+    net.quantiser.books[0] = torch.linspace(0, 0.1, 6)[:, None].expand(6, 192)
+    net.decoder.head.bias.data.fill_(-darker)
+    gray = torch.full((1, 4, 3, 4, 8), 0.5)
+    assert net.encode(gray).tolist() == [[[[code, code]]]]
+
+
+def test_correction_brings_colours_nearer():
+    video = random_video(4, 8)
+    errors = []
+    for config in (RESIDUAL, CORRECTED):
+        net = make(config)
+        error = fold((video - net.decode(net.encode(video))).flatten(0, 1), 4, 4)
+        errors.append(error.unflatten(1, (-1, 3)).mean(1).square().mean())
+    assert errors[1] < 0.9 * errors[0]
+
+
 def test_residual_codes_are_digits_one_book_each():
     residual = Residual(5, 3, 4)
     residual.books.normal_()
@@ -277,6 +306,9 @@ def test_size_of_the_default():
         ({"chroma": 0.0}, "chroma must be a number"),
         ({"chroma": 1e30}, "chroma must be a number"),
         ({"chroma": math.inf}, "chroma must be a number"),
+        ({"correction": -0.1}, "correction must be a number"),
+        ({"correction": math.nan}, "correction must be a number"),
+        ({"correction": 0.5}, "correction must be 0"),
         ({"decoder": (1, -1, 1)}, "decoder must be a whole number"),
         ({"decoder": (1, 1.0, 1)}, "decoder must be a whole number"),
         ({"widths": 16}, "widths must be one whole number or more"),
@@ -347,7 +379,7 @@ def test_rounds_in_fp32_under_autocast(config):
 # Batch and time
 
 
-@pytest.mark.parametrize("config", [TINY, replace(TINY, norm="none"), RESIDUAL])
+@pytest.mark.parametrize("config", [TINY, replace(TINY, norm="none"), RESIDUAL, CORRECTED])
 def test_an_example_does_not_depend_on_its_batch(config):
     net = make(config)
     video = random_video(3, 8)
@@ -370,8 +402,9 @@ def test_training_pass_agrees_with_encode_and_decode(config):
     assert torch.allclose(made.video.clamp(0, 1), net.decode(codes), atol=1e-5)
 
 
-def test_nothing_looks_ahead():
-    net = make()
+@pytest.mark.parametrize("config", [TINY, CORRECTED])
+def test_nothing_looks_ahead(config):
+    net = make(config)
     video = random_video(1, 12)
     codes = net.encode(video)
     assert torch.equal(net.encode(video[:, :8]), codes[:, :2])
@@ -427,8 +460,9 @@ def test_decodes_a_frame_of_tokens_before_it_asks_for_the_next():
     assert asked == [0]
 
 
-def test_a_frame_alone_is_a_still_picture():
-    net = make()
+@pytest.mark.parametrize("config", [TINY, CORRECTED])
+def test_a_frame_alone_is_a_still_picture(config):
+    net = make(config)
     frame = random_video(2, 1)
     codes = net.encode(frame)
     assert codes.shape == (2, 1, 4, 6)

@@ -171,6 +171,23 @@ def test_the_cache_is_of_its_data_and_weights(material, dvae, tmp_path, change):
     assert folders() == 2
 
 
+def test_the_cache_is_of_the_way_out_where_codes_are_corrected(material, tmp_path):
+    residual = replace(TINY_DVAE, encoder=0, quantiser="residual", entries=8)
+    clip = square(0, 0)
+
+    def folders(net):
+        tokenize_clips(lambda n: clip, net, material.media, "key", 2, cache=tmp_path)
+        return len(list(tmp_path.iterdir()))
+
+    plain = DVAE(residual).eval()
+    corrected = DVAE(replace(residual, correction=0.5)).eval()
+    corrected.load_state_dict(plain.state_dict())
+    assert (folders(plain), folders(corrected), folders(corrected)) == (1, 2, 2)
+    with torch.no_grad():
+        corrected.decoder.head.bias.add_(1)
+    assert folders(corrected) == 3
+
+
 def test_the_cache_is_of_its_flow_where_that_is_estimated(material, dvae, tmp_path):
     """Flow of a clip that was composed follows from its key, as it always did."""
     clip = square(0, 0)
