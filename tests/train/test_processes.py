@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
@@ -40,9 +42,15 @@ def forked(scenario, folder):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """What is told of the runs of the scenario, and their folder."""
-    folder = tmp_path_factory.mktemp("runs")
-    return forked("shared", folder).stdout, folder
+    """What is told of the runs of the scenario, and their folder, which workers share."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared runs"
+    told = folder / "told.txt"
+    with FileLock(own.parent / "shared runs.lock"):
+        if not told.exists():
+            folder.mkdir()
+            told.write_text(forked("shared", folder).stdout)
+    return told.read_text(), folder
 
 
 def assert_close(one, two):
