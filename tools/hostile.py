@@ -821,7 +821,7 @@ def _settings() -> Iterator[Case]:
 
 def _numbers() -> Iterator[Case]:
     """What is no number, or has no end, wherever a fraction is wanted."""
-    sampled = ("temperature", "top-p", "guidance", "detail")
+    sampled = ("temperature", "top-p", "guidance", "detail", "plausible")
     calls: dict[str, tuple[str, Sequence[str]]] = {
         "warp": ("warp a.png flow.flo -o out.png", ("scale",)),
         "show": ("show flow.flo -o out.png", ("max",)),

@@ -13,6 +13,7 @@ from flowwarp.pipelines._defaults import (
     CANDIDATES,
     DETAIL,
     GUIDANCE,
+    PLAUSIBLE,
     TEMPERATURE,
     TOP_P,
 )
@@ -51,6 +52,8 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command what :func:`sampling_of` takes, by the same names."""
     for name, kind, default, text in (
+        ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
+         "Stress no token that has less than this share of the likeliest one's chance."),
         ("--detail", click.FloatRange(0), DETAIL,
          "Temperature of a code's later digits, times --temperature."),
         ("--guidance", click.FloatRange(0), GUIDANCE,
@@ -66,7 +69,12 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sampling_of(
-    temperature: float, top_k: int, top_p: float, guidance: float, detail: float
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    guidance: float,
+    detail: float,
+    plausible: float,
 ) -> Sampling:
     """Return how tokens shall be drawn.
 
@@ -76,6 +84,6 @@ def sampling_of(
     from flowwarp.models.gpt import Sampling
 
     try:
-        return Sampling(temperature, top_k, top_p, guidance, detail)
+        return Sampling(temperature, top_k, top_p, guidance, detail, plausible)
     except ValueError as fault:
         raise click.UsageError(str(fault)) from fault

@@ -153,6 +153,7 @@ def command(
     top_p: float,
     guidance: float,
     detail: float,
+    plausible: float,
     output: str | None,
     training_seed: int,
     training_clips: int,
@@ -190,7 +191,7 @@ def command(
     if folder is not None:
         for name in PICTURES:
             _paths.check_output(folder / name, overwrite=overwrite)
-    sampling = sampling_of(temperature, top_k, top_p, guidance, detail)
+    sampling = sampling_of(temperature, top_k, top_p, guidance, detail, plausible)
     wardrobe = _load_layers(layers)
     networks = _load(
         wanted,

@@ -138,6 +138,7 @@ def command(
     top_p: float,
     guidance: float,
     detail: float,
+    plausible: float,
     gpt: str,
     captioner: str | None,
     sketcher: str | None,
@@ -186,7 +187,7 @@ def command(
     from flowwarp.io.images import read_image
     from flowwarp.pipelines.text_video import load_models
 
-    sampling = sampling_of(temperature, top_k, top_p, guidance, detail)
+    sampling = sampling_of(temperature, top_k, top_p, guidance, detail, plausible)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
     start = time.perf_counter()
     models = load_models(

@@ -884,6 +884,10 @@ class Sampling:
             and Salimans, "Classifier-Free Diffusion Guidance", 2022); 1 for just the prompt.
         detail: what ``temperature`` is multiplied by for the digits of a code after its first. They
             are the least sure, and matter the least: where they are drawn at random they are noise.
+        plausible: how likely, given the prompt alone, a token must be for guidance to stress it, as
+            a share of the likeliest one's probability (the constraint of Li et al., "Contrastive
+            Decoding", ACL 2023); 0 for no bound. What is rare may be rarer yet without the prompt,
+            and far enough from there to what nobody would write.
     """
 
     temperature: float = 1.0
@@ -891,6 +895,7 @@ class Sampling:
     top_p: float = 1.0
     guidance: float = 1.0
     detail: float = 1.0
+    plausible: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("temperature", "guidance", "detail"):
@@ -901,10 +906,30 @@ class Sampling:
             raise ValueError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not 0 <= self.plausible <= 1:
+            raise ValueError(f"plausible must be in [0, 1], got {self.plausible}")
 
     def of_details(self) -> Sampling:
         """Return how the digits of a code after its first are drawn."""
         return replace(self, temperature=min(self.temperature * self.detail, MOST))
+
+
+def guide(told: Tensor, plain: Tensor, sampling: Sampling) -> Tensor:
+    """Return logits that stress a prompt.
+
+    Args:
+        told: (B, V), logits with it.
+        plain: (B, V), without.
+        sampling: guidance, and plausible.
+
+    Returns:
+        (B, V); -inf where a token is not plausible.
+    """
+    logits = plain + sampling.guidance * (told - plain)
+    if not sampling.plausible:
+        return logits
+    least = told.amax(-1, keepdim=True) + math.log(sampling.plausible)
+    return logits.masked_fill(told < least, -math.inf)
 
 
 def choose(logits: Tensor, draws: Tensor, sampling: Sampling) -> Tensor:
@@ -1056,8 +1081,7 @@ def sample(
             if pointer is not None:
                 logits = pointer.point(logits, pointed, turn, step)
             if guided:
-                plain = logits[batch:]
-                logits = plain + sampling.guidance * (logits[:batch] - plain)
+                logits = guide(logits[:batch], logits[batch:], sampling)
             own = detailed if turn else sampling
             ids = choices[turn][choose(logits, draws[:, step], own)]
         written[:, step] = ids if stop is None else ids.masked_fill(over, -1)

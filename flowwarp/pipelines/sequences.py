@@ -19,13 +19,15 @@ from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
-from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, TEMPERATURE, TOP_P
+from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
 from flowwarp.pipelines.precision import fast_dtype
 
 TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
 
-SAMPLING = Sampling(TEMPERATURE, top_p=TOP_P, guidance=GUIDANCE, detail=DETAIL)  # of videos
+SAMPLING = Sampling(  # of videos
+    TEMPERATURE, top_p=TOP_P, guidance=GUIDANCE, detail=DETAIL, plausible=PLAUSIBLE
+)
 
 WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.

@@ -95,9 +95,10 @@ def test_the_same_seed_is_the_same_video(generate):
     for name, *options in (
         ("a",), ("b",), ("c", "--seed", 1), ("d", "--steps", 2), ("e", "--temperature", 0),
         ("f", "--top-k", 1), ("g", "--guidance", 1), ("h", "--top-p", 0.3), ("i", "--no-temporal"),
+        ("j", "--plausible", 1),
     ):  # fmt: skip
         assert generate(PROMPT, "-o", f"{name}/", "--frames", 5, *options)[0] == 0
-    first, second, *others = (torch.stack(list(read_video(name))) for name in "abcdefghi")
+    first, second, *others = (torch.stack(list(read_video(name))) for name in "abcdefghij")
     assert torch.equal(first, second)
     assert [torch.equal(first, other) for other in others] == [False] * len(others)
 
@@ -321,6 +322,8 @@ def test_a_terminal_is_not_steered(generate):
         ([PROMPT, "--frames", "10001"], 2, "1<=x<=10000"),
         ([PROMPT, "--temperature", "nan"], 2, "temperature must"),
         ([PROMPT, "--guidance", "inf"], 2, "guidance must"),
+        ([PROMPT, "--plausible", "nan"], 2, "plausible must"),
+        ([PROMPT, "--plausible", "1.1"], 2, "0<=x<=1"),
         ([PROMPT, "--seed", "-1"], 2, "--seed"),
         ([PROMPT, "--image", "nothing.png"], 3, "nothing.png: no such file"),
         ([PROMPT, "--image", "latin.txt"], 3, "latin.txt: is not a picture"),

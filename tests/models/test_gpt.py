@@ -20,6 +20,7 @@ from flowwarp.models.gpt import (
     Summary,
     attend,
     choose,
+    guide,
     read_words,
     rotation,
     sample,
@@ -588,11 +589,39 @@ def test_extremes_take_the_likeliest(extreme, size):
         {"top_p": 0.0},
         {"guidance": math.inf},
         {"detail": -0.1},
+        {"plausible": -0.1},
+        {"plausible": 1.1},
+        {"plausible": math.nan},
     ],
 )
 def test_wrong_sampling_is_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Sampling(**changes)
+
+
+def test_guidance_by_hand():
+    # 8, 4, 2 and 1 with the prompt; without it the last is rarer still, and gains the most.
+    told = torch.tensor([8.0, 4.0, 2.0, 1.0]).log()[None]
+    plain = torch.tensor([1.0, 1.0, 1.0, 1 / 16]).log()[None]
+    guided = guide(told, plain, Sampling(guidance=2.0))
+    assert torch.allclose(guided.exp(), torch.tensor([[64.0, 16.0, 4.0, 16.0]]))
+    assert torch.allclose(guide(told, plain, Sampling(guidance=0.0)), plain)
+    for plausible, kept in ((0.1, [64, 16, 4, 16]), (0.2, [64, 16, 4, 0]), (0.3, [64, 16, 0, 0])):
+        bound = guide(told - 7, plain, Sampling(guidance=2.0, plausible=plausible))
+        assert torch.allclose((bound + 14).exp(), torch.tensor([kept]).float())
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.6, 1.0])
+def test_what_is_not_plausible_is_not_written(temperature):
+    """Of what is as likely as the likeliest, there is one; guidance cannot lead away from it."""
+    net = network()
+    begin, without = prompts(2 * PATCH, PATCH), prompts(PATCH, PATCH)
+    likeliest = continued(net, begin, Sampling(temperature=0))
+    for guidance in (0.0, 30.0):
+        how = Sampling(temperature, guidance=guidance, top_p=0.9)
+        assert not torch.equal(continued(net, begin, how, without=without), likeliest)
+        bound = Sampling(temperature, guidance=guidance, top_p=0.9, plausible=1.0)
+        assert torch.equal(continued(net, begin, bound, without=without), likeliest)
 
 
 def prompts(*lengths):
