@@ -733,10 +733,9 @@ class DVAE(nn.Module):
         error = (latent - made.reshape(latent.shape)).view(*latent.shape[:-1], -1, 3)
         color = error.mean(-2, keepdim=True)  # (B, t, h, w, 1, 3)
         wrong = color.abs().amax((-2, -1)) > _WRONG
-        if not wrong.any():
-            return codes
         wanted = latent + (self.config.correction * color).expand_as(error).flatten(-2)
-        return codes.masked_scatter(wrong, self._choose(wanted[wrong]))
+        corrected = wanted[wrong]
+        return codes.masked_scatter(wrong, self._choose(corrected)) if len(corrected) else codes
 
     def _to_latent(self, video: Tensor) -> Tensor:
         latent = self.to_latent(self.encoder(video)).float().permute(0, 2, 3, 1)
