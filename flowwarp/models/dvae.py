@@ -7,7 +7,8 @@ at each place is rounded to integers, and the way out unfolds them again. By def
 *The way in* sees nothing but a code's own pixels, a block of 4 x 4 in four frames. So a thing has
 the same codes wherever it stands. Of an encoder that looks around, what it writes of a figure
 changes with the ground behind it: of the digits of cells that lie wholly within a figure, 9 of 100
-stayed the same before another ground. To a transformer that is noise.
+stayed the same before another ground. To a transformer that is noise. (``config.correction``
+looks at what becomes of a code, neighbours included, but moves only those whose colour is off.)
 
 *The way out* looks around, and back. Frames come in groups of ``config.stride_time`` (4); group
 ``j`` of the output is made of the token frames up to ``j``: nothing looks ahead. So codes can be
@@ -706,7 +707,7 @@ class DVAE(nn.Module):
             yield _by_example(group, len(part)).clamp(0, 1)
 
     def coding(self) -> tuple[nn.Module, ...]:
-        """Return the parts that codes hang on."""
+        """Return the parts that decide what codes mean."""
         books = (self.quantiser,) if isinstance(self.quantiser, Residual) else ()
         return self.encoder, self.to_latent, *books
 

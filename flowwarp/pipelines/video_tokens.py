@@ -28,7 +28,7 @@ def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
 
 
 def encoder_parts(net: DVAE, dtype: torch.dtype | None = None) -> Iterator[bytes | memoryview]:
-    """Return what the codes of clips hang on, to be digested: names and values of the encoder.
+    """Return what decides what codes mean, to be digested: names and values of the encoder.
 
     Args:
         net: from :func:`load_dvae`.
