@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,7 +51,13 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command what :func:`sampling_of` takes, by the same names."""
+    """Give a command the options of sampling; they arrive together, as ``drawn``."""
+
+    @wraps(command)
+    def gathered(**given: Any) -> Any:
+        return command(drawn={name: given.pop(name) for name in _SAMPLING}, **given)
+
+    optioned: Callable[..., Any] = gathered
     for name, kind, default, text in (
         ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
          "Stress no token that has less than this share of the likeliest one's chance."),
@@ -64,19 +71,15 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ("--temperature", click.FloatRange(0), TEMPERATURE, "Of tokens; 0 takes the likeliest."),
     ):  # fmt: skip
         option = click.option(name, type=kind, default=default, show_default=True, help=text)
-        command = option(command)
-    return command
+        optioned = option(optioned)
+    return optioned
 
 
-def sampling_of(
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    guidance: float,
-    detail: float,
-    plausible: float,
-) -> Sampling:
-    """Return how tokens shall be drawn.
+_SAMPLING = ("temperature", "top_k", "top_p", "guidance", "detail", "plausible")
+
+
+def sampling_of(drawn: Mapping[str, Any]) -> Sampling:
+    """Return how tokens shall be drawn, by what :func:`sampling_options` has gathered.
 
     Raises:
         click.UsageError: a value is not a number, or without end.
@@ -84,6 +87,6 @@ def sampling_of(
     from flowwarp.models.gpt import Sampling
 
     try:
-        return Sampling(temperature, top_k, top_p, guidance, detail, plausible)
+        return Sampling(**drawn)
     except ValueError as fault:
         raise click.UsageError(str(fault)) from fault

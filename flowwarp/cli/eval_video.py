@@ -148,12 +148,7 @@ def command(
     steps: int,
     candidates: int,
     best: int,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    guidance: float,
-    detail: float,
-    plausible: float,
+    drawn: dict[str, Any],
     output: str | None,
     training_seed: int,
     training_clips: int,
@@ -191,7 +186,7 @@ def command(
     if folder is not None:
         for name in PICTURES:
             _paths.check_output(folder / name, overwrite=overwrite)
-    sampling = sampling_of(temperature, top_k, top_p, guidance, detail, plausible)
+    sampling = sampling_of(drawn)
     wardrobe = _load_layers(layers)
     networks = _load(
         wanted,

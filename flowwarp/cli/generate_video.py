@@ -133,12 +133,7 @@ def command(
     steps: int,
     no_upsampler: bool,
     no_temporal: bool,
-    temperature: float,
-    top_k: int,
-    top_p: float,
-    guidance: float,
-    detail: float,
-    plausible: float,
+    drawn: dict[str, Any],
     gpt: str,
     captioner: str | None,
     sketcher: str | None,
@@ -187,7 +182,7 @@ def command(
     from flowwarp.io.images import read_image
     from flowwarp.pipelines.text_video import load_models
 
-    sampling = sampling_of(temperature, top_k, top_p, guidance, detail, plausible)
+    sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
     start = time.perf_counter()
     models = load_models(
