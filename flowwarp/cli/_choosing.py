@@ -1,8 +1,8 @@
-"""Options of commands that make videos of prompts: how codes are drawn, and which are chosen."""
+"""Options of commands that make videos of prompts: networks, how they draw, and what is chosen."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +33,8 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
             default=BEST,
             show_default=True,
             metavar="N",
-            help=f"Make N videos, of {BEGINNINGS} N beginnings, keep the one that the prompt "
-            "describes best.",
+            help="Make N videos and keep the one that the prompt describes best; of several, begin "
+            f"{BEGINNINGS} N of the first 16 frames.",
         ),
         click.option(
             "--candidates",
@@ -50,14 +50,46 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of sampling; they arrive together, as ``drawn``."""
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command an option for each network; they arrive together, as ``weights``."""
+    optioned = _gathering(command, "weights", _NETWORKS)
+    for name, default, text in (
+        ("--flow", "base", "Of train-flow."),
+        ("--upsampler", "base", "Of train-upsampler."),
+        ("--dvae", "base", "Of train-dvae."),
+        ("--sketcher", None,
+         "Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's, "
+         "if it is that."),
+        ("--captioner", None,
+         "Of train-captioner: it tells what videos show, so which is as prompted; by default the "
+         "package's, if the sketcher is."),
+        ("--gpt", "base", "Of train-gpt."),
+    ):  # fmt: skip
+        option = click.option(
+            name, metavar="WEIGHTS", default=default, show_default=default is not None, help=text
+        )
+        optioned = option(optioned)
+    return optioned
+
+
+_NETWORKS = ("gpt", "captioner", "sketcher", "dvae", "upsampler", "flow")
+
+
+def _gathering(
+    command: Callable[..., Any], together: str, names: Sequence[str]
+) -> Callable[..., Any]:
+    """Return a command that takes some of its options as one dictionary."""
 
     @wraps(command)
     def gathered(**given: Any) -> Any:
-        return command(drawn={name: given.pop(name) for name in _SAMPLING}, **given)
+        return command(**{together: {name: given.pop(name) for name in names}}, **given)
 
-    optioned: Callable[..., Any] = gathered
+    return gathered
+
+
+def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of sampling; they arrive together, as ``drawn``."""
+    optioned = _gathering(command, "drawn", _SAMPLING)
     for name, kind, default, text in (
         ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
          "Stress no token that has less than this share of the likeliest one's chance."),

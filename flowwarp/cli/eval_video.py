@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._choosing import choosing_options, sampling_of, sampling_options
+from flowwarp.cli._choosing import (
+    choosing_options,
+    network_options,
+    sampling_of,
+    sampling_options,
+)
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
 from flowwarp.errors import InputError
@@ -54,22 +59,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
     show_default=True,
     help="What to measure; may be given several times.",
 )
-@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
-@click.option(
-    "--captioner",
-    metavar="WEIGHTS",
-    help="Of train-captioner: it describes, and chooses videos; by default the package's.",
-)
-@click.option(
-    "--sketcher",
-    metavar="WEIGHTS",
-    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's.",
-)
-@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
-@click.option(
-    "--upsampler", metavar="WEIGHTS", default="base", show_default=True, help="Of train-upsampler."
-)
-@click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
+@network_options
 @click.option("--classifier", metavar="WEIGHTS", help="The judge, instead of that in the package.")
 @click.option("--lpips", metavar="WEIGHTS", help="Also measure LPIPS, by tools/lpips_weights.py.")
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
@@ -132,12 +122,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def command(
     parts: tuple[str, ...],
-    gpt: str,
-    captioner: str | None,
-    sketcher: str | None,
-    dvae: str,
-    upsampler: str,
-    flow: str,
+    weights: dict[str, str | None],
     classifier: str | None,
     lpips: str | None,
     layers: str | None,
@@ -186,19 +171,13 @@ def command(
     if folder is not None:
         for name in PICTURES:
             _paths.check_output(folder / name, overwrite=overwrite)
+    if lpips is not None and "upsampler" not in wanted:
+        raise click.UsageError("--lpips is of the part upsampler")
     sampling = sampling_of(drawn)
     wardrobe = _load_layers(layers)
     networks = _load(
         wanted,
-        {
-            "gpt": gpt,
-            "captioner": captioner,
-            "sketcher": sketcher,
-            "dvae": dvae,
-            "upsampler": upsampler,
-            "flow": flow,
-            "classifier": classifier,
-        },
+        weights | {"classifier": classifier},
         choose_device(device),
         pictures=folder is not None,
     )
@@ -459,7 +438,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
     from flowwarp.io.images import write_image
     from flowwarp.models.upsampler import SCALE
     from flowwarp.pipelines.text_video import generate
-    from flowwarp.pipelines.video_evaluation import nearest_clips, word
+    from flowwarp.pipelines.video_evaluation import nearest_clips, prompt_of
     from flowwarp.viz.sheets import captioned_sheet, time_slices
 
     models = job.networks.models
@@ -481,7 +460,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
 
     prompts, videos, slices, samples = [], [], [], []
     for number, clip in enumerate(_told(partial(source, job.seed), SHOWN, PICTURES[0])):
-        prompt = word(clip, job.seed, number)
+        prompt = prompt_of(clip, job.seed, number)
         held = make(prompt, number)
         prompts.append(prompt)
         videos.append(held[:: max(1, len(held) // 8)])

@@ -18,7 +18,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _clips, _paths
-from flowwarp.cli._choosing import choosing_options, sampling_of, sampling_options
+from flowwarp.cli._choosing import (
+    choosing_options,
+    network_options,
+    sampling_of,
+    sampling_options,
+)
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 from flowwarp.pipelines._defaults import STEPS
@@ -91,27 +96,7 @@ class Job:
 @click.option("--no-upsampler", is_flag=True, help="Leave frames at half the size.")
 @click.option("--no-temporal", is_flag=True, help="Sharpen each frame by itself; it will flicker.")
 @sampling_options
-@click.option("--gpt", metavar="WEIGHTS", default="base", show_default=True, help="Of train-gpt.")
-@click.option(
-    "--captioner",
-    metavar="WEIGHTS",
-    help="Of train-captioner: it chooses videos; by default the package's, if the sketcher is.",
-)
-@click.option(
-    "--sketcher",
-    metavar="WEIGHTS",
-    help="Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's, "
-    "if it is that.",
-)
-@click.option("--dvae", metavar="WEIGHTS", default="base", show_default=True, help="Of train-dvae.")
-@click.option(
-    "--upsampler",
-    metavar="WEIGHTS",
-    default="base",
-    show_default=True,
-    help="Of train-upsampler.",
-)
-@click.option("--flow", metavar="WEIGHTS", default="base", show_default=True, help="Of train-flow.")
+@network_options
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace a video; a folder must be empty.")
 @click.option(
@@ -134,12 +119,7 @@ def command(
     no_upsampler: bool,
     no_temporal: bool,
     drawn: dict[str, Any],
-    gpt: str,
-    captioner: str | None,
-    sketcher: str | None,
-    dvae: str,
-    upsampler: str,
-    flow: str,
+    weights: dict[str, Any],
     device: str,
     overwrite: bool,
     skip_existing: bool,
@@ -150,8 +130,9 @@ def command(
 
     OUT is .mp4, .m4v, .mov, .mkv, .gif or .webp, or a folder, which is filled with frames. Without
     -o the video is named after its prompt, here. Of several PROMPTs, and of --prompts, each becomes
-    a video in folder OUT, of --format; one that cannot be written does not stop the others, and
-    with --skip-existing a list that was stopped goes on. The paths written are printed on stdout.
+    a video in folder OUT, of --format; one that cannot be read or written does not stop the others,
+    and with --skip-existing a list that was stopped goes on. The paths written are printed on
+    stdout.
 
     The same prompt, seed and options make the same video on the same machine, on a CPU bit for bit.
     More than 16 frames are made piece by piece, each going on where the one before it ends. A
@@ -180,27 +161,25 @@ def command(
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
         _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
-    from flowwarp.pipelines.text_video import load_models
+    from flowwarp.pipelines.text_video import load_models, tidy
 
     sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
     start = time.perf_counter()
-    models = load_models(
-        gpt,
-        dvae,
-        None if no_upsampler else upsampler,
-        None if no_upsampler or no_temporal else flow,
-        choose_device(device),
-        captioner,
-        sketcher,
-    )
+    if no_upsampler:
+        weights["upsampler"] = None
+    if no_upsampler or no_temporal:
+        weights["flow"] = None
+    models = load_models(**weights, device=choose_device(device))
     load = time.perf_counter() - start
     if models.gpt.sketches is not None and not models.sketches:
-        _say(f"{gpt}: it learned to make videos by way of sketches; give its --sketcher")
+        _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
     for job in jobs:
         _warn(models, job.prompt)
     _warn_alike(models, [job.prompt for job in jobs])
     frames = models.window if frames is None else frames
+    if frames > models.window and not models.goes_on:
+        raise click.UsageError(f"--frames must be at most {models.window} with this --gpt")
     options = {
         "seed": seed,
         "frames": frames,
@@ -215,8 +194,10 @@ def command(
     for number, job in enumerate(jobs, start=1):
         label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
         try:
+            if not tidy(models.gpt, job.prompt):
+                raise InputError(_shown(job.prompt), "holds nothing that can be read")
             seconds = {} if dry_run else _make(models, job, first, fps, options, label)
-        except OutputError as fault:
+        except (InputError, OutputError) as fault:
             if len(jobs) == 1:
                 raise
             failed.append({"prompt": job.prompt, "output": str(job.target), "error": str(fault)})
@@ -330,9 +311,11 @@ def _warn(models: VideoModels, prompt: str) -> None:
     from flowwarp.pipelines.sequences import words_of
     from flowwarp.pipelines.text_video import heard, tidy, unknown_words
 
-    read = heard(models.gpt, prompt)
-    name = repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
-    if len(read) < len(tidy(models.gpt, prompt)):
+    read, whole = heard(models.gpt, prompt), tidy(models.gpt, prompt)
+    if not whole:
+        return  # it is refused
+    name = _shown(prompt)
+    if len(read) < len(whole):
         _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
     if not words_of(read):
         _say(f"{name}: holds no word that the network knows; expect anything")
@@ -340,6 +323,11 @@ def _warn(models: VideoModels, prompt: str) -> None:
     if unknown:
         listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
         _say(f"{name}: the network has never learned {listed}; expect anything there")
+
+
+def _shown(prompt: str) -> str:
+    """Return a prompt as messages name it."""
+    return repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
 
 
 def _warn_alike(models: VideoModels, prompts: Sequence[str]) -> None:

@@ -84,7 +84,7 @@ def command(
     if sketcher is not None:
         eye = load_captioner(find_weights(sketcher, "sketcher"), place)
         check_kinds(eye, sketcher)
-        configs["data"] = gpt.with_sketches(configs["data"])
+        configs["data"] = gpt.mix_in_sketches(configs["data"])
     flow, motion = find_motion(data, flow, place)
     sources = note_sources(
         [data],

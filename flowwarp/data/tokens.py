@@ -403,6 +403,16 @@ class Vocabulary:
         own = [self.choices(medium.name) for medium in self.media if medium.shares is None]
         return tuple(ids for ids in itertools.chain.from_iterable(own) if NOTHING not in ids)
 
+    def later_digits(self) -> tuple[bool, ...]:
+        """Return which of :meth:`all_choices` are of a digit after a code's first."""
+        return tuple(
+            place > 0
+            for medium in self.media
+            if medium.shares is None
+            for place, ids in enumerate(self.choices(medium.name))
+            if NOTHING not in ids
+        )
+
     def opening(self, name: str) -> Tokens:
         """Return the marker that a medium begins with, as a sequence of one patch."""
         return self._marker(name, self.begin(name))
@@ -532,9 +542,12 @@ class Vocabulary:
 
     def text(self, caption: str) -> Tokens:
         """Return a text between its markers, cut at ``text_limit`` tokens."""
+        return self.segment("text", torch.tensor(self.encode(caption), dtype=torch.int64))
+
+    def encode(self, caption: str) -> list[int]:
+        """Return the tokens of a text, cut at ``text_limit``."""
         # No token is made of more than _LONGEST bytes, nor of fewer than one.
-        tokens = self.pairs.encode(caption[: self.text_limit * _LONGEST])[: self.text_limit]
-        return self.segment("text", torch.tensor(tokens, dtype=torch.int64))
+        return self.pairs.encode(caption[: self.text_limit * _LONGEST])[: self.text_limit]
 
     def read_text(self, ids: Iterable[int]) -> str:
         """Return the text of ids; markers and whatever is not text are passed over."""

@@ -137,7 +137,7 @@ class DVAEConfig:
             raise ValueError("correction must be 0 but with residual, whose vectors are of pixels")
         check_choice(self.norm, "norm", ("group", "none"))
         check_whole(self.groups, "groups", 1, _MOST_PARTS)
-        if self.book**self.groups > _MOST_CODES:
+        if self.codes > _MOST_CODES:
             raise ValueError(f"groups must have at most {_MOST_CODES} codes in all")
 
     @property

@@ -516,6 +516,7 @@ class GPT(nn.Module):
         ids: Tensor,
         places: Tensor,
         choices: Sequence[Tensor],
+        later: Sequence[bool],
         redrawn: Tensor,
         draws: Tensor,
         sampling: Sampling,
@@ -533,9 +534,10 @@ class GPT(nn.Module):
             ids: see :meth:`features`.
             places: likewise.
             choices: see :meth:`nats`.
+            later: which of them are of later digits of a code, whose temperature is ``detail``.
             redrawn: (B, L / 8) bool, which patches; the first never is.
             draws: (B, L) in [0, 1), one number for each token; see :func:`choose`.
-            sampling: how to draw; no guidance. ``detail`` is of tokens of odd places in a patch.
+            sampling: how to draw; no guidance.
             ahead: see :meth:`features`.
             near: see :meth:`nats`.
 
@@ -553,15 +555,14 @@ class GPT(nn.Module):
             nearby = near[:, PATCH:].reshape(-1, PATCH, NEAR)[flat]
             number = 1 + flat % (ids.shape[1] // PATCH - 1)  # of the patch
             own = nearby // PATCH == number[:, None, None]  # what is just being drawn
-        detailed = sampling.of_details()
+        ways = [sampling.of_details() if detail else sampling for detail in later]
         indices = [_index(among, self.config.vocabulary) for among in choices]
         for slot in range(PATCH):
             features = self._write(foretold, self.embedding(drawn))[:, slot]
-            how = detailed if slot % 2 else sampling
             if found is not None:
                 copied = drawn.gather(1, nearby[:, slot] % PATCH)
                 found[:, slot] = torch.where(own[:, slot], copied, found[:, slot])
-            for among, index in zip(choices, indices, strict=True):
+            for among, index, how in zip(choices, indices, ways, strict=True):
                 rows = (index[drawn[:, slot]] >= 0).nonzero()[:, 0]
                 logits = F.linear(features[rows], self.head.weight[among]).float()
                 if found is not None:

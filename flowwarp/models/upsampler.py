@@ -216,7 +216,8 @@ class Upsampler(nn.Module):
             noisy: (B, 3, H, W), ``(1 - t) e + t r``, of detail; what is coarse does not matter.
             time: (B,), t in [0, 1]: 0 is noise.
             decode: (B, 3, H / 2, W / 2) in [0, 1].
-            previous: (B, 3, H, W) in [0, 1], the frame before, warped to this one.
+            previous: (B, 3, H, W) in [0, 1], the frame before, warped to this one; None, and
+                ``visible`` too, where there is none.
             visible: (B, 1, H, W), 1 or True where ``previous`` shows what this frame shows; what it
                 is elsewhere does not matter in the least.
 
@@ -335,6 +336,8 @@ def _check(
         raise ValueError(
             f"decode must be half of noisy {tuple(noisy.shape)}, got {tuple(decode.shape)}"
         )
+    if (previous is None) != (visible is None):
+        raise ValueError("previous and visible must be given together")
     for name, tensor in (("previous", previous), ("visible", visible)):
         if tensor is not None:
             check_same_grid(tensor, name, noisy)

@@ -26,8 +26,9 @@ def splat(
     """Warp an image forward by a flow field: pixel (x, y) is added around (x + u, y + v).
 
     Each pixel is shared among the four around its target by bilinear weights b; what falls outside
-    the image is lost. With ``flow_12``, ``splat(image1, flow_12)`` looks like image 2 where it was
-    seen in image 1. Differentiable twice in all arguments. The modes follow Niklaus and Liu,
+    the image is lost. With ``flow_12``, ``splat(image1, flow_12, "average")`` looks like image 2
+    where it was seen in image 1; a sum is too bright where pixels meet. Differentiable twice in all
+    arguments. The modes follow Niklaus and Liu,
     "Softmax Splatting for Video Frame Interpolation" (CVPR 2020), equations 3 to 9:
 
     * ``"sum"``: the sum of b * image;

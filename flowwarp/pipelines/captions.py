@@ -55,8 +55,7 @@ def load_captioner(weights: str | Path, device: str | torch.device = "cpu") -> W
 
 def to_ids(words: Vocabulary, caption: str) -> Tensor:
     """Return the ids of a caption with its end, (L,): a token's number and 1, or ``END``."""
-    tokens = words.pairs.encode(caption)[: words.text_limit]
-    return torch.tensor([*(token + 1 for token in tokens), END])
+    return torch.tensor([*(token + 1 for token in words.encode(caption)), END])
 
 
 def begin_words(ids: Tensor) -> Tensor:
@@ -113,7 +112,9 @@ def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
 @torch.inference_mode()
 def _token_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
     """Return minus the log-likelihood of each token, (B, L), and where a caption has one."""
-    rows = [to_ids(captioner.vocabulary, caption) for caption in captions]
+    # Mostly one caption of many clips, and long ones take their time.
+    encoded = {caption: to_ids(captioner.vocabulary, caption) for caption in set(captions)}
+    rows = [encoded[caption] for caption in captions]
     longest = max(map(len, rows))
     ids = torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
     ids = ids.to(seen.device)

@@ -244,9 +244,11 @@ def sample_sketches(
     inner = None
     if (given := resampling) is not None:
         inner = replace(given, choose=lambda made: given.choose(sketches(made)).to(device))
+    # Mostly many sketches of one caption, and long ones take their time.
+    asked = {caption: _to(join([words.text(caption), begun]), device) for caption in set(captions)}
     ids = sample(
         gpt.net,
-        [_to(join([words.text(caption), begun]), device) for caption in captions],
+        [asked[caption] for caption in captions],
         words.places(SKETCH, total)[len(known) :].to(device),
         [ids.to(device) for ids in words.choices(SKETCH)],
         _draws(seeds, total - len(known)).to(device),

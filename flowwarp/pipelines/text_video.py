@@ -167,8 +167,10 @@ def load_models(
     """
     words = load_gpt(find_weights(gpt, "gpt"), device)
     vae = load_dvae(find_weights(dvae, "dvae"), device)
-    if gpt == SHIPPED or (sketcher is None and _learned_shipped_sketches(words)):
-        captioner, sketcher = captioner or SHIPPED, sketcher or SHIPPED
+    if sketcher is None and (gpt == SHIPPED or _learned_shipped_sketches(words)):
+        sketcher = SHIPPED
+    if sketcher == SHIPPED:
+        captioner = captioner or SHIPPED
     draws = None if sketcher is None else load_captioner(find_weights(sketcher, "sketcher"), device)
     tells = draws
     if captioner is not None:
@@ -255,7 +257,7 @@ def find_weights(weights: str | Path, network: str) -> str | Path:
     if weights != SHIPPED:
         return weights
     trainer = "captioner --kinds" if network == "sketcher" else network
-    remedy = f"train some with train-{trainer} and give --{network} FILE"
+    remedy = f"train some with train-{trainer}, and name that file"
     return bundled_weights(f"{network}_{SHIPPED}", remedy)
 
 
@@ -291,8 +293,9 @@ def generate(
             before.
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
         best: so many videos of each window are written, and the one taken that the prompt
-            describes best; without a prompt it is the first. Where there is a captioner, four times
-            as many are begun, and the best of them go on after the first half of a window.
+            describes best; without a prompt it is the first. Of several, where there is a captioner
+            and nothing to go on from, four times as many are begun, and the best of them go on
+            after the first half of the window.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
             which takes the best of its own, at least one for each.
         sampling: how codes are drawn.
@@ -305,9 +308,9 @@ def generate(
         (3, S, S) float32 in [0, 1] on the CPU, where S is ``models.size``.
 
     Raises:
-        ValueError: ``frames``, ``best``, ``candidates`` or ``steps`` is below 1, the prompt is
-            empty or missing where it must choose, the image is none, or the video is longer than
-            this transformer can go on.
+        ValueError: ``frames``, ``best``, ``candidates`` or ``steps`` is below 1, nothing of the
+            prompt can be read, the image is none, or the video is longer than this transformer can
+            go on.
     """
     frames = models.window if frames is None else frames
     numbers = {"frames": frames, "best": best, "candidates": candidates, "steps": steps}

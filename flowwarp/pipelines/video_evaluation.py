@@ -50,7 +50,7 @@ from flowwarp.pipelines.sequences import (
     describe,
     token_nats,
 )
-from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
+from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes, tidy
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
 BICUBIC, FREE, HELD = "bicubic", "free", "held"
@@ -309,12 +309,12 @@ def evaluate_gpt(
         wanted = [named(label) for label in labels]
         numbers = range(number, number + len(batch))
         number += len(batch)
-        prompts = [word(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
+        prompts = [prompt_of(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
         video = _stack(batch)
         codes, decoded = _through(models.dvae, video)
         drawn, _ = draw_codes(
             models,
-            [Prompt(prompt) for prompt in prompts],
+            [Prompt(tidy(models.gpt, prompt)) for prompt in prompts],
             [(seed + n) % 2**63 for n in numbers],
             sampling,
             candidates,
@@ -351,7 +351,7 @@ def _describe(models: VideoModels, video: Tensor, codes: Tensor) -> list[str]:
     return describe(models.gpt, codes)
 
 
-def word(clip: Clip, seed: int, number: int) -> str:
+def prompt_of(clip: Clip, seed: int, number: int) -> str:
     """Return a complete prompt for a clip.
 
     Args:
@@ -524,7 +524,8 @@ def evaluate_samples(
     for batch in _batches(clips):
         numbers = range(number, number + len(batch))
         number += len(batch)
-        prompts = [Prompt(word(clip, seed, n)) for clip, n in zip(batch, numbers, strict=True)]
+        told = [prompt_of(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
+        prompts = [Prompt(tidy(models.gpt, prompt)) for prompt in told]
         seeds = [(seed + n) % 2**63 for n in numbers]
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))

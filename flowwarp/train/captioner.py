@@ -202,7 +202,6 @@ def captioner_task(
     clips: KeptClips,
     checks: Mapping[str, KeptClips],
     configs: Mapping[str, Any],
-    notes: Mapping[str, str] | None = None,
     start: tuple[Captioner, Vocabulary] | None = None,
     vocabulary: Vocabulary | None = None,
     kinds: int | None = None,
@@ -213,7 +212,6 @@ def captioner_task(
         clips: to learn from, of the network's size.
         checks: other clips, by name; the first ones decide which weights are best.
         configs: as :func:`presets` returns them; the vocabulary's size is filled in.
-        notes: for the card of the weights.
         start: a network to go on from, and its words; ``configs["model"]`` is its own.
         vocabulary: of a run that is resumed.
         kinds: into so many the places that ``start`` sees are sorted; from then on it sees nothing
@@ -274,7 +272,7 @@ def captioner_task(
         configs={"model": net.config, "data": data},
         validate=validate,
         metric="nats",
-        notes={**(notes or {}), VOCABULARY: words.to_json()},
+        notes={VOCABULARY: words.to_json()},
         matrices=("see", "think", "show", "read", "tell"),
     )
 

@@ -136,7 +136,6 @@ def classifier_task(
     source: Draw,
     frames: int,
     configs: Mapping[str, Any],
-    notes: Mapping[str, str] | None = None,
     start: Classifier | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train the judge.
@@ -145,7 +144,6 @@ def classifier_task(
         source: of clips with one actor; see :func:`flowwarp.data.labels.one_actor`.
         frames: of a clip.
         configs: ``loop``, ``model`` and ``data``.
-        notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
 
     Raises:
@@ -193,6 +191,5 @@ def classifier_task(
         configs={"model": model, "data": data},
         validate=validate,
         metric="error",
-        notes=notes or {},
         matrices=("see", "join"),
     )

@@ -314,7 +314,6 @@ def dvae_task(
     source: Draw,
     configs: Mapping[str, Any],
     validation: Draw | None = None,
-    notes: Mapping[str, str] | None = None,
     start: DVAE | None = None,
     keep_codes: bool = False,
     eyes: Sequence[Captioner] = (),
@@ -325,7 +324,6 @@ def dvae_task(
         source: of clips of the size and length that ``configs["data"]`` says.
         configs: as :func:`presets` returns them.
         validation: another source to judge by; its clips come from another series in any case.
-        notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
         keep_codes: train only its decoder, so that what a transformer has learned of its codes
             stays true.
@@ -415,7 +413,6 @@ def dvae_task(
         validate=validate,
         metric="square",
         samples=samples,
-        notes=notes or {},
         prepare=prepare,
         matrices=("encoder", "decoder"),
     )

@@ -493,7 +493,6 @@ def flow_task(
     material: Material,
     configs: Mapping[str, Any],
     truths: Sequence[GroundTruth] = (),
-    notes: Mapping[str, str] | None = None,
     start: FlowNet | None = None,
     told: Callable[[int, int], None] | None = None,
 ) -> loop.Task:
@@ -503,7 +502,6 @@ def flow_task(
         material: where examples come from.
         configs: as :func:`presets` returns them.
         truths: pairs to judge by; without any, held-out examples are judged by the loss itself.
-        notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
         told: called with (pairs done, pairs in all) while flow is fitted, before the first step.
 
@@ -591,7 +589,6 @@ def flow_task(
         metric="epe" if truths else "loss",
         samples=samples,
         prepare=prepare,
-        notes=notes or {},
     )
 
 

@@ -80,10 +80,10 @@ class GPTDataConfig:
             What the last medium of the first costs decides which weights are best.
         caption_dropout: how often a caption that comes first is left out, and with it the sketch.
         sketch_dropout: how often a video is not told its sketch, where there are sketches.
-        hiding: how often patches of a video at the end of a sequence are hidden from all patches
-            after them: in half of those examples all, else a random share. What a video tells of
-            itself is as good as any caption, so hardly a token needs one; those that see little of
-            it do.
+        hiding: how often patches of a video or a sketch at the end of a sequence are hidden from
+            all patches after them: in half of those examples all, else a random share. What a video
+            tells of itself is as good as any caption, so hardly a token needs one; those that see
+            little of it do.
         redrawn: how often a video's patches are read as the network itself would write them: in
             such an example a share of them, drawn up to half, see
             :meth:`flowwarp.models.gpt.GPT.redraw`. Else it learns to go on from what is real alone,
@@ -336,9 +336,9 @@ def _some_frames(words: Vocabulary, data: GPTDataConfig, generator: torch.Genera
 
 
 def _some_patches(
-    tokens: Tokens, video: int, often: float, most: float, generator: torch.Generator
+    tokens: Tokens, medium: int, often: float, most: float, generator: torch.Generator
 ) -> Tensor:
-    """Choose patches of a video in so many examples, (L / 8,) bool.
+    """Choose patches of a medium in so many examples, (L / 8,) bool.
 
     Of those examples a share of the patches, drawn from 0 to ``most``: of 2, all in half of them.
     """
@@ -346,7 +346,7 @@ def _some_patches(
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
     cells = tokens.places[::PATCH, 1] > 0  # no markers
     chosen = drawn < (most * share if chance < often else 0.0)
-    return (tokens.media[::PATCH] == video) & cells & chosen
+    return (tokens.media[::PATCH] == medium) & cells & chosen
 
 
 def collate(
@@ -386,18 +386,16 @@ def _stress(length: int, opening: float) -> Tensor:
     return 1 + opening * 2 ** (-torch.arange(length) / _FADES)
 
 
-def gpt_losses(
-    net: GPT, examples: Mapping[str, Tensor], choices: Sequence[Tensor]
-) -> dict[str, Tensor]:
+def gpt_losses(net: GPT, examples: Mapping[str, Tensor], words: Vocabulary) -> dict[str, Tensor]:
     """Return the loss, nats a token, and the same in bits, (B,) each; see :meth:`GPT.nats`."""
-    choices = [ids.to(examples["ids"].device) for ids in choices]
+    choices = [ids.to(examples["ids"].device) for ids in words.all_choices()]
     hidden, ahead, near = (examples.get(name) for name in ("hidden", "ahead", "near"))
     weights = examples["weights"][:, PATCH:]
     asked = weights.view(len(weights), -1, PATCH).any(2)
     ids, places = examples["ids"], examples["places"]
     read = None
     if "redrawn" in examples:
-        drawn = examples["redrawn"], examples["draws"]
+        drawn = words.later_digits(), examples["redrawn"], examples["draws"]
         read = net.redraw(ids, places, choices, *drawn, _REDRAWING, ahead, near)
     nats = net.nats(ids, places, choices, hidden, ahead, near, asked, read)
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
@@ -513,7 +511,7 @@ def check_media(data: GPTDataConfig, losses: GPTLossConfig, names: Collection[st
         raise ValueError("rare needs sketches (--sketcher), which say what is rare")
 
 
-def with_sketches(data: GPTDataConfig) -> GPTDataConfig:
+def mix_in_sketches(data: GPTDataConfig) -> GPTDataConfig:
     """Return a mixture that holds sketches of captions, half of it if it held none before."""
     if any(SKETCH in order for order, _ in data.mixture):
         return data
@@ -544,7 +542,6 @@ def gpt_task(
     material: GPTMaterial,
     configs: Mapping[str, Any],
     dvae: DVAE | None = None,
-    notes: Mapping[str, str] | None = None,
     start: MediaGPT | None = None,
     vocabulary: Vocabulary | None = None,
 ) -> loop.Task:
@@ -554,7 +551,6 @@ def gpt_task(
         material: its clips as codes.
         configs: as :func:`presets` returns them; the vocabulary's size is filled in.
         dvae: whose codes they are, to show samples; without it there are none.
-        notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` and the vocabulary are its own.
         vocabulary: of a run that is resumed; from other clips, other pairs would be learned, and
             words would get ids that mean something else to the network.
@@ -573,7 +569,6 @@ def gpt_task(
     check_media(data, losses, [medium.name for medium in words.media])
     torch.manual_seed(training.seed)
     net = _network(configs["model"], words, dvae, material.eye, start)
-    choices = words.all_choices()
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(material.training, words, training.seed, numbers, data, losses)
@@ -581,7 +576,7 @@ def gpt_task(
     def loss(
         model: torch.nn.Module, examples: Mapping[str, Tensor], step: int
     ) -> dict[str, Tensor]:
-        return gpt_losses(_own(model), examples, choices)
+        return gpt_losses(_own(model), examples, words)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -610,7 +605,7 @@ def gpt_task(
         validate=validate,
         metric="loss",
         samples=samples,
-        notes={**(notes or {}), **_notes(material, words, dvae, start)},
+        notes=_notes(material, words, dvae, start),
         layers=("blocks", "inner"),
         matrices=("join", "place", "blocks", "foretold", "earlier", "inner"),
     )

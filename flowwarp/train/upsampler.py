@@ -388,7 +388,6 @@ def upsampler_task(
     codec: Codec,
     configs: Mapping[str, Any],
     other: Draw | None = None,
-    notes: Mapping[str, str] | None = None,
     start: Upsampler | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train an upsampler.
@@ -398,7 +397,6 @@ def upsampler_task(
         codec: the DVAE whose decodes are to be upsampled.
         configs: as :func:`presets` returns them.
         other: where clips to judge by come from, of another seed; by default ``source`` too.
-        notes: for the card of the weights.
         start: a network to go on from; ``configs["model"]`` is its own.
 
     Raises:
@@ -466,7 +464,6 @@ def upsampler_task(
         configs={name: config for name, config in configs.items() if name != "loop"},
         validate=validate,
         samples=samples,
-        notes=notes or {},
         matrices=("down", "up", "shrink", "grow"),
     )
 

@@ -216,6 +216,9 @@ def test_how_different_frames_look(evaluate, tmp_path):
     code, _, err = evaluate(*part, "--lpips", tmp_path / "lpips.safetensors")
     assert code == 3
     assert "holds the weights of gpt, not of lpips" in err
+    code, _, err = evaluate("--part", "dvae", "--lpips", tmp_path / "lpips.safetensors")
+    assert code == 2
+    assert "--lpips is of the part upsampler" in err
 
 
 @pytest.mark.parametrize("part", ["classifier", "dvae", "gpt", "upsampler", "temporal"])

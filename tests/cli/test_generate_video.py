@@ -214,6 +214,19 @@ def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypat
     assert (code, out, err) == (4, [], [f"flowwarp: {fault}"])
 
 
+def test_one_of_which_nothing_can_be_read_does_not_stop_the_others(generate, monkeypatch):
+    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.replace("?", ""))
+    fault = "'???': holds nothing that can be read"
+    for more in ((), ("--dry-run",)):
+        code, out, err = generate("???", "--no-upsampler", *more)
+        assert (code, out, err) == (3, [], [f"flowwarp: {fault}"])
+    code, out, err = generate("???", PROMPT, "-o", "out", "--no-upsampler", "--json")
+    assert (code, err) == (5, [f"flowwarp: {fault}", "flowwarp: 1 of 2 failed"])
+    told = json.loads(out[0])
+    assert [result["output"] for result in told["results"]] == ["out/a_red_knight.mp4"]
+    assert told["failed"] == [{"prompt": "???", "output": "out/video.mp4", "error": fault}]
+
+
 def test_names_that_collide_all_differ(generate):
     prompts = ["left", "left 2", "left!", "left?", "漢", "字", "left 2."]
     _, out, _ = generate(*prompts, "--dry-run")
@@ -358,6 +371,24 @@ def test_a_transformer_that_learned_the_packages_sketches_has_them(tmp_path):
     models = text_video.load_models(tmp_path / "mine.safetensors", upsampler=None, flow=None)
     assert models.sketches
     assert models.captioner is not models.sketcher  # it describes; the other one sketches
+
+
+def test_the_packages_captioner_comes_with_its_sketcher_alone(tmp_path):
+    weights = bundled("weights")
+    gpt = weights / "gpt_base.safetensors"
+    own = shutil.copy(weights / "sketcher_base.safetensors", tmp_path / "own.safetensors")
+    for network, sketcher, is_there in ((gpt, "base", True), ("base", own, False)):
+        models = text_video.load_models(network, upsampler=None, flow=None, sketcher=sketcher)
+        assert models.sketches
+        assert (models.captioner is not models.sketcher) == is_there
+
+
+def test_longer_than_a_network_can_is_found_before_anything_is_made(generate, monkeypatch):
+    monkeypatch.setattr(text_video.VideoModels, "goes_on", False)
+    for more in ((), ("--dry-run",)):
+        code, out, err = generate(PROMPT, "--frames", "9", "--no-upsampler", *more)
+        assert (code, out) == (2, [])
+        assert "--frames must be at most 8 with this --gpt" in err[-1]
 
 
 def test_the_weights_in_the_package(generate):

@@ -234,6 +234,7 @@ def test_a_large_code_is_written_as_digits():
     assert nothing == [[0]] * 7
     everything = torch.cat(words.all_choices()).tolist()
     assert sorted(everything) == sorted([*text, *words.range("video")])
+    assert words.later_digits() == (False, False, True, True)
     with pytest.raises(ValueError, match=r"codes of video must be in \[0, 1000\)"):
         words.codes("video", codes + 1)
 

@@ -262,6 +262,7 @@ def test_steps_out_begin_as_copies(monkeypatch):
         (replace(TINY, levels=(4, 4)), (4, 16, 16), 256),
         (replace(TINY, groups=1), (4, 16, 16), 1000),
         (replace(TINY, quantiser="gumbel", entries=50), (4, 16, 16), 50),
+        (replace(TINY, quantiser="gumbel", entries=2**16), (4, 16, 16), 2**16),
         (RESIDUAL, (4, 16, 16), 200**2),
         (replace(TINY, strides=(4, 1, 1), norm="none"), (4, 16, 16), 1000**2),
     ],

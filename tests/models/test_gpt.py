@@ -394,21 +394,22 @@ def test_what_is_not_asked_for_costs_nothing():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_what_is_redrawn_is_what_would_be_written_there(temperature):
+@pytest.mark.parametrize(("digits", "temperature"), [(2, 0.0), (2, 0.8), (1, 0.8), (4, 0.8)])
+def test_what_is_redrawn_is_what_would_be_written_there(digits, temperature):
     """Each patch after what really comes before it, as if that were the prompt."""
     net = network()
     torch.nn.init.normal_(net.same.weight)
     ids, places = sequences()
     near = torch.stack([earlier(), earlier(seed=8)])
-    kinds = [torch.arange(1, 20), torch.arange(20, 50)]
+    kinds = torch.arange(1, 49).chunk(digits)
     for slot, own in enumerate(kinds):  # of which a patch's tokens are in turn
-        ids[:, slot::2] = own[ids[:, slot::2] % len(own)]
+        ids[:, slot::digits] = own[ids[:, slot::digits] % len(own)]
     generator = torch.Generator().manual_seed(0)
     redrawn = torch.rand(2, LENGTH // PATCH, generator=generator) < 0.5
     draws = torch.rand(2, LENGTH, generator=generator)
     how = Sampling(temperature, top_p=0.9, detail=0.5)
-    got = net.redraw(ids, places, kinds, redrawn, draws, how, near=near)
+    later = [digit > 0 for digit in range(digits)]
+    got = net.redraw(ids, places, kinds, later, redrawn, draws, how, near=near)
     changed = 0
     for row in range(2):
         for patch in range(LENGTH // PATCH):

@@ -231,6 +231,8 @@ def test_time_matters():
         ({"time": torch.zeros(2)}, "time must be"),
         ({"noisy": torch.zeros(1, 4, 16, 16)}, "noisy must have 3"),
         ({"visible": torch.zeros(1, 1, 8, 8), "previous": torch.zeros(1, 3, 16, 16)}, "visible"),
+        ({"previous": torch.zeros(1, 3, 16, 16)}, "together"),
+        ({"visible": torch.zeros(1, 1, 16, 16)}, "together"),
     ],
 )
 def test_shapes_are_checked(changes, words):

@@ -33,9 +33,9 @@ from flowwarp.pipelines.video_evaluation import (
     main_direction,
     mean_table,
     nearest_clips,
+    prompt_of,
     read_labels,
     video_bits,
-    word,
 )
 
 FRAMES, SIZE = 8, 16
@@ -261,7 +261,7 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
 
 def test_words_are_not_drawn_as_the_clip_was():
     """What is seen follows from (seed, number) too: how it is said must not follow from that."""
-    said = [word(clip(), 7, n) for n in range(20)]
+    said = [prompt_of(clip(), 7, n) for n in range(20)]
     drawn = [prompt_for(clip().attributes, np.random.default_rng([7, n])) for n in range(20)]
     assert sum(one == two for one, two in zip(said, drawn, strict=True)) < 10
 

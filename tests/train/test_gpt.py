@@ -327,7 +327,7 @@ def test_patches_of_a_video_at_the_end_are_hidden(material, words):
 def losses_alone(net, material, words, data, losses, count):
     """Return the loss of each of the first examples, in a batch of its own."""
     batches = (draw_batch(material.training, words, 0, [n], data, losses) for n in range(count))
-    return torch.cat([gpt_losses(net, batch, words.all_choices())["loss"] for batch in batches])
+    return torch.cat([gpt_losses(net, batch, words)["loss"] for batch in batches])
 
 
 def test_some_patches_of_videos_are_redrawn(material, words):
@@ -344,11 +344,11 @@ def test_some_patches_of_videos_are_redrawn(material, words):
     net = GPT(replace(SIZES, vocabulary=words.size))
     torch.nn.init.normal_(net.head.weight)
     batch = draw_batch(material.training, words, 0, range(6), data, losses)
-    together = gpt_losses(net, batch, words.all_choices())["loss"]
+    together = gpt_losses(net, batch, words)["loss"]
     alone = losses_alone(net, material, words, data, losses, 6)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
     batch["redrawn"].zero_()
-    plain = gpt_losses(net, batch, words.all_choices())["loss"]
+    plain = gpt_losses(net, batch, words)["loss"]
     assert (plain != together).any()
 
 
@@ -425,7 +425,7 @@ def test_the_loss_is_a_weighted_mean_of_nats(material, words):
     net = GPT(replace(SIZES, vocabulary=words.size))
     torch.nn.init.normal_(net.head.weight)
     batch = draw_batch(material.training, words, 0, range(4), DATA, GPTLossConfig(text=0.5))
-    got = gpt_losses(net, batch, words.all_choices())
+    got = gpt_losses(net, batch, words)
     assert got["loss"].shape == (4,)
     for row in range(4):
         own = (batch[name][row : row + 1] for name in ("ids", "places", "hidden"))
@@ -448,7 +448,7 @@ def test_the_loss_of_an_example_does_not_hang_on_its_batch(material, words):
     torch.nn.init.normal_(net.head.weight)
     losses = GPTLossConfig()
     batch = draw_batch(material.training, words, 0, range(6), DATA, losses)
-    together = gpt_losses(net, batch, words.all_choices())["loss"]
+    together = gpt_losses(net, batch, words)["loss"]
     alone = losses_alone(net, material, words, DATA, losses, 6)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
@@ -681,7 +681,7 @@ def test_some_patches_are_asked_for_and_stand_for_all(sketched):
     torch.manual_seed(0)
     net = GPT(replace(SIZES, vocabulary=words.size, kinds=64))
     torch.nn.init.normal_(net.head.weight)
-    loss = gpt_losses(net, {k: v[:8] for k, v in batches[1].items()}, words.all_choices())["loss"]
+    loss = gpt_losses(net, {k: v[:8] for k, v in batches[1].items()}, words)["loss"]
     nats = net.nats(
         *(batches[1][k][:8] for k in ("ids", "places")), words.all_choices(),
         *(batches[1][k][:8] for k in ("hidden", "ahead", "near")),
@@ -712,9 +712,9 @@ def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
 
 
 def test_sketches_join_a_mixture_of_their_own_accord():
-    assert gpt.with_sketches(DATA).orders == (*DATA.orders, "text sketch 1")
+    assert gpt.mix_in_sketches(DATA).orders == (*DATA.orders, "text sketch 1")
     own = replace(DATA, orders=("text sketch 0.2", "text video 0.8"))
-    assert gpt.with_sketches(own) == own
+    assert gpt.mix_in_sketches(own) == own
 
 
 def test_a_network_goes_on_with_sketches(material, sketched):
