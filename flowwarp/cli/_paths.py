@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import is_writable, list_folder, natural_order, nearest, reason
+from flowwarp.io._files import (
+    IMAGE_EXTENSIONS,
+    VIDEO_EXTENSIONS,
+    is_writable,
+    list_folder,
+    natural_order,
+    nearest,
+    reason,
+)
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
@@ -45,6 +53,12 @@ def expand_glob(pattern: str) -> list[Path]:
     return [Path(match) for match in sorted(matches, key=natural_order)]
 
 
+def expand_clips(pattern: str) -> list[Path]:
+    """Return the folders, pictures and videos that a pattern matches."""
+    known = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
+    return [path for path in expand_glob(pattern) if path.is_dir() or path.suffix.lower() in known]
+
+
 def wants_folder(inputs: Sequence[str], output: str) -> bool:
     """Return whether results go into the folder ``output`` rather than into one file of that name.
 
@@ -60,9 +74,18 @@ def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[
     Raises:
         OutputError: two sources would get the same name.
     """
+    return name_apart(sources, lambda source: folder / f"{source.stem}{extension}")
+
+
+def name_apart(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Path]:
+    """Name a result for each source.
+
+    Raises:
+        OutputError: two sources would get the same name.
+    """
     named: dict[Path, Path] = {}
     for source in sources:
-        target = folder / f"{source.stem}{extension}"
+        target = name(source)
         if target in named:
             raise OutputError(
                 target,

@@ -88,7 +88,7 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             default="auto",
             show_default=True,
             callback=_usable_device,
-            help="auto, cpu, cuda or cuda:N; auto is a GPU where there is one.",
+            help="auto, cpu, cuda, cuda:N or mps; auto is a GPU where there is one.",
         ),
         click.option("--tensorboard", is_flag=True, help="Write event files too (extra: log)."),
         click.option(

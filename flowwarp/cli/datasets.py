@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -299,6 +300,9 @@ def _open_world(
     )
 
 
+_OURS = re.compile(r"(hidden_)?\d{6,}\.png|\d{6,}\.flo")  # what `_flow_files` names
+
+
 def _flow_files(folder: Path, frames: int) -> list[Path]:
     """Name the files of a clip: pictures, flow, and masks."""
     numbers = [f"{number:06d}" for number in range(frames)]
@@ -321,6 +325,9 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.images import write_image
 
     _paths.make_folder(folder / name)
+    for path in (folder / name).iterdir():  # a longer clip's would be read with what is written now
+        if _OURS.fullmatch(path.name):
+            path.unlink()
     count = len(frames)
     files = _flow_files(folder / name, count)
     for path, frame in zip(files[:count], frames, strict=True):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import click
 
@@ -129,7 +129,7 @@ def _list_sources(videos: Sequence[str]) -> list[Path]:
 
     found: dict[Path, None] = {}
     for name in videos:
-        paths = _paths.expand_glob(name) if _paths.is_glob(name) else [Path(name)]
+        paths = _paths.expand_clips(name) if _paths.is_glob(name) else [Path(name)]
         files: list[Path] = []
         for path in paths:
             if _paths.wants_folder((), str(path)) and not list_folder(path, IMAGE_EXTENSIONS):
@@ -142,6 +142,7 @@ def _list_sources(videos: Sequence[str]) -> list[Path]:
     return list(found)
 
 
+@final
 class _Counted:
     """Frames passed on one by one, and how many there were so far."""
 

@@ -130,12 +130,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     Raises:
         InputError: nothing matches one, or it is a flow.
     """
-    from flowwarp.io._files import (
-        FLOW_EXTENSIONS,
-        IMAGE_EXTENSIONS,
-        VIDEO_EXTENSIONS,
-        natural_order,
-    )
+    from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
 
     if len(inputs) > 2 and list(inputs) == sorted(inputs):  # as a shell expands a pattern
         inputs = sorted(inputs, key=natural_order)
@@ -143,12 +138,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     for name in inputs:
         matches = [Path(name)]
         if _paths.is_glob(name):
-            known = IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
-            matches = [
-                path
-                for path in _paths.expand_glob(name)
-                if path.is_dir() or path.suffix.lower() in known
-            ]
+            matches = _paths.expand_clips(name)
             if not matches:
                 raise InputError(name, "no frame, video or folder matches")
         elif Path(name).suffix.lower() in FLOW_EXTENSIONS - IMAGE_EXTENSIONS:
@@ -392,16 +382,19 @@ def _check_outputs(given: Options, job: Job) -> None:
             folders.append(Path(given.show))
         if given.shard:
             raise click.UsageError("--show needs all pairs: run once more without --shard for it")
-    for option, root in zip(
-        ("OUT", "--backward", "--occlusion"), (job.folder, *job.others), strict=False
+    for option, root in (
+        ("OUT", job.folder),
+        ("--backward", job.backward),
+        ("--occlusion", job.occlusion),
     ):
+        if root is None:
+            continue
         if root.suffix.lower() in FLOW_EXTENSIONS and not _paths.is_folder(root):
             raise click.UsageError(f"many pairs need a folder, but {option} is {str(root)!r}")
     for root in (job.folder, *job.others):
-        if not _paths.is_folder(root):
-            _paths.check_output(root, overwrite=False)
-        else:
-            _paths.check_output(root / "manifest.jsonl", overwrite=True)
+        if os.path.lexists(root) and not root.is_dir():
+            raise OutputError(root, "is a file, not a folder", "name a folder")
+        _paths.check_output(root / "manifest.jsonl", overwrite=True)
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")

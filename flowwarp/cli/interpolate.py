@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import click
 
@@ -255,6 +255,7 @@ def _work(
     }
 
 
+@final
 class _Reader:
     """The frames of a job, one by one, and what was seen of them so far.
 

@@ -144,7 +144,9 @@ def _name_targets(
 
     extension = ".gif" if view.flicker else ".png"
     if output is None:
-        return [_paths.name_beside(source, view.name, extension) for source in sources]
+        return _paths.name_apart(
+            sources, lambda source: _paths.name_beside(source, view.name, extension)
+        )
     kind = Path(output).suffix.lower()
     if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):

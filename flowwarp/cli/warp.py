@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._clips import VIDEOS, check_rate
+from flowwarp.cli._clips import VIDEOS, check_rate, check_target
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
@@ -119,9 +119,8 @@ def command(
     jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
     many = not video and _paths.wants_folder([image], "")
     for path in (path for job in jobs for path in job.results):
-        if not (video and path.is_dir()):  # frames go there if it is empty
-            # What many frames go into is looked at as a whole: an earlier call may have begun.
-            _paths.check_output(path, overwrite=overwrite or many)
+        # What many frames go into is looked at as a whole: an earlier call may have begun.
+        check_target(path, folder=video and _paths.is_folder(path), overwrite=overwrite or many)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []

@@ -148,7 +148,7 @@ def load_recipe(name: str | Path) -> Recipe:
             raise InputError(path, f"has {size} bytes, too many for a recipe")
         try:
             table = tomllib.load(file)
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
+        except (ValueError, RecursionError) as fault:
             raise InputError(path, f"is not valid TOML ({fault})") from fault
     sets = table.pop("sets", {})
     if not isinstance(sets, dict) or not all(isinstance(part, dict) for part in sets.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ class Source:
     Args:
         draw: makes a clip.
         count: how many clips a series has before they come again; None if there is no end.
-        state: changes with the files that clips are read from, captions included; empty for a
-            world that is made up.
+        state: changes with the files that clips are read or made from, captions included; empty for
+            a world that needs none.
     """
 
     draw: Draw
@@ -122,8 +123,8 @@ def check_source(
         return count_captioned(name)
     if layers is not None:
         load_layers(layers)
-    if photos is not None:
-        list(find_photos(Path(photos)))
+    if photos is not None and not any(find_photos(Path(photos))):
+        raise InputError(photos, "holds no picture")
     return None
 
 
@@ -162,7 +163,11 @@ def _sprites(
     def draw(seed: int, index: int) -> Clip:
         return compose_clip(layers, seed, index, size, frames, photos=photos, held_out=held_out)
 
-    return Source(draw)
+    digest = hashlib.blake2b(digest_size=10)
+    for photo in photos:
+        digest.update(repr(photo.shape).encode())
+        digest.update(photo.contiguous().numpy().data)
+    return Source(draw, state=(layers.digest, digest.hexdigest()))
 
 
 def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequence[int]:

@@ -8,6 +8,7 @@ and by which words a caption may call it. Layers of one gender fit over each oth
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -97,6 +98,18 @@ class Layers:
     def of(self, category: str, gender: str) -> Sequence[Layer]:
         """Return a category's layers that fit a gender."""
         return self._table.get((category, gender), ())
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Tells of all that the layers hold, whatever their folder is called."""
+        digest = hashlib.blake2b(digest_size=10)
+        for layer in self.layers:
+            digest.update(repr(replace(layer, rows={})).encode())
+            for row, (positions, colors) in sorted(layer.rows.items()):
+                digest.update(repr((row, len(positions))).encode())
+                digest.update(np.ascontiguousarray(positions).data)
+                digest.update(np.ascontiguousarray(colors).data)
+        return digest.hexdigest()
 
     @functools.cached_property
     def _table(self) -> dict[tuple[str, str], list[Layer]]:

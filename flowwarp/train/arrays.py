@@ -99,15 +99,18 @@ def _fill(
     waiting = [number for number in range(count) if not done[number]]
     # Side by side: a row is too small for its sums to be shared out among threads.
     workers = torch.get_num_threads()
-    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for start in range(0, len(waiting), _CHUNK):
-            chunk = waiting[start : start + _CHUNK]
-            list(pool.map(fill, chunk))
-            for array in arrays.values():
-                array.flush()  # what is marked as done is on the disk
-            done[chunk] = 1
-            if progress:
-                progress(count - len(waiting) + start + len(chunk), count)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            for start in range(0, len(waiting), _CHUNK):
+                chunk = waiting[start : start + _CHUNK]
+                list(pool.map(fill, chunk))
+                for array in arrays.values():
+                    array.flush()  # what is marked as done is on the disk
+                done[chunk] = 1
+                if progress:
+                    progress(count - len(waiting) + start + len(chunk), count)
+    finally:
+        torch.set_num_threads(workers)  # else every thread that is begun from now on has one
     done.flush()
 
 

@@ -134,7 +134,8 @@ def draw_batch(
 def _draw(
     material: Material, seed: int, number: int, config: FlowDataConfig, students: bool
 ) -> dict[str, Tensor]:
-    generator = loop.generator(seed, number)
+    # Another stream than that of the frames, or few that are not fitted would be of photos.
+    generator = loop.generator(seed, number, 1)
     fitted = material.fitted
     if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
         frame1, frame2, before = _draw_frames(

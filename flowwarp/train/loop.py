@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal, TextIO, final
 
 import torch
 import torch.distributed as dist
@@ -298,6 +298,7 @@ def train(
             if task.prepare is not None:
                 with stop.at_once(world == 1):  # what it keeps on disk is gone on with
                     task.prepare()
+            loop.compare()  # not before examples are what they will be
             if writer is not None and rank == 0:
                 loop.writer = writer(str(folder), purge_step=loop.step + 1)
                 stack.callback(loop.writer.close)
@@ -318,6 +319,7 @@ class _Losses(nn.Module):
         return dict(self.loss(self.model, batch, step))
 
 
+@final
 class _Loop:
     """One training: the network, its optimiser and average, and where they stand."""
 
@@ -346,6 +348,7 @@ class _Loop:
         self.complete: nn.Module | None = None  # of a shared network, to validate and ship
         self.step = 0
         self.best: tuple[float, int] | None = None
+        self.before: dict[str, str] | None = None  # circumstances of the state that is resumed
         self.last: Mapping[str, float] = {}
         # Of what is logged since the last line: the sum, and of how many steps; not all have all.
         self.sums: dict[str, tuple[float, int]] = {}
@@ -407,9 +410,23 @@ class _Loop:
         )
         self.optimizer.load(groups["optimizer"])
         if state is not None:
-            self._take_up(state, source)
             if resume == "changed":
                 self.progress.say("with the configuration given now, whatever it was before")
+            self._take_up(state, source)
+
+    def compare(self) -> None:
+        """Say how exactly a state is gone on with."""
+        if self.before is None:
+            return
+        now = self._circumstances()
+        before = now | self.before  # older states do not say all of it
+        changed = [key for key, value in now.items() if before[key] != value]
+        # Of other examples; but on another machine the same ones may be rounded otherwise.
+        if "data" in changed or changed == ["examples"]:
+            self.best = None
+        changes = [f"{key} {before[key]} → {now[key]}" for key in changed]
+        how = f"approximately ({', '.join(changes)})" if changes else "exactly"
+        self.progress.say(f"resuming {how} after step {self.step}")
 
     def _circumstances(self) -> dict[str, str]:
         """Return what bits hang on besides the configuration."""
@@ -475,18 +492,10 @@ class _Loop:
                 for name, value in state.facts["sums"].items()
             }
             self.seconds = float(state.facts["seconds"])
-            now = self._circumstances()
-            before = {**now, **state.facts["machine"]}  # older ones do not say all of it
-            changed = [key for key, value in now.items() if before[key] != value]
-            # Of other examples; but on another machine the same ones may be rounded otherwise.
-            if "data" in changed or changed == ["examples"]:
-                self.best = None
+            self.before = {**state.facts["machine"]}
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
             raise InputError(source, f"its facts are broken ({fault})") from fault
         self.step = self.saved_step = state.step
-        changes = [f"{key} {before[key]} → {now[key]}" for key in changed]
-        how = f"approximately ({', '.join(changes)})" if changes else "exactly"
-        self.progress.say(f"resuming {how} after step {self.step}")
 
     # The work
 

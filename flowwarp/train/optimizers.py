@@ -9,7 +9,7 @@ convolution are such a matrix too, from what is under the window to the channels
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ _MOMENTUM = 0.95  # of Muon
 _REMEMBERED = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 
 
+@final
 class Optimizer:
     """One step at a time for all parameters of a network that are trained.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TextIO
+from typing import TextIO, final
 
 
+@final
 class Progress:
     """A line that changes on a terminal; elsewhere a plain one now and then.
 

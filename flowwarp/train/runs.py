@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import MISSING, dataclass, fields
 from io import FileIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 from torch import Tensor
 
@@ -49,6 +49,7 @@ class State:
     facts: Mapping[str, Any]  # JSON: counters, the best so far, the machine
 
 
+@final
 class Run:
     """An open run: this process has its lock.
 
@@ -267,7 +268,7 @@ def _refuse_foreign(folder: Path) -> None:
         return
     try:
         ours = "loop" in tomllib.loads((folder / CONFIG).read_text("utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         ours = False
     if not ours:
         raise OutputError(folder / CONFIG, "is no run's of ours", "name another folder")
@@ -295,7 +296,7 @@ def begun_with(folder: str | Path, section: str, name: str) -> Any:
     try:
         check_regular(path)
         values = tomllib.loads(path.read_text("utf-8"))[section]
-    except (OSError, ValueError, KeyError):  # opening the run will say so
+    except (OSError, ValueError, RecursionError, KeyError):  # opening the run will say so
         return None
     return values.get(name) if isinstance(values, dict) else None
 
@@ -314,7 +315,7 @@ def _check_configs(
     """
     try:
         before = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as fault:
+    except (OSError, ValueError, RecursionError) as fault:
         if resume == "changed":
             return True
         raise InputError(path, f"cannot be read ({fault})") from fault

@@ -25,6 +25,7 @@ Configs = dict[str, Any]  # section: an instance of a frozen dataclass
 Preset = Literal["tiny", "small", "base"]  # what trainers have settings for
 
 _LARGEST_FILE = 2**20
+_LONGEST_SHOWN = 80  # characters of a wrong setting in a message
 
 
 def check_least(config: Any, least: int, *names: str) -> None:
@@ -62,11 +63,12 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
+        source = f"--set {_cut(setting)}"
         if not equals:
-            raise InputError(f"--set {setting}", "has no value", "write key=value")
-        section, name = _locate(configs, key.strip(), f"--set {setting}")
+            raise InputError(source, "has no value", "write key=value")
+        section, name = _locate(configs, key.strip(), source)
         kind = _types(configs[section])[name]
-        given.setdefault(section, {})[name] = _parse(kind, text.strip(), f"--set {setting}")
+        given.setdefault(section, {})[name] = _parse(kind, text.strip(), source)
     result = dict(configs)
     for section, values in given.items():  # as a whole, as some fit only each other
         source = f"--set {', '.join(values)}"
@@ -93,7 +95,7 @@ def read_toml(
         data = file.read()
     try:
         sections = tomllib.loads(data.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as fault:
+    except (ValueError, RecursionError) as fault:  # also of a number of 5,000 digits
         raise InputError(path, f"is not TOML ({fault})") from fault
     result = dict(configs)
     for section, values in sections.items():
@@ -164,7 +166,7 @@ def _parse(kind: Any, text: str, source: str) -> Any:
         text = f"[{text}]"
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text
     return _checked(kind, value, source)
 
@@ -177,7 +179,9 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
     if get_origin(plain) is Literal:
         if value in get_args(plain):
             return value
-        raise InputError(source, f"is {value!r}, must be one of {', '.join(get_args(plain))}")
+        raise InputError(
+            source, f"is {_cut(repr(value))}, must be one of {', '.join(get_args(plain))}"
+        )
     if get_origin(plain) is tuple:
         if isinstance(value, list):
             return tuple(_checked(get_args(plain)[0], item, source) for item in value)
@@ -189,7 +193,11 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
     elif type(value) is plain:  # a bool is no int here
         return value
     name = getattr(plain, "__name__", str(plain))
-    raise InputError(source, f"is {value!r}, must be {_WORDS.get(name, name)}")
+    raise InputError(source, f"is {_cut(repr(value))}, must be {_WORDS.get(name, name)}")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…"
 
 
 _WORDS = {

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import final
 
 from flowwarp.errors import Stopped
 
@@ -32,6 +33,7 @@ def stopping(folder: str | Path) -> Iterator[None]:
         raise Stopped(folder, signalled.number, RESUME) from None
 
 
+@final
 class Stop:
     """Which signal came, 0 for none, and whether to obey at once."""
 

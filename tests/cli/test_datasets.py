@@ -227,6 +227,17 @@ def test_nothing_is_replaced_unasked(datasets):
     assert Path("out/captions.csv").read_text() != before
 
 
+def test_nothing_of_a_longer_clip_is_left(datasets):
+    options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--flow")
+    for frames in (5, 3):
+        assert datasets(*options, "--frames", frames, "--overwrite")[0] == 0
+    Path("out/000000/notes.txt").write_text("mine")
+    assert datasets(*options, "--frames", 2, "--overwrite")[0] == 0
+    assert sorted(path.name for path in Path("out/000000").iterdir()) == [
+        "000000.flo", "000000.png", "000001.png", "hidden_000000.png", "notes.txt"
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

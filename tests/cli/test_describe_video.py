@@ -86,6 +86,9 @@ def test_folders_and_globs(describe, tmp_path):
     assert code == 0
     paths = [line.split(": ")[0] for line in out]
     assert paths == ["frames", "clips/a.mp4", "clips/b.mp4"]
+    (tmp_path / "clips/captions.csv").write_text("file,caption\n")  # as datasets make leaves it
+    code, out, _ = describe("clips/*")
+    assert (code, [line.split(": ")[0] for line in out]) == (0, paths[1:])
 
 
 def test_more_tries_are_not_less_likely(describe):

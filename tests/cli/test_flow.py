@@ -329,7 +329,9 @@ def test_results_among_the_frames_are_no_input(flow):
         (["-o", "mine"], 4, "mine: is not empty, and holds no job to go on with"),
         (["--occlusion", "mine"], 4, "mine: is not empty"),
         (["--show", "mine"], 4, "mine: is not empty"),
-        (["-o", "mine/a.txt"], 4, "mine/a.txt: exists"),
+        (["-o", "mine/a.txt"], 4, "mine/a.txt: is a file, not a folder; name a folder"),
+        (["-o", "mine/a.txt", "--overwrite"], 4, "mine/a.txt: is a file, not a folder"),
+        (["--occlusion", "x.flo"], 2, "many pairs need a folder, but --occlusion is 'x.flo'"),
         (["--ray", "127.0.0.1:1"], 3, "--ray: "),
     ],
 )

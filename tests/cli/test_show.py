@@ -176,6 +176,18 @@ def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
     assert_picture("out/f2.png", read_image("flows/f2_flow.png")[None])
 
 
+def test_two_of_a_name_are_refused(show, tmp_path):
+    (tmp_path / "out").mkdir()
+    for name in ("a.flo", "a.pfm"):
+        save_flow(name, 1)
+    for where, more in ((".", ()), ("out", ("-o", "out"))):
+        before = sorted(tmp_path.rglob("*"))
+        code, out, err = show("a.flo", "a.pfm", *more)
+        assert (code, out) == (4, [])
+        assert "is wanted by both a.flo and a.pfm" in err, where
+        assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_folder_becomes_a_video_at_one_scale(show, tmp_path):
     (tmp_path / "flows").mkdir()
     for index, u in enumerate((1, 2, 4)):

@@ -507,6 +507,20 @@ def test_two_at_once_on_one_folder(warp):
     assert pictures("out") == []
 
 
+def test_a_folder_for_a_videos_masks_is_looked_at_first(warp):
+    write_video("clip.gif", [picture()] * 2)
+    save_flow("f.flo")
+    Path("masks").mkdir()
+    Path("masks/mine.png").write_text("mine")
+    before = sorted(Path().rglob("*"))
+    for call in (("--mask", "masks"), ("-o", "masks")):
+        for more in ((), ("--dry-run",)):
+            code, out, err = warp("clip.gif", "f.flo", *call, *more)
+            assert (code, out) == (4, [])
+            assert err == ["flowwarp: masks: exists and is not an empty folder; name a new one"]
+            assert sorted(Path().rglob("*")) == before
+
+
 def test_frames_are_not_written_among_those_to_read(warp):
     save_frames("in", 2)
     save_flow("f.flo")

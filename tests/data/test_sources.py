@@ -1,14 +1,18 @@
 """Sources of clips: worlds by name, and what is kept aside of a folder."""
 
+import shutil
+
 import pytest
 import torch
 
+from flowwarp._bundled import bundled
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import open_source, open_split
+from flowwarp.data.sources import check_source, open_source, open_split
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.world import compose_clip
 from flowwarp.errors import InputError
+from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video import write_video
 
 
@@ -90,7 +94,29 @@ def test_a_source_tells_when_its_files_change(folder, tmp_path):
         states.append(open_source(tmp_path, 16, 4).state)
     assert states[0] != states[1]
     assert open_source(tmp_path, 16, 4).state == states[1]
-    assert open_source("sprites", 32, 3).state == ()
+    assert open_source("digits", 32, 3).state == ()
+
+
+def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
+    layers, photos = tmp_path / "layers", tmp_path / "photos"
+    shutil.copytree(bundled("datasets") / "sprites", layers)
+    photos.mkdir()
+    with pytest.raises(InputError, match="holds no picture"):
+        check_source("sprites", photos=photos)
+
+    def state():
+        return open_source("sprites", 32, 3, layers=layers, photos=photos).state
+
+    write_image(photos / "a.png", torch.zeros(3, 40, 40))
+    states = [state()]
+    assert states[0][0] == open_source("sprites", 32, 3).state[0]  # wherever they lie
+    sheet = next((layers / "layers").glob("*.png"))
+    write_image(sheet, read_image(sheet, alpha=True).flip(0))
+    states.append(state())
+    write_image(photos / "a.png", torch.ones(3, 40, 40))
+    states.append(state())
+    assert len(set(states)) == 3
+    assert state() == states[2]
 
 
 def test_of_one_video_the_end_is_kept_aside(tmp_path):

@@ -811,7 +811,7 @@ def test_learns_to_repeat_in_seconds(norm):
     places[:, 0] = torch.arange(4 * PATCH) % (2 * PATCH)
     places[:, 1] = torch.arange(4 * PATCH) // (2 * PATCH)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(700):
+    for _ in range(500):
         half = torch.randint(1, 5, (32, 2 * PATCH), generator=generator)
         nats = net.nats(torch.cat([half, half], 1), places.expand(32, -1, 4), [torch.arange(5)])
         loss = nats[:, PATCH:].mean()

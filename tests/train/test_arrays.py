@@ -1,8 +1,10 @@
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 
 from flowwarp.errors import OutputError
 from flowwarp.train.arrays import fill_arrays, open_array
@@ -16,6 +18,14 @@ def test_is_made_of_zeros_once_and_kept(tmp_path):
     array.flush()
     assert open_array(path, (3, 4), np.uint16)[1, 2] == 7
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
+
+
+def test_threads_begun_afterwards_have_as_many_as_before(tmp_path):
+    torch.set_num_threads(3)
+    row = {"a": np.zeros(2, np.uint8)}
+    fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 40, lambda number: row, problem="")
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == 3
 
 
 @pytest.mark.parametrize("without", [False, True])

@@ -225,6 +225,24 @@ def test_each_example_has_an_appearance_of_its_own(photos):
             assert torch.equal(tensor[0], batch[name][number])
 
 
+def test_what_is_not_fitted_is_of_photos_and_footage(photos):
+    """As often as asked: what says that it is not fitted must not say of what it is."""
+    flat = torch.zeros(2, 3, 40, 56, dtype=torch.uint8)
+
+    class Footage(list):
+        frames = 2
+
+    fitted = [(flat, torch.zeros(2, 2, 20, 28))]
+    material = flow.Material(Footage([flat]), photos, fitted)
+    config = flow.FlowDataConfig(32, 48, 0, fitted_share=0.6, moving_photos=0.5)
+    batch = flow.draw_batch(material, 7, range(200), config)
+    plain = batch["flow_12"].isnan().all((1, 2, 3))
+    assert 50 < plain.sum() < 110
+    moving = batch["image1"].std((2, 3)).amax(1) > 0.05  # there is noise too
+    assert not moving[~plain].any()
+    assert 0.3 < moving[plain].float().mean() < 0.7
+
+
 def test_appearance_is_drawn_from_when_it_is_needed(photos):
     configs = flow.presets("tiny") | {
         "loop": loop.LoopConfig(steps=4, batch_size=2),

@@ -424,6 +424,30 @@ def test_says_that_the_examples_are_others(tiny, tmp_path):
     assert result.best[0] == 1e9
 
 
+def test_what_is_prepared_first_is_no_change(tiny, tmp_path):
+    """Examples are compared once they are what they will be, and the best so far is kept."""
+
+    def task(error):
+        inner, ready = tiny.make(), []
+
+        def batch(numbers):
+            examples = inner.batch(numbers)
+            return examples if ready else {n: torch.zeros_like(v) for n, v in examples.items()}
+
+        return replace(
+            inner,
+            batch=batch,
+            prepare=lambda: ready.append(1),
+            validate=lambda model: {"error": error},
+        )
+
+    stream = io.StringIO()
+    run(task(1.0), tiny.config(steps=8), tmp_path)
+    again = train(task(2.0), tiny.config(steps=8), tmp_path, resume="auto", stream=stream)
+    assert "resuming exactly after step 8" in stream.getvalue()
+    assert again.best[0] == 1.0
+
+
 def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
     """Also in a run that ended in the midst of a line, and is longer now."""
     config = tiny.config(steps=4, log_every=3, validate_every=0, ema=0.0)
