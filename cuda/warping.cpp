@@ -496,12 +496,14 @@ FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes
     for (int pixel = first / step * step; pixel < LANES; pixel += step) {
         if (pixel > end) break;  // one vector more than the run: the right column of its last pixel
         const Bits<float> spread = LANE_NUMBERS / L + pixel;
-        const Bits<float> used = __builtin_shuffle(lanes, spread);
+        const __m512i from = (__m512i)spread;
+        const Bits<float> used = (Bits<float>)_mm512_permutexvar_epi32(from, (__m512i)lanes);
         const V g = load(tile + pixel * L);
         for (int low = 0; low < 2; ++low) {
             V part[2];
             for (int n = 0; n < 2; ++n) {
-                const V weight = __builtin_shuffle(load(squares.weight[2 * low + n] + k), spread);
+                const __m512 weights = (__m512)load(squares.weight[2 * low + n] + k);
+                const V weight = (V)_mm512_permutexvar_ps(from, weights);
                 const Bits<float> kept = squares.masks ? used & (weight != 0) : used;
                 part[n] = select(kept, g * weight, V{});
             }

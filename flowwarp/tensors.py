@@ -84,7 +84,7 @@ def check_same_grid(tensor: Tensor, name: str, like: Tensor) -> None:
         ValueError: one of them differs.
     """
     wanted = (like.shape[0], *like.shape[-2:])
-    got = (tensor.shape[0], *tensor.shape[-2:])
+    got = (*tensor.shape[:1], *tensor.shape[-2:])
     if got != wanted:
         raise ValueError(
             f"{name} must have batch, height and width {tuple(wanted)}, got {tuple(got)}"

@@ -39,7 +39,7 @@ def command(
     flowwarp convert kitti/flow_occ -o out --to flo  a folder
     """  # noqa: D301 - click wants the character itself
     from flowwarp.io._files import FLOW_EXTENSIONS
-    from flowwarp.io.flow_files import read_flow, write_flow
+    from flowwarp.io.flow_files import encode_flow, read_flow, write_flow
 
     extension = f".{to}" if to else Path(output).suffix.lower()
     folder = _paths.wants_folder(inputs, output)
@@ -67,7 +67,9 @@ def command(
         for source, target in pairs:
             try:
                 flow, valid = read_flow(source)
-                if not dry_run:
+                if dry_run:
+                    encode_flow(target, flow, valid)
+                else:
                     _paths.make_folder(target.parent)
                     write_flow(target, flow, valid)
             except InputError as fault:  # an OutputError, such as a full disk, stops everything

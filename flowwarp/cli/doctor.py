@@ -206,7 +206,8 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
     if found.library is None:
         yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {found.reason}"
     elif not _nvrtc.serves(torch.empty(1, device="cuda")):
-        why = "FLOWWARP_NATIVE=off" if os.environ.get("FLOWWARP_NATIVE") else "the GPU is too old"
+        off = os.environ.get("FLOWWARP_NATIVE", "").lower() == "off"
+        why = "FLOWWARP_NATIVE=off" if off else "the GPU is too old"
         yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {why}"
     else:
         yield "NVRTC", OK, f"{found.version[0]}.{found.version[1]}, {found.path}"

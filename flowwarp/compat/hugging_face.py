@@ -81,7 +81,9 @@ def export_folder(folder: str | Path, parts: Mapping[str, str | Path]) -> None:
             (work / name).mkdir()
             _write_json(work / name / CONFIG, _config(card))
             with open_input(path) as (file, _):
-                (work / name / WEIGHTS).write_bytes(file.read())
+                data = file.read()
+            # Not while it is read, whose faults are the file's.
+            (work / name / WEIGHTS).write_bytes(data)
         _write_json(work / INDEX, index)
         (work / PAGE).write_text(_page(cards), "utf-8")
 

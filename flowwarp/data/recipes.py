@@ -291,7 +291,10 @@ def _pairs_of_set(
     matches = list(_search(root, layout.frame1))
     if not matches:
         return [], _Missing(f"no file is like {layout.frame1}", partial=False)
-    last = {_clip_of(found): int(found.get("n", 0)) for _, found in matches}
+    last: dict[tuple[str, ...], int] = {}
+    for _, found in matches:  # by number: by name, frame_9 would come after frame_10
+        clip = _clip_of(found)
+        last[clip] = max(last.get(clip, 0), int(found.get("n", 0)))
     for frame1, found in matches:
         frame2 = _other(root, layout.frame2, found, IMAGE_EXTENSIONS)
         flow = _other(root, layout.flow, found, FLOW_EXTENSIONS)

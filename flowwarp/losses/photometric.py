@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.ops.census import census_distance
-from flowwarp.ops.warping import warp
+from flowwarp.ops.warping import compute_dtype, warp
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -34,7 +34,10 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     weight = mask.to(values.dtype)
     # 0 * inf is NaN: what the mask leaves out must not count, whatever it is.
     kept = torch.where(weight > 0, values * weight, 0)
-    return kept.mean(1).sum((1, 2)) / weight.sum((1, 2, 3)).clamp_min(1e-6)
+    # Of fp16, the sum of as many as 65,520 would be infinite.
+    wide = compute_dtype(values)
+    total, count = kept.mean(1).sum((1, 2), dtype=wide), weight.sum((1, 2, 3), dtype=wide)
+    return (total / count.clamp_min(1e-6)).to(values.dtype)
 
 
 def charbonnier(difference: Tensor, epsilon: float = 1e-3, alpha: float = 0.5) -> Tensor:

@@ -18,6 +18,8 @@ dual tensor. Only a direct call of ``torch.ops.flowwarp.*`` goes round the doors
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -39,6 +41,15 @@ def needs_reference(*tensors: Tensor) -> bool:
     if torch.compiler.is_compiling():  # fake tensors carry no tangent
         return True
     return any(_has_tangent(tensor) for tensor in tensors)
+
+
+def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors by which a reference can be differentiated once more within a backward.
+
+    What has a history, as a gradient that hangs on the image has in a second backward, stays in it
+    as a view: by the tensor itself autograd would walk through its history too, and count it twice.
+    """
+    return [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
 
 
 def has_kernels(device: torch.device) -> bool:

@@ -47,7 +47,8 @@ def native() -> Native:
     for level in [wanted] if wanted else _supported_levels():
         path = Path(__file__).with_name(f"_cpu_{level}.so")
         if not path.exists():
-            reasons.append(f"{path.name} was not built (no C++ compiler at install time)")
+            why = "no C++ compiler at install time, or one older than GCC 12"
+            reasons.append(f"{path.name} was not built ({why})")
             continue
         try:
             library = ctypes.CDLL(str(path))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops import _native, _nvrtc
-from flowwarp.ops._dispatch import needs_reference
+from flowwarp.ops._dispatch import leaves, needs_reference
 from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
 from flowwarp.tensors import check_image
@@ -347,7 +347,7 @@ def _second_distance(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
 def _second(gradient: Any, ctx: Any, grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
     again = torch.is_grad_enabled()  # a third derivative may follow
     with torch.enable_grad():
-        tensors = [t if t.requires_grad else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        tensors = leaves(ctx.saved_tensors)
         first = gradient(*tensors, ctx.radius)
         return torch.autograd.grad(
             first, tensors, grads, create_graph=again, materialize_grads=True

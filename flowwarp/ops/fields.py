@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.ops.splatting import splat
-from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_flow
+from flowwarp.ops.warping import compute_dtype, warp
+from flowwarp.tensors import check_flow, check_pixels
 
 
 def coordinate_grid(
@@ -128,7 +128,7 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
         (B, 2, *size) in pixels of the new size.
 
     Raises:
-        ValueError: a side of ``size`` is below 1.
+        ValueError: a side of ``size`` is below 1, or the flow has no pixels.
 
     >>> import torch
     >>> resize_flow(torch.ones(1, 2, 4, 4), (4, 8))[0, :, 0, 0]
@@ -140,8 +140,10 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
         raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
     if tuple(flow.shape[-2:]) == (height, width):
         return flow
-    scale = flow.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
+    check_pixels(flow, "flow")
+    wide = flow.to(compute_dtype(flow))
+    scale = wide.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
     resized = F.interpolate(
-        flow, (height, width), mode="bilinear", align_corners=False, antialias=True
+        wide, (height, width), mode="bilinear", align_corners=False, antialias=True
     )
-    return resized * scale
+    return (resized * scale).to(flow.dtype)

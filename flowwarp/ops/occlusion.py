@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops.splatting import splat
-from flowwarp.ops.warping import warp
+from flowwarp.ops.warping import compute_dtype, warp
 from flowwarp.tensors import check_flow
 
 
@@ -63,6 +63,8 @@ def visible_by_consistency(
     """
     check_flow(flow_12, "flow_12")
     check_flow(flow_21, "flow_21", like=flow_12)
+    # Of fp16, the squares of 256 pixels are infinite.
+    flow_12, flow_21 = (flow.to(compute_dtype(flow)) for flow in (flow_12, flow_21))
     there, inside = warp(flow_21, flow_12, mask=True)
     error = (flow_12 + there).square().sum(1, keepdim=True)
     motion = flow_12.square().sum(1, keepdim=True) + there.square().sum(1, keepdim=True)

@@ -121,7 +121,7 @@ def _share(image: Tensor, mode: str, weight: Tensor | None) -> Tensor:
     if weight.shape[1] != 1:
         raise ValueError(f"weight must have 1 channel, got {weight.shape[1]}")
     weight = weight.to(compute_dtype(image))
-    if mode == "linear":
+    if mode == "linear" or not weight.numel():
         return weight
     # The largest of each example becomes exp(0): nothing overflows, and quotients do not change.
     return torch.exp(weight - weight.detach().amax((1, 2, 3), keepdim=True))

@@ -59,9 +59,10 @@ def normal_equations(
     """
     tensors = _floats(features1, features2, start, flow, confidence)
     check_flow(tensors[3])
-    for tensor, name in zip(tensors, ("features1", "features2", "start"), strict=False):
-        check_same_grid(tensor, name, flow)
-    check_same_grid(confidence, "confidence", flow)
+    check_same_grid(features1, "features1", flow)
+    _check_fits(features2, "features2", features1.shape[1], flow)
+    _check_fits(start, "start", 2, flow)
+    _check_fits(confidence, "confidence", 1, flow)
     library = _native.library_for(*tensors)
     if library is None:
         return normal_equations_reference(*tensors, zeta=zeta, epsilon=epsilon)
@@ -182,8 +183,8 @@ def relax(
     """
     equations, weights, flow = _floats(equations, weights, flow)
     check_flow(flow)
-    check_same_grid(equations, "equations", flow)
-    check_same_grid(weights, "weights", flow)
+    _check_fits(equations, "equations", 5, flow)
+    _check_fits(weights, "weights", 2, flow)
     library = _native.library_for(equations, weights, flow)
     if library is None:
         return relax_reference(equations, weights, flow, sweeps=sweeps, omega=omega)
@@ -265,7 +266,7 @@ def weighted_median(
     flow, confidence, guide = _floats(flow, confidence, guide / (sigma_colour * 2**0.5))
     check_flow(flow)
     check_same_grid(guide, "guide", flow)
-    check_same_grid(confidence, "confidence", flow)
+    _check_fits(confidence, "confidence", 1, flow)
     space = 0.5 / sigma_space**2
     library = _native.library_for(flow, guide, confidence)
     if library is None:
@@ -322,6 +323,12 @@ def _weighted_median_reference(
         median = values.gather(2, index)[:, :, 0]
         rows.append(torch.where(mass[:, :, -1] > 0, median, flow[..., y : y + 1, :]))
     return torch.cat(rows, dim=2)
+
+
+def _check_fits(tensor: Tensor, name: str, channels: int, like: Tensor) -> None:
+    check_same_grid(tensor, name, like)
+    if tensor.shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels, got {tensor.shape[1]}")
 
 
 def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops import _native, _nvrtc
-from flowwarp.ops._dispatch import needs_reference
+from flowwarp.ops._dispatch import leaves, needs_reference
 from flowwarp.ops._operators import (
     custom_op,
     dense,
@@ -402,6 +402,17 @@ def _image_gradient_backward(
     # <grad, scatter(grad_out)> = <warp(grad), grad_out>: both derivatives are kernels we have.
     grad_out, flow = ctx.saved_tensors
     for_grad_out = for_flow = None
+    if needs_reference(grad):
+        again = torch.is_grad_enabled()
+        how = {"padding": ctx.padding, "mode": ctx.sampling}
+        for_grad_out, _ = warp_reference(grad, flow, **how)
+        with torch.enable_grad():
+            (leaf,) = leaves([flow])
+            warped, _ = warp_reference(grad, leaf, **how)
+            (for_flow,) = torch.autograd.grad(
+                warped, leaf, grad_out, create_graph=again, materialize_grads=True
+            )
+        return for_grad_out, for_flow, None, None
     if ctx.needs_input_grad[0]:
         for_grad_out, _ = torch.ops.flowwarp.warp(grad, flow, ctx.sampling, ctx.padding, False)
     if ctx.needs_input_grad[1]:
@@ -416,11 +427,14 @@ def _save_flow_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Second derivatives are rare and small: the reference has them.
+    again = torch.is_grad_enabled()  # a third may follow
     with torch.enable_grad():
-        tensors = [tensor.detach().requires_grad_() for tensor in ctx.saved_tensors]
+        tensors = leaves(ctx.saved_tensors)
         grad_out, image, flow = tensors
         grad_flow = _flow_gradient_reference(grad_out, image, flow, ctx.sampling, ctx.padding)
-        grads = torch.autograd.grad(grad_flow, tensors, grad, materialize_grads=True)
+        grads = torch.autograd.grad(
+            grad_flow, tensors, grad, create_graph=again, materialize_grads=True
+        )
     return (*grads, None, None)
 
 
@@ -439,8 +453,10 @@ def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
             f"out must be {tuple(image.shape)} {image.dtype} on {image.device}, "
             f"got {tuple(out.shape)} {out.dtype} on {out.device}"
         )
-    if not torch.compiler.is_compiling() and _share_memory(out, image):
-        raise ValueError("out must not share memory with image: warping reads what it would write")
+    for name, read in (("image", image), ("flow", flow)):
+        if not torch.compiler.is_compiling() and _share_memory(out, read):
+            problem = f"out must not share memory with {name}"
+            raise ValueError(f"{problem}: warping reads what it would write")
     if torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad):
         raise ValueError("out cannot be used where gradients are recorded; leave it out")
 

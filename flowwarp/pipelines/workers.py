@@ -14,7 +14,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from typing import Any, TypeVar, final
 
@@ -225,11 +225,21 @@ def _serve(
     """Be a worker: until the pipe ends, answer each item with its result."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and sends SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    work = _try(prepare, number)
+    while True:
+        with _parent():
+            item = pipe.recv()
+        # What cannot even begin says so for each item.
+        answer = work if isinstance(work, BaseException) else _try(work, item)
+        with _parent():
+            pipe.send(answer)
+
+
+@contextmanager
+def _parent() -> Iterator[None]:
     try:
-        work = prepare(number)
-        while True:
-            pipe.send(_try(work, pipe.recv()))
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
+        yield
+    except (EOFError, BrokenPipeError, ConnectionResetError):  # it is gone
         os._exit(0)  # without the interpreter's farewell, which would want its stderr
 
 

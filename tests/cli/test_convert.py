@@ -142,6 +142,17 @@ def test_dry_run_reads_everything_and_writes_nothing(tmp_path, capfdbinary):
     assert listing(tmp_path) == ["a.flo"]
 
 
+def test_dry_run_finds_what_a_format_cannot_hold(tmp_path, capfdbinary):
+    write_flow(tmp_path / "a.flo", torch.full((2, 4, 5), 600.0))
+    outcomes = [
+        run(capfdbinary, "convert", tmp_path / "a.flo", "-o", tmp_path / "a.png", *more)
+        for more in (("--dry-run",), ())
+    ]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0][0] == 3
+    assert listing(tmp_path) == ["a.flo"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

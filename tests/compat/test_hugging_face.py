@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import pickle
 import subprocess
@@ -115,6 +116,16 @@ def test_a_wrong_index_is_one_line(parts, tmp_path, index, words):
     with pytest.raises(InputError, match=words) as fault:
         import_folder(folder)
     assert len(str(fault.value).splitlines()) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_weights(parts, tmp_path, monkeypatch):
+    def write(path, data):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OutputError, match="no space left"):
+        export_folder(tmp_path / "networks", {"dvae": parts["dvae"]})
+    assert list(tmp_path.iterdir()) == []
 
 
 class Code:

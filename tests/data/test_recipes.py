@@ -319,6 +319,18 @@ def test_a_recipe_of_ones_own(tmp_path):
     assert (pair.group, pair.name) == ("mine/a", "9")
 
 
+def test_the_last_frame_is_that_of_the_largest_number(tmp_path):
+    """It may have flow though no frame follows; by name it would be frame_9."""
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(
+        'title = "Mine"\n[sets.a]\nframe1 = "f_{n}.png"\nframe2 = "f_{n+1}.png"\nflow = "{n}.flo"\n'
+    )
+    root = plant(tmp_path / "root", [f"f_{number}.png" for number in range(1, 11)])
+    for number in range(1, 11):
+        write_flow(root / f"{number}.flo", torch.zeros(2, HEIGHT, WIDTH))
+    assert len(pairs_of(load_recipe(recipe), root)) == 9
+
+
 def test_a_number_that_no_file_has_is_free(tmp_path):
     recipe = tmp_path / "mine.toml"
     recipe.write_text(

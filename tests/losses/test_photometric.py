@@ -44,6 +44,12 @@ def test_masked_mean_ignores_what_is_left_out():
     assert masked_mean(values, mask).tolist() == [2.0]
 
 
+def test_masked_mean_of_many_halves():
+    values = torch.full((1, 1, 300, 300), 0.5, dtype=torch.float16)
+    got = masked_mean(values, torch.ones(1, 1, 300, 300, dtype=torch.bool))
+    assert (got.dtype, got.tolist()) == (torch.float16, [0.5])
+
+
 def test_charbonnier_by_hand():
     assert charbonnier(torch.tensor(3.0), epsilon=4.0).item() == pytest.approx(5.0)
     assert charbonnier(torch.tensor(0.0), epsilon=0.01).item() == pytest.approx(0.01)

@@ -91,6 +91,17 @@ def test_resize_to_the_same_size_changes_nothing():
     assert torch.equal(resize_flow(flow, (60, 80)), flow)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_resize_of_other_types(dtype):
+    flow = smooth_flow().to(dtype)
+    wanted = resize_flow(flow.double(), (30, 50)).to(dtype)
+    got = resize_flow(flow, (30, 50))
+    assert got.dtype == dtype
+    assert torch.allclose(got.double(), wanted.double(), rtol=8e-3, atol=1e-6)
+
+
 def test_resize_refuses_no_size():
+    with pytest.raises(ValueError, match="flow must have pixels"):
+        resize_flow(torch.zeros(1, 2, 0, 5), (4, 5))
     with pytest.raises(ValueError, match="size must be at least"):
         resize_flow(torch.zeros(1, 2, 4, 5), (0, 5))

@@ -37,6 +37,15 @@ def test_visible_by_consistency(scene):
     assert torch.equal(visible_by_consistency(flow_12, flow_21), visible)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_far_motion_in_few_bits(dtype):
+    there, back = torch.zeros(2, 1, 2, 2, 640, dtype=dtype).unbind()
+    there[:, 0], back[:, 0] = 300, -100
+    assert not visible_by_consistency(there, back).any()
+    back[:, 0] = -300
+    assert visible_by_consistency(there, back)[..., :339].all()
+
+
 def test_what_leaves_the_frame_is_not_visible():
     flow = torch.zeros(1, 2, 5, 8)
     flow[0, 0] = 3.0

@@ -165,6 +165,12 @@ def test_half_precision_is_rounded_once(mode):
     assert torch.equal(half, exact.bfloat16())
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_goes_nowhere(mode):
+    weight = torch.ones(2, 1, 0, 5) if mode in ("linear", "softmax") else None
+    assert splat(torch.ones(2, 3, 0, 5), torch.ones(2, 2, 0, 5), mode, weight).shape == (2, 3, 0, 5)
+
+
 IMAGE, FLOW, WEIGHT = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5), torch.ones(2, 1, 4, 5)
 
 

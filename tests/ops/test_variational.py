@@ -221,5 +221,19 @@ def test_wrong_shapes():
         relax(equations, weights, flow[:, :1], sweeps=1)
     with pytest.raises(ValueError, match="weights must have"):
         relax(equations, weights[..., 1:], flow, sweeps=1)
+    with pytest.raises(ValueError, match="equations must have 5 channels"):
+        relax(equations[:, :1], weights, flow, sweeps=1)
+    with pytest.raises(ValueError, match="weights must have 2 channels"):
+        relax(equations, weights[:, :1], flow, sweeps=1)
+    three, one = torch.rand(2, 3, 4, 5), torch.ones(2, 1, 4, 5)
+    for name, given in (
+        ("features2 must have 3", (three, one, flow, flow, one)),
+        ("start must have 2", (three, three, one, flow, one)),
+        ("confidence must have 1", (three, three, flow, flow, flow)),
+    ):
+        with pytest.raises(ValueError, match=name):
+            normal_equations(*given, zeta=0.1, epsilon=0.1)
+    with pytest.raises(ValueError, match="confidence must have 1"):
+        weighted_median(flow, flow, flow, **WINDOW)
     with pytest.raises(ValueError, match="guide must have"):
         weighted_median(flow, flow[..., 1:], flow[:, :1], **WINDOW)

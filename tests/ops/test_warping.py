@@ -521,6 +521,7 @@ IMAGE, FLOW = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
         (ValueError, "out must be (2, 3, 4, 5)", (IMAGE, FLOW), {"out": IMAGE[:1].clone()}),
         (ValueError, "out must be", (IMAGE, FLOW), {"out": IMAGE.double()}),
         (ValueError, "out must not share memory", (IMAGE, FLOW), {"out": IMAGE}),
+        (ValueError, "out must not share memory", (IMAGE[:, :2] + 0, FLOW), {"out": FLOW}),
         (
             ValueError,
             "out cannot be used",

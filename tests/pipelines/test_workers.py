@@ -82,6 +82,25 @@ def test_other_faults_end_the_whole(item, fault, words):
         list(run_processes(prepare, [item], 1))
 
 
+def begin_badly(number):
+    raise RuntimeError("out of memory: tried to allocate 9 GiB")
+
+
+def lose_the_parent(number):
+    def work(item):
+        raise EOFError("of a file that the work reads")
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("begin", "words"), [(begin_badly, "tried to allocate 9 GiB"), (lose_the_parent, "code 1")]
+)
+def test_faults_before_the_first_item_and_of_the_kind_that_a_pipe_has(begin, words):
+    with pytest.raises(RuntimeError, match=words):
+        list(run_processes(begin, [6], 1))
+
+
 def test_here():
     results = list(run_here(work, [5, 6]))
     assert str(results[0][1]) == "5: is odd"
