@@ -229,7 +229,7 @@ def make_command(
         _paths.check_output(path, overwrite=overwrite)
     if with_flow:
         for name in names:
-            for path in _flow_files(folder / name, frames):
+            for path in (*_flow_files(folder / name, frames), *_made_before(folder / name)):
                 _paths.check_output(path, overwrite=overwrite)
 
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
@@ -313,6 +313,13 @@ def _flow_files(folder: Path, frames: int) -> list[Path]:
     ]
 
 
+def _made_before(folder: Path) -> list[Path]:
+    """Return what a folder holds of a clip that was made there, or is named as if it were."""
+    if not _paths.is_folder(folder):
+        return []
+    return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
 def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.video import write_video
 
@@ -325,9 +332,8 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.images import write_image
 
     _paths.make_folder(folder / name)
-    for path in (folder / name).iterdir():  # a longer clip's would be read with what is written now
-        if _OURS.fullmatch(path.name):
-            path.unlink()
+    for path in _made_before(folder / name):  # a longer clip's would be read with what is new
+        path.unlink()
     count = len(frames)
     files = _flow_files(folder / name, count)
     for path, frame in zip(files[:count], frames, strict=True):

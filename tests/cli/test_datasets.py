@@ -232,6 +232,14 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     for frames in (5, 3):
         assert datasets(*options, "--frames", frames, "--overwrite")[0] == 0
     Path("out/000000/notes.txt").write_text("mine")
+    Path("out/captions.csv").unlink()
+    Path("out/000000.mp4").unlink()
+    for path in Path("out/000000").glob("*00000[01]*"):
+        path.unlink()
+    code, _, err = datasets(*options, "--frames", 2)  # what is left of it is not lost unasked
+    assert (code, err) == (
+        4, ["flowwarp: out/000000/000002.png: exists; use --overwrite to replace it"]
+    )  # fmt: skip
     assert datasets(*options, "--frames", 2, "--overwrite")[0] == 0
     assert sorted(path.name for path in Path("out/000000").iterdir()) == [
         "000000.flo", "000000.png", "000001.png", "hidden_000000.png", "notes.txt"
