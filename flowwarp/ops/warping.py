@@ -462,4 +462,6 @@ def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    # What is empty has no memory, and nothing to share.
+    there = bool(a.numel() and b.numel())
+    return there and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

@@ -502,6 +502,11 @@ def test_layout_is_kept():
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_out_of_nothing():
+    image, flow, out = torch.rand(0, 3, 4, 5), torch.rand(0, 2, 4, 5), torch.rand(0, 3, 4, 5)
+    assert warp(image, flow, out=out) is out
+
+
 IMAGE, FLOW = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
 
 
