@@ -77,8 +77,14 @@ def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) 
         check_same_grid(flow, name, like)
 
 
-def check_same_grid(tensor: Tensor, name: str, like: Tensor) -> None:
+def check_same_grid(tensor: Tensor, name: str, like: Tensor, channels: int | None = None) -> None:
     """Check that ``tensor`` shares batch, height, width and device with ``like``.
+
+    Args:
+        tensor: what is checked.
+        name: how a message calls it.
+        like: what it shall fit.
+        channels: how many it must have; None for any number.
 
     Raises:
         ValueError: one of them differs.
@@ -91,6 +97,9 @@ def check_same_grid(tensor: Tensor, name: str, like: Tensor) -> None:
         )
     if tensor.device != like.device:
         raise ValueError(f"{name} must be on {like.device}, got {tensor.device}")
+    if channels is not None and tensor.shape[1] != channels:
+        wanted_channels = f"{channels} channel{'s' * (channels > 1)}"
+        raise ValueError(f"{name} must have {wanted_channels}, got {tensor.shape[1]}")
 
 
 def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:

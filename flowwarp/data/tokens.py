@@ -400,18 +400,18 @@ class Vocabulary:
 
     def all_choices(self) -> tuple[Tensor, ...]:
         """Return :meth:`choices` of media that have ids of their own, where there is a choice."""
-        own = [self.choices(medium.name) for medium in self.media if medium.shares is None]
-        return tuple(ids for ids in itertools.chain.from_iterable(own) if NOTHING not in ids)
+        return tuple(ids for _, ids in self._choices)
 
     def later_digits(self) -> tuple[bool, ...]:
         """Return which of :meth:`all_choices` are of a digit after a code's first."""
-        return tuple(
-            place > 0
-            for medium in self.media
-            if medium.shares is None
-            for place, ids in enumerate(self.choices(medium.name))
-            if NOTHING not in ids
-        )
+        return tuple(digit > 0 for digit, _ in self._choices)
+
+    @cached_property
+    def _choices(self) -> list[tuple[int, Tensor]]:
+        """Which digit of its medium each of :meth:`all_choices` is of, and their ids."""
+        own = [self.choices(medium.name) for medium in self.media if medium.shares is None]
+        digits = itertools.chain.from_iterable(map(enumerate, own))
+        return [(digit, ids) for digit, ids in digits if NOTHING not in ids]
 
     def opening(self, name: str) -> Tokens:
         """Return the marker that a medium begins with, as a sequence of one patch."""

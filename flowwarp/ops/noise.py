@@ -69,9 +69,7 @@ def carry_noise(
     size = height * width
     moves = torch.isfinite(flow).all(1, keepdim=True)
     if visible is not None:
-        check_same_grid(visible, "visible", noise)
-        if visible.shape[1] != 1:
-            raise ValueError(f"visible must have 1 channel, got {visible.shape[1]}")
+        check_same_grid(visible, "visible", noise, 1)
         moves = moves & visible.bool()
     source, inside = _target(flow, moves, dither)  # (B, H * W), of each pixel
     reads = moves.flatten(1) & inside

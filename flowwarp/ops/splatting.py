@@ -117,9 +117,7 @@ def _share(image: Tensor, mode: str, weight: Tensor | None) -> Tensor:
     if weight is None:
         raise ValueError(f"weight is needed for mode {mode}")
     check_image(weight, "weight")
-    check_same_grid(weight, "weight", image)
-    if weight.shape[1] != 1:
-        raise ValueError(f"weight must have 1 channel, got {weight.shape[1]}")
+    check_same_grid(weight, "weight", image, 1)
     weight = weight.to(compute_dtype(image))
     if mode == "linear" or not weight.numel():
         return weight

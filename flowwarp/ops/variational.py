@@ -60,9 +60,9 @@ def normal_equations(
     tensors = _floats(features1, features2, start, flow, confidence)
     check_flow(tensors[3])
     check_same_grid(features1, "features1", flow)
-    _check_fits(features2, "features2", features1.shape[1], flow)
-    _check_fits(start, "start", 2, flow)
-    _check_fits(confidence, "confidence", 1, flow)
+    check_same_grid(features2, "features2", flow, features1.shape[1])
+    check_same_grid(start, "start", flow, 2)
+    check_same_grid(confidence, "confidence", flow, 1)
     library = _native.library_for(*tensors)
     if library is None:
         return normal_equations_reference(*tensors, zeta=zeta, epsilon=epsilon)
@@ -183,8 +183,8 @@ def relax(
     """
     equations, weights, flow = _floats(equations, weights, flow)
     check_flow(flow)
-    _check_fits(equations, "equations", 5, flow)
-    _check_fits(weights, "weights", 2, flow)
+    check_same_grid(equations, "equations", flow, 5)
+    check_same_grid(weights, "weights", flow, 2)
     library = _native.library_for(equations, weights, flow)
     if library is None:
         return relax_reference(equations, weights, flow, sweeps=sweeps, omega=omega)
@@ -266,7 +266,7 @@ def weighted_median(
     flow, confidence, guide = _floats(flow, confidence, guide / (sigma_colour * 2**0.5))
     check_flow(flow)
     check_same_grid(guide, "guide", flow)
-    _check_fits(confidence, "confidence", 1, flow)
+    check_same_grid(confidence, "confidence", flow, 1)
     space = 0.5 / sigma_space**2
     library = _native.library_for(flow, guide, confidence)
     if library is None:
@@ -323,12 +323,6 @@ def _weighted_median_reference(
         median = values.gather(2, index)[:, :, 0]
         rows.append(torch.where(mass[:, :, -1] > 0, median, flow[..., y : y + 1, :]))
     return torch.cat(rows, dim=2)
-
-
-def _check_fits(tensor: Tensor, name: str, channels: int, like: Tensor) -> None:
-    check_same_grid(tensor, name, like)
-    if tensor.shape[1] != channels:
-        raise ValueError(f"{name} must have {channels} channels, got {tensor.shape[1]}")
 
 
 def _floats(*tensors: Tensor) -> tuple[Tensor, ...]:

@@ -344,12 +344,12 @@ def warp_flow_gradient(
 
 
 def _flow_gradient_reference(
-    grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
+    grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str, again: bool = True
 ) -> Tensor:
-    """Return what the kernel does, differentiable in all three tensors, which need a gradient."""
+    """Return what the kernel does; with ``again``, differentiable in all three tensors."""
     warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
     (grad_flow,) = torch.autograd.grad(
-        warped, flow, grad_out, create_graph=True, materialize_grads=True
+        warped, flow, grad_out, create_graph=again, materialize_grads=True
     )
     return grad_flow
 
@@ -404,13 +404,11 @@ def _image_gradient_backward(
     for_grad_out = for_flow = None
     if needs_reference(grad):
         again = torch.is_grad_enabled()
-        how = {"padding": ctx.padding, "mode": ctx.sampling}
-        for_grad_out, _ = warp_reference(grad, flow, **how)
+        for_grad_out, _ = warp_reference(grad, flow, padding=ctx.padding, mode=ctx.sampling)
         with torch.enable_grad():
             (leaf,) = leaves([flow])
-            warped, _ = warp_reference(grad, leaf, **how)
-            (for_flow,) = torch.autograd.grad(
-                warped, leaf, grad_out, create_graph=again, materialize_grads=True
+            for_flow = _flow_gradient_reference(
+                grad_out, grad, leaf, ctx.sampling, ctx.padding, again
             )
         return for_grad_out, for_flow, None, None
     if ctx.needs_input_grad[0]:
