@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -52,62 +52,60 @@ def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command an option for each network; they arrive together, as ``weights``."""
-    optioned = _gathering(command, "weights", _NETWORKS)
-    for name, default, text in (
-        ("--flow", "base", "Of train-flow."),
-        ("--upsampler", "base", "Of train-upsampler."),
-        ("--dvae", "base", "Of train-dvae."),
-        ("--sketcher", None,
-         "Of train-captioner --kinds: whose sketches the --gpt learned; by default the package's, "
-         "if it is that."),
-        ("--captioner", None,
-         "Of train-captioner: it tells what videos show, so which is as prompted; by default the "
-         "package's, if the sketcher is."),
-        ("--gpt", "base", "Of train-gpt."),
-    ):  # fmt: skip
-        option = click.option(
-            name, metavar="WEIGHTS", default=default, show_default=default is not None, help=text
+    return _together(command, "weights", {
+        f"--{name}": {
+            "metavar": "WEIGHTS", "default": default, "show_default": default is not None,
+            "help": text,
+        }
+        for name, default, text in (
+            ("gpt", "base", "Of train-gpt."),
+            ("captioner", None,
+             "Of train-captioner: it tells what videos show, so which is as prompted; by default "
+             "the package's, if the sketcher is."),
+            ("sketcher", None,
+             "Of train-captioner --kinds: whose sketches the --gpt learned; by default the "
+             "package's, if it is that."),
+            ("dvae", "base", "Of train-dvae."),
+            ("upsampler", "base", "Of train-upsampler."),
+            ("flow", "base", "Of train-flow."),
         )
-        optioned = option(optioned)
-    return optioned
-
-
-_NETWORKS = ("gpt", "captioner", "sketcher", "dvae", "upsampler", "flow")
-
-
-def _gathering(
-    command: Callable[..., Any], together: str, names: Sequence[str]
-) -> Callable[..., Any]:
-    """Return a command that takes some of its options as one dictionary."""
-
-    @wraps(command)
-    def gathered(**given: Any) -> Any:
-        return command(**{together: {name: given.pop(name) for name in names}}, **given)
-
-    return gathered
+    })  # fmt: skip
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options of sampling; they arrive together, as ``drawn``."""
-    optioned = _gathering(command, "drawn", _SAMPLING)
-    for name, kind, default, text in (
-        ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
-         "Stress no token that has less than this share of the likeliest one's chance."),
-        ("--detail", click.FloatRange(0), DETAIL,
-         "Temperature of a code's later digits, times --temperature."),
-        ("--guidance", click.FloatRange(0), GUIDANCE,
-         "How much the prompt is stressed; 1 for as much as was learned."),
-        ("--top-p", click.FloatRange(0, 1, min_open=True), TOP_P,
-         "Draw from the likeliest with this probability together."),
-        ("--top-k", click.IntRange(0), 0, "Draw from the K likeliest tokens; 0 for all."),
-        ("--temperature", click.FloatRange(0), TEMPERATURE, "Of tokens; 0 takes the likeliest."),
-    ):  # fmt: skip
-        option = click.option(name, type=kind, default=default, show_default=True, help=text)
-        optioned = option(optioned)
+    return _together(command, "drawn", {
+        name: {"type": kind, "default": default, "show_default": True, "help": text}
+        for name, kind, default, text in (
+            ("--temperature", click.FloatRange(0), TEMPERATURE,
+             "Of tokens; 0 takes the likeliest."),
+            ("--top-k", click.IntRange(0), 0, "Draw from the K likeliest tokens; 0 for all."),
+            ("--top-p", click.FloatRange(0, 1, min_open=True), TOP_P,
+             "Draw from the likeliest with this probability together."),
+            ("--guidance", click.FloatRange(0), GUIDANCE,
+             "How much the prompt is stressed; 1 for as much as was learned."),
+            ("--detail", click.FloatRange(0), DETAIL,
+             "Temperature of a code's later digits, times --temperature."),
+            ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
+             "Stress no token that has less than this share of the likeliest one's chance."),
+        )
+    })  # fmt: skip
+
+
+def _together(
+    command: Callable[..., Any], name: str, options: Mapping[str, Mapping[str, Any]]
+) -> Callable[..., Any]:
+    """Give a command options, in their order, that arrive as one dictionary called ``name``."""
+    keys = [option.removeprefix("--").replace("-", "_") for option in options]
+
+    @wraps(command)
+    def gathered(**given: Any) -> Any:
+        return command(**{name: {key: given.pop(key) for key in keys}}, **given)
+
+    optioned: Callable[..., Any] = gathered
+    for option, settings in reversed(list(options.items())):
+        optioned = click.option(option, **settings)(optioned)
     return optioned
-
-
-_SAMPLING = ("temperature", "top_k", "top_p", "guidance", "detail", "plausible")
 
 
 def sampling_of(drawn: Mapping[str, Any]) -> Sampling:
