@@ -208,13 +208,16 @@ def build(
 class _Blank(TorchFunctionMode):
     """Draw no random numbers for tensors that get their values from a file.
 
-    That saves their time, and on the meta device, where torch's way of drawing loads Dynamo, more.
+    That saves their time, and on the meta device, where torch's way of drawing loads Dynamo or
+    SymPy, more.
     """
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in (torch.randn, torch.rand):
+            return torch.empty(*args, **kwargs)
         if func in (Tensor.normal_, Tensor.uniform_) or (
             getattr(func, "__module__", None) == nn.init.__name__
         ):

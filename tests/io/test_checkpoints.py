@@ -270,6 +270,8 @@ def test_building_draws_no_random_numbers(tmp_path):
     torch.manual_seed(0)
     drawn = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(3, 4, 3))
     nn.init.normal_(drawn[0].weight)
+    drawn.register_buffer("book", torch.randn(5, 3))
+    drawn.register_buffer("shares", torch.rand((2, 3)))
     save_weights(path, drawn, Card("net"))
     state = torch.get_rng_state()
 
@@ -278,6 +280,8 @@ def test_building_draws_no_random_numbers(tmp_path):
         nn.init.normal_(made[0].weight)
         nn.init.kaiming_normal_(made[1].weight)
         nn.init.zeros_(made[1].bias)
+        made.register_buffer("book", torch.randn(5, 3))
+        made.register_buffer("shares", torch.rand((2, 3)))
         return made
 
     again, _ = build(path, "net", make)
