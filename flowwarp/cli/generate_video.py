@@ -174,6 +174,8 @@ def command(
     load = time.perf_counter() - start
     if models.gpt.sketches is not None and not models.sketches:
         _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
+    if models.sketcher is not None and not models.sketches:
+        _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
     for job in jobs:
         _warn(models, job.prompt)
     _warn_alike(models, [job.prompt for job in jobs])

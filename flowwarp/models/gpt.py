@@ -705,7 +705,8 @@ class Decoder:
         Args:
             ids: for each row (L,), L of its own, a multiple of 8.
             places: for each row (L, 4).
-            ahead: (rows,), the kind of the first place to come; see :meth:`GPT.features`.
+            ahead: (rows, n), the kinds of the places after the last n patches of each row; see
+                :meth:`GPT.features`. Nothing is told of those before.
 
         Returns:
             (rows, inner_width), what :meth:`logits` needs to know of all that was read.
@@ -736,7 +737,7 @@ class Decoder:
         kinds = None
         if ahead is not None:
             kinds = torch.full_like(filled[:, ::PATCH], self.config.kinds)
-            kinds[:, -1] = ahead
+            kinds[:, -ahead.shape[1] :] = ahead
         return self.read(filled, self.where(where, kinds))
 
     def read(self, ids: Tensor, where: Where) -> Tensor:
@@ -800,7 +801,7 @@ class Decoder:
         """
         first = places[:, ::PATCH]
         cos, sin = rotation(first, self.config.head)
-        early, late = self.ahead(first[..., 0].long(), ahead)
+        early, late = (told.detach() for told in self.ahead(first[..., 0].long(), ahead))
         placed = F.linear(waves(cos, sin), self.place) + early
         return cos.to(self.dtype), sin.to(self.dtype), first[..., 0] > 0, placed, late
 
@@ -810,7 +811,7 @@ class Decoder:
         Of patches that are no words, as of all of a video, nothing needs to be read.
         """
         if not bool(words.any()):
-            self.before.zero_()
+            self.before = F.pad(self.before, (0, ids.shape[1]))[:, -2:]
             return self.told
         near = torch.cat([self.before, ids * words], 1)
         self.before = near[:, -2:]
@@ -1016,7 +1017,10 @@ def sample(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Continue sequences; a row hangs on its prompt and its draws alone, if none is given up.
+    """Continue sequences; a row depends on its prompt and its draws alone, if none is given up.
+
+    But for rounding: shorter prompts are filled up to the longest, and sums of other lengths round
+    differently.
 
     Args:
         net: the network.
@@ -1026,8 +1030,8 @@ def sample(
         draws: (B, N) in [0, 1), one number for each token; see :func:`choose`.
         sampling: how to draw.
         without: what is left of each prompt without what guidance shall stress.
-        kinds: (B, N / 8), of the places of the patches to come, as :meth:`GPT.features` is told
-            them; guidance stresses them too.
+        kinds: (B, (n + N) / 8), of the places of the patches ``begun`` and to come, as
+            :meth:`GPT.features` is told them; guidance stresses them too.
         near: (N, 7), which tokens of those ``begun`` and to come each may be the same as, -1 for
             none; see :meth:`GPT.nats`.
         begun: (B, n) int64, the tokens at the end of the prompts from which ``near`` counts.
@@ -1057,10 +1061,10 @@ def sample(
     heads = [decoder.head_of(ids) for ids in choices]
     pointer = None if near is None else _Pointer(net, choices, near, begun, batch)
     first = ahead = None
-    if kinds is not None:
-        nothing = net.config.kinds
-        kinds = F.pad(kinds, (0, 0, 0, len(rows) - batch), value=nothing)
-        first, ahead = kinds[:, 0], F.pad(kinds[:, 1:], (0, 1), value=nothing)
+    if kinds is not None:  # told to the patch before each, so of the last one's nothing follows
+        kinds = F.pad(kinds, (0, 1, 0, len(rows) - batch), value=net.config.kinds)
+        opened = kinds.shape[1] - count // PATCH
+        first, ahead = kinds[:, :opened], kinds[:, opened:]
     cos, sin, *others = decoder.where(places[None], ahead)
     split = torch.split
     wheres = list(

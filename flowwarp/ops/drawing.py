@@ -56,7 +56,10 @@ def draw_tokens(
 def draw_tokens_reference(
     logits: Tensor, draws: Tensor, *, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0
 ) -> Tensor:
-    """Do the same in plain torch; arguments and result as in :func:`draw_tokens`."""
+    """Do the same in plain torch; arguments and result as in :func:`draw_tokens`.
+
+    But for the order of equally likely tokens, which is torch's: the draw may hit another of them.
+    """
     likely = (logits.float() / temperature).softmax(-1)
     size = likely.shape[-1]
     if 0 < top_k < size:

@@ -136,8 +136,9 @@ def sample_video_tokens(
 ) -> Tensor:
     """Make the codes of videos, side by side.
 
-    A video hangs on its prompt, its seed and the sampling alone: the same on the same machine, bit
-    for bit, for the same number of videos at once (for another, sums may round differently).
+    A video depends on its prompt, its seed and the sampling alone. On the same machine it is the
+    same bit for bit, if as many are made at once and the longest prompt among them is as long; else
+    sums round differently, which in bfloat16 may decide a code, and so all after it.
 
     Args:
         gpt: from :func:`load_gpt`.
@@ -169,9 +170,9 @@ def sample_video_tokens(
     known = lengths.pop() * grid[1] * grid[2] * cell
     if known % PATCH:
         raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
-    places = words.places(VIDEO, times * grid[1] * grid[2] * cell)[known:]
+    places = words.places(VIDEO, times * grid[1] * grid[2] * cell)
     device = gpt.net.head.weight.device
-    draws = _draws(seeds, len(places))
+    draws = _draws(seeds, len(places) - known)
     asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
     told = None
     if any(prompt.sketch is not None for prompt in prompts):
@@ -183,13 +184,13 @@ def sample_video_tokens(
     ids = sample(
         gpt.net,
         asked,
-        places.to(device),
+        places[known:].to(device),
         [ids.to(device) for ids in words.choices(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
         without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
         kinds=told,
-        near=words.near(VIDEO, known + len(places))[known:].to(device),
+        near=words.near(VIDEO, len(places))[known:].to(device),
         begun=begun.to(device),
         dtype=dtype or fast_dtype(device),
         progress=progress,

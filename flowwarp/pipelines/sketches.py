@@ -32,6 +32,11 @@ def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
     return (-(-times // _EVERY), captioner.net.side, captioner.net.side)
 
 
+def sketch_of_end(sketch: Tensor, count: int, times: int) -> Tensor:
+    """Return what a sketch (t, y, x) of so many token frames says of the last ``count`` of them."""
+    return sketch[(times - count) * len(sketch) // times :]
+
+
 def kinds(captioner: Words) -> int:
     """Return how many kinds of places there are."""
     return captioner.net.config.kinds

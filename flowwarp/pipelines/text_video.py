@@ -54,7 +54,12 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
     words_of,
 )
-from flowwarp.pipelines.sketches import check_sketches, choose_sketches, eye_print
+from flowwarp.pipelines.sketches import (
+    check_sketches,
+    choose_sketches,
+    eye_print,
+    sketch_of_end,
+)
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 
@@ -463,7 +468,7 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
         # The picture it began with says nothing of what comes now.
         end, sketch = videos[0, -_overlap(models) :], chosen.sketch
         if sketch is not None:  # what its end shows is where the next one begins
-            sketch = sketch[len(sketch) - len(sketch) * len(end) // times :]
+            sketch = sketch_of_end(sketch, len(end), times)
             sketch = sketch if sketch.numel() % PATCH == 0 else None
         prompt = Prompt(prompt.caption, begin=end, sketch=sketch)
 

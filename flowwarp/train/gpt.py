@@ -689,7 +689,8 @@ def measure_bits(
                 kinds_ahead(tokens, words, store.codes(SKETCH, index))
                 for index, tokens in enumerate(sequences)
             ]
-        figures |= bits_by_medium(net, sequences, words, order, ahead)
+        # Of a figure that two orders name, the first decides: a later one may tell no sketch.
+        figures = bits_by_medium(net, sequences, words, order, ahead) | figures
     return figures
 
 

@@ -211,7 +211,10 @@ def held_out_series(seed: int, kind: int = 0) -> int:
         seed: of the training.
         kind: tells apart what is held out for different ends.
     """
-    return seed + (kind + 1) * (MOST_SEED + 1)
+    words = MOST_SEED + 1
+    # NumPy reads [seed, index] as words of 32 bits, filled up with zeros: without a third one, the
+    # first example of this series would be that of number kind + 1 in training.
+    return seed + (kind + 1) * words + words**2
 
 
 def generator(*numbers: int) -> torch.Generator:

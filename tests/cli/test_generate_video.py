@@ -19,12 +19,16 @@ from flowwarp.data.captions import draw_caption
 from flowwarp.data.cast import draw_actor
 from flowwarp.data.grounds import ground_names
 from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.tokens import train_pairs
 from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
+from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.sequences import sample_video_tokens, words_of
+from flowwarp.pipelines.sequences import VOCABULARY, sample_video_tokens, words_of
+from flowwarp.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"
 
@@ -381,6 +385,17 @@ def test_the_packages_captioner_comes_with_its_sketcher_alone(tmp_path):
         models = text_video.load_models(network, upsampler=None, flow=None, sketcher=sketcher)
         assert models.sketches
         assert (models.captioner is not models.sketcher) == is_there
+
+
+def test_a_sketcher_for_a_network_that_makes_no_sketches_is_noticed(generate, tmp_path):
+    pairs = train_pairs([PROMPT], 60)
+    sizes = {"size": 16, "apart": 2, "kinds": 8, "widths": (8, 8), "hidden": 8}
+    eye = Captioner(CaptionerConfig(pairs.size + 1, **sizes))
+    notes = {VOCABULARY: text_vocabulary(pairs, 8).to_json()}
+    save_weights("eye.safetensors", eye, Card("captioner", vars(eye.config), notes=notes))
+    code, _, err = generate(PROMPT, "--sketcher", "eye.safetensors", "--dry-run")
+    assert code == 0
+    assert "it makes no sketches; --candidates changes nothing" in err[0]
 
 
 def test_longer_than_a_network_can_is_found_before_anything_is_made(generate, monkeypatch):

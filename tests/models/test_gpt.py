@@ -178,15 +178,16 @@ def test_a_kind_is_told_from_the_patch_before_its_place_on():
     assert torch.equal(net.features(ids, places, ahead=nothing), net.features(ids, places))
 
 
-@torch.no_grad()
-def test_cached_is_uncached_with_kinds():
+@pytest.mark.parametrize("told", [1, 2])
+def test_cached_is_uncached_with_kinds(told):
+    """Without a word to torch of gradients, too."""
     net = network(kinds=5)
     (ids, places), ahead = sequences(), kinds_ahead()
-    ahead[:, 0] = 5  # of what is read at the beginning, only the last is told of a kind
+    ahead[:, : 2 - told] = 5  # of what is read at the beginning, the last are told of kinds
     wanted = net.head(net.features(ids, places, ahead=ahead))
     decoder = Decoder(net, 2, LENGTH // PATCH)
     begin = list(ids[:, : 2 * PATCH]), list(places[:, : 2 * PATCH])
-    foretold = decoder.begin(*begin, ahead[:, 1])
+    foretold = decoder.begin(*begin, ahead[:, 2 - told : 2])
     for patch in range(2, LENGTH // PATCH):
         part = slice(patch * PATCH, (patch + 1) * PATCH)
         for slot in range(PATCH):

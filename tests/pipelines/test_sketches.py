@@ -29,6 +29,7 @@ from flowwarp.pipelines.sketches import (
     sketch,
     sketch_grid,
     sketch_nats,
+    sketch_of_end,
 )
 
 PAIRS = train_pairs(["a red dog", "a red cat"] * 3, 20)
@@ -193,3 +194,12 @@ def test_a_sketch_goes_on_from_its_beginning(gpt):
     assert not torch.equal(made[0, 1], made[1, 1])
     other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
     assert not torch.equal(other[:, 1], made[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("times", "sketched", "overlap", "told"),
+    [(2, 1, 1, 1), (3, 2, 1, 1), (4, 2, 2, 1), (8, 4, 4, 2)],
+)
+def test_the_end_of_a_sketch_is_of_the_end_of_a_video(times, sketched, overlap, told):
+    sketch = torch.arange(sketched)[:, None, None].expand(-1, 4, 4)
+    assert torch.equal(sketch_of_end(sketch, overlap, times), sketch[-told:])

@@ -300,6 +300,19 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     assert not torch.equal(asked[1], made[0][11, 1:])
 
 
+def test_what_is_begun_is_told_its_sketch_too(sketching):
+    """As in training: so the likeliest end of the likeliest beginning is that of the whole."""
+    gpt, sketch = sketching.gpt, torch.arange(32).view(2, 4, 4)
+    likeliest = Sampling(temperature=0, guidance=2)
+
+    def draw(begin):
+        prompt = Prompt(CAPTION, begin=begin, sketch=sketch)
+        return sample_video_tokens(gpt, [prompt], [0], likeliest, dtype=torch.float32)[0]
+
+    whole = draw(None)
+    assert torch.equal(draw(whole[:1]), whole)
+
+
 def test_of_four_times_as_many_the_best_go_on(sketching, monkeypatch):
     def score(models, videos, captions):
         return videos.double().sum((1, 2, 3))

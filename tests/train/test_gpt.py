@@ -711,6 +711,25 @@ def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
     assert right["video_after_text"] < none["video_after_text"] - 0.01
 
 
+def test_the_first_order_that_names_a_figure_decides_it(sketched):
+    """A video that something follows is told no sketch: its bits are others."""
+    store = sketched.training
+    words = build_vocabulary(sketched.media, store.captions(), DATA)
+    torch.manual_seed(0)
+    net = GPT(replace(SIZES, vocabulary=words.size, kinds=64)).eval()
+    for weight in (net.head.weight, net.ahead.weight):
+        torch.nn.init.normal_(weight)
+
+    def figures(*orders):
+        with torch.no_grad():
+            return gpt.measure_bits(net, store, words, replace(DATA, orders=orders))
+
+    alone = figures("text video 1")
+    both = figures("text video 1", "text video frame 0.1")
+    assert both.items() >= alone.items()
+    assert figures("text video frame 1")["video_after_text"] != alone["video_after_text"]
+
+
 def test_sketches_join_a_mixture_of_their_own_accord():
     assert gpt.mix_in_sketches(DATA).orders == (*DATA.orders, "text sketch 1")
     own = replace(DATA, orders=("text sketch 0.2", "text video 0.8"))

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 
@@ -584,7 +585,16 @@ def test_what_is_held_out_is_of_no_training():
     seeds = (0, 1, 2, 3, 2**32 - 1)
     series = [held_out_series(seed, kind) for seed in seeds for kind in range(3)]
     assert min(series) > 2**32 - 1
-    assert len({*series}) == len(series)
+
+    def drawn(seed, index):
+        """What both kinds of generators draw."""
+        own = int(torch.randint(2**62, (), generator=generator(seed, index)))
+        return int(np.random.default_rng([seed, index]).integers(2**62)), own
+
+    trained = [drawn(seed, index) for seed in seeds for index in range(20)]
+    judged = [drawn(seed, index) for seed in series for index in range(4)]
+    for numbers in zip(*(trained + judged), strict=True):
+        assert len({*numbers}) == len(numbers)
 
 
 def test_loss_falls_and_average_is_validated(tiny, tmp_path):
