@@ -1,11 +1,15 @@
 """Run the command line on the sample and show what it does: demo/index.html.
 
-The pictures come from the ``flowwarp`` command, called as a user would call it; the differences
-between frames, which show the Python interface, are made here.
+Usage: python tools/demo.py
+
+It takes no options, and whatever was in demo/ before is deleted. The pictures come from the
+``flowwarp`` command, called as a user would call it; the differences between frames, which show the
+Python interface, are made here.
 """
 
 from __future__ import annotations
 
+import argparse
 import html
 import json
 import shlex
@@ -62,6 +66,8 @@ class Demo:
 
 
 def main() -> None:
+    about = (__doc__ or "").splitlines()[0]
+    argparse.ArgumentParser(description=f"{about} What was in demo/ is deleted.").parse_args()
     if OUTPUT.exists():
         shutil.rmtree(OUTPUT)
     OUTPUT.mkdir()

@@ -16,6 +16,7 @@ hold.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -189,6 +190,8 @@ def resident(process: int) -> int:
 
 def soak_kills(kills: int, networks: Sequence[str], folder: Path) -> dict[str, object]:
     """Kill trainings, the same number of times for each network."""
+    # AdamW imports it, which takes a child longer than the steps it shall be killed in.
+    importlib.import_module("torch._dynamo")
     started = time.monotonic()
     total: Counter[str] = Counter()
     for place, name in enumerate(networks):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -185,7 +186,11 @@ def _about_recipe(name: str) -> dict[str, Any]:
     " otherwise only others.",
 )
 @click.option("--flow", "with_flow", is_flag=True, help="Also write frames and their flow.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
+@click.option(
+    "--overwrite",
+    is_flag=True,
+    help="Replace files that exist, and remove what a larger set had beyond --count.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 def make_command(
@@ -231,6 +236,10 @@ def make_command(
         for name in names:
             for path in (*_flow_files(folder / name, frames), *_made_before(folder / name)):
                 _paths.check_output(path, overwrite=overwrite)
+    beyond = _made_beyond(folder, count)
+    if beyond and not overwrite:
+        path = _files_of(folder, beyond[-1])[-1]
+        raise OutputError(path, "is of a larger set", "use --overwrite to remove it")
 
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
@@ -250,6 +259,8 @@ def make_command(
         if not dry_run:
             if world == "sprites":
                 _copy_credits(layers, folder)
+            if overwrite:
+                _remove_beyond(folder, count)
             # Last: a folder with a table is whole.
             _write_table(folder / TABLE, clips)
     if not as_json:
@@ -291,10 +302,13 @@ def _open_world(
         return lambda seed, index: compose_digits(seed, index, size, frames)
     from flowwarp.data.sprites import bundled_layers, load_layers
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.data.world import compose_clip
+    from flowwarp.data.world import compose_clip, holds_held_out
 
     wardrobe = load_layers(layers) if layers else bundled_layers()
     pictures = load_photos(photos, longest=512) if photos else []
+    if held_out and not holds_held_out(wardrobe, photos=bool(pictures)):
+        problem = "hold no combination that is held out"
+        raise InputError(layers or "layers", problem, "add some more of them")
     return lambda seed, index: compose_clip(
         wardrobe, seed, index, size, frames, photos=pictures, held_out=held_out
     )
@@ -318,6 +332,39 @@ def _made_before(folder: Path) -> list[Path]:
     if not _paths.is_folder(folder):
         return []
     return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+
+
+def _made_beyond(folder: Path, count: int) -> list[str]:
+    """Name the clips that an older, larger set has beyond ``count``, the last one first.
+
+    A set is numbered without a gap: what comes after one, as 240131.mp4, is not of it.
+    """
+    names = (f"{number:06d}" for number in itertools.count(count))
+    return list(itertools.takewhile(lambda name: _files_of(folder, name), names))[::-1]
+
+
+def _remove_beyond(folder: Path, count: int) -> None:
+    """Remove what would be read with the new clips, from the end, so that no gap ever hides some.
+
+    Raises:
+        OutputError: that is not possible.
+    """
+    from flowwarp.io._files import reason
+
+    for name in _made_beyond(folder, count):
+        for path in _files_of(folder, name):
+            try:
+                path.unlink()
+            except OSError as fault:
+                raise OutputError(path, reason(fault)) from fault
+        with suppress(OSError):  # there was none, or it holds what is not of ours
+            (folder / name).rmdir()
+
+
+def _files_of(folder: Path, name: str) -> list[Path]:
+    """Return the files of a clip that are there, its video last."""
+    video = folder / f"{name}.mp4"
+    return [*_made_before(folder / name), *[video] * video.is_file()]
 
 
 def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:

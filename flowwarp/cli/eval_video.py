@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -105,9 +106,8 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option(
     "--training-seed",
     type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Of the clips that were learned from, for nearest.png.",
+    help="Of the clips that nearest.png searches, composed without photos; if not said, that in the"
+    " card of --gpt, which is of its last training only, or 0.",
 )
 @click.option(
     "--training-clips",
@@ -135,7 +135,7 @@ def command(
     best: int,
     drawn: dict[str, Any],
     output: str | None,
-    training_seed: int,
+    training_seed: int | None,
     training_clips: int,
     device: str,
     overwrite: bool,
@@ -185,6 +185,10 @@ def command(
         networks = replace(networks, perceptual=_load_lpips(lpips, networks))
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
+    if held_out and wanted:
+        _check_held_out(wardrobe, layers)
+    if training_seed is None:
+        training_seed = 0 if folder is None else _noted_seed(str(weights["gpt"]))
     job = _Job(networks, wardrobe, seed, steps, sampling, candidates, best)
     counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
     columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
@@ -343,6 +347,29 @@ def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> Non
                 f"{name} {min(foreign)!r} is unknown to the classifier",
                 "train one with tools/train_classifier.py",
             )
+
+
+def _check_held_out(wardrobe: Layers, layers: str | None) -> None:
+    """Refuse layers of which the second column would have no clip.
+
+    Raises:
+        InputError: they are such.
+    """
+    from flowwarp.data.world import holds_held_out
+
+    if not holds_held_out(wardrobe):
+        problem = "hold no combination that is held out"
+        raise InputError(layers or "layers", problem, "add some more of them, or use --no-held-out")
+
+
+def _noted_seed(gpt: str) -> int:
+    """Return the seed of a transformer's last training, as its card has it; 0 if it has none."""
+    from flowwarp.io.checkpoints import load_weights
+    from flowwarp.pipelines.text_video import find_weights
+
+    _, card = load_weights(find_weights(gpt, "gpt"))
+    noted = card.notes.get("seed", "")
+    return int(noted) if re.fullmatch("[0-9]{1,19}", noted) else 0
 
 
 # ------------------------------------------------------------------ what is measured

@@ -44,6 +44,7 @@ class Job:
         sources: a video, or pictures in their order.
         kind: a video, a folder of frames, or the one picture in the middle of two.
         fps: of a video to write.
+        pixel_aspect: of that video, the width of a pixel by its height.
     """
 
     sources: tuple[Path, ...]
@@ -51,6 +52,7 @@ class Job:
     target: Path
     kind: Literal["video", "frames", "middle"]
     fps: Fraction | None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @click.command()
@@ -160,10 +162,13 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
         if fps is not None:
             raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
         return Job(tuple(sources), single, target, kind, None)
-    rate = video_info(first).fps if single else DEFAULT_FPS
+    rate, aspect = DEFAULT_FPS, Fraction(1)
+    if single:
+        info = video_info(first)
+        rate, aspect = info.fps, info.pixel_aspect
     rate = _rate(fps, rate, times)
     check_rate(target, rate)
-    return Job(tuple(sources), single, target, kind, rate)
+    return Job(tuple(sources), single, target, kind, rate, aspect)
 
 
 def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int) -> Path:
@@ -231,7 +236,8 @@ def _work(
             _paths.make_folder(job.target.parent)
             if job.kind == "video":
                 assert job.fps is not None
-                write_video(job.target, (frame[:3] for frame in between(frames)), job.fps)
+                colors = (frame[:3] for frame in between(frames))
+                write_video(job.target, colors, job.fps, job.pixel_aspect)
             elif job.kind == "frames":
                 write_frames(job.target, ((frame, reader.format) for frame in between(frames)))
             else:

@@ -77,6 +77,8 @@ def command(
     view = View(**options)
     _check_view(view)
     sources = _paths.expand_inputs(inputs, FLOW_EXTENSIONS)
+    if output is None:
+        sources = _without_pictures(inputs, sources, view)
     if len(sources) > 1 and (view.image or view.error):
         raise click.UsageError(f"--image and --error take one FLOW, got {len(sources)}")
     targets = _name_targets(inputs, sources, output, view)
@@ -136,17 +138,24 @@ def _check_view(view: View) -> None:
         raise click.UsageError("--legend explains colours: add --side-by-side, or no --arrows")
 
 
+def _without_pictures(inputs: tuple[str, ...], sources: list[Path], view: View) -> list[Path]:
+    """Leave out, of folders and globs, the pictures that this call writes: an earlier one did."""
+    pictures = {_name_beside(source, view) for source in sources} - set(map(Path, inputs))
+    return [source for source in sources if source not in pictures]
+
+
+def _name_beside(source: Path, view: View) -> Path:
+    return _paths.name_beside(source, view.name, ".gif" if view.flicker else ".png")
+
+
 def _name_targets(
     inputs: tuple[str, ...], sources: list[Path], output: str | None, view: View
 ) -> list[Path]:
     """Return where each source's picture goes; for a video, only where that goes."""
     from flowwarp.io._files import IMAGE_EXTENSIONS
 
-    extension = ".gif" if view.flicker else ".png"
     if output is None:
-        return _paths.name_apart(
-            sources, lambda source: _paths.name_beside(source, view.name, extension)
-        )
+        return _paths.name_apart(sources, lambda source: _name_beside(source, view))
     kind = Path(output).suffix.lower()
     if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):
@@ -155,7 +164,7 @@ def _name_targets(
     if _paths.wants_folder(inputs, output):
         if kind in IMAGE_EXTENSIONS and not Path(output).is_dir():
             raise click.UsageError(f"many inputs need a folder or video, but OUT is {output!r}")
-        return _paths.name_outputs(sources, Path(output), extension)
+        return _paths.name_outputs(sources, Path(output), ".gif" if view.flicker else ".png")
     known = VIDEOS if view.flicker else VIDEOS | IMAGE_EXTENSIONS
     if kind not in known:
         raise click.UsageError(f"OUT must end in {', '.join(sorted(known))}, got {output!r}")

@@ -18,10 +18,11 @@ from flowwarp.cli._training import (
     train,
     training_options,
 )
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from flowwarp.data.clips import Clip
-    from flowwarp.data.recipes import GroundTruthPair
+    from flowwarp.data.recipes import GroundTruth, GroundTruthPair
 
 _JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at Sintel's size
 
@@ -77,7 +78,7 @@ def command(
     if recipe and not data:
         raise click.UsageError("--recipe says how DATA is laid out: give its folder")
     from flowwarp.data.clips import list_clips, prepare_pairs
-    from flowwarp.data.recipes import footage_of, load_recipe, pairs_of, read_pair
+    from flowwarp.data.recipes import footage_of, load_recipe, pairs_of
     from flowwarp.data.synthesis import find_photos, load_photos
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.train import flow
@@ -103,7 +104,7 @@ def command(
         found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}
         tell_plan(configs, sources, found, given)
         return
-    truths = [read_pair(pair) for pair in _spread(judges)]
+    truths = [_read_judge(pair) for pair in _spread(judges)]
     pictures = load_photos(photos) if photos else []
     pairs = None
     if clips:
@@ -132,6 +133,20 @@ def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:
     if count < len(pairs) and is_first():
         click.echo(f"judged by {count} of {len(pairs)} pairs", err=True)
     return [pairs[number * len(pairs) // count] for number in range(count)]
+
+
+def _read_judge(pair: GroundTruthPair) -> GroundTruth:
+    """Read a pair to judge by.
+
+    Raises:
+        InputError: it cannot be read; or it judges nothing, and the mean would be no number.
+    """
+    from flowwarp.data.recipes import read_pair
+
+    truth = read_pair(pair)
+    if not truth.valid.any():
+        raise InputError(pair.flow, "has no pixel whose flow counts", "leave the pair out of --val")
+    return truth
 
 
 def _tell_preparation(done: int, total: int) -> None:

@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._clips import VIDEOS, check_rate, check_target
+from flowwarp.cli._clips import (
+    VIDEOS,
+    check_rate,
+    check_target,
+    is_folder_name,
+    is_video_name,
+)
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
@@ -43,16 +49,22 @@ class Motion:
 
 @dataclass(frozen=True)
 class Job:
-    """One file to make: of a picture and a flow, or of a video and its flows."""
+    """What to make: of a picture and a flow a picture, of a video and its flows a video.
+
+    Attributes:
+        mask: a picture; of a video, a folder of them.
+        folder: whether the target is a folder, for the frames of a video.
+    """
 
     source: Path
     flows: Sequence[Path]
     target: Path
     mask: Path | None
+    folder: bool = False
 
     @property
     def results(self) -> list[Path]:
-        """The files to write."""
+        """The files and folders to write."""
         return [self.target, *([self.mask] if self.mask else [])]
 
 
@@ -118,9 +130,11 @@ def command(
     video = _is_video(image, output)
     jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
     many = not video and _paths.wants_folder([image], "")
-    for path in (path for job in jobs for path in job.results):
+    for job in jobs:
         # What many frames go into is looked at as a whole: an earlier call may have begun.
-        check_target(path, folder=video and _paths.is_folder(path), overwrite=overwrite or many)
+        check_target(job.target, folder=job.folder, overwrite=overwrite or many)
+        if job.mask:
+            check_target(job.mask, folder=video, overwrite=overwrite or many)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -176,7 +190,8 @@ def _is_video(image: str, output: str | None) -> bool:
 
     path = Path(image)
     if path.is_dir():
-        return Path(output or "").suffix.lower() in VIDEOS and not Path(output or "").is_dir()
+        kind = Path(output or "").suffix.lower()
+        return kind in VIDEOS and not is_folder_name(output or "")
     if path.suffix.lower() == ".webp" and path.is_file():  # it may be animated
         return (video_info(path).frames or 1) > 1
     return path.suffix.lower() in VIDEO_EXTENSIONS
@@ -196,12 +211,10 @@ def _list_jobs(
 
     if video:
         target = Path(output) if output else _name_video(Path(image))
-        if target.suffix.lower() not in VIDEOS | {""}:
-            known = ", ".join(sorted(VIDEOS))
-            raise click.UsageError(f"OUT must end in {known}, or be a folder, got {output!r}")
-        if mask and Path(mask).suffix:
+        folder = not is_video_name(output or str(target))
+        if mask and not is_folder_name(mask):
             raise click.UsageError(f"--mask must name a folder for a video, got {mask!r}")
-        jobs = [Job(Path(image), flows, target, Path(mask) if mask else None)]
+        jobs = [Job(Path(image), flows, target, Path(mask) if mask else None, folder)]
     else:
         sources = _paths.expand_inputs([image], IMAGE_EXTENSIONS)
         first = 0 if shared else _first_frame(flows, len(sources), motion)
@@ -256,7 +269,7 @@ def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> l
 
     kind = Path(output).suffix.lower()
     if _paths.wants_folder([image], output):
-        if kind in IMAGE_EXTENSIONS and not Path(output).is_dir():
+        if kind in IMAGE_EXTENSIONS and not is_folder_name(output):
             raise click.UsageError(f"many frames need a folder, but {name} is {output!r}")
         return _paths.name_outputs(sources, Path(output), ".png")
     known = IMAGE_EXTENSIONS if name == "OUT" else {".png"}
@@ -281,16 +294,18 @@ def _warp_many(
 
     Raises:
         Locked: another process works on this.
-        OutputError: the results would lie among frames, or where another job's are; or one cannot
-            be written, which stops all.
+        OutputError: the results would lie among frames or flows, or where another job's are; or
+            one cannot be written, which stops all.
     """
     from flowwarp.io.manifests import find_done, open_manifest, read_manifests, stamp
 
     folders = list(dict.fromkeys(path.parent for path in jobs[0].results))
-    read = {job.source.resolve().parent for job in jobs}
+    read = {flow.resolve().parent: "flows" for job in jobs for flow in job.flows}
+    read |= {job.source.resolve().parent: "frames" for job in jobs}
     for folder in folders:
-        if folder.resolve() in read:
-            raise OutputError(folder, "holds frames to read", "name another folder")
+        kind = read.get(folder.resolve())
+        if kind:
+            raise OutputError(folder, f"holds {kind} to read", "name another folder")
     failed: list[dict[str, str]] = []
 
     def work(done: Mapping[str, Any], note: Callable[[Mapping[str, Any]], None]) -> None:
@@ -348,10 +363,11 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     """Warp frame by frame; nothing is written unless every frame and flow is right."""
     import torch
 
-    from flowwarp.io.video import read_video, video_info, write_video
+    from flowwarp.io.video import read_video, video_info, write_frames, write_video
 
     info = video_info(job.source)
-    check_rate(job.target, info.fps)
+    if not job.folder:
+        check_rate(job.target, info.fps)
     first, length = 0, info.frames
     if not shared:
         # Not every container states its length, and not every one that does is right.
@@ -374,12 +390,15 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
         else:
             _paths.make_folder(job.target.parent)
             moved = (_move(frame, flow, motion)[0] for flow, frame in bar)
-            count = write_video(job.target, moved, info.fps)
+            if job.folder:
+                count = write_frames(job.target, ((frame, None) for frame in moved))
+            else:
+                count = write_video(job.target, moved, info.fps, info.pixel_aspect)
     if job.mask and not dry_run:
         blank = torch.zeros(3, *size)
         _paths.make_folder(job.mask.parent)
         known = (_move(blank, field(path), motion)[1] for path in job.flows)
-        write_video(job.mask, (mask.expand_as(blank) for mask in known))
+        write_frames(job.mask, ((mask.expand_as(blank), None) for mask in known))
     return {**_describe(job), "height": info.height, "width": info.width, "frames": count}
 
 

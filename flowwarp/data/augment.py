@@ -121,10 +121,11 @@ def _points(geometry: Geometry, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How far colours may change; each number is the reach of a uniform draw around none.
+    """How far frames may change; each number is the reach of a draw around none.
 
-    ``between`` is how much of each reach the frames may differ by: 0 gives all the same
-    change, as when a network shall not notice; 1 draws them apart.
+    But ``blur_share`` is how probable blur is, and ``between`` is how much of each reach the frames
+    may differ by: 0 gives all the same change, as when a network shall not notice; 1 draws them
+    apart.
     """
 
     brightness: float = 0.1
@@ -133,7 +134,7 @@ class Appearance:
     hue: float = 0.1  # turns; 0.5 is the opposite colour
     gamma: float = 0.3
     blur: float = 1.0  # px, largest standard deviation
-    blur_share: float = 0.2  # of the examples
+    blur_share: float = 0.2  # of the examples: all frames of one, or none
     noise: float = 0.02  # largest standard deviation
     between: float = 0.1
 
@@ -184,7 +185,8 @@ def change_appearance(
         2 * math.pi * draw(config.hue),
     )
     frames = torch.baddbmm(offset, matrix, frames.flatten(2)).view_as(frames)
-    frames = _blur(frames, draw(1.0), draw(1.0), config)
+    chosen = torch.rand(batch, generator=generator) < config.blur_share
+    frames = _blur(frames, chosen.repeat(len(images)).to(frames.device), draw(1.0), config.blur)
     if config.noise:
         noise = torch.randn(frames.shape, generator=generator).to(frames)
         frames.addcmul_(noise, draw(config.noise).abs().view(-1, 1, 1, 1))
@@ -211,13 +213,12 @@ def _color_matrix(
     return matrix, (0.5 * (1 - contrast) + brightness.view(-1, 1, 1)).expand(-1, 3, 1)
 
 
-def _blur(frames: Tensor, chance: Tensor, strength: Tensor, config: Appearance) -> Tensor:
+def _blur(frames: Tensor, chosen: Tensor, strength: Tensor, reach: float) -> Tensor:
     from kornia.filters import gaussian_blur2d
 
-    chosen = (chance + 1) / 2 < config.blur_share
-    if config.blur <= 0 or not bool(chosen.any()):
+    if reach <= 0 or not bool(chosen.any()):
         return frames
-    sigma = (config.blur * (strength[chosen] + 1) / 2).clamp_min(0.05)
-    taps = 2 * math.ceil(3 * config.blur) + 1
+    sigma = (reach * (strength[chosen] + 1) / 2).clamp_min(0.05)
+    taps = 2 * math.ceil(3 * reach) + 1
     blurred = gaussian_blur2d(frames[chosen], taps, sigma[:, None].expand(-1, 2), "replicate")
     return frames.index_put((chosen.nonzero()[:, 0],), blurred)

@@ -83,12 +83,16 @@ class CaptionedStore:
         """Return which video a window comes from."""
         return self._store.clip(index)
 
+    def row(self, index: int) -> int:
+        """Return which of the captioned videos it is; one that is listed twice is two of them."""
+        return self._store.source(index)
+
     def __len__(self) -> int:
         return len(self._store)
 
     def __getitem__(self, index: int) -> CaptionedClip:
         video = torch.stack(self._store[index])
-        return CaptionedClip(video, self._captions[self._store.source(index)])
+        return CaptionedClip(video, self._captions[self.row(index)])
 
     def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int, int]]:
         return CaptionedStore, self._arguments

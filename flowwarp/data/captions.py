@@ -195,20 +195,25 @@ def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[
 
     actors, ground = attributes["actors"], attributes["ground"]
     place = choose(random, _GROUNDS[ground]) if named("ground") else ""
+    crossed = place
     if place.startswith("on ") and all(actor["action"] == "walk" for actor in actors):
-        place = place.replace("on ", choose(random, ("on ", "across ", "over ")), 1)
+        crossed = place.replace("on ", choose(random, ("on ", "across ", "over ")), 1)
     camera = attributes["camera"]
     moves = choose(random, _CAMERAS[camera]) if camera in _CAMERAS and named("camera") else ""
 
     finite = random.random() < 0.7
-    parts = [_describe(actor, random, shares, finite) for actor in actors]
+    described = [_describe(actor, random, shares, finite) for actor in actors]
+    parts, act = [text for text, _ in described], all(acts for _, acts in described)
+    if act:  # nobody looks to the left across a floor
+        place = crossed
     if len(parts) == 1:
         text = parts[0]
     elif random.random() < 0.5:
         text = f"on the left {parts[0]}, on the right {parts[1]}"
     else:
         order = parts if random.random() < 0.5 else parts[::-1]
-        text = choose(random, (" and ", ", and ", " while " if finite else " beside ")).join(order)
+        both = (" while " if act else " and ") if finite else " beside "
+        text = choose(random, (" and ", ", and ", both)).join(order)
     if place:
         comma = "," if len(parts) > 1 else ""
         text = f"{place}, {text}" if random.random() < 0.25 else f"{text}{comma} {place}"
@@ -225,8 +230,8 @@ def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[
 
 def _describe(
     actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
-) -> str:
-    """Write who it is and what they do."""
+) -> tuple[str, bool]:
+    """Write who it is and what they do; return also whether there is a verb."""
 
     def named(key: str) -> bool:
         return bool(actor[key]) and random.random() < shares[key]
@@ -247,7 +252,7 @@ def _describe(
             has.append(actor["hair"])
     has += [actor[key] for key in ("beard", "hat", "cape") if named(key)]
     wears = [_reworded(actor[key], random) for key in ("torso", "legs", "feet") if named(key)]
-    does, carries = _act(actor, random, shares, finite)
+    verb, way, carries = _act(actor, random, shares, finite)
     if carries:
         has.append(carries)
 
@@ -256,7 +261,7 @@ def _describe(
     phrases = [f"with {_list(has)}"] * bool(has) + [clothes] * bool(wears)
     if random.random() < 0.5:
         phrases.reverse()
-    return " ".join([who, *phrases, *([does] if does else [])])
+    return " ".join([who, *phrases, *filter(None, (verb, way))]), bool(verb)
 
 
 def _happens(key: str, random: np.random.Generator, shares: Mapping[str, float]) -> bool:
@@ -277,21 +282,21 @@ def _also(thing: str) -> str:
 
 def _act(
     actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
-) -> tuple[str, str]:
-    """Return the words for what is done, and for what is carried meanwhile."""
+) -> tuple[str, str, str]:
+    """Return the words for what is done, for where to, and for what is carried meanwhile."""
     action, direction = actor["action"], actor["direction"]
     weapon = actor["weapon"] if random.random() < shares["weapon"] else ""
-    words = []
+    verb = way = ""
     acts = random.random() < shares["action"]
     if acts:
         verbs = _VERBS[action]
         if weapon and action in _ARMED_VERBS:
             verbs = _ARMED_VERBS[action]
-        words.append(choose(random, verbs)[0 if finite else 1].format(weapon))
+        verb = choose(random, verbs)[0 if finite else 1].format(weapon)
     if direction and random.random() < shares["direction"]:
         walks = action == "walk" and acts
-        words.append(choose(random, (_WAYS if walks else _VIEWS)[direction]))
-    return " ".join(words), "" if acts and action in _ARMED_VERBS else weapon
+        way = choose(random, (_WAYS if walks else _VIEWS)[direction])
+    return verb, way, "" if acts and action in _ARMED_VERBS else weapon
 
 
 def _list(things: list[str]) -> str:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -18,7 +19,7 @@ from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captio
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import find_photos, load_photos
-from flowwarp.data.world import Clip, compose_clip
+from flowwarp.data.world import Clip, compose_clip, holds_held_out
 from flowwarp.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -92,7 +93,8 @@ def open_source(
         then all again in another.
 
     Raises:
-        InputError: a folder is missing or broken, or layers or photos are given for other clips.
+        InputError: a folder is missing or broken, layers or photos are given for other clips, or
+            only what is held out is wanted of layers that hold none of it.
         OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
@@ -102,6 +104,9 @@ def open_source(
     if str(name) == SPRITES:
         drawn = bundled_layers() if layers is None else load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
+        if held_out and not holds_held_out(drawn, photos=bool(pictures)):
+            problem = "hold no combination that is held out"
+            raise InputError(layers or "layers", problem, "add some more of them")
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
     return _windows(store, _choose(store, held_out, frames), motion)
@@ -177,10 +182,13 @@ def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequen
     if held_out is None:
         return range(len(store))
     if len(videos) == 1:
-        aside = len(store) - max(1, len(store) // _ASIDE)
+        # It may be listed under several captions: all are divided at the same place.
+        runs = [list(run) for _, run in groupby(range(len(store)), store.row)]
+        aside = len(runs[0]) - max(1, len(runs[0]) // _ASIDE)
         kept = aside - (frames - 1)  # those between have frames of both
         if kept > 0:
-            return range(aside, len(store)) if held_out else range(kept)
+            part = slice(aside, None) if held_out else slice(kept)
+            return [window for run in runs for window in run[part]]
         _LOG.warning(
             "%s is too short to keep a part aside: it is learned from and judged by", *videos
         )

@@ -195,7 +195,12 @@ def motion_codes(flow: Tensor, valid: Tensor) -> Tensor:
 
     Returns:
         (4, 4, 4) int64 in [0, MOTION_CODES): t, y, x.
+
+    Raises:
+        ValueError: a clip of one frame has no flow.
     """
+    if not len(flow):
+        raise ValueError("flow must be of a clip of at least 2 frames, got 1")
     known = valid.to(flow.dtype)
     both = torch.cat([torch.where(known > 0, flow, 0), known], 1)
     cells = F.adaptive_avg_pool3d(both.transpose(0, 1)[None], MOTION_GRID)[0]  # (3, 4, 4, 4)
@@ -203,22 +208,6 @@ def motion_codes(flow: Tensor, valid: Tensor) -> Tensor:
     speeds = torch.tensor(_SPEEDS, dtype=flow.dtype)
     level = torch.bucketize(mean, (speeds[1:] + speeds[:-1]) / 2)
     return torch.where(cells[2] > 0, level[0] * len(_SPEEDS) + level[1], MOTION_CODES - 1)
-
-
-def motion_flow(codes: Tensor) -> Tensor:
-    """Turn codes back into flow.
-
-    Args:
-        codes: (4, 4, 4) in [0, MOTION_CODES).
-
-    Returns:
-        (4, 2, 4, 4), pixels a frame of a frame 64 wide; NaN where nothing is known.
-    """
-    speeds = torch.tensor(_SPEEDS)
-    known = codes < MOTION_CODES - 1
-    inside = codes.clamp_max(MOTION_CODES - 2)
-    levels = torch.stack([inside // len(_SPEEDS), inside % len(_SPEEDS)], 1)
-    return torch.where(known[:, None], speeds[levels], torch.nan)
 
 
 # ------------------------------------------------------------------ the vocabulary

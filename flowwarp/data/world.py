@@ -38,7 +38,8 @@ _SCALE, _TWO_SCALE = 2.0, 1.5
 _STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
 _GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
 _ZOOM = 1.25
-_TRIES = 2000  # to find a combination that is held out; one in ten is
+_PROBES = 2000  # to tell whether any combination is held out; one in ten is
+_TRIES = 20_000  # to find one, of layers whose only such combinations are rare
 _PANS = ("left", "right", "up", "down")  # the first two before a backdrop
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
 
@@ -105,21 +106,16 @@ def compose_clip(
         raise ValueError(f"frames must be at least 1, got {frames}")
     random = np.random.default_rng([seed, index])
     for _ in range(_TRIES):
-        photo = len(photos) > 0 and random.random() < photo_share
-        ground = PHOTO if photo else choose(random, ground_names())
-        actors = [draw_actor(layers, random) for _ in range(1 + (random.random() < _TWO))]
-        attributes: Attributes = {
-            "actors": [actor.attributes for actor in actors],
-            "ground": ground,
-            "camera": _draw_camera(random, actors, ground),
-        }
+        actors, attributes = _cast(layers, random, photo_share if len(photos) else None)
         if held_out is None or is_held_out(attributes) == held_out:
             break
     else:
-        raise ValueError("layers hold no combination that is held out; load more of them")
+        wanted = "held out" if held_out else "not held out"
+        raise ValueError(f"layers hold no combination that is {wanted}; load more of them")
+    ground = attributes["ground"]
     caption = draw_caption(attributes, random)
     scene = _direct(random, actors, attributes["camera"], ground, frames)
-    if photo:
+    if ground == PHOTO:
         canvas = crop_photo(choose(random, photos), random, scene.crop.height, scene.crop.width)
     else:
         canvas = paint_ground(ground, random, scene.crop)
@@ -142,7 +138,36 @@ def compose_clip(
 _SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)
 
 
+def holds_held_out(layers: Layers, *, photos: bool = False) -> bool:
+    """Return whether clips of some layers can show a combination that is held out.
+
+    Few layers make few combinations, and it may be that none of them is. Some are drawn to see.
+
+    Args:
+        layers: what :func:`flowwarp.data.sprites.load_layers` returns.
+        photos: whether there are any to stand before.
+    """
+    random = np.random.default_rng(0)
+    share = 0.5 if photos else None
+    return any(is_held_out(_cast(layers, random, share)[1]) for _ in range(_PROBES))
+
+
 # ------------------------------------------------------------------ who and how
+
+
+def _cast(
+    layers: Layers, random: np.random.Generator, photo_share: float | None
+) -> tuple[list[Actor], Attributes]:
+    """Draw who is seen, where, and what the camera does; without a share there are no photos."""
+    photo = photo_share is not None and random.random() < photo_share
+    ground = PHOTO if photo else choose(random, ground_names())
+    actors = [draw_actor(layers, random) for _ in range(1 + (random.random() < _TWO))]
+    attributes: Attributes = {
+        "actors": [actor.attributes for actor in actors],
+        "ground": ground,
+        "camera": _draw_camera(random, actors, ground),
+    }
+    return actors, attributes
 
 
 def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: str) -> str:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from flowwarp.errors import InputError, Locked, OutputError
 
@@ -145,21 +145,55 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
             something other than a regular file.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}{target.suffix.lower()}")
     try:
         check_regular(path)
-        temporary.touch(exist_ok=False)
-        yield temporary
-        sync_file(temporary)
-        temporary.replace(target)
-        sync_folder(target.parent)
+        with _temporary_file(target) as temporary:
+            yield temporary
+            sync_file(temporary)
+            temporary.replace(target)
+            sync_folder(target.parent)
     except OutputError:
         raise
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+
+
+@contextmanager
+def _temporary_file(target: Path) -> Iterator[Path]:
+    """Give an empty file beside ``target``, locked until it is renamed or removed at the end."""
+    while True:
+        temporary = target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
+        with temporary.open("x") as file:
+            try:
+                if sys.platform == "win32":
+                    file.close()  # nothing that is open can be renamed there
+                else:
+                    import fcntl
+
+                    with suppress(OSError):  # not every file system has locks
+                        fcntl.flock(file, fcntl.LOCK_EX)
+                    if os.fstat(file.fileno()).st_nlink == 0:  # taken for abandoned before that
+                        continue
+                yield temporary
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
+        return
+
+
+def _temporary_name() -> str:
+    return f".flowwarp-{secrets.token_hex(6)}"
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what `atomic_output` left as its process was killed; what is being written stays.
+
+    Args:
+        path: matches ``.flowwarp-*``. On Windows, which removes nothing that is open, it stays.
+    """
+    with suppress(OSError), path.open("rb+") as file:  # locked, a folder, or gone by now
+        _lock_now(file)
+        path.unlink()
 
 
 def check_regular(path: str | Path) -> None:
@@ -179,18 +213,26 @@ def check_regular(path: str | Path) -> None:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Give a temporary folder beside ``path``, which appears there whole, or not at all.
 
+    A link is followed. A folder that cannot be replaced gets what is in the temporary one, file by
+    file at the end.
+
     Raises:
         OutputError: ``path`` is something other than an empty folder, or cannot be written.
     """
-    target = Path(path)
-    temporary = target.with_name(f".flowwarp-{secrets.token_hex(6)}")
+    target = Path(os.path.realpath(path))
+    temporary = target.parent / _temporary_name()
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise OutputError(path, "exists and is not an empty folder", "name a new one")
-        temporary.mkdir()
+        temporary = _make_folder(temporary, target)
         yield temporary
-        temporary.replace(target)  # POSIX: an empty folder may be replaced
-        sync_folder(target.parent)
+        if temporary.parent == target:
+            for part in sorted(temporary.iterdir()):
+                part.rename(target / part.name)
+            sync_folder(target)
+        else:
+            temporary.replace(target)  # POSIX: an empty folder may be replaced
+            sync_folder(target.parent)
     except OutputError as fault:
         cause = fault.__cause__
         if isinstance(cause, OSError) and Path(fault.target).is_relative_to(temporary):
@@ -200,6 +242,23 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         raise OutputError(path, reason(fault)) from fault
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _make_folder(beside: Path, target: Path) -> Path:
+    """Make a folder beside ``target``; or in it, where that is there and cannot be replaced.
+
+    So it is with a mount point, and where nothing may be written above: what is made in it cannot
+    be moved out. And whoever is in the current folder would be in one that is gone.
+    """
+    if not target.exists():
+        beside.mkdir()
+        return beside
+    inside = target / beside.name
+    inside.mkdir()
+    with suppress(OSError):
+        if target != Path.cwd():
+            return inside.rename(beside)
+    return inside
 
 
 @contextmanager
@@ -243,7 +302,7 @@ def lock(
         yield
 
 
-def _lock_now(file: IO[str]) -> None:
+def _lock_now(file: IO[Any]) -> None:
     if sys.platform == "win32":
         import msvcrt
 

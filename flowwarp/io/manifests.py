@@ -14,14 +14,14 @@ import os
 import reprlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 from typing import Any, final
 
 from flowwarp.errors import OutputError
-from flowwarp.io._files import atomic_output, check_regular, lock, reason
+from flowwarp.io._files import atomic_output, check_regular, lock, reason, remove_abandoned
 
 Shard = tuple[int, int]  # the i-th of n, from 1
 
@@ -103,7 +103,7 @@ def open_manifest(
         overwrite: begin again, whatever is there.
 
     Raises:
-        Locked: another process does the same part.
+        Locked: another process does the same part, or one whose manifest was to be discarded.
         OutputError: see :func:`read_manifests`; or the folder cannot be written, or the manifest
             not be brought to disk in the end.
     """
@@ -113,19 +113,21 @@ def open_manifest(
         raise OutputError(folder, reason(fault)) from fault
     suffix = "-{}-of-{}".format(*shard) if shard else ""
     path = folder / f"manifest{suffix}.jsonl"
-    with lock(folder, "another process works on this", "wait for it", name=f".lock{suffix}"):
-        if overwrite:
-            _discard(folder, path, job, alone=shard is None)
-        done = read_manifests(folder, job, others=others, overwrite=overwrite)
-        fresh = done is None
-        # Another shard may be at its first file, and not have its manifest yet.
-        alone = shard is None and all(other == path for other in _manifests(folder))
-        for written in (folder, *others):
-            _remove_abandoned(written, alone=alone)
-        if not path.exists():
-            with atomic_output(path) as temporary:
-                temporary.write_bytes(f"{json.dumps(job)}\n".encode())
-        manifest = Manifest(path, done or {}, fresh)
+    with ExitStack() as stack:
+        # One shard after the other, as what one holds from here on, another could not discard.
+        turn = lock(folder, "another shard begins", name=".lock-shards", wait=True)
+        with turn if shard else nullcontext():
+            stack.enter_context(_locked(path))
+            if overwrite:
+                _discard(folder, path, job, alone=shard is None)
+            done = read_manifests(folder, job, others=others, overwrite=overwrite)
+            alone = shard is None and all(other == path for other in _manifests(folder))
+            for written in (folder, *others):
+                _remove_abandoned(written, alone=alone)
+            if not path.exists():
+                with atomic_output(path) as temporary:
+                    temporary.write_bytes(f"{json.dumps(job)}\n".encode())
+        manifest = Manifest(path, done or {}, done is None)
         try:
             yield manifest
         except BaseException:
@@ -233,18 +235,38 @@ def _check_empty(folder: Path) -> None:
 
 
 def _discard(folder: Path, own: Path, job: Mapping[str, Any], *, alone: bool) -> None:
-    """Remove manifests: all, or, where there are other shards, the own one and another job's."""
-    for path in _manifests(folder):
-        if not alone and path != own:
+    """Remove manifests: all, or, where there are other shards, the own one and another job's.
+
+    Raises:
+        Locked: another process writes one of them.
+        OutputError: one cannot be removed.
+    """
+    paths = [
+        path for path in _manifests(folder) if alone or path == own or not _is_of_job(path, job)
+    ]
+    with ExitStack() as held:  # all, before any of them goes
+        for path in paths:
+            if path != own:
+                held.enter_context(_locked(path))
+        for path in paths:
             try:
-                _check_job(path, next(_lines(path), {}), job)
-                continue
-            except OutputError:
-                pass
-        try:
-            path.unlink()
-        except OSError as fault:
-            raise OutputError(path, reason(fault)) from fault
+                path.unlink()
+            except OSError as fault:
+                raise OutputError(path, reason(fault)) from fault
+
+
+def _is_of_job(path: Path, job: Mapping[str, Any]) -> bool:
+    try:
+        _check_job(path, next(_lines(path), {}), job)
+    except OutputError:
+        return False
+    return True
+
+
+def _locked(path: Path) -> AbstractContextManager[None]:
+    """Hold a manifest: ``.lock-1-of-2`` is that of ``manifest-1-of-2.jsonl``."""
+    name = f".lock{path.stem.removeprefix('manifest')}"
+    return lock(path.parent, "another process works on this", "wait for it", name=name)
 
 
 def _manifests(folder: Path) -> list[Path]:
@@ -252,11 +274,14 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def _remove_abandoned(folder: Path, *, alone: bool) -> None:
-    """Remove what a killed process left of a write; another shard may be in one just now."""
+    """Remove what a killed process left of a write.
+
+    Another shard may be in one on another machine, whose locks not every file system shows.
+    """
     for path in folder.glob("**/.flowwarp-*"):
         with suppress(OSError):
             if alone or time.time() - path.stat().st_mtime > _ABANDONED:
-                path.unlink()
+                remove_abandoned(path)
 
 
 def _ends_in_newline(path: Path) -> bool:

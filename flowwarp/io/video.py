@@ -41,6 +41,7 @@ _CONTAINERS = (
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _LIMITED = 1  # luma from 16 to 235, which every player expects
+_LONGEST_PIXEL = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,15 @@ class VideoInfo:
         height: in pixels, upright.
         fps: average frames a second, ``DEFAULT_FPS`` where none is stated.
         frames: how many, if the file says so.
+        pixel_aspect: the width of a pixel by its height, upright; 1 where none is stated, or
+            none that can be.
     """
 
     width: int
     height: int
     fps: Fraction
     frames: int | None
+    pixel_aspect: Fraction = Fraction(1)
 
 
 def video_info(path: str | Path) -> VideoInfo:
@@ -72,16 +76,21 @@ def video_info(path: str | Path) -> VideoInfo:
         return VideoInfo(width, height, DEFAULT_FPS, len(frames))
     if _is_webp(path):
         with _open_webp(path) as picture:
-            picture.load()  # only then is the time of the first frame known
-            rate = Fraction(1000, int(picture.info.get("duration") or 40))
-            return VideoInfo(*picture.size, rate, getattr(picture, "n_frames", 1))
+            picture.load()  # a frame that cannot be decoded is said here
+            return VideoInfo(*picture.size, _webp_rate(path), getattr(picture, "n_frames", 1))
     with _open(path) as (container, stream):
         try:
             frame = next(container.decode(stream))
         except (av.FFmpegError, StopIteration) as fault:
             raise InputError(path, "holds no frame that can be decoded") from fault
         _, height, width = _to_tensor(frame).shape
-        return VideoInfo(width, height, _rate(stream), stream.frames or None)
+        rate = _gif_rate(path) if container.format.name == "gif" else _rate(stream)
+        aspect = Fraction(stream.sample_aspect_ratio or 1)
+        if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
+            aspect = Fraction(1)
+        if _quarter_turns(frame) % 2:
+            aspect = 1 / aspect
+        return VideoInfo(width, height, rate, stream.frames or None, aspect)
 
 
 def read_video(path: str | Path) -> Iterator[Tensor]:
@@ -135,7 +144,12 @@ def salvage_video(path: str | Path) -> Iterator[Tensor | None]:
     yield from _decode_webp(path) if _is_webp(path) else _decode_around_damage(path)
 
 
-def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | float = 25) -> int:
+def write_video(
+    path: str | Path,
+    frames: Iterable[Tensor],
+    fps: Fraction | float = 25,
+    pixel_aspect: Fraction | float = 1,
+) -> int:
     """Write a video as its extension says; it appears whole or not at all.
 
     ==========================  =================================================================
@@ -150,12 +164,14 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
         path: where to.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
         fps: frames a second, at least 1/1001 (not kept by a folder).
+        pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
 
     Returns:
         How many frames were written.
 
     Raises:
-        ValueError: no frames, a wrong shape, too few a second, or an unknown extension.
+        ValueError: no frames, a wrong shape, too few a second, a pixel of no such aspect, or an
+            unknown extension.
         OutputError: the file cannot be written, or the folder is not empty.
     """
     kind = Path(path).suffix.lower()
@@ -168,9 +184,12 @@ def write_video(path: str | Path, frames: Iterable[Tensor], fps: Fraction | floa
     rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
     if rate <= 0:
         raise ValueError(f"fps must be at least 1/1001, got {fps}")
+    if not 1 / _LONGEST_PIXEL <= pixel_aspect <= _LONGEST_PIXEL:
+        raise ValueError(f"pixel_aspect must be from 1/1001 to 1001, got {pixel_aspect}")
+    aspect = Fraction(pixel_aspect).limit_denominator(1001)
     with atomic_output(path) as temporary:
         try:
-            return _encode(temporary, kind, first, pictures, rate)
+            return _encode(temporary, kind, first, pictures, rate, aspect)
         except av.FFmpegError as fault:
             raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
 
@@ -248,7 +267,7 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
                 break
             count += 1
             if frame.pts is not None and frame.time_base is not None:
-                end = frame.pts * frame.time_base + 1 / _rate(stream)
+                end = frame.pts * frame.time_base + _length(frame, stream)
             yield _to_tensor(frame)
         _check_end(path, container, stream, count, end)
 
@@ -282,6 +301,7 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
         schedule = _Schedule()
         packets = _expected(_packets(container, stream), schedule, _places(container, stream))
         count = good = 0
+        length = 1 / _rate(stream)
         breaks_off = False
         packet: Any = ...
         while packet is not None:
@@ -299,13 +319,14 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
                 yield from repeat(None, missing)
                 yield _to_tensor(frame) if whole else None
                 count, good = count + missing + 1, good + whole
+                length = _length(frame, stream)
         missing = schedule.rest()
         yield from repeat(None, missing)
         count += missing
         if breaks_off and good:
             raise InputError(path, f"breaks off after {count} frames")
         end = Fraction(0) if schedule.last is None else schedule.last * stream.time_base
-        _check_end(path, container, stream, good and count, end + 1 / _rate(stream))
+        _check_end(path, container, stream, good and count, end + length)
 
 
 @final
@@ -445,15 +466,49 @@ def _lacks_end(container: Any, path: str | Path) -> bool:
         return not file.read().rstrip(b"\0\r\n").endswith(b";")
 
 
+def _length(frame: Any, stream: Any) -> Fraction:
+    """Return for how many seconds a frame is shown: the last one may be held, a pause at the end.
+
+    Some containers do not state it, nor does PyAV 14; then the rate does.
+    """
+    return Fraction(max(getattr(frame, "duration", 0) * stream.time_base, 1 / _rate(stream)))
+
+
 def _rate(stream: Any) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
+def _gif_rate(path: str | Path) -> Fraction:
+    """Return the average frames a second of a GIF; ffmpeg's average is of the first few alone."""
+    with _open(path) as (container, stream):
+        delays = [packet.duration for packet in container.demux(stream) if packet.size]
+        return Fraction(len(delays) / (sum(delays) * stream.time_base))
+
+
+def _webp_rate(path: str | Path) -> Fraction:
+    """Return the average frames a second of a WebP; Pillow would decode every frame for that.
+
+    Source: developers.google.com/speed/webp/docs/riff_container, "Animation".
+    """
+    durations = []  # ms
+    with open_input(path) as (file, _):
+        file.seek(12)  # after the file's own header
+        while len(head := file.read(8)) == 8:
+            start, size = file.tell(), int.from_bytes(head[4:], "little")
+            if head[:4] == b"ANMF":
+                durations.append(int.from_bytes(file.read(15)[12:], "little"))
+            file.seek(start + size + size % 2)
+    return Fraction(1000 * len(durations), sum(durations)) if sum(durations) else DEFAULT_FPS
+
+
 def _to_tensor(frame: Any) -> Tensor:
     pixels = frame.to_ndarray(format="rgb24")
-    # The display matrix of a phone held upright: degrees counter-clockwise to undo it.
-    quarter_turns = round(frame.rotation / 90) % 4
-    return _from_pixels(np.rot90(pixels, quarter_turns))
+    return _from_pixels(np.rot90(pixels, _quarter_turns(frame)))
+
+
+def _quarter_turns(frame: Any) -> int:
+    """Return how often a frame is to be turned counter-clockwise, by a phone's display matrix."""
+    return int(round(frame.rotation / 90) % 4)
 
 
 def _decode_webp(path: str | Path) -> Iterator[Tensor]:
@@ -508,6 +563,7 @@ def _encode(
     first: NDArray[np.uint8],
     rest: Iterator[NDArray[np.uint8]],
     rate: Fraction,
+    aspect: Fraction,
 ) -> int:
     height, width = first.shape[:2]
     # WebP would be shown once, as GIF is not.
@@ -520,6 +576,7 @@ def _encode(
             context = stream.codec_context
             context.colorspace = context.color_primaries = context.color_trc = _BT709
             context.color_range = _LIMITED
+            context.sample_aspect_ratio = aspect
         elif kind == ".gif":
             stream = container.add_stream("gif", rate)
             stream.pix_fmt = "pal8"

@@ -16,25 +16,10 @@ from torch import Tensor
 from flowwarp.tensors import check_video
 
 
-def psnr_frames(video: Tensor, target: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each frame for a peak of 1.
-
-    Args:
-        video: (B, T, C, H, W) in [0, 1].
-        target: likewise.
-
-    Returns:
-        (B, T) in dB; infinite where both are equal.
-
-    Raises:
-        TypeError: one is not a floating-point tensor.
-        ValueError: the shapes differ or are not (B, T, C, H, W).
-    """
-    return _decibels(_squares(video, target).mean((2, 3, 4)))
-
-
 def psnr(video: Tensor, target: Tensor) -> Tensor:
     """Return the peak signal-to-noise ratio of each example, of the mean square over its frames.
+
+    The peak is 1.
 
     Args:
         video: (B, T, C, H, W) in [0, 1].
@@ -50,7 +35,13 @@ def psnr(video: Tensor, target: Tensor) -> Tensor:
     >>> psnr(torch.zeros(1, 2, 3, 4, 4), torch.full((1, 2, 3, 4, 4), 0.1))
     tensor([20.])
     """
-    return _decibels(_squares(video, target).mean((1, 2, 3, 4)))
+    check_video(video)
+    check_video(target, "target")
+    if video.shape != target.shape:
+        raise ValueError(
+            f"target must have the shape {tuple(video.shape)} of video, got {tuple(target.shape)}"
+        )
+    return -10 * (video.float() - target.float()).square().mean((1, 2, 3, 4)).log10()
 
 
 @dataclass(frozen=True)
@@ -103,17 +94,3 @@ def _effective(counts: Tensor) -> float:
     shares = counts.double() / counts.sum()
     entropy = -torch.special.xlogy(shares, shares).sum()
     return float(entropy.exp()) / len(counts)
-
-
-def _squares(video: Tensor, target: Tensor) -> Tensor:
-    check_video(video)
-    check_video(target, "target")
-    if video.shape != target.shape:
-        raise ValueError(
-            f"target must have the shape {tuple(video.shape)} of video, got {tuple(target.shape)}"
-        )
-    return (video.float() - target.float()).square()
-
-
-def _decibels(square: Tensor) -> Tensor:
-    return -10 * square.log10()

@@ -507,12 +507,14 @@ def upsample_clip(
         (T, 3, 2 h, 2 w) float32 in [0, 1].
 
     Raises:
-        ValueError: shapes do not fit, or an option is out of its range.
+        ValueError: there is no frame, shapes do not fit, or an option is out of its range.
     """
     check_image(decode, "decode")
     check_flow(flow)
+    if not len(decode):
+        raise ValueError("decode must have at least 1 frame, got 0")
     for name, tensor in (("flow", flow), ("visible", visible)):
-        if tensor is not None and len(tensor) != max(len(decode) - 1, 0):
+        if tensor is not None and len(tensor) != len(decode) - 1:
             raise ValueError(f"{name} must have {len(decode) - 1} frames, got {len(tensor)}")
     frames = (
         (

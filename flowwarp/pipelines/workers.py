@@ -15,7 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import connection
+from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar, final
 
 from flowwarp.errors import FlowwarpError, InputError
@@ -175,7 +175,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.answers, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, number, theirs), daemon=True)
-        self._process.start()
+        with _uninterrupted():
+            self._process.start()
         theirs.close()  # the end of either process is then the end of the pipe
         self._item: Any = None
 
@@ -204,6 +205,24 @@ class _Worker:
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Have a process that is started here, and begins with imports, never see a Ctrl-C.
+
+    Its parent sees one after this block. To ignore it here would lose it, and a worker can take
+    seconds to read what it is given.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # else it is started in the block, and lets signals in
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _describe_death(code: int) -> InputError:
@@ -248,5 +267,7 @@ def _try(work: Callable[[Any], Any], item: Any) -> Any:
         return work(item)
     except FlowwarpError as fault:
         return fault
-    except (RuntimeError, MemoryError):  # torch's own faults, too little memory among them
+    except MemoryError as fault:
+        return MemoryError(str(fault))
+    except RuntimeError:  # torch's own faults, too little memory among them
         return RuntimeError(traceback.format_exc())

@@ -202,9 +202,15 @@ def step_gradient(name: str, config: LoopConfig, folder: Path, run: str) -> Tens
     )
 
 
+@cache
+def whole_gradient(name: str, folder: Path) -> Tensor:
+    """Return the gradient of a first step that is not split, for several to be compared with."""
+    return step_gradient(name, small_config(), folder, f"{name}-whole")
+
+
 def micro_batch_difference(name: str, folder: Path) -> float:
     """Return by how much, relatively, a step's gradient changes as it is split: the most."""
-    whole = step_gradient(name, small_config(), folder, f"{name}-whole")
+    whole = whole_gradient(name, folder)
     parts = (
         step_gradient(name, small_config(accumulate=count), folder, f"{name}-of-{count}")
         for count in PARTS
@@ -217,7 +223,7 @@ def process_difference(name: str, folder: Path) -> float:
 
     One has two of three micro-batches, the other one.
     """
-    whole = step_gradient(name, small_config(), folder, f"{name}-alone")
+    whole = whole_gradient(name, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

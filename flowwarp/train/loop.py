@@ -36,7 +36,7 @@ from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.optimizers import Optimizer
-from flowwarp.train.processes import gather, joined, share, whole
+from flowwarp.train.processes import gather, joined, refused_together, share, whole
 from flowwarp.train.progress import Progress
 from flowwarp.train.runs import BEST, LAST, Resume, Run, State, open_run
 from flowwarp.train.settings import check_least
@@ -288,16 +288,18 @@ def train(
         configs: dict[str, Any] = {"loop": config, **task.configs}
         with stopping(folder), contextlib.ExitStack() as stack:
             run = None
-            if rank == 0:
-                run = stack.enter_context(
-                    open_run(folder, configs, resume=resume, keep=config.keep, free=FREE)
-                )
+            with refused_together(world):
+                if rank == 0:
+                    run = stack.enter_context(
+                        open_run(folder, configs, resume=resume, keep=config.keep, free=FREE)
+                    )
             stop = stack.enter_context(signals(Path(folder)))
             stack.callback(progress.end)
             loop = _Loop(task, config, place, rank, world, run, stop, progress)
             loop.begin(resume)
-            if run is not None:  # not before it is known that the state fits
-                run.write_config(configs)
+            with refused_together(world):
+                if run is not None:  # not before it is known that the state fits
+                    run.write_config(configs)
             if task.prepare is not None:
                 with stop.at_once(world == 1):  # what it keeps on disk is gone on with
                     task.prepare()
@@ -468,9 +470,11 @@ class _Loop:
 
     def _newest_state(self) -> State | None:
         """Return the newest state, if there is one, in every process."""
-        state = self.run.newest_state(self.progress.say) if self.run is not None else None
-        if self.run is not None:
-            self.run.rewind_metrics(0 if state is None else state.step)
+        state = None
+        with refused_together(self.world):
+            if self.run is not None:
+                state = self.run.newest_state(self.progress.say)
+                self.run.rewind_metrics(0 if state is None else state.step)
         if self.world > 1:
             holder = [state]
             dist.broadcast_object_list(holder, 0)

@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from flowwarp.errors import InputError
+from flowwarp.errors import FlowwarpError, InputError
 from flowwarp.io._cache import launched
 
 
@@ -63,6 +63,23 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
     finally:
         if mine:
             dist.destroy_process_group()
+
+
+@contextmanager
+def refused_together(world: int) -> Iterator[None]:
+    """Raise what the first of ``world`` processes refuses in this block in all of them.
+
+    The others would wait for it in vain. Every process must enter the block.
+    """
+    refusals: list[FlowwarpError | None] = [None]
+    try:
+        yield
+    except FlowwarpError as fault:
+        refusals = [fault]
+    if world > 1:
+        dist.broadcast_object_list(refusals, 0)
+    if refusals[0] is not None:
+        raise refusals[0]
 
 
 # ------------------------------------------------------------------ a network in parts

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ from flowwarp.io._files import (
     lock,
     nearest,
     reason,
+    remove_abandoned,
     sync_folder,
 )
 from flowwarp.io.checkpoints import load_tensors, save_tensors
@@ -101,13 +104,17 @@ class Run:
                 old.unlink()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl.
+        """Append one line to metrics.jsonl; figures that are not finite, as JSON has none, as null.
 
         Raises:
             OutputError: it cannot be written.
         """
         path = self.folder / METRICS
-        line = f"{json.dumps(record)}\n".encode()
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in record.items()
+        }
+        line = f"{json.dumps(finite)}\n".encode()
         try:
             if self._metrics is None:
                 self._metrics = path.open("ab", buffering=0)
@@ -164,7 +171,7 @@ class Run:
             OutputError: it cannot be written.
         """
         with atomic_output(self.folder / CONFIG) as temporary:
-            temporary.write_bytes(to_toml(configs).encode())
+            temporary.write_bytes(_to_text(configs).encode())
 
     def _sync_metrics(self) -> None:
         if self._metrics is None:
@@ -210,8 +217,7 @@ def open_run(
     with lock(folder, "another process trains this run", "wait for it, or name another run"):
         for part in (folder, folder / SAMPLES):  # no folder of another run, which may be writing
             for left in part.glob(".flowwarp-*"):  # of a process that was killed in a write
-                with suppress(OSError):
-                    left.unlink()
+                remove_abandoned(left)
         if resume == "never":
             refuse_run(folder)
         elif _has_weights(folder) and not any(folder.glob("state-*")):
@@ -320,7 +326,7 @@ def _check_configs(
             return True
         raise InputError(path, f"cannot be read ({fault})") from fault
     anew = False
-    for section, values in tomllib.loads(to_toml(configs)).items():
+    for section, values in tomllib.loads(_to_text(configs)).items():
         kept = before.get(section)
         kept = kept if isinstance(kept, dict) else {}
         for name in dict.fromkeys([*values, *kept]):
@@ -338,6 +344,14 @@ def _check_configs(
                 )
             anew |= section != "loop" or name == "seed"  # which says what is held out
     return anew
+
+
+def _to_text(configs: Mapping[str, Any]) -> str:
+    r"""Return config.toml, in which a byte of a path that is not UTF-8 stands as ``\\udcff``.
+
+    TOML has no form of its own for what Python makes of one, a lone surrogate.
+    """
+    return re.sub("[\ud800-\udfff]", lambda lone: rf"\\u{ord(lone[0]):04x}", to_toml(configs))
 
 
 def _default(config: Any, name: str) -> Any:

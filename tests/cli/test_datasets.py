@@ -12,6 +12,7 @@ import torch
 from flowwarp._bundled import bundled
 from flowwarp.cli import datasets as command
 from flowwarp.cli import main
+from flowwarp.data import sprites
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
@@ -166,6 +167,18 @@ def test_the_seed_decides(datasets):
     assert not Path("x").exists()
 
 
+def test_layers_that_hold_nothing_that_is_held_out(datasets, monkeypatch):
+    names = ("body_light_light_female", "torso_tunic_white_female")
+    few = [layer for layer in sprites.bundled_layers().layers if layer.id in names]
+    monkeypatch.setattr(sprites, "load_layers", lambda folder: sprites.Layers(tuple(few)))
+    options = ("make", "sprites", "-o", "x", "--size", "16", "--count", 2, "--layers", "few")
+    assert datasets(*options, "--dry-run")[0] == 0
+    code, out, err = datasets(*options, "--held-out")
+    assert (code, out) == (3, [])
+    assert err == ["flowwarp: few: hold no combination that is held out; add some more of them"]
+    assert not Path("x").exists()
+
+
 def test_a_dry_run_says_what_would_be_written(datasets):
     options = ("make", "digits", "-o", "x", "--size", "16", "--count", 2)
     assert datasets(*options, "--dry-run")[:2] == (0, datasets(*options)[1])
@@ -244,6 +257,41 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     assert sorted(path.name for path in Path("out/000000").iterdir()) == [
         "000000.flo", "000000.png", "000001.png", "hidden_000000.png", "notes.txt"
     ]  # fmt: skip
+
+
+def test_nothing_of_a_larger_set_is_left(datasets):
+    """Clips beyond the new count go, but nothing that no set could have had."""
+    options = ("make", "digits", "-o", "out", "--size", 16, "--frames", 2, "--flow", "--count")
+    assert datasets(*options, 5)[0] == 0
+    mine = ("000003/notes.txt", "000004x.mp4", "000009.mp4", "240131.mp4")
+    for name in mine:
+        Path("out", name).write_text("mine")
+    before = sorted(Path("out").rglob("[!.]*"))
+    assert datasets(*options, 2, "--overwrite", "--dry-run")[0] == 0
+    assert sorted(Path("out").rglob("[!.]*")) == before
+    assert command._made_beyond(Path("out"), 2) == ["000004", "000003", "000002"]
+    assert datasets(*options, 2, "--overwrite")[0] == 0
+    new = [f"{clip}/{file}" for clip in ("000000", "000001") for file in (
+        "000000.flo", "000000.png", "000001.png", "hidden_000000.png"
+    )]  # fmt: skip
+    files = [path for path in Path("out").rglob("[!.]*") if path.is_file()]
+    assert sorted(path.relative_to("out").as_posix() for path in files) == sorted(
+        [*mine, *new, "000000.mp4", "000001.mp4", "captions.csv"]
+    )
+    assert not Path("out/000002").exists()
+    assert len(pairs_of(load_recipe("made"), "out")) == 2
+
+
+def test_what_is_left_of_a_larger_set_is_not_lost_unasked(datasets):
+    options = ("make", "digits", "-o", "out", "--size", 16, "--frames", 2, "--count")
+    assert datasets(*options, 3)[0] == 0
+    for name in ("captions.csv", "000000.mp4"):
+        Path("out", name).unlink()
+    code, out, err = datasets(*options, 1)
+    assert (code, out) == (4, [])
+    assert err == ["flowwarp: out/000001.mp4: is of a larger set; use --overwrite to remove it"]
+    assert datasets(*options, 1, "--overwrite")[0] == 0
+    assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["000000.mp4", "captions.csv"]
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import torch
 from flowwarp.cli import eval_video, main
 from flowwarp.data import sprites
 from flowwarp.data.labels import JUDGED, label_values
-from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.sprites import Layers, bundled_layers
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.io import checkpoints
-from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weights
 from flowwarp.io.images import read_image
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -164,6 +164,23 @@ def test_pictures_alone_need_no_judge(evaluate, tmp_path, monkeypatch):
     assert "--part pictures needs -o FOLDER" in err
 
 
+@pytest.mark.parametrize(
+    ("noted", "given", "searched"),
+    [("71", (), 71), ("71", ("--training-seed", 3), 3), (None, (), 0), ("of old", (), 0)],
+)
+def test_the_clips_that_were_learned_from_are_searched(
+    evaluate, tmp_path, video_weights, monkeypatch, noted, given, searched
+):
+    tensors, about = load_tensors(video_weights["gpt"])
+    weights, seeds = tmp_path / "gpt.safetensors", []
+    save_tensors(weights, tensors, about if noted is None else about | {"seed": noted})
+    monkeypatch.setattr(eval_video, "_draw", lambda *given: seeds.append(given[2]) or [])
+    arguments = ("--part", "pictures", "-o", tmp_path / "report", "--gpt", weights)
+    code, out, err = evaluate(*arguments, *given)
+    assert (code, out, err) == (0, "", "")
+    assert seeds == [searched]
+
+
 # ------------------------------------------------------------------ what goes wrong
 
 
@@ -182,6 +199,22 @@ def test_a_judge_that_does_not_know_the_layers(evaluate, tmp_path, layers):
     assert err == (
         "flowwarp: layers: hair_color 'blonde' is unknown to the classifier; "
         "train one with tools/train_classifier.py\n"
+    )
+
+
+def test_layers_that_hold_nothing_that_is_held_out(evaluate, layers, monkeypatch):
+    """They are refused before a clip is made, unless only what is seen is measured."""
+    names = ("body_light_light_female", "torso_tunic_white_female")
+    few = Layers(tuple(layer for layer in layers.layers if layer.id in names))
+    monkeypatch.setattr(sprites, "load_layers", lambda folder: few)
+    arguments = ("--part", "classifier", "--layers", "few")
+    assert evaluate(*arguments, "--no-held-out", networks=())[0] == 0
+    monkeypatch.setattr(eval_video, "_measure", lambda *_: pytest.fail("it begins"))
+    code, out, err = evaluate(*arguments, networks=())
+    assert (code, out) == (3, "")
+    assert err == (
+        "flowwarp: few: hold no combination that is held out; "
+        "add some more of them, or use --no-held-out\n"
     )
 
 

@@ -193,6 +193,12 @@ def test_a_video_into_a_folder_keeps_its_frames(interpolate):
         assert torch.equal(own, frame)
 
 
+def test_pixels_that_are_not_square_stay_so(interpolate):
+    write_video("clip.mp4", [picture(index) for index in range(2)], 10, Fraction(64, 45))
+    assert interpolate("clip.mp4")[0] == 0
+    assert video_info("clip_x2.mp4").pixel_aspect == Fraction(64, 45)
+
+
 def test_pictures_into_a_video(interpolate):
     save_frames("in")
     assert interpolate("in", "-o", "out.gif")[:2] == (0, ["out.gif"])

@@ -176,6 +176,30 @@ def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
     assert_picture("out/f2.png", read_image("flows/f2_flow.png")[None])
 
 
+@pytest.mark.parametrize("given", ["flows", "flows/*"])
+def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, tmp_path, given):
+    (tmp_path / "flows").mkdir()
+    for name in ("a.flo", "b.png"):
+        save_flow(f"flows/{name}", 1)
+    made = ["flows/a_flow.png", "flows/b_flow.png"]
+    assert show(given) == (0, made, "")
+    assert show(given) == (
+        4,
+        [],
+        "flowwarp: flows/a_flow.png: exists; use --overwrite to replace it\n",
+    )
+    assert show(given, "--overwrite") == (0, made, "")
+
+
+def test_a_flow_that_is_named_is_shown_whatever_its_name(show):
+    for name in ("a.flo", "a_flow.png"):
+        save_flow(name, 1)
+    code, _, err = show("a.flo", "a_flow.png")
+    assert (code, err) == (4, "flowwarp: a_flow.png: exists; use --overwrite to replace it\n")
+    assert show(".", "-o", "out") == (0, ["out/a.png", "out/a_flow.png"], "")
+    assert show("a_flow.png") == (0, ["a_flow_flow.png"], "")
+
+
 def test_two_of_a_name_are_refused(show, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("a.flo", "a.pfm"):

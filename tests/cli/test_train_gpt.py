@@ -178,7 +178,7 @@ def test_needs_the_weights_of_a_vae(tmp_path, capsys):
         (["--set", "nonsense=1"], "unknown key"),
         (["--set", 'orders=["text sound 1"]'], "no medium 'sound'"),
         (["--set", 'orders=["text video"]'], "orders must be media and a share"),
-        (["--set", "data.size=15"], "size"),
+        (["--set", "data.size=15"], "size must be 128, 64, 32, 16 or 8, got 15"),
         (["--set", "data.frames=6"], "frames must be a multiple of 4, got 6"),
         (["--set", "text_limit=257"], "text_limit must be a whole number in [1, 256], got 257"),
         (["--set", "data.size=1024"], "grid of video must be t, y, x of at most 32768 tokens"),

@@ -55,7 +55,7 @@ def test_trains_resumes_and_writes_weights(weights, tmp_path, capsys):
     ("settings", "words"),
     [
         (["--set", "data.frames=9"], "frames must be from 1 to length"),
-        (["--set", "size=48"], "size"),
+        (["--set", "size=48"], "size must be 128, 64, 32, 16 or 8, got 48"),
         (["--set", "nonsense=1"], "unknown key"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import weakref
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -302,7 +303,8 @@ def test_an_existing_file_is_kept_unless_told(warp):
         (["in", "f.flo", "-o", "b.png"], 2, "many frames need a folder, but OUT is 'b.png'"),
         (["in", "f.flo", "--mask", "m.png"], 2, "many frames need a folder, but --mask"),
         (["in/*.png", "f.flo"], 2, "say -o FOLDER when IMAGE is a pattern"),
-        (["clip.gif", "f.flo", "-o", "b.png"], 2, "OUT must end in .gif, .m4v"),
+        (["clip.gif", "f.flo", "-o", "b.png"], 2, "many frames need a folder or a video"),
+        (["clip.gif", "f.flo", "-o", "v1.5"], 2, "OUT must end in .gif, .m4v"),
         (["clip.gif", "f.flo", "--mask", "m.png"], 2, "--mask must name a folder for a video"),
         (["a.png"], 2, "Missing argument 'FLOW'"),
         (["none.png", "f.flo"], 3, "none.png: no such file or directory"),
@@ -533,6 +535,30 @@ def test_frames_are_not_written_among_those_to_read(warp):
     assert Path("in/frame8.png").read_bytes() == before
 
 
+@pytest.mark.parametrize("given", ["flows", "flows/*.png"])
+def test_frames_are_not_written_among_the_flows_to_read(warp, given):
+    save_frames("in", 2)
+    for index in (8, 9):
+        save_flow(f"flows/frame{index}.png", 1)  # names that the results have too
+    before = Path("flows/frame8.png").read_bytes()
+    for call in (("-o", "flows"), ("-o", "out", "--mask", "flows")):
+        code, out, err = warp("in", given, *call, "--overwrite")
+        assert (code, out, err) == (
+            4, [], ["flowwarp: flows: holds flows to read; name another folder"],
+        )  # fmt: skip
+    assert Path("flows/frame8.png").read_bytes() == before
+    assert pictures("flows") == ["frame8.png", "frame9.png"]
+
+
+@pytest.mark.parametrize("folder", ["out.png", "v1.5", "clip.mp4"])
+def test_a_folder_of_frames_may_be_named_like_a_file(warp, folder):
+    frames = save_frames("in", 2)
+    save_flow("f.flo", 1)
+    code, out, err = warp("in", "f.flo", "-o", f"{folder}/")
+    assert (code, out, err) == (0, [f"{folder}/frame{index}.png" for index in (8, 9)], [])
+    assert_picture(out[0], shifted(frames[0], 1))
+
+
 def test_nothing_is_written_if_one_result_exists(warp):
     save_frames("in", 2)
     save_flow("f.flo")
@@ -606,6 +632,41 @@ def test_a_flow_for_each_frame_of_a_video_into_a_folder(warp):
     code, _, err = warp("a.gif", "flows", "-o", "out", "--overwrite")
     assert (code, len(err)) == (4, 1)
     assert "not an empty folder" in err[0]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_the_folder_of_a_video_may_have_a_dot_in_its_name(warp, exists):
+    frames = save_clip("a.gif", 3)
+    save_flow("f.flo", 1)
+    slash = "" if exists else "/"
+    for folder in ("w_1.0", "m.d") if exists else ():
+        Path(folder).mkdir()
+    call = ("a.gif", "f.flo", "-o", f"w_1.0{slash}", "--mask", f"m.d{slash}")
+    assert warp(*call) == (0, ["w_1.0"], [])
+    assert_clip("w_1.0", [shifted(frame, 1) for frame in frames])
+    assert pictures("m.d") == ["000000.png"]
+    assert warp(*call)[0] == 4
+
+
+def test_a_file_in_the_place_of_a_folder_for_a_video_is_kept(warp):
+    save_clip("a.gif")
+    save_flow("f.flo")
+    Path("mine").write_text("mine")
+    before = sorted(Path().iterdir())
+    for call in (("-o", "mine"), ("--mask", "mine")):
+        code, _, err = warp("a.gif", "f.flo", *call, "--overwrite")
+        assert (code, len(err)) == (4, 1)
+        assert "mine: exists and is not an empty folder" in err[0]
+        assert sorted(Path().iterdir()) == before
+    assert Path("mine").read_text() == "mine"
+
+
+def test_pixels_that_are_not_square_stay_so(warp):
+    write_video("a.mp4", [picture()] * 2, 10, Fraction(64, 45))
+    save_flow("f.flo", 1)
+    assert warp("a.mp4", "f.flo")[0] == 0
+    assert video_info("a_warped.mp4") == video_info("a.mp4")
+    assert video_info("a_warped.mp4").pixel_aspect == Fraction(64, 45)
 
 
 def test_a_video_or_a_folder_into_mp4(warp):

@@ -25,7 +25,7 @@ def build() -> Build:
     def build(program: str, folder: Path) -> ctypes.CDLL:
         source, library = folder / "program.cpp", folder / "library.so"
         source.write_text(program)
-        flags = ["-O1", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-shared", "-fPIC"]
+        flags = ["-O0", "-std=c++17", "-ffp-contract=off", "-Wall", "-Wextra", "-shared", "-fPIC"]
         built = subprocess.run(
             [compiler, *flags, f"-I{bundled('cuda')}", source, "-o", library],
             capture_output=True, text=True, check=False,

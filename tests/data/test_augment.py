@@ -162,12 +162,26 @@ def test_contrast_by_hand():
     assert 1.3 < factors.max() <= 1.4 + 1e-5
 
 
-def test_blur_is_drawn_for_some():
-    image = torch.rand(64, 3, 16, 16, generator=seeded())
-    config = Appearance(0, 0, 0, 0, 0, blur=1.5, blur_share=0.3, noise=0, between=0)
+@pytest.mark.parametrize("between", [0, 0.5, 1])
+def test_blur_is_drawn_for_a_share_of_the_examples(between):
+    """However far frames differ, those of an example are blurred together."""
+    image = torch.rand(2000, 3, 8, 8, generator=seeded())
+    config = Appearance(0, 0, 0, 0, 0, blur=3, blur_share=0.2, noise=0, between=between)
+    changed = torch.stack(change_appearance([image, image], seeded(), config)) - image
+    first, second = changed.abs().amax((2, 3, 4)) > 1e-3
+    # A blur of less than 0.3 px, one in ten, changes nothing that could be seen.
+    assert 0.15 < first.float().mean() < 0.23
+    assert 0.17 < (first | second).float().mean() < 0.23
+
+
+@pytest.mark.parametrize(("share", "blurred"), [(0.0, False), (1.0, True)])
+def test_nothing_or_all_is_blurred(share, blurred):
+    image = torch.rand(64, 3, 8, 8, generator=seeded())
+    config = Appearance(0, 0, 0, 0, 0, blur=3, blur_share=share, noise=0)
     first, _ = change_appearance([image, image], seeded(), config)
-    changed = (first - image).abs().amax((1, 2, 3)) > 1e-3
-    assert 0.1 < changed.float().mean() < 0.5
+    assert ((first - image).abs().amax((1, 2, 3)) > 1e-6).float().mean() == pytest.approx(
+        float(blurred), abs=0.05
+    )
 
 
 def test_noise_is_not_shared():

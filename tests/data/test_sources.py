@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from flowwarp._bundled import bundled
+from flowwarp.data import sources
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import check_source, open_source, open_split
-from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.sprites import Layers, bundled_layers
 from flowwarp.data.world import compose_clip
 from flowwarp.errors import InputError
 from flowwarp.io.images import read_image, write_image
@@ -51,6 +52,15 @@ def test_sprites():
     assert_same(clip, compose_clip(bundled_layers(), 3, 5, 32, 3))
     assert not is_held_out(clip.attributes)
     assert is_held_out(open_source("sprites", 32, 3, held_out=True)(3, 5).attributes)
+
+
+def test_layers_that_hold_nothing_that_is_held_out(monkeypatch):
+    names = ("body_light_light_female", "torso_tunic_white_female")
+    few = Layers(tuple(layer for layer in bundled_layers().layers if layer.id in names))
+    monkeypatch.setattr(sources, "load_layers", lambda folder: few)
+    assert open_source("sprites", 16, 1, layers="few")(0, 0).caption
+    with pytest.raises(InputError, match=r"^few: hold no combination that is held out"):
+        open_source("sprites", 16, 1, layers="few", held_out=True)
 
 
 def captions(source, seed):
@@ -127,6 +137,19 @@ def test_of_one_video_the_end_is_kept_aside(tmp_path):
     assert (training.count, validation.count) == (22, 2)
     seen = max(int(training(0, index).video.max()) for index in range(22))
     judged = min(int(validation(0, index).video.min()) for index in range(2))
+    assert seen < judged - 4
+
+
+def test_one_video_of_two_captions_is_divided_once(tmp_path):
+    """Each of its captions goes with both parts, and neither part has frames of the other."""
+    write_video(tmp_path / "a.mkv", [torch.full((3, 32, 32), n / 30) for n in range(30)], 25)
+    rows = ("file,caption", "a.mkv,it gets light", "a.mkv,the sun rises")
+    (tmp_path / "captions.csv").write_text("\n".join(rows))
+    training, validation = open_split(tmp_path, 16, 4)
+    assert (training.count, validation.count) == (44, 4)
+    assert captions(training, 0) == captions(validation, 0) == {"it gets light", "the sun rises"}
+    seen = max(int(training(0, index).video.max()) for index in range(44))
+    judged = min(int(validation(0, index).video.min()) for index in range(4))
     assert seen < judged - 4
 
 

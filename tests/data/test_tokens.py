@@ -18,7 +18,6 @@ from flowwarp.data.tokens import (
     Vocabulary,
     join,
     motion_codes,
-    motion_flow,
     train_pairs,
     vocabulary_from_json,
 )
@@ -128,6 +127,16 @@ def test_a_cut_text_is_still_text():
 # ------------------------------------------------------------------ motion
 
 
+SPEEDS = torch.tensor([-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0])
+
+
+def motion_flow(codes):
+    """Return the flow of codes, (4, 2, 4, 4), of a frame 64 wide; NaN where nothing is known."""
+    u, v = codes // 9, codes % 9
+    known = (codes < MOTION_CODES - 1)[:, None]
+    return torch.where(known, SPEEDS[torch.stack([u.clamp_max(8), v], 1)], torch.nan)
+
+
 def test_motion_by_hand():
     flow = torch.zeros(15, 2, 64, 64)
     flow[:, 0, :16, :16] = 1.9  # right, 2 by the nearest level
@@ -158,6 +167,11 @@ def test_all_motion_codes_survive():
         flow = field.repeat_interleave(16, 2).repeat_interleave(16, 3)  # (4, 2, 64, 64)
         back = motion_codes(flow, torch.ones(4, 1, 64, 64, dtype=torch.bool))
         assert torch.equal(back, codes + start)
+
+
+def test_one_frame_has_no_motion():
+    with pytest.raises(ValueError, match="flow must be of a clip of at least 2 frames"):
+        motion_codes(torch.zeros(0, 2, 64, 64), torch.zeros(0, 1, 64, 64, dtype=torch.bool))
 
 
 # ------------------------------------------------------------------ the vocabulary

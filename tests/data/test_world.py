@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import json
 import math
 import re
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from flowwarp._bundled import bundled
-from flowwarp.data import grounds, world
+from flowwarp.data import captions, grounds, world
 from flowwarp.data.captions import MENTIONED, draw_caption, prompt_for
 from flowwarp.data.cast import draw_actor, is_held_out
 from flowwarp.data.digits import compose_digits
@@ -35,7 +36,7 @@ from flowwarp.data.sprites import (
     row_of,
     seen_areas,
 )
-from flowwarp.data.world import compose_clip
+from flowwarp.data.world import compose_clip, holds_held_out
 from flowwarp.errors import InputError
 from flowwarp.ops.warping import warp
 
@@ -289,6 +290,7 @@ ACTIONS = {
     "shoot": "shoots shooting archer",
     "fall": "falls falling collapses collapsing",
 }
+WALKS = ACTIONS["walk"].split()
 WAYS = {
     "left": "left leftwards",
     "right": "right rightwards",
@@ -381,6 +383,26 @@ def test_captions_are_true(layers):
     assert max(map(len, captions)) > 120
     assert not [caption for caption in captions if "  " in caption or " ," in caption]
     assert not [c for c in captions if re.search(r"\ba [aeiou]|\ban [^aeiou]", c)]
+
+
+def test_words_that_need_a_verb_have_one(layers, monkeypatch):
+    """Nobody looks to the left across a floor, nor does anybody "while" another acts."""
+    monkeypatch.setitem(captions._SHARES, "action", 0.6)
+    verbs = {verb for forms in ACTIONS.values() for verb in forms.split()} - {"archer"}
+    joined = crossed = 0
+    for number, attributes in enumerate(draw_many(layers, 150)):
+        random = np.random.default_rng(number)
+        for caption in (draw_caption(attributes, random) for _ in range(20)):
+            parts = re.split(r" while (?!the camera)", caption)
+            if len(parts) > 1:
+                joined += 1
+                assert all(verbs & set(re.findall(r"\w+", part)) for part in parts), caption
+            if re.search(r"\b(across|over) ", caption):
+                crossed += 1
+                walks = [word for word in re.findall(r"\w+", caption) if word in WALKS]
+                assert len(walks) == len(attributes["actors"]), caption
+    assert joined > 10
+    assert crossed > 100
 
 
 def test_a_prompt_names_everything(layers):
@@ -601,6 +623,32 @@ def test_what_is_held_out_never_changes():
         if held(hair, "dress", color, "grass")
     ]
     assert found == [("black", "white"), ("blonde", "white"), ("red", "white")]
+
+
+@pytest.fixture
+def few(layers):
+    """Return a body and its clothes, of which no combination is held out."""
+    names = ("body_light_light_female", "torso_tunic_white_female")
+    return Layers(tuple(layer for layer in layers.layers if layer.id in names))
+
+
+def test_few_layers_may_hold_nothing_that_is_held_out(layers, few, monkeypatch):
+    assert holds_held_out(layers)
+    for photos in (False, True):
+        assert not holds_held_out(few, photos=photos)
+    monkeypatch.setattr(world, "_TRIES", 20)
+    with pytest.raises(ValueError, match="no combination that is held out"):
+        compose_clip(few, 0, 0, 16, 1, held_out=True)
+    monkeypatch.setattr(world, "is_held_out", lambda attributes: True)
+    with pytest.raises(ValueError, match="no combination that is not held out"):
+        compose_clip(few, 0, 0, 16, 1)
+
+
+def test_what_is_rare_is_found(few, monkeypatch):
+    """A set that holds something in 2000 draws gives a clip whatever the index is."""
+    draws = itertools.count()
+    monkeypatch.setattr(world, "is_held_out", lambda attributes: next(draws) == 3000)
+    assert compose_clip(few, 0, 0, 16, 1, held_out=True).caption
 
 
 # ------------------------------------------------------------------ layers from anywhere

@@ -1,7 +1,11 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -106,6 +110,93 @@ def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
     ):
         raise OutputError("elsewhere", "broken") from full
     assert names(tmp_path) == []
+
+
+def test_an_atomic_folder_follows_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    with _files.atomic_folder(tmp_path / "link") as work:
+        (work / "0.png").write_bytes(b"new")
+    assert (tmp_path / "link").is_symlink()
+    assert names(tmp_path / "real") == ["0.png"]
+    assert names(tmp_path) == ["link", "real"]
+
+
+def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
+    """A shell that is in it would be nowhere if it were replaced."""
+    monkeypatch.chdir(tmp_path)
+    before = tmp_path.stat().st_ino
+    with suppress(KeyError), _files.atomic_folder(".") as work:
+        (work / "0.png").write_bytes(b"half")
+        raise KeyError
+    assert names(tmp_path) == []
+    with _files.atomic_folder(".") as work:
+        for name in ("0.png", "1.png"):
+            (work / name).write_bytes(b"new")
+        assert not list(tmp_path.glob("*.png"))
+    assert names(tmp_path) == ["0.png", "1.png"]
+    assert tmp_path.stat().st_ino == before
+
+
+def test_a_mount_point_is_filled(small_disk, tmp_path):
+    """What lies beside it is another disk."""
+    with _files.atomic_folder(small_disk) as work:
+        assert work.stat().st_dev == small_disk.stat().st_dev
+        (work / "0.png").write_bytes(b"new")
+    assert names(small_disk) == ["0.png"]
+    assert names(tmp_path) == ["disk"]
+
+
+def test_the_root_is_refused():
+    with pytest.raises(OutputError, match="not an empty folder"), _files.atomic_folder("/"):
+        pass
+
+
+def test_what_is_being_written_is_not_abandoned(tmp_path):
+    """Also where a library opens and writes the file by itself."""
+    with _files.atomic_output(tmp_path / "a.mp4") as temporary:
+        for data in (b"some", b"all"):
+            _files.remove_abandoned(temporary)
+            Path(temporary).write_bytes(data)
+        _files.remove_abandoned(temporary)
+    assert (tmp_path / "a.mp4").read_bytes() == b"all"
+    (tmp_path / ".flowwarp-folder").mkdir()
+    _files.remove_abandoned(tmp_path / ".flowwarp-folder")
+    assert names(tmp_path) == [".flowwarp-folder", "a.mp4"]
+
+
+KILLED = """
+import os, signal, sys
+from flowwarp.io._files import atomic_output
+with atomic_output(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.mp4"], check=False)
+    (left,) = tmp_path.iterdir()
+    _files.remove_abandoned(left)
+    assert names(tmp_path) == []
+
+
+def test_a_file_that_was_removed_before_it_was_locked(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    flock, removed = fcntl.flock, []
+
+    def late(file, how):
+        if not removed:
+            removed.append(Path(file.name))
+            removed[0].unlink()
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with _files.atomic_output(tmp_path / "a.flo") as temporary:
+        assert temporary.exists()
+        assert temporary not in removed
+        temporary.write_bytes(b"new")
+    assert names(tmp_path) == ["a.flo"]
 
 
 def test_output_name_too_long(tmp_path):

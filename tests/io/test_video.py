@@ -5,7 +5,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageSequence
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.images import write_image
@@ -19,15 +19,25 @@ def clip(frames=6, height=32, width=48):
     return [torch.stack([x + i / 20, y + i / 20, 0.5 - x / 2]) for i in range(frames)]
 
 
-def encode(path, arrays, *, container=None, codec="libx264", rate=10, **stream_options):
-    """Write frames of any sizes, which write_video refuses."""
+def encode(path, arrays, *, container=None, codec="libx264", rate=10, hold=1, **stream_options):
+    """Write frames of any sizes, which write_video refuses; the last is shown ``hold`` times."""
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream(codec, rate, options=stream_options)
         stream.pix_fmt = "yuv420p"
         stream.height, stream.width = arrays[0].shape[:2]
+        packets = []
         for array in arrays:
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(array, "rgb24")))
-        output.mux(stream.encode(None))
+            packets += stream.encode(av.VideoFrame.from_ndarray(array, "rgb24"))
+        packets += stream.encode(None)
+        packets[-1].duration = hold
+        for packet in packets:
+            output.mux(packet)
+
+
+def save_animation(path, arrays, durations):
+    """Write a GIF or a WebP of frames that are shown for so many ms."""
+    first, *rest = map(Image.fromarray, arrays)
+    first.save(path, save_all=True, append_images=rest, duration=durations)
 
 
 def names(folder):
@@ -97,12 +107,86 @@ def test_one_pixel(tmp_path, extension):
     assert frame[:, 0, 0].round().tolist() == [1, 1, 1]
 
 
+def play_time(path):
+    """Return for how many ms an animated picture plays, as Pillow reads it."""
+    with Image.open(path) as picture:
+        return sum(frame.info["duration"] for frame in map(loaded, ImageSequence.Iterator(picture)))
+
+
+def loaded(picture):
+    picture.load()  # WebP tells a frame's time only then
+    return picture
+
+
+@pytest.mark.parametrize("fps", [60, 30, 24, Fraction(30000, 1001)])
+@pytest.mark.parametrize("extension", [".gif", ".webp"])
+def test_animated_pictures_have_the_rate_they_play_at(tmp_path, noisy, fps, extension):
+    path = tmp_path / f"a{extension}"
+    write_video(path, [torch.from_numpy(a).permute(2, 0, 1) / 255 for a in noisy], fps)
+    assert video_info(path).fps == Fraction(40 * 1000, play_time(path))
+    assert video_info(path).fps == pytest.approx(float(fps), rel=0.02)  # in whole ticks of a clock
+
+
+@pytest.mark.parametrize("extension", [".gif", ".webp"])
+def test_a_long_frame_counts_in_the_rate(tmp_path, noisy, extension):
+    path = tmp_path / f"a{extension}"
+    save_animation(path, noisy[:8], [50, 100, 150, 50, 50, 50, 50, 3000])
+    assert video_info(path).fps == Fraction(8, 1) / Fraction(7, 2)
+
+
+def test_a_gif_without_times_plays_ten_frames_a_second(tmp_path, noisy):
+    save_animation(tmp_path / "a.gif", noisy[:8], 0)
+    assert video_info(tmp_path / "a.gif").fps == 10
+
+
+def test_a_webp_without_times_has_the_default_rate(tmp_path, noisy):
+    save_animation(tmp_path / "a.webp", noisy[:3], 0)
+    assert video_info(tmp_path / "a.webp").fps == 25
+
+
+@pytest.mark.parametrize("size", [0, 7, 15, 2**32 - 1])
+def test_chunks_of_an_absurd_size_do_no_harm(tmp_path, size):
+    path = tmp_path / "a.webp"
+    write_video(path, clip(), 10)
+    chunk = b"ANMF" + struct.pack("<I", size)
+    path.write_bytes(path.read_bytes() + chunk + bytes(size % 64))
+    assert video_info(path).frames == 6
+
+
 @pytest.mark.parametrize(
     ("fps", "expected"), [(29.97, Fraction(2997, 100)), (Fraction(30000, 1001), None), (0.5, None)]
 )
 def test_frame_rates(tmp_path, fps, expected):
     write_video(tmp_path / "a.mp4", clip(4), fps)
     assert video_info(tmp_path / "a.mp4").fps == (expected or Fraction(fps))
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv"])
+@pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(8, 9), Fraction(1)])
+def test_pixels_that_are_not_square(tmp_path, extension, aspect):
+    path = tmp_path / f"a{extension}"
+    write_video(path, clip(2), pixel_aspect=aspect)
+    assert video_info(path).pixel_aspect == aspect
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "aspect"),
+    [(16, 15, Fraction(16, 15)), (2**31 - 1, 1, 1), (1, 2**31 - 1, 1)],
+)
+def test_pixels_that_a_header_makes_absurd_are_square(tmp_path, width, height, aspect):
+    path = tmp_path / "a.mp4"
+    write_video(path, clip(2), pixel_aspect=2)
+    data = bytearray(path.read_bytes())
+    at = data.index(b"pasp") + 4
+    data[at : at + 8] = struct.pack(">II", width, height)
+    path.write_bytes(data)
+    assert video_info(path).pixel_aspect == aspect
+
+
+@pytest.mark.parametrize("extension", [".gif", ".webp", ""])
+def test_pixels_are_square_where_the_file_cannot_say_it(tmp_path, extension):
+    write_video(tmp_path / f"a{extension}", clip(2), pixel_aspect=2)
+    assert video_info(tmp_path / f"a{extension}").pixel_aspect == 1
 
 
 def test_folder_of_pictures(tmp_path):
@@ -166,6 +250,9 @@ def test_write_checks_the_rest(tmp_path):
     for fps in (0, 0.0001):
         with pytest.raises(ValueError, match="fps must be at least 1/1001"):
             write_video(tmp_path / "a.mp4", clip(1), fps)
+    for aspect in (0, -1, 1002, float("nan")):
+        with pytest.raises(ValueError, match="pixel_aspect must be from 1/1001 to 1001"):
+            write_video(tmp_path / "a.mp4", clip(1), pixel_aspect=aspect)
     with pytest.raises(OutputError, match="no such file"):
         write_video(tmp_path / "none" / "a.mp4", clip(1))
     with pytest.raises(OutputError, match="no such file"):
@@ -196,6 +283,22 @@ def test_video_that_breaks_off(tmp_path, noisy, kind, part):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("kind", ["mp4", "mkv", "gif"])
+@pytest.mark.parametrize("read", [read_video, salvage_video])
+def test_the_last_frame_may_be_held(tmp_path, noisy, kind, read):
+    path = tmp_path / f"a.{kind}"
+    if kind == "gif":
+        save_animation(path, noisy[:8], [100] * 7 + [3000])
+    else:
+        encode(path, noisy[:8], hold=30, bf="0")
+    assert len(list(read(path))) == 8
+    if kind != "mp4":  # whose end tells of all frames, so without it nothing can be read
+        data = path.read_bytes()
+        path.write_bytes(data[: int(0.6 * len(data))])
+        with pytest.raises(InputError, match="breaks off after"):
+            list(read(path))
+
+
 def test_video_that_changes_size(tmp_path, noisy):
     # Raw H.264 may be joined end to end, and each part brings its own size.
     encode(tmp_path / "a.h264", noisy[:3], container="h264")
@@ -214,7 +317,7 @@ def test_video_that_changes_size(tmp_path, noisy):
 def test_phone_video_is_turned_upright(tmp_path, matrix, turn):
     path = tmp_path / "a.mp4"
     frames = clip(2)
-    write_video(path, frames)
+    write_video(path, frames, pixel_aspect=Fraction(4, 3))
     data = bytearray(path.read_bytes())
     at = data.find(b"tkhd") + 4 + 40  # version and flags, times, id, duration, layer, volume
     a, b, c, d = (struct.pack(">i", value * 0x10000) for value in matrix)
@@ -224,7 +327,9 @@ def test_phone_video_is_turned_upright(tmp_path, matrix, turn):
     expected = torch.rot90(frames[0], turn, (1, 2))
     assert upright.shape == expected.shape
     assert (upright - expected).abs().mean() * 255 < 4
-    assert video_info(path).height == expected.shape[1]
+    info = video_info(path)
+    assert info.height == expected.shape[1]
+    assert info.pixel_aspect == (Fraction(3, 4) if turn in (1, -1) else Fraction(4, 3))
 
 
 def test_sound_without_pictures(tmp_path):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from flowwarp.metrics.video import code_use, psnr, psnr_frames
+from flowwarp.metrics.video import code_use, psnr
 
 
 def test_psnr_by_hand():
@@ -13,10 +13,8 @@ def test_psnr_by_hand():
     video = target.clone()
     video[0, 0] += 0.1  # mean square 0.01 in one frame, 0.005 in both
     video[1] += 0.2
-    frames = psnr_frames(video, target)
-    assert frames[0].tolist() == pytest.approx([20, math.inf])
-    assert frames[1].tolist() == pytest.approx([13.9794, 13.9794], abs=1e-3)
     assert psnr(video, target).tolist() == pytest.approx([23.0103, 13.9794], abs=1e-3)
+    assert psnr(video[:, 1:], target[:, 1:]).tolist() == pytest.approx([math.inf, 13.9794])
     assert psnr(video.bfloat16(), target).dtype == torch.float32
 
 
@@ -28,9 +26,8 @@ def test_psnr_of_an_example_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("other", [torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 3, 4, 4)])
 def test_videos_that_do_not_fit(other):
-    for measure in (psnr, psnr_frames):
-        with pytest.raises(ValueError, match="target must"):
-            measure(torch.zeros(1, 2, 3, 4, 4), other)
+    with pytest.raises(ValueError, match="target must"):
+        psnr(torch.zeros(1, 2, 3, 4, 4), other)
 
 
 def test_code_use_by_hand():

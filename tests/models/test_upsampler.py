@@ -411,6 +411,8 @@ def test_wrong_arguments_are_named():
         upsample_clip(net, decode, flow[:2], visible, seeded())
     with pytest.raises(ValueError, match="flow"):
         upsample_clip(net, decode, flow[..., :16], None, seeded())
+    with pytest.raises(ValueError, match="decode must have at least 1 frame, got 0"):
+        upsample_clip(net, decode[:0], flow[:0], visible[:0], seeded())
     with pytest.raises(ValueError, match="temperature"):
         upsample_clip(net, decode, flow, visible, seeded(), temperature=1.1)
     with pytest.raises(ValueError, match="solver"):

@@ -124,10 +124,12 @@ def test_relaxation_as_the_reference(size, sweeps):
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_relaxation_without_data_or_weights_keeps_the_flow():
+def test_relaxation_without_data_or_weights_goes_to_zero():
     flow = rand(1, 2, 5, 20)
-    nothing = torch.zeros(1, 5, 5, 20)
-    assert relax(nothing, torch.zeros(1, 2, 5, 20), flow, sweeps=3).isfinite().all()
+    nothing = torch.zeros(1, 5, 5, 20), torch.zeros(1, 2, 5, 20)
+    found = relax(*nothing, flow, sweeps=3, omega=1.5)
+    torch.testing.assert_close(found, (1 - 1.5) ** 3 * flow)
+    torch.testing.assert_close(found, relax_reference(*nothing, flow, sweeps=3, omega=1.5))
 
 
 def test_median_by_hand():

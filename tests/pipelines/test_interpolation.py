@@ -219,6 +219,7 @@ def test_frames_are_asked_for_one_by_one():
     for count, frame in enumerate(made):
         assert frame.shape == (3, HEIGHT, WIDTH)
         assert asked <= 2 + count // 2
+    assert (asked, count) == (5, 8)
 
 
 def test_what_is_transparent_does_not_show():

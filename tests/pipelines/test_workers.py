@@ -36,6 +36,8 @@ def work(item):
         raise OutputError("a.flo", "no space left on device")
     if item == "torch":
         raise RuntimeError("out of memory: tried to allocate 9 GiB")
+    if item == "memory":
+        raise MemoryError("Unable to allocate 9.00 GiB for an array")
     if item == "bug":
         raise TypeError("never meant to happen")
     return item, os.getpid()
@@ -74,6 +76,7 @@ def test_items_are_taken_as_they_are_worked_on():
     [
         ("full", OutputError, "a.flo: no space left on device"),
         ("torch", RuntimeError, "tried to allocate 9 GiB"),
+        ("memory", MemoryError, r"^Unable to allocate 9.00 GiB for an array$"),
         ("bug", RuntimeError, "a worker process ended with code 1"),
     ],
 )
@@ -133,3 +136,43 @@ def test_workers_end_with_a_parent_that_is_killed():
             return
         time.sleep(0.02)
     pytest.fail("the worker lives on")
+
+
+# What a worker imports before it can say what to do with signals.
+SLOW = """
+import multiprocessing, os, time
+if multiprocessing.current_process().name != "MainProcess":
+    os.write(1, b"begun\\n")
+    time.sleep(2)
+def prepare(number):
+    return str
+"""
+INTERRUPTED = """
+import sys
+import slow
+from flowwarp.pipelines.workers import run_processes
+try:
+    list(run_processes(slow.prepare, range(9), 2))
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@posix
+def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path):
+    """A terminal sends Ctrl-C to them, too."""
+    (tmp_path / "slow.py").write_text(SLOW)
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+        start_new_session=True,
+    )
+    assert parent.stdout.readline() == "begun\n"
+    os.killpg(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert said == ""
+    assert parent.returncode == 130

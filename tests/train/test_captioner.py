@@ -132,7 +132,7 @@ def test_where_nothing_is_asked_nothing_is_lost(kept):
 
 def configs(**changes):
     training = loop.LoopConfig(
-        steps=300, batch_size=16, learning_rate=1e-2, warmup=10, ema=0.9, threads=1
+        steps=100, batch_size=16, learning_rate=1e-2, warmup=10, ema=0.9, threads=1
     )
     return {"loop": training, "model": MODEL, "data": DATA} | changes
 

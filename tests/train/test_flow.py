@@ -5,8 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from flowwarp.cli import main
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.io.flow_files import write_flow
+from flowwarp.io.images import write_image
 from flowwarp.losses import photometric, smoothness
 from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
 from flowwarp.train import flow, loop
@@ -283,6 +286,28 @@ def test_a_run_resumed_as_its_students_join_is_bit_equal(photos, tmp_path):
     a, b = (load_weights(path, "flownet")[0] for path in (whole, parts.weights))
     assert parts.step == 4
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_pair_that_judges_nothing_is_refused(tmp_path, capsys):
+    """Before anything is written: the mean of its errors would be no number, and nothing best."""
+    generator = seeded()
+    for name, known in (("good", True), ("void", False)):
+        pair = tmp_path / "truth" / name
+        pair.mkdir(parents=True)
+        for number in (1, 2):
+            write_image(pair / f"frame{number}.png", torch.rand(3, 64, 64, generator=generator))
+        write_flow(pair / "flow.flo", torch.zeros(2, 64, 64), torch.full((1, 64, 64), known))
+    truth, folder = str(tmp_path / "truth"), tmp_path / "run"
+    quick = ["--preset", "tiny", "--steps", "1"]
+    for setting in ("height=64", "width=64", "margin=8", "student_margin=8", "fitted_pairs=0"):
+        quick += ["--set", setting]
+    with pytest.raises(SystemExit) as stop:
+        main(["train-flow", f"{truth}/good", "--val", truth, *quick, "--run", str(folder)])
+    assert stop.value.code == 3
+    void = tmp_path / "truth" / "void" / "flow.flo"
+    told = f"{void}: has no pixel whose flow counts; leave the pair out of --val"
+    assert capsys.readouterr().err == f"flowwarp: {told}\n"
+    assert not folder.exists()
 
 
 # ------------------------------------------------------------------ settings

@@ -114,6 +114,53 @@ def test_faults_of_one_process_hang_nobody(runs):
     assert not list((folder / "fault").glob("state-00000003*"))
 
 
+REFUSED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import forked, tiny
+from flowwarp.train.runs import open_run
+
+def member(run, resume="auto", **changes):
+    config = tiny.config(steps=2, accumulate=2, **changes)
+    forked.train(tiny.make(), config, run, resume=resume, stream=forked.QUIET)
+
+def exits(run, **changes):
+    forked.tell(f"exits {forked.pair(lambda rank: member(run, **changes))}")
+
+run = Path(sys.argv[2])
+with open_run(run / "locked", {}):
+    exits(run / "locked")
+exits(run / "kept")
+exits(run / "kept", resume="never")
+exits(run / "kept", batch_size=4)
+exits(run / "kept")
+for state in (run / "kept").glob("state-*"):
+    state.write_bytes(b"broken")
+exits(run / "kept")
+"""
+
+
+def test_what_the_first_process_refuses_all_refuse(tmp_path):
+    """With one line each: of a run that another process trains, that is there, or is another."""
+    program = [sys.executable, "-c", REFUSED, Path(__file__).parent, tmp_path]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    said = done.stdout.splitlines()
+    codes = (8, 0, 4, 3, 0, 3)
+    assert [line for line in said if line.startswith("exits")] == [
+        f"exits [{code}, {code}]" for code in codes
+    ]
+    for words in (
+        "another process trains this run",
+        "holds a run already",
+        "loop.batch_size is 5 in this run, not 4",
+        "none of its states is whole",
+    ):
+        assert sum(words in line for line in said) == 2, words
+
+
 def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"loop.shard: cannot share a tiny"):
         run(tiny.make(), tiny.config(shard=True), tmp_path / "run")

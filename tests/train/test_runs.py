@@ -1,13 +1,17 @@
 import io
+import math
 import os
 import signal
 import time
+import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-from flowwarp.errors import Locked, OutputError, Stopped
+from flowwarp.errors import InputError, Locked, OutputError, Stopped
+from flowwarp.io._files import atomic_output
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.train.loop import train
 from flowwarp.train.mishaps import FullDisk
@@ -86,6 +90,46 @@ def test_lock_within_one_process(tmp_path):
         pass
     assert fault.value.exit_code == 8
     with open_run(tmp_path, {}):
+        pass
+
+
+def test_what_another_command_is_writing_stays(tmp_path):
+    """What a killed process has left goes."""
+    (tmp_path / ".flowwarp-left.png").touch()
+    with atomic_output(tmp_path / "clip.mp4") as temporary, open_run(tmp_path, {}):
+        assert [path.name for path in tmp_path.glob(".flowwarp-*")] == [temporary.name]
+    assert (tmp_path / "clip.mp4").exists()
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path):
+    with open_run(tmp_path, {}) as run:
+        run.log({"step": 1, "split": "val", "epe": math.nan, "loss": -math.inf, "error": 0.5})
+        run.rewind_metrics(2)
+    line = '{"step": 1, "split": "val", "epe": null, "loss": null, "error": 0.5}\n'
+    assert (tmp_path / "metrics.jsonl").read_text() == line
+
+
+@dataclass(frozen=True)
+class Data:
+    data: tuple[str, ...]
+    val: str
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    """It is told from others, and known again on resuming."""
+    configs = {"sources": Data((os.fsdecode(b"a\xff"), os.fsdecode(b"\xc3\xa4")), "b\\")}
+    with open_run(tmp_path, configs) as run:
+        run.write_config(configs)
+        run.save_state(State(1, {"a": torch.tensor(1)}, {}))
+    written = tomllib.loads((tmp_path / "config.toml").read_text("utf-8"))
+    assert written == {"sources": {"data": ["a\\udcff", "ä"], "val": "b\\"}}
+    with open_run(tmp_path, configs, resume="auto"):
+        pass
+    other = {"sources": Data((os.fsdecode(b"a\xfe"), "ä"), "b\\")}
+    with (
+        pytest.raises(InputError, match=r"sources\.data is .*udcff"),
+        open_run(tmp_path, other, resume="auto"),
+    ):
         pass
 
 

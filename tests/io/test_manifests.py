@@ -1,0 +1,84 @@
+"""What processes do to each other that work in one folder; commands test what a job keeps."""
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from flowwarp.errors import Locked
+from flowwarp.io._files import atomic_output
+from flowwarp.io.manifests import open_manifest
+
+ONE, OTHER = {"job": "test", "quality": "fast"}, {"job": "test", "quality": "best"}
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".lock"))
+
+
+def test_what_another_command_is_writing_stays(tmp_path):
+    """What a killed one has left goes, at any depth, but not at once where other shards work."""
+    (tmp_path / "below").mkdir()
+    with atomic_output(tmp_path / "below" / "clip.mp4") as temporary:
+        os.utime(temporary, (0, 0))
+        fresh, old = (tmp_path / "below" / f".flowwarp-{name}.png" for name in ("fresh", "old"))
+        fresh.touch()
+        old.touch()
+        os.utime(old, (0, 0))
+        with open_manifest(tmp_path, ONE, shard=(1, 2), overwrite=True):
+            assert (temporary.exists(), fresh.exists(), old.exists()) == (True, True, False)
+        with open_manifest(tmp_path, ONE, overwrite=True):
+            assert (temporary.exists(), fresh.exists()) == (True, False)
+        temporary.write_bytes(b"whole")
+    assert names(tmp_path / "below") == ["clip.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("running", "shard"),
+    [((1, 2), None), ((1, 2), (1, 3)), (None, (1, 2))],
+    ids=["all against a shard", "a shard against one of others", "a shard against all"],
+)
+def test_the_manifest_of_a_job_at_work_is_not_discarded(tmp_path, running, shard):
+    with open_manifest(tmp_path, ONE, shard=running) as manifest:
+        with (
+            pytest.raises(Locked, match="another process works on this; wait for it"),
+            open_manifest(tmp_path, OTHER, shard=shard, overwrite=True),
+        ):
+            pass
+        manifest.append({"part": "a", "status": "done"})
+    with open_manifest(tmp_path, ONE, shard=running) as manifest:
+        assert list(manifest.done) == ["a"]
+    with open_manifest(tmp_path, OTHER, shard=shard, overwrite=True) as manifest:
+        assert not manifest.done
+        assert names(tmp_path) == [manifest.path.name]
+
+
+def test_a_job_that_cannot_be_discarded_stays_whole(tmp_path):
+    with open_manifest(tmp_path, ONE, shard=(1, 2)) as manifest:
+        manifest.append({"part": "a", "status": "done"})
+    with (
+        open_manifest(tmp_path, ONE, shard=(2, 2)) as manifest,
+        pytest.raises(Locked),
+        open_manifest(tmp_path, OTHER, overwrite=True),
+    ):
+        pass
+    with open_manifest(tmp_path, ONE) as manifest:
+        assert list(manifest.done) == ["a"]
+
+
+def test_shards_that_begin_again_at_once(tmp_path):
+    """None finds that another has begun on what it discards."""
+    barrier = threading.Barrier(4, timeout=10)
+
+    def begin(number):
+        barrier.wait()
+        with open_manifest(tmp_path, OTHER, shard=(number, 4), overwrite=True) as manifest:
+            barrier.wait()
+            return manifest.done
+
+    for number in range(1, 5):
+        with open_manifest(tmp_path, ONE, shard=(number, 4)) as manifest:
+            manifest.append({"part": "a", "status": "done"})
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(begin, range(1, 5))) == [{}] * 4

@@ -1,0 +1,95 @@
+"""The tool that makes the full set of sprite layers out of the sheets they come from."""
+
+import importlib.util
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flowwarp.data.sprites import load_layers
+
+ROOT = Path(__file__).parents[1]
+SMALL = ROOT / "datasets" / "sprites"
+
+
+@pytest.fixture(scope="module")
+def tool():
+    spec = importlib.util.spec_from_file_location("layers", ROOT / "tools" / "sprite_layers.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tool, monkeypatch, tmp_path):
+    """Run it on those sheets of the small set that were not recoloured."""
+    table = json.loads(tool.INDEX.read_text("utf-8"))
+    small = {
+        layer["file"] for layer in json.loads((SMALL / "attributes.json").read_text())["layers"]
+    }
+    table["layers"] = [
+        layer for layer in table["layers"] if layer["file"] in small and "derived" not in layer
+    ]
+    for layer in table["layers"]:
+        source = tmp_path / "up" / layer["source"]["path"]
+        source.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(SMALL / layer["file"], source)
+    (tmp_path / "index.json").write_text(json.dumps(table), "utf-8")
+    monkeypatch.setattr(tool, "INDEX", tmp_path / "index.json")
+    monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "up"), "-o", str(tmp_path / "LPC")])
+    return tool.main, table["layers"]
+
+
+def test_layers_are_made_that_can_be_read(run, tmp_path, capsys):
+    main, layers = run
+    main()
+    assert len(layers) > 20
+    assert capsys.readouterr().out == f"{len(layers)} layers in {tmp_path / 'LPC'}\n"
+    read = load_layers(tmp_path / "LPC").layers
+    assert {layer["id"] for layer in layers} <= {layer.id for layer in read}
+
+
+def test_another_sheet_is_noticed(run, tmp_path):
+    main, layers = run
+    source = tmp_path / "up" / layers[3]["source"]["path"]
+    pixels = np.array(Image.open(source).convert("RGBA"))
+    pixels[700:710, 20:30] = 255
+    Image.fromarray(pixels).save(source)
+    with pytest.raises(SystemExit, match=f"{re.escape(str(source))}: is not the sheet"):
+        main()
+
+
+def test_a_part_of_a_checkout_is_noticed(run, tmp_path):
+    main, layers = run
+    source = tmp_path / "up" / layers[0]["source"]["path"]
+    source.unlink()
+    with pytest.raises(SystemExit, match=f"{re.escape(str(source))}: no such file"):
+        main()
+
+
+def test_the_small_set_is_of_the_sheets_in_the_list(tool):
+    listed = {layer["id"]: layer for layer in json.loads(tool.INDEX.read_text("utf-8"))["layers"]}
+    assert len(listed) == 559
+    layers = json.loads((SMALL / "attributes.json").read_text("utf-8"))["layers"]
+    assert any("derived" in layer for layer in layers)
+    for layer in layers:
+        own = listed[layer["id"]]
+        assert tool.digest(tool.read(SMALL / layer["file"])) == own.pop("pixels")
+        assert own == layer
+
+
+def test_a_white_sheet_in_red(tool):
+    sheet = np.zeros((10, 10, 4), np.uint8)
+    sheet[:9] = (200, 200, 200, 255)
+    sheet[0] = (100, 100, 100, 128)
+    sheet[9, 0] = (255, 255, 255, 255)  # more than 1.08 times as light as nearly all
+    red = tool.recolor(sheet, (205, 45, 46))
+    assert red[1, 1].tolist() == [205, 45, 46, 255]
+    assert red[0, 0].tolist() == [102, 22, 23, 128]
+    assert red[9, 0].tolist() == [221, 48, 49, 255]
+    assert red[9, 1].tolist() == [0, 0, 0, 0]
