@@ -1,4 +1,4 @@
-"""Optical flow and video warping for PyTorch: exact, differentiable, on every machine.
+"""Optical flow and differentiable video warping for PyTorch.
 
 Public names are loaded on first use, so that ``import flowwarp`` costs nothing.
 

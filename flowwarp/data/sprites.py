@@ -127,6 +127,7 @@ def row_of(animation: str, direction: str) -> int:
     return first if animation == "hurt" else first + DIRECTIONS.index(direction)
 
 
+@functools.cache
 def bundled_layers() -> Layers:
     """Return the small set of layers that ships with the package."""
     return load_layers(bundled("datasets") / "sprites")
