@@ -183,7 +183,7 @@ def test_metadata(wheel):
     fields = email.message_from_string(text)
     assert fields["Name"] == "flowwarp"
     assert fields["Version"] == flowwarp.__version__
-    assert fields["License-Expression"] == "MIT"
+    assert fields["License-Expression"] == "MIT AND CC-BY-4.0 AND (CC-BY-SA-3.0 OR GPL-3.0-only)"
     assert fields["Requires-Python"] == ">=3.11"
     assert fields.get_payload().startswith("# flowwarp\n")
 

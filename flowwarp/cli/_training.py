@@ -63,7 +63,7 @@ def training_options(folder: str) -> Callable[[Function], Function]:
         click.option(
             "--start",
             metavar="WEIGHTS",
-            help="Begin with a trained network, of its size: base, or a .safetensors file.",
+            help="Begin with a trained network, of its size: base (of flow small, too), or a file.",
         ),
         click.option("--run", "folder", metavar="FOLDER", default=folder, show_default=True),
         click.option(

@@ -100,7 +100,7 @@ Mean endpoint error in pixels (KITTI: outliers, Fl-all %), the number of pairs i
 pairs are samples of research sets (Middlebury, MPI-Sintel, FlyingChairs, KITTI, a stereo pair) that
 nothing was trained on; two settings were chosen by them (docs/flow.md). `dis` is OpenCV's DIS,
 medium; `dis-fine` the same with finest scale 0 and patch stride 1. Time is for 640 x 480, one
-direction, except `fast`, which gives both in it.
+direction, except `fast`, which gives both in it; peak memory is of the largest pair.
 
 ![error over time](docs/images/accuracy.png)
 """
