@@ -24,7 +24,7 @@ def flow_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--flow",
         metavar="WEIGHTS",
-        help="What finds the motion of a folder's videos: base (if not said), small, a file or none.",
+        help="What finds the motion of a folder's videos: base (if not said), small, a file, none.",
     )(command)
 
 
