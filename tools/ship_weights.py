@@ -62,7 +62,8 @@ def _curve(run: Path) -> tuple[str, list[list[float]]]:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     rows = [line for line in lines if line["split"] == "val"]
     measure = next(name for name in ("epe", "psnr", "error", "nats", "loss") if name in rows[-1])
-    return measure, [[row["step"], round(row[measure], 3)] for row in rows]
+    known = [row for row in rows if row[measure] is not None]  # null where it was no number
+    return measure, [[row["step"], round(row[measure], 3)] for row in known]
 
 
 def _figures(path: Path) -> dict[str, Any]:

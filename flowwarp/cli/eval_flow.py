@@ -8,6 +8,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -123,6 +124,13 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
     show_default=True,
     help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
 )
+@click.option(
+    "--flows",
+    "folders",
+    multiple=True,
+    metavar="FOLDER",
+    help="Also measure flow that another program wrote: SET/PAIR.flo, .png, .pfm, .npy or .npz.",
+)
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
@@ -130,6 +138,7 @@ def command(
     methods: tuple[str, ...],
     weights: str,
     recipe: str,
+    folders: tuple[str, ...],
     device: str,
     as_json: bool,
 ) -> None:
@@ -145,11 +154,14 @@ def command(
     that move by 0-10, 10-40 and more than 40 px; time. Each figure is the mean over a set's pairs
     of the pair's own mean, over the pairs that have such pixels.
 
+    --flows measures files beside these methods, under the name of their folder, by which any other
+    method can be compared: --json names the sets and pairs that they must be called after.
+
     \b
     flowwarp eval-flow pairs/
     flowwarp eval-flow pairs/ --method fast --weights runs/flow/best.safetensors
     flowwarp eval-flow pairs/ --method zero --method dis-fine --json
-    flowwarp eval-flow /data/sintel --recipe sintel
+    flowwarp eval-flow /data/sintel --recipe sintel --method balanced --flows raft/
     """  # noqa: D301 - click wants the character itself
     check_device(device)
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
@@ -157,6 +169,9 @@ def command(
     layout = load_recipe(recipe)
     pairs = [pair for root in data for pair in pairs_of(layout, root)]
     methods = tuple(dict.fromkeys(methods))
+    given = {Path(folder).resolve().name: Path(folder) for folder in folders}
+    if len(given) < len(folders) or given.keys() & methods:
+        raise click.UsageError("--flows needs folders of different names, none that of a method")
     estimators = {name: METHODS[name](weights, choose_device(device)) for name in methods}
 
     rows: list[dict[str, Any]] = []
@@ -167,7 +182,10 @@ def command(
             try:
                 truth = read_pair(pair)
                 # A pair counts for all methods or for none, or their means could not be compared.
-                rows += [_measure(pair, truth, *method) for method in estimators.items()]
+                rows += [
+                    *(_measure(pair, truth, *method) for method in estimators.items()),
+                    *(_read(pair, truth, *flows) for flows in given.items()),
+                ]
             except InputError as fault:
                 if len(pairs) == 1:
                     raise
@@ -184,15 +202,46 @@ def command(
 def _measure(
     pair: GroundTruthPair, truth: GroundTruth, name: str, estimate: Method
 ) -> dict[str, Any]:
-    """Estimate one pair and compare; a figure without a pixel to its name is None."""
+    """Estimate one pair and compare."""
     import torch
-
-    from flowwarp.metrics.flow import angular_error, epe, fl_all
 
     start = time.perf_counter()
     with torch.inference_mode():
         flow = estimate(truth.image1, truth.image2)
-    seconds = time.perf_counter() - start
+    return _compare(pair, truth, name, flow, time.perf_counter() - start)
+
+
+def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) -> dict[str, Any]:
+    """Compare what another program wrote for a pair.
+
+    Raises:
+        InputError: there is no file of it, it cannot be read, is of another size, or lacks flow.
+    """
+    import torch
+
+    from flowwarp.io._files import FLOW_EXTENSIONS
+    from flowwarp.io.flow_files import read_flow
+
+    wanted = folder / pair.group / pair.name
+    files = [wanted.with_name(wanted.name + kind) for kind in sorted(FLOW_EXTENSIONS)]
+    path = next(filter(Path.is_file, files), None)
+    if path is None:
+        raise InputError(f"{wanted}.flo", "no such file, nor of another kind of flow")
+    flow, valid = read_flow(path)
+    if flow.shape[1:] != truth.flow_12.shape[2:]:
+        sizes = [f"{part.shape[-1]}x{part.shape[-2]}" for part in (flow, truth.flow_12)]
+        raise InputError(path, f"is of {sizes[0]}, the pair of {sizes[1]}")
+    return _compare(pair, truth, name, torch.where(valid, flow, torch.nan)[None], math.nan)
+
+
+def _compare(
+    pair: GroundTruthPair, truth: GroundTruth, name: str, flow: Tensor, seconds: float
+) -> dict[str, Any]:
+    """Return the figures of a flow; one without a pixel to its name is None."""
+    import torch
+
+    from flowwarp.metrics.flow import angular_error, epe, fl_all
+
     if not flow.isfinite().all():  # NaN must not pass for "no such pixel"
         raise InputError(pair.frame1, f"{name} gave a flow that is not finite")
 

@@ -110,6 +110,58 @@ def test_a_pair_too_small_for_a_method_counts_for_none(tmp_path, evaluate):
     assert "dis: cannot take pictures of 4x2" in err
 
 
+def test_flow_of_another_program(tmp_path, evaluate):
+    save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
+    save_pair(tmp_path / "data/set/b", [4, 4, 4, 4])
+    for folder, u in (("mine", [0, 2, 12, 10]), ("theirs", [1, 3, 13, 51])):
+        for pair, kind in (("a", "flo"), ("b", "npz")):
+            flow = torch.zeros(2, 2, 4)
+            flow[0] = torch.tensor(u).float() if pair == "a" else 4
+            (tmp_path / folder / "set").mkdir(parents=True, exist_ok=True)
+            write_flow(tmp_path / folder / f"set/{pair}.{kind}", flow)
+    given = ("--flows", tmp_path / "mine", "--flows", tmp_path / "theirs")
+    code, out, _ = evaluate(tmp_path / "data", "--method", "zero", *given, "--json")
+    assert code == 0
+    rows = {row["method"]: row for row in json.loads(out)["sets"]}
+    assert {name: row["epe"] for name, row in rows.items()} == {
+        "zero": 10,
+        "mine": 5,
+        "theirs": 0.5,
+    }
+    assert rows["mine"]["seconds"] is None
+    # A pair without a file counts for no method.
+    (tmp_path / "theirs/set/b.npz").unlink()
+    code, out, err = evaluate(tmp_path / "data", "--method", "zero", *given, "--json")
+    assert code == 5
+    assert "theirs/set/b.flo: no such file" in err
+    assert {row["pair"] for row in json.loads(out)["pairs"]} == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("flow", "problem"),
+    [
+        (torch.zeros(2, 2, 5), "a.flo: is of 5x2, the pair of 4x2"),
+        (torch.full((2, 2, 4), torch.nan), "own gave a flow that is not finite"),
+    ],
+)
+def test_flow_that_is_no_answer(tmp_path, evaluate, flow, problem):
+    save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
+    (tmp_path / "own/set").mkdir(parents=True)
+    write_flow(tmp_path / "own/set/a.flo", flow)
+    code, out, err = evaluate(tmp_path / "data", "--method", "zero", "--flows", tmp_path / "own")
+    assert (code, out) == (3, "")
+    assert problem in err
+
+
+def test_folders_of_flow_that_could_not_be_told_apart(tmp_path, evaluate):
+    save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
+    for given in (["a/x", "b/x"], ["b/zero"]):
+        options = [part for folder in given for part in ("--flows", tmp_path / folder)]
+        code, out, err = evaluate(tmp_path / "data", "--method", "zero", *options)
+        assert (code, out) == (2, "")
+        assert "folders of different names, none that of a method" in err
+
+
 def test_recipes(tmp_path, evaluate):
     for name in ("img1.ppm", "img2.ppm"):
         (tmp_path / "data").mkdir(exist_ok=True)
