@@ -211,10 +211,11 @@ def held_out_series(seed: int, kind: int = 0) -> int:
         seed: of the training.
         kind: tells apart what is held out for different ends.
     """
-    words = MOST_SEED + 1
-    # NumPy reads [seed, index] as words of 32 bits, filled up with zeros: without a third one, the
-    # first example of this series would be that of number kind + 1 in training.
-    return seed + (kind + 1) * words + words**2
+    # NumPy reads [seed, index] as words of 32 bits, filled up with zeros. So the first example of
+    # this series is that of number `kind + far` in training, which is further than any goes; more
+    # would be no seed for torch, which takes 64 bits.
+    far = 2**30
+    return seed + (kind + far) * (MOST_SEED + 1)
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -34,7 +34,7 @@ SIZE, FRAMES = 16, 8
 
 def square(seed, index):
     """A coloured square that moves 1 px to the right each frame."""
-    random = torch.Generator().manual_seed(1000 * seed + index)
+    random = loop.generator(seed, index)
     colors = torch.randint(256, (2, 3, 1, 1), generator=random).byte()
     top, left = torch.randint(6, (2,), generator=random).tolist()
     video = colors[0].expand(FRAMES, 3, SIZE, SIZE).clone()
