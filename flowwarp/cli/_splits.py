@@ -96,13 +96,13 @@ def keep_splits(
     source, other = open_split(
         data, size, frames, layers=layers, photos=photos, motion=motion, progress=tell_clips
     )
+    judged = {"val": other}
+    if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
+        aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
+        judged["held_out"] = aside
     training = make("training", source, seed, clips)
     series = held_out_series(seed)
-    checks = {"val": make("val", other, series, checked)}
-    if data == SPRITES:
-        aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
-        checks["held_out"] = make("held_out", aside, series, checked)
-    return training, checks
+    return training, {name: make(name, own, series, checked) for name, own in judged.items()}
 
 
 def tell_every(doing: str) -> Callable[[int, int], None]:
