@@ -284,6 +284,10 @@ def _check_end(path: str | Path, container: Any, stream: Any, count: int, end: F
     missing = _promised(container, stream) - end
     if missing > Fraction(3, 2) / _rate(stream) or _lacks_end(container, path):
         raise InputError(path, f"breaks off after {count} frames")
+    # ffmpeg makes one frame of all pictures of a GIF that come without a time.
+    if container.format.name == "gif" and count < stream.frames:
+        problem = f"has {stream.frames} pictures, of which only {count} can be told apart"
+        raise InputError(path, problem, "save it anew with a time for each")
 
 
 def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:

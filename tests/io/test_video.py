@@ -134,6 +134,14 @@ def test_a_long_frame_counts_in_the_rate(tmp_path, noisy, extension):
     assert video_info(path).fps == Fraction(8, 1) / Fraction(7, 2)
 
 
+@pytest.mark.parametrize("read", [read_video, salvage_video])
+def test_pictures_of_a_gif_that_come_as_one_are_not_lost_silently(tmp_path, read):
+    pictures = [Image.new("1", (60, 40), number % 2) for number in range(8)]
+    pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
+    with pytest.raises(InputError, match="8 pictures, of which only 1 can be told apart"):
+        list(read(tmp_path / "a.gif"))
+
+
 def test_a_gif_without_times_plays_ten_frames_a_second(tmp_path, noisy):
     save_animation(tmp_path / "a.gif", noisy[:8], 0)
     assert video_info(tmp_path / "a.gif").fps == 10
