@@ -1,6 +1,5 @@
 """What tools/demo.py is called with: all else is run by ``make demo``."""
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -10,12 +9,9 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def demo(monkeypatch, tmp_path):
+def demo(load_tool, monkeypatch, tmp_path):
     """Return the tool, whose folder is one that was made before."""
-    spec = importlib.util.spec_from_file_location("demo", ROOT / "tools" / "demo.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
+    module = load_tool("demo")
     monkeypatch.setattr(module, "OUTPUT", tmp_path)
     (tmp_path / "index.html").write_text("made before")
     return module

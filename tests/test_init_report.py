@@ -1,26 +1,15 @@
 """The report on initialisation: by hand, and that depth changes neither signal nor gradient."""
 
-import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 
-def load(name):
-    path = Path(__file__).parents[1] / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
-def report():
-    return load("init_report")
+def report(load_tool):
+    return load_tool("init_report")
 
 
 def test_a_network_by_hand(report):
@@ -81,8 +70,8 @@ def test_a_norm_that_a_network_has_not(report, monkeypatch, capsys):
     assert "flow can have norm none" in capsys.readouterr().err
 
 
-def test_only_batch_norm_leaks():
-    leak = load("batch_norm_leak")
+def test_only_batch_norm_leaks(load_tool):
+    leak = load_tool("batch_norm_leak")
     images = torch.rand(40, 3, leak.SIZE, leak.SIZE, generator=torch.Generator().manual_seed(0))
     for norm in leak.NORMS:
         torch.manual_seed(0)

@@ -1,7 +1,5 @@
 """The table of docs/scaling.md: its counting by hand, its networks, its page."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,13 +11,8 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("scale_table", ROOT / "tools" / "scale_table.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+def tool(load_tool):
+    return load_tool("scale_table")
 
 
 def test_flops_by_hand(tool):

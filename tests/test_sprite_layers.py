@@ -1,6 +1,5 @@
 """The tool that makes the full set of sprite layers out of the sheets they come from."""
 
-import importlib.util
 import json
 import re
 import shutil
@@ -18,11 +17,8 @@ SMALL = ROOT / "datasets" / "sprites"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("layers", ROOT / "tools" / "sprite_layers.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("sprite_layers")
 
 
 @pytest.fixture

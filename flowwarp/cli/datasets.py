@@ -302,13 +302,12 @@ def _open_world(
         return lambda seed, index: compose_digits(seed, index, size, frames)
     from flowwarp.data.sprites import bundled_layers, load_layers
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.data.world import compose_clip, holds_held_out
+    from flowwarp.data.world import check_held_out, compose_clip
 
     wardrobe = load_layers(layers) if layers else bundled_layers()
     pictures = load_photos(photos, longest=512) if photos else []
-    if held_out and not holds_held_out(wardrobe, photos=bool(pictures)):
-        problem = "hold no combination that is held out"
-        raise InputError(layers or "layers", problem, "add some more of them")
+    if held_out:
+        check_held_out(wardrobe, layers, photos=bool(pictures))
     return lambda seed, index: compose_clip(
         wardrobe, seed, index, size, frames, photos=pictures, held_out=held_out
     )

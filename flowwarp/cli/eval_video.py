@@ -186,7 +186,9 @@ def command(
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
     if held_out and wanted:
-        _check_held_out(wardrobe, layers)
+        from flowwarp.data.world import check_held_out
+
+        check_held_out(wardrobe, layers, "add some more of them, or use --no-held-out")
     if training_seed is None:
         training_seed = 0 if folder is None else _noted_seed(str(weights["gpt"]))
     job = _Job(networks, wardrobe, seed, steps, sampling, candidates, best)
@@ -347,19 +349,6 @@ def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> Non
                 f"{name} {min(foreign)!r} is unknown to the classifier",
                 "train one with tools/train_classifier.py",
             )
-
-
-def _check_held_out(wardrobe: Layers, layers: str | None) -> None:
-    """Refuse layers of which the second column would have no clip.
-
-    Raises:
-        InputError: they are such.
-    """
-    from flowwarp.data.world import holds_held_out
-
-    if not holds_held_out(wardrobe):
-        problem = "hold no combination that is held out"
-        raise InputError(layers or "layers", problem, "add some more of them, or use --no-held-out")
 
 
 def _noted_seed(gpt: str) -> int:

@@ -19,7 +19,7 @@ from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captio
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, bundled_layers, load_layers
 from flowwarp.data.synthesis import find_photos, load_photos
-from flowwarp.data.world import Clip, compose_clip, holds_held_out
+from flowwarp.data.world import Clip, check_held_out, compose_clip
 from flowwarp.errors import InputError
 
 _LOG = logging.getLogger(__name__)
@@ -104,9 +104,8 @@ def open_source(
     if str(name) == SPRITES:
         drawn = bundled_layers() if layers is None else load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
-        if held_out and not holds_held_out(drawn, photos=bool(pictures)):
-            problem = "hold no combination that is held out"
-            raise InputError(layers or "layers", problem, "add some more of them")
+        if held_out:
+            check_held_out(drawn, layers, photos=bool(pictures))
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
     return _windows(store, _choose(store, held_out, frames), motion)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,7 @@ from flowwarp.data.grounds import (
     paint_ground,
 )
 from flowwarp.data.sprites import ANIMATIONS, Layers, dress
+from flowwarp.errors import InputError
 
 _TWO = 0.15  # of the clips show two actors
 _FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
@@ -150,6 +152,28 @@ def holds_held_out(layers: Layers, *, photos: bool = False) -> bool:
     random = np.random.default_rng(0)
     share = 0.5 if photos else None
     return any(is_held_out(_cast(layers, random, share)[1]) for _ in range(_PROBES))
+
+
+def check_held_out(
+    layers: Layers,
+    source: str | Path | None,
+    remedy: str = "add some more of them",
+    *,
+    photos: bool = False,
+) -> None:
+    """Refuse layers that hold nothing that is held out, where that is wanted.
+
+    Args:
+        layers: what :func:`flowwarp.data.sprites.load_layers` returns.
+        source: the folder they are of; None for those in the package.
+        remedy: what to do.
+        photos: whether there are any to stand before.
+
+    Raises:
+        InputError: they are such.
+    """
+    if not holds_held_out(layers, photos=photos):
+        raise InputError(source or "layers", "hold no combination that is held out", remedy)
 
 
 # ------------------------------------------------------------------ who and how

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import random
 import subprocess
@@ -59,11 +58,8 @@ def test_mutated_files_are_refused_cleanly(tmp_path, fuzz, counts):
 
 
 @pytest.fixture(scope="module")
-def fuzz():
-    spec = importlib.util.spec_from_file_location("fuzz", FUZZ)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def fuzz(load_tool):
+    return load_tool("fuzz")
 
 
 @pytest.mark.parametrize("kind", ["gpt", "captioner"])

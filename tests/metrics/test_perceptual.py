@@ -1,6 +1,5 @@
 """LPIPS: by its definition, of each picture by itself, and its weights."""
 
-import importlib.util
 import pickle
 import sys
 from pathlib import Path
@@ -105,12 +104,8 @@ def test_weights_come_back(net, tmp_path):
 
 
 @pytest.fixture
-def tool():
-    path = Path(__file__).parents[2] / "tools" / "lpips_weights.py"
-    spec = importlib.util.spec_from_file_location("lpips_weights", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("lpips_weights")
 
 
 def test_weights_of_another_package_fit(net, tool):

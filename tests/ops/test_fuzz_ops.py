@@ -1,8 +1,6 @@
 """Random calls of every operator, and that the tool which makes them sees what is wrong."""
 
-import importlib.util
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +10,8 @@ TOOL = Path(__file__).parents[2] / "tools" / "fuzz_ops.py"
 
 
 @pytest.fixture(scope="module")
-def tool():
-    spec = importlib.util.spec_from_file_location("fuzz_ops", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["fuzz_ops"] = module  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("fuzz_ops")
 
 
 def test_random_calls_are_right(tool):

@@ -1,4 +1,5 @@
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
@@ -6,6 +7,24 @@ import pytest
 import torch
 
 collect_ignore = ["forked.py", "tiny.py"]  # no tests: what they share
+
+
+@pytest.fixture(scope="session")
+def forked():
+    """Return what runs a scenario of forked.py in a folder."""
+
+    def run(scenario, folder, timeout=120):
+        script = Path(__file__).with_name("forked.py")
+        done = subprocess.run(
+            [sys.executable, script, scenario, folder],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return run
 
 
 @pytest.fixture(scope="session")

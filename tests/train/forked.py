@@ -19,6 +19,7 @@ import torch._dynamo  # as the first step of AdamW does
 from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError
 from flowwarp.train.loop import train
+from flowwarp.train.runs import open_run
 
 QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
@@ -176,6 +177,25 @@ def commands(folder):
     }.items():
         arguments = [f"train-{name}", *small, *settings, "--run", str(folder / name)]
         print("exits", *pair(lambda rank, a=arguments: main(a)), flush=True)
+
+
+def refused(folder):
+    """Have the first of two processes refuse a run for each of several reasons."""
+
+    def exits(run, resume="auto", **changes):
+        config = tiny.config(steps=2, accumulate=2, **changes)
+        member = lambda rank: train(tiny.make(), config, run, resume=resume, stream=QUIET)  # noqa: E731
+        tell(f"exits {pair(member)}")
+
+    with open_run(folder / "locked", {}):
+        exits(folder / "locked")
+    exits(folder / "kept")
+    exits(folder / "kept", resume="never")
+    exits(folder / "kept", batch_size=4)
+    exits(folder / "kept")
+    for state in (folder / "kept").glob("state-*"):
+        state.write_bytes(b"broken")
+    exits(folder / "kept")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -36,15 +35,6 @@ STATE = "state-00000012.safetensors"
 
 def run(task, config, folder, **options):
     return train(task, config, folder, stream=io.StringIO(), **options)
-
-
-def forked(scenario, folder):
-    script = Path(__file__).with_name("forked.py")
-    done = subprocess.run(
-        [sys.executable, script, scenario, folder], capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def weights(folder, state=STATE):
@@ -95,8 +85,8 @@ def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
         assert run_differences(tmp_path / "whole", folder) == []
 
 
-def test_killed_run_is_bit_equal(tmp_path):
-    assert "killed 5 times" in forked("kill", tmp_path)
+def test_killed_run_is_bit_equal(tmp_path, forked):
+    assert "killed 5 times" in forked("kill", tmp_path).stdout
     assert run_differences(tmp_path / "whole", tmp_path / "killed") == []
     assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
 
@@ -116,14 +106,14 @@ def test_stops_during_validation_and_validates_on_resuming(tiny, tmp_path):
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
-def test_signals_and_their_codes(tmp_path):
-    assert forked("signals", tmp_path).count("exit 143") == 1
+def test_signals_and_their_codes(tmp_path, forked):
+    assert forked("signals", tmp_path).stdout.count("exit 143") == 1
     for name in ("15", "2"):
         assert list((tmp_path / name).glob("state-*.safetensors"))
 
 
-def test_second_process_is_locked_out_until_the_first_dies(tmp_path):
-    out = forked("lock", tmp_path / "run")
+def test_second_process_is_locked_out_until_the_first_dies(tmp_path, forked):
+    out = forked("lock", tmp_path / "run").stdout
     assert "another process trains this run" in out
     assert out.count("exit 8") == 1
     assert out.count("exit 0") == 1
@@ -157,8 +147,9 @@ def test_micro_batches_are_one_batch(tiny, tmp_path, parts):
     assert_close_metrics(tmp_path / "one", tmp_path / "many")
 
 
-def test_two_processes_are_one(tiny, tmp_path):
-    out = forked("processes", tmp_path)  # three micro-batches: 2 + 1; "idle" has one: 1 + 0
+def test_two_processes_are_one(tiny, tmp_path, forked):
+    # Three micro-batches: 2 + 1; "idle" has one: 1 + 0.
+    out = forked("processes", tmp_path).stdout
     assert out.count("exits 0 0") == 3
     assert out.count("exits 143 143") == 1  # the signal came to the second process only
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []

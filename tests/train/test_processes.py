@@ -5,8 +5,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,18 +28,8 @@ def run(task, config, folder, **options):
     return train(task, config, folder, stream=io.StringIO(), **options)
 
 
-def forked(scenario, folder):
-    """Run a scenario of forked.py; return what it tells."""
-    script = Path(__file__).with_name("forked.py")
-    done = subprocess.run(
-        [sys.executable, script, scenario, folder], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory, forked):
     """What is told of the runs of the scenario, and their folder, which workers share."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared runs"
@@ -49,7 +37,7 @@ def runs(tmp_path_factory):
     with FileLock(own.parent / "shared runs.lock"):
         if not told.exists():
             folder.mkdir()
-            told.write_text(forked("shared", folder).stdout)
+            told.write_text(forked("shared", folder, timeout=300).stdout)
     return told.read_text(), folder
 
 
@@ -114,38 +102,9 @@ def test_faults_of_one_process_hang_nobody(runs):
     assert not list((folder / "fault").glob("state-00000003*"))
 
 
-REFUSED = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import forked, tiny
-from flowwarp.train.runs import open_run
-
-def member(run, resume="auto", **changes):
-    config = tiny.config(steps=2, accumulate=2, **changes)
-    forked.train(tiny.make(), config, run, resume=resume, stream=forked.QUIET)
-
-def exits(run, **changes):
-    forked.tell(f"exits {forked.pair(lambda rank: member(run, **changes))}")
-
-run = Path(sys.argv[2])
-with open_run(run / "locked", {}):
-    exits(run / "locked")
-exits(run / "kept")
-exits(run / "kept", resume="never")
-exits(run / "kept", batch_size=4)
-exits(run / "kept")
-for state in (run / "kept").glob("state-*"):
-    state.write_bytes(b"broken")
-exits(run / "kept")
-"""
-
-
-def test_what_the_first_process_refuses_all_refuse(tmp_path):
+def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
     """With one line each: of a run that another process trains, that is there, or is another."""
-    program = [sys.executable, "-c", REFUSED, Path(__file__).parent, tmp_path]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = forked("refused", tmp_path, timeout=300)
     assert "Traceback" not in done.stderr
     said = done.stdout.splitlines()
     codes = (8, 0, 4, 3, 0, 3)
@@ -168,8 +127,8 @@ def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
     run(tiny.make_gpt(), tiny.gpt_config(shard=True, steps=2), tmp_path / "alone")
 
 
-def test_the_commands_train_on_two_processes(tmp_path):
-    told = forked("commands", tmp_path)
+def test_the_commands_train_on_two_processes(tmp_path, forked):
+    told = forked("commands", tmp_path, timeout=300)
     weights = {name: str(tmp_path / name / BEST) for name in ("dvae", "gpt", "upsampler")}
     lines = [line for path in weights.values() for line in (path, "exits 0 0")]
     assert told.stdout.splitlines() == lines  # by the first process only

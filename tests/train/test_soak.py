@@ -1,6 +1,5 @@
 """The beginning of what tools/soak.py does for hours."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -15,11 +14,8 @@ SOAK = Path(__file__).parents[2] / "tools" / "soak.py"
 
 
 @pytest.fixture(scope="module")
-def soak():
-    spec = importlib.util.spec_from_file_location("soak", SOAK)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def soak(load_tool):
+    return load_tool("soak")
 
 
 def test_memory_stays_flat_over_a_video(soak, tmp_path):
