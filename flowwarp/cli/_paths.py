@@ -11,6 +11,7 @@ import click
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import (
+    FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     is_writable,
@@ -19,6 +20,8 @@ from flowwarp.io._files import (
     nearest,
     reason,
 )
+
+_PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
@@ -29,10 +32,12 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
     that reading it says what is wrong with it.
 
     Raises:
-        InputError: a folder or glob without such a file.
+        InputError: a folder or glob without such a file, or an empty name.
     """
     found: dict[Path, None] = {}
     for name in inputs:
+        if not name:
+            raise InputError("''", "is no name of a file")
         path = Path(name)
         if is_folder(name):
             files = list_folder(path, extensions)
@@ -45,6 +50,24 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
             raise InputError(name, "no file here can be read", f"known are {kinds}")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def expand_flows(inputs: Sequence[str]) -> list[Path]:
+    """Turn files, folders and globs into flow files, as ``expand_inputs`` does.
+
+    Of a folder or glob, pictures that `show` put beside their flow are left out. Their name alone
+    does not make them that: flow may have it too, and would be lost.
+
+    Raises:
+        InputError: likewise.
+    """
+    from flowwarp.io._png import peek_header
+
+    found = expand_inputs(inputs, FLOW_EXTENSIONS)
+    beside = {name_beside(path, tag, ".png") for path in found for tag in _PICTURES}
+    headers = {path: peek_header(path) for path in beside.intersection(found)}
+    pictures = {path for path, header in headers.items() if header and not header.is_flow}
+    return [path for path in found if path not in pictures.difference(map(Path, inputs))]
 
 
 def expand_glob(pattern: str) -> list[Path]:

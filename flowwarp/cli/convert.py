@@ -31,15 +31,15 @@ def command(
 ) -> None:
     """Convert flow files between Middlebury .flo, KITTI .png, .pfm, .npy and .npz.
 
-    IN is one or more files, folders or globs. The paths written are printed on stdout. One bad
-    file among many does not stop the others.
+    IN is one or more files, folders or globs, without the pictures that `show` put there. The paths
+    written are printed on stdout. One bad file among many does not stop the others.
 
     \b
     flowwarp convert flow.flo -o flow.png            one file
     flowwarp convert kitti/flow_occ -o out --to flo  a folder
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.io._files import FLOW_EXTENSIONS
-    from flowwarp.io.flow_files import encode_flow, read_flow, write_flow
+    from flowwarp.io._files import FLOW_EXTENSIONS, atomic_output
+    from flowwarp.io.flow_files import encode_flow, read_flow
 
     extension = f".{to}" if to else Path(output).suffix.lower()
     folder = _paths.wants_folder(inputs, output)
@@ -52,7 +52,7 @@ def command(
     ):
         raise click.UsageError(f"OUT must end in .{to or ', .'.join(FORMATS)}, got {output!r}")
 
-    sources = _paths.expand_inputs(inputs, FLOW_EXTENSIONS)
+    sources = _paths.expand_flows(inputs)
     targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]
     for target in targets:
         _paths.check_output(target, overwrite=overwrite)
@@ -67,11 +67,11 @@ def command(
         for source, target in pairs:
             try:
                 flow, valid = read_flow(source)
-                if dry_run:
-                    encode_flow(target, flow, valid)
-                else:
+                data = encode_flow(target, flow, valid)  # what fails here leaves no folder behind
+                if not dry_run:
                     _paths.make_folder(target.parent)
-                    write_flow(target, flow, valid)
+                    with atomic_output(target) as temporary:
+                        temporary.write_bytes(data)
             except InputError as fault:  # an OutputError, such as a full disk, stops everything
                 if single:
                     raise

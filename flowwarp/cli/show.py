@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._clips import VIDEOS
-from flowwarp.errors import InputError, SomeFailed
+from flowwarp.errors import InputError, OutputError, SomeFailed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,6 +44,11 @@ class View:
         views = {"arrows": self.arrows, "error": self.error, "flicker": self.flicker}
         return next((name for name, asked in views.items() if asked), "flow")
 
+    @property
+    def files(self) -> list[str]:
+        """What is read besides the flow."""
+        return [name for name in (self.error, self.flicker, self.image) if name]
+
 
 @click.command()
 @click.argument("inputs", metavar="FLOW...", nargs=-1, required=True)
@@ -61,9 +67,10 @@ def command(
 ) -> None:
     """Turn flow files into pictures: the hue is the direction, the saturation the speed.
 
-    FLOW is one or more files, folders or globs. Without -o, the picture of NAME.flo is
-    NAME_flow.png beside it; the paths written are printed on stdout. Without --max it is, for
-    each file, what 99 % of the moving pixels do not exceed; a video has one for all its frames.
+    FLOW is one or more files, folders or globs, without the pictures that this put there. Without
+    -o, the picture of NAME.flo is NAME_flow.png beside it; the paths written are printed on
+    stdout. Without --max it is, for each file, what 99 % of the moving pixels do not exceed; a
+    video has one for all its frames.
 
     \b
     flowwarp show a.flo --legend                             a_flow.png
@@ -72,18 +79,15 @@ def command(
     flowwarp show a.flo --image frame1.png --flicker frame2.png
     flowwarp show flows/ -o flows.mp4                        one video
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.io._files import FLOW_EXTENSIONS
-
     view = View(**options)
     _check_view(view)
-    sources = _paths.expand_inputs(inputs, FLOW_EXTENSIONS)
-    if output is None:
-        sources = _without_pictures(inputs, sources, view)
+    sources = _paths.expand_flows(inputs)
     if len(sources) > 1 and (view.image or view.error):
         raise click.UsageError(f"--image and --error take one FLOW, got {len(sources)}")
     targets = _name_targets(inputs, sources, output, view)
+    read = {os.path.realpath(path) for path in [*sources, *map(Path, view.files)]}
     for target in targets:
-        _paths.check_output(target, overwrite=overwrite)
+        _check_target(target, read, overwrite=overwrite)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -126,6 +130,8 @@ def _check_view(view: View) -> None:
         raise click.UsageError(
             "--arrows, --error and --flicker are pictures of their own: one only"
         )
+    if "" in (view.error, view.flicker, view.image):
+        raise click.UsageError("--error, --flicker and --image must name a file, got ''")
     if view.flicker and not view.image:
         raise click.UsageError("--flicker needs the first frame: --image FRAME1")
     if view.flicker and (view.max_flow or view.side_by_side or view.legend):
@@ -138,14 +144,18 @@ def _check_view(view: View) -> None:
         raise click.UsageError("--legend explains colours: add --side-by-side, or no --arrows")
 
 
-def _without_pictures(inputs: tuple[str, ...], sources: list[Path], view: View) -> list[Path]:
-    """Leave out, of folders and globs, the pictures that this call writes: an earlier one did."""
-    pictures = {_name_beside(source, view) for source in sources} - set(map(Path, inputs))
-    return [source for source in sources if source not in pictures]
+def _check_target(target: Path, read: set[str], *, overwrite: bool) -> None:
+    """Refuse what cannot be written, and to replace what pictures are made of, though asked to.
 
+    Raises:
+        OutputError: it is one of the files to ``read``, or other flow; or as ``check_output``.
+    """
+    from flowwarp.io._png import peek_header
 
-def _name_beside(source: Path, view: View) -> Path:
-    return _paths.name_beside(source, view.name, ".gif" if view.flicker else ".png")
+    header = peek_header(target)
+    if os.path.realpath(target) in read or (header and header.is_flow):
+        raise OutputError(target, "is flow or a frame", "name another OUT for pictures")
+    _paths.check_output(target, overwrite=overwrite)
 
 
 def _name_targets(
@@ -154,8 +164,11 @@ def _name_targets(
     """Return where each source's picture goes; for a video, only where that goes."""
     from flowwarp.io._files import IMAGE_EXTENSIONS
 
+    extension = ".gif" if view.flicker else ".png"
     if output is None:
-        return _paths.name_apart(sources, lambda source: _name_beside(source, view))
+        return _paths.name_apart(
+            sources, lambda source: _paths.name_beside(source, view.name, extension)
+        )
     kind = Path(output).suffix.lower()
     if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):
@@ -164,7 +177,7 @@ def _name_targets(
     if _paths.wants_folder(inputs, output):
         if kind in IMAGE_EXTENSIONS and not Path(output).is_dir():
             raise click.UsageError(f"many inputs need a folder or video, but OUT is {output!r}")
-        return _paths.name_outputs(sources, Path(output), ".gif" if view.flicker else ".png")
+        return _paths.name_outputs(sources, Path(output), extension)
     known = VIDEOS if view.flicker else VIDEOS | IMAGE_EXTENSIONS
     if kind not in known:
         raise click.UsageError(f"OUT must end in {', '.join(sorted(known))}, got {output!r}")
@@ -244,10 +257,15 @@ def write_sequence(
 
 
 def common_scale(sources: Sequence[Path]) -> float:
-    """Return the motion that is to be shown in full colour where flows shall be comparable."""
+    """Return the motion that is to be shown in full colour where flows shall be comparable.
+
+    Flows without any have no say in it; 1 px where none has any.
+    """
     from flowwarp.io.flow_files import read_flow
 
-    return max(_maximum(*(tensor[None] for tensor in read_flow(path))) for path in sources)
+    flows = (read_flow(path) for path in sources)
+    moving = (_maximum(flow[None], valid[None]) for flow, valid in flows if flow.any())
+    return max(moving, default=1.0)
 
 
 def _draw(

@@ -118,12 +118,10 @@ def command(
     flowwarp warp frame1.png flow.flo --forward --scale 0.5  halfway
     flowwarp warp clip.mp4 flows/ -o out.mp4
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.io._files import FLOW_EXTENSIONS
-
     motion = Motion(**options)
     _check_motion(motion)
     shared = not _paths.wants_folder([flow], "")
-    flows = _paths.expand_inputs([flow], FLOW_EXTENSIONS)
+    flows = _paths.expand_flows([flow])
     if shared:
         _read_flow(flows[0], motion)  # if it is broken, say so once
 

@@ -42,7 +42,8 @@ _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = 
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a part, and so of a folder: it leads nowhere else
 _LARGEST_JSON = 2**20
-_SHOWN = 200  # characters of a note on the page
+_SHOWN = 200  # characters of a note on the page, or of another library's message
+_WHOLE = ("licence", "data")  # notes that are shown however long: they give credit
 
 Codes = Callable[[Tensor], Tensor]
 Judge = Callable[[Iterable[Tensor], str], Tensor]
@@ -144,9 +145,9 @@ def _page(cards: Mapping[str, Card]) -> str:
     lines += ["# Networks for flowwarp", "", "| part | network | steps |", "|---|---|---|"]
     lines += [f"| {name} | {card.model} | {card.step or ''} |" for name, card in cards.items()]
     for name, card in cards.items():
-        short = {key: note for key, note in card.notes.items() if len(note) <= _SHOWN}
+        shown = {k: note for k, note in card.notes.items() if k in _WHOLE or len(note) <= _SHOWN}
         lines += ["", f"## {name}", ""]
-        lines += [f"- {key}: {' '.join(note.split())}" for key, note in short.items()]
+        lines += [f"- {key}: {' '.join(note.split())}" for key, note in shown.items()]
     return "\n".join([*lines, ""])
 
 

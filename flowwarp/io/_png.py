@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowwarp.errors import InputError
-from flowwarp.io._files import check_expansion, check_pixels
+from flowwarp.io._files import check_expansion, check_pixels, open_input
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR
+_MAX_SIDE = 1_000_000  # what libpng, inside OpenCV, takes
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type: channels
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -47,6 +48,11 @@ class PngHeader:
         """In words, for messages: ``8-bit palette``."""
         return f"{self.bits}-bit {_COLOURS[self.colour]}"
 
+    @property
+    def is_flow(self) -> bool:
+        """Whether it can hold flow, as KITTI stores it: 16-bit RGB."""
+        return (self.bits, self.colour) == (16, 2)
+
     def scanlines(self) -> Iterator[tuple[int, int]]:
         """Yield (rows, bytes a row with its filter byte) of each pass over the picture."""
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
@@ -77,6 +83,26 @@ def read_header(path: str | Path, head: bytes) -> PngHeader:
     return PngHeader(width, height, bits, colour, bool(interlace))
 
 
+def peek_header(path: str | Path) -> PngHeader | None:
+    """Read the header of a file; None where there is none, or no PNG."""
+    try:
+        with open_input(path) as (file, _):
+            return read_header(path, file.read(HEADER_BYTES))
+    except InputError:
+        return None
+
+
+def check_sides(path: str | Path, width: int, height: int, remedy: str | None = None) -> None:
+    """Check that a 16-bit PNG is not too long for OpenCV, which would print and fail.
+
+    Raises:
+        InputError: it is.
+    """
+    if max(width, height) > _MAX_SIDE:
+        problem = f"is {width}x{height} px, and a 16-bit PNG has at most {_MAX_SIDE:,} px a side"
+        raise InputError(path, problem, remedy)
+
+
 def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
     """Check a whole PNG: its chunks, their checksums, and that it holds the pixels it promises.
 
@@ -103,11 +129,12 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
         (H, W, C) with C 1 (grey), 3 (RGB) or 4 (RGBA).
 
     Raises:
-        InputError: cut off, corrupt, or not 16-bit.
+        InputError: cut off, corrupt, too long, or not 16-bit.
     """
     header, scanlines = check_png(path, data)
     if header.bits != 16:
         raise InputError(path, f"is {header.kind} PNG, not 16-bit")
+    check_sides(path, header.width, header.height)
 
     import cv2  # 0.1 s; a .flo needs none of it
 

@@ -10,6 +10,8 @@ extension  holds                                              a pixel without a 
 ``.npz``   the same under ``flow``, with ``valid`` beside it  ``valid`` False
 =========  =================================================  ====================================
 
+An array of (2, W, 2) could be either, and is read as (2, H, W): channels first.
+
 Whatever the format, a value that is not finite or larger than 1e9 pixels reads as unknown, and
 flow is 0 wherever ``valid`` is False.
 
@@ -92,7 +94,8 @@ def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> N
     Raises:
         TypeError: flow is not a floating-point tensor, or valid not a boolean one.
         ValueError: a wrong shape or an unknown extension.
-        InputError: the format cannot hold these values (KITTI PNG ends at 512 px).
+        InputError: the format cannot hold these values (KITTI PNG ends at 512 px) or this size
+            (and at 1,000,000 px a side).
         OutputError: the file cannot be written.
     """
     data = encode_flow(path, flow, valid)
@@ -168,7 +171,7 @@ def _write_flo(path: str | Path, flow: Array, valid: Mask) -> bytes:
 
 def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]:
     header = _png.read_header(path, file.read(_png.HEADER_BYTES))
-    if (header.bits, header.colour) != (16, 2):
+    if not header.is_flow:
         raise InputError(path, f"is {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
     file.seek(0)
     picture = _png.decode_png16(path, file.read())
@@ -177,13 +180,15 @@ def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]
 
 
 def _write_png(path: str | Path, flow: Array, valid: Mask) -> bytes:
+    remedy = "write .flo, .pfm or .npz"
+    _png.check_sides(path, valid.shape[1], valid.shape[0], remedy)
     steps = np.rint(np.where(valid, flow, 0).astype(np.float64) * 64) + 2**15
     if steps.min() < 0 or steps.max() > 2**16 - 1:
         worst = np.abs(flow[:, valid]).max()
         raise InputError(
             path,
             f"a flow of {worst:.6g} px does not fit a KITTI PNG (-512 to 511.98)",
-            "write .flo, .pfm or .npz",
+            remedy,
         )
     return _png.encode_png16(np.stack([*np.where(valid, steps, 0), valid], -1).astype(np.uint16))
 

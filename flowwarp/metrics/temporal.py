@@ -62,15 +62,17 @@ def warping_error(
         check_same_grid(seen, "visible", now)
         counts = counts & seen.bool()
     error = torch.where(counts, (now - warped).float().square().mean(1, keepdim=True), 0)
-    batch = len(video)
-    total = error.reshape(batch, -1).sum(1) / counts.reshape(batch, -1).sum(1)
-    return total.sqrt() if rooted else total
+    shape = (*flow_21.shape[:2], *error.shape[1:])
+    total, pixels = (each.reshape(shape).flatten(1).sum(1) for each in (error, counts))
+    mean = total / pixels
+    return mean.sqrt() if rooted else mean
 
 
 def fine_energy(image: Tensor) -> Tensor:
     """Return the mean square of what is finer than :data:`FINE` along either axis.
 
-    Frames are faded out towards their edges, which the spectrum would take for steps.
+    Frames are faded out towards their edges, which the spectrum would take for steps. What is no
+    more than float32's rounding of the image counts as 0.
 
     Args:
         image: (B, C, H, W).
@@ -90,7 +92,10 @@ def fine_energy(image: Tensor) -> Tensor:
     rows = torch.fft.fftfreq(height, device=image.device).abs()[:, None]
     columns = torch.fft.fftfreq(width, device=image.device).abs()
     fine = (rows > FINE) | (columns > FINE)
-    return torch.where(fine, power, 0).sum((2, 3)).mean(1) / window.square().mean().clamp_min(1e-12)
+    energy = torch.where(fine, power, 0).sum((2, 3)).mean(1)
+    energy = energy / window.square().mean().clamp_min(1e-12)
+    rounding = (4 * torch.finfo(torch.float32).eps) ** 2 * image.float().square().mean((1, 2, 3))
+    return torch.where(energy > rounding, energy, 0)
 
 
 def fine_ratio(image: Tensor, original: Tensor) -> Tensor:
@@ -101,8 +106,8 @@ def fine_ratio(image: Tensor, original: Tensor) -> Tensor:
         original: the same shape.
 
     Returns:
-        (B,): 1 is right, less is blurred, more is noise or false edges; infinite or NaN where the
-        original has none.
+        (B,): 1 is right, less is blurred, more is noise or false edges. Where the original has
+        none: infinite, or NaN if the image has none either.
 
     Raises:
         TypeError: one is not floating-point.

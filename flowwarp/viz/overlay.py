@@ -11,6 +11,8 @@ from flowwarp.tensors import check_flow, check_image, check_same_grid
 from flowwarp.viz._text import HEIGHT, text_mask
 from flowwarp.viz.colors import known_flow, robust_maximum
 
+_AT_ONCE = 2**19  # pixels asked for their distance to a line: some 60 MB
+
 # KITTI 2015's error colours, RdYlBu of Brewer's ColorBrewer: each is used up to the bound beside
 # it, in thresholds. Blue is within the threshold, red beyond.
 _ERROR_COLORS = (
@@ -219,24 +221,47 @@ def _distance(lines: Tensor, reach: float, height: int, width: int) -> Tensor:
     Every line is walked in steps of a pixel, and the pixels around each stop are asked for their
     distance to the line: work in proportion to the ink, not to the picture times the lines.
     """
+    radius = int(reach + 0.5)
+    offset = torch.arange(-radius, radius + 1, device=lines.device)
+    around = torch.cartesian_prod(offset, offset)  # (K, 2)
+    nearby = torch.full((height * width,), reach, device=lines.device)
     start, along = lines[:, 0], lines[:, 1] - lines[:, 0]
     squared = (along**2).sum(1)
     steps = squared.sqrt().ceil().long()
-    line = torch.arange(len(lines), device=lines.device).repeat_interleave(steps + 1)  # (M,)
-    first = ((steps + 1).cumsum(0) - steps - 1)[line]
-    part = (torch.arange(len(line), device=lines.device) - first) / steps[line].clamp(min=1)
-    stop = (start[line] + part[:, None] * along[line]).round()
+    enter, leave = _crossing(start, along, radius + 1, height, width)
+    seen = (enter <= leave).nonzero()[:, 0]
+    begin = (enter[seen] * steps[seen]).floor().long()
+    counts = (leave[seen] * steps[seen]).ceil().long() - begin + 1
 
-    radius = int(reach + 0.5)
-    offset = torch.arange(-radius, radius + 1, device=lines.device)
-    pixel = stop[:, None] + torch.cartesian_prod(offset, offset)  # (M, K, 2)
-    start, along, squared = start[line, None], along[line, None], squared[line, None]
-    shadow = ((pixel - start) * along).sum(-1) / squared.clamp(min=1e-12)
-    nearest = start + shadow.clamp(0, 1)[..., None] * along
-    distance = torch.linalg.vector_norm(pixel - nearest, dim=-1)
-
-    x, y = pixel.long().unbind(-1)
-    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-    nearby = torch.full((height * width,), reach, device=lines.device)
-    nearby.scatter_reduce_(0, (y * width + x)[inside], distance[inside], "amin")
+    # All lines at once would take gigabytes where they are long.
+    group = counts.cumsum(0) * len(around) // _AT_ONCE
+    sizes = torch.unique_consecutive(group, return_counts=True)[1].tolist()
+    chunks = (torch.split(each, sizes) for each in (seen, begin, counts))
+    for some, first, count in zip(*chunks, strict=True):
+        line = some.repeat_interleave(count)  # (M,)
+        before = (first - count.cumsum(0) + count).repeat_interleave(count)
+        number = torch.arange(len(line), device=lines.device) + before
+        part = number / steps[line].clamp(min=1)
+        stop = (start[line] + part[:, None] * along[line]).round()
+        pixel = stop[:, None] + around  # (M, K, 2)
+        origin, way = start[line, None], along[line, None]
+        shadow = ((pixel - origin) * way).sum(-1) / squared[line, None].clamp(min=1e-12)
+        nearest = origin + shadow.clamp(0, 1)[..., None] * way
+        distance = torch.linalg.vector_norm(pixel - nearest, dim=-1)
+        x, y = pixel.long().unbind(-1)
+        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        nearby.scatter_reduce_(0, (y * width + x)[inside], distance[inside], "amin")
     return nearby.view(height, width)
+
+
+def _crossing(
+    start: Tensor, along: Tensor, margin: int, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Return where lines enter and leave the picture and a margin, (N,), as parts of their length.
+
+    A line that misses it enters after it leaves.
+    """
+    size = torch.tensor([width, height], device=start.device)
+    slope = torch.where(along == 0, 1e-30, along)  # a line along an axis never leaves by a side
+    bounds = torch.stack([-margin - start, size + margin - start]) / slope  # (2, N, 2)
+    return bounds.amin(0).amax(1).clamp(min=0), bounds.amax(0).amin(1).clamp(max=1)

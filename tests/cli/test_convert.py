@@ -9,6 +9,7 @@ import torch
 from flowwarp.cli import _paths, main
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.flow_files import read_flow, write_flow
+from flowwarp.io.images import write_image
 
 FORMATS = ["flo", "png", "pfm", "npy", "npz"]
 FLOW = torch.tensor([[[1.5, -2.0, 0.25]], [[3.0, 0.0, -7.5]]])  # fits every format exactly
@@ -72,6 +73,25 @@ def test_bad_ones_among_many_are_listed(tmp_path, capfdbinary):
         "flowwarp: 2 of 4 failed",
     ]
     assert listing(out_folder) == ["a.npy", "c.npy"]
+
+
+def test_pictures_beside_their_flow_are_left_out(tmp_path, capfdbinary):
+    make(tmp_path, "in/a.flo", "in/b.png", "in/b_flow.png")
+    for name in ("a_flow", "a_arrows", "b_error", "c_flow"):
+        write_image(tmp_path / "in" / f"{name}.png", torch.zeros(3, 1, 3))
+    arguments = ["convert", tmp_path / "in", "-o", tmp_path / "out", "--to", "npz"]
+    code, _, err = run(capfdbinary, *arguments)
+    assert (code, len(err)) == (5, 2)
+    assert "c_flow.png: is 8-bit RGB PNG, not flow" in err[0]  # whose picture would it be?
+    assert listing(tmp_path / "out") == ["a.npz", "b.npz", "b_flow.npz"]
+
+
+def test_bad_input_leaves_no_folder(tmp_path, capfdbinary):
+    write_flow(tmp_path / "a.flo", torch.full((2, 1, 1), 600.0))
+    for name in ("a.flo", ""):
+        path = tmp_path / name if name else name
+        assert run(capfdbinary, "convert", path, "-o", tmp_path / "out/a.png")[0] == 3
+    assert listing(tmp_path) == ["a.flo"]
 
 
 def test_flow_beyond_kitti_is_a_bad_input(tmp_path, capfdbinary):

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -37,6 +38,7 @@ def show(capsys):
 
 def save_flow(name, u, v=0, valid=None):
     flow = torch.tensor([float(u), float(v)]).view(2, 1, 1).repeat(1, HEIGHT, WIDTH)
+    Path(name).parent.mkdir(exist_ok=True)
     write_flow(name, flow, valid)
     return flow[None]
 
@@ -75,11 +77,12 @@ def test_unknown_pixels_are_black(show):
 
 
 def test_legend_is_added_on_the_right(show):
-    save_flow("a.flo", 3)
+    flow = save_flow("a.flo", 3)
     assert show("a.flo", "--legend")[0] == 0
     picture = read_image("a_flow.png")
     assert picture.shape == (3, 112, WIDTH + 4 + 96)
-    assert_picture("a_flow.png", picture[None])
+    colors = flow_to_image(flow, max_flow=3)[0]
+    torch.testing.assert_close(picture[:, :HEIGHT, :WIDTH], colors, atol=0.51 / 255, rtol=0)
     torch.testing.assert_close(picture[:, :, -96:], legend(3.0), atol=0.51 / 255, rtol=0)
 
 
@@ -177,8 +180,7 @@ def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["flows", "flows/*"])
-def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, tmp_path, given):
-    (tmp_path / "flows").mkdir()
+def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, given):
     for name in ("a.flo", "b.png"):
         save_flow(f"flows/{name}", 1)
     made = ["flows/a_flow.png", "flows/b_flow.png"]
@@ -189,15 +191,43 @@ def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, tmp_
         "flowwarp: flows/a_flow.png: exists; use --overwrite to replace it\n",
     )
     assert show(given, "--overwrite") == (0, made, "")
+    assert show(given, "--arrows")[:2] == (0, ["flows/a_arrows.png", "flows/b_arrows.png"])
+    assert show(given, "-o", "out") == (0, ["out/a.png", "out/b.png"], "")
+    assert show(given, "-o", "out.gif") == (0, ["out.gif"], "")
+    assert show("flows/a.flo", "flows/a_flow.png", "-o", "out", "--overwrite")[0] == 5  # named
 
 
-def test_a_flow_that_is_named_is_shown_whatever_its_name(show):
+def test_flow_is_shown_whatever_its_name(show):
     for name in ("a.flo", "a_flow.png"):
         save_flow(name, 1)
-    code, _, err = show("a.flo", "a_flow.png")
-    assert (code, err) == (4, "flowwarp: a_flow.png: exists; use --overwrite to replace it\n")
     assert show(".", "-o", "out") == (0, ["out/a.png", "out/a_flow.png"], "")
     assert show("a_flow.png") == (0, ["a_flow_flow.png"], "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ("a.flo a_flow.png", "a_flow.png"),
+        ("a.flo", "a_flow.png"),  # though it is not read
+        (".", "a_flow.png"),
+        ("a_flow.png -o ./a_flow.png", "a_flow.png"),
+        ("*_flow.png -o .", "a_flow.png"),
+        ("a.flo --error a_flow.png -o link.png", "link.png"),
+        ("a.flo --image 1.png -o 1.png", "1.png"),
+        ("a.flo --image 1.png --flicker 2.webp -o 2.webp", "2.webp"),
+    ],
+)
+def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept):
+    for name in ("a.flo", "a_flow.png"):
+        save_flow(name, 1)
+    for name in ("1.png", "2.webp"):
+        save_frame(name)
+    (tmp_path / "link.png").symlink_to("a_flow.png")
+    before = (tmp_path / kept).read_bytes()
+    code, out, err = show(*arguments.split(), "--overwrite")
+    assert (code, out) == (4, [])
+    assert err == f"flowwarp: {kept}: is flow or a frame; name another OUT for pictures\n"
+    assert (tmp_path / kept).read_bytes() == before
 
 
 def test_two_of_a_name_are_refused(show, tmp_path):
@@ -225,6 +255,16 @@ def test_a_folder_becomes_a_video_at_one_scale(show, tmp_path):
     assert len(list(read_video("out/flows.mp4"))) == 3
     assert show("flows", "-o", "out/flows.webp") == (0, ["out/flows.webp"], "")
     assert video_info("out/flows.webp").frames == 3
+
+
+def test_the_scale_of_a_video_is_that_of_what_moves(show):
+    save_flow("0.flo", 0)
+    save_flow("1.flo", 0.25)
+    save_flow("2.flo", 9, valid=torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool))
+    for flows, scale in (("012", 0.25), ("02", 1)):
+        names = [f"{flow}.flo" for flow in flows]
+        _, out, _ = show(*names, "-o", "a.gif", "--json", "--overwrite")
+        assert json.loads("".join(out))["results"][0]["max_flow"] == scale
 
 
 def test_a_webp_of_one_flow_is_a_picture(show):
@@ -271,6 +311,10 @@ def test_existing_files_are_kept_without_overwrite(show, tmp_path):
     ("arguments", "status", "message"),
     [
         (["missing.flo"], 3, "missing.flo: no such file"),
+        ([""], 3, "'': is no name of a file"),
+        (["a.flo", "--error", ""], 2, "must name a file"),
+        (["a.flo", "--image", ""], 2, "must name a file"),
+        (["a.flo", "--image", "1.png", "--flicker", ""], 2, "must name a file"),
         (["1.png"], 3, "1.png: "),
         (["a.flo", "--image", "small.png"], 3, "small.png: is 9x7, the flow 48x40"),
         (["a.flo", "--image", "a.flo"], 3, "a.flo: is not a picture"),

@@ -368,6 +368,7 @@ def test_a_flow_for_each_frame(warp):
     frames = save_frames("in", 3)
     for index in range(3):
         save_flow(f"flows/{index + 9}.flo", index)
+    write_image("flows/9_flow.png", picture())  # as `show` puts it there
     code, out, err = warp("in/", "flows", "--mask", "masks")
     assert (code, err) == (0, [])
     assert out == [f"in_warped/frame{index}.png" for index in (8, 9, 10)]

@@ -123,7 +123,7 @@ def test_a_file_that_is_no_flow_raises(tmp_path):
 
 def test_flow2img_is_full_at_the_largest_magnitude():
     flow = np.zeros((1, 5, 2), np.float32)
-    flow[0, 1], flow[0, 2], flow[0, 3], flow[0, 4] = (8, 0), (-8, 0), (4, 0), (2e7, 0)
+    flow[0, 1], flow[0, 2], flow[0, 3], flow[0, 4] = (8, 0), (-8, 0), (4, 0), (1.1e7, 0)
     before = flow.copy()
     picture = flow2img(flow)
     assert picture.dtype == np.uint8

@@ -38,6 +38,7 @@ def parts(tmp_path_factory):
         "flow": flownet.FlowNet(flownet.TINY),
     }
     notes = {"licence": "CC-BY-SA", "vocabulary": '{"merges": [[1, 2]]}', "é": "ü\n" * 200}
+    notes |= {"data": "Footage by " + "somebody, " * 50}
     paths = {}
     for name, net in nets.items():
         paths[name] = folder / f"{name}.safetensors"
@@ -68,6 +69,7 @@ def test_round_trip_is_bit_exact(parts, tmp_path):
     assert page.startswith("---\nlibrary_name: flowwarp\n")
     assert "| dvae | dvae | 7 |" in page
     assert "- licence: CC-BY-SA" in page
+    assert "- data: Footage by " + "somebody, " * 50 in page.replace("\n", " ")  # credit is due
 
 
 def test_export_writes_all_or_nothing(parts, tmp_path):

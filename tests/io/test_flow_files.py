@@ -1,4 +1,5 @@
 import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -111,6 +112,12 @@ def test_npy_layouts(tmp_path, dtype, order, last):
         assert_same(tmp_path / name, flow.half().float(), torch.ones(1, 3, 5, dtype=torch.bool))
 
 
+def test_two_rows_of_two_channels_are_channels_first(tmp_path):
+    flow, valid = random_flow(5, 2)
+    np.save(tmp_path / "a.npy", flow.numpy())  # (2, 5, 2), which could be (H, W, 2)
+    assert_same(tmp_path / "a.npy", flow, torch.ones_like(valid))
+
+
 def test_npy_header_versions(tmp_path):
     for version in ((1, 0), (2, 0), (3, 0)):
         with (tmp_path / "a.npy").open("wb") as file:
@@ -186,6 +193,27 @@ def test_kitti_range_is_not_clipped(tmp_path, value):
     write_flow(
         tmp_path / "a.png", torch.full((2, 1, 1), value), torch.zeros(1, 1, 1, dtype=torch.bool)
     )
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1_000_001), (1_000_001, 1)])
+def test_kitti_sides_end_where_libpng_does(tmp_path, capfd, height, width):
+    path, words = tmp_path / "a.png", f"is {width}x{height} px, .* at most 1,000,000 px a side"
+    with pytest.raises(InputError, match=f"{words}; write .flo"):
+        write_flow(path, torch.zeros(2, height, width))
+    assert not path.exists()
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(height * (1 + 6 * width))),
+        b"IEND": b"",
+    }
+    framed = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks.items()
+    ]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(framed))
+    with pytest.raises(InputError, match=words):
+        read_flow(path)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("value", [-512.0, 511.984375, 511.99])

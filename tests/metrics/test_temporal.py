@@ -31,6 +31,18 @@ def test_error_by_hand():
     assert squares == pytest.approx([0.09, 0.06])
 
 
+def test_frames_are_warped_bicubically():
+    before = torch.tensor([0.0, 0, 1, 0, 0, 0])
+    now = torch.tensor([-3.0, 19, 19, -3, 0, 9]) / 32  # a = -3/4, half-way; the last leads outside
+    video = torch.stack((before, now)).view(1, 2, 1, 1, 6).expand(1, 2, 1, 5, 6)
+    flow = torch.tensor([0.5, 0]).view(1, 1, 2, 1, 1).expand(1, 1, 2, 5, 6)
+    assert float(warping_error(video, flow)) == pytest.approx(0, abs=1e-6)
+
+
+def test_no_examples_have_no_errors():
+    assert warping_error(torch.zeros(0, 3, 3, 4, 4), torch.zeros(0, 2, 2, 4, 4)).shape == (0,)
+
+
 def test_only_visible_pixels_with_known_flow_count():
     video = torch.zeros(1, 2, 1, 1, 4)
     video[0, 1, 0, 0] = torch.tensor([0.5, 9.0, 9.0, 0.0])
@@ -68,6 +80,19 @@ def test_ratio_is_one_of_amplitudes_and_blind_to_light():
     assert fine_ratio(image[:, None], image[:, None]).tolist() == pytest.approx([1, 1])
     blurred = torch.nn.functional.avg_pool2d(image, 3, 1, 1)
     assert float(fine_ratio(blurred, image).max()) < 0.5
+
+
+@pytest.mark.parametrize("light", [0.003, 0.3, 0.7, 200.0])
+def test_rounding_is_no_detail(light):
+    x = torch.arange(64.0)
+    flat = torch.full((1, 3, 64, 64), light)
+    smooth = (light * (1 + 0.5 * torch.sin(2 * math.pi * 4 / 64 * x))).expand(1, 3, 64, 64)
+    speck = flat.clone()
+    speck[..., 32, 32] *= 1.004  # one level of 8 bits
+    assert fine_energy(torch.cat((flat, smooth))).tolist() == [0, 0]
+    assert fine_ratio(flat, flat).isnan().all()
+    assert fine_ratio(speck, flat).tolist() == [math.inf]
+    assert fine_ratio(flat, speck).tolist() == [0]
 
 
 def test_shapes_are_checked():

@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
+from flowwarp.viz._text import text_mask
 from flowwarp.viz.overlay import arrows, error_legend, error_map, flicker, side_by_side
 
 YELLOW = torch.tensor([1.0, 0.9, 0.0])
@@ -83,6 +86,28 @@ def test_arrows_take_any_size(shape):
     assert (picture.numel() == 0) or (picture.min() < 1)
 
 
+class Largest(TorchDispatchMode):
+    """Notes how large a tensor becomes at most."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        sizes = [each.numel() for each in tree_leaves(out) if isinstance(each, torch.Tensor)]
+        self.elements = max(self.elements, *sizes, 0)
+        return out
+
+
+def test_arrows_that_leave_the_picture_cost_what_is_seen_of_them():
+    flow = 40 * torch.randn(1, 2, 60, 90, generator=torch.Generator().manual_seed(0))
+    wide = torch.nn.functional.pad(flow, [12 * 20] * 4)  # nothing leaves this one
+    seen = arrows(wide, step=12, scale=1)[:, :, 240:300, 240:330]
+    torch.testing.assert_close(arrows(flow, step=12, scale=1), seen, atol=1e-4, rtol=0)
+    with Largest() as largest:
+        arrows(flow, step=2, scale=1e6)
+    assert largest.elements < 2**21
+
+
 def test_each_example_has_its_own_arrows():
     flow = torch.cat([constant_flow(3, 1), constant_flow(-50, 2)])
     alone = torch.cat([arrows(flow[:1]), arrows(flow[1:])])
@@ -144,6 +169,7 @@ def test_error_legend_has_every_color_once():
     assert swatches == (255 * errors[0, :, 0]).round().int().T.tolist()
     rows = picture[0, :, 28:].view(10, 12, 52)
     assert len({tuple(row.flatten().tolist()) for row in rows}) == 10  # ten different numbers
+    assert torch.equal(rows[5, 2:9, :24], 1 - text_mask("3 px"))  # the first outliers
 
 
 def test_side_by_side_stands_at_the_top_on_white():
