@@ -613,10 +613,15 @@ Where = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
 def _product(weight: Tensor, rows: int) -> Product:
     """Return the product with a matrix (outputs, inputs), laid out for so many rows."""
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and _can_pack():
+    kept = weight.dtype if weight.device.type == "cpu" else None
+    if kept == torch.bfloat16 and _can_pack():
         # Plain bf16 matrices are put into this order at each product, which takes as long as it.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    if kept == torch.float16:
+        packed = torch.ops.quantized.linear_prepack_fp16(weight.float(), None)
+        multiply = torch.ops.quantized.linear_dynamic_fp16.default
+        return lambda x: multiply(x, packed)
     return lambda x: F.linear(x, weight)
 
 
@@ -638,14 +643,17 @@ class Decoder:
         net: the network, on the CPU or a GPU.
         rows: sequences side by side; the weights are read once for all.
         length: how many patches a sequence can have in all.
-        dtype: of matrices and cache. bfloat16 takes less time where the processor has it.
+        dtype: of matrices and cache. bfloat16 takes less time where the processor has it. float16
+            on a CPU is how matrices are kept, and all else is float32.
     """
 
     def __init__(
         self, net: GPT, rows: int, length: int, dtype: torch.dtype = torch.float32
     ) -> None:
         config = net.config
-        self.config, self.rows, self.length, self.dtype = config, rows, length, dtype
+        self.config, self.rows, self.length = config, rows, length
+        alone = dtype == torch.float16 and net.head.weight.device.type == "cpu"
+        self.dtype = torch.float32 if alone else dtype
         # Here the stream is brought to unit length, and the rest of the norm is in the matrices.
         wide, narrow = (
             width**0.5 if config.norm == "rms" else 1.0
@@ -655,7 +663,7 @@ class Decoder:
         def product(layer: nn.Linear, gain: float = 1.0) -> Product:
             return _product((layer.weight.detach() * gain).to(dtype), rows)
 
-        self.embedding = net.embedding.weight.detach().to(dtype)
+        self.embedding = net.embedding.weight.detach().to(self.dtype)
         self.join = product(net.join)
         self.place = net.place.weight.detach()
         self.ahead = net._told
@@ -684,7 +692,7 @@ class Decoder:
         self.same = (net.same.weight.detach() * narrow).to(dtype)
         # (block and whether keys or values, rows, heads, length, head)
         shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
-        self.cache = torch.zeros(shape, dtype=dtype, device=self.embedding.device)
+        self.cache = torch.zeros(shape, dtype=self.dtype, device=self.embedding.device)
         self.mask: Tensor | None = None
         self._forget()
 
@@ -886,10 +894,10 @@ class Sampling:
             and Salimans, "Classifier-Free Diffusion Guidance", 2022); 1 for just the prompt.
         detail: what ``temperature`` is multiplied by for the digits of a code after its first. They
             are the least sure, and matter the least: where they are drawn at random they are noise.
-        plausible: how likely, given the prompt alone, a token must be for guidance to stress it, as
-            a share of the likeliest one's probability (the constraint of Li et al., "Contrastive
-            Decoding", ACL 2023); 0 for no bound. What is rare may be rarer yet without the prompt,
-            and far enough from there to what nobody would write.
+        plausible: how likely a token must be by the prompt alone, as a share of the likeliest one's
+            probability, or it is never drawn (the constraint of Li et al., "Contrastive Decoding",
+            ACL 2023); 0 for no bound, and of no use where ``guidance`` is 1. What is rare may be
+            rarer yet without the prompt, so that guidance would stress what nobody would write.
     """
 
     temperature: float = 1.0

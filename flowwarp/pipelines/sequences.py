@@ -20,7 +20,7 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import matrix_dtype
 
 TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
@@ -146,7 +146,7 @@ def sample_video_tokens(
         seeds: one for each.
         sampling: how to draw.
         times: token frames, more than ``begin`` has, after which to stop; all by default.
-        dtype: of the matrices; by default bfloat16 where that is fast.
+        dtype: of the matrices; by default what is fast here.
         progress: called with (codes done, codes in all).
 
     Returns:
@@ -192,7 +192,7 @@ def sample_video_tokens(
         kinds=told,
         near=words.near(VIDEO, len(places))[known:].to(device),
         begun=begun.to(device),
-        dtype=dtype or fast_dtype(device),
+        dtype=dtype or matrix_dtype(device),
         progress=progress,
     )
     return words.read_grid(VIDEO, torch.cat([begun, ids.cpu()], 1))
@@ -258,7 +258,7 @@ def sample_sketches(
         near=words.near(SKETCH, total)[len(known) :].to(device),
         begun=first.to(device),
         resampling=inner,
-        dtype=dtype or fast_dtype(device),
+        dtype=dtype or matrix_dtype(device),
     )
     return sketches(ids)
 
@@ -357,7 +357,7 @@ def describe(
         draws.to(device),
         sampling or Sampling(temperature=0),
         stop=words.end(TEXT),
-        dtype=dtype or fast_dtype(device),
+        dtype=dtype or matrix_dtype(device),
     )
     return [words.read_text(row) for row in ids.tolist()]
 

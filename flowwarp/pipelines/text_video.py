@@ -37,6 +37,7 @@ from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import Words, caption_hits, load_captioner, look
 from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+from flowwarp.pipelines.parts import can_fork, run_parts
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
     FRAME,
@@ -496,34 +497,115 @@ def draw_codes(
     Returns:
         (B, t, h, w) int64, and the prompts with their sketches.
     """
-    captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
-    count = best if captions else 1
+    told = any(prompt.caption is not None for prompt in prompts)
+    count = best if told else 1
     halves = count > 1 and _can_halve(models, prompts)
     each = count * BEGINNINGS if halves else count
-    asked = [
-        own
-        for prompt, seed in zip(prompts, seeds, strict=True)
-        for own in with_sketches(models, prompt, seed, candidates, each)
-    ]
-    every = [own for seed in seeds for own in seeds_after(seed, each)]
+
+    def begin(part: range) -> _Drawn:
+        rows = _rows(models, prompts, seeds, candidates, each, part)
+        times = _overlap(models) if halves else None
+        tell = _part(progress if part.start == 0 else None, 0, 2 if halves else 1)
+        return _draw(models, rows, sampling, times, tell, judged=count > 1)
+
+    drawn = _in_parts(models, begin, each * len(prompts))
     if halves:
-        begun = sample_video_tokens(
-            models.gpt,
-            asked,
-            every,
-            sampling,
-            times=_overlap(models),
-            progress=_part(progress, 0, 2),
-        )
-        kept = _best_described(models, begun, captions, count)
-        asked = [replace(asked[row], begin=begun[row]) for row in kept]
-        every = [(every[row] + _ENDING) % 2**63 for row in kept]
-        progress = _part(progress, 1, 2)
-    videos = sample_video_tokens(models.gpt, asked, every, sampling, progress=progress)
-    if count == 1:
-        return videos, asked
-    kept = _best_described(models, videos, captions, 1)
-    return videos[kept], [asked[row] for row in kept]
+        going = [
+            _Row(replace(row.prompt, begin=video), (row.seed + _ENDING) % 2**63)
+            for row, video in drawn.best(len(prompts), count)
+        ]
+
+        def end(part: range) -> _Drawn:
+            tell = _part(progress if part.start == 0 else None, 1, 2)
+            rows = going[part.start : part.stop]
+            return _draw(models, rows, sampling, None, tell, judged=True)
+
+        drawn = _in_parts(models, end, len(going))
+    chosen = drawn.best(len(prompts), 1)
+    return torch.stack([video for _, video in chosen]), [row.prompt for row, _ in chosen]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One of the videos that are written side by side: what it shall be, and a seed of its own."""
+
+    prompt: Prompt
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Videos, as many of each prompt, and how well they fit it."""
+
+    rows: list[_Row]
+    videos: Tensor
+    fits: Tensor
+
+    def best(self, prompts: int, count: int) -> list[tuple[_Row, Tensor]]:
+        """Return the ``count`` videos of each prompt that fit it best."""
+        best = self.fits.view(prompts, -1).topk(count).indices
+        starts = len(self.rows) // prompts * torch.arange(prompts)
+        rows: list[int] = (best + starts[:, None]).flatten().tolist()
+        return [(self.rows[row], self.videos[row]) for row in rows]
+
+
+def _rows(
+    models: VideoModels,
+    prompts: Sequence[Prompt],
+    seeds: Sequence[int],
+    candidates: int,
+    each: int,
+    part: range,
+) -> list[_Row]:
+    """Return a part of the videos that are to be written, ``each`` of every prompt, with sketches.
+
+    What each is does not hang on what else is in its part.
+    """
+    rows: list[_Row] = []
+    share = max(1, candidates // each)
+    for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+        before = number * each
+        own = range(max(0, part.start - before), min(each, part.stop - before))
+        if own:
+            first = seeds_after(seed, share * own.start + 1)[-1]
+            made = with_sketches(models, prompt, first, share * len(own), len(own))
+            rows += map(_Row, made, seeds_after(seed, each)[own.start : own.stop])
+    return rows
+
+
+def _draw(
+    models: VideoModels,
+    rows: list[_Row],
+    sampling: Sampling,
+    times: int | None,
+    progress: Progress | None,
+    *,
+    judged: bool,
+) -> _Drawn:
+    """Write videos, up to so many token frames, and judge them if there will be a choice."""
+    prompts = [row.prompt for row in rows]
+    videos = sample_video_tokens(
+        models.gpt,
+        prompts,
+        [row.seed for row in rows],
+        sampling,
+        times=times,
+        progress=progress,
+    )
+    captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
+    fits = agreement(models, videos, captions) if judged else torch.zeros(len(rows))
+    return _Drawn(rows, videos, fits)
+
+
+def _in_parts(models: VideoModels, draw: Callable[[range], _Drawn], count: int) -> _Drawn:
+    """Draw so many videos, each thread some of them."""
+    threads = torch.get_num_threads() if can_fork(models.device) else 1
+    parts = run_parts(draw, count, threads)
+    return _Drawn(
+        [row for part in parts for row in part.rows],
+        torch.cat([part.videos for part in parts]),
+        torch.cat([part.fits for part in parts]),
+    )
 
 
 def _can_halve(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
@@ -532,17 +614,6 @@ def _can_halve(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
         return False
     frames = _overlap(models) * models.dvae.config.stride_time
     return models.goes_on and frames > models.captioner.net.config.apart
-
-
-def _best_described(
-    models: VideoModels, videos: Tensor, captions: Sequence[str], count: int
-) -> list[int]:
-    """Return which of the videos of each caption it describes best, ``count`` of each."""
-    each = len(videos) // len(captions)
-    told = [caption for caption in captions for _ in range(each)]
-    best = agreement(models, videos, told).view(-1, each).topk(count).indices
-    rows: list[int] = (best + each * torch.arange(len(captions))[:, None]).flatten().tolist()
-    return rows
 
 
 def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection, resource_tracker
@@ -51,9 +52,9 @@ def run_processes(
         items: what to work on.
         count: of processes.
     """
-    workers = [_Worker(prepare, number) for number in range(count)]
+    workers = [Worker(prepare, number) for number in range(count)]
     idle = list(workers)
-    busy: dict[Any, _Worker] = {}
+    busy: dict[Any, Worker] = {}
     waiting = iter(items)
     try:
         ahead = next(waiting, _END)  # made while the processes are busy
@@ -68,7 +69,7 @@ def run_processes(
                 item, result = worker.take()
                 if worker.is_dead:
                     workers.remove(worker)
-                    worker = _Worker(prepare, worker.number)
+                    worker = Worker(prepare, worker.number)
                     workers.append(worker)
                 idle.append(worker)
                 yield item, result
@@ -165,22 +166,27 @@ _END: Any = object()
 
 
 @final
-class _Worker:
+class Worker:
     """A process and the pipe to it, seen from here."""
 
-    def __init__(self, prepare: Callable[[int], Callable[[Any], Any]], number: int) -> None:
+    def __init__(
+        self, prepare: Callable[[int], Callable[[Any], Any]], number: int, method: str = "spawn"
+    ) -> None:
+        """Start a process: a new one, or by ``fork`` a copy of this one without its threads."""
         self.number = number
         self.is_dead = False
-        # Spawned: a fork would copy locks that torch's threads hold.
-        context = multiprocessing.get_context("spawn")
+        context: Any = multiprocessing.get_context(method)
         self.answers, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(prepare, number, theirs), daemon=True)
-        with _uninterrupted():
+        with _uninterrupted(method), warnings.catch_warnings():
+            # From 3.12 on, that other threads' locks stay locked in a copy: it takes none of them.
+            warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
             self._process.start()
         theirs.close()  # the end of either process is then the end of the pipe
         self._item: Any = None
 
     def give(self, item: Any) -> None:
+        """Have an item worked on; it is idle."""
         self._item = item
         with suppress(BrokenPipeError, ConnectionResetError):  # it died idle; take() says so
             self.answers.send(item)
@@ -199,6 +205,7 @@ class _Worker:
         return item, result
 
     def stop(self) -> None:
+        """End the process, whatever it does."""
         self.answers.close()
         self._process.terminate()
         self._process.join(_PATIENCE)
@@ -208,7 +215,7 @@ class _Worker:
 
 
 @contextmanager
-def _uninterrupted() -> Iterator[None]:
+def _uninterrupted(method: str) -> Iterator[None]:
     """Have a process that is started here, and begins with imports, never see a Ctrl-C.
 
     Its parent sees one after this block. To ignore it here would lose it, and a worker can take
@@ -217,7 +224,8 @@ def _uninterrupted() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
-    resource_tracker.ensure_running()  # else it is started in the block, and lets signals in
+    if method == "spawn":
+        resource_tracker.ensure_running()  # else it is started in the block, and lets signals in
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

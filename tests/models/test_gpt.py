@@ -248,13 +248,18 @@ def test_several_patches_may_be_read_at_once_later_too():
 
 
 @torch.no_grad()
-def test_bf16_is_near():
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.05), (torch.float16, 0.005)])
+def test_half_precision_is_near(dtype, near):
+    if dtype == torch.float16 and "fbgemm" not in torch.backends.quantized.supported_engines:
+        pytest.skip("this CPU has no FBGEMM")
     net = network()
     ids, places = sequences()
-    decoder = Decoder(net, 2, LENGTH, torch.bfloat16)
+    decoder = Decoder(net, 2, LENGTH, dtype)
     foretold = decoder.begin(list(ids[:, :-PATCH]), list(places[:, :-PATCH]))
     got = all_logits(decoder, foretold, ids[:, -PATCH:-1].unbind(1))
-    torch.testing.assert_close(got, net(ids, places)[:, -1], rtol=0, atol=0.05)
+    wanted = net(ids, places)[:, -1]
+    torch.testing.assert_close(got, wanted, rtol=0, atol=near)
+    assert not torch.equal(got, wanted)
 
 
 def test_a_decoder_refuses_what_does_not_fit():

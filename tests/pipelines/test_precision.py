@@ -1,7 +1,9 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_dtype, matrix_dtype
 
 
 @pytest.mark.parametrize("fast", [True, False])
@@ -16,3 +18,15 @@ def test_bf16_where_the_device_has_instructions_for_it(monkeypatch, fast):
 def test_a_torch_without_the_probe(monkeypatch):
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     assert fast_dtype(torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("engines", [["fbgemm", "x86"], ["qnnpack"]])
+def test_matrices_are_kept_in_half_precision_where_that_is_multiplied_fast(monkeypatch, engines):
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(supported_engines=engines))
+    for fast in (True, False):
+        monkeypatch.setattr(
+            torch.cpu, "_is_avx512_bf16_supported", lambda fast=fast: fast, raising=False
+        )
+        plain = torch.float16 if "fbgemm" in engines else torch.float32
+        assert matrix_dtype(torch.device("cpu")) == (torch.bfloat16 if fast else plain)
+    assert matrix_dtype(torch.device("mps")) == torch.float32

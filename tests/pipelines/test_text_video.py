@@ -343,6 +343,42 @@ def test_of_four_times_as_many_the_best_go_on(sketching, monkeypatch):
     assert told[-1] == (told[0][1], told[0][1])
 
 
+def test_each_thread_draws_a_part(sketching, monkeypatch):
+    def score(models, videos, captions):
+        return videos.double().sum((1, 2, 3))
+
+    monkeypatch.setattr(text_video, "agreement", score)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    tasks = []
+
+    def here(work, count, threads):
+        torch.set_num_threads(1)
+        tasks.append((count, threads))
+        ends = [count * part // threads for part in range(threads + 1)]
+        results = [work(range(*ends[part : part + 2])) for part in range(threads)]
+        torch.set_num_threads(3)
+        return results
+
+    asked = [Prompt(CAPTION), Prompt("a knight")], [9, 4]
+    told = []
+    try:
+        found, chosen = draw_codes(
+            sketching, *asked, candidates=24, best=3, progress=lambda *at: told.append(at)
+        )
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(text_video, "run_parts", here)
+        wanted, same = draw_codes(sketching, *asked, candidates=24, best=3)
+    finally:
+        torch.set_num_threads(before)
+    assert tasks == [(24, 3), (6, 3)]
+    assert torch.equal(found, wanted)
+    for one, other in zip(chosen, same, strict=True):
+        assert torch.equal(one.sketch, other.sketch)
+    assert told == sorted(told)
+    assert told[-1] == (told[0][1], told[0][1])
+
+
 def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monkeypatch):
     words = sketching.gpt.vocabulary
     eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, apart=2, widths=(8, 8)))

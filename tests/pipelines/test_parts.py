@@ -1,0 +1,87 @@
+"""Parts of one piece of work, in copies of this process."""
+
+import multiprocessing
+import os
+import signal
+import sys
+
+import pytest
+import torch
+
+from flowwarp.errors import InputError
+from flowwarp.pipelines.parts import can_fork, run_parts
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are not copied")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("count", "threads", "parts"),
+    [
+        (5, 2, [[0, 1], [2, 3, 4]]),
+        (2, 3, [[0], [1]]),
+        (7, 3, [[0, 1], [2, 3], [4, 5, 6]]),
+        (4, 1, [[0, 1, 2, 3]]),
+    ],
+)
+def test_parts_are_consecutive_and_processes(count, threads, parts):
+    weight = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    torch.mm(weight, weight)  # torch's pool is there, and has worked
+
+    def work(part):
+        torch.mm(weight, weight)
+        return list(part), os.getpid(), torch.get_num_threads(), weight[part.start] * 2
+
+    found = run_parts(work, count, threads)
+    assert [part for part, _, _, _ in found] == parts
+    assert found[0][1] == os.getpid()
+    assert len({pid for _, pid, _, _ in found}) == len(parts)
+    assert {used for _, _, used, _ in found} == {1 if len(parts) > 1 else 2}
+    for part, _, _, row in found:
+        assert torch.equal(row, weight[part[0]] * 2)
+
+
+@pytest.mark.parametrize("here", [True, False])
+@pytest.mark.parametrize(
+    "fault", [InputError("a", "is bad"), MemoryError("of 9 GiB"), RuntimeError("of torch")]
+)
+def test_a_fault_of_any_part_is_the_fault_of_all(here, fault):
+    def work(part):
+        if (part.start == 0) == here:
+            raise fault
+        return part
+
+    with pytest.raises(type(fault), match=str(fault)):
+        run_parts(work, 2, 2)
+
+
+def test_a_part_that_is_killed():
+    def work(part):
+        if part.start:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(InputError, match="SIGKILL"):
+        run_parts(work, 2, 2)
+
+
+def test_where_there_are_no_copies(monkeypatch):
+    assert can_fork(CPU)
+    assert not can_fork(torch.device("cuda"))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.cuda, "is_initialized", lambda: True)
+        assert not can_fork(CPU)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert not can_fork(CPU)
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert not can_fork(CPU)
