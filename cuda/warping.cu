@@ -106,6 +106,13 @@ __device__ void warp(const WarpingCall& call) {
     }
 }
 
+template <typename S, int N>
+__device__ bool is_flat(const AxisTaps<S, N>& taps) {
+    bool flat = true;
+    for (int n = 0; n < N; ++n) flat &= taps.slope[n] == 0;
+    return flat;
+}
+
 // One thread sums all channels of a pixel, in their order.
 template <typename T, int N, int PAD>
 __device__ void flow_gradient(const WarpingCall& call) {
@@ -131,8 +138,8 @@ __device__ void flow_gradient(const WarpingCall& call) {
                 du += g * u_slope;
                 dv += g * v_slope;
             }
-            out[p] = du;
-            out[values.plane + p] = dv;
+            out[p] = is_flat(taps.x) ? 0 : du;  // 0 * inf is NaN: no slope, no gradient
+            out[values.plane + p] = is_flat(taps.y) ? 0 : dv;
         }
     }
 }

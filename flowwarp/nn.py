@@ -172,5 +172,7 @@ def _relative(one: Tensor, two: Tensor) -> float:
         return 0.0
     if not one.is_floating_point():
         return float((one != two).float().mean())
-    off = float((one.double() - two.double()).norm() / two.double().norm())
+    alike = one.isinf() & (one == two)  # inf - inf is NaN
+    one, two = (tensor.double().masked_fill(alike, 0) for tensor in (one, two))
+    off = float((one - two).norm() / two.norm())
     return math.inf if math.isnan(off) else off

@@ -74,6 +74,19 @@ def test_the_size_of_the_batch_by_hand():
         check_batch_invariance(model, torch.tensor([[3.0, 4.0]]), tolerance=6e-3)
 
 
+def test_what_is_masked_by_infinity_is_alike():
+    def masked(x):
+        return torch.cat([torch.full_like(x, -math.inf), x], 1)
+
+    row = torch.tensor([[3.0, 4.0]])
+    found = measure_batch_dependence(lambda x: masked(x * (1 + 1e-3 * (len(x) - 1))), row)
+    assert found.neighbours == 0
+    assert found.size == pytest.approx(7e-3, rel=1e-4)  # of the numbers, as without the mask
+    leaks = measure_batch_dependence(lambda x: masked(x + 1e-4 * x.roll(1, 0)), row)
+    assert leaks.neighbours == math.inf
+    assert measure_batch_dependence(lambda x: x / (len(x) - 1), row).size == math.inf
+
+
 def test_integers_differ_by_share():
     def model(ids):  # all but the first of four hang on the neighbours
         return torch.cat([ids[:, :1], ids[:, 1:] + len(ids)], 1)

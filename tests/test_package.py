@@ -24,7 +24,7 @@ import flowwarp
 from flowwarp.ops import _native
 
 ROOT = Path(__file__).resolve().parent.parent
-FOLDERS = ("flowwarp", "cuda", "datasets")
+FOLDERS = ("flowwarp", "cuda", "datasets", ".github", ".ci")
 TEXTS = sorted(path.name for path in ROOT.glob("*.md"))
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", *TEXTS)
 BUILT = sorted(Path(_native.__file__).parent.glob("_cpu_*.so"))
@@ -138,6 +138,8 @@ def test_sdist_holds_what_a_wheel_is_built_from(sdist):
     kernels = {f"cuda/{path.name}" for path in (ROOT / "cuda").glob("*.*")}
     assert kernels | set(FILES) | {f"datasets/sample/{name}" for name in SAMPLE} <= names
     assert {path.relative_to(ROOT).as_posix() for path in SPRITES} <= names
+    # The tests in it read these.
+    assert {".github/workflows/tests.yml", ".github/workflows/wheels.yml", ".ci/run"} <= names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 
@@ -279,6 +281,11 @@ def test_import_loads_nothing_heavy(tmp_path):
 def test_every_public_name_is_there(name):
     assert callable(getattr(flowwarp, name))
     assert name in dir(flowwarp)
+
+
+@pytest.mark.parametrize("name", flowwarp.__all__)
+def test_every_public_function_has_an_example(name):
+    assert ">>> " in getattr(flowwarp, name).__doc__
 
 
 def test_an_unknown_name_is_an_attribute_error():

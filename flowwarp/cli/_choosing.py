@@ -60,11 +60,11 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, default, text in (
             ("gpt", "base", "Of train-gpt."),
             ("captioner", None,
-             "Of train-captioner: it tells what videos show, so which is as prompted; by default "
-             "the package's, if the sketcher is."),
+             "Of train-captioner: it judges which video shows the prompt best. If not given, the "
+             "package's if the sketcher is the package's, else the sketcher, else the --gpt."),
             ("sketcher", None,
-             "Of train-captioner --kinds: whose sketches the --gpt learned; by default the "
-             "package's, if it is that."),
+             "Of train-captioner --kinds: the one that the --gpt was trained with. If not given, "
+             "the package's, if the --gpt was trained with that; else none."),
             ("dvae", "base", "Of train-dvae."),
             ("upsampler", "base", "Of train-upsampler."),
             ("flow", "base", "Of train-flow."),
@@ -87,7 +87,8 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ("--detail", click.FloatRange(0), DETAIL,
              "Temperature of a code's later digits, times --temperature."),
             ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
-             "Stress no token that has less than this share of the likeliest one's chance."),
+             "Never draw a token that has less than this share of the likeliest one's chance, by "
+             "the prompt alone; 0 for no bound."),
         )
     })  # fmt: skip
 

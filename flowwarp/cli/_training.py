@@ -65,7 +65,14 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             metavar="WEIGHTS",
             help="Begin with a trained network, of its size: base (of flow small, too), or a file.",
         ),
-        click.option("--run", "folder", metavar="FOLDER", default=folder, show_default=True),
+        click.option(
+            "--run",
+            "folder",
+            metavar="FOLDER",
+            default=folder,
+            show_default=True,
+            help="Where weights, figures, samples and states go.",
+        ),
         click.option(
             "--resume",
             type=click.Choice(["never", "auto", "changed"]),
@@ -75,7 +82,11 @@ def training_options(folder: str) -> Callable[[Function], Function]:
         ),
         click.option("--steps", type=click.IntRange(1), help="How many steps in all."),
         click.option(
-            "--set", "settings", metavar="KEY=VALUE", multiple=True, help="Any other setting."
+            "--set",
+            "settings",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Any other setting, repeatable; --dry-run --json lists them.",
         ),
         click.option(
             "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
@@ -217,6 +228,23 @@ def checked_settings() -> Iterator[None]:
         raise InputError("--set", str(fault)) from fault
 
 
+def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None:
+    """Refuse what the loop would refuse as well, but after what takes long, and in no dry run.
+
+    Args:
+        training: settings of the loop.
+        network: the task's name.
+        muon: whether the task has matrices for Muon.
+
+    Raises:
+        InputError: Muon, or a network in parts, where there is none.
+    """
+    if training.muon and not muon:
+        raise InputError("loop.muon", f"a {network} has no matrices for Muon", "leave it 0")
+    if training.shard:
+        raise InputError("loop.shard", f"cannot share a {network}", "leave it false")
+
+
 def tell_clips(done: int, total: int) -> None:
     """Tell how far the preparation of a folder's videos is."""
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
@@ -248,21 +276,51 @@ class Sources:
     captioners: tuple[str, ...] = ()
 
 
-def note_sources(data: Sequence[str], **given: str | bool | tuple[str, ...] | None) -> Sources:
-    """Return them with whole paths, and weights with their digest: another file is another run."""
-    noted = {name: _noted(value) for name, value in given.items() if value is not None}
-    return Sources(tuple(map(_whole, data)), **noted)
+def note_sources(
+    data: Sequence[str], *, worlds: bool = True, **given: str | bool | tuple[str, ...] | None
+) -> Sources:
+    """Return them with whole paths, and weights with their digest: another file is another run.
 
+    What a command takes for a name stays one, whatever lies in the folder that it is called in.
 
-def _noted(value: str | bool | tuple[str, ...]) -> Any:
-    if isinstance(value, bool):
-        return value
-    return _whole(value) if isinstance(value, str) else tuple(map(_whole, value))
+    Args:
+        data: worlds, files, folders or patterns.
+        worlds: whether ``data`` may name worlds.
+        given: other options.
+    """
+    from flowwarp.data.recipes import recipe_names
+    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.pipelines.flow_estimation import SHIPPED
+
+    recipes = tuple(recipe_names())
+    names = {
+        "dvae": SHIPPED,
+        "sketcher": SHIPPED,
+        "captioners": SHIPPED,
+        "start": SHIPPED,
+        "flow": (*SHIPPED, "none"),
+        "recipe": recipes,
+        "val_recipe": recipes,
+    }
+
+    def noted(value: str | bool | tuple[str, ...], known: Sequence[str]) -> Any:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str):
+            return value if value in known else _whole(value)
+        return tuple(noted(name, known) for name in value)
+
+    sources = {
+        name: noted(value, names.get(name, ()))
+        for name, value in given.items()
+        if value is not None
+    }
+    return Sources(noted(tuple(data), (SPRITES, DIGITS) if worlds else ()), **sources)
 
 
 def _whole(name: str) -> str:
     path = Path(name)
-    if not path.exists():  # a pattern, or a name such as sprites or base
+    if not path.exists():  # such as a pattern
         return name
     if path.suffix != ".safetensors":
         return str(path.absolute())
@@ -278,12 +336,18 @@ def tell_plan(
 ) -> None:
     """Print what a command would do that trains: of --dry-run, once all was checked.
 
+    Of several processes, the first one prints.
+
     Args:
         configs: of the run.
         sources: that it would learn from.
         found: how many there are of each kind of thing in them; None if without end.
         given: options of the command.
     """
+    from flowwarp.train.processes import is_first
+
+    if not is_first():
+        return
     training: LoopConfig = configs["loop"]
     nothing = asdict(Sources())
     named = {name: value for name, value in asdict(sources).items() if value != nothing[name]}

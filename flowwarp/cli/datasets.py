@@ -134,6 +134,8 @@ def info_command(name: str, as_json: bool) -> None:
     click.echo("layout:")
     for line in about["layout"]:
         click.echo(f"  {line}")
+    if about.get("note"):
+        click.echo(f"note: {about['note']}")
     if "captions" in about:
         click.echo("captions, for example:")
         for line in about["captions"]:
@@ -156,6 +158,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
         "terms": recipe.terms or "not stated",
         "home": recipe.home,
         "layout": layout,
+        "note": recipe.note,
     }
 
 
@@ -219,7 +222,7 @@ def make_command(
 
     \b
     flowwarp datasets make sprites -o clips --count 100 --layers lpc/
-    flowwarp datasets make digits -o digits --size 64 --flow
+    flowwarp datasets make digits -o digit_clips --size 64 --flow
     """  # noqa: D301 - click wants the character itself
     if world == "digits" and (layers or photos or held_out):
         raise click.UsageError("--layers, --photos and --held-out go with sprites")

@@ -79,7 +79,11 @@ class Options:
 )
 @click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
 @click.option("--backward", metavar="OUT", help="Write the flow from frame 2 to frame 1 too.")
-@click.option("--occlusion", metavar="OUT", help="Write a mask, white where frame 2 shows it.")
+@click.option(
+    "--occlusion",
+    metavar="OUT",
+    help="Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",
+)
 @click.option("--show", metavar="OUT", help="Write colours: a picture; for many, .mp4 or a folder.")
 @device_option
 @click.option(

@@ -66,7 +66,7 @@ class Job:
     default=2,
     show_default=True,
     metavar="N",
-    help="How many frames to make of one, 2 to 8.",
+    help="How many times as many frames, 2 to 8.",
 )
 @click.option("--slow", is_flag=True, help="Slow motion: keep the frames a second.")
 @click.option(
@@ -107,9 +107,9 @@ def command(
 ) -> None:
     """Put frames between the frames of a video, a folder of pictures, or two pictures.
 
-    Of each frame but the last N are made: N - 1 new ones follow it, placed by the motion between
-    it and the next. Across a cut the frame before it is repeated, and so are equal frames. The
-    frames given stay as they are: bit for bit where pictures are written. Sound is lost.
+    Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
+    next. Across a cut the frame before it is repeated, and so are equal frames. The frames given
+    stay as they are: bit for bit where pictures are written. Sound is lost.
 
     Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
     a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as

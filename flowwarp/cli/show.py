@@ -54,7 +54,11 @@ class View:
 @click.argument("inputs", metavar="FLOW...", nargs=-1, required=True)
 @click.option("-o", "--output", metavar="OUT", help="A picture or video; for many, also a folder.")
 @click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
-@click.option("--arrows", is_flag=True, help="Arrows instead of colours; PX fills their grid.")
+@click.option(
+    "--arrows",
+    is_flag=True,
+    help=f"Arrows instead of colours, {ARROW_STEP} px apart and as long for motion of --max.",
+)
 @click.option("--error", metavar="TRUTH", help="Distance to this flow, in KITTI's colours.")
 @click.option("--flicker", metavar="FRAME2", help="GIF of --image and FRAME2 warped onto it.")
 @click.option("--image", metavar="FRAME1", help="The first frame, to put under the picture.")

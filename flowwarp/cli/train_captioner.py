@@ -12,6 +12,7 @@ from flowwarp.cli._splits import keep_splits, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
+    check_loop,
     checked_settings,
     configure_start,
     note_sources,
@@ -68,6 +69,7 @@ def command(
     trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
     first = trained.net if trained else None
     configs, first = configure_start(first, captioner.presets(given.preset), given)
+    check_loop(configs["loop"], "captioner")
     if trained and first:
         trained = replace(trained, net=first)
     sources = note_sources([data], layers=layers, photos=photos, start=given.start)

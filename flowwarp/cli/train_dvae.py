@@ -9,6 +9,7 @@ import click
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
+    check_loop,
     checked_settings,
     configure_start,
     note_sources,
@@ -75,6 +76,7 @@ def command(
 
     net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
     configs, net = configure_start(net, dvae.presets(given.preset), given)
+    check_loop(configs["loop"], "dvae")
     about = configs["data"]
     place = own_device(given.device)
     flow, motion = find_motion(data, flow, place)

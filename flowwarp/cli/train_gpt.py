@@ -55,8 +55,8 @@ def command(
     The transformer also learns how clips move: sprites and digits know it, of a folder's videos a
     flow network finds it (--flow).
 
-    With --sketcher, it learns to make sketches of captions, and videos after sketches: what is to
-    be seen where. They show what a caption says after a tenth of the training.
+    With --sketcher, it learns to write a sketch first, which says what is to be seen where, and
+    then the video. That way it learns in a tenth of the time to show what a caption says.
 
     \b
     flowwarp train-gpt digits --dvae runs/dvae/best.safetensors --preset tiny

@@ -10,6 +10,7 @@ from flowwarp.cli._paths import is_folder
 from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
+    check_loop,
     checked_settings,
     configure_start,
     note_sources,
@@ -62,6 +63,7 @@ def command(
 
     net = load_upsampler(given.start) if given.start else None
     configs, net = configure_start(net, upsampler.presets(given.preset), given)
+    check_loop(configs["loop"], "upsampler")
     about: upsampler.UpsamplerDataConfig = configs["data"]
     half = configs["loop"].precision == "bf16"
     device = own_device(given.device)

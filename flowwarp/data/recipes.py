@@ -6,6 +6,7 @@ with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is search
 files of a pair follow from what it matched, and a field that is not in ``frame1`` is free::
 
     title = "..."                 # and home, terms: where it is, and what may be done with it
+    note = "..."                  # optional: what must be done with it first
     footage = ["test/clean/*"]    # folders and videos to learn from without flow; or pictures, by
                                   # fields: those that differ in {n} alone are frames of one clip
     complete = true               # every two frames have flow; otherwise those without are no pair
@@ -74,6 +75,7 @@ class Recipe:
     title: str
     home: str = ""
     terms: str = ""
+    note: str = ""
     footage: tuple[str, ...] = ()
     complete: bool = True
     sets: tuple[Layout, ...] = ()

@@ -68,6 +68,13 @@ def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
 
     Raises:
         InputError: missing, unreadable, broken, or not a flow file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_flow(f"{folder}/a.flo", torch.tensor([[[1.5, torch.nan]], [[0.0, 0.0]]]))
+    ...     flow, valid = read_flow(f"{folder}/a.flo")
+    >>> flow[0], valid[0]  # flow[None] is a batch of one
+    (tensor([[1.5000, 0.0000]]), tensor([[ True, False]]))
     """
     kind = Path(path).suffix.lower()
     if kind not in _READERS:
@@ -97,6 +104,13 @@ def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> N
         InputError: the format cannot hold these values (KITTI PNG ends at 512 px) or this size
             (and at 1,000,000 px a side).
         OutputError: the file cannot be written.
+
+    >>> import tempfile
+    >>> flow = torch.tensor([1.5, -2.0]).view(2, 1, 1).expand(2, 3, 4)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_flow(f"{folder}/a.png", flow)
+    ...     torch.equal(read_flow(f"{folder}/a.png")[0], flow)
+    True
     """
     data = encode_flow(path, flow, valid)
     with atomic_output(path) as temporary:

@@ -89,6 +89,13 @@ def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
 
     Raises:
         InputError: missing, unreadable, cut off, corrupt, too large or not a picture.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_image(f"{folder}/gray.png", torch.full((1, 3, 4), 0.2))
+    ...     image = read_image(f"{folder}/gray.png")
+    >>> image.shape, image[:, 0, 0]  # image[None] is a batch of one
+    (torch.Size([3, 3, 4]), tensor([0.2000, 0.2000, 0.2000]))
     """
     image, format = read_image_with_format(path)
     if not alpha:
@@ -172,6 +179,13 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
         ValueError: a wrong shape or an unknown extension.
         OutputError: the file cannot be written, or its format holds no transparency or no picture
             of that size.
+
+    >>> import tempfile
+    >>> image = torch.tensor([1.0, 0.4, 0.0]).view(3, 1, 1).expand(3, 2, 2)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_image(f"{folder}/orange.png", image)
+    ...     torch.equal(read_image(f"{folder}/orange.png"), image)
+    True
     """
     kind = Path(path).suffix.lower()
     if kind not in _SAVE:

@@ -28,6 +28,9 @@ def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:
     Raises:
         TypeError: an argument is not a floating-point tensor.
         ValueError: the shapes differ or are not (B, 2, H, W).
+
+    >>> endpoint_error(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1))
+    tensor([[[[5.]]]])
     """
     flow, target = _checked(flow, target)
     return _length(flow - target)
@@ -70,6 +73,10 @@ def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tens
     Raises:
         TypeError: a flow is not a floating-point tensor.
         ValueError: shapes or devices do not fit.
+
+    >>> target = torch.tensor([[10.0, 100.0], [0.0, 0.0]]).view(1, 2, 1, 2)
+    >>> fl_all(target + torch.tensor([4.0, 0.0]).view(1, 2, 1, 1), target)  # 40 % off, and 4 %
+    tensor([50.])
     """
     flow, target = _checked(flow, target)
     error = _length(flow - target)

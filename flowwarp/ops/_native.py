@@ -43,6 +43,8 @@ def native() -> Native:
         return Native(
             None, "off", "", f"FLOWWARP_NATIVE={wanted} is none of {', '.join(LEVELS)}, off"
         )
+    if wanted and wanted not in _supported_levels():  # its first instruction would be the last
+        return Native(None, "off", "", f"FLOWWARP_NATIVE={wanted}: this CPU has no {wanted}")
     reasons = []
     for level in [wanted] if wanted else _supported_levels():
         path = Path(__file__).with_name(f"_cpu_{level}.so")

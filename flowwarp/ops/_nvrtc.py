@@ -32,6 +32,7 @@ BLOCK = 256  # threads
 MOST_BLOCKS = 65535  # along y and z, CUDA's limit
 ENOUGH_THREADS = 1 << 18  # to fill a large GPU; fewer pixels than that share out their channels
 SCRATCH = 1 << 22  # fixed-point sums kept at once: 32 MiB
+OLDEST = 70  # compute capability that __grid_constant__ needs
 STORAGE = {
     torch.float32: "float",
     torch.float64: "double",
@@ -169,6 +170,8 @@ def _nvrtc_error(library: ctypes.CDLL, status: int) -> str:
 def architecture_for(capability: tuple[int, int], supported: Sequence[int]) -> str | None:
     """Return machine code's name, PTX's for a GPU newer than NVRTC, None for one too old."""
     wanted = 10 * capability[0] + capability[1]
+    if wanted < OLDEST:
+        return None
     if wanted in supported:
         return f"sm_{wanted}"
     older = [known for known in supported if known < wanted]

@@ -91,8 +91,13 @@ def fold_vmap(operator: Callable[..., Any]) -> Callable[..., Any]:
             return argument.flatten(0, 1)
 
         def unfold(result: Tensor) -> Tensor:
-            return result.view(count, result.shape[0] // count, *result.shape[1:])
+            # Where nothing is mapped, only an argument tells the batch; else the result does, which
+            # may be empty where nobody wants it.
+            batch = result.shape[0] // count if count else one_batch
+            return result.view(count, batch, *result.shape[1:])
 
+        first, dim = arguments[0], in_dims[0]
+        one_batch = first.shape[0] if dim is None else first.movedim(dim, 0).shape[1]
         results = operator(*(fold(a, d) for a, d in zip(arguments, in_dims, strict=True)))
         if isinstance(results, Tensor):
             return unfold(results), 0

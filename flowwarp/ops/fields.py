@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Literal, overload
 
 import torch
@@ -23,6 +24,12 @@ def coordinate_grid(
     """Return the position of every pixel, (1, 2, H, W): channel 0 is x, channel 1 is y.
 
     ``coordinate_grid(...) + flow`` is where a flow field points.
+
+    Args:
+        height: H.
+        width: W.
+        device: of the result.
+        dtype: of the result.
 
     >>> coordinate_grid(2, 3)[0, 0]
     tensor([[0., 1., 2.],
@@ -46,6 +53,10 @@ def compose(flow_12: Tensor, flow_23: Tensor) -> Tensor:
 
     Raises:
         ValueError: the shapes differ.
+
+    >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 4)
+    >>> compose(right, 2 * right)[0, :, 0, 0]
+    tensor([3., 0.])
     """
     check_flow(flow_12, "flow_12")
     check_flow(flow_23, "flow_23", like=flow_12)
@@ -75,6 +86,11 @@ def invert(
 
     Returns:
         (B, 2, H, W); with ``mask=True`` a pair with ``visible`` (B, 1, H, W) bool, False in holes.
+
+    >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> left, visible = invert(right, mask=True)
+    >>> left[0, 0], visible[0, 0]
+    (tensor([[-1., -1., -1., -1.]]), tensor([[False,  True,  True,  True]]))
     """
     check_flow(flow)
     ones = torch.ones_like(flow[:, :1])
@@ -90,8 +106,8 @@ def invert(
 def fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     """Divide by coverage; where there is none, take the average around, as far as it needs.
 
-    Pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996): average down until no hole is left,
-    then fill each level's holes from the coarser one.
+    Pull-push (Gortler et al., "The Lumigraph", SIGGRAPH 1996): average down to a single pixel, then
+    fill each level's holes from the coarser one.
 
     Args:
         values: (B, C, H, W), sums of what landed.
@@ -102,7 +118,9 @@ def fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     """
     known = coverage > 0
     mean = torch.where(known, values / torch.where(known, coverage, 1), 0)
-    if bool(known.all()) or min(mean.shape[-2:]) == 0 or max(mean.shape[-2:]) == 1:
+    # Where no hole is left it goes on in vain: to ask would make the GPU wait, and torch.compile,
+    # vmap and fake tensors fail.
+    if min(mean.shape[-2:]) == 0 or max(mean.shape[-2:]) == 1:
         return mean
     weight = known.to(mean.dtype)
     size = ((mean.shape[-2] + 1) // 2, (mean.shape[-1] + 1) // 2)
@@ -128,16 +146,22 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
         (B, 2, *size) in pixels of the new size.
 
     Raises:
-        ValueError: a side of ``size`` is below 1, or the flow has no pixels.
+        ValueError: ``size`` is not two whole numbers of at least 1, or the flow has no pixels.
 
     >>> import torch
     >>> resize_flow(torch.ones(1, 2, 4, 4), (4, 8))[0, :, 0, 0]
     tensor([2., 1.])
     """
     check_flow(flow)
+    if (
+        not isinstance(size, tuple | list)
+        or len(size) != 2
+        # torch.export traces with SymInt, and check_whole's upper bound would be a guard there.
+        or not all(isinstance(side, int | torch.SymInt) and side >= 1 for side in size)
+    ):
+        wanted = "(height, width), whole numbers of at least 1"
+        raise ValueError(f"size must be {wanted}, got {reprlib.repr(size)}")
     height, width = size
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least (1, 1), got {tuple(size)}")
     if tuple(flow.shape[-2:]) == (height, width):
         return flow
     check_pixels(flow, "flow")

@@ -47,7 +47,7 @@ def carry_noise(
     Args:
         noise: (B, C, H, W), white and of unit variance; the noise of the previous frame.
         flow: (B, 2, H, W) in pixels, from this frame to the previous one.
-        fresh: like ``noise`` and independent of it.
+        fresh: like ``noise``, its dtype included, and independent of it.
         visible: (B, 1, H, W) bool, which pixels of this frame the previous one shows; others, and
             those whose flow is not finite or leads outside, get fresh noise.
         dither: in [0, 1), the same for all pixels; 0.5 rounds to the nearest.
@@ -56,19 +56,26 @@ def carry_noise(
         (B, C, H, W), noise for this frame. One example depends on nothing of another.
 
     Raises:
-        TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes or devices do not fit.
+        TypeError: an argument is not a tensor, or not floating point where it must be.
+        ValueError: shapes, dtypes or devices do not fit.
     """
     check_image(noise, "noise")
     check_image(fresh, "fresh")
     check_flow(flow, like=noise)
     check_same_grid(fresh, "fresh", noise)
-    if fresh.shape != noise.shape:
-        raise ValueError(f"fresh must be {tuple(noise.shape)}, got {tuple(fresh.shape)}")
+    if fresh.shape != noise.shape or fresh.dtype != noise.dtype:
+        raise ValueError(
+            f"fresh must be {tuple(noise.shape)} {noise.dtype} as noise is, "
+            f"got {tuple(fresh.shape)} {fresh.dtype}"
+        )
     batch, channels, height, width = noise.shape
     size = height * width
     moves = torch.isfinite(flow).all(1, keepdim=True)
     if visible is not None:
+        if not isinstance(visible, Tensor):
+            raise TypeError(f"visible must be a torch.Tensor, got {type(visible).__name__}")
+        if visible.ndim != 4:
+            raise ValueError(f"visible must be (B, 1, H, W), got shape {tuple(visible.shape)}")
         check_same_grid(visible, "visible", noise, 1)
         moves = moves & visible.bool()
     source, inside = _target(flow, moves, dither)  # (B, H * W), of each pixel

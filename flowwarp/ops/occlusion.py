@@ -22,6 +22,10 @@ def range_map(flow_21: Tensor) -> Tensor:
     Returns:
         (B, 1, H, W), at least 0; about 1 where one pixel maps to one, 0 where a pixel of frame 1 is
         hidden in frame 2.
+
+    >>> left = torch.tensor([-1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> range_map(left)  # what was at the right has left the frame
+    tensor([[[[1., 1., 1., 0.]]]])
     """
     check_flow(flow_21, "flow_21")
     return splat(torch.ones_like(flow_21[:, :1]), flow_21, "sum")
@@ -36,6 +40,10 @@ def visible_by_range(flow_21: Tensor, threshold: float = 0.5) -> Tensor:
 
     Returns:
         ``visible`` (B, 1, H, W) bool.
+
+    >>> left = torch.tensor([-1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> visible_by_range(left)
+    tensor([[[[ True,  True,  True, False]]]])
     """
     return range_map(flow_21) > threshold
 
@@ -60,6 +68,10 @@ def visible_by_consistency(
 
     Raises:
         ValueError: the shapes differ.
+
+    >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
+    >>> visible_by_consistency(right, -right)
+    tensor([[[[ True,  True,  True, False]]]])
     """
     check_flow(flow_12, "flow_12")
     check_flow(flow_21, "flow_21", like=flow_12)

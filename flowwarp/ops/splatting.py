@@ -7,6 +7,7 @@ gradient (``cuda/warping.h``).
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -41,8 +42,9 @@ def splat(
         flow: (B, 2, H, W) in pixels, x then y.
         mode: how pixels that meet are combined.
         weight: (B, 1, H, W), the importance of each pixel: for ``"linear"`` at least 0, for
-            ``"softmax"`` any; pixels 87 below the largest of their example vanish in fp32. Only
-            for these two modes.
+            ``"softmax"`` any; pixels 87 below the largest of their example (of those whose flow
+            is finite) vanish in fp32, -inf counts for nothing, and NaN or inf makes NaN of where
+            the pixel lands. Only for these two modes.
 
     Returns:
         (B, C, H, W) like ``image``; 0 where nothing lands. Pixels whose flow is NaN or infinite
@@ -64,7 +66,7 @@ def splat(
     flow = flow.to(compute_dtype(image))
     if mode == "sum" and weight is None:
         return _splat_sum(image, flow)
-    share = _share(image, mode, weight)  # (B, 1, H, W)
+    share = _share(image, flow, mode, weight)  # (B, 1, H, W)
     # Sums are kept in fp32: a half-precision sum of weights would round twice.
     together = torch.cat([image.to(share.dtype) * share, share], 1)
     total = _splat_sum(together, flow)
@@ -108,7 +110,7 @@ def _splat_sum(image: Tensor, flow: Tensor) -> Tensor:
     return result
 
 
-def _share(image: Tensor, mode: str, weight: Tensor | None) -> Tensor:
+def _share(image: Tensor, flow: Tensor, mode: str, weight: Tensor | None) -> Tensor:
     """Return what each pixel counts for, in the dtype that sums are kept in."""
     if mode in ("sum", "average"):
         if weight is not None:
@@ -121,5 +123,9 @@ def _share(image: Tensor, mode: str, weight: Tensor | None) -> Tensor:
     weight = weight.to(compute_dtype(image))
     if mode == "linear" or not weight.numel():
         return weight
+    # What lands nowhere must not decide for the others: before exp, whose derivative would be inf.
+    weight = weight.masked_fill(~flow.isfinite().all(1, keepdim=True), -math.inf)
     # The largest of each example becomes exp(0): nothing overflows, and quotients do not change.
-    return torch.exp(weight - weight.detach().amax((1, 2, 3), keepdim=True))
+    least = torch.finfo(weight.dtype).min
+    largest = weight.detach().nan_to_num(least, least, least).amax((1, 2, 3), keepdim=True)
+    return torch.exp(weight - largest)

@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
+from torch._subclasses import FakeTensor
 
 from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import leaves, needs_reference
@@ -29,6 +30,8 @@ Padding = Literal["border", "zeros", "reflection"]
 # enum Mode and enum Padding in cuda/warping.h
 MODES: dict[str, int] = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 PADDINGS: dict[str, int] = {"border": 0, "zeros": 1, "reflection": 2}
+
+_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
 _FURTHEST = float(2**30)  # px; beyond it a displacement is clamped, as in cuda/warping.h
 
@@ -76,7 +79,8 @@ def warp(
             ``"reflection"`` mirrors about the outer pixel's centre.
         mode: ``"bilinear"``; ``"nearest"``, halves up; ``"bicubic"``, cubic convolution with
             a = -0.75 (Keys, 1981).
-        out: where to write, shaped like ``image``; not with gradients.
+        out: where to write, shaped like ``image`` and apart from both in memory; not with
+            gradients, nor under a transform of ``torch.func``.
         mask: also return where the position lies inside the image.
 
     Returns:
@@ -377,12 +381,13 @@ def _warp_backward(
     image, flow = ctx.saved_tensors
     grad_image = grad_flow = None
     if needs_reference(grad_out):  # a dual tensor, of which the kernels would lose the tangent
+        again = torch.is_grad_enabled()
         with torch.enable_grad():
-            leaves = (image.detach().requires_grad_(), flow.detach().requires_grad_())
-            warped, _ = warp_reference(*leaves, padding=ctx.padding, mode=ctx.sampling)
-        grad_image, grad_flow = torch.autograd.grad(
-            warped, leaves, grad_out, materialize_grads=True
-        )
+            tensors = leaves((image, flow))
+            warped, _ = warp_reference(*tensors, padding=ctx.padding, mode=ctx.sampling)
+            grad_image, grad_flow = torch.autograd.grad(
+                warped, tensors, grad_out, create_graph=again, materialize_grads=True
+            )
         return grad_image, grad_flow, None, None, None
     if ctx.needs_input_grad[0]:
         grad_image = warp_image_gradient(grad_out, flow, ctx.sampling, ctx.padding)
@@ -451,15 +456,28 @@ def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
             f"out must be {tuple(image.shape)} {image.dtype} on {image.device}, "
             f"got {tuple(out.shape)} {out.dtype} on {out.device}"
         )
-    for name, read in (("image", image), ("flow", flow)):
-        if not torch.compiler.is_compiling() and _share_memory(out, read):
-            problem = f"out must not share memory with {name}"
-            raise ValueError(f"{problem}: warping reads what it would write")
+    if not torch.compiler.is_compiling():
+        if any(map(_transformed, (out, image, flow))):
+            problem = "out cannot be used under vmap, grad or jvp of torch.func"
+            raise ValueError(f"{problem}; leave it out")
+        for name, read in (("image", image), ("flow", flow)):
+            if _share_memory(out, read):
+                problem = f"out must not share memory with {name}"
+                raise ValueError(f"{problem}: warping reads what it would write")
     if torch.is_grad_enabled() and (image.requires_grad or flow.requires_grad):
         raise ValueError("out cannot be used where gradients are recorded; leave it out")
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
-    # What is empty has no memory, and nothing to share.
-    there = bool(a.numel() and b.numel())
-    return there and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    one, other = _extent(a), _extent(b)
+    return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def _extent(tensor: Tensor) -> range:
+    """Return the bytes from a tensor's first to its last, gaps included; none without memory."""
+    if not tensor.numel() or tensor.is_meta or isinstance(tensor, FakeTensor):
+        return range(0)
+    first = tensor.data_ptr()
+    sides = zip(tensor.shape, tensor.stride(), strict=True)
+    last = sum((size - 1) * stride for size, stride in sides)
+    return range(first, first + (last + 1) * tensor.element_size())

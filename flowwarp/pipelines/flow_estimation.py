@@ -38,6 +38,10 @@ def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu
 
     Raises:
         InputError: the file is missing, broken, or of another network.
+
+    >>> net = load_flownet("small")
+    >>> sum(parameter.numel() for parameter in net.parameters())
+    517445
     """
     path = weights
     if weights in SHIPPED:
@@ -67,6 +71,13 @@ def estimate_flow(
 
     Raises:
         ValueError: shapes do not fit, or an unknown quality.
+
+    >>> _ = torch.manual_seed(0)
+    >>> texture = F.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
+    >>> image1, image2 = texture[..., 2:], texture[..., :-2]  # all moves right, by 2 px
+    >>> flow = estimate_flow(load_flownet(), image1, image2)
+    >>> flow.median(-1).values.median(-1).values.round().long()
+    tensor([[2, 0]])
     """
     check_choice(quality, "quality", QUALITIES)
     flow_12, _ = _infer(net, image1, image2)
@@ -84,7 +95,25 @@ def estimate_both(
     *,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the flow from frame 1 to frame 2 and back; see :func:`estimate_flow`."""
+    """Return the flow from frame 1 to frame 2 and back, each (B, 2, H, W) float32, in pixels.
+
+    The network runs once for both, which takes less time than :func:`estimate_flow` twice.
+
+    Args:
+        net: from :func:`load_flownet`.
+        image1: (B, 3, H, W) in [0, 1].
+        image2: likewise, on the same device.
+        quality: as for :func:`estimate_flow`.
+        progress: is called during the fits with the share of both that is done, up to 1.
+
+    Raises:
+        ValueError: shapes do not fit, or an unknown quality.
+
+    >>> frames = torch.rand(2, 1, 3, 32, 48)
+    >>> flow_12, flow_21 = estimate_both(load_flownet(), *frames, "fast")
+    >>> flow_12.shape == flow_21.shape == (1, 2, 32, 48)
+    True
+    """
     check_choice(quality, "quality", QUALITIES)
     flow_12, flow_21 = _infer(net, image1, image2)
     if quality == "fast":

@@ -86,6 +86,8 @@ def test_info_says_licence_origin_and_layout(datasets):
     text = "\n".join(datasets("info", "sprites")[1])
     assert "CC-BY-SA 3.0 or GPL 3.0" in text
     assert "attributes.json" in text
+    assert "every second pixel" in datasets("info", "spring")[1][-1]
+    assert "every second pixel" in json.loads(datasets("info", "spring", "--json")[1][0])["note"]
     about = json.loads(datasets("info", "captioned", "--json")[1][0])
     assert about["name"] == "captioned"
     assert any("captions.csv" in line for line in about["layout"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main
+from flowwarp.cli._training import Sources, note_sources
 from flowwarp.io.video import write_video
 
 DVAE = ["--dvae", "base"]
@@ -95,3 +96,50 @@ def test_a_run_that_is_there_is_refused_in_a_dry_run_too(tmp_path, capsys):
     (tmp_path / "last.safetensors").write_bytes(b"")
     assert run("train-dvae", "digits", "--run", tmp_path, "--dry-run") == 4
     assert "holds a run already" in capsys.readouterr().err
+
+
+def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
+    """Training takes them for names, so config.toml must: an earlier run could not go on."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("digits", "base", "sintel"):
+        (tmp_path / name).mkdir()
+    assert run("train-gpt", "digits", *DVAE, "--preset", "tiny", "--dry-run", "--json") == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["sources"] == {"data": ["digits"], "dvae": "base"}
+    noted = note_sources(
+        ["digits"], worlds=False, recipe="sintel", start="base", photos="base", captioners=("base",)
+    )
+    assert noted == Sources(
+        (str(tmp_path / "digits"),),
+        recipe="sintel",
+        start="base",
+        photos=str(tmp_path / "base"),
+        captioners=("base",),
+    )
+    assert note_sources(["./digits"]).data == (str(tmp_path / "digits"),)
+
+
+@pytest.mark.parametrize("name", ["train-dvae", "train-captioner", "train-upsampler", "train-flow"])
+def test_a_dry_run_refuses_a_network_in_parts_where_there_is_none(tmp_path, capsys, name):
+    data = "digits"
+    if name == "train-flow":
+        data = tmp_path / "clip.mp4"
+        write_video(data, torch.rand(2, 3, 64, 64))
+    options = [*TRAINERS.get(name, []), "--run", tmp_path / "run", "--set", "shard=true"]
+    assert run(name, data, *options, "--dry-run") == 3
+    assert "loop.shard: cannot share a" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_muon_where_there_are_no_matrices_for_it(tmp_path, capsys):
+    write_video(tmp_path / "clip.mp4", torch.rand(2, 3, 64, 64))
+    options = ["--run", tmp_path / "run", "--set", "muon=0.35", "--dry-run"]
+    assert run("train-flow", tmp_path / "clip.mp4", *options) == 3
+    assert "loop.muon: a flownet has no matrices for Muon" in capsys.readouterr().err
+
+
+def test_of_several_processes_the_first_tells_the_plan(tmp_path, capsys, monkeypatch):
+    options = ["digits", "--preset", "tiny", "--run", tmp_path / "run", "--dry-run"]
+    for rank, lines in (("1", 0), ("0", 5)):
+        monkeypatch.setenv("RANK", rank)
+        assert run("train-captioner", *options) == 0
+        assert len(capsys.readouterr().out.splitlines()) == lines

@@ -243,6 +243,19 @@ def test_a_gradient_that_is_not_finite_spoils_only_what_it_touches(bad: float) -
     assert_same_bits(spoiled[1], clean[1])
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.usefixtures("launch")
+def test_an_infinite_gradient_of_unknown_flow_is_none(mode: str) -> None:
+    image, flow = sample((1, 2, 6, 8), torch.float32)
+    flow[0, 0, 3, 3] = torch.nan
+    grad_out = torch.ones_like(image)
+    grad_out[0, 1, 3, 3] = torch.inf
+    grad_flow = torch.full_like(flow, torch.nan)
+    _nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS["zeros"], grad_flow)
+    assert grad_flow.isfinite().all()
+    assert not grad_flow[0, :, 3, 3].any()
+
+
 @pytest.mark.parametrize("shape", [(0, 3, 4, 5), (2, 0, 4, 5), (2, 3, 0, 5), (2, 3, 4, 0)])
 @pytest.mark.usefixtures("launch")
 def test_empty(shape: tuple[int, int, int, int]) -> None:

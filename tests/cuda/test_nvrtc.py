@@ -54,6 +54,8 @@ def test_the_architecture_is_the_gpus_own_or_else_ptx() -> None:
     assert _nvrtc.architecture_for((8, 6), (75, 80, 86, 90)) == "sm_86"
     assert _nvrtc.architecture_for((12, 1), (75, 80, 90)) == "compute_90"
     assert _nvrtc.architecture_for((7, 0), (75, 80, 90)) is None
+    assert _nvrtc.architecture_for((7, 0), (50, 60, 61, 70)) == "sm_70"
+    assert _nvrtc.architecture_for((6, 1), (50, 60, 61, 70)) is None  # no __grid_constant__
 
 
 def test_the_probe_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:

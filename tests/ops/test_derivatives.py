@@ -77,6 +77,25 @@ def test_a_second_backward_leaves_no_history(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
+def test_the_way_back_of_a_dual_gradient_is_recorded(name):
+    """Where it shall be: else a second backward of what hangs on it is silently less."""
+    operator, _, inputs = OPERATORS[name]
+    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
+    out = operator(*inputs)
+    grad = rand(*out.shape, seed=5).requires_grad_()
+
+    def second(grad):
+        first = torch.autograd.grad(out, inputs, grad, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), [*inputs, grad])
+
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(grad, grad)
+        got = [forward_ad.unpack_dual(found).primal for found in second(dual)]
+    for one, other in zip(got, second(grad), strict=True):
+        assert torch.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
 def test_a_tangent_is_not_lost_on_the_way_back(name):
     """Of a gradient that is a dual tensor, through the first backward and through the second."""
     operator, _, inputs = OPERATORS[name]

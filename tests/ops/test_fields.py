@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
 
 from flowwarp.ops.fields import compose, coordinate_grid, invert, resize_flow
 from flowwarp.ops.warping import warp
@@ -70,6 +71,16 @@ def test_invert_survives_unknown_flow_and_no_coverage():
     assert invert(torch.full((1, 2, 1, 1), 9.0)).isfinite().all()
 
 
+def test_invert_is_compiled_mapped_and_traced():
+    flows = torch.cat([smooth_flow(20, 30), torch.zeros(1, 2, 20, 30)])  # the other has no holes
+    eager = invert(flows)
+    compiled = torch.compile(invert, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(flows), eager, atol=1e-5)
+    assert torch.allclose(torch.vmap(invert)(flows[:, None])[:, 0], eager, atol=1e-5)
+    with FakeTensorMode():
+        assert invert(torch.zeros(1, 2, 20, 30)).shape == (1, 2, 20, 30)
+
+
 def test_resize_scales_values():
     flow = torch.tensor([3.0, -2.0]).view(1, 2, 1, 1).expand(1, 2, 12, 20)
     resized = resize_flow(flow, (6, 80))
@@ -103,5 +114,6 @@ def test_resize_of_other_types(dtype):
 def test_resize_refuses_no_size():
     with pytest.raises(ValueError, match="flow must have pixels"):
         resize_flow(torch.zeros(1, 2, 0, 5), (4, 5))
-    with pytest.raises(ValueError, match="size must be at least"):
-        resize_flow(torch.zeros(1, 2, 4, 5), (0, 5))
+    for size in (8, (8,), (8, 8, 8), (0, 5), (8.5, 8)):
+        with pytest.raises(ValueError, match=r"size must be \(height, width\), whole numbers of"):
+            resize_flow(torch.zeros(1, 2, 4, 5), size)

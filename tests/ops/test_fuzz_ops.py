@@ -40,6 +40,24 @@ def test_a_wrong_operator_is_seen(tool, monkeypatch, harm, words):
     assert words in tool.compare(a_case(tool))
 
 
+@pytest.mark.parametrize("operator", ["warp", "splat", "correlation", "census", "census_distance"])
+def test_pictures_that_are_not_finite(tool, operator):
+    case = tool.Case(operator, 2, 3, 9, 8, torch.float32, "contiguous", True, 0, 5)
+    _, slow, values = tool.OPERATORS[operator](case)
+    assert not values[0].isfinite().all()
+    known = slow(*values)
+    assert known.isfinite().any()
+    assert not known.isfinite().all()
+    assert tool.compare(case) is None
+
+
+def test_a_hidden_nan_is_seen(tool):
+    known = torch.tensor([torch.nan, torch.inf, 1.0])
+    assert tool._differ(known, known, 1e-5) is None
+    for other in ([0.0, torch.inf, 1.0], [torch.nan, -torch.inf, 1.0], [torch.inf, torch.nan, 1.0]):
+        assert tool._differ(torch.tensor(other), known, 1e-5)
+
+
 def a_case(tool):
     return tool.Case("census", 1, 3, 9, 9, torch.float32, "contiguous", False, 0, 5)
 

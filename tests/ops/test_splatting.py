@@ -60,6 +60,29 @@ def test_softmax_does_not_look_at_the_largest_weight_of_another_example():
     assert torch.equal(together[:1], alone)
 
 
+def test_softmax_is_not_decided_by_what_lands_nowhere():
+    image, flow, weight = row(8, 2, 5, 9), along_x(1, 0, 0, math.nan), row(0.5, 1, 0, 500)
+    inputs = [tensor.requires_grad_() for tensor in (image, flow, weight)]
+    out = splat(image, flow, "softmax", weight)
+    alone = splat(image[..., :3], flow[..., :3], "softmax", weight[..., :3])
+    assert torch.equal(out, torch.cat([alone, row(0)], -1))
+    for got, wanted in zip(
+        torch.autograd.grad(out.square().sum(), inputs),
+        torch.autograd.grad(alone.square().sum(), inputs),
+        strict=True,
+    ):
+        assert torch.equal(got, wanted)  # 0 for the fourth
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_softmax_of_a_weight_that_is_no_number_spoils_only_where_it_lands(bad):
+    image, flow = row(8, 2, 5, 9), along_x(1, 0, 0, 0)
+    assert not splat(image, flow, "softmax", row(*[-math.inf] * 4)).any()
+    out = splat(image, flow, "softmax", row(bad, 90, -math.inf, -5)).flatten()
+    assert out.isnan().tolist() == [False, True, False, False]
+    assert out[[0, 2, 3]].tolist() == [0, 0, 9]
+
+
 def test_zero_flow_returns_the_image():
     image = torch.rand(2, 3, 9, 40, generator=seeded())
     flow = torch.zeros(2, 2, 9, 40)

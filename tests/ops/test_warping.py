@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 from flowwarp.ops import _native
 from flowwarp.ops.warping import (
@@ -404,6 +405,19 @@ def test_vmap(in_dims):
         assert torch.equal(mask[index], expected_mask)
 
 
+@pytest.mark.parametrize("mask", [False, True])
+@pytest.mark.parametrize("in_dims", [(1, None), (None, 0)])
+def test_vmap_over_nothing(in_dims, mask):
+    image, flow = torch.rand(2, 3, 6, 7, requires_grad=True), random_flow(2, 6, 7)
+    image = image if in_dims[0] is None else image[:, None][:, :0]
+    flow = flow if in_dims[1] is None else flow[None][:0]
+    mapped = torch.vmap(lambda i, f: warp(i, f, mask=mask), in_dims)(image, flow)
+    out = mapped[0] if mask else mapped
+    assert out.shape == (0, 2, 3, 6, 7)
+    assert not mask or mapped[1].shape == (0, 2, 1, 6, 7)
+    assert torch.autograd.grad(out.sum(), image)[0].shape == image.shape
+
+
 def test_forward_mode_is_right_not_zero():
     image, flow = random_image(1, 2, 6, 7).double(), random_flow(1, 6, 7).double()
     direction = torch.randn(flow.shape, generator=seeded(2), dtype=torch.float64)
@@ -484,12 +498,38 @@ def test_layout_is_kept():
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
+def test_out_beside_the_image_in_one_buffer():
+    buffer, flow = random_image(4, 3, 8, 9), random_flow(2, 8, 9)
+    wanted = warp(buffer[2:], flow)
+    assert torch.equal(warp(buffer[2:], flow, out=buffer[:2]), wanted)
+
+
+def test_out_without_memory():
+    image, flow = torch.rand(1, 3, 8, 9, device="meta"), torch.rand(1, 2, 8, 9, device="meta")
+    out = torch.empty_like(image)
+    assert warp(image, flow, out=out) is out
+    with FakeTensorMode():
+        image, flow, out = torch.rand(1, 3, 8, 9), torch.rand(1, 2, 8, 9), torch.rand(1, 3, 8, 9)
+        assert warp(image, flow, out=out) is out
+
+
+@pytest.mark.parametrize(
+    "transform", [torch.vmap, lambda run: lambda flow: torch.func.jvp(run, (flow[0],), (flow[0],))]
+)
+def test_out_under_a_transform_is_refused(transform):
+    image, flow = random_image(1, 3, 8, 9), random_flow(2, 8, 9)[:, None]
+    out = torch.empty_like(image)
+    with pytest.raises(ValueError, match="out cannot be used under vmap, grad or jvp"):
+        transform(lambda f: warp(image, f, out=out))(flow)
+
+
 def test_out_of_nothing():
     image, flow, out = torch.rand(0, 3, 4, 5), torch.rand(0, 2, 4, 5), torch.rand(0, 3, 4, 5)
     assert warp(image, flow, out=out) is out
 
 
 IMAGE, FLOW = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
+THREE = torch.rand(3, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -508,6 +548,7 @@ IMAGE, FLOW = torch.rand(2, 3, 4, 5), torch.zeros(2, 2, 4, 5)
         (ValueError, "out must be (2, 3, 4, 5)", (IMAGE, FLOW), {"out": IMAGE[:1].clone()}),
         (ValueError, "out must be", (IMAGE, FLOW), {"out": IMAGE.double()}),
         (ValueError, "out must not share memory", (IMAGE, FLOW), {"out": IMAGE}),
+        (ValueError, "out must not share memory", (THREE[:2], FLOW), {"out": THREE[1:]}),
         (ValueError, "out must not share memory", (IMAGE[:, :2] + 0, FLOW), {"out": FLOW}),
         (
             ValueError,
