@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -361,6 +362,26 @@ def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words
     assert (got, out, len(err)) == (code, [], 1)
     assert words in err[0]
     assert everything(tmp_path) == before
+
+
+@pytest.mark.parametrize(("given", "policy"), [(None, "PASSIVE"), ("active", "active")])
+def test_threads_that_wait_leave_their_core_to_others(given, policy):
+    """Unless asked otherwise; torch reads it when it is loaded."""
+    program = f"""
+import os, sys
+from flowwarp.cli import main
+try:
+    main(["generate-video", {PROMPT!r}, "-o", "out.png"])
+except SystemExit as stop:
+    print(stop.code, os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+    own = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    if given:
+        own["OMP_WAIT_POLICY"] = given
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["2", policy, "False"]
 
 
 def test_a_package_without_weights(generate, tmp_path, monkeypatch):
