@@ -177,7 +177,9 @@ class Worker:
         self.is_dead = False
         context: Any = multiprocessing.get_context(method)
         self.answers, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(prepare, number, theirs), daemon=True)
+        copied = [self.answers] if method == "fork" else []
+        arguments = prepare, number, theirs, copied
+        self._process = context.Process(target=_serve, args=arguments, daemon=True)
         with _uninterrupted(method), warnings.catch_warnings():
             # From 3.12 on, that other threads' locks stay locked in a copy: it takes none of them.
             warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
@@ -247,9 +249,14 @@ def _describe_death(code: int) -> InputError:
 
 
 def _serve(
-    prepare: Callable[[int], Callable[[Any], Any]], number: int, pipe: connection.Connection
+    prepare: Callable[[int], Callable[[Any], Any]],
+    number: int,
+    pipe: connection.Connection,
+    copied: list[connection.Connection],
 ) -> None:
     """Be a worker: until the pipe ends, answer each item with its result."""
+    for other in copied:  # a pipe ends when nobody has its other end any more
+        other.close()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and sends SIGTERM
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     work = _try(prepare, number)

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -72,6 +73,27 @@ def test_a_part_that_is_killed():
 
     with pytest.raises(InputError, match="SIGKILL"):
         run_parts(work, 2, 2)
+
+
+PARENT = """
+import time
+from flowwarp.pipelines.parts import run_parts
+
+def work(part):
+    if part.start:
+        print(part.start, flush=True)
+    else:
+        time.sleep(60)
+
+run_parts(work, 3, 3)
+"""
+
+
+def test_copies_end_with_a_parent_that_is_killed():
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    assert {parent.stdout.readline() for _ in range(2)} == {"1\n", "2\n"}
+    parent.kill()
+    assert parent.communicate(timeout=20) == ("", None)  # nobody is left who could write
 
 
 def test_where_there_are_no_copies(monkeypatch):
