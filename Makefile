@@ -26,10 +26,10 @@ demo: $(VENV)/installed-test
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/installed-test
-	PATH="$(CURDIR)/$(BIN):$$PATH" poe test
+	PATH="$(abspath $(BIN)):$$PATH" poe test
 
 check: $(VENV)/installed-dev
-	PATH="$(CURDIR)/$(BIN):$$PATH" poe check
+	PATH="$(abspath $(BIN)):$$PATH" poe check
 
 clean:
 	rm -rf $(VENV) build dist demo flowwarp.egg-info flowwarp/ops/*.so

@@ -1,5 +1,7 @@
 """The table of docs/scaling.md: its counting by hand, its networks, its page."""
 
+import dataclasses
+import unittest.mock
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,25 @@ def test_the_page_is_of_these_networks(tool):
     for name, config in tool.LARGER.items():
         parameters = tool.transformer_cost(config, 2 * PATCH, 8)[0]
         assert sizes[name] == pytest.approx(parameters, rel=0.02)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+def test_a_trainer_moves_by_its_own_optimizer(tool):
+    """Where the preset has Muon, it moves what the trainer names for it; captions are no tokens."""
+    task, config = tool.captioner_task("tiny")
+    config = dataclasses.replace(config, muon=0.35, batch_size=2)
+    batch = task.batch(range(2))
+    task = dataclasses.replace(task, batch=lambda _: {k: v[:2] for k, v in batch.items()})
+    with unittest.mock.patch.object(torch.optim.Muon, "step") as step:
+        row = tool.measure(task, config, "tiny", 1)
+    assert step.called
+    assert (row.network, row.tokens, row.examples) == ("captioner", None, 2)
+
+
+def test_flow_is_timed_on_pairs_that_were_fitted(tool):
+    task, config = tool.flow_task("tiny")
+    batch = task.batch(range(1))
+    assert task.name == "flownet"
+    assert batch["flow_12"].isfinite().any()
+    assert "student1" in batch  # which the last step has
+    assert len(batch["image1"]) == config.batch_size

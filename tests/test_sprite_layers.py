@@ -1,4 +1,4 @@
-"""The tool that makes the full set of sprite layers out of the sheets they come from."""
+"""The tools that make the full set of sprite layers out of the sheets, and the small one of it."""
 
 import json
 import re
@@ -58,6 +58,7 @@ def test_another_sheet_is_noticed(run, tmp_path):
     Image.fromarray(pixels).save(source)
     with pytest.raises(SystemExit, match=f"{re.escape(str(source))}: is not the sheet"):
         main()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.json", "up"]
 
 
 def test_a_part_of_a_checkout_is_noticed(run, tmp_path):
@@ -66,6 +67,58 @@ def test_a_part_of_a_checkout_is_noticed(run, tmp_path):
     source.unlink()
     with pytest.raises(SystemExit, match=f"{re.escape(str(source))}: no such file"):
         main()
+
+
+def test_what_is_there_is_not_written_over(run, tmp_path):
+    (tmp_path / "LPC").mkdir()
+    with pytest.raises(SystemExit, match=f"{re.escape(str(tmp_path / 'LPC'))}: exists already"):
+        run[0]()
+
+
+@pytest.fixture
+def small(load_tool, monkeypatch, tmp_path):
+    """Return what makes a small set of a full one, which here is a copy of the small one."""
+    tool = load_tool("make_sprites")
+    full = shutil.copytree(SMALL, tmp_path / "full")
+
+    def make(output):
+        monkeypatch.setattr(sys, "argv", ["", str(full), "--output", str(output)])
+        tool.main()
+
+    return make, full
+
+
+def test_a_small_set_takes_the_place_of_another(small, tmp_path):
+    make, full = small
+    old = tmp_path / "old"
+    (old / "layers").mkdir(parents=True)
+    for name in ("layers/gone.png", "README.md"):
+        (old / name).write_text("own")
+    make(old)
+    names = {path.relative_to(full) for path in full.rglob("*")}
+    assert {path.relative_to(old) for path in old.rglob("*")} == names
+    assert (old / "README.md").read_text() == "own"
+    assert len(load_layers(old).layers) == len(load_layers(full).layers)
+
+
+@pytest.mark.parametrize("output", [".", "..", "inside"])
+def test_a_set_is_not_made_over_its_source(small, output):
+    make, full = small
+    before = sorted(full.rglob("*"))
+    with pytest.raises(SystemExit, match="give another --output"):
+        make(full / output)
+    assert sorted(full.rglob("*")) == before
+
+
+def test_a_source_without_a_layer_changes_nothing(small, tmp_path):
+    make, full = small
+    next((full / "layers").iterdir()).unlink()
+    old = shutil.copytree(SMALL, tmp_path / "old")
+    with pytest.raises(FileNotFoundError):
+        make(old)
+    assert {p.relative_to(old) for p in old.rglob("*")} == {
+        p.relative_to(SMALL) for p in SMALL.rglob("*")
+    }
 
 
 def test_the_small_set_is_of_the_sheets_in_the_list(tool):

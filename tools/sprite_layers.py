@@ -16,6 +16,7 @@ import json
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,27 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("LPC"))
     arguments = parser.parse_args()
 
+    if arguments.output.exists():
+        sys.exit(f"{arguments.output}: exists already; remove it or give another -o")
     table = json.loads(INDEX.read_text("utf-8"))
-    (arguments.output / "layers").mkdir(parents=True)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    # Under another name until it is whole, so that a run that fails leaves nothing.
+    with tempfile.TemporaryDirectory(dir=arguments.output.parent, prefix=".new-") as folder:
+        made = Path(folder) / arguments.output.name
+        make(table, arguments.checkout, made)
+        made.rename(arguments.output)
+    print(f"{len(table['layers'])} layers in {arguments.output}")
+
+
+def make(table: dict[str, Any], checkout: Path, output: Path) -> None:
+    """Make a folder of all layers of the table."""
+    (output / "layers").mkdir(parents=True)
     for layer in table["layers"]:
         expected = layer.pop("pixels")
-        source = arguments.checkout / layer["source"]["path"]
+        source = checkout / layer["source"]["path"]
         if not source.is_file():
-            sys.exit(f"{source}: no such file; is {arguments.checkout} a whole checkout?")
-        target = arguments.output / layer["file"]
+            sys.exit(f"{source}: no such file; is {checkout} a whole checkout?")
+        target = output / layer["file"]
         pixels = read(source)
         if "derived" in layer:
             pixels = recolor(pixels, tint_of(layer))
@@ -56,10 +70,9 @@ def main() -> None:
             commit = table["source"]["commit"]
             sys.exit(f"{source}: is not the sheet that was taken; check out {commit}")
     for name in ("AUTHORS.txt", "cc-by-sa-3.0.txt", "gpl-3.0.txt"):
-        shutil.copyfile(TEXTS / name, arguments.output / name)
+        shutil.copyfile(TEXTS / name, output / name)
     text = json.dumps(table, indent=1, ensure_ascii=False)
-    (arguments.output / "attributes.json").write_text(text + "\n", "utf-8")
-    print(f"{len(table['layers'])} layers in {arguments.output}")
+    (output / "attributes.json").write_text(text + "\n", "utf-8")
 
 
 def read(path: Path) -> Pixels:

@@ -8,7 +8,6 @@ waiting; and if a thread's core is taken by another program, nearly all is.
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -34,7 +33,8 @@ def run_parts(work: Callable[[range], R], count: int, threads: int) -> list[R]:
             must be where :func:`can_fork` says no.
 
     Returns:
-        What ``work`` returns, part by part; all but the first has been pickled.
+        What ``work`` returns, part by part. All but the first comes from another process, so it is
+        of arrays rather than tensors, which would go by shared memory.
 
     Raises:
         InputError: a process was killed.
@@ -47,10 +47,9 @@ def run_parts(work: Callable[[range], R], count: int, threads: int) -> list[R]:
     before = torch.get_num_threads()
     workers: list[Worker] = []
 
-    def prepare(number: int) -> Callable[[range], bytes]:
+    def prepare(number: int) -> Callable[[range], R]:
         torch.set_num_threads(1)
-        # Plain bytes: tensors would be put into shared memory, which takes a thread and a socket.
-        return lambda part: pickle.dumps(work(part))
+        return work
 
     try:
         for number in range(1, parts):
@@ -62,7 +61,7 @@ def run_parts(work: Callable[[range], R], count: int, threads: int) -> list[R]:
             answer = worker.take()[1]
             if isinstance(answer, InputError):
                 raise answer
-            results.append(pickle.loads(answer))  # noqa: S301 - of this very program
+            results.append(answer)
         return results
     finally:
         torch.set_num_threads(before)

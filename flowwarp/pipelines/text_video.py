@@ -17,7 +17,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
@@ -78,6 +80,8 @@ _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 Item = TypeVar("Item")
 Seconds = dict[str, float]
 Progress = Callable[[int, int], None]
+# Sketches, codes and fits, from process to process: tensors would go by shared memory.
+_Sent = tuple[list[NDArray[np.int64] | None], NDArray[np.int64], NDArray[np.float32]]
 
 
 # ------------------------------------------------------------------ the networks
@@ -501,81 +505,78 @@ def draw_codes(
     count = best if told else 1
     halves = count > 1 and _can_halve(models, prompts)
     each = count * BEGINNINGS if halves else count
+    every = [own for seed in seeds for own in seeds_after(seed, each)]
 
     def begin(part: range) -> _Drawn:
-        rows = _rows(models, prompts, seeds, candidates, each, part)
+        asked = _sketched(models, prompts, seeds, candidates, each, part)
+        own = every[part.start : part.stop]
         times = _overlap(models) if halves else None
         tell = _part(progress if part.start == 0 else None, 0, 2 if halves else 1)
-        return _draw(models, rows, sampling, times, tell, judged=count > 1)
+        return _draw(models, asked, own, sampling, times, tell, judged=count > 1)
 
-    drawn = _in_parts(models, begin, each * len(prompts))
+    drawn = _in_parts(models, begin, len(every))
+    asked = [prompt for prompt in prompts for _ in range(each)]
+    asked = [
+        replace(prompt, sketch=sketch) for prompt, sketch in zip(asked, drawn.sketches, strict=True)
+    ]
     if halves:
-        going = [
-            _Row(replace(row.prompt, begin=video), (row.seed + _ENDING) % 2**63)
-            for row, video in drawn.best(len(prompts), count)
-        ]
+        kept = drawn.best(len(prompts), count)
+        asked = [replace(asked[row], begin=drawn.videos[row]) for row in kept]
+        every = [(every[row] + _ENDING) % 2**63 for row in kept]
 
         def end(part: range) -> _Drawn:
+            own = slice(part.start, part.stop)
             tell = _part(progress if part.start == 0 else None, 1, 2)
-            rows = going[part.start : part.stop]
-            return _draw(models, rows, sampling, None, tell, judged=True)
+            return _draw(models, asked[own], every[own], sampling, None, tell, judged=True)
 
-        drawn = _in_parts(models, end, len(going))
-    chosen = drawn.best(len(prompts), 1)
-    return torch.stack([video for _, video in chosen]), [row.prompt for row, _ in chosen]
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One of the videos that are written side by side: what it shall be, and a seed of its own."""
-
-    prompt: Prompt
-    seed: int
+        drawn = _in_parts(models, end, len(kept))
+    kept = drawn.best(len(prompts), 1)
+    return drawn.videos[kept], [asked[row] for row in kept]
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Videos, as many of each prompt, and how well they fit it."""
+    """Videos, as many of each prompt, the sketches that they are after, and how well they fit."""
 
-    rows: list[_Row]
+    sketches: list[Tensor | None]
     videos: Tensor
     fits: Tensor
 
-    def best(self, prompts: int, count: int) -> list[tuple[_Row, Tensor]]:
-        """Return the ``count`` videos of each prompt that fit it best."""
-        best = self.fits.view(prompts, -1).topk(count).indices
-        starts = len(self.rows) // prompts * torch.arange(prompts)
-        rows: list[int] = (best + starts[:, None]).flatten().tolist()
-        return [(self.rows[row], self.videos[row]) for row in rows]
+    def best(self, prompts: int, count: int) -> list[int]:
+        """Return which ``count`` videos of each prompt fit it best."""
+        each = len(self.fits) // prompts
+        best = self.fits.view(prompts, each).topk(count).indices
+        rows: list[int] = (best + each * torch.arange(prompts)[:, None]).flatten().tolist()
+        return rows
 
 
-def _rows(
+def _sketched(
     models: VideoModels,
     prompts: Sequence[Prompt],
     seeds: Sequence[int],
     candidates: int,
     each: int,
     part: range,
-) -> list[_Row]:
-    """Return a part of the videos that are to be written, ``each`` of every prompt, with sketches.
+) -> list[Prompt]:
+    """Return with sketches what a part of the videos shall be of which there are ``each`` a prompt.
 
     What each is does not hang on what else is in its part.
     """
-    rows: list[_Row] = []
+    asked: list[Prompt] = []
     share = max(1, candidates // each)
     for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
         before = number * each
         own = range(max(0, part.start - before), min(each, part.stop - before))
         if own:
             first = seeds_after(seed, share * own.start + 1)[-1]
-            made = with_sketches(models, prompt, first, share * len(own), len(own))
-            rows += map(_Row, made, seeds_after(seed, each)[own.start : own.stop])
-    return rows
+            asked += with_sketches(models, prompt, first, share * len(own), len(own))
+    return asked
 
 
 def _draw(
     models: VideoModels,
-    rows: list[_Row],
+    asked: Sequence[Prompt],
+    every: Sequence[int],
     sampling: Sampling,
     times: int | None,
     progress: Progress | None,
@@ -583,28 +584,26 @@ def _draw(
     judged: bool,
 ) -> _Drawn:
     """Write videos, up to so many token frames, and judge them if there will be a choice."""
-    prompts = [row.prompt for row in rows]
-    videos = sample_video_tokens(
-        models.gpt,
-        prompts,
-        [row.seed for row in rows],
-        sampling,
-        times=times,
-        progress=progress,
-    )
-    captions = [prompt.caption for prompt in prompts if prompt.caption is not None]
-    fits = agreement(models, videos, captions) if judged else torch.zeros(len(rows))
-    return _Drawn(rows, videos, fits)
+    videos = sample_video_tokens(models.gpt, asked, every, sampling, times=times, progress=progress)
+    captions = [prompt.caption for prompt in asked if prompt.caption is not None]
+    fits = agreement(models, videos, captions) if judged else torch.zeros(len(asked))
+    return _Drawn([prompt.sketch for prompt in asked], videos, fits)
 
 
 def _in_parts(models: VideoModels, draw: Callable[[range], _Drawn], count: int) -> _Drawn:
     """Draw so many videos, each thread some of them."""
+
+    def sent(part: range) -> _Sent:
+        drawn = draw(part)
+        sketches = [None if own is None else own.numpy() for own in drawn.sketches]
+        return sketches, drawn.videos.numpy(), drawn.fits.numpy()
+
     threads = torch.get_num_threads() if can_fork(models.device) else 1
-    parts = run_parts(draw, count, threads)
+    sketches, videos, fits = zip(*run_parts(sent, count, threads), strict=True)
     return _Drawn(
-        [row for part in parts for row in part.rows],
-        torch.cat([part.videos for part in parts]),
-        torch.cat([part.fits for part in parts]),
+        [None if own is None else torch.from_numpy(own) for part in sketches for own in part],
+        torch.cat([*map(torch.from_numpy, videos)]),
+        torch.cat([*map(torch.from_numpy, fits)]),
     )
 
 

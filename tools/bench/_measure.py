@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,15 @@ SAMPLE_SECONDS = 0.01  # a sample repeats a faster call until it lasts about thi
 class Case:
     """One comparison: ``make`` builds the inputs and returns a call for each side, ours first.
 
-    ``agree`` gets the sides' results by name and returns their largest difference.
+    ``agree`` gets the sides' results by name and returns how much they differ; ``agreement`` says
+    in words what that number is.
     """
 
     name: str
     make: Callable[[], Mapping[str, Call]]
     details: Mapping[str, Any]
     agree: Callable[[Mapping[str, Any]], float] | None = None
+    agreement: str = "results differ by {:.1e} at most"
 
 
 def main(cases: list[Case], description: str) -> None:
@@ -91,18 +93,24 @@ def _compare(case: Case, rounds: int) -> dict[str, Any]:
             samples[name].append(_seconds(call, repeats[name]))
     row: dict[str, Any] = {"case": case.name, **case.details, "rounds": rounds, "sides": {}}
     if difference is not None:
-        row["largest_difference"] = difference
+        row |= {"difference": difference, "agreement": case.agreement}
     for name, times in samples.items():
         ratios = [theirs / own for theirs, own in zip(times, samples[ours], strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4) if rounds > 1 else ratios * 3
         row["sides"][name] = {
             "ms": statistics.median(times) * 1e3,
+            "ms_quartiles": [1e3 * value for value in quartiles(times)],
             "ms_min": min(times) * 1e3,
             "ms_max": max(times) * 1e3,
             "ratio": statistics.median(ratios),
-            "ratio_quartiles": [low, high],
+            "ratio_quartiles": quartiles(ratios),
         }
     return row
+
+
+def quartiles(samples: Sequence[float]) -> list[float]:
+    """Return the lower and the upper quartile."""
+    low, _, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else [samples[0]] * 3
+    return [low, high]
 
 
 def _seconds(call: Call, repeats: int) -> float:
@@ -113,8 +121,11 @@ def _seconds(call: Call, repeats: int) -> float:
 
 
 def _show(row: Mapping[str, Any]) -> None:
-    plain = {key: value for key, value in row.items() if key not in ("case", "sides")}
-    print(f"\n{row['case']}: " + ", ".join(f"{key} {value}" for key, value in plain.items()))
+    left_out = ("case", "sides", "difference", "agreement")
+    words = [f"{key} {value}" for key, value in row.items() if key not in left_out]
+    if "difference" in row:
+        words.append(row["agreement"].format(row["difference"]))
+    print(f"\n{row['case']}: " + ", ".join(words))
     for name, side in row["sides"].items():
         low, high = side["ratio_quartiles"]
         memory = f"  peak {side['peak_mib']:8.2f} MiB" if "peak_mib" in side else ""

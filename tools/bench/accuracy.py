@@ -1,12 +1,14 @@
 """Measure flow against ground truth and the clock: every method on the same pairs, one run.
 
-Usage: python tools/bench/accuracy.py PAIRS [--threads 2] [--write]
+Usage: python tools/bench/accuracy.py PAIRS [--rounds 5] [--threads 2] [--write]
 
-PAIRS is a folder as `flowwarp eval-flow` takes it: SET/PAIR with frame1.*, frame2.*, flow.*. Time
-is the median over the pairs, in milliseconds a frame of 640 x 480, in proportion to the pixels;
-loading weights is not counted, and each method sees one pair beforehand. `fast` gives flow both
-ways in that time. Peak memory is what estimating the largest pair adds, in a process of its own.
---write renews the section in BENCHMARKS.md and its plot, docs/images/accuracy.png.
+PAIRS is a folder as `flowwarp eval-flow` takes it: SET/PAIR with frame1.*, frame2.*, flow.*. On
+each pair all methods take turns, --rounds times. Time is the median, with its quartiles, over pairs
+and rounds, in milliseconds a frame of 640 x 480, in proportion to the pixels; loading weights and
+the grey pictures that OpenCV's methods read are not counted, and each method sees one pair
+beforehand. `fast` gives flow both ways in that time. Peak memory is what estimating the largest
+pair adds, in a process of its own. --write renews the section in BENCHMARKS.md and its plot,
+docs/images/accuracy.png.
 """
 
 from __future__ import annotations
@@ -17,10 +19,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import _measure
 import _page
@@ -28,7 +32,8 @@ import cv2
 import torch
 from torch import Tensor
 
-from flowwarp.cli.eval_flow import METHODS, from_rows, to_grey
+from flowwarp.cli import eval_flow
+from flowwarp.cli.eval_flow import METHODS, from_rows
 from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
 from flowwarp.metrics.flow import epe, fl_all
 from flowwarp.pipelines.flow_estimation import SHIPPED
@@ -43,7 +48,7 @@ def deepflow() -> Method:
     """DeepFlow (Weinzaepfel et al., ICCV 2013) of OpenCV's contributed modules, if installed."""
     modules: Any = cv2
     estimator = modules.optflow.createOptFlow_DeepFlow()
-    return lambda a, b: from_rows(estimator.calc(to_grey(a), to_grey(b), None))
+    return lambda a, b: from_rows(estimator.calc(eval_flow.to_grey(a), eval_flow.to_grey(b), None))
 
 
 def methods() -> dict[str, Callable[[], Method]]:
@@ -60,6 +65,7 @@ def methods() -> dict[str, Callable[[], Method]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("pairs", metavar="PAIRS")
+    parser.add_argument("--rounds", type=int, default=5, help="of each pair (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="torch's and OpenCV's (default 2)")
     parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md and the plot")
     parser.add_argument("--peak", metavar="METHOD", help=argparse.SUPPRESS)
@@ -73,25 +79,26 @@ def main() -> None:
         print(_peak_here(methods()[arguments.peak](), largest))
         return
 
-    results = {}
-    for name, make in methods().items():
-        results[name] = _run(make(), truths)
+    estimates = {name: make() for name, make in methods().items()}
+    results = measure(estimates, truths, arguments.rounds)
+    for name, result in results.items():
         command = [sys.executable, __file__, arguments.pairs, f"--threads={arguments.threads}"]
         done = subprocess.run(
             [*command, f"--peak={name}"], check=True, capture_output=True, text=True
         )
-        results[name]["peak_mib"] = float(done.stdout.split()[-1])
-        print(name, results[name], file=sys.stderr)
+        result["peak_mib"] = float(done.stdout.split()[-1])
+        print(name, result, file=sys.stderr)
     sets = list(dict.fromkeys(group for group, _ in truths))
     counts = {name: sum(group == name for group, _ in truths) for name in sets}
     table = _table(results, counts)
     print(table)
-    environment = _measure.describe_machine()
+    environment = _measure.describe_machine() | {"opencv": cv2.__version__}
     if arguments.write:
-        words = ", ".join(f"{key} {value}" for key, value in environment.items())
         _plot(results, sets)
-        made = "Made by `python tools/bench/accuracy.py PAIRS --write`"
-        _page.replace_section(TITLE, f"\n{made}; {words}.\n\n{EXPLANATION}\n{table}\n")
+        words = _page.options(arguments, {"pairs": "PAIRS"})
+        made = _page.made_by(_page.command("accuracy", words), environment)
+        absent = "" if "deepflow" in results else "\n" + NO_DEEPFLOW
+        _page.replace_section(TITLE, f"\n{made}\n\n{EXPLANATION}{absent}\n{table}\n")
     print(json.dumps({"environment": environment, "methods": results}))
 
 
@@ -99,34 +106,64 @@ EXPLANATION = """\
 Mean endpoint error in pixels (KITTI: outliers, Fl-all %), the number of pairs in brackets. The
 pairs are samples of research sets (Middlebury, MPI-Sintel, FlyingChairs, KITTI, a stereo pair) that
 nothing was trained on; two settings were chosen by them (docs/flow.md). `dis` is OpenCV's DIS,
-medium; `dis-fine` the same with finest scale 0 and patch stride 1. Time is for 640 x 480, one
-direction, except `fast`, which gives both in it; peak memory is of the largest pair.
+medium; `dis-fine` the same with finest scale 0 and patch stride 1; `farneback` OpenCV's, with the
+parameters of its tutorial but five levels in place of three. Time is for 640 x 480, one direction,
+except `fast`, which gives both in it, with its quartiles over pairs and rounds; the methods take
+turns, and grey pictures are made beforehand. Peak memory is of the largest pair.
 
 ![error over time](docs/images/accuracy.png)
 """
+NO_DEEPFLOW = "DeepFlow, of OpenCV's contributed modules, was not installed.\n"
 
 
-def _run(estimate: Method, truths: list[tuple[str, GroundTruth]]) -> dict[str, Any]:
-    errors: dict[str, list[float]] = {}
-    seconds = []
+def measure(
+    estimates: Mapping[str, Method], truths: list[tuple[str, GroundTruth]], rounds: int
+) -> dict[str, dict[str, Any]]:
+    """Return each method's mean error by set and its time; on each pair all take turns."""
+    errors: dict[str, dict[str, list[float]]] = {name: {} for name in estimates}
+    seconds: dict[str, list[float]] = {name: [] for name in estimates}
     with torch.inference_mode():
-        estimate(truths[0][1].image1, truths[0][1].image2)
-        for group, truth in truths:
-            start = time.perf_counter()
-            flow = estimate(truth.image1, truth.image2)
-            elapsed = time.perf_counter() - start
-            seconds.append(elapsed * PIXELS / flow[0, 0].numel())
-            measure = fl_all if group.startswith("kitti") else epe
-            value = float(measure(flow, truth.flow_12, valid=truth.valid))
-            errors.setdefault(group, []).append(value)
-    figures = {group: statistics.mean(values) for group, values in errors.items()}
-    return {"ms": statistics.median(seconds) * 1e3, **figures}
+        for number, (group, truth) in enumerate(truths):
+            found = fl_all if group.startswith("kitti") else epe
+            with _grey_beforehand(truth):
+                if number == 0:
+                    for estimate in estimates.values():
+                        estimate(truth.image1, truth.image2)
+                for again in range(rounds):
+                    for name, estimate in estimates.items():
+                        start = time.perf_counter()
+                        flow = estimate(truth.image1, truth.image2)
+                        elapsed = time.perf_counter() - start
+                        seconds[name].append(elapsed * PIXELS / flow[0, 0].numel())
+                        if again == 0:
+                            value = float(found(flow, truth.flow_12, valid=truth.valid))
+                            errors[name].setdefault(group, []).append(value)
+    return {
+        name: {
+            "ms": statistics.median(times) * 1e3,
+            "ms_quartiles": [1e3 * value for value in _measure.quartiles(times)],
+            **{group: statistics.mean(values) for group, values in errors[name].items()},
+        }
+        for name, times in seconds.items()
+    }
+
+
+@contextmanager
+def _grey_beforehand(truth: GroundTruth) -> Iterator[None]:
+    """Let OpenCV's methods find the grey pictures of a pair made: no other has to make any."""
+    greys = [(image, eval_flow.to_grey(image)) for image in (truth.image1, truth.image2)]
+
+    def found(image: Tensor) -> Any:
+        return next(grey for known, grey in greys if known is image)
+
+    with mock.patch.object(eval_flow, "to_grey", found):
+        yield
 
 
 def _peak_here(estimate: Method, truth: GroundTruth) -> float:
     """Return by how many MiB one estimate raises this process's memory at most (Linux)."""
     call = lambda: estimate(truth.image1, truth.image2)  # noqa: E731
-    with torch.inference_mode():
+    with torch.inference_mode(), _grey_beforehand(truth):
         return _measure.peak_here(call) / 2**10
 
 
@@ -136,7 +173,9 @@ def _table(results: dict[str, dict[str, Any]], counts: dict[str, int]) -> str:
     lines.append("| --- |" + " ---: |" * (len(heads) + 2))
     for name, result in results.items():
         figures = [_figure(group, result[group]) for group in counts]
-        cells = [*figures, f"{result['ms']:.0f}", f"{result['peak_mib']:.0f}"]
+        low, high = result["ms_quartiles"]
+        ms = f"{result['ms']:.0f} ({low:.0f}–{high:.0f})"
+        cells = [*figures, ms, f"{result['peak_mib']:.0f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

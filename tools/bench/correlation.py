@@ -3,8 +3,9 @@
 Usage: python tools/bench/correlation.py [--threads 1] [--rounds 9] [--only NAME]
 
 Sizes are 1/8 and 1/4 of a 436 x 1024 frame, and 1/8 with more channels and in half precision. The
-others: an unfolded image and an einsum (the usual short version), a loop over shifted slices that
-stacks its planes (PWC-Net's usual port, and our reference), both on the same tensors.
+others, on the same tensors: an unfolded image and an einsum (short, and slow); views of the padded
+image, multiplied and averaged, which has no copy of the image but one of all products; a loop over
+shifted slices that stacks its planes (PWC-Net's usual port, and our reference).
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def unfold_einsum(a: Tensor, b: Tensor, radius: int) -> Tensor:
     side = 2 * radius + 1
     patches = F.unfold(b, side, padding=radius).view(batch, channels, side**2, height, width)
     return torch.einsum("bchw,bckhw->bkhw", a, patches) / channels
+
+
+def views(a: Tensor, b: Tensor, radius: int) -> Tensor:
+    height, width = a.shape[-2:]
+    shifted = F.pad(b, [radius] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    return (a[:, :, None, None] * shifted).mean(1).flatten(1, 2)  # shifted: (B, C, k, k, H, W)
 
 
 def case(
@@ -51,6 +58,7 @@ def case(
         return {
             "flowwarp": side(correlation),
             "unfold + einsum": side(unfold_einsum),
+            "views, product, mean": side(views),
             "shifted slices": side(correlation_reference),
         }
 

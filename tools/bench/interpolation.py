@@ -12,8 +12,9 @@ what the steps beside it change (in squared error) is taken for one. Nor does a 
 neighbours show two scenes: which one it belongs to cannot be known either, and a mixture of both,
 though never far off in PSNR, is no frame. --keep-all measures both too. Where the neighbours are
 equal, all methods are exact, and the frame is left out of the mean.
-Seconds are the median for one new frame, flow included. The last line of the output is JSON;
---write renews the section in BENCHMARKS.md.
+Seconds are the median for one new frame, flow included; all methods take turns at each frame, and
+see the first one beforehand. DIS's solver and the grey pictures it reads are made before the clock
+starts. The last line of the output is JSON; --write renews the section in BENCHMARKS.md.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ import cv2
 import torch
 from torch import Tensor
 
+from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.data.clips import is_cut
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
@@ -45,47 +47,59 @@ REPEATED = 1 / 20  # of the squared change beside it
 EXACT = 100.0  # dB
 TITLE = "interpolation"
 EXPLANATION = """\
-PSNR in dB of frames that were left out and made again; rates are those that are left. `average` is
+PSNR in dB of frames that were left out and made again. `average` is
 the mean of the neighbours, `DIS, half-way` reads both half-way along OpenCV's DIS flow (medium) and
 averages; the others are our interpolation, with flow by DIS or by a quality of ours. Frames that
-repeat the one before, and those between two scenes, do not count.
+repeat the one before, and those between two scenes, {count}.
 """
 
-Method = Callable[[Tensor, Tensor], Tensor]  # two (3, H, W) to the frame in the middle
+# Two (3, H, W) to a call that makes the frame in the middle, and is timed.
+Method = Callable[[Tensor, Tensor], Callable[[], Tensor]]
 
 
-def average(before: Tensor, after: Tensor) -> Tensor:
-    return (before + after) / 2
+def average(before: Tensor, after: Tensor) -> Callable[[], Tensor]:
+    return lambda: (before + after) / 2
 
 
 def interpolation(estimate: Estimate) -> Method:
-    def middle(before: Tensor, after: Tensor) -> Tensor:
-        _, frame, _ = interpolate_video([before, after], 2, estimate)
-        return frame
+    def prepare(before: Tensor, after: Tensor) -> Callable[[], Tensor]:
+        return lambda: middle(before, after, estimate)
 
-    return middle
-
-
-def dis(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    solver: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    greys = [
-        cv2.cvtColor((image[0].permute(1, 2, 0) * 255).byte().numpy(), cv2.COLOR_RGB2GRAY)
-        for image in (image1, image2)
-    ]
-
-    def flow(one: Any, two: Any) -> Tensor:
-        found = torch.from_numpy(solver.calc(one, two, None))
-        return found.permute(2, 0, 1)[None].contiguous()
-
-    return flow(*greys), flow(*reversed(greys))
+    return prepare
 
 
-def halfway(before: Tensor, after: Tensor) -> Tensor:
-    """Read each frame half-way along its flow, as if its motion were that of the middle."""
-    one, two = before[None], after[None]
-    there, back = dis(one, two)
-    # The flow at a pixel of the middle is taken to be that of the same pixel of a neighbour.
-    return ((warp(one, -there / 2) + warp(two, -back / 2)) / 2)[0]
+def middle(before: Tensor, after: Tensor, estimate: Estimate) -> Tensor:
+    _, frame, _ = interpolate_video([before, after], 2, estimate)
+    return frame
+
+
+class Dis:
+    """OpenCV's DIS; of two frames it is given the grey ones beforehand."""
+
+    def __init__(self) -> None:
+        self.solver: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+
+    def both(self, before: Tensor, after: Tensor) -> Callable[[], tuple[Tensor, Tensor]]:
+        one, two = to_grey(before[None]), to_grey(after[None])
+        return lambda: (
+            from_rows(self.solver.calc(one, two, None)),
+            from_rows(self.solver.calc(two, one, None)),
+        )
+
+    def interpolation(self, before: Tensor, after: Tensor) -> Callable[[], Tensor]:
+        flows = self.both(before, after)
+        return lambda: middle(before, after, lambda *_: flows())
+
+    def halfway(self, before: Tensor, after: Tensor) -> Callable[[], Tensor]:
+        """Read each frame half-way along its flow, as if its motion were that of the middle."""
+        flows, one, two = self.both(before, after), before[None], after[None]
+
+        def made() -> Tensor:
+            there, back = flows()
+            # A pixel of the middle is taken to move as the same pixel of a neighbour does.
+            return ((warp(one, -there / 2) + warp(two, -back / 2)) / 2)[0]
+
+        return made
 
 
 def fitted(quality: str) -> Estimate:
@@ -154,9 +168,13 @@ def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> 
         if is_cut(before, after) and not keep:
             cuts += 1
             continue
-        for name, method in methods.items():
+        calls = {name: method(before, after) for name, method in methods.items()}
+        if not figures["average"]:
+            for call in calls.values():  # memory and threads are there then
+                call()
+        for name, call in calls.items():
             start = time.perf_counter()
-            made = method(before, after)
+            made = call()
             seconds[name].append(time.perf_counter() - start)
             figures[name].append(psnr(made, truth))
     height, width = groups[0][0].shape[1:] if groups else (0, 0)
@@ -169,6 +187,9 @@ def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> 
         "psnr": {name: statistics.mean(values or [math.nan]) for name, values in figures.items()},
         "seconds": {
             name: statistics.median(values or [math.nan]) for name, values in seconds.items()
+        },
+        "seconds_quartiles": {
+            name: _measure.quartiles(values or [math.nan]) for name, values in seconds.items()
         },
     }
 
@@ -197,8 +218,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     cv2.setNumThreads(arguments.threads)
-    methods = {"average": average, "DIS, half-way": halfway, "DIS": interpolation(dis)}
-    methods |= ours(arguments.weights, arguments.quality or QUALITIES)
+    arguments.quality = arguments.quality or list(QUALITIES)
+    dis = Dis()
+    methods = {"average": average, "DIS, half-way": dis.halfway, "DIS": dis.interpolation}
+    methods |= ours(arguments.weights, arguments.quality)
 
     environment = _measure.describe_machine() | {"opencv": cv2.__version__}
     print("  ".join(f"{key}={value}" for key, value in environment.items()))
@@ -225,10 +248,13 @@ def main() -> None:
     above = {name: sum(row[name] > row["average"] for row in known) for name in methods}
     print(f"{f'above average, of {len(known)}':62}" + "".join(f"{n:14}" for n in above.values()))
     if arguments.write:
-        made = f"Made by `python tools/bench/interpolation.py CLIPS --frames {arguments.frames}`"
-        words = ", ".join(f"{key} {value}" for key, value in environment.items())
-        table = _table(rows, means)
-        _page.replace_section(TITLE, f"\n{made}; {words}.\n\n{EXPLANATION}\n{table}\n")
+        places = {"clips": "CLIP..."}
+        if Path(arguments.weights).suffix:
+            places["weights"] = "--weights FILE"
+        command = _page.command("interpolation", _page.options(arguments, places))
+        made, table = _page.made_by(command, environment), _table(rows, means)
+        words = EXPLANATION.format(count="count too" if arguments.keep_all else "do not count")
+        _page.replace_section(TITLE, f"\n{made}\n\n{words}\n{table}\n")
     print(
         json.dumps(
             {"environment": environment, "weights": arguments.weights, "clips": rows, "mean": means}

@@ -11,7 +11,7 @@ from typing import Any
 import _measure
 import torch
 from torch import Tensor
-from warping import SIZES, rough_flow, smooth_flow, typical_difference
+from warping import SIZES, agreement, rough_flow, smooth_flow, typical_difference
 
 from flowwarp.ops.splatting import splat
 
@@ -63,7 +63,7 @@ def case(name: str, channels: int, *, backward: bool, rough: bool = False) -> _m
         "flow": "rough" if rough else "smooth",
         "pass": "forward+backward" if backward else "forward",
     }
-    return _measure.Case(name, make, details, agree)
+    return _measure.Case(name, make, details, agree, agreement(backward))
 
 
 CASES = [

@@ -1,0 +1,42 @@
+"""Command lines of the tools: what is wrong with one is said, not thrown."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("tool", "words", "said"),
+    [
+        (
+            "ship_weights",
+            ["run", "name", "--note", "foo"],
+            "argument --note: 'foo' is not KEY=VALUE",
+        ),
+        ("soak", ["kill", "--network"], "argument --network: expected at least one argument"),
+    ],
+)
+def test_a_wrong_word_is_named(load_tool, monkeypatch, capsys, tool, words, said):
+    monkeypatch.setattr(sys, "argv", [tool, *words])
+    with pytest.raises(SystemExit) as stop:
+        load_tool(tool).main()
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_weights_of_lpips_are_downloaded_by_the_hash_they_are_known_by(load_tool):
+    tool = load_tool("lpips_weights")
+    assert tool.ARCHIVE in tool.__doc__
+    assert "--require-hashes" in tool.__doc__
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_an_environment_may_lie_anywhere(tmp_path):
+    root = Path(__file__).parents[1]
+    for place, found in ((tmp_path, tmp_path), (".venv", root / ".venv")):
+        command = ["make", "-n", "test", f"VENV={place}", f"PYTHON={sys.executable}"]
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+        assert f'PATH="{found}/bin:' in done.stdout
