@@ -26,7 +26,10 @@ struct Strides {
     int64_t example, channel, row, column;
 };
 
-int64_t round_up(int64_t value) { return (value + LANES - 1) / LANES * LANES; }
+// What counts are rounded up to: 64 bytes of fp32, whole vectors of any instruction set.
+const int BLOCK = 16;
+
+int64_t round_up(int64_t value) { return (value + BLOCK - 1) / BLOCK * BLOCK; }
 
 // A ring of rows of S, each with room for `radius` pixels and a vector on both sides.
 template <typename S>
@@ -34,7 +37,7 @@ class Ring {
    public:
     Ring(Frame frame, int slots) : slots_(slots) {
         left_ = round_up(frame.radius);
-        pitch_ = left_ + round_up(frame.width) + round_up(frame.radius) + 2 * LANES;
+        pitch_ = left_ + round_up(frame.width) + round_up(frame.radius) + 2 * BLOCK;
         data_ = static_cast<S*>(aligned_alloc(64, slots * pitch_ * sizeof(S)));
         memset(data_, 0, slots * pitch_ * sizeof(S));
     }
@@ -120,9 +123,9 @@ void for_pairs(Frame frame, int first, int y, const Pairs& pairs) {
 template <typename S>
 void add_distances(const S* __restrict p1, const S* __restrict q1, const S* __restrict p2,
                    const S* __restrict q2, S* __restrict near, S* __restrict far, int64_t count) {
-    const int64_t blocks = (count + LANES - 1) / LANES;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     const int bound = (int)count;
-    for (int i = 0; i < (int)blocks * LANES; ++i) {
+    for (int i = 0; i < (int)blocks * BLOCK; ++i) {
         const S z = soft_sign(q1[i] - p1[i]).value - soft_sign(q2[i] - p2[i]).value;
         const S h = i < bound ? soft_hamming(z) : (S)0;
         near[i] += h;
@@ -168,9 +171,9 @@ void add_gradients(const S* __restrict p1, const S* __restrict q1, const S* __re
                    const S* __restrict q2, const S* __restrict gp, const S* __restrict gq,
                    S* __restrict near1, S* __restrict near2, S* __restrict far1, S* __restrict far2,
                    int64_t count) {
-    const int64_t blocks = (count + LANES - 1) / LANES;
+    const int64_t blocks = (count + BLOCK - 1) / BLOCK;
     const int bound = (int)count;
-    for (int i = 0; i < (int)blocks * LANES; ++i) {
+    for (int i = 0; i < (int)blocks * BLOCK; ++i) {
         const SoftSign<S> t1 = soft_sign(q1[i] - p1[i]), t2 = soft_sign(q2[i] - p2[i]);
         const S e = (gp[i] + gq[i]) * soft_hamming_slope(t1.value - t2.value);
         const S e1 = i < bound ? e * t1.slope() : (S)0, e2 = i < bound ? e * t2.slope() : (S)0;

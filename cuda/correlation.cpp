@@ -383,7 +383,7 @@ void correlation_gradient(const T* grad, const T* other, Layout lo, T* out, Layo
     parallel_for(tasks.count(), tasks.grain(), [=](int64_t begin, int64_t end) {
         Rows<T, S> rows_of(other, lo, v, rx * v.dilation, tasks.slots());
         const int64_t size = (int64_t)v.channels * lanes<S>();
-        S* const sums = static_cast<S*>(aligned_alloc(64, ROWS * size * sizeof(S)));
+        S* const sums = static_cast<S*>(aligned_alloc(64, round_up(ROWS * size * sizeof(S), 64)));
         for (int64_t task = begin; task < end; ++task) {
             const int64_t example = tasks.example(task);
             const int phase = tasks.phase(task), order = tasks.order(task), length = tasks.length(task);

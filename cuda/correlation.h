@@ -16,7 +16,7 @@ struct Volume {
     int channels, height, width, radius, dilation;
 
     FW_HD int side() const { return 2 * radius + 1; }
-    FW_HD int planes() const { return side() * side(); }
+    FW_HD long long planes() const { return (long long)side() * side(); }
     // No larger displacement, in steps of the dilation, stays inside an axis of `size` pixels.
     FW_HD int reach(int size) const {
         const int most = (size - 1) / dilation;

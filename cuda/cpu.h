@@ -1,14 +1,17 @@
 // What the CPU kernels share: torch's thread pool and short vectors.
 //
-// Vectors are the compiler's own (GCC, Clang), sixteen lanes of whatever the target has: one AVX-512
-// register, two of AVX2, four of SSE2 or NEON. Arithmetic is lane by lane and never contracted
-// or reassociated, so all instruction sets give the same bits.
+// Vectors are the compiler's own (GCC, Clang), as many floats as a register holds: GCC takes wider
+// ones apart through memory and lane by lane. Arithmetic is lane by lane and never contracted or
+// reassociated, so all instruction sets give the same bits.
 #pragma once
 
 #include <stdint.h>
 #include <stdlib.h>
 
-#if defined(__AVX512F__)
+#include <type_traits>
+#include <utility>
+
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -38,7 +41,16 @@ void parallel_for(int64_t count, int64_t grain, const Body& body) {
         const_cast<Body*>(&body));
 }
 
+#if defined(__AVX512F__)
 const int LANES = 16;
+#elif defined(__AVX2__)
+const int LANES = 8;
+#else
+const int LANES = 4;
+#endif
+// Long sums are kept in so many parts, and those added up, whatever LANES is: the order of a sum
+// decides its last bits.
+const int PARTIAL_SUMS = 16;
 
 template <typename S>
 struct VectorOf;
@@ -91,12 +103,40 @@ FW_HD Vector<double> to_real(Bits<double> value, Vector<double>) {
 }
 FW_HD Bits<float> as_count(Bits<float> mask) { return -mask; }  // true is -1 in a lane
 FW_HD Bits<double> as_count(Bits<double> mask) { return -mask; }
-const Bits<float> LANE_NUMBERS = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// Lanes FIRST, FIRST + STEP ... of the lanes of a and b in a row.
+template <int FIRST, int STEP, typename V, int... K>
+FW_HD V pick(V a, V b, std::integer_sequence<int, K...>) {
+    return __builtin_shufflevector(a, b, (FIRST + STEP * K)...);
+}
+template <int FIRST, int STEP, typename V>
+FW_HD V pick(V a, V b) {
+    return pick<FIRST, STEP>(a, b, std::make_integer_sequence<int, LANES>());
+}
+// Lanes of a and b by turns, from lane FIRST of both on.
+template <int FIRST, typename V, int... K>
+FW_HD V by_turns(V a, V b, std::integer_sequence<int, K...>) {
+    return __builtin_shufflevector(a, b, (FIRST + K / 2 + K % 2 * LANES)...);
+}
+template <int FIRST, typename V>
+FW_HD V by_turns(V a, V b) {
+    return by_turns<FIRST>(a, b, std::make_integer_sequence<int, LANES>());
+}
+
+template <int... K>
+constexpr Bits<float> lane_numbers(std::integer_sequence<int, K...>) {
+    return Bits<float>{K...};
+}
+constexpr Bits<float> LANE_NUMBERS = lane_numbers(std::make_integer_sequence<int, LANES>());
 
 // The truth values of the lanes as bits, lane 0 lowest.
 FW_HD unsigned lane_bits(Bits<float> mask) {
 #if defined(__AVX512F__)
     return (unsigned)_mm512_movepi32_mask((__m512i)mask);
+#elif defined(__AVX2__)
+    return (unsigned)_mm256_movemask_ps((__m256)mask);
+#elif defined(__SSE2__)
+    return (unsigned)_mm_movemask_ps((__m128)mask);
 #else
     unsigned bits = 0;
     for (int k = 0; k < LANES; ++k) bits |= (unsigned)(mask[k] != 0) << k;
@@ -119,30 +159,49 @@ FW_HD Vector<S> broadcast(S value) {
     return value - Vector<S>{};  // not `+`: -0.0 must stay
 }
 
-// Sixteen values from memory, widened. Overloads on the storage type.
+// LANES values from memory, widened. Overloads on the storage type.
 FW_HD Vector<float> load(const float* from) { return load_as<Vector<float>>(from); }
 FW_HD Vector<double> load(const double* from) { return load_as<Vector<double>>(from); }
-template <typename T>
-FW_HD Vector<float> load_half(const T* from) {
-    Vector<float> value;
-    for (int k = 0; k < LANES; ++k) value[k] = widen(from[k]);
-    return value;
-}
+
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));  // either half-precision type
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
 FW_HD Vector<float> load(const bfloat_t* from) {
-    typedef uint16_t U16 __attribute__((vector_size(2 * LANES)));
-    typedef uint32_t U32 __attribute__((vector_size(4 * LANES)));
-    U32 bits = __builtin_convertvector(load_as<U16>(from), U32) << 16;
-    return load_as<Vector<float>>(&bits);
+    return (Vector<float>)(__builtin_convertvector(load_as<Halves>(from), Words) << 16);
 }
-FW_HD Vector<float> load(const half_t* from) { return load_half(from); }
+FW_HD Vector<float> widen_halves(Words halves) {  // widen(half_t) of each
+    const Words magnitude = halves & 0x7fffu;
+    const Vector<float> normal = (Vector<float>)(magnitude << 13) * as_float(0x77800000u);
+    const Vector<float> subnormal = (Vector<float>)(magnitude + 0x3f000000u) - 0.5f;
+    const Words result = (Words)(magnitude < 0x400u ? subnormal : normal);
+    const Words special = (Words)(magnitude >= 0x7c00u) & 0x7f800000u;
+    return (Vector<float>)(result | special | (halves & 0x8000u) << 16);
+}
+FW_HD Vector<float> load(const half_t* from) {
+    return widen_halves(__builtin_convertvector(load_as<Halves>(from), Words));
+}
+
+FW_HD Words narrow_words(Vector<float> value, bfloat_t) {  // narrow<bfloat_t> of each
+    const Words bits = (Words)value, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Words nan = (bits >> 16 & 0x8000u) | 0x7fc0u;
+    return (bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded;
+}
+FW_HD Words narrow_words(Vector<float> value, half_t) {  // narrow<half_t> of each
+    const Words bits = (Words)value, magnitude = bits & 0x7fffffffu;
+    const Words normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - 0x38000000u) >> 13;
+    const Words subnormal = (Words)((Vector<float>)magnitude + 0.5f) - 0x3f000000u;
+    Words result = magnitude < 0x38800000u ? subnormal : normal;
+    result = magnitude >= 0x47800000u ? Words{} + 0x7c00u : result;
+    result = magnitude > 0x7f800000u ? Words{} + 0x7e00u : result;
+    return result | (bits >> 16 & 0x8000u);
+}
 
 template <typename T, typename V>
 FW_HD void store(T* to, V value) {
-    typedef typename Accumulate<T>::type S;
-    if (sizeof(T) == sizeof(S)) {
+    if constexpr (sizeof(T) == sizeof(typename Accumulate<T>::type)) {
         memcpy(to, &value, sizeof value);
     } else {
-        for (int k = 0; k < LANES; ++k) to[k] = narrow<T>(value[k]);
+        const Halves halves = __builtin_convertvector(narrow_words(value, T()), Halves);
+        memcpy(to, &halves, sizeof halves);
     }
 }
 
@@ -150,6 +209,15 @@ FW_HD void store(T* to, V value) {
 template <typename T>
 FW_HD Vector<typename Accumulate<T>::type> load_part(const T* from, int count) {
     if (count >= LANES) return load(from);
+#if defined(__AVX2__)
+    if constexpr (std::is_same<T, float>::value) {
+#if defined(__AVX512F__)
+        return (Vector<float>)_mm512_maskz_loadu_ps((__mmask16)(0xffff >> (LANES - count)), from);
+#else
+        return (Vector<float>)_mm256_maskload_ps(from, (__m256i)(LANE_NUMBERS < count));
+#endif
+    }
+#endif
     typename Accumulate<T>::type part[LANES] = {};
     for (int k = 0; k < count; ++k) part[k] = widen(from[k]);
     return load(part);
@@ -167,45 +235,29 @@ FW_HD void store_part(T* to, V value, int count) {
 // back. Each stage halves: it interleaves the first half of all values with the second.
 template <int L, typename S>
 FW_HD void interleave(const Vector<S>* channels, S* pixels) {
-#if defined(__AVX512F__)
     Vector<S> now[L], next[L];
     for (int n = 0; n < L; ++n) now[n] = channels[n];
     for (int stage = 1; stage < L; stage *= 2) {
         for (int n = 0; n < L / 2; ++n) {
-            const Vector<S> a = now[n], b = now[n + L / 2];
-            next[2 * n] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6,
-                                                  22, 7, 23);
-            next[2 * n + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13,
-                                                      29, 14, 30, 15, 31);
+            next[2 * n] = by_turns<0>(now[n], now[n + L / 2]);
+            next[2 * n + 1] = by_turns<LANES / 2>(now[n], now[n + L / 2]);
         }
         for (int n = 0; n < L; ++n) now[n] = next[n];
     }
     for (int n = 0; n < L; ++n) store(pixels + n * LANES, now[n]);
-#else
-    for (int n = 0; n < L; ++n)
-        for (int k = 0; k < LANES; ++k) pixels[k * L + n] = channels[n][k];
-#endif
 }
 
 template <int L, typename S>
 FW_HD void separate(const S* pixels, Vector<S>* channels) {
-#if defined(__AVX512F__)
     Vector<S> next[L];
     for (int n = 0; n < L; ++n) channels[n] = load(pixels + n * LANES);
     for (int stage = 1; stage < L; stage *= 2) {
         for (int n = 0; n < L / 2; ++n) {
-            const Vector<S> a = channels[2 * n], b = channels[2 * n + 1];
-            next[n] = __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24,
-                                              26, 28, 30);
-            next[n + L / 2] = __builtin_shufflevector(a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23,
-                                                      25, 27, 29, 31);
+            next[n] = pick<0, 2>(channels[2 * n], channels[2 * n + 1]);
+            next[n + L / 2] = pick<1, 2>(channels[2 * n], channels[2 * n + 1]);
         }
         for (int n = 0; n < L; ++n) channels[n] = next[n];
     }
-#else
-    for (int n = 0; n < L; ++n)
-        for (int k = 0; k < LANES; ++k) channels[n][k] = pixels[k * L + n];
-#endif
 }
 
 }  // namespace flowwarp

@@ -45,12 +45,12 @@ float chances_of(const float* __restrict logits, float* __restrict chances, int6
     for (int64_t n = 1; n < size; ++n) largest = logits[n] > largest ? logits[n] : largest;
     const float scale = 1 / temperature;
     for (int64_t n = 0; n < size; ++n) chances[n] = exponential((logits[n] - largest) * scale);
-    float sums[LANES] = {}, total = 0;
+    float sums[PARTIAL_SUMS] = {}, total = 0;
     int64_t n = 0;
-    for (; n + LANES <= size; n += LANES)
-        for (int k = 0; k < LANES; ++k) sums[k] += chances[n + k];
+    for (; n + PARTIAL_SUMS <= size; n += PARTIAL_SUMS)
+        for (int k = 0; k < PARTIAL_SUMS; ++k) sums[k] += chances[n + k];
     for (; n < size; ++n) total += chances[n];
-    for (int k = 0; k < LANES; ++k) total += sums[k];
+    for (int k = 0; k < PARTIAL_SUMS; ++k) total += sums[k];
     return total;
 }
 

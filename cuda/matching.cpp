@@ -43,17 +43,17 @@ void describe(const float* parts, const int* places, uint8_t* out, int height, i
     parallel_for(height, GRAIN, [=](int64_t first, int64_t last) {
         for (int y = (int)first; y < last; ++y) {
             for (int x = 0; x < width; ++x) {
-                float vector[128], squares[LANES] = {};
+                float vector[128], squares[PARTIAL_SUMS] = {};
                 for (int n = 0; n < 16; ++n) {
                     int ty = y + places[n / 4], tx = x + places[n % 4];
                     ty = ty < 0 ? 0 : ty >= height ? height - 1 : ty;
                     tx = tx < 0 ? 0 : tx >= width ? width - 1 : tx;
                     memcpy(vector + 8 * n, parts + 8 * ((int64_t)ty * width + tx), 8 * sizeof(float));
                 }
-                for (int n = 0; n < 128; n += LANES)
-                    for (int k = 0; k < LANES; ++k) squares[k] += vector[n + k] * vector[n + k];
+                for (int n = 0; n < 128; n += PARTIAL_SUMS)
+                    for (int k = 0; k < PARTIAL_SUMS; ++k) squares[k] += vector[n + k] * vector[n + k];
                 float sum = 16 * noise * noise;
-                for (int k = 0; k < LANES; ++k) sum += squares[k];
+                for (int k = 0; k < PARTIAL_SUMS; ++k) sum += squares[k];
                 const float scale = 512 / sqrtf(sum);
                 uint8_t* to = out + 128 * ((int64_t)y * width + x);
                 for (int n = 0; n < 128; ++n) {

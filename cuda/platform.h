@@ -53,9 +53,12 @@ FW_HD double widen(double value) { return value; }
 FW_HD float widen(bfloat_t value) { return as_float((unsigned)value.bits << 16); }
 FW_HD float widen(half_t value) {
     // Put the 15 magnitude bits where fp32 keeps its own, then move the exponent's bias from 15
-    // to 127 by a multiplication, which also makes subnormals right; inf and NaN need theirs.
+    // to 127 by a multiplication; inf and NaN need theirs. Subnormals are counts of 2^-24, the last
+    // place of 0.5: their bits in fp32 would be subnormal too, which a thread may be set to flush.
     unsigned magnitude = value.bits & 0x7fffu;
-    float result = as_float(magnitude << 13) * as_float(0x77800000u);  // 2^112
+    float normal = as_float(magnitude << 13) * as_float(0x77800000u);  // 2^112
+    float subnormal = as_float(0x3f000000u + magnitude) - 0.5f;
+    float result = magnitude < 0x400u ? subnormal : normal;
     unsigned special = magnitude >= 0x7c00u ? 0x7f800000u : 0u;
     return as_float(as_bits(result) | special | ((value.bits & 0x8000u) << 16));
 }

@@ -12,6 +12,9 @@ typedef Vector<float> V;
 typedef Bits<float> I;
 
 const int64_t GRAIN = 16;  // rows
+// Medians are sought for so many pixels together, in SLICES vectors, whose sums need not wait for each
+// other. As all take the rounds that one of them needs, GROUP is the same for every instruction set.
+const int GROUP = 16, SLICES = GROUP / LANES;
 
 struct Frame {
     int64_t batch;
@@ -19,12 +22,12 @@ struct Frame {
     int64_t plane() const { return (int64_t)height * width; }
 };
 
-// Rows with room for `margin` pixels and a vector on both sides, 0 until written.
+// Rows with room for `margin` pixels and a group on both sides, 0 until written.
 class Rows {
    public:
     Rows(int64_t count, int width, int margin) {
-        left_ = LANES + (margin + LANES - 1) / LANES * LANES;
-        pitch_ = 2 * left_ + (width + LANES - 1) / LANES * LANES;
+        left_ = GROUP + (margin + GROUP - 1) / GROUP * GROUP;
+        pitch_ = 2 * left_ + (width + GROUP - 1) / GROUP * GROUP;
         data_ = static_cast<float*>(aligned_alloc(64, count * pitch_ * sizeof(float)));
         memset(data_, 0, count * pitch_ * sizeof(float));
     }
@@ -169,17 +172,22 @@ enum Part { U, V_, I11, I12, I22, B1, B2, RIGHT, BELOW, PARTS };
 void relax_row(float* const* above, float* const* row, float* const* below, int y, int width,
                int colour, float omega) {
     const I active = ((LANE_NUMBERS + (y + colour)) & 1) == 0;
+    // The unknowns on the left are read before the vector there is written: a load across a fresh
+    // store waits for it. What the store changes at their end is of the pixels' own colour, not used.
+    V left_u = load(row[U] - 1), left_v = load(row[V_] - 1);
     for (int x = 0; x < width; x += LANES) {
         const V right = load(row[RIGHT] + x), left = load(row[RIGHT] + x - 1);
         const V down = load(row[BELOW] + x), up = load(above[BELOW] + x);
         const V u = load(row[U] + x), v = load(row[V_] + x);
-        const V b1 = load(row[B1] + x) + right * load(row[U] + x + 1) + left * load(row[U] + x - 1) +
+        const V b1 = load(row[B1] + x) + right * load(row[U] + x + 1) + left * left_u +
                      down * load(below[U] + x) + up * load(above[U] + x);
-        const V b2 = load(row[B2] + x) + right * load(row[V_] + x + 1) +
-                     left * load(row[V_] + x - 1) + down * load(below[V_] + x) + up * load(above[V_] + x);
+        const V b2 = load(row[B2] + x) + right * load(row[V_] + x + 1) + left * left_v +
+                     down * load(below[V_] + x) + up * load(above[V_] + x);
         const V i12 = load(row[I12] + x);
         const V new_u = load(row[I11] + x) * b1 - i12 * b2;
         const V new_v = load(row[I22] + x) * b2 - i12 * b1;
+        left_u = load(row[U] + x + LANES - 1);
+        left_v = load(row[V_] + x + LANES - 1);
         store(row[U] + x, select(active, u + omega * (new_u - u), u));
         store(row[V_] + x, select(active, v + omega * (new_v - v), v));
     }
@@ -255,37 +263,61 @@ FW_HD V decay(V s) {
     return value * value;
 }
 
-// The weighted median of `count` values for each of LANES pixels, by bisection on its value until no
-// bracket is wider than `precision`; what comes back is one of the values. values(n) reads LANES.
+// The weighted median of `count` values for each pixel of a group, by bisection on its value until
+// no bracket is wider than `precision`; what comes back is one of the values. values(n, p) reads LANES
+// of them, which weigh weight[n][p].
 template <typename Values>
-FW_HD V median(const Values& values, const V* weight, int count, V own, float precision) {
+FW_HD void median(const Values& values, const V (*weight)[SLICES], int count, const V* own,
+                  float precision, V* out) {
     const float far = 3e38f;
-    V total = {}, low = broadcast(far), high = broadcast(-far);
-    for (int n = 0; n < count; ++n) {
-        const V value = values(n);
-        const I counts = weight[n] > 0;
-        total += weight[n];
-        low = select(counts, least(low, value), low);
-        high = select(counts, most(high, value), high);
+    V total[SLICES], low[SLICES], high[SLICES], half[SLICES], smallest[SLICES];
+    for (int p = 0; p < SLICES; ++p) {
+        total[p] = V{};
+        low[p] = broadcast(far);
+        high[p] = broadcast(-far);
     }
-    const V half = total * 0.5f, smallest = low;
+    for (int n = 0; n < count; ++n)
+        for (int p = 0; p < SLICES; ++p) {
+            const V value = values(n, p);
+            const I counts = weight[n][p] > 0;
+            total[p] += weight[n][p];
+            low[p] = select(counts, least(low[p], value), low[p]);
+            high[p] = select(counts, most(high[p], value), high[p]);
+        }
+    for (int p = 0; p < SLICES; ++p) {
+        half[p] = total[p] * 0.5f;
+        smallest[p] = low[p];
+    }
     // Invariant: what is at most `high` weighs half or more; what is at most `low` less than half, or
     // low is the smallest of all.
-    for (int round = 0; round < 40 && lane_bits(high - low > precision) != 0; ++round) {
-        const V middle = 0.5f * (low + high);
-        V below = {};
-        for (int n = 0; n < count; ++n) below += select(values(n) <= middle, weight[n], V{});
-        const I enough = below >= half;
-        high = select(enough, middle, high);
-        low = select(enough, low, middle);
+    for (int round = 0; round < 40; ++round) {
+        V middle[SLICES], below[SLICES];
+        I wide = {};
+        for (int p = 0; p < SLICES; ++p) {
+            wide |= high[p] - low[p] > precision;
+            middle[p] = 0.5f * (low[p] + high[p]);
+            below[p] = V{};
+        }
+        if (lane_bits(wide) == 0) break;
+        for (int n = 0; n < count; ++n)
+            for (int p = 0; p < SLICES; ++p)
+                below[p] += select(values(n, p) <= middle[p], weight[n][p], V{});
+        for (int p = 0; p < SLICES; ++p) {
+            const I enough = below[p] >= half[p];
+            high[p] = select(enough, middle[p], high[p]);
+            low[p] = select(enough, low[p], middle[p]);
+        }
     }
-    V best = high;
-    for (int n = 0; n < count; ++n) {
-        const V value = values(n);
-        const I candidate = (weight[n] > 0) & ((value > low) | (low == smallest)) & (value < best);
-        best = select(candidate, value, best);
-    }
-    return select(total > 0, best, own);
+    V best[SLICES];
+    for (int p = 0; p < SLICES; ++p) best[p] = high[p];
+    for (int n = 0; n < count; ++n)
+        for (int p = 0; p < SLICES; ++p) {
+            const V value = values(n, p);
+            const I above = (value > low[p]) | (low[p] == smallest[p]);
+            const I candidate = (weight[n][p] > 0) & above & (value < best[p]);
+            best[p] = select(candidate, value, best[p]);
+        }
+    for (int p = 0; p < SLICES; ++p) out[p] = select(total[p] > 0, best[p], own[p]);
 }
 
 void weighted_median(const float* flow, const float* guide, const float* confidence, float* out,
@@ -309,29 +341,37 @@ void weighted_median(const float* flow, const float* guide, const float* confide
             for (int c = 0; c < channels; ++c)
                 memcpy(row(y, 3 + c), guide + (example * channels + c) * plane + k, bytes);
         }
-        V* weight = static_cast<V*>(aligned_alloc(64, count * sizeof(V)));
+        typedef V Slices[SLICES];
+        Slices* weight = static_cast<Slices*>(aligned_alloc(64, count * sizeof(Slices)));
         const float** from = static_cast<const float**>(malloc(count * sizeof(float*)));
         for (int y = first; y < last; ++y) {
             for (int n = 0; n < count; ++n)
                 from[n] = row(y + n / side - radius, 0) + n % side - radius;
             const int64_t to_v = row(y, 1) - row(y, 0);
-            for (int x = 0; x < width; x += LANES) {
+            for (int x = 0; x < width; x += GROUP) {
                 for (int n = 0; n < count; ++n) {
                     const int dy = n / side - radius, dx = n % side - radius;
-                    V distance = broadcast(space * (float)(dx * dx + dy * dy));
-                    for (int c = 0; c < channels; ++c) {
-                        const V d = load(row(y + dy, 3 + c) + x + dx) - load(row(y, 3 + c) + x);
-                        distance += d * d;
+                    for (int p = 0; p < SLICES; ++p) {
+                        const int at = x + p * LANES;
+                        V distance = broadcast(space * (float)(dx * dx + dy * dy));
+                        for (int c = 0; c < channels; ++c) {
+                            const V d = load(row(y + dy, 3 + c) + at + dx) - load(row(y, 3 + c) + at);
+                            distance += d * d;
+                        }
+                        weight[n][p] = decay(distance) * load(row(y + dy, 2) + at + dx);
                     }
-                    weight[n] = decay(distance) * load(row(y + dy, 2) + x + dx);
                 }
-                float* to = out + example * 2 * plane + (int64_t)y * width + x;
-                const V u = median([=](int n) { return load(from[n] + x); }, weight, count,
-                                   load(row(y, 0) + x), precision);
-                const V v = median([=](int n) { return load(from[n] + x + to_v); }, weight, count,
-                                   load(row(y, 1) + x), precision);
-                store_part(to, u, width - x);
-                store_part(to + plane, v, width - x);
+                for (int axis = 0; axis < 2; ++axis) {
+                    V own[SLICES], found[SLICES];
+                    for (int p = 0; p < SLICES; ++p) own[p] = load(row(y, axis) + x + p * LANES);
+                    const auto values = [=](int n, int p) {
+                        return load(from[n] + x + p * LANES + axis * to_v);
+                    };
+                    median(values, weight, count, own, precision, found);
+                    float* to = out + (example * 2 + axis) * plane + (int64_t)y * width + x;
+                    for (int p = 0; p < SLICES; ++p)
+                        store_part(to + p * LANES, found[p], width - x - p * LANES);
+                }
             }
         }
         free(from);

@@ -13,6 +13,7 @@ namespace {
 
 const int CHUNK = 256;          // pixels whose taps are prepared at once; they stay in L1
 const int64_t GRAIN = 1 << 15;  // values a thread should get at least
+const int AHEAD = LANES < 16 ? 2 : 1;  // rows that memory is asked for early; 2 is untried on AVX-512
 const int64_t SCRATCH = 3 << 20;  // bytes of sums that all threads together keep
 
 struct Size {
@@ -49,10 +50,11 @@ FW_HD Bits<float> narrow_index(Bits<double> index) {
     return __builtin_convertvector(index, Bits<float>);
 }
 
-template <typename M>
-FW_HD void store_flags(uint8_t* to, M mask) {
+FW_HD void store_flags(uint8_t* to, Bits<float> mask) {
+    // By way of 16 bits: straight to bytes, GCC goes lane by lane.
+    typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
-    const Bytes flags = -__builtin_convertvector(mask, Bytes);
+    const Bytes flags = -__builtin_convertvector(__builtin_convertvector(mask, Shorts), Bytes);
     memcpy(to, &flags, sizeof flags);
 }
 
@@ -117,7 +119,7 @@ void prepare_padded(Chunk<S, N>& chunk, const S* flow, Size size, int row, int c
             store(chunk.sx[n] + k, taps.x.slope[n]);
             store(chunk.sy[n] + k, taps.y.slope[n]);
         }
-        store_flags(chunk.inside + k, taps.inside);
+        store_flags(chunk.inside + k, narrow_index(taps.inside));
     }
 }
 
@@ -139,13 +141,12 @@ struct Runs {
     unsigned starts[CHUNK / LANES];  // bit k: a run starts at lane k; SCATTERED: too many runs
 };
 const unsigned SCATTERED = 0xffffffffu;
-const int MOST_RUNS = 4;
+const int MOST_RUNS = LANES / 4;
 
 FW_HD void find_runs(Runs& runs, int k, Bits<float> x, Bits<float> y, int width) {
     const Bits<float> offset = y * width + x;
     memcpy(runs.offset + k, &offset, sizeof offset);
-    const Bits<float> before =
-        __builtin_shufflevector(offset, offset, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14);
+    const Bits<float> before = pick<LANES - 1, 1>(offset, offset);
     const unsigned starts = lane_bits(offset != before + 1) | 1u;
     // A run is served by all lanes, those before and after it included: they must be in its row.
     const Bits<float> first = x - LANE_NUMBERS;
@@ -167,6 +168,7 @@ FW_HD void for_runs(unsigned starts, const Body& body) {
 template <typename S>
 struct Squares {
     int count;
+    bool inside_wanted = false;  // by a mask
     bool masks;  // some weight is exactly 0: that tap must not be read
     Runs runs;
     alignas(64) S weight[4][CHUNK];
@@ -187,7 +189,7 @@ void make_squares_padded(Squares<S>& squares, const S* flow, Size size, int row,
             zeros |= weight == 0;
             store(squares.weight[n] + k, weight);
         }
-        store_flags(squares.inside + k, taps.inside);
+        if (squares.inside_wanted) store_flags(squares.inside + k, narrow_index(taps.inside));
     }
     squares.masks = lane_bits(zeros) != 0;
 }
@@ -217,56 +219,56 @@ FW_HD void load_pairs(const T* from, const int* offset, Vector<S>& left, Vector<
     right = load(b);
 }
 
+// Of the smaller types a pair is one word, which halves the loads.
+typedef uint64_t LongWords __attribute__((vector_size(4 * LANES)));  // half as many as lanes
 #if defined(__AVX512F__)
-// One gather brings both neighbours: half the loads of two gathers.
+FW_HD LongWords long_words(const float* from, const int* offset) {
+    return (LongWords)_mm512_i32gather_epi64(load_as<__m256i>(offset), from, sizeof *from);
+}
+template <typename T>
+FW_HD Words words(const T* from, const int* offset) {
+    return (Words)_mm512_i32gather_epi32(load_as<__m512i>(offset), from, sizeof *from);
+}
+#else
+template <int... K>
+FW_HD LongWords long_words(const float* from, const int* offset, std::integer_sequence<int, K...>) {
+    return LongWords{load_as<uint64_t>(from + offset[K])...};
+}
+FW_HD LongWords long_words(const float* from, const int* offset) {
+    return long_words(from, offset, std::make_integer_sequence<int, LANES / 2>());
+}
+template <typename T, int... K>
+FW_HD Words words(const T* from, const int* offset, std::integer_sequence<int, K...>) {
+    return Words{load_as<uint32_t>(from + offset[K])...};
+}
+template <typename T>
+FW_HD Words words(const T* from, const int* offset) {
+    return words(from, offset, std::make_integer_sequence<int, LANES>());
+}
+#endif
+
 template <>
 FW_HD void load_pairs<float, float>(const float* from, const int* offset, Vector<float>& left,
                                     Vector<float>& right) {
-    const __m256i first = load_as<__m256i>(offset), second = load_as<__m256i>(offset + LANES / 2);
-    const __m512 low = _mm512_castpd_ps(_mm512_i32gather_pd(first, from, sizeof *from));
-    const __m512 high = _mm512_castpd_ps(_mm512_i32gather_pd(second, from, sizeof *from));
-    const __m512i even =
-        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    const __m512i odd = _mm512_or_si512(even, _mm512_set1_epi32(1));
-    left = (Vector<float>)_mm512_permutex2var_ps(low, even, high);
-    right = (Vector<float>)_mm512_permutex2var_ps(low, odd, high);
+    const Vector<float> low = (Vector<float>)long_words(from, offset);
+    const Vector<float> high = (Vector<float>)long_words(from, offset + LANES / 2);
+    left = pick<0, 2>(low, high);
+    right = pick<1, 2>(low, high);
 }
-
 template <>
 FW_HD void load_pairs<bfloat_t, float>(const bfloat_t* from, const int* offset,
                                        Vector<float>& left, Vector<float>& right) {
-    const __m512i pairs = _mm512_i32gather_epi32(load_as<__m512i>(offset), from, sizeof *from);
-    left = (Vector<float>)_mm512_slli_epi32(pairs, 16);
-    right = (Vector<float>)_mm512_and_si512(pairs, _mm512_set1_epi32((int)0xffff0000u));
+    const Words pairs = words(from, offset);
+    left = (Vector<float>)(pairs << 16);
+    right = (Vector<float>)(pairs & 0xffff0000u);
 }
-
 template <>
 FW_HD void load_pairs<half_t, float>(const half_t* from, const int* offset, Vector<float>& left,
                                      Vector<float>& right) {
-    const __m512i pairs = _mm512_i32gather_epi32(load_as<__m512i>(offset), from, sizeof *from);
-    left = (Vector<float>)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(pairs));
-    right = (Vector<float>)_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(pairs, 16)));
+    const Words pairs = words(from, offset);
+    left = widen_halves(pairs & 0xffffu);
+    right = widen_halves(pairs >> 16);
 }
-#else
-// Four pairs to two vectors at a time, as 64-bit loads.
-template <>
-FW_HD void load_pairs<float, float>(const float* from, const int* offset, Vector<float>& left,
-                                    Vector<float>& right) {
-    typedef float Two __attribute__((vector_size(8)));
-    typedef float Four __attribute__((vector_size(16)));
-    Four a[LANES / 4], b[LANES / 4];
-    for (int k = 0; k < LANES / 4; ++k) {
-        Two pair[4];
-        for (int i = 0; i < 4; ++i) pair[i] = load_as<Two>(from + offset[4 * k + i]);
-        const Four low = __builtin_shufflevector(pair[0], pair[1], 0, 1, 2, 3);
-        const Four high = __builtin_shufflevector(pair[2], pair[3], 0, 1, 2, 3);
-        a[k] = __builtin_shufflevector(low, high, 0, 2, 4, 6);
-        b[k] = __builtin_shufflevector(low, high, 1, 3, 5, 7);
-    }
-    left = load_as<Vector<float>>(a);
-    right = load_as<Vector<float>>(b);
-}
-#endif
 
 template <typename T, typename S>
 FW_HD void load_squares(const T* top, int width, Vector<S>* at) {
@@ -305,6 +307,15 @@ FW_HD Vector<S> masked(Vector<S> value, Vector<S> weight) {
     return weight == 0 ? broadcast((S)-0.0) : value;
 }
 
+// The sum of the corners by their weights; 0, not -0.0, where all of these are 0.
+template <typename S>
+FW_HD Vector<S> weighted(Corners<S> v, const Vector<S>* w, bool masks) {
+    if (!masks) return v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
+    for (int n = 0; n < 4; ++n) v.at[n] = masked<S>(v.at[n], w[n]);
+    const Vector<S> sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
+    return w[0] + w[1] + w[2] + w[3] == 0 ? Vector<S>{} : sum;
+}
+
 template <typename T>
 void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* out, uint8_t* mask,
                  Size size, int padding) {
@@ -313,6 +324,7 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
     const int64_t plane = size.plane();
     for_rows(size, [=](int64_t b, int row) {
         Squares<S> squares;
+        squares.inside_wanted = mask != nullptr;
         for (int column = 0; column < width; column += CHUNK) {
             make_squares(squares, padding, flow + b * 2 * plane, size, row, column);
             const int64_t to = (int64_t)row * width + column;
@@ -321,23 +333,44 @@ void warp_planes(const T* image, const typename Accumulate<T>::type* flow, T* ou
                 const T* source = image + (b * size.channels + c) * plane;
                 T* target = out + (b * size.channels + c) * plane + to;
                 for (int k = 0; k < squares.count; k += LANES) {
-                    // What the next row will read and write: planes are too many, and rows too
+                    // What a later row will read and write: planes are too many, and rows too
                     // short, for the hardware to foresee it. (Outside, a prefetch is nothing.)
-                    __builtin_prefetch(source + squares.runs.offset[k] + 2 * width);
-                    __builtin_prefetch(target + k + width, 1);
-                    Corners<S> v = load_corners<T, S>(source, squares.runs, k, width);
+                    __builtin_prefetch(source + squares.runs.offset[k] + (AHEAD + 1) * width);
+                    __builtin_prefetch(target + k + AHEAD * width, 1);
+                    const Corners<S> v = load_corners<T, S>(source, squares.runs, k, width);
                     Vector<S> w[4];
                     for (int n = 0; n < 4; ++n) w[n] = load(squares.weight[n] + k);
-                    Vector<S> sum;
-                    if (squares.masks) {
-                        for (int n = 0; n < 4; ++n) v.at[n] = masked<S>(v.at[n], w[n]);
-                        sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
-                        Vector<S> total = w[0] + w[1] + w[2] + w[3];
-                        sum = total == 0 ? Vector<S>{} : sum;
-                    } else {
-                        sum = v.at[0] * w[0] + v.at[1] * w[1] + v.at[2] * w[2] + v.at[3] * w[3];
-                    }
-                    store_part(target + k, sum, squares.count - k);
+                    store_part(target + k, weighted(v, w, squares.masks), squares.count - k);
+                }
+            }
+        }
+    });
+}
+
+// Channels last, (B, H, W, C): as warp_planes, but a vector is of one pixel's channels.
+template <typename T>
+void warp_pixels(const T* image, const typename Accumulate<T>::type* flow, T* out, uint8_t* mask,
+                 Size size, int padding) {
+    typedef typename Accumulate<T>::type S;
+    const int64_t plane = size.plane(), channels = size.channels, row_step = channels * size.width;
+    for_rows(size, [=](int64_t b, int row) {
+        Squares<S> squares;
+        squares.inside_wanted = mask != nullptr;
+        for (int column = 0; column < size.width; column += CHUNK) {
+            make_squares(squares, padding, flow + b * 2 * plane, size, row, column);
+            const int64_t first = b * plane + (int64_t)row * size.width + column;
+            if (mask != nullptr) memcpy(mask + first, squares.inside, squares.count);
+            for (int k = 0; k < squares.count; ++k) {
+                const T* source = image + (b * plane + squares.runs.offset[k]) * channels;
+                const int64_t steps[4] = {0, channels, row_step, row_step + channels};
+                T* target = out + (first + k) * channels;
+                Vector<S> w[4];
+                for (int n = 0; n < 4; ++n) w[n] = broadcast(squares.weight[n][k]);
+                for (int64_t c = 0; c < channels; c += LANES) {
+                    const int part = channels - c < LANES ? (int)(channels - c) : LANES;
+                    Corners<S> v;
+                    for (int n = 0; n < 4; ++n) v.at[n] = load_part(source + steps[n] + c, part);
+                    store_part(target + c, weighted(v, w, squares.masks), part);
                 }
             }
         }
@@ -366,8 +399,8 @@ void flow_gradient_planes(const T* image, const typename Accumulate<T>::type* fl
                 const T* source = image + (b * size.channels + c) * plane;
                 const T* grad = grad_out + (b * size.channels + c) * plane + to;
                 for (int k = 0; k < chunk.count; k += LANES) {
-                    __builtin_prefetch(source + runs.offset[k] + 2 * width);
-                    __builtin_prefetch(grad + k + width);
+                    __builtin_prefetch(source + runs.offset[k] + (AHEAD + 1) * width);
+                    __builtin_prefetch(grad + k + AHEAD * width);
                     const Corners<S> v = load_corners<T, S>(source, runs, k, width);
                     const Vector<S> g = load_part(grad + k, chunk.count - k);
                     const Vector<S> wx0 = load(chunk.wx[0] + k), wx1 = load(chunk.wx[1] + k);
@@ -725,22 +758,29 @@ void flow_gradient_taps(const T* image, const typename Accumulate<T>::type* flow
                 S du = 0, dv = 0;
                 if (taps.count == 0) {  // unknown flow: 0, whatever its gradient is
                 } else if (LAST) {
-                    Vector<S> u_sum = {}, v_sum = {};
-                    for (int64_t c = 0; c < channels; c += LANES) {
-                        const int part = channels - c < LANES ? (int)(channels - c) : LANES;
-                        Vector<S> u_slope = {}, v_slope = {};
-                        for (int n = 0; n < taps.count; ++n) {
-                            const Vector<S> value = load_part(source + taps.pixel[n] * step + c, part);
-                            u_slope += taps.du[n] * value;
-                            v_slope += taps.dv[n] * value;
+                    const int PARTS = PARTIAL_SUMS / LANES;
+                    Vector<S> u_sum[PARTS] = {}, v_sum[PARTS] = {};
+                    for (int64_t first = 0; first < channels; first += PARTIAL_SUMS)
+                        for (int p = 0; p < PARTS; ++p) {
+                            const int64_t c = first + p * LANES;
+                            if (c >= channels) break;
+                            const int part = channels - c < LANES ? (int)(channels - c) : LANES;
+                            Vector<S> u_slope = {}, v_slope = {};
+                            for (int n = 0; n < taps.count; ++n) {
+                                const Vector<S> value = load_part(source + taps.pixel[n] * step + c, part);
+                                u_slope += taps.du[n] * value;
+                                v_slope += taps.dv[n] * value;
+                            }
+                            const Vector<S> g = load_part(grad + c, part);
+                            u_sum[p] += g * u_slope;
+                            v_sum[p] += g * v_slope;
                         }
-                        const Vector<S> g = load_part(grad + c, part);
-                        u_sum += g * u_slope;
-                        v_sum += g * v_slope;
-                    }
-                    for (int lane = 0; lane < LANES; ++lane) {
-                        du += u_sum[lane];
-                        dv += v_sum[lane];
+                    S u_part[PARTIAL_SUMS], v_part[PARTIAL_SUMS];
+                    memcpy(u_part, u_sum, sizeof u_sum);
+                    memcpy(v_part, v_sum, sizeof v_sum);
+                    for (int n = 0; n < PARTIAL_SUMS && n < channels; ++n) {
+                        du += u_part[n];
+                        dv += v_part[n];
                     }
                 } else {
                     for (int64_t c = 0; c < channels; ++c) {
@@ -843,9 +883,11 @@ void image_gradient(const typename Accumulate<T>::type* flow, const T* grad_out,
     touched_rows(padding, flow, size, ranges);
     if constexpr (N == 2 && !LAST) {
         if (size.width > 1 && size.height > 1) {
+            // Side by side lie as many channels as fill a register, or two short ones.
+            const int most = LANES > 8 ? LANES : 8;
             auto planes = size.channels <= 4   ? image_gradient_planes<4, T>
                           : size.channels <= 8 ? image_gradient_planes<8, T>
-                                               : image_gradient_planes<16, T>;
+                                               : image_gradient_planes<most, T>;
             planes(flow, grad_out, grad_image, size, padding, ranges, threads);
             free(ranges);
             return;
@@ -879,14 +921,14 @@ void run(Job job, const Call& call) {
                                    call.padding, call.threads);
         return;
     }
-    if constexpr (N == 2 && !LAST) {
-        if (call.size.width > 1 && call.size.height > 1) {
-            if (job == WARP)
-                warp_planes<T>(image, flow, out, call.mask, call.size, call.padding);
-            else
-                flow_gradient_planes<T>(image, flow, grad_out, grad_flow, call.size, call.padding);
-            return;
+    if constexpr (N == 2) {
+        const bool squares = call.size.width > 1 && call.size.height > 1;
+        if (squares && job == WARP) {
+            auto warp = LAST ? warp_pixels<T> : warp_planes<T>;
+            return warp(image, flow, out, call.mask, call.size, call.padding);
         }
+        if (squares && !LAST)
+            return flow_gradient_planes<T>(image, flow, grad_out, grad_flow, call.size, call.padding);
     }
     if (job == WARP)
         warp_taps<T, N, LAST>(image, flow, out, call.mask, call.size, call.padding);

@@ -218,6 +218,23 @@ def test_half_precision_sums_in_fp32(dtype, channels_last, mode):
     assert_relative(actual[1], wanted[1], 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_all_half_precision_values_are_read_and_rounded_right(dtype, channels_last):
+    values = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    values = torch.where(values.isnan(), 0, values)
+    # In their order the mean of two neighbours is a tie between them.
+    pixels = torch.stack([values, values[torch.randperm(2**16, generator=seeded(0))]])
+    image = pixels.view(1, 2, 256, 256)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    exact = {"rtol": 0, "atol": 0, "equal_nan": True}
+    torch.testing.assert_close(warp(image, uniform_flow(0.0, 0.0, 256, 256)), image, **exact)
+    out = warp(image, uniform_flow(0.5, 0.0, 256, 256))[..., :-1]
+    expected = 0.5 * image[..., :-1].float() + 0.5 * image[..., 1:].float()
+    torch.testing.assert_close(out, expected.to(dtype), **exact)
+
+
 def test_wide_images_lose_no_precision():
     image = random_image(1, 1, 2, 5000)
     flow = uniform_flow(0.123456, 0.0, 2, 5000)
@@ -276,15 +293,20 @@ def test_bits_depend_on_neither_threads_nor_batch_nor_run(threads, dtype, channe
         assert all(torch.equal(a, b[index : index + 1]) for a, b in zip(alone, once, strict=True))
 
 
-def everything(dtype, mode):
-    image, flow = random_image(2, 5, 40, 150, dtype=dtype), random_flow(2, 40, 150, 3.0)
-    return warp(image, flow, mode=mode), *gradients(image, flow, torch.ones_like(image), mode=mode)
+def everything(dtype, mode, channels_last=False):
+    image, flow = random_image(2, 21, 40, 150, dtype=dtype), random_flow(2, 40, 150, 3.0)
+    flow[1] = 0.3 + flow[1] * 0.01  # smooth: neighbours read neighbours
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    grad_out = image.flip(1)
+    return warp(image, flow, mode=mode), *gradients(image, flow, grad_out, mode=mode)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_all_instruction_sets_give_the_same_bits(each_level, dtype, mode):
-    first, *others = each_level(everything, dtype, mode)
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_all_instruction_sets_give_the_same_bits(each_level, dtype, mode, channels_last):
+    first, *others = each_level(everything, dtype, mode, channels_last)
     for other in others:
         assert all(map(torch.equal, first, other))
 
