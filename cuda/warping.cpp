@@ -22,6 +22,9 @@ struct Size {
     int64_t plane() const { return (int64_t)height * width; }
 };
 
+// Whether there are squares of 2 x 2 pixels, and offsets of theirs fit into an int.
+bool has_squares(Size size) { return size.width > 1 && size.height > 1 && size.plane() <= INT32_MAX; }
+
 // Call body(example, row) for every row of the output.
 template <typename Body>
 void for_rows(Size size, const Body& body) {
@@ -795,8 +798,14 @@ void flow_gradient_taps(const T* image, const typename Accumulate<T>::type* flow
                         dv += g * v_slope;
                     }
                 }
-                grad_flow[b * 2 * plane + pixel] = du;
-                grad_flow[(b * 2 + 1) * plane + pixel] = dv;
+                bool x_flat = true, y_flat = true;
+                for (int n = 0; n < N; ++n) {
+                    x_flat &= chunk.sx[n][k] == 0;
+                    y_flat &= chunk.sy[n][k] == 0;
+                }
+                // 0 * inf is NaN: no slope, no gradient.
+                grad_flow[b * 2 * plane + pixel] = x_flat ? 0 : du;
+                grad_flow[(b * 2 + 1) * plane + pixel] = y_flat ? 0 : dv;
             }
         }
     });
@@ -882,7 +891,7 @@ void image_gradient(const typename Accumulate<T>::type* flow, const T* grad_out,
     int* ranges = static_cast<int*>(malloc(2 * sizeof(int) * size.batch * size.height));
     touched_rows(padding, flow, size, ranges);
     if constexpr (N == 2 && !LAST) {
-        if (size.width > 1 && size.height > 1) {
+        if (has_squares(size)) {
             // Side by side lie as many channels as fill a register, or two short ones.
             const int most = LANES > 8 ? LANES : 8;
             auto planes = size.channels <= 4   ? image_gradient_planes<4, T>
@@ -922,7 +931,7 @@ void run(Job job, const Call& call) {
         return;
     }
     if constexpr (N == 2) {
-        const bool squares = call.size.width > 1 && call.size.height > 1;
+        const bool squares = has_squares(call.size);
         if (squares && job == WARP) {
             auto warp = LAST ? warp_pixels<T> : warp_planes<T>;
             return warp(image, flow, out, call.mask, call.size, call.padding);

@@ -67,7 +67,7 @@ def _dis(*, fine: bool) -> Method:
 
 
 def _farneback() -> Method:
-    """OpenCV's polynomial expansion (Farnebäck, SCIA 2003), as in its tutorial but of five levels."""
+    """OpenCV's polynomial expansion (Farnebäck, SCIA 2003), as in its tutorial, of five levels."""
     import cv2
 
     options = (0.5, 5, 15, 3, 5, 1.2, 0)  # scale, levels, window, rounds, patch, sigma, flags

@@ -235,6 +235,17 @@ def test_all_half_precision_values_are_read_and_rounded_right(dtype, channels_la
     torch.testing.assert_close(out, expected.to(dtype), **exact)
 
 
+def test_subnormal_halves_are_kept_where_a_thread_flushes_subnormals():
+    image = torch.arange(1024, dtype=torch.int16).view(torch.float16).view(1, 1, 32, 32)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this CPU flushes nothing")
+    try:
+        out = warp(image, uniform_flow(0.0, 0.0, 32, 32))
+    finally:
+        torch.set_flush_denormal(False)
+    assert torch.equal(out.view(torch.int16), image.view(torch.int16))
+
+
 def test_wide_images_lose_no_precision():
     image = random_image(1, 1, 2, 5000)
     flow = uniform_flow(0.123456, 0.0, 2, 5000)
@@ -342,6 +353,17 @@ def test_unknown_flow_gives_zero_and_no_mask(bad, mode, channels_last):
     grad_image, grad_flow = gradients(image, flow, grad_out, mode=mode)
     assert torch.equal(grad_image, (~hit).expand_as(image).float())
     assert grad_flow.isfinite().all()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("mode", ["nearest", "bilinear"])
+def test_where_flow_changes_nothing_no_gradient_can_make_it(mode, channels_last):
+    """Beyond the edge it has no slope, whatever comes in."""
+    image, flow = random_image(1, 3, 12, 40), uniform_flow(1000.0, 0.0, 12, 40)
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    _, grad_flow = gradients(image, flow, torch.full_like(image, math.inf), mode=mode)
+    assert torch.equal(grad_flow[:, 0], torch.zeros(1, 12, 40))
 
 
 @pytest.mark.parametrize("huge", [1e5, 1e9, 1e20, 3e38])
