@@ -324,10 +324,13 @@ def _warn(models: VideoModels, prompt: str) -> None:
         _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
     if not words_of(read):
         _say(f"{name}: holds no word that the network knows; expect anything")
-    unknown = [repr(word) for word in unknown_words(models.gpt, read)]
+    # Those of a network that says what it knows are left out, unless there are no others.
+    unknown = unknown_words(models.gpt, read if models.gpt.known is None else prompt)
     if unknown:
-        listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-        _say(f"{name}: the network has never learned {listed}; expect anything there")
+        listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        left = set(unknown).isdisjoint(words_of(read))
+        then = "left out" if left else "expect anything there"
+        _say(f"{name}: the network has never learned {listed}; {then}")
 
 
 def _shown(prompt: str) -> str:

@@ -208,8 +208,10 @@ def caption_video(captioner: Words, frames: Iterable[Tensor], *, beams: int = BE
     Raises:
         ValueError: there are no frames.
     """
-    length = max(FRAMES, captioner.net.config.apart + 1)
-    windows = torch.stack(some_windows(frames, length, captioner.net.config.size))
+    least = captioner.net.config.apart + 1
+    # A short video is not filled up: most pairs of its frames would say that nothing moves.
+    parts = some_windows(frames, max(FRAMES, least), captioner.net.config.size, least)
+    windows = torch.stack(parts)
     seen = look(captioner, windows.float() / 255)
     said = dict.fromkeys(write_caption(captioner, part[None], beams) for part in seen)
     ranked = [

@@ -357,7 +357,19 @@ def tidy(gpt: MediaGPT, prompt: str) -> str:
 
     It is put on one line, in small letters if captions have no capitals, without the signs that
     captions do not have, and a British spelling is made American where captions know that only.
+    Words that no caption has are left out, if others are there: they tell nothing, and for those
+    who choose they weigh more than all that do.
     """
+    line = _spelled(gpt, prompt)
+    if gpt.known is None:
+        return line
+    known = gpt.known
+    heard = " ".join(WORD.sub(lambda found: found[0] if found[0] in known else " ", line).split())
+    return heard if any(map(str.isalpha, heard)) else line
+
+
+def _spelled(gpt: MediaGPT, prompt: str) -> str:
+    """Return a prompt as captions are spelled, with all of its words."""
     line = " ".join(prompt.split())
     if gpt.known is None:
         return line
@@ -382,7 +394,7 @@ def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
     Older weights do not say which were. Of those it is guessed: what has been read several times
     has become one token, so what has none will hardly be known.
     """
-    words = words_of(tidy(gpt, prompt))
+    words = words_of(_spelled(gpt, prompt))
     if gpt.known is not None:
         return [word for word in words if word not in gpt.known]
     pairs = gpt.vocabulary.pairs

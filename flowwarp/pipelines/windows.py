@@ -28,23 +28,26 @@ class Description:
     windows: int
 
 
-def some_windows(frames: Iterable[Tensor], length: int, size: int) -> list[Tensor]:
+def some_windows(
+    frames: Iterable[Tensor], length: int, size: int, least: int | None = None
+) -> list[Tensor]:
     """Return parts of a video's middle square: all of a short one, else evenly over it.
 
     Args:
         frames: (3, H, W) in [0, 1]; taken one at a time.
         length: frames of a part.
         size: of its frames.
+        least: frames of the only part of a video that is shorter; ``length`` by default.
 
     Returns:
-        (length, 3, size, size) uint8 each, at most ``MOST_WINDOWS``.
+        (length, 3, size, size) uint8 each, at most ``MOST_WINDOWS``; or one of fewer frames.
 
     Raises:
         ValueError: there are no frames.
     """
     kept: list[Tensor] = []
     every = 1
-    for number, window in enumerate(_windows(frames, length, size)):
+    for number, window in enumerate(_windows(frames, length, size, least or length)):
         if number % every == 0:
             kept.append(window)
         if len(kept) > MOST_WINDOWS:  # half as many, evenly still
@@ -54,10 +57,11 @@ def some_windows(frames: Iterable[Tensor], length: int, size: int) -> list[Tenso
     return kept
 
 
-def _windows(frames: Iterable[Tensor], length: int, size: int) -> Iterator[Tensor]:
+def _windows(frames: Iterable[Tensor], length: int, size: int, least: int) -> Iterator[Tensor]:
     """Yield windows (length, 3, size, size) uint8, one after the other.
 
-    What is left over at the end is filled up with what came before, or with its own last frame.
+    What is left over at the end is filled up with what came before; if nothing did, with its own
+    last frame to the least that there may be.
     """
     before: list[Tensor] = []
     window: list[Tensor] = []
@@ -67,6 +71,6 @@ def _windows(frames: Iterable[Tensor], length: int, size: int) -> Iterator[Tenso
             yield torch.stack(window)
             before, window = window, []
     if window:
-        missing = length - len(window)
-        filled = [*before[len(window) :], *window] if before else window + window[-1:] * missing
+        still = window[-1:] * (least - len(window))
+        filled = [*before[len(window) :], *window] if before else window + still
         yield torch.stack(filled)

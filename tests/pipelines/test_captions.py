@@ -170,11 +170,15 @@ def test_describes_any_size_and_length(captioner):
     frames = torch.rand(70, 3, 20, 30, generator=torch.Generator().manual_seed(0))
     found = caption_video(captioner, iter(frames))
     assert found.windows == 3
-    short = caption_video(captioner, frames[:1])
-    assert short.windows == 1
-    assert short.text == write_caption(
-        captioner, look(captioner, middle(frames[:1].repeat(16, 1, 1, 1)))
-    )
+    least = captioner.net.config.apart + 1
+    assert 1 < least < 15
+    for length in (1, 15):  # a short one is not filled up, but to what can be looked at
+        part = middle(torch.cat([frames[:length], *[frames[:1]] * (least - length)]))
+        text = write_caption(captioner, look(captioner, part))
+        nats = caption_nats(captioner, look(captioner, part), [text])
+        short = caption_video(captioner, frames[:length])
+        assert (short.text, short.windows) == (text, 1)
+        assert short.nats == pytest.approx(float(nats), abs=1e-4)
     with pytest.raises(ValueError, match="frames must not be empty"):
         caption_video(captioner, [])
 

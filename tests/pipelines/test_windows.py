@@ -29,6 +29,13 @@ def test_windows_of_a_video(count, wanted):
     assert [levels(w) for w in some_windows(numbered(count), 4, 16)] == wanted
 
 
+@pytest.mark.parametrize(
+    ("count", "wanted"), [(1, [[0, 0]]), (3, [[0, 1, 2]]), (6, [[0, 1, 2, 3], [2, 3, 4, 5]])]
+)
+def test_a_short_video_need_not_be_filled_up(count, wanted):
+    assert [levels(w) for w in some_windows(numbered(count), 4, 16, 2)] == wanted
+
+
 @pytest.mark.parametrize("count", range(1, 32))
 def test_a_long_video_is_looked_at_evenly(count):
     numbers = [levels(part)[0] // 8 for part in some_windows(iter(numbered(8 * count, 2)), 8, 2)]
