@@ -229,7 +229,7 @@ def checked_settings() -> Iterator[None]:
 
 
 def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None:
-    """Refuse what the loop would refuse as well, but after what takes long, and in no dry run.
+    """Refuse of a network that no processes share what the loop would refuse after what takes long.
 
     Args:
         training: settings of the loop.
@@ -237,12 +237,11 @@ def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None
         muon: whether the task has matrices for Muon.
 
     Raises:
-        InputError: Muon, or a network in parts, where there is none.
+        InputError: see :func:`flowwarp.train.loop.check_network`.
     """
-    if training.muon and not muon:
-        raise InputError("loop.muon", f"a {network} has no matrices for Muon", "leave it 0")
-    if training.shard:
-        raise InputError("loop.shard", f"cannot share a {network}", "leave it false")
+    from flowwarp.train.loop import check_network
+
+    check_network(training, network, muon=muon, shared=False)
 
 
 def tell_clips(done: int, total: int) -> None:

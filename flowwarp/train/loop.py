@@ -237,6 +237,24 @@ def _splitmix64(*numbers: int) -> int:
 _MASK = 2**64 - 1
 
 
+def check_network(config: LoopConfig, name: str, *, muon: bool, shared: bool) -> None:
+    """Refuse settings that a network cannot be trained by.
+
+    Args:
+        config: the settings.
+        name: of the task.
+        muon: whether it has matrices for Muon.
+        shared: whether it has layers that processes may share.
+
+    Raises:
+        InputError: Muon, or a network in parts, where there is none.
+    """
+    if config.muon and not muon:
+        raise InputError("loop.muon", f"a {name} has no matrices for Muon", "leave it 0")
+    if config.shard and not shared:
+        raise InputError("loop.shard", f"cannot share a {name}", "leave it false")
+
+
 def learning_rate(config: LoopConfig, step: int) -> float:
     """Return the rate of a step, counted from 0."""
     if step < config.warmup:
@@ -455,11 +473,8 @@ class _Loop:
 
     def _check_settings(self) -> None:
         config = self.config
-        if config.muon and not self.task.matrices:
-            problem = f"a {self.task.name} has no matrices for Muon"
-            raise InputError("loop.muon", problem, "leave it 0")
-        if config.shard and not self.task.layers:
-            raise InputError("loop.shard", f"cannot share a {self.task.name}", "leave it false")
+        task = self.task
+        check_network(config, task.name, muon=bool(task.matrices), shared=bool(task.layers))
         if config.accumulate % self.world == 0:
             return
         problem = f"{config.accumulate} does not divide among {self.world} processes"
