@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from flowwarp.data.sources import Motion, Source
     from flowwarp.data.world import Clip
+    from flowwarp.models.flownet import FlowNet
 
 Kept = TypeVar("Kept")
 
@@ -43,18 +44,38 @@ def find_motion(
         InputError: its weights are missing or broken.
     """
     from flowwarp.data.sources import DIGITS, SPRITES
-    from flowwarp.pipelines.clip_motion import estimate_motion
-    from flowwarp.pipelines.flow_estimation import load_flownet
 
     if data in (SPRITES, DIGITS):
         if flow is not None:
             problem = f"--flow goes with a folder of videos; {data} know how they move"
             raise click.UsageError(problem)
         return None, None
-    if flow == "none":
-        return flow, None
+    flow, net = find_flownet(flow, device)
+    return flow, finds_motion(data, net)
+
+
+def find_flownet(flow: str | None, device: torch.device) -> tuple[str, FlowNet | None]:
+    """Return the name of the flow network that is wanted, and the network.
+
+    Args:
+        flow: of an option: weights, ``none``, or None for the default.
+        device: where it shall be.
+
+    Raises:
+        InputError: its weights are missing or broken.
+    """
+    from flowwarp.pipelines.flow_estimation import load_flownet
+
     chosen = flow or "base"
-    return chosen, partial(estimate_motion, load_flownet(chosen, device))
+    return chosen, None if chosen == "none" else load_flownet(chosen, device)
+
+
+def finds_motion(data: str, net: FlowNet | None) -> Motion | None:
+    """Return what finds the motion of a source's clips; None if nothing does or they know it."""
+    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.pipelines.clip_motion import estimate_motion
+
+    return None if net is None or data in (SPRITES, DIGITS) else partial(estimate_motion, net)
 
 
 def keep_splits(

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from flowwarp.cli._paths import is_folder
-from flowwarp.cli._splits import find_motion, flow_option
+from flowwarp.cli._splits import find_flownet, find_motion, finds_motion
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -31,7 +31,12 @@ from flowwarp.cli._training import (
 )
 @click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
 @click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
-@flow_option
+@click.option(
+    "--flow",
+    metavar="WEIGHTS",
+    help="What finds motion between decoded frames, and that of a folder's videos: base (if not"
+    " said), small, a file, none.",
+)
 @training_options("runs/upsampler")
 def command(
     data: str,
@@ -72,7 +77,12 @@ def command(
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
         codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
-    flow, motion = find_motion(data, flow, device)
+    flownet = None
+    if about.estimated:
+        flow, flownet = find_flownet(flow, device)
+        motion = finds_motion(data, flownet)
+    else:
+        flow, motion = find_motion(data, flow, device)
 
     sources = note_sources(
         [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start
@@ -92,5 +102,5 @@ def command(
             motion=motion,
             progress=tell_clips,
         )
-        task = upsampler.upsampler_task(source, codec, configs, other, start=net)
+        task = upsampler.upsampler_task(source, codec, configs, other, net, flownet)
     train(task, configs, sources, given)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 
 import torch
@@ -10,6 +13,10 @@ from torch import Tensor
 from flowwarp.models.flownet import FlowNet
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow_estimation import estimate_both
+
+# What both ways may differ by in steady motion, in pixels squared: a fifth of what is usual, since
+# motion over several frames, divided by these, errs less.
+TOLERANCE = 0.1
 
 
 def estimate_motion(net: FlowNet, video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -35,3 +42,78 @@ def estimate_motion(net: FlowNet, video: Tensor) -> tuple[Tensor, Tensor, Tensor
             way.append(flow.to(video.device))
     there, back = map(torch.cat, flows)
     return there, back, visible_by_consistency(there, back), visible_by_consistency(back, there)
+
+
+def steady_motion(
+    net: FlowNet, frames: Iterable[Tensor], apart: int
+) -> Iterator[tuple[Tensor, Tensor] | None]:
+    """Estimate the flow from each frame to the one before, as if motion changed slowly.
+
+    For frames that a video autoencoder decodes from codes that several of them share: within such a
+    group they hardly move, and from group to group they leap. So motion is estimated from each
+    frame to those that far before and after it, and divided evenly.
+
+    Args:
+        net: from :func:`flowwarp.pipelines.flow_estimation.load_flownet`.
+        frames: (1, 3, H, W) in [0, 1] each, on the network's device; ``2 * apart`` of them are held
+            at a time.
+        apart: how many frames share codes, at least 1. A clip shorter than twice that is taken in
+            halves.
+
+    Yields:
+        For each frame the flow (1, 2, H, W) in pixels, and where the frame before shows the same,
+        (1, 1, H, W) bool; None for the first.
+
+    Raises:
+        ValueError: frames differ in size.
+    """
+    before: Tensor | None = None
+    for velocity in _velocities(net, frames, apart):
+        if before is None or velocity is None:
+            yield None
+        else:
+            back = -velocity
+            yield back, visible_by_consistency(back, before, beta=TOLERANCE)
+        before = velocity
+
+
+def steady_clip_motion(net: FlowNet, video: Tensor, apart: int) -> tuple[Tensor, Tensor]:
+    """Return what :func:`steady_motion` estimates of a whole clip.
+
+    Args:
+        net: from :func:`flowwarp.pipelines.flow_estimation.load_flownet`.
+        video: (T, 3, H, W) in [0, 1].
+        apart: how many frames share codes.
+
+    Returns:
+        ``flow_21``, (T - 1, 2, H, W) in pixels, and ``visible_21``, (T - 1, 1, H, W) bool, on the
+        video's device.
+    """
+    place = next(net.parameters()).device
+    frames = (frame[None].to(place) for frame in video)
+    known = [moved for moved in steady_motion(net, frames, apart) if moved is not None]
+    height, width = video.shape[-2:]
+    flow = video.new_empty(0, 2, height, width, dtype=torch.float32)
+    visible = video.new_empty(0, 1, height, width, dtype=torch.bool)
+    return (
+        torch.cat([flow, *(moved[0].to(video.device) for moved in known)]),
+        torch.cat([visible, *(moved[1].to(video.device) for moved in known)]),
+    )
+
+
+def _velocities(net: FlowNet, frames: Iterable[Tensor], apart: int) -> Iterator[Tensor | None]:
+    """Yield how each frame moves until the next, (1, 2, H, W); None for the only one of a clip."""
+    coming = iter(frames)
+    begun = list(itertools.islice(coming, 2 * apart))
+    apart = min(apart, len(begun) // 2)
+    waiting: deque[tuple[Tensor, Tensor | None]] = deque()  # frames, and how they came to move
+    for frame in itertools.chain(begun, coming):
+        past = None
+        if apart and len(waiting) == apart:
+            first, came = waiting.popleft()
+            there, back = (flow / apart for flow in estimate_both(net, first, frame, "fast"))
+            past = -back
+            yield there if came is None else (came + there) / 2
+        waiting.append((frame, past))
+    for _, came in waiting:
+        yield came

@@ -128,7 +128,9 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
     height, width = image1.shape[-2:]
-    size = (round(ENLARGED * height), round(ENLARGED * width))
+    # To what the network takes as it is: what it would pad has no motion of its own.
+    stride = net.config.stride
+    size = tuple(-(-round(ENLARGED * side) // stride) * stride for side in (height, width))
     # With antialias, which changes nothing where images grow: only then it rounds the same for any
     # number of threads.
     frames = [

@@ -9,6 +9,7 @@ to be written.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections import Counter
@@ -35,10 +36,10 @@ from flowwarp.models.upsampler import (
     enlarge,
     upsample_frames,
 )
-from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import Words, caption_hits, load_captioner, look
-from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+from flowwarp.pipelines.clip_motion import steady_motion
+from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.parts import can_fork, run_parts
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -433,8 +434,12 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
         return _stage(items, name, seconds, cast)
 
     codes = stage(_write(job, tell), "tokens")
-    decodes = stage(detokenize(models.dvae, codes), "decode", half)
-    pictures = decodes
+    # Those who look ahead shall not have another window written for it.
+    decodes = itertools.islice(
+        stage(detokenize(models.dvae, codes), "decode", half),
+        models.dvae.config.stride_time * _token_frames(job),
+    )
+    pictures: Iterator[Tensor] = decodes
     if models.upsampler is not None:
         drawn = upsample_frames(
             models.upsampler,
@@ -671,6 +676,14 @@ def _overlap(models: VideoModels) -> int:
     return max(1, models.grid[0] // 2)
 
 
+def _token_frames(job: _Job) -> int:
+    """Return how many token frames are written, in whole windows."""
+    times = job.models.grid[0]
+    later = max(0, -(-job.frames // job.models.dvae.config.stride_time) - times)
+    fresh = max(1, times - _overlap(job.models))
+    return times + -(-later // fresh) * fresh
+
+
 def _join_motion(
     models: VideoModels, decodes: Iterator[Tensor], temporal: bool
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
@@ -680,27 +693,24 @@ def _join_motion(
     quarter of its input, which of small frames is 16 pixels wide: there it errs twice as much
     on sharp frames. A fit as well takes several times as long, and on decodes gains little.
     """
-    before: Tensor | None = None
-    for frame in decodes:
-        decode = frame[None].to(models.device)
-        flow = visible = None
-        if temporal and models.flownet is not None:
-            large = enlarge(decode).clamp(0, 1)
-            if before is not None:
-                flow, back = estimate_both(models.flownet, large, before, "fast")
-                visible = visible_by_consistency(flow, back)
-            before = large
+    if not temporal or models.flownet is None:
+        for frame in decodes:
+            yield frame[None].to(models.device), None, None
+        return
+    to_draw, to_track = itertools.tee(frame[None].to(models.device) for frame in decodes)
+    large = (enlarge(decode).clamp(0, 1) for decode in to_track)
+    motion = steady_motion(models.flownet, large, models.dvae.config.stride_time)
+    for decode, moved in zip(to_draw, motion, strict=True):
+        flow, visible = (None, None) if moved is None else moved
         yield decode, flow, visible
 
 
 def _teller(job: _Job) -> Callable[[str, int], None]:
     """Return what takes (what, how many so far) and tells of the work as a whole."""
     models = job.models
-    times, rows, columns = models.grid
-    later = max(0, -(-job.frames // models.dvae.config.stride_time) - times)  # token frames
-    fresh = max(1, times - _overlap(models))
+    _, rows, columns = models.grid
     costs = {"codes": 1, "frames": _PLAIN_FRAME if models.upsampler is None else _SHARP_FRAME}
-    total = (times + -(-later // fresh) * fresh) * rows * columns + costs["frames"] * job.frames
+    total = _token_frames(job) * rows * columns + costs["frames"] * job.frames
     done: Counter[str] = Counter()
 
     def tell(what: str, count: int) -> None:

@@ -39,7 +39,7 @@ from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
-from flowwarp.pipelines.clip_motion import estimate_motion
+from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
@@ -530,7 +530,7 @@ def evaluate_samples(
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
-            motion = _motion(models.flownet, decode)
+            motion = _motion(models, decode)
             free, held = (
                 _upsample(models.upsampler, decode, motion, n + NOISE, steps, temporal)
                 for temporal in (False, True)
@@ -538,7 +538,7 @@ def evaluate_samples(
             truth = clip.video.float() / 255
             videos = {BICUBIC: enlarge(decode).clamp(0, 1), FREE: free, HELD: held}
             error = {whose: _error(video, *motion) for whose, video in videos.items()}
-            error[TRUTH] = _error(truth, *_motion(models.flownet, halve(clip.video)))
+            error[TRUTH] = _error(truth, *_motion(models, halve(clip.video)))
             energy = {whose: float(fine_energy(v).mean()) for whose, v in videos.items()}
             energy[TRUTH] = float(fine_energy(truth).mean())
             tables.append({"warping": error, "energy": energy})
@@ -553,10 +553,11 @@ def halve(video: Tensor) -> Tensor:
     return F.avg_pool2d(video.float() / 255, SCALE)
 
 
-def _motion(flownet: FlowNet, decode: Tensor) -> tuple[Tensor, Tensor]:
+def _motion(models: VideoModels, decode: Tensor) -> tuple[Tensor, Tensor]:
     """Return the flow from each frame to the one before at twice the size, and what that shows."""
-    _, flow_21, _, visible_21 = estimate_motion(flownet, enlarge(decode).clamp(0, 1))
-    return flow_21, visible_21
+    assert models.flownet is not None
+    apart = models.dvae.config.stride_time
+    return steady_clip_motion(models.flownet, enlarge(decode).clamp(0, 1), apart)
 
 
 def _upsample(

@@ -39,6 +39,7 @@ OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of 
 _NOTHING = {
     "known": 0,
     "visible": 0,
+    "same": 0,
     "weights": 0,
     "asked": 0,
     "flow_12": torch.nan,

@@ -2,12 +2,13 @@
 
 An example is a few frames in a row of a clip whose flow is known. They go through the real DVAE,
 with some codes replaced, as a transformer that samples codes is not always right either. At
-generation the network is given frames it drew itself and flow that is estimated. So flow is bent a
-little here, pixels whose flow is only roughly right are trusted in half of the examples, the frame
-before is noised, and, after a while, in a share of examples it is the network's own, drawn frame
-after frame with carried noise, just as it will be (the idea of Scheduled Sampling, Bengio et al.,
-NeurIPS 2015; without a gradient through time). Some frames have no frame before them at all, so
-that one network serves with and without.
+generation the network is given frames it drew itself and flow that is estimated between decodes. So
+it is in a share of examples here; in others flow is bent a little, pixels whose flow is only
+roughly right are trusted in half of them, the frame before is noised, and, after a while, in a
+share of examples it is the network's own, drawn frame after frame with carried noise, just as it
+will be (the idea of Scheduled Sampling, Bengio et al., NeurIPS 2015; without a gradient through
+time). Some frames have no frame before them at all, so that one network serves with and without.
+Whatever flow it is told, it is to hold on to what the exact flow leads to.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from flowwarp.data.sources import Draw, Source
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
+from flowwarp.models.flownet import FlowNet
 from flowwarp.models.upsampler import (
     REFRESH,
     SCALE,
@@ -33,11 +35,13 @@ from flowwarp.models.upsampler import (
     between,
     coarse,
     detail,
+    enlarge,
     sample,
     upsample_clip,
     warp_previous,
 )
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
+from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.video_evaluation import compare_upsampling, halve
 from flowwarp.train import loop
 from flowwarp.train.optimizers import MUON
@@ -57,12 +61,14 @@ class Codec:
         decode: codes to (1, T or more, 3, h, w) in [0, 1].
         entries: how many codes there are.
         device: where both work.
+        apart: how many frames share codes.
     """
 
     encode: Callable[[Tensor], Tensor]
     decode: Callable[[Tensor], Tensor]
     entries: int
     device: str = "cpu"
+    apart: int = 1
 
 
 def dvae_codec(net: DVAE, device: str = "cpu", *, half: bool = False) -> Codec:
@@ -84,7 +90,7 @@ def dvae_codec(net: DVAE, device: str = "cpu", *, half: bool = False) -> Codec:
         with torch.autocast(kind, torch.bfloat16, enabled=half):
             return net.decode(codes)
 
-    return Codec(encode, decode, net.config.codes, device)
+    return Codec(encode, decode, net.config.codes, device, net.config.stride_time)
 
 
 @dataclass(frozen=True)
@@ -97,9 +103,11 @@ class UpsamplerDataConfig:
         frames: in a row, of that clip, for an example.
         spoilt: share of examples whose codes have errors.
         errors: largest share of codes that is replaced.
-        bent: share of examples whose flow is not quite right.
+        estimated: share of examples whose flow is estimated between decodes, where there is what
+            estimates it.
+        bent: share of the others whose flow is not quite right.
         bend: by how much at most, in pixels (standard deviation).
-        loose: share of examples that trust whatever is visible, though its flow may not be exact.
+        loose: share of the others that trust whatever is visible, though its flow may not be exact.
         begun: share of frames at time 0, where sampling begins and, in one step, ends.
     """
 
@@ -108,13 +116,14 @@ class UpsamplerDataConfig:
     frames: int = 8
     spoilt: float = 0.5
     errors: float = 0.06
+    estimated: float = 0.5
     bent: float = 0.5
     bend: float = 0.5
     loose: float = 0.5
     begun: float = 0.75
 
     def __post_init__(self) -> None:
-        check_shares(self, "spoilt", "errors", "bent", "loose", "begun")
+        check_shares(self, "spoilt", "errors", "estimated", "bent", "loose", "begun")
         check_least(self, 0, "bend")
         check_least(self, SCALE, "size")
         if self.size % SCALE:
@@ -204,18 +213,21 @@ def draw_batch(
     numbers: Iterable[int],
     data: UpsamplerDataConfig,
     condition: ConditionConfig,
+    flownet: FlowNet | None = None,
 ) -> dict[str, Tensor]:
     """Return examples, each a pure function of the seed and its number.
 
     Returns:
         ``before`` (B, 3, H, W) uint8, the frame before the first; ``frames`` (B, F, 3, H, W) uint8;
         ``decode`` (B, F, 3, H / 2, W / 2) in [0, 1]; ``flow`` (B, F, 2, H, W), from each frame to
-        the one before; ``visible`` (B, F, 1, H, W) bool, where that is to be trusted; ``noise`` and
-        ``fresh`` (B, F, 3, H, W), independent unit Gaussians; ``time`` (B, F) in [0, 1]; ``haze``
-        (B, F), what noise to add to true previous frames; ``dice`` (B,) in [0, 1), for chances that
-        change as training goes on.
+        the one before, as the network is told; ``visible`` (B, F, 1, H, W) bool, where that is to
+        be trusted; ``exact`` (B, F, 2, H, W), what flow is; ``same`` (B, F, 1, H, W) bool, where
+        that leads to the same, and the network is told anything; ``noise`` and ``fresh``
+        (B, F, 3, H, W), independent unit Gaussians; ``time`` (B, F) in [0, 1]; ``haze`` (B, F),
+        what noise to add to true previous frames; ``dice`` (B,) in [0, 1), for chances that change
+        as training goes on.
     """
-    examples = [_draw(source, codec, seed, number, data, condition) for number in numbers]
+    examples = [_draw(source, codec, seed, number, data, condition, flownet) for number in numbers]
     return {name: torch.stack([example[name] for example in examples]) for name in examples[0]}
 
 
@@ -226,6 +238,7 @@ def _draw(
     number: int,
     data: UpsamplerDataConfig,
     condition: ConditionConfig,
+    flownet: FlowNet | None,
 ) -> dict[str, Tensor]:
     clip = source(seed, number)
     generator = loop.generator(seed, number)
@@ -241,12 +254,18 @@ def _draw(
     decode = lossy(
         clip.video, codec, lambda codes: corrupt_codes(codes, share, codec.entries, generator)
     )
-    flow = bend_flow(clip.flow_21, up_to(data.bend) * chance(data.bent), generator)
-    visible = clip.visible_21 if chance(data.loose) else clip.visible_21 & clip.valid_21
+    if flownet is not None and chance(data.estimated):
+        flow, visible = steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), codec.apart)
+    else:
+        flow = bend_flow(clip.flow_21, up_to(data.bend) * chance(data.bent), generator)
+        visible = clip.visible_21 if chance(data.loose) else clip.visible_21 & clip.valid_21
+    same = clip.visible_21 & clip.valid_21
     # So that each frame but the first has one before it, put a frame that nobody sees at the front.
     video = torch.cat([clip.video[:1], clip.video])
-    flow = torch.cat([torch.zeros_like(flow[:1]), flow])
-    visible = torch.cat([torch.zeros_like(visible[:1]), visible])
+    flow, visible, exact, same = (
+        torch.cat([torch.zeros_like(known[:1]), known])
+        for known in (flow, visible, clip.flow_21, same)
+    )
     first = int(torch.randint(length - data.frames + 1, (), generator=generator))
     part = slice(first, first + data.frames)
     told = torch.rand(data.frames, generator=generator) >= condition.forget
@@ -260,6 +279,8 @@ def _draw(
         "decode": decode[part],
         "flow": flow[part],
         "visible": visible[part] & told.view(-1, 1, 1, 1),
+        "exact": exact[part],
+        "same": same[part] & told.view(-1, 1, 1, 1),
         "noise": noise,
         "fresh": fresh,
         "time": time.masked_fill(torch.rand(data.frames, generator=generator) < data.begun, 0),
@@ -279,8 +300,9 @@ def upsampler_losses(
     The error is the squared one of the residual's coarse part plus that of its detail's velocity:
     one has no detail, the other nothing coarse, so that the square of their sum is the sum of their
     squares. The change is the squared difference between the image that one step to the end makes,
-    sharpened, and the frame before where it may be trusted, in units of the residual. The error
-    alone lets each frame follow its own decode, though its errors come and go along the flow.
+    sharpened, and the frame before, by the exact flow where there is one, in units of the residual.
+    The error alone lets each frame follow its own decode, though its errors come and go along the
+    flow.
 
     Args:
         model: the network.
@@ -309,8 +331,11 @@ def upsampler_losses(
     error = (made - wanted).square().mean((1, 2, 3))
     left = (1 - time).view(-1, 1, 1, 1)
     image = model.image(coarse(made) + detail(point + left * made), decode, sharpen=True)
-    change = (image - hint) / model.config.residual
-    moved = torch.where(trust > 0, change, 0).square().mean((1, 2, 3))
+    kept, same = warp_previous(
+        previous.flatten(0, 1), examples["exact"].flatten(0, 1), examples["same"].flatten(0, 1)
+    )
+    change = (image - kept) / model.config.residual
+    moved = torch.where(same > 0, change, 0).square().mean((1, 2, 3))
     loss = error + condition.steady * moved
     return {
         name: value.view(frames.shape[:2]).mean(1)
@@ -364,7 +389,7 @@ def presets(preset: Preset) -> dict[str, Any]:
                 steps=600, batch_size=4, learning_rate=2e-3, warmup=50, ema=0.99, validate_every=200
             ),
             "model": TINY,
-            "data": UpsamplerDataConfig(frames=4),
+            "data": UpsamplerDataConfig(frames=4, estimated=0),
             "condition": ConditionConfig(),
         }
     return {
@@ -389,6 +414,7 @@ def upsampler_task(
     configs: Mapping[str, Any],
     other: Draw | None = None,
     start: Upsampler | None = None,
+    flownet: FlowNet | None = None,
 ) -> loop.Task:
     """Return what the loop needs to train an upsampler.
 
@@ -398,6 +424,7 @@ def upsampler_task(
         configs: as :func:`presets` returns them.
         other: where clips to judge by come from, of another seed; by default ``source`` too.
         start: a network to go on from; ``configs["model"]`` is its own.
+        flownet: estimates the flow of a share of examples.
 
     Raises:
         ValueError: the size does not fit the DVAE.
@@ -415,13 +442,13 @@ def upsampler_task(
     other = other or source
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        return draw_batch(source, codec, training.seed, numbers, data, condition)
+        return draw_batch(source, codec, training.seed, numbers, data, condition, flownet)
 
     def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         assert isinstance(model, Upsampler)
         return upsampler_losses(model, examples, step / training.steps, condition)
 
-    held_out = draw_batch(other, codec, seed, range(_CHECKED), data, condition)
+    held_out = draw_batch(other, codec, seed, range(_CHECKED), data, condition, flownet)
     clips = [other(seed, number) for number in range(_CHECKED)]
     decodes = [lossy(clip.video, codec) for clip in clips]
 

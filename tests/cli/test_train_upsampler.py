@@ -52,6 +52,31 @@ def test_trains_resumes_and_writes_weights(weights, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("options", "noted"),
+    [
+        ([], None),  # in the tiny preset all flow is exact
+        (["--set", "estimated=0.5"], "base"),
+        (["--set", "estimated=0.5", "--flow", "small"], "small"),
+        (["--set", "estimated=0.5", "--flow", "none"], "none"),
+    ],
+)
+def test_motion_between_decodes_is_estimated_by_the_network_named(
+    weights, tmp_path, capsys, options, noted
+):
+    command = ["train-upsampler", "digits", "--dvae", weights, *QUICK, *options]
+    assert run(*command, "--run", tmp_path / "run", "--dry-run", "--json") == 0
+    sources = json.loads(capsys.readouterr().out)["sources"]
+    assert sources.get("flow") == noted
+    assert run(*command, "--run", tmp_path / "run", "--steps", 1) == 0
+
+
+def test_exact_flow_needs_no_network(weights, tmp_path, capsys):
+    command = ["train-upsampler", "digits", "--dvae", weights, *QUICK, "--flow", "base"]
+    assert run(*command, "--run", tmp_path / "run") == 2
+    assert "know how they move" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("settings", "words"),
     [
         (["--set", "data.frames=9"], "frames must be from 1 to length"),

@@ -1,10 +1,14 @@
 """The motion of a clip as the world tells it, by a flow network."""
 
+import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp.models.flownet import TINY, FlowNet
-from flowwarp.pipelines.clip_motion import estimate_motion
-from flowwarp.pipelines.flow_estimation import estimate_both
+from flowwarp.ops.occlusion import visible_by_consistency
+from flowwarp.pipelines import clip_motion
+from flowwarp.pipelines.clip_motion import estimate_motion, steady_clip_motion, steady_motion
+from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
 
 
 def test_flow_of_each_pair_both_ways():
@@ -24,3 +28,120 @@ def test_flow_of_each_pair_both_ways():
 def test_a_still_picture_has_no_motion():
     net = FlowNet(TINY).eval()
     assert [len(part) for part in estimate_motion(net, torch.zeros(1, 3, 32, 32))] == [0] * 4
+
+
+# Motion of frames that share codes
+
+
+def places(monkeypatch):
+    """Let frames be places, and flow lead from one to the other; keep what is compared."""
+    compared = []
+
+    def both(net, frame1, frame2, quality):
+        assert quality == "fast"
+        compared.append((int(frame1), int(frame2)))
+        moved = (frame2 - frame1).expand(1, 2, 1, 1)
+        return moved, -moved
+
+    monkeypatch.setattr(clip_motion, "estimate_both", both)
+    return compared
+
+
+def numbered(*places):
+    return [torch.full((1, 1, 1, 1), float(place)) for place in places]
+
+
+def test_motion_is_the_mean_of_what_frames_far_before_and_after_tell(monkeypatch):
+    compared = places(monkeypatch)
+    where = (0, 1, 10, 11, 50, 51)
+    moves = list(steady_motion(None, numbered(*where), 2))
+    assert moves[0] is None
+    # By t + 2 and t - 2 where there are both, halved; at either end by the one there is.
+    velocities = [
+        (10 - 0) / 2,
+        (11 - 1) / 2,
+        ((50 - 10) / 2 + (10 - 0) / 2) / 2,
+        ((51 - 11) / 2 + (11 - 1) / 2) / 2,
+        (50 - 10) / 2,
+        (51 - 11) / 2,
+    ]
+    assert [float(moved[0][0, 0]) for moved in moves[1:]] == [-v for v in velocities[1:]]
+    assert compared == [(0, 10), (1, 11), (10, 50), (11, 51)]
+
+
+@pytest.mark.parametrize("length", range(10))
+def test_every_clip_s_motion_is_known_however_short_it_is(monkeypatch, length):
+    compared = places(monkeypatch)
+    moves = list(steady_motion(None, numbered(*range(0, 3 * length, 3)), 4))
+    assert moves[:1] == [None] * min(length, 1)
+    assert [float(moved[0][0, 1]) for moved in moves[1:]] == [-3.0] * max(0, length - 1)
+    assert all(last - first == 3 * min(4, length // 2) for first, last in compared)
+
+
+def test_frames_are_taken_as_they_are_needed(monkeypatch):
+    places(monkeypatch)
+    taken = []
+
+    def endless():
+        for frame in range(1_000_000):
+            taken.append(frame)
+            yield from numbered(frame)
+
+    moves = steady_motion(None, endless(), 4)
+    for number in range(30):
+        next(moves)
+        assert len(taken) <= max(8, number + 5)
+
+
+def test_what_is_hidden_is_not_the_same(monkeypatch):
+    """A square that moves over a ground that stands still uncovers what the frame before hid."""
+    size, speed, side = 24, 2, 8
+
+    def flows(frame1, frame2):
+        first, last = (int(frame[0, 0, 0, 0]) for frame in (frame1, frame2))
+        flow = torch.zeros(1, 2, size, size)
+        flow[:, 0, 8 : 8 + side, speed * first : speed * first + side] = speed * (last - first)
+        return flow
+
+    monkeypatch.setattr(
+        clip_motion, "estimate_both", lambda net, a, b, quality: (flows(a, b), flows(b, a))
+    )
+    frames = (torch.full((1, 3, size, size), float(number)) for number in range(8))
+    moves = list(steady_motion(None, frames, 2))
+    flow, visible = moves[3]
+    rows, now, before = slice(8, 8 + side), speed * 3, speed * 2
+    assert (flow[0, 0, rows, now : now + side] == -speed).all()
+    assert (flow[0, 0, :8] == 0).all()
+    assert not visible[0, 0, rows, before:now].any()
+    assert visible[0, 0, rows, now : now + side].all()
+    assert visible[0, 0, :8].all()
+
+
+def test_motion_that_leaps_is_found_steady():
+    """Frames of which four show the same each, as if by one code, of a scene that moves evenly."""
+    generator = torch.Generator().manual_seed(3)
+    scene = F.avg_pool2d(torch.rand(1, 3, 100, 150, generator=generator), 5, 1)
+    video = torch.cat([scene[..., :96, 4 * (t // 4) : 4 * (t // 4) + 96] for t in range(16)])
+    net = load_flownet("small")
+    steady, _ = steady_clip_motion(net, video, 4)
+    leaping = estimate_motion(net, video)[1]
+    off = [
+        (flow[3:12, 0] - 1).abs().median(-1).values.median(-1).values for flow in (steady, leaping)
+    ]
+    assert float(off[0].max()) < 0.35
+    assert float(off[1].max()) > 2
+
+
+def test_a_whole_clip_s_motion_is_what_comes_frame_by_frame():
+    torch.manual_seed(0)
+    net = FlowNet(TINY).eval()
+    video = torch.rand(5, 3, 32, 32)
+    flow, visible = steady_clip_motion(net, video, 1)
+    assert flow.shape == (4, 2, 32, 32)
+    assert visible.shape == (4, 1, 32, 32)
+    there, back = estimate_both(net, video[:1], video[1:2], "fast")
+    next_there, _ = estimate_both(net, video[1:2], video[2:3], "fast")
+    torch.testing.assert_close(flow[:1], (back - next_there) / 2)
+    seen = visible_by_consistency(flow[:1], there, beta=clip_motion.TOLERANCE)
+    assert torch.equal(visible[:1], seen)
+    assert [len(part) for part in steady_clip_motion(net, video[:1], 4)] == [0, 0]

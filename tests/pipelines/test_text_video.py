@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from itertools import pairwise
 
 import pytest
 import torch
@@ -16,10 +15,9 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip
-from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.captions import Words, caption_hits, look
-from flowwarp.pipelines.flow_estimation import estimate_both
+from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import (
     CODES,
     SAMPLING,
@@ -70,12 +68,10 @@ def draw(models, codes, seed, temporal=True):
     """Do at once what the stream does frame by frame after the tokens."""
     decode = models.dvae.decode(codes[None])[0]
     large = enlarge(decode).clamp(0, 1)
-    motion = [estimate_both(models.flownet, b[None], a[None], "fast") for a, b in pairwise(large)]
     return upsample_clip(
         models.upsampler,
         decode,
-        torch.cat([flow for flow, _ in motion]),
-        torch.cat([visible_by_consistency(flow, back) for flow, back in motion]),
+        *steady_clip_motion(models.flownet, large, models.dvae.config.stride_time),
         torch.Generator().manual_seed(seed + 0xC2B2AE35),
         temporal=temporal,
     )
@@ -106,7 +102,8 @@ def test_goes_on_without_a_seam(models):
     assert len(codes) == 4
     video = make(models, seed=5, frames=14)
     assert torch.equal(video, draw(models, codes, 5)[:14])
-    assert torch.equal(make(models, seed=5, frames=3), video[:3])
+    # But for those at its end, whose motion hangs on what comes after them.
+    assert torch.equal(make(models, seed=5, frames=4), video[:4])
 
 
 @pytest.mark.usefixtures("_exact")
@@ -119,7 +116,7 @@ def test_without_upsampler_frames_are_decoded_only(models):
 
 def test_no_flow_is_estimated_for_frames_by_themselves(models, monkeypatch):
     still = make(dataclasses.replace(models, flownet=None))
-    monkeypatch.setattr(text_video, "estimate_both", None)
+    monkeypatch.setattr(text_video, "steady_motion", None)
     assert torch.equal(make(models, temporal=False), still)
 
 
@@ -189,11 +186,12 @@ def test_frames_come_while_others_are_to_be_written(models, monkeypatch):
     assert windows == []
     for number in range(1, 18):
         next(frames)
+        seen = number + 4  # a frame's motion hangs on those after it
         assert len(windows) == (
-            1 if number <= 8 else 2 if number <= 12 else 3 if number <= 16 else 4
+            1 if seen <= 8 else 2 if seen <= 12 else 3 if seen <= 16 else 4 if seen <= 20 else 5
         )
         assert not torch.is_autocast_enabled("cpu")
-    assert len({tuple(seeds) for seeds in windows}) == 4
+    assert len({tuple(seeds) for seeds in windows}) == 5
 
 
 def test_tells_seconds_and_progress(models):

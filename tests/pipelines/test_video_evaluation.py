@@ -350,11 +350,11 @@ def test_reconstructions_are_upsampled_both_ways(models):
 
 
 def test_free_samples_beside_originals(models, monkeypatch):
-    def stands_still(net, video):
-        flow, seen = torch.zeros_like(video[1:, :2]), torch.ones_like(video[1:, :1]).bool()
-        return flow, flow, seen, seen
+    def stands_still(net, video, apart):
+        assert apart == models.dvae.config.stride_time
+        return torch.zeros_like(video[1:, :2]), torch.ones_like(video[1:, :1]).bool()
 
-    monkeypatch.setattr(video_evaluation, "estimate_motion", stands_still)
+    monkeypatch.setattr(video_evaluation, "steady_clip_motion", stands_still)
     for module in (precision, text_video):  # so that both decode to the same bit
         monkeypatch.setattr(module, "fast_dtype", lambda device: torch.float32)
     clips = [clip(n, size=2 * SIZE) for n in range(2)]

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import fill, load_weights
-from flowwarp.models import dvae
+from flowwarp.models import dvae, flownet
 from flowwarp.models.dvae import DVAE
+from flowwarp.models.flownet import FlowNet
 from flowwarp.models.upsampler import (
     TINY,
     Upsampler,
@@ -22,6 +23,7 @@ from flowwarp.models.upsampler import (
     warp_previous,
 )
 from flowwarp.ops.warping import warp
+from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.train import loop
 from flowwarp.train.upsampler import (
     Codec,
@@ -125,6 +127,57 @@ def test_codes_are_spoilt_by_share_and_kind():
         assert float((wrong & kind).sum() / wrong.sum()) == pytest.approx(1 / 6, abs=0.06)
     everything = corrupt_codes(torch.zeros(1, 4, 8, 8, dtype=torch.long), 1.0, 5, generator)
     assert everything.unique().tolist() == [0, 1, 2, 3, 4]
+
+
+def test_flow_of_a_share_of_examples_is_estimated_between_decodes():
+    torch.manual_seed(0)
+    net = FlowNet(flownet.TINY).eval()
+    data, numbers = dataclasses.replace(CLEAR, frames=FRAMES, estimated=0.5), range(12)
+    batch = draw_batch(source, CODEC, 0, numbers, data, TOLD, net)
+    exact = draw_batch(source, CODEC, 0, numbers, data, TOLD)
+    estimated = 0
+    for row in numbers:
+        clip = source(0, row)
+        assert torch.equal(batch["exact"][row, 1:], clip.flow_21)
+        assert torch.equal(batch["same"][row, 1:], clip.visible_21 & clip.valid_21)
+        if torch.equal(batch["flow"][row], exact["flow"][row]):
+            assert torch.equal(batch["visible"][row], exact["visible"][row])
+            continue
+        estimated += 1
+        large = enlarge(lossy(clip.video, CODEC)).clamp(0, 1)
+        flow, visible = steady_clip_motion(net, large, CODEC.apart)
+        assert torch.equal(batch["flow"][row, 1:], flow)
+        assert torch.equal(batch["visible"][row, 1:], visible)
+        assert not batch["visible"][row, 0].any()
+    assert 3 <= estimated <= 9
+    never = dataclasses.replace(data, estimated=0)
+    plain = draw_batch(source, CODEC, 0, numbers, never, TOLD, net)
+    assert torch.equal(plain["flow"], exact["flow"])
+
+
+def test_by_whatever_flow_what_is_held_on_to_is_what_exact_flow_leads_to():
+    net = network()
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, TOLD)
+    astray = {**batch, "flow": batch["flow"] + 3.0}
+    told = {}
+
+    class Holding(Upsampler):
+        """Makes the frame before, by the exact flow, whatever it is told."""
+
+        def forward(self, noisy, time, decode, previous=None, visible=None):
+            told["previous"] = previous
+            frames = batch["frames"].flatten(0, 1).float() / 255
+            wanted = self.residual(frames, decode)
+            return coarse(wanted) + detail(wanted - noisy) / (1 - time.view(-1, 1, 1, 1))
+
+    right = upsampler_losses(Holding(TINY), batch, 0.0, TOLD)["change"]
+    first = told["previous"]
+    wrong = upsampler_losses(Holding(TINY), astray, 0.0, TOLD)["change"]
+    assert not torch.equal(told["previous"], first)
+    torch.testing.assert_close(right, torch.zeros(2), atol=1e-7, rtol=0)
+    assert torch.equal(wrong, right)
+    blind = {**batch, "same": torch.zeros_like(batch["same"])}
+    assert not upsampler_losses(net, blind, 0.0, TOLD)["change"].any()
 
 
 def test_bent_flow_is_smooth_and_of_the_size_asked_for():
