@@ -407,28 +407,31 @@ def _measure(
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]
     if upsampling and dvae is not None and sharp is not None:
-        table = evaluation.evaluate_upsampler(
-            dvae,
-            sharp,
-            clips(upsampling[0], large, alone=False),
-            seed=job.seed,
-            steps=job.steps,
-            perceptual=networks.perceptual,
-        )
+
+        def enlarged(part: str, **options: Any) -> Table:
+            """Measure the upsampler on the clips of a part."""
+            some = clips(part, large, alone=False)
+            return evaluation.evaluate_upsampler(
+                dvae, sharp, some, seed=job.seed, steps=job.steps, **options
+            )
+
+        table = enlarged(upsampling[0], perceptual=networks.perceptual)
         if "upsampler" in counts:
             yield "upsampler", table
-    if "temporal" in counts and models is not None:
-        samples = evaluation.evaluate_samples(
-            models,
-            clips("temporal", large, alone=True),
-            seed=job.seed,
-            steps=job.steps,
-            sampling=job.sampling,
-            candidates=job.candidates,
-            best=job.best,
-        )
-        steady = {name: table[name] for name in evaluation.STEADY}
-        yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}
+        if "temporal" in counts and models is not None:
+            estimated = enlarged("temporal", flownet=models.flownet)
+            samples = evaluation.evaluate_samples(
+                models,
+                clips("temporal", large, alone=True),
+                seed=job.seed,
+                steps=job.steps,
+                sampling=job.sampling,
+                candidates=job.candidates,
+                best=job.best,
+            )
+            steady = {name: table[name] for name in evaluation.STEADY}
+            steady |= {f"estimated: {name}": estimated[name] for name in evaluation.STEADY}
+            yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}
 
 
 def _told(draw: Callable[[int], Clip], count: int, label: str) -> Iterator[Clip]:

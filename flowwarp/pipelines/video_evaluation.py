@@ -463,8 +463,9 @@ def evaluate_upsampler(
     seed: int = 0,
     steps: int = STEPS,
     perceptual: LPIPS | None = None,
+    flownet: FlowNet | None = None,
 ) -> Table:
-    """Measure what the upsampler makes of reconstructions, with exact flow.
+    """Measure what the upsampler makes of reconstructions.
 
     Args:
         dvae: whose frames are upsampled.
@@ -473,6 +474,8 @@ def evaluate_upsampler(
         seed: of the noise.
         steps: of sampling.
         perceptual: see :func:`compare_upsampling`.
+        flownet: estimates the flow that the upsampler is told, as when a video is made; without it
+            that is exact. What is drawn is judged by the exact flow in either case.
 
     Returns:
         The means of :func:`compare_upsampling`.
@@ -481,6 +484,8 @@ def evaluate_upsampler(
     for number, clip in enumerate(clips):
         decode = _through(dvae, halve(clip.video)[None])[1][0]
         motion = clip.flow_21, clip.visible_21
+        if flownet is not None:
+            motion = _motion(flownet, dvae, decode)
         free, held = (
             _upsample(upsampler, decode, motion, seed + number, steps, temporal)
             for temporal in (False, True)
@@ -530,7 +535,7 @@ def evaluate_samples(
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
-            motion = _motion(models, decode)
+            motion = _motion(models.flownet, models.dvae, decode)
             free, held = (
                 _upsample(models.upsampler, decode, motion, n + NOISE, steps, temporal)
                 for temporal in (False, True)
@@ -538,7 +543,8 @@ def evaluate_samples(
             truth = clip.video.float() / 255
             videos = {BICUBIC: enlarge(decode).clamp(0, 1), FREE: free, HELD: held}
             error = {whose: _error(video, *motion) for whose, video in videos.items()}
-            error[TRUTH] = _error(truth, *_motion(models, halve(clip.video)))
+            theirs = _motion(models.flownet, models.dvae, halve(clip.video))
+            error[TRUTH] = _error(truth, *theirs)
             energy = {whose: float(fine_energy(v).mean()) for whose, v in videos.items()}
             energy[TRUTH] = float(fine_energy(truth).mean())
             tables.append({"warping": error, "energy": energy})
@@ -553,11 +559,9 @@ def halve(video: Tensor) -> Tensor:
     return F.avg_pool2d(video.float() / 255, SCALE)
 
 
-def _motion(models: VideoModels, decode: Tensor) -> tuple[Tensor, Tensor]:
+def _motion(flownet: FlowNet, dvae: DVAE, decode: Tensor) -> tuple[Tensor, Tensor]:
     """Return the flow from each frame to the one before at twice the size, and what that shows."""
-    assert models.flownet is not None
-    apart = models.dvae.config.stride_time
-    return steady_clip_motion(models.flownet, enlarge(decode).clamp(0, 1), apart)
+    return steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), dvae.config.stride_time)
 
 
 def _upsample(

@@ -77,8 +77,9 @@ def test_all_parts(evaluate):
     assert set(seen["action %"]) >= {"truth", "decoded", "drawn"}
     assert seen["bits a token"]["truth"] > 0
     assert set(parts["upsampler"]["seen"]["psnr"]) == {"bicubic", "free", "held"}
+    steady = {"psnr", "fine", "warping"}
     assert set(parts["temporal"]["seen"]) == {
-        "psnr", "fine", "warping", "samples: warping", "samples: fine"
+        *steady, *(f"estimated: {name}" for name in steady), "samples: warping", "samples: fine"
     }  # fmt: skip
     assert result["counts"] == {"classifier": 2, "dvae": 2, "gpt": 2, "upsampler": 1, "temporal": 1}
     assert (result["sampling"]["guidance"], result["sampling"]["plausible"]) == (3, 0.05)

@@ -12,11 +12,12 @@ from flowwarp.data.labels import JUDGED, label_clip, named
 from flowwarp.data.world import Clip
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.metrics.temporal import fine_energy
+from flowwarp.metrics.temporal import fine_energy, warping_error
 from flowwarp.metrics.video import psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.upsampler import enlarge
+from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.pipelines import precision, text_video, video_evaluation
+from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, sample_video_tokens
 from flowwarp.pipelines.text_video import generate, load_models
 from flowwarp.pipelines.video_evaluation import (
@@ -347,6 +348,21 @@ def test_reconstructions_are_upsampled_both_ways(models):
         (alone["psnr"]["held"] + other["psnr"]["held"]) / 2
     )
     assert set(video_evaluation.STEADY) < set(table)
+
+
+def test_reconstructions_are_held_by_estimated_flow_and_judged_by_the_exact(models):
+    clips = [clip(0, size=2 * SIZE)]
+    exact = evaluate_upsampler(models.dvae, models.upsampler, clips, seed=3)
+    table = evaluate_upsampler(models.dvae, models.upsampler, clips, seed=3, flownet=models.flownet)
+    decode = models.dvae.decode(models.dvae.encode(halve(clips[0].video)[None]))[0]
+    large, apart = enlarge(decode).clamp(0, 1), models.dvae.config.stride_time
+    flow, visible = steady_clip_motion(models.flownet, large, apart)
+    held = upsample_clip(models.upsampler, decode, flow, visible, torch.Generator().manual_seed(3))
+    known = clips[0].visible_21 & clips[0].valid_21
+    error = warping_error(held[None], clips[0].flow_21[None], known[None])
+    assert table["warping"]["held"] == pytest.approx(float(error), rel=1e-2)
+    assert table["warping"]["held"] != exact["warping"]["held"]
+    assert table["warping"]["free"] == exact["warping"]["free"]
 
 
 def test_free_samples_beside_originals(models, monkeypatch):
