@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from flowwarp.metrics.perceptual import LPIPS
     from flowwarp.models.classifier import Classifier
     from flowwarp.models.dvae import DVAE
+    from flowwarp.models.flownet import FlowNet
     from flowwarp.models.gpt import Sampling
     from flowwarp.models.upsampler import Upsampler
     from flowwarp.pipelines.text_video import VideoModels
@@ -222,6 +223,7 @@ class _Networks:
     judge: Classifier | None
     dvae: DVAE | None
     upsampler: Upsampler | None
+    flownet: FlowNet | None
     models: VideoModels | None
     perceptual: LPIPS | None = None
 
@@ -276,6 +278,7 @@ def _load(
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
+    from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.text_video import find_weights, load_models, load_upsampler
     from flowwarp.pipelines.video_evaluation import load_classifier
     from flowwarp.pipelines.video_tokens import load_dvae
@@ -296,12 +299,13 @@ def _load(
             weights["captioner"],
             weights["sketcher"],
         )
-        networks = _Networks(judge, models.dvae, models.upsampler, models)
+        networks = _Networks(judge, models.dvae, models.upsampler, models.flownet, models)
     else:
         networks = _Networks(
             judge,
             load_dvae(find_weights(dvae, "dvae"), device) if needs - {"classifier"} else None,
             load_upsampler(sharp, device) if sharpens else None,
+            load_flownet(flow, device) if sharpens else None,
             None,
         )
     if judge is not None and judge.config.size != networks.small:
@@ -407,31 +411,29 @@ def _measure(
         )
     upsampling = [part for part in ("upsampler", "temporal") if part in counts]
     if upsampling and dvae is not None and sharp is not None:
-
-        def enlarged(part: str, **options: Any) -> Table:
-            """Measure the upsampler on the clips of a part."""
-            some = clips(part, large, alone=False)
-            return evaluation.evaluate_upsampler(
-                dvae, sharp, some, seed=job.seed, steps=job.steps, **options
-            )
-
-        table = enlarged(upsampling[0], perceptual=networks.perceptual)
+        table = evaluation.evaluate_upsampler(
+            dvae,
+            sharp,
+            clips(upsampling[0], large, alone=False),
+            seed=job.seed,
+            steps=job.steps,
+            perceptual=networks.perceptual,
+            flownet=networks.flownet,
+        )
         if "upsampler" in counts:
             yield "upsampler", table
-        if "temporal" in counts and models is not None:
-            estimated = enlarged("temporal", flownet=models.flownet)
-            samples = evaluation.evaluate_samples(
-                models,
-                clips("temporal", large, alone=True),
-                seed=job.seed,
-                steps=job.steps,
-                sampling=job.sampling,
-                candidates=job.candidates,
-                best=job.best,
-            )
-            steady = {name: table[name] for name in evaluation.STEADY}
-            steady |= {f"estimated: {name}": estimated[name] for name in evaluation.STEADY}
-            yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}
+    if "temporal" in counts and models is not None:
+        samples = evaluation.evaluate_samples(
+            models,
+            clips("temporal", large, alone=True),
+            seed=job.seed,
+            steps=job.steps,
+            sampling=job.sampling,
+            candidates=job.candidates,
+            best=job.best,
+        )
+        steady = {name: table[name] for name in evaluation.STEADY}
+        yield "temporal", steady | {f"samples: {name}": row for name, row in samples.items()}
 
 
 def _told(draw: Callable[[int], Clip], count: int, label: str) -> Iterator[Clip]:

@@ -34,8 +34,8 @@ from flowwarp.cli._training import (
 @click.option(
     "--flow",
     metavar="WEIGHTS",
-    help="What finds motion between decoded frames, and that of a folder's videos: base (if not"
-    " said), small, a file, none.",
+    help="What finds motion between decoded frames (data.estimated), and that of a folder's videos:"
+    " base (if not said), small, a file, none.",
 )
 @training_options("runs/upsampler")
 def command(

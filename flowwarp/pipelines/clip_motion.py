@@ -55,10 +55,10 @@ def steady_motion(
 
     Args:
         net: from :func:`flowwarp.pipelines.flow_estimation.load_flownet`.
-        frames: (1, 3, H, W) in [0, 1] each, on the network's device; ``2 * apart`` of them are held
+        frames: (1, 3, H, W) in [0, 1] each, on the network's device; ``apart + 1`` of them are held
             at a time.
-        apart: how many frames share codes, at least 1. A clip shorter than twice that is taken in
-            halves.
+        apart: how many frames share codes, at least 1. In a clip that has no more, frames half as
+            far apart as it is long are compared.
 
     Yields:
         For each frame the flow (1, 2, H, W) in pixels, and where the frame before shows the same,
@@ -104,16 +104,21 @@ def steady_clip_motion(net: FlowNet, video: Tensor, apart: int) -> tuple[Tensor,
 def _velocities(net: FlowNet, frames: Iterable[Tensor], apart: int) -> Iterator[Tensor | None]:
     """Yield how each frame moves until the next, (1, 2, H, W); None for the only one of a clip."""
     coming = iter(frames)
-    begun = list(itertools.islice(coming, 2 * apart))
-    apart = min(apart, len(begun) // 2)
+    begun = deque(itertools.islice(coming, apart + 1))
+    if len(begun) <= apart:
+        apart = len(begun) // 2
     waiting: deque[tuple[Tensor, Tensor | None]] = deque()  # frames, and how they came to move
-    for frame in itertools.chain(begun, coming):
+    velocity: Tensor | None = None
+    while (frame := begun.popleft() if begun else next(coming, None)) is not None:
         past = None
         if apart and len(waiting) == apart:
             first, came = waiting.popleft()
             there, back = (flow / apart for flow in estimate_both(net, first, frame, "fast"))
             past = -back
-            yield there if came is None else (came + there) / 2
+            velocity = there if came is None else (came + there) / 2
+            yield velocity
         waiting.append((frame, past))
     for _, came in waiting:
-        yield came
+        # In the middle of a short clip nothing is so far before or after: as those before it do.
+        velocity = velocity if came is None else came
+        yield velocity

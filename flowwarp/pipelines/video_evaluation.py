@@ -3,7 +3,8 @@
 A table says of each figure what it is for whom: ``truth`` for originals, ``decoded`` for what the
 discrete VAE makes of them, ``drawn`` for what the transformer makes of a prompt, ``described`` for
 what it says of a video; and of frames at twice the size ``bicubic`` for plain enlargement, ``free``
-for the upsampler frame by frame, ``held`` for the upsampler holding on to the frame before.
+for the upsampler frame by frame, ``held`` for the upsampler holding on to the frame before,
+``estimated`` for the same where flow is estimated between decodes, as when a video is made.
 Attributes are told by a network that learned from originals alone (``flowwarp.train.classifier``),
 so that what it reads off the truth is the most that anything can have.
 """
@@ -15,6 +16,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -53,7 +55,7 @@ from flowwarp.pipelines.sequences import (
 from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes, tidy
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
-BICUBIC, FREE, HELD = "bicubic", "free", "held"
+BICUBIC, FREE, HELD, ESTIMATED = "bicubic", "free", "held", "estimated"
 HEADING = "heading"
 
 Table = dict[str, dict[str, float]]  # figure: whose it is: value
@@ -416,15 +418,14 @@ def main_direction(flow: Tensor) -> str:
 
 
 def compare_upsampling(
-    clip: Clip, decode: Tensor, held: Tensor, free: Tensor, perceptual: LPIPS | None = None
+    clip: Clip, decode: Tensor, videos: Mapping[str, Tensor], perceptual: LPIPS | None = None
 ) -> Table:
     """Judge the upsampling of a clip, beside what is had without it and the truth's own figures.
 
     Args:
         clip: the original.
         decode: (T, 3, H / 2, W / 2) in [0, 1], what was given.
-        held: (T, 3, H, W) in [0, 1], what was drawn with the frame before.
-        free: likewise, each frame by itself.
+        videos: what was drawn, (T, 3, H, W) in [0, 1] each, by how: ``free`` and so on.
         perceptual: tells how different pictures look.
 
     Returns:
@@ -437,7 +438,7 @@ def compare_upsampling(
     truth = clip.video.float() / 255
     bicubic = enlarge(decode).clamp(0, 1)
     table: Table = {}
-    for whose, video in {TRUTH: truth, BICUBIC: bicubic, FREE: free, HELD: held}.items():
+    for whose, video in {TRUTH: truth, BICUBIC: bicubic, **videos}.items():
         if whose != TRUTH:
             table.setdefault("psnr", {})[whose] = _decibels(video, truth)
             table.setdefault("ssim", {})[whose] = _ssim(video, truth)
@@ -474,8 +475,7 @@ def evaluate_upsampler(
         seed: of the noise.
         steps: of sampling.
         perceptual: see :func:`compare_upsampling`.
-        flownet: estimates the flow that the upsampler is told, as when a video is made; without it
-            that is exact. What is drawn is judged by the exact flow in either case.
+        flownet: estimates flow between decodes; without it nothing is drawn by such.
 
     Returns:
         The means of :func:`compare_upsampling`.
@@ -483,14 +483,12 @@ def evaluate_upsampler(
     tables = []
     for number, clip in enumerate(clips):
         decode = _through(dvae, halve(clip.video)[None])[1][0]
-        motion = clip.flow_21, clip.visible_21
+        draw = partial(_upsample, upsampler, decode, seed=seed + number, steps=steps)
+        exact = clip.flow_21, clip.visible_21
+        videos = {FREE: draw(exact, temporal=False), HELD: draw(exact)}
         if flownet is not None:
-            motion = _motion(flownet, dvae, decode)
-        free, held = (
-            _upsample(upsampler, decode, motion, seed + number, steps, temporal)
-            for temporal in (False, True)
-        )
-        tables.append(compare_upsampling(clip, decode, held, free, perceptual))
+            videos[ESTIMATED] = draw(_motion(flownet, dvae, decode))
+        tables.append(compare_upsampling(clip, decode, videos, perceptual))
     return mean_table(tables)
 
 
@@ -536,10 +534,8 @@ def evaluate_samples(
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = _motion(models.flownet, models.dvae, decode)
-            free, held = (
-                _upsample(models.upsampler, decode, motion, n + NOISE, steps, temporal)
-                for temporal in (False, True)
-            )
+            draw = partial(_upsample, models.upsampler, decode, motion, seed=n + NOISE, steps=steps)
+            free, held = draw(temporal=False), draw()
             truth = clip.video.float() / 255
             videos = {BICUBIC: enlarge(decode).clamp(0, 1), FREE: free, HELD: held}
             error = {whose: _error(video, *motion) for whose, video in videos.items()}
@@ -568,9 +564,10 @@ def _upsample(
     upsampler: Upsampler,
     decode: Tensor,
     motion: tuple[Tensor, Tensor],
+    *,
     seed: int,
     steps: int,
-    temporal: bool,
+    temporal: bool = True,
 ) -> Tensor:
     device = upsampler.head.weight.device
     flow, visible = (tensor.to(device) for tensor in motion)

@@ -182,7 +182,7 @@ def _coded(net: dvae.DVAE, folder: Path, sketcher: Words | None) -> train_gpt.GP
 
 
 def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
-    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=_FRAMES, frames=3)
+    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=_FRAMES, frames=3, estimated=0.5)
     configs = {
         "loop": config,
         "model": replace(upsampler.TINY, widths=(16, 24)),
@@ -191,7 +191,9 @@ def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
         "condition": train_upsampler.ConditionConfig(own_share=0.5, own_from=0.0),
     }
     codec = train_upsampler.dvae_codec(_codec())
-    task = train_upsampler.upsampler_task(partial(_digits, _LARGE), codec, configs)
+    task = train_upsampler.upsampler_task(
+        partial(_digits, _LARGE), codec, configs, flownet=_flownet()
+    )
     awake(task.model)
     return task
 
@@ -256,6 +258,12 @@ def _sketcher() -> Words:
 def _codec() -> dvae.DVAE:
     torch.manual_seed(0)
     return dvae.DVAE(dvae.TINY).eval()
+
+
+@cache
+def _flownet() -> flownet.FlowNet:
+    torch.manual_seed(0)
+    return flownet.FlowNet(flownet.TINY).eval()
 
 
 def awake(net: nn.Module) -> nn.Module:

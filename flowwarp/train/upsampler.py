@@ -116,7 +116,7 @@ class UpsamplerDataConfig:
     frames: int = 8
     spoilt: float = 0.5
     errors: float = 0.06
-    estimated: float = 0.5
+    estimated: float = 0.0
     bent: float = 0.5
     bend: float = 0.5
     loose: float = 0.5
@@ -389,7 +389,7 @@ def presets(preset: Preset) -> dict[str, Any]:
                 steps=600, batch_size=4, learning_rate=2e-3, warmup=50, ema=0.99, validate_every=200
             ),
             "model": TINY,
-            "data": UpsamplerDataConfig(frames=4, estimated=0),
+            "data": UpsamplerDataConfig(frames=4),
             "condition": ConditionConfig(),
         }
     return {
@@ -403,7 +403,7 @@ def presets(preset: Preset) -> dict[str, Any]:
             workers=1,
         ),
         "model": UpsamplerConfig() if preset == "base" else SMALL,
-        "data": UpsamplerDataConfig(),
+        "data": UpsamplerDataConfig(estimated=0.5),
         "condition": ConditionConfig(),
     }
 
@@ -452,34 +452,45 @@ def upsampler_task(
     clips = [other(seed, number) for number in range(_CHECKED)]
     decodes = [lossy(clip.video, codec) for clip in clips]
 
-    def draw(model: nn.Module, number: int, temporal: bool) -> Tensor:
+    motions = [(clip.flow_21, clip.visible_21) for clip in clips]
+    ways = {"held": motions, "free": motions}
+    if flownet is not None and data.estimated:
+        ways["estimated"] = [
+            steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), codec.apart)
+            for decode in decodes
+        ]
+
+    def draw(model: nn.Module, number: int) -> dict[str, Tensor]:
         assert isinstance(model, Upsampler)
-        clip, device = clips[number], model.head.weight.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            return upsample_clip(
-                model,
-                decodes[number].to(device),
-                clip.flow_21.to(device),
-                clip.visible_21.to(device),
-                loop.generator(seed, number),
-                temporal=temporal,
-            ).cpu()
+        device, drawn = model.head.weight.device, {}
+        for name, known in ways.items():
+            flow, visible = (part.to(device) for part in known[number])
+            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+                drawn[name] = upsample_clip(
+                    model,
+                    decodes[number].to(device),
+                    flow,
+                    visible,
+                    loop.generator(seed, number),
+                    temporal=name != "free",
+                ).cpu()
+        return drawn
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Upsampler)
         device = model.head.weight.device
         examples = {name: tensor.to(device) for name, tensor in held_out.items()}
         figures = {"loss": float(upsampler_losses(model, examples, 1.0, condition)["loss"].mean())}
-        ways = [
-            compare(clip, decode, draw(model, number, True), draw(model, number, False))
+        rows = [
+            compare(clip, decode, draw(model, number))
             for number, (clip, decode) in enumerate(zip(clips, decodes, strict=True))
         ]
-        return figures | {name: sum(way[name] for way in ways) / len(ways) for name in ways[0]}
+        return figures | {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def samples(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
         for number in range(2):
-            outputs = draw(model, number, True), draw(model, number, False)
-            pictures = sheet(clips[number], decodes[number], *outputs)
+            drawn = draw(model, number)
+            pictures = sheet(clips[number], decodes[number], drawn["held"], drawn["free"])
             yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
 
     return loop.Task(
@@ -495,9 +506,9 @@ def upsampler_task(
     )
 
 
-def compare(clip: Clip, decode: Tensor, held: Tensor, free: Tensor) -> dict[str, float]:
+def compare(clip: Clip, decode: Tensor, videos: Mapping[str, Tensor]) -> dict[str, float]:
     """Return what :func:`compare_upsampling` does, as ``psnr_held`` and so on."""
-    table = compare_upsampling(clip, decode, held, free)
+    table = compare_upsampling(clip, decode, videos)
     return {f"{name}_{whose}": value for name, row in table.items() for whose, value in row.items()}
 
 

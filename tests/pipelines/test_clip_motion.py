@@ -1,5 +1,7 @@
 """The motion of a clip as the world tells it, by a flow network."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -75,22 +77,34 @@ def test_every_clip_s_motion_is_known_however_short_it_is(monkeypatch, length):
     moves = list(steady_motion(None, numbered(*range(0, 3 * length, 3)), 4))
     assert moves[:1] == [None] * min(length, 1)
     assert [float(moved[0][0, 1]) for moved in moves[1:]] == [-3.0] * max(0, length - 1)
-    assert all(last - first == 3 * min(4, length // 2) for first, last in compared)
+    apart = 4 if length > 4 else length // 2  # four frames may share codes, and hardly move
+    assert all(last - first == 3 * apart for first, last in compared)
 
 
-def test_frames_are_taken_as_they_are_needed(monkeypatch):
+def test_in_the_middle_of_a_short_clip_frames_move_as_those_before_them(monkeypatch):
+    places(monkeypatch)
+    moves = list(steady_motion(None, numbered(0, 10, 20, 30, 80, 90), 4))
+    # Of 0 and 80, 10 and 90; nothing is four before or after the third and the fourth.
+    assert [float(moved[0][0, 0]) for moved in moves[1:]] == [-20.0] * 5
+
+
+@pytest.mark.parametrize("apart", [1, 4])
+def test_frames_are_taken_as_they_are_needed_and_not_kept(monkeypatch, apart):
     places(monkeypatch)
     taken = []
 
     def endless():
         for frame in range(1_000_000):
-            taken.append(frame)
-            yield from numbered(frame)
+            picture = numbered(frame)[0]
+            taken.append(weakref.ref(picture))
+            yield picture
+            del picture
 
-    moves = steady_motion(None, endless(), 4)
+    moves = steady_motion(None, endless(), apart)
     for number in range(30):
         next(moves)
-        assert len(taken) <= max(8, number + 5)
+        assert len(taken) == number + apart + 1
+        assert sum(frame() is not None for frame in taken) <= apart + 1
 
 
 def test_what_is_hidden_is_not_the_same(monkeypatch):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from flowwarp._bundled import bundled
 from flowwarp.errors import InputError
@@ -43,6 +44,17 @@ def test_shipped_weights_say_where_they_come_from(name):
     assert json.loads(card.notes["figures"])
     for set_name in ("sintel", "kitti", "chairs", "middlebury"):  # measured, never learned from
         assert set_name not in card.notes["data"].lower()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flat_pictures_are_enlarged_to_what_the_network_takes(seed):
+    """Padded up to that, what repeats itself below would stand still, and hold all else back."""
+    generator = torch.Generator().manual_seed(seed)
+    texture = F.avg_pool2d(torch.rand(1, 3, 14, 260, generator=generator), 5, 1)
+    image1, image2 = texture[..., 2:, :], texture[..., :-2, :]  # all moves down, by 2 px
+    flow = estimate_flow(load_flownet(), image1, image2, "fast")
+    truth = torch.tensor([0.0, 2.0]).view(1, 2, 1, 1)
+    assert float((flow - truth).norm(dim=1).mean()) < 0.6
 
 
 def test_shipped_weights_are_small():

@@ -85,7 +85,7 @@ def decode(codes):
     return big.unflatten(0, codes.shape[:2])
 
 
-CODEC = Codec(encode, decode, 512)
+CODEC = Codec(encode, decode, 512, apart=2)
 DATA = UpsamplerDataConfig(size=SIZE, length=FRAMES, frames=3)
 CLEAR = dataclasses.replace(DATA, spoilt=0, bent=0, loose=0)
 TOLD = ConditionConfig(forget=0, begin=0, haze=0, own_share=0)
@@ -145,7 +145,7 @@ def test_flow_of_a_share_of_examples_is_estimated_between_decodes():
             continue
         estimated += 1
         large = enlarge(lossy(clip.video, CODEC)).clamp(0, 1)
-        flow, visible = steady_clip_motion(net, large, CODEC.apart)
+        flow, visible = steady_clip_motion(net, large, 2)
         assert torch.equal(batch["flow"][row, 1:], flow)
         assert torch.equal(batch["visible"][row, 1:], visible)
         assert not batch["visible"][row, 0].any()
@@ -153,6 +153,25 @@ def test_flow_of_a_share_of_examples_is_estimated_between_decodes():
     never = dataclasses.replace(data, estimated=0)
     plain = draw_batch(source, CODEC, 0, numbers, never, TOLD, net)
     assert torch.equal(plain["flow"], exact["flow"])
+
+
+def test_a_task_learns_from_such_flow_and_is_judged_by_it():
+    torch.manual_seed(0)
+    net = FlowNet(flownet.TINY).eval()
+    settings = configs()
+    settings["data"] = dataclasses.replace(settings["data"], estimated=1)
+    task = upsampler_task(source, CODEC, settings, flownet=net)
+    exact = upsampler_task(source, CODEC, settings)
+    assert not torch.equal(task.batch(range(2))["flow"], exact.batch(range(2))["flow"])
+    with torch.no_grad():
+        figures, without = (one.validate(one.model.eval()) for one in (task, exact))
+    assert figures["loss"] != without["loss"]
+    assert figures["warping_held"] == without["warping_held"]
+    assert set(figures) - set(without) >= {"psnr_estimated", "warping_estimated"}
+    settings["data"] = dataclasses.replace(settings["data"], estimated=0)
+    never = upsampler_task(source, CODEC, settings, flownet=net)
+    with torch.no_grad():
+        assert set(never.validate(never.model.eval())) == set(without)
 
 
 def test_by_whatever_flow_what_is_held_on_to_is_what_exact_flow_leads_to():
@@ -255,6 +274,7 @@ def test_a_dvae_is_a_codec():
     codec = dvae_codec(net)
     codes = codec.encode(halve(video)[None])
     assert codec.entries == net.config.codes > int(codes.max())
+    assert codec.apart == net.config.stride_time > 1
     made = lossy(video, codec)
     assert made.shape == (6, 3, 32, 32)
     whole = net.decode(net.encode(F.avg_pool2d(video.float() / 255, 2)[None]), 6)[0]
@@ -475,14 +495,13 @@ def test_learns_one_clip_better_than_bicubic(norm):
     net.eval()
     clip = source(0, 0)
     decoded = lossy(clip.video, CODEC)
-    drawn = [
-        upsample_clip(
+    drawn = {
+        name: upsample_clip(
             net, decoded, clip.flow_21, clip.visible_21, loop.generator(9), temporal=temporal
         )
-        for temporal in (True, False)
-    ]
-    figures = compare(clip, decoded, *drawn)
-
+        for name, temporal in (("held", True), ("free", False))
+    }
+    figures = compare(clip, decoded, drawn)
     assert figures["psnr_held"] > figures["psnr_bicubic"] + 2
     assert figures["psnr_free"] > figures["psnr_bicubic"] + 1
     assert figures["warping_held"] < 0.8 * figures["warping_free"]
@@ -492,7 +511,7 @@ def test_learns_one_clip_better_than_bicubic(norm):
 def test_figures_of_the_truth_itself():
     clip = source(0, 0)
     truth = clip.video.float() / 255
-    figures = compare(clip, lossy(clip.video, CODEC), truth, (truth + 0.1))
+    figures = compare(clip, lossy(clip.video, CODEC), {"held": truth, "free": truth + 0.1})
     assert figures["psnr_held"] == float("inf")
     assert figures["psnr_free"] == pytest.approx(20, abs=1e-3)
     assert figures["fine_held"] == pytest.approx(1)
