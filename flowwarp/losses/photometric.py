@@ -2,7 +2,8 @@
 
 Every function returns one number for each example, (B,), so that neither batch size nor
 accumulation can change what is learned. A mask (B, 1, H, W) names the pixels that count; where it
-is empty the loss is 0.
+is empty the loss is 0. Census, SSIM and gradients of pixels that count look at their neighbours,
+too, whether these count or not.
 """
 
 from __future__ import annotations
@@ -47,7 +48,10 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3, alpha: float = 0.5) -
 
 def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
-    return masked_mean(charbonnier(image1 - warped2), mask)
+    difference = image1 - warped2
+    if mask is not None:  # of what is infinite the gradient would be NaN, though it is left out
+        difference = torch.where(mask > 0, difference, 0)
+    return masked_mean(charbonnier(difference), mask)
 
 
 def census_loss(
@@ -76,7 +80,9 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
         (B, C, H, W); windows continue over the edge by reflection.
     """
     c1, c2 = 0.01**2, 0.03**2  # the paper's constants for a range of 1
-    padded1, padded2 = (_reflect(image, 1) for image in (image1, image2))
+    # The square of a mean is nearly the mean of squares: halves would leave little but rounding.
+    dtype = torch.promote_types(image1.dtype, image2.dtype)
+    padded1, padded2 = (_reflect(image.to(compute_dtype(image)), 1) for image in (image1, image2))
     mean1, mean2 = F.avg_pool2d(padded1, 3, 1), F.avg_pool2d(padded2, 3, 1)
     variance1 = F.avg_pool2d(padded1.square(), 3, 1) - mean1.square()
     variance2 = F.avg_pool2d(padded2.square(), 3, 1) - mean2.square()
@@ -85,7 +91,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
     similarity = similarity / (
         (mean1.square() + mean2.square() + c1) * (variance1 + variance2 + c2)
     )
-    return ((1 - similarity) / 2).clamp(0, 1)
+    return ((1 - similarity) / 2).clamp(0, 1).to(dtype)
 
 
 def ssim_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -11,8 +11,10 @@ from flowwarp.losses.photometric import charbonnier, masked_mean
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
     """Penalise the first differences of flow where the image has no edge.
 
-    ``exp(-edge_weight * mean_c |dI|^2) * |du|`` along x and y, averaged (UFlow, Jonschkowski et
-    al., ECCV 2020, equation 6 with their default weight for colours in [0, 1]).
+    ``exp(-edge_weight * mean_c |dI|^2) * |du|`` along x and y, averaged. As UFlow's (Jonschkowski
+    et al., ECCV 2020, equation 6), but for the square: in theirs, the weight is
+    ``exp(-edge_weight * mean_c |dI|)``, which frees flow at any texture. Here a step of 0.1 keeps a
+    fifth of the weight, and one of 0.2 next to none.
 
     Args:
         flow: (B, 2, H, W).

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_flow, check_image, check_same_grid
+from flowwarp.tensors import check_flow, check_image, check_pixels, check_same_grid
 
 FINE = 0.25  # cycles a pixel: what a frame of half the size cannot hold
 
@@ -80,7 +80,7 @@ def fine_energy(image: Tensor) -> Tensor:
     Returns:
         (B,).
     """
-    check_image(image)
+    check_pixels(image, "image")
     height, width = image.shape[-2:]
     window = torch.outer(
         torch.hann_window(height, device=image.device),

@@ -137,6 +137,31 @@ def test_gradient_loss_is_blind_to_added_light():
     assert gradient_loss(image, other).item() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("term", TERMS)
+def test_halves_are_about_as_good_as_what_they_hold(term, dtype):
+    """Of variances, which are differences of squares, halves would leave next to nothing."""
+    image = (0.8 + 0.1 * frames()[0]).to(dtype)
+    other = (image + 0.02 * torch.randn(image.shape, generator=seeded())).clamp(0, 1).to(dtype)
+    loss = term(image, other)
+    assert loss.dtype == dtype
+    torch.testing.assert_close(
+        loss.double(), term(image.double(), other.double()), rtol=0.05, atol=0
+    )
+
+
+@pytest.mark.parametrize("value", [torch.inf, torch.nan])
+def test_what_is_left_out_has_no_gradient_whatever_it_is(value):
+    image, other = frames()
+    other[0, 0, 3, 4] = value
+    other.requires_grad_()
+    mask = torch.ones_like(image[:, :1], dtype=torch.bool)
+    mask[0, 0, 3, 4] = False
+    charbonnier_loss(image, other, mask).sum().backward()
+    assert other.grad.isfinite().all()
+    assert not other.grad[0, :, 3, 4].any()
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_terms_are_per_example(term):
     image, other = frames()

@@ -102,5 +102,7 @@ def test_shapes_are_checked():
         warping_error(
             torch.zeros(1, 3, 3, 4, 4), torch.zeros(1, 2, 2, 4, 4), torch.ones(1, 3, 1, 4, 4)
         )
+    with pytest.raises(ValueError, match="image must have pixels"):
+        fine_energy(torch.zeros(1, 3, 0, 4))
     with pytest.raises(ValueError, match="one shape"):
         fine_ratio(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))

@@ -161,6 +161,7 @@ def test_tiny_frames_of_any_precision(size, dtype):
         ({"times": [1.5]}, ValueError, r"times must be in \[0, 1\], got 1.5"),
         ({"times": [math.nan]}, ValueError, "times must be in"),
         ({"image1": torch.zeros(3, 4, 4)}, ValueError, r"image1 must be \(B, C, H, W\)"),
+        ({"image1": torch.zeros(1, 3, 0, 4)}, ValueError, "image1 must have pixels"),
         ({"image2": torch.zeros(1, 3, 4, 5)}, ValueError, r"image2 must be \(1, 3, 4, 4\)"),
         ({"flow_12": torch.zeros(1, 3, 4, 4)}, ValueError, r"flow_12 must be \(B, 2, H, W\)"),
         ({"flow_21": torch.zeros(1, 2, 4, 5)}, ValueError, "flow_21 must have batch, height"),
