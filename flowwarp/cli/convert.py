@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._choices import FORMATS
-from flowwarp.errors import InputError, SomeFailed
+from flowwarp.errors import InputError, OutputError, SomeFailed
 
 
 @click.command()
@@ -56,6 +58,7 @@ def command(
     targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]
     for target in targets:
         _paths.check_output(target, overwrite=overwrite)
+    _check_apart(sources, targets)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -92,3 +95,21 @@ def command(
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
     if failed:
         raise SomeFailed([fault["error"] for fault in failed], len(sources))
+
+
+def _check_apart(sources: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Refuse to write over an input that is still to be read, or over another result, by a link.
+
+    Raises:
+        OutputError: that would happen. An input may be replaced by its own result.
+    """
+    real_sources = [os.path.realpath(source) for source in sources]
+    inputs = dict(zip(real_sources, sources, strict=True))
+    outputs: dict[str, Path] = {}
+    for target, source in zip(targets, real_sources, strict=True):
+        real = os.path.realpath(target)
+        if real != source and real in inputs:
+            raise OutputError(target, f"is a link to the input {inputs[real]}", "name another OUT")
+        if other := outputs.get(real):
+            raise OutputError(target, f"is the same file as the output {other}", "name another OUT")
+        outputs[real] = target

@@ -8,7 +8,7 @@ import itertools
 import json
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,16 +143,20 @@ def info_command(name: str, as_json: bool) -> None:
 
 
 def _about_recipe(name: str) -> dict[str, Any]:
-    from flowwarp.data.recipes import load_recipe, recipe_names
+    from flowwarp.data.recipes import MASKS, load_recipe, recipe_names
 
     known = [*WORLDS, *recipe_names()]
     if name not in known and Path(name).suffix.lower() != ".toml":
         listed = ", ".join(known)
-        raise InputError(name, "is not known", f"known are {listed}, or a recipe as a .toml file")
+        raise InputError(
+            name or "''", "is not known", f"known are {listed}, or a recipe as a .toml file"
+        )
     recipe = load_recipe(name)
     layout = [f"{pattern} (to learn from)" for pattern in recipe.footage]
     for part in recipe.sets:
         layout += [f"{part.frame1} with {part.flow} ({part.name}, known flow)"]
+        masks = [(key.replace("_", " "), getattr(part, key)) for key in MASKS]
+        layout += [f"{mask} ({part.name}, {key}; optional)" for key, mask in masks if mask]
     return {
         "title": recipe.title,
         "terms": recipe.terms or "not stated",
@@ -192,7 +196,8 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace files that exist, and remove what a larger set had beyond --count.",
+    help="Replace files that exist, and remove what else older clips had: of a larger set those"
+    " beyond --count, and their flow.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
@@ -235,10 +240,10 @@ def make_command(
         targets.append(folder / CREDITS)
     for path in targets:
         _paths.check_output(path, overwrite=overwrite)
-    if with_flow:
-        for name in names:
-            for path in (*_flow_files(folder / name, frames), *_made_before(folder / name)):
-                _paths.check_output(path, overwrite=overwrite)
+    for name in names:
+        wanted = _flow_files(folder / name, frames) if with_flow else []
+        for path in (*wanted, *_made_before(folder / name)):
+            _paths.check_output(path, overwrite=overwrite)
     beyond = _made_beyond(folder, count)
     if beyond and not overwrite:
         path = _files_of(folder, beyond[-1])[-1]
@@ -351,16 +356,25 @@ def _remove_beyond(folder: Path, count: int) -> None:
     Raises:
         OutputError: that is not possible.
     """
+    for name in _made_beyond(folder, count):
+        _remove(_files_of(folder, name), folder / name)
+
+
+def _remove(files: Iterable[Path], folder: Path) -> None:
+    """Remove files of a clip, and the folder of its flow once nothing is in it.
+
+    Raises:
+        OutputError: that is not possible.
+    """
     from flowwarp.io._files import reason
 
-    for name in _made_beyond(folder, count):
-        for path in _files_of(folder, name):
-            try:
-                path.unlink()
-            except OSError as fault:
-                raise OutputError(path, reason(fault)) from fault
-        with suppress(OSError):  # there was none, or it holds what is not of ours
-            (folder / name).rmdir()
+    for path in files:
+        try:
+            path.unlink()
+        except OSError as fault:
+            raise OutputError(path, reason(fault)) from fault
+    with suppress(OSError):  # there was none, or it holds what is not of ours
+        folder.rmdir()
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
@@ -373,6 +387,8 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.video import write_video
 
     _paths.make_folder(folder)
+    if old := _made_before(folder / name):  # of a longer clip, or known flow of another one
+        _remove(old, folder / name)
     frames: Tensor = clip.video.float() / 255
     write_video(folder / f"{name}.mp4", frames, FPS)
     if not with_flow:
@@ -381,8 +397,6 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.images import write_image
 
     _paths.make_folder(folder / name)
-    for path in _made_before(folder / name):  # a longer clip's would be read with what is new
-        path.unlink()
     count = len(frames)
     files = _flow_files(folder / name, count)
     for path, frame in zip(files[:count], frames, strict=True):

@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +61,8 @@ def _dis(*, fine: bool) -> Method:
             return from_rows(estimator.calc(to_grey(image1), to_grey(image2), None))
         except cv2.error as fault:
             size = f"{image1.shape[-1]}x{image1.shape[-2]}"
-            raise InputError("dis", f"cannot take pictures of {size}") from fault
+            name = "dis-fine" if fine else "dis"  # as in METHODS
+            raise InputError(name, f"cannot take pictures of {size}") from fault
 
     return estimate
 
@@ -167,7 +168,7 @@ def command(
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
 
     layout = load_recipe(recipe)
-    pairs = [pair for root in data for pair in pairs_of(layout, root)]
+    pairs = _each_once(pair for root in data for pair in pairs_of(layout, root))
     methods = tuple(dict.fromkeys(methods))
     given = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(given) < len(folders) or given.keys() & methods:
@@ -199,6 +200,25 @@ def command(
         raise SomeFailed([fault["error"] for fault in failed], len(pairs))
 
 
+def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:
+    """Drop pairs that come again, as of a folder that lies in another one.
+
+    Raises:
+        InputError: two pairs have one name, by which results and --flows are told apart.
+    """
+    known: dict[tuple[str, str], GroundTruthPair] = {}
+    for pair in pairs:
+        other = known.setdefault((pair.group, pair.name), pair)
+        if _real_files(other) != _real_files(pair):
+            problem = f"its pair is {pair.group}/{pair.name}, as is that of {other.frame1}"
+            raise InputError(pair.frame1, problem, "measure them apart, or rename one")
+    return list(known.values())
+
+
+def _real_files(pair: GroundTruthPair) -> list[Path]:
+    return [path.resolve() for path in (pair.frame1, pair.frame2, pair.flow)]
+
+
 def _measure(
     pair: GroundTruthPair, truth: GroundTruth, name: str, estimate: Method
 ) -> dict[str, Any]:
@@ -215,10 +235,9 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
     """Compare what another program wrote for a pair.
 
     Raises:
-        InputError: there is no file of it, it cannot be read, is of another size, or lacks flow.
+        InputError: there is no file of it, it cannot be read, is of another size, or lacks flow
+            that counts.
     """
-    import torch
-
     from flowwarp.io._files import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import read_flow
 
@@ -231,7 +250,9 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
     if flow.shape[1:] != truth.flow_12.shape[2:]:
         sizes = [f"{part.shape[-1]}x{part.shape[-2]}" for part in (flow, truth.flow_12)]
         raise InputError(path, f"is of {sizes[0]}, the pair of {sizes[1]}")
-    return _compare(pair, truth, name, torch.where(valid, flow, torch.nan)[None], math.nan)
+    if lacking := int((truth.valid[0] & ~valid).sum()):  # where it is unknown, it reads as 0
+        raise InputError(path, f"has no flow at {lacking} pixels that count")
+    return _compare(pair, truth, name, flow[None], math.nan)
 
 
 def _compare(

@@ -243,31 +243,59 @@ def find_clips(sources: Sequence[str | Path | Clip]) -> Iterator[Clip]:
             yield from _walk(source, seen)
         elif kind in _LISTS:
             yield from _read_list(source)
-        elif kind in IMAGE_EXTENSIONS:
-            pictures.append(source)
         else:
             with open_input(source):  # a name mistyped is said at once, not skipped
+                pass
+            if kind in IMAGE_EXTENSIONS:
+                pictures.append(source)
+            else:
                 yield Clip("video", (source,))
     if pictures:
-        yield Clip("frames", tuple(pictures))
+        yield _of_pictures(pictures)
 
 
-def _walk(folder: Path, seen: set[Path]) -> Iterator[Clip]:
+def _of_pictures(pictures: Sequence[Path]) -> Clip:
+    return Clip("video" if _may_move(pictures) else "frames", tuple(pictures))
+
+
+def _may_move(pictures: Sequence[Path]) -> bool:
+    """Return whether it is a single picture that may be animated."""
+    return [path.suffix.lower() for path in pictures] == [".webp"]
+
+
+def _walk(top: Path, seen: set[Path]) -> Iterator[Clip]:
+    for folder in walk_folders(top, seen):
+        frames = list_folder(folder, IMAGE_EXTENSIONS)
+        if len(frames) > 1 or _may_move(frames):
+            yield _of_pictures(frames)
+        yield from (Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
+
+
+def walk_folders(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """Yield a folder and those below it that may hold footage, links to folders followed.
+
+    Hidden folders and those of training runs, whose sample pictures change, are left out.
+
+    Args:
+        folder: where to begin.
+        seen: the real folders that were yielded, which are not again; more are added.
+
+    Raises:
+        InputError: a folder cannot be read.
+    """
     real = folder.resolve()
     if real in seen:  # a link to a folder above, or the same one given twice
         return
     seen.add(real)
-    if _is_run(folder):  # whose sample pictures change as it trains
+    if _is_run(folder):
         return
-    frames = list_folder(folder, IMAGE_EXTENSIONS)
-    if len(frames) == 1 and frames[0].suffix.lower() == ".webp":
-        yield Clip("video", (frames[0],))  # it may be animated
-    elif len(frames) > 1:
-        yield Clip("frames", tuple(frames))
-    yield from (Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
-    below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    yield folder
+    try:
+        below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
+    except OSError as fault:
+        raise InputError(folder, reason(fault)) from fault
     for path in sorted(below):
-        yield from _walk(path, seen)
+        yield from walk_folders(path, seen)
 
 
 def _is_run(folder: Path) -> bool:

@@ -3,13 +3,17 @@
 A recipe is a TOML file in ``datasets/`` (or one of the user's own). Its patterns are paths below
 the data set's root: ``{scene}`` is any part of a name, ``{n}`` a number, ``{n+1}`` the next one
 with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is searched for; the other
-files of a pair follow from what it matched, and a field that is not in ``frame1`` is free::
+files of a pair follow from what it matched, and a field that is not in ``frame1`` is free. Links
+to folders are followed; a name that begins with a dot is left out, as macOS puts ``._x`` beside x::
 
     title = "..."                 # and home, terms: where it is, and what may be done with it
     note = "..."                  # optional: what must be done with it first
     footage = ["test/clean/*"]    # folders and videos to learn from without flow; or pictures, by
-                                  # fields: those that differ in {n} alone are frames of one clip
+                                  # fields: those that differ in {n} alone are frames of one clip,
+                                  # as long as it goes up by one
     complete = true               # every two frames have flow; otherwise those without are no pair
+    last_flow = false             # true: a clip's last frame may have flow, too, to none there
+    uniform = true                # a mask that one pair of a set has, all have; else any may lack
 
     [sets.clean]
     frame1 = "training/clean/{scene}/frame_{n}.png"
@@ -25,12 +29,11 @@ No data set is part of this package, and none is downloaded.
 from __future__ import annotations
 
 import glob
-import lzma
+import itertools
 import os
 import re
-import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -38,7 +41,7 @@ from typing import Any
 from torch import Tensor
 
 from flowwarp._bundled import bundled
-from flowwarp.data.clips import Clip, find_clips
+from flowwarp.data.clips import Clip, find_clips, walk_folders
 from flowwarp.errors import InputError
 from flowwarp.io._files import (
     FLOW_EXTENSIONS,
@@ -46,12 +49,13 @@ from flowwarp.io._files import (
     VIDEO_EXTENSIONS,
     open_input,
 )
-from flowwarp.io.flow_files import read_flow
+from flowwarp.io.flow_files import read_flow, read_packed_flow
 from flowwarp.io.images import read_image
 
 _FIELD = re.compile(r"\{(\*?)(\w+)(?:\+(\d+))?\}")
 _LARGEST_RECIPE = 2**20  # bytes
-_LARGEST_FLOW = 2**30  # bytes; what a packed flow file may hold
+# Files of a pair that a data set may do without.
+MASKS = ("occluded", "invalid", "flow_visible")
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Recipe:
     note: str = ""
     footage: tuple[str, ...] = ()
     complete: bool = True
+    last_flow: bool = False
+    uniform: bool = True
     sets: tuple[Layout, ...] = ()
 
 
@@ -90,7 +96,7 @@ class GroundTruthPair:
         name: what to call it.
         frame1: a picture.
         frame2: a picture.
-        flow: a flow file from frame 1 to frame 2, or one packed by xz.
+        flow: a flow file from frame 1 to frame 2; a .flo may be packed by xz.
         occluded: a picture, not black where frame 2 does not show the pixel.
         invalid: a picture, not black where the flow does not count.
         flow_visible: a flow file that is valid only where frame 2 shows the pixel.
@@ -144,7 +150,9 @@ def load_recipe(name: str | Path) -> Recipe:
         path = bundled("datasets") / f"{name}.toml"
         if str(name) not in recipe_names():
             known = ", ".join(recipe_names())
-            raise InputError(str(name), "is not a recipe", f"known are {known}, or a .toml file")
+            raise InputError(
+                str(name) or "''", "is not a recipe", f"known are {known}, or a .toml file"
+            )
     with open_input(path) as (file, size):
         if size > _LARGEST_RECIPE:
             raise InputError(path, f"has {size} bytes, too many for a recipe")
@@ -236,7 +244,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Clip]:
             found += _scenes(root, pattern)
         else:
             # Beside them may lie a licence, or what a file manager leaves behind.
-            paths = sorted(root.glob(pattern))
+            paths = _glob(root, pattern)
             found += [
                 Clip("video", (path,))
                 for path in paths
@@ -288,49 +296,113 @@ class _Missing:
 def _pairs_of_set(
     recipe: Recipe, layout: Layout, root: Path
 ) -> tuple[list[GroundTruthPair], _Missing | None]:
-    pairs: list[GroundTruthPair] = []
-    lacking: list[str] = []
-    matches = list(_search(root, layout.frame1))
+    matches = list(_search(root, layout.frame1, IMAGE_EXTENSIONS))
+    flows = list(_search(root, layout.flow, FLOW_EXTENSIONS))
     if not matches:
-        return [], _Missing(f"no file is like {layout.frame1}", partial=False)
-    last: dict[tuple[str, ...], int] = {}
-    for _, found in matches:  # by number: by name, frame_9 would come after frame_10
-        clip = _clip_of(found)
-        last[clip] = max(last.get(clip, 0), int(found.get("n", 0)))
+        seconds = (_other(root, layout.frame2, found, IMAGE_EXTENSIONS) for _, found in flows)
+        return [], _Missing(f"no file is like {layout.frame1}", partial=any(seconds))
+    last = _last_numbers(matches) if recipe.last_flow and "{n+" in layout.frame2 else {}
+    found_of: dict[GroundTruthPair, dict[str, str]] = {}
+    lacking: list[str] = []
+    without_flow: list[str] = []
+    used: set[Path] = set()
     for frame1, found in matches:
         frame2 = _other(root, layout.frame2, found, IMAGE_EXTENSIONS)
         flow = _other(root, layout.flow, found, FLOW_EXTENSIONS)
-        if frame2 is None or flow is None:
-            # The last frame of a clip has no next one, whether it has flow or not.
-            counts = "{n+" in layout.frame2 and "n" in found
-            is_last = counts and int(found["n"]) == last[_clip_of(found)]
-            if (frame2 is not None or flow is not None) and not is_last:
-                pattern = layout.flow if flow is None else layout.frame2
-                lacking.append(_fill(pattern, found))
-            continue
-        extras = {
-            key: _other(root, pattern, found, IMAGE_EXTENSIONS | FLOW_EXTENSIONS)
-            for key in ("occluded", "invalid", "flow_visible")
-            if (pattern := getattr(layout, key)) is not None
-        }
-        group, name = _names(recipe, layout, root, frame1)
-        pairs.append(GroundTruthPair(group, name, frame1, frame2, flow, **extras))
-    if lacking and (recipe.complete or not pairs):
-        count = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        return pairs, _Missing(f"{lacking[0]}{count} missing", partial=True)
+        if flow is not None:
+            used.add(flow)
+        if frame2 is not None and flow is not None:
+            group, name = _names(recipe, layout, root, frame1)
+            masks = _masks_of(layout, root, found)
+            found_of[GroundTruthPair(group, name, frame1, frame2, flow, **masks)] = found
+        elif frame2 is not None:
+            without_flow.append(_fill(layout.flow, found))
+        elif flow is not None and last.get(_clip_of(found)) != int(found.get("n", 0)):
+            lacking.append(_fill(layout.frame2, found))
+    pairs = list(found_of)
+    _check_first_frames(pairs)
+    lacking += _first_frames_lacking(layout, root, [each for each in flows if each[0] not in used])
+    lacking += _masks_lacking(layout, found_of) if recipe.uniform else []
+    lacking += without_flow if recipe.complete or not pairs else []
+    if lacking:
+        named = list(dict.fromkeys(lacking))  # frame 2 of one pair is frame 1 of another
+        count = f" and {len(named) - 1} more" if len(named) > 1 else ""
+        return pairs, _Missing(f"{named[0]}{count} missing", partial=True)
     if not pairs:
         return [], _Missing(f"no file is like {layout.frame2} or {layout.flow}", partial=False)
     return pairs, None
 
 
+def _last_numbers(matches: Iterable[tuple[Path, dict[str, str]]]) -> dict[tuple[str, ...], int]:
+    """Return the number of each clip's last frame; by name, frame_9 would come after frame_10."""
+    last: dict[tuple[str, ...], int] = {}
+    for _, found in matches:
+        clip = _clip_of(found)
+        last[clip] = max(last.get(clip, 0), int(found.get("n", 0)))
+    return last
+
+
+def _masks_of(layout: Layout, root: Path, found: dict[str, str]) -> dict[str, Path | None]:
+    return {
+        key: _other(root, pattern, found, IMAGE_EXTENSIONS | FLOW_EXTENSIONS)
+        for key in MASKS
+        if (pattern := getattr(layout, key)) is not None
+    }
+
+
+def _first_frames_lacking(
+    layout: Layout, root: Path, flows: Iterable[tuple[Path, dict[str, str]]]
+) -> Iterator[str]:
+    """Name each frame 1 that is not there, of flow that belongs to none that is."""
+    step = next((int(step) for _, _, step in _FIELD.findall(layout.flow) if step), 0)
+    for _, found in flows:
+        first = dict(found)
+        if step:
+            first["n"] = f"{int(found['n']) - step:0{len(found['n'])}d}"
+        if _other(root, layout.frame1, first, IMAGE_EXTENSIONS) is None:
+            yield _fill(layout.frame1, first)
+
+
+def _masks_lacking(
+    layout: Layout, found_of: dict[GroundTruthPair, dict[str, str]]
+) -> Iterator[str]:
+    """Name each mask that a pair lacks though others have it: figures would be of those alone."""
+    for key in MASKS:
+        lack = [found for pair, found in found_of.items() if getattr(pair, key) is None]
+        if len(lack) < len(found_of):
+            yield from (_fill(getattr(layout, key), found) for found in lack)
+
+
+def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:
+    """Refuse two pictures for one frame 1, as frame1.png beside frame1.jpg: it would count twice.
+
+    Raises:
+        InputError: there are two.
+    """
+    known: dict[tuple[Path, Path], Path] = {}
+    for pair in pairs:
+        other = known.setdefault((pair.frame2, pair.flow), pair.frame1)
+        if other != pair.frame1:
+            raise InputError(pair.frame1, f"{other.name} is there, too, for one pair", "keep one")
+
+
 def _scenes(root: Path, pattern: str) -> Iterator[Clip]:
-    """Group the pictures that a pattern matches by all its fields but the number."""
+    """Group the pictures that a pattern matches by all its fields but the number.
+
+    Where numbers leave some out that others do not, another clip begins: what lies between two
+    frames is not known.
+    """
     scenes: dict[tuple[str, ...], list[tuple[int, Path]]] = {}
-    for path, found in _search(root, pattern):
+    for path, found in _search(root, pattern, IMAGE_EXTENSIONS):
         scenes.setdefault(_clip_of(found), []).append((int(found.get("n", 0)), path))
     for frames in scenes.values():
-        if len(frames) > 1:
-            yield Clip("frames", tuple(path for _, path in sorted(frames)))
+        frames.sort()
+        steps = [after - before for (before, _), (after, _) in itertools.pairwise(frames)]
+        usual = min(steps, default=1)
+        starts = [k for k, step in enumerate(steps, 1) if step > usual]
+        for start, stop in itertools.pairwise([0, *starts, len(frames)]):
+            if stop - start > 1:
+                yield Clip("frames", tuple(path for _, path in frames[start:stop]))
 
 
 def _clip_of(found: dict[str, str]) -> tuple[str, ...]:
@@ -344,28 +416,43 @@ def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[st
     return f"{recipe.name}/{layout.name}", frame1.relative_to(root).with_suffix("").as_posix()
 
 
-def _search(root: Path, pattern: str) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield the pictures that a pattern matches, and what its fields are there.
+def _search(
+    root: Path, pattern: str, extensions: frozenset[str]
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the files that a pattern matches, and what its fields are there.
 
     Raises:
         InputError: a folder where some could be cannot be read.
     """
-    wildcard = _to_wildcard(pattern)
-    _check_readable(root, wildcard)
     exact = re.compile(_to_regex(pattern), re.DOTALL)  # a name may hold a line break
-    for path in sorted(root.glob(wildcard)):
+    for path in _glob(root, _to_wildcard(pattern)):
         match = exact.fullmatch(path.relative_to(root).as_posix())
-        if match and path.suffix.lower() in IMAGE_EXTENSIONS and path.is_file():
+        if match and _extension(path) in extensions and path.is_file():
             yield path, {key: value or "" for key, value in match.groupdict().items()}
 
 
-def _check_readable(root: Path, wildcard: str) -> None:
-    """Refuse what ``glob`` leaves out without a word: a part of a set is another set."""
-    above = wildcard.split("/")[:-1]
-    levels = ["/".join(above[:count]) for count in range(1, len(above) + 1)]
-    for folder in (root, *(path for level in levels for path in root.glob(level))):
-        if folder.is_dir() and not os.access(folder, os.R_OK | os.X_OK):
-            raise InputError(folder, "permission denied")
+def _glob(root: Path, wildcard: str) -> list[Path]:
+    """Return what ``root.glob`` does, sorted; ``**`` enters links, ``*`` matches no leading dot.
+
+    Raises:
+        InputError: a folder cannot be read, which ``root.glob`` leaves out without a word: a part
+            of a set is another set.
+    """
+    places = [root]
+    for part in wildcard.split("/"):
+        if part in ("", "."):
+            continue
+        folders = [place for place in places if place.is_dir()]
+        for folder in folders:
+            if not os.access(folder, os.R_OK | os.X_OK):
+                raise InputError(folder, "permission denied")
+        if part == "**":
+            seen: set[Path] = set()
+            places = [below for folder in folders for below in walk_folders(folder, seen)]
+        else:
+            found = (path for folder in folders for path in folder.glob(part))
+            places = [path for path in found if path.name[0] != "." or part[0] == "."]
+    return sorted(places)
 
 
 def _to_wildcard(pattern: str) -> str:
@@ -391,7 +478,7 @@ def _other(
     if all(field[2] in found for field in _FIELD.finditer(pattern)):
         path = root / _fill(pattern, found)
         return path if path.is_file() else None
-    matches = sorted(root.glob(_fill(pattern, found, escape=True)))
+    matches = _glob(root, _fill(pattern, found, escape=True))
     known = (path for path in matches if _extension(path) in extensions and path.is_file())
     return next(known, None)
 
@@ -411,7 +498,8 @@ def _fill(pattern: str, found: dict[str, str], *, escape: bool = False) -> str:
 
 
 def _extension(path: Path) -> str:
-    return Path(path.stem if path.suffix.lower() == ".xz" else path).suffix.lower()
+    kind = path.suffix.lower()
+    return ".flo" if kind == ".xz" and path.stem.lower().endswith(".flo") else kind
 
 
 def _check_folder(root: Path) -> None:
@@ -426,7 +514,7 @@ def _checked(path: Path, kind: Any, table: dict[str, Any]) -> Any:
     for key, value in table.items():
         if key not in known:
             raise InputError(path, f"has an unknown key {key!r}", f"known are {', '.join(known)}")
-        wanted = bool if key == "complete" else str
+        wanted = bool if known[key].type == "bool" else str
         if key not in ("footage", "sets") and not isinstance(value, wanted):
             raise InputError(path, f"{key} must be {wanted.__name__}, got {value!r}")
     try:
@@ -440,32 +528,7 @@ def _checked(path: Path, kind: Any, table: dict[str, Any]) -> Any:
 
 
 def _read_flow(path: Path) -> tuple[Tensor, Tensor]:
-    if path.suffix.lower() != ".xz":
-        return read_flow(path)
-    with tempfile.TemporaryDirectory() as folder:
-        plain = Path(folder, path.stem)
-        with plain.open("wb") as copy:
-            for part in _unpack(path):
-                copy.write(part)
-        try:
-            return read_flow(plain)
-        except InputError as fault:  # name the file the user knows
-            raise InputError(path, str(fault).removeprefix(f"{plain}: ")) from fault
-
-
-def _unpack(path: Path) -> Iterator[bytes]:
-    """Yield what an xz file holds, part by part: a small one may hold very much."""
-    left = _LARGEST_FLOW
-    with open_input(path) as (file, _):
-        try:
-            with lzma.open(file) as packed:
-                while part := packed.read(2**20):
-                    left -= len(part)
-                    if left < 0:
-                        raise InputError(path, f"unpacks to more than {_LARGEST_FLOW} bytes")
-                    yield part
-        except (lzma.LZMAError, EOFError) as fault:
-            raise InputError(path, f"is a broken xz file ({fault})") from fault
+    return (read_packed_flow if path.suffix.lower() == ".xz" else read_flow)(path)
 
 
 def _mask(path: Path, size: tuple[int, ...]) -> Tensor:

@@ -138,7 +138,8 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
     The name keeps the extension, since muxers choose their format by it. On leaving the block the
     file is flushed to disk and renamed; on any exception it is removed. A link is followed, so
-    that its target is replaced rather than the link.
+    that its target is replaced rather than the link. A file that is replaced leaves its permissions
+    to the new one.
 
     Raises:
         OutputError: the folder is missing or not writable, the disk is full, or ``path`` is
@@ -150,6 +151,8 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         with _temporary_file(target) as temporary:
             yield temporary
             sync_file(temporary)
+            with suppress(OSError):  # nothing is replaced, or the file system knows no permissions
+                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
             temporary.replace(target)
             sync_folder(target.parent)
     except OutputError:

@@ -148,6 +148,15 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     return np.asarray(picture[..., _CV2_ORDER[picture.shape[2]]], np.uint16)
 
 
+def find_chunk(path: str | Path, data: bytes, wanted: bytes) -> bytes | None:
+    """Return the body of the first chunk of a type, None if there is none.
+
+    Raises:
+        InputError: cut off or corrupt.
+    """
+    return next((body for kind, body in _chunks(path, data) if kind == wanted), None)
+
+
 def encode_png16(picture: NDArray[np.uint16]) -> bytes:
     """Encode (H, W, C), C 1 (grey), 3 (RGB) or 4 (RGBA), as a 16-bit PNG."""
     import cv2

@@ -22,6 +22,7 @@ reader unpickles: a broken or hostile file costs one ``InputError``.
 from __future__ import annotations
 
 import io
+import lzma
 import math
 import re
 import struct
@@ -39,10 +40,14 @@ from flowwarp.errors import InputError
 from flowwarp.io import _png
 from flowwarp.io._files import atomic_output, check_expansion, check_pixels, open_input
 
+_XZ_MEMORY = 2**27  # bytes; what xz -9 packs takes 65 MiB to unpack
+_XZ_PART = 2**16  # bytes read at a time
+
 UNKNOWN = 1e10  # what Middlebury writes
 _UNKNOWN_ABOVE = 1e9  # what Middlebury reads as unknown
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)  # b"PIEH"
+_FLO_HEADER = 12  # bytes
 _NPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK\x03\x04"
 _MAGIC = {
@@ -83,11 +88,51 @@ def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
         _check_magic(path, kind, file.read(8))
         file.seek(0)
         flow, valid = _READERS[kind](path, file, size)
-    # NaN fails the comparison too.
-    known = (np.abs(flow) <= _UNKNOWN_ABOVE).all(axis=0)
-    valid = known if valid is None else valid & known
-    flow[:, ~valid] = 0
-    return torch.from_numpy(flow), torch.from_numpy(valid[None])
+    return _to_tensors(flow, valid)
+
+
+def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
+    """Read a ``.flo`` file that xz has packed; no more of it is unpacked than its header asks for.
+
+    Args:
+        path: a ``.flo.xz`` file.
+
+    Returns:
+        As :func:`read_flow`.
+
+    Raises:
+        InputError: missing, unreadable, broken, or not a packed ``.flo`` file.
+    """
+    if not str(path).lower().endswith(".flo.xz"):
+        raise InputError(path, "is not a packed flow file by its name", "known is .flo.xz")
+    with open_input(path) as (file, packed):
+        unpacker = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+        try:
+            head = _unpack(unpacker, file, _FLO_HEADER)
+            _check_magic(path, ".flo", head)
+            height, width = _read_flo_header(path, head, packed)
+            # A byte more than that says that there is too much.
+            body = _unpack(unpacker, file, 8 * height * width + 1)
+        except (lzma.LZMAError, EOFError) as fault:
+            raise InputError(path, f"is a broken xz file ({fault})") from fault
+    rows = _read_block(path, io.BytesIO(body), len(body), np.dtype("<f4"), (height, width, 2))
+    return _to_tensors(_channels_first(rows), None)
+
+
+def _unpack(unpacker: lzma.LZMADecompressor, file: BinaryIO, most: int) -> bytes:
+    """Return the next ``most`` bytes of a packed file, fewer only at its end.
+
+    Raises:
+        EOFError: it is cut off.
+        lzma.LZMAError: it is broken, or needs too much memory.
+    """
+    data = bytearray()
+    while len(data) < most and not unpacker.eof:
+        packed = file.read(_XZ_PART) if unpacker.needs_input else b""
+        if unpacker.needs_input and not packed:
+            raise EOFError("it is cut off")
+        data += unpacker.decompress(packed, most - len(data))
+    return bytes(data)
 
 
 def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> None:
@@ -131,6 +176,15 @@ def encode_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> 
     return _WRITERS[kind](path, *_to_arrays(flow, valid))
 
 
+def _to_tensors(flow: Array, valid: Mask | None) -> tuple[Tensor, Tensor]:
+    # NaN fails the comparison too.
+    known = np.asarray((np.abs(flow) <= _UNKNOWN_ABOVE).all(axis=0))
+    if valid is not None:
+        known &= valid
+    flow[:, ~known] = 0
+    return torch.from_numpy(flow), torch.from_numpy(known[None])
+
+
 def _to_arrays(flow: Tensor, valid: Tensor | None) -> tuple[Array, Mask]:
     if not isinstance(flow, Tensor) or not flow.is_floating_point():
         got = flow.dtype if isinstance(flow, Tensor) else type(flow).__name__
@@ -165,13 +219,17 @@ def _check_magic(path: str | Path, kind: str, head: bytes) -> None:
 
 
 def _read_flo(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]:
-    header = file.read(12)
-    if len(header) < 12:
+    height, width = _read_flo_header(path, file.read(_FLO_HEADER))
+    rows = _read_block(path, file, size - _FLO_HEADER, np.dtype("<f4"), (height, width, 2))
+    return _channels_first(rows), None
+
+
+def _read_flo_header(path: str | Path, header: bytes, packed: int | None = None) -> tuple[int, int]:
+    if len(header) < _FLO_HEADER:
         raise InputError(path, "is cut off in its header")
     width, height = struct.unpack("<ii", header[4:])
-    check_pixels(path, width, height)
-    rows = _read_block(path, file, size - 12, np.dtype("<f4"), (height, width, 2))
-    return _channels_first(rows), None
+    check_pixels(path, width, height, packed)
+    return height, width
 
 
 def _write_flo(path: str | Path, flow: Array, valid: Mask) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
@@ -78,7 +78,8 @@ class ImageFormat:
 def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
     """Read a picture as RGB, upright (EXIF), the first frame if it is animated.
 
-    Grey becomes three equal channels; palette and CMYK become RGB; 16-bit PNG keeps its precision.
+    Grey becomes three equal channels; palette and CMYK become RGB; 16-bit PNG and 16-bit grey keep
+    their precision.
 
     Args:
         path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF; the content decides, not the name.
@@ -118,7 +119,9 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
         if not head.startswith(_png.SIGNATURE):
             pixels = _decode(path, file, size)
         elif _png.read_header(path, head).bits == 16:
-            pixels = _png.decode_png16(path, file.read())
+            data = file.read()
+            exif = _png.find_chunk(path, data, b"eXIf")
+            pixels = _turn(path, _png.decode_png16(path, data), exif)
         else:
             data = file.read()
             _png.check_png(path, data)
@@ -229,6 +232,8 @@ def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = No
             with Image.open(file, formats=_FORMATS) as picture:
                 check_pixels(path, *picture.size, file_bytes=size)
                 mode = picture.mode
+                if mode == "I" and picture.format == "PPM":  # of 16 bits; in TIFF "I" means 32
+                    mode = "I;16"
                 if mode not in _MODES and not mode.startswith("I;16"):
                     raise InputError(path, f"holds {mode!r} pixels", "use 8- or 16-bit colour")
                 target = _MODES.get(mode, mode)
@@ -236,7 +241,7 @@ def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = No
                     target = "LA" if target == "L" else "RGBA"
                 target = wanted or target
                 upright = ImageOps.exif_transpose(picture)
-                pixels = np.asarray(upright if target == mode else upright.convert(target))
+                pixels = np.asarray(upright if target == upright.mode else upright.convert(target))
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as fault:
@@ -244,6 +249,27 @@ def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = No
     except Exception as fault:  # Pillow's decoders raise whatever they trip over
         raise InputError(path, f"is a broken picture ({fault})") from fault
     return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("="))
+
+
+def _turn(path: str | Path, pixels: NDArray[Any], exif: bytes | None) -> NDArray[Any]:
+    """Turn (H, W, C) upright, as `_decode` does by Pillow, which holds no 16-bit colour."""
+    if exif is None:
+        return pixels
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            tags = Image.Exif()
+            tags.load(exif)
+            orientation = tags.get(ExifTags.Base.Orientation)
+    except Exception as fault:  # Pillow's decoders raise whatever they trip over
+        raise InputError(path, f"is a broken picture ({fault})") from fault
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
 
 
 @contextmanager

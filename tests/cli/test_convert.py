@@ -203,6 +203,40 @@ def test_two_inputs_of_one_name(tmp_path, capfdbinary):
     assert not (tmp_path / "o").exists()
 
 
+def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):
+    """It would be replaced before it is read."""
+    make(tmp_path, "in/a.flo")
+    write_flow(tmp_path / "in/b.flo", 2 * FLOW)
+    before = (tmp_path / "in/b.flo").read_bytes()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/a.flo").symlink_to(tmp_path / "in/b.flo")
+    inputs = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--overwrite", "--to", "flo")
+    code, out, err = run(capfdbinary, *inputs)
+    assert (code, out, len(err)) == (4, b"", 1)
+    assert f"out/a.flo: is a link to the input {tmp_path}/in/b.flo; name another OUT" in err[0]
+    assert (tmp_path / "in/b.flo").read_bytes() == before
+    assert listing(tmp_path / "out") == ["a.flo"]
+
+
+def test_two_outputs_that_are_one_file(tmp_path, capfdbinary):
+    make(tmp_path, "in/a.flo", "in/b.flo")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/b.npy").symlink_to("a.npy")
+    inputs = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--overwrite", "--to", "npy")
+    code, out, err = run(capfdbinary, *inputs)
+    assert (code, out, len(err)) == (4, b"", 1)
+    assert f"out/b.npy: is the same file as the output {tmp_path}/out/a.npy" in err[0]
+    assert listing(tmp_path / "out") == ["b.npy"]
+
+
+def test_a_folder_in_place(tmp_path, capfdbinary):
+    make(tmp_path, "a.flo", "b.flo")
+    before = (tmp_path / "a.flo").read_bytes()
+    inputs = ("convert", tmp_path, "-o", tmp_path, "--overwrite", "--to", "flo")
+    assert run(capfdbinary, *inputs)[0] == 0
+    assert (tmp_path / "a.flo").read_bytes() == before
+
+
 def test_outputs_that_cannot_be(tmp_path, capfdbinary):
     make(tmp_path, "a.flo")
     (tmp_path / "dir.npy").mkdir()

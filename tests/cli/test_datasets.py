@@ -83,6 +83,12 @@ def test_info_says_licence_origin_and_layout(datasets):
     text = "\n".join(out)
     for part in ("KITTI 2015 scene flow", "CC BY-NC-SA 3.0", "cvlibs.net", "{scene}_10.png"):
         assert part in text
+    masks = [line.strip() for line in datasets("info", "pairs")[1] if "optional" in line]
+    assert masks == [
+        "{*pair}/occ.png (all, occluded; optional)",
+        "{*pair}/invalid.png (all, invalid; optional)",
+        "{*pair}/flow_noc.png (all, flow visible; optional)",
+    ]
     text = "\n".join(datasets("info", "sprites")[1])
     assert "CC-BY-SA 3.0 or GPL 3.0" in text
     assert "attributes.json" in text
@@ -105,6 +111,7 @@ def test_info_of_what_is_not_known(datasets):
     code, out, (line,) = datasets("info", "sintle")
     assert (code, out) == (3, [])
     assert line.startswith("flowwarp: sintle: is not known")
+    assert datasets("info", "")[2][0].startswith("flowwarp: '': is not known")
     assert "sprites, digits, captioned, " in line
     assert "sintel" in line
 
@@ -259,6 +266,27 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     assert sorted(path.name for path in Path("out/000000").iterdir()) == [
         "000000.flo", "000000.png", "000001.png", "hidden_000000.png", "notes.txt"
     ]  # fmt: skip
+
+
+def test_no_flow_of_other_clips_is_left(datasets):
+    """A clip without known flow beside that of an older one would be measured by it."""
+    options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--frames", 2)
+    assert datasets(*options, "--flow")[0] == 0
+    for name in ("captions.csv", "000000.mp4"):
+        Path("out", name).unlink()
+    code, _, err = datasets(*options, "--seed", 1)
+    assert (code, err) == (
+        4, ["flowwarp: out/000000/000000.flo: exists; use --overwrite to replace it"]
+    )  # fmt: skip
+    Path("out/000000/notes.txt").write_text("mine")
+    assert datasets(*options, "--seed", 1, "--overwrite", "--dry-run")[0] == 0
+    assert len(list(Path("out/000000").iterdir())) == 5
+    assert datasets(*options, "--seed", 1, "--overwrite")[0] == 0
+    assert [path.name for path in Path("out/000000").iterdir()] == ["notes.txt"]
+    Path("out/000000/notes.txt").unlink()
+    for more in (["--flow"], []):
+        assert datasets(*options, "--overwrite", *more)[0] == 0
+    assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["000000.mp4", "captions.csv"]
 
 
 def test_nothing_of_a_larger_set_is_left(datasets):

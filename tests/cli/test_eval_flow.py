@@ -108,6 +108,7 @@ def test_a_pair_too_small_for_a_method_counts_for_none(tmp_path, evaluate):
     assert code == 5
     assert [row["pairs"] for row in json.loads(out)["sets"]] == [1, 1]
     assert "dis: cannot take pictures of 4x2" in err
+    assert "dis-fine: cannot take" in evaluate(tmp_path, "--method", "dis-fine")[2]
 
 
 def test_flow_of_another_program(tmp_path, evaluate):
@@ -141,7 +142,7 @@ def test_flow_of_another_program(tmp_path, evaluate):
     ("flow", "problem"),
     [
         (torch.zeros(2, 2, 5), "a.flo: is of 5x2, the pair of 4x2"),
-        (torch.full((2, 2, 4), torch.nan), "own gave a flow that is not finite"),
+        (torch.full((2, 2, 4), torch.nan), "own/set/a.flo: has no flow at 8 pixels that count"),
     ],
 )
 def test_flow_that_is_no_answer(tmp_path, evaluate, flow, problem):
@@ -151,6 +152,35 @@ def test_flow_that_is_no_answer(tmp_path, evaluate, flow, problem):
     code, out, err = evaluate(tmp_path / "data", "--method", "zero", "--flows", tmp_path / "own")
     assert (code, out) == (3, "")
     assert problem in err
+
+
+def test_flow_is_wanted_only_where_it_counts(tmp_path, evaluate):
+    save_pair(tmp_path / "data/set/a", [torch.nan, 2, 12, 50])
+    (tmp_path / "own/set").mkdir(parents=True)
+    flow = torch.zeros(2, 2, 4)
+    flow[:, :, 0] = torch.nan
+    write_flow(tmp_path / "own/set/a.flo", flow)
+    given = ("--flows", tmp_path / "own", "--method", "zero", "--json")
+    code, out, _ = evaluate(tmp_path / "data", *given)
+    assert code == 0
+    assert [row["epe"] for row in json.loads(out)["sets"]] == [pytest.approx(64 / 3)] * 2
+
+
+def test_a_pair_counts_once(tmp_path, evaluate):
+    save_pair(tmp_path / "data/set/a", [4, 4, 4, 4])
+    save_pair(tmp_path / "data/set/b", [2, 2, 2, 2])
+    roots = (tmp_path / "data/set/a", tmp_path / "data", tmp_path / "data/set")
+    code, out, _ = evaluate(*roots, "--method", "zero", "--json")
+    assert code == 0
+    assert [row["pair"] for row in json.loads(out)["pairs"]] == ["a", "b"]
+
+
+def test_two_pairs_of_one_name(tmp_path, evaluate):
+    for root in "xy":
+        save_pair(tmp_path / root / "set/a", [4, 4, 4, 4])
+    code, out, err = evaluate(tmp_path / "x", tmp_path / "y", "--method", "zero")
+    assert (code, out) == (3, "")
+    assert f"its pair is set/a, as is that of {tmp_path}/x/set/a/frame1.png" in err
 
 
 def test_folders_of_flow_that_could_not_be_told_apart(tmp_path, evaluate):
@@ -179,6 +209,7 @@ def test_recipes(tmp_path, evaluate):
         (["none"], 3, "none: no such file or directory"),
         (["."], 3, "no file is like {*pair}/frame1.{kind}"),
         ([".", "--recipe", "sintl"], 3, "is not a recipe"),
+        ([".", "--recipe", ""], 3, "flowwarp: '': is not a recipe"),
         ([".", "--method", "guess"], 2, "guess"),
         ([], 2, "DATA..."),
     ],

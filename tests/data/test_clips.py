@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flowwarp.data import clips
-from flowwarp.data.clips import PairStore, prepare_pairs
+from flowwarp.data.clips import PairStore, find_clips, prepare_pairs
 from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video import write_video
@@ -78,6 +78,21 @@ def test_nested_folders_and_videos_are_clips_of_their_own(tmp_path, prepare):
 def test_pictures_given_one_by_one_are_a_clip(tmp_path, prepare):
     save(tmp_path, [0, 4, 8])
     assert len(prepare(*(tmp_path / f"f{k}.png" for k in range(3)))) == 2
+
+
+def test_a_single_webp_is_a_video_as_in_a_folder(tmp_path):
+    for name in ("a.webp", "b.webp"):
+        (tmp_path / name).write_bytes(b"?")
+    (alone,) = find_clips([tmp_path / "a.webp"])
+    assert alone.kind == "video"
+    (both,) = find_clips([tmp_path / "a.webp", tmp_path / "b.webp"])
+    assert both.kind == "frames"
+
+
+def test_a_picture_mistyped_is_said_at_once(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"?")
+    with pytest.raises(InputError, match=r"b\.png"):
+        list(find_clips([tmp_path / "a.png", tmp_path / "b.png"]))
 
 
 def test_a_list_of_pairs_is_taken_as_it_is(tmp_path, prepare):

@@ -99,6 +99,17 @@ def test_atomic_output_keeps_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
+def test_atomic_output_keeps_the_permissions_of_what_it_replaces(tmp_path, mode):
+    (tmp_path / "a").write_bytes(b"old")
+    (tmp_path / "a").chmod(mode)
+    (tmp_path / "link").symlink_to("a")
+    for name in ("a", "link"):
+        with _files.atomic_output(tmp_path / name) as temporary:
+            temporary.write_bytes(b"new")
+        assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
+
+
 def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OutputError) as caught, _files.atomic_folder(tmp_path / "new") as work:

@@ -1,4 +1,7 @@
+import lzma
 import struct
+import tempfile
+import tracemalloc
 import zlib
 
 import cv2
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.flow_files import read_flow, write_flow
+from flowwarp.io.flow_files import read_flow, read_packed_flow, write_flow
 
 EXACT = ["flo", "pfm", "npy", "npz"]
 # 1 row, 2 columns: (1.5, -2) and (0.25, 300).
@@ -259,3 +262,60 @@ def test_write_into_nowhere(tmp_path):
 def test_null_byte_in_name():
     with pytest.raises(InputError, match="null"):
         read_flow("a\0b.flo")
+
+
+# ------------------------------------------------------------------ packed by xz
+
+
+def pack(path, data, **options):
+    path.write_bytes(lzma.compress(data, **options))
+    return path
+
+
+def test_packed_flow_is_as_the_plain_one(tmp_path):
+    flow = torch.randn(2, 200, 300)
+    flow[:, 0, 0] = torch.nan
+    write_flow(tmp_path / "a.flo", flow)
+    plain = (tmp_path / "a.flo").read_bytes()
+    got = read_packed_flow(pack(tmp_path / "a.flo.xz", plain))
+    assert all(torch.equal(*both) for both in zip(got, read_flow(tmp_path / "a.flo"), strict=True))
+    for data, problem in ((plain[:-1], "is cut off"), (plain + b"x", "is longer than its header")):
+        with pytest.raises(InputError, match=rf"a\.flo\.xz: {problem}"):
+            read_packed_flow(pack(tmp_path / "a.flo.xz", data))
+    with pytest.raises(InputError, match=r"known is \.flo\.xz"):
+        read_packed_flow(pack(tmp_path / "a.pfm.xz", plain))
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "problem"),
+    [
+        (3, 2, "is longer than its header says"),
+        (2**13, 2**13, "its header says 8192x8192 pixels in"),
+        (0, 2, "its header says 0x2 pixels"),
+    ],
+)
+def test_a_packed_bomb_takes_neither_memory_nor_disk(tmp_path, monkeypatch, width, height, problem):
+    head = b"PIEH" + struct.pack("<ii", width, height)
+    path = pack(tmp_path / "a.flo.xz", head + bytes(2**26), preset=0)
+    path.write_bytes(path.read_bytes()[:4000])  # a header that lies is seen first
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=problem):
+            read_packed_flow(path)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_packed_file_that_asks_for_much_memory_is_refused(tmp_path):
+    data = bytearray(lzma.compress(b"PIEH"))
+    # The first block: its length in words, flags, LZMA2, one byte of options, which is the size of
+    # the dictionary: 40 stands for 4 GiB.
+    assert data[14:16] == b"\x21\x01"
+    data[16] = 40
+    end = 12 + 4 * (data[12] + 1)
+    data[end - 4 : end] = struct.pack("<I", zlib.crc32(data[12 : end - 4]))
+    (tmp_path / "a.flo.xz").write_bytes(data)
+    with pytest.raises(InputError, match=r"broken xz file \(Memory usage limit exceeded\)"):
+        read_packed_flow(tmp_path / "a.flo.xz")

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import (
     ImageFormat,
     list_frames,
@@ -102,6 +103,21 @@ def test_16_bit_grey_tiff(tmp_path):
     assert torch.allclose(image[2], torch.tensor([[0, 0.2, 1]]))
 
 
+@pytest.mark.parametrize("top", [65535, 1000])
+def test_16_bit_grey_pgm(tmp_path, top):
+    values = np.array([0, top // 5, top], ">u2")
+    (tmp_path / "a.pgm").write_bytes(b"P5\n3 1\n%d\n" % top + values.tobytes())
+    image, format = read_image_with_format(tmp_path / "a.pgm")
+    assert format == ImageFormat(16, gray=True)
+    assert torch.allclose(image, torch.tensor([[[0, 0.2, 1]]]).expand(3, 1, 3))
+
+
+def test_32_bit_grey_tiff_is_refused(tmp_path):
+    save(tmp_path / "a.tif", np.zeros((2, 2), np.int32))
+    with pytest.raises(InputError, match="holds 'I' pixels"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("colour", [0, 4])
 def test_interlaced_16_bit_png(tmp_path, colour):
     # 5 x 3 in seven passes, by hand: nothing here writes interlaced PNG.
@@ -148,6 +164,38 @@ def test_exif_orientation(tmp_path, orientation, expected):
     save(tmp_path / "a.jpg", pixels, exif=exif, quality=100)
     corners = read_image(tmp_path / "a.jpg")[0, 4::8, 4::8] * 255
     assert torch.allclose(corners, torch.tensor(expected, dtype=torch.float32), atol=3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_of_a_16_bit_png(tmp_path, orientation):
+    """As Pillow turns one of 8 bits; flow, which is no picture, stays as it is."""
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
+    save(tmp_path / "8.png", pixels, exif=exif)
+    cv2.imwrite(str(tmp_path / "16.png"), pixels[..., ::-1].astype(np.uint16) * 257)
+    before = read_flow(tmp_path / "16.png")
+    add_chunk(tmp_path / "16.png", b"eXIf", exif.tobytes())
+    image, format = read_image_with_format(tmp_path / "16.png")
+    assert format == ImageFormat(16)
+    assert image.is_contiguous()
+    assert torch.allclose(image, read_image(tmp_path / "8.png"))
+    after = read_flow(tmp_path / "16.png")
+    assert all(torch.equal(*both) for both in zip(before, after, strict=True))
+
+
+def test_broken_exif_of_a_16_bit_png(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((2, 3, 3), np.uint16))
+    add_chunk(tmp_path / "a.png", b"eXIf", b"nonsense")
+    with pytest.raises(InputError, match=r"a\.png: is a broken picture"):
+        read_image(tmp_path / "a.png")
+
+
+def add_chunk(path, kind, body):
+    data = path.read_bytes()
+    crc = struct.pack(">I", zlib.crc32(kind + body))
+    chunk = struct.pack(">I", len(body)) + kind + body + crc
+    path.write_bytes(data[:33] + chunk + data[33:])
 
 
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
