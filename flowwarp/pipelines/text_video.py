@@ -691,7 +691,7 @@ def _join_motion(
 
     Flow is estimated between enlarged frames, by the network alone. Its finest level is at a
     quarter of its input, which of small frames is 16 pixels wide: there it errs twice as much
-    on sharp frames. A fit as well takes several times as long, and on decodes gains little.
+    on sharp frames. A fit as well takes several times as long.
     """
     if not temporal or models.flownet is None:
         for frame in decodes:
