@@ -209,7 +209,7 @@ def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:
     known: dict[tuple[str, str], GroundTruthPair] = {}
     for pair in pairs:
         other = known.setdefault((pair.group, pair.name), pair)
-        if _real_files(other) != _real_files(pair):
+        if other is not pair and _real_files(other) != _real_files(pair):
             problem = f"its pair is {pair.group}/{pair.name}, as is that of {other.frame1}"
             raise InputError(pair.frame1, problem, "measure them apart, or rename one")
     return list(known.values())

@@ -46,12 +46,24 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3, alpha: float = 0.5) -
     return (difference.square() + epsilon**2).pow(alpha)
 
 
-def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
-    difference = image1 - warped2
+def masked_charbonnier(
+    difference: Tensor, mask: Tensor | None = None, epsilon: float = 1e-3
+) -> Tensor:
+    """Return the mean of :func:`charbonnier` over channels and the pixels that a mask keeps, (B,).
+
+    Args:
+        difference: (B, C, H, W); where the mask leaves it out, it may be anything.
+        mask: (B, 1, H, W), bool or weights; None keeps all.
+        epsilon: as for :func:`charbonnier`.
+    """
     if mask is not None:  # of what is infinite the gradient would be NaN, though it is left out
         difference = torch.where(mask > 0, difference, 0)
-    return masked_mean(charbonnier(difference), mask)
+    return masked_mean(charbonnier(difference, epsilon), mask)
+
+
+def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
+    return masked_charbonnier(image1 - warped2, mask)
 
 
 def census_loss(
@@ -66,7 +78,7 @@ def census_loss(
     inner = torch.zeros_like(distance, dtype=torch.bool)
     inner[..., radius : -radius or None, radius : -radius or None] = True
     weight = inner if mask is None else inner * mask
-    return masked_mean(charbonnier(distance), weight)
+    return masked_charbonnier(distance, weight)
 
 
 def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
@@ -103,7 +115,7 @@ def gradient_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -
     """Compare derivatives (Brox et al., ECCV 2004, equation 2): blind to added light, (B,)."""
     difference = image1 - warped2
     dx, dy = gradients(difference)
-    return masked_mean(charbonnier(dx), mask) + masked_mean(charbonnier(dy), mask)
+    return masked_charbonnier(dx, mask) + masked_charbonnier(dy, mask)
 
 
 def gradients(image: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowwarp.losses.photometric import charbonnier, masked_mean
+from flowwarp.losses.photometric import charbonnier, masked_charbonnier
 
 
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
@@ -45,7 +45,7 @@ def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) ->
     Returns:
         (B,), pixels; 0 for an empty mask.
     """
-    return masked_mean(charbonnier(flow_next + flow_previous, 0.01), mask)
+    return masked_charbonnier(flow_next + flow_previous, mask, 0.01)
 
 
 def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> Tensor:

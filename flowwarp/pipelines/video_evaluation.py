@@ -487,7 +487,7 @@ def evaluate_upsampler(
         exact = clip.flow_21, clip.visible_21
         videos = {FREE: draw(exact, temporal=False), HELD: draw(exact)}
         if flownet is not None:
-            videos[ESTIMATED] = draw(_motion(flownet, dvae, decode))
+            videos[ESTIMATED] = draw(enlarged_motion(flownet, decode, dvae.config.stride_time))
         tables.append(compare_upsampling(clip, decode, videos, perceptual))
     return mean_table(tables)
 
@@ -522,6 +522,7 @@ def evaluate_samples(
     """
     assert models.upsampler is not None
     assert models.flownet is not None
+    apart = models.dvae.config.stride_time
     tables = []
     number = 0
     for batch in _batches(clips):
@@ -533,13 +534,13 @@ def evaluate_samples(
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
-            motion = _motion(models.flownet, models.dvae, decode)
+            motion = enlarged_motion(models.flownet, decode, apart)
             draw = partial(_upsample, models.upsampler, decode, motion, seed=n + NOISE, steps=steps)
             free, held = draw(temporal=False), draw()
             truth = clip.video.float() / 255
             videos = {BICUBIC: enlarge(decode).clamp(0, 1), FREE: free, HELD: held}
             error = {whose: _error(video, *motion) for whose, video in videos.items()}
-            theirs = _motion(models.flownet, models.dvae, halve(clip.video))
+            theirs = enlarged_motion(models.flownet, halve(clip.video), apart)
             error[TRUTH] = _error(truth, *theirs)
             energy = {whose: float(fine_energy(v).mean()) for whose, v in videos.items()}
             energy[TRUTH] = float(fine_energy(truth).mean())
@@ -555,9 +556,18 @@ def halve(video: Tensor) -> Tensor:
     return F.avg_pool2d(video.float() / 255, SCALE)
 
 
-def _motion(flownet: FlowNet, dvae: DVAE, decode: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the flow from each frame to the one before at twice the size, and what that shows."""
-    return steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), dvae.config.stride_time)
+def enlarged_motion(flownet: FlowNet, decode: Tensor, apart: int) -> tuple[Tensor, Tensor]:
+    """Return the flow from each frame to the one before at twice the size, and what that shows.
+
+    Args:
+        flownet: estimates it.
+        decode: (T, 3, h, w) in [0, 1].
+        apart: how many frames share codes.
+
+    Returns:
+        As :func:`flowwarp.pipelines.clip_motion.steady_clip_motion`.
+    """
+    return steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), apart)
 
 
 def _upsample(

@@ -33,10 +33,9 @@ from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.losses.photometric import (
     census_loss,
-    charbonnier,
     charbonnier_loss,
     gradient_loss,
-    masked_mean,
+    masked_charbonnier,
     ssim_loss,
     warp_crop,
 )
@@ -407,13 +406,13 @@ def _distance(pyramid: FlowPyramid, flow: Tensor) -> Tensor:
     """Compare with known flow at full size, and at each level in pixels of that level."""
     known = flow.isfinite().all(1, keepdim=True)
     flow = flow.nan_to_num(0, 0, 0)
-    total = masked_mean(charbonnier(pyramid.flow - flow, 0.01), known)
+    total = masked_charbonnier(pyramid.flow - flow, known, 0.01)
     for level in pyramid.levels:
         size = (level.shape[-2], level.shape[-1])
         share = F.adaptive_avg_pool2d(known.float(), size)
         mean = F.adaptive_avg_pool2d(flow * known, size) / share.clamp_min(1e-6)
         scale = flow.shape[-1] / size[-1]
-        total = total + masked_mean(charbonnier(level - mean / scale, 0.01), share > 0.5)
+        total = total + masked_charbonnier(level - mean / scale, share > 0.5, 0.01)
     return total
 
 
@@ -439,7 +438,7 @@ def _self_supervision(
     trusted = visible_by_consistency(*teachers), visible_by_consistency(*teachers[::-1])
     return 0.5 * sum(
         (
-            masked_mean(charbonnier(pupil.flow - _crop(flow, margin)), _crop(mask, margin))
+            masked_charbonnier(pupil.flow - _crop(flow, margin), _crop(mask, margin))
             for pupil, flow, mask in zip((student, student_back), teachers, trusted, strict=True)
         ),
         start=views[0].new_zeros(len(views[0])),

@@ -35,14 +35,12 @@ from flowwarp.models.upsampler import (
     between,
     coarse,
     detail,
-    enlarge,
     sample,
     upsample_clip,
     warp_previous,
 )
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
-from flowwarp.pipelines.clip_motion import steady_clip_motion
-from flowwarp.pipelines.video_evaluation import compare_upsampling, halve
+from flowwarp.pipelines.video_evaluation import compare_upsampling, enlarged_motion, halve
 from flowwarp.train import loop
 from flowwarp.train.optimizers import MUON
 from flowwarp.train.settings import Preset, check_least, check_shares
@@ -255,7 +253,7 @@ def _draw(
         clip.video, codec, lambda codes: corrupt_codes(codes, share, codec.entries, generator)
     )
     if flownet is not None and chance(data.estimated):
-        flow, visible = steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), codec.apart)
+        flow, visible = enlarged_motion(flownet, decode, codec.apart)
     else:
         flow = bend_flow(clip.flow_21, up_to(data.bend) * chance(data.bent), generator)
         visible = clip.visible_21 if chance(data.loose) else clip.visible_21 & clip.valid_21
@@ -455,26 +453,21 @@ def upsampler_task(
     motions = [(clip.flow_21, clip.visible_21) for clip in clips]
     ways = {"held": motions, "free": motions}
     if flownet is not None and data.estimated:
-        ways["estimated"] = [
-            steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), codec.apart)
-            for decode in decodes
-        ]
+        ways["estimated"] = [enlarged_motion(flownet, decode, codec.apart) for decode in decodes]
 
-    def draw(model: nn.Module, number: int) -> dict[str, Tensor]:
+    def draw(model: nn.Module, number: int, way: str) -> Tensor:
         assert isinstance(model, Upsampler)
-        device, drawn = model.head.weight.device, {}
-        for name, known in ways.items():
-            flow, visible = (part.to(device) for part in known[number])
-            with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-                drawn[name] = upsample_clip(
-                    model,
-                    decodes[number].to(device),
-                    flow,
-                    visible,
-                    loop.generator(seed, number),
-                    temporal=name != "free",
-                ).cpu()
-        return drawn
+        device = model.head.weight.device
+        flow, visible = (part.to(device) for part in ways[way][number])
+        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+            return upsample_clip(
+                model,
+                decodes[number].to(device),
+                flow,
+                visible,
+                loop.generator(seed, number),
+                temporal=way != "free",
+            ).cpu()
 
     def validate(model: nn.Module) -> dict[str, float]:
         assert isinstance(model, Upsampler)
@@ -482,15 +475,15 @@ def upsampler_task(
         examples = {name: tensor.to(device) for name, tensor in held_out.items()}
         figures = {"loss": float(upsampler_losses(model, examples, 1.0, condition)["loss"].mean())}
         rows = [
-            compare(clip, decode, draw(model, number))
+            compare(clip, decode, {way: draw(model, number, way) for way in ways})
             for number, (clip, decode) in enumerate(zip(clips, decodes, strict=True))
         ]
         return figures | {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
 
     def samples(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
         for number in range(2):
-            drawn = draw(model, number)
-            pictures = sheet(clips[number], decodes[number], drawn["held"], drawn["free"])
+            outputs = draw(model, number, "held"), draw(model, number, "free")
+            pictures = sheet(clips[number], decodes[number], *outputs)
             yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
 
     return loop.Task(

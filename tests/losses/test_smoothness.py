@@ -84,3 +84,13 @@ def test_velocity_is_compared_where_the_mask_says_of_each_example_alone():
     assert got[0].item() == pytest.approx((math.sqrt(4 + 1e-4) + steady) / 2)
     assert got[1].item() > 40
     assert got[2].item() == 0
+
+
+def test_velocity_that_is_left_out_has_no_gradient_whatever_it_is():
+    onward, back = torch.zeros(1, 2, 3, 4, requires_grad=True), torch.zeros(1, 2, 3, 4)
+    back[..., 0] = torch.inf
+    mask = back[:, :1].isfinite()
+    constant_velocity(onward, back + 1, mask).sum().backward()
+    assert onward.grad.isfinite().all()
+    assert not onward.grad[..., 0].any()
+    assert onward.grad[..., 1:].all()
