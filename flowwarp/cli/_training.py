@@ -321,7 +321,7 @@ def _whole(name: str) -> str:
     path = Path(name)
     if not path.exists():  # such as a pattern
         return name
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" or not path.is_file():
         return str(path.absolute())
     with path.open("rb") as file:
         return f"{path.absolute()} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"

@@ -125,21 +125,41 @@ def _list_sources(videos: Sequence[str]) -> list[Path]:
     Raises:
         InputError: there is none in one.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
-
     found: dict[Path, None] = {}
     for name in videos:
         paths = _paths.expand_clips(name) if _paths.is_glob(name) else [Path(name)]
         files: list[Path] = []
         for path in paths:
-            if _paths.wants_folder((), str(path)) and not list_folder(path, IMAGE_EXTENSIONS):
-                files += list_folder(path, VIDEO_EXTENSIONS)
-            else:
-                files.append(path)
+            files += _videos_in(path) if _paths.wants_folder((), str(path)) else [path]
         if not files:
             raise InputError(name, "no video is here")
         found.update(dict.fromkeys(files))
     return list(found)
+
+
+def _videos_in(folder: Path) -> list[Path]:
+    """Return what a folder holds: its videos, and itself if its pictures are frames.
+
+    A picture beside videos, such as a poster, is none.
+    """
+    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
+
+    videos = list_folder(folder, VIDEO_EXTENSIONS)
+    pictures = list_folder(folder, IMAGE_EXTENSIONS)
+    moving = {path for path in pictures if path.suffix.lower() == ".webp" and _moves(path)}
+    frames = [path for path in pictures if path not in moving]
+    videos = sorted([*videos, *moving])
+    return [folder] * (len(frames) > 1 or bool(frames and not videos)) + videos
+
+
+def _moves(path: Path) -> bool:
+    """Return whether a WebP is animated; of one that is broken, reading it will say so."""
+    from flowwarp.io.video import video_info
+
+    try:
+        return (video_info(path).frames or 0) > 1
+    except InputError:
+        return False
 
 
 @final

@@ -158,7 +158,7 @@ def command(
     if skip_existing:
         if overwrite:
             raise click.UsageError("--overwrite and --skip-existing exclude each other")
-        jobs = [job for job in jobs if job.folder or not os.path.lexists(job.target)]
+        jobs = [job for job in jobs if not _is_there(job)]
         _say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
     for job in jobs:
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
@@ -295,6 +295,13 @@ def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many:
         taken[name] = 1
         jobs.append(Job(prompt, folder / f"{name}.{kind or 'mp4'}", False))
     return jobs
+
+
+def _is_there(job: Job) -> bool:
+    """Return whether a video has been made: frames are put into their folder all at once."""
+    if job.folder and job.target.is_dir():
+        return any(job.target.iterdir())
+    return os.path.lexists(job.target)
 
 
 def name_of(prompt: str) -> str:

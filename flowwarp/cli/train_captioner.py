@@ -77,6 +77,10 @@ def command(
         raise click.UsageError("--kinds needs --start: a captioner that has none yet")
     if kinds is not None:
         configs["model"] = replace(configs["model"], kinds=kinds, pooled=0)
+    if configs["model"].kinds and trained is None:
+        raise click.UsageError("kinds need --start: a captioner that has learned to see")
+    with checked_settings():
+        captioner.check_example(configs)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

@@ -273,7 +273,7 @@ def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
         for item in _read_table(source / _TABLE, skipped):
             listed.add(item.file)
             yield item
-    for video in list_folder(source, VIDEO_EXTENSIONS):
+    for video in list_folder(source, VIDEO_EXTENSIONS | {".webp"}):
         text = video.with_suffix(".txt")
         if video not in listed and text.is_file():
             caption = _tidy(_read_text(text, skipped))

@@ -71,7 +71,7 @@ SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
 _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
-_SIGN = re.compile(r"[^\w\s]")
+_SIGN = re.compile(r"[^\w\s]|_")
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F

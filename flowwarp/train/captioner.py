@@ -90,6 +90,13 @@ def presets(preset: Preset) -> dict[str, Any]:
     }
 
 
+def check_example(configs: Mapping[str, Any]) -> None:
+    """Raise ValueError if an example has too few frames for the network."""
+    frames, apart = configs["data"].frames, configs["model"].apart
+    if frames <= apart:
+        raise ValueError(f"frames must be more than {apart}, got {frames}")
+
+
 # ------------------------------------------------------------------ examples
 
 
@@ -232,9 +239,9 @@ def captioner_task(
         if kinds is not None:  # a sketch has nothing that is pooled
             first = replace(first, kinds=kinds, pooled=0)
         configs = {**configs, "model": first}
-    apart = configs["model"].apart
-    if data.frames <= apart:
-        raise ValueError(f"frames must be more than {apart}, got {data.frames}")
+    check_example(configs)
+    if configs["model"].kinds and start is None:
+        raise ValueError("kinds are found of a network to start from")
     words = _words(clips, data, start, vocabulary)
     torch.manual_seed(training.seed)
     net = Captioner(replace(configs["model"], vocabulary=words[TEXT].size + 1))
@@ -285,7 +292,7 @@ def _words(
 ) -> Vocabulary:
     """Return the words of a run that is resumed, of a network to go on from, or new ones."""
     if known is not None:
-        return known
+        return replace(known, text_limit=data.text_limit)
     if start is not None:
         return replace(start[1], text_limit=data.text_limit)
     pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)

@@ -624,7 +624,7 @@ def _vocabulary(
     """
     problem = "the network to go on from knows other media than these clips have"
     if known is not None:
-        words = known
+        words = replace(known, text_limit=data.text_limit)
     elif start is not None:
         before = start.vocabulary
         codes = [own for own in material.media if own.name != SKETCH]  # sketches may begin anew

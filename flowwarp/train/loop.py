@@ -22,7 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
@@ -372,6 +372,7 @@ class _Loop:
         self.complete: nn.Module | None = None  # of a shared network, to validate and ship
         self.step = 0
         self.best: tuple[float, int] | None = None
+        self.owed = False  # a validation that was due at the state that is resumed
         self.before: dict[str, str] | None = None  # circumstances of the state that is resumed
         self.last: Mapping[str, float] = {}
         # Of what is logged since the last line: the sum, and of how many steps; not all have all.
@@ -393,6 +394,7 @@ class _Loop:
         facts = {
             "best": self.best,
             "metric": self.task.metric,
+            "validates": self.validates(),
             "sums": self.sums,
             "seconds": self.seconds,
             "machine": self._circumstances(),
@@ -437,6 +439,9 @@ class _Loop:
             if resume == "changed":
                 self.progress.say("with the configuration given now, whatever it was before")
             self._take_up(state, source)
+            if self.run is not None and self.run.measures_anew:
+                # Else who resumes after a stop before the next state would not know of the change.
+                self.run.save_state(replace(state, facts={**state.facts, "best": None}))
 
     def compare(self) -> None:
         """Say how exactly a state is gone on with."""
@@ -506,6 +511,7 @@ class _Loop:
             anew |= state.facts.get("metric", self.task.metric) != self.task.metric
             if best is not None and not anew:
                 self.best = float(best[0]), int(best[1])
+            self.owed = bool(state.facts.get("validates", False))
             # Older states have one number of steps for all.
             steps = state.facts.get("summed", state.step % self.config.log_every)
             self.sums = {
@@ -527,7 +533,7 @@ class _Loop:
         config = self.config
         if self.step:  # resumed: a state is saved before its weights, and what is due at its step
             self.save_weights(LAST, self.to_use(), {})
-            self.duties()
+            self.duties(owed=self.owed)
         started = time.monotonic() - self.seconds
         with _prepared(self._load, self._wanted(), config.workers) as batches:
             while self.step < config.steps:
@@ -728,10 +734,14 @@ class _Loop:
         self.complete.load_state_dict(tensors)
         return self.complete
 
-    def duties(self) -> None:
-        """Validate and draw samples where they are due; the first process does."""
+    def duties(self, *, owed: bool = False) -> None:
+        """Validate and draw samples where they are due; the first process does.
+
+        Args:
+            owed: a validation is due anyway: where a run ended that is made longer, say.
+        """
         config, task = self.config, self.task
-        checks = self.validates()
+        checks = self.validates() or (owed and task.validate is not None)
         draws = task.samples is not None and self.at(config.samples_every)
         if not (checks or draws):
             return

@@ -41,6 +41,7 @@ Resume = Literal["never", "auto", "changed"]
 CONFIG, METRICS, SAMPLES = "config.toml", "metrics.jsonl", "samples"
 LAST, BEST = "last.safetensors", "best.safetensors"
 _FORMAT = "flowwarp-state-1"
+_STATES = "state-*.safetensors"  # not those that were broken and are set aside
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ class Run:
             raise OutputError(self.folder / METRICS, reason(fault)) from fault
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob("state-*.safetensors"))
+        return sorted(self.folder.glob(_STATES))
 
 
 @contextmanager
@@ -220,7 +221,7 @@ def open_run(
                 remove_abandoned(left)
         if resume == "never":
             refuse_run(folder)
-        elif _has_weights(folder) and not any(folder.glob("state-*")):
+        elif _has_weights(folder) and not any(folder.glob(_STATES)):
             raise InputError(
                 folder,
                 "has weights, but no state to go on from",
@@ -230,7 +231,7 @@ def open_run(
             check_regular(folder / name)
         _refuse_foreign(folder)
         run = Run(folder, keep)
-        if any(folder.glob("state-*")):
+        if any(folder.glob(_STATES)):
             run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
         try:
             yield run

@@ -124,6 +124,7 @@ class UpsamplerDataConfig:
         check_shares(self, "spoilt", "errors", "estimated", "bent", "loose", "begun")
         check_least(self, 0, "bend")
         check_least(self, SCALE, "size")
+        check_least(self, 2, "length")  # one frame has no flow
         if self.size % SCALE:
             raise ValueError(f"size must be a multiple of {SCALE}, got {self.size}")
         if not 1 <= self.frames <= self.length:

@@ -91,6 +91,23 @@ def test_folders_and_globs(describe, tmp_path):
     assert (code, [line.split(": ")[0] for line in out]) == (0, paths[1:])
 
 
+def test_videos_are_told_from_frames(describe, tmp_path):
+    """A WebP may be either, and a poster beside videos is neither."""
+    for name in ("moving", "still", "mixed"):
+        (tmp_path / name).mkdir()
+    save("moving/a.webp", seed=1)
+    save("moving/b.webp", seed=2)
+    for number in range(2):
+        write_image(f"still/{number}.webp", torch.rand(3, 20, 30))
+    save("mixed/a.mp4")
+    write_image("mixed/poster.png", torch.rand(3, 20, 30))
+    code, out, _ = describe("moving", "still", "mixed")
+    paths = [line.split(": ")[0] for line in out]
+    assert (code, paths) == (0, ["moving/a.webp", "moving/b.webp", "still", "mixed/a.mp4"])
+    write_image("mixed/second.png", torch.rand(3, 20, 30))
+    assert [line.split(": ")[0] for line in describe("mixed")[1]] == ["mixed", "mixed/a.mp4"]
+
+
 def test_more_tries_are_not_less_likely(describe):
     save("clip.mp4")
     tried = [

@@ -199,6 +199,9 @@ def test_a_list_that_was_stopped_goes_on(generate, tmp_path):
     assert made == (0, ["out/a_blue_knight.mp4"], ["flowwarp: 1 of 2 videos are there"])
     assert Path("out/a_red_knight.mp4").read_bytes() == b"made before"
     assert generate(*call, "--skip-existing")[:2] == (0, [])
+    frames = [PROMPT, "-o", "frames", "--no-upsampler", "--skip-existing"]
+    assert generate(*frames)[0] == 0
+    assert generate(*frames)[:2] == (0, [])
     assert generate(*call, "--skip-existing", "--overwrite")[0] == 2
 
 

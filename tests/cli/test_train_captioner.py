@@ -46,6 +46,11 @@ def test_kinds_are_found_of_a_captioner_that_has_learned(tmp_path, capsys, monke
     for more in ((), ("--dry-run",)):
         assert run("train-captioner", "digits", "--run", tmp_path / "run", "--kinds", 8, *more) == 2
         assert "--kinds needs --start" in capsys.readouterr().err
+        call = ["train-captioner", "digits", "--run", tmp_path / "run", *more]
+        assert run(*call, "--set", "kinds=8") == 2
+        assert "kinds need --start" in capsys.readouterr().err
+        assert run(*call, "--set", "frames=4") == 3
+        assert "frames must be more than 4, got 4" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -59,6 +59,12 @@ def test_a_table(load, data):
     assert store.skipped == ()
 
 
+def test_an_animated_picture_is_a_video(load, data):
+    video(data / "a.webp")
+    (data / "a.txt").write_text("a bar")
+    assert load(data)[0].caption == "a bar"
+
+
 def test_the_middle_square_is_kept(load, data):
     """Of 24x40 the columns 8 to 31 remain, 1.5 px of them a pixel of 16."""
     video(data / "a.mp4")

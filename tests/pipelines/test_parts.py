@@ -1,5 +1,6 @@
 """Parts of one piece of work, in copies of this process."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -73,6 +74,20 @@ def test_a_part_that_is_killed():
 
     with pytest.raises(InputError, match="SIGKILL"):
         run_parts(work, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"), [(errno.ENOMEM, MemoryError), (errno.EAGAIN, InputError)]
+)
+def test_a_process_that_cannot_be_started(monkeypatch, number, fault):
+    """It is no OSError, which would be taken for one of the file that is written."""
+
+    def fork():
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fork", fork)
+    with pytest.raises(fault, match="process"):
+        run_parts(lambda part: part, 2, 2)
 
 
 PARENT = """

@@ -445,6 +445,7 @@ def test_words_that_no_caption_has_are_left_out(models):
     prompt = "a heroic knight, smiling, waves 3 times"
     assert tidy(gpt, prompt) == "a knight, , waves 3"
     assert unknown_words(gpt, prompt) == ["heroic", "smiling", "times"]
+    assert tidy(gpt, "a_knight_waves") == "a knight waves"  # as files are named
     assert tidy(gpt, "heroic, 木") == "heroic, 木"  # nothing would be left
     assert tidy(dataclasses.replace(gpt, known=None), prompt) == prompt
 

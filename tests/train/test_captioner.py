@@ -7,9 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.data.tokens import train_pairs
+from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import Words, load_captioner, look, to_ids, write_caption
+from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train import loop
 from flowwarp.train.captioner import (
     CaptionerDataConfig,
@@ -209,6 +210,12 @@ def test_sorts_what_it_has_learned_to_see(kept, trained, tmp_path):
     ):  # fmt: skip
         with pytest.raises(ValueError, match=wanted):
             captioner_task(kept[0], {"val": kept[1]}, configs(), start=trained, kinds=kinds)
+
+
+def test_a_run_that_is_resumed_hears_a_new_limit(kept):
+    data = replace(DATA, text_limit=3)
+    task = captioner_task(kept[0], {"val": kept[1]}, configs(data=data), vocabulary=WORDS)
+    assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3
 
 
 def test_refuses_what_cannot_be(kept):

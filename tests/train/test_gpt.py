@@ -367,6 +367,8 @@ def test_what_settings_say_is_done(material, words):
     start = MediaGPT(GPT(replace(SIZES, vocabulary=words.size)), words)
     task = gpt_task(material, configs, start=start)
     assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3
+    task = gpt_task(material, configs, vocabulary=words)
+    assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3
     with pytest.raises(ValueError, match="rare needs sketches"):
         gpt_task(material, settings() | {"losses": GPTLossConfig(rare=1.0)})
 

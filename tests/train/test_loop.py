@@ -354,6 +354,36 @@ def test_the_best_is_the_best_of_one_measure(tiny, tmp_path):
     assert run(worse("other"), more, tmp_path / "c", resume="changed").best[0] == 1e9
 
 
+@pytest.mark.parametrize("steps", [16, 10])
+def test_the_validation_at_the_end_counts_when_a_run_goes_on(tiny, tmp_path, steps):
+    """Though no more is due at that step, and its state is of before it."""
+    values = iter([3.0, 2.0, 1.0])
+    task = replace(tiny.make(), validate=lambda model: {"error": next(values)})
+    assert run(task, tiny.config(steps=11), tmp_path).best == (1.0, 11)
+    values = iter([1.0, 5.0, 5.0])
+    assert run(task, tiny.config(steps=steps), tmp_path, resume="changed").best == (1.0, 11)
+    assert load_weights(tmp_path / "best.safetensors")[1].step == 11
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    told = [(line["step"], line["error"]) for line in lines if line["split"] == "val"]
+    assert told[:3] == [(4, 3.0), (8, 2.0), (11, 1.0)]
+
+
+def test_what_is_measured_anew_is_known_after_a_stop(tiny, tmp_path):
+    """Before the run that was told of it has saved anything."""
+    run(replace(tiny.make(), validate=lambda model: {"error": 0.0}), tiny.config(), tmp_path)
+
+    def stop(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("the signal came too late")
+
+    more = tiny.config(steps=16)
+    task = tiny.make(dropout=0.1)
+    with pytest.raises(Stopped):
+        run(replace(task, validate=stop), more, tmp_path, resume="changed")
+    again = replace(tiny.make(dropout=0.1), validate=lambda model: {"error": 1e9})
+    assert run(again, more, tmp_path, resume="auto").best[0] == 1e9
+
+
 def test_another_seed_holds_out_other_clips(tiny, tmp_path):
     """So that what was best of the former ones says nothing."""
     run(tiny.make(), tiny.config(steps=8), tmp_path)
@@ -370,6 +400,10 @@ def test_weights_without_a_state_are_not_written_over(tiny, tmp_path):
     for resume in ("auto", "changed"):
         with pytest.raises(InputError, match="no state to go on from"):
             run(tiny.make(), tiny.config(), tmp_path, resume=resume)
+    (tmp_path / "state-00000004.broken").touch()
+    with pytest.raises(InputError, match="no state to go on from"):
+        run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+    (tmp_path / "state-00000004.broken").unlink()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

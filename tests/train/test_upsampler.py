@@ -266,6 +266,8 @@ def test_chances_are_what_the_settings_say():
 def test_too_long_an_example_is_refused():
     with pytest.raises(ValueError, match=r"frames must be from 1 to length \(6\)"):
         UpsamplerDataConfig(frames=7, length=6)
+    with pytest.raises(ValueError, match="length must be at least 2"):
+        UpsamplerDataConfig(frames=1, length=1)
 
 
 def test_a_dvae_is_a_codec():
