@@ -24,8 +24,7 @@ from flowwarp.pipelines.video_tokens import weight_bytes
 
 _EVERY = 2  # token frames of a video for one of a sketch
 _ROWS, _WAYS = 2, 8  # of a sketch between choices; that those that are chosen go on
-# Colder than chances are, what is drawn of a sketch fits together, and videos keep to it better.
-SKETCHING = Sampling(0.5, top_p=0.95, guidance=2.0)
+SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
 def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
