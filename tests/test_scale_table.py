@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flowwarp.models.gpt import GPT, PATCH, TINY
+from flowwarp.train.optimizers import Muon
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,14 +67,13 @@ def test_the_page_is_of_these_networks(tool):
         assert sizes[name] == pytest.approx(parameters, rel=0.02)
 
 
-@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 def test_a_trainer_moves_by_its_own_optimizer(tool):
     """Where the preset has Muon, it moves what the trainer names for it; captions are no tokens."""
     task, config = tool.captioner_task("tiny")
     config = dataclasses.replace(config, muon=0.35, batch_size=2)
     batch = task.batch(range(2))
     task = dataclasses.replace(task, batch=lambda _: {k: v[:2] for k, v in batch.items()})
-    with unittest.mock.patch.object(torch.optim.Muon, "step") as step:
+    with unittest.mock.patch.object(Muon, "step") as step:
         row = tool.measure(task, config, "tiny", 1)
     assert step.called
     assert (row.network, row.tokens, row.examples) == ("captioner", None, 2)

@@ -24,7 +24,6 @@ from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.video_evaluation import load_classifier
 from flowwarp.train import loop
 from flowwarp.train.classifier import ClassifierDataConfig, classifier_task
-from flowwarp.train.optimizers import MUON
 
 FRAMES = 16  # of a clip
 
@@ -52,7 +51,7 @@ def main() -> None:
         learning_rate=arguments.rate,
         warmup=50,
         weight_decay=0.02,
-        muon=MUON,
+        muon=0.35,
         beta2=0.99,
         precision="bf16" if half else "fp32",
         validate_every=400,

@@ -154,10 +154,10 @@ def _videos_in(folder: Path) -> list[Path]:
 
 def _moves(path: Path) -> bool:
     """Return whether a WebP is animated; of one that is broken, reading it will say so."""
-    from flowwarp.io.video import video_info
+    from flowwarp.io.video import is_animation
 
     try:
-        return (video_info(path).frames or 0) > 1
+        return is_animation(path)
     except InputError:
         return False
 

@@ -7,9 +7,7 @@ waiting; and if a thread's core is taken by another program, nearly all is.
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable
 from typing import TypeVar
@@ -56,7 +54,7 @@ def run_parts(work: Callable[[range], R], count: int, threads: int) -> list[R]:
 
     try:
         for number in range(1, parts):
-            workers.append(_begin(prepare, number))
+            workers.append(Worker(prepare, number, "fork"))
             workers[-1].give(range(ends[number], ends[number + 1]))
         torch.set_num_threads(1)
         results = [work(range(ends[1]))]
@@ -70,18 +68,6 @@ def run_parts(work: Callable[[range], R], count: int, threads: int) -> list[R]:
         torch.set_num_threads(before)
         for worker in workers:
             worker.stop()
-
-
-def _begin(prepare: Callable[[int], Callable[[range], R]], number: int) -> Worker:
-    """Start a copy of this process; its fault is none of the file that is being written."""
-    try:
-        return Worker(prepare, number, "fork")
-    except OSError as fault:
-        if fault.errno == errno.ENOMEM:
-            raise MemoryError("for another process") from fault
-        problem = f"no other can be started ({os.strerror(fault.errno or errno.EAGAIN).lower()})"
-        remedy = "allow more processes, or set OMP_NUM_THREADS=1"
-        raise InputError("process", problem, remedy) from fault
 
 
 def can_fork(device: torch.device) -> bool:

@@ -7,6 +7,7 @@ a result too, an :class:`InputError`; any other ends the whole.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -52,11 +53,12 @@ def run_processes(
         items: what to work on.
         count: of processes.
     """
-    workers = [Worker(prepare, number) for number in range(count)]
-    idle = list(workers)
+    workers: list[Worker] = []
     busy: dict[Any, Worker] = {}
     waiting = iter(items)
     try:
+        workers += (Worker(prepare, number) for number in range(count))
+        idle = list(workers)
         ahead = next(waiting, _END)  # made while the processes are busy
         while busy or ahead is not _END:
             while idle and ahead is not _END:
@@ -172,18 +174,26 @@ class Worker:
     def __init__(
         self, prepare: Callable[[int], Callable[[Any], Any]], number: int, method: str = "spawn"
     ) -> None:
-        """Start a process: a new one, or by ``fork`` a copy of this one without its threads."""
+        """Start a process: a new one, or by ``fork`` a copy of this one without its threads.
+
+        Raises:
+            InputError: the system allows no other.
+            MemoryError: there is none for another.
+        """
         self.number = number
         self.is_dead = False
         context: Any = multiprocessing.get_context(method)
-        self.answers, theirs = context.Pipe()
-        copied = [self.answers] if method == "fork" else []
-        arguments = prepare, number, theirs, copied
-        self._process = context.Process(target=_serve, args=arguments, daemon=True)
-        with _uninterrupted(method), warnings.catch_warnings():
-            # From 3.12 on, that other threads' locks stay locked in a copy: it takes none of them.
-            warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
-            self._process.start()
+        try:
+            self.answers, theirs = context.Pipe()
+            copied = [self.answers] if method == "fork" else []
+            arguments = prepare, number, theirs, copied
+            self._process = context.Process(target=_serve, args=arguments, daemon=True)
+            with _uninterrupted(method), warnings.catch_warnings():
+                # From 3.12 on, that locks of other threads stay locked in a copy: it takes none.
+                warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
+                self._process.start()
+        except OSError as fault:  # it is none of the file that is being written
+            raise _refusal(fault) from fault
         theirs.close()  # the end of either process is then the end of the pipe
         self._item: Any = None
 
@@ -233,6 +243,15 @@ def _uninterrupted(method: str) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _refusal(fault: OSError) -> InputError | MemoryError:
+    """Say why no process could be started."""
+    if fault.errno == errno.ENOMEM:
+        return MemoryError("for another process")
+    reason = os.strerror(fault.errno or errno.EAGAIN).lower()
+    remedy = "allow more of them, or use fewer (--workers, or OMP_NUM_THREADS)"
+    return InputError("process", f"no other can be started ({reason})", remedy)
 
 
 def _describe_death(code: int) -> InputError:

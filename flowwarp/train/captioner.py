@@ -291,10 +291,9 @@ def _words(
     known: Vocabulary | None,
 ) -> Vocabulary:
     """Return the words of a run that is resumed, of a network to go on from, or new ones."""
-    if known is not None:
-        return replace(known, text_limit=data.text_limit)
-    if start is not None:
-        return replace(start[1], text_limit=data.text_limit)
+    found = known or (start and start[1])
+    if found:
+        return replace(found, text_limit=data.text_limit)
     pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)
     return text_vocabulary(pairs, data.text_limit)
 

@@ -72,9 +72,7 @@ def resume_differences(name: str, kind: str, folder: Path) -> float:
 
 def _resumed(name: str, kind: str, folder: Path) -> LoopConfig:
     config = small_config(**RESUMED[kind])
-    if config.muon and not (
-        small_task(name, config, folder).matrices and hasattr(torch.optim, "Muon")
-    ):
+    if config.muon and not small_task(name, config, folder).matrices:
         config = replace(config, muon=0.0)
     return config
 

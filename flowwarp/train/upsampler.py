@@ -42,7 +42,6 @@ from flowwarp.models.upsampler import (
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.pipelines.video_evaluation import compare_upsampling, enlarged_motion, halve
 from flowwarp.train import loop
-from flowwarp.train.optimizers import MUON
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet
 
@@ -395,8 +394,8 @@ def presets(preset: Preset) -> dict[str, Any]:
         "loop": loop.LoopConfig(
             steps=20_000 if preset == "base" else 8_000,
             batch_size=4,
-            learning_rate=3e-3 if MUON else 6e-4,
-            muon=MUON,
+            learning_rate=3e-3,
+            muon=0.35,
             warmup=200,
             precision="bf16",
             workers=1,

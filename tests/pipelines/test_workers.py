@@ -1,11 +1,13 @@
 """Worker processes; each imports this module, so it imports nothing heavy."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from itertools import count
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,26 @@ def test_a_worker_that_is_killed_costs_one_item():
         assert results[item][0] == item
     assert results[2][1] == results[1][1]
     assert results[2][1] != results[4][1]  # another process took its place
+
+
+@pytest.mark.parametrize(
+    ("number", "fault"), [(errno.ENOMEM, MemoryError), (errno.EAGAIN, InputError)]
+)
+def test_a_worker_that_cannot_be_started(monkeypatch, number, fault):
+    """It is no OSError, which would be taken for a bug; those that were started end."""
+    start = SpawnProcess._Popen
+    started = []
+
+    def refuse_the_second(process):
+        if started:
+            raise OSError(number, os.strerror(number))
+        started.append(start(process))
+        return started[0]
+
+    monkeypatch.setattr(SpawnProcess, "_Popen", staticmethod(refuse_the_second))
+    with pytest.raises(fault, match="process"):
+        list(run_processes(prepare, iter(range(8)), 2))
+    assert started[0].poll() is not None
 
 
 def test_items_are_taken_as_they_are_worked_on():

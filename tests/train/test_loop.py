@@ -200,13 +200,6 @@ def test_muon_needs_matrices(tiny, tmp_path):
         run(tiny.make(), tiny.config(muon=0.5), tmp_path)
 
 
-def test_muon_needs_a_torch_that_has_it(tiny, tmp_path, monkeypatch):
-    monkeypatch.delattr(torch.optim, "Muon")
-    run(tiny.make(matrices=("first",)), tiny.config(steps=1), tmp_path / "without")
-    with pytest.raises(InputError, match=r"loop.muon: needs a newer torch"):
-        run(tiny.make(matrices=("first",)), tiny.config(muon=0.5), tmp_path / "with")
-
-
 def test_a_configuration_without_its_settings_is_no_older_one(tiny, tmp_path):
     run(tiny.make(), tiny.config(), tmp_path)
     path = tmp_path / "config.toml"

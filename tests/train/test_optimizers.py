@@ -1,4 +1,4 @@
-"""Muon on the kernels of convolutions; on matrices it is tested with the loop."""
+"""Muon beside torch's, and on the kernels of convolutions; the loop's tests have it, too."""
 
 import copy
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from flowwarp.train.optimizers import Optimizer
+from flowwarp.train.optimizers import Muon, Optimizer
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -63,7 +63,7 @@ def test_the_layout_of_kernels_changes_nothing_but_rounding(x):
             net.gradients(x)
             optimizer.step(1e-3)
         ends.append([parameter.detach() for parameter in net.parameters()])
-    # Orthogonalised in bfloat16, whose sums depend on the order of columns.
+    # Sums depend on the order of columns, most of all in bfloat16.
     torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
 
 
@@ -113,6 +113,31 @@ def test_what_is_remembered_of_kernels_goes_on_bit_for_bit(x, layout):
     steps(other, resumed, 2)
     for one, two in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(one, two)
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_steps_are_those_of_torch(monkeypatch, dtype):
+    """Bit for bit in bfloat16, in which torch always sums; else but for its rounding."""
+    monkeypatch.setattr("flowwarp.train.optimizers.fast_dtype", lambda _: dtype)
+    generator = torch.Generator().manual_seed(2)
+    begun = [torch.randn(shape, generator=generator) for shape in ((6, 9), (9, 6), (5, 5))]
+    pairs = [[matrix.clone(), matrix.clone()] for matrix in begun]
+    ours = Muon([one for one, _ in pairs], 0.1)
+    theirs = torch.optim.Muon(
+        [two for _, two in pairs], momentum=0.95, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"
+    )
+    for rate in (0.02, 0.01, 0.03):
+        for one, two in pairs:
+            one.grad = two.grad = torch.randn(one.shape, generator=generator)
+        for optimizer in (ours, theirs):
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.step()
+    for (one, two), before in zip(pairs, begun, strict=True):
+        if dtype == torch.bfloat16:
+            assert torch.equal(one, two)
+        else:
+            assert (one - two).norm() < 0.02 * (two - before).norm()
 
 
 def test_gradients_of_kernels_are_forgotten(x):
