@@ -183,7 +183,10 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
 
 
 def configure_start(
-    net: Network | None, preset: Mapping[str, Any], given: TrainingOptions
+    net: Network | None,
+    preset: Mapping[str, Any],
+    given: TrainingOptions,
+    later: Sequence[str] = (),
 ) -> tuple[dict[str, Any], Network | None]:
     """Return what :func:`configure` does, of a network to start with, and that network.
 
@@ -193,13 +196,17 @@ def configure_start(
         net: that of ``--start``, whose configuration is the preset's then; None if there is none.
         preset: the configurations.
         given: what the options say.
+        later: settings of the network that training itself changes, so that the config.toml of a
+            run says something else of them than these weights.
 
     Raises:
         InputError, OutputError: as :func:`configure` does, or its weights do not fit the settings.
     """
     if net is None:
         return configure(preset, given), None
-    configs = configure({**preset, "model": net.config}, given)
+    own: Any = net.config
+    configs = configure({**preset, "model": own}, given)
+    configs["model"] = replace(configs["model"], **{name: getattr(own, name) for name in later})
     return configs, _reconfigured(net, configs["model"])
 
 
@@ -242,6 +249,21 @@ def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None
     from flowwarp.train.loop import check_network
 
     check_network(training, network, muon=muon, shared=False)
+
+
+def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingOptions) -> None:
+    """Refuse to go on with a run under other settings, before what takes long.
+
+    Of its network not all is known by then; of the rest nothing is changed any more.
+
+    Raises:
+        InputError: the first setting that differs.
+    """
+    from flowwarp.train.loop import FREE
+    from flowwarp.train.runs import check_settings
+
+    known = {section: config for section, config in configs.items() if section != "model"}
+    check_settings(given.folder, {**known, _SOURCES: sources}, FREE, given.resume)
 
 
 def tell_clips(done: int, total: int) -> None:

@@ -13,6 +13,7 @@ from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
     check_loop,
+    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
@@ -68,7 +69,8 @@ def command(
 
     trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
     first = trained.net if trained else None
-    configs, first = configure_start(first, captioner.presets(given.preset), given)
+    later = ("vocabulary",) if kinds is None else ("vocabulary", "kinds", "pooled")
+    configs, first = configure_start(first, captioner.presets(given.preset), given, later)
     check_loop(configs["loop"], "captioner")
     if trained and first:
         trained = replace(trained, net=first)
@@ -81,6 +83,7 @@ def command(
         raise click.UsageError("kinds need --start: a captioner that has learned to see")
     with checked_settings():
         captioner.check_example(configs)
+    check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

@@ -10,6 +10,7 @@ from flowwarp.cli._splits import find_motion, flow_option
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
+    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
@@ -75,7 +76,7 @@ def command(
     from flowwarp.train.processes import own_device
 
     net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
-    configs, net = configure_start(net, dvae.presets(given.preset), given)
+    configs, net = configure_start(net, dvae.presets(given.preset, net), given)
     check_loop(configs["loop"], "dvae")
     about = configs["data"]
     place = own_device(given.device)
@@ -90,6 +91,7 @@ def command(
         captioners=captioners,
     )
     eyes = [load_captioner(find_weights(name, "captioner"), place).net for name in captioners]
+    check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

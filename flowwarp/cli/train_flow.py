@@ -12,6 +12,7 @@ import click
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
+    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
@@ -112,6 +113,7 @@ def command(
         val_recipe=val_recipe,
         start=given.start,
     )
+    check_resumed(configs, sources, given)
     if given.dry_run:
         shown = len(list(find_photos(Path(photos)))) if photos else 0
         found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}

@@ -12,6 +12,7 @@ from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
+    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
@@ -74,7 +75,9 @@ def command(
 
     trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
     first = trained.net if trained else None
-    configs, first = configure_start(first, gpt.presets(given.preset), given)
+    configs, first = configure_start(
+        first, gpt.presets(given.preset), given, ("vocabulary", "kinds")
+    )
     if trained and first:
         trained = replace(trained, net=first)
     training: LoopConfig = configs["loop"]
@@ -99,6 +102,7 @@ def command(
     with checked_settings():
         names = [TEXT, VIDEO, FRAME, MOTION, *([] if eye is None else [SKETCH])]
         gpt.check_media(configs["data"], configs["losses"], names)
+    check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

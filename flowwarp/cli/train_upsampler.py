@@ -11,6 +11,7 @@ from flowwarp.cli._splits import find_flownet, find_motion, finds_motion
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
+    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
@@ -87,6 +88,7 @@ def command(
     sources = note_sources(
         [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start
     )
+    check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(
             configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given

@@ -51,7 +51,7 @@ STEPS = ((-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (0, 0, -1
 
 BYTES = 256
 _LONGEST = 64  # bytes of one token: merges of merges could otherwise grow without bound
-_MOST = 2**15  # merges
+MOST_MERGES = 2**15  # merges
 # A word takes the space before it along, so that most texts need no token for spaces.
 _WORDS = re.compile(r" ?[^\W\d_]+| ?\d| ?(?:[^\w\s]|_)+|\s+")
 
@@ -75,8 +75,8 @@ class BytePairs:
     """
 
     def __init__(self, merges: Sequence[tuple[int, int]] = ()) -> None:
-        if len(merges) > _MOST:
-            raise ValueError(f"at most {_MOST} merges, got {len(merges)}")
+        if len(merges) > MOST_MERGES:
+            raise ValueError(f"at most {MOST_MERGES} merges, got {len(merges)}")
         self.merges = tuple((left, right) for left, right in merges)
         self._bytes = [bytes([value]) for value in range(BYTES)]
         for left, right in self.merges:
@@ -109,11 +109,11 @@ class BytePairs:
             tokens = tuple(word.encode("utf-8", "replace"))
             while len(tokens) > 1:
                 # The merge that was learned first comes first.
-                pair = min(itertools.pairwise(tokens), key=lambda p: self._ranks.get(p, _MOST * 2))
+                pair = min(itertools.pairwise(tokens), key=lambda p: self._ranks.get(p, math.inf))
                 if pair not in self._ranks:
                     break
                 tokens = _merge(tokens, pair, self._ranks[pair])
-            if len(self._known) > _MOST or len(word) > _LONGEST:
+            if len(self._known) > MOST_MERGES or len(word) > _LONGEST:
                 return tokens
             self._known[word] = tokens
         return self._known[word]

@@ -14,7 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.tokens import LONGEST_TEXT, BytePairs, Medium, Vocabulary, train_pairs
+from flowwarp.data.tokens import (
+    LONGEST_TEXT,
+    MOST_MERGES,
+    BytePairs,
+    Medium,
+    Vocabulary,
+    train_pairs,
+)
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import begin_words, to_ids
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
@@ -61,7 +68,7 @@ class CaptionerDataConfig(WearConfig):
         super().__post_init__()
         check_least(self, 1, "clips", "checked", "frames", "length")
         check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
-        check_least(self, 0, "merges")
+        check_whole(self.merges, "merges", 0, MOST_MERGES)
         check_shares(self, "blind", "sketched", "begun")
         if self.frames > self.length:
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")

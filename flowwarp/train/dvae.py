@@ -281,8 +281,20 @@ _EVEN = 0.01  # spread that is added to that of places, so that even ones come t
 # ------------------------------------------------------------------ the run
 
 
-def presets(preset: Preset) -> dict[str, Any]:
-    """Return the configurations of a run by section: loop, model, data, losses."""
+def presets(preset: Preset, start: DVAE | None = None) -> dict[str, Any]:
+    """Return the configurations of a run by section: loop, model, data, losses.
+
+    Args:
+        preset: how large the network is, and how long it trains.
+        start: a network to go on from, which decides the first; its codes are rounded already.
+    """
+    configs = _presets(preset)
+    if start is not None:
+        configs["losses"] = replace(configs["losses"], rounded_from=0.0)
+    return configs
+
+
+def _presets(preset: Preset) -> dict[str, Any]:
     if preset == "tiny":  # minutes on a laptop
         return {
             "loop": loop.LoopConfig(
@@ -336,8 +348,7 @@ def dvae_task(
     training: loop.LoopConfig = configs["loop"]
     data: DVAEDataConfig = configs["data"]
     if start is not None:
-        losses = replace(configs["losses"], rounded_from=0.0)
-        configs = {**configs, "model": start.config, "losses": losses}
+        configs = {**configs, "model": start.config}
     model: DVAEConfig = configs["model"]
     _check_sizes(model, data, eyes)
     for eye in eyes:

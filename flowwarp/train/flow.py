@@ -190,21 +190,28 @@ def fit_material(
     """
     if not config.fitted_pairs:
         return material
-    digest = hashlib.sha256()
-    for photo in material.photos:
-        digest.update(photo.numpy().tobytes())
-    footage = material.pairs.folder.name if material.pairs else ""
     series = loop.held_out_series(seed, _FITTED)
     fitted = fit_pairs(
         lambda number: _draw_frames(
             material, series, number, config.fitted_size, config.moving_photos
         )[:2],
-        repr((seed, config.moving_photos, footage, digest.hexdigest())),
+        repr((seed, config.moving_photos, _footage(material), _digest(material.photos))),
         config.fitted_pairs,
         config.fitted_size,
         progress=progress,
     )
     return replace(material, fitted=fitted)
+
+
+def _footage(material: Material) -> str:
+    return material.pairs.folder.name if material.pairs else ""
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def _draw_frames(
@@ -548,6 +555,7 @@ def flow_task(
             (examples["student1"], examples["student2"]) if "student1" in examples else None,
         )
 
+    judges = (part for pair in truths for part in (pair.flow_12, pair.valid))
     series = loop.held_out_series(training.seed)
     held_out = draw_batch(replace(material, fitted=None), series, range(4), data)
 
@@ -579,7 +587,7 @@ def flow_task(
             yield f"flow{number}", side_by_side(row)[0]
 
     return loop.Task(
-        data=material.pairs.folder.name if material.pairs else "",
+        data=f"{_footage(material)} {_digest((*material.photos, *judges))[:12]}".strip(),
         name="flownet",
         model=net,
         batch=batch,

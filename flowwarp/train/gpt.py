@@ -21,6 +21,7 @@ from torch import Tensor
 
 from flowwarp.data.tokens import (
     LONGEST_TEXT,
+    MOST_MERGES,
     PATCH,
     Medium,
     Tokens,
@@ -112,7 +113,8 @@ class GPTDataConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "clips", "checked", "size", "frames")
         check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
-        check_least(self, 0, "merges", "token_frames")
+        check_whole(self.merges, "merges", 0, MOST_MERGES)
+        check_least(self, 0, "token_frames")
         if not self.orders or sum(share for _, share in self.mixture) <= 0:
             raise ValueError("orders must not be empty, nor come never")
         check_shares(self, "caption_dropout", "sketch_dropout", "hiding", "redrawn")

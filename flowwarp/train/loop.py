@@ -34,6 +34,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, refused_together, share, whole
@@ -46,6 +47,14 @@ MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory be
 MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which drops their bits
 
 Batch = Mapping[str, Tensor]
+
+
+# Of some settings; more is a slip of the finger, or cannot be computed with.
+_MOST = {
+    **dict.fromkeys(("learning_rate", "muon"), 1e6),
+    **dict.fromkeys(("threads", "workers"), 1024),
+    **dict.fromkeys(("steps", "warmup"), 1e12),
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +125,7 @@ class LoopConfig:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
         if self.batch_size > MOST_EXAMPLES:
             raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
-        for name, most in (("learning_rate", 1e6), ("muon", 1e6), ("threads", 1024)):
+        for name, most in _MOST.items():
             if not getattr(self, name) <= most:
                 raise ValueError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
         if self.seed > MOST_SEED:
@@ -832,6 +841,7 @@ def _machine(device: torch.device, world: int) -> dict[str, str]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "fast": str(fast_dtype(device)),  # in which Muon sums
         "threads": str(torch.get_num_threads()),
         "processes": str(world),
     }

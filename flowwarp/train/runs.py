@@ -297,6 +297,25 @@ def check_writable(folder: str | Path) -> None:
         raise OutputError(folder, "read-only, or no permission to write there")
 
 
+def check_settings(
+    folder: str | Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
+) -> None:
+    """Refuse what :func:`open_run` would of some sections, before what takes long.
+
+    Args:
+        folder: the run, if there is one.
+        configs: a frozen dataclass for each section that is known by now.
+        free: see :func:`open_run`.
+        resume: likewise.
+
+    Raises:
+        InputError: the run cannot be resumed with this configuration; the first key is named.
+    """
+    folder = Path(folder)
+    if resume == "auto" and any(folder.glob(_STATES)):
+        _check_configs(folder / CONFIG, configs, free, resume)
+
+
 def begun_with(folder: str | Path, section: str, name: str) -> Any:
     """Return what a run's config.toml says of one setting; None where there is none to read."""
     path = Path(folder) / CONFIG
@@ -358,7 +377,9 @@ def _to_text(configs: Mapping[str, Any]) -> str:
 def _default(config: Any, name: str) -> Any:
     """Return what a setting is where nobody says it; None if it has to be said."""
     found = [item.default for item in fields(config) if item.name == name]
-    return None if found in ([], [MISSING]) else found[0]
+    if found in ([], [MISSING]):
+        return None
+    return list(found[0]) if isinstance(found[0], tuple) else found[0]  # as TOML has it
 
 
 def _read_state(path: Path) -> State:

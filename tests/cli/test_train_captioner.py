@@ -54,6 +54,32 @@ def test_kinds_are_found_of_a_captioner_that_has_learned(tmp_path, capsys, monke
     assert not list(tmp_path.iterdir())
 
 
+def test_other_settings_are_refused_before_clips_are_composed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    call = ["train-captioner", "digits", *QUICK, "--run", tmp_path / "run"]
+    assert run(*call, "--steps", 1) == 0
+    prepared = sorted((tmp_path / "cache").iterdir())
+    more = [*call, "--resume", "auto"]
+    for plan in ((), ("--dry-run",)):
+        capsys.readouterr()
+        assert run(*more, "--steps", 1, "--set", "clips=7", *plan) == 3
+        assert "data.clips is 6 in this run, not 7" in capsys.readouterr().err
+    assert sorted((tmp_path / "cache").iterdir()) == prepared
+    assert run(*more, "--steps", 1, "--dry-run") == 0
+
+
+def test_a_run_that_found_kinds_is_gone_on_with_by_its_configuration(tmp_path, capsys):
+    """Its file says how many there are, which the weights that it began with do not know."""
+    call = ["train-captioner", "digits", *QUICK, "--steps", 1, "--run"]
+    assert run(*call, tmp_path / "eye") == 0
+    call = ["train-captioner", "digits", "--start", tmp_path / "eye" / "last.safetensors"]
+    folder = tmp_path / "run"
+    assert run(*call, "--kinds", 8, *QUICK, "--steps", 1, "--run", folder) == 0
+    call += ["--config", folder / "config.toml", "--run", folder, "--resume", "auto"]
+    assert run(*call, "--kinds", 8) == 0
+    assert "resuming exactly" in capsys.readouterr().err
+
+
 def test_other_weights_are_refused(video_weights, tmp_path, capsys):
     clip = tmp_path / "clip.mp4"
     write_video(clip, list(torch.rand(9, 3, 24, 40)))

@@ -312,7 +312,11 @@ def test_a_decoder_learns_alone(tmp_path):
     assert torch.equal(tokenize(net, video), tokenize(trained.eval(), video))
     before, after = (model.decoder.head.weight for model in (trained, net))
     assert not torch.equal(before, after)
+    # Its codes are rounded from the first step on, unless that is asked for.
+    assert presets("tiny")["losses"].rounded_from > 0
+    assert presets("tiny", trained)["losses"].rounded_from == 0
     task = dvae_task(square, settings(), start=trained)
+    assert task.configs["losses"] == settings()["losses"]
     assert torch.equal(task.model.to_latent.weight, trained.to_latent.weight)
     assert all(parameter.requires_grad for parameter in task.model.parameters())
 

@@ -262,6 +262,20 @@ def test_appearance_is_drawn_from_when_it_is_needed(photos):
     assert (task.loss(task.model, whole, 2)["self"] > 0).all()
 
 
+def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):
+    """Even where the first example stays the same, so that what was best is no longer."""
+    truths = flow.synthetic_truths(photos, 1, 2, (64, 64))
+    longer = replace(truths[1], flow_12=truths[1].flow_12 + 1)
+
+    def data(photos, truths):
+        return flow.flow_task(flow.Material(None, photos), flow.presets("tiny"), truths).data
+
+    one = data(photos, truths)
+    assert one == data(list(photos), list(truths))
+    others = data(photos[:-1], truths), data(photos, [truths[0], longer]), data(photos, [])
+    assert len({one, *others}) == 4
+
+
 def test_a_run_resumed_as_its_students_join_is_bit_equal(photos, tmp_path):
     configs = flow.presets("tiny") | {
         "loop": loop.LoopConfig(steps=4, batch_size=2, warmup=0, threads=1),

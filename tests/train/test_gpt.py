@@ -388,6 +388,7 @@ def test_what_settings_say_is_done(material, words):
         {"hiding": 1.5},
         {"redrawn": -0.5},
         {"merges": -1},
+        {"merges": 2**15 + 1},
         {"token_frames": -1},
     ],
 )

@@ -136,6 +136,24 @@ def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
     assert "resuming approximately (threads 1 → 7) after step 12" in stream.getvalue()
 
 
+def test_says_that_muon_sums_in_another_precision(tiny, tmp_path, monkeypatch):
+    """As it does on two processors that otherwise are called the same."""
+    fast = "_is_avx512_bf16_supported"
+    monkeypatch.setattr(torch.cpu, fast, lambda: True, raising=False)
+    run(tiny.make(), tiny.config(), tmp_path)
+    monkeypatch.setattr(torch.cpu, fast, lambda: False)
+    stream = io.StringIO()
+    train(tiny.make(), tiny.config(), tmp_path, resume="auto", stream=stream)
+    told = "resuming approximately (fast torch.bfloat16 → torch.float32) after step 12"
+    assert told in stream.getvalue()
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "steps", "threads", "warmup", "workers"])
+def test_what_cannot_be_computed_with_is_refused(tiny, name):
+    with pytest.raises(ValueError, match=f"{name} must be at most"):
+        tiny.config(**{name: 10**30})
+
+
 # Exactness
 
 

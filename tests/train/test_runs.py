@@ -133,6 +133,25 @@ def test_a_path_that_is_not_utf8(tmp_path):
         pass
 
 
+@dataclass(frozen=True)
+class More(Data):
+    eyes: tuple[str, ...] = ()
+
+
+def test_a_run_of_before_a_list_was_a_setting(tmp_path):
+    before = {"sources": Data(("clips",), "")}
+    with open_run(tmp_path, before) as run:
+        run.write_config(before)
+        run.save_state(State(1, {"a": torch.tensor(1)}, {}))
+    with open_run(tmp_path, {"sources": More(("clips",), "")}, resume="auto"):
+        pass
+    with (
+        pytest.raises(InputError, match=r"sources\.eyes is None in this run, not \['one'\]"),
+        open_run(tmp_path, {"sources": More(("clips",), "", ("one",))}, resume="auto"),
+    ):
+        pass
+
+
 def test_keeps_the_newest_states(tmp_path):
     with open_run(tmp_path, {}, keep=3) as run:
         for step in (1, 2, 10, 11):
