@@ -142,7 +142,7 @@ def check_output(path: Path, *, overwrite: bool) -> None:
         if not folder.is_dir():
             raise OutputError(path, f"{folder} is not a folder")
         if not is_writable(folder):
-            raise OutputError(path, f"no permission to write in {folder}")
+            raise OutputError(path, f"no permission to write in {folder}", "name another (-o)")
     except OutputError:
         raise
     except OSError as fault:  # a name too long for the file system

@@ -66,12 +66,13 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, TEXT, VIDEO, load_gpt
+    from flowwarp.pipelines.sequences import TEXT, load_gpt
     from flowwarp.pipelines.sketches import check_kinds, kinds
     from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
+    from flowwarp.train.tokenized import grid_media
 
     trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
     first = trained.net if trained else None
@@ -100,8 +101,9 @@ def command(
     )
     configs["model"] = replace(configs["model"], kinds=0 if eye is None else kinds(eye))
     with checked_settings():
-        names = [TEXT, VIDEO, FRAME, MOTION, *([] if eye is None else [SKETCH])]
-        gpt.check_media(configs["data"], configs["losses"], names)
+        about = configs["data"]
+        media = grid_media(vae, about.size, about.frames, eye)
+        gpt.check_media(about, configs["losses"], [TEXT, *(medium.name for medium in media)])
     check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageSequence
 
+from flowwarp.data.clips import find_clips
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video import (
@@ -388,6 +389,25 @@ def test_still_webp_is_one_frame(tmp_path):
     (frame,) = read_video(tmp_path / "a.webp")
     assert frame[:, 0, 0].tolist() == [1, 0, 0]
     assert not is_animation(tmp_path / "a.webp")
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("a.MTS", "mpegts", "libx264"),
+        ("a.mpeg", "mpeg", "mpeg2video"),
+        ("a.flv", "flv", "flv1"),
+        ("a.wmv", "asf", "wmv2"),
+        ("a.3gp", "3gp", "mpeg4"),
+    ],
+)
+def test_a_folder_of_what_cameras_write(tmp_path, name, container, codec):
+    """What can be read when it is named is found where it is not."""
+    shades = [np.full((48, 64, 3), 60 * number + 20, np.uint8) for number in range(4)]
+    encode(tmp_path / name, shades, container=container, codec=codec, rate=25)
+    ((path,),) = (one.files for one in find_clips([tmp_path]))
+    means = [float(frame.mean()) for frame in read_video(path)]
+    assert means == pytest.approx([shade.mean() / 255 for shade in shades], abs=0.03)
 
 
 def test_which_files_are_animated(tmp_path):
