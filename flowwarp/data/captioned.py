@@ -4,13 +4,16 @@ Three layouts are read, also side by side in one folder:
 
 * ``captions.csv`` with the columns ``file`` and ``caption``;
 * a text file beside each video, of the same name: ``dog.mp4`` and ``dog.txt``;
-* tar files as WebDataset keeps them: members of the same stem, a video and a ``.txt`` or ``.json``.
+* tar files as WebDataset keeps them: members of the same stem, a video and a ``.txt`` or ``.json``
+  (of both the ``.txt``), and of members of the same name the last.
 
-A tar file is not unpacked: its members are read one by one, so that none can lie anywhere.
+Captions are in UTF-8. A tar file is not unpacked: its members are read one by one, so that none can
+lie anywhere.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -36,6 +39,7 @@ from flowwarp.io.video import read_video
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; part of its key
+_VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
 _TABLE = "captions.csv"
 _LARGEST_TABLE = 2**28  # bytes
 _LARGEST_TEXT = 2**16  # bytes; of one caption's file
@@ -273,30 +277,66 @@ def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
         for item in _read_table(source / _TABLE, skipped):
             listed.add(item.file)
             yield item
-    for video in list_folder(source, VIDEO_EXTENSIONS | {".webp"}):
-        text = video.with_suffix(".txt")
-        if video not in listed and text.is_file():
-            caption = _tidy(_read_text(text, skipped))
-            if caption:
-                yield _Item(video, caption)
-            else:
-                _skip(f"{video}: its caption is empty", skipped)
+    yield from _read_pairs(source, listed, skipped)
     for archive in list_folder(source, frozenset({".tar"})):
         yield from _read_tar(archive, skipped)
+
+
+def _read_pairs(folder: Path, listed: set[Path], skipped: list[str]) -> Iterator[_Item]:
+    videos = list_folder(folder, _VIDEOS)
+    texts = {text.stem: text for text in list_folder(folder, frozenset({".txt"}))}
+    for video in videos:
+        if video not in listed:
+            try:
+                caption = _read_text(video, texts.get(video.stem))
+            except InputError as fault:
+                _skip(str(fault), skipped)
+            else:
+                yield _Item(video, caption)
+    claimed = {video.stem for video in videos}
+    _report({stem: text for stem, text in texts.items() if stem not in claimed}, folder, skipped)
+
+
+def _report(texts: dict[str, Path], folder: Path, skipped: list[str]) -> None:
+    """Say of which texts the video may be one that is not known; a README.txt stands alone."""
+    for other in sorted(folder.iterdir()):
+        text = texts.get(other.stem, other)
+        if text != other:
+            known = " ".join(sorted(_VIDEOS))
+            _skip(f"{text}: has no video; {other.name} ends in none of {known}", skipped)
+
+
+def _read_text(video: Path, text: Path | None) -> str:
+    """Read the caption of a video from the file beside it.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    if text is None:
+        raise InputError(video, "has no caption")
+    with open_input(text) as (file, size):
+        caption = _tidy(_decode(video, file.read(_LARGEST_TEXT), size))
+    if not caption:
+        raise InputError(video, "its caption is empty")
+    return caption
+
+
+def _decode(video: str | Path, data: bytes, size: int) -> str:
+    """Decode the first bytes of a video's caption, which has ``size``.
+
+    Raises:
+        InputError: it is not UTF-8.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
+    try:  # NUL is UTF-8 but no text; what is cut may end within a character
+        return decoder.decode(data.replace(b"\0", b"\xff"), final=len(data) == size)
+    except UnicodeDecodeError as fault:
+        raise InputError(video, "its caption is not UTF-8", "save it as UTF-8") from fault
 
 
 def _tidy(caption: Any) -> str:
     """Make one line of a caption; nothing if it is no text."""
     return " ".join(caption.split())[:_LONGEST_CAPTION] if isinstance(caption, str) else ""
-
-
-def _read_text(path: Path, skipped: list[str]) -> str:
-    try:
-        with open_input(path) as (file, _):
-            return file.read(_LARGEST_TEXT).decode("utf-8-sig", "ignore")
-    except InputError as fault:
-        _skip(str(fault), skipped)
-        return ""
 
 
 def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
@@ -319,7 +359,9 @@ def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
             found = inside and video.is_file()
         except (OSError, ValueError):  # a name too long, or with a null byte
             found = inside = False
-        if not inside:
+        if any(row.get(None, ())):  # the caption would be cut there
+            _skip(f"{path}: row {number}: a comma too many; quote captions that hold any", skipped)
+        elif not inside:
             _skip(f"{path}: row {number}: {name!r} does not lie in this folder", skipped)
         elif not found:
             _skip(f"{video}: no such file", skipped)
@@ -377,8 +419,8 @@ def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]
 
 
 def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
-    videos: dict[str, tarfile.TarInfo] = {}
-    captions: dict[str, str] = {}
+    videos: dict[PurePosixPath, tarfile.TarInfo] = {}  # what is appended later replaces
+    texts: dict[PurePosixPath, tarfile.TarInfo] = {}
     with open_input(path) as (file, size):
         for member in _members(path, file, size):
             name = PurePosixPath(member.name)
@@ -388,33 +430,53 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
                 _skip(f"{path}: {member.name!r} leads out of its folder", skipped)
                 continue
             kind = name.suffix.lower()
-            stem = str(name.with_suffix(""))
-            if kind in VIDEO_EXTENSIONS:
-                if member.size > _LARGEST_VIDEO:
-                    _skip(f"{path}: {member.name!r} has {member.size} bytes", skipped)
-                else:
-                    videos[stem] = member
-            elif kind in (".txt", ".json") and member.size <= _LARGEST_TEXT:
-                file.seek(member.offset_data)
-                text = file.read(member.size).decode("utf-8-sig", "ignore")
-                caption = _tidy(text if kind == ".txt" else _caption_of(text))
-                if caption:
-                    captions.setdefault(stem, caption)
-    for stem, member in videos.items():
-        if stem in captions:
-            yield _Item(path, captions[stem], member.name, member.offset_data, member.size)
-        else:
-            _skip(f"{path}: {member.name!r} has no caption", skipped)
+            if kind in _VIDEOS:
+                videos[name] = member
+            elif kind in _CAPTIONS:
+                texts[name.with_suffix(kind)] = member
+        for name, member in videos.items():
+            if member.size > _LARGEST_VIDEO:
+                _skip(f"{path}: {member.name!r} has {member.size} bytes", skipped)
+                continue
+            try:
+                caption = _read_packed(file, path, name, texts)
+            except InputError as fault:
+                _skip(str(fault), skipped)
+            else:
+                yield _Item(path, caption, member.name, member.offset_data, member.size)
 
 
-def _caption_of(text: str) -> Any:
+def _read_packed(
+    file: BinaryIO, path: Path, video: PurePosixPath, texts: dict[PurePosixPath, tarfile.TarInfo]
+) -> str:
+    """Read the caption of a video in a tar file.
+
+    Raises:
+        InputError: there is none, or it is not UTF-8.
+    """
+    for kind, caption_of in _CAPTIONS.items():
+        text = texts.get(video.with_suffix(kind))
+        if text and text.size <= _LARGEST_TEXT:
+            file.seek(text.offset_data)
+            data = file.read(text.size)
+            caption = caption_of(_decode(f"{path}:{video}", data, text.size))
+            if caption:
+                return caption
+    raise InputError(path, f"{str(video)!r} has no caption")
+
+
+def _caption_of(text: str) -> str:
     try:
         table = json.loads(text)
     except (ValueError, RecursionError):
-        return None
+        return ""
     if not isinstance(table, dict):
-        return None
-    return next((table[key] for key in _CAPTION_KEYS if key in table), None)
+        return ""
+    captions = (_tidy(table.get(key)) for key in _CAPTION_KEYS)
+    return next(filter(None, captions), "")
+
+
+_CAPTIONS = {".txt": _tidy, ".json": _caption_of}  # how each is read; the first is preferred
 
 
 @contextmanager

@@ -119,6 +119,56 @@ def test_a_tar_file(load, data, film):
         assert "'002.mp4' has no caption" in skipped
 
 
+def test_an_animated_picture_in_a_tar_file(load, data, tmp_path):
+    picture = video(tmp_path / "film.webp").read_bytes()
+    store = load(pack(data / "a.tar", [("a.webp", picture), ("a.txt", b"a bar")]))
+    assert store[0].caption == "a bar"
+
+
+def test_suffixes_may_be_capitals(load, data, film):
+    (data / "DOG.MP4").write_bytes(film)
+    (data / "DOG.TXT").write_text("a dog")
+    pack(data / "cat.tar", [("CAT.MP4", film), ("CAT.TXT", b"a cat")])
+    store = load(data, frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["a dog", "a cat"]
+
+
+def test_two_videos_of_one_stem_share_their_caption(load, data, film):
+    (data / "d.mp4").write_bytes(film)
+    (data / "d.mkv").write_bytes(film)
+    (data / "d.txt").write_text("beside")
+    members = [("d.mkv", film), ("d.mp4", film), ("d.txt", b"packed")]
+    pack(data / "d.tar", members)
+    store = load(data, frames=6)
+    captions = [store[k].caption for k in range(len(store))]
+    assert captions == ["beside", "beside", "packed", "packed"]
+
+
+def test_what_is_appended_to_a_tar_file_replaces(load, data, film, tmp_path):
+    other = video(tmp_path / "other.mp4", frames=5).read_bytes()
+    old, new = json.dumps({"caption": "old"}).encode(), json.dumps({"caption": "new"}).encode()
+    members = [("a.mp4", film), ("a.txt", b"old"), ("b.mp4", film), ("b.json", old)]
+    members += [("a.mp4", other), ("a.txt", b"new"), ("b.mp4", other), ("./b.json", new)]
+    store = load(pack(data / "a.tar", members), frames=5)
+    assert [store[k].caption for k in range(len(store))] == ["new", "new"]  # 5 frames each
+    assert store.skipped == ()
+
+
+def test_a_text_is_preferred_to_json_in_a_tar_file(load, data, film):
+    table = json.dumps({"caption": "json"}).encode()
+    members = [("a.mp4", film), ("a.json", table), ("a.txt", b"text")]
+    members += [("b.mp4", film), ("b.json", table), ("b.txt", b" ")]
+    store = load(pack(data / "a.tar", members), frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["text", "json"]
+
+
+@pytest.mark.parametrize("first", ["", " \n", None, 7])
+def test_the_first_caption_that_is_text_is_taken(load, data, film, first):
+    table = json.dumps({"caption": first, "text": "real"}).encode()
+    store = load(pack(data / "a.tar", [("a.mp4", film), ("a.json", table)]))
+    assert store[0].caption == "real"
+
+
 def test_all_layouts_together(load, data, film):
     video(data / "a.mp4")
     video(data / "b.mp4")
@@ -171,6 +221,73 @@ def test_what_cannot_be_used_is_left_out(load, data, tmp_path):
     assert store[0].video.amax() > 200
     (frames,) = (tmp_path / "cache").rglob("frames.bin")
     assert frames.stat().st_size == 6 * 3 * 16 * 16
+
+
+def test_a_row_with_a_comma_too_many_is_left_out(load, data):
+    video(data / "a.mp4")
+    video(data / "b.mp4")
+    rows = ["a.mp4,a man, tall, walks left", 'b.mp4,"a man, tall"', "b.mp4,nothing is lost,,"]
+    (data / "captions.csv").write_text("file,caption\n" + "\n".join(rows))
+    store = load(data, frames=6)
+    captions = [store[k].caption for k in range(len(store))]
+    assert captions == ["a man, tall", "nothing is lost"]
+    assert "row 2: a comma too many; quote captions" in store.skipped[0]
+
+
+NOT_UTF8 = {
+    "UTF-16": "a dog".encode("utf-16"),
+    "UTF-16 without a mark": "a dog".encode("utf-16-le"),
+    "Latin-1": "un café noir".encode("latin-1"),
+    "Latin-1 at its end": "café".encode("latin-1"),
+}
+
+
+@pytest.mark.parametrize("text", NOT_UTF8.values(), ids=NOT_UTF8)
+def test_a_caption_that_is_not_utf8_is_left_out(load, data, film, text):
+    (data / "a.mp4").write_bytes(film)
+    (data / "a.txt").write_bytes(text)
+    table = b'{"caption": "' + text + b'"}'
+    members = [("b.mp4", film), ("b.txt", text), ("c.mp4", film), ("c.json", table)]
+    pack(data / "z.tar", [*members, ("d.mp4", film), ("d.txt", "\ufeffcafé".encode())])
+    store = load(data, frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["café"]
+    names = [str(data / "a.mp4"), f"{data / 'z.tar'}:b.mp4", f"{data / 'z.tar'}:c.mp4"]
+    assert list(store.skipped) == [
+        f"{name}: its caption is not UTF-8; save it as UTF-8" for name in names
+    ]
+
+
+@pytest.mark.parametrize("start", ["", "x"])
+def test_a_long_caption_may_be_cut_within_a_character(load, data, start):
+    video(data / "a.mp4")
+    (data / "a.txt").write_text(start + "ж" * 50_000, "utf-8")  # 2 bytes each
+    assert load(data)[0].caption == (start + "ж" * 1000)[:1000]
+
+
+def test_what_has_no_caption_or_no_video_is_said(load, data):
+    video(data / "a.mp4")
+    video(data / "b.mp4")
+    video(data / "c.mp4")
+    (data / "a.txt").write_text("a bar")
+    (data / "captions.csv").write_text("file,caption\nc.mp4,in the table\n")
+    (data / "c.txt").write_text("not asked")
+    (data / "fox.film").touch()
+    (data / "fox.TXT").write_text("a fox")
+    (data / "README.txt").write_text("read me")
+    store = load(data, frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["in the table", "a bar"]
+    alone, strange = store.skipped
+    assert alone == f"{data / 'b.mp4'}: has no caption"
+    assert strange.startswith(f"{data / 'fox.TXT'}: has no video; fox.film ends in none of ")
+
+
+@pytest.mark.parametrize("text", [b"", b" \n", b"caf\xe9"])
+def test_a_video_is_left_out_once(load, data, text):
+    video(data / "a.mp4")
+    video(data / "good.mp4")
+    (data / "a.txt").write_bytes(text)
+    (data / "good.txt").write_text("good")
+    assert len(load(data).skipped) == 1
 
 
 def test_frames_before_the_damage_are_used(load, data):
