@@ -60,6 +60,10 @@ def command(
 
     With --start and --keep-codes, a transformer that was trained on the codes stays of use.
 
+    A quantiser of the kind residual (preset base, and the weights base) has books of vectors that
+    are found before the first step of a new network. With --start they stay as they are, with
+    --keep-codes or without: for other footage begin anew, with --preset base.
+
     \b
     flowwarp train-dvae digits --preset tiny
     flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto

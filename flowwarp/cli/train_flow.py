@@ -72,10 +72,15 @@ def command(
     What is prepared once is kept in ~/.cache/flowwarp: the frames of DATA, and of presets small
     and base 5.5 GB of pairs with fitted flow. FLOWWARP_CACHE_DIR names another folder.
 
+    With --start the preset still says how it trains, small if none is named: 4,000 pairs are fitted
+    first, half of the steps leave out the finest level, the learning rate is that of a new network.
+    To go on from trained weights with some footage, take the settings of the third example.
+
     \b
     flowwarp train-flow clip.mp4 --preset tiny
     flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
-    flowwarp train-flow clips/ --start base --steps 500 --set loop.learning_rate=1e-4
+    flowwarp train-flow clips/ --start base --steps 500 --set fitted_pairs=500 \\
+        --set coarse_until=0 --set learning_rate=1e-4 --set validate_every=100
     flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
     flowwarp train-flow /data/sintel --recipe sintel --val /data/kitti --val-recipe kitti2015
     """  # noqa: D301 - click wants the character itself
