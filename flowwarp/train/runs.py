@@ -310,9 +310,11 @@ def check_settings(
 
     Raises:
         InputError: the run cannot be resumed with this configuration; the first key is named.
+        OutputError: its config.toml is no file.
     """
     folder = Path(folder)
     if resume == "auto" and any(folder.glob(_STATES)):
+        check_regular(folder / CONFIG)
         _check_configs(folder / CONFIG, configs, free, resume)
 
 

@@ -15,7 +15,7 @@ from flowwarp.io._files import atomic_output
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.train.loop import train
 from flowwarp.train.mishaps import FullDisk
-from flowwarp.train.runs import State, open_run
+from flowwarp.train.runs import State, check_settings, open_run
 
 
 def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path):
@@ -150,6 +150,26 @@ def test_a_run_of_before_a_list_was_a_setting(tmp_path):
         open_run(tmp_path, {"sources": More(("clips",), "", ("one",))}, resume="auto"),
     ):
         pass
+
+
+def test_settings_can_be_checked_before_a_run_is_opened(tmp_path):
+    """Nothing is written, and nothing waited for."""
+    before, other = ({"sources": Data(("clips",), val)} for val in ("", "more"))
+    check_settings(tmp_path, other, frozenset(), "auto")
+    with open_run(tmp_path, before) as run:
+        run.write_config(before)
+        run.save_state(State(1, {"a": torch.tensor(1)}, {}))
+    kept = sorted(tmp_path.iterdir())
+    check_settings(tmp_path, before, frozenset(), "auto")
+    check_settings(tmp_path, other, frozenset({"sources.val"}), "auto")
+    check_settings(tmp_path, other, frozenset(), "changed")
+    with pytest.raises(InputError, match=r"sources\.val is '' in this run, not 'more'"):
+        check_settings(tmp_path, other, frozenset(), "auto")
+    assert sorted(tmp_path.iterdir()) == kept
+    (tmp_path / "config.toml").unlink()
+    os.mkfifo(tmp_path / "config.toml")
+    with pytest.raises(OutputError, match="is not a regular file"):
+        check_settings(tmp_path, before, frozenset(), "auto")
 
 
 def test_keeps_the_newest_states(tmp_path):
