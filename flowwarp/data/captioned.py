@@ -262,7 +262,7 @@ def count_captioned(source: str | Path) -> int:
 def _list(source: str | Path, skipped: list[str]) -> list[_Item]:
     items = list(_find(Path(source), skipped))
     if not items:
-        layouts = f"it needs {_TABLE}, videos with .txt beside them, or .tar files"
+        layouts = f"it needs {_TABLE} (of files here or below), videos with .txt, or .tar files"
         raise InputError(source, skipped[0] if skipped else "holds no captioned video", layouts)
     return items
 
