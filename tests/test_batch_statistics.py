@@ -53,6 +53,7 @@ ALLOWED = {
     "train/gpt.begin_codes": "over the codes of a book: before training",
     "train/loop._Loop.gradients": "sums of examples, over a number that is fixed",
     "train/loop._Loop.save": "whether weights are finite",
+    "train/optimizers._orthogonalise": "the norm of a matrix of weights",
     "train/upsampler.upsampler_task.validate": "the figures of a validation",
 }
 
