@@ -137,12 +137,20 @@ def _usable_device(context: click.Context, option: click.Parameter, device: str)
     return device
 
 
-def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, Any]:
+def configure(
+    configs: Mapping[str, Any], given: TrainingOptions, later: Sequence[str] = ()
+) -> dict[str, Any]:
     """Return a preset's configurations with what the options say; later ones win.
 
     It comes before what takes long, so it also refuses to begin a run where there is one or nothing
     can be written, and to write event files without TensorBoard. Where bfloat16 is slow, presets
     train in float32, but a run stays with what it began with.
+
+    Args:
+        configs: the preset's.
+        given: what the options say.
+        later: settings of the network that training itself changes; what a configuration file, such
+            as a run's, says of them is passed over.
 
     Raises:
         InputError: an unknown key or a wrong value, or TensorBoard is not installed.
@@ -169,6 +177,8 @@ def configure(configs: Mapping[str, Any], given: TrainingOptions) -> dict[str, A
         precision = begun
     preset = {**configs, "loop": replace(configs["loop"], precision=precision)}
     changed = read_toml(given.config, preset, (_SOURCES,)) if given.config else preset
+    kept = {name: getattr(preset["model"], name) for name in later}
+    changed = {**changed, "model": replace(changed["model"], **kept)}
     asked = {"steps": given.steps, "seed": given.seed}
     changes = {name: value for name, value in asked.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
@@ -196,17 +206,14 @@ def configure_start(
         net: that of ``--start``, whose configuration is the preset's then; None if there is none.
         preset: the configurations.
         given: what the options say.
-        later: settings of the network that training itself changes, so that the config.toml of a
-            run says something else of them than these weights.
+        later: see :func:`configure`.
 
     Raises:
         InputError, OutputError: as :func:`configure` does, or its weights do not fit the settings.
     """
     if net is None:
         return configure(preset, given), None
-    own: Any = net.config
-    configs = configure({**preset, "model": own}, given)
-    configs["model"] = replace(configs["model"], **{name: getattr(own, name) for name in later})
+    configs = configure({**preset, "model": net.config}, given, later)
     return configs, _reconfigured(net, configs["model"])
 
 
@@ -257,7 +264,8 @@ def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingO
     Of its network not all is known by then; of the rest nothing is changed any more.
 
     Raises:
-        InputError: the first setting that differs.
+        InputError: the first setting that differs, or there is no state to go on from.
+        OutputError: its config.toml is no file.
     """
     from flowwarp.train.loop import FREE
     from flowwarp.train.runs import check_settings

@@ -41,6 +41,7 @@ _LOG = logging.getLogger(__name__)
 _VERSION = 1  # of the cache; part of its key
 _VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
 _TABLE = "captions.csv"
+_OTHER = {".csv", ".tar", ".txt"}  # what else lies in such folders
 _LARGEST_TABLE = 2**28  # bytes
 _LARGEST_TEXT = 2**16  # bytes; of one caption's file
 _LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
@@ -301,7 +302,7 @@ def _report(texts: dict[str, Path], folder: Path, skipped: list[str]) -> None:
     """Say of which texts the video may be one that is not known; a README.txt stands alone."""
     for other in sorted(folder.iterdir()):
         text = texts.get(other.stem, other)
-        if text != other:
+        if text != other and other.is_file() and other.suffix.lower() not in _OTHER:
             known = " ".join(sorted(_VIDEOS))
             _skip(f"{text}: has no video; {other.name} ends in none of {known}", skipped)
 

@@ -49,6 +49,7 @@ MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which dr
 Batch = Mapping[str, Tensor]
 
 
+_BEFORE = {"muon": str(torch.bfloat16)}  # what held where a state does not say it
 # Of some settings; more is a slip of the finger, or cannot be computed with.
 _MOST = {
     **dict.fromkeys(("learning_rate", "muon"), 1e6),
@@ -457,7 +458,7 @@ class _Loop:
         if self.before is None:
             return
         now = self._circumstances()
-        before = now | self.before  # older states do not say all of it
+        before = now | _BEFORE | self.before  # older states do not say all of it
         changed = [key for key, value in now.items() if before[key] != value]
         # Of other examples; but on another machine the same ones may be rounded otherwise.
         if "data" in changed or changed == ["examples"]:
@@ -469,6 +470,8 @@ class _Loop:
     def _circumstances(self) -> dict[str, str]:
         """Return what bits hang on besides the configuration."""
         about = {"data": self.task.data, "examples": self._first_example}
+        if self.config.muon:
+            about["muon"] = str(fast_dtype(self.device))
         return _machine(self.device, self.world) | about
 
     @cached_property
@@ -841,7 +844,6 @@ def _machine(device: torch.device, world: int) -> dict[str, str]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
-        "fast": str(fast_dtype(device)),  # in which Muon sums
         "threads": str(torch.get_num_threads()),
         "processes": str(world),
     }

@@ -221,17 +221,12 @@ def open_run(
                 remove_abandoned(left)
         if resume == "never":
             refuse_run(folder)
-        elif _has_weights(folder) and not any(folder.glob(_STATES)):
-            raise InputError(
-                folder,
-                "has weights, but no state to go on from",
-                "begin another run with them (--start)",
-            )
+        begun = _is_begun(folder)
         for name in (CONFIG, METRICS):
             check_regular(folder / name)
         _refuse_foreign(folder)
         run = Run(folder, keep)
-        if any(folder.glob(_STATES)):
+        if begun:
             run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
         try:
             yield run
@@ -254,6 +249,19 @@ def refuse_run(folder: str | Path) -> None:
         raise OutputError(
             folder, "holds a run already", "resume it (--resume auto), or name another"
         )
+
+
+def _is_begun(folder: Path) -> bool:
+    """Say whether a run has states to go on from.
+
+    Raises:
+        InputError: it has none, but weights, which beginning anew would write over.
+    """
+    begun = any(folder.glob(_STATES))
+    if _has_weights(folder) and not begun:
+        problem = "has weights, but no state to go on from"
+        raise InputError(folder, problem, "begin another run with them (--start)")
+    return begun
 
 
 def _has_weights(folder: Path) -> bool:
@@ -313,7 +321,7 @@ def check_settings(
         OutputError: its config.toml is no file.
     """
     folder = Path(folder)
-    if resume == "auto" and any(folder.glob(_STATES)):
+    if resume != "never" and _is_begun(folder) and resume == "auto":
         check_regular(folder / CONFIG)
         _check_configs(folder / CONFIG, configs, free, resume)
 

@@ -78,6 +78,9 @@ def test_a_run_that_found_kinds_is_gone_on_with_by_its_configuration(tmp_path, c
     call += ["--config", folder / "config.toml", "--run", folder, "--resume", "auto"]
     assert run(*call, "--kinds", 8) == 0
     assert "resuming exactly" in capsys.readouterr().err
+    for setting in ("kinds=7", "vocabulary=9"):
+        assert run(*call, "--kinds", 8, "--set", f"model.{setting}") == 3
+        assert "does not fit the weights of --start" in capsys.readouterr().err
 
 
 def test_other_weights_are_refused(video_weights, tmp_path, capsys):

@@ -274,6 +274,9 @@ def test_what_has_no_caption_or_no_video_is_said(load, data):
     (data / "fox.film").touch()
     (data / "fox.TXT").write_text("a fox")
     (data / "README.txt").write_text("read me")
+    (data / "captions.txt").write_text("about the table")
+    (data / "notes").mkdir()
+    (data / "notes.txt").write_text("about the notes")
     store = load(data, frames=6)
     assert [store[k].caption for k in range(len(store))] == ["in the table", "a bar"]
     alone, strange = store.skipped

@@ -136,16 +136,26 @@ def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
     assert "resuming approximately (threads 1 → 7) after step 12" in stream.getvalue()
 
 
-def test_says_that_muon_sums_in_another_precision(tiny, tmp_path, monkeypatch):
-    """As it does on two processors that otherwise are called the same."""
+@pytest.mark.parametrize("muon", [0.5, 0.0])
+def test_says_that_muon_sums_in_another_precision(tiny, tmp_path, monkeypatch, muon):
+    """As it does on two processors that otherwise are called the same; states of before did so."""
     fast = "_is_avx512_bf16_supported"
+    config = tiny.config(muon=muon)
+
+    def task():
+        return tiny.make(matrices=("first",))
+
     monkeypatch.setattr(torch.cpu, fast, lambda: True, raising=False)
-    run(tiny.make(), tiny.config(), tmp_path)
+    run(task(), config, tmp_path / "new")
+    with monkeypatch.context() as patch:
+        patch.setattr("flowwarp.train.loop._Loop._circumstances", lambda _: {"data": ""})
+        run(task(), config, tmp_path / "old")
     monkeypatch.setattr(torch.cpu, fast, lambda: False)
-    stream = io.StringIO()
-    train(tiny.make(), tiny.config(), tmp_path, resume="auto", stream=stream)
-    told = "resuming approximately (fast torch.bfloat16 → torch.float32) after step 12"
-    assert told in stream.getvalue()
+    for name in ("new", "old"):
+        stream = io.StringIO()
+        train(task(), config, tmp_path / name, resume="auto", stream=stream)
+        told = "muon torch.bfloat16 → torch.float32" in stream.getvalue()
+        assert told == bool(muon)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "steps", "threads", "warmup", "workers"])

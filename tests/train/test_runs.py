@@ -166,6 +166,10 @@ def test_settings_can_be_checked_before_a_run_is_opened(tmp_path):
     with pytest.raises(InputError, match=r"sources\.val is '' in this run, not 'more'"):
         check_settings(tmp_path, other, frozenset(), "auto")
     assert sorted(tmp_path.iterdir()) == kept
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "last.safetensors").touch()
+    with pytest.raises(InputError, match="has weights, but no state"):
+        check_settings(tmp_path / "broken", before, frozenset(), "auto")
     (tmp_path / "config.toml").unlink()
     os.mkfifo(tmp_path / "config.toml")
     with pytest.raises(OutputError, match="is not a regular file"):

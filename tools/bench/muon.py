@@ -1,9 +1,10 @@
-"""Time a step of Muon, for the matrices of each network that has it, beside torch's own.
+"""Time a step of Muon for matrices of the discrete VAE, the transformer and the upsampler.
 
 Usage: python tools/bench/muon.py [--rounds 5] [--threads 1] [--only gpt]
 
-`torch.optim.Muon` sums in bfloat16 on any processor, ours in float32 where that is faster. Networks
-are those of the base presets; gradients are random, which costs the same as others.
+Beside torch's own: `torch.optim.Muon` sums in bfloat16 on any processor, ours in float32
+where that is faster. Networks are those of the base presets; gradients are random, which costs the
+same as others.
 """
 
 from __future__ import annotations
