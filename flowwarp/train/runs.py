@@ -321,7 +321,10 @@ def check_settings(
         OutputError: its config.toml is no file.
     """
     folder = Path(folder)
-    if resume != "never" and _is_begun(folder) and resume == "auto":
+    if resume == "never":  # that is refused where there is anything
+        return
+    begun = _is_begun(folder)
+    if begun and resume == "auto":
         check_regular(folder / CONFIG)
         _check_configs(folder / CONFIG, configs, free, resume)
 
