@@ -288,6 +288,7 @@ def captioner_task(
         metric="nats",
         notes={VOCABULARY: words.to_json()},
         matrices=("see", "think", "show", "read", "tell"),
+        trained=start is not None,
     )
 
 

@@ -192,4 +192,5 @@ def classifier_task(
         validate=validate,
         metric="error",
         matrices=("see", "join"),
+        trained=start is not None,
     )

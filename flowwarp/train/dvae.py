@@ -426,6 +426,7 @@ def dvae_task(
         samples=samples,
         prepare=prepare,
         matrices=("encoder", "decoder"),
+        trained=start is not None,
     )
 
 

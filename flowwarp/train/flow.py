@@ -597,6 +597,7 @@ def flow_task(
         metric="epe" if truths else "loss",
         samples=samples,
         prepare=prepare,
+        trained=start is not None,
     )
 
 

@@ -610,6 +610,7 @@ def gpt_task(
         notes=_notes(material, words, dvae, start),
         layers=("blocks", "inner"),
         matrices=("join", "place", "blocks", "foretold", "earlier", "inner"),
+        trained=start is not None,
     )
 
 

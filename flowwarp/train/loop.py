@@ -167,6 +167,8 @@ class Task:
             (`LoopConfig.muon`); none, and it may not.
         prepare: called once, when the run is sure to begin, for what takes long: data to make.
         data: names what examples are made of, so far as the first of them does not tell.
+        trained: whether the network has been trained before. Then it is validated before the first
+            step, too: what comes of it has to be better to be the best.
     """
 
     name: str
@@ -182,6 +184,7 @@ class Task:
     matrices: tuple[str, ...] = ()
     prepare: Callable[[], None] | None = None
     data: str = ""
+    trained: bool = False
 
 
 @dataclass(frozen=True)
@@ -546,6 +549,9 @@ class _Loop:
         if self.step:  # resumed: a state is saved before its weights, and what is due at its step
             self.save_weights(LAST, self.to_use(), {})
             self.duties(owed=self.owed)
+        elif self.task.trained:
+            self.save()  # no weights without a state, which nothing could go on from
+            self.duties()
         started = time.monotonic() - self.seconds
         with _prepared(self._load, self._wanted(), config.workers) as batches:
             while self.step < config.steps:

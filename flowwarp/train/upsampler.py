@@ -496,6 +496,7 @@ def upsampler_task(
         validate=validate,
         samples=samples,
         matrices=("down", "up", "shrink", "grow"),
+        trained=start is not None,
     )
 
 

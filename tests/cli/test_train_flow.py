@@ -70,6 +70,8 @@ def test_goes_on_from_a_trained_network(frames, tmp_path, capsys):
     assert run("train-flow", frames, *QUICK, *options) == 0
     tensors, card = load_weights(json.loads(capsys.readouterr().out)["weights"], "flownet")
     assert card.config["projected"] == 24
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert [line["step"] for line in lines if line["split"] == "val"] == [0, 1]
     for name, tensor in net.state_dict().items():
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-9)
 

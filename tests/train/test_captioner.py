@@ -167,6 +167,8 @@ def test_goes_on_from_other_weights(kept):
     first = captioner_task(kept[0], {"val": kept[1]}, configs())
     torch.nn.init.normal_(first.model.head.weight)
     again = captioner_task(kept[0], {"val": kept[1]}, configs(), start=(first.model, WORDS))
+    assert again.trained
+    assert not first.trained
     for name, tensor in again.model.state_dict().items():
         assert torch.equal(tensor, first.model.state_dict()[name])
 

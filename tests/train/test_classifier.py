@@ -187,6 +187,7 @@ def test_goes_on_from_a_trained_network():
     other = replace(MODEL, widths=tuple(2 * width for width in MODEL.widths))
     task = classifier_task(source, 4, sizes | {"model": other}, start=known)
     assert task.configs["model"] == MODEL
+    assert task.trained
     state = task.model.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in known.state_dict().items())
 

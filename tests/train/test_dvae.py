@@ -306,6 +306,7 @@ def test_a_decoder_learns_alone(tmp_path):
     trained = DVAE(replace(TINY, widths=(16, 32, 64)))
     task = dvae_task(square, settings(), start=trained, keep_codes=True)
     assert task.configs["model"] == trained.config
+    assert task.trained
     loop.train(task, settings()["loop"], tmp_path / "run")
     net = load_dvae(tmp_path / "run" / "last.safetensors")
     video = square(0, 1).video

@@ -366,6 +366,7 @@ def test_what_settings_say_is_done(material, words):
     configs = settings() | {"data": replace(DATA, text_limit=3)}
     start = MediaGPT(GPT(replace(SIZES, vocabulary=words.size)), words)
     task = gpt_task(material, configs, start=start)
+    assert task.trained
     assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3
     task = gpt_task(material, configs, vocabulary=words)
     assert vocabulary_from_json(task.notes[VOCABULARY], "notes").text_limit == 3

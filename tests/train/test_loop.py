@@ -389,6 +389,34 @@ def test_the_validation_at_the_end_counts_when_a_run_goes_on(tiny, tmp_path, ste
     assert told[:3] == [(4, 3.0), (8, 2.0), (11, 1.0)]
 
 
+def test_what_was_trained_before_has_to_be_bettered(tiny, tmp_path):
+    task = replace(tiny.make(), trained=True)
+    begun = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
+    losses = iter([1.0, 3.0, 2.0, 4.0])
+    worse = replace(task, validate=lambda model: {"error": next(losses)})
+    result = run(worse, tiny.config(), tmp_path / "worse")
+    assert result.best == (1.0, 0)
+    assert [line["step"] for line in metrics(tmp_path / "worse") if line["split"] == "val"] == [
+        0, 4, 8, 12,
+    ]  # fmt: skip
+    kept, _ = load_tensors(result.weights)
+    assert all(torch.equal(kept[name], tensor) for name, tensor in begun.items())
+    assert run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "better").best[1] == 12
+
+
+def test_stops_while_the_beginning_is_validated(tiny, tmp_path):
+    run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "whole")
+
+    def validate(model):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("the signal came too late")
+
+    with pytest.raises(Stopped):
+        run(replace(tiny.make(), trained=True, validate=validate), tiny.config(), tmp_path / "cut")
+    run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "cut", resume="auto")
+    assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
+
+
 def test_what_is_measured_anew_is_known_after_a_stop(tiny, tmp_path):
     """Before the run that was told of it has saved anything."""
     run(replace(tiny.make(), validate=lambda model: {"error": 0.0}), tiny.config(), tmp_path)

@@ -542,3 +542,5 @@ def test_samples_and_validation_of_a_task():
     assert set(pictures) == {"clip0", "slice0", "clip1", "slice1"}
     assert figures["loss"] > 0
     assert figures == again
+    assert upsampler_task(source, CODEC, configs(), start=model).trained
+    assert not task.trained
