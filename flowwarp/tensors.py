@@ -46,6 +46,17 @@ def check_pixels(image: Tensor, name: str) -> None:
         raise ValueError(f"{name} must have pixels, got shape {_shape(image)}")
 
 
+def check_range(image: Tensor, name: str) -> None:
+    """Refuse an image that is in 0 … 255 rather than in [0, 1]; what rings may overshoot a little.
+
+    Raises:
+        ValueError: a value is beyond 2.
+    """
+    largest = float(image.detach().amax()) if image.numel() else 0.0
+    if largest > 2:
+        raise ValueError(f"{name} must be in [0, 1], its largest value is {largest:g}")
+
+
 def check_video(video: Tensor, name: str = "video") -> None:
     """Check that ``video`` is (B, T, C, H, W), floating point, and not empty.
 

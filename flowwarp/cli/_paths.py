@@ -91,6 +91,22 @@ def wants_folder(inputs: Sequence[str], output: str) -> bool:
     return several or output.endswith(("/", os.sep)) or is_folder(output)
 
 
+def check_folder_name(name: str, problem: str) -> None:
+    """Refuse what names a file where a folder is meant, unless there is such a folder.
+
+    Args:
+        name: what a user gave.
+        problem: what to say of it.
+
+    Raises:
+        click.UsageError: it does.
+    """
+    kind = Path(name).suffix.lower()
+    known = FLOW_EXTENSIONS | IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
+    if kind in known and not wants_folder((), name):
+        raise click.UsageError(f"{problem} {name!r}")
+
+
 def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[Path]:
     """Name a result in ``folder`` for each source, with the source's stem.
 

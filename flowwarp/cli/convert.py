@@ -47,8 +47,8 @@ def command(
     folder = _paths.wants_folder(inputs, output)
     if folder and to is None:
         raise click.UsageError("say --to FORMAT when OUT is a folder")
-    if folder and Path(output).suffix.lower() in FLOW_EXTENSIONS and not Path(output).is_dir():
-        raise click.UsageError(f"many inputs need a folder, but OUT {output!r} names a file")
+    if folder:
+        _paths.check_folder_name(output, "many inputs need a folder, but OUT is")
     if extension not in FLOW_EXTENSIONS or (
         not folder and Path(output).suffix.lower() != extension
     ):

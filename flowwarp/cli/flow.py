@@ -393,8 +393,7 @@ def _check_outputs(given: Options, job: Job) -> None:
     ):
         if root is None:
             continue
-        if root.suffix.lower() in FLOW_EXTENSIONS and not _paths.is_folder(root):
-            raise click.UsageError(f"many pairs need a folder, but {option} is {str(root)!r}")
+        _paths.check_folder_name(str(root), f"many pairs need a folder, but {option} is")
     for root in (job.folder, *job.others):
         if os.path.lexists(root) and not root.is_dir():
             raise OutputError(root, "is a file, not a folder", "name a folder")

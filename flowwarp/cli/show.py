@@ -74,7 +74,8 @@ def command(
     FLOW is one or more files, folders or globs, without the pictures that this put there. Without
     -o, the picture of NAME.flo is NAME_flow.png beside it; the paths written are printed on
     stdout. Without --max it is, for each file, what 99 % of the moving pixels do not exceed; a
-    video has one for all its frames.
+    video has one for all its frames. In .mp4, .m4v, .mov and .mkv, which hold even sizes only, an
+    odd last column or row is repeated.
 
     \b
     flowwarp show a.flo --legend                             a_flow.png
@@ -179,8 +180,7 @@ def _name_targets(
             raise click.UsageError("--image and --error make a picture: OUT cannot be a video")
         return [Path(output)]
     if _paths.wants_folder(inputs, output):
-        if kind in IMAGE_EXTENSIONS and not Path(output).is_dir():
-            raise click.UsageError(f"many inputs need a folder or video, but OUT is {output!r}")
+        _paths.check_folder_name(output, "many inputs need a folder or video, but OUT is")
         return _paths.name_outputs(sources, Path(output), extension)
     known = VIDEOS if view.flicker else VIDEOS | IMAGE_EXTENSIONS
     if kind not in known:

@@ -108,6 +108,9 @@ def command(
     with frame 1. Without -o, image.jpg becomes image_warped.png, clip.mp4 clip_warped.mp4, and
     folder NAME folder NAME_warped. The paths written are printed on stdout.
 
+    Of a video, sound is lost, a varying rate becomes its average, and in .mp4, .m4v, .mov and .mkv,
+    which hold even sizes only, an odd last column or row is repeated.
+
     Of a folder of frames, each that is done is noted in OUT/manifest.jsonl, and one that cannot be
     read does not stop the others. The same command then goes on where it was, and tries again what
     had failed.
@@ -216,6 +219,8 @@ def _list_jobs(
     else:
         sources = _paths.expand_inputs([image], IMAGE_EXTENSIONS)
         first = 0 if shared else _first_frame(flows, len(sources), motion)
+        if not shared:
+            _tell_order(sources, flows)
         pairs = list(zip(sources[first:], flows * len(sources) if shared else flows, strict=False))
         sources = [source for source, _ in pairs]
         targets = _name_pictures(image, sources, output or _default_output(image), "OUT")
@@ -246,6 +251,16 @@ def _first_frame(flows: Sequence[Path], frames: int, motion: Motion) -> int:
     )
 
 
+def _tell_order(sources: Sequence[Path], flows: Sequence[Path]) -> None:
+    """Say so if flows, which are taken in their order, have the names of other frames."""
+    names = {source.stem for source in sources}
+    for source, flow in zip(sources, flows, strict=False):
+        if flow.stem in names and flow.stem != source.stem:
+            line = f"{flow}: is taken as the flow of {source.name}: the names do not agree"
+            click.echo(f"flowwarp: {line}", err=True)
+            return
+
+
 def _default_output(image: str) -> str:
     path = Path(image)
     if path.is_dir():
@@ -265,13 +280,11 @@ def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> l
     """Return where the picture of each source goes; ``name`` is the option's."""
     from flowwarp.io._files import IMAGE_EXTENSIONS
 
-    kind = Path(output).suffix.lower()
     if _paths.wants_folder([image], output):
-        if kind in IMAGE_EXTENSIONS and not is_folder_name(output):
-            raise click.UsageError(f"many frames need a folder, but {name} is {output!r}")
+        _paths.check_folder_name(output, f"many frames need a folder, but {name} is")
         return _paths.name_outputs(sources, Path(output), ".png")
     known = IMAGE_EXTENSIONS if name == "OUT" else {".png"}
-    if kind not in known:
+    if Path(output).suffix.lower() not in known:
         raise click.UsageError(f"{name} must end in {', '.join(sorted(known))}, got {output!r}")
     return [Path(output)]
 

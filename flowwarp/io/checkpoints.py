@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -167,6 +168,16 @@ def bundled_weights(name: str, remedy: str) -> Path:
     raise InputError(name, "this package has no weights of it", remedy)
 
 
+def _shipped(model: str) -> str:
+    """Return the names of a network's weights in the package."""
+    try:
+        files = sorted(bundled("weights").glob(f"{model}_*.safetensors"))
+    except FileNotFoundError:
+        files = []
+    names = [file.stem.removeprefix(f"{model}_") for file in files]
+    return " and ".join(names) or "none"
+
+
 def build(
     path: str | Path, model: str, make: Callable[[Mapping[str, Any]], Network]
 ) -> tuple[Network, Card]:
@@ -185,6 +196,9 @@ def build(
     Raises:
         InputError: not such a file, broken, of another network, or its card is of another one.
     """
+    if not os.path.lexists(path):
+        remedy = f"the package has {_shipped(model)}" if Path(path).suffix == "" else None
+        raise InputError(path, "no such file or directory", remedy)
     tensors, card = load_weights(path, model)
     settings = {
         name: tuple(value) if isinstance(value, list) else value
@@ -194,7 +208,7 @@ def build(
         with _Blank():
             with torch.device("meta"), at_most(4 * len(tensors) + 64):
                 check_fit(make(settings), tensors, path)
-            net = make(settings)
+            net = make(settings).float()  # whatever torch's default is
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as fault:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.warping import compute_dtype, warp
+from flowwarp.tensors import check_image, check_same_grid
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -26,12 +27,16 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     Returns:
         (B,); 0 for an example whose mask is empty.
 
+    Raises:
+        ValueError: the mask does not fit.
+
     >>> values = torch.tensor([[[[1.0, 3.0]]], [[[5.0, 7.0]]]])
     >>> masked_mean(values, torch.tensor([[[[True, False]]], [[[False, False]]]]))
     tensor([1., 0.])
     """
     if mask is None:
         return values.mean((1, 2, 3))
+    _check_mask(mask, values)
     weight = mask.to(values.dtype)
     # 0 * inf is NaN: what the mask leaves out must not count, whatever it is.
     kept = torch.where(weight > 0, values * weight, 0)
@@ -57,12 +62,14 @@ def masked_charbonnier(
         epsilon: as for :func:`charbonnier`.
     """
     if mask is not None:  # of what is infinite the gradient would be NaN, though it is left out
+        _check_mask(mask, difference)
         difference = torch.where(mask > 0, difference, 0)
     return masked_mean(charbonnier(difference, epsilon), mask)
 
 
 def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
+    _check_pair(image1, warped2)
     return masked_charbonnier(image1 - warped2, mask)
 
 
@@ -77,6 +84,8 @@ def census_loss(
     distance = census_distance(image1, warped2, radius)
     inner = torch.zeros_like(distance, dtype=torch.bool)
     inner[..., radius : -radius or None, radius : -radius or None] = True
+    if mask is not None:
+        _check_mask(mask, distance)
     weight = inner if mask is None else inner * mask
     return masked_charbonnier(distance, weight)
 
@@ -91,6 +100,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
     Returns:
         (B, C, H, W); windows continue over the edge by reflection.
     """
+    _check_pair(image1, image2)
     c1, c2 = 0.01**2, 0.03**2  # the paper's constants for a range of 1
     # The square of a mean is nearly the mean of squares: halves would leave little but rounding.
     dtype = torch.promote_types(image1.dtype, image2.dtype)
@@ -113,6 +123,7 @@ def ssim_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Te
 
 def gradient_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compare derivatives (Brox et al., ECCV 2004, equation 2): blind to added light, (B,)."""
+    _check_pair(image1, warped2)
     difference = image1 - warped2
     dx, dy = gradients(difference)
     return masked_charbonnier(dx, mask) + masked_charbonnier(dy, mask)
@@ -144,6 +155,20 @@ def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor
     # Only the crop's positions are read; the flow around it is anything.
     warped, valid = warp(image2, F.pad(flow, (margin,) * 4), mask=True)
     return warped[..., inner, inner], valid[..., inner, inner]
+
+
+def _check_pair(image1: Tensor, image2: Tensor) -> None:
+    """Refuse images of which one would be spread over the other."""
+    check_image(image1, "the first image")
+    check_image(image2, "the second image")
+    check_same_grid(image2, "the second image", image1, image1.shape[1])
+
+
+def _check_mask(mask: Tensor, values: Tensor) -> None:
+    """Refuse a mask that would be spread over channels or examples."""
+    if mask.ndim != 4:
+        raise ValueError(f"mask must be (B, 1, H, W), got shape {tuple(mask.shape)}")
+    check_same_grid(mask, "mask", values, 1)
 
 
 def _reflect(image: Tensor, width: int) -> Tensor:

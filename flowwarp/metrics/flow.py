@@ -54,7 +54,8 @@ def epe(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
     >>> epe(torch.zeros(1, 2, 1, 1), torch.tensor([3.0, 4.0]).view(1, 2, 1, 1))
     tensor([5.])
     """
-    return _mean(endpoint_error(flow, target), valid)
+    flow, target = _checked(flow, target, valid)
+    return _mean(_length(flow - target), valid)
 
 
 def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -78,7 +79,7 @@ def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tens
     >>> fl_all(target + torch.tensor([4.0, 0.0]).view(1, 2, 1, 1), target)  # 40 % off, and 4 %
     tensor([50.])
     """
-    flow, target = _checked(flow, target)
+    flow, target = _checked(flow, target, valid)
     error = _length(flow - target)
     # Asking for the good pixels makes NaN an outlier.
     good = (error <= 3) | (error <= 0.05 * _length(target))
@@ -106,7 +107,7 @@ def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) 
     >>> angular_error(torch.zeros(1, 2, 1, 1), torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
     tensor([45.])
     """
-    flow, target = _checked(flow, target)
+    flow, target = _checked(flow, target, valid)
     (u, v), (u_true, v_true) = flow.unbind(1), target.unbind(1)
     # The angle by its tangent, |a × b| / a · b: an arc cosine near 1 cannot tell 0.02° from 0.
     cross = torch.stack((v - v_true, u_true - u, u * v_true - v * u_true), 1)
@@ -116,12 +117,22 @@ def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) 
     return _mean(torch.where(dot.isfinite(), angle, torch.nan), valid)
 
 
-def _checked(flow: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Check both and return them in one dtype in which a sum over an image is exact enough."""
+def _checked(flow: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Check all and return both in one dtype in which a sum over an image is exact enough.
+
+    What is not valid may be NaN. Both are 0 there, or the gradient would be NaN, too.
+    """
     check_flow(flow)
     check_flow(target, "target", like=flow)
     dtype = torch.promote_types(torch.promote_types(flow.dtype, target.dtype), torch.float32)
-    return flow.to(dtype), target.to(dtype)
+    flow, target = flow.to(dtype), target.to(dtype)
+    if valid is None:
+        return flow, target
+    check_same_grid(valid, "valid", flow)
+    if valid.ndim != 4 or valid.shape[1] != 1:
+        raise ValueError(f"valid must be (B, 1, H, W), got shape {tuple(valid.shape)}")
+    counted = valid.bool()
+    return torch.where(counted, flow, 0), torch.where(counted, target, 0)
 
 
 def _length(vector: Tensor) -> Tensor:
@@ -130,13 +141,7 @@ def _length(vector: Tensor) -> Tensor:
 
 
 def _mean(error: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of (B, 1, H, W) over the valid pixels of each example."""
+    """Mean of (B, 1, H, W) over the valid pixels of each example; 0 is the error of all others."""
     if valid is None:
         return error.mean(dim=(1, 2, 3))
-    check_same_grid(valid, "valid", error)
-    if valid.ndim != 4 or valid.shape[1] != 1:
-        raise ValueError(f"valid must be (B, 1, H, W), got shape {tuple(valid.shape)}")
-    counted = valid.bool()
-    # Selected rather than multiplied: what is not valid may be NaN.
-    total = torch.where(counted, error, 0).sum(dim=(1, 2, 3))
-    return total / counted.sum(dim=(1, 2, 3))
+    return error.sum(dim=(1, 2, 3)) / valid.bool().sum(dim=(1, 2, 3))

@@ -15,6 +15,7 @@ by direction, after the mean over both frames is taken off, without which all di
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -71,8 +72,7 @@ TINY = FlowNetConfig(
 )
 
 
-@dataclass(frozen=True)
-class FlowPyramid:
+class FlowPyramid(NamedTuple):  # which torch.export knows, unlike dataclasses
     """Flow of one direction.
 
     Args:
@@ -184,9 +184,9 @@ class Decoder(nn.Module):
         """
         steps = torch.arange(-self.radius, self.radius + 1, device=cost.device)
         dy, dx = torch.meshgrid(steps, steps, indexing="ij")
-        offsets = torch.stack([dx.flatten(), dy.flatten()]) / self.radius  # (2, (2 r + 1)^2)
         likely = (self.sharpness * cost.float()).softmax(1)
-        return torch.einsum("ck,bkhw->bchw", offsets, likely).to(cost.dtype)
+        offsets = torch.stack([dx.flatten(), dy.flatten()]).to(likely)  # (2, (2 r + 1)^2)
+        return torch.einsum("ck,bkhw->bchw", offsets / self.radius, likely).to(cost.dtype)
 
 
 class FlowNet(nn.Module):

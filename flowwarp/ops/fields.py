@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import compute_dtype, warp
-from flowwarp.tensors import check_flow, check_pixels
+from flowwarp.tensors import check_flow, check_pixels, check_whole
 
 
 def coordinate_grid(
@@ -31,10 +31,17 @@ def coordinate_grid(
         device: of the result.
         dtype: of the result.
 
+    Raises:
+        ValueError: a side is not a whole number of at least 0.
+
     >>> coordinate_grid(2, 3)[0, 0]
     tensor([[0., 1., 2.],
             [0., 1., 2.]])
     """
+    for name, side in (("height", height), ("width", width)):
+        # torch.export traces with SymInt.
+        if not isinstance(side, int | torch.SymInt) or side < 0:
+            raise ValueError(f"{name} must be a whole number of at least 0, got {side!r}")
     x = torch.arange(width, device=device, dtype=dtype).expand(height, width)
     y = torch.arange(height, device=device, dtype=dtype)[:, None].expand(height, width)
     return torch.stack([x, y])[None]
@@ -87,12 +94,16 @@ def invert(
     Returns:
         (B, 2, H, W); with ``mask=True`` a pair with ``visible`` (B, 1, H, W) bool, False in holes.
 
+    Raises:
+        ValueError: the shape is wrong, or ``iterations`` is not a whole number.
+
     >>> right = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 1, 4)
     >>> left, visible = invert(right, mask=True)
     >>> left[0, 0], visible[0, 0]
     (tensor([[-1., -1., -1., -1.]]), tensor([[False,  True,  True,  True]]))
     """
     check_flow(flow)
+    check_whole(iterations, "iterations", 0)
     ones = torch.ones_like(flow[:, :1])
     known = flow.nan_to_num(0, 0, 0)
     landed = splat(torch.cat([-known, ones], 1), flow, "sum")
@@ -136,14 +147,14 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     The geometry is that of image resizing (``cv2.resize``, ``interpolate`` with
     ``align_corners=False``): the outer edges of the outer pixels stay in place, so a pixel becomes
     ``width' / width`` pixels wide, and u grows by just that. Smaller sizes are averaged
-    (antialiased), larger ones bilinear.
+    (antialiased), larger ones bilinear; in either case of those pixels whose flow is known.
 
     Args:
-        flow: (B, 2, H, W) in pixels of its own size.
+        flow: (B, 2, H, W) in pixels of its own size; NaN or infinite where it is unknown.
         size: the new (height, width).
 
     Returns:
-        (B, 2, *size) in pixels of the new size.
+        (B, 2, *size) in pixels of the new size; NaN where nothing is known of what it is made of.
 
     Raises:
         ValueError: ``size`` is not two whole numbers of at least 1, or the flow has no pixels.
@@ -165,9 +176,13 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(flow.shape[-2:]) == (height, width):
         return flow
     check_pixels(flow, "flow")
-    wide = flow.to(compute_dtype(flow))
+    known = flow.isfinite().all(1, keepdim=True)
+    wide = torch.where(known, flow, 0).to(compute_dtype(flow))
     scale = wide.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
-    resized = F.interpolate(
-        wide, (height, width), mode="bilinear", align_corners=False, antialias=True
+    resized, share = (
+        F.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)
+        for part in (wide, known.to(wide.dtype))
     )
-    return (resized * scale).to(flow.dtype)
+    # What is known everywhere shall not change by rounding, and a gradient not be 0 / 0.
+    divisor = torch.where((share > 0) & (share < 1 - 1e-5), share, 1)
+    return torch.where(share > 0, resized * scale / divisor, torch.nan).to(flow.dtype)

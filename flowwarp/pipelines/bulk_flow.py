@@ -253,7 +253,7 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
         return [(Clip("video", (sources[0],)), "")]  # a picture by its name, but one is no clip
     found = [
         (source, clip)
-        for source in sources
+        for source in dict.fromkeys(sources)
         if not is_picture(source)
         for clip in find_clips([source])
     ]

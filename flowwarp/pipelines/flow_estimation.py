@@ -18,7 +18,7 @@ from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.refine import Progress, part, refine
-from flowwarp.tensors import check_choice, check_pixels
+from flowwarp.tensors import check_choice, check_pixels, check_range, check_same_grid
 
 Quality = Literal["fast", "balanced", "best"]
 QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
@@ -59,7 +59,7 @@ def estimate_flow(
     *,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the flow from frame 1 to frame 2, (B, 2, H, W) float32, in pixels.
+    """Return the flow from frame 1 to frame 2, (B, 2, H, W) float32, in pixels; without gradients.
 
     Args:
         net: from :func:`load_flownet`.
@@ -70,7 +70,7 @@ def estimate_flow(
         progress: is called during the fit with the share of it that is done, up to 1.
 
     Raises:
-        ValueError: shapes do not fit, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255, or an unknown quality.
 
     >>> _ = torch.manual_seed(0)
     >>> texture = F.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
@@ -97,7 +97,8 @@ def estimate_both(
 ) -> tuple[Tensor, Tensor]:
     """Return the flow from frame 1 to frame 2 and back, each (B, 2, H, W) float32, in pixels.
 
-    The network runs once for both, which takes less time than :func:`estimate_flow` twice.
+    The network runs once for both, which takes less time than :func:`estimate_flow` twice. There
+    are no gradients.
 
     Args:
         net: from :func:`load_flownet`.
@@ -107,7 +108,7 @@ def estimate_both(
         progress: is called during the fits with the share of both that is done, up to 1.
 
     Raises:
-        ValueError: shapes do not fit, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255, or an unknown quality.
 
     >>> frames = torch.rand(2, 1, 3, 32, 48)
     >>> flow_12, flow_21 = estimate_both(load_flownet(), *frames, "fast")
@@ -127,6 +128,9 @@ def estimate_both(
 def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
+    check_same_grid(image2, "image2", image1)  # the network would see them at one size
+    check_range(image1, "image1")
+    check_range(image2, "image2")
     height, width = image1.shape[-2:]
     # To what the network takes as it is: what it would pad has no motion of its own.
     stride = net.config.stride
@@ -134,7 +138,7 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
     # With antialias, which changes nothing where images grow: only then it rounds the same for any
     # number of threads.
     frames = [
-        F.interpolate(i, size, mode="bilinear", align_corners=False, antialias=True)
+        F.interpolate(i.float(), size, mode="bilinear", align_corners=False, antialias=True)
         for i in (image1, image2)
     ]
     with fast_autocast(image1.device):

@@ -74,8 +74,8 @@ def interpolate(
         times: each in [0, 1]; 0 gives frame 1 and 1 frame 2, as they are.
 
     Returns:
-        An iterator over (B, C, H, W) like ``image1``, one for each time; not clamped: bicubic
-        warping may leave [0, 1] a little.
+        An iterator over (B, C, H, W) like ``image1``, one for each time; without gradients, and not
+        clamped: bicubic warping may leave [0, 1] a little.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
@@ -97,10 +97,11 @@ def interpolate(
         )
     check_flow(flow_12, "flow_12", like=image1)
     check_flow(flow_21, "flow_21", like=image1)
+    times = tuple(times)  # of a generator nothing is left once it has been looked at
     for time in times:
         if not 0 <= time <= 1:
             raise ValueError(f"times must be in [0, 1], got {time}")
-    return _interpolate(image1, image2, flow_12, flow_21, tuple(times))
+    return _interpolate(image1, image2, flow_12, flow_21, times)
 
 
 def interpolate_video(

@@ -31,7 +31,7 @@ from flowwarp.ops.variational import (
     weighted_median,
 )
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_choice, check_flow, check_pixels
+from flowwarp.tensors import check_choice, check_flow, check_pixels, check_range
 
 HIDDEN = 0.01  # confidence of a pixel that seems hidden in frame 2: its neighbours decide
 SMALLEST = 16  # pixels; no level of the pyramid is smaller, unless the image is
@@ -127,7 +127,7 @@ def refine(
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes, devices or ``quality`` do not fit.
+        ValueError: shapes, devices or ``quality`` do not fit, or images are in 0 … 255.
 
     >>> import torch
     >>> image = torch.rand(1, 3, 32, 32)
@@ -424,3 +424,5 @@ def _check_pair(image1: Tensor, image2: Tensor) -> None:
             f"image2 must be {tuple(image1.shape)} on {image1.device} as image1 is, "
             f"got {tuple(image2.shape)} on {image2.device}"
         )
+    check_range(image1, "image1")
+    check_range(image2, "image2")

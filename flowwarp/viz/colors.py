@@ -119,7 +119,7 @@ def color_wheel() -> Tensor:
         change = torch.tensor(_ARCS[(index + 1) % len(_ARCS)][0]) - start
         level = 255 * torch.arange(count) // count  # the original's whole numbers
         arcs.append(start * 255 + change * level[:, None])
-    return torch.cat(arcs) / 255
+    return torch.cat(arcs).float() / 255
 
 
 def legend(max_flow: float, size: int = 96) -> Tensor:
@@ -170,7 +170,7 @@ def known_flow(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def _robust_maximum(flow: Tensor, known: Tensor) -> Tensor:
-    scale = torch.ones(len(flow), device=flow.device)
+    scale = flow.new_ones(len(flow))
     for index, magnitude in enumerate(torch.hypot(flow[:, 0], flow[:, 1])):
         moving = magnitude[known[index, 0] & (magnitude > 0)]
         if moving.numel():  # nearest rank; torch.quantile refuses more than 16 million values

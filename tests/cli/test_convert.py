@@ -184,6 +184,7 @@ def test_dry_run_finds_what_a_format_cannot_hold(tmp_path, capfdbinary):
         (["a.flo", "b.flo", "-o", "out"], "say --to FORMAT"),
         (["a.flo", "-o", "out/"], "say --to FORMAT"),
         (["a.flo", "b.flo", "-o", "c.npy", "--to", "npy"], "many inputs need a folder"),
+        (["a.flo", "b.flo", "-o", "c.mp4", "--to", "npy"], "many inputs need a folder"),
     ],
 )
 def test_usage(tmp_path, capfdbinary, monkeypatch, arguments, words):

@@ -323,6 +323,7 @@ def test_results_among_the_frames_are_no_input(flow):
     ("arguments", "code", "words"),
     [
         (["-o", "x.flo"], 2, "many pairs need a folder, but OUT is 'x.flo'"),
+        (["-o", "x.mp4"], 2, "many pairs need a folder, but OUT is 'x.mp4'"),
         (["--show", "x.png"], 2, "--show must end in"),
         (["--show", "x.mp4", "--shard", "1/2"], 2, "--show needs all pairs"),
         (["--backward", "in_flow"], 2, "must differ"),

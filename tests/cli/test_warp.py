@@ -389,6 +389,19 @@ def test_a_flow_between_frames(warp, way, first):
         assert_picture(out[index], frames[first + index])
 
 
+def test_flows_of_other_frames_are_told(warp):
+    """Such as are left of an earlier call, before a frame was deleted."""
+    save_frames("in", 3)
+    for index in (7, 8, 9):
+        save_flow(f"flows/frame{index}.flo")
+    code, out, err = warp("in", "flows")
+    assert (code, len(out)) == (0, 3)
+    line = "flows/frame8.flo: is taken as the flow of frame9.png: the names do not agree"
+    assert err == [f"flowwarp: {line}"]
+    Path("flows/frame7.flo").unlink()
+    assert warp("in", "flows", "-o", "between")[::2] == (0, [])
+
+
 def test_one_flow_for_all_frames(warp):
     frames = save_frames("in", 2)
     save_flow("f.flo", 1)

@@ -29,6 +29,17 @@ def frames(batch=3, height=16, width=20):
     return torch.rand(2, batch, 3, height, width, generator=seeded()).unbind()
 
 
+@pytest.mark.parametrize("term", TERMS)
+def test_nothing_is_spread_over_examples(term):
+    image1, image2 = frames()
+    for mask in (torch.ones(3, 16, 20), torch.ones(3, 1, 1, 1), torch.ones(1, 1, 16, 20)):
+        with pytest.raises(ValueError, match="mask must"):
+            term(image1, image2, mask)
+    for wrong in (image2[:1], image2[:, :1], image2[..., :1]):
+        with pytest.raises(ValueError, match="must"):
+            term(image1, wrong)
+
+
 def test_masked_mean_divides_by_what_is_kept():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 1, 2, 2)
     mask = torch.tensor([[True, False], [False, True]]).view(1, 1, 2, 2)

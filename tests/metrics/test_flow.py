@@ -67,6 +67,14 @@ def test_invalid_pixels_may_hold_anything(metric):
     assert metric(flow, target, valid=mask(1, 0)) == metric(field((1, 1)), field((7, 1)))
 
 
+@pytest.mark.parametrize("metric", [epe, angular_error])
+def test_invalid_pixels_spoil_no_gradient(metric):
+    flow = field((1, 1), (2, 0)).requires_grad_()
+    metric(flow, field((7, 1), (math.nan, math.inf)), valid=mask(1, 0)).sum().backward()
+    assert flow.grad[..., 0].abs().sum() > 0
+    assert flow.grad[..., 1].tolist() == [[[0.0], [0.0]]]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_no_valid_pixel_is_nan(metric):
     flow = torch.cat([field((9, 9)), field((9, 9))])

@@ -65,6 +65,12 @@ def test_an_example_does_not_depend_on_its_batch(net):
         assert (together[index : index + 1] - alone).abs().max() <= 1e-6 * max(1.0, scale.item())
 
 
+def test_is_exported(net):
+    frames = torch.rand(2, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0)).unbind()
+    exported = torch.export.export(net, frames).module()
+    assert torch.equal(exported(*frames)[0].flow, net(*frames)[0].flow)
+
+
 def test_flow_begins_near_zero(net):
     assert net(*frames())[0].flow.abs().max() < 2
 

@@ -1,5 +1,7 @@
 """Flow fields as maps."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -97,6 +99,25 @@ def test_resize_keeps_the_geometry_of_image_resizing():
     assert torch.allclose(resized[..., 1:-1, 1:-1], (0.1 * small)[..., 1:-1, 1:-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [(20, 30), (80, 120), (30, 70)])
+def test_resize_is_of_what_is_known(size):
+    """A fifth of the pixels is known, as of KITTI's, and nothing of the upper left."""
+    flow = torch.tensor([-8.0, 3.0]).view(1, 2, 1, 1).repeat(1, 1, 40, 60)
+    unknown = torch.rand(1, 1, 40, 60, generator=torch.Generator().manual_seed(0)) > 0.2
+    unknown[..., :20, :30] = True
+    sparse = flow.masked_fill(unknown, math.nan).requires_grad_()
+    resized = resize_flow(sparse, size)
+    known = resized[0, 0].isfinite()
+    u, v = -8 * size[1] / 60, 3 * size[0] / 40
+    assert torch.allclose(resized[0, 0][known], torch.tensor(u))
+    assert torch.allclose(resized[0, 1][known], torch.tensor(v))
+    assert not known[: size[0] // 2 - 1, : size[1] // 2 - 1].any()
+    assert known[size[0] // 2 :].float().mean() > 0.5
+    resized.nan_to_num(0).sum().backward()
+    assert sparse.grad.isfinite().all()
+    assert torch.equal((sparse.grad != 0).any(1, keepdim=True), ~unknown)
+
+
 def test_resize_to_the_same_size_changes_nothing():
     flow = smooth_flow()
     assert torch.equal(resize_flow(flow, (60, 80)), flow)
@@ -109,6 +130,14 @@ def test_resize_of_other_types(dtype):
     got = resize_flow(flow, (30, 50))
     assert got.dtype == dtype
     assert torch.allclose(got.double(), wanted.double(), rtol=8e-3, atol=1e-6)
+
+
+def test_numbers_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match="iterations must be a whole number"):
+        invert(smooth_flow(), iterations=-1)
+    for sides in ((-1, 2), (2, -1), (2.5, 2)):
+        with pytest.raises(ValueError, match="must be a whole number of at least 0"):
+            coordinate_grid(*sides)
 
 
 def test_resize_refuses_no_size():

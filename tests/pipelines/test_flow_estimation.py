@@ -17,6 +17,7 @@ from flowwarp.pipelines.flow_estimation import (
     estimate_flow,
     load_flownet,
 )
+from flowwarp.viz.colors import flow_to_image
 
 SHIFT = (6.0, -3.0)  # px
 
@@ -105,5 +106,34 @@ def test_wrong_calls(frame, tmp_path):
         estimate_flow(net, frame, frame, "perfect")
     with pytest.raises(ValueError, match="image2 must have pixels"):
         estimate_flow(net, frame, frame[..., :0], "fast")
+    for wrong in (frame[..., :-8, :], frame[..., :-8], torch.cat([frame, frame])):
+        with pytest.raises(ValueError, match="image2 must have batch, height and width"):
+            estimate_flow(net, frame, wrong, "fast")
+    for quality in ("fast", "balanced"):
+        with pytest.raises(ValueError, match=r"image1 must be in \[0, 1\], its largest value is 2"):
+            estimate_both(net, 255 * frame, 255 * frame, quality)
     with pytest.raises(InputError):
         load_flownet(tmp_path / "nothing.safetensors")
+    with pytest.raises(InputError, match=r"large: no such file.*; the package has base and small"):
+        load_flownet("large")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_images_of_other_types(shifted, dtype):
+    image1, image2, truth = shifted
+    flow = estimate_flow(load_flownet("small"), image1.to(dtype), image2.to(dtype), "fast")
+    assert flow.dtype == torch.float32
+    assert (flow - truth)[..., 32:-32, 32:-32].abs().median() < 1
+
+
+def test_torchs_default_type_is_no_matter(shifted):
+    image1, image2, _ = (tensor[..., :64, :96] for tensor in shifted)
+    wanted = estimate_flow(load_flownet("small"), image1, image2, "fast")
+    torch.set_default_dtype(torch.float64)
+    try:
+        flow = estimate_flow(load_flownet("small"), image1, image2, "fast")
+        picture = flow_to_image(flow)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(flow, wanted)
+    assert picture.dtype == torch.float32

@@ -54,7 +54,7 @@ def moving_square():
 
 @pytest.mark.parametrize("times", [[0.5], [1 / 3, 2 / 3], [k / 8 for k in range(1, 8)]])
 def test_a_moved_texture_is_where_it_must_be(times):
-    made = list(interpolate(*translation(), times))
+    made = list(interpolate(*translation(), iter(times)))
     assert len(made) == len(times)
     for time, frame in zip(times, made, strict=True):
         expected = wave(time * SHIFT[0], time * SHIFT[1])
