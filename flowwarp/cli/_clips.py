@@ -12,7 +12,6 @@ from flowwarp.cli import _paths
 from flowwarp.errors import OutputError
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
-MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
 LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1000  # `write_video` takes no fewer
 
 
@@ -41,19 +40,19 @@ def is_video_name(output: str) -> bool:
 
 
 def check_rate(target: Path, rate: Fraction | float) -> None:
-    """Refuse frames a second that the file cannot say.
+    """Refuse frames a second that the file cannot say, before any work.
 
     Raises:
-        click.UsageError: they are fewer than one in 1001 s, or it is a GIF, and they are more than
-            its clock can count.
+        click.UsageError: as ``flowwarp.io.video.check_fps``.
     """
-    if target.suffix and rate < LEAST_FPS:  # a folder of frames has no rate
-        raise click.UsageError(f"a video has at least 1/1001 frames a second, not {float(rate):g}")
-    if target.suffix.lower() == ".gif" and rate > MOST_GIF_FPS:
-        raise click.UsageError(
-            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(rate):g}:"
-            " name another kind of file, or lower the rate"
-        )
+    from flowwarp.io.video import check_fps
+
+    if not target.suffix:  # a folder of frames has no rate
+        return
+    try:
+        check_fps(target, rate)
+    except ValueError as fault:
+        raise click.UsageError(str(fault)) from fault
 
 
 def check_target(target: Path, *, folder: bool, overwrite: bool) -> None:

@@ -109,7 +109,9 @@ def command(
 
     Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
     next. Across a cut the frame before it is repeated, and so are equal frames. The frames given
-    stay as they are: bit for bit where pictures are written. Sound is lost.
+    stay as they are: bit for bit where pictures are written. Sound is lost, a varying rate becomes
+    its average, and in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or
+    row is repeated.
 
     Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
     a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as

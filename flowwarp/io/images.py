@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import os
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
@@ -58,6 +59,7 @@ _MODES = {
 }
 _LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+_MAX_PROFILE = 2**22  # bytes; a camera's or a screen's has some kB, a printer's up to 3 MB
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,15 @@ class ImageFormat:
         bits: 8 or 16 per channel.
         gray: one colour channel in the file.
         alpha: a transparency channel.
+        icc: the ICC profile, which says what the colours look like: of RGB, or of grey if ``gray``.
+            None if the file has none, or one that is broken, beyond 4 MiB, or of other colours
+            than were read (CMYK becomes RGB).
     """
 
     bits: int = 8
     gray: bool = False
     alpha: bool = False
+    icc: bytes | None = field(default=None, repr=False)
 
 
 def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
@@ -117,17 +123,21 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
         head = file.read(_png.HEADER_BYTES)
         file.seek(0)
         if not head.startswith(_png.SIGNATURE):
-            pixels = _decode(path, file, size)
+            pixels, icc = _decode(path, file, size)
         elif _png.read_header(path, head).bits == 16:
             data = file.read()
+            _, icc = _split_profile(path, data)
             exif = _png.find_chunk(path, data, b"eXIf")
             pixels = _turn(path, _png.decode_png16(path, data), exif)
         else:
             data = file.read()
             _png.check_png(path, data)
-            pixels = _decode(path, io.BytesIO(data), size)
+            data, icc = _split_profile(path, data)
+            pixels, _ = _decode(path, io.BytesIO(data), size)
     channels = pixels.shape[2]
-    format = ImageFormat(8 * pixels.itemsize, gray=channels < 3, alpha=channels in (2, 4))
+    format = ImageFormat(
+        8 * pixels.itemsize, channels < 3, channels in (2, 4), _fitting(icc, gray=channels < 3)
+    )
     planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")
     planes /= np.float32(np.iinfo(pixels.dtype).max)
     image = torch.from_numpy(planes)
@@ -161,7 +171,8 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         file.seek(0)
         data = file.read()
         _png.check_png(path, data)
-        return _decode(path, io.BytesIO(data), bytes_, "RGBA")
+        pixels, _ = _decode(path, io.BytesIO(data), bytes_, "RGBA")
+        return pixels
 
 
 def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = None) -> None:
@@ -174,14 +185,15 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
         path: a name ending in .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .ppm or .pgm.
         image: (1, H, W) grey, (3, H, W) RGB or (4, H, W) RGBA, floating point.
         format: what the file shall hold, as ``read_image_with_format`` returns it. 16 bits are
-            kept by PNG only; ``gray`` keeps the first of three channels. Left out: 8 bits, and
-            grey or alpha by the number of channels.
+            kept by PNG only; ``gray`` keeps the first of three channels; ``icc`` is kept by PNG,
+            JPEG, WebP and TIFF, where it is of what is written, RGB or grey. Left out: 8 bits, no
+            profile, and grey or alpha by the number of channels.
 
     Raises:
         TypeError: image is not a floating-point tensor.
         ValueError: a wrong shape or an unknown extension.
-        OutputError: the file cannot be written, or its format holds no transparency or no picture
-            of that size.
+        OutputError: the file cannot be written, or its format holds no transparency, no colour or
+            no picture of that size.
 
     >>> import tempfile
     >>> image = torch.tensor([1.0, 0.4, 0.0]).view(3, 1, 1).expand(3, 2, 2)
@@ -206,7 +218,9 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
     format = format or ImageFormat()
     if format.gray and image.shape[0] > 1:
         image = torch.cat([image[:1], image[3:]])
-    data = _encode(kind, image, 16 if format.bits == 16 and kind == ".png" else 8)
+    if image.shape[0] == 3 and kind == ".pgm":
+        raise OutputError(path, f"a {kind} file holds no colour", "write .ppm or .png")
+    data = _encode(kind, image, 16 if format.bits == 16 and kind == ".png" else 8, format.icc)
     with atomic_output(path) as temporary:
         temporary.write_bytes(data)
 
@@ -220,10 +234,15 @@ def list_frames(folder: str | Path) -> list[Path]:
     return list_folder(folder, IMAGE_EXTENSIONS)
 
 
-def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = None) -> NDArray[Any]:
-    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG. Returns (H, W, C).
+def _decode(
+    path: str | Path, file: BinaryIO, size: int, wanted: str | None = None
+) -> tuple[NDArray[Any], object]:
+    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG.
 
     ``wanted`` is a mode of Pillow's; left out, the nearest one to the file's own.
+
+    Returns:
+        (H, W, C), and what stands where the ICC profile should: TIFF may hold anything there.
     """
     try:
         # Its warnings (broken EXIF, a large size) would add lines to our one.
@@ -231,6 +250,7 @@ def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = No
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
                 check_pixels(path, *picture.size, file_bytes=size)
+                icc = picture.info.get("icc_profile")
                 mode = picture.mode
                 if mode == "I" and picture.format == "PPM":  # of 16 bits; in TIFF "I" means 32
                     mode = "I;16"
@@ -248,7 +268,36 @@ def _decode(path: str | Path, file: BinaryIO, size: int, wanted: str | None = No
         raise InputError(path, "is not a picture of a known kind") from fault
     except Exception as fault:  # Pillow's decoders raise whatever they trip over
         raise InputError(path, f"is a broken picture ({fault})") from fault
-    return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("="))
+    return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("=")), icc
+
+
+def _split_profile(path: str | Path, data: bytes) -> tuple[bytes, bytes | None]:
+    """Take the ICC profile out of a PNG: Pillow refuses the picture for a large one.
+
+    Returns:
+        The file without it, and the profile; None if there is none that can be unpacked.
+    """
+    chunk = _png.find_chunk(path, data, b"iCCP")
+    if chunk is None:
+        return data, None
+    start = data.index(b"iCCP" + chunk) - 4  # its length stands before, its checksum after it
+    data = data[:start] + data[start + 12 + len(chunk) :]
+    packed = chunk.partition(b"\0")[2][1:]  # after a name and the number of the method
+    try:
+        return data, zlib.decompressobj().decompress(packed, _MAX_PROFILE + 1)
+    except zlib.error:
+        return data, None
+
+
+def _fitting(icc: object, *, gray: bool) -> bytes | None:
+    """Return an ICC profile if it is whole, not too large, and of grey or else of RGB.
+
+    Source: ICC.1:2022, 7.2, "Profile header".
+    """
+    if not isinstance(icc, bytes) or not 128 <= len(icc) <= _MAX_PROFILE:
+        return None
+    whole = int.from_bytes(icc[:4], "big") <= len(icc) and icc[36:40] == b"acsp"
+    return icc if whole and icc[16:20] == (b"GRAY" if gray else b"RGB ") else None
 
 
 def _turn(path: str | Path, pixels: NDArray[Any], exif: bytes | None) -> NDArray[Any]:
@@ -291,17 +340,29 @@ def _quiet_tiff(file: BinaryIO) -> Iterator[None]:
         os.close(stderr)
 
 
-def _encode(kind: str, image: Tensor, bits: int) -> bytes:
+def _encode(kind: str, image: Tensor, bits: int, icc: bytes | None) -> bytes:
     top = 2**bits - 1
     steps = torch.nan_to_num(image.detach().float(), nan=0.0).clamp(0, 1).mul(top).round()
     pixels = steps.permute(1, 2, 0).cpu().numpy()
     if bits == 16:
         if pixels.shape[2] == 2:  # OpenCV writes no grey with alpha
             pixels = pixels[..., [0, 0, 0, 1]]
-        return _png.encode_png16(pixels.astype(np.uint16))
+        data = _png.encode_png16(pixels.astype(np.uint16))
+        return _add_profile(data, _fitting(icc, gray=pixels.shape[2] == 1))
     name, options = _SAVE[kind]
     pixels = pixels.astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    picture.save(buffer, name, **options)
+    gray = pixels.shape[2] < 3 and kind != ".webp"  # which holds grey as RGB
+    # Formats that have no place for a profile leave it out.
+    picture.save(buffer, name, icc_profile=_fitting(icc, gray=gray), **options)
     return buffer.getvalue()
+
+
+def _add_profile(data: bytes, icc: bytes | None) -> bytes:
+    """Put an ICC profile into a PNG, behind the header: OpenCV writes none."""
+    if icc is None:
+        return data
+    chunk = io.BytesIO()
+    PngImagePlugin.putchunk(chunk, b"iCCP", b"ICC Profile\0\0", zlib.compress(icc))
+    return data[: _png.HEADER_BYTES] + chunk.getvalue() + data[_png.HEADER_BYTES :]

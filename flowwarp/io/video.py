@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import heapq
+import logging
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import chain, repeat
+from functools import lru_cache
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import Any, final
 
@@ -32,7 +34,10 @@ from flowwarp.io._files import (
 )
 from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
 
+_LOG = logging.getLogger(__name__)
+
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
+MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
 
 # Containers that hold pictures themselves. Playlists (HLS, concat) would open other files.
 _CONTAINERS = (
@@ -40,8 +45,10 @@ _CONTAINERS = (
 )
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
+_HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
 _LIMITED = 1  # luma from 16 to 235, which every player expects
 _LONGEST_PIXEL = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
+_MOST_TIMED = 100_000  # packets whose times are read, in half a second: an hour of film
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,8 @@ class VideoInfo:
     Args:
         width: in pixels, upright.
         height: in pixels, upright.
-        fps: average frames a second, ``DEFAULT_FPS`` where none is stated.
+        fps: average frames a second, ``DEFAULT_FPS`` where none is stated. Where it varies, of the
+            first 100,000 frames if the file does not count them.
         frames: how many, if the file says so.
         pixel_aspect: the width of a pixel by its height, upright; 1 where none is stated, or
             none that can be.
@@ -85,6 +93,8 @@ def video_info(path: str | Path) -> VideoInfo:
             raise InputError(path, "holds no frame that can be decoded") from fault
         _, height, width = _to_tensor(frame).shape
         rate = _gif_rate(path) if container.format.name == "gif" else _rate(stream)
+        if not stream.frames:  # a container that counts them divides by their time
+            rate = _timed_rate(path, rate)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
             aspect = Fraction(1)
@@ -109,7 +119,8 @@ def read_video(path: str | Path) -> Iterator[Tensor]:
     """Read a video file, an animated WebP or a folder of pictures, frame by frame.
 
     The frames come in the order they are shown, turned upright. Where the rate varies the times
-    are lost. The file is opened when the first frame is asked for.
+    are lost. HDR (PQ, HLG) is not tone-mapped; a line of the log warns of it. The file is opened
+    when the first frame is asked for.
 
     Args:
         path: a video file (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...), .webp, or a folder.
@@ -175,15 +186,16 @@ def write_video(
     Args:
         path: where to.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
-        fps: frames a second, at least 1/1001 (not kept by a folder).
+        fps: frames a second, at least 1/1001, of a GIF at most 100 (not kept by a folder).
         pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
 
     Returns:
         How many frames were written.
 
     Raises:
-        ValueError: no frames, a wrong shape, too few a second, a pixel of no such aspect, or an
-            unknown extension.
+        TypeError: a frame is not a floating-point tensor.
+        ValueError: no frames, a wrong shape, too few or too many a second, a pixel of no such
+            aspect, or an unknown extension.
         OutputError: the file cannot be written, or the folder is not empty.
     """
     kind = Path(path).suffix.lower()
@@ -193,9 +205,8 @@ def write_video(
         raise ValueError(f"path must end in .mp4, .m4v, .mov, .mkv, .gif, .webp, got {str(path)!r}")
     pictures = (_to_pixels(frame) for frame in _one_size(frames))
     first = next(pictures)
+    check_fps(path, fps)
     rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
-    if rate <= 0:
-        raise ValueError(f"fps must be at least 1/1001, got {fps}")
     if not 1 / _LONGEST_PIXEL <= pixel_aspect <= _LONGEST_PIXEL:
         raise ValueError(f"pixel_aspect must be from 1/1001 to 1001, got {pixel_aspect}")
     aspect = Fraction(pixel_aspect).limit_denominator(1001)
@@ -204,6 +215,22 @@ def write_video(
             return _encode(temporary, kind, first, pictures, rate, aspect)
         except av.FFmpegError as fault:
             raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
+
+
+def check_fps(path: str | Path, fps: Fraction | float) -> None:
+    """Check that a video of this name can have so many frames a second.
+
+    Raises:
+        ValueError: fewer than one in 1001 s; or it is a GIF, and they are more than its clock can
+            count: players show most of those at ten a second.
+    """
+    if not fps >= 1 / 1001:  # nor is NaN
+        raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
+    if Path(path).suffix.lower() == ".gif" and fps > MOST_GIF_FPS:
+        raise ValueError(
+            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(fps):g}:"
+            " name another kind of file, or lower the rate"
+        )
 
 
 def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | None]]) -> int:
@@ -268,6 +295,8 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 def _decode(path: str | Path) -> Iterator[Tensor]:
     with _open(path) as (container, stream):
+        if transfer := _HDR.get(stream.codec_context.color_trc):
+            _warn_of_hdr(path, transfer)
         count, end = 0, Fraction(0)
         frames = _whole_frames(container, stream)
         while True:
@@ -282,6 +311,12 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
                 end = frame.pts * frame.time_base + _length(frame, stream)
             yield _to_tensor(frame)
         _check_end(path, container, stream, count, end)
+
+
+@lru_cache(1)  # a command may read a video twice, to count its frames first
+def _warn_of_hdr(path: str | Path, transfer: str) -> None:
+    problem = f"is HDR video ({transfer}), and its brightness is taken as it is"
+    _LOG.warning("%s", InputError(path, problem, "colours will look pale"))
 
 
 def _check_end(path: str | Path, container: Any, stream: Any, count: int, end: Fraction) -> None:
@@ -494,6 +529,31 @@ def _rate(stream: Any) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
+def _timed_rate(path: str | Path, stated: Fraction) -> Fraction:
+    """Return the average frames a second by the times of the packets, if it is below the stated.
+
+    Matroska, MPEG and FLV state how fast a clock ran, and a recorder may have passed over most of
+    its ticks. Not above: some packets hold half a frame, or nothing to show.
+    """
+    count = 0
+    times = []
+    with _open(path) as (container, stream):
+        tick = Fraction(stream.time_base)
+        with suppress(av.FFmpegError):  # where it breaks off is said when it is decoded
+            for packet in islice(container.demux(stream), _MOST_TIMED):
+                if not packet.size:  # the mark at the end
+                    continue
+                count += 1
+                if (time := _time(packet)) is not None:
+                    times.append(time)
+    span = (max(times, default=0) - min(times, default=0)) * tick
+    # Times are rounded to ticks, and with a few frames missing the rate is still the stated one.
+    if span - (count - 1) / stated <= max(2 * tick, span / 100):
+        return stated
+    rate = (count - 1) / span
+    return rate if rate >= 1 / 1001 else stated  # slower, and the times are broken
+
+
 def _gif_rate(path: str | Path) -> Fraction:
     """Return the average frames a second of a GIF; ffmpeg's average is of the first few alone."""
     with _open(path) as (container, stream):
@@ -564,6 +624,9 @@ def _to_pixels(frame: Tensor) -> NDArray[np.uint8]:
 def _one_size(frames: Iterable[Tensor]) -> Iterator[Tensor]:
     size = None
     for number, frame in enumerate(frames, start=1):
+        if not isinstance(frame, Tensor) or not frame.is_floating_point():
+            got = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
+            raise TypeError(f"frame {number} must be a floating-point torch.Tensor, got {got}")
         size = size or frame.shape
         if frame.ndim != 3 or frame.shape[0] != 3 or frame.numel() == 0 or frame.shape != size:
             wanted = "(3, H, W)" if number == 1 else tuple(size)

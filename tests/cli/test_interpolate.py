@@ -2,13 +2,15 @@
 
 import dataclasses
 import json
+import logging
 import weakref
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 import flowwarp.io.video
 from flowwarp.cli import main
@@ -262,6 +264,50 @@ def test_a_picture_may_come_again(interpolate):
     code, out, _ = interpolate(*pictures, pictures[0], "-o", "out", "--dry-run", "--json")
     result = json.loads("".join(out))["results"][0]
     assert (code, result["frames_read"], result["frames"]) == (0, 3, 5)
+
+
+def test_a_colour_profile_is_passed_on(interpolate):
+    icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Path("in").mkdir()
+    for index in range(2):
+        write_image(f"in/{index}.jpg", picture(index), ImageFormat(icc=icc))
+    assert interpolate("in/0.jpg", "in/1.jpg", "-o", "m.jpg")[0] == 0
+    assert interpolate("in/")[0] == 0
+    for name in ("m.jpg", "in_x2/000000.png", "in_x2/000001.png"):
+        with Image.open(name) as result:
+            assert result.info["icc_profile"] == icc
+
+
+def test_hdr_is_said_once(interpolate, monkeypatch):
+    with av.open("hdr.mkv", "w") as output:
+        stream = output.add_stream("libx264", 10)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p10le", WIDTH, HEIGHT
+        stream.codec_context.color_trc = 16  # PQ
+        for index in range(3):
+            pixels = picture(index).mul(255).byte().permute(1, 2, 0).contiguous().numpy()
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        output.mux(stream.encode(None))
+    # pytest's own, without which a warning goes to stderr, as it does outside of tests.
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])
+    code, out, err = interpolate("hdr.mkv", "-o", "out.mp4")
+    assert (code, out, len(err)) == (0, ["out.mp4"], 1)
+    assert err[0].startswith("hdr.mkv: is HDR video (PQ)")
+
+
+def test_a_varying_rate_becomes_its_average(interpolate):
+    """Frames at 0, 40, 200, 240 and 600 ms, in a file that says 25 a second."""
+    with av.open("vfr.mkv", "w") as output:
+        stream = output.add_stream("libx264", 25)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", WIDTH, HEIGHT
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, time in enumerate([0, 40, 200, 240, 600]):
+            pixels = picture(index).mul(255).byte().permute(1, 2, 0).contiguous().numpy()
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    assert interpolate("vfr.mkv")[0] == 0
+    assert video_info("vfr_x2.mp4").fps == 2 * Fraction(20, 3)
 
 
 # ------------------------------------------------------------------ faults

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.flow_files import read_flow
@@ -198,6 +198,102 @@ def add_chunk(path, kind, body):
     path.write_bytes(data[:33] + chunk + data[33:])
 
 
+# ------------------------------------------------------------------ colour profiles
+
+
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def profile(space=b"RGB ", more=0):
+    """Return a profile that calls its colours ``space``, longer by so many bytes of nothing."""
+    size = len(SRGB) + more
+    return size.to_bytes(4, "big") + SRGB[4:16] + space + SRGB[20:] + bytes(more)
+
+
+def add_png_profile(path, icc):
+    add_chunk(path, b"iCCP", b"mine\0\0" + zlib.compress(icc))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
+def test_a_profile_is_passed_on(tmp_path, extension, channels, bits):
+    """As Pillow reads it; a WebP holds grey as RGB, of which a profile of grey says nothing."""
+    if channels == 4 and extension == "jpg":
+        channels = 3
+    icc = profile(b"GRAY" if channels == 1 else b"RGB ")
+    write_image(tmp_path / "a.png", torch.full((channels, 4, 5), 0.2), ImageFormat(bits))
+    add_png_profile(tmp_path / "a.png", icc)
+    image, format = read_image_with_format(tmp_path / "a.png")
+    assert format == ImageFormat(bits, channels == 1, channels == 4, icc)
+    path = tmp_path / f"b.{extension}"
+    write_image(path, image, format)
+    kept = None if extension == "webp" and channels == 1 else icc
+    with Image.open(path) as picture:
+        assert picture.info.get("icc_profile") == kept
+    again, format = read_image_with_format(path)
+    assert format.icc == kept
+    assert (again - image).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("extension", ["bmp", "ppm"])
+def test_a_profile_is_lost_where_there_is_no_place_for_it(tmp_path, extension):
+    write_image(tmp_path / f"a.{extension}", torch.zeros(3, 2, 2), ImageFormat(icc=profile()))
+    assert read_image_with_format(tmp_path / f"a.{extension}")[1] == ImageFormat()
+
+
+@pytest.mark.parametrize(
+    "icc",
+    [
+        b"",
+        b"nonsense" * 20,
+        profile()[:-1],
+        profile(b"GRAY"),
+        profile(b"CMYK"),
+        profile(more=2**22),
+    ],
+    ids=["empty", "nonsense", "cut off", "of grey", "of ink", "huge"],
+)
+@pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
+def test_a_profile_that_does_not_fit_is_dropped(tmp_path, extension, icc):
+    path = save(tmp_path / f"a.{extension}", RGB)
+    before = read_image(path)
+    if extension == "png":
+        add_png_profile(path, icc)
+    else:
+        save(path, RGB, icc_profile=icc)
+    image, format = read_image_with_format(path)
+    assert format == ImageFormat()
+    assert torch.equal(image, before)
+    write_image(tmp_path / "b.png", image, ImageFormat(icc=icc))
+    with Image.open(tmp_path / "b.png") as picture:
+        assert "icc_profile" not in picture.info
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("packed", [b"", b"nonsense", zlib.compress(bytes(2**26))])
+def test_a_profile_that_cannot_be_unpacked_is_dropped(tmp_path, bits, packed):
+    write_image(tmp_path / "a.png", torch.ones(3, 1, 1), ImageFormat(bits))
+    for name in (b"mine\0\0", b"mine\0\7", b""):
+        add_chunk(tmp_path / "a.png", b"iCCP", name + packed)
+        image, format = read_image_with_format(tmp_path / "a.png")
+        assert format == ImageFormat(bits)
+        assert image.flatten().tolist() == [1, 1, 1]
+        write_image(tmp_path / "a.png", image, format)
+
+
+def test_a_profile_of_ink_goes_with_the_ink(tmp_path):
+    save(tmp_path / "a.jpg", RGB, "CMYK", icc_profile=profile(b"CMYK"))
+    assert read_image_with_format(tmp_path / "a.jpg")[1] == ImageFormat()
+
+
+def test_a_large_profile_is_kept(tmp_path):
+    """Pillow refuses a PNG for one of more than 1 MiB."""
+    icc = profile(more=2**22 - len(SRGB))
+    add_png_profile(save(tmp_path / "a.png", RGB), icc)
+    assert read_image_with_format(tmp_path / "a.png")[1] == ImageFormat(icc=icc)
+
+
 @pytest.mark.parametrize("extension", ["gif", "webp", "png"])
 def test_animation_gives_its_first_frame(tmp_path, extension):
     first, second = (Image.new("RGB", (4, 4), colour) for colour in ("red", "blue"))
@@ -283,6 +379,17 @@ def test_write_refuses_what_a_format_cannot_hold(tmp_path):
         write_image(tmp_path / "a.jpg", torch.zeros(4, 1, 1))
     with pytest.raises(ValueError, match=r"path must end in \.png"):
         write_image(tmp_path / "a.xyz", torch.zeros(3, 1, 1))
+
+
+def test_a_pgm_holds_no_colour(tmp_path):
+    """Written as what it is not, a P6, it would open in half of the readers."""
+    with pytest.raises(OutputError, match=r"a \.pgm file holds no colour; write \.ppm or \.png"):
+        write_image(tmp_path / "a.pgm", torch.zeros(3, 1, 1))
+    assert not list(tmp_path.iterdir())
+    write_image(tmp_path / "a.pgm", torch.zeros(1, 1, 1))
+    write_image(tmp_path / "b.pgm", torch.zeros(3, 1, 1), ImageFormat(gray=True))
+    for name in ("a.pgm", "b.pgm"):
+        assert (tmp_path / name).read_bytes().startswith(b"P5")
 
 
 def test_picture_too_large_for_its_format(tmp_path):

@@ -177,6 +177,81 @@ def test_frame_rates(tmp_path, fps, expected):
     assert video_info(tmp_path / "a.mp4").fps == (expected or Fraction(fps))
 
 
+def encode_at(path, times, rate=25):
+    """Write a frame at each time, in ms, into a file whose header states a rate."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", 48, 32
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for number, time in enumerate(times):
+            pixels = np.full((32, 48, 3), 40 * number % 256, np.uint8)
+            frame = av.VideoFrame.from_ndarray(pixels, "rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("extension", ["mkv", "ts", "flv"])
+def test_a_rate_that_varies_is_averaged(tmp_path, extension):
+    """From the first frame to the last; the header says 25 a second."""
+    path = tmp_path / f"a.{extension}"
+    encode_at(path, [0, 40, 200, 240, 600])
+    assert video_info(path).fps == Fraction(4 * 1000, 600)
+
+
+@pytest.mark.parametrize("extension", ["mkv", "ts", "flv"])
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(120)])
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_rate_that_is_constant_is_the_stated_one(tmp_path, noisy, extension, rate, count):
+    """Not what its times say, which are rounded."""
+    path = tmp_path / f"a.{extension}"
+    encode(path, noisy[:count], rate=rate, bf="2")
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stated = stream.average_rate or stream.guessed_rate
+    assert video_info(path).fps == stated
+
+
+def test_a_few_frames_missing_are_no_other_rate(tmp_path):
+    encode_at(tmp_path / "a.mkv", [40 * n for n in range(400) if n not in (7, 200)])
+    assert video_info(tmp_path / "a.mkv").fps == 25
+
+
+def test_times_that_cannot_be_are_not_believed(tmp_path):
+    encode_at(tmp_path / "a.mkv", [0, 40, 10_000_000])
+    assert video_info(tmp_path / "a.mkv").fps == 25
+
+
+def test_only_the_first_times_of_a_long_video_are_read(tmp_path, monkeypatch):
+    encode_at(tmp_path / "a.mkv", [0, 100, 200, 300, 2300, 4300])
+    monkeypatch.setattr("flowwarp.io.video._MOST_TIMED", 4)
+    assert video_info(tmp_path / "a.mkv").fps == 10
+
+
+def encode_hdr(path, transfer):
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", 25)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p10le", 48, 32
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = transfer, 9, 9  # BT.2020
+        for shade in (50, 100):
+            pixels = np.full((32, 48, 3), shade, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (14, None), (1, None)])
+@pytest.mark.parametrize("kind", ["mp4", "mkv"])
+def test_hdr_is_warned_of_once(tmp_path, caplog, kind, transfer, name):
+    path = tmp_path / f"a.{kind}"
+    encode_hdr(path, transfer)
+    for _ in range(2):
+        assert len(list(read_video(path))) == 2
+    problem = f"{path}: is HDR video ({name}), and its brightness is taken as it is"
+    said = [f"{problem}; colours will look pale"] if name else []
+    assert [record.getMessage() for record in caplog.records] == said
+
+
 @pytest.mark.parametrize("extension", [".mp4", ".mkv"])
 @pytest.mark.parametrize("aspect", [Fraction(64, 45), Fraction(8, 9), Fraction(1)])
 def test_pixels_that_are_not_square(tmp_path, extension, aspect):
@@ -260,6 +335,30 @@ def test_write_checks_its_frames(tmp_path, extension, frames, words):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp", ""])
+@pytest.mark.parametrize(
+    ("frame", "got"),
+    [
+        (torch.full((3, 4, 4), 60, dtype=torch.uint8), "torch.uint8"),
+        (torch.ones(3, 4, 4, dtype=torch.int64), "torch.int64"),
+        (np.zeros((3, 4, 4), np.float32), "ndarray"),
+    ],
+)
+def test_write_takes_floating_point_frames_alone(tmp_path, extension, frame, got):
+    """Whole numbers are 0 to 255 to most, and would come out black and white."""
+    with pytest.raises(TypeError, match=f"frame 2 must be a floating-point.*, got {got}"):
+        write_video(tmp_path / f"a{extension}", [torch.zeros(3, 4, 4), frame])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_gif_counts_hundredths_of_a_second(tmp_path):
+    with pytest.raises(ValueError, match="a GIF holds at most 100 frames a second, not 1000"):
+        write_video(tmp_path / "a.GIF", clip(2), 1000)
+    assert not list(tmp_path.iterdir())
+    write_video(tmp_path / "a.gif", clip(5), 100)
+    assert play_time(tmp_path / "a.gif") == 50
+
+
 def test_write_checks_the_rest(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.mp4"):
         write_video(tmp_path / "a.xyz", clip(1))
@@ -269,6 +368,7 @@ def test_write_checks_the_rest(tmp_path):
     for aspect in (0, -1, 1002, float("nan")):
         with pytest.raises(ValueError, match="pixel_aspect must be from 1/1001 to 1001"):
             write_video(tmp_path / "a.mp4", clip(1), pixel_aspect=aspect)
+    write_video(tmp_path / "a.mp4", clip(1), 1 / 1001)
     with pytest.raises(OutputError, match="no such file"):
         write_video(tmp_path / "none" / "a.mp4", clip(1))
     with pytest.raises(OutputError, match="no such file"):
