@@ -113,6 +113,24 @@ def test_gumbel_takes_the_likeliest_and_samples_in_training():
     assert torch.allclose(shares, logits[0].softmax(0), atol=0.03)
 
 
+def test_gumbel_samples_by_the_seed_of_an_example_too():
+    gumbel = Gumbel(3, 3).train()
+    gumbel.book.data = torch.eye(3)
+    shares = torch.tensor([0.7, 0.2, 0.1])
+    logits = shares.log().expand(1, 20_000, 3)
+    drawn = gumbel(logits, 1.0, torch.tensor([5]))[0].argmax(-1).flatten()
+    found = torch.bincount(drawn, minlength=3) / 20_000
+    assert torch.allclose(found, shares, atol=0.015)
+
+
+def test_gumbel_is_sixteen_times_as_sure_at_the_end():
+    gumbel = Gumbel(2, 2).train()
+    gumbel.book.data = torch.eye(2)
+    logits, seeds = torch.tensor([[[0.3, 0.0]]]), torch.tensor([7])
+    first, last = (gumbel(logits, mix, seeds)[0].detach().logit()[..., 0] for mix in (0.0, 1.0))
+    assert torch.allclose(last, 16 * first, rtol=1e-3)
+
+
 def test_residual_takes_what_is_nearest_to_what_is_left():
     residual = Residual(3, 2, 2)
     residual.books[0] = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]])
@@ -164,17 +182,19 @@ def test_chroma_is_what_colour_counts():
 
 @pytest.mark.parametrize(
     ("correction", "darker", "code"),
-    [(0.0, 0.1, 0), (1.0, 0.1, 5), (0.5, 0.08, 2), (1.0, 0.065, 3), (1.0, 0.055, 0)],
-)
+    [(0.0, 0.1, 0), (1.0, 0.1, 5), (0.5, 0.08, 2), (1.0, 0.065, 3), (1.0, 0.055, 0),
+     (1.0, -0.1, 5), (0.5, -0.08, 2), (1.0, -0.055, 0)],
+)  # fmt: skip
 def test_correction_makes_up_for_what_decoding_does(correction, darker, code):
     """Vectors are grays of 0, 0.02, ... 0.1 each; the way out makes all of them darker.
 
-    Below an error of 0.06 a place keeps its code.
+    Or of 0, -0.02, ... -0.1, and lighter. Below an error of 0.06 a place keeps its code.
     """
     net = make(replace(RESIDUAL, groups=1, entries=6, decoder=(0, 0, 0), correction=correction))
     for parameter in net.parameters():
         torch.nn.init.zeros_(parameter)
-    net.quantiser.books[0] = torch.linspace(0, 0.1, 6)[:, None].expand(6, 192)
+    grays = torch.linspace(0, math.copysign(0.1, darker), 6)
+    net.quantiser.books[0] = grays[:, None].expand(6, 192)
     net.decoder.head.bias.data.fill_(-darker)
     gray = torch.full((1, 4, 3, 4, 8), 0.5)
     assert net.encode(gray).tolist() == [[[[code, code]]]]
@@ -362,6 +382,15 @@ def test_latent_begins_as_principal_components():
     again.load_state_dict(net.state_dict())
     initialise_latent(again, video)
     assert torch.equal(again.to_latent.weight, net.to_latent.weight)
+
+
+def test_the_sign_of_principal_components_is_not_the_library_s(monkeypatch):
+    eigh, layers = torch.linalg.eigh, []
+    for sign in (1, -1):
+        monkeypatch.setattr(torch.linalg, "eigh", lambda m, s=sign: (eigh(m)[0], s * eigh(m)[1]))
+        layers.append(make(replace(TINY, groups=1)).to_latent)
+    assert torch.equal(layers[0].weight, layers[1].weight)
+    assert torch.equal(layers[0].bias, layers[1].bias)
 
 
 @pytest.mark.parametrize("config", [TINY, replace(TINY, quantiser="gumbel"), RESIDUAL])

@@ -10,6 +10,7 @@ from flowwarp.models.flownet import (
     TINY,
     FlowNet,
     FlowNetConfig,
+    _centre,
     _direction,
     convex_upsample,
 )
@@ -46,6 +47,13 @@ def test_any_size(net, size):
     assert [level.shape[-1] for level in forward.levels] == [
         -(-size[1] // TINY.stride) * 2**k for k in range(4)
     ]
+
+
+def test_a_size_that_does_not_fit_is_filled_up_by_the_border(net):
+    images = frames(1, 40, 70)
+    pad = torch.nn.ReplicationPad2d((0, 26, 0, 24))
+    flow = net(*images)[0].flow
+    assert torch.equal(flow, net(*map(pad, images))[0].flow[..., :40, :70])
 
 
 def test_swapping_the_frames_swaps_the_flows(net):
@@ -89,6 +97,26 @@ def test_convex_upsampling_puts_blocks_where_they_belong():
     full = convex_upsample(flow, logits.view(1, 36, 2, 3))
     expected = 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)
     assert torch.allclose(full, expected)
+
+
+def test_convex_upsampling_puts_each_part_of_a_block_where_it_belongs():
+    """The upper right of four reads what is to the right, the others what is there."""
+    flow = torch.arange(6.0).view(1, 1, 2, 3).expand(1, 2, 2, 3)
+    logits = torch.full((1, 9, 2, 2, 2, 3), -100.0)
+    logits[:, 4] = 100.0
+    logits[:, 4, 0, 1], logits[:, 5, 0, 1] = -100.0, 100.0
+    full = convex_upsample(flow, logits.view(1, 36, 2, 3))
+    expected = 2 * flow.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected[..., ::2, 1::2] = 2 * torch.tensor([[1.0, 2.0, 2.0], [4.0, 5.0, 5.0]])
+    assert torch.allclose(full, expected)
+
+
+def test_what_comes_off_features_is_the_mean_of_both_frames():
+    features = torch.randn(4, 3, 4, 5, generator=seeded())  # frame 2 of each example comes last
+    off = features - _centre(features)
+    mean = (features[:2].mean((2, 3)) + features[2:].mean((2, 3))) / 2
+    expected = mean.repeat(2, 1)[..., None, None].expand_as(off)
+    torch.testing.assert_close(off, expected)
 
 
 def test_features_are_compared_by_direction():

@@ -20,7 +20,9 @@ from flowwarp.models.upsampler import (
     sample,
     upsample_clip,
     upsample_frames,
+    warp_previous,
 )
+from flowwarp.ops.warping import warp
 
 
 def rand(*shape, seed=0):
@@ -336,6 +338,26 @@ def test_the_previous_output_arrives_warped_and_noise_is_carried(monkeypatch):
         assert now[2][..., :-2].all()
         assert not now[2][..., -2:].any()
     assert seen[0][1] is None
+
+
+def test_the_frame_before_is_read_sharply():
+    image, flow = rand(1, 3, 8, 8), torch.full((1, 2, 8, 8), 0.5)
+    warped, _ = warp_previous(image, flow, None)
+    assert torch.equal(warped, warp(image, flow, mode="bicubic"))
+    assert not torch.allclose(warped, warp(image, flow, mode="bilinear"), atol=0.01)
+
+
+def test_what_lies_outside_or_is_unknown_is_not_trusted_though_visible():
+    flow = torch.zeros(1, 2, 8, 8)
+    flow[:, 0, :, 0] = -3.0
+    flow[:, :, 1, 1] = math.nan
+    trusted = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    trusted[..., 0] = trusted[..., 1, 1] = False
+    seen = torch.ones_like(trusted)
+    for visible in (None, seen):
+        assert torch.equal(warp_previous(rand(1, 3, 8, 8), flow, visible)[1] > 0, trusted)
+    seen[..., 5, 5] = trusted[..., 5, 5] = False
+    assert torch.equal(warp_previous(rand(1, 3, 8, 8), flow, seen)[1] > 0, trusted)
 
 
 def test_noise_follows_slow_motion(monkeypatch):

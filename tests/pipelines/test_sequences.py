@@ -116,6 +116,21 @@ def test_goes_on_from_a_beginning():
     assert torch.equal(written, torch.stack(wanted, 1))
 
 
+def test_what_it_began_with_is_copied_from():
+    gpt = make()
+    torch.nn.init.normal_(gpt.net.same.weight)
+    likeliest = Sampling(temperature=0)
+
+    def draw(begin):
+        prompt = Prompt("left", begin=begin)
+        return sample_video_tokens(gpt, [prompt], [1], likeliest, dtype=torch.float32)[0]
+
+    whole = draw(None)
+    assert torch.equal(draw(whole[:1]), whole)
+    torch.nn.init.zeros_(gpt.net.same.weight)
+    assert not torch.equal(draw(whole[:1]), whole)
+
+
 @pytest.mark.parametrize(
     "begin", [torch.zeros(1, 2, 6), torch.full((1, 2, 4), 36), torch.full((1, 2, 4), -1)]
 )
@@ -168,6 +183,13 @@ def test_descriptions_are_text():
     assert len(told) == 3
     assert all(isinstance(text, str) for text in told)
     assert describe(gpt, videos[1:2], dtype=torch.float32) == told[1:2]
+
+
+def test_a_seed_is_a_description():
+    gpt = make()
+    videos = torch.zeros(1, *GRID, dtype=torch.int64)
+    one, again, other = (describe(gpt, videos, Sampling(), seed=seed) for seed in (1, 1, 2))
+    assert one == again != other
 
 
 def test_a_description_is_learned_in_seconds():

@@ -1,5 +1,6 @@
 """Sketches: what they are made of, how they are told, made and chosen."""
 
+import copy
 import dataclasses
 import itertools
 from contextlib import nullcontext
@@ -194,6 +195,20 @@ def test_a_sketch_goes_on_from_its_beginning(gpt):
     assert not torch.equal(made[0, 1], made[1, 1])
     other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
     assert not torch.equal(other[:, 1], made[:, 1])
+
+
+def test_the_likeliest_end_of_a_sketch_is_that_of_the_whole(gpt):
+    net = copy.deepcopy(gpt.net)
+    for block in net.blocks:
+        block.out.weight.data.mul_(10)  # else it cares little what is where
+    own, likeliest = dataclasses.replace(gpt, net=net), Sampling(temperature=0)
+
+    def draw(begin):
+        made = sample_sketches(own, [CAPTION], [1], likeliest, begin=begin, dtype=torch.float32)
+        return made[0]
+
+    whole = draw(None)
+    assert torch.equal(draw(whole[:1]), whole)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,24 @@ def test_it_learns_and_says_how_well():
     assert after["error"] == pytest.approx(1 - (after["ground"] + after["direction"]) / 2)
 
 
+def test_is_judged_by_what_it_does_not_learn_from():
+    asked = []
+
+    def spy(seed, index):
+        asked.append((seed, index))
+        return source(seed, index)
+
+    data = ClassifierDataConfig(clips=6, frames=2, validation=4)
+    task = classifier_task(spy, 4, {"loop": loop.LoopConfig(), "model": MODEL, "data": data})
+    task.batch(range(6))
+    learned = set(asked)
+    asked.clear()
+    with torch.no_grad():
+        task.validate(task.model.eval())
+    assert len(asked) == 4
+    assert learned.isdisjoint(asked)
+
+
 def test_goes_on_from_a_trained_network():
     torch.manual_seed(3)
     known = Classifier(MODEL)

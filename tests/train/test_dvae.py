@@ -234,6 +234,31 @@ def test_resumes_exactly(tmp_path):
     assert sheets == ["00000003-clips.png", "00000006-clips.png"]
 
 
+def test_is_judged_by_what_it_does_not_learn_from():
+    """By clips of another series, and of whole ones: none of them begins with a still."""
+    asked, seen = [], []
+
+    def spy(seed, index):
+        asked.append((seed, index))
+        return square(seed, index)
+
+    configs = settings()
+    configs["data"] = replace(configs["data"], stills=1.0)
+    task = dvae_task(spy, configs)
+    judging = set(asked)
+    asked.clear()
+    learned = task.batch(range(3))["video"]
+    assert judging.isdisjoint(asked)
+    task.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    with torch.no_grad():
+        task.validate(task.model.eval())
+    series = loop.held_out_series(configs["loop"].seed)
+    judged = torch.stack([square(series, number).video for number in range(3)]).float() / 255
+    assert torch.equal(torch.cat(seen), judged)
+    assert torch.equal(learned[:, 0], learned[:, 3])
+    assert not torch.equal(judged[:, 0], judged[:, 3])
+
+
 def test_gumbel_trains_too(tmp_path):
     configs = settings(steps=3)
     configs["model"] = replace(configs["model"], quantiser="gumbel", entries=32)

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
+from flowwarp.data.augment import crop_flow, random_geometry
 from flowwarp.data.clips import prepare_pairs
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.errors import OutputError
@@ -134,6 +136,24 @@ def test_crops_of_the_half_size_flow_are_whole(constant):
         assert torch.allclose(there, -back, equal_nan=True)
         lengths.add(round(float(length[0]), 3))
     assert len(lengths) == 6
+
+
+def test_fitted_flow_keeps_its_direction_in_time():
+    frames = torch.zeros(2, 3, 40, 56, dtype=torch.uint8)
+    flows = torch.stack([torch.full((2, 20, 28), 4.0), torch.full((2, 20, 28), -1.0)])
+    config = flow.FlowDataConfig(height=32, width=48, margin=0, fitted_share=1)
+    batch = flow.draw_batch(flow.Material(None, [], [(frames, flows)]), 0, range(4), config)
+    there, back = (batch[name].norm(dim=1).nanmean((1, 2)) for name in ("flow_12", "flow_21"))
+    torch.testing.assert_close(there, 4 * back)
+
+
+def test_half_size_flow_is_read_where_its_pixels_are():
+    """Each pixel's flow is its own x: at half the size that of the middle of two."""
+    whole = torch.arange(56.0).expand(1, 2, 40, 56)
+    half = F.avg_pool2d(whole, 2) / 2  # in pixels of its own
+    plain = random_geometry(1, (40, 56), (40, 56), torch.Generator())
+    read = crop_flow(half, flow._of_half(plain, 1))
+    torch.testing.assert_close(read[..., 1:-1], whole[..., 1:-1])
 
 
 def test_the_distance_to_known_flow_by_hand():

@@ -193,6 +193,23 @@ def test_a_teacher_that_contradicts_itself_is_not_believed():
     assert flow._self_supervision(student, views, *pyramids(3.0, 3.0), 2).item() == 0
 
 
+def test_each_direction_has_a_mask_of_its_own():
+    """What moves 4 px right and back; but for the left half, whose way back is not that of there.
+
+    Backward flow of the left half is never believed, though forward flow of a part of it is.
+    """
+    back = constant(-4.0).clone()
+    back[..., :8] *= -1
+    teachers = [FlowPyramid(constant(4.0), ()), FlowPyramid(back, ())]
+    views = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
+    student = Constant(there=(4.0, 0.0), back=(-4.0, 0.0))
+    assert flow._self_supervision(student, views, *teachers, 2).item() == pytest.approx(1e-3)
+    # And the other way round in time.
+    student = Constant(there=(-4.0, 0.0), back=(4.0, 0.0))
+    found = flow._self_supervision(student, views, *teachers[::-1], 2).item()
+    assert found == pytest.approx(1e-3)
+
+
 def test_a_student_is_shown_another_appearance(images):
     config = flow.FlowLossConfig(self_supervision_from=0, student_margin=8)
     views = torch.rand(2, 1, 3, 32, 48, generator=seeded(1)).unbind()
@@ -260,6 +277,25 @@ def test_appearance_is_drawn_from_when_it_is_needed(photos):
     for name, tensor in whole.items():
         assert torch.equal(tensor, torch.cat([part[name] for part in parts]))
     assert (task.loss(task.model, whole, 2)["self"] > 0).all()
+
+
+def test_is_judged_by_what_it_does_not_learn_from(photos, monkeypatch):
+    asked, synthesize = [], flow.synthesize_pair
+
+    def spy(photos, seed, number, size):
+        asked.append((seed, number))
+        return synthesize(photos, seed, number, size)
+
+    monkeypatch.setattr(flow, "synthesize_pair", spy)
+    configs = flow.presets("tiny") | {
+        "data": flow.FlowDataConfig(height=64, width=64, margin=0),
+    }
+    task = flow.flow_task(flow.Material(None, photos), configs)
+    judging = set(asked)
+    asked.clear()
+    task.batch(range(4))
+    assert len(judging) == len(asked) == 4
+    assert judging.isdisjoint(asked)
 
 
 def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):

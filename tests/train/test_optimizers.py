@@ -92,6 +92,49 @@ def test_kernels_outside_stay_with_adamw(x):
         torch.testing.assert_close(parameter.detach(), old - step)
 
 
+def test_without_muon_steps_are_those_of_adamw():
+    torch.manual_seed(0)
+    net = nn.Linear(3, 2)
+    twin = copy.deepcopy(net)
+    optimizer = Optimizer(net, ("weight",), muon=0, beta2=0.5, weight_decay=0.1)
+    groups = [{"params": [twin.weight]}, {"params": [twin.bias], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.5), weight_decay=0.1)
+    for _ in range(3):
+        for one, two in zip(net.parameters(), twin.parameters(), strict=True):
+            one.grad = two.grad = torch.randn_like(one)
+        optimizer.step(0.01)
+        adamw.step()
+    assert torch.equal(net.weight, twin.weight)
+    assert torch.equal(net.bias, twin.bias)
+
+
+def test_what_muon_moves_decays_too(x):
+    net = _Small()
+    optimizer = Optimizer(net, ("inner",), muon=0.5, beta2=0.99, weight_decay=0.1)
+    kernel, bias = net.inner[0].weight, net.inner[0].bias
+    before = kernel.detach().clone(), bias.detach().clone()
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # nothing else moves them
+    optimizer.step(0.2)
+    torch.testing.assert_close(kernel.detach(), before[0] * (1 - 0.5 * 0.2 * 0.1))
+    assert torch.equal(bias, before[1])
+
+
+def test_what_was_loaded_is_a_copy(x):
+    """So that two runs may go on from it."""
+    net = _Small()
+    optimizer = _optimizer(net)
+    net.gradients(x)
+    optimizer.step(1e-3)
+    given = dict(optimizer.state())
+    before = {name: tensor.clone() for name, tensor in given.items()}
+    other = _optimizer(net)
+    other.load(given)
+    other.step(1e-3)
+    assert before.keys() == given.keys()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.items())
+
+
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 def test_what_is_remembered_of_kernels_goes_on_bit_for_bit(x, layout):
     net = _Small().to(memory_format=layout)

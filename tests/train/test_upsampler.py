@@ -19,6 +19,7 @@ from flowwarp.models.upsampler import (
     coarse,
     detail,
     enlarge,
+    sample,
     upsample_clip,
     warp_previous,
 )
@@ -242,12 +243,12 @@ def test_frames_flow_and_the_frame_before_belong_together():
 
 def test_chances_are_what_the_settings_say():
     numbers = range(300)
-    settings = ConditionConfig(forget=0.25, begin=0.5, haze=0.1)
+    settings = ConditionConfig(forget=0.25, begin=0.3, haze=0.1)
     data = dataclasses.replace(DATA, loose=0.5, bent=0.5, bend=1.0, begun=0.3)
     batch = draw_batch(source, CODEC, 0, numbers, data, settings)
     told = batch["visible"].flatten(2).any(2).float()  # (B, F)
     assert float(told[:, 1:].mean()) == pytest.approx(0.75, abs=0.06)
-    assert float(told[:, 0].mean()) == pytest.approx(0.75 * 0.75 * 0.5, abs=0.09)
+    assert float(told[:, 0].mean()) == pytest.approx(0.75 * 0.75 * 0.7, abs=0.09)
     loose = batch["visible"][:, 1:, 0, 7].flatten(1).any(1)
     seen = told[:, 1:].any(1)
     assert float(loose[seen].float().mean()) == pytest.approx(0.5, abs=0.1)
@@ -334,6 +335,24 @@ def test_what_changes_where_the_frame_before_may_be_trusted():
     wanted = (trust * off).square().unflatten(0, (2, 3)).mean((1, 2, 3, 4))
     assert bool(trust.any() and not trust.all())
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
+
+
+def test_what_changes_is_of_what_is_shown():
+    """Of the frame sharpened, as one step shows it."""
+    torch.manual_seed(0)
+    net = Upsampler(dataclasses.replace(TINY, sharpness=2.0)).eval()
+    torch.nn.init.normal_(net.head.weight, std=0.02)
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, TOLD)
+    batch["time"] = torch.zeros(2, 3)
+    batch["exact"] = torch.zeros_like(batch["exact"])
+    found = upsampler_losses(net, batch, 0.0, TOLD)["change"]
+    before = torch.cat([batch["before"][:, None], batch["frames"][:, :-1]], 1).flatten(0, 1) / 255
+    hint, trust = warp_previous(before, *(batch[k].flatten(0, 1) for k in ("flow", "visible")))
+    noise, decoded = batch["noise"].flatten(0, 1), batch["decode"].flatten(0, 1)
+    shown = sample(net, noise, decoded, hint, trust, steps=1)
+    off = (shown - before) / net.config.residual * batch["same"].flatten(0, 1)
+    wanted = off.square().unflatten(0, (2, 3)).mean((1, 2, 3, 4))
+    torch.testing.assert_close(found, wanted)
 
 
 def test_the_network_is_told_the_frame_before_warped():
@@ -530,6 +549,36 @@ def test_sheets_show_all_four_and_time():
     assert torch.equal(pictures["clip"][:, -SIZE:, -SIZE:], truth[-1])
     assert pictures["slice"].shape == (3, 6 * FRAMES, 4 * SIZE + 3 * 4)
     assert torch.equal(pictures["slice"][:, 6, -SIZE:], truth[1, :, SIZE // 2])
+
+
+def test_is_judged_by_what_it_does_not_learn_from():
+    asked = []
+
+    def spy(seed, index):
+        asked.append((seed, index))
+        return source(seed, index)
+
+    task = upsampler_task(spy, CODEC, configs())
+    judging = set(asked)
+    asked.clear()
+    task.batch(range(4))
+    assert len(judging) == len(asked) == 4
+    assert judging.isdisjoint(asked)
+
+
+def test_what_is_drawn_one_by_one_is_judged_beside_what_is_held(monkeypatch):
+    def draw(*known, temporal=True):
+        return upsample_clip(*known, temporal=temporal) * temporal  # black
+
+    monkeypatch.setattr("flowwarp.train.upsampler.upsample_clip", draw)
+    task = upsampler_task(source, CODEC, configs())
+    with torch.no_grad():
+        figures = task.validate(task.model.eval())
+        sheet = dict(task.samples(task.model))["clip0"]
+    assert figures["psnr_held"] > 10 > figures["psnr_free"]
+    _, free, held, _ = sheet[:, :, :SIZE].split([SIZE + 2, SIZE + 2, SIZE + 2, SIZE], 1)
+    assert not free[:, :SIZE].any()
+    assert held[:, :SIZE].any()
 
 
 def test_samples_and_validation_of_a_task():

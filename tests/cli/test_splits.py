@@ -1,0 +1,19 @@
+"""What is learned from, and what it is judged by."""
+
+import torch
+
+from flowwarp.cli._splits import keep_splits
+
+
+def test_what_judges_is_no_part_of_what_is_learned_from():
+    def keep(draw, named, count):
+        return named, [draw(number).video for number in range(count)]
+
+    options = {"layers": None, "photos": None}
+    (named, learned), checks = keep_splits("digits", 64, 4, 3, (4, 3), keep, **options)
+    assert list(checks) == ["val"]
+    other, judged = checks["val"]
+    assert (len(learned), len(judged)) == (4, 3)
+    assert named != other
+    for video in judged:
+        assert not any(torch.equal(video, own) for own in learned)
