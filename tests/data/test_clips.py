@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from flowwarp.data import clips
-from flowwarp.data.clips import PairStore, find_clips, prepare_pairs
+from flowwarp.data.clips import PairStore, find_clips, is_cut, prepare_pairs
 from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video import write_video
@@ -136,6 +136,37 @@ def test_still_frames_are_dropped_and_slow_motion_adds_up(tmp_path, prepare):
     assert len(prepare(tmp_path / "a", still=-1)) == 5
 
 
+def test_motion_too_slow_to_be_seen_at_once_adds_up(tmp_path, prepare):
+    (tmp_path / "a").mkdir()
+    for number in range(7):
+        write_image(tmp_path / f"a/f{number}.png", torch.full((3, 16, 16), (100 + number) / 255))
+    store = prepare(tmp_path / "a")
+    assert len(store) >= 2
+    assert all(int(two[0, 0, 0]) - int(one[0, 0, 0]) in (2, 3) for one, two in store)
+
+
+def test_as_much_of_the_picture_must_change_as_is_asked_for(tmp_path, prepare):
+    image = torch.zeros(3, 64, 64)
+    for number in range(3):  # by one of 64 blocks, however much that changes, and by two
+        image[:, :8, : 8 * number] = 1
+        (tmp_path / "a").mkdir(exist_ok=True)
+        write_image(tmp_path / f"a/f{number}.png", image)
+    ((one, two),) = prepare(tmp_path / "a", still=0.02)
+    assert not one.any()
+    assert torch.equal(two, steps(image))
+    assert len(prepare(tmp_path / "a", still=0.01)) == 2
+
+
+def test_from_black_and_to_black_is_a_cut():
+    """A board shows black near any place, but black does not show the board."""
+    squares = torch.arange(256) // 16 % 2
+    board = (squares[:, None] == squares).float().expand(3, -1, -1)
+    black = torch.zeros(3, 256, 256)
+    assert is_cut(board, black)
+    assert is_cut(black, board)
+    assert not is_cut(board, board.roll(16, 2))
+
+
 def test_no_pair_crosses_a_cut(tmp_path, prepare):
     save(tmp_path / "a", [0, 4, 8])
     save(tmp_path / "a", [0, 4, 8], seed=1, first=3)
@@ -143,6 +174,15 @@ def test_no_pair_crosses_a_cut(tmp_path, prepare):
     assert len(store) == 4
     assert len(store.windows(3)) == 2
     assert torch.equal(store[2][0], steps(frame(0, seed=1)))
+
+
+def test_what_lies_beyond_a_cut_is_the_same_clip(tmp_path, prepare):
+    save(tmp_path / "a", [0, 4])
+    save(tmp_path / "a", [0, 4], seed=1, first=2)
+    save(tmp_path / "b", [0, 4])
+    store = prepare(tmp_path / "a", tmp_path / "b")
+    assert [store.source(index) for index in range(len(store))] == [0, 0, 1]
+    assert store.clip(1) == str(tmp_path / "a")
 
 
 def test_fast_motion_is_no_cut(tmp_path, prepare):
@@ -364,8 +404,8 @@ def test_new_footage_makes_old_footage_go(tmp_path, monkeypatch):
 
 
 def test_pickled_by_name(tmp_path, prepare):
-    save(tmp_path / "a", [0, 4, 8])
-    store = prepare(tmp_path / "a").windows(3)
+    save(tmp_path / "a", [0, 4, 8, 12, 16])
+    store = prepare(tmp_path / "a").windows(3, stride=2)
     data = pickle.dumps(store)
     assert len(data) < 1000
     copy = pickle.loads(data)

@@ -253,6 +253,79 @@ def test_figures_stand_on_tiles(layers, monkeypatch):
     assert all(own == squares[0] for own in squares)
 
 
+@pytest.mark.parametrize(
+    ("camera", "way"),
+    [
+        ("still", [0, 0]),
+        ("pan left", [1, 0]),
+        ("pan right", [-1, 0]),
+        ("pan up", [0, 1]),
+        ("pan down", [0, -1]),
+    ],
+)
+def test_what_is_seen_goes_against_the_camera(layers, monkeypatch, camera, way):
+    monkeypatch.setattr(world, "_draw_camera", lambda *arguments: camera)
+    for index in range(4):
+        clip = compose_clip(layers, 0, index, 16, 2)
+        assert clip.attributes["camera"] == camera
+        ground = clip.flow_12[0, :, 0].median(1).values  # of the row at the top
+        assert ground.sign().tolist() == way
+
+
+@pytest.mark.parametrize(("camera", "grows"), [("zoom in", True), ("zoom out", False)])
+def test_what_is_seen_grows_as_the_camera_zooms_in(layers, monkeypatch, camera, grows):
+    monkeypatch.setattr(world, "_draw_camera", lambda *arguments: camera)
+    for index in range(4):
+        left, *_, right = compose_clip(layers, 0, index, 16, 2).flow_12[0, 0, 0]
+        assert left.sign() == -right.sign() == (-1 if grows else 1)
+
+
+def test_the_camera_follows_who_walks_and_pans_before_others(layers):
+    random, moves = np.random.default_rng(0), Counter()
+    for _ in range(400):
+        about = world._cast(layers, random, None)[1]
+        camera, backdrop = about["camera"], grounds.is_backdrop(about["ground"])
+        ways = {a["direction"] if a["action"] == "walk" else "" for a in about["actors"]}
+        climbs = bool(ways & {"up", "down"})
+        if camera.startswith("pan"):
+            assert ways == {""}
+            assert not (backdrop and camera in ("pan up", "pan down"))
+        if camera == "follow":
+            assert len(ways) == 1
+            assert ways != {""}
+            assert not (backdrop and climbs)
+        if camera.startswith("zoom"):
+            assert not climbs
+        moves[camera] += 1
+    assert set(moves) == {
+        "still", "follow", "zoom in", "zoom out", "pan left", "pan right", "pan up", "pan down"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("way", ["left", "right"])
+def test_half_way_who_walks_is_in_the_middle(layers, monkeypatch, way):
+    random = np.random.default_rng(0)
+    actor = draw_actor(layers, random)
+    while (actor.attributes["action"], actor.attributes["direction"]) != ("walk", way):
+        actor = draw_actor(layers, random)
+    monkeypatch.setattr(world, "draw_actor", lambda layers, random: actor)
+    monkeypatch.setattr(world, "_draw_camera", lambda *arguments: "still")
+    monkeypatch.setattr(world, "_TWO", 0)
+    for index in range(3):
+        clip = compose_clip(layers, 0, index, 32, held_out=None)
+        first, last = (
+            (flow.norm(dim=0) > 0.1).nonzero()[:, 1].double().mean().item()
+            for flow in (clip.flow_12[0], clip.flow_21[-1])
+        )
+        assert abs(last - first) > 6
+        assert (first + last) / 2 == pytest.approx(15.5, abs=3)
+
+
+def test_a_walk_is_a_cycle_of_16_frames_without_the_one_who_stands():
+    cells = world._act("walk", 20)
+    assert cells.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 1, 1, 2, 2]
+
+
 def test_digits_move_as_they_are_said_to():
     seen = set()
     for index in range(60):

@@ -99,6 +99,13 @@ def test_resize_keeps_the_geometry_of_image_resizing():
     assert torch.allclose(resized[..., 1:-1, 1:-1], (0.1 * small)[..., 1:-1, 1:-1], atol=1e-5)
 
 
+def test_smaller_flow_is_averaged():
+    """Not read at some of its pixels: of stripes nothing is left."""
+    stripes = torch.tensor([-1.0, 1, 1, -1]).repeat(15).expand(1, 2, 60, 60)
+    for flow in (stripes, stripes.mT):
+        assert resize_flow(flow, (15, 15))[..., 1:-1, 1:-1].abs().max() < 1e-6
+
+
 @pytest.mark.parametrize("size", [(20, 30), (80, 120), (30, 70)])
 def test_resize_is_of_what_is_known(size):
     """A fifth of the pixels is known, as of KITTI's, and nothing of the upper left."""

@@ -127,6 +127,9 @@ def test_what_nobody_reads_is_added_where_it_moves_by_hand():
     carried = carry_noise(noise, flow, fresh)  # 0.2 of pixel 1 landed there and says: 0.8 back
     first = (1 + 2) / math.sqrt(2)
     torch.testing.assert_close(carried, torch.tensor([[[[first, 4.0, 100.0, 100.0]]]]))
+    hidden = torch.tensor([False, True, True, True]).view(1, 1, 1, 4)
+    carried = carry_noise(noise, flow, fresh, visible=hidden)  # but nothing joins what is fresh
+    torch.testing.assert_close(carried, torch.tensor([[[[100.0, 4.0, 100.0, 100.0]]]]))
 
 
 def test_contraction_keeps_the_coarse_structure():

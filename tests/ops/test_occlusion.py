@@ -32,6 +32,14 @@ def test_visible_by_range(scene):
     assert torch.equal(visible_by_range(flow_21), visible)
 
 
+def test_half_of_a_pixel_must_be_left():
+    flow_21 = torch.zeros(1, 2, 1, 4)
+    for left, visible in ((0.7, True), (0.3, False)):
+        flow_21[:, 0] = left - 1
+        assert range_map(flow_21)[..., -1].item() == pytest.approx(left)
+        assert visible_by_range(flow_21).flatten().tolist() == [True, True, True, visible]
+
+
 def test_visible_by_consistency(scene):
     flow_12, flow_21, visible = scene
     assert torch.equal(visible_by_consistency(flow_12, flow_21), visible)

@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from flowwarp.pipelines.interpolation import interpolate, interpolate_video
+from flowwarp.pipelines.interpolation import (
+    HIDDEN,
+    HOLE,
+    _judge,
+    _read,
+    _weights,
+    interpolate,
+    interpolate_video,
+)
 
 HEIGHT, WIDTH = 40, 48
 SHIFT = (5.0, -3.0)  # px a frame
@@ -118,6 +126,26 @@ def test_what_one_frame_hides_comes_from_the_other():
     torch.testing.assert_close(half[..., rows, 20:28], there, atol=0.02, rtol=0)
 
 
+def test_what_appears_over_a_still_ground_is_not_mixed_in():
+    """It comes from outside: half way it is not there, only the ground that frame 1 shows."""
+    ground, still = 0.3 * wave(), constant(0, 0)
+    image2, flow_21 = ground.clone(), still.clone()
+    image2[..., 14:26, 14:26], flow_21[:, 0, 14:26, 14:26] = 1, 40
+    (half,) = interpolate(ground, image2, still, flow_21, [0.5])
+    inner = (..., slice(17, 23), slice(17, 23))
+    torch.testing.assert_close(half[inner], ground[inner], atol=0.01, rtol=0)
+
+
+def test_noise_of_what_hardly_moves_is_averaged():
+    generator = torch.Generator().manual_seed(0)
+    noise1, noise2 = 0.02 * torch.rand(2, 1, 3, HEIGHT, WIDTH, generator=generator)
+    image1, image2 = wave() + noise1, wave(0.3) + noise2
+    flow = constant(0.3, 0)
+    (half,) = interpolate(image1, image2, flow, -flow, [0.5])
+    plain = (image1 + image2) / 2
+    torch.testing.assert_close(half[INSIDE], plain[INSIDE], atol=1e-5, rtol=0)
+
+
 def test_both_directions_are_treated_alike():
     image1, image2, flow_12, flow_21 = moving_square()
     (frame,) = interpolate(image1, image2, flow_12, flow_21, [0.25])
@@ -173,6 +201,37 @@ def test_faults_are_said_at_once(change, error, words):
     arguments = {"image1": image, "image2": image, "flow_12": flow, "flow_21": flow, "times": [0.5]}
     with pytest.raises(error, match=words):
         interpolate(**(arguments | change))
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_what_changes_or_does_not_return_counts_less():
+    """Of three pixels the second is lighter in frame 2, and the third returns 2 px beside."""
+    flow, change = torch.zeros(1, 2, 1, 3), torch.tensor([0, 0.1, 0]).view(1, 1, 1, 3)
+    back = torch.tensor([[0.0, 0, 2], [0, 0, 0]]).view(1, 2, 1, 3)
+    visible, weight = _judge(change, flow, back)
+    assert weight.flatten().tolist() == pytest.approx([0, -2, -2])
+    assert visible.flatten().tolist() == pytest.approx([1, 1, math.exp(-4)])
+
+
+@pytest.mark.parametrize(
+    ("seen", "known", "cost"),
+    [(1, True, 0.5), (1, False, 0.5 + HOLE), (0, True, HIDDEN), (0.5, True, 0.25 + HIDDEN / 2)],
+)
+def test_costs_of_a_reading(seen, known, cost):
+    """Between frames that differ by a half."""
+    image, one = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
+    level = (torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0))
+    is_known = torch.full((1, 1, 4, 4), known)
+    flow = torch.zeros(1, 2, 4, 4)
+    _, found = _read(image, image + 0.5, flow, 0.5, (one, seen * one), is_known, level)
+    torch.testing.assert_close(found, cost * one)
+
+
+def test_the_last_of_equal_costs_is_favoured():
+    weights = _weights(torch.zeros(1, 3, 1, 1), torch.full((1, 1, 1, 1), math.log(2)))
+    assert weights.flatten().tolist() == pytest.approx([0.25, 0.25, 0.5])
 
 
 # ------------------------------------------------------------------ videos

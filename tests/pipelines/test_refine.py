@@ -1,14 +1,32 @@
 """Refinement of pictures whose flow is known, of degenerate ones, and for any number of threads."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.refine import BALANCED, BEST, RefineConfig, estimate, refine
+from flowwarp.pipelines import refine as refining
+from flowwarp.pipelines.refine import (
+    BALANCED,
+    BEST,
+    HIDDEN,
+    RefineConfig,
+    _complete,
+    _edges,
+    _features,
+    _trust,
+    estimate,
+    fuse,
+    refine,
+)
 
 QUICK = RefineConfig(levels=2, warps=2)
+ONCE = RefineConfig(match=False, levels=1, warps=1, inner=1)
+STILL = torch.zeros(1, 2, 32, 32)
 
 
 def texture(height, width, channels=3, seed=0):
@@ -20,6 +38,14 @@ def texture(height, width, channels=3, seed=0):
         noise = torch.rand(1, channels, *size, generator=generator)
         image += F.interpolate(noise, (height, width), mode="bicubic", align_corners=False) / 3
     return image.clamp(0, 1)
+
+
+def noise(*seeds, side=32):
+    """Return pictures that have nothing in common."""
+    return [
+        torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
+        for seed in seeds
+    ]
 
 
 def affine(height, width):
@@ -191,3 +217,120 @@ def test_a_level_that_has_settled_warps_no_more():
     (rough, few), (fine, some), (_, all_) = warps(1.0), warps(0.02), warps(-1.0)
     assert few == 2 < some < all_ == 40
     assert max(error(fine, target), error(rough, target)) < 0.05
+
+
+# ------------------------------------------------------------------ what a level is told
+
+
+@pytest.fixture
+def spy(monkeypatch):
+    """Return what notes a part of what one of the module's functions is called with."""
+
+    def note(name, pick):
+        seen, real = [], getattr(refining, name)
+
+        def noting(*arguments, **options):
+            seen.append(pick(arguments, options))
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(refining, name, noting)
+        return seen
+
+    return note
+
+
+def test_smoothness_makes_smooth():
+    def roughness(smoothness):
+        found = refine(*noise(0, 1), STILL, config=replace(ONCE, smoothness=smoothness))
+        return float(found.diff(dim=-1).abs().mean())
+
+    assert roughness(100.0) < 0.5 * roughness(0.1)
+
+
+def test_the_median_has_the_radius_that_is_asked_for(spy):
+    seen = spy("weighted_median", lambda arguments, options: options["radius"])
+    refine(*noise(0, 1), STILL, config=replace(ONCE, median_radius=6))
+    assert seen == [6]
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_the_finest_level_is_matched_in_as_many_rounds_as_are_asked_for(spy, rounds):
+    sides = spy("match_round", lambda arguments, options: len(arguments[0]))
+    config = replace(ONCE, match=True, match_rounds=rounds, sweeps=1)
+    refine(*noise(0, 1, side=64), config=config)
+    assert sides.count(64) == 2 * rounds  # there and back
+
+
+def test_what_differs_is_little_trusted(spy):
+    seen = spy("weighted_median", lambda arguments, options: arguments[2])
+    refine(*noise(0, 0), STILL, config=ONCE)
+    refine(*noise(0, 1), STILL, config=ONCE)
+    assert seen[0].min() > 0.9
+    assert seen[1].min() < 0.1
+
+
+def test_what_leads_outside_is_not_fitted(spy):
+    seen = spy("normal_equations", lambda arguments, options: arguments[4])
+    start = STILL.clone()
+    start[:, 0, :, 20:] = 50
+    refine(*noise(0, 0), start, config=ONCE)
+    assert (seen[0][..., :20] == 1).all()
+    assert not seen[0][..., 20:].any()
+
+
+# ------------------------------------------------------------------ by hand
+
+
+def test_smoothness_yields_at_edges():
+    image = torch.zeros(1, 1, 8, 8)
+    image[..., 4:] = 1  # from left to right it changes, downwards it does not
+    right, below = _edges(image, 0.05)[0]
+    assert right[:, 3].max() < 0.1
+    assert (right[:, [0, 1, 5, 6]] > 0.9).all()
+    assert below.min() == 1
+    torch.testing.assert_close(_edges(image.mT, 0.05)[0], torch.stack([below.T, right.T]))
+
+
+def test_where_flow_converges_it_is_little_trusted():
+    x = torch.arange(16.0).expand(1, 1, 16, 16)
+    same = torch.zeros(1, 3, 16, 16)
+    for flow in (torch.cat([x, 0 * x], 1), torch.cat([0 * x, x.mT], 1)):
+        meets, parts = (_trust(slope * flow, same, same)[0, 0, 8, 8] for slope in (-0.5, 0.5))
+        assert meets == pytest.approx(math.exp(-((0.5 / 0.3) ** 2) / 2), rel=1e-4)
+        assert parts == 1
+
+
+def test_where_brightness_changes_flow_is_little_trusted():
+    """By 20 of 255 steps either way; a gradient alone tells nothing."""
+    same, other = torch.zeros(2, 1, 3, 8, 8)
+    other[:, 0, 0], other[:, 0, 1], other[:, 0, 2], other[:, 1:, 3] = 20 / 255, -20 / 255, 1, 1
+    trust = _trust(torch.zeros(1, 2, 8, 8), same, other)[0, 0, :, 0]
+    assert trust[:5].tolist() == pytest.approx([math.exp(-0.5)] * 2 + [HIDDEN, 1, 1], rel=1e-4)
+
+
+def test_a_lighter_picture_has_nearly_the_same_features():
+    (image,) = noise(0)
+    change = (_features(0.5 * image + 0.2) - _features(0.5 * image)).abs().amax((0, 2, 3))
+    assert change.tolist() == pytest.approx([0.02, 0, 0], abs=1e-5)
+
+
+def test_a_target_outside_costs_as_much_as_a_poor_match():
+    """Even if the border, repeated, looks like what is sought."""
+    (image,) = noise(0)
+    image[..., 24:] = image[..., 23:24]
+    outside = torch.full((1, 2, 32, 32), 40.0)
+    assert not fuse(image, image, [outside, STILL])[..., 26:].any()
+    (other,) = noise(1)
+    poor = STILL + 1  # costs 0.5 on average, so that each wins somewhere
+    chosen = fuse(image, other, [outside, poor])[..., :20]
+    assert 0.05 < (chosen[:, 0] == 1).float().mean() < 0.95
+
+
+def test_matches_that_do_not_return_are_filled_in():
+    """Of a block of another colour, so that nothing around it is like it."""
+    image, flow = torch.zeros(1, 1, 32, 32), STILL.clone()
+    image[..., 12:16, 12:16], flow[:, 0, 12:16, 12:16] = 1, 3
+    assert not _complete(image, flow, STILL).any()
+    back = STILL.clone()
+    back[:, 0, 12:16, 15:19] = -2  # a pixel beside where it began
+    assert torch.equal(_complete(image, flow, back), flow)

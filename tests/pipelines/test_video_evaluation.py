@@ -19,7 +19,7 @@ from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.pipelines import precision, text_video, video_evaluation
 from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, sample_video_tokens
-from flowwarp.pipelines.text_video import generate, load_models
+from flowwarp.pipelines.text_video import NOISE, generate, load_models
 from flowwarp.pipelines.video_evaluation import (
     Tally,
     compare_upsampling,
@@ -260,6 +260,23 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     assert table["said %"]["described"] == pytest.approx(100 * 5 / 13)
 
 
+@pytest.mark.parametrize(
+    ("action", "camera", "has"),
+    [("walk", "still", True), ("walk", "pan left", False), ("stand", "still", False)],
+)
+def test_only_before_a_camera_that_stands_still_has_who_walks_a_heading(
+    models, judge, monkeypatch, action, camera, has
+):
+    one = clip(action=action)
+    one = dataclasses.replace(one, attributes=one.attributes | {"camera": camera})
+    codes = models.dvae.encode(one.video[None].float() / 255)
+    monkeypatch.setattr(video_evaluation, "draw_codes", lambda *arguments: (codes, []))
+    monkeypatch.setattr(video_evaluation, "describe", lambda gpt, codes: [""])
+    monkeypatch.setattr(video_evaluation, "heading", lambda net, video: "left")
+    table = evaluate_gpt(models, judge, [one], PHRASES)
+    assert table.get("heading %", {}) == dict.fromkeys(["truth", "decoded", "drawn"] * has, 100)
+
+
 def test_words_are_not_drawn_as_the_clip_was():
     """What is seen follows from (seed, number) too: how it is said must not follow from that."""
     said = [prompt_of(clip(), 7, n) for n in range(20)]
@@ -283,6 +300,13 @@ def test_directions_by_hand(x, y, wanted, ground):
     flow[:, 0, 10:20, 8:20] += x
     flow[:, 1, 10:20, 8:20] += y
     assert main_direction(flow) == wanted
+
+
+def test_the_ground_is_what_the_rim_shows():
+    """Of a figure so large that most of what is inside moves with it."""
+    flow = torch.zeros(3, 2, 32, 32)
+    flow[:, 1, 5:27, 5:27] = -1
+    assert main_direction(flow) == "up"
 
 
 def test_a_square_is_seen_to_move():
@@ -332,6 +356,17 @@ def test_upsampling_by_hand():
     similar = (2 * 0.2 * 0.3 + 1e-4) / (0.2**2 + 0.3**2 + 1e-4)  # of two plain greys
     table = compare_upsampling(grey, halve(grey.video), {"held": flat + 0.1})
     assert table["ssim"]["held"] == pytest.approx(similar, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["valid_21", "visible_21"])
+def test_warping_is_judged_where_flow_is_exact_and_leads_to_what_is_seen(name):
+    one = clip(size=2 * SIZE)
+    video, seen = one.video.clone(), torch.ones_like(one.visible_21)
+    video[3, :, :8] = 255 - video[3, :, :8]
+    seen[2:4, :, :8] = False  # from the frame that differs, and back to it
+    one = dataclasses.replace(one, video=video, **{name: seen})
+    table = compare_upsampling(one, halve(video), {"held": video / 255})
+    assert table["warping"]["truth"] == table["warping"]["held"] == 0
 
 
 def test_reconstructions_are_upsampled_both_ways(models):
@@ -391,6 +426,25 @@ def test_free_samples_beside_originals(models, monkeypatch):
     assert one["fine"]["free"] == pytest.approx(math.sqrt(energies), rel=1e-4)
     assert evaluate_samples(models, clips, seed=3, steps=1, best=1) == table
     assert evaluate_samples(models, clips, seed=4, steps=1, best=1) != table
+
+
+def test_each_sample_has_a_seed_and_noise_of_its_own(models, monkeypatch):
+    codes, noise, clips = [], [], [clip(n, size=2 * SIZE) for n in range(2)]
+
+    def draw(models, prompts, seeds, *options):
+        codes.append(seeds)
+        return models.dvae.encode(halve(clips[0].video)[None]), prompts
+
+    def upsample(upsampler, decode, motion, *, seed, steps, temporal=True):
+        noise.append(seed)
+        return enlarge(decode)
+
+    monkeypatch.setattr(video_evaluation, "draw_codes", draw)
+    monkeypatch.setattr(video_evaluation, "_upsample", upsample)
+    monkeypatch.setattr(video_evaluation, "_AT_ONCE", 1)
+    evaluate_samples(models, clips, seed=7)
+    assert codes == [[7], [8]]
+    assert noise == [7 + NOISE] * 2 + [8 + NOISE] * 2  # the same for free and held
 
 
 def test_what_was_learned_by_heart_is_found():

@@ -147,6 +147,17 @@ def test_error_colors_by_hand(error, length, rgb):
     assert (255 * picture).round().flatten().tolist() == list(rgb)
 
 
+@pytest.mark.parametrize(("u", "v", "error"), [(4.2, 5.6, 7), (2, 2.1, 2.9)])
+def test_errors_and_lengths_are_euclidean(u, v, error):
+    still = constant_flow(0, 0, 1, 1)
+    slanted, level = (error_map(constant_flow(*way, 1, 1), still) for way in ((u, v), (error, 0)))
+    assert torch.equal(slanted, level)
+    far = constant_flow(60, 80, 1, 1)  # 100 px, so that 5 px is the threshold
+    inlier, outlier = (error_map(far + constant_flow(d, 0, 1, 1), far) for d in (4.5, 5.5))
+    assert torch.equal(inlier, error_map(constant_flow(2.9, 0, 1, 1), still))
+    assert torch.equal(outlier, error_map(constant_flow(3.1, 0, 1, 1), still))
+
+
 def test_unknown_truth_is_black():
     target = torch.zeros(2, 2, 3, 4)
     target[0, 0, 0, 0], target[0, 1, 0, 1] = math.nan, 1e10

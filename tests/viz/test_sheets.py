@@ -52,11 +52,12 @@ def test_blocks_break_between_words():
 
 def test_a_caption_stands_beside_its_row():
     black = torch.zeros(2, 3, 20, 10)
-    sheet = captioned_sheet([("o", black), ("", black)], columns=3)
+    sheet = captioned_sheet([("o", black), ("n", black)], columns=3)
     assert sheet.shape == (3, 42, 3 * 6 + 8 + 22)
     assert torch.equal(sheet[:, :, -22:], video_sheet([black, black]))
     assert torch.equal(sheet[0, 4:11, 4:10], 1 - text_mask("o"))
-    sheet[:, 4:11, 4:10] = 1
+    assert torch.equal(sheet[0, 26:33, 4:10], 1 - text_mask("n"))
+    sheet[:, 4:11, 4:10] = sheet[:, 26:33, 4:10] = 1
     assert (sheet[:, :, :-22] == 1).all()
     long = captioned_sheet([("word " * 99, black)], columns=4)
     assert long.shape == (3, 20, 4 * 6 + 8 + 22)
