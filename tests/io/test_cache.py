@@ -45,6 +45,8 @@ def test_what_is_made_or_in_use_stays(add, tmp_path):
     add("tokens-d", 4)
     use(used)
     with making(made, "another process makes it"):
+        for folder in (used / ".used", made):  # the first to go, if they may
+            os.utime(folder, (1, 1))
         make_room(tmp_path)
     assert names(tmp_path) == ["fitted-b", "pairs-a"]
 
@@ -73,6 +75,13 @@ def test_a_use_counts_as_new(add, tmp_path):
     assert names(tmp_path) == ["pairs-a", "pairs-b"]
 
 
+def test_each_use_is_noted(tmp_path):
+    for _ in range(2):
+        use(tmp_path)
+        assert (tmp_path / ".used").stat().st_mtime > 1
+        os.utime(tmp_path / ".used", (1, 1))
+
+
 @pytest.mark.parametrize(("limit", "left"), [("", 1), ("inf", 1), ("1e3", 1), ("0", 0)])
 def test_limits(add, tmp_path, monkeypatch, limit, left):
     add("pairs-a", 1)
@@ -81,8 +90,9 @@ def test_limits(add, tmp_path, monkeypatch, limit, left):
     assert len(names(tmp_path)) == left
 
 
-def test_a_limit_that_is_no_number(tmp_path, monkeypatch):
-    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "20 GB")
+@pytest.mark.parametrize("limit", ["20 GB", "nan"])
+def test_a_limit_that_is_no_number(tmp_path, monkeypatch, limit):
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", limit)
     with pytest.raises(InputError, match="FLOWWARP_CACHE_LIMIT: must be a number of bytes"):
         make_room(tmp_path)
 

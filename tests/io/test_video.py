@@ -1,5 +1,6 @@
 import struct
 from fractions import Fraction
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageSequence
 
 from flowwarp.data.clips import find_clips
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io import video
 from flowwarp.io.images import write_image
 from flowwarp.io.video import (
     VideoInfo,
@@ -240,6 +242,45 @@ def encode_hdr(path, transfer):
         output.mux(stream.encode(None))
 
 
+def test_sound_may_outlast_the_picture(tmp_path):
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        stream = output.add_stream("libx264", 25)
+        stream.pix_fmt, stream.width, stream.height = "yuv420p", 48, 32
+        sound = output.add_stream("pcm_s16le", 8000, layout="mono")
+        for shade in range(0, 200, 50):
+            pixels = np.full((32, 48, 3), shade, np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, "rgb24")))
+        output.mux(stream.encode(None))
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 16_000), np.int16), "s16", "mono")
+        silence.sample_rate = 8000
+        output.mux(sound.encode(silence))
+        output.mux(sound.encode(None))
+    assert len(list(read_video(tmp_path / "a.mkv"))) == 4
+
+
+def test_a_later_part_that_is_too_large_is_not_decoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(video, "MAX_FRAME_PIXELS", 2500)
+    for name, size in (("a", (32, 48)), ("b", (64, 64))):
+        encode(tmp_path / name, [np.full((*size, 3), 90, np.uint8)] * 3, container="h264")
+    parts = ((tmp_path / name).read_bytes() for name in "ab")
+    (tmp_path / "c.h264").write_bytes(b"".join(parts))
+    frames, problem = until_it_breaks(tmp_path / "c.h264")
+    assert {frame.shape for frame in frames} == {(3, 32, 48)}
+    assert "breaks off after" in problem
+
+
+def test_a_chunk_of_an_odd_size_hides_no_frames(tmp_path):
+    """It is filled up to an even one."""
+    path = tmp_path / "a.webp"
+    write_video(path, clip(), 10)
+    data = path.read_bytes()
+    start = data.index(b"ANIM")
+    odd = b"JUNK" + struct.pack("<I", 7) + bytes(8)
+    size = struct.pack("<I", len(data) + len(odd) - 8)
+    path.write_bytes(data[:4] + size + data[8:start] + odd + data[start:])
+    assert video_info(path).fps == 10
+
+
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG"), (14, None), (1, None)])
 @pytest.mark.parametrize("kind", ["mp4", "mkv"])
 def test_hdr_is_warned_of_once(tmp_path, caplog, kind, transfer, name):
@@ -333,6 +374,14 @@ def test_write_checks_its_frames(tmp_path, extension, frames, words):
     with pytest.raises(ValueError, match=words):
         write_video(tmp_path / f"a{extension}", frames)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp"])
+def test_colours_beyond_the_range_are_the_nearest_ones(tmp_path, extension):
+    colour = torch.tensor([1.2, -0.2, 0.5]).view(3, 1, 1).expand(3, 16, 16)
+    write_video(tmp_path / f"a{extension}", [colour])
+    (got,) = read_video(tmp_path / f"a{extension}")
+    assert (got[:, 8, 8] - torch.tensor([1.0, 0.0, 0.5])).abs().max() < 0.03
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp", ""])
@@ -650,6 +699,32 @@ def test_salvages_up_to_where_a_video_breaks_off(tmp_path, noisy, kind):
     with pytest.raises(InputError) as fault:
         next(frames)
     assert str(fault.value) == problem
+
+
+def frame(time, *, key=False):
+    return SimpleNamespace(pts=time, key_frame=key, is_corrupt=False)
+
+
+def test_a_frame_of_a_damaged_packet_is_not_whole():
+    schedule = video._Schedule()
+    schedule.expect(0)
+    schedule.spoil(0)
+    assert schedule.arrive(frame(0, key=True)) == (0, False)
+
+
+def test_damage_ends_with_a_key_frame_that_is_shown_after_it():
+    schedule = video._Schedule()
+    for time in (3, 5):
+        schedule.expect(time)
+    schedule.spoil(5)
+    assert schedule.arrive(frame(3, key=True)) == (0, True)
+    schedule.expect(7)
+    assert schedule.arrive(frame(8)) == (2, True)  # 5 and 7 are missing
+    schedule.expect(9)
+    assert schedule.arrive(frame(10)) == (1, True)
+    assert schedule.arrive(frame(11, key=True)) == (0, True)
+    schedule.expect(12)
+    assert schedule.arrive(frame(13)) == (0, True)
 
 
 def test_nothing_to_salvage(tmp_path, noisy):
