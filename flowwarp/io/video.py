@@ -48,7 +48,7 @@ _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
 _LIMITED = 1  # luma from 16 to 235, which every player expects
 _LONGEST_PIXEL = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
-_MOST_TIMED = 100_000  # packets whose times are read, in half a second: an hour of film
+_MOST_TIMED = 3000  # packets whose times are read: two minutes, of large frames some 100 MB
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class VideoInfo:
         width: in pixels, upright.
         height: in pixels, upright.
         fps: average frames a second, ``DEFAULT_FPS`` where none is stated. Where it varies, of the
-            first 100,000 frames if the file does not count them.
+            first 3,000 frames if the file does not count them.
         frames: how many, if the file says so.
         pixel_aspect: the width of a pixel by its height, upright; 1 where none is stated, or
             none that can be.
