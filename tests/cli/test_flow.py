@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import lock
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.flow_files import read_flow
@@ -378,7 +378,8 @@ def test_json(flow):
     told = json.loads("".join(out))
     assert told["output"] == "in_flow"
     (result,) = told["results"]
-    assert result.pop("seconds") > 0
+    seconds = result.pop("seconds")
+    assert seconds > 0
     assert result == {
         "input": ["in/frame8.png", "in/frame9.png"],
         "output": "in_flow/frame8.flo",
@@ -396,7 +397,8 @@ def test_json(flow):
         }
     ]
     (again,) = json.loads("".join(flow("in", "--json", "--backward", "b")[1]))["results"]
-    assert again["kept"]
+    assert again.pop("seconds") == pytest.approx(seconds, abs=1e-3)
+    assert again == result | {"kept": True}
 
 
 # ------------------------------------------------------------------ videos
@@ -562,6 +564,32 @@ def test_what_is_gone_or_made_of_other_frames_is_done_again(flow):
     assert parts == ["frame8", "frame10", "frame11"]
 
 
+def test_flow_is_written_last(tmp_path):
+    """Of a pair that has it, nothing is missing."""
+    field = torch.zeros(2, HEIGHT, WIDTH)
+    target = bulk_flow.Target(tmp_path / "none/f.flo", tmp_path / "b.flo", tmp_path / "o.png")
+    with pytest.raises(OutputError):
+        bulk_flow.write_fields(bulk_flow.Fields(field, field, field[:1] == 0), target)
+    assert sorted(files(tmp_path)) == ["b.flo", "o.png"]
+
+
+def test_pairs_are_counted_by_headers(tmp_path):
+    save_frames("in", 4)
+    write_video("a.mp4", [frame(index) for index in range(3)], 10)
+    clips = bulk_flow.place_clips([Path("in"), Path("a.mp4")])
+    assert bulk_flow.count_pairs(clips) == 3 + 2
+    write_video("b.mkv", [frame(index) for index in range(3)], 10)  # does not say
+    assert bulk_flow.count_pairs(bulk_flow.place_clips([Path("b.mkv")])) is None
+
+
+@pytest.mark.parametrize("top", [255, 65535])
+def test_pictures_travel_as_they_are(top):
+    image = torch.arange(top + 1).float().view(1, 1, -1) / top
+    packed = bulk_flow._pack(image)
+    assert packed.dtype == (np.uint8 if top == 255 else np.float32)
+    assert torch.equal(bulk_flow._unpack(packed), image)
+
+
 def test_half_a_line_is_no_harm(flow):
     save_frames("in")
     assert flow("in")[0] == 0
@@ -583,6 +611,7 @@ def test_another_job_is_refused(flow):
         (["in", "--quality", "balanced"], "whose quality is 'fast', not 'balanced'"),
         (["in", "--format", "npy"], "whose format is 'flo', not 'npy'"),
         (["in", "--backward", "b"], "whose backward is None, not"),
+        (["in", "--occlusion", "b"], "whose occlusion is None, not"),
         (["other", "-o", "in_flow"], "whose source is"),
         (["in", "--format", "npy", "--shard", "1/2"], "whose format is"),
     ]:
