@@ -139,8 +139,8 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
     import cv2  # 0.1 s; a .flo needs none of it
 
     # Stored again without packing, so that no oddity of the stream is left to complain about.
-    body = _chunk(b"IDAT", zlib.compress(scanlines, 0))
-    plain = data[:HEADER_BYTES] + body + _chunk(b"IEND", b"")
+    body = make_chunk(b"IDAT", zlib.compress(scanlines, 0))
+    plain = data[:HEADER_BYTES] + body + make_chunk(b"IEND", b"")
     picture = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture is None or picture.shape[:2] != (header.height, header.width):
         raise InputError(path, "cannot be decoded", "the file is broken")
@@ -204,5 +204,6 @@ def _unpack(path: str | Path, header: PngHeader, packed: bytes, size: int) -> by
     return pixels
 
 
-def _chunk(kind: bytes, body: bytes) -> bytes:
+def make_chunk(kind: bytes, body: bytes) -> bytes:
+    """Return a chunk of a PNG: its length, kind, body and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
@@ -363,6 +363,5 @@ def _add_profile(data: bytes, icc: bytes | None) -> bytes:
     """Put an ICC profile into a PNG, behind the header: OpenCV writes none."""
     if icc is None:
         return data
-    chunk = io.BytesIO()
-    PngImagePlugin.putchunk(chunk, b"iCCP", b"ICC Profile\0\0", zlib.compress(icc))
-    return data[: _png.HEADER_BYTES] + chunk.getvalue() + data[_png.HEADER_BYTES :]
+    chunk = _png.make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+    return data[: _png.HEADER_BYTES] + chunk + data[_png.HEADER_BYTES :]
