@@ -113,6 +113,20 @@ def check_same_grid(tensor: Tensor, name: str, like: Tensor, channels: int | Non
         raise ValueError(f"{name} must have {wanted_channels}, got {tensor.shape[1]}")
 
 
+def check_mask(mask: Tensor, name: str, like: Tensor) -> None:
+    """Check that ``mask`` is (B, 1, H, W) on the grid of ``like``; it may be of weights, too.
+
+    Raises:
+        TypeError: not a tensor.
+        ValueError: another shape, which would be spread over channels or examples, or device.
+    """
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
+    if mask.ndim != 4 or mask.shape[1] != 1:
+        raise ValueError(f"{name} must be (B, 1, H, W), got shape {_shape(mask)}")
+    check_same_grid(mask, name, like)
+
+
 def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
     """Check that ``value`` is one of ``choices``.
 

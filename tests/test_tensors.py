@@ -3,8 +3,16 @@
 import math
 
 import pytest
+import torch
 
-from flowwarp.tensors import LARGEST, check_choice, check_number, check_whole, check_wholes
+from flowwarp.tensors import (
+    LARGEST,
+    check_choice,
+    check_mask,
+    check_number,
+    check_whole,
+    check_wholes,
+)
 
 NO_NUMBERS = [None, True, "4", [], {}, math.nan, math.inf, -math.inf, 10**30, -(10**30), 1e308]
 
@@ -49,3 +57,13 @@ def test_a_line_stays_short():
             with pytest.raises(ValueError, match="side must be") as fault:
                 check(value)
             assert len(str(fault.value)) < 200
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 4, 5), (1, 1, 4, 5), (2, 1, 4, 1)])
+def test_a_mask_that_would_be_spread_is_refused(shape):
+    like = torch.zeros(2, 3, 4, 5)
+    check_mask(torch.ones(2, 1, 4, 5), "seen", like)
+    with pytest.raises(ValueError, match="seen must"):
+        check_mask(torch.ones(shape), "seen", like)
+    with pytest.raises(TypeError, match=r"seen must be a torch\.Tensor, got bool"):
+        check_mask(True, "seen", like)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flowwarp.ops.census import census_distance
 from flowwarp.ops.warping import compute_dtype, warp
-from flowwarp.tensors import check_image, check_same_grid
+from flowwarp.tensors import check_image, check_mask, check_same_grid
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -36,7 +36,7 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     """
     if mask is None:
         return values.mean((1, 2, 3))
-    _check_mask(mask, values)
+    check_mask(mask, "mask", values)
     weight = mask.to(values.dtype)
     # 0 * inf is NaN: what the mask leaves out must not count, whatever it is.
     kept = torch.where(weight > 0, values * weight, 0)
@@ -62,7 +62,7 @@ def masked_charbonnier(
         epsilon: as for :func:`charbonnier`.
     """
     if mask is not None:  # of what is infinite the gradient would be NaN, though it is left out
-        _check_mask(mask, difference)
+        check_mask(mask, "mask", difference)
         difference = torch.where(mask > 0, difference, 0)
     return masked_mean(charbonnier(difference, epsilon), mask)
 
@@ -85,7 +85,7 @@ def census_loss(
     inner = torch.zeros_like(distance, dtype=torch.bool)
     inner[..., radius : -radius or None, radius : -radius or None] = True
     if mask is not None:
-        _check_mask(mask, distance)
+        check_mask(mask, "mask", distance)
     weight = inner if mask is None else inner * mask
     return masked_charbonnier(distance, weight)
 
@@ -162,13 +162,6 @@ def _check_pair(image1: Tensor, image2: Tensor) -> None:
     check_image(image1, "the first image")
     check_image(image2, "the second image")
     check_same_grid(image2, "the second image", image1, image1.shape[1])
-
-
-def _check_mask(mask: Tensor, values: Tensor) -> None:
-    """Refuse a mask that would be spread over channels or examples."""
-    if mask.ndim != 4:
-        raise ValueError(f"mask must be (B, 1, H, W), got shape {tuple(mask.shape)}")
-    check_same_grid(mask, "mask", values, 1)
 
 
 def _reflect(image: Tensor, width: int) -> Tensor:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flowwarp.tensors import check_flow, check_same_grid
+from flowwarp.tensors import check_flow, check_mask
 
 
 def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:
@@ -128,9 +128,7 @@ def _checked(flow: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple
     flow, target = flow.to(dtype), target.to(dtype)
     if valid is None:
         return flow, target
-    check_same_grid(valid, "valid", flow)
-    if valid.ndim != 4 or valid.shape[1] != 1:
-        raise ValueError(f"valid must be (B, 1, H, W), got shape {tuple(valid.shape)}")
+    check_mask(valid, "valid", flow)
     counted = valid.bool()
     return torch.where(counted, flow, 0), torch.where(counted, target, 0)
 

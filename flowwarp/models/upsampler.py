@@ -46,6 +46,7 @@ from flowwarp.tensors import (
     check_choice,
     check_flow,
     check_image,
+    check_mask,
     check_number,
     check_same_grid,
     check_whole,
@@ -338,9 +339,9 @@ def _check(
         )
     if (previous is None) != (visible is None):
         raise ValueError("previous and visible must be given together")
-    for name, tensor in (("previous", previous), ("visible", visible)):
-        if tensor is not None:
-            check_same_grid(tensor, name, noisy)
+    if previous is not None and visible is not None:
+        check_same_grid(previous, "previous", noisy)
+        check_mask(visible, "visible", noisy)
 
 
 # ------------------------------------------------------------------ flow matching

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops.splatting import splat
-from flowwarp.tensors import check_flow, check_image, check_same_grid
+from flowwarp.tensors import check_flow, check_image, check_mask, check_same_grid
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -72,11 +72,7 @@ def carry_noise(
     size = height * width
     moves = torch.isfinite(flow).all(1, keepdim=True)
     if visible is not None:
-        if not isinstance(visible, Tensor):
-            raise TypeError(f"visible must be a torch.Tensor, got {type(visible).__name__}")
-        if visible.ndim != 4:
-            raise ValueError(f"visible must be (B, 1, H, W), got shape {tuple(visible.shape)}")
-        check_same_grid(visible, "visible", noise, 1)
+        check_mask(visible, "visible", noise)
         moves = moves & visible.bool()
     source, inside = _target(flow, moves, dither)  # (B, H * W), of each pixel
     reads = moves.flatten(1) & inside

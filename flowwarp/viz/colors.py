@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from flowwarp.tensors import check_flow, check_same_grid
+from flowwarp.tensors import check_flow, check_mask
 from flowwarp.viz._text import ADVANCE, HEIGHT, text_mask
 
 UNKNOWN = 1e9  # Middlebury's .flo files mark a pixel without a value by a larger one
@@ -162,9 +162,7 @@ def known_flow(flow: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     flow = flow.detach().float() + 0.0
     known = (flow.abs() <= UNKNOWN).all(1, keepdim=True)  # False for NaN, too
     if valid is not None:
-        check_same_grid(valid, "valid", flow)
-        if valid.ndim != 4 or valid.shape[1] != 1:
-            raise ValueError(f"valid must be (B, 1, H, W), got shape {tuple(valid.shape)}")
+        check_mask(valid, "valid", flow)
         known &= valid.bool()
     return torch.where(known, flow, 0.0), known
 

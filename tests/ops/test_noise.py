@@ -185,7 +185,7 @@ def test_shapes_are_checked():
         carry_noise(noise, torch.zeros(1, 2, 4, 5), torch.zeros(1, 2, 4, 5))
     with pytest.raises(ValueError, match="flow"):
         carry_noise(noise, torch.zeros(1, 2, 4, 6), noise)
-    with pytest.raises(ValueError, match="visible must have 1 channel"):
+    with pytest.raises(ValueError, match=r"visible must be \(B, 1, H, W\)"):
         carry_noise(noise, torch.zeros(1, 2, 4, 5), noise, visible=torch.ones(1, 2, 4, 5))
     with pytest.raises(ValueError, match=r"visible must be \(B, 1, H, W\), got shape \(1, 4, 5\)"):
         carry_noise(noise, torch.zeros(1, 2, 4, 5), noise, visible=torch.ones(1, 4, 5))
