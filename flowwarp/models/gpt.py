@@ -985,18 +985,18 @@ class _Pointer:
     def __init__(
         self, net: GPT, choices: Sequence[Tensor], near: Tensor, begun: Tensor | None, batch: int
     ) -> None:
-        self.near = near
         self.begun = 0 if begun is None else begun.shape[1]
         # The last column is what a place of -1 reads: no id.
         self.known = near.new_full((batch, self.begun + len(near) + 1), -1)
+        self.near = near.where(near >= 0, self.known.shape[1] - 1)
         if begun is not None:
             self.known[:, : self.begun] = begun
         self.indices = [_index(ids, net.config.vocabulary) for ids in choices]
 
     def point(self, logits: Tensor, pointed: Tensor, turn: int, step: int) -> Tensor:
         """Return logits with what points at them added; rows are those written, once or twice."""
-        places = self.indices[turn][self.known[:, self.near[step]]]  # (B, 7)
-        return _point(logits, pointed, places.repeat(len(logits) // len(places), 1))
+        places = self.indices[turn].take(self.known.index_select(1, self.near[step]))  # (B, 7)
+        return _point(logits, pointed, torch.cat([places] * (len(logits) // len(places))))
 
     def add(self, ids: Tensor, step: int) -> None:
         """Take note of a token of each row."""
@@ -1106,7 +1106,7 @@ def sample(
                 break
         if progress is not None:
             progress(step + 1, count)
-        patch.append(ids.repeat(len(rows) // batch))
+        patch.append(torch.cat([ids] * (len(rows) // batch)))
         if len(patch) == PATCH and step + 1 < count:
             if resampling is not None and (step + 1) % resampling.every == 0:
                 kept = resampling.choose(written[:, : step + 1])
