@@ -22,6 +22,7 @@ import logging
 import os
 import tarfile
 import tempfile
+import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ _VERSION = 1  # of the cache; part of its key
 _VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
 _TABLE = "captions.csv"
 _OTHER = {".csv", ".tar", ".txt"}  # what else lies in such folders
+_PACKED = frozenset({".tgz", ".gz", ".bz2", ".xz", ".zst"})
 _LARGEST_TABLE = 2**28  # bytes
 _LARGEST_TEXT = 2**16  # bytes; of one caption's file
 _LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
@@ -281,27 +283,35 @@ def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
     yield from _read_pairs(source, listed, skipped)
     for archive in list_folder(source, frozenset({".tar"})):
         yield from _read_tar(archive, skipped)
+    for packed in list_folder(source, _PACKED):
+        if packed.suffix.lower() == ".tgz" or packed.stem.lower().endswith(".tar"):
+            _skip(f"{packed}: is compressed; unpack it to a .tar", skipped)
 
 
 def _read_pairs(folder: Path, listed: set[Path], skipped: list[str]) -> Iterator[_Item]:
     videos = list_folder(folder, _VIDEOS)
-    texts = {text.stem: text for text in list_folder(folder, frozenset({".txt"}))}
+    texts = {_stem(text): text for text in list_folder(folder, frozenset({".txt"}))}
     for video in videos:
         if video not in listed:
             try:
-                caption = _read_text(video, texts.get(video.stem))
+                caption = _read_text(video, texts.get(_stem(video)))
             except InputError as fault:
                 _skip(str(fault), skipped)
             else:
                 yield _Item(video, caption)
-    claimed = {video.stem for video in videos}
+    claimed = {_stem(video) for video in videos}
     _report({stem: text for stem, text in texts.items() if stem not in claimed}, folder, skipped)
+
+
+def _stem(path: Path) -> str:
+    """Return what a video and its text have in common: é is one character, or as by Macs two."""
+    return unicodedata.normalize("NFC", path.stem)
 
 
 def _report(texts: dict[str, Path], folder: Path, skipped: list[str]) -> None:
     """Say of which texts the video may be one that is not known; a README.txt stands alone."""
     for other in sorted(folder.iterdir()):
-        text = texts.get(other.stem, other)
+        text = texts.get(_stem(other), other)
         if text != other and other.is_file() and other.suffix.lower() not in _OTHER:
             known = " ".join(sorted(_VIDEOS))
             _skip(f"{text}: has no video; {other.name} ends in none of {known}", skipped)
@@ -346,30 +356,56 @@ def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
             raise InputError(path, f"has {size} bytes", "split it over several folders")
         data = file.read()
     try:
-        rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig")), restval=""))
-    except (UnicodeDecodeError, csv.Error) as fault:
-        raise InputError(path, f"is not a table in UTF-8 ({fault})") from fault
-    if rows and not {"file", "caption"} <= rows[0].keys():
-        raise InputError(path, "lacks the columns file and caption")
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as fault:
+        raise InputError(path, f"is not in UTF-8 ({fault})", "save it as UTF-8") from fault
+    (_, header), *rows = _rows(path, text) or [(1, [])]
+    if header.count("file") != 1 or header.count("caption") != 1:
+        begin = text.partition("\n")[0].strip()[:60]
+        advice = "its first line must be file,caption, or have both among others, parted by commas"
+        raise InputError(path, f"begins with {begin!r}", advice)
+    if not rows:
+        _skip(f"{path}: has no row below its first line", skipped)
     root = path.parent.resolve()
-    for number, row in enumerate(rows, start=2):
-        name, caption = row["file"], _tidy(row["caption"])
+    for line, row in rows:
+        known = dict(zip(header, row, strict=False))
+        name, caption = known.get("file", ""), _tidy(known.get("caption", ""))
         try:
             video = path.parent / name
             inside = video.resolve().is_relative_to(root) and not Path(name).is_absolute()
             found = inside and video.is_file()
         except (OSError, ValueError):  # a name too long, or with a null byte
             found = inside = False
-        if any(row.get(None, ())):  # the caption would be cut there
-            _skip(f"{path}: row {number}: a comma too many; quote captions that hold any", skipped)
+        if any(row[len(header) :]):  # the caption would be cut there
+            _skip(f"{path}: line {line}: a comma too many; quote captions that hold any", skipped)
         elif not inside:
-            _skip(f"{path}: row {number}: {name!r} does not lie in this folder", skipped)
+            _skip(f"{path}: line {line}: {name!r} does not lie in this folder", skipped)
         elif not found:
-            _skip(f"{video}: no such file", skipped)
-        elif not caption:
-            _skip(f"{path}: row {number}: the caption of {name!r} is empty", skipped)
+            _skip(f"{path}: line {line}: {name}: no such file", skipped)
+        elif not caption or "\0" in caption:  # NUL is UTF-8 but no text
+            _skip(f"{path}: line {line}: the caption of {name!r} is empty or no text", skipped)
         else:
             yield _Item(video, caption)
+
+
+def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
+    """Return the rows of a table, its header first, and the line that each begins with.
+
+    Raises:
+        InputError: a quote is not closed, or there is more after one: what follows, to the next
+            quote, would be taken for a caption.
+    """
+    reader = csv.reader(io.StringIO(text, newline=None), strict=True)
+    rows, line = [], 1
+    try:
+        for row in reader:
+            if row:
+                rows.append((line, row))
+            line = reader.line_num + 1
+    except csv.Error as fault:
+        advice = "close each quote, and write those within a caption twice"
+        raise InputError(path, f"line {line} begins no row of a table ({fault})", advice) from fault
+    return rows
 
 
 # ------------------------------------------------------------------ tar files
@@ -403,14 +439,16 @@ class _Bounded(io.RawIOBase):
 
 
 def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
-    """Yield the regular files of a tar file that is not packed."""
+    """Yield the regular files of a tar file that is not packed, and links to such."""
     try:
         with tarfile.open(fileobj=_Bounded(file, size), mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or all stay in memory
-                if not member.isfile() or member.sparse is not None:
+                if not (member.isfile() or member.islnk() or member.issym()):
                     continue
-                if member.offset_data + member.size > size:
+                if member.sparse is not None:
+                    continue
+                if member.isfile() and member.offset_data + member.size > size:
                     raise InputError(path, f"breaks off in {member.name!r}")
                 yield member
     except (tarfile.TarError, EOFError, ValueError, OverflowError, RecursionError) as fault:
@@ -422,10 +460,16 @@ def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]
 def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
     videos: dict[PurePosixPath, tarfile.TarInfo] = {}  # what is appended later replaces
     texts: dict[PurePosixPath, tarfile.TarInfo] = {}
+    if path.suffix.lower() in _PACKED:
+        raise InputError(path, "is compressed", "unpack it to a .tar")
     with open_input(path) as (file, size):
         for member in _members(path, file, size):
             name = PurePosixPath(member.name)
-            if not name.name:  # "" or "."
+            if name.name.startswith(".") or not name.name:  # hidden, as in folders; "" or "."
+                continue
+            if not member.isfile():
+                if name.suffix.lower() in _VIDEOS or name.suffix.lower() in _CAPTIONS:
+                    _skip(f"{path}: {member.name!r} is a link; put in the file itself", skipped)
                 continue
             if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                 _skip(f"{path}: {member.name!r} leads out of its folder", skipped)

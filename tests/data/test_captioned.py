@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_two_videos_of_one_stem_share_their_caption(load, data, film):
     assert captions == ["beside", "beside", "packed", "packed"]
 
 
+def test_hidden_members_are_left_out_as_hidden_files_are(load, data, film):
+    members = [("._a.mp4", b"of a Mac"), ("b/.a.txt", b"no"), ("a.mp4", film), ("a.txt", b"yes")]
+    store = load(pack(data / "z.tar", members), frames=6)
+    assert [store[k].caption for k in range(len(store))] == ["yes"]
+    assert store.skipped == ()
+
+
 def test_what_is_appended_to_a_tar_file_replaces(load, data, film, tmp_path):
     other = video(tmp_path / "other.mp4", frames=5).read_bytes()
     old, new = json.dumps({"caption": "old"}).encode(), json.dumps({"caption": "new"}).encode()
@@ -210,12 +218,12 @@ def test_what_cannot_be_used_is_left_out(load, data, tmp_path):
     video(data / "short.mp4", frames=3)
     (data / "broken.mp4").write_bytes(b"no video at all")
     rows = ["good.mp4,good", "short.mp4,short", "broken.mp4,broken", "missing.mp4,missing"]
-    rows += ["good.mp4,", "good.mp4"]
+    rows += ["good.mp4,", "good.mp4", "good.mp4,a\0b"]
     (data / "captions.csv").write_text("file,caption\n" + "\n".join(rows))
     store = load(data)
     assert {store[k].caption for k in range(len(store))} == {"good"}
     text = "\n".join(store.skipped)
-    assert len(store.skipped) == 5
+    assert len(store.skipped) == 6
     for part in ("has 3 frames, not 4", "broken.mp4", "missing.mp4: no such file", "is empty"):
         assert part in text
     assert store[0].video.amax() > 200
@@ -231,7 +239,38 @@ def test_a_row_with_a_comma_too_many_is_left_out(load, data):
     store = load(data, frames=6)
     captions = [store[k].caption for k in range(len(store))]
     assert captions == ["a man, tall", "nothing is lost"]
-    assert "row 2: a comma too many; quote captions" in store.skipped[0]
+    assert "line 2: a comma too many; quote captions" in store.skipped[0]
+
+
+def test_a_quote_that_is_not_closed_takes_no_rows_with_it(load, data):
+    for name in ("a", "b", "c"):
+        video(data / f"{name}.mp4")
+    begin = 'file,caption\n\na.mp4,"two\nlines"\nb.mp4,"a red'
+    for end in ('\nc.mp4,"a blue block"\n', "\nc.mp4,a blue block\n"):
+        (data / "captions.csv").write_text(begin + end)
+        with pytest.raises(InputError, match=r"line 5 begins no row .*; close each quote"):
+            load(data)
+    (data / "captions.csv").write_text(begin + '"" block"\r\rc.mp4,a "blue" block\r\rd.mp4,x')
+    store = load(data)
+    captions = {store[k].caption for k in range(len(store))}
+    assert captions == {"two lines", 'a red" block', 'a "blue" block'}
+    assert "captions.csv: line 9: d.mp4: no such file" in store.skipped[0]
+
+
+@pytest.mark.parametrize("name", ["more.tar.gz", "more.TGZ", "more.tar.zst"])
+def test_what_is_compressed_is_said(load, data, film, name):
+    pack(data / "z.tar", [("a.mp4", film), ("a.txt", b"packed")])
+    (data / name).write_bytes(b"\x1f\x8b")
+    (data / "notes.gz").write_bytes(b"\x1f\x8b")
+    assert list(load(data).skipped) == [f"{data / name}: is compressed; unpack it to a .tar"]
+    with pytest.raises(InputError, match=r"is compressed; unpack it to a \.tar"):
+        load(data / name)
+
+
+def test_letters_may_be_composed_or_not(load, data, film):
+    (data / unicodedata.normalize("NFC", "café.mp4")).write_bytes(film)
+    (data / unicodedata.normalize("NFD", "café.txt")).write_text("a cup")
+    assert load(data)[0].caption == "a cup"
 
 
 NOT_UTF8 = {
@@ -323,10 +362,13 @@ def test_a_link_cannot_lead_out_of_its_folder(load, data, film, tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("name,text\na,b\n", "lacks the columns file and caption"),
-        (b"\xff\xfe\xfa,\n\xff", "is not a table in UTF-8"),
-        ('file,caption\na,"' + "x" * 200_000 + '"\n', "is not a table"),
-        ("file,caption\n", "holds no captioned video"),
+        ("name,text\na,b\n", "begins with 'name,text'; its first line must be file,caption"),
+        ("file;caption\na;b\n", "begins with 'file;caption'"),
+        ("File,Caption\na,b\n", "begins with 'File,Caption'"),
+        ("file,caption,caption\na,b,c\n", "begins with 'file,caption,caption'"),
+        (b"\xff\xfe\xfa,\n\xff", "is not in UTF-8"),
+        ('file,caption\na,"' + "x" * 200_000 + '"\n', "line 2 begins no row of a table"),
+        ("file,caption\n", "has no row below its first line"),
         ("", "is empty"),
     ],
 )
@@ -389,7 +431,9 @@ def test_links_and_devices_are_no_members(load, data, film, kind):
     members = [(odd, b""), ("odd.txt", b"bad"), ("ok.mp4", film), ("ok.txt", b"ok")]
     store = load(pack(data / "a.tar", members))
     assert {store[k].caption for k in range(len(store))} == {"ok"}
-    assert store.skipped == ()  # it was not even looked at
+    link = kind in (tarfile.SYMTYPE, tarfile.LNKTYPE)
+    said = f"{data / 'a.tar'}: 'odd.mp4' is a link; put in the file itself"
+    assert store.skipped == ((said,) if link else ())  # it was not even looked at
 
 
 def lying(size):
