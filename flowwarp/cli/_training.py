@@ -306,7 +306,7 @@ class Sources:
 
 
 def note_sources(
-    data: Sequence[str], *, worlds: bool = True, **given: str | bool | tuple[str, ...] | None
+    data: Sequence[str], *, of_flow: bool = False, **given: str | bool | tuple[str, ...] | None
 ) -> Sources:
     """Return them with whole paths, and weights with their digest: another file is another run.
 
@@ -314,20 +314,20 @@ def note_sources(
 
     Args:
         data: worlds, files, folders or patterns.
-        worlds: whether ``data`` may name worlds.
+        of_flow: whether a flow network learns from it, for which ``data`` cannot name worlds.
         given: other options.
     """
     from flowwarp.data.recipes import recipe_names
     from flowwarp.data.sources import DIGITS, SPRITES
-    from flowwarp.pipelines.flow_estimation import SHIPPED
+    from flowwarp.pipelines.shipped import FLOWNETS, SHIPPED
 
     recipes = tuple(recipe_names())
     names = {
-        "dvae": SHIPPED,
-        "sketcher": SHIPPED,
-        "captioners": SHIPPED,
-        "start": SHIPPED,
-        "flow": (*SHIPPED, "none"),
+        "dvae": (SHIPPED,),
+        "sketcher": (SHIPPED,),
+        "captioners": (SHIPPED,),
+        "start": FLOWNETS if of_flow else (SHIPPED,),
+        "flow": (*FLOWNETS, "none"),
         "recipe": recipes,
         "val_recipe": recipes,
     }
@@ -344,7 +344,7 @@ def note_sources(
         for name, value in given.items()
         if value is not None
     }
-    return Sources(noted(tuple(data), (SPRITES, DIGITS) if worlds else ()), **sources)
+    return Sources(noted(tuple(data), () if of_flow else (SPRITES, DIGITS)), **sources)
 
 
 def _whole(name: str) -> str:

@@ -77,11 +77,11 @@ def command(
     sources = _list_sources(videos)
     from flowwarp.io.video import read_video
     from flowwarp.pipelines.captions import BEAMS, caption_video, load_captioner
-    from flowwarp.pipelines.text_video import describe_video, find_weights, load_models
+    from flowwarp.pipelines.text_video import describe_video, load_models
 
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:
-        words = load_captioner(find_weights(captioner, "captioner"), choose_device(device))
+        words = load_captioner(captioner, choose_device(device))
         describe = partial(caption_video, words, beams=best or BEAMS)
     else:
         models = load_models(gpt, dvae, None, None, choose_device(device))

@@ -279,7 +279,7 @@ def _load(
         InputError: a file is missing, broken, or does not fit the others.
     """
     from flowwarp.pipelines.flow_estimation import load_flownet
-    from flowwarp.pipelines.text_video import find_weights, load_models, load_upsampler
+    from flowwarp.pipelines.text_video import load_models, load_upsampler
     from flowwarp.pipelines.video_evaluation import load_classifier
     from flowwarp.pipelines.video_tokens import load_dvae
 
@@ -303,7 +303,7 @@ def _load(
     else:
         networks = _Networks(
             judge,
-            load_dvae(find_weights(dvae, "dvae"), device) if needs - {"classifier"} else None,
+            load_dvae(dvae, device) if needs - {"classifier"} else None,
             load_upsampler(sharp, device) if sharpens else None,
             load_flownet(flow, device) if sharpens else None,
             None,
@@ -358,7 +358,7 @@ def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> Non
 def _noted_seed(gpt: str) -> int:
     """Return the seed of a transformer's last training, as its card has it; 0 if it has none."""
     from flowwarp.io.checkpoints import load_weights
-    from flowwarp.pipelines.text_video import find_weights
+    from flowwarp.pipelines.shipped import find_weights
 
     _, card = load_weights(find_weights(gpt, "gpt"))
     noted = card.notes.get("seed", "")

@@ -63,11 +63,10 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.text_video import find_weights
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
 
-    trained = load_captioner(find_weights(given.start, "captioner")) if given.start else None
+    trained = load_captioner(given.start) if given.start else None
     first = trained.net if trained else None
     later = ("vocabulary",) if kinds is None else ("vocabulary", "kinds", "pooled")
     configs, first = configure_start(first, captioner.presets(given.preset), given, later)

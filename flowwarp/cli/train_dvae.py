@@ -74,12 +74,11 @@ def command(
         raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.sources import check_source, open_split
     from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
     from flowwarp.train.processes import own_device
 
-    net = load_dvae(find_weights(given.start, "dvae")) if given.start else None
+    net = load_dvae(given.start) if given.start else None
     configs, net = configure_start(net, dvae.presets(given.preset, net), given)
     check_loop(configs["loop"], "dvae")
     about = configs["data"]
@@ -94,7 +93,7 @@ def command(
         keep_codes=keep_codes,
         captioners=captioners,
     )
-    eyes = [load_captioner(find_weights(name, "captioner"), place).net for name in captioners]
+    eyes = [load_captioner(name, place).net for name in captioners]
     check_resumed(configs, sources, given)
     if given.dry_run:
         tell_plan(

@@ -111,7 +111,7 @@ def command(
     judges = pairs_of(load_recipe(val_recipe), val) if val else []
     sources = note_sources(
         data,
-        worlds=False,
+        of_flow=True,
         val=val,
         photos=photos,
         recipe=recipe,

@@ -68,13 +68,12 @@ def command(
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import TEXT, load_gpt
     from flowwarp.pipelines.sketches import check_kinds, kinds
-    from flowwarp.pipelines.text_video import find_weights
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
     from flowwarp.train.tokenized import grid_media
 
-    trained = load_gpt(find_weights(given.start, "gpt")) if given.start else None
+    trained = load_gpt(given.start) if given.start else None
     first = trained.net if trained else None
     configs, first = configure_start(
         first, gpt.presets(given.preset), given, ("vocabulary", "kinds")
@@ -83,10 +82,10 @@ def command(
         trained = replace(trained, net=first)
     training: LoopConfig = configs["loop"]
     place = own_device(given.device)
-    vae = load_dvae(find_weights(dvae, "dvae"), place)
+    vae = load_dvae(dvae, place)
     eye = None
     if sketcher is not None:
-        eye = load_captioner(find_weights(sketcher, "sketcher"), place)
+        eye = load_captioner(sketcher, place, "sketcher")
         check_kinds(eye, sketcher)
         configs["data"] = gpt.mix_in_sketches(configs["data"])
     flow, motion = find_motion(data, flow, place)

@@ -62,7 +62,7 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.sources import check_source, open_split
-    from flowwarp.pipelines.text_video import find_weights, load_upsampler
+    from flowwarp.pipelines.text_video import load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
@@ -77,7 +77,7 @@ def command(
     if is_folder(dvae):
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
-        codec = upsampler.dvae_codec(load_dvae(find_weights(dvae, "dvae")), place, half=half)
+        codec = upsampler.dvae_codec(load_dvae(dvae), place, half=half)
     flownet = None
     if about.estimated:
         flow, flownet = find_flownet(flow, device)

@@ -16,6 +16,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.pipelines.shipped import find_weights
 from flowwarp.pipelines.windows import Description, some_windows
 
 BEAMS = 4  # beginnings of a caption that are followed side by side
@@ -33,16 +34,21 @@ class Words:
     vocabulary: Vocabulary
 
 
-def load_captioner(weights: str | Path, device: str | torch.device = "cpu") -> Words:
+def load_captioner(
+    weights: str | Path, device: str | torch.device = "cpu", network: str = "captioner"
+) -> Words:
     """Make a captioner from weights.
 
     Args:
-        weights: a ``.safetensors`` file with its card, such as ``train-captioner`` writes.
+        weights: a ``.safetensors`` file with its card, such as ``train-captioner`` writes, or
+            ``"base"`` for those in the package.
         device: where the network shall be.
+        network: which of those in the package, ``captioner`` or ``sketcher``.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
+    weights = find_weights(weights, network)
     net, card = build(weights, "captioner", lambda settings: Captioner(CaptionerConfig(**settings)))
     words = vocabulary_from_json(card.notes.get(VOCABULARY, "null"), weights)
     if words.pairs.size + 1 != net.config.vocabulary:

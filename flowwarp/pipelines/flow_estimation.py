@@ -13,22 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.io.checkpoints import build, bundled_weights
+from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.refine import Progress, part, refine
+from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.tensors import check_choice, check_pixels, check_range, check_same_grid
 
 Quality = Literal["fast", "balanced", "best"]
 QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
-SHIPPED: tuple[str, ...] = ("base", "small")
 # The network compares frames at a quarter of its input's resolution. Enlarging them lowered the
 # error on all sets of ground truth, by a fifth on Middlebury; more of it takes too long.
 ENLARGED = 1.25
 
 
-def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu") -> FlowNet:
+def load_flownet(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> FlowNet:
     """Make a flow network from weights.
 
     Args:
@@ -43,9 +43,7 @@ def load_flownet(weights: str | Path = "base", device: str | torch.device = "cpu
     >>> sum(parameter.numel() for parameter in net.parameters())
     517445
     """
-    path = weights
-    if weights in SHIPPED:
-        path = bundled_weights(f"flownet_{weights}", "train some with train-flow and give the file")
+    path = find_weights(weights, "flownet")
     net, _ = build(path, "flownet", lambda settings: FlowNet(FlowNetConfig(**settings)))
     return net.to(device).eval()
 

@@ -21,6 +21,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
 from flowwarp.pipelines.precision import matrix_dtype
+from flowwarp.pipelines.shipped import find_weights
 
 TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
@@ -76,12 +77,14 @@ def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGP
     """Make a transformer and its vocabulary from weights.
 
     Args:
-        weights: a ``.safetensors`` file with its card, such as ``train-gpt`` writes.
+        weights: a ``.safetensors`` file with its card, such as ``train-gpt`` writes, or
+            ``"base"`` for those in the package.
         device: where the network shall be.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
+    weights = find_weights(weights, "gpt")
     net, card = build(weights, "gpt", lambda settings: GPT(GPTConfig(**settings)))
     vocabulary = vocabulary_from_json(card.notes.get(VOCABULARY, "null"), weights)
     if vocabulary.size != net.config.vocabulary:

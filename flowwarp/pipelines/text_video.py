@@ -25,7 +25,7 @@ from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
 from flowwarp.errors import InputError
-from flowwarp.io.checkpoints import build, bundled_weights
+from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH, Sampling
@@ -58,6 +58,7 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
     words_of,
 )
+from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.pipelines.sketches import (
     check_sketches,
     choose_sketches,
@@ -67,7 +68,6 @@ from flowwarp.pipelines.sketches import (
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 
-SHIPPED = "base"  # the name of the weights in the package
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
 _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
@@ -176,16 +176,14 @@ def load_models(
         InputError: a file is missing, broken, of another network, or does not fit the others; or
             the package comes without weights.
     """
-    words = load_gpt(find_weights(gpt, "gpt"), device)
-    vae = load_dvae(find_weights(dvae, "dvae"), device)
+    words = load_gpt(gpt, device)
+    vae = load_dvae(dvae, device)
     if sketcher is None and (gpt == SHIPPED or _learned_shipped_sketches(words)):
         sketcher = SHIPPED
     if sketcher == SHIPPED:
         captioner = captioner or SHIPPED
-    draws = None if sketcher is None else load_captioner(find_weights(sketcher, "sketcher"), device)
-    tells = draws
-    if captioner is not None:
-        tells = load_captioner(find_weights(captioner, "captioner"), device)
+    draws = None if sketcher is None else load_captioner(sketcher, device, "sketcher")
+    tells = draws if captioner is None else load_captioner(captioner, device)
     models = VideoModels(
         words,
         vae,
@@ -224,7 +222,7 @@ def _learned_shipped_sketches(gpt: MediaGPT) -> bool:
     if gpt.sketches is None:
         return False
     try:
-        eye = load_captioner(find_weights(SHIPPED, "sketcher"))
+        eye = load_captioner(SHIPPED, network="sketcher")
     except InputError:  # a package without one
         return False
     return gpt.sketches == eye_print(eye)
@@ -257,19 +255,6 @@ def load_upsampler(weights: str | Path = SHIPPED, device: str | torch.device = "
         lambda settings: Upsampler(UpsamplerConfig(**settings)),
     )
     return net.to(device).eval()
-
-
-def find_weights(weights: str | Path, network: str) -> str | Path:
-    """Return the file of weights: that in the package for ``"base"``, any other name as it is.
-
-    Raises:
-        InputError: the package comes without weights of this network.
-    """
-    if weights != SHIPPED:
-        return weights
-    trainer = "captioner --kinds" if network == "sketcher" else network
-    remedy = f"train some with train-{trainer}, and name that file"
-    return bundled_weights(f"{network}_{SHIPPED}", remedy)
 
 
 # ------------------------------------------------------------------ words to video

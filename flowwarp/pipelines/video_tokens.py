@@ -11,19 +11,22 @@ from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE, DVAEConfig
+from flowwarp.pipelines.shipped import find_weights
 
 
 def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
     """Make a discrete VAE from weights.
 
     Args:
-        weights: a ``.safetensors`` file with its card, such as ``train-dvae`` writes.
+        weights: a ``.safetensors`` file with its card, such as ``train-dvae`` writes, or
+            ``"base"`` for those in the package.
         device: where the network shall be.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-    net, _ = build(weights, "dvae", lambda settings: DVAE(DVAEConfig(**settings)))
+    path = find_weights(weights, "dvae")
+    net, _ = build(path, "dvae", lambda settings: DVAE(DVAEConfig(**settings)))
     return net.to(device).eval()
 
 

@@ -11,7 +11,6 @@ from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, write_video
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.captions import caption_video, load_captioner
-from flowwarp.pipelines.text_video import find_weights
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +61,7 @@ def test_by_default_the_captioner_describes(capsys):
         main(["describe-video", "clip.mp4"])
     captured = capsys.readouterr()
     assert (stop.value.code, captured.err) == (0, "")
-    captioner = load_captioner(find_weights("base", "captioner"))
+    captioner = load_captioner("base")
     assert captured.out == f"{caption_video(captioner, read_video('clip.mp4')).text}\n"
 
 

@@ -107,7 +107,12 @@ def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
     plan = json.loads(capsys.readouterr().out)
     assert plan["sources"] == {"data": ["digits"], "dvae": "base"}
     noted = note_sources(
-        ["digits"], worlds=False, recipe="sintel", start="base", photos="base", captioners=("base",)
+        ["digits"],
+        of_flow=True,
+        recipe="sintel",
+        start="base",
+        photos="base",
+        captioners=("base",),
     )
     assert noted == Sources(
         (str(tmp_path / "digits"),),
@@ -117,6 +122,19 @@ def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
         captioners=("base",),
     )
     assert note_sources(["./digits"]).data == (str(tmp_path / "digits"),)
+
+
+def test_only_flow_networks_are_called_small(tmp_path, monkeypatch):
+    """Of any other network it is a file, and another one in another folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small").write_bytes(b"")
+    path = str(tmp_path / "small")
+    given = {"dvae": "small", "sketcher": "small", "captioners": ("small",), "start": "small"}
+    noted = note_sources(["digits"], flow="small", **given)
+    assert noted == Sources(
+        ("digits",), dvae=path, flow="small", sketcher=path, start=path, captioners=(path,)
+    )
+    assert note_sources(["clip.mp4"], of_flow=True, start="small").start == "small"
 
 
 @pytest.mark.parametrize("name", ["train-dvae", "train-captioner", "train-upsampler", "train-flow"])

@@ -11,12 +11,8 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.images import read_image
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow_estimation import (
-    SHIPPED,
-    estimate_both,
-    estimate_flow,
-    load_flownet,
-)
+from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
+from flowwarp.pipelines.shipped import FLOWNETS
 from flowwarp.viz.colors import flow_to_image
 
 SHIFT = (6.0, -3.0)  # px
@@ -35,7 +31,7 @@ def shifted(frame):
     return image1, image2, truth
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FLOWNETS)
 def test_shipped_weights_say_where_they_come_from(name):
     path = bundled("weights") / f"flownet_{name}.safetensors"
     _, card = load_weights(path, "flownet")
@@ -59,11 +55,11 @@ def test_flat_pictures_are_enlarged_to_what_the_network_takes(seed):
 
 
 def test_shipped_weights_are_small():
-    paths = [bundled("weights") / f"flownet_{name}.safetensors" for name in SHIPPED]
+    paths = [bundled("weights") / f"flownet_{name}.safetensors" for name in FLOWNETS]
     assert sum(path.stat().st_size for path in paths) <= 5e6
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", FLOWNETS)
 def test_the_network_alone_finds_a_shift(name, shifted):
     image1, image2, truth = shifted
     flow, back = estimate_both(load_flownet(name), image1, image2, "fast")

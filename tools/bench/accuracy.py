@@ -36,7 +36,7 @@ from flowwarp.cli import eval_flow
 from flowwarp.cli.eval_flow import METHODS, from_rows
 from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
 from flowwarp.metrics.flow import epe, fl_all
-from flowwarp.pipelines.flow_estimation import SHIPPED
+from flowwarp.pipelines.shipped import FLOWNETS
 
 TITLE = "flow: accuracy against time"
 PLOT = Path("docs/images/accuracy.png")
@@ -55,7 +55,7 @@ def methods() -> dict[str, Callable[[], Method]]:
     found: dict[str, Callable[[], Method]] = {
         name: partial(make, "base", "cpu") for name, make in METHODS.items()
     }
-    for name in SHIPPED[1:]:
+    for name in FLOWNETS[1:]:
         found[f"fast, {name}"] = partial(METHODS["fast"], name, "cpu")
     if hasattr(cv2, "optflow"):
         found["deepflow"] = deepflow
