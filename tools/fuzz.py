@@ -173,16 +173,16 @@ def check_gpt(path: Path) -> None:
 
 def check_captioner(path: Path) -> None:
     """Load a captioner, and let it look at the shortest clip, sketch and describe it."""
-    words = load_captioner(path)
-    config = words.net.config
+    captioner = load_captioner(path)
+    config = captioner.net.config
     clip = torch.rand(1, config.apart + 1, 3, config.size, config.size)
-    seen = look(words, clip)
+    seen = look(captioner, clip)
     assert seen.shape == (1, 1, config.joined)
     if config.kinds:
-        kinds = words.net.sketch(clip)
-        assert kinds.shape == (1, 1, words.net.side, words.net.side)
+        kinds = captioner.net.sketch(clip)
+        assert kinds.shape == (1, 1, captioner.net.side, captioner.net.side)
         assert bool(((kinds >= 0) & (kinds < config.kinds)).all())
-    nats = caption_nats(words, seen, [write_caption(words, seen, beams=1)])
+    nats = caption_nats(captioner, seen, [write_caption(captioner, seen, beams=1)])
     assert nats.shape == (1,)
     assert bool(nats.isfinite().all())
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from flowwarp.data.sources import Motion
     from flowwarp.data.world import Clip
     from flowwarp.models.dvae import DVAE
-    from flowwarp.pipelines.captions import Words
+    from flowwarp.pipelines.captions import MediaCaptioner
     from flowwarp.train.gpt import GPTMaterial
     from flowwarp.train.tokenized import TokenStore
 
@@ -40,7 +40,7 @@ def prepare_material(
     flow: str | None,
     motion: Motion | None,
     half: bool,
-    captioner: Words | None = None,
+    captioner: MediaCaptioner | None = None,
 ) -> GPTMaterial:
     """Turn clips into codes, once; the same clips are the same for all commands.
 

@@ -81,8 +81,8 @@ def command(
 
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:
-        words = load_captioner(captioner, choose_device(device))
-        describe = partial(caption_video, words, beams=best or BEAMS)
+        loaded = load_captioner(captioner, choose_device(device))
+        describe = partial(caption_video, loaded, beams=best or BEAMS)
     else:
         models = load_models(gpt, dvae, None, None, choose_device(device))
         describe = partial(describe_video, models, best=best or 1, seed=seed)

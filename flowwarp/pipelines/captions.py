@@ -27,7 +27,7 @@ _EARLY = 2.0  # and from where on a caption does not end
 
 
 @dataclass(frozen=True)
-class Words:
+class MediaCaptioner:
     """A captioner and the text tokenizer that its ids are of."""
 
     net: Captioner
@@ -36,7 +36,7 @@ class Words:
 
 def load_captioner(
     weights: str | Path, device: str | torch.device = "cpu", network: str = "captioner"
-) -> Words:
+) -> MediaCaptioner:
     """Make a captioner from weights.
 
     Args:
@@ -56,7 +56,7 @@ def load_captioner(
             weights,
             f"its vocabulary has {words.pairs.size + 1} ids, its network {net.config.vocabulary}",
         )
-    return Words(net.to(device).eval(), words)
+    return MediaCaptioner(net.to(device).eval(), words)
 
 
 def to_ids(words: Vocabulary, caption: str) -> Tensor:
@@ -70,7 +70,7 @@ def begin_words(ids: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def look(captioner: Words, videos: Tensor) -> Tensor:
+def look(captioner: MediaCaptioner, videos: Tensor) -> Tensor:
     """Return what the captioner sees in clips (B, T, 3, S, S) in [0, 1]; see ``Captioner.look``."""
     device = captioner.net.head.weight.device
     with fast_autocast(device):
@@ -78,7 +78,7 @@ def look(captioner: Words, videos: Tensor) -> Tensor:
     return seen.float()
 
 
-def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
+def caption_nats(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
     """Return the log-likelihood of captions, in nats.
 
     Args:
@@ -93,7 +93,7 @@ def caption_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
     return -(nats * there).sum(1)
 
 
-def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Tensor:
+def caption_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
     """Return how much of what captions tell the captioner sees, in nats.
 
     A token tells as many as it costs where nothing is seen, and counts by the probability that the
@@ -116,7 +116,9 @@ def caption_hits(captioner: Words, seen: Tensor, captions: Sequence[str]) -> Ten
 
 
 @torch.inference_mode()
-def _token_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> tuple[Tensor, Tensor]:
+def _token_nats(
+    captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]
+) -> tuple[Tensor, Tensor]:
     """Return minus the log-likelihood of each token, (B, L), and where a caption has one."""
     # Mostly one caption of many clips, and long ones take their time.
     encoded = {caption: to_ids(captioner.vocabulary, caption) for caption in set(captions)}
@@ -130,7 +132,9 @@ def _token_nats(captioner: Words, seen: Tensor, captions: Sequence[str]) -> tupl
 
 
 @torch.inference_mode()
-def write_caption(captioner: Words, seen: Tensor, beams: int = BEAMS, usual: float = USUAL) -> str:
+def write_caption(
+    captioner: MediaCaptioner, seen: Tensor, beams: int = BEAMS, usual: float = USUAL
+) -> str:
     """Return the caption that tells most of a clip, as far as a beam search finds it.
 
     By likelihood alone it would be one that says next to nothing, as each word more costs
@@ -197,7 +201,9 @@ def _bar_echoes(gains: Tensor, said: Tensor, words: Vocabulary) -> None:
                 gains[row, before[-1]] = -torch.inf
 
 
-def caption_video(captioner: Words, frames: Iterable[Tensor], *, beams: int = BEAMS) -> Description:
+def caption_video(
+    captioner: MediaCaptioner, frames: Iterable[Tensor], *, beams: int = BEAMS
+) -> Description:
     """Say what a video of any size and length shows.
 
     Its middle square is looked at, in parts (:func:`flowwarp.pipelines.windows.some_windows`). Each

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowwarp.errors import InputError
 from flowwarp.models.gpt import PATCH, Resampling, Sampling
-from flowwarp.pipelines.captions import Words, caption_nats
+from flowwarp.pipelines.captions import MediaCaptioner, caption_nats
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
 from flowwarp.pipelines.video_tokens import weight_bytes
@@ -27,7 +27,7 @@ _ROWS, _WAYS = 2, 8  # of a sketch between choices; that those that are chosen g
 SKETCHING = Sampling(top_p=0.95, guidance=2.0)
 
 
-def sketch_grid(captioner: Words, times: int) -> tuple[int, int, int]:
+def sketch_grid(captioner: MediaCaptioner, times: int) -> tuple[int, int, int]:
     """Return the times, rows and columns of a sketch of a video of so many token frames."""
     return (-(-times // _EVERY), captioner.net.side, captioner.net.side)
 
@@ -37,12 +37,12 @@ def sketch_of_end(sketch: Tensor, count: int, times: int) -> Tensor:
     return sketch[(times - count) * len(sketch) // times :]
 
 
-def kinds(captioner: Words) -> int:
+def kinds(captioner: MediaCaptioner) -> int:
     """Return how many kinds of places there are."""
     return captioner.net.config.kinds
 
 
-def check_kinds(captioner: Words, source: str | Path | None) -> None:
+def check_kinds(captioner: MediaCaptioner, source: str | Path | None) -> None:
     """Raise InputError if a captioner sorts places into no kinds; ``source`` is its weights."""
     if not kinds(captioner):
         raise InputError(
@@ -50,7 +50,7 @@ def check_kinds(captioner: Words, source: str | Path | None) -> None:
         )
 
 
-def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -> None:
+def check_sketches(gpt: MediaGPT, captioner: MediaCaptioner, source: str | Path | None) -> None:
     """Raise InputError if a transformer has not learned the sketches of this captioner.
 
     Args:
@@ -67,7 +67,7 @@ def check_sketches(gpt: MediaGPT, captioner: Words, source: str | Path | None) -
         raise InputError(source or SKETCH, "the transformer learned sketches of another captioner")
 
 
-def eye_print(captioner: Words) -> str:
+def eye_print(captioner: MediaCaptioner) -> str:
     """Return what tells a captioner's sketches from those of others: a digest of eye and kinds.
 
     Weights are shipped in bfloat16, so it is taken of values rounded to that.
@@ -80,7 +80,7 @@ def eye_print(captioner: Words) -> str:
 
 
 @torch.inference_mode()
-def sketch(captioner: Words, video: Tensor, times: int) -> Tensor:
+def sketch(captioner: MediaCaptioner, video: Tensor, times: int) -> Tensor:
     """Return the sketch of a clip, int64 in the shape of :func:`sketch_grid`.
 
     Args:
@@ -105,7 +105,7 @@ def sketch(captioner: Words, video: Tensor, times: int) -> Tensor:
 
 
 @torch.inference_mode()
-def sketch_nats(captioner: Words, sketches: Tensor, captions: Sequence[str]) -> Tensor:
+def sketch_nats(captioner: MediaCaptioner, sketches: Tensor, captions: Sequence[str]) -> Tensor:
     """Return the log-likelihood of captions of clips with these sketches (B, t, y, x), in nats."""
     device = captioner.net.head.weight.device
     seen = captioner.net.look_at_sketch(sketches.to(device))
@@ -114,7 +114,7 @@ def sketch_nats(captioner: Words, sketches: Tensor, captions: Sequence[str]) -> 
 
 def choose_sketches(
     gpt: MediaGPT,
-    captioner: Words,
+    captioner: MediaCaptioner,
     caption: str,
     seed: int,
     candidates: int,

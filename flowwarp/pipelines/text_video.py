@@ -37,7 +37,7 @@ from flowwarp.models.upsampler import (
     upsample_frames,
 )
 from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
-from flowwarp.pipelines.captions import Words, caption_hits, load_captioner, look
+from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, load_captioner, look
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.parts import can_fork, run_parts
@@ -106,8 +106,8 @@ class VideoModels:
     dvae: DVAE
     upsampler: Upsampler | None = None
     flownet: FlowNet | None = None
-    captioner: Words | None = None
-    sketcher: Words | None = None
+    captioner: MediaCaptioner | None = None
+    sketcher: MediaCaptioner | None = None
 
     @property
     def sketches(self) -> bool:
@@ -176,23 +176,22 @@ def load_models(
         InputError: a file is missing, broken, of another network, or does not fit the others; or
             the package comes without weights.
     """
-    words = load_gpt(gpt, device)
+    transformer = load_gpt(gpt, device)
     vae = load_dvae(dvae, device)
-    if sketcher is None and (gpt == SHIPPED or _learned_shipped_sketches(words)):
+    if sketcher is None and (gpt == SHIPPED or _learned_shipped_sketches(transformer)):
         sketcher = SHIPPED
     if sketcher == SHIPPED:
         captioner = captioner or SHIPPED
-    draws = None if sketcher is None else load_captioner(sketcher, device, "sketcher")
-    tells = draws if captioner is None else load_captioner(captioner, device)
+    eye = None if sketcher is None else load_captioner(sketcher, device, "sketcher")
     models = VideoModels(
-        words,
+        transformer,
         vae,
         None if upsampler is None else load_upsampler(upsampler, device),
         None if flow is None else load_flownet(flow, device),
-        tells,
-        draws,
+        captioner=eye if captioner is None else load_captioner(captioner, device),
+        sketcher=eye,
     )
-    media = {medium.name: medium for medium in words.vocabulary.media}
+    media = {medium.name: medium for medium in transformer.vocabulary.media}
     for name in (TEXT, VIDEO, FRAME):
         if name not in media:
             raise InputError(gpt, f"its vocabulary has no {name}")
@@ -207,13 +206,13 @@ def load_models(
             f"writes {media[VIDEO].codes} codes, the VAE has {codes}",
             _OWN_VAE,
         )
-    if words.codes is not None and words.codes != fingerprint(models.dvae):
+    if transformer.codes is not None and transformer.codes != fingerprint(models.dvae):
         raise InputError(gpt, "learned the codes of another VAE", _OWN_VAE)
-    if draws is not None and words.vocabulary.knows(SKETCH):
-        check_sketches(words, draws, sketcher)
-    for eye, source in ((draws, sketcher), (tells, captioner)):
-        if eye is not None:
-            _check_captioner(models, eye, source)
+    if eye is not None and transformer.vocabulary.knows(SKETCH):
+        check_sketches(transformer, eye, sketcher)
+    for looking, source in ((models.sketcher, sketcher), (models.captioner, captioner)):
+        if looking is not None:
+            _check_captioner(models, looking, source)
     return models
 
 
@@ -228,7 +227,7 @@ def _learned_shipped_sketches(gpt: MediaGPT) -> bool:
     return gpt.sketches == eye_print(eye)
 
 
-def _check_captioner(models: VideoModels, eye: Words, source: str | Path | None) -> None:
+def _check_captioner(models: VideoModels, eye: MediaCaptioner, source: str | Path | None) -> None:
     size, apart = eye.net.config.size, eye.net.config.apart
     if size != models.small:
         problem = f"sees frames of {size} px, the networks make {models.small}"

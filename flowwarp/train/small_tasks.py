@@ -21,7 +21,7 @@ from flowwarp.data.labels import JUDGED, one_actor
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.data.tokens import train_pairs
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
-from flowwarp.pipelines.captions import Words
+from flowwarp.pipelines.captions import MediaCaptioner
 from flowwarp.train import captioner as train_captioner
 from flowwarp.train import classifier as train_classifier
 from flowwarp.train import dvae as train_dvae
@@ -123,7 +123,7 @@ def _dvae_task(
 def _gpt_task(
     config: LoopConfig,
     folder: Path,
-    sketcher: Words | None = None,
+    sketcher: MediaCaptioner | None = None,
     redrawn: float = 0.0,
     losses: train_gpt.GPTLossConfig = train_gpt.GPTLossConfig(),  # noqa: B008 - never changed
 ) -> Task:
@@ -164,7 +164,7 @@ def _captioner_task(config: LoopConfig, folder: Path) -> Task:
     return task
 
 
-def _coded(net: dvae.DVAE, folder: Path, sketcher: Words | None) -> train_gpt.GPTMaterial:
+def _coded(net: dvae.DVAE, folder: Path, sketcher: MediaCaptioner | None) -> train_gpt.GPTMaterial:
     media = grid_media(net, _LARGE, _FRAMES, sketcher)
     training, checked = (
         tokenize_clips(
@@ -245,13 +245,13 @@ def _one_digit(seed: int, index: int) -> Any:
 
 
 @cache
-def _sketcher() -> Words:
+def _sketcher() -> MediaCaptioner:
     torch.manual_seed(0)
     pairs = train_pairs([], 0)
     size = pairs.size + 1
     sizes = captioner.CaptionerConfig(size, size=_LARGE, widths=(16, 16), hidden=24, kinds=6)
     words = train_captioner.text_vocabulary(pairs, 12)
-    return Words(captioner.Captioner(sizes).eval(), words)
+    return MediaCaptioner(captioner.Captioner(sizes).eval(), words)
 
 
 @cache

@@ -20,7 +20,7 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
-from flowwarp.pipelines.captions import Words
+from flowwarp.pipelines.captions import MediaCaptioner
 from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize, weight_bytes
@@ -33,7 +33,7 @@ Draw = Callable[[int], Clip]
 
 
 def grid_media(
-    dvae: DVAE, size: int, frames: int, captioner: Words | None = None
+    dvae: DVAE, size: int, frames: int, captioner: MediaCaptioner | None = None
 ) -> tuple[Medium, ...]:
     """Return the media of a clip besides its text: video, first frame, motion, and its sketch.
 
@@ -56,7 +56,9 @@ def grid_media(
     )
 
 
-def clip_codes(clip: Clip, dvae: DVAE, captioner: Words | None = None) -> dict[str, Tensor]:
+def clip_codes(
+    clip: Clip, dvae: DVAE, captioner: MediaCaptioner | None = None
+) -> dict[str, Tensor]:
     """Return the codes of each medium of a clip besides its text."""
     sketches = {}
     if captioner is not None:
@@ -106,7 +108,7 @@ def tokenize_clips(
     key: str,
     count: int,
     *,
-    captioner: Words | None = None,
+    captioner: MediaCaptioner | None = None,
     half: bool = False,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,

@@ -15,7 +15,7 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.pipelines import captions
 from flowwarp.pipelines.captions import (
-    Words,
+    MediaCaptioner,
     _token_nats,
     begin_words,
     caption_hits,
@@ -35,7 +35,7 @@ def make(pairs, limit=6, seed=0, **changes):
     # Seeds are chosen by what an untrained network with a norm says.
     net = Captioner(CaptionerConfig(pairs.size + 1, norm="group", **settings))
     torch.nn.init.normal_(net.head.weight, std=0.5)
-    return Words(net.eval(), Vocabulary((Medium("text", pairs.size),), pairs, limit))
+    return MediaCaptioner(net.eval(), Vocabulary((Medium("text", pairs.size),), pairs, limit))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from flowwarp.errors import InputError
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import GPT, TINY, Resampling, Sampling
 from flowwarp.pipelines import captions
-from flowwarp.pipelines.captions import Words, caption_nats, look
+from flowwarp.pipelines.captions import MediaCaptioner, caption_nats, look
 from flowwarp.pipelines.sequences import (
     MediaGPT,
     Prompt,
@@ -44,7 +44,7 @@ def make_eye(seed=0, **changes):
     net = Captioner(CaptionerConfig(PAIRS.size + 1, **settings))
     torch.nn.init.normal_(net.head.weight, std=0.5)
     torch.nn.init.normal_(net.show.weight, std=1.0)
-    return Words(net.eval(), Vocabulary((Medium("text", PAIRS.size),), PAIRS, 6))
+    return MediaCaptioner(net.eval(), Vocabulary((Medium("text", PAIRS.size),), PAIRS, 6))
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.captions import Words, caption_hits, look
+from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look
 from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -263,7 +263,7 @@ def sketching(models):
         torch.nn.init.normal_(parameter, std=0.3)
     net.head.weight.data.div_(3)  # else it is too sure of what comes to care what it is told
     gpt = dataclasses.replace(models.gpt, net=net.eval(), vocabulary=known)
-    sketcher = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    sketcher = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
     return dataclasses.replace(
         models, gpt=gpt, upsampler=None, captioner=sketcher, sketcher=sketcher
     )
@@ -425,7 +425,7 @@ def test_each_thread_draws_a_part(sketching, monkeypatch):
 def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monkeypatch):
     words = sketching.gpt.vocabulary
     eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, apart=2, widths=(8, 8)))
-    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    captioner = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
     two = dataclasses.replace(sketching, captioner=captioner)
     choosing = []
 
@@ -449,7 +449,7 @@ def test_the_captioner_judges_videos(models):
     words = models.gpt.vocabulary
     eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, widths=(8, 8), hidden=8))
     torch.nn.init.normal_(eye.head.weight, std=0.5)
-    captioner = Words(eye.eval(), text_vocabulary(words.pairs, 8))
+    captioner = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
     found = agreement(dataclasses.replace(models, captioner=captioner), videos, captions)
     decoded = models.dvae.decode(videos, WINDOW).detach()
     wanted = caption_hits(captioner, look(captioner, decoded), captions)

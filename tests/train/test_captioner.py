@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.pipelines.captions import Words, load_captioner, look, to_ids, write_caption
+from flowwarp.pipelines.captions import MediaCaptioner, load_captioner, look, to_ids, write_caption
 from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train import loop
 from flowwarp.train.captioner import (
@@ -154,7 +154,7 @@ def test_learns_to_say_what_it_sees(trained):
     assert {"nats", "wrong", "other_nats", "other_wrong"} <= set(after)
     assert after["nats"] < 0.3 * before["nats"]
     captioner = load_captioner(result.weights)
-    assert isinstance(captioner, Words)
+    assert isinstance(captioner, MediaCaptioner)
     right = 0
     for index in range(20):
         clip = draw(77, index)

@@ -16,7 +16,7 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
-from flowwarp.pipelines.captions import Words
+from flowwarp.pipelines.captions import MediaCaptioner
 from flowwarp.pipelines.sequences import (
     CODES,
     VOCABULARY,
@@ -561,7 +561,7 @@ def eye(words):
             words.pairs.size + 1, size=SIZE, kinds=64, widths=(8, 8), hidden=8, joined=8
         )
     )
-    return Words(net.eval(), text_vocabulary(words.pairs, 12))
+    return MediaCaptioner(net.eval(), text_vocabulary(words.pairs, 12))
 
 
 @pytest.fixture(scope="module")
@@ -584,7 +584,7 @@ def test_the_cache_holds_sketches(sketched, material, dvae, eye, tmp_path):
     assert torch.equal(store.codes("sketch", 5), sketch(eye, square(0, 5).video, 2))
     assert torch.equal(store.codes("video", 5), material.training.codes("video", 5))
     torch.manual_seed(1)
-    other = Words(Captioner(eye.net.config).eval(), eye.vocabulary)
+    other = MediaCaptioner(Captioner(eye.net.config).eval(), eye.vocabulary)
     again = tokenize_clips(
         lambda n: square(0, n), dvae, media, "0", 12, captioner=other, cache=tmp_path
     )
