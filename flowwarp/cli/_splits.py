@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flowwarp.cli._training import tell_clips
+from flowwarp.cli._training import (
+    Sources,
+    TrainingOptions,
+    check_resumed,
+    tell_clips,
+    tell_plan,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +23,19 @@ if TYPE_CHECKING:
     from flowwarp.data.world import Clip
     from flowwarp.models.flownet import FlowNet
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 Kept = TypeVar("Kept")
+
+
+def sprite_options(command: Function) -> Function:
+    """Give a command --layers and --photos, by these names: what sprites are made of."""
+    photos = click.option(
+        "--photos", metavar="FOLDER", help="Pictures for sprites to stand before."
+    )
+    layers = click.option(
+        "--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package."
+    )
+    return layers(photos(command))
 
 
 def flow_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -124,6 +142,41 @@ def keep_splits(
     training = make("training", source, seed, clips)
     series = held_out_series(seed)
     return training, {name: make(name, own, series, checked) for name, own in judged.items()}
+
+
+def is_plan_only(
+    data: str,
+    configs: Mapping[str, Any],
+    sources: Sources,
+    given: TrainingOptions,
+    *,
+    layers: str | None,
+    photos: str | None,
+) -> bool:
+    """Return whether --dry-run is given, and what would be trained on what is told herewith.
+
+    It comes before what takes long, so it also refuses to go on with a run under other settings.
+
+    Args:
+        data: sprites, digits, or a folder of captioned videos.
+        configs: of the run.
+        sources: that it would learn from.
+        given: options of the command.
+        layers: of sprites.
+        photos: that sprites stand before.
+
+    Raises:
+        InputError: a setting differs from those of the run that shall go on, or, of --dry-run, what
+            is to be learned from is missing or broken.
+        OutputError: the run's config.toml is no file.
+    """
+    from flowwarp.data.sources import check_source
+
+    check_resumed(configs, sources, given)
+    if given.dry_run:
+        found = {"videos": check_source(data, layers=layers, photos=photos)}
+        tell_plan(configs, sources, found, given)
+    return given.dry_run
 
 
 def tell_every(doing: str) -> Callable[[int, int], None]:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli._splits import keep_splits, tell_every
+from flowwarp.cli._splits import is_plan_only, keep_splits, sprite_options, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
     check_loop,
-    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
-    tell_plan,
     train,
     training_options,
 )
@@ -30,8 +28,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("data", metavar="DATA")
-@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
-@click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@sprite_options
 @click.option(
     "--kinds",
     type=click.IntRange(2, 4096),
@@ -61,7 +58,6 @@ def command(
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
@@ -82,11 +78,7 @@ def command(
         raise click.UsageError("kinds need --start: a captioner that has learned to see")
     with checked_settings():
         captioner.check_example(configs)
-    check_resumed(configs, sources, given)
-    if given.dry_run:
-        tell_plan(
-            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
-        )
+    if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
         model: CaptionerConfig = configs["model"]

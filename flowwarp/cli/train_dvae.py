@@ -6,16 +6,14 @@ from typing import Any
 
 import click
 
-from flowwarp.cli._splits import find_motion, flow_option
+from flowwarp.cli._splits import find_motion, flow_option, is_plan_only, sprite_options
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
-    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
     tell_clips,
-    tell_plan,
     train,
     training_options,
 )
@@ -23,8 +21,7 @@ from flowwarp.cli._training import (
 
 @click.command()
 @click.argument("data", metavar="DATA")
-@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
-@click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@sprite_options
 @flow_option
 @click.option(
     "--keep-codes", is_flag=True, help="With --start: train only the decoder, so that codes stay."
@@ -72,7 +69,7 @@ def command(
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.sources import check_source, open_split
+    from flowwarp.data.sources import open_split
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import dvae
@@ -94,11 +91,7 @@ def command(
         captioners=captioners,
     )
     eyes = [load_captioner(name, place).net for name in captioners]
-    check_resumed(configs, sources, given)
-    if given.dry_run:
-        tell_plan(
-            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
-        )
+    if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
         source, other = open_split(

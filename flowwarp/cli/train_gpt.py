@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli._splits import find_motion, flow_option
+from flowwarp.cli._splits import find_motion, flow_option, is_plan_only, sprite_options
 from flowwarp.cli._tokens import prepare_material
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
-    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
-    tell_plan,
     train,
     training_options,
 )
@@ -30,8 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base: what makes tokens."
 )
-@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
-@click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@sprite_options
 @flow_option
 @click.option(
     "--sketcher", metavar="WEIGHTS", help="Of train-captioner --kinds: videos by way of sketches."
@@ -64,7 +61,6 @@ def command(
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import check_source
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import TEXT, load_gpt
     from flowwarp.pipelines.sketches import check_kinds, kinds
@@ -103,11 +99,7 @@ def command(
         about = configs["data"]
         media = grid_media(vae, about.size, about.frames, eye)
         gpt.check_media(about, configs["losses"], [TEXT, *(medium.name for medium in media)])
-    check_resumed(configs, sources, given)
-    if given.dry_run:
-        tell_plan(
-            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
-        )
+    if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
         material = prepare_material(

@@ -7,16 +7,20 @@ from typing import Any
 import click
 
 from flowwarp.cli._paths import is_folder
-from flowwarp.cli._splits import find_flownet, find_motion, finds_motion
+from flowwarp.cli._splits import (
+    find_flownet,
+    find_motion,
+    finds_motion,
+    is_plan_only,
+    sprite_options,
+)
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
-    check_resumed,
     checked_settings,
     configure_start,
     note_sources,
     tell_clips,
-    tell_plan,
     train,
     training_options,
 )
@@ -30,8 +34,7 @@ from flowwarp.cli._training import (
     required=True,
     help="Of train-dvae, or base: what blurs. Or a folder of diffusers' AutoencoderKL (extra: hf).",
 )
-@click.option("--layers", metavar="FOLDER", help="Sprite layers, instead of those in the package.")
-@click.option("--photos", metavar="FOLDER", help="Pictures for sprites to stand before.")
+@sprite_options
 @click.option(
     "--flow",
     metavar="WEIGHTS",
@@ -61,7 +64,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
-    from flowwarp.data.sources import check_source, open_split
+    from flowwarp.data.sources import open_split
     from flowwarp.pipelines.text_video import load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import upsampler
@@ -88,11 +91,7 @@ def command(
     sources = note_sources(
         [data], layers=layers, photos=photos, dvae=dvae, flow=flow, start=given.start
     )
-    check_resumed(configs, sources, given)
-    if given.dry_run:
-        tell_plan(
-            configs, sources, {"videos": check_source(data, layers=layers, photos=photos)}, given
-        )
+    if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
         source, other = open_split(
