@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._choices import FORMATS
-from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError, OutputError
 
 
 @click.command()
@@ -63,10 +63,8 @@ def command(
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     single = len(sources) == 1
-    hidden = single or not sys.stderr.isatty()
-    with click.progressbar(
-        list(zip(sources, targets, strict=True)), label="convert", file=sys.stderr, hidden=hidden
-    ) as pairs:
+    jobs = list(zip(sources, targets, strict=True))
+    with progress_bar(jobs, "convert", shown=not single) as pairs:
         for source, target in pairs:
             try:
                 flow, valid = read_flow(source)
@@ -93,8 +91,7 @@ def command(
             )
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(sources))
+    raise_if_failed(failed, len(sources))
 
 
 def _check_apart(sources: Sequence[Path], targets: Sequence[Path]) -> None:

@@ -7,7 +7,6 @@ import io
 import itertools
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -251,11 +251,7 @@ def make_command(
 
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
-    hidden = not sys.stderr.isatty()
-    with (
-        nullcontext() if dry_run else _alone(folder),
-        click.progressbar(names, label="make", file=sys.stderr, hidden=hidden) as bar,
-    ):
+    with nullcontext() if dry_run else _alone(folder), progress_bar(names, "make") as bar:
         for number, name in enumerate(bar):
             clip = compose(seed, number)
             if not dry_run:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -14,7 +13,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.errors import InputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,8 +88,7 @@ def command(
         describe = partial(describe_video, models, best=best or 1, seed=seed)
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    hidden = len(sources) == 1 or not sys.stderr.isatty()
-    with click.progressbar(sources, label="describe", file=sys.stderr, hidden=hidden) as bar:
+    with progress_bar(sources, "describe", shown=len(sources) > 1) as bar:
         for source in bar:
             start = time.perf_counter()
             frames = _Counted(read_video(source))
@@ -115,8 +114,7 @@ def command(
                 click.echo(text if len(sources) == 1 else f"{_printable(str(source))}: {text}")
     if as_json:
         click.echo(json.dumps({"results": results, "failed": failed}))
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(sources))
+    raise_if_failed(failed, len(sources))
 
 
 def _list_sources(videos: Sequence[str]) -> list[Path]:

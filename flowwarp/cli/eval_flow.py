@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.cli._tables import align
-from flowwarp.errors import InputError, SomeFailed
+from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -177,8 +177,7 @@ def command(
 
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(pairs, label="eval-flow", file=sys.stderr, hidden=hidden) as bar:
+    with progress_bar(pairs, "eval-flow") as bar:
         for pair in bar:
             try:
                 truth = read_pair(pair)
@@ -196,8 +195,7 @@ def command(
         click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
     elif table:
         _paths.print_names(_format(table))  # a set has the name of a folder
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(pairs))
+    raise_if_failed(failed, len(pairs))
 
 
 def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,7 +17,8 @@ from flowwarp.cli import _paths, show
 from flowwarp.cli._choices import FORMATS, QUALITIES
 from flowwarp.cli._clips import VIDEOS, check_rate
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -179,8 +179,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
     net = _load(given)
     if not given.dry_run:
-        hidden = not sys.stderr.isatty()
-        with click.progressbar(length=100, label="flow", hidden=hidden, file=sys.stderr) as bar:
+        with progress_bar(range(100), "flow") as bar:
             fields = bulk_flow.estimate_fields(
                 net,
                 *images,
@@ -275,9 +274,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     length = bulk_flow.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
-    hidden = not sys.stderr.isatty()
-    endless = count()  # click wants one of both
-    with click.progressbar(endless, length, "flow", hidden=hidden, file=sys.stderr) as bar:
+    with progress_bar(count(), "flow", length=length) as bar:
 
         def report(outcome: Outcome) -> None:
             _tell(outcome, tally, given)
@@ -313,8 +310,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
         described = {"output": str(job.folder), "show": given.show}
         outcomes = {"results": tally.results, "failed": tally.failed}
         click.echo(json.dumps({"dry_run": given.dry_run, **described, **outcomes}))
-    if tally.failed:
-        raise SomeFailed([fault["error"] for fault in tally.failed], tally.total)
+    raise_if_failed(tally.failed, tally.total)
 
 
 def _plan(given: Options, sources: Sequence[Path]) -> Job:

@@ -25,7 +25,8 @@ from flowwarp.cli._choosing import (
     sampling_options,
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError, OutputError
 from flowwarp.pipelines._defaults import STEPS
 
 if TYPE_CHECKING:
@@ -226,8 +227,7 @@ def command(
     if as_json:
         outcome = {"dry_run": dry_run, "load_seconds": round(load, 3), "results": results}
         click.echo(json.dumps(outcome | {"failed": failed}))
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(jobs))
+    raise_if_failed(failed, len(jobs))
 
 
 # ------------------------------------------------------------------ what to make
@@ -382,9 +382,7 @@ def _make(
 
     start = time.perf_counter()
     seconds: dict[str, float] = {}
-    with click.progressbar(
-        length=1000, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
+    with progress_bar(range(1000), label) as bar:
         try:
             frames = generate(
                 models,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -26,6 +25,7 @@ from flowwarp.cli._clips import (
     is_video_name,
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -227,10 +227,8 @@ def _work(
     def between(frames: Iterable[Tensor]) -> Iterator[Tensor]:
         return interpolate_video(frames, times, estimate, told=lambda kind: same.update([kind]))
 
-    hidden = job.kind == "middle" or not sys.stderr.isatty()
-    with click.progressbar(
-        reader, length=reader.length(), label="interpolate", file=sys.stderr, hidden=hidden
-    ) as frames:
+    several = job.kind != "middle"
+    with progress_bar(reader, "interpolate", length=reader.length(), shown=several) as frames:
         if dry_run:
             for _ in frames:
                 pass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -16,7 +15,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._clips import VIDEOS
-from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,10 +105,8 @@ def command(
     if not view.flicker and _is_video(inputs, targets[0]):
         report(write_sequence(sources, targets[0], view))
     else:
-        hidden = len(sources) == 1 or not sys.stderr.isatty()
-        with click.progressbar(
-            list(zip(sources, targets, strict=True)), label="show", file=sys.stderr, hidden=hidden
-        ) as pairs:
+        jobs = list(zip(sources, targets, strict=True))
+        with progress_bar(jobs, "show", shown=len(jobs) > 1) as pairs:
             write = _write_flicker if view.flicker else write_picture
             for source, target in pairs:
                 try:
@@ -119,8 +117,7 @@ def command(
                     failed.append({"input": str(source), "error": str(fault)})
     if as_json:
         click.echo(json.dumps({"results": results, "failed": failed}))
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(sources))
+    raise_if_failed(failed, len(sources))
 
 
 def _check_view(view: View) -> None:

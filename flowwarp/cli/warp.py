@@ -6,7 +6,6 @@ import functools
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, repeat
@@ -24,7 +23,8 @@ from flowwarp.cli._clips import (
     is_video_name,
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.errors import InputError, OutputError, SomeFailed
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -159,8 +159,7 @@ def command(
         report(jobs[0], _warp_picture(jobs[0], motion, dry_run))
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
-    if failed:
-        raise SomeFailed([fault["error"] for fault in failed], len(jobs))
+    raise_if_failed(failed, len(jobs))
 
 
 def _check_motion(motion: Motion) -> None:
@@ -320,8 +319,7 @@ def _warp_many(
     failed: list[dict[str, str]] = []
 
     def work(done: Mapping[str, Any], note: Callable[[Mapping[str, Any]], None]) -> None:
-        hidden = not sys.stderr.isatty()
-        with click.progressbar(jobs, label="warp", file=sys.stderr, hidden=hidden) as bar:
+        with progress_bar(jobs, "warp") as bar:
             for job in bar:
                 files = [job.source, *job.flows]
                 part = {
@@ -394,8 +392,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     fields = map(field, repeat(job.flows[0]) if shared else job.flows)
     frames = islice(read_video(job.source), first, None)
     pairs = zip(fields, frames, strict=False)  # the last frame may have no flow
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(pairs, length, label="warp", file=sys.stderr, hidden=hidden) as bar:
+    with progress_bar(pairs, "warp", length=length) as bar:
         if dry_run:
             count = sum(1 for _ in bar)
         else:

@@ -1,0 +1,43 @@
+"""What is told of many inputs: how far they are, on a terminal only, and which failed."""
+
+import io
+import sys
+
+import pytest
+
+from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.errors import SomeFailed
+
+
+class Stream(io.StringIO):
+    def __init__(self, terminal):
+        super().__init__()
+        self.terminal = terminal
+
+    def isatty(self):
+        return self.terminal
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "told"),
+    [(True, {}, True), (True, {"shown": False}, False), (False, {}, False)],
+)
+def test_a_bar_is_for_terminals(monkeypatch, terminal, options, told):
+    monkeypatch.setattr(sys, "stderr", Stream(terminal))
+    with progress_bar("abc", "letters", **options) as bar:
+        assert list(bar) == ["a", "b", "c"]
+    assert ("letters" in sys.stderr.getvalue()) == told
+
+
+def test_a_bar_of_a_stream_is_told_its_length():
+    with progress_bar(iter("abc"), "letters", length=3) as bar:
+        assert bar.length == 3
+        assert list(bar) == ["a", "b", "c"]
+
+
+def test_what_failed_ends_a_command():
+    raise_if_failed([], 3)
+    with pytest.raises(SomeFailed) as stop:
+        raise_if_failed([{"input": "a.flo", "error": "a.flo: is empty"}], 3)
+    assert stop.value.failures == ("a.flo: is empty",)
+    assert str(stop.value) == "1 of 3 failed"
