@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli._splits import find_motion, flow_option, is_plan_only, sprite_options
-from flowwarp.cli._tokens import prepare_material
+from flowwarp.cli._splits import (
+    find_motion,
+    flow_option,
+    is_plan_only,
+    keep_splits,
+    sprite_options,
+    tell_every,
+)
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
@@ -20,7 +27,13 @@ from flowwarp.cli._training import (
 )
 
 if TYPE_CHECKING:
+    from flowwarp.data.sources import Motion
+    from flowwarp.data.world import Clip
+    from flowwarp.models.dvae import DVAE
+    from flowwarp.pipelines.captions import MediaCaptioner
+    from flowwarp.train.gpt import GPTDataConfig, GPTMaterial
     from flowwarp.train.loop import LoopConfig
+    from flowwarp.train.tokenized import TokenStore
 
 
 @click.command()
@@ -102,7 +115,7 @@ def command(
     if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
-        material = prepare_material(
+        material = _prepare_material(
             data,
             vae,
             configs["data"],
@@ -118,3 +131,57 @@ def command(
         words = load_gpt(begun).vocabulary if begun else None
         task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)
     train(task, configs, sources, given)
+
+
+def _prepare_material(
+    data: str,
+    vae: DVAE,
+    wanted: GPTDataConfig,
+    seed: int,
+    *,
+    layers: str | None,
+    photos: str | None,
+    flow: str | None,
+    motion: Motion | None,
+    half: bool,
+    captioner: MediaCaptioner | None,
+) -> GPTMaterial:
+    """Turn clips into codes, once for all runs that learn from the same.
+
+    Args:
+        data: sprites, digits, or a folder of captioned videos.
+        vae: makes the codes.
+        wanted: how many clips, and of what shape.
+        seed: the series of those to train on.
+        layers: of sprites.
+        photos: that sprites stand before.
+        flow: names what ``motion`` hangs on.
+        motion: finds the motion of a folder's videos.
+        half: whether bf16 is good enough.
+        captioner: makes sketches of clips; without it there are none.
+    """
+    from flowwarp.pipelines.sketches import eye_print
+    from flowwarp.train.gpt import GPTMaterial
+    from flowwarp.train.tokenized import grid_media, tokenize_clips
+
+    media = grid_media(vae, wanted.size, wanted.frames, captioner)
+
+    def prepare(draw: Callable[[int], Clip], key: str, count: int) -> TokenStore:
+        tell = tell_every("turning clips into tokens")
+        return tokenize_clips(
+            draw, vae, media, key, count, captioner=captioner, half=half, progress=tell
+        )
+
+    training, checks = keep_splits(
+        data,
+        wanted.size,
+        wanted.frames,
+        seed,
+        (wanted.clips, wanted.checked),
+        prepare,
+        layers=layers,
+        photos=photos,
+        flow=flow,
+        motion=motion,
+    )
+    return GPTMaterial(training, checks, media, None if captioner is None else eye_print(captioner))
