@@ -61,9 +61,9 @@ def find_motion(
         click.UsageError: a network for what needs none.
         InputError: its weights are missing or broken.
     """
-    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.data.sources import WORLDS
 
-    if data in (SPRITES, DIGITS):
+    if data in WORLDS:
         if flow is not None:
             problem = f"--flow goes with a folder of videos; {data} know how they move"
             raise click.UsageError(problem)
@@ -90,10 +90,10 @@ def find_flownet(flow: str | None, device: torch.device) -> tuple[str, FlowNet |
 
 def finds_motion(data: str, net: FlowNet | None) -> Motion | None:
     """Return what finds the motion of a source's clips; None if nothing does or they know it."""
-    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.data.sources import WORLDS
     from flowwarp.pipelines.clip_motion import estimate_motion
 
-    return None if net is None or data in (SPRITES, DIGITS) else partial(estimate_motion, net)
+    return None if net is None or data in WORLDS else partial(estimate_motion, net)
 
 
 def keep_splits(

@@ -318,7 +318,7 @@ def note_sources(
         given: other options.
     """
     from flowwarp.data.recipes import recipe_names
-    from flowwarp.data.sources import DIGITS, SPRITES
+    from flowwarp.data.sources import WORLDS
     from flowwarp.pipelines.shipped import FLOWNETS, SHIPPED
 
     recipes = tuple(recipe_names())
@@ -344,7 +344,7 @@ def note_sources(
         for name, value in given.items()
         if value is not None
     }
-    return Sources(noted(tuple(data), () if of_flow else (SPRITES, DIGITS)), **sources)
+    return Sources(noted(tuple(data), () if of_flow else WORLDS), **sources)
 
 
 def _whole(name: str) -> str:

@@ -304,11 +304,11 @@ def _open_world(
         from flowwarp.data.digits import compose_digits
 
         return lambda seed, index: compose_digits(seed, index, size, frames)
-    from flowwarp.data.sprites import bundled_layers, load_layers
+    from flowwarp.data.sprites import load_layers
     from flowwarp.data.synthesis import load_photos
     from flowwarp.data.world import check_held_out, compose_clip
 
-    wardrobe = load_layers(layers) if layers else bundled_layers()
+    wardrobe = load_layers(layers or None)
     pictures = load_photos(photos, longest=512) if photos else []
     if held_out:
         check_held_out(wardrobe, layers, photos=bool(pictures))

@@ -175,7 +175,9 @@ def command(
     if lpips is not None and "upsampler" not in wanted:
         raise click.UsageError("--lpips is of the part upsampler")
     sampling = sampling_of(drawn)
-    wardrobe = _load_layers(layers)
+    from flowwarp.data.sprites import load_layers
+
+    wardrobe = load_layers(layers)
     networks = _load(
         wanted,
         weights | {"classifier": classifier},
@@ -262,12 +264,6 @@ class _Job:
             return compose_clip(self.wardrobe, seed, index, size, frames, held_out=held_out)
 
         return one_actor(draw) if alone else draw
-
-
-def _load_layers(layers: str | None) -> Layers:
-    from flowwarp.data.sprites import bundled_layers, load_layers
-
-    return bundled_layers() if layers is None else load_layers(layers)
 
 
 def _load(

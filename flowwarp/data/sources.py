@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sprites import Layers, bundled_layers, load_layers
+from flowwarp.data.sprites import Layers, load_layers
 from flowwarp.data.synthesis import find_photos, load_photos
 from flowwarp.data.world import Clip, check_held_out, compose_clip
 from flowwarp.errors import InputError
@@ -26,7 +26,8 @@ _LOG = logging.getLogger(__name__)
 
 Draw = Callable[[int, int], Clip]  # (seed, index): the same numbers, the same clip
 
-SPRITES, DIGITS = "sprites", "digits"  # any other name is a folder's
+SPRITES, DIGITS = "sprites", "digits"
+WORLDS = (SPRITES, DIGITS)  # any other name is a folder's
 _ASIDE = 10  # of a folder, one video in so many is for validation
 
 
@@ -102,7 +103,7 @@ def open_source(
     if str(name) == DIGITS:
         return Source(lambda seed, index: compose_digits(seed, index, size, frames))
     if str(name) == SPRITES:
-        drawn = bundled_layers() if layers is None else load_layers(layers)
+        drawn = load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
         if held_out:
             check_held_out(drawn, layers, photos=bool(pictures))
@@ -123,7 +124,7 @@ def check_source(
         InputError: a folder is missing, broken or empty, or layers or photos are given for others.
     """
     _refuse_others(name, layers, photos)
-    if str(name) not in (SPRITES, DIGITS):
+    if str(name) not in WORLDS:
         return count_captioned(name)
     if layers is not None:
         load_layers(layers)
@@ -156,7 +157,7 @@ def open_split(
     """
     kwargs: dict[str, Any] = {"motion": motion, "progress": progress}
     source = open_source(name, size, frames, layers=layers, photos=photos, **kwargs)
-    if str(name) in (SPRITES, DIGITS):
+    if str(name) in WORLDS:
         return source, source
     return source, open_source(name, size, frames, held_out=True, **kwargs)
 

@@ -133,18 +133,20 @@ def bundled_layers() -> Layers:
     return load_layers(bundled("datasets") / "sprites")
 
 
-def load_layers(folder: str | Path) -> Layers:
+def load_layers(folder: str | Path | None = None) -> Layers:
     """Read a folder of layers, and dye what there is of plate armor.
 
     The full set, some 560 layers and 30 dyed, takes 5 s and 200 MB of memory.
 
     Args:
-        folder: holds ``layers/`` and ``attributes.json``.
+        folder: holds ``layers/`` and ``attributes.json``; by default the set in the package.
 
     Raises:
         InputError: a file is missing, broken, of the wrong size, or said to lie elsewhere; or there
             is no body among the layers.
     """
+    if folder is None:
+        return bundled_layers()
     path = Path(folder) / "attributes.json"
     with open_input(path) as (file, size):
         if size > _LARGEST_JSON:

@@ -741,6 +741,10 @@ def save(folder, table):
     (folder / "attributes.json").write_text(json.dumps(table), "utf-8")
 
 
+def test_without_a_folder_they_are_those_in_the_package(layers):
+    assert load_layers() is layers
+
+
 def test_one_body_is_enough(folder):
     path, table = folder
     save(path, table)
