@@ -153,7 +153,8 @@ def configure(
             as a run's, says of them is passed over.
 
     Raises:
-        InputError: an unknown key or a wrong value, or TensorBoard is not installed.
+        click.UsageError: --run names nothing, or --set what is no setting.
+        InputError: an unknown key in a file or a wrong value, or TensorBoard is not installed.
         OutputError: the folder holds a run that is not to be resumed, or cannot be written.
     """
     import torch
@@ -161,7 +162,7 @@ def configure(
     from flowwarp.pipelines.precision import fast_dtype
     from flowwarp.train.loop import event_writer
     from flowwarp.train.runs import begun_with, check_writable, refuse_run
-    from flowwarp.train.settings import override, read_toml
+    from flowwarp.train.settings import UnknownKey, override, read_toml
 
     if not given.folder:
         raise click.UsageError("--run must name a folder")
@@ -182,7 +183,10 @@ def configure(
     asked = {"steps": given.steps, "seed": given.seed}
     changes = {name: value for name, value in asked.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
-    result = override(changed, given.settings)
+    try:
+        result = override(changed, given.settings)
+    except UnknownKey as fault:
+        raise click.UsageError(str(fault)) from fault
     if slow and begun == result["loop"].precision == "bf16":
         click.echo(
             "flowwarp: this run computes in bf16, which is slow here; faster, if not the same to "
@@ -209,7 +213,8 @@ def configure_start(
         later: see :func:`configure`.
 
     Raises:
-        InputError, OutputError: as :func:`configure` does, or its weights do not fit the settings.
+        click.UsageError, InputError, OutputError: as :func:`configure` does.
+        InputError: its weights do not fit the settings.
     """
     if net is None:
         return configure(preset, given), None

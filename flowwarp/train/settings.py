@@ -28,6 +28,10 @@ _LARGEST_FILE = 2**20
 _LONGEST_SHOWN = 80  # characters of a wrong setting in a message
 
 
+class UnknownKey(InputError):
+    """No configuration has such a key: bad input in a file, wrong usage on a command line."""
+
+
 def check_least(config: Any, least: int, *names: str) -> None:
     """Refuse settings of a configuration that are too small.
 
@@ -58,7 +62,8 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
         settings: such as ``["steps=100", "model.width=64"]``.
 
     Raises:
-        InputError: no such key, or a value that is not of its type or range.
+        UnknownKey: no configuration has such a key.
+        InputError: several have it, or a value is not of its type or range.
     """
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
@@ -138,7 +143,7 @@ def _locate(configs: Mapping[str, Any], key: str, source: str | Path) -> tuple[s
         raise InputError(source, f"key {key!r} is in several sections", f"write {places}")
     near = difflib.get_close_matches(key, [*names, *(name for _, name in names.values())], 1)
     remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(names)}"
-    raise InputError(source, f"unknown key {key!r}", remedy)
+    raise UnknownKey(source, f"unknown key {key!r}", remedy)
 
 
 def _types(config: Any) -> dict[str, Any]:

@@ -123,7 +123,6 @@ def test_needs_something_to_learn_from(capsys):
     ("settings", "words"),
     [
         (["--set", "data.height=100"], "height must be a multiple of 32"),
-        (["--set", "nonsense=1"], "unknown key"),
         (["--set", "student_margin=32"], "student_margin leaves nothing"),
         (["--set", "student_margin=-5"], "student_margin must be at least 0"),
         (["--set", "losses.smoothness=-1"], "smoothness must be at least 0"),

@@ -175,7 +175,6 @@ def test_needs_the_weights_of_a_vae(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        (["--set", "nonsense=1"], "unknown key"),
         (["--set", 'orders=["text sound 1"]'], "no medium 'sound'"),
         (["--set", 'orders=["text video"]'], "orders must be media and a share"),
         (["--set", "data.size=15"], "size must be 128, 64, 32, 16 or 8, got 15"),

@@ -81,7 +81,6 @@ def test_exact_flow_needs_no_network(weights, tmp_path, capsys):
     [
         (["--set", "data.frames=9"], "frames must be from 1 to length"),
         (["--set", "size=48"], "size must be 128, 64, 32, 16 or 8, got 48"),
-        (["--set", "nonsense=1"], "unknown key"),
     ],
 )
 def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words):

@@ -137,6 +137,25 @@ def test_only_flow_networks_are_called_small(tmp_path, monkeypatch):
     assert note_sources(["clip.mp4"], of_flow=True, start="small").start == "small"
 
 
+@pytest.mark.parametrize("name", [*TRAINERS, "train-flow"])
+def test_an_unknown_setting_is_wrong_usage_and_in_a_file_bad_input(tmp_path, capsys, name):
+    """And said before anything that takes long."""
+    data = "digits"
+    if name == "train-flow":
+        data = tmp_path / "clip.mp4"
+        write_video(data, torch.rand(2, 3, 64, 64))
+    call = [name, data, *TRAINERS.get(name, []), "--run", tmp_path / "run"]
+    assert run(*call, "--set", "loop.step=3") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    fault = "flowwarp: --set loop.step=3: unknown key 'loop.step'; did you mean loop.steps?"
+    assert line == f"{fault}; see 'flowwarp {name} --help'"
+    (tmp_path / "mine.toml").write_text("[loop]\nstep = 3\n")
+    assert run(*call, "--config", tmp_path / "mine.toml") == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mine.toml: unknown key 'loop.step'" in line
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("name", ["train-dvae", "train-captioner", "train-upsampler", "train-flow"])
 def test_a_dry_run_refuses_a_network_in_parts_where_there_is_none(tmp_path, capsys, name):
     data = "digits"
