@@ -46,9 +46,9 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     return (total / count.clamp_min(1e-6)).to(values.dtype)
 
 
-def charbonnier(difference: Tensor, epsilon: float = 1e-3, alpha: float = 0.5) -> Tensor:
-    """Return ``(x^2 + epsilon^2)^alpha``, a smooth absolute value (Bruhn et al., IJCV 2005)."""
-    return (difference.square() + epsilon**2).pow(alpha)
+def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
+    """Return ``(x^2 + epsilon^2)^0.5``, a smooth absolute value (Bruhn et al., IJCV 2005)."""
+    return (difference.square() + epsilon**2).pow(0.5)
 
 
 def masked_charbonnier(

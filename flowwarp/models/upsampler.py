@@ -58,8 +58,6 @@ GAIN = 1.68  # SiLU of a unit Gaussian has the mean square 1 / GAIN^2
 FREQUENCIES = 16  # of the embedding of time
 REFRESH = 0.3  # amplitude of fresh noise in carried noise: a tenth of it is new in each frame
 
-Solver = Literal["euler", "heun"]
-
 
 @dataclass(frozen=True)
 class UpsamplerConfig:
@@ -371,8 +369,6 @@ def sample(
     visible: Tensor | None = None,
     *,
     steps: int = 1,
-    solver: Solver = "euler",
-    temperature: float = 1.0,
 ) -> Tensor:
     """Draw images: detail by following its velocity from noise, on what is predicted of the rest.
 
@@ -384,35 +380,20 @@ def sample(
         visible: likewise.
         steps: of equal length; 1 gives the mean of what is possible, sharpened; more draw, the
             truer to what is possible the more there are.
-        solver: ``heun`` costs two evaluations a step, and is exact to one order more; its one step
-            is a draw.
-        temperature: what the noise is multiplied by: below 1 there is less invention, and less of
-            the detail that nobody can know; 0 draws the same whatever the noise.
 
     Returns:
         (B, 3, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: ``steps`` is below 1, ``temperature`` outside [0, 1], an unknown solver, or
-            shapes do not fit.
+        ValueError: ``steps`` is below 1, or shapes do not fit.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    if not 0 <= temperature <= 1:
-        raise ValueError(f"temperature must be in [0, 1], got {temperature}")
-    check_choice(solver, "solver", ("euler", "heun"))
-
-    def velocity(x: Tensor, t: float) -> Tensor:
-        v: Tensor = model(x, x.new_full((len(x),), t), decode, previous, visible)
-        return v
-
-    x = detail(temperature * noise)
+    x = detail(noise)
     for step in range(steps):
-        v = velocity(x, step / steps)
-        if solver == "heun":
-            v = 0.5 * (v + velocity(x + v / steps, (step + 1) / steps))
-        x = x + v / steps  # whose coarse part becomes the mean of what the steps predict
-    return model.image(x, decode, sharpen=steps == 1 and solver == "euler")
+        velocity = model(x, x.new_full((len(x),), step / steps), decode, previous, visible)
+        x = x + velocity / steps  # whose coarse part becomes the mean of what the steps predict
+    return model.image(x, decode, sharpen=steps == 1)
 
 
 def upsample_frames(
@@ -421,10 +402,7 @@ def upsample_frames(
     generator: torch.Generator,
     *,
     steps: int = 1,
-    solver: Solver = "euler",
-    temperature: float = 1.0,
     temporal: bool = True,
-    refresh: float = REFRESH,
 ) -> Iterator[Tensor]:
     """Upsample a video as it comes; the memory needed does not grow with its length.
 
@@ -436,16 +414,13 @@ def upsample_frames(
             hold on to. Where flow is not finite or leads outside nothing is trusted.
         generator: of the noise, on the CPU; it alone decides what is drawn.
         steps: as for :func:`sample`.
-        solver: likewise.
-        temperature: likewise.
         temporal: False: each frame is drawn by itself, from noise of its own.
-        refresh: amplitude of fresh noise in carried noise, in [0, 1].
 
     Yields:
         (B, 3, 2 h, 2 w) float32 in [0, 1].
 
     Raises:
-        ValueError: shapes do not fit, or an option is out of its range.
+        ValueError: ``steps`` is below 1, or shapes do not fit.
     """
     noise: Tensor | None = None
     output: Tensor | None = None
@@ -461,18 +436,9 @@ def upsample_frames(
         else:
             check_flow(flow, like=output)
             noise = carry_noise(noise, flow, fresh(), visible=visible, dither=dither(number))
-            noise = mix_noise(noise, fresh(), refresh)
+            noise = mix_noise(noise, fresh(), REFRESH)
             previous, trust = warp_previous(output, flow, visible)
-        output = sample(
-            model,
-            noise,
-            decode,
-            previous,
-            trust,
-            steps=steps,
-            solver=solver,
-            temperature=temperature,
-        )
+        output = sample(model, noise, decode, previous, trust, steps=steps)
         yield output
 
 
@@ -484,10 +450,7 @@ def upsample_clip(
     generator: torch.Generator,
     *,
     steps: int = 1,
-    solver: Solver = "euler",
-    temperature: float = 1.0,
     temporal: bool = True,
-    refresh: float = REFRESH,
 ) -> Tensor:
     """Upsample a whole clip; see :func:`upsample_frames`, which it calls.
 
@@ -499,16 +462,13 @@ def upsample_clip(
         visible: (T - 1, 1, 2 h, 2 w), where that one shows the same; None: everywhere.
         generator: of the noise, on the CPU.
         steps: as for :func:`sample`.
-        solver: likewise.
-        temperature: likewise.
         temporal: False: each frame by itself.
-        refresh: amplitude of fresh noise in carried noise.
 
     Returns:
         (T, 3, 2 h, 2 w) float32 in [0, 1].
 
     Raises:
-        ValueError: there is no frame, shapes do not fit, or an option is out of its range.
+        ValueError: there is no frame, ``steps`` is below 1, or shapes do not fit.
     """
     check_image(decode, "decode")
     check_flow(flow)
@@ -525,16 +485,7 @@ def upsample_clip(
         )
         for t in range(len(decode))
     )
-    drawn = upsample_frames(
-        model,
-        frames,
-        generator,
-        steps=steps,
-        solver=solver,
-        temperature=temperature,
-        temporal=temporal,
-        refresh=refresh,
-    )
+    drawn = upsample_frames(model, frames, generator, steps=steps, temporal=temporal)
     return torch.cat(list(drawn))
 
 
