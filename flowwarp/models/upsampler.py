@@ -302,6 +302,11 @@ def enlarge(decode: Tensor) -> Tensor:
     return F.interpolate(decode, scale_factor=SCALE, mode="bicubic", align_corners=False)
 
 
+def halve(video: Tensor) -> Tensor:
+    """Return (T, 3, H, W) uint8 as the discrete VAE sees it: (T, 3, H / 2, W / 2) in [0, 1]."""
+    return F.avg_pool2d(video.float() / 255, SCALE)
+
+
 def coarse(image: Tensor) -> Tensor:
     """Return the mean of each ``SCALE`` x ``SCALE`` pixels in the place of these, (B, C, H, W)."""
     return F.interpolate(F.avg_pool2d(image, SCALE), scale_factor=SCALE, mode="nearest")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.models.flownet import FlowNet
+from flowwarp.models.upsampler import enlarge
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow_estimation import estimate_both
 
@@ -99,6 +100,20 @@ def steady_clip_motion(net: FlowNet, video: Tensor, apart: int) -> tuple[Tensor,
         torch.cat([flow, *(moved[0].to(video.device) for moved in known)]),
         torch.cat([visible, *(moved[1].to(video.device) for moved in known)]),
     )
+
+
+def enlarged_motion(net: FlowNet, decode: Tensor, apart: int) -> tuple[Tensor, Tensor]:
+    """Return the flow from each frame to the one before at twice the size, and what that shows.
+
+    Args:
+        net: as for :func:`steady_clip_motion`.
+        decode: (T, 3, h, w) in [0, 1].
+        apart: how many frames share codes.
+
+    Returns:
+        As :func:`steady_clip_motion`, at (2 h, 2 w).
+    """
+    return steady_clip_motion(net, enlarge(decode).clamp(0, 1), apart)
 
 
 def _velocities(net: FlowNet, frames: Iterable[Tensor], apart: int) -> Iterator[Tensor | None]:

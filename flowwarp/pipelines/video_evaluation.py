@@ -38,10 +38,10 @@ from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
-from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, upsample_clip
+from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, halve, upsample_clip
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
-from flowwarp.pipelines.clip_motion import steady_clip_motion
+from flowwarp.pipelines.clip_motion import enlarged_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
@@ -549,25 +549,6 @@ def evaluate_samples(
     energies = means.pop("energy")
     wanted = energies.pop(TRUTH)
     return means | {"fine": {name: math.sqrt(e / wanted) for name, e in energies.items()}}
-
-
-def halve(video: Tensor) -> Tensor:
-    """Return (T, 3, H, W) uint8 as the discrete VAE sees it: (T, 3, H / 2, W / 2) in [0, 1]."""
-    return F.avg_pool2d(video.float() / 255, SCALE)
-
-
-def enlarged_motion(flownet: FlowNet, decode: Tensor, apart: int) -> tuple[Tensor, Tensor]:
-    """Return the flow from each frame to the one before at twice the size, and what that shows.
-
-    Args:
-        flownet: estimates it.
-        decode: (T, 3, h, w) in [0, 1].
-        apart: how many frames share codes.
-
-    Returns:
-        As :func:`flowwarp.pipelines.clip_motion.steady_clip_motion`.
-    """
-    return steady_clip_motion(flownet, enlarge(decode).clamp(0, 1), apart)
 
 
 def _upsample(

@@ -35,12 +35,14 @@ from flowwarp.models.upsampler import (
     between,
     coarse,
     detail,
+    halve,
     sample,
     upsample_clip,
     warp_previous,
 )
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
-from flowwarp.pipelines.video_evaluation import compare_upsampling, enlarged_motion, halve
+from flowwarp.pipelines.clip_motion import enlarged_motion
+from flowwarp.pipelines.video_evaluation import compare_upsampling
 from flowwarp.train import loop
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet

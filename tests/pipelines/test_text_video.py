@@ -18,7 +18,7 @@ from flowwarp.metrics.video import psnr
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
-from flowwarp.models.upsampler import enlarge, upsample_clip
+from flowwarp.models.upsampler import enlarge, halve, upsample_clip
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look
 from flowwarp.pipelines.clip_motion import steady_clip_motion
@@ -45,7 +45,6 @@ from flowwarp.pipelines.text_video import (
     unknown_words,
     with_sketches,
 )
-from flowwarp.pipelines.video_evaluation import halve
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, tokenize
 from flowwarp.train.captioner import text_vocabulary
 from flowwarp.train.gpt import bits_by_medium, kinds_ahead

@@ -15,8 +15,8 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.temporal import fine_energy, warping_error
 from flowwarp.metrics.video import psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.upsampler import enlarge, upsample_clip
-from flowwarp.pipelines import precision, text_video, video_evaluation
+from flowwarp.models.upsampler import enlarge, halve, upsample_clip
+from flowwarp.pipelines import clip_motion, precision, text_video, video_evaluation
 from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, sample_video_tokens
 from flowwarp.pipelines.text_video import NOISE, generate, load_models
@@ -28,7 +28,6 @@ from flowwarp.pipelines.video_evaluation import (
     evaluate_gpt,
     evaluate_samples,
     evaluate_upsampler,
-    halve,
     heading,
     load_classifier,
     main_direction,
@@ -405,7 +404,7 @@ def test_free_samples_beside_originals(models, monkeypatch):
         assert apart == models.dvae.config.stride_time
         return torch.zeros_like(video[1:, :2]), torch.ones_like(video[1:, :1]).bool()
 
-    monkeypatch.setattr(video_evaluation, "steady_clip_motion", stands_still)
+    monkeypatch.setattr(clip_motion, "steady_clip_motion", stands_still)
     for module in (precision, text_video):  # so that both decode to the same bit
         monkeypatch.setattr(module, "fast_dtype", lambda device: torch.float32)
     clips = [clip(n, size=2 * SIZE) for n in range(2)]
