@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.ops.census import census_distance
+from flowwarp.ops.filters import forward_differences
 from flowwarp.ops.warping import compute_dtype, warp
 from flowwarp.tensors import check_image, check_mask, check_same_grid
 
@@ -125,15 +126,8 @@ def gradient_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -
     """Compare derivatives (Brox et al., ECCV 2004, equation 2): blind to added light, (B,)."""
     _check_pair(image1, warped2)
     difference = image1 - warped2
-    dx, dy = gradients(difference)
+    dx, dy = forward_differences(difference)
     return masked_charbonnier(dx, mask) + masked_charbonnier(dy, mask)
-
-
-def gradients(image: Tensor) -> tuple[Tensor, Tensor]:
-    """Return forward differences along x and y, each (B, C, H, W) and 0 at the last pixel."""
-    dx = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
-    dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
-    return dx, dy
 
 
 def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,8 @@
-"""Averages over the surroundings of each pixel, one axis after the other.
+"""Averages over the surroundings of each pixel, one axis after the other, and its differences.
 
-As sums of shifted pictures: for so few channels, torch's convolution and pooling take several times
-as long. Each pixel is summed in one order, so the bits are the same for any number of threads.
+Averages are sums of shifted pictures: for so few channels, torch's convolution and pooling take
+several times as long. Each pixel is summed in one order, so the bits are the same for any number of
+threads.
 """
 
 from __future__ import annotations
@@ -56,6 +57,13 @@ def half_band(image: Tensor) -> Tensor:
     for axis in (3, 2):
         image = _weigh(image, weights, axis, "replicate")
     return image
+
+
+def forward_differences(image: Tensor) -> tuple[Tensor, Tensor]:
+    """Return forward differences along x and y, each (B, C, H, W) and 0 at the last pixel."""
+    dx = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
+    dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
+    return dx, dy
 
 
 def _weigh(image: Tensor, weights: list[float], axis: int, mode: str) -> Tensor:

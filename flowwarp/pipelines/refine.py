@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowwarp.ops.census import GREY_WEIGHTS, census_distance
 from flowwarp.ops.fields import resize_flow
-from flowwarp.ops.filters import box_blur, gaussian_blur
+from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur
 from flowwarp.ops.matching import describe, match_round
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.ops.variational import (
@@ -243,10 +243,8 @@ def _features(image: Tensor) -> Tensor:
 
 def _edges(image: Tensor, softness: float) -> Tensor:
     """Return how alike each pixel is to the one on its right and the one below, (B, 2, H, W)."""
-    image = gaussian_blur(image, 0.6)
-    right = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
-    below = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
-    lengths = [d.square().sum(1, keepdim=True).sqrt() for d in (right, below)]
+    differences = forward_differences(gaussian_blur(image, 0.6))
+    lengths = [d.square().sum(1, keepdim=True).sqrt() for d in differences]
     return (torch.cat(lengths, dim=1) / -softness).exp().clamp_min(0.05)
 
 

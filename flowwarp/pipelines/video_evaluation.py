@@ -30,7 +30,7 @@ from flowwarp.data.labels import JUDGED, Phrases, label_caption, label_clip, nam
 from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
 from flowwarp.io.checkpoints import build, bundled_weights
-from flowwarp.losses.photometric import gradients, ssim_distance
+from flowwarp.losses.photometric import ssim_distance
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
@@ -39,6 +39,7 @@ from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, halve, upsample_clip
+from flowwarp.ops.filters import forward_differences
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import enlarged_motion
@@ -629,7 +630,7 @@ def _ssim(video: Tensor, target: Tensor) -> float:
 
 
 def _gradient_error(video: Tensor, target: Tensor) -> float:
-    dx, dy = gradients(video - target)
+    dx, dy = forward_differences(video - target)
     return float((dx.abs().mean() + dy.abs().mean()) / 2)
 
 

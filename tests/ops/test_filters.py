@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.ops.filters import box_blur, gaussian_blur, half_band
+from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur, half_band
 
 SIZES = [(1, 1), (1, 9), (7, 2), (20, 13)]
 
@@ -61,3 +61,10 @@ def test_a_half_band_filter_passes_what_half_the_size_can_hold():
             inside = (slice(None), slice(None), slice(3, -3), slice(3, -3))
             got = half_band(wave.contiguous())[inside]
             torch.testing.assert_close(got, share * wave[inside], rtol=0, atol=0.01)
+
+
+def test_differences_are_to_the_next_pixel():
+    ramp = torch.arange(12.0).view(1, 1, 3, 4)
+    dx, dy = forward_differences(ramp)
+    assert dx[0, 0].tolist() == [[1, 1, 1, 0]] * 3
+    assert dy[0, 0].tolist() == [[4] * 4, [4] * 4, [0] * 4]

@@ -1,4 +1,4 @@
-"""The terms of the discrete VAE's loss by hand, and its trainer on a world of one moving square."""
+"""The loss of the discrete VAE, and its trainer on a world of one moving square."""
 
 import itertools
 import json
@@ -10,6 +10,7 @@ import torch
 from flowwarp.data.world import Clip
 from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.losses.reconstruction import warp_loss
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
@@ -21,12 +22,8 @@ from flowwarp.train.dvae import (
     dvae_losses,
     dvae_task,
     fit_codebooks,
-    gradient_loss,
-    l1_loss,
     presets,
-    rmse_loss,
     seen_loss,
-    warp_loss,
 )
 
 SIZE, FRAMES = 16, 8
@@ -64,33 +61,6 @@ def settings(**changes):
 
 
 # Losses
-
-
-def test_color_and_gradient_by_hand():
-    error = torch.zeros(2, 1, 1, 2, 2)
-    error[1, 0, 0] = torch.tensor([[0.0, 0.4], [0.0, -0.4]])
-    assert l1_loss(error).tolist() == pytest.approx([0, 0.2])
-    # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
-    assert gradient_loss(error).tolist() == pytest.approx([0, 0.4])
-    assert rmse_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
-
-
-def test_warp_loss_by_hand():
-    """A dot that is wrong by 0.5 either moves along or stays where it is."""
-    flow = torch.zeros(2, 1, 2, 1, 4)
-    flow[:, :, 0] = 1
-    error = torch.zeros(2, 2, 3, 1, 4)
-    error[:, 0, :, 0, 1] = 0.5
-    error[0, 1, :, 0, 2] = 0.5  # moves by 1, as the scene does
-    error[1, 1, :, 0, 1] = 0.5  # stays
-    known = torch.ones(2, 1, 1, 1, 4, dtype=torch.bool)
-    # Of four pixels the last leads outside. Of the others of the second example, warped back the
-    # error is [.5, 0, 0] and that of the first frame [0, .5, 0].
-    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 3])
-    known[1, 0, 0, 0, 0] = False
-    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 4])
-    assert warp_loss(error, flow, ~known | known).shape == (2,)
-    assert warp_loss(error, flow, torch.zeros_like(known)).tolist() == [0, 0]
 
 
 def test_warp_loss_is_what_reconstructions_and_originals_differ_by():

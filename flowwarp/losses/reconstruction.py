@@ -1,0 +1,57 @@
+"""How far a reconstructed video is off: in colours, from pixel to pixel, and along the flow.
+
+Every function takes the error, reconstruction less original, and returns one number for each
+example, (B,).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flowwarp.losses.photometric import masked_mean
+from flowwarp.ops.warping import warp
+
+
+def l1_loss(error: Tensor) -> Tensor:
+    """Return the mean absolute error of each example, (B,), of (B, T, C, H, W)."""
+    return error.abs().mean((1, 2, 3, 4))
+
+
+def rmse_loss(error: Tensor) -> Tensor:
+    """Return the root of the mean squared error of each example, (B,), of (B, T, C, H, W)."""
+    # No error at all has no direction, and shall have gradient zero.
+    return error.square().mean((1, 2, 3, 4)).clamp_min(1e-12).sqrt()
+
+
+def gradient_error(error: Tensor) -> Tensor:
+    """Return the mean absolute change of an error along x and y, (B,), of (B, T, C, H, W)."""
+    total = error.new_zeros(len(error))
+    for dim in (-1, -2):
+        if error.shape[dim] > 1:
+            total = total + error.diff(dim=dim).abs().mean((1, 2, 3, 4)) / 2
+    return total
+
+
+def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:
+    """Return how much the error changes along the flow, (B,).
+
+    Frame t + 1 of the reconstruction, warped back, shall differ from its frame t as the originals
+    do. Warping is linear in the image, so that this is the error of t + 1, warped, less that of t.
+
+    Args:
+        error: (B, T, C, H, W), reconstruction less original.
+        flow: (B, T - 1, 2, H, W) from each frame to the next, pixels.
+        known: (B, T - 1, 1, H, W) bool, where to compare.
+
+    Returns:
+        The mean absolute difference over known pixels; 0 where there is none.
+    """
+    batch, pairs = flow.shape[:2]
+    if not pairs:
+        return error.new_zeros(batch)
+    warped, inside = warp(error[:, 1:].flatten(0, 1), flow.flatten(0, 1), mask=True)
+    change = (warped - error[:, :-1].flatten(0, 1)).abs().mean(1, keepdim=True)
+    mask = known.flatten(0, 1) & inside
+    # All pairs of an example as one tall image: (B, 1, pairs * H, W).
+    shape = batch, 1, -1, flow.shape[-1]
+    return masked_mean(change.reshape(shape), mask.reshape(shape))

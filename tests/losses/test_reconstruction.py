@@ -1,0 +1,33 @@
+"""What a reconstruction gets wrong, against values worked by hand."""
+
+import pytest
+import torch
+
+from flowwarp.losses.reconstruction import gradient_error, l1_loss, rmse_loss, warp_loss
+
+
+def test_color_and_gradient_by_hand():
+    error = torch.zeros(2, 1, 1, 2, 2)
+    error[1, 0, 0] = torch.tensor([[0.0, 0.4], [0.0, -0.4]])
+    assert l1_loss(error).tolist() == pytest.approx([0, 0.2])
+    # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
+    assert gradient_error(error).tolist() == pytest.approx([0, 0.4])
+    assert rmse_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
+
+
+def test_warp_loss_by_hand():
+    """A dot that is wrong by 0.5 either moves along or stays where it is."""
+    flow = torch.zeros(2, 1, 2, 1, 4)
+    flow[:, :, 0] = 1
+    error = torch.zeros(2, 2, 3, 1, 4)
+    error[:, 0, :, 0, 1] = 0.5
+    error[0, 1, :, 0, 2] = 0.5  # moves by 1, as the scene does
+    error[1, 1, :, 0, 1] = 0.5  # stays
+    known = torch.ones(2, 1, 1, 1, 4, dtype=torch.bool)
+    # Of four pixels the last leads outside. Of the others of the second example, warped back the
+    # error is [.5, 0, 0] and that of the first frame [0, .5, 0].
+    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 3])
+    known[1, 0, 0, 0, 0] = False
+    assert warp_loss(error, flow, known).tolist() == pytest.approx([0, 1 / 4])
+    assert warp_loss(error, flow, ~known | known).shape == (2,)
+    assert warp_loss(error, flow, torch.zeros_like(known)).tolist() == [0, 0]
