@@ -299,9 +299,8 @@ def _draw_asked(
 
     Its expectation is 1 in the mean of a video; of what is not a video's it is 1.
     """
-    places = tokens.places[::PATCH]
+    places, cells = tokens.places[::PATCH], _cells(tokens, words.number(VIDEO))
     counts = torch.ones(len(places))
-    cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (places[:, 1] > 0)  # no markers
     rare = torch.ones(int(cells.sum()))
     if losses.rare and sketch is not None and len(rare):
         kinds = kinds_of(words, places[cells], sketch)
@@ -321,9 +320,8 @@ def kinds_ahead(tokens: Tokens, words: Vocabulary, sketch: Tensor | None) -> Ten
         words: of which media, ``sketch`` among them.
         sketch: (t, y, x) of its video; None if nothing shall be told.
     """
-    places = tokens.places[::PATCH]
+    places, cells = tokens.places[::PATCH], _cells(tokens, words.number(VIDEO))
     told = kinds_of(words, places, None)
-    cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (places[:, 1] > 0)  # no markers
     told[cells] = kinds_of(words, places[cells], sketch)
     return F.pad(told[1:], (0, 1), value=words[SKETCH].size)
 
@@ -346,9 +344,13 @@ def _some_patches(
     """
     chance, share = torch.rand(2, generator=generator).tolist()
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
-    cells = tokens.places[::PATCH, 1] > 0  # no markers
     chosen = drawn < (most * share if chance < often else 0.0)
-    return (tokens.media[::PATCH] == medium) & cells & chosen
+    return _cells(tokens, medium) & chosen
+
+
+def _cells(tokens: Tokens, medium: int) -> Tensor:
+    """Return which patches are cells of a medium rather than its markers, (L / 8,) bool."""
+    return (tokens.media[::PATCH] == medium) & (tokens.places[::PATCH, 1] > 0)
 
 
 def collate(
