@@ -125,7 +125,7 @@ def keep_splits(
         motion: finds the motion of a folder's videos.
     """
     from flowwarp.data.sources import SPRITES, open_source, open_split
-    from flowwarp.train.loop import held_out_series
+    from flowwarp.train.numbering import held_out_series
 
     def make(name: str, source: Source, series: int, count: int) -> Kept:
         key = repr((name, data, layers, photos, flow, series, *source.state))

@@ -26,7 +26,7 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import begin_words, to_ids
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.tensors import check_whole
-from flowwarp.train import loop
+from flowwarp.train import loop, numbering
 from flowwarp.train.clusters import kmeans
 from flowwarp.train.kept import KeptClips
 from flowwarp.train.settings import Preset, check_least, check_shares
@@ -130,8 +130,8 @@ def draw_batch(
     """
     videos, captions, blind, rows, sketched = [], [], [], [], []
     for number in numbers:
-        index = loop.shuffled(seed, number, len(clips))
-        generator = loop.generator(seed, number)
+        index = numbering.shuffled(seed, number, len(clips))
+        generator = numbering.generator(seed, number)
         first = int(torch.randint(clips.frames - data.frames + 1, (), generator=generator))
         video = clips.video(index, first, data.frames).float() / 255
         videos.append(wear(video, data, generator))

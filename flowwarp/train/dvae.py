@@ -30,7 +30,7 @@ from flowwarp.models.dvae import (
     nearest,
     weigh_colors,
 )
-from flowwarp.train import loop
+from flowwarp.train import loop, numbering
 from flowwarp.train.clusters import kmeans
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
@@ -108,13 +108,13 @@ def draw_examples(
     for number in numbers:
         clip = source(seed, number)
         video, flow, known = clip.video, clip.flow_12, clip.valid_12 & clip.visible_12
-        random = loop.generator(seed, number, 1)
+        random = numbering.generator(seed, number, 1)
         if float(torch.rand((), generator=random)) < config.stills:
             video, flow, known = _hold(video, flow, known, group)
         videos.append(video)
         flows.append(flow)
         masks.append(known)
-        seeds.append(loop.generator(seed, number, 2).initial_seed())
+        seeds.append(numbering.generator(seed, number, 2).initial_seed())
     return {
         "video": torch.stack(videos),
         "flow": torch.stack(flows),
@@ -219,7 +219,7 @@ def fit_codebooks(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int 
         places = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2).cpu()
         spread = places.unflatten(1, (-1, 3)).var(1).mean(1).sqrt() + _EVEN
         chosen = torch.multinomial(
-            spread, min(points, len(places)), generator=loop.generator(number)
+            spread, min(points, len(places)), generator=numbering.generator(number)
         )
         drawn.append(places[chosen])
     chroma = net.quantiser.chroma
@@ -334,7 +334,7 @@ def dvae_task(
             part.requires_grad_(not keep_codes)
     moving = replace(data, stills=0.0)
     held_out = range(data.validation)
-    series = loop.held_out_series(training.seed)
+    series = numbering.held_out_series(training.seed)
     fixed = draw_examples(validation or source, series, held_out, moving, model.stride_time)[
         "video"
     ]

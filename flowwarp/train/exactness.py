@@ -29,7 +29,8 @@ from flowwarp.ops.correlation import correlation
 from flowwarp.ops.drawing import draw_tokens
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
-from flowwarp.train.loop import LoopConfig, generator, train
+from flowwarp.train.loop import LoopConfig, train
+from flowwarp.train.numbering import generator
 from flowwarp.train.small_tasks import awake, processes, small_config, small_task
 
 Model = Callable[..., Any]

@@ -45,7 +45,7 @@ from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig,
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow_estimation import estimate_flow
-from flowwarp.train import loop
+from flowwarp.train import loop, numbering
 from flowwarp.train.fitted import FittedPairs, fit_pairs
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
@@ -134,7 +134,7 @@ def _draw(
     material: Material, seed: int, number: int, config: FlowDataConfig, students: bool
 ) -> dict[str, Tensor]:
     # Another stream than that of the frames, or few that are not fitted would be of photos.
-    generator = loop.generator(seed, number, 1)
+    generator = numbering.generator(seed, number, 1)
     fitted = material.fitted
     if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
         frame1, frame2, before = _draw_frames(
@@ -190,7 +190,7 @@ def fit_material(
     """
     if not config.fitted_pairs:
         return material
-    series = loop.held_out_series(seed, _FITTED)
+    series = numbering.held_out_series(seed, _FITTED)
     fitted = fit_pairs(
         lambda number: _draw_frames(
             material, series, number, config.fitted_size, config.moving_photos
@@ -221,7 +221,7 @@ def _draw_frames(
 
     Of triplets, the frame before both of them comes third.
     """
-    generator = loop.generator(seed, number)
+    generator = numbering.generator(seed, number)
     photo = float(torch.rand((), generator=generator)) < moving_photos
     if material.photos and (photo or not material.pairs):
         pair = synthesize_pair(material.photos, seed, number, size)
@@ -556,7 +556,7 @@ def flow_task(
         )
 
     judges = (part for pair in truths for part in (pair.flow_12, pair.valid))
-    series = loop.held_out_series(training.seed)
+    series = numbering.held_out_series(training.seed)
     held_out = draw_batch(replace(material, fitted=None), series, range(4), data)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
@@ -605,7 +605,7 @@ def synthetic_truths(
     photos: Sequence[Tensor], seed: int, count: int, size: tuple[int, int]
 ) -> list[GroundTruth]:
     """Return pairs made from photos whose flow is known, which training never draws."""
-    series = loop.held_out_series(seed, _TRUTHS)
+    series = numbering.held_out_series(seed, _TRUTHS)
     pairs = [synthesize_pair(photos, series, number, size) for number in range(count)]
     return [
         GroundTruth(

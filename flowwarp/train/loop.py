@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TextIO, final
 
@@ -36,6 +36,7 @@ from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.train.memory import freed_memory_kept
+from flowwarp.train.numbering import MOST_SEED, seed_of
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, refused_together, share, whole
 from flowwarp.train.progress import Progress
@@ -44,7 +45,6 @@ from flowwarp.train.settings import check_least
 from flowwarp.train.stopping import RESUME, Stop, signals, stopping
 
 MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
-MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which drops their bits
 
 Batch = Mapping[str, Tensor]
 
@@ -202,52 +202,6 @@ class Result:
     best: tuple[float, int] | None
     last: Mapping[str, float]
     weights: Path
-
-
-def shuffled(seed: int, index: int, length: int) -> int:
-    """Return which of ``length`` items example ``index`` is, each epoch in an order of its own."""
-    return _order(seed, index // length, length)[index % length]
-
-
-@lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, length: int) -> list[int]:
-    order: list[int] = torch.randperm(length, generator=generator(seed, epoch)).tolist()
-    return order
-
-
-def held_out_series(seed: int, kind: int = 0) -> int:
-    """Return a series of examples that no training draws, whatever its seed.
-
-    So what a network is judged by is new to it even if it goes on from one with another seed.
-
-    Args:
-        seed: of the training.
-        kind: tells apart what is held out for different ends.
-    """
-    # NumPy reads [seed, index] as words of 32 bits, filled up with zeros. So the first example of
-    # this series is that of number `kind + far` in training, which is further than any goes; more
-    # would be no seed for torch, which takes 64 bits.
-    far = 2**30
-    return seed + (kind + far) * (MOST_SEED + 1)
-
-
-def generator(*numbers: int) -> torch.Generator:
-    """Return a generator that is a function of these numbers: seed, example, purpose."""
-    return torch.Generator().manual_seed(_splitmix64(*numbers))
-
-
-def _splitmix64(*numbers: int) -> int:
-    """Hash numbers into a seed: neighbours must not give neighbouring streams (splitmix64)."""
-    state = 0
-    for number in numbers:
-        state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state >> 1  # what manual_seed takes on every device
-
-
-_MASK = 2**64 - 1
 
 
 def check_network(config: LoopConfig, name: str, *, muon: bool, shared: bool) -> None:
@@ -619,7 +573,7 @@ class _Loop:
         self.optimizer.zero_grad()
         totals: dict[str, Tensor] = {}
         for indices, batch in itertools.islice(batches, len(self.micros[self.rank :: self.world])):
-            torch.manual_seed(_splitmix64(config.seed, self.step, indices.start))
+            torch.manual_seed(seed_of(config.seed, self.step, indices.start))
             with torch.autocast(
                 self.device.type, torch.bfloat16, enabled=config.precision == "bf16"
             ):
@@ -770,10 +724,10 @@ class _Loop:
                 torch.no_grad(),
             ):
                 if checks and task.validate is not None:
-                    torch.manual_seed(_splitmix64(config.seed, self.step))
+                    torch.manual_seed(seed_of(config.seed, self.step))
                     self.judge(model, task.validate(model))
                 if draws and task.samples is not None:
-                    torch.manual_seed(_splitmix64(config.seed, self.step))
+                    torch.manual_seed(seed_of(config.seed, self.step))
                     for name, image in task.samples(model):
                         self.run.write_sample(self.step, name, image)
         if self.world > 1:

@@ -43,7 +43,7 @@ from flowwarp.models.upsampler import (
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.pipelines.clip_motion import enlarged_motion
 from flowwarp.pipelines.video_evaluation import compare_upsampling
-from flowwarp.train import loop
+from flowwarp.train import loop, numbering
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet
 
@@ -241,7 +241,7 @@ def _draw(
     flownet: FlowNet | None,
 ) -> dict[str, Tensor]:
     clip = source(seed, number)
-    generator = loop.generator(seed, number)
+    generator = numbering.generator(seed, number)
 
     def chance(share: float) -> bool:
         return float(torch.rand((), generator=generator)) < share
@@ -438,7 +438,7 @@ def upsampler_task(
     net = Upsampler(configs["model"])
     if start is not None:
         net.load_state_dict(start.state_dict())
-    seed = loop.held_out_series(training.seed)
+    seed = numbering.held_out_series(training.seed)
     other = other or source
 
     def batch(numbers: range) -> dict[str, Tensor]:
@@ -467,7 +467,7 @@ def upsampler_task(
                 decodes[number].to(device),
                 flow,
                 visible,
-                loop.generator(seed, number),
+                numbering.generator(seed, number),
                 temporal=way != "free",
             ).cpu()
 

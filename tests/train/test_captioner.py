@@ -11,7 +11,7 @@ from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import MediaCaptioner, load_captioner, look, to_ids, write_caption
 from flowwarp.pipelines.sequences import VOCABULARY
-from flowwarp.train import loop
+from flowwarp.train import loop, numbering
 from flowwarp.train.captioner import (
     CaptionerDataConfig,
     captioner_losses,
@@ -38,7 +38,7 @@ def kept(tmp_path_factory):
 
 def draw(seed, index):
     """Show a dark square that goes left or right over a ground of one colour."""
-    generator = loop.generator(seed, index)
+    generator = numbering.generator(seed, index)
     ground = list(COLORS)[int(torch.randint(len(COLORS), (), generator=generator))]
     way = 1 if float(torch.rand((), generator=generator)) < 0.5 else -1
     video = torch.tensor(COLORS[ground], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4, 1, 16, 16)
@@ -60,7 +60,7 @@ def test_examples_are_functions_of_their_numbers(kept):
         assert torch.equal(alone["video"][0], batch["video"][number])
         ids = batch["ids"][number][batch["asked"][number]]
         assert torch.equal(alone["ids"][0], ids)
-        clip = draw(1, loop.shuffled(3, number, 8))
+        clip = draw(1, numbering.shuffled(3, number, 8))
         assert torch.equal(ids, to_ids(WORDS, clip.caption))
 
 

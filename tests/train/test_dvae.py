@@ -14,7 +14,7 @@ from flowwarp.losses.reconstruction import warp_loss
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
-from flowwarp.train import dvae, loop
+from flowwarp.train import dvae, loop, numbering
 from flowwarp.train.dvae import (
     DVAEDataConfig,
     DVAELossConfig,
@@ -31,7 +31,7 @@ SIZE, FRAMES = 16, 8
 
 def square(seed, index):
     """A coloured square that moves 1 px to the right each frame."""
-    random = loop.generator(seed, index)
+    random = numbering.generator(seed, index)
     colors = torch.randint(256, (2, 3, 1, 1), generator=random).byte()
     top, left = torch.randint(6, (2,), generator=random).tolist()
     video = colors[0].expand(FRAMES, 3, SIZE, SIZE).clone()
@@ -222,7 +222,7 @@ def test_is_judged_by_what_it_does_not_learn_from():
     task.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         task.validate(task.model.eval())
-    series = loop.held_out_series(configs["loop"].seed)
+    series = numbering.held_out_series(configs["loop"].seed)
     judged = torch.stack([square(series, number).video for number in range(3)]).float() / 255
     assert torch.equal(torch.cat(seen), judged)
     assert torch.equal(learned[:, 0], learned[:, 3])

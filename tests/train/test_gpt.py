@@ -29,7 +29,7 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.sketches import eye_print, sketch
 from flowwarp.pipelines.video_tokens import fingerprint, tokenize
-from flowwarp.train import gpt, loop
+from flowwarp.train import gpt, loop, numbering
 from flowwarp.train.captioner import text_vocabulary
 from flowwarp.train.gpt import (
     GPTDataConfig,
@@ -598,7 +598,7 @@ def test_videos_are_told_their_sketch(sketched):
     plain = replace(data, sketch_dropout=0.0)
     examples = draw_batch(store, words, 3, range(6), plain, GPTLossConfig())
     for row, number in enumerate(range(6)):
-        codes = store.codes("sketch", loop.shuffled(3, number, len(store)))[0]
+        codes = store.codes("sketch", numbering.shuffled(3, number, len(store)))[0]
         cells = examples["media"][row, ::PATCH] == words.number("video")
         cells &= examples["places"][row, ::PATCH, 1] > 0
         for patch in range(len(cells) - 1):
@@ -669,7 +669,7 @@ def test_patches_of_a_rare_kind_count_more(sketched):
     data = replace(DATA, orders=("text video 1",), caption_dropout=0.0)
 
     def kinds_in(number):
-        return store.codes("sketch", loop.shuffled(0, number, len(store))).flatten()
+        return store.codes("sketch", numbering.shuffled(0, number, len(store))).flatten()
 
     number = next(n for n in range(12) if len(kinds_in(n).bincount().unique()) > 2)
     plain, rare = (

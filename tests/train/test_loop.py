@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import numpy as np
 import pytest
 import torch
 
@@ -22,10 +21,7 @@ from flowwarp.train.exactness import relative
 from flowwarp.train.loop import (
     LoopConfig,
     Progress,
-    generator,
-    held_out_series,
     learning_rate,
-    shuffled,
     train,
 )
 from flowwarp.train.mishaps import run_differences
@@ -250,20 +246,6 @@ def test_schedule():
     assert learning_rate(config, 60) == pytest.approx(0.55)
     assert learning_rate(config, 110) == pytest.approx(0.1)
     assert learning_rate(replace(config, decay="constant"), 109) == 1.0
-
-
-def test_every_epoch_has_each_item_once_in_its_own_order():
-    epochs = [[shuffled(3, i, 11) for i in range(11 * e, 11 * e + 11)] for e in range(3)]
-    assert all(sorted(epoch) == list(range(11)) for epoch in epochs)
-    assert epochs[0] != epochs[1] != epochs[2]
-
-
-def test_generator_depends_on_every_number():
-    draws = {
-        float(torch.rand(1, generator=generator(*numbers)))
-        for numbers in ((0,), (1,), (0, 0), (0, 1), (1, 0), (-1,))
-    }
-    assert len(draws) == 6
 
 
 # Faults
@@ -652,23 +634,6 @@ def test_a_term_that_joins_late_is_the_mean_of_its_steps(tiny, tmp_path):
         lines = map(json.loads, (tmp_path / name / "metrics.jsonl").read_text().splitlines())
         logged = [line["late"] for line in lines if line["step"] == 3 and "late" in line]
         assert logged == [1.0]
-
-
-def test_what_is_held_out_is_of_no_training():
-    """Nor of one with another seed, from which a network may go on."""
-    seeds = (0, 1, 2, 3, 2**32 - 1)
-    series = [held_out_series(seed, kind) for seed in seeds for kind in range(3)]
-    assert 2**32 - 1 < min(series) < max(series) < 2**63
-
-    def drawn(seed, index):
-        """What both kinds of generators draw."""
-        own = int(torch.randint(2**62, (), generator=generator(seed, index)))
-        return int(np.random.default_rng([seed, index]).integers(2**62)), own
-
-    trained = [drawn(seed, index) for seed in seeds for index in range(20)]
-    judged = [drawn(seed, index) for seed in series for index in range(4)]
-    for numbers in zip(*(trained + judged), strict=True):
-        assert len({*numbers}) == len(numbers)
 
 
 def test_loss_falls_and_average_is_validated(tiny, tmp_path):

@@ -8,7 +8,8 @@ from torch import nn
 
 from flowwarp.errors import InputError
 from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.train.loop import LoopConfig, Task, generator, shuffled
+from flowwarp.train.loop import LoopConfig, Task
+from flowwarp.train.numbering import generator, shuffled
 
 LENGTH = 11  # of the data: no multiple of any batch size here
 
