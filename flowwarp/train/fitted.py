@@ -29,7 +29,7 @@ from flowwarp.train.arrays import Kind, fill_arrays
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
 _VERSION = 2  # of the cache; part of its key
 
-Draw = Callable[[int], tuple[Tensor, Tensor]]  # number to frames, (1, 3, H, W) each
+DrawPair = Callable[[int], tuple[Tensor, Tensor]]  # number to frames, (1, 3, H, W) each
 
 
 @final
@@ -56,7 +56,7 @@ class FittedPairs:
 
 
 def fit_pairs(
-    draw: Draw,
+    draw: DrawPair,
     key: str,
     count: int,
     size: tuple[int, int],

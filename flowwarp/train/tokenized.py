@@ -29,7 +29,7 @@ from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpa
 _VERSION = 2  # of the cache; part of its key
 _PROBED = 8  # clips whose pixels are part of the key
 
-Draw = Callable[[int], Clip]
+DrawClip = Callable[[int], Clip]
 
 
 def grid_media(
@@ -102,7 +102,7 @@ class TokenStore:
 
 
 def tokenize_clips(
-    draw: Draw,
+    draw: DrawClip,
     dvae: DVAE,
     media: tuple[Medium, ...],
     key: str,
