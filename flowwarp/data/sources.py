@@ -52,6 +52,11 @@ class Source:
         return self.draw(seed, index)
 
 
+def state_of(draw: Draw) -> str:
+    """Return the state of a source in one line; empty for any other function."""
+    return " ".join(draw.state) if isinstance(draw, Source) else ""
+
+
 class Motion(Protocol):
     """Finds the flow of a clip of which none is known."""
 

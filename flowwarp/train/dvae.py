@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.data.sources import Draw, Source
+from flowwarp.data.sources import Draw, state_of
 from flowwarp.losses.reconstruction import gradient_error, l1_loss, rmse_loss, warp_loss
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.captioner import Captioner
@@ -304,6 +304,7 @@ def dvae_task(
     if start is not None:
         configs = {**configs, "model": start.config}
     model: DVAEConfig = configs["model"]
+    losses: DVAELossConfig = configs["losses"]
     _check_sizes(model, data, eyes)
     for eye in eyes:
         eye.requires_grad_(False)
@@ -314,7 +315,7 @@ def dvae_task(
         return draw_examples(source, training.seed, numbers, data, model.stride_time)
 
     def loss(net: torch.nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return dvae_losses(net, examples, step / training.steps, configs["losses"], eyes)
+        return dvae_losses(net, examples, step / training.steps, losses, eyes)
 
     def pixels(numbers: range) -> Tensor:
         # Numbers that training does not reach: it takes whatever the clip, not the first of them.
@@ -369,12 +370,12 @@ def dvae_task(
         yield "clips", video_sheet(rows, every=2)
 
     return loop.Task(
-        data=" ".join(source.state) if isinstance(source, Source) else "",
+        data=state_of(source),
         name="dvae",
         model=net,
         batch=batch,
         loss=loss,
-        configs={name: config for name, config in configs.items() if name != "loop"},
+        configs={"model": model, "data": data, "losses": losses},
         validate=validate,
         metric="square",
         samples=samples,

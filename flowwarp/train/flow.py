@@ -592,7 +592,7 @@ def flow_task(
         model=net,
         batch=batch,
         loss=loss,
-        configs={name: config for name, config in configs.items() if name != "loop"},
+        configs={"model": net.config, "data": data, "losses": losses},
         validate=validate,
         metric="epe" if truths else "loss",
         samples=samples,

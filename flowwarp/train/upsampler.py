@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.sources import Draw, Source
+from flowwarp.data.sources import Draw, state_of
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
@@ -489,12 +489,12 @@ def upsampler_task(
             yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
 
     return loop.Task(
-        data=" ".join(source.state) if isinstance(source, Source) else "",
+        data=state_of(source),
         name="upsampler",
         model=net,
         batch=batch,
         loss=loss,
-        configs={name: config for name, config in configs.items() if name != "loop"},
+        configs={"model": net.config, "data": data, "condition": condition},
         validate=validate,
         samples=samples,
         matrices=("down", "up", "shrink", "grow"),

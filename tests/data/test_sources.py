@@ -9,7 +9,7 @@ from flowwarp._bundled import bundled
 from flowwarp.data import sources
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import check_source, open_source, open_split
+from flowwarp.data.sources import Source, check_source, open_source, open_split, state_of
 from flowwarp.data.sprites import Layers, bundled_layers
 from flowwarp.data.world import compose_clip
 from flowwarp.errors import InputError
@@ -37,6 +37,11 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+def test_state_is_told_in_a_line():
+    assert state_of(Source(compose_digits, state=("a", "b"))) == "a b"
+    assert state_of(Source(compose_digits)) == state_of(compose_digits) == ""
 
 
 def test_digits():
