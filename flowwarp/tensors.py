@@ -113,6 +113,25 @@ def check_same_grid(tensor: Tensor, name: str, like: Tensor, channels: int | Non
         raise ValueError(f"{name} must have {wanted_channels}, got {tensor.shape[1]}")
 
 
+def check_alike(tensor: Tensor, name: str, like: Tensor, like_name: str) -> None:
+    """Check that ``tensor`` has the shape, dtype and device of ``like``.
+
+    Args:
+        tensor: what is checked.
+        name: how a message calls it.
+        like: what it shall fit.
+        like_name: how it calls that.
+
+    Raises:
+        ValueError: one of them differs.
+    """
+    if (tensor.shape, tensor.dtype, tensor.device) != (like.shape, like.dtype, like.device):
+        raise ValueError(
+            f"{name} must be {_shape(like)} {like.dtype} on {like.device} as {like_name} is, "
+            f"got {_shape(tensor)} {tensor.dtype} on {tensor.device}"
+        )
+
+
 def check_mask(mask: Tensor, name: str, like: Tensor) -> None:
     """Check that ``mask`` is (B, 1, H, W) on the grid of ``like``; it may be of weights, too.
 

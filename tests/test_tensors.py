@@ -7,6 +7,7 @@ import torch
 
 from flowwarp.tensors import (
     LARGEST,
+    check_alike,
     check_choice,
     check_mask,
     check_number,
@@ -67,3 +68,20 @@ def test_a_mask_that_would_be_spread_is_refused(shape):
         check_mask(torch.ones(shape), "seen", like)
     with pytest.raises(TypeError, match=r"seen must be a torch\.Tensor, got bool"):
         check_mask(True, "seen", like)
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (torch.zeros(2, 3, 4), r"\(2, 3, 4\) torch.float32 on cpu"),
+        (torch.zeros(1, 3, 4, 5), r"\(1, 3, 4, 5\) torch.float32 on cpu"),
+        (torch.zeros(2, 3, 4, 5).half(), r"\(2, 3, 4, 5\) torch.float16 on cpu"),
+        (torch.zeros(2, 3, 4, 5, device="meta"), r"\(2, 3, 4, 5\) torch.float32 on meta"),
+    ],
+)
+def test_what_is_not_alike_is_refused(other, words):
+    like = torch.zeros(2, 3, 4, 5)
+    check_alike(like + 1, "two", like, "one")
+    wanted = r"\(2, 3, 4, 5\) torch.float32 on cpu"
+    with pytest.raises(ValueError, match=f"^two must be {wanted} as one is, got {words}$"):
+        check_alike(other, "two", like, "one")

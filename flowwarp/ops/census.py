@@ -19,7 +19,7 @@ from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import leaves, needs_reference
 from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
-from flowwarp.tensors import check_image
+from flowwarp.tensors import check_alike, check_image
 
 GREY_WEIGHTS = (0.2989, 0.5870, 0.1140)  # ITU-R BT.601, as in TensorFlow's rgb_to_grayscale
 SIGN_SOFTNESS = 0.81  # grey levels squared, of 255
@@ -91,11 +91,7 @@ def census_distance(image1: Tensor, image2: Tensor, radius: int = 3) -> Tensor:
     """
     _check(image1, "image1", radius)
     check_image(image2, "image2")
-    if (image2.shape, image2.dtype, image2.device) != (image1.shape, image1.dtype, image1.device):
-        raise ValueError(
-            f"image2 must be {tuple(image1.shape)} {image1.dtype} on {image1.device} as image1 is, "
-            f"got {tuple(image2.shape)} {image2.dtype} on {image2.device}"
-        )
+    check_alike(image2, "image2", image1, "image1")
     if needs_reference(image1, image2):
         return census_distance_reference(image1, image2, radius)
     result: Tensor = torch.ops.flowwarp.census_distance(image1, image2, radius)

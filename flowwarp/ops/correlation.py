@@ -17,7 +17,7 @@ from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
-from flowwarp.tensors import check_image
+from flowwarp.tensors import check_alike, check_image
 
 
 def correlation(a: Tensor, b: Tensor, radius: int = 4, dilation: int = 1) -> Tensor:
@@ -54,11 +54,7 @@ def correlation(a: Tensor, b: Tensor, radius: int = 4, dilation: int = 1) -> Ten
     """
     check_image(a, "a")
     check_image(b, "b")
-    if a.shape != b.shape or a.dtype != b.dtype or a.device != b.device:
-        raise ValueError(
-            f"b must be {tuple(a.shape)} {a.dtype} on {a.device} as a is, "
-            f"got {tuple(b.shape)} {b.dtype} on {b.device}"
-        )
+    check_alike(b, "b", a, "a")
     if a.shape[1] == 0:
         raise ValueError(f"a must have at least one channel, got shape {tuple(a.shape)}")
     _check_count(radius, "radius", 0)

@@ -24,7 +24,7 @@ from flowwarp.ops.fields import fill_holes
 from flowwarp.ops.filters import box_blur
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import Mode, compute_dtype, warp
-from flowwarp.tensors import check_flow, check_pixels
+from flowwarp.tensors import check_alike, check_flow, check_pixels
 
 # How little a pixel counts where several land in one place, in units of e: for a brightness that
 # differs by 1 between its two ends, and for each pixel by which forward and backward flow differ.
@@ -90,11 +90,7 @@ def interpolate(
     """
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
-    if (image2.shape, image2.dtype, image2.device) != (image1.shape, image1.dtype, image1.device):
-        raise ValueError(
-            f"image2 must be {tuple(image1.shape)} {image1.dtype} on {image1.device} as image1 is, "
-            f"got {tuple(image2.shape)} {image2.dtype} on {image2.device}"
-        )
+    check_alike(image2, "image2", image1, "image1")
     check_flow(flow_12, "flow_12", like=image1)
     check_flow(flow_21, "flow_21", like=image1)
     times = tuple(times)  # of a generator nothing is left once it has been looked at
