@@ -324,21 +324,20 @@ def flow_losses(
     behind = _compare(crop2, full1, backward, seen[1], margin, config)
     terms = {name: 0.5 * (ahead[name] + behind[name]) for name in ahead}
     terms["levels"] = 0.5 * (_levels(crop1, crop2, forward) + _levels(crop2, crop1, backward))
+    if fitted is not None:
+        there, back = (_crop(flow, margin) for flow in fitted)
+        terms["fitted"] = 0.5 * (_distance(forward, there) + _distance(backward, back))
+    if config.velocity and full0 is not None and seen[0] is not None:
+        terms["velocity"] = _velocity(net, _crop(full0, margin), crop1, forward, seen[0])
+    if _teaches_itself(config, progress):
+        views = students or (crop1, crop2)
+        terms["self_supervision"] = _self_supervision(
+            net, views, forward, backward, config.student_margin
+        )
     loss = terms["census"]
     for name, term in terms.items():
         if name != "census":
             loss = loss + getattr(config, name) * term
-    if fitted is not None:
-        there, back = (_crop(flow, margin) for flow in fitted)
-        terms["fitted"] = 0.5 * (_distance(forward, there) + _distance(backward, back))
-        loss = loss + config.fitted * terms["fitted"]
-    if config.velocity and full0 is not None and seen[0] is not None:
-        terms["velocity"] = _velocity(net, _crop(full0, margin), crop1, forward, seen[0])
-        loss = loss + config.velocity * terms["velocity"]
-    if _teaches_itself(config, progress):
-        views = students or (crop1, crop2)
-        terms["self"] = _self_supervision(net, views, forward, backward, config.student_margin)
-        loss = loss + config.self_supervision * terms["self"]
     return {"loss": loss, **terms}
 
 

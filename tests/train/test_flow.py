@@ -107,14 +107,14 @@ def test_the_schedule(images):
     ):
         net.asked.clear()
         terms = flow.flow_losses(net, *images, 0, progress, config)
-        assert ("self" in terms) == taught
+        assert ("self_supervision" in terms) == taught
         assert len(net.asked) == 1 + taught
         assert net.asked[0][2] == skip
 
 
 def test_no_self_supervision_without_a_weight(images):
     config = flow.FlowLossConfig(self_supervision=0, self_supervision_from=0)
-    assert "self" not in flow.flow_losses(Constant(), *images, 0, 1.0, config)
+    assert "self_supervision" not in flow.flow_losses(Constant(), *images, 0, 1.0, config)
 
 
 def test_what_is_hidden_is_left_out_from_its_time_on(images):
@@ -276,7 +276,7 @@ def test_appearance_is_drawn_from_when_it_is_needed(photos):
     assert {"student1", "student2"} < whole.keys()
     for name, tensor in whole.items():
         assert torch.equal(tensor, torch.cat([part[name] for part in parts]))
-    assert (task.loss(task.model, whole, 2)["self"] > 0).all()
+    assert (task.loss(task.model, whole, 2)["self_supervision"] > 0).all()
 
 
 def test_is_judged_by_what_it_does_not_learn_from(photos, monkeypatch):
