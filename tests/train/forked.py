@@ -55,26 +55,30 @@ def wait(child):
 def kill(folder):
     """Kill a training at five random moments, then let it end."""
     config = tiny.config(steps=100, save_every=3, validate_every=6, precision="bf16", accumulate=2)
-    task = lambda: tiny.make(dropout=0.2)  # noqa: E731
-    child = fork(lambda: train(task(), config, folder / "whole", stream=QUIET))
-    started = time.monotonic()
-    assert wait(child) == 0
-    whole = time.monotonic() - started
     chance = random.Random(1)
-    kills = 0
-    for _ in range(50):
-        run = lambda: train(task(), config, folder / "killed", resume="auto", stream=QUIET)  # noqa: E731
-        child = fork(run)
-        if kills < 5:
-            # By this seed half of it in all, so that it does not end before the last of them.
-            time.sleep(chance.uniform(0.02, 0.15) * whole)
-            os.kill(child, signal.SIGKILL)
-        code = wait(child)
-        kills += code == -signal.SIGKILL
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL, code
-    print(f"killed {kills} times")
+
+    def begin(name):
+        """Return a child that trains, and a pipe with a byte for each step that it begins."""
+        steps, step = os.pipe()
+        task = tiny.make(lambda _: os.write(step, b"."), dropout=0.2)
+        child = fork(lambda: train(task, config, folder / name, resume="auto", stream=QUIET))
+        os.close(step)
+        return child, steps
+
+    started = time.monotonic()
+    child, steps = begin("whole")
+    assert wait(child) == 0
+    long = (time.monotonic() - started) / len(os.read(steps, 1000))
+    for _ in range(5):
+        child, steps = begin("killed")
+        for _ in range(chance.randint(4, 18)):  # of 100 in all, so that it does not end before
+            os.read(steps, 1)
+        time.sleep(chance.uniform(0, long))
+        os.kill(child, signal.SIGKILL)
+        assert wait(child) == -signal.SIGKILL
+    child, _ = begin("killed")
+    assert wait(child) == 0
+    print("killed 5 times")
 
 
 def signals(folder):
