@@ -6,6 +6,7 @@ import functools
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
     help="Also measure flow that another program wrote: SET/PAIR.flo, .png, .pfm, .npy or .npz.",
 )
 @device_option
+@click.option("--dry-run", is_flag=True, help="Read and check everything, estimate nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def command(
     data: tuple[str, ...],
@@ -141,6 +143,7 @@ def command(
     recipe: str,
     folders: tuple[str, ...],
     device: str,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Measure optical flow against ground truth.
@@ -174,7 +177,10 @@ def command(
     if len(given) < len(folders) or given.keys() & methods:
         raise click.UsageError("--flows needs folders of different names, none that of a method")
     estimators = {name: METHODS[name](weights, choose_device(device)) for name in methods}
+    if dry_run:
+        estimators = {}  # what others wrote is compared all the same, and so checked
 
+    read: list[GroundTruthPair] = []
     rows: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     with progress_bar(pairs, "eval-flow") as bar:
@@ -186,16 +192,36 @@ def command(
                     *(_measure(pair, truth, *method) for method in estimators.items()),
                     *(_read(pair, truth, *flows) for flows in given.items()),
                 ]
+                read.append(pair)
             except InputError as fault:
                 if len(pairs) == 1:
                     raise
                 failed.append({"input": str(pair.frame1), "error": str(fault)})
     table = _average(rows)
-    if as_json:
+    if dry_run:
+        _tell_plan(read, [*methods, *given], failed, as_json)
+    elif as_json:
         click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
     elif table:
         _paths.print_names(_format(table))  # a set has the name of a folder
     raise_if_failed(failed, len(pairs))
+
+
+def _tell_plan(
+    pairs: Sequence[GroundTruthPair],
+    methods: Sequence[str],
+    failed: Sequence[dict[str, str]],
+    as_json: bool,
+) -> None:
+    """Say what would be measured by what."""
+    counts = Counter(pair.group for pair in pairs)
+    if as_json:
+        sets = [{"set": name, "pairs": count} for name, count in counts.items()]
+        plan = {"dry_run": True, "methods": methods, "sets": sets, "failed": failed}
+        click.echo(json.dumps(plan))
+        return
+    lines = [f"{name}: {count} pair{'s' * (count > 1)}" for name, count in counts.items()]
+    _paths.print_names("\n".join([*lines, f"methods: {', '.join(methods)}"]))
 
 
 def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:

@@ -120,6 +120,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace pictures that exist.")
+@click.option("--dry-run", is_flag=True, help="Check everything, say what would be measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def command(
     parts: tuple[str, ...],
@@ -140,6 +141,7 @@ def command(
     training_clips: int,
     device: str,
     overwrite: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Measure networks that make video on fresh clips of the sprites' world.
@@ -197,6 +199,10 @@ def command(
     job = _Job(networks, wardrobe, seed, steps, sampling, candidates, best)
     counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
     columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
+    if dry_run:
+        pictures = [] if folder is None else [str(folder / name) for name in PICTURES]
+        _tell_plan(counts, columns, pictures, as_json)
+        return
     results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
     confusions: dict[str, Any] = {}
     for column in columns:
@@ -213,6 +219,20 @@ def command(
         _paths.make_folder(folder)
         for path in _draw(job, folder, training_seed, training_clips):
             click.echo(str(path), err=True) if as_json else _paths.print_path(path)
+
+
+def _tell_plan(
+    counts: Mapping[str, int], columns: Sequence[str], pictures: Sequence[str], as_json: bool
+) -> None:
+    """Say what would be measured on how many clips, and drawn."""
+    if as_json:
+        plan = {"dry_run": True, "counts": counts, "columns": columns, "pictures": pictures}
+        click.echo(json.dumps(plan))
+        return
+    for part, count in counts.items():
+        click.echo(f"{part}: {count} clip{'s' * (count > 1)}, {' and '.join(columns)}")
+    for picture in pictures:
+        _paths.print_path(Path(picture))
 
 
 # ------------------------------------------------------------------ networks and clips

@@ -220,3 +220,20 @@ def test_faults_are_one_line(tmp_path, evaluate, monkeypatch, arguments, code, p
     assert (got, out) == (code, "")
     assert problem in err
     assert err.count("\n") == 1
+
+
+def test_a_dry_run_reads_all_and_estimates_nothing(tmp_path, evaluate, monkeypatch):
+    save_pair(tmp_path / "set/a", [0, 2, 12, 50])
+    save_pair(tmp_path / "set/b", [4, 4, 4, 4])
+    save_pair(tmp_path / "other/c", [1, 1, 1, 1])
+    monkeypatch.setattr(eval_flow, "_measure", None)
+    code, out, err = evaluate(tmp_path, "--dry-run", "--method", "zero", "--method", "fast")
+    assert (code, out, err) == (0, "other: 1 pair\nset: 2 pairs\nmethods: zero, fast\n", "")
+    (tmp_path / "set/b/frame2.png").write_bytes(b"no picture")
+    code, out, err = evaluate(tmp_path, "--dry-run", "--method", "zero", "--json")
+    assert code == 5
+    plan = json.loads(out)
+    assert plan["sets"] == [{"set": "other", "pairs": 1}, {"set": "set", "pairs": 1}]
+    assert (plan["dry_run"], plan["methods"], len(plan["failed"])) == (True, ["zero"], 1)
+    assert evaluate(tmp_path / "set/a", "--dry-run", "--weights", "nowhere.safetensors")[0] == 3
+    assert evaluate(tmp_path / "other", "--dry-run", "--flows", tmp_path)[0] == 3

@@ -86,6 +86,20 @@ def test_all_parts(evaluate):
     assert len(result["confusions"]["seen"][0]) == 4
 
 
+def test_a_dry_run_measures_and_draws_nothing(evaluate, monkeypatch, tmp_path):
+    monkeypatch.setattr(eval_video, "_measure", None)
+    monkeypatch.setattr(eval_video, "_draw", None)
+    code, out, err = evaluate("--dry-run", "--part", "gpt", "--part", "temporal", "-o", tmp_path)
+    assert (code, err) == (0, "")
+    plan = ["gpt: 2 clips, seen and held-out", "temporal: 1 clip, seen and held-out"]
+    assert out.splitlines() == [*plan, *(str(tmp_path / name) for name in eval_video.PICTURES)]
+    code, out, _ = evaluate("--dry-run", "--part", "dvae", "--no-held-out", "--json")
+    told = {"dry_run": True, "counts": {"dvae": 2}, "columns": ["seen"], "pictures": []}
+    assert json.loads(out) == told
+    assert evaluate("--dry-run", "--gpt", tmp_path / "none.safetensors")[0] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_captioner_describes(evaluate, monkeypatch, tmp_path):
     pairs = train_pairs(["a dog walks on sand"] * 2, 30)
     words = Vocabulary((Medium("text", pairs.size),), pairs, 8)
