@@ -129,6 +129,12 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
     check_same_grid(image2, "image2", image1)  # the network would see them at one size
     check_range(image1, "image1")
     check_range(image2, "image2")
+    with fast_autocast(image1.device):
+        return infer(net, image1, image2)
+
+
+def infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what quality ``"fast"`` is, without checks, and where autocast is off in float32."""
     height, width = image1.shape[-2:]
     # To what the network takes as it is: what it would pad has no motion of its own.
     stride = net.config.stride
@@ -139,8 +145,7 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
         F.interpolate(i.float(), size, mode="bilinear", align_corners=False, antialias=True)
         for i in (image1, image2)
     ]
-    with fast_autocast(image1.device):
-        forward, backward = net(*frames)
+    forward, backward = net(*frames)
     return (
         resize_flow(forward.flow.float(), (height, width)),
         resize_flow(backward.flow.float(), (height, width)),
