@@ -23,7 +23,8 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import atomic_output, open_input
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow_estimation import find_weights, infer, load_flownet
+from flowwarp.pipelines.flow_estimation import infer, load_flownet
+from flowwarp.pipelines.shipped import find_weights
 from flowwarp.tensors import check_whole
 
 INPUTS, OUTPUTS = ("image1", "image2"), ("flow_12", "flow_21")
@@ -91,7 +92,7 @@ def export_flownet(
 
 def _notes(weights: str | Path) -> dict[str, str]:
     """Return what the card of weights says, and which file they were."""
-    source = find_weights(weights)
+    source = find_weights(weights, "flownet")
     _, card = load_weights(source, "flownet")
     with open_input(source) as (file, _):
         digest = hashlib.sha256(file.read()).hexdigest()
