@@ -94,7 +94,7 @@ Progress = Callable[[float], None]  # is told which share is done, up to 1
 
 def part(progress: Progress | None, number: int, count: int) -> Progress:
     """Return what to tell of the progress of one part, of several that take as long each."""
-    return lambda share: progress((number + share) / count) if progress else None
+    return lambda share: progress((number + share) / count) if progress is not None else None
 
 
 @torch.no_grad()
