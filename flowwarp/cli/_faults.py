@@ -50,8 +50,10 @@ class _Terminated(BaseException):
     """SIGTERM came: unwind, so that no half-written file stays."""
 
 
-def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a click command and exit the process.
+def run(
+    command: click.Command, arguments: Sequence[str] | None = None, name: str = "flowwarp"
+) -> NoReturn:
+    """Run a click command, called by ``name``, and exit the process.
 
     0 done · 1 our bug · 2 usage · 3 bad input · 4 output or disk · 5 some of many failed ·
     6 out of memory · 7 training diverged · 8 locked by another process · 130 interrupted ·
@@ -60,7 +62,7 @@ def run(command: click.Command, arguments: Sequence[str] | None = None) -> NoRet
     if arguments is None:  # of this process, not of one that calls us
         _open_streams()
     with _terminable():
-        code = _call(command, arguments)
+        code = _call(command, arguments, name)
     if arguments is None and code == INTERRUPTED:
         # Pressed once more, Ctrl-C would interrupt the interpreter's farewell with a traceback; a
         # handler would not do, as the interpreter drops it on its way and dies of the signal.
@@ -92,7 +94,7 @@ def _open_streams() -> None:
         sys.stdout.reconfigure(errors="replace")
 
 
-def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
+def _call(command: click.Command, arguments: Sequence[str] | None, name: str) -> int:
     """Run a command, say what went wrong, and return its exit code."""
     if completion := os.environ.get(COMPLETION):
         from click.shell_completion import shell_complete
@@ -101,7 +103,7 @@ def _call(command: click.Command, arguments: Sequence[str] | None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         # Not command.main, which calls a closed pipe a failure of ours.
-        with command.make_context("flowwarp", given) as context:
+        with command.make_context(name, given) as context:
             result = command.invoke(context)
     except click.exceptions.Exit as stop:
         return stop.exit_code

@@ -1,0 +1,235 @@
+"""The page to try flowwarp: its jobs without gradio, and itself where that is installed."""
+
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flowwarp import web
+from flowwarp.cli import generate_video
+from flowwarp.cli._faults import run
+from flowwarp.errors import InputError
+from flowwarp.io.flow_files import read_flow
+from flowwarp.io.images import read_image, write_image
+from flowwarp.io.video import read_video, video_info
+from flowwarp.pipelines.flow_estimation import load_flownet
+from flowwarp.pipelines.text_video import load_models
+
+PROMPT = "a red knight"
+
+
+class Progress(list):
+    """What is told, and false before, as gradio's is."""
+
+    __call__ = list.append
+
+
+@pytest.fixture(scope="module")
+def texture():
+    """Noise that no flow can mistake."""
+    generator = torch.Generator().manual_seed(0)
+    return F.avg_pool2d(torch.rand(1, 3, 68, 106, generator=generator), 5, 1)[0]
+
+
+@pytest.fixture
+def pair(texture, tmp_path):
+    """Two pictures, of which all moves to the right by 2 px."""
+    paths = [str(tmp_path / f"{name}.png") for name in ("first", "second")]
+    write_image(paths[0], texture[..., 2:])
+    write_image(paths[1], texture[..., :-2])
+    return paths
+
+
+@pytest.fixture(scope="module")
+def models(video_weights):
+    names = ("gpt", "dvae", "upsampler", "flow")
+    return load_models(**{name: video_weights[name] for name in names})
+
+
+def distance(path, wanted):
+    """Largest difference away from the border."""
+    return (read_image(path) - wanted)[:, 8:-8, 8:-8].abs().max()
+
+
+# ------------------------------------------------------------------ jobs
+
+
+def test_flow_is_shown_and_leads_back_to_the_first_picture(pair, texture, tmp_path):
+    told = Progress()
+    colors, warped, file = web.show_flow(load_flownet(), *pair, "balanced", tmp_path, told)
+    flow, _ = read_flow(file)
+    assert flow.flatten(1).median(1).values.round().tolist() == [2, 0]
+    red, green, blue = read_image(colors).mean((1, 2))
+    assert red > 0.9 > max(green, blue) + 0.2
+    assert distance(warped, texture[..., 2:]) < 0.02
+    assert told[-1] == 1
+
+
+def test_between_is_half_way(pair, texture, tmp_path):
+    told = Progress()
+    middle = web.show_between(load_flownet(), *pair, tmp_path, told)
+    assert distance(middle, texture[..., 1:-1]) < 0.03
+    assert told[-1] == 1
+
+
+def test_between_of_two_scenes_is_refused(pair, tmp_path):
+    write_image(pair[0], torch.zeros(3, 32, 48))
+    write_image(pair[1], torch.rand(3, 32, 48).round())
+    with pytest.raises(InputError, match=r"^the pictures: show two scenes; choose two"):
+        web.show_between(load_flownet("small"), *pair, tmp_path)
+
+
+def test_pictures_that_cannot_be_taken_are_refused(pair, tmp_path, monkeypatch):
+    first, second = pair
+
+    def refused(*given):
+        with pytest.raises(InputError) as fault:
+            web.show_flow(load_flownet("small"), *given, "fast", tmp_path)
+        assert not (tmp_path / "flow.flo").exists()
+        return str(fault.value)
+
+    assert refused(None, second) == "the first picture: is missing; choose a file"
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no picture")
+    assert refused(first, str(broken)) == "the second picture: is not a picture of a known kind"
+    small = str(tmp_path / "small.png")
+    write_image(small, torch.zeros(3, 20, 30))
+    assert refused(first, small).startswith("the second picture: is 30x20, the first was 100x64;")
+    monkeypatch.setattr(web, "MOST_PIXELS", 100 * 64 - 1)
+    assert refused(first, second).startswith("the first picture: is 100x64; at most")
+
+
+def test_video_is_that_of_generate_video(models, video_weights, tmp_path):
+    told = Progress()
+    path, note = web.show_video(models, PROMPT, 3, tmp_path, told)
+    other = tmp_path / "other.mp4"
+    given = [part for name, file in video_weights.items() for part in (f"--{name}", str(file))]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        run(generate_video.command, [PROMPT, "-o", str(other), "--seed", "3", *given])
+    assert torch.equal(*(torch.stack(list(read_video(file))) for file in (path, other)))
+    assert video_info(path).fps == video_info(other).fps
+    assert note == ""
+    assert told[-1] == 1
+
+
+def test_video_says_what_was_never_learned(models, tmp_path):
+    _, note = web.show_video(models, "a red zebra", None, tmp_path)
+    assert note == "the network has never learned: zebra"
+
+
+@pytest.mark.parametrize("prompt", [None, "", " \n"])
+def test_empty_prompt_is_refused(models, tmp_path, prompt):
+    with pytest.raises(InputError, match=r"^the prompt: holds nothing that can be read"):
+        web.show_video(models, prompt, 0, tmp_path)
+
+
+# ------------------------------------------------------------------ the page
+
+
+@pytest.fixture
+def page(models, tmp_path, monkeypatch):
+    """The page, its address, and the lock that is held while there is work."""
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
+        monkeypatch.setenv(name, "")  # so that what is set is forgotten
+    working = threading.Lock()
+    folder = tmp_path / "page"
+    folder.mkdir()
+    page = web.build_page(folder, lambda: load_flownet("small"), lambda: models, working)
+    yield page, web.launch(page), working
+    page.close(verbose=False)
+    gc.collect()  # event loops that gradio leaves open: told now, not in another test
+
+
+@pytest.mark.filterwarnings("ignore")  # of gradio about what it is built on
+def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
+    blocks, address, working = page
+    assert address.startswith("http://127.0.0.1:")
+    assert blocks.server.config.host == "127.0.0.1"
+    assert not blocks.analytics_enabled
+    assert blocks.share_url is None
+    with urllib.request.urlopen(address) as answer:
+        assert b"Estimate flow" in answer.read()
+
+    import gradio_client
+
+    client = gradio_client.Client(address, verbose=False, download_files=str(tmp_path / "got"))
+    first, second = map(gradio_client.handle_file, pair)
+    colors, warped, file = client.predict(first, second, "fast", api_name="/flow")
+    assert read_image(colors).shape == read_image(warped).shape == (3, 64, 100)
+    assert read_flow(file)[0].shape == (2, 64, 100)
+    assert read_image(client.predict(first, second, api_name="/between")).shape == (3, 64, 100)
+    video, _ = client.predict(PROMPT, 0, api_name="/video")
+    assert video_info(video).frames == 8
+    text = gradio_client.handle_file(__file__)
+    for second, problem in ((None, "is missing"), (text, "is not a picture of a known kind")):
+        with pytest.raises(gradio_client.exceptions.AppError, match=f"picture: {problem}"):
+            client.predict(first, second, "fast", api_name="/flow")
+    assert working.acquire(blocking=False)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_page_reads_nothing_but_what_was_uploaded(page, pair):
+    given = 2 * [{"path": pair[0], "meta": {"_type": "gradio.FileData"}}]
+    where = f"{page[1]}gradio_api/call/between"
+    data = json.dumps({"data": given}).encode()
+    request = urllib.request.Request(where, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        event = json.load(answer)["event_id"]
+    with urllib.request.urlopen(f"{where}/{event}") as answer:
+        assert answer.read().startswith(b"event: error")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals")
+def test_what_was_made_goes_when_the_page_ends(tmp_path):
+    pytest.importorskip("gradio", reason="the extra demo is not installed")
+    served = subprocess.Popen(
+        [sys.executable, "-m", "flowwarp.web"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert served.stdout.readline().startswith("http://127.0.0.1:")
+    (folder,) = tmp_path.glob("flowwarp_*")
+    (folder / "made").touch()
+    served.send_signal(signal.SIGTERM)
+    assert served.communicate(timeout=60) == ("", "flowwarp: terminated\n")
+    assert served.returncode == 143
+    assert not folder.exists()
+
+
+def test_missing_extra_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")
+    with pytest.raises(SystemExit, match=r"^3$"):
+        run(web.command, [])
+    told = "flowwarp: gradio: cannot be imported; pip install 'flowwarp[demo]'\n"
+    assert capsys.readouterr().err == told
+
+
+def test_wrong_option_names_the_page():
+    done = subprocess.run(
+        [sys.executable, "-m", "flowwarp.web", "--port", "0"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.endswith("; see 'python -m flowwarp.web --help'\n")
+
+
+def test_nothing_imports_it_and_it_imports_little():
+    code = """\
+import sys, flowwarp.cli
+assert "flowwarp.web" not in sys.modules
+import flowwarp.web
+assert not {"torch", "gradio"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
