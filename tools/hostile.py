@@ -854,17 +854,21 @@ def _captions() -> Iterator[Case]:
     harm: dict[str, tuple[str, Make]] = {
         "empty": ("captioned", put("captioned/clip.txt", b"")),
         "of spaces": ("captioned", put("captioned/clip.txt", " \n\t ")),
+        "with a null byte": ("captioned", put("captioned/clip.txt", "a\0dog")),
+        "not UTF-8": ("captioned", put("captioned/clip.txt", b"a d\xf4g")),
         "missing": ("captioned", bare),
         "in a folder": ("captioned", instead("captioned/clip.txt")),
         "table without columns": listed("a,b\nc,d\n"),
         "table not UTF-8": listed(b"file,caption\nclip.mp4,\xff\xfe\n"),
         "table of one huge field": listed('file,caption\nclip.mp4,"' + "x" * 200_000 + '"\n'),
+        "table with an open quote": listed('file,caption\nclip.mp4,"a dog\nb.mp4,"a cat"\n'),
         "table leads out": listed("file,caption\n../clip.mp4,a dog\n/etc/passwd,b\n"),
         "table names nothing": listed("file,caption\nnone.mp4,a dog\n\0.mp4,b\n"),
         "video broken": ("captioned", spoil(clip, lambda data: data[:99])),
         "video a tone": ("captioned", lambda folder: sound(folder / clip)),
         "tar empty": ("x.tar", put("x.tar", b"")),
         "tar of text": ("x.tar", put("x.tar", "no archive\n" * 99)),
+        "tar compressed": ("x.tar.gz", put("x.tar.gz", b"\x1f\x8b" + bytes(99))),
         "tar cut off": packed(good, spoil("x.tar", lambda data: data[:1500])),
         "tar leads out": packed({"../clip.mp4": clip, "../clip.txt": b"a dog"}),
         "tar absolute": packed({"/tmp/clip.mp4": clip, "/tmp/clip.txt": b"dog"}),
@@ -884,8 +888,6 @@ def _captions() -> Iterator[Case]:
     right: dict[str, bytes | str] = {
         "10 kB": "a dog runs " * 900,
         "another script": "一只狗在奔跑 كلب يجري 🐕",
-        "with a null byte": "a\0dog",
-        "not UTF-8": b"a d\xf4g",
     }
     call = train("train-gpt", "captioned", "--dvae dvae.safetensors")
     for kind, text in right.items():
