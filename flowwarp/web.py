@@ -23,6 +23,7 @@ from flowwarp.cli._choices import QUALITIES
 from flowwarp.cli._device import choose_device
 from flowwarp.cli._faults import run
 from flowwarp.errors import FlowwarpError, InputError
+from flowwarp.pipelines._defaults import FPS, MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +37,6 @@ HERE = "127.0.0.1"
 MOST_PIXELS = 4_000_000  # everybody on the page waits while one picture is worked on
 LARGEST_FILE = "32mb"  # of which so many pixels of 16 bits take 24
 LONGEST_PROMPT = 1000  # characters, more than any network here reads
-MOST_SEED = 2**32 - 1
-FPS = 12  # as generate-video writes
 PROMPTS = (
     "a skeleton casts a spell on sand",
     "a knight in plate armor walks to the left",

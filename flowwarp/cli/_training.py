@@ -162,7 +162,7 @@ def configure(
     from flowwarp.pipelines.precision import fast_dtype
     from flowwarp.train.loop import event_writer
     from flowwarp.train.runs import begun_with, check_writable, refuse_run
-    from flowwarp.train.settings import UnknownKey, override, read_toml
+    from flowwarp.train.settings import UnclearSetting, override, read_toml
 
     if not given.folder:
         raise click.UsageError("--run must name a folder")
@@ -185,7 +185,7 @@ def configure(
     changed["loop"] = replace(changed["loop"], **changes)
     try:
         result = override(changed, given.settings)
-    except UnknownKey as fault:
+    except UnclearSetting as fault:
         raise click.UsageError(str(fault)) from fault
     if slow and begun == result["loop"].precision == "bf16":
         click.echo(

@@ -201,7 +201,7 @@ def command(
     if dry_run:
         _tell_plan(read, [*methods, *given], failed, as_json)
     elif as_json:
-        click.echo(json.dumps({"sets": table, "pairs": rows, "failed": failed}))
+        click.echo(json.dumps({"dry_run": False, "sets": table, "pairs": rows, "failed": failed}))
     elif table:
         _paths.print_names(_format(table))  # a set has the name of a folder
     raise_if_failed(failed, len(pairs))

@@ -211,7 +211,8 @@ def command(
     if as_json:
         about = {"counts": counts, "seed": seed, "steps": steps, "candidates": candidates}
         about |= {"best_of": best, "sampling": vars(sampling)}
-        click.echo(json.dumps({"parts": _finite(results), "confusions": confusions, **about}))
+        measured = {"parts": _finite(results), "confusions": confusions}
+        click.echo(json.dumps({"dry_run": False, **measured, **about}))
     else:
         for part, tables in results.items():
             click.echo(f"{_format(part, counts[part], tables)}\n")
@@ -230,7 +231,7 @@ def _tell_plan(
         click.echo(json.dumps(plan))
         return
     for part, count in counts.items():
-        click.echo(f"{part}: {count} clip{'s' * (count > 1)}, {' and '.join(columns)}")
+        click.echo(f"{part}: {' and '.join(f'{count} {column}' for column in columns)}")
     for picture in pictures:
         _paths.print_path(Path(picture))
 

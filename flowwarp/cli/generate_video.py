@@ -27,7 +27,7 @@ from flowwarp.cli._choosing import (
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError
-from flowwarp.pipelines._defaults import STEPS
+from flowwarp.pipelines._defaults import FPS, MOST_SEED, STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +67,7 @@ class Job:
 @click.option("--prompts", "listed", metavar="FILE", help="Prompts, one a line; - for stdin.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MOST_SEED),
     default=0,
     show_default=True,
     help="Which of all possible videos.",
@@ -81,7 +81,7 @@ class Job:
 @click.option(
     "--fps",
     type=click.FloatRange(0, _clips.MOST_FPS, min_open=True),
-    default=12,
+    default=FPS,
     show_default=True,
     help="Frames a second.",
 )

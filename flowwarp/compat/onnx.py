@@ -63,8 +63,8 @@ def export_flownet(
         ``path``.
 
     Raises:
-        InputError: the extra ``onnx`` is missing, the weights cannot be read, or this torch's
-            exporter fails.
+        InputError: the extra ``onnx`` is missing, the weights cannot be read, or torch's exporter
+            says that something is not in ONNX.
         OutputError: the file exists and ``overwrite`` is off, or it cannot be written.
         ValueError: a size is not a whole number of at least 1.
     """

@@ -43,7 +43,9 @@ _VERSION = 1  # of the cache; part of its key
 _VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
 _TABLE = "captions.csv"
 _OTHER = {".csv", ".tar", ".txt"}  # what else lies in such folders
-_PACKED = frozenset({".tgz", ".gz", ".bz2", ".xz", ".zst"})
+_PACKED = frozenset(
+    {".gz", ".bz2", ".xz", ".zst", ".lz4", ".tgz", ".tbz", ".tbz2", ".txz", ".tzst"}
+)
 _LARGEST_TABLE = 2**28  # bytes
 _LARGEST_TEXT = 2**16  # bytes; of one caption's file
 _LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
@@ -284,34 +286,37 @@ def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
     for archive in list_folder(source, frozenset({".tar"})):
         yield from _read_tar(archive, skipped)
     for packed in list_folder(source, _PACKED):
-        if packed.suffix.lower() == ".tgz" or packed.stem.lower().endswith(".tar"):
+        if packed.suffix.lower().startswith(".t") or packed.stem.lower().endswith(".tar"):
             _skip(f"{packed}: is compressed; unpack it to a .tar", skipped)
 
 
 def _read_pairs(folder: Path, listed: set[Path], skipped: list[str]) -> Iterator[_Item]:
     videos = list_folder(folder, _VIDEOS)
-    texts = {_stem(text): text for text in list_folder(folder, frozenset({".txt"}))}
+    texts = {text.stem: text for text in list_folder(folder, frozenset({".txt"}))}
+    alike = {_composed(stem): text for stem, text in texts.items()}
     for video in videos:
         if video not in listed:
             try:
-                caption = _read_text(video, texts.get(_stem(video)))
+                text = texts.get(video.stem, alike.get(_composed(video.stem)))
+                caption = _read_text(video, text)
             except InputError as fault:
                 _skip(str(fault), skipped)
             else:
                 yield _Item(video, caption)
-    claimed = {_stem(video) for video in videos}
-    _report({stem: text for stem, text in texts.items() if stem not in claimed}, folder, skipped)
+    claimed = {_composed(video.stem) for video in videos}
+    alone = {stem: text for stem, text in texts.items() if _composed(stem) not in claimed}
+    _report(alone, folder, skipped)
 
 
-def _stem(path: Path) -> str:
-    """Return what a video and its text have in common: é is one character, or as by Macs two."""
-    return unicodedata.normalize("NFC", path.stem)
+def _composed(name: str) -> str:
+    """Return a name with é as one character, which may be two, as Macs write it."""
+    return unicodedata.normalize("NFC", name)
 
 
 def _report(texts: dict[str, Path], folder: Path, skipped: list[str]) -> None:
     """Say of which texts the video may be one that is not known; a README.txt stands alone."""
     for other in sorted(folder.iterdir()):
-        text = texts.get(_stem(other), other)
+        text = texts.get(other.stem, other)
         if text != other and other.is_file() and other.suffix.lower() not in _OTHER:
             known = " ".join(sorted(_VIDEOS))
             _skip(f"{text}: has no video; {other.name} ends in none of {known}", skipped)
@@ -361,7 +366,7 @@ def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
         raise InputError(path, f"is not in UTF-8 ({fault})", "save it as UTF-8") from fault
     (_, header), *rows = _rows(path, text) or [(1, [])]
     if header.count("file") != 1 or header.count("caption") != 1:
-        begin = text.partition("\n")[0].strip()[:60]
+        begin = ",".join(header)[:60]
         advice = "its first line must be file,caption, or have both among others, parted by commas"
         raise InputError(path, f"begins with {begin!r}", advice)
     if not rows:
@@ -381,7 +386,7 @@ def _read_table(path: Path, skipped: list[str]) -> Iterator[_Item]:
         elif not inside:
             _skip(f"{path}: line {line}: {name!r} does not lie in this folder", skipped)
         elif not found:
-            _skip(f"{path}: line {line}: {name}: no such file", skipped)
+            _skip(f"{path}: line {line}: {name!r}: no such file", skipped)
         elif not caption or "\0" in caption:  # NUL is UTF-8 but no text
             _skip(f"{path}: line {line}: the caption of {name!r} is empty or no text", skipped)
         else:

@@ -1,7 +1,7 @@
 """How far a reconstructed video is off: in colours, from pixel to pixel, and along the flow.
 
 Every function takes the error, reconstruction less original, and returns one number for each
-example, (B,).
+example, (B,). ``gradient_loss`` is that of :mod:`flowwarp.losses.photometric`, of two images.
 """
 
 from __future__ import annotations

@@ -34,9 +34,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowwarp.errors import Diverged, InputError, Stopped
 from flowwarp.io.checkpoints import Card, fill, save_weights
+from flowwarp.pipelines._defaults import MOST_SEED
 from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.train.memory import freed_memory_kept
-from flowwarp.train.numbering import MOST_SEED, seed_of
+from flowwarp.train.numbering import seed_of
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.processes import gather, joined, refused_together, share, whole
 from flowwarp.train.progress import Progress

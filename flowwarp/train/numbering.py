@@ -6,7 +6,8 @@ from functools import lru_cache
 
 import torch
 
-MOST_SEED = 2**32 - 1  # larger ones say the same to torch's generator, which drops their bits
+from flowwarp.pipelines._defaults import MOST_SEED
+
 _MASK = 2**64 - 1
 
 

@@ -28,8 +28,8 @@ _LARGEST_FILE = 2**20
 _LONGEST_SHOWN = 80  # characters of a wrong setting in a message
 
 
-class UnknownKey(InputError):
-    """No configuration has such a key: bad input in a file, wrong usage on a command line."""
+class UnclearSetting(InputError):
+    """What is given sets nothing that there is: bad in a file, wrong usage on a command line."""
 
 
 def check_least(config: Any, least: int, *names: str) -> None:
@@ -62,15 +62,15 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
         settings: such as ``["steps=100", "model.width=64"]``.
 
     Raises:
-        UnknownKey: no configuration has such a key.
-        InputError: several have it, or a value is not of its type or range.
+        UnclearSetting: no configuration has such a key, or several have, or there is no value.
+        InputError: a value is not of its type or range.
     """
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         source = f"--set {_cut(setting)}"
         if not equals:
-            raise InputError(source, "has no value", "write key=value")
+            raise UnclearSetting(source, "has no value", "write key=value")
         section, name = _locate(configs, key.strip(), source)
         kind = _types(configs[section])[name]
         given.setdefault(section, {})[name] = _parse(kind, text.strip(), source)
@@ -140,10 +140,10 @@ def _locate(configs: Mapping[str, Any], key: str, source: str | Path) -> tuple[s
         return found[0]
     if found:
         places = " or ".join(".".join(place) for place in found)
-        raise InputError(source, f"key {key!r} is in several sections", f"write {places}")
+        raise UnclearSetting(source, f"key {key!r} is in several sections", f"write {places}")
     near = difflib.get_close_matches(key, [*names, *(name for _, name in names.values())], 1)
     remedy = f"did you mean {near[0]}?" if near else f"the keys are {', '.join(names)}"
-    raise UnknownKey(source, f"unknown key {key!r}", remedy)
+    raise UnclearSetting(source, f"unknown key {key!r}", remedy)
 
 
 def _types(config: Any) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_a_dry_run_measures_and_draws_nothing(evaluate, monkeypatch, tmp_path):
     monkeypatch.setattr(eval_video, "_draw", None)
     code, out, err = evaluate("--dry-run", "--part", "gpt", "--part", "temporal", "-o", tmp_path)
     assert (code, err) == (0, "")
-    plan = ["gpt: 2 clips, seen and held-out", "temporal: 1 clip, seen and held-out"]
+    plan = ["gpt: 2 seen and 2 held-out", "temporal: 1 seen and 1 held-out"]
     assert out.splitlines() == [*plan, *(str(tmp_path / name) for name in eval_video.PICTURES)]
     code, out, _ = evaluate("--dry-run", "--part", "dvae", "--no-held-out", "--json")
     told = {"dry_run": True, "counts": {"dvae": 2}, "columns": ["seen"], "pictures": []}

@@ -149,6 +149,8 @@ def test_an_unknown_setting_is_wrong_usage_and_in_a_file_bad_input(tmp_path, cap
     (line,) = capsys.readouterr().err.splitlines()
     fault = "flowwarp: --set loop.step=3: unknown key 'loop.step'; did you mean loop.steps?"
     assert line == f"{fault}; see 'flowwarp {name} --help'"
+    assert run(*call, "--set", "steps") == 2
+    assert "--set steps: has no value; write key=value" in capsys.readouterr().err
     (tmp_path / "mine.toml").write_text("[loop]\nstep = 3\n")
     assert run(*call, "--config", tmp_path / "mine.toml") == 3
     (line,) = capsys.readouterr().err.splitlines()

@@ -224,7 +224,7 @@ def test_what_cannot_be_used_is_left_out(load, data, tmp_path):
     assert {store[k].caption for k in range(len(store))} == {"good"}
     text = "\n".join(store.skipped)
     assert len(store.skipped) == 6
-    for part in ("has 3 frames, not 4", "broken.mp4", "missing.mp4: no such file", "is empty"):
+    for part in ("has 3 frames, not 4", "broken.mp4", "missing.mp4': no such file", "is empty"):
         assert part in text
     assert store[0].video.amax() > 200
     (frames,) = (tmp_path / "cache").rglob("frames.bin")
@@ -254,10 +254,10 @@ def test_a_quote_that_is_not_closed_takes_no_rows_with_it(load, data):
     store = load(data)
     captions = {store[k].caption for k in range(len(store))}
     assert captions == {"two lines", 'a red" block', 'a "blue" block'}
-    assert "captions.csv: line 9: d.mp4: no such file" in store.skipped[0]
+    assert "captions.csv: line 9: 'd.mp4': no such file" in store.skipped[0]
 
 
-@pytest.mark.parametrize("name", ["more.tar.gz", "more.TGZ", "more.tar.zst"])
+@pytest.mark.parametrize("name", ["more.tar.gz", "more.TGZ", "more.tbz2", "more.tar.lz4"])
 def test_what_is_compressed_is_said(load, data, film, name):
     pack(data / "z.tar", [("a.mp4", film), ("a.txt", b"packed")])
     (data / name).write_bytes(b"\x1f\x8b")
@@ -271,6 +271,8 @@ def test_letters_may_be_composed_or_not(load, data, film):
     (data / unicodedata.normalize("NFC", "café.mp4")).write_bytes(film)
     (data / unicodedata.normalize("NFD", "café.txt")).write_text("a cup")
     assert load(data)[0].caption == "a cup"
+    (data / unicodedata.normalize("NFC", "café.txt")).write_text("another cup")
+    assert load(data)[0].caption == "another cup"  # whose name is the video's to the letter
 
 
 NOT_UTF8 = {
@@ -362,7 +364,7 @@ def test_a_link_cannot_lead_out_of_its_folder(load, data, film, tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("name,text\na,b\n", "begins with 'name,text'; its first line must be file,caption"),
+        ("\n\nname,text\na,b\n", "begins with 'name,text'; its first line must be file,caption"),
         ("file;caption\na;b\n", "begins with 'file;caption'"),
         ("File,Caption\na,b\n", "begins with 'File,Caption'"),
         ("file,caption,caption\na,b,c\n", "begins with 'file,caption,caption'"),

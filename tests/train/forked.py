@@ -53,7 +53,7 @@ def wait(child):
 
 
 def kill(folder):
-    """Kill a training at five random moments, then let it end."""
+    """Kill a training as it begins, and at four random moments, then let it end."""
     config = tiny.config(steps=100, save_every=3, validate_every=6, precision="bf16", accumulate=2)
     chance = random.Random(1)
 
@@ -69,9 +69,9 @@ def kill(folder):
     child, steps = begin("whole")
     assert wait(child) == 0
     long = (time.monotonic() - started) / len(os.read(steps, 1000))
-    for _ in range(5):
+    for begun in (0, *(chance.randint(4, 18) for _ in range(4))):  # of 100: it does not end before
         child, steps = begin("killed")
-        for _ in range(chance.randint(4, 18)):  # of 100 in all, so that it does not end before
+        for _ in range(begun):
             os.read(steps, 1)
         time.sleep(chance.uniform(0, long))
         os.kill(child, signal.SIGKILL)
