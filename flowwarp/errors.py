@@ -42,6 +42,11 @@ class InputError(FlowwarpError, ValueError):
         self.source = str(source)
 
 
+def missing_extra(library: str, extra: str) -> InputError:
+    """Return what to raise where a library of one of the package's extras cannot be imported."""
+    return InputError(library, "cannot be imported", f"pip install 'flowwarp[{extra}]'")
+
+
 class OutputError(FlowwarpError, OSError):
     """A result cannot be written: no space, no permission, or already there."""
 

@@ -22,7 +22,7 @@ from flowwarp._bundled import bundled
 from flowwarp.cli._choices import QUALITIES
 from flowwarp.cli._device import choose_device
 from flowwarp.cli._faults import run
-from flowwarp.errors import FlowwarpError, InputError
+from flowwarp.errors import FlowwarpError, InputError, missing_extra
 from flowwarp.pipelines._defaults import FPS, MOST_SEED
 
 if TYPE_CHECKING:
@@ -74,16 +74,15 @@ def show_flow(
     from flowwarp.io.flow_files import write_flow
     from flowwarp.io.images import write_image
     from flowwarp.ops.warping import warp
-    from flowwarp.pipelines.flow_estimation import estimate_flow
+    from flowwarp.pipelines.bulk_flow import estimate_fields
     from flowwarp.viz.colors import flow_to_image
 
-    device = next(net.parameters()).device
-    image1, image2 = (image[None].to(device) for image in _read_pair(first, second))
-    flow = estimate_flow(net, image1, image2, quality, progress=progress)
+    image1, image2 = _read_pair(first, second)
+    flow = estimate_fields(net, image1, image2, quality, progress=progress).flow_12
     colors, warped, file = (folder / name for name in ("colors.png", "warped.png", "flow.flo"))
-    write_image(colors, flow_to_image(flow)[0])
-    write_image(warped, warp(image2, flow)[0])
-    write_flow(file, flow[0].cpu())
+    write_image(colors, flow_to_image(flow))
+    write_image(warped, warp(image2[None], flow[None])[0])
+    write_flow(file, flow)
     return colors, warped, file
 
 
@@ -211,8 +210,7 @@ def build_page(
     try:
         import gradio as gr
     except ImportError as fault:
-        missing = fault.name or "gradio"
-        raise InputError(missing, "cannot be imported", "pip install 'flowwarp[demo]'") from fault
+        raise missing_extra(fault.name or "gradio", "demo") from fault
 
     @contextmanager
     def answer() -> Iterator[Path]:

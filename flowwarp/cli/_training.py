@@ -15,6 +15,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import choose_device
 from flowwarp.errors import InputError
+from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -92,7 +93,7 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
         ),
         click.option(
-            "--seed", type=click.IntRange(0, 2**32 - 1), help="Of weights, data and everything."
+            "--seed", type=click.IntRange(0, MOST_SEED), help="Of weights, data and everything."
         ),
         click.option(
             "--device",

@@ -17,6 +17,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError, OutputError
+from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -174,7 +175,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.option("-o", "--output", metavar="OUT", required=True, help="The folder for the clips.")
 @click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
 @click.option(
-    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
+    "--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, metavar="N"
 )
 @click.option(
     "--size",

@@ -15,6 +15,7 @@ from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.errors import InputError
+from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MOST_SEED),
     default=0,
     show_default=True,
     help="Of what --gpt tries.",

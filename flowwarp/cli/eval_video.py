@@ -24,7 +24,7 @@ from flowwarp.cli._choosing import (
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import STEPS
+from flowwarp.pipelines._defaults import MOST_SEED, STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -89,7 +89,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, 2**32 - 1),
+    type=click.IntRange(0, MOST_SEED),
     default=1_000_000,
     show_default=True,
     help="Of clips and samples; training has small ones.",
@@ -200,7 +200,7 @@ def command(
     counts = {part: clips if part in ("upsampler", "temporal") else prompts for part in wanted}
     columns = (SEEN, HELD_OUT) if held_out else (SEEN,)
     if dry_run:
-        pictures = [] if folder is None else [str(folder / name) for name in PICTURES]
+        pictures = [] if folder is None else [folder / name for name in PICTURES]
         _tell_plan(counts, columns, pictures, as_json)
         return
     results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
@@ -223,17 +223,18 @@ def command(
 
 
 def _tell_plan(
-    counts: Mapping[str, int], columns: Sequence[str], pictures: Sequence[str], as_json: bool
+    counts: Mapping[str, int], columns: Sequence[str], pictures: Sequence[Path], as_json: bool
 ) -> None:
     """Say what would be measured on how many clips, and drawn."""
     if as_json:
-        plan = {"dry_run": True, "counts": counts, "columns": columns, "pictures": pictures}
+        drawn = [str(picture) for picture in pictures]
+        plan = {"dry_run": True, "counts": counts, "columns": columns, "pictures": drawn}
         click.echo(json.dumps(plan))
         return
     for part, count in counts.items():
         click.echo(f"{part}: {' and '.join(f'{count} {column}' for column in columns)}")
     for picture in pictures:
-        _paths.print_path(Path(picture))
+        _paths.print_path(picture)
 
 
 # ------------------------------------------------------------------ networks and clips

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, missing_extra
 from flowwarp.io._files import atomic_folder, open_input
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -345,7 +345,7 @@ def _extra(library: str, folder: Path) -> Any:
     except InputError:
         raise
     except ImportError as fault:
-        raise InputError(library, "cannot be imported", "pip install 'flowwarp[hf]'") from fault
+        raise missing_extra(library, "hf") from fault
     except (
         OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError,
         RecursionError, SafetensorError,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, OutputError, missing_extra
 from flowwarp.io._files import atomic_output, open_input
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.models.flownet import FlowNet
@@ -74,8 +74,7 @@ def export_flownet(
         import onnx
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as fault:
-        missing = fault.name or "onnx"
-        raise InputError(missing, "cannot be imported", "pip install 'flowwarp[onnx]'") from fault
+        raise missing_extra(fault.name or "onnx", "onnx") from fault
     if os.path.lexists(path) and not overwrite:
         raise OutputError(path, "exists", "overwrite=True replaces it")
     notes = _notes(weights)

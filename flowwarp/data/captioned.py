@@ -472,14 +472,14 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
             name = PurePosixPath(member.name)
             if name.name.startswith(".") or not name.name:  # hidden, as in folders; "" or "."
                 continue
+            kind = name.suffix.lower()
             if not member.isfile():
-                if name.suffix.lower() in _VIDEOS or name.suffix.lower() in _CAPTIONS:
+                if kind in _VIDEOS or kind in _CAPTIONS:
                     _skip(f"{path}: {member.name!r} is a link; put in the file itself", skipped)
                 continue
             if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                 _skip(f"{path}: {member.name!r} leads out of its folder", skipped)
                 continue
-            kind = name.suffix.lower()
             if kind in _VIDEOS:
                 videos[name] = member
             elif kind in _CAPTIONS:
