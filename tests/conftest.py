@@ -15,6 +15,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, save_weights
@@ -47,6 +49,43 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.mktemp("own_cache")))
         yield
+
+
+class OldAutocast(TorchFunctionMode):
+    """Keeps the first cast of each weight, with a way back for gradients or none, as torch did.
+
+    It did until pytorch #165068, unless it was told to forget.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.casts = {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (F.linear, F.conv2d):
+            args = tuple(map(self.cast, args))
+        return func(*args, **(kwargs or {}))
+
+    def cast(self, value):
+        if not isinstance(value, torch.nn.Parameter):
+            return value
+        if value not in self.casts:
+            self.casts[value] = value.to(torch.bfloat16)
+        return self.casts[value]
+
+
+@pytest.fixture
+def gradients_under_old_autocast(monkeypatch):
+    """Return what takes a network and what makes its loss, and returns the gradients by name."""
+
+    def gradients(net, make):
+        with OldAutocast() as mode, torch.autocast("cpu", torch.bfloat16):
+            monkeypatch.setattr(torch, "clear_autocast_cache", mode.casts.clear)
+            loss = make()
+        torch.autograd.backward(loss.float().sum())
+        return {name: parameter.grad for name, parameter in net.named_parameters()}
+
+    return gradients
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,11 @@ def load_captioned(
             return _fill(file, items, size, reach, max_bytes, skipped, progress)
 
         write_store(folder, fill)
-    return CaptionedStore(folder, frames, stride)
+    store = CaptionedStore(folder, frames, stride)
+    for fault in store.skipped:
+        if fault not in skipped:  # it was told when the folder was filled
+            _LOG.warning("skipped %s", fault)
+    return store
 
 
 def _key(items: list[_Item], size: int, reach: int) -> str:

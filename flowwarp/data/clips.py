@@ -193,7 +193,11 @@ def prepare_pairs(
     folder = store_folder(cache) / f"pairs-{_key(clips, longest, still)}"
     if not is_whole(folder):
         _prepare(clips, folder, longest, still, max_bytes, progress)
-    return PairStore(folder)
+        return PairStore(folder)
+    store = PairStore(folder)
+    for fault in store.skipped:  # it was told when the folder was filled
+        _LOG.warning("skipped %s", fault)
+    return store
 
 
 # ------------------------------------------------------------------ what there is

@@ -19,7 +19,7 @@ from flowwarp.io._files import check_room, reason
 
 _CHUNK = 16  # rows that are marked as done together
 
-CAPTION = 512  # bytes that are kept of one
+CAPTION = 2048  # bytes that are kept of one: more than 256 tokens, the most that are used, have
 
 Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and numbers of a row
 

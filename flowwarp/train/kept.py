@@ -16,7 +16,7 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.world import Clip
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
-_VERSION = 1  # of the cache; part of its key
+_VERSION = 2  # of the cache; part of its key
 _PROBED = 8  # clips whose content is part of the key
 
 

@@ -183,7 +183,8 @@ class Run:
             raise OutputError(self.folder / METRICS, reason(fault)) from fault
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob(_STATES))
+        # Longer names last: eight digits are the least that a number has.
+        return sorted(self.folder.glob(_STATES), key=lambda path: (len(path.name), path.name))
 
 
 @contextmanager

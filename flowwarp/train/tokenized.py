@@ -26,7 +26,7 @@ from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize, weight_bytes
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
-_VERSION = 2  # of the cache; part of its key
+_VERSION = 3  # of the cache; part of its key
 _PROBED = 8  # clips whose pixels are part of the key
 
 DrawClip = Callable[[int], Clip]

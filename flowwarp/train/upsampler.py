@@ -317,6 +317,8 @@ def upsampler_losses(
     share = condition.own_share if progress >= condition.own_from else 0.0
     if share:  # of all, so that what is drawn of one does not hang on how many others are
         drawn, carried = roll_out(model, examples, before[:, 0], condition.own_steps)
+        # Of weights cast to bf16 without a way back for gradients: older torch would go on with it.
+        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
         own = (examples["dice"] < share).view(-1, 1, 1, 1, 1)
         previous = torch.where(own, drawn, previous)
         noise = torch.where(own, carried, noise)

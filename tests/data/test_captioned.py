@@ -518,7 +518,7 @@ def test_a_full_disk_is_no_fault_of_the_tar_file(load, data, film, monkeypatch, 
     assert len(load(data)) == 3
 
 
-def test_broken_captions_and_videos_in_a_tar(load, data, film):
+def test_broken_captions_and_videos_in_a_tar(load, data, film, caplog):
     members = [
         ("a.mp4", film),
         ("a.json", b"{"),
@@ -533,10 +533,14 @@ def test_broken_captions_and_videos_in_a_tar(load, data, film):
         ("f.mp4", film),
         ("f.txt", b"good"),
     ]
-    store = load(pack(data / "a.tar", members))
-    assert {store[k].caption for k in range(len(store))} == {"good"}
-    assert len(store.skipped) == 5
-    assert any("a.tar:d.mp4" in fault for fault in store.skipped)
+    pack(data / "a.tar", members)
+    for _ in range(2):  # the second finds what the first has prepared
+        caplog.clear()
+        store = load(data / "a.tar")
+        assert {store[k].caption for k in range(len(store))} == {"good"}
+        assert len(store.skipped) == 5
+        assert any("a.tar:d.mp4" in fault for fault in store.skipped)
+        assert sorted(caplog.messages) == sorted(f"skipped {fault}" for fault in store.skipped)
 
 
 def test_mutated_tar_files(load, data, film):

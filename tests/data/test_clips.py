@@ -222,12 +222,14 @@ def test_windows(tmp_path, prepare):
 def test_an_unreadable_frame_is_said_and_parts_the_clip(tmp_path, prepare, caplog):
     save(tmp_path / "a", [3 * k for k in range(5)])
     (tmp_path / "a/f2.png").write_bytes(b"not a picture")
-    with caplog.at_level(logging.WARNING):
-        store = prepare(tmp_path / "a")
-    assert len(store) == 2
-    assert len(store.skipped) == 1
-    assert "f2.png" in store.skipped[0]
-    assert "f2.png" in caplog.text
+    for _ in range(2):  # the second finds what the first has prepared
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            store = prepare(tmp_path / "a")
+        assert len(store) == 2
+        assert len(store.skipped) == 1
+        assert "f2.png" in store.skipped[0]
+        assert caplog.text.count("f2.png") == 1
 
 
 def test_what_came_before_a_broken_end_is_kept(tmp_path, prepare):

@@ -9,7 +9,7 @@ from flowwarp._bundled import bundled
 from flowwarp.data import sources
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import Source, check_source, open_source, open_split, state_of
+from flowwarp.data.sources import Source, _aside, check_source, open_source, open_split, state_of
 from flowwarp.data.sprites import Layers, bundled_layers
 from flowwarp.data.world import compose_clip
 from flowwarp.errors import InputError
@@ -74,8 +74,8 @@ def captions(source, seed):
 
 def test_a_folder_keeps_one_video_in_ten_aside(folder):
     everything = {f"grey {number}" for number in range(11)}
-    aside = {"grey 0", "grey 10"}
     training, validation = open_split(folder, 16, 4)
+    aside = {"grey 0", "grey 5"}
     assert captions(training, 0) == everything - aside
     assert captions(validation, 1) == aside
     assert captions(open_source(folder, 16, 4, held_out=None), 0) == everything
@@ -85,6 +85,20 @@ def test_a_folder_keeps_one_video_in_ten_aside(folder):
     assert clip.flow_12.shape == (3, 2, 16, 16)
     assert not clip.valid_12.any()
     assert clip.attributes == {}
+
+
+def test_what_is_aside_stays_there_when_others_come_or_go():
+    videos = {f"clips/{number:03}.mp4" for number in range(300)}
+    aside = _aside(videos)
+    assert 15 <= len(aside) <= 45
+    assert _aside({f"elsewhere{video[5:]}" for video in videos}) == {
+        f"elsewhere{video[5:]}" for video in aside
+    }
+    for video in sorted(videos)[:40]:
+        assert _aside(videos - {video}) == aside - {video}
+    trained = videos - aside
+    assert len(_aside(trained)) == 1  # there must be one
+    assert len(_aside(aside)) == len(aside) - 1  # and one to learn from
 
 
 def test_each_window_comes_once_before_any_comes_again(folder):

@@ -352,6 +352,18 @@ def test_some_patches_of_videos_are_redrawn(material, words):
     assert (plain != together).any()
 
 
+def test_what_is_redrawn_leaves_no_weight_without_a_gradient(
+    material, words, gradients_under_old_autocast
+):
+    data = replace(DATA, orders=("text video 1",), redrawn=1.0)
+    torch.manual_seed(0)
+    net = GPT(replace(SIZES, vocabulary=words.size))
+    torch.nn.init.normal_(net.head.weight)
+    batch = draw_batch(material.training, words, 0, range(2), data, GPTLossConfig())
+    found = gradients_under_old_autocast(net, lambda: gpt_losses(net, batch, words)["loss"])
+    assert [name for name, gradient in found.items() if gradient is None] == []
+
+
 @pytest.mark.parametrize("begun", ["anew", "from another", "again"])
 def test_a_wrong_order_is_refused(material, words, begun):
     configs = settings() | {"data": replace(DATA, orders=("text sound 1",))}

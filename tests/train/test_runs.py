@@ -176,14 +176,15 @@ def test_settings_can_be_checked_before_a_run_is_opened(tmp_path):
         check_settings(tmp_path, before, frozenset(), "auto")
 
 
-def test_keeps_the_newest_states(tmp_path):
+@pytest.mark.parametrize("before", [0, 99_999_990])  # whose names become longer
+def test_keeps_the_newest_states(tmp_path, before):
     with open_run(tmp_path, {}, keep=3) as run:
         for step in (1, 2, 10, 11):
-            run.save_state(State(step, {"a": torch.tensor(step)}, {}))
+            run.save_state(State(before + step, {"a": torch.tensor(step)}, {}))
         assert run.newest_state(print).tensors["a"] == 11
-    assert sorted(path.name for path in tmp_path.glob("state-*")) == [
-        f"state-{step:08d}.safetensors" for step in (2, 10, 11)
-    ]
+    assert {path.name for path in tmp_path.glob("state-*")} == {
+        f"state-{before + step:08d}.safetensors" for step in (2, 10, 11)
+    }
 
 
 def test_metrics_are_rewound_to_a_state(tmp_path):

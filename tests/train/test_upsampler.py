@@ -418,6 +418,15 @@ def test_own_frames_come_with_the_noise_they_were_drawn_from():
     assert torch.equal(trusted[3:], trust)
 
 
+def test_a_roll_out_leaves_no_weight_without_a_gradient(gradients_under_old_autocast):
+    net, settings = network(), ConditionConfig(own_share=1.0, own_from=0.0)
+    batch = draw_batch(source, CODEC, 0, range(2), CLEAR, settings)
+    found = gradients_under_old_autocast(
+        net, lambda: upsampler_losses(net, batch, 0.5, settings)["loss"]
+    )
+    assert [name for name, gradient in found.items() if gradient is None] == []
+
+
 def test_a_roll_out_is_what_generation_does(monkeypatch):
     """Given the same noise, frame after frame, it draws what the sampler draws."""
     net = network()
