@@ -149,8 +149,8 @@ def command(
     """Measure optical flow against ground truth.
 
     DATA is one or more folders. Without --recipe, each pair is a folder somewhere in DATA that
-    holds frame1.*, frame2.* and flow.*, and if there are any, occ.png (white: occluded),
-    invalid.png (white: does not count) and flow_noc.png (KITTI: valid where visible). The folder
+    holds frame1.*, frame2.* and flow.* (a .flo may be packed, .flo.xz), and if there are any,
+    occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI: valid where visible). The folder
     above it names the set it counts to.
 
     The columns: endpoint error in pixels, of all pixels, of those that frame 2 shows (matched) and

@@ -18,7 +18,7 @@ to folders are followed; a name that begins with a dot is left out, as macOS put
     [sets.clean]
     frame1 = "training/clean/{scene}/frame_{n}.png"
     frame2 = "training/clean/{scene}/frame_{n+1}.png"
-    flow = "training/flow/{scene}/frame_{n}.flo"
+    flow = "training/flow/{scene}/frame_{n}.flo"   # a .flo may be packed: .flo.xz
     occluded = "..."              # optional picture: not black where frame 2 does not show it
     invalid = "..."               # optional picture: not black where the flow does not count
     flow_visible = "..."          # optional flow file: valid where frame 2 shows it (KITTI's noc)
