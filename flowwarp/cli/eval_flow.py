@@ -150,8 +150,8 @@ def command(
 
     DATA is one or more folders. Without --recipe, each pair is a folder somewhere in DATA that
     holds frame1.*, frame2.* and flow.* (a .flo may be packed, .flo.xz), and if there are any,
-    occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI: valid where visible). The folder
-    above it names the set it counts to.
+    occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI: valid
+    where visible). The folder above it names the set it counts to.
 
     The columns: endpoint error in pixels, of all pixels, of those that frame 2 shows (matched) and
     does not show; outliers (more than 3 px and 5 % off); angular error; endpoint error of pixels

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.losses.photometric import charbonnier, masked_charbonnier
+from flowwarp.tensors import check_flow, check_same_grid
 
 
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
@@ -23,6 +24,9 @@ def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) ->
 
     Returns:
         (B,); 0 for an image of one pixel.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
     """
     return _directions(flow, image, edge_weight, order=1)
 
@@ -44,11 +48,17 @@ def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) ->
 
     Returns:
         (B,), pixels; 0 for an empty mask.
+
+    Raises:
+        ValueError: shapes or devices do not fit.
     """
+    check_flow(flow_previous, "flow_previous", like=flow_next)
     return masked_charbonnier(flow_next + flow_previous, mask, 0.01)
 
 
 def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> Tensor:
+    check_flow(flow)
+    check_same_grid(image, "image", flow)
     total = flow.new_zeros(flow.shape[0])
     for dim in (-1, -2):
         if flow.shape[dim] <= order:

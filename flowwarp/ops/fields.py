@@ -105,13 +105,28 @@ def invert(
     check_flow(flow)
     check_whole(iterations, "iterations", 0)
     ones = torch.ones_like(flow[:, :1])
-    known = flow.nan_to_num(0, 0, 0)
+    known, _ = split_known(flow)
     landed = splat(torch.cat([-known, ones], 1), flow, "sum")
     coverage = landed[:, 2:]
     inverse = fill_holes(landed[:, :2], coverage)
     for _ in range(iterations):
         inverse = -warp(known, inverse)
     return (inverse, coverage > 0) if mask else inverse
+
+
+def split_known(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Return flow with zero where it is unknown, and where it is known.
+
+    It is unknown where either component is NaN or infinite.
+
+    Args:
+        flow: (B, 2, H, W).
+
+    Returns:
+        (B, 2, H, W), and (B, 1, H, W) bool.
+    """
+    known = flow.isfinite().all(1, keepdim=True)
+    return torch.where(known, flow, 0), known
 
 
 def fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
@@ -176,8 +191,8 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(flow.shape[-2:]) == (height, width):
         return flow
     check_pixels(flow, "flow")
-    known = flow.isfinite().all(1, keepdim=True)
-    wide = torch.where(known, flow, 0).to(compute_dtype(flow))
+    still, known = split_known(flow)
+    wide = still.to(compute_dtype(flow))
     scale = wide.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
     resized, share = (
         F.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)

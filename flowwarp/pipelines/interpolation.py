@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.data.clips import is_cut
-from flowwarp.ops.fields import fill_holes
+from flowwarp.ops.fields import fill_holes, split_known
 from flowwarp.ops.filters import box_blur
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import Mode, compute_dtype, warp
@@ -187,7 +187,7 @@ def _interpolate(
     change2 = _difference(warp(one, back), two, level, 1)
     visible_12, weight1 = _judge(change1, there, back)
     visible_21, weight2 = _judge(change2, back, there)
-    there, back = (flow.nan_to_num(0, 0, 0) for flow in (there, back))
+    there, back = (split_known(flow)[0] for flow in (there, back))
     difference = _difference(one, two, level)
     for time in times:
         if time in (0, 1):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.ops.census import GREY_WEIGHTS, census_distance
-from flowwarp.ops.fields import resize_flow
+from flowwarp.ops.fields import resize_flow, split_known
 from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur
 from flowwarp.ops.matching import describe, match_round
 from flowwarp.ops.occlusion import visible_by_consistency
@@ -113,8 +113,8 @@ def refine(
     Args:
         image1: (B, C, H, W) in [0, 1], C = 1 or 3 (RGB).
         image2: the other image, of the same shape and device.
-        flow: (B, 2, H, W), pixels; where to start, such as a network's estimate; NaN is taken as
-            0. Default: from matches of :func:`estimate`.
+        flow: (B, 2, H, W), pixels; where to start, such as a network's estimate; where it is NaN
+            or infinite it is taken as 0. Default: from matches of :func:`estimate`.
         quality: ``"balanced"``, or ``"best"``, which takes several times as long.
         config: explicit parameters instead of ``quality``.
         flow_21: (B, 2, H, W), pixels; backward flow if known. Pixels from which forward and
@@ -140,10 +140,10 @@ def refine(
     image1, image2 = image1.float(), image2.float()
     if flow is not None:
         check_flow(flow, like=image1)
-        flow = flow.float().nan_to_num(0, 0, 0)
+        flow, _ = split_known(flow.float())
     if flow_21 is not None:
         check_flow(flow_21, "flow_21", like=image1)
-        flow_21 = flow_21.float().nan_to_num(0, 0, 0)
+        flow_21, _ = split_known(flow_21.float())
     fitted = [image1.new_empty((0, 2, *image1.shape[-2:]))]
     # One by one: torch's convolutions round a whole batch differently than its examples.
     for k in range(len(image1)):

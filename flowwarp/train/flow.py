@@ -42,6 +42,7 @@ from flowwarp.losses.photometric import (
 from flowwarp.losses.smoothness import constant_velocity, smoothness_first, smoothness_second
 from flowwarp.metrics.flow import epe
 from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig, FlowPyramid
+from flowwarp.ops.fields import split_known
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow_estimation import estimate_flow
@@ -410,8 +411,7 @@ def _levels(crop: Tensor, other: Tensor, pyramid: FlowPyramid) -> Tensor:
 
 def _distance(pyramid: FlowPyramid, flow: Tensor) -> Tensor:
     """Compare with known flow at full size, and at each level in pixels of that level."""
-    known = flow.isfinite().all(1, keepdim=True)
-    flow = flow.nan_to_num(0, 0, 0)
+    flow, known = split_known(flow)
     total = masked_charbonnier(pyramid.flow - flow, known, 0.01)
     for level in pyramid.levels:
         size = (level.shape[-2], level.shape[-1])

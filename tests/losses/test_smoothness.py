@@ -94,3 +94,14 @@ def test_velocity_that_is_left_out_has_no_gradient_whatever_it_is():
     assert onward.grad.isfinite().all()
     assert not onward.grad[..., 0].any()
     assert onward.grad[..., 1:].all()
+
+
+def test_what_does_not_fit_is_refused():
+    flow, other = torch.zeros(2, 2, 8, 8), torch.zeros(1, 2, 8, 8)
+    for term in (smoothness_first, smoothness_second):
+        with pytest.raises(ValueError, match="image must have batch"):
+            term(flow, torch.zeros(1, 3, 8, 8))  # whose edges would be those of both
+        with pytest.raises(ValueError, match="flow must be"):
+            term(flow[:, :1], torch.zeros(2, 3, 8, 8))
+    with pytest.raises(ValueError, match="flow_previous must have batch"):
+        constant_velocity(flow, other, torch.ones(2, 1, 8, 8) > 0)

@@ -67,6 +67,9 @@ def test_invert_survives_unknown_flow_and_no_coverage():
     flow = smooth_flow()
     flow[..., 10:20, 10:20] = torch.nan
     assert invert(flow).isfinite().all()
+    half = smooth_flow()
+    half[:, 0, 10:20, 10:20] = torch.nan  # what is left of it is not known either
+    torch.testing.assert_close(invert(half), invert(flow))
     away, visible = invert(torch.full((1, 2, 6, 7), 100.0), mask=True)
     assert away.isfinite().all()
     assert not visible.any()

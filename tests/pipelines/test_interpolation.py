@@ -168,9 +168,9 @@ def test_unknown_flow_is_no_motion():
     flow_21[..., 30:, :] = math.inf
     (frame,) = interpolate(image1, image2, flow_12, flow_21, [0.5])
     assert frame.isfinite().all()
-    nothing = constant(math.nan, math.nan)
-    (frame,) = interpolate(image1, image2, nothing, nothing, [0.5])
-    torch.testing.assert_close(frame, (image1 + image2) / 2)
+    for nothing in (constant(math.nan, math.nan), constant(math.nan, 8.0)):
+        (frame,) = interpolate(image1, image2, nothing, nothing, [0.5])
+        torch.testing.assert_close(frame, (image1 + image2) / 2)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 2)])
