@@ -199,8 +199,8 @@ def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequen
             "%s is too short to keep a part aside: it is learned from and judged by", *videos
         )
         return range(len(store))
-    aside = _aside(videos)
-    return [index for index, name in enumerate(names) if (name in aside) == held_out]
+    chosen = _aside(videos)
+    return [index for index, name in enumerate(names) if (name in chosen) == held_out]
 
 
 def _aside(videos: Iterable[str]) -> set[str]:

@@ -402,7 +402,7 @@ def gpt_losses(net: GPT, examples: Mapping[str, Tensor], words: Vocabulary) -> d
         drawn = words.later_digits(), examples["redrawn"], examples["draws"]
         read = net.redraw(ids, places, choices, *drawn, _REDRAWING, ahead, near)
         # Of weights cast to bf16 without a way back for gradients: older torch would go on with it.
-        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+        torch.clear_autocast_cache()
     nats = net.nats(ids, places, choices, hidden, ahead, near, asked, read)
     loss = (nats * weights).sum(1) / weights.sum(1).clamp_min(1e-6)
     return {"loss": loss, "bits": loss.detach() / math.log(2)}

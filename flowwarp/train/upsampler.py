@@ -318,7 +318,7 @@ def upsampler_losses(
     if share:  # of all, so that what is drawn of one does not hang on how many others are
         drawn, carried = roll_out(model, examples, before[:, 0], condition.own_steps)
         # Of weights cast to bf16 without a way back for gradients: older torch would go on with it.
-        torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+        torch.clear_autocast_cache()
         own = (examples["dice"] < share).view(-1, 1, 1, 1, 1)
         previous = torch.where(own, drawn, previous)
         noise = torch.where(own, carried, noise)
