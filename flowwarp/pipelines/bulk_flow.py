@@ -249,8 +249,8 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
         InputError: a source is missing or unreadable, or there is nothing to read.
         OutputError: two pairs would have one name.
     """
-    if len(sources) == 1 and sources[0].suffix.lower() == ".webp" and sources[0].is_file():
-        return [(Clip("video", (sources[0],)), "")]  # a picture by its name, but one is no clip
+    if is_video_alone(sources):
+        return [(Clip("video", (sources[0],)), "")]
     found = [
         (source, clip)
         for source in dict.fromkeys(sources)
@@ -277,6 +277,11 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
 def is_picture(path: Path) -> bool:
     """Return whether a path names a picture rather than a clip."""
     return path.suffix.lower() in IMAGE_EXTENSIONS and not path.is_dir()
+
+
+def is_video_alone(sources: Sequence[Path]) -> bool:
+    """Return whether sources are one WebP: a picture by its name, but one picture is no clip."""
+    return len(sources) == 1 and sources[0].suffix.lower() == ".webp" and sources[0].is_file()
 
 
 def check_clip(clip: Clip) -> None:

@@ -364,6 +364,7 @@ def test_dry_run_reads_all_and_writes_nothing(flow):
              for folder, kind in (("in_flow", "flo"), ("o", "png"))]  # fmt: skip
     assert flow(*options) == (0, [*names, "s.mp4"], [])
     assert flow("in/frame8.png", "in/frame9.png", "--dry-run")[:2] == (0, ["in/frame8_flow.flo"])
+    assert flow("in", "--shard", "1/2", "--dry-run")[1] == flows("in_flow", 8, 10)
     assert sorted(Path().rglob("*")) == before
     Path("in/frame9.png").write_text("no picture")
     code, out, err = flow(*options)
@@ -419,6 +420,11 @@ def test_a_video(flow):
         write_image(f"in/{index:06d}.png", image)
     assert flow("in", "-o", "out")[0] == 0
     assert files("out") == files("a_flow")
+
+
+def test_an_animated_picture_alone_is_a_clip(flow):
+    write_video("a.webp", [frame(index) for index in range(3)], 10)
+    assert flow("a.webp") == (0, ["a_flow/000000.flo", "a_flow/000001.flo"], [])
 
 
 def test_a_rate_that_a_gif_cannot_say_is_refused_before_any_work(flow):
@@ -609,6 +615,7 @@ def test_another_job_is_refused(flow):
     before = files("in_flow")
     for arguments, words in [
         (["in", "--quality", "balanced"], "whose quality is 'fast', not 'balanced'"),
+        (["in", "--weights", "small"], "whose weights is"),
         (["in", "--format", "npy"], "whose format is 'flo', not 'npy'"),
         (["in", "--backward", "b"], "whose backward is None, not"),
         (["in", "--occlusion", "b"], "whose occlusion is None, not"),
