@@ -9,6 +9,8 @@ import torch.nn.functional as F
 
 from flowwarp.cli import main
 from flowwarp.data.digits import compose_digits
+from flowwarp.data.sources import _aside
+from flowwarp.io.images import read_image
 from flowwarp.io.video import write_video
 from flowwarp.pipelines.video_tokens import load_dvae, tokenize
 
@@ -191,6 +193,19 @@ def test_the_motion_of_a_folders_videos_is_found_unless_it_shall_not_be(tmp_path
     )
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert (next(line["warp"] for line in lines if line["split"] == "train") > 0) == moves
+
+
+def test_videos_that_are_kept_aside_judge(tmp_path):
+    (tmp_path / "clips").mkdir()
+    for number in range(2):
+        write_video(tmp_path / f"clips/{number}.mp4", torch.full((4, 3, 16, 16), 0.8 * number))
+        (tmp_path / f"clips/{number}.txt").write_text("all of one colour")
+    (aside,) = _aside({"0.mp4", "1.mp4"})
+    options = ["--flow", "none", "--steps", 1, "--run", tmp_path / "run"]
+    assert run("train-dvae", tmp_path / "clips", *QUICK, *options) == 0
+    (sheet,) = (tmp_path / "run" / "samples").iterdir()
+    shown = read_image(sheet)[:, :16, :16].mean()
+    assert shown == pytest.approx(0.8 * int(aside[0]), abs=0.05)
 
 
 def test_a_missing_folder_is_bad_input(tmp_path, capsys):

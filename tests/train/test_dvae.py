@@ -198,8 +198,9 @@ def test_resumes_exactly(tmp_path):
     lines = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
     assert lines[0] == lines[1]
     figures = [json.loads(line) for line in lines[0].splitlines()]
-    judged = [line for line in figures if line["split"] == "val"][-1]
-    assert {"psnr", "square", "codes_used", "use0", "use3"} <= judged.keys()
+    judged = [line for line in figures if line["split"] == "val"]
+    assert {"psnr", "square", "codes_used", "use0", "use3"} <= judged[-1].keys()
+    assert whole.best[0] == min(line["square"] for line in judged)
     sheets = sorted(file.name for file in (tmp_path / "parts" / "samples").iterdir())
     assert sheets == ["00000003-clips.png", "00000006-clips.png"]
 
@@ -227,6 +228,25 @@ def test_is_judged_by_what_it_does_not_learn_from():
     assert torch.equal(torch.cat(seen), judged)
     assert torch.equal(learned[:, 0], learned[:, 3])
     assert not torch.equal(judged[:, 0], judged[:, 3])
+
+
+def test_clips_of_another_source_judge():
+    asked = []
+
+    def other(seed, index):
+        asked.append(index)
+        return square(seed, index)
+
+    dvae_task(square, settings(), other)
+    assert asked == [0, 1, 2]
+
+
+def test_losses_hang_on_the_step_and_examples_on_the_seed():
+    one, two = (dvae_task(square, settings(seed=seed)) for seed in (0, 1))
+    batch = one.batch(range(3))
+    assert not torch.equal(batch["video"], two.batch(range(3))["video"])
+    first, last = (one.loss(one.model, batch, step)["color"] for step in (0, 5))
+    assert (first != last).all()  # rounding is mixed in
 
 
 def test_gumbel_trains_too(tmp_path):

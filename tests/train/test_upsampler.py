@@ -575,6 +575,27 @@ def test_is_judged_by_what_it_does_not_learn_from():
     assert judging.isdisjoint(asked)
 
 
+def test_clips_of_another_source_judge():
+    asked = []
+
+    def other(seed, index):
+        asked.append(index)
+        return source(seed, index)
+
+    upsampler_task(source, CODEC, configs(), other)
+    assert set(asked) == {0, 1, 2, 3}
+
+
+def test_losses_hang_on_the_step_and_examples_on_the_seed():
+    one, two = (upsampler_task(source, CODEC, configs(seed=seed)) for seed in (0, 1))
+    torch.nn.init.normal_(one.model.head.weight, std=0.02)
+    batch = one.batch(range(2))
+    assert not torch.equal(batch["frames"], two.batch(range(2))["frames"])
+    batch["dice"] = torch.zeros(2)
+    first, last = (one.loss(one.model, batch, step)["loss"] for step in (0, 5))
+    assert (first != last).all()  # frames of its own come in
+
+
 def test_what_is_drawn_one_by_one_is_judged_beside_what_is_held(monkeypatch):
     def draw(*known, temporal=True):
         return upsample_clip(*known, temporal=temporal) * temporal  # black
