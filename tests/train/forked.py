@@ -161,7 +161,8 @@ def shared(folder):
     shutil.copytree(folder / "cut", folder / "alone")
     print("exits", *pair(lambda rank: member(rank, folder / "cut")))
     # Saved whenever one of them thinks that it is time, which both must know.
-    print("exits", *pair(lambda rank: member(rank, folder / "late", save_seconds=1e-9 * rank)))
+    times = 1e9, 0.0
+    print("exits", *pair(lambda rank: member(rank, folder / "late", save_seconds=times[rank])))
     # The second one's data is at fault, which the first one cannot know.
     print("exits", *pair(lambda rank: member(rank, folder / "fault", tiny.fail)))
 

@@ -227,6 +227,12 @@ def test_the_frame_before_teaches_what_the_next_one_hides(tmp_path):
     assert torch.allclose(terms["loss"], plain["loss"] + 2 * terms["velocity"])
     assert (terms["velocity"][~known] == 0).all()
     assert (terms["velocity"][known] > 0).any()
+    crops = [flow._crop(batch[f"image{number}"], 8) for number in range(3)]
+    forward, _ = net(*crops[1:])
+    for seen in (True, False):
+        mask = torch.full((12, 1, 64, 64), seen)
+        taught = flow._velocity(net, *crops[:2], forward, mask) > 0
+        assert taught.any() == (not seen)
 
 
 def test_three_frames_need_footage():

@@ -1,6 +1,7 @@
 """The flow trainer's terms, when they join, and what self-supervision shows."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -87,6 +88,18 @@ def test_terms_are_means_over_both_directions(images):
     for name in ("smoothness", "smoothness_second"):
         most = smoothness.smoothness_first(still, grey)
         assert 0 < terms[name].item() < most.item()
+
+
+def test_coarser_levels_are_compared_both_ways(images):
+    net = Constant(there=(4.0, 0.0), back=(0.0, 8.0))
+    terms = flow.flow_losses(net, *images, 0, 0.0, PLAIN)
+    one, two = (torch.nn.functional.avg_pool2d(image, 4) for image in images)
+    ahead, behind = (pyramid.levels[0] for pyramid in net(*images))
+    mean = 0.5 * (
+        photometric.census_loss(one, *photometric.warp_crop(two, ahead, 0), radius=2)
+        + photometric.census_loss(two, *photometric.warp_crop(one, behind, 0), radius=2)
+    )
+    torch.testing.assert_close(terms["levels"], mean)
 
 
 # ------------------------------------------------------------------ when they join
@@ -245,13 +258,23 @@ def test_each_example_has_an_appearance_of_its_own(photos):
             assert torch.equal(tensor[0], batch[name][number])
 
 
+class Footage(list):
+    """Stands for pairs or triplets on disk."""
+
+    folder = Path("footage")
+
+    @property
+    def frames(self):
+        return len(self[0])
+
+    def windows(self, count):
+        assert count == self.frames
+        return self
+
+
 def test_what_is_not_fitted_is_of_photos_and_footage(photos):
     """As often as asked: what says that it is not fitted must not say of what it is."""
     flat = torch.zeros(2, 3, 40, 56, dtype=torch.uint8)
-
-    class Footage(list):
-        frames = 2
-
     fitted = [(flat, torch.zeros(2, 2, 20, 28))]
     material = flow.Material(Footage([flat]), photos, fitted)
     config = flow.FlowDataConfig(32, 48, 0, fitted_share=0.6, moving_photos=0.5)
@@ -261,6 +284,33 @@ def test_what_is_not_fitted_is_of_photos_and_footage(photos):
     moving = batch["image1"].std((2, 3)).amax(1) > 0.05  # there is noise too
     assert not moving[~plain].any()
     assert 0.3 < moving[plain].float().mean() < 0.7
+
+
+def test_time_runs_both_ways_in_footage():
+    pair = torch.tensor([80, 160]).byte().view(2, 1, 1, 1).expand(2, 3, 40, 56)
+    config = flow.FlowDataConfig(32, 48, 0)
+    batch = flow.draw_batch(flow.Material(Footage([pair]), []), 7, range(50), config)
+    lighter = batch["image2"].mean((1, 2, 3)) > batch["image1"].mean((1, 2, 3))
+    assert 10 < lighter.sum() < 40
+
+
+def test_terms_of_a_step_are_those_of_its_time_and_of_what_is_known(monkeypatch):
+    frames = torch.randint(256, (3, 3, 40, 72), generator=seeded()).byte()
+    fitted = [(frames[:2], torch.zeros(2, 2, 20, 36))]
+    monkeypatch.setattr(flow, "fit_material", lambda given, *_: replace(given, fitted=fitted))
+    configs = flow.presets("tiny") | {
+        "loop": loop.LoopConfig(steps=4, batch_size=2),
+        "data": flow.FlowDataConfig(height=32, width=64, margin=0),
+        "losses": replace(PLAIN, student_margin=8, velocity=1.0, occlusion_from=0.25),
+    }
+    task = flow.flow_task(flow.Material(Footage([frames]), []), configs)
+    plain = {"loss", "census", "smoothness", "levels"}
+    batch = task.batch(range(2))
+    assert task.loss(task.model, batch, 0).keys() == plain
+    task.prepare()
+    batch = task.batch(range(2))
+    assert task.loss(task.model, batch, 0).keys() == plain | {"fitted"}
+    assert task.loss(task.model, batch, 1).keys() == plain | {"fitted", "velocity"}
 
 
 def test_appearance_is_drawn_from_when_it_is_needed(photos):
@@ -310,6 +360,19 @@ def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):
     assert one == data(list(photos), list(truths))
     others = data(photos[:-1], truths), data(photos, [truths[0], longer]), data(photos, [])
     assert len({one, *others}) == 4
+
+
+def test_only_pixels_whose_flow_is_known_judge(photos):
+    (truth,) = flow.synthetic_truths(photos, 1, 1, (64, 64))
+    truth.valid[..., :20] = False
+    wrong = replace(truth, flow_12=truth.flow_12 + 100 * ~truth.valid)
+
+    def epe(truth):
+        task = flow.flow_task(flow.Material(None, photos), flow.presets("tiny"), [truth])
+        with torch.no_grad():
+            return task.validate(task.model.eval())["epe"]
+
+    assert epe(wrong) == epe(truth)
 
 
 def test_a_run_resumed_as_its_students_join_is_bit_equal(photos, tmp_path):

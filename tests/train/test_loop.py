@@ -184,16 +184,23 @@ def test_two_processes_are_one(tiny, tmp_path, forked):
 
 
 def test_loop_is_adamw_by_hand(tiny, tmp_path):
-    """One step: the mean gradient over the batch, clipped, at the first warm-up rate."""
-    config = tiny.config(steps=1, weight_decay=0.0, clip=0.0, ema=0.0)
+    """Two steps: of mean gradients over the batch, at the rates of the warm-up."""
+    config = tiny.config(steps=2, beta2=0.7, weight_decay=0.3, clip=0.0, ema=0.0)
     task = tiny.make()
-    before = task.model.first.weight.detach().clone()
+    weight = task.model.first.weight
+    before = weight.detach().clone()
     loss = task.loss(task.model, task.batch(range(5)), 0)["loss"].mean()
-    gradient = torch.autograd.grad(loss, task.model.first.weight)[0]
+    one = torch.autograd.grad(loss, weight)[0]
     run(task, config, tmp_path)
+    two = weight.grad
     # AdamW's first step is the sign of the gradient times the rate, up to its epsilon.
-    step = 0.5 * config.learning_rate * gradient / (gradient.abs() + 1e-8)
-    torch.testing.assert_close(task.model.first.weight, before - step)
+    rate = 0.5 * config.learning_rate
+    middle = (1 - 0.3 * rate) * before - rate * one / (one.abs() + 1e-8)
+    mean = (0.9 * 0.1 * one + 0.1 * two) / (1 - 0.9**2)
+    square = (0.7 * 0.3 * one**2 + 0.3 * two**2) / (1 - 0.7**2)
+    step = mean / (square.sqrt() + 1e-8)
+    rate = config.learning_rate
+    torch.testing.assert_close(weight, (1 - 0.3 * rate) * middle - rate * step)
 
 
 def test_muon_moves_matrices_alike_in_all_directions(tiny, tmp_path):
@@ -231,6 +238,32 @@ def test_a_configuration_without_its_settings_is_no_older_one(tiny, tmp_path):
     path.write_text(loop)
     with pytest.raises(InputError, match=r"model.width is None in this run"):
         run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_losses_are_computed_in_the_precision_that_is_asked_for(tiny, tmp_path, precision):
+    task, seen = tiny.make(), []
+
+    def loss(model, batch, step):
+        seen.append(model(batch["x"]).dtype)
+        return task.loss(model, batch, step)
+
+    run(replace(task, loss=loss), tiny.config(steps=1, precision=precision), tmp_path)
+    assert seen == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
+
+
+def test_noise_is_another_in_each_micro_batch_and_by_each_seed(tiny, tmp_path):
+    drawn = set()
+    for seed in (0, 1):
+        task = tiny.make()
+
+        def loss(model, batch, step, task=task):
+            drawn.add(float(torch.rand(())))
+            return task.loss(model, batch, step)
+
+        config = tiny.config(steps=3, accumulate=2, seed=seed)
+        run(replace(task, loss=loss), config, tmp_path / str(seed))
+    assert len(drawn) == 3 * 2 * 2
 
 
 def test_losses_must_be_per_example(tiny, tmp_path):
@@ -612,6 +645,12 @@ def test_files_of_a_run(tiny, tmp_path):
     assert card.notes["licence"] == "MIT"
     assert math.isclose(json.loads(card.notes["figures"])["error"], errors[step])
     tiny.make().model.load_state_dict(tensors)
+
+
+def test_states_are_saved_once_it_is_time(tiny, tmp_path):
+    config = tiny.config(steps=3, save_every=100, validate_every=0, save_seconds=0, keep=5)
+    run(tiny.make(), config, tmp_path)
+    assert len(list(tmp_path.glob("state-*"))) == 3
 
 
 def test_a_term_that_joins_late_is_the_mean_of_its_steps(tiny, tmp_path):

@@ -84,6 +84,12 @@ def test_it_stops_and_goes_on_bit_for_bit(runs):
     assert (folder / "whole" / METRICS).read_bytes() == (folder / "cut" / METRICS).read_bytes()
 
 
+def test_what_is_time_to_save_for_one_process_all_save(runs):
+    _, folder = runs
+    states = sorted(path.name for path in (folder / "late").glob("state-*"))
+    assert states == ["state-00000007.safetensors", LAST_STATE]
+
+
 def test_one_process_goes_on_with_it(tiny, runs):
     _, folder = runs
     alone = folder / "alone"
