@@ -9,8 +9,9 @@ import torch
 from flowwarp.cli import main
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.pipelines import text_video
+from flowwarp.pipelines import captions, text_video
 from flowwarp.pipelines.captions import caption_video, load_captioner
+from flowwarp.pipelines.windows import Description
 
 
 @pytest.fixture(autouse=True)
@@ -114,6 +115,30 @@ def test_more_tries_are_not_less_likely(describe):
         for count in (1, 4, 4)
     ]
     assert tried[1] == tried[2] >= tried[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        (["--captioner", "own", "--best-of", "7"], ("own", {"beams": 7})),
+        (["--gpt", "own", "--best-of", "7", "--seed", "3"], ("own", {"best": 7, "seed": 3})),
+    ],
+)
+def test_networks_are_those_named_and_try_as_they_shall(monkeypatch, options, wanted):
+    asked = []
+
+    def tell(network, frames, **options):
+        asked.append((network, options))
+        return Description("a knight", 0.0, 1)
+
+    for module, kind in ((captions, "caption"), (text_video, "describe")):
+        monkeypatch.setattr(module, f"{kind}_video", tell)
+    monkeypatch.setattr(captions, "load_captioner", lambda name, *others: name)
+    monkeypatch.setattr(text_video, "load_models", lambda name, *others: name)
+    save("clip.mp4")
+    with pytest.raises(SystemExit) as stop:
+        main(["describe-video", "clip.mp4", *options])
+    assert (stop.value.code, asked) == (0, [wanted])
 
 
 def test_one_bad_file_does_not_stop_the_rest(describe, tmp_path):

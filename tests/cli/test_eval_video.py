@@ -1,6 +1,7 @@
 """``eval-video`` through the real command line, with networks that learned nothing."""
 
 import dataclasses
+import itertools
 import json
 
 import pytest
@@ -19,7 +20,7 @@ from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.pipelines import video_evaluation
-from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.pipelines.sequences import SAMPLING, VOCABULARY
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 TOLD = [*JUDGED, "colors", "mean"]
@@ -146,6 +147,29 @@ def test_a_seed_is_a_result(evaluate):
     first = evaluate(*arguments)
     assert evaluate(*arguments) == first
     assert evaluate(*arguments, "--seed", 5)[1] != first[1]
+
+
+def test_each_part_is_measured_as_is_asked_for(evaluate, monkeypatch):
+    asked = {}
+    for part in ("gpt", "upsampler", "samples"):
+
+        def measure(*arguments, part=part, **options):
+            asked[part] = options
+            return {name: {} for name in video_evaluation.STEADY}
+
+        monkeypatch.setattr(video_evaluation, f"evaluate_{part}", measure)
+    options = {"--seed": 5, "--steps": 2, "--candidates": 9, "--best-of": 3, "--temperature": 0.5}
+    parts = ("--part", "gpt", "--part", "upsampler", "--part", "temporal", "--no-held-out")
+    assert evaluate(*parts, *itertools.chain(*options.items()))[0] == 0
+    drawn = {
+        "seed": 5,
+        "candidates": 9,
+        "best": 3,
+        "sampling": dataclasses.replace(SAMPLING, temperature=0.5),
+    }
+    assert asked["gpt"] == drawn
+    assert asked["samples"] == drawn | {"steps": 2}
+    assert (asked["upsampler"]["seed"], asked["upsampler"]["steps"]) == (5, 2)
 
 
 def test_pictures(evaluate, tmp_path, monkeypatch):

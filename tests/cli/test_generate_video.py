@@ -122,6 +122,18 @@ def test_best_of_is_how_many_are_made(generate, monkeypatch):
     assert made == [3]
 
 
+def test_as_many_candidates_are_asked_for_as_are_wanted(generate, monkeypatch):
+    asked = []
+
+    def spy(*arguments, candidates, **named):
+        asked.append(candidates)
+        return iter([torch.zeros(3, 32, 32)])
+
+    monkeypatch.setattr(text_video, "generate", spy)
+    assert generate(PROMPT, "--candidates", 9)[0] == 0
+    assert asked == [9]
+
+
 def test_json_says_what_and_how_long(generate):
     code, out, err = generate(PROMPT, "-o", "v.mp4", "--seed", 7, "--json", "--best-of", 2)
     assert (code, len(out), err) == (0, 1, [])

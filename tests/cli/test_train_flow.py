@@ -161,6 +161,13 @@ def test_a_preset_fits_the_network_to_start_with(frames, tmp_path, capsys, start
     assert len(plan["model"]["widths"]) == levels
 
 
+def test_photos_alone_teach_and_judge(frames, tmp_path):
+    folder = tmp_path / "run"
+    assert run("train-flow", "--photos", frames, *PLAIN, "--steps", 1, "--run", folder) == 0
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    assert ["epe" in line for line in lines] == [False, True]
+
+
 def test_losses_can_be_chosen(frames, tmp_path, capsys):
     weights = ["ssim=0.3", "gradient=0.2", "charbonnier=0.1", "losses.smoothness_second=0.5"]
     settings = [part for weight in weights for part in ("--set", weight)]
@@ -215,6 +222,8 @@ def test_many_pairs_judge_by_a_part_of_them(sintel, tmp_path, capsys, monkeypatc
     options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
     assert run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", tmp_path / "run") == 0
     assert "judged by 1 of 2 pairs\n" in capsys.readouterr().err
+    monkeypatch.setattr(train_flow, "_JUDGES", 4)
+    assert train_flow._spread(range(9)) == [0, 2, 4, 6]
 
 
 @pytest.mark.parametrize(

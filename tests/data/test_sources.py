@@ -133,19 +133,21 @@ def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
     with pytest.raises(InputError, match="holds no picture"):
         check_source("sprites", photos=photos)
 
-    def state():
-        return open_source("sprites", 32, 3, layers=layers, photos=photos).state
+    def opened():
+        return open_source("sprites", 32, 3, layers=layers, photos=photos)
 
     write_image(photos / "a.png", torch.zeros(3, 40, 40))
-    states = [state()]
+    states = [opened().state]
     assert states[0][0] == open_source("sprites", 32, 3).state[0]  # wherever they lie
     sheet = next((layers / "layers").glob("*.png"))
     write_image(sheet, read_image(sheet, alpha=True).flip(0))
-    states.append(state())
+    states.append(opened().state)
     write_image(photos / "a.png", torch.ones(3, 40, 40))
-    states.append(state())
+    states.append(opened().state)
     assert len(set(states)) == 3
-    assert state() == states[2]
+    source = opened()
+    assert source.state == states[2]
+    assert any(source(0, number).attributes["ground"] == "photo" for number in range(20))
 
 
 def test_of_one_video_the_end_is_kept_aside(tmp_path):

@@ -27,6 +27,15 @@ def test_flow_of_each_pair_both_ways():
     assert torch.equal(flow_21[1:], back)
 
 
+def test_each_way_has_a_visibility_of_its_own(monkeypatch):
+    there, back = torch.randn(2, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(clip_motion, "estimate_both", lambda *given: (there, back))
+    *_, visible_12, visible_21 = estimate_motion(FlowNet(TINY), torch.zeros(2, 3, 8, 8))
+    assert torch.equal(visible_12, visible_by_consistency(there, back))
+    assert torch.equal(visible_21, visible_by_consistency(back, there))
+    assert not torch.equal(visible_12, visible_21)
+
+
 def test_a_still_picture_has_no_motion():
     net = FlowNet(TINY).eval()
     assert [len(part) for part in estimate_motion(net, torch.zeros(1, 3, 32, 32))] == [0] * 4

@@ -10,6 +10,7 @@ from flowwarp.pipelines.interpolation import (
     HOLE,
     _judge,
     _read,
+    _send,
     _weights,
     interpolate,
     interpolate_video,
@@ -144,6 +145,14 @@ def test_noise_of_what_hardly_moves_is_averaged():
     (half,) = interpolate(image1, image2, flow, -flow, [0.5])
     plain = (image1 + image2) / 2
     torch.testing.assert_close(half[INSIDE], plain[INSIDE], atol=1e-5, rtol=0)
+
+
+def test_where_flow_meets_that_of_more_weight_wins():
+    """The left one of two pixels moves onto the right one, which stands still."""
+    flow = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 1, 2)
+    weight = torch.tensor([0.0, -20]).view(1, 1, 1, 2)
+    sent, _, _ = _send(flow, 1.0, weight, torch.ones_like(weight))
+    torch.testing.assert_close(sent[0, :, 0, 1], torch.tensor([1.0, 0.0]))
 
 
 def test_both_directions_are_treated_alike():

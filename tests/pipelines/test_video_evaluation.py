@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -257,6 +258,12 @@ def test_what_is_made_up_counts_as_wrong(models, judge, monkeypatch):
     assert table["action %"]["described"] == 100
     # Of 7 and 6 that are there: weapon, action and direction, then the last two.
     assert table["said %"]["described"] == pytest.approx(100 * 5 / 13)
+    for figure, told in (
+        ("bits a token", [one.caption for one in clips]),
+        ("bits, no caption", [None, None]),
+    ):
+        bits = map(partial(video_bits, models.gpt), known, told)
+        assert table[figure]["truth"] == pytest.approx(sum(bits) / 2, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -425,6 +432,22 @@ def test_free_samples_beside_originals(models, monkeypatch):
     assert one["fine"]["free"] == pytest.approx(math.sqrt(energies), rel=1e-4)
     assert evaluate_samples(models, clips, seed=3, steps=1, best=1) == table
     assert evaluate_samples(models, clips, seed=4, steps=1, best=1) != table
+
+
+def test_each_video_is_judged_by_its_own_motion(models, monkeypatch):
+    """Samples by that of what they were enlarged from, originals by that of their own."""
+    one, judged = clip(size=2 * SIZE), []
+    monkeypatch.setattr(video_evaluation, "enlarged_motion", lambda net, seen, apart: (seen, None))
+    monkeypatch.setattr(
+        video_evaluation, "_upsample", lambda sharp, decode, motion, **named: enlarge(decode)
+    )
+    monkeypatch.setattr(video_evaluation, "_error", lambda *given: judged.append(given) or 0.0)
+    evaluate_samples(models, [one], best=1)
+    for video, seen, _ in judged[:3]:
+        assert torch.equal(video.clamp(0, 1), enlarge(seen).clamp(0, 1))
+    truth, seen, _ = judged[3]
+    assert torch.equal(truth, one.video.float() / 255)
+    assert torch.equal(seen, halve(one.video))
 
 
 def test_each_sample_has_a_seed_and_noise_of_its_own(models, monkeypatch):
