@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -55,15 +56,22 @@ def check_rate(target: Path, rate: Fraction | float) -> None:
         raise click.UsageError(str(fault)) from fault
 
 
-def check_target(target: Path, *, folder: bool, overwrite: bool) -> None:
-    """Refuse early what could not be written at the end.
+def check_target(
+    target: Path,
+    *,
+    folder: bool,
+    overwrite: bool,
+    read: Mapping[str, Path] | None = None,
+    source: Path | None = None,
+) -> None:
+    """Refuse early what could not be written at the end; arguments as of `_paths.check_output`.
 
     Raises:
-        OutputError: the file exists and ``overwrite`` is off, the folder is not empty, or it lies
-            where nothing can be written.
+        OutputError: the file exists and ``overwrite`` is off, or is to be read; the folder is not
+            empty; or it lies where nothing can be written.
     """
     if folder and os.path.lexists(target):  # False, not an exception, for a name too long
         if not target.is_dir() or any(target.iterdir()):
             raise OutputError(target, "exists and is not an empty folder", "name a new one")
     else:
-        _paths.check_output(target, overwrite=overwrite)
+        _paths.check_output(target, overwrite=overwrite, read=read, source=source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -140,16 +140,46 @@ def name_beside(source: Path, tag: str, extension: str | None = None) -> Path:
     return source.with_name(f"{source.stem}_{tag}{extension or source.suffix}")
 
 
-def check_output(path: Path, *, overwrite: bool) -> None:
+def real_names(files: Iterable[str | Path]) -> dict[str, Path]:
+    """Return files by what they are once links are followed."""
+    return {os.path.realpath(file): Path(file) for file in files}
+
+
+def folders_of(files: Iterable[Path]) -> set[Path]:
+    """Return the folders in which a result may replace one of these files: its own, a link's too.
+
+    A result is written through a link, so that both are to be looked at.
+    """
+    files = list(files)
+    linked = (Path(os.path.realpath(file)) for file in files if file.is_symlink())
+    return {folder.resolve() for folder in {file.parent for file in (*files, *linked)}}
+
+
+def check_output(
+    path: Path,
+    *,
+    overwrite: bool,
+    read: Mapping[str, Path] | None = None,
+    source: Path | None = None,
+) -> None:
     """Refuse early what could not be written at the end of the work; writes nothing.
 
     Missing folders are no fault: ``make_folder`` makes them.
 
+    Args:
+        path: where a result goes.
+        overwrite: whether it may replace what is there.
+        read: what the command reads, by `real_names`; none of that is replaced, though asked to.
+        source: the one of them that may be: what this very result, and no other, is made from.
+
     Raises:
-        OutputError: ``path`` exists and ``overwrite`` is off, is a folder, or lies where nothing
-            can be written.
+        OutputError: ``path`` exists and ``overwrite`` is off, is to be read, is a folder, or lies
+            where nothing can be written.
     """
     try:
+        real = os.path.realpath(path)
+        if read and real in read and (source is None or real != os.path.realpath(source)):
+            raise OutputError(path, f"is the input {read[real]}", "name another file to write")
         if path.is_dir():
             raise OutputError(path, "is a folder", "give a file name")
         if os.path.lexists(path) and not overwrite:

@@ -56,9 +56,11 @@ def command(
 
     sources = _paths.expand_flows(inputs)
     targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]
-    for target in targets:
-        _paths.check_output(target, overwrite=overwrite)
-    _check_apart(sources, targets)
+    read = _paths.real_names(sources)
+    for source, target in zip(sources, targets, strict=True):
+        # One that is still to be read would be lost.
+        _paths.check_output(target, overwrite=overwrite, read=read, source=source)
+    _check_apart(targets)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -94,19 +96,15 @@ def command(
     raise_if_failed(failed, len(sources))
 
 
-def _check_apart(sources: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Refuse to write over an input that is still to be read, or over another result, by a link.
+def _check_apart(targets: Sequence[Path]) -> None:
+    """Refuse to write over another result, by a link.
 
     Raises:
-        OutputError: that would happen. An input may be replaced by its own result.
+        OutputError: that would happen.
     """
-    real_sources = [os.path.realpath(source) for source in sources]
-    inputs = dict(zip(real_sources, sources, strict=True))
     outputs: dict[str, Path] = {}
-    for target, source in zip(targets, real_sources, strict=True):
+    for target in targets:
         real = os.path.realpath(target)
-        if real != source and real in inputs:
-            raise OutputError(target, f"is a link to the input {inputs[real]}", "name another OUT")
         if other := outputs.get(real):
             raise OutputError(target, f"is the same file as the output {other}", "name another OUT")
         outputs[real] = target

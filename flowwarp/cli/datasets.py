@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -239,16 +240,21 @@ def make_command(
     targets = [folder / TABLE, *(folder / f"{name}.mp4" for name in names)]
     if world == "sprites":
         targets.append(folder / CREDITS)
+    read = _paths.real_names(_list_photos(photos))
+    check = partial(_paths.check_output, overwrite=overwrite, read=read)
     for path in targets:
-        _paths.check_output(path, overwrite=overwrite)
+        check(path)
     for name in names:
         wanted = _flow_files(folder / name, frames) if with_flow else []
         for path in (*wanted, *_made_before(folder / name)):
-            _paths.check_output(path, overwrite=overwrite)
+            check(path)
     beyond = _made_beyond(folder, count)
     if beyond and not overwrite:
         path = _files_of(folder, beyond[-1])[-1]
         raise OutputError(path, "is of a larger set", "use --overwrite to remove it")
+    for name in beyond:
+        for path in _files_of(folder, name):
+            check(path)
 
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
@@ -316,6 +322,12 @@ def _open_world(
     return lambda seed, index: compose_clip(
         wardrobe, seed, index, size, frames, photos=pictures, held_out=held_out
     )
+
+
+def _list_photos(photos: str | None) -> list[Path]:
+    from flowwarp.data.synthesis import find_photos
+
+    return list(find_photos(Path(photos))) if photos else []
 
 
 _OURS = re.compile(r"(hidden_)?\d{6,}\.png|\d{6,}\.flo")  # what `_flow_files` names

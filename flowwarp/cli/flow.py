@@ -172,8 +172,9 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
 
     target, picture = _name_pair(given, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
+    read = _paths.real_names(frames)
     for path in outputs:
-        _paths.check_output(path, overwrite=given.overwrite)
+        _paths.check_output(path, overwrite=given.overwrite, read=read)
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
     images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
@@ -375,13 +376,15 @@ def _check_outputs(given: Options, job: Job) -> None:
         if kind in VIDEOS and not Path(given.show).is_dir():
             if len({name for _, name in job.clips}) > 1:
                 raise click.UsageError("--show must be a folder for several clips")
+            read = _paths.real_names(file for clip, _ in job.clips for file in clip.files)
+            _paths.check_output(Path(given.show), overwrite=True, read=read)
             for clip, _ in job.clips:
                 check_rate(Path(given.show), _rate(clip))
         elif kind in FLOW_EXTENSIONS | IMAGE_EXTENSIONS and not Path(given.show).is_dir():
             known = ", ".join(sorted(VIDEOS))
             raise click.UsageError(f"--show must end in {known} or be a folder for many pairs")
         else:
-            folders.append(Path(given.show))
+            folders += dict.fromkeys(Path(given.show, name) for _, name in job.clips)
         if given.shard:
             raise click.UsageError("--show needs all pairs: run once more without --shard for it")
     for option, root in (
@@ -399,7 +402,9 @@ def _check_outputs(given: Options, job: Job) -> None:
     resolved = [folder.resolve() for folder in folders]
     if len(set(resolved)) < len(resolved):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
-    frames = {clip.files[0].resolve().parent for clip, _ in job.clips if clip.kind != "video"}
+    frames = _paths.folders_of(
+        file for clip, _ in job.clips if clip.kind != "video" for file in clip.files
+    )
     for folder in folders:
         if folder.resolve() in frames:
             raise OutputError(folder, "holds frames to read", "name another folder")

@@ -161,8 +161,9 @@ def command(
             raise click.UsageError("--overwrite and --skip-existing exclude each other")
         jobs = [job for job in jobs if not _is_there(job)]
         _say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
+    read = _paths.real_names(name for name in (image, listed) if name)
     for job in jobs:
-        _clips.check_target(job.target, folder=job.folder, overwrite=overwrite)
+        _clips.check_target(job.target, folder=job.folder, overwrite=overwrite, read=read)
         _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
     from flowwarp.pipelines.text_video import load_models, tidy

@@ -127,7 +127,13 @@ def command(
         raise click.UsageError("--slow is --fps keep: give one of them")
     check_device(device)
     job = _plan(inputs, output, times, "keep" if slow else fps)
-    check_target(job.target, folder=job.kind == "frames", overwrite=overwrite)
+    check_target(
+        job.target,
+        folder=job.kind == "frames",
+        overwrite=overwrite,
+        read=_paths.real_names(job.sources),
+        source=job.sources[0] if job.from_video else None,
+    )
     result = _work(job, times, quality, weights, device, dry_run)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -90,9 +89,10 @@ def command(
     if len(sources) > 1 and (view.image or view.error):
         raise click.UsageError(f"--image and --error take one FLOW, got {len(sources)}")
     targets = _name_targets(inputs, sources, output, view)
-    read = {os.path.realpath(path) for path in [*sources, *map(Path, view.files)]}
+    read = _paths.real_names([*sources, *view.files])
     for target in targets:
-        _check_target(target, read, overwrite=overwrite)
+        _check_no_flow(target)
+        _paths.check_output(target, overwrite=overwrite, read=read)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -146,18 +146,17 @@ def _check_view(view: View) -> None:
         raise click.UsageError("--legend explains colours: add --side-by-side, or no --arrows")
 
 
-def _check_target(target: Path, read: set[str], *, overwrite: bool) -> None:
-    """Refuse what cannot be written, and to replace what pictures are made of, though asked to.
+def _check_no_flow(target: Path) -> None:
+    """Refuse to replace flow by its picture, though asked to, and though it is not read.
 
     Raises:
-        OutputError: it is one of the files to ``read``, or other flow; or as ``check_output``.
+        OutputError: there is some.
     """
     from flowwarp.io._png import peek_header
 
     header = peek_header(target)
-    if os.path.realpath(target) in read or (header and header.is_flow):
-        raise OutputError(target, "is flow or a frame", "name another OUT for pictures")
-    _paths.check_output(target, overwrite=overwrite)
+    if header and header.is_flow:
+        raise OutputError(target, "is flow", "name another OUT for pictures")
 
 
 def _name_targets(

@@ -131,11 +131,13 @@ def command(
     video = _is_video(image, output)
     jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
     many = not video and _paths.wants_folder([image], "")
+    # What many frames go into is looked at as a whole: an earlier call may have begun.
+    read = {} if many else _paths.real_names([jobs[0].source, *jobs[0].flows])
+    check = functools.partial(check_target, overwrite=overwrite or many, read=read)
     for job in jobs:
-        # What many frames go into is looked at as a whole: an earlier call may have begun.
-        check_target(job.target, folder=job.folder, overwrite=overwrite or many)
+        check(job.target, folder=job.folder, source=job.source)
         if job.mask:
-            check_target(job.mask, folder=video, overwrite=overwrite or many)
+            check(job.mask, folder=video)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -310,8 +312,8 @@ def _warp_many(
     from flowwarp.io.manifests import find_done, open_manifest, read_manifests, stamp
 
     folders = list(dict.fromkeys(path.parent for path in jobs[0].results))
-    read = {flow.resolve().parent: "flows" for job in jobs for flow in job.flows}
-    read |= {job.source.resolve().parent: "frames" for job in jobs}
+    read = dict.fromkeys(_paths.folders_of(flow for job in jobs for flow in job.flows), "flows")
+    read |= dict.fromkeys(_paths.folders_of(job.source for job in jobs), "frames")
     for folder in folders:
         kind = read.get(folder.resolve())
         if kind:

@@ -214,7 +214,7 @@ def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):
     inputs = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--overwrite", "--to", "flo")
     code, out, err = run(capfdbinary, *inputs)
     assert (code, out, len(err)) == (4, b"", 1)
-    assert f"out/a.flo: is a link to the input {tmp_path}/in/b.flo; name another OUT" in err[0]
+    assert f"out/a.flo: is the input {tmp_path}/in/b.flo; name another file to write" in err[0]
     assert (tmp_path / "in/b.flo").read_bytes() == before
     assert listing(tmp_path / "out") == ["a.flo"]
 

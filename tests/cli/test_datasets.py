@@ -17,6 +17,7 @@ from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
 from flowwarp.data.sources import open_source
+from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
 
@@ -227,14 +228,24 @@ def test_credits_of_others_are_not_replaced(datasets):
 
 
 def test_photos(datasets):
-    from flowwarp.io.images import write_image
-
     Path("photos").mkdir()
     write_image("photos/a.png", torch.rand(3, 40, 50))
     options = ("--photos", "photos", "--size", "16", "--frames", "2", "--count", "12")
     code, (line,), _ = datasets("make", "sprites", "-o", "x", "--dry-run", "--json", *options)
     assert code == 0
     assert "photo" in {clip["attributes"]["ground"] for clip in json.loads(line)["clips"]}
+
+
+@pytest.mark.parametrize("folder", ["000000", "000001"])
+def test_no_photo_that_is_read_is_replaced_or_removed(datasets, folder):
+    photo = Path("out", folder, "000000.png")
+    photo.parent.mkdir(parents=True)
+    write_image(photo, torch.zeros(3, 64, 64))
+    before = photo.read_bytes()
+    options = ["-o", "out", "--count", 1, "--photos", photo.parent, "--overwrite"]
+    line = f"flowwarp: {photo}: is the input {photo}; name another file to write"
+    assert datasets("make", "sprites", *options) == (4, [], [line])
+    assert photo.read_bytes() == before
 
 
 def test_nothing_is_replaced_unasked(datasets):

@@ -98,6 +98,18 @@ def flows(folder, *numbers):
 # ------------------------------------------------------------------ a pair
 
 
+@pytest.mark.parametrize("option", ["-o", "--backward", "--occlusion", "--show"])
+def test_no_frame_of_a_pair_is_replaced(flow, option):
+    save_frames(".", 2)
+    before = Path("frame8.png").read_bytes()
+    Path("link.png").symlink_to("frame8.png")
+    given = ["frame8.png", "frame9.png", "-o", "x.flo", option, "link.png", "--overwrite"]
+    line = "flowwarp: link.png: is the input frame8.png; name another file to write"
+    assert flow(*given) == (4, [], [line])
+    assert Path("frame8.png").read_bytes() == before
+    assert not Path("x.flo").exists()
+
+
 def test_a_pair(flow, weights):
     save_frames(".", 2)
     assert flow("frame8.png", "frame9.png", "--quality", "balanced") == (0, ["frame8_flow.flo"], [])
@@ -180,7 +192,7 @@ def test_names_of_a_pair(flow, arguments, name):
         (["--backward", "x/../frame8_flow.flo"], 2, "must differ"),
         (["--shard", "1/2"], 2, "--shard is for many pairs"),
         (["--shard", "3/2"], 2, "'3/2' is none of 1/N to N/N"),
-        (["-o", "frame9.png"], 4, "frame9.png: exists; use --overwrite"),
+        (["-o", "frame9.png"], 4, "frame9.png: is the input frame9.png"),
         (["--weights", "none.safetensors"], 3, "none.safetensors: no such file"),
     ],
 )
@@ -317,6 +329,25 @@ def test_results_among_the_frames_are_no_input(flow):
     assert flow("in/a", "-o", "in/a", "--overwrite")[::2] == (
         4, ["flowwarp: in/a: holds frames to read; name another folder"],
     )  # fmt: skip
+
+
+def test_nothing_that_is_read_is_replaced(flow):
+    """By what --show makes of many, or among frames whose folder is not the first frame's."""
+    save_frames("in/a", 3)
+    save_frames("in/b", 3)
+    write_video("in/c.gif", [frame(index) for index in range(3)])
+    before = files("in")
+    for arguments, problem in (
+        ("in/c.gif -o out --show in/c.gif", "in/c.gif: is the input in/c.gif; name another file"),
+        ("in/a -o out --show in/a", "in/a: holds frames to read"),
+        ("in -o out --show in", "in/a: holds frames to read"),  # it would draw in/a/frame8.png
+        ("in/a/frame8.png in/b/frame9.png in/b/frame10.png -o in/b", "in/b: holds frames to read"),
+    ):
+        code, out, err = flow(*arguments.split(), "--format", "png", "--overwrite")
+        assert (code, out, len(err)) == (4, [], 1)
+        assert err[0].startswith(f"flowwarp: {problem}")
+    assert files("in") == before
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,15 @@ def test_a_picture_to_begin_with(generate):
     assert not torch.equal(one, two)
 
 
+def test_the_picture_to_begin_with_is_not_replaced(generate):
+    write_image("first.webp", torch.zeros(3, 32, 32))
+    before = Path("first.webp").read_bytes()
+    options = ("--image", "first.webp", "-o", "first.webp", "--overwrite")
+    line = "flowwarp: first.webp: is the input first.webp; name another file to write"
+    assert generate(PROMPT, *options) == (4, [], [line])
+    assert Path("first.webp").read_bytes() == before
+
+
 def test_dry_run_writes_nothing(generate, tmp_path):
     assert generate(PROMPT, "--dry-run", "-o", "sub/v.gif") == (0, ["sub/v.gif"], [])
     told = json.loads(generate(PROMPT, "left", "--dry-run", "--json")[1][0])

@@ -331,6 +331,24 @@ def test_what_exists_is_kept_unless_told(interpolate):
         assert "in_x2: exists and is not an empty folder" in err[0]
 
 
+def test_no_picture_that_is_read_is_replaced(interpolate):
+    for number in range(2):
+        write_image(f"{number}.webp", picture(number))
+    before = [Path(f"{number}.webp").read_bytes() for number in range(2)]
+    for options in ([], ["--times", "4"]):  # the one in the middle; a video
+        assert interpolate("0.webp", "1.webp", "-o", "1.webp", "--overwrite", *options) == (
+            4, [], ["flowwarp: 1.webp: is the input 1.webp; name another file to write"],
+        )  # fmt: skip
+    assert [Path(f"{number}.webp").read_bytes() for number in range(2)] == before
+
+
+def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
+    save_clip("clip.gif", 3)
+    assert interpolate("clip.gif", "-o", "clip.gif")[0] == 4
+    assert interpolate("clip.gif", "-o", "clip.gif", "--overwrite")[0] == 0
+    assert video_info("clip.gif").frames == 5
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [

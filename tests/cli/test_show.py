@@ -18,6 +18,10 @@ from flowwarp.viz.overlay import arrows, error_map
 HEIGHT, WIDTH = 40, 48
 
 
+FLOW = "is flow; name another OUT for pictures"
+FRAME = "is the input {}; name another file to write"
+
+
 @pytest.fixture(autouse=True)
 def _inside(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -205,19 +209,19 @@ def test_flow_is_shown_whatever_its_name(show):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "kept"),
+    ("arguments", "kept", "problem"),
     [
-        ("a.flo a_flow.png", "a_flow.png"),
-        ("a.flo", "a_flow.png"),  # though it is not read
-        (".", "a_flow.png"),
-        ("a_flow.png -o ./a_flow.png", "a_flow.png"),
-        ("*_flow.png -o .", "a_flow.png"),
-        ("a.flo --error a_flow.png -o link.png", "link.png"),
-        ("a.flo --image 1.png -o 1.png", "1.png"),
-        ("a.flo --image 1.png --flicker 2.webp -o 2.webp", "2.webp"),
+        ("a.flo a_flow.png", "a_flow.png", FLOW),
+        ("a.flo", "a_flow.png", FLOW),  # though it is not read
+        (".", "a_flow.png", FLOW),
+        ("a_flow.png -o ./a_flow.png", "a_flow.png", FLOW),
+        ("*_flow.png -o .", "a_flow.png", FLOW),
+        ("a.flo --error a_flow.png -o link.png", "link.png", FLOW),
+        ("a.flo --image 1.png -o 1.png", "1.png", FRAME.format("1.png")),
+        ("a.flo --image 1.png --flicker 2.webp -o 2.webp", "2.webp", FRAME.format("2.webp")),
     ],
 )
-def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept):
+def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept, problem):
     for name in ("a.flo", "a_flow.png"):
         save_flow(name, 1)
     for name in ("1.png", "2.webp"):
@@ -226,7 +230,7 @@ def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept):
     before = (tmp_path / kept).read_bytes()
     code, out, err = show(*arguments.split(), "--overwrite")
     assert (code, out) == (4, [])
-    assert err == f"flowwarp: {kept}: is flow or a frame; name another OUT for pictures\n"
+    assert err == f"flowwarp: {kept}: {problem}\n"
     assert (tmp_path / kept).read_bytes() == before
 
 

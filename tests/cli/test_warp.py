@@ -288,6 +288,37 @@ def test_an_existing_file_is_kept_unless_told(warp):
     assert_picture("a.png", shifted(image, 1))
 
 
+def test_onto_itself_a_video_too(warp):
+    frames = save_clip("a.gif")
+    save_flow("f.flo", 1)
+    assert warp("a.gif", "f.flo", "-o", "a.gif", "--overwrite")[0] == 0
+    assert_clip("a.gif", [shifted(frame, 1) for frame in frames])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["a.png", "f.png", "-o", "w.png", "--mask", "a.png"], "a.png"),
+        (["a.png", "f.png", "-o", "w.png", "--mask", "f.png"], "f.png"),
+        (["a.png", "f.png", "-o", "./f.png"], "f.png"),
+        (["a.png", "f.png", "-o", "link.png"], "f.png"),
+        (["clip.webp", "f.png", "-o", "link.webp"], "f.png"),
+    ],
+)
+def test_nothing_else_that_is_read_is_replaced(warp, arguments, kept):
+    save("a.png")
+    save_flow("f.png", 1)
+    write_video("clip.webp", [picture()] * 2)
+    for name in ("link.png", "link.webp"):
+        Path(name).symlink_to("f.png")
+    before = {path: path.read_bytes() for path in Path().iterdir()}
+    code, out, err = warp(*arguments, "--overwrite")
+    target = Path(arguments[-1])
+    line = f"flowwarp: {target}: is the input {kept}; name another file to write"
+    assert (code, out, err) == (4, [], [line])
+    assert {path: path.read_bytes() for path in Path().iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -562,6 +593,21 @@ def test_frames_are_not_written_among_the_flows_to_read(warp, given):
         )  # fmt: skip
     assert Path("flows/frame8.png").read_bytes() == before
     assert pictures("flows") == ["frame8.png", "frame9.png"]
+
+
+def test_links_to_frames_are_not_written_through(warp):
+    """A result goes where a link leads: to the frame, if it lies among links to frames."""
+    save_frames("in", 2)
+    save_flow("f.flo", 1)
+    Path("links").mkdir()
+    for frame in Path("in").iterdir():
+        Path("links", frame.name).symlink_to(frame.absolute())
+    before = [frame.read_bytes() for frame in sorted(Path("in").iterdir())]
+    for folder in ("links", "in"):
+        assert warp("links", "f.flo", "-o", folder, "--overwrite") == (
+            4, [], [f"flowwarp: {folder}: holds frames to read; name another folder"],
+        )  # fmt: skip
+    assert [frame.read_bytes() for frame in sorted(Path("in").iterdir())] == before
 
 
 @pytest.mark.parametrize("folder", ["out.png", "v1.5", "clip.mp4"])
