@@ -72,6 +72,7 @@ def command(
                 flow, valid = read_flow(source)
                 data = encode_flow(target, flow, valid)  # what fails here leaves no folder behind
                 if not dry_run:
+                    _paths.check_output(target, overwrite=overwrite)  # anew: there may be many
                     _paths.make_folder(target.parent)
                     with atomic_output(target) as temporary:
                         temporary.write_bytes(data)

@@ -218,7 +218,7 @@ def command(
             click.echo(f"{_format(part, counts[part], tables)}\n")
     if folder is not None:
         _paths.make_folder(folder)
-        for path in _draw(job, folder, training_seed, training_clips):
+        for path in _draw(job, folder, training_seed, training_clips, overwrite=overwrite):
             click.echo(str(path), err=True) if as_json else _paths.print_path(path)
 
 
@@ -469,7 +469,9 @@ def _told(draw: Callable[[int], Clip], count: int, label: str) -> Iterator[Clip]
 # ------------------------------------------------------------------ pictures
 
 
-def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> Iterator[Path]:
+def _draw(
+    job: _Job, folder: Path, training_seed: int, training_clips: int, *, overwrite: bool
+) -> Iterator[Path]:
     """Draw samples beside their prompts, over time, and over what they may have been copied of."""
     import torch
     import torch.nn.functional as F
@@ -497,6 +499,11 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
         )
         return torch.stack(list(frames))
 
+    def write(name: str, picture: Tensor) -> Path:
+        _paths.check_output(folder / name, overwrite=overwrite)  # anew: work took long
+        write_image(folder / name, picture)
+        return folder / name
+
     prompts, videos, slices, samples = [], [], [], []
     for number, clip in enumerate(_told(partial(source, job.seed), SHOWN, PICTURES[0])):
         prompt = prompt_of(clip, job.seed, number)
@@ -508,11 +515,9 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
         if number < _SLICED:
             free = make(prompt, number, temporal=False)
             slices.append(time_slices([free, held], models.size // 2))
-    write_image(folder / PICTURES[0], captioned_sheet(list(zip(prompts, videos, strict=True))))
-    yield folder / PICTURES[0]
+    yield write(PICTURES[0], captioned_sheet(list(zip(prompts, videos, strict=True))))
     gaps = [F.pad(part, (0, 0, 0, 4), value=1.0) for part in slices]
-    write_image(folder / PICTURES[1], torch.cat(gaps, 1))
-    yield folder / PICTURES[1]
+    yield write(PICTURES[1], torch.cat(gaps, 1))
     learned = job.source(models.small, held_out=False, alone=False)
     distances, found = nearest_clips(
         torch.stack(samples),
@@ -522,8 +527,7 @@ def _draw(job: _Job, folder: Path, training_seed: int, training_clips: int) -> I
     for prompt, sample, distance, clip_ in zip(prompts, samples, distances, found, strict=False):
         rows += [(prompt, sample), (f"nearest of {training_clips}, {distance:.3f} off", clip_)]
     every = max(1, job.networks.frames // 8)
-    write_image(folder / PICTURES[2], captioned_sheet(rows, every=every))
-    yield folder / PICTURES[2]
+    yield write(PICTURES[2], captioned_sheet(rows, every=every))
 
 
 # ------------------------------------------------------------------ tables

@@ -173,8 +173,12 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     target, picture = _name_pair(given, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
     read = _paths.real_names(frames)
-    for path in outputs:
-        _paths.check_output(path, overwrite=given.overwrite, read=read)
+
+    def check() -> None:
+        for path in outputs:
+            _paths.check_output(path, overwrite=given.overwrite, read=read)
+
+    check()
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
     images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
@@ -189,6 +193,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
                 visible=target.occlusion is not None,
                 progress=lambda share: bar.update(round(100 * share) - bar.pos),
             )
+        check()  # anew: the fit may have taken minutes
         for path in outputs:
             _paths.make_folder(path.parent)
         bulk_flow.write_fields(fields, target)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
@@ -127,14 +128,16 @@ def command(
         raise click.UsageError("--slow is --fps keep: give one of them")
     check_device(device)
     job = _plan(inputs, output, times, "keep" if slow else fps)
-    check_target(
+    check = partial(
+        check_target,
         job.target,
         folder=job.kind == "frames",
         overwrite=overwrite,
         read=_paths.real_names(job.sources),
         source=job.sources[0] if job.from_video else None,
     )
-    result = _work(job, times, quality, weights, device, dry_run)
+    check()
+    result = _work(job, times, quality, weights, device, dry_run, check)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
     else:
@@ -219,7 +222,13 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
 
 
 def _work(
-    job: Job, times: int, quality: Quality, weights: str, device: str, dry_run: bool
+    job: Job,
+    times: int,
+    quality: Quality,
+    weights: str,
+    device: str,
+    dry_run: bool,
+    check: Callable[[], None],
 ) -> dict[str, Any]:
     """Make the frames one at a time; nothing is written unless every frame can be read."""
     from flowwarp.io.images import write_image
@@ -248,6 +257,7 @@ def _work(
                 write_frames(job.target, ((frame, reader.format) for frame in between(frames)))
             else:
                 _, middle, _ = between(frames)
+                check()  # anew: the fit may have taken minutes
                 write_image(job.target, middle, reader.format)
     if same["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)

@@ -110,6 +110,7 @@ def command(
             write = _write_flicker if view.flicker else write_picture
             for source, target in pairs:
                 try:
+                    _paths.check_output(target, overwrite=overwrite)  # anew: there may be many
                     report(write(source, target, view))
                 except InputError as fault:  # an OutputError, such as a full disk, stops all
                     if len(sources) == 1:

@@ -142,21 +142,30 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
     The name keeps the extension, since muxers choose their format by it. On leaving the block the
     file is flushed to disk and renamed; on any exception it is removed. A link is followed, so
     that its target is replaced rather than the link. A file that is replaced leaves its permissions
-    to the new one.
+    to the new one. A file that came to be within the block is not replaced: nobody was asked.
 
     Raises:
-        OutputError: the folder is missing or not writable, the disk is full, or ``path`` is
-            something other than a regular file.
+        OutputError: the folder is missing or not writable, the disk is full, ``path`` is something
+            other than a regular file, or there is one by now; what was written then stays under a
+            temporary name.
     """
     target = Path(os.path.realpath(path))
     try:
         check_regular(path)
+        replaces = os.path.lexists(target)
         with _temporary_file(target) as temporary:
             yield temporary
             sync_file(temporary)
-            with suppress(OSError):  # nothing is replaced, or the file system knows no permissions
-                temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            temporary.replace(target)
+            if replaces:
+                with suppress(OSError):  # it is gone, or the file system knows no permissions
+                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
+                temporary.replace(target)
+            else:
+                try:
+                    _name_new(temporary, target)
+                except FileExistsError as fault:
+                    kept = temporary.replace(_temporary_beside(target))
+                    raise OutputError(path, "exists by now", f"the result is {kept}") from fault
             sync_folder(target.parent)
     except OutputError:
         raise
@@ -164,11 +173,29 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         raise OutputError(path, reason(fault)) from fault
 
 
+def _name_new(temporary: Path, target: Path) -> None:
+    """Name a file what no other is named.
+
+    Raises:
+        FileExistsError: there is one.
+    """
+    try:
+        os.link(temporary, target)  # a rename would replace what is there
+    except FileExistsError:
+        raise
+    except (OSError, AttributeError, NotImplementedError):  # a file system or Python without links
+        if os.path.lexists(target):
+            raise FileExistsError from None
+        temporary.replace(target)
+    else:
+        temporary.unlink()
+
+
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
     """Give an empty file beside ``target``, locked until it is renamed or removed at the end."""
     while True:
-        temporary = target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
+        temporary = _temporary_beside(target)
         with temporary.open("x") as file:
             try:
                 if sys.platform == "win32":
@@ -185,6 +212,10 @@ def _temporary_file(target: Path) -> Iterator[Path]:
                 with suppress(OSError):
                     temporary.unlink()
         return
+
+
+def _temporary_beside(target: Path) -> Path:
+    return target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
 
 
 def _temporary_name() -> str:

@@ -8,6 +8,7 @@ import torch
 
 from flowwarp.cli import _paths, main
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io import flow_files
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import write_image
 
@@ -217,6 +218,23 @@ def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):
     assert f"out/a.flo: is the input {tmp_path}/in/b.flo; name another file to write" in err[0]
     assert (tmp_path / "in/b.flo").read_bytes() == before
     assert listing(tmp_path / "out") == ["a.flo"]
+
+
+def test_an_output_that_came_meanwhile(tmp_path, capfdbinary, monkeypatch):
+    make(tmp_path, "in/a.flo", "in/b.flo")
+    read = flow_files.read_flow
+
+    def late(path):
+        if path.name == "b.flo":
+            (tmp_path / "out/b.npy").write_text("mine")
+        return read(path)
+
+    monkeypatch.setattr(flow_files, "read_flow", late)
+    inputs = ("convert", tmp_path / "in", "-o", tmp_path / "out", "--to", "npy")
+    code, out, err = run(capfdbinary, *inputs)
+    assert (code, out.split()) == (4, [os.fsencode(tmp_path / "out/a.npy")])
+    assert err[-1].endswith("out/b.npy: exists; use --overwrite to replace it")
+    assert (tmp_path / "out/b.npy").read_text() == "mine"
 
 
 def test_two_outputs_that_are_one_file(tmp_path, capfdbinary):

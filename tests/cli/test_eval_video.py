@@ -190,6 +190,23 @@ def test_pictures(evaluate, tmp_path, monkeypatch):
     assert err == f"flowwarp: {paths[0]}: exists; use --overwrite to replace it\n"
 
 
+def test_a_picture_that_came_meanwhile_is_not_replaced(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_video, "SHOWN", 2)
+    late, search = tmp_path / "nearest.png", video_evaluation.nearest_clips
+
+    def come(*arguments):
+        late.write_text("mine")
+        return search(*arguments)
+
+    monkeypatch.setattr(video_evaluation, "nearest_clips", come)
+    arguments = ("--part", "pictures", "--no-held-out", "-o", tmp_path, "--training-clips", 2)
+    code, out, err = evaluate(*arguments)
+    drawn = [f"{tmp_path}/prompts.png", f"{tmp_path}/slices.png"]
+    assert (code, out.split()) == (4, drawn)
+    assert err.endswith(f"flowwarp: {late}: exists; use --overwrite to replace it\n")
+    assert late.read_text() == "mine"
+
+
 def test_pictures_alone_need_no_judge(evaluate, tmp_path, monkeypatch):
     for name in ("SHOWN", "NEAREST", "_SLICED"):
         monkeypatch.setattr(eval_video, name, 1)

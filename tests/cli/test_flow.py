@@ -98,6 +98,23 @@ def flows(folder, *numbers):
 # ------------------------------------------------------------------ a pair
 
 
+def test_what_came_while_a_pair_was_estimated_is_not_replaced(flow, monkeypatch):
+    save_frames(".", 2)
+    estimate = bulk_flow.estimate_fields
+
+    def late(*arguments, **options):
+        Path("s.png").write_text("mine")
+        return estimate(*arguments, **options)
+
+    monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+    given = ["frame8.png", "frame9.png", "-o", "x.flo", "--show", "s.png"]
+    line = "flowwarp: s.png: exists; use --overwrite to replace it"
+    assert flow(*given) == (4, [], [line])
+    assert Path("s.png").read_text() == "mine"
+    assert not Path("x.flo").exists()
+    assert flow(*given, "--overwrite")[0] == 0
+
+
 @pytest.mark.parametrize("option", ["-o", "--backward", "--occlusion", "--show"])
 def test_no_frame_of_a_pair_is_replaced(flow, option):
     save_frames(".", 2)

@@ -18,6 +18,7 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.flownet import TINY, FlowNet
+from flowwarp.pipelines import interpolation
 
 HEIGHT, WIDTH = 32, 48
 
@@ -329,6 +330,27 @@ def test_what_exists_is_kept_unless_told(interpolate):
         code, _, err = interpolate("in", *options)
         assert (code, len(err)) == (4, 1)
         assert "in_x2: exists and is not an empty folder" in err[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [("m.png", "exists; use --overwrite"), ("m.gif", "exists by now; the result is")],
+)
+def test_what_came_meanwhile_is_not_replaced(interpolate, monkeypatch, name, problem):
+    save_frames("in", 2)
+    fit = interpolation.interpolate_video
+
+    def late(*arguments, **options):
+        for count, frame in enumerate(fit(*arguments, **options)):
+            if count == 2:
+                Path(name).write_text("mine")
+            yield frame
+
+    monkeypatch.setattr(interpolation, "interpolate_video", late)
+    code, out, err = interpolate(*sorted(map(str, Path("in").iterdir())), "-o", name)
+    assert (code, out, len(err)) == (4, [], 1)
+    assert err[0].startswith(f"flowwarp: {name}: {problem}")
+    assert Path(name).read_text() == "mine"
 
 
 def test_no_picture_that_is_read_is_replaced(interpolate):

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main
+from flowwarp.cli import show as command
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video import read_video, video_info
@@ -16,8 +17,6 @@ from flowwarp.viz.colors import flow_to_image, legend
 from flowwarp.viz.overlay import arrows, error_map
 
 HEIGHT, WIDTH = 40, 48
-
-
 FLOW = "is flow; name another OUT for pictures"
 FRAME = "is the input {}; name another file to write"
 
@@ -309,6 +308,22 @@ def test_existing_files_are_kept_without_overwrite(show, tmp_path):
     assert err == "flowwarp: a_flow.png: exists; use --overwrite to replace it\n"
     assert (tmp_path / "a_flow.png").read_bytes() == b"mine"
     assert show("a.flo", "--overwrite")[0] == 0
+
+
+def test_a_picture_that_came_meanwhile_is_kept(show, monkeypatch):
+    for name in ("a.flo", "b.flo"):
+        save_flow(name, 1)
+    write = command.write_picture
+
+    def late(*arguments):
+        Path("b_flow.png").write_text("mine")
+        return write(*arguments)
+
+    monkeypatch.setattr(command, "write_picture", late)
+    status, out, err = show("a.flo", "b.flo")
+    assert (status, out) == (4, ["a_flow.png"])
+    assert err.endswith("flowwarp: b_flow.png: exists; use --overwrite to replace it\n")
+    assert Path("b_flow.png").read_text() == "mine"
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,52 @@ def test_atomic_output_flushes_file_then_renames_then_flushes_folder(tmp_path, m
     assert calls == [("file", False), ("folder", True)]
 
 
+def without_links(*_, **__):
+    raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.fixture(params=["links", "no links", "no such call"])
+def _links(request, monkeypatch):
+    if request.param == "no links":
+        monkeypatch.setattr(os, "link", without_links)
+    elif request.param == "no such call":
+        monkeypatch.delattr(os, "link")
+
+
+@pytest.mark.usefixtures("_links")
+def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
+    target = tmp_path / "a.mp4"
+
+    def write():
+        with _files.atomic_output(target) as temporary:
+            temporary.write_bytes(b"new")
+            target.write_bytes(b"another's")
+
+    with pytest.raises(OutputError, match=r"a.mp4: exists by now; the result is") as fault:
+        write()
+    assert target.read_bytes() == b"another's"
+    (kept,) = tmp_path.glob(".flowwarp-*.mp4")
+    assert kept.read_bytes() == b"new"
+    assert str(fault.value).endswith(str(kept))
+    with _files.atomic_output(target) as temporary:  # now it is known to be there
+        temporary.write_bytes(b"newer")
+    assert target.read_bytes() == b"newer"
+
+
+@pytest.mark.usefixtures("_links")
+@pytest.mark.parametrize("there", [False, True])
+def test_atomic_output_writes_what_is_new_and_what_is_gone_meanwhile(tmp_path, there):
+    target = tmp_path / "a.mp4"
+    if there:
+        target.write_bytes(b"old")
+    with _files.atomic_output(target) as temporary:
+        temporary.write_bytes(b"new")
+        target.unlink(missing_ok=True)
+    assert target.read_bytes() == b"new"
+    assert target.stat().st_nlink == 1
+    assert names(tmp_path) == ["a.mp4"]
+
+
 def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
     def fsync(descriptor):
         raise OSError(28, os.strerror(28))
