@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from flowwarp.data.clips import Clip
-    from flowwarp.io.manifests import Shard
+    from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.bulk_flow import Job, Outcome
 
@@ -295,8 +295,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
             with open_manifest(
                 job.folder, about, others=job.others, shard=given.shard, overwrite=given.overwrite
             ) as manifest:
-                if given.show and (part := _check_show(given, manifest.done)):
-                    manifest.append(part)  # before it is there, so that it is known to be ours
+                _check_show(given, manifest.done)
                 for folder in job.folders:
                     _paths.make_folder(folder)
                 bulk_flow.run_pairs(
@@ -309,7 +308,8 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
                     ray=given.ray,
                 )
                 if given.show:
-                    _show(Path(given.show), job, tally)
+                    _check_show(given, manifest.done)  # anew: the work may have taken hours
+                    _show(Path(given.show), job, tally, manifest)
     if given.show and not given.as_json:
         _paths.print_path(Path(given.show))
     if given.as_json:
@@ -378,7 +378,7 @@ def _check_outputs(given: Options, job: Job) -> None:
     folders = list(job.folders)
     if given.show:
         kind = Path(given.show).suffix.lower()
-        if kind in VIDEOS and not Path(given.show).is_dir():
+        if _is_video(Path(given.show)):
             if len({name for _, name in job.clips}) > 1:
                 raise click.UsageError("--show must be a folder for several clips")
             read = _paths.real_names(file for clip, _ in job.clips for file in clip.files)
@@ -441,35 +441,50 @@ def _tell(outcome: Outcome, tally: Tally, given: Options) -> None:
             _paths.print_path(path)
 
 
-def _check_show(given: Options, done: Mapping[str, Any]) -> dict[str, str] | None:
-    """Refuse to replace what this job has not made; return the line to say that it will.
+def _check_show(given: Options, done: Mapping[str, Any]) -> None:
+    """Refuse to replace what this job has not made, or what was put in its place since.
 
     Raises:
-        OutputError: there is something else.
+        OutputError: there is such a thing.
     """
     if given.show is None:
-        return None
-    part = f"show {os.path.abspath(given.show)}"  # noqa: PTH100 - resolves no links
-    if part in done:
-        return None
+        return
     path = Path(given.show)
+    line = _line_of(path)
+    if done.get(line["part"]) == line:
+        return
     if not path.is_dir():
         _paths.check_output(path, overwrite=given.overwrite)
     elif any(path.iterdir()) and not given.overwrite:
         raise OutputError(path, "is not empty", "use --overwrite to write into it")
-    return {"part": part, "status": "done"}
 
 
-def _show(target: Path, job: Job, tally: Tally) -> None:
+def _line_of(shown: Path) -> dict[str, Any]:
+    """Return the line of a manifest that says what the job has drawn.
+
+    A folder is the job's own once it was found empty, as those of flow are; a file only as it is.
+    """
+    from flowwarp.io.manifests import stamp
+
+    part = f"show {os.path.abspath(shown)}"  # noqa: PTH100 - resolves no links
+    return {"part": part, "status": "done", "stamp": None if shown.is_dir() else stamp(shown)}
+
+
+def _show(target: Path, job: Job, tally: Tally, manifest: Manifest) -> None:
     """Draw what was estimated: each clip at one scale, so that its frames can be compared."""
+    video = _is_video(target)
+    if not video:
+        _paths.make_folder(target)
+        manifest.append(_line_of(target))  # before, as it may be filled in several goes
     clips: dict[int, list[Path]] = {}
     for (number, _), path in sorted(tally.flows):
         clips.setdefault(number, []).append(path)
     for number, flows in clips.items():
         clip, _ = job.clips[number]
         try:
-            if target.suffix.lower() in VIDEOS and not target.is_dir():
+            if video:
                 show.write_sequence(flows, target, show.View(), _rate(clip))
+                manifest.append(_line_of(target))
                 continue
             view = show.View(max_flow=show.common_scale(flows))
             for path in flows:
@@ -480,6 +495,10 @@ def _show(target: Path, job: Job, tally: Tally) -> None:
             tally.failed.append(
                 {"input": [str(target)], "error": str(InputError(target, str(fault)))}
             )
+
+
+def _is_video(shown: Path) -> bool:
+    return shown.suffix.lower() in VIDEOS and not shown.is_dir()
 
 
 def _rate(clip: Clip) -> Fraction:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.cli import main
+from flowwarp.cli import main, show
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import lock
 from flowwarp.io.checkpoints import Card, save_weights
@@ -572,6 +572,62 @@ def test_shows_a_sequence_at_one_scale(flow):
     assert flow("in", "--show", "t.gif")[::2] == (
         4, ["flowwarp: t.gif: exists; use --overwrite to replace it"],
     )  # fmt: skip
+
+
+def test_what_was_put_in_the_place_of_the_colours_is_kept(flow):
+    save_frames("in", 3)
+    refused = (4, [], ["flowwarp: s.gif: exists; use --overwrite to replace it"])
+    assert flow("in", "--show", "s.gif")[0] == 0
+    for _ in range(2):
+        assert flow("in", "--show", "s.gif")[0] == 0  # what it has made itself, each time anew
+    Path("s.gif").write_text("mine")
+    assert flow("in", "--show", "s.gif") == refused
+    assert flow("in", "--show", "s.gif", "--dry-run") == refused
+    assert Path("s.gif").read_text() == "mine"
+    Path("s.gif").unlink()
+    assert flow("in", "--show", "s.gif")[0] == 0
+    Path("s.gif").unlink()
+    save_frames("s.gif", 1)  # a folder
+    assert flow("in", "--show", "s.gif")[::2] == (
+        4, ["flowwarp: s.gif: is not empty; use --overwrite to write into it"],
+    )  # fmt: skip
+    assert flow("in", "--show", "s.gif", "--overwrite")[0] == 0
+
+
+def test_colours_that_came_while_the_flow_was_estimated_are_kept(flow, monkeypatch):
+    """Nor are they the job's on going on: no line of its manifest says so."""
+    save_frames("in", 3)
+    estimate = bulk_flow.estimate_fields
+
+    def late(*arguments, **options):
+        Path("s.gif").write_text("mine")
+        return estimate(*arguments, **options)
+
+    monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+    for _ in range(2):
+        code, _, err = flow("in", "--show", "s.gif")
+        assert (code, err) == (4, ["flowwarp: s.gif: exists; use --overwrite to replace it"])
+        assert Path("s.gif").read_text() == "mine"
+    assert sorted(files("in_flow")) == ["frame8.flo", "frame9.flo"]
+
+
+def test_a_folder_of_colours_is_gone_on_with(flow, monkeypatch):
+    save_frames("in", 3)
+    draw = show.write_picture
+
+    def once(*arguments):
+        monkeypatch.setattr(show, "write_picture", stopped)
+        return draw(*arguments)
+
+    def stopped(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(show, "write_picture", once)
+    assert flow("in", "--show", "colours")[0] == 130
+    assert list(files("colours")) == ["frame8.png"]
+    monkeypatch.setattr(show, "write_picture", draw)
+    assert flow("in", "--show", "colours")[0] == 0
+    assert list(files("colours")) == ["frame8.png", "frame9.png"]
 
 
 def test_sizes_that_change_are_not_shown_in_a_video(flow):
