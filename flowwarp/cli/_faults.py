@@ -8,23 +8,22 @@ import os
 import re
 import signal
 import sys
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import IO, NoReturn
 
 import click
 
+from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE, handled
 from flowwarp.errors import FlowwarpError, InputError, SomeFailed
 
 OUR_BUG = 1
 BAD_OUTPUT = 4
 OUT_OF_MEMORY = 6
-INTERRUPTED = 128 + signal.SIGINT
+INTERRUPTED = 128 + INTERRUPT
 BROKEN_PIPE = 141  # 128 + SIGPIPE, which Windows does not know
-TERMINATED = 128 + signal.SIGTERM
 
 COMPLETION = "_FLOWWARP_COMPLETE"  # as click names it
 
@@ -46,8 +45,12 @@ _SMALLER = {
 }
 
 
-class _Terminated(BaseException):
-    """SIGTERM came: unwind, so that no half-written file stays."""
+class _Ended(BaseException):
+    """SIGTERM or SIGHUP came: unwind, so that no half-written file stays."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 def run(
@@ -56,13 +59,23 @@ def run(
     """Run a click command, called by ``name``, and exit the process.
 
     0 done · 1 our bug · 2 usage · 3 bad input · 4 output or disk · 5 some of many failed ·
-    6 out of memory · 7 training diverged · 8 locked by another process · 130 interrupted ·
-    141 nobody reads our output · 143 terminated.
+    6 out of memory · 7 training diverged · 8 locked by another process · 129 terminal closed ·
+    130 interrupted · 141 nobody reads our output · 143 terminated.
     """
     if arguments is None:  # of this process, not of one that calls us
         _open_streams()
-    with _terminable():
+    came: list[int] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        if number == HANG_UP:  # a shell that ends sends it, and so does the system
+            signal.signal(number, signal.SIG_IGN)
+        came.append(number)
+        raise _Ended(number)
+
+    with handled(end, TERMINATE, HANG_UP):
         code = _call(command, arguments, name)
+    if came and code:  # what a bar writes at its end, to a terminal that is gone, is a fault too
+        code = 128 + came[0]
     if arguments is None and code == INTERRUPTED:
         # Pressed once more, Ctrl-C would interrupt the interpreter's farewell with a traceback; a
         # handler would not do, as the interpreter drops it on its way and dies of the signal.
@@ -110,9 +123,9 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
     except (click.Abort, KeyboardInterrupt):
         _say("interrupted")
         return INTERRUPTED
-    except _Terminated:
-        _say("terminated")
-        return TERMINATED
+    except _Ended as ended:
+        _say("terminated" if ended.number == TERMINATE else "hung up")
+        return 128 + ended.number
     except BrokenPipeError:
         return BROKEN_PIPE
     except click.ClickException as fault:  # usage
@@ -146,23 +159,6 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
         _say("this is our bug: please report it with the lines above and what doctor prints")
         return OUR_BUG
     return result if isinstance(result, int) else 0
-
-
-@contextmanager
-def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exception; only the main thread can."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _mute(stream: IO[str]) -> None:

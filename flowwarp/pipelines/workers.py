@@ -20,6 +20,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar, final
 
+from flowwarp._signals import HANG_UP, INTERRUPT
 from flowwarp.errors import FlowwarpError, InputError
 
 T = TypeVar("T")
@@ -238,7 +239,7 @@ def _uninterrupted(method: str) -> Iterator[None]:
         return
     if method == "spawn":
         resource_tracker.ensure_running()  # else it is started in the block, and lets signals in
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
     finally:
@@ -276,7 +277,8 @@ def _serve(
     """Be a worker: until the pipe ends, answer each item with its result."""
     for other in copied:  # a pipe ends when nobody has its other end any more
         other.close()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and sends SIGTERM
+    for number in filter(None, (INTERRUPT, HANG_UP)):  # the parent gets it too, and sends SIGTERM
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     work = _try(prepare, number)
     while True:

@@ -260,7 +260,7 @@ def train(
 
     Raises:
         Diverged: the loss or a gradient is not finite; the last good state is saved.
-        Stopped: SIGINT or SIGTERM came; the step is finished and saved.
+        Stopped: SIGINT, SIGTERM or SIGHUP came; the step is finished and saved.
         Locked: another process trains this run.
         InputError: it cannot be resumed or shared like this, or the data is at fault.
         OutputError: the run cannot be written; the state before is intact.

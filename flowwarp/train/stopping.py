@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import final
 
+from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE, handled
 from flowwarp.errors import Stopped
 
 RESUME = "resume it with --resume auto"
@@ -68,16 +67,7 @@ class Stop:
 
 @contextlib.contextmanager
 def signals(folder: Path) -> Iterator[Stop]:
-    """Note SIGINT and SIGTERM rather than die of them; only the main thread can."""
+    """Note SIGINT, SIGTERM and SIGHUP rather than die of them, unless they are ignored."""
     stop = Stop(folder)
-    if threading.current_thread() is not threading.main_thread():
+    with handled(stop.handle, INTERRUPT, TERMINATE, HANG_UP):
         yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, stop.handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

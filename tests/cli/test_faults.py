@@ -176,7 +176,11 @@ run(command, [])
 
 @pytest.mark.parametrize(
     ("number", "code", "word"),
-    [(signal.SIGTERM, 143, "terminated"), (signal.SIGINT, 130, "interrupted")],
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        (signal.SIGINT, 130, "interrupted"),
+        (signal.SIGHUP, 129, "hung up"),
+    ],
 )
 def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
     process = subprocess.Popen(
@@ -194,6 +198,74 @@ def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, f"flowwarp: {word}\n")
     assert list(tmp_path.iterdir()) == []
+
+
+# One that gets the signals that it was started to ignore, and one more.
+STARTED = """
+import signal
+import click
+from flowwarp.cli._faults import run
+
+@click.command()
+def command():
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.raise_signal(number)
+        print("goes on")
+
+for number in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(number, signal.SIG_IGN)
+run(command, [])
+"""
+
+
+def test_what_it_was_started_to_ignore_it_ignores():
+    """As by nohup, or in the background of a shell."""
+    done = flowwarp(script=STARTED, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert (done.returncode, done.stdout, done.stderr) == (
+        143, "goes on\ngoes on\n", "flowwarp: terminated\n",
+    )  # fmt: skip
+
+
+# One whose terminal is closed while it shows how far it is; a shell then sends it the signal too.
+HUNG_UP = """
+import os, signal, time
+import click
+from flowwarp.cli._faults import run
+from flowwarp.cli._results import progress_bar
+from flowwarp.io._files import atomic_output
+
+@click.command()
+def command():
+    try:
+        with atomic_output("out.png"), progress_bar(range(9), "work") as bar:
+            for _ in bar:
+                open("writing", "w").close()
+                time.sleep(60)
+    finally:
+        os.kill(os.getpid(), signal.SIGHUP)
+        open("cleaned", "w").close()
+
+run(command, [])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals")
+def test_a_closed_terminal_leaves_no_half_written_file(tmp_path):
+    import pty
+
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(tmp_path)
+        os.execve(sys.executable, [sys.executable, "-c", HUNG_UP], environment)
+    limit = time.monotonic() + 30
+    while not (tmp_path / "writing").exists():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    time.sleep(0.05)  # now it sleeps
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 129
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cleaned", "writing"]
 
 
 # One that is interrupted a second time while it cleans up, and a third time as it ends.

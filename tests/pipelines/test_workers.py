@@ -170,9 +170,10 @@ def prepare(number):
     return str
 """
 INTERRUPTED = """
-import sys
+import signal, sys
 import slow
 from flowwarp.pipelines.workers import run_processes
+signal.signal(signal.SIGHUP, signal.default_int_handler)
 try:
     list(run_processes(slow.prepare, range(9), 2))
 except KeyboardInterrupt:
@@ -181,8 +182,9 @@ except KeyboardInterrupt:
 
 
 @posix
-def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path):
-    """A terminal sends Ctrl-C to them, too."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, number):
+    """A terminal sends Ctrl-C to them, too, and says to them that it is closed."""
     (tmp_path / "slow.py").write_text(SLOW)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     parent = subprocess.Popen(
@@ -194,7 +196,7 @@ def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path):
         start_new_session=True,
     )
     assert parent.stdout.readline() == "begun\n"
-    os.killpg(parent.pid, signal.SIGINT)
+    os.killpg(parent.pid, number)
     _, said = parent.communicate(timeout=60)
     assert said == ""
     assert parent.returncode == 130

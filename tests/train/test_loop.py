@@ -588,7 +588,19 @@ def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
     assert prepared == [1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_is_ignored_is_none(tiny, tmp_path, number):
+    """By nohup, or in the background of a shell."""
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        task = replace(tiny.make(), prepare=lambda: signal.raise_signal(number))
+        run(task, tiny.config(steps=2), tmp_path)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_preparations_at_once(tiny, tmp_path, number):
     reached = []
 

@@ -46,7 +46,7 @@ def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path):
     assert OutputError.exit_code == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path, number):
     """The second one, after a second, does not wait for the step to end and be saved."""
     config = tiny.config(steps=6, save_every=2)
