@@ -203,6 +203,8 @@ def command(
         pictures = [] if folder is None else [folder / name for name in PICTURES]
         _tell_plan(counts, columns, pictures, as_json)
         return
+    if folder is not None:
+        _paths.make_folder(folder)  # now, as measuring can take an hour
     results: dict[str, dict[str, Table]] = {part: {} for part in wanted}
     confusions: dict[str, Any] = {}
     for column in columns:
@@ -217,7 +219,6 @@ def command(
         for part, tables in results.items():
             click.echo(f"{_format(part, counts[part], tables)}\n")
     if folder is not None:
-        _paths.make_folder(folder)
         for path in _draw(job, folder, training_seed, training_clips, overwrite=overwrite):
             click.echo(str(path), err=True) if as_json else _paths.print_path(path)
 

@@ -1,8 +1,10 @@
 """``eval-video`` through the real command line, with networks that learned nothing."""
 
 import dataclasses
+import errno
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +14,8 @@ from flowwarp.data import sprites
 from flowwarp.data.labels import JUDGED, label_values
 from flowwarp.data.sprites import Layers, bundled_layers
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
-from flowwarp.errors import InputError
-from flowwarp.io import checkpoints
+from flowwarp.errors import InputError, OutputError
+from flowwarp.io import checkpoints, images
 from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weights
 from flowwarp.io.images import read_image
 from flowwarp.metrics.perceptual import LPIPS
@@ -205,6 +207,31 @@ def test_a_picture_that_came_meanwhile_is_not_replaced(evaluate, tmp_path, monke
     assert (code, out.split()) == (4, drawn)
     assert err.endswith(f"flowwarp: {late}: exists; use --overwrite to replace it\n")
     assert late.read_text() == "mine"
+
+
+def test_pictures_that_cannot_be_written_cost_no_measurements(evaluate, tmp_path, monkeypatch):
+    monkeypatch.setattr(eval_video, "SHOWN", 1)
+
+    def full(path, picture):
+        raise OutputError(path, "no space left on device")
+
+    monkeypatch.setattr(images, "write_image", full)
+    code, out, err = evaluate("--part", "dvae", "--no-held-out", "--json", "-o", tmp_path)
+    assert code == 4
+    assert err.endswith(f"flowwarp: {tmp_path}/prompts.png: no space left on device\n")
+    assert json.loads(out)["parts"]["dvae"]["seen"]
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_anything_is_measured(
+    evaluate, tmp_path, monkeypatch
+):
+    def full(path, **_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    folder = tmp_path / "report"
+    code, out, err = evaluate("--part", "dvae", "--no-held-out", "-o", folder)
+    assert (code, out, err) == (4, "", f"flowwarp: {folder}: no space left on device\n")
 
 
 def test_pictures_alone_need_no_judge(evaluate, tmp_path, monkeypatch):
