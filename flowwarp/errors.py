@@ -7,6 +7,8 @@ The codes follow the table in the README: 3 bad input, 4 output or disk, 5 some 
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +47,13 @@ class InputError(FlowwarpError, ValueError):
 def missing_extra(library: str, extra: str) -> InputError:
     """Return what to raise where a library of one of the package's extras cannot be imported."""
     return InputError(library, "cannot be imported", f"pip install 'flowwarp[{extra}]'")
+
+
+def none_started(kind: str, fault: OSError) -> InputError:
+    """Return what to raise where the system starts no other process, or no other thread."""
+    reason = os.strerror(fault.errno or errno.EAGAIN).lower()
+    remedy = "allow more of them, or use fewer (--workers, or OMP_NUM_THREADS)"
+    return InputError(kind, f"no other can be started ({reason})", remedy)
 
 
 class OutputError(FlowwarpError, OSError):

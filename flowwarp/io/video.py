@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from torch import Tensor
 
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, OutputError, none_started
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
     MAX_FRAME_PIXELS,
@@ -213,6 +213,8 @@ def write_video(
     with atomic_output(path) as temporary:
         try:
             return _encode(temporary, kind, first, pictures, rate, aspect)
+        except av.BlockingIOError as fault:  # of a thread, no fault of the video
+            raise none_started("thread", fault) from fault
         except av.FFmpegError as fault:
             raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
 
@@ -302,6 +304,8 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
         while True:
             try:
                 frame = next(frames, None)
+            except av.BlockingIOError as fault:  # of a thread, no fault of the video
+                raise none_started("thread", fault) from fault
             except av.FFmpegError as fault:
                 raise InputError(path, f"breaks off after {count} frames") from fault
             if frame is None:

@@ -21,7 +21,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar, final
 
 from flowwarp._signals import HANG_UP, INTERRUPT
-from flowwarp.errors import FlowwarpError, InputError
+from flowwarp.errors import FlowwarpError, InputError, none_started
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -250,9 +250,7 @@ def _refusal(fault: OSError) -> InputError | MemoryError:
     """Say why no process could be started."""
     if fault.errno == errno.ENOMEM:
         return MemoryError("for another process")
-    reason = os.strerror(fault.errno or errno.EAGAIN).lower()
-    remedy = "allow more of them, or use fewer (--workers, or OMP_NUM_THREADS)"
-    return InputError("process", f"no other can be started ({reason})", remedy)
+    return none_started("process", fault)
 
 
 def _describe_death(code: int) -> InputError:

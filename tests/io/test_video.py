@@ -1,3 +1,5 @@
+import errno
+import os
 import struct
 from fractions import Fraction
 from types import SimpleNamespace
@@ -347,6 +349,25 @@ def test_folder_whose_pictures_differ(tmp_path):
     frames, problem = until_it_breaks(tmp_path)
     assert len(frames) == 1
     assert "frame 2 is 5x2, the first was 4x2" in problem
+
+
+NO_THREAD = "^thread: no other can be started .resource temporarily unavailable.; allow more"
+
+
+def without_threads(*arguments):
+    raise av.BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+
+def test_a_thread_that_cannot_be_started_is_no_fault_of_the_video(tmp_path, monkeypatch):
+    frames = [torch.zeros(3, 16, 16)] * 2
+    write_video(tmp_path / "a.mp4", frames)
+    monkeypatch.setattr(video, "_encode", without_threads)
+    monkeypatch.setattr(video, "_whole_frames", lambda *_: map(without_threads, [0]))
+    with pytest.raises(InputError, match=NO_THREAD):
+        write_video(tmp_path / "b.mp4", frames)
+    with pytest.raises(InputError, match=NO_THREAD):
+        list(read_video(tmp_path / "a.mp4"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp", ""])
