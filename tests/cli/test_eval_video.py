@@ -256,7 +256,7 @@ def test_the_clips_that_were_learned_from_are_searched(
     tensors, about = load_tensors(video_weights["gpt"])
     weights, seeds = tmp_path / "gpt.safetensors", []
     save_tensors(weights, tensors, about if noted is None else about | {"seed": noted})
-    monkeypatch.setattr(eval_video, "_draw", lambda *given: seeds.append(given[2]) or [])
+    monkeypatch.setattr(eval_video, "_draw", lambda *given, **_: seeds.append(given[2]) or [])
     arguments = ("--part", "pictures", "-o", tmp_path / "report", "--gpt", weights)
     code, out, err = evaluate(*arguments, *given)
     assert (code, out, err) == (0, "", "")
