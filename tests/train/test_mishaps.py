@@ -24,7 +24,6 @@ from flowwarp.train.mishaps import (
 )
 from flowwarp.train.small_tasks import OTHERWISE, TRAINERS, small_config, small_task
 
-
 SLOW = {("flow", "bf16"), ("upsampler", "bf16")}  # on a processor that has no bf16
 
 
