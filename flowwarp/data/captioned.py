@@ -166,8 +166,9 @@ def load_captioned(
 
         write_store(folder, fill)
     store = CaptionedStore(folder, frames, stride)
+    told = set(skipped)
     for fault in store.skipped:
-        if fault not in skipped:  # it was told when the folder was filled
+        if fault not in told:  # it was when the folder was filled
             _LOG.warning("skipped %s", fault)
     return store
 

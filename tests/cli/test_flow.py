@@ -95,18 +95,27 @@ def flows(folder, *numbers):
     return [f"{folder}/frame{number}.flo" for number in numbers]
 
 
+@pytest.fixture
+def put_meanwhile(monkeypatch):
+    """Return what has somebody else write a file while flow is estimated."""
+    estimate = bulk_flow.estimate_fields
+
+    def put(name):
+        def late(*arguments, **options):
+            Path(name).write_text("mine")
+            return estimate(*arguments, **options)
+
+        monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+
+    return put
+
+
 # ------------------------------------------------------------------ a pair
 
 
-def test_what_came_while_a_pair_was_estimated_is_not_replaced(flow, monkeypatch):
+def test_what_came_while_a_pair_was_estimated_is_not_replaced(flow, put_meanwhile):
     save_frames(".", 2)
-    estimate = bulk_flow.estimate_fields
-
-    def late(*arguments, **options):
-        Path("s.png").write_text("mine")
-        return estimate(*arguments, **options)
-
-    monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+    put_meanwhile("s.png")
     given = ["frame8.png", "frame9.png", "-o", "x.flo", "--show", "s.png"]
     line = "flowwarp: s.png: exists; use --overwrite to replace it"
     assert flow(*given) == (4, [], [line])
@@ -594,16 +603,10 @@ def test_what_was_put_in_the_place_of_the_colours_is_kept(flow):
     assert flow("in", "--show", "s.gif", "--overwrite")[0] == 0
 
 
-def test_colours_that_came_while_the_flow_was_estimated_are_kept(flow, monkeypatch):
+def test_colours_that_came_while_the_flow_was_estimated_are_kept(flow, put_meanwhile):
     """Nor are they the job's on going on: no line of its manifest says so."""
     save_frames("in", 3)
-    estimate = bulk_flow.estimate_fields
-
-    def late(*arguments, **options):
-        Path("s.gif").write_text("mine")
-        return estimate(*arguments, **options)
-
-    monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+    put_meanwhile("s.gif")
     for _ in range(2):
         code, _, err = flow("in", "--show", "s.gif")
         assert (code, err) == (4, ["flowwarp: s.gif: exists; use --overwrite to replace it"])
