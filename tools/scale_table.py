@@ -6,10 +6,11 @@ Takes some minutes of a core that is free.
 
 Presets are measured here: one thread takes the steps of the real trainers, with the preset's
 optimiser, on the world of digits (that of flow on a photo), and the time is the median of that of
-the processor, so that other work on the machine counts little. Larger
-transformers are counted on paper: FLOPs of their step by torch's own counter, on tensors without
-memory, and hours from the assumptions named below the table. FLOPs are those of all products of a
-step, forward and backward, a multiplication and an addition being two.
+the processor, so that other work on the machine counts little. As in training, those of bf16 are
+taken in fp32 where the processor has no instructions for it. Larger transformers are counted on
+paper: FLOPs of their step by torch's own counter, on tensors without memory, and hours from the
+assumptions named below the table. FLOPs are those of all products of a step, forward and backward,
+a multiplication and an addition being two.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from flowwarp.data.synthesis import load_photos
 from flowwarp.data.tokens import AXES, PATCH
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.train import captioner, dvae, flow, gpt, loop, upsampler
 from flowwarp.train.kept import keep_clips
 from flowwarp.train.optimizers import Optimizer
@@ -163,10 +165,11 @@ def measure(task: loop.Task, config: loop.LoopConfig, preset: str, rounds: int) 
         weight_decay=config.weight_decay,
     )  # fmt: skip
     parameters = list(optimizer.named.values())
+    half = config.precision == "bf16" and _has_bf16()
 
     def step() -> None:
         optimizer.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
             losses = task.loss(task.model, batch, config.steps - 1)
         torch.autograd.backward(losses["loss"].mean())
         nn.utils.clip_grad_norm_(parameters, config.clip)
@@ -252,8 +255,9 @@ def page(measured: list[Row], counted: list[Row]) -> str:
     rates = [row.flops / row.seconds / 1e9 for row in measured]
     return "\n".join(
         [
-            f"Measured, one thread of {_processor()}, torch {torch.__version__}, seconds of the "
-            "processor:",
+            f"Measured, one thread of {_processor()}, torch {torch.__version__}, "
+            f"{'bf16 where a preset says so' if _has_bf16() else 'fp32'}, "
+            "seconds of the processor:",
             "",
             table(measured),
             "",
@@ -270,6 +274,10 @@ def page(measured: list[Row], counted: list[Row]) -> str:
             "at best.",
         ]
     )
+
+
+def _has_bf16() -> bool:
+    return fast_dtype(torch.device("cpu")) == torch.bfloat16
 
 
 def _processor() -> str:
