@@ -39,7 +39,6 @@ from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, halve, upsample_clip
-from flowwarp.ops.filters import forward_differences
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import enlarged_motion
@@ -630,7 +629,7 @@ def _ssim(video: Tensor, target: Tensor) -> float:
 
 
 def _gradient_error(video: Tensor, target: Tensor) -> float:
-    dx, dy = forward_differences(video - target)
+    dx, dy = ((video - target).diff(dim=dim) for dim in (-1, -2))
     return float((dx.abs().mean() + dy.abs().mean()) / 2)
 
 

@@ -105,7 +105,9 @@ def main() -> None:
 EXPLANATION = """\
 Mean endpoint error in pixels (KITTI: outliers, Fl-all %), the number of pairs in brackets. The
 pairs are samples of research sets (Middlebury, MPI-Sintel, FlyingChairs, KITTI, a stereo pair) that
-nothing was trained on; two settings were chosen by them (docs/flow.md). `dis` is OpenCV's DIS,
+nothing was trained on, too few to compare with what is published of the whole sets: those of
+MPI-Sintel are three of one scene of small motion (alley_1), each clean and final. Two settings were
+chosen by them (docs/flow.md). `dis` is OpenCV's DIS,
 medium; `dis-fine` the same with finest scale 0 and patch stride 1; `farneback` OpenCV's, with the
 parameters of its tutorial but five levels in place of three. Time is for 640 x 480, one direction,
 except `fast`, which gives both in it, with its quartiles over pairs and rounds; the methods take

@@ -1,7 +1,7 @@
 """Measure interpolation: every second frame of real clips is left out and made again.
 
 Usage: python tools/bench/interpolation.py CLIP... [--frames 12] [--threads 2] [--quality best]
-    [--weights base|FILE|none] [--write]
+    [--weights base|FILE|none] [--learned CLIP]... [--write]
 
 A clip's figure is the mean PSNR of the 8-bit RGB frames that were left out: for the average of
 their neighbours; for flow by OpenCV's DIS (medium preset) as it is often used, both neighbours read
@@ -11,7 +11,8 @@ can know which of two moments a doubled frame shows: a step that changes less th
 what the steps beside it change (in squared error) is taken for one. Nor does a frame count whose
 neighbours show two scenes: which one it belongs to cannot be known either, and a mixture of both,
 though never far off in PSNR, is no frame. --keep-all measures both too. Where the neighbours are
-equal, all methods are exact, and the frame is left out of the mean.
+equal, all methods are exact, and the frame is left out of the mean. Clips that the network learned
+from (--learned; by its card) have a mean of their own.
 Seconds are the median for one new frame, flow included; all methods take turns at each frame, and
 see the first one beforehand. DIS's solver and the grey pictures it reads are made before the clock
 starts. The last line of the output is JSON; --write renews the section in BENCHMARKS.md.
@@ -50,8 +51,9 @@ EXPLANATION = """\
 PSNR in dB of frames that were left out and made again. `average` is
 the mean of the neighbours, `DIS, half-way` reads both half-way along OpenCV's DIS flow (medium) and
 averages; the others are our interpolation, with flow by DIS or by a quality of ours. Frames that
-repeat the one before, and those between two scenes, {count}.
+repeat the one before, and those between two scenes, {count}.{learned}
 """
+LEARNED = " The network learned from clips with a *."
 
 # Two (3, H, W) to a call that makes the frame in the middle, and is timed.
 Method = Callable[[Tensor, Tensor], Callable[[], Tensor]]
@@ -194,16 +196,36 @@ def measure(clip: str, methods: Mapping[str, Method], most: int, keep: bool) -> 
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]], means: Mapping[str, float]) -> str:
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return the mean of each method, of clips that nothing learned from and of the others."""
+    known = [row for row in rows if row["frames"]]
+    parted = {
+        "mean": [row for row in known if not row["learned"]],
+        "mean of *": [row for row in known if row["learned"]],
+    }
+    return {
+        name: {
+            method: statistics.mean(row["psnr"][method] for row in part)
+            for method in part[0]["psnr"]
+        }
+        for name, part in parted.items()
+        if part
+    }
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [
-        f"| clip | size | frames | {' | '.join(means)} |",
-        f"| --- | --- | ---: |{' ---: |' * len(means)}",
+        f"| clip | size | frames | {' | '.join(rows[0]['psnr'])} |",
+        f"| --- | --- | ---: |{' ---: |' * len(rows[0]['psnr'])}",
     ]
     for row in rows:
         figures = " | ".join(f"{value:.2f}" for value in row["psnr"].values())
-        lines.append(f"| {row['clip']} | {row['size']} | {row['frames']} | {figures} |")
-    figures = " | ".join(f"{value:.2f}" for value in means.values())
-    return "\n".join([*lines, f"| mean | | | {figures} |"])
+        name = row["clip"] + " *" * row["learned"]
+        lines.append(f"| {name} | {row['size']} | {row['frames']} | {figures} |")
+    for name, means in _means(rows).items():
+        figures = " | ".join(f"{value:.2f}" for value in means.values())
+        lines.append(f"| {name} | | | {figures} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -213,6 +235,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads (default 1)")
     parser.add_argument("--quality", action="append", choices=QUALITIES, help="default: all")
     parser.add_argument("--weights", default="base", help="none: the fit without a network")
+    parser.add_argument(
+        "--learned", action="append", default=[], metavar="CLIP", help="the network learned from it"
+    )
     parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
     parser.add_argument("--keep-all", action="store_true", help="doubled frames and cuts too")
     arguments = parser.parse_args()
@@ -234,6 +259,7 @@ def main() -> None:
     rows = []
     for clip in arguments.clips:
         row = measure(clip, methods, arguments.frames, arguments.keep_all)
+        row["learned"] = row["clip"] in arguments.learned
         rows.append(row)
         figures = "".join(f"{value:14.2f}" for value in row["psnr"].values())
         times = "".join(f"{value:14.3f}" for value in list(row["seconds"].values())[1:])
@@ -242,9 +268,10 @@ def main() -> None:
             f"{figures}          {times}",
             flush=True,
         )
+    means = _means(rows)
+    for name, values in means.items():
+        print(f"{name:62}" + "".join(f"{value:14.2f}" for value in values.values()))
     known = [row["psnr"] for row in rows if row["frames"]]
-    means = {name: statistics.mean(row[name] for row in known) for name in methods}
-    print(f"{'mean':62}" + "".join(f"{value:14.2f}" for value in means.values()))
     above = {name: sum(row[name] > row["average"] for row in known) for name in methods}
     print(f"{f'above average, of {len(known)}':62}" + "".join(f"{n:14}" for n in above.values()))
     if arguments.write:
@@ -252,8 +279,11 @@ def main() -> None:
         if Path(arguments.weights).suffix:
             places["weights"] = "--weights FILE"
         command = _page.command("interpolation", _page.options(arguments, places))
-        made, table = _page.made_by(command, environment), _table(rows, means)
-        words = EXPLANATION.format(count="count too" if arguments.keep_all else "do not count")
+        made, table = _page.made_by(command, environment), _table(rows)
+        words = EXPLANATION.format(
+            count="count too" if arguments.keep_all else "do not count",
+            learned=LEARNED if arguments.learned else "",
+        )
         _page.replace_section(TITLE, f"\n{made}\n\n{words}\n{table}\n")
     print(
         json.dumps(
