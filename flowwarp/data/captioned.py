@@ -39,7 +39,7 @@ from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
 from flowwarp.io.video import read_video
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1  # of the cache; part of its key
+_VERSION = 2  # of the cache; part of its key
 _VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
 _TABLE = "captions.csv"
 _OTHER = {".csv", ".tar", ".txt"}  # what else lies in such folders

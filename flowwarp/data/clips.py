@@ -47,7 +47,7 @@ from flowwarp.io.images import read_image
 from flowwarp.io.video import read_video, video_info
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 1  # of the cache; part of its key
+_VERSION = 2  # of the cache; part of its key
 _LISTS = frozenset({".txt", ".lst"})
 _LARGEST_LIST = 2**28  # bytes
 _ABANDONED = 24 * 3600  # s; what a killed run left behind is removed after that

@@ -46,6 +46,9 @@ _CONTAINERS = (
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
+# Swscale's flags of exact sums, of colour brought to full width, and of bicubic enlargement: what
+# it does by default rounds down, so that a video would be darker each time it is read and written.
+_EXACT = 0x40000 | 0x2000 | 0x4
 _LIMITED = 1  # luma from 16 to 235, which every player expects
 _LONGEST_PIXEL = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
 _MOST_TIMED = 3000  # packets whose times are read: two minutes, of large frames some 100 MB
@@ -498,8 +501,8 @@ def _places(container: Any, stream: Any) -> dict[int, int]:
     """Return the time of the packet at each position of an AVI file, if that has an index."""
     if container.format.name != "avi":
         return {}
-    entries = getattr(stream, "index_entries", None) or ()  # PyAV 14 has none
-    return {entry.pos + 8: entry.timestamp for entry in entries}  # after the chunk's header
+    # A position is that after the chunk's header.
+    return {entry.pos + 8: entry.timestamp for entry in stream.index_entries}
 
 
 def _promised(container: Any, stream: Any) -> Fraction:
@@ -524,9 +527,9 @@ def _lacks_end(container: Any, path: str | Path) -> bool:
 def _length(frame: Any, stream: Any) -> Fraction:
     """Return for how many seconds a frame is shown: the last one may be held, a pause at the end.
 
-    Some containers do not state it, nor does PyAV 14; then the rate does.
+    Some containers do not state it; then the rate does.
     """
-    return Fraction(max(getattr(frame, "duration", 0) * stream.time_base, 1 / _rate(stream)))
+    return Fraction(max(frame.duration * stream.time_base, 1 / _rate(stream)))
 
 
 def _rate(stream: Any) -> Fraction:
@@ -582,7 +585,7 @@ def _webp_rate(path: str | Path) -> Fraction:
 
 
 def _to_tensor(frame: Any) -> Tensor:
-    pixels = frame.to_ndarray(format="rgb24")
+    pixels = frame.to_ndarray(format="rgb24", interpolation=_EXACT)
     return _from_pixels(np.rot90(pixels, _quarter_turns(frame)))
 
 
@@ -667,40 +670,52 @@ def _encode(
             stream = container.add_stream("libwebp_anim", rate, options={"quality": "90"})
             stream.pix_fmt = "bgra"  # libwebp does its own conversion, to the matrix it wants
         stream.width, stream.height = width, height
-        palette = _palette_graph(width, height, rate) if kind == ".gif" else None
+        graph = _graph(kind, width, height, rate)
         count = 0
         for pixels in chain([first], rest):
             padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
             frame = av.VideoFrame.from_ndarray(np.pad(pixels, padding, "edge"), "rgb24")
             frame.pts, frame.time_base = count, 1 / rate
-            if kind in _H264:
-                frame = frame.reformat(
-                    format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED
-                )
-            elif palette is not None:
-                palette.push(frame)
-                frame = palette.pull()
-            else:
-                frame = frame.reformat(format="bgra")
-            container.mux(stream.encode(frame))
+            graph.push(frame)
+            container.mux(stream.encode(graph.pull()))
             count += 1
         container.mux(stream.encode(None))
     return count
 
 
-def _palette_graph(width: int, height: int, rate: Fraction) -> Any:
-    """Build a filter that finds the best 256 colours of each frame by itself."""
+def _graph(kind: str, width: int, height: int, rate: Fraction) -> Any:
+    """Build what makes of RGB what a format holds."""
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate
     )
-    split, sink = graph.add("split"), graph.add("buffersink")
+    if kind == ".gif":
+        made = _best_palettes(graph, source)
+    elif kind in _H264:
+        # Where nothing is said of it, colour lies at the left of the pixels that share it.
+        made = graph.add(
+            "scale",
+            "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left"
+            ":flags=bicubic+accurate_rnd+full_chroma_inp",
+        )
+        source.link_to(made)
+    else:
+        made = source
+    form = graph.add("format", {".gif": "pal8", ".webp": "bgra"}.get(kind, "yuv420p"))
+    sink = graph.add("buffersink")
+    made.link_to(form)
+    form.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _best_palettes(graph: Any, source: Any) -> Any:
+    """Add what finds the best 256 colours of each frame by itself."""
+    split = graph.add("split")
     palette = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
     use = graph.add("paletteuse", "new=1")
     source.link_to(split)
     split.link_to(use, 0, 0)
     split.link_to(palette, 1, 0)
     palette.link_to(use, 0, 1)
-    use.link_to(sink)
-    graph.configure()
-    return graph
+    return use

@@ -105,6 +105,36 @@ def test_colours_come_back(tmp_path, colour, extension):
     assert (got - frame).abs().max() * 255 <= 3.5
 
 
+@pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv"])
+def test_a_video_read_and_written_anew_gets_no_darker(tmp_path, extension):
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(3, 8, 12, generator=generator)
+    frame = colours.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    got = frame
+    for number in range(3):
+        write_video(tmp_path / f"{number}{extension}", [got])
+        (got,) = read_video(tmp_path / f"{number}{extension}")
+    assert ((got - frame).mean((1, 2)) * 255).abs().max() < 0.5
+
+
+@pytest.mark.parametrize("colour", [0, 1, 2])
+def test_colour_stays_where_it_is(tmp_path, colour):
+    """Of H.264 colour has half the size; by how far it is shifted against luma is a convention."""
+    x, y = torch.arange(64.0), torch.arange(48.0)[:, None]
+    frame = torch.zeros(3, 48, 64)
+    frame[colour] = torch.exp(-((x - 30.3).square() + (y - 20.6).square()) / 32)
+    write_video(tmp_path / "a.mp4", [frame])
+    (got,) = read_video(tmp_path / "a.mp4")
+    spot = got[colour] * (frame[colour] > 0.1)
+    assert (spot * x).sum() / spot.sum() == pytest.approx(30.3, abs=0.08)
+    assert (spot * y).sum() / spot.sum() == pytest.approx(20.6, abs=0.08)
+    if colour == 0:  # players take what two pixels share for the left one's
+        with av.open(str(tmp_path / "a.mp4")) as container:
+            planes = next(container.decode(video=0)).to_ndarray()
+        red = (planes[60:].reshape(24, 32) - 128.0).clip(0)  # V, after luma and U
+        assert 2 * (red.sum(0) * np.arange(32)).sum() / red.sum() == pytest.approx(30.3, abs=0.1)
+
+
 @pytest.mark.parametrize("extension", [".gif", ".webp"])
 def test_animated_pictures_never_end(tmp_path, extension):
     write_video(tmp_path / f"a{extension}", clip(4))
