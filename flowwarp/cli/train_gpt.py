@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +26,8 @@ from flowwarp.cli._training import (
 )
 
 if TYPE_CHECKING:
-    from flowwarp.data.sources import Motion
-    from flowwarp.data.world import Clip
-    from flowwarp.models.dvae import DVAE
-    from flowwarp.pipelines.captions import MediaCaptioner
-    from flowwarp.train.gpt import GPTDataConfig, GPTMaterial
+    from flowwarp.train.gpt import GPTDataConfig
     from flowwarp.train.loop import LoopConfig
-    from flowwarp.train.tokenized import TokenStore
 
 
 @click.command()
@@ -76,11 +70,11 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import TEXT, load_gpt
-    from flowwarp.pipelines.sketches import check_kinds, kinds
+    from flowwarp.pipelines.sketches import check_kinds, eye_print, kinds
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
-    from flowwarp.train.tokenized import grid_media
+    from flowwarp.train.tokenized import grid_media, tokenize_clips
 
     trained = load_gpt(given.start) if given.start else None
     first = trained.net if trained else None
@@ -89,7 +83,6 @@ def command(
     )
     if trained and first:
         trained = replace(trained, net=first)
-    training: LoopConfig = configs["loop"]
     place = own_device(given.device)
     vae = load_dvae(dvae, place)
     eye = None
@@ -109,79 +102,31 @@ def command(
     )
     configs["model"] = replace(configs["model"], kinds=0 if eye is None else kinds(eye))
     with checked_settings():
-        about = configs["data"]
+        about: GPTDataConfig = configs["data"]
         media = grid_media(vae, about.size, about.frames, eye)
         gpt.check_media(about, configs["losses"], [TEXT, *(medium.name for medium in media)])
     if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     with checked_settings():
-        material = _prepare_material(
+        training: LoopConfig = configs["loop"]
+        half = training.precision == "bf16"
+        tell = tell_every("turning clips into tokens")
+        tokens, checks = keep_splits(
             data,
-            vae,
-            configs["data"],
+            about.size,
+            about.frames,
             training.seed,
+            (about.clips, about.checked),
+            lambda draw, key, count: tokenize_clips(
+                draw, vae, media, key, count, captioner=eye, half=half, progress=tell
+            ),
             layers=layers,
             photos=photos,
             flow=flow,
             motion=motion,
-            half=training.precision == "bf16",
-            captioner=eye,
         )
+        material = gpt.GPTMaterial(tokens, checks, media, None if eye is None else eye_print(eye))
         begun = begun_weights(given)
         words = load_gpt(begun).vocabulary if begun else None
         task = gpt.gpt_task(material, configs, vae, start=trained, vocabulary=words)
     train(task, configs, sources, given)
-
-
-def _prepare_material(
-    data: str,
-    vae: DVAE,
-    wanted: GPTDataConfig,
-    seed: int,
-    *,
-    layers: str | None,
-    photos: str | None,
-    flow: str | None,
-    motion: Motion | None,
-    half: bool,
-    captioner: MediaCaptioner | None,
-) -> GPTMaterial:
-    """Turn clips into codes, once for all runs that learn from the same.
-
-    Args:
-        data: sprites, digits, or a folder of captioned videos.
-        vae: makes the codes.
-        wanted: how many clips, and of what shape.
-        seed: the series of those to train on.
-        layers: of sprites.
-        photos: that sprites stand before.
-        flow: names what ``motion`` hangs on.
-        motion: finds the motion of a folder's videos.
-        half: whether bf16 is good enough.
-        captioner: makes sketches of clips; without it there are none.
-    """
-    from flowwarp.pipelines.sketches import eye_print
-    from flowwarp.train.gpt import GPTMaterial
-    from flowwarp.train.tokenized import grid_media, tokenize_clips
-
-    media = grid_media(vae, wanted.size, wanted.frames, captioner)
-
-    def prepare(draw: Callable[[int], Clip], key: str, count: int) -> TokenStore:
-        tell = tell_every("turning clips into tokens")
-        return tokenize_clips(
-            draw, vae, media, key, count, captioner=captioner, half=half, progress=tell
-        )
-
-    training, checks = keep_splits(
-        data,
-        wanted.size,
-        wanted.frames,
-        seed,
-        (wanted.clips, wanted.checked),
-        prepare,
-        layers=layers,
-        photos=photos,
-        flow=flow,
-        motion=motion,
-    )
-    return GPTMaterial(training, checks, media, None if captioner is None else eye_print(captioner))
