@@ -37,6 +37,7 @@ from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
 from flowwarp.io.video import read_video
+from flowwarp.tensors import check_whole
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 2  # of the cache; part of its key
@@ -73,12 +74,10 @@ class CaptionedStore:
     Args:
         folder: made by :func:`load_captioned`.
         frames: of a window.
-        stride: from one frame of a window to the next.
     """
 
-    def __init__(self, folder: Path, frames: int, stride: int = 1) -> None:
-        self._arguments = folder, frames, stride
-        self._store = PairStore(folder, frames, stride)
+    def __init__(self, folder: Path, frames: int) -> None:
+        self._store = PairStore(folder, frames)
         about = json.loads((folder / "about.json").read_text("utf-8"))
         self._captions: list[str] = about["captions"]
         self.skipped: tuple[str, ...] = self._store.skipped
@@ -86,7 +85,7 @@ class CaptionedStore:
     @property
     def key(self) -> str:
         """What changes with the files, their captions, and the size of frames."""
-        return self._arguments[0].name
+        return self._store.folder.name
 
     def name(self, index: int) -> str:
         """Return which video a window comes from."""
@@ -103,8 +102,8 @@ class CaptionedStore:
         video = torch.stack(self._store[index])
         return CaptionedClip(video, self._captions[self.row(index)])
 
-    def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int, int]]:
-        return CaptionedStore, self._arguments
+    def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int]]:
+        return CaptionedStore, (self._store.folder, self._store.frames)
 
 
 @dataclass(frozen=True)
@@ -127,7 +126,6 @@ def load_captioned(
     size: int = 64,
     frames: int = 16,
     *,
-    stride: int = 1,
     cache: str | Path | None = None,
     max_bytes: int = 32 * 2**30,
     progress: Callable[[int, int], None] | None = None,
@@ -141,7 +139,6 @@ def load_captioned(
         source: a folder (the layouts are in the module's text), or a tar file.
         size: of the frames.
         frames: of a window.
-        stride: from one frame of a window to the next.
         cache: where to keep the frames; see :func:`flowwarp.data.clips.prepare_pairs`.
         max_bytes: how large this data may become on disk.
         progress: called with (videos done, videos in all).
@@ -151,21 +148,18 @@ def load_captioned(
             is left.
         OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
     """
-    if size < 1 or frames < 1 or stride < 1:
-        raise ValueError(
-            f"size, frames and stride must be at least 1, got {size}, {frames}, {stride}"
-        )
+    check_whole(size, "size", 1)
+    check_whole(frames, "frames", 1)
     skipped: list[str] = []
     items = _list(source, skipped)
-    reach = (frames - 1) * stride + 1
-    folder = store_folder(cache) / f"captioned-{_key(items, size, reach)}"
+    folder = store_folder(cache) / f"captioned-{_key(items, size, frames)}"
     if not is_whole(folder):
 
         def fill(file: BinaryIO) -> Index:
-            return _fill(file, items, size, reach, max_bytes, skipped, progress)
+            return _fill(file, items, size, frames, max_bytes, skipped, progress)
 
         write_store(folder, fill)
-    store = CaptionedStore(folder, frames, stride)
+    store = CaptionedStore(folder, frames)
     told = set(skipped)
     for fault in store.skipped:
         if fault not in told:  # it was when the folder was filled
@@ -173,8 +167,8 @@ def load_captioned(
     return store
 
 
-def _key(items: list[_Item], size: int, reach: int) -> str:
-    digest = hashlib.sha256(repr((_VERSION, size, reach)).encode())
+def _key(items: list[_Item], size: int, frames: int) -> str:
+    digest = hashlib.sha256(repr((_VERSION, size, frames)).encode())
     for item in items:
         status = item.file.stat()
         state = (item.member, item.caption, status.st_mtime_ns, status.st_size)
@@ -186,7 +180,7 @@ def _fill(
     file: BinaryIO,
     items: list[_Item],
     size: int,
-    reach: int,
+    frames: int,
     max_bytes: int,
     skipped: list[str],
     progress: Callable[[int, int], None] | None,
@@ -208,10 +202,10 @@ def _fill(
                         )
         except InputError as fault:  # what came before the damage is of use
             _skip(f"{item.name}: {_cause(fault)}" if item.member else str(fault), skipped)
-        if len(places) - first >= reach:
+        if len(places) - first >= frames:
             runs.append((first, len(places), number))
         elif len(places) > first:
-            _skip(f"{item.name}: has {len(places) - first} frames, not {reach}", skipped)
+            _skip(f"{item.name}: has {len(places) - first} frames, not {frames}", skipped)
             file.seek(places[first][0])
             file.truncate()
             del places[first:]

@@ -45,6 +45,7 @@ from flowwarp.io._files import (
 )
 from flowwarp.io.images import read_image
 from flowwarp.io.video import read_video, video_info
+from flowwarp.tensors import check_whole
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 2  # of the cache; part of its key
@@ -74,32 +75,29 @@ class PairStore:
     Args:
         folder: a folder made by :func:`prepare_pairs`.
         frames: frames in a window.
-        stride: from one frame of a window to the next.
 
     Raises:
         InputError: the folder is not whole.
     """
 
-    def __init__(self, folder: Path, frames: int = 2, stride: int = 1) -> None:
-        if frames < 1 or stride < 1:
-            raise ValueError(f"frames and stride must be at least 1, got {frames} and {stride}")
-        self.folder, self.frames, self.stride = folder, frames, stride
+    def __init__(self, folder: Path, frames: int = 2) -> None:
+        check_whole(frames, "frames", 1)
+        self.folder, self.frames = folder, frames
         use(folder)
         self._places, runs, about = _read_index(folder)
         self._pixels = np.memmap(folder / "frames.bin", np.uint8, "r")
         self.skipped: tuple[str, ...] = tuple(about["skipped"])
         self._clips: tuple[str, ...] = tuple(about["clips"])
-        # A run (start, stop, clip) of n frames holds n - reach windows.
-        reach = (frames - 1) * stride
-        counts = np.maximum(runs[:, 1] - runs[:, 0] - reach, 0)
+        # A run (start, stop, clip) of n frames holds n - (frames - 1) windows.
+        counts = np.maximum(runs[:, 1] - runs[:, 0] - (frames - 1), 0)
         self._firsts = np.concatenate(
             [np.arange(n) + start for start, n in zip(runs[:, 0], counts, strict=True)]
         ).astype(np.int64)
         self._sources = np.repeat(runs[:, 2], counts)
 
-    def windows(self, frames: int, stride: int = 1) -> PairStore:
+    def windows(self, frames: int) -> PairStore:
         """Return the same footage as windows of ``frames`` frames: 3 gives triplets."""
-        return PairStore(self.folder, frames, stride)
+        return PairStore(self.folder, frames)
 
     def clip(self, index: int) -> str:
         """Return which clip a pair comes from: the name of a folder, a video or a first frame."""
@@ -114,11 +112,11 @@ class PairStore:
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         first = self._firsts[index]
-        return tuple(self._frame(first + self.stride * k) for k in range(self.frames))
+        return tuple(self._frame(first + k) for k in range(self.frames))
 
-    def __reduce__(self) -> tuple[type[PairStore], tuple[Path, int, int]]:
+    def __reduce__(self) -> tuple[type[PairStore], tuple[Path, int]]:
         # Pickled by name: a memory map would be copied whole.
-        return PairStore, (self.folder, self.frames, self.stride)
+        return PairStore, (self.folder, self.frames)
 
     def _frame(self, number: int) -> Tensor:
         offset, height, width = self._places[number]
