@@ -30,9 +30,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data._resizing import resized_bytes
 from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_store
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
@@ -234,12 +234,7 @@ def middle_square(frame: Tensor, size: int) -> Tensor:
     height, width = frame.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    part = frame[None, :, top : top + side, left : left + side]
-    if side != size:
-        part = F.interpolate(
-            part, (size, size), mode="bilinear", align_corners=False, antialias=True
-        )
-    return part[0].mul(255).round_().clamp_(0, 255).byte()
+    return resized_bytes(frame[:, top : top + side, left : left + side], (size, size))
 
 
 def _skip(fault: str, skipped: list[str]) -> None:

@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp._bundled import cache_folder
+from flowwarp.data._resizing import shrink, shrunk_size
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._cache import make_room, making, use
 from flowwarp.io._files import (
@@ -491,7 +492,7 @@ def _expected_size(clip: Clip, longest: int) -> int:
             frames = len(clip.files)
     except (InputError, OSError):  # it will be skipped, or said then
         return 0
-    return frames * 3 * math.prod(_shrunk(height, width, longest))
+    return frames * 3 * math.prod(shrunk_size(height, width, longest))
 
 
 def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
@@ -499,13 +500,13 @@ def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | Non
     if clip.kind == "video":
         try:
             for frame in read_video(clip.files[0]):
-                yield _shrink(frame, longest)
+                yield shrink(frame, longest)
         except InputError as fault:
             _skip(fault, skipped)
         return
     for file in clip.files:
         try:
-            yield _shrink(read_image(file), longest)
+            yield shrink(read_image(file), longest)
         except InputError as fault:
             _skip(fault, skipped)
             yield None
@@ -514,23 +515,6 @@ def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | Non
 def _skip(fault: InputError, skipped: list[str]) -> None:
     _LOG.warning("skipped %s", fault)
     skipped.append(str(fault))
-
-
-def _shrink(image: Tensor, longest: int) -> Tensor:
-    height, width = image.shape[-2:]
-    size = _shrunk(height, width, longest)
-    if size != (height, width):
-        image = F.interpolate(
-            image[None], size, mode="bilinear", align_corners=False, antialias=True
-        )[0]
-    return image.mul(255).round_().clamp_(0, 255).byte()
-
-
-def _shrunk(height: int, width: int, longest: int) -> tuple[int, int]:
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return height, width
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _select(

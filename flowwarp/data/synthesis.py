@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data._resizing import shrink
 from flowwarp.data._sampling import sample
 from flowwarp.errors import InputError
 from flowwarp.io.images import list_frames, read_image
@@ -76,15 +77,9 @@ def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
     photos = []
     for path in find_photos(Path(folder)):
         try:
-            photo = read_image(path)[None]
+            photos.append(shrink(read_image(path), longest))
         except InputError as fault:
             _LOG.warning("skipped %s", fault)
-            continue
-        scale = longest / max(photo.shape[-2:])
-        if scale < 1:
-            size = [max(1, round(side * scale)) for side in photo.shape[-2:]]
-            photo = F.interpolate(photo, size, mode="bilinear", antialias=True, align_corners=False)
-        photos.append(photo[0].mul(255).round_().clamp_(0, 255).byte())
     if not photos:
         raise InputError(folder, "holds no picture that can be read")
     return photos
