@@ -9,12 +9,6 @@ import numpy as np
 
 from flowwarp.data.cast import Attributes, choose
 
-# What prompt_for always names where there is any.
-MENTIONED = (
-    *("body", "skin", "hair", "hair_color", "hat", "beard", "torso", "torso_color"),
-    *("legs", "legs_color", "cape", "weapon", "action", "direction"),
-)
-
 # How often a caption names each thing that there is; and how often it calls people by what they do,
 # puts the colour of hair before them, and says of a camera that it stands still.
 _SHARES = {
@@ -113,7 +107,10 @@ _ALSO = {"plate armor": "armor", "pants": "trousers"}  # other words for the sam
 
 
 def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
-    """Write a caption that names all of ``MENTIONED``, the ground, and a camera that moves.
+    """Write a caption that names all there is but what is on the feet.
+
+    Of each actor these are body, skin, hair, hat, beard, torso and legs, cape, weapon, action and
+    direction, with the colours of hair and clothes; then the ground, and a camera that moves.
 
     Args:
         attributes: of a clip.

@@ -16,14 +16,12 @@ from flowwarp.tensors import check_flow, check_image, check_pixels, check_same_g
 FINE = 0.25  # cycles a pixel: what a frame of half the size cannot hold
 
 
-def warping_error(
-    video: Tensor, flow_21: Tensor, visible: Tensor | None = None, *, rooted: bool = True
-) -> Tensor:
+def warping_error(video: Tensor, flow_21: Tensor, visible: Tensor | None = None) -> Tensor:
     """Return how far frames are from the frames before them, warped: E_warp.
 
     The mean over visible pixels and channels of the squared difference (Lai et al., "Learning Blind
-    Video Temporal Consistency", ECCV 2018, equation 6), over all frames of a clip together, and by
-    default its root, which has the unit of the colours. Frames are warped bicubically; that, and
+    Video Temporal Consistency", ECCV 2018, equation 6), over all frames of a clip together, and of
+    that the root, which has the unit of the colours. Frames are warped bicubically; that, and
     real change, leaves the truth a figure above 0 too.
 
     Args:
@@ -32,7 +30,6 @@ def warping_error(
         visible: (B, T - 1, 1, H, W) bool, which pixels to compare: those that the frame before
             shows and whose flow is right. Others, and flow that is not finite or leads outside,
             never count. Default: all.
-        rooted: False for the mean square itself.
 
     Returns:
         (B,); NaN where no pixel counts.
@@ -64,8 +61,7 @@ def warping_error(
     error = torch.where(counts, (now - warped).float().square().mean(1, keepdim=True), 0)
     shape = (*flow_21.shape[:2], *error.shape[1:])
     total, pixels = (each.reshape(shape).flatten(1).sum(1) for each in (error, counts))
-    mean = total / pixels
-    return mean.sqrt() if rooted else mean
+    return (total / pixels).sqrt()
 
 
 def fine_energy(image: Tensor) -> Tensor:

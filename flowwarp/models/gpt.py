@@ -62,7 +62,6 @@ from flowwarp.tensors import check_choice, check_whole
 AXES = 4  # of a place: line, t, y, x
 NEAR = 7  # earlier tokens that may be the same
 PATCH = 8  # tokens that the blocks see as one
-NOTHING = 0  # the id that fills up a patch; nobody is asked to foretell it
 # Axes are short: 16 cells, 64 words. Wavelengths run from 6 to some hundred of them.
 LONGEST = 100.0
 # Of hashes: large odd numbers.

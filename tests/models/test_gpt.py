@@ -10,7 +10,6 @@ from flowwarp.data import tokens
 from flowwarp.models.gpt import (
     GPT,
     NEAR,
-    NOTHING,
     PATCH,
     TINY,
     Decoder,
@@ -122,7 +121,7 @@ def test_a_hidden_patch_is_not_seen():
 
 
 def test_data_and_network_mean_the_same_patch():
-    assert (tokens.PATCH, tokens.NOTHING, len(tokens.STEPS)) == (PATCH, NOTHING, NEAR)
+    assert (tokens.PATCH, len(tokens.STEPS)) == (PATCH, NEAR)
 
 
 @torch.no_grad()
@@ -345,7 +344,7 @@ def test_the_gradient_of_the_norm():
 
 def test_logits_begin_at_zero():
     ids, places = sequences()
-    ids[:, -1] = NOTHING
+    ids[:, -1] = tokens.NOTHING
     kinds = [torch.arange(1, 20), torch.arange(25, 50)]
     nats = GPT(GPTConfig(**SIZES)).nats(ids, places, kinds)
     later = ids[:, PATCH:]
