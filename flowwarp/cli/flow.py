@@ -23,7 +23,7 @@ from flowwarp.errors import InputError, OutputError
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from flowwarp.data.clips import Clip
+    from flowwarp.data.clips import Footage
     from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.bulk_flow import Job, Outcome
@@ -501,7 +501,7 @@ def _is_video(shown: Path) -> bool:
     return shown.suffix.lower() in VIDEOS and not shown.is_dir()
 
 
-def _rate(clip: Clip) -> Fraction:
+def _rate(clip: Footage) -> Fraction:
     from flowwarp.io.video import DEFAULT_FPS, video_info
 
     if clip.kind == "video":

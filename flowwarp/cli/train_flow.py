@@ -23,7 +23,7 @@ from flowwarp.cli._training import (
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from flowwarp.data.clips import Clip
+    from flowwarp.data.clips import Footage
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
 
 _JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at Sintel's size
@@ -102,7 +102,7 @@ def command(
     with checked_settings():
         flow.check_sizes(configs["model"], wanted, configs["losses"])
         check_loop(configs["loop"], "flownet", muon=False)
-    clips: list[Clip] = []
+    clips: list[Footage] = []
     if recipe:
         layout = load_recipe(recipe)
         clips = [clip for root in data for clip in footage_of(layout, root)]

@@ -144,7 +144,7 @@ def _read_index(folder: Path) -> tuple[NDArray[Any], NDArray[Any], dict[str, Any
 
 
 def prepare_pairs(
-    sources: Sequence[str | Path | Clip],
+    sources: Sequence[str | Path | Footage],
     *,
     longest: int = 640,
     still: float = 0.01,
@@ -203,7 +203,7 @@ def prepare_pairs(
 
 
 @dataclass(frozen=True)
-class Clip:
+class Footage:
     """Files that belong together: the frames of a clip, one video, or a pair taken as it is."""
 
     kind: Literal["frames", "video", "pair"]
@@ -215,7 +215,7 @@ class Clip:
         return str(self.files[0].parent if self.kind == "frames" else self.files[0])
 
 
-def list_clips(sources: Sequence[str | Path | Clip]) -> list[Clip]:
+def list_clips(sources: Sequence[str | Path | Footage]) -> list[Footage]:
     """Return what :func:`find_clips` finds.
 
     Raises:
@@ -228,7 +228,7 @@ def list_clips(sources: Sequence[str | Path | Clip]) -> list[Clip]:
     return clips
 
 
-def find_clips(sources: Sequence[str | Path | Clip]) -> Iterator[Clip]:
+def find_clips(sources: Sequence[str | Path | Footage]) -> Iterator[Footage]:
     """Find what :func:`prepare_pairs` would read, without a look into the pictures.
 
     Raises:
@@ -237,7 +237,7 @@ def find_clips(sources: Sequence[str | Path | Clip]) -> Iterator[Clip]:
     pictures: list[Path] = []  # given one by one, a clip together
     seen: set[Path] = set()
     for given in sources:
-        if isinstance(given, Clip):
+        if isinstance(given, Footage):
             yield given
             continue
         source = Path(given)
@@ -252,13 +252,13 @@ def find_clips(sources: Sequence[str | Path | Clip]) -> Iterator[Clip]:
             if kind in IMAGE_EXTENSIONS:
                 pictures.append(source)
             else:
-                yield Clip("video", (source,))
+                yield Footage("video", (source,))
     if pictures:
         yield _of_pictures(pictures)
 
 
-def _of_pictures(pictures: Sequence[Path]) -> Clip:
-    return Clip("video" if _may_move(pictures) else "frames", tuple(pictures))
+def _of_pictures(pictures: Sequence[Path]) -> Footage:
+    return Footage("video" if _may_move(pictures) else "frames", tuple(pictures))
 
 
 def _may_move(pictures: Sequence[Path]) -> bool:
@@ -266,12 +266,12 @@ def _may_move(pictures: Sequence[Path]) -> bool:
     return [path.suffix.lower() for path in pictures] == [".webp"]
 
 
-def _walk(top: Path, seen: set[Path]) -> Iterator[Clip]:
+def _walk(top: Path, seen: set[Path]) -> Iterator[Footage]:
     for folder in walk_folders(top, seen):
         frames = list_folder(folder, IMAGE_EXTENSIONS)
         if len(frames) > 1 or _may_move(frames):
             yield _of_pictures(frames)
-        yield from (Clip("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
+        yield from (Footage("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
 
 
 def walk_folders(folder: Path, seen: set[Path]) -> Iterator[Path]:
@@ -305,7 +305,7 @@ def _is_run(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("config.toml", "metrics.jsonl"))
 
 
-def _read_list(path: Path) -> Iterator[Clip]:
+def _read_list(path: Path) -> Iterator[Footage]:
     with open_input(path) as (file, size):
         if size > _LARGEST_LIST:
             raise InputError(path, f"has {size} bytes", "split it into several lists")
@@ -326,10 +326,10 @@ def _read_list(path: Path) -> Iterator[Clip]:
                 path, f"line {number} holds {len(names)} names, not 2", "quote those with spaces"
             )
         if names:
-            yield Clip("pair", tuple(path.parent / name for name in names))
+            yield Footage("pair", tuple(path.parent / name for name in names))
 
 
-def _key(clips: Sequence[Clip], longest: int, still: float) -> str:
+def _key(clips: Sequence[Footage], longest: int, still: float) -> str:
     """Hash what the cache depends on: names, times and sizes of all files, and the options."""
     digest = hashlib.sha256(repr((_VERSION, longest, still)).encode())
     for clip in clips:
@@ -360,7 +360,7 @@ def store_folder(cache: str | Path | None) -> Path:
 
 
 def _prepare(
-    clips: Sequence[Clip],
+    clips: Sequence[Footage],
     target: Path,
     longest: int,
     still: float,
@@ -463,7 +463,7 @@ def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
     _LOG.info("%d frames, %.0f MB, in %s", len(places), size / 1e6, target)
 
 
-def _check_size(clips: Sequence[Clip], root: Path, longest: int, max_bytes: int) -> None:
+def _check_size(clips: Sequence[Footage], root: Path, longest: int, max_bytes: int) -> None:
     """Refuse what would not fit before it is decoded, so far as files say how large they are.
 
     Raises:
@@ -476,7 +476,7 @@ def _check_size(clips: Sequence[Clip], root: Path, longest: int, max_bytes: int)
     check_room(root, size, "lower longest (train-flow: --set longest=...)")
 
 
-def _expected_size(clip: Clip, longest: int) -> int:
+def _expected_size(clip: Footage, longest: int) -> int:
     """Return how many bytes a clip's frames take; 0 where that is not known cheaply."""
     first = clip.files[0]
     try:
@@ -495,7 +495,7 @@ def _expected_size(clip: Clip, longest: int) -> int:
     return frames * 3 * math.prod(shrunk_size(height, width, longest))
 
 
-def _read(clip: Clip, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
+def _read(clip: Footage, longest: int, skipped: list[str]) -> Iterator[Tensor | None]:
     """Yield a clip's frames as uint8, None where one cannot be read."""
     if clip.kind == "video":
         try:
@@ -566,7 +566,7 @@ def _write_runs(
         yield start, len(places)
 
 
-def _check_found(clips: Sequence[Clip], skipped: Sequence[str], runs: int) -> None:
+def _check_found(clips: Sequence[Footage], skipped: Sequence[str], runs: int) -> None:
     if runs:
         return
     where = clips[0].name if len(clips) == 1 else f"{clips[0].name} and {len(clips) - 1} more"

@@ -41,7 +41,7 @@ from typing import Any
 from torch import Tensor
 
 from flowwarp._bundled import bundled
-from flowwarp.data.clips import Clip, find_clips, walk_folders
+from flowwarp.data.clips import Footage, find_clips, walk_folders
 from flowwarp.errors import InputError
 from flowwarp.io._files import (
     FLOW_EXTENSIONS,
@@ -230,7 +230,7 @@ def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
     return pairs
 
 
-def footage_of(recipe: Recipe, root: str | Path) -> list[Clip]:
+def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
     """List what a data set has to learn from without flow, as clips for ``prepare_pairs``.
 
     Raises:
@@ -238,7 +238,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Clip]:
     """
     root = Path(root)
     _check_folder(root)
-    found: list[Clip] = []
+    found: list[Footage] = []
     for pattern in recipe.footage:
         if _FIELD.search(pattern):
             found += _scenes(root, pattern)
@@ -246,7 +246,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Clip]:
             # Beside them may lie a licence, or what a file manager leaves behind.
             paths = _glob(root, pattern)
             found += [
-                Clip("video", (path,))
+                Footage("video", (path,))
                 for path in paths
                 if path.is_file() and _extension(path) in VIDEO_EXTENSIONS
             ]
@@ -386,7 +386,7 @@ def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:
             raise InputError(pair.frame1, f"{other.name} is there, too, for one pair", "keep one")
 
 
-def _scenes(root: Path, pattern: str) -> Iterator[Clip]:
+def _scenes(root: Path, pattern: str) -> Iterator[Footage]:
     """Group the pictures that a pattern matches by all its fields but the number.
 
     Where numbers leave some out that others do not, another clip begins: what lies between two
@@ -402,7 +402,7 @@ def _scenes(root: Path, pattern: str) -> Iterator[Clip]:
         starts = [k for k, step in enumerate(steps, 1) if step > usual]
         for start, stop in itertools.pairwise([0, *starts, len(frames)]):
             if stop - start > 1:
-                yield Clip("frames", tuple(path for _, path in frames[start:stop]))
+                yield Footage("frames", tuple(path for _, path in frames[start:stop]))
 
 
 def _clip_of(found: dict[str, str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp.data.clips import Clip, find_clips
+from flowwarp.data.clips import Footage, find_clips
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output
 from flowwarp.io.flow_files import encode_flow
@@ -199,7 +199,7 @@ class Job:
     """
 
     sources: tuple[str, ...]
-    clips: Sequence[tuple[Clip, str]]
+    clips: Sequence[tuple[Footage, str]]
     folder: Path
     quality: Quality
     weights: str
@@ -239,7 +239,7 @@ class Job:
         }
 
 
-def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
+def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
     """Find clips, and name a folder for the results of each; ``""`` is the job's own.
 
     The results of a folder mirror what is in it. Where there are several sources, each has a
@@ -250,7 +250,7 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
         OutputError: two pairs would have one name.
     """
     if is_video_alone(sources):
-        return [(Clip("video", (sources[0],)), "")]
+        return [(Footage("video", (sources[0],)), "")]
     found = [
         (source, clip)
         for source in dict.fromkeys(sources)
@@ -261,7 +261,7 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Clip, str]]:
     several = len({source for source, _ in found}) + bool(pictures) > 1
     placed = [(clip, _name(source, clip, several)) for source, clip in found]
     if pictures:
-        placed.append((Clip("frames", pictures), ""))
+        placed.append((Footage("frames", pictures), ""))
     if not placed:
         raise InputError(", ".join(map(str, sources)), "holds neither frames nor videos")
     # clip.mp4 beside clip.avi, or beside a folder clip
@@ -284,7 +284,7 @@ def is_video_alone(sources: Sequence[Path]) -> bool:
     return len(sources) == 1 and sources[0].suffix.lower() == ".webp" and sources[0].is_file()
 
 
-def check_clip(clip: Clip) -> None:
+def check_clip(clip: Footage) -> None:
     """Refuse a clip of which nothing can come.
 
     Raises:
@@ -295,7 +295,7 @@ def check_clip(clip: Clip) -> None:
         raise InputError(clip.files[0], "is a single frame", "flow needs two")
 
 
-def count_pairs(clips: Sequence[tuple[Clip, str]]) -> int | None:
+def count_pairs(clips: Sequence[tuple[Footage, str]]) -> int | None:
     """Return how many pairs there are, as far as headers say; None if one does not."""
     total = 0
     for clip, _ in clips:
@@ -321,7 +321,7 @@ def find_pairs(job: Job, shard: Shard | None = None) -> Iterator[Pair | Outcome]
                 yield found
 
 
-def _picture_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pair]:
+def _picture_pairs(job: Job, number: int, clip: Footage, name: str) -> Iterator[Pair]:
     for index, frames in enumerate(pairwise(clip.files)):
         key = _join(name, frames[0].stem)
         yield Pair(
@@ -334,7 +334,7 @@ def _picture_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pai
         )
 
 
-def _video_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pair | Outcome]:
+def _video_pairs(job: Job, number: int, clip: Footage, name: str) -> Iterator[Pair | Outcome]:
     path = clip.files[0]
     stamps = [stamp(path)]
 
@@ -368,7 +368,7 @@ def _video_pairs(job: Job, number: int, clip: Clip, name: str) -> Iterator[Pair 
         yield failed(max(count - 1, 0), fault)
 
 
-def _name(source: Path, clip: Clip, several: bool) -> str:
+def _name(source: Path, clip: Footage, several: bool) -> str:
     """Name the folder of a clip that was found in a source."""
     first = clip.files[0]
     if clip.kind == "pair" or first == source:
@@ -386,7 +386,7 @@ def _join(*parts: str) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _check_names(placed: Sequence[tuple[Clip, str]]) -> None:
+def _check_names(placed: Sequence[tuple[Footage, str]]) -> None:
     named: dict[str, Path] = {}
     for clip, name in placed:
         video = clip.kind == "video"
