@@ -41,6 +41,7 @@ def test_trains_resumes_and_writes_weights(weights, tmp_path, capsys):
     tensors, card = load_weights(result["weights"], "upsampler")
     assert card.config["residual"] == TINY.residual
     fill(Upsampler(TINY), tensors, "weights")
+    assert card.config["widths"] == list(TINY.widths)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     judged = [line for line in lines if line["split"] == "val"][-1]
     assert {"loss", "psnr_held", "psnr_free", "psnr_bicubic", "fine_held"} <= set(judged)

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from flowwarp.data.world import Clip
-from flowwarp.errors import Stopped
-from flowwarp.io.checkpoints import fill, load_weights
 from flowwarp.models import dvae, flownet
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
@@ -26,7 +24,7 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.clip_motion import steady_clip_motion
-from flowwarp.train import loop, numbering
+from flowwarp.train import numbering
 from flowwarp.train.upsampler import (
     Codec,
     ConditionConfig,
@@ -473,36 +471,6 @@ def configs(**changes):
 def test_presets_are_of_one_kind():
     for name in ("tiny", "small", "base"):
         assert list(presets(name)) == ["loop", "model", "data", "condition"]
-
-
-def test_resumes_exactly(tmp_path, monkeypatch):
-    setting = configs()
-
-    def run(folder, **options):
-        return loop.train(
-            upsampler_task(source, CODEC, setting), setting["loop"], folder, **options
-        )
-
-    whole = run(tmp_path / "whole")
-    draws = itertools.count()
-
-    def interrupted(*arguments):
-        if next(draws) == 2 * 2 + 6:  # the third step's, after 4 of validation and 4 decodes
-            raise Stopped("run", 15, "")
-        return source(*arguments)
-
-    task = upsampler_task(interrupted, CODEC, setting)
-    with pytest.raises(Stopped):
-        loop.train(task, setting["loop"], tmp_path / "parts")
-    parts = run(tmp_path / "parts", resume="auto")
-    assert parts.step == whole.step == 6
-    a, b = (load_weights(result.weights, "upsampler") for result in (whole, parts))
-    assert a[0].keys() == b[0].keys()
-    assert all(torch.equal(a[0][name], b[0][name]) for name in a[0])
-    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "parts")]
-    assert metrics[0] == metrics[1]
-    fill(Upsampler(TINY), a[0], "weights")
-    assert a[1].config["widths"] == list(TINY.widths)
 
 
 @pytest.mark.parametrize("norm", ["group", "none"])
