@@ -105,15 +105,6 @@ def test_the_kind_of_a_place_is_the_nearest():
         make().sketch(video)
 
 
-@pytest.mark.parametrize("norm", ["group", "none"])
-@torch.no_grad()
-def test_a_clip_is_described_by_itself(norm):
-    net, (video, ids) = make(norm=norm), example()
-    together = net(video, ids)
-    alone = torch.cat([net(video[k : k + 1], ids[k : k + 1]) for k in range(3)])
-    assert torch.allclose(together, alone, atol=1e-5)
-
-
 @pytest.mark.parametrize("shape", [(1, 2, 3, 16, 16), (1, 5, 3, 16, 8), (1, 5, 1, 16, 16)])
 def test_refuses_other_shapes(shape):
     with pytest.raises(ValueError, match="video must be"):

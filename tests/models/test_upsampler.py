@@ -191,19 +191,6 @@ def test_any_even_size(size):
     assert out.isfinite().all()
 
 
-@pytest.mark.parametrize("norm", ["group", "none"])
-def test_an_example_does_not_hang_on_its_batch(norm):
-    net = network(UpsamplerConfig(widths=(32, 48), blocks=(1, 1), embedding=32, norm=norm))
-    arguments = (
-        randn(3, 3, 32, 32), rand(3), rand(3, 3, 16, 16), rand(3, 3, 32, 32, seed=1),
-        rand(3, 1, 32, 32, seed=2) > 0.5,
-    )  # fmt: skip
-    together = net(*arguments)
-    for row in range(3):
-        alone = net(*(argument[row : row + 1] for argument in arguments))
-        torch.testing.assert_close(alone, together[row : row + 1], atol=1e-5, rtol=1e-5)
-
-
 def test_what_is_not_visible_does_not_matter_in_the_least():
     net = network()
     noisy, time, decode = randn(1, 3, 32, 32), rand(1), rand(1, 3, 16, 16)

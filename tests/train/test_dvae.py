@@ -69,16 +69,12 @@ def test_warp_loss_is_what_reconstructions_and_originals_differ_by():
     assert warp_loss(original[:, :1], batch["flow"][:, :0], batch["known"][:, :0]).sum() == 0
 
 
-def test_terms_of_an_example_do_not_depend_on_its_batch():
+def test_the_loss_is_a_weighted_sum_of_terms_of_each_example():
     torch.manual_seed(0)
     net = DVAE(settings()["model"])
     batch = draw_examples(square, 0, range(3), DVAEDataConfig(SIZE, FRAMES), 4)
-    losses = DVAELossConfig()
-    terms = dvae_losses(net, batch, 0.1, losses)
-    alone = dvae_losses(net, {k: v[1:2] for k, v in batch.items()}, 0.1, losses)
-    for name, value in terms.items():
-        assert value.shape == (3,)
-        assert torch.allclose(value[1:2], alone[name], rtol=1e-4, atol=1e-6), name
+    terms = dvae_losses(net, batch, 0.1, DVAELossConfig())
+    assert all(value.shape == (3,) for value in terms.values())
     weighed = terms["color"] + 0.5 * terms["gradient"] + 0.25 * terms["warp"]
     assert torch.allclose(terms["loss"], weighed + 0.01 * terms["penalty"])
 

@@ -373,18 +373,6 @@ def test_the_network_is_told_the_frame_before_warped():
     assert float(off.std()) == pytest.approx(0.1, abs=0.01)
 
 
-def test_an_example_s_loss_does_not_hang_on_its_batch():
-    """Though some examples are rolled out and others are not."""
-    net, settings = network(), ConditionConfig(own_share=0.5, own_from=0.0)
-    batch = draw_batch(source, CODEC, 0, range(4), DATA, settings)
-    batch["dice"] = torch.tensor([0.1, 0.9, 0.2, 0.8])
-    together = upsampler_losses(net, batch, 0.5, settings)["loss"]
-    for row in range(4):
-        one = {name: tensor[row : row + 1] for name, tensor in batch.items()}
-        alone = upsampler_losses(net, one, 0.5, settings)["loss"]
-        torch.testing.assert_close(alone, together[row : row + 1], rtol=1e-4, atol=1e-5)
-
-
 def test_own_frames_come_in_when_their_time_has_come():
     net, settings = network(), ConditionConfig(own_share=0.5, own_from=0.3)
     batch = draw_batch(source, CODEC, 0, range(2), CLEAR, settings)
