@@ -1,13 +1,9 @@
 """What tests of several folders share: a cache, small networks that make video, a small disk."""
 
 import dataclasses
-import functools
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
@@ -25,22 +21,6 @@ from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train.tokenized import grid_media
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]
-
-
-@pytest.fixture(scope="session")
-def load_tool():
-    """Return what imports a script of tools/ by its name."""
-
-    @functools.cache
-    def load(name):
-        path = Path(__file__).parents[1] / "tools" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(name, path)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # where a dataclass looks for its module
-        spec.loader.exec_module(module)
-        return module
-
-    return load
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,7 @@
 """What benchmarks write: sections of a page, each with its machine, one beside another."""
 
 import argparse
+import importlib
 import re
 import sys
 import types
@@ -13,12 +14,12 @@ BENCH = Path(__file__).parents[1] / "tools" / "bench"
 
 
 @pytest.fixture
-def bench(load_tool, monkeypatch, tmp_path):
+def bench(monkeypatch, tmp_path):
     """Return what loads a benchmark, in a folder with a page."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.chdir(tmp_path)
     Path("BENCHMARKS.md").write_text("# Benchmarks\n\n## interpolation\n\nas it was\n", "utf-8")
-    return lambda name: load_tool(f"bench/{name}")
+    return importlib.import_module
 
 
 def result(native, threads=1, cpu="A", ms=3.0, ratio=1.5, spread=1.0):

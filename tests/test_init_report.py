@@ -2,17 +2,14 @@
 
 import sys
 
+import batch_norm_leak as leak
+import init_report
 import pytest
 import torch
 from torch import nn
 
 
-@pytest.fixture(scope="module")
-def report(load_tool):
-    return load_tool("init_report")
-
-
-def test_a_network_by_hand(report):
+def test_a_network_by_hand():
     """Signals 1 and 3, then as they are, then doubled: gradients are doubled on the way back."""
 
     class Double(nn.LeakyReLU):
@@ -21,7 +18,7 @@ def test_a_network_by_hand(report):
 
     net = nn.Sequential(nn.LeakyReLU(), Double(), Double())
     x = torch.tensor([[1.0, 3.0]], requires_grad=True)
-    points = report.look(net, lambda net: net(x))
+    points = init_report.look(net, lambda net: net(x))
     assert [point.mean for point in points] == [2, 4, 8]
     assert [point.variance for point in points] == [2, 8, 32]
     gradients = [point.gradient_variance for point in points]
@@ -31,12 +28,12 @@ def test_a_network_by_hand(report):
 
 @pytest.mark.parametrize("norm", ["first", "none"])
 @pytest.mark.parametrize("model", ["gpt", "upsampler"])
-def test_depth_changes_neither_signal_nor_gradient(report, model, norm):
-    build, run, norms = report.MODELS[model]
+def test_depth_changes_neither_signal_nor_gradient(model, norm):
+    build, run, norms = init_report.MODELS[model]
     found = []
     for factor in (1, 2):
         torch.manual_seed(0)
-        found.append(report.look(build(norms[0] if norm == "first" else norm, factor), run))
+        found.append(init_report.look(build(norms[0] if norm == "first" else norm, factor), run))
     for points in found:
         assert min(point.variance for point in points) > 0.4  # each of two sources has a half
         assert max(point.variance for point in points) < 2.8  # e
@@ -48,13 +45,13 @@ def test_depth_changes_neither_signal_nor_gradient(report, model, norm):
 
 
 @pytest.mark.parametrize("model", ["captioner", "classifier"])
-def test_depth_changes_nothing_before_places_are_joined(report, model):
-    build, run, norms = report.MODELS[model]
+def test_depth_changes_nothing_before_places_are_joined(model):
+    build, run, norms = init_report.MODELS[model]
     for norm in norms:
         found = []
         for factor in (1, 4):
             torch.manual_seed(0)
-            found.append(report.look(build(norm, factor), run)[:-1])
+            found.append(init_report.look(build(norm, factor), run)[:-1])
         assert len(found[1]) == 4 * len(found[0])
         for points in found:
             assert min(point.variance for point in points) > 0.9
@@ -62,16 +59,15 @@ def test_depth_changes_nothing_before_places_are_joined(report, model):
             assert max(point.gradient_variance for point in points) < 2
 
 
-def test_a_norm_that_a_network_has_not(report, monkeypatch, capsys):
+def test_a_norm_that_a_network_has_not(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["init_report.py", "flow", "--norm", "group"])
     with pytest.raises(SystemExit) as stop:
-        report.main()
+        init_report.main()
     assert stop.value.code == 2
     assert "flow can have norm none" in capsys.readouterr().err
 
 
-def test_only_batch_norm_leaks(load_tool):
-    leak = load_tool("batch_norm_leak")
+def test_only_batch_norm_leaks():
     images = torch.rand(40, 3, leak.SIZE, leak.SIZE, generator=torch.Generator().manual_seed(0))
     for norm in leak.NORMS:
         torch.manual_seed(0)

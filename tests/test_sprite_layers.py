@@ -6,8 +6,10 @@ import shutil
 import sys
 from pathlib import Path
 
+import make_sprites
 import numpy as np
 import pytest
+import sprite_layers
 from PIL import Image
 
 from flowwarp.data.sprites import load_layers
@@ -16,15 +18,10 @@ ROOT = Path(__file__).parents[1]
 SMALL = ROOT / "datasets" / "sprites"
 
 
-@pytest.fixture(scope="module")
-def tool(load_tool):
-    return load_tool("sprite_layers")
-
-
 @pytest.fixture
-def run(tool, monkeypatch, tmp_path):
+def run(monkeypatch, tmp_path):
     """Run it on those sheets of the small set that were not recoloured."""
-    table = json.loads(tool.INDEX.read_text("utf-8"))
+    table = json.loads(sprite_layers.INDEX.read_text("utf-8"))
     small = {
         layer["file"] for layer in json.loads((SMALL / "attributes.json").read_text())["layers"]
     }
@@ -36,9 +33,9 @@ def run(tool, monkeypatch, tmp_path):
         source.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(SMALL / layer["file"], source)
     (tmp_path / "index.json").write_text(json.dumps(table), "utf-8")
-    monkeypatch.setattr(tool, "INDEX", tmp_path / "index.json")
+    monkeypatch.setattr(sprite_layers, "INDEX", tmp_path / "index.json")
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "up"), "-o", str(tmp_path / "LPC")])
-    return tool.main, table["layers"]
+    return sprite_layers.main, table["layers"]
 
 
 def test_layers_are_made_that_can_be_read(run, tmp_path, capsys):
@@ -76,14 +73,13 @@ def test_what_is_there_is_not_written_over(run, tmp_path):
 
 
 @pytest.fixture
-def small(load_tool, monkeypatch, tmp_path):
+def small(monkeypatch, tmp_path):
     """Return what makes a small set of a full one, which here is a copy of the small one."""
-    tool = load_tool("make_sprites")
     full = shutil.copytree(SMALL, tmp_path / "full")
 
     def make(output):
         monkeypatch.setattr(sys, "argv", ["", str(full), "--output", str(output)])
-        tool.main()
+        make_sprites.main()
 
     return make, full
 
@@ -121,23 +117,25 @@ def test_a_source_without_a_layer_changes_nothing(small, tmp_path):
     }
 
 
-def test_the_small_set_is_of_the_sheets_in_the_list(tool):
-    listed = {layer["id"]: layer for layer in json.loads(tool.INDEX.read_text("utf-8"))["layers"]}
+def test_the_small_set_is_of_the_sheets_in_the_list():
+    listed = {
+        layer["id"]: layer for layer in json.loads(sprite_layers.INDEX.read_text("utf-8"))["layers"]
+    }
     assert len(listed) == 559
     layers = json.loads((SMALL / "attributes.json").read_text("utf-8"))["layers"]
     assert any("derived" in layer for layer in layers)
     for layer in layers:
         own = listed[layer["id"]]
-        assert tool.digest(tool.read(SMALL / layer["file"])) == own.pop("pixels")
+        assert sprite_layers.digest(sprite_layers.read(SMALL / layer["file"])) == own.pop("pixels")
         assert own == layer
 
 
-def test_a_white_sheet_in_red(tool):
+def test_a_white_sheet_in_red():
     sheet = np.zeros((10, 10, 4), np.uint8)
     sheet[:9] = (200, 200, 200, 255)
     sheet[0] = (100, 100, 100, 128)
     sheet[9, 0] = (255, 255, 255, 255)  # more than 1.08 times as light as nearly all
-    red = tool.recolor(sheet, (205, 45, 46))
+    red = sprite_layers.recolor(sheet, (205, 45, 46))
     assert red[1, 1].tolist() == [205, 45, 46, 255]
     assert red[0, 0].tolist() == [102, 22, 23, 128]
     assert red[9, 0].tolist() == [221, 48, 49, 255]

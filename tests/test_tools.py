@@ -1,10 +1,12 @@
 """Command lines of the tools: what is wrong with one is said, not thrown."""
 
+import importlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import lpips_weights
 import pytest
 
 
@@ -19,18 +21,17 @@ import pytest
         ("soak", ["kill", "--network"], "argument --network: expected at least one argument"),
     ],
 )
-def test_a_wrong_word_is_named(load_tool, monkeypatch, capsys, tool, words, said):
+def test_a_wrong_word_is_named(monkeypatch, capsys, tool, words, said):
     monkeypatch.setattr(sys, "argv", [tool, *words])
     with pytest.raises(SystemExit) as stop:
-        load_tool(tool).main()
+        importlib.import_module(tool).main()
     assert stop.value.code == 2
     assert said in capsys.readouterr().err
 
 
-def test_the_weights_of_lpips_are_downloaded_by_the_hash_they_are_known_by(load_tool):
-    tool = load_tool("lpips_weights")
-    assert tool.ARCHIVE in tool.__doc__
-    assert "--require-hashes" in tool.__doc__
+def test_the_weights_of_lpips_are_downloaded_by_the_hash_they_are_known_by():
+    assert lpips_weights.ARCHIVE in lpips_weights.__doc__
+    assert "--require-hashes" in lpips_weights.__doc__
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

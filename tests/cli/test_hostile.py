@@ -1,7 +1,6 @@
 """Every command against the corpus of ``tools/hostile.py``."""
 
 import contextlib
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -11,18 +10,8 @@ import torch
 if not Path("/proc/self/statm").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
 
-TOOL = Path(__file__).parents[2] / "tools" / "hostile.py"
+import hostile
 
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("hostile", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["hostile"] = module  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    return module
-
-
-hostile = load_tool()
 CASES = hostile.cases()
 # All of what is refused before torch has anything to do, and every sixth of the rest.
 QUICK = (

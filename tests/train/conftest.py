@@ -1,4 +1,3 @@
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -25,15 +24,6 @@ def forked():
         return done
 
     return run
-
-
-@pytest.fixture(scope="session")
-def tiny():
-    spec = importlib.util.spec_from_file_location("tiny", Path(__file__).with_name("tiny.py"))
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny"] = module  # where a dataclass looks for its module
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import tiny
 import torch
 
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
@@ -62,7 +63,7 @@ def metrics(folder):
     ],
     ids=["plain", "accumulate", "bare", "bf16", "muon"],
 )
-def test_interrupted_run_is_bit_equal(tiny, tmp_path, changes):
+def test_interrupted_run_is_bit_equal(tmp_path, changes):
     config = tiny.config(**changes)
     make = partial(tiny.make, dropout=0.2, matrices=("first",))
     run(make(), config, tmp_path / "whole")
@@ -87,7 +88,7 @@ def test_killed_run_is_bit_equal(tmp_path, forked):
     assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
 
 
-def test_stops_during_validation_and_validates_on_resuming(tiny, tmp_path):
+def test_stops_during_validation_and_validates_on_resuming(tmp_path):
     run(tiny.make(), tiny.config(), tmp_path / "whole")
     task = tiny.make()
 
@@ -115,7 +116,7 @@ def test_second_process_is_locked_out_until_the_first_dies(tmp_path, forked):
     assert out.count("exit 0") == 1
 
 
-def test_finished_run_resumes_to_itself(tiny, tmp_path):
+def test_finished_run_resumes_to_itself(tmp_path):
     first = run(tiny.make(), tiny.config(), tmp_path / "a")
     run(tiny.make(), tiny.config(), tmp_path / "b")
     assert run(tiny.make(), tiny.config(), tmp_path / "b", resume="auto") == replace(
@@ -124,7 +125,7 @@ def test_finished_run_resumes_to_itself(tiny, tmp_path):
     assert run_differences(tmp_path / "a", tmp_path / "b") == []
 
 
-def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
+def test_says_what_makes_it_approximate(tmp_path, monkeypatch):
     run(tiny.make(), tiny.config(), tmp_path)
     stream = io.StringIO()
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
@@ -133,7 +134,7 @@ def test_says_what_makes_it_approximate(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("muon", [0.5, 0.0])
-def test_says_that_muon_sums_in_another_precision(tiny, tmp_path, monkeypatch, muon):
+def test_says_that_muon_sums_in_another_precision(tmp_path, monkeypatch, muon):
     """As it does on two processors that otherwise are called the same; states of before did so."""
     fast = "_is_avx512_bf16_supported"
     config = tiny.config(muon=muon)
@@ -155,7 +156,7 @@ def test_says_that_muon_sums_in_another_precision(tiny, tmp_path, monkeypatch, m
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "steps", "threads", "warmup", "workers"])
-def test_what_cannot_be_computed_with_is_refused(tiny, name):
+def test_what_cannot_be_computed_with_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be at most"):
         tiny.config(**{name: 10**30})
 
@@ -164,14 +165,14 @@ def test_what_cannot_be_computed_with_is_refused(tiny, name):
 
 
 @pytest.mark.parametrize("parts", [2, 3, 5])
-def test_micro_batches_are_one_batch(tiny, tmp_path, parts):
+def test_micro_batches_are_one_batch(tmp_path, parts):
     run(tiny.make(), tiny.config(), tmp_path / "one")
     run(tiny.make(), tiny.config(accumulate=parts), tmp_path / "many")
     assert relative(weights(tmp_path / "many"), weights(tmp_path / "one")) < 1e-6
     assert_close_metrics(tmp_path / "one", tmp_path / "many")
 
 
-def test_two_processes_are_one(tiny, tmp_path, forked):
+def test_two_processes_are_one(tmp_path, forked):
     # Three micro-batches: 2 + 1; "idle" has one: 1 + 0.
     out = forked("processes", tmp_path).stdout
     assert out.count("exits 0 0") == 3
@@ -183,7 +184,7 @@ def test_two_processes_are_one(tiny, tmp_path, forked):
         assert_close_metrics(tmp_path / "one", tmp_path / name)
 
 
-def test_loop_is_adamw_by_hand(tiny, tmp_path):
+def test_loop_is_adamw_by_hand(tmp_path):
     """Two steps: of mean gradients over the batch, at the rates of the warm-up."""
     config = tiny.config(steps=2, beta2=0.7, weight_decay=0.3, clip=0.0, ema=0.0)
     task = tiny.make()
@@ -203,7 +204,7 @@ def test_loop_is_adamw_by_hand(tiny, tmp_path):
     torch.testing.assert_close(weight, (1 - 0.3 * rate) * middle - rate * step)
 
 
-def test_muon_moves_matrices_alike_in_all_directions(tiny, tmp_path):
+def test_muon_moves_matrices_alike_in_all_directions(tmp_path):
     """One step: the nearest matrix to the gradient whose singular values are 1, about."""
     config = tiny.config(steps=1, weight_decay=0.0, clip=0.0, ema=0.0, muon=0.5)
     task = tiny.make(matrices=("first", "last"))
@@ -226,12 +227,12 @@ def test_muon_moves_matrices_alike_in_all_directions(tiny, tmp_path):
     torch.testing.assert_close(bias, before[1] - rate * vector / (vector.abs() + 1e-8))
 
 
-def test_muon_needs_matrices(tiny, tmp_path):
+def test_muon_needs_matrices(tmp_path):
     with pytest.raises(InputError, match=r"loop.muon: a tiny has no matrices for Muon"):
         run(tiny.make(), tiny.config(muon=0.5), tmp_path)
 
 
-def test_a_configuration_without_its_settings_is_no_older_one(tiny, tmp_path):
+def test_a_configuration_without_its_settings_is_no_older_one(tmp_path):
     run(tiny.make(), tiny.config(), tmp_path)
     path = tmp_path / "config.toml"
     loop, *_ = path.read_text().split("[model]")
@@ -241,7 +242,7 @@ def test_a_configuration_without_its_settings_is_no_older_one(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_losses_are_computed_in_the_precision_that_is_asked_for(tiny, tmp_path, precision):
+def test_losses_are_computed_in_the_precision_that_is_asked_for(tmp_path, precision):
     task, seen = tiny.make(), []
 
     def loss(model, batch, step):
@@ -252,7 +253,7 @@ def test_losses_are_computed_in_the_precision_that_is_asked_for(tiny, tmp_path, 
     assert seen == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
 
 
-def test_noise_is_another_in_each_micro_batch_and_by_each_seed(tiny, tmp_path):
+def test_noise_is_another_in_each_micro_batch_and_by_each_seed(tmp_path):
     drawn = set()
     for seed in (0, 1):
         task = tiny.make()
@@ -266,7 +267,7 @@ def test_noise_is_another_in_each_micro_batch_and_by_each_seed(tiny, tmp_path):
     assert len(drawn) == 3 * 2 * 2
 
 
-def test_losses_must_be_per_example(tiny, tmp_path):
+def test_losses_must_be_per_example(tmp_path):
     task = replace(tiny.make(), loss=lambda model, batch, step: {"loss": model(batch["x"]).mean()})
     with pytest.raises(ValueError, match="one number an example"):
         run(task, tiny.config(), tmp_path)
@@ -284,7 +285,7 @@ def test_schedule():
 # Faults
 
 
-def test_nan_stops_with_the_last_good_state(tiny, tmp_path):
+def test_nan_stops_with_the_last_good_state(tmp_path):
     run(tiny.make(), tiny.config(steps=12, save_every=7), tmp_path / "good")
     with pytest.raises(Diverged, match="the loss of step 8 is not finite") as fault:
         run(tiny.make(spoil=7 * 5 + 2), tiny.config(save_every=5), tmp_path / "bad")
@@ -296,7 +297,7 @@ def test_nan_stops_with_the_last_good_state(tiny, tmp_path):
     assert torch.equal(weights(tmp_path / "good"), weights(tmp_path / "bad"))
 
 
-def test_vanished_data_keeps_the_last_good_state(tiny, tmp_path):
+def test_vanished_data_keeps_the_last_good_state(tmp_path):
     def gone(step):
         if step == 6:
             raise InputError("frame7.png", "no such file")
@@ -309,7 +310,7 @@ def test_vanished_data_keeps_the_last_good_state(tiny, tmp_path):
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
-def test_vanished_data_in_a_worker(tiny, tmp_path):
+def test_vanished_data_in_a_worker(tmp_path):
     def gone(step):
         if step == 6:
             raise InputError("frame7.png", "no such file")
@@ -320,7 +321,7 @@ def test_vanished_data_in_a_worker(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty"])
-def test_broken_state_falls_back(tiny, tmp_path, damage):
+def test_broken_state_falls_back(tmp_path, damage):
     run(tiny.make(), tiny.config(), tmp_path / "whole")
     run(tiny.make(), tiny.config(), tmp_path / "hurt")
     path = tmp_path / "hurt" / STATE
@@ -335,7 +336,7 @@ def test_broken_state_falls_back(tiny, tmp_path, damage):
     assert run_differences(tmp_path / "whole", tmp_path / "hurt") == []
 
 
-def test_all_states_broken_is_said_each_time(tiny, tmp_path):
+def test_all_states_broken_is_said_each_time(tmp_path):
     run(tiny.make(), tiny.config(), tmp_path)
     for path in tmp_path.glob("state-*"):
         path.write_bytes(b"nothing")
@@ -344,7 +345,7 @@ def test_all_states_broken_is_said_each_time(tiny, tmp_path):
             run(tiny.make(), tiny.config(), tmp_path, resume="auto")
 
 
-def test_another_configuration_is_refused_by_key(tiny, tmp_path):
+def test_another_configuration_is_refused_by_key(tmp_path):
     run(tiny.make(), tiny.config(steps=4), tmp_path)
     with pytest.raises(InputError, match=r"loop\.clip is 1\.0 in this run, not 2\.0"):
         run(tiny.make(), tiny.config(steps=4, clip=2.0), tmp_path, resume="auto")
@@ -355,7 +356,7 @@ def test_another_configuration_is_refused_by_key(tiny, tmp_path):
     assert longer.step == 6
 
 
-def test_a_run_is_not_overwritten(tiny, tmp_path):
+def test_a_run_is_not_overwritten(tmp_path):
     run(tiny.make(), tiny.config(steps=2), tmp_path)
     with pytest.raises(OutputError, match="holds a run already"):
         run(tiny.make(), tiny.config(steps=2), tmp_path)
@@ -364,7 +365,7 @@ def test_a_run_is_not_overwritten(tiny, tmp_path):
         run(tiny.make(), tiny.config(steps=2), tmp_path)
 
 
-def test_a_refused_change_leaves_the_configuration(tiny, tmp_path):
+def test_a_refused_change_leaves_the_configuration(tmp_path):
     run(tiny.make(), tiny.config(steps=2), tmp_path)
     before = (tmp_path / "config.toml").read_bytes()
     with pytest.raises(InputError, match="first"):
@@ -373,7 +374,7 @@ def test_a_refused_change_leaves_the_configuration(tiny, tmp_path):
     assert run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto").step == 2
 
 
-def test_the_best_is_the_best_of_one_measure(tiny, tmp_path):
+def test_the_best_is_the_best_of_one_measure(tmp_path):
     """Of other data, or another figure, nothing is the best so far."""
 
     def worse(figure="error", **changes):
@@ -391,7 +392,7 @@ def test_the_best_is_the_best_of_one_measure(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [16, 10])
-def test_the_validation_at_the_end_counts_when_a_run_goes_on(tiny, tmp_path, steps):
+def test_the_validation_at_the_end_counts_when_a_run_goes_on(tmp_path, steps):
     """Though no more is due at that step, and its state is of before it."""
     values = iter([3.0, 2.0, 1.0])
     task = replace(tiny.make(), validate=lambda model: {"error": next(values)})
@@ -404,7 +405,7 @@ def test_the_validation_at_the_end_counts_when_a_run_goes_on(tiny, tmp_path, ste
     assert told[:3] == [(4, 3.0), (8, 2.0), (11, 1.0)]
 
 
-def test_what_was_trained_before_has_to_be_bettered(tiny, tmp_path):
+def test_what_was_trained_before_has_to_be_bettered(tmp_path):
     task = replace(tiny.make(), trained=True)
     begun = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     losses = iter([1.0, 3.0, 2.0, 4.0])
@@ -419,7 +420,7 @@ def test_what_was_trained_before_has_to_be_bettered(tiny, tmp_path):
     assert run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "better").best[1] == 12
 
 
-def test_stops_while_the_beginning_is_validated(tiny, tmp_path):
+def test_stops_while_the_beginning_is_validated(tmp_path):
     run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "whole")
 
     def validate(model):
@@ -432,7 +433,7 @@ def test_stops_while_the_beginning_is_validated(tiny, tmp_path):
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
-def test_what_is_measured_anew_is_known_after_a_stop(tiny, tmp_path):
+def test_what_is_measured_anew_is_known_after_a_stop(tmp_path):
     """Before the run that was told of it has saved anything."""
     run(replace(tiny.make(), validate=lambda model: {"error": 0.0}), tiny.config(), tmp_path)
 
@@ -448,7 +449,7 @@ def test_what_is_measured_anew_is_known_after_a_stop(tiny, tmp_path):
     assert run(again, more, tmp_path, resume="auto").best[0] == 1e9
 
 
-def test_another_seed_holds_out_other_clips(tiny, tmp_path):
+def test_another_seed_holds_out_other_clips(tmp_path):
     """So that what was best of the former ones says nothing."""
     run(tiny.make(), tiny.config(steps=8), tmp_path)
     task = replace(tiny.make(), validate=lambda model: {"error": 1e9})
@@ -456,7 +457,7 @@ def test_another_seed_holds_out_other_clips(tiny, tmp_path):
     assert again.best[0] == 1e9
 
 
-def test_weights_without_a_state_are_not_written_over(tiny, tmp_path):
+def test_weights_without_a_state_are_not_written_over(tmp_path):
     run(tiny.make(), tiny.config(), tmp_path)
     for state in tmp_path.glob("state-*"):
         state.unlink()
@@ -472,7 +473,7 @@ def test_weights_without_a_state_are_not_written_over(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
-def test_files_of_others_are_not_written_over(tiny, tmp_path, name):
+def test_files_of_others_are_not_written_over(tmp_path, name):
     (tmp_path / name).write_text("[tool]\nmine = 1\n")
     for resume in ("never", "auto", "changed"):
         with pytest.raises(OutputError, match="is no run's of ours"):
@@ -480,7 +481,7 @@ def test_files_of_others_are_not_written_over(tiny, tmp_path, name):
     assert (tmp_path / name).read_text() == "[tool]\nmine = 1\n"
 
 
-def test_what_another_run_is_writing_below_stays(tiny, tmp_path):
+def test_what_another_run_is_writing_below_stays(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.flowwarp-0123.safetensors").touch()
     (tmp_path / ".flowwarp-0123.safetensors").touch()
@@ -488,7 +489,7 @@ def test_what_another_run_is_writing_below_stays(tiny, tmp_path):
     assert [path.parent.name for path in tmp_path.rglob(".flowwarp-*")] == ["other"]
 
 
-def test_says_that_the_data_is_another(tiny, tmp_path):
+def test_says_that_the_data_is_another(tmp_path):
     stream = io.StringIO()
     run(replace(tiny.make(), data="pairs-1"), tiny.config(steps=8), tmp_path)
     task = replace(tiny.make(), data="pairs-2", validate=lambda model: {"error": 1e9})
@@ -497,7 +498,7 @@ def test_says_that_the_data_is_another(tiny, tmp_path):
     assert result.best[0] == 1e9  # what was the best of other clips says nothing
 
 
-def test_says_that_the_examples_are_others(tiny, tmp_path):
+def test_says_that_the_examples_are_others(tmp_path):
     """Though nothing names what they are made of."""
     run(tiny.make(), tiny.config(steps=8), tmp_path)
     task = tiny.make()
@@ -514,7 +515,7 @@ def test_says_that_the_examples_are_others(tiny, tmp_path):
     assert result.best[0] == 1e9
 
 
-def test_what_is_prepared_first_is_no_change(tiny, tmp_path):
+def test_what_is_prepared_first_is_no_change(tmp_path):
     """Examples are compared once they are what they will be, and the best so far is kept."""
 
     def task(error):
@@ -538,7 +539,7 @@ def test_what_is_prepared_first_is_no_change(tiny, tmp_path):
     assert again.best[0] == 1.0
 
 
-def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
+def test_means_are_of_the_steps_since_the_line_before(tmp_path):
     """Also in a run that ended in the midst of a line, and is longer now."""
     config = tiny.config(steps=4, log_every=3, validate_every=0, ema=0.0)
     run(tiny.make(), config, tmp_path)
@@ -555,7 +556,7 @@ def test_means_are_of_the_steps_since_the_line_before(tiny, tmp_path):
     assert told[6] == pytest.approx((each[5] + each[6]) / 2, rel=0.02)
 
 
-def test_last_weights_are_those_of_the_last_state(tiny, tmp_path):
+def test_last_weights_are_those_of_the_last_state(tmp_path):
     """Also where a kill came between the two."""
     run(tiny.make(), tiny.config(), tmp_path)
     last = tmp_path / "last.safetensors"
@@ -567,7 +568,7 @@ def test_last_weights_are_those_of_the_last_state(tiny, tmp_path):
     assert all(torch.equal(renewed[name], tensor) for name, tensor in wanted.items())
 
 
-def test_a_state_of_no_step_is_refused(tiny, tmp_path):
+def test_a_state_of_no_step_is_refused(tmp_path):
     run(tiny.make(), tiny.config(), tmp_path)
     newest = max(tmp_path.glob("state-*.safetensors"))
     tensors, metadata = load_tensors(newest)
@@ -576,7 +577,7 @@ def test_a_state_of_no_step_is_refused(tiny, tmp_path):
         runs._read_state(newest)
 
 
-def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
+def test_what_takes_long_is_prepared_once_all_is_checked(tmp_path):
     prepared = []
     task = replace(tiny.make(), prepare=lambda: prepared.append(1))
     run(task, tiny.config(steps=2), tmp_path)
@@ -589,7 +590,7 @@ def test_what_takes_long_is_prepared_once_all_is_checked(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_a_signal_that_is_ignored_is_none(tiny, tmp_path, number):
+def test_a_signal_that_is_ignored_is_none(tmp_path, number):
     """By nohup, or in the background of a shell."""
     before = signal.signal(number, signal.SIG_IGN)
     try:
@@ -601,7 +602,7 @@ def test_a_signal_that_is_ignored_is_none(tiny, tmp_path, number):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_preparations_at_once(tiny, tmp_path, number):
+def test_a_signal_stops_preparations_at_once(tmp_path, number):
     reached = []
 
     def prepare():
@@ -615,7 +616,7 @@ def test_a_signal_stops_preparations_at_once(tiny, tmp_path, number):
     run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto")
 
 
-def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
+def test_tensorboard_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     task = replace(tiny.make(), prepare=lambda: pytest.fail("before what takes long"))
     with pytest.raises(InputError, match=r"flowwarp\[log\]"):
@@ -627,7 +628,7 @@ def test_tensorboard_missing_is_said(tiny, tmp_path, monkeypatch):
     "changes",
     [{"steps": 0}, {"accumulate": 6}, {"ema": 1.0}, {"learning_rate": -1.0}, {"keep": 1}],
 )
-def test_config_is_checked(tiny, changes):
+def test_config_is_checked(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         tiny.config(**changes)
 
@@ -635,7 +636,7 @@ def test_config_is_checked(tiny, changes):
 # What is written
 
 
-def test_files_of_a_run(tiny, tmp_path):
+def test_files_of_a_run(tmp_path):
     result = run(tiny.make(), tiny.config(), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         ".lock", "best.safetensors", "config.toml", "last.safetensors", "metrics.jsonl",
@@ -659,13 +660,13 @@ def test_files_of_a_run(tiny, tmp_path):
     tiny.make().model.load_state_dict(tensors)
 
 
-def test_states_are_saved_once_it_is_time(tiny, tmp_path):
+def test_states_are_saved_once_it_is_time(tmp_path):
     config = tiny.config(steps=3, save_every=100, validate_every=0, save_seconds=0, keep=5)
     run(tiny.make(), config, tmp_path)
     assert len(list(tmp_path.glob("state-*"))) == 3
 
 
-def test_a_term_that_joins_late_is_the_mean_of_its_steps(tiny, tmp_path):
+def test_a_term_that_joins_late_is_the_mean_of_its_steps(tmp_path):
     """It is 1 in the steps that have it; so it is logged, also by a run that was resumed."""
 
     def make():
@@ -687,7 +688,7 @@ def test_a_term_that_joins_late_is_the_mean_of_its_steps(tiny, tmp_path):
         assert logged == [1.0]
 
 
-def test_loss_falls_and_average_is_validated(tiny, tmp_path):
+def test_loss_falls_and_average_is_validated(tmp_path):
     config = tiny.config(steps=200, learning_rate=0.03, validate_every=50, log_every=50)
     run(tiny.make(width=32), config, tmp_path)
     losses = [line["loss"] for line in metrics(tmp_path) if line["split"] == "train"]

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from filelock import FileLock
 
@@ -55,7 +56,7 @@ def assert_close(one, two):
         assert float(difference) <= 8e-6 * float(b[name].double().norm()) + 1e-9, name
 
 
-def test_a_shared_network_learns_what_one_learns(tiny, runs):
+def test_a_shared_network_learns_what_one_learns(runs):
     told, folder = runs
     shares = [float(share) for share in re.findall(r"has (\S+)", told)]
     assert len(shares) == 6  # two each: whole, gone on with, late
@@ -90,7 +91,7 @@ def test_what_is_time_to_save_for_one_process_all_save(runs):
     assert states == ["state-00000007.safetensors", LAST_STATE]
 
 
-def test_one_process_goes_on_with_it(tiny, runs):
+def test_one_process_goes_on_with_it(runs):
     _, folder = runs
     alone = folder / "alone"
     assert not (alone / LAST_STATE).exists()
@@ -126,7 +127,7 @@ def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
         assert sum(words in line for line in said) == 2, words
 
 
-def test_what_cannot_be_shared_is_refused(tiny, tmp_path, monkeypatch):
+def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"loop.shard: cannot share a tiny"):
         run(tiny.make(), tiny.config(shard=True), tmp_path / "run")
     # Alone, a process has it all.
@@ -165,7 +166,7 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cpu") == torch.device("cpu")
 
 
-def test_goes_on_with_a_run_of_before(tiny, tmp_path):
+def test_goes_on_with_a_run_of_before(tmp_path):
     """Its state and config.toml were written when nothing could be shared."""
     before = Path(__file__).with_name("begun_run")
     shutil.copytree(before, tmp_path / "run")

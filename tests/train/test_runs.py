@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
@@ -18,7 +19,7 @@ from flowwarp.train.mishaps import FullDisk
 from flowwarp.train.runs import State, check_settings, open_run
 
 
-def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path):
+def test_disk_full_at_every_write_loses_nothing(tmp_path):
     config = tiny.config(steps=4, save_every=2, validate_every=3)
     train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
     wanted = load_tensors(tmp_path / "whole" / "state-00000004.safetensors")[0]
@@ -47,7 +48,7 @@ def test_disk_full_at_every_write_loses_nothing(tiny, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_impatient_signal_costs_no_more_than_the_step(tiny, tmp_path, number):
+def test_an_impatient_signal_costs_no_more_than_the_step(tmp_path, number):
     """The second one, after a second, does not wait for the step to end and be saved."""
     config = tiny.config(steps=6, save_every=2)
 

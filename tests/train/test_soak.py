@@ -10,21 +10,18 @@ import pytest
 if not Path("/proc/self/statm").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
 
+import soak
+
 SOAK = Path(__file__).parents[2] / "tools" / "soak.py"
 
 
-@pytest.fixture(scope="module")
-def soak(load_tool):
-    return load_tool("soak")
-
-
-def test_memory_stays_flat_over_a_video(soak, tmp_path):
+def test_memory_stays_flat_over_a_video(tmp_path):
     report = soak.soak_video(200, tmp_path)
     assert (report["exit"], report["flow_files"], report["faults"]) == (0, 199, 0)
     assert -20 < report["growth_mb"] < 20  # and it was measured
 
 
-def test_a_broken_frame_is_named_and_a_killed_process_made_up_for(soak, tmp_path):
+def test_a_broken_frame_is_named_and_a_killed_process_made_up_for(tmp_path):
     report = soak.soak_broken(200, tmp_path)
     assert (report["exit"], report["flow_files"], report["faults"]) == (5, 197, 0)
     assert 100 <= report["flow_files_when_killed"] < 197
