@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,6 @@ import torch
 
 from flowwarp._bundled import bundled
 from flowwarp.cli import datasets as command
-from flowwarp.cli import main
 from flowwarp.data import sprites
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
@@ -22,24 +22,12 @@ from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
 
 SPRITES = str(bundled("datasets") / "sprites")
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def datasets(capsys):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["datasets", *map(str, arguments)])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+def datasets(call):
+    return partial(call, "datasets")
 
 
 # ------------------------------------------------------------------ list and info

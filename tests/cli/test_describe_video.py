@@ -6,31 +6,19 @@ import math
 import pytest
 import torch
 
-from flowwarp.cli import main
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, write_video
 from flowwarp.pipelines import captions, text_video
 from flowwarp.pipelines.captions import caption_video, load_captioner
 from flowwarp.pipelines.windows import Description
 
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def describe(capsys, video_weights):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
-    def run(*arguments):
-        given = [part for name in ("gpt", "dvae") for part in (f"--{name}", video_weights[name])]
-        with pytest.raises(SystemExit) as stop:
-            main(["describe-video", *map(str, (*arguments, *given))])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+def describe(call, video_weights):
+    given = [part for name in ("gpt", "dvae") for part in (f"--{name}", video_weights[name])]
+    return lambda *arguments: call("describe-video", *arguments, *given)
 
 
 def save(name, count=5, height=20, width=30, seed=0):
@@ -56,14 +44,10 @@ def test_one_video_is_one_line_of_words(describe, video_weights):
     assert told["failed"] == []
 
 
-def test_by_default_the_captioner_describes(capsys):
+def test_by_default_the_captioner_describes(call):
     save("clip.mp4", height=64, width=64)
-    with pytest.raises(SystemExit) as stop:
-        main(["describe-video", "clip.mp4"])
-    captured = capsys.readouterr()
-    assert (stop.value.code, captured.err) == (0, "")
-    captioner = load_captioner("base")
-    assert captured.out == f"{caption_video(captioner, read_video('clip.mp4')).text}\n"
+    text = caption_video(load_captioner("base"), read_video("clip.mp4")).text
+    assert call("describe-video", "clip.mp4") == (0, [text], [])
 
 
 def test_any_size_and_length(describe):
@@ -124,7 +108,7 @@ def test_more_tries_are_not_less_likely(describe):
         (["--gpt", "own", "--best-of", "7", "--seed", "3"], ("own", {"best": 7, "seed": 3})),
     ],
 )
-def test_networks_are_those_named_and_try_as_they_shall(monkeypatch, options, wanted):
+def test_networks_are_those_named_and_try_as_they_shall(call, monkeypatch, options, wanted):
     asked = []
 
     def tell(network, frames, **options):
@@ -136,9 +120,8 @@ def test_networks_are_those_named_and_try_as_they_shall(monkeypatch, options, wa
     monkeypatch.setattr(captions, "load_captioner", lambda name, *others: name)
     monkeypatch.setattr(text_video, "load_models", lambda name, *others: name)
     save("clip.mp4")
-    with pytest.raises(SystemExit) as stop:
-        main(["describe-video", "clip.mp4", *options])
-    assert (stop.value.code, asked) == (0, [wanted])
+    code, _, _ = call("describe-video", "clip.mp4", *options)
+    assert (code, asked) == (0, [wanted])
 
 
 def test_one_bad_file_does_not_stop_the_rest(describe, tmp_path):

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import av
@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.cli import main, show
+from flowwarp.cli import show
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import lock
-from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
-from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines import bulk_flow
 from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
@@ -31,34 +29,13 @@ from flowwarp.pipelines.workers import check_ray
 HEIGHT, WIDTH = 48, 64
 SHIFT = (1.5, -0.5)
 KILLS = 1  # each costs an import of torch
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    torch.manual_seed(0)
-    save_weights(path, FlowNet(TINY), Card("flownet", asdict(TINY)))
-    return path
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def flow(capsys, weights):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
-    def run(*arguments):
-        # The network alone is ten times as fast, and as good for all but the flow itself.
-        given = ["flow", "--weights", weights, "--quality", "fast", *arguments]
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in given])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+def flow(call, untrained):
+    # The network alone is ten times as fast, and as good for all but the flow itself.
+    return partial(call, "flow", "--weights", untrained, "--quality", "fast")
 
 
 def frame(index, height=HEIGHT, width=WIDTH):
@@ -136,12 +113,12 @@ def test_no_frame_of_a_pair_is_replaced(flow, option):
     assert not Path("x.flo").exists()
 
 
-def test_a_pair(flow, weights):
+def test_a_pair(flow, untrained):
     save_frames(".", 2)
     assert flow("frame8.png", "frame9.png", "--quality", "balanced") == (0, ["frame8_flow.flo"], [])
     field, valid = read_flow("frame8_flow.flo")
     images = [read_image(f"frame{number}.png")[None] for number in (8, 9)]
-    assert torch.equal(field, estimate_flow(load_flownet(weights), *images, "balanced")[0])
+    assert torch.equal(field, estimate_flow(load_flownet(untrained), *images, "balanced")[0])
     assert valid.all()
     # Even after a network that knows nothing: matches compete with its flow.
     error = (field - torch.tensor(SHIFT).view(2, 1, 1)).norm(dim=0)
@@ -151,7 +128,7 @@ def test_a_pair(flow, weights):
     ]  # fmt: skip
 
 
-def test_all_that_can_be_had_of_a_pair(flow, weights):
+def test_all_that_can_be_had_of_a_pair(flow, untrained):
     save_frames(".", 2)
     options = ["-o", "new/f.npy", "--backward", "b.pfm", "--occlusion", "o.png", "--show", "s.png"]
     code, out, err = flow("frame8.png", "frame9.png", *options, "--json")
@@ -172,7 +149,7 @@ def test_all_that_can_be_had_of_a_pair(flow, weights):
         "failed": [],
     }
     images = [read_image(f"frame{number}.png")[None] for number in (8, 9)]
-    flow_12, flow_21 = estimate_both(load_flownet(weights), *images, "fast")
+    flow_12, flow_21 = estimate_both(load_flownet(untrained), *images, "fast")
     assert torch.equal(read_flow("new/f.npy")[0], flow_12[0])
     assert torch.equal(read_flow("b.pfm")[0], flow_21[0])
     assert read_image("s.png").shape == (3, HEIGHT, WIDTH)
@@ -315,7 +292,7 @@ def test_globs_and_many_frames_in_the_order_of_their_numbers(flow, given):
 
 
 @pytest.mark.parametrize("format", ["flo", "png", "pfm", "npy", "npz"])
-def test_formats(flow, weights, format):
+def test_formats(flow, untrained, format):
     save_frames("in", 2)
     options = ["--format", format, "--backward", "back", "--occlusion", "seen"]
     code, out, _ = flow("in", "-o", "new/out", *options)
@@ -323,7 +300,7 @@ def test_formats(flow, weights, format):
     assert (code, out) == (0, names)
     images = [read_image(f"in/frame{number}.png")[None] for number in (8, 9)]
     for name, wanted in zip(
-        names, estimate_both(load_flownet(weights), *images, "fast"), strict=False
+        names, estimate_both(load_flownet(untrained), *images, "fast"), strict=False
     ):
         step = 1 / 64 if format == "png" else 0  # KITTI's
         assert (read_flow(name)[0] - wanted[0]).abs().max() <= step / 2
@@ -779,7 +756,7 @@ def test_two_at_once(flow):
     assert flow("in")[0] == 0
 
 
-def test_killed_at_any_moment_it_goes_on(flow, weights):
+def test_killed_at_any_moment_it_goes_on(flow, untrained):
     """Kill -9 as soon as the manifest has a few more pairs, and compare with a run as one."""
     save_frames("in", 24)
     arguments = ["in", "--backward", "back", "--occlusion", "seen"]
@@ -787,8 +764,8 @@ def test_killed_at_any_moment_it_goes_on(flow, weights):
     whole = [files("whole"), files("back"), files("seen")]
     for folder in ("back", "seen"):
         shutil.rmtree(folder)
-    command = [sys.executable, "-m", "flowwarp", "flow", "--weights", weights, "--quality", "fast"]
-    command += [*arguments, "-o", "out"]
+    command = [sys.executable, "-m", "flowwarp", "flow", "--weights", untrained]
+    command += ["--quality", "fast", *arguments, "-o", "out"]
     manifest = Path("out/manifest.jsonl")
     seen = 0
     for _ in range(KILLS):
@@ -832,10 +809,10 @@ main()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_a_second_process_is_refused_and_ctrl_c_twice_ends_the_first(flow, weights):
+def test_a_second_process_is_refused_and_ctrl_c_twice_ends_the_first(flow, untrained):
     save_frames("in")
     assert flow("in", "-o", "whole")[0] == 0
-    command = [sys.executable, "-c", SLOWLY, "flow", "in", "--weights", weights]
+    command = [sys.executable, "-c", SLOWLY, "flow", "in", "--weights", untrained]
     child = subprocess.Popen(
         [*command, "--quality", "fast"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 from flowwarp._bundled import bundled
-from flowwarp.cli import main
 from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
 from flowwarp.data.captions import draw_caption
 from flowwarp.data.cast import draw_actor
@@ -32,23 +31,14 @@ from flowwarp.pipelines.sequences import VOCABULARY, sample_video_tokens, words_
 from flowwarp.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def generate(capsys, video_weights):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
+def generate(call, video_weights):
     def run(*arguments, weights=tuple(video_weights)):
         given = [part for name in weights for part in (f"--{name}", video_weights[name])]
-        with pytest.raises(SystemExit) as stop:
-            main(["generate-video", *map(str, (*arguments, *given))])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+        return call("generate-video", *arguments, *given)
 
     return run
 

@@ -1,9 +1,7 @@
 """``flowwarp interpolate`` through the real command line, with a network that was never trained."""
 
-import dataclasses
 import json
 import logging
-import weakref
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,40 +10,19 @@ import pytest
 import torch
 from PIL import Image, ImageCms
 
-import flowwarp.io.video
-from flowwarp.cli import main
-from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, video_info, write_video
-from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.pipelines import interpolation
 
 HEIGHT, WIDTH = 32, 48
 
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory):
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    save_weights(path, FlowNet(TINY), Card("flownet", dataclasses.asdict(TINY)))
-    return str(path)
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def interpolate(capsys, weights):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
+def interpolate(call, untrained):
     def run(*arguments, quality="fast"):
-        common = ["--weights", weights, "--quality", quality]
-        with pytest.raises(SystemExit) as stop:
-            main(["interpolate", *map(str, arguments), *common])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
+        return call("interpolate", *arguments, "--weights", untrained, "--quality", quality)
 
     return run
 
@@ -221,21 +198,10 @@ def test_cuts_and_repeats_are_counted(interpolate):
     assert levels == [0.1] * 6 + [0.9] * 4
 
 
-def test_few_frames_of_a_video_are_held_at_once(interpolate, monkeypatch):
+def test_few_frames_of_a_video_are_held_at_once(interpolate, frames_held):
     save_clip("clip.gif", 10)
-    alive = weakref.WeakSet()
-    most = 0
-
-    def counted(path):
-        nonlocal most
-        for frame in read_video(path):
-            alive.add(frame)
-            most = max(most, len(alive))
-            yield frame
-
-    monkeypatch.setattr(flowwarp.io.video, "read_video", counted)
     assert interpolate("clip.gif")[0] == 0
-    assert 0 < most <= 4
+    assert 0 < max(frames_held) <= 4
 
 
 def test_a_video_that_breaks_off_leaves_nothing(interpolate):
@@ -421,13 +387,12 @@ def test_faults_are_one_line_and_leave_nothing(interpolate, arguments, code, wor
     assert everything() == before
 
 
-def test_weights_that_are_none(interpolate, capsys):
+def test_weights_that_are_none(call):
     save_clip("clip.gif", 2)
     before = everything()
-    with pytest.raises(SystemExit) as stop:
-        main(["interpolate", "clip.gif", "--weights", "none.safetensors"])
-    assert stop.value.code == 3
-    assert "none.safetensors: no such file" in capsys.readouterr().err
+    code, _, err = call("interpolate", "clip.gif", "--weights", "none.safetensors")
+    assert code == 3
+    assert "none.safetensors: no such file" in err[0]
     assert everything() == before
 
 

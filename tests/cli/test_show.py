@@ -19,11 +19,7 @@ from flowwarp.viz.overlay import arrows, error_map
 HEIGHT, WIDTH = 40, 48
 FLOW = "is flow; name another OUT for pictures"
 FRAME = "is the input {}; name another file to write"
-
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import json
 import subprocess
 import sys
-import weakref
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +12,6 @@ import pytest
 import torch
 from PIL import Image
 
-import flowwarp.io.video
-from flowwarp.cli import main
 from flowwarp.io._files import lock
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
@@ -21,23 +19,12 @@ from flowwarp.io.video import read_video, video_info, write_video
 
 HEIGHT, WIDTH = 6, 8
 
-
-@pytest.fixture(autouse=True)
-def _inside(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("inside")
 
 
 @pytest.fixture
-def warp(capsys):
-    """Run the command; return exit code, stdout lines and stderr lines."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as stop:
-            main(["warp", *arguments])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out.splitlines(), captured.err.splitlines()
-
-    return run
+def warp(call):
+    return partial(call, "warp")
 
 
 def picture(channels=3, bits=8, seed=0):
@@ -785,22 +772,11 @@ def test_a_video_is_dry_run(warp):
     assert sorted(Path().iterdir()) == before
 
 
-def test_few_frames_of_a_video_are_held_at_once(warp, monkeypatch):
+def test_few_frames_of_a_video_are_held_at_once(warp, frames_held):
     save_clip("a.gif", 30)
     save_flow("f.flo", 1)
-    alive = weakref.WeakSet()
-    most = 0
-
-    def counted(path):
-        nonlocal most
-        for frame in read_video(path):
-            alive.add(frame)
-            most = max(most, len(alive))
-            yield frame
-
-    monkeypatch.setattr(flowwarp.io.video, "read_video", counted)
     assert warp("a.gif", "f.flo")[0] == 0
-    assert 0 < most <= 4
+    assert 0 < max(frames_held) <= 4
 
 
 def test_as_a_program(tmp_path):
