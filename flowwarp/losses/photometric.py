@@ -44,7 +44,7 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
     # Of fp16, the sum of as many as 65,520 would be infinite.
     wide = compute_dtype(values)
     total, count = kept.mean(1).sum((1, 2), dtype=wide), weight.sum((1, 2, 3), dtype=wide)
-    return (total / count.clamp_min(1e-6)).to(values.dtype)
+    return (total / torch.where(count != 0, count, 1)).to(values.dtype)
 
 
 def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:

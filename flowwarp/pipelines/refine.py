@@ -403,7 +403,7 @@ def _complete(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
 
 def _spread(total: Tensor, known: Tensor) -> Tensor:
     """Divide where something is known; elsewhere take the mean of a coarser level, and so on up."""
-    mean = total / known.clamp_min(1e-6)
+    mean = total / torch.where(known > 0, known, 1)
     if max(mean.shape[-2:]) == 1 or bool((known > 0).all()):
         return mean
     size = ((mean.shape[-2] + 1) // 2, (mean.shape[-1] + 1) // 2)

@@ -54,6 +54,13 @@ def test_masked_mean_ignores_what_is_left_out():
     assert masked_mean(values, mask).tolist() == [2.0]
 
 
+@pytest.mark.parametrize("weight", [1e-3, 1e-7, 1e-30])
+def test_masked_mean_with_small_weights(weight):
+    values = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 1, 2, 2)
+    weights = weight * torch.tensor([1.0, 0.0, 0.0, 3.0]).view(1, 1, 2, 2)
+    assert masked_mean(values, weights).tolist() == pytest.approx([4.75])
+
+
 def test_masked_mean_of_many_halves():
     values = torch.full((1, 1, 300, 300), 0.5, dtype=torch.float16)
     got = masked_mean(values, torch.ones(1, 1, 300, 300, dtype=torch.bool))

@@ -18,6 +18,7 @@ from flowwarp.pipelines.refine import (
     _complete,
     _edges,
     _features,
+    _spread,
     _trust,
     estimate,
     fuse,
@@ -334,3 +335,9 @@ def test_matches_that_do_not_return_are_filled_in():
     back = STILL.clone()
     back[:, 0, 12:16, 15:19] = -2  # a pixel beside where it began
     assert torch.equal(_complete(image, flow, back), flow)
+
+
+def test_what_is_known_is_spread_however_little_it_is():
+    known = torch.zeros(1, 1, 8, 1)
+    known[..., 5, 0] = 2**-21  # of a single match among millions of pixels
+    assert torch.equal(_spread(3 * known, known), torch.full_like(known, 3))
