@@ -82,6 +82,7 @@ def census_loss(
     Unchanged by what light adds, and hardly by what it multiplies. Blocks that reach over the
     frame are left out, since only a part of them is compared.
     """
+    _check_pair(image1, warped2)
     distance = census_distance(image1, warped2, radius)
     inner = torch.zeros_like(distance, dtype=torch.bool)
     inner[..., radius : -radius or None, radius : -radius or None] = True
@@ -101,7 +102,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
     Returns:
         (B, C, H, W); windows continue over the edge by reflection.
     """
-    _check_pair(image1, image2)
+    _check_pair(image1, image2, "image2")
     c1, c2 = 0.01**2, 0.03**2  # the paper's constants for a range of 1
     # The square of a mean is nearly the mean of squares: halves would leave little but rounding.
     dtype = torch.promote_types(image1.dtype, image2.dtype)
@@ -119,6 +120,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
 
 def ssim_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
     """Compare local structure: the mean :func:`ssim_distance` of the kept pixels, (B,)."""
+    _check_pair(image1, warped2)
     return masked_mean(ssim_distance(image1, warped2), mask)
 
 
@@ -151,11 +153,11 @@ def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor
     return warped[..., inner, inner], valid[..., inner, inner]
 
 
-def _check_pair(image1: Tensor, image2: Tensor) -> None:
+def _check_pair(image1: Tensor, second: Tensor, name: str = "warped2") -> None:
     """Refuse images of which one would be spread over the other."""
-    check_image(image1, "the first image")
-    check_image(image2, "the second image")
-    check_same_grid(image2, "the second image", image1, image1.shape[1])
+    check_image(image1, "image1")
+    check_image(second, name)
+    check_same_grid(second, name, image1, image1.shape[1])
 
 
 def _reflect(image: Tensor, width: int) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.losses.photometric import charbonnier, masked_charbonnier
-from flowwarp.tensors import check_flow, check_same_grid
+from flowwarp.tensors import check_flow, check_image, check_same_grid
 
 
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
@@ -26,6 +26,7 @@ def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) ->
         (B,); 0 for an image of one pixel.
 
     Raises:
+        TypeError: flow or image is not floating-point.
         ValueError: shapes or devices do not fit.
     """
     return _directions(flow, image, edge_weight, order=1)
@@ -50,14 +51,17 @@ def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) ->
         (B,), pixels; 0 for an empty mask.
 
     Raises:
+        TypeError: a flow is not floating-point.
         ValueError: shapes or devices do not fit.
     """
+    check_flow(flow_next, "flow_next")
     check_flow(flow_previous, "flow_previous", like=flow_next)
     return masked_charbonnier(flow_next + flow_previous, mask, 0.01)
 
 
 def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> Tensor:
     check_flow(flow)
+    check_image(image)
     check_same_grid(image, "image", flow)
     total = flow.new_zeros(flow.shape[0])
     for dim in (-1, -2):

@@ -39,6 +39,17 @@ def test_nothing_is_spread_over_examples(term):
             term(image1, wrong)
 
 
+@pytest.mark.parametrize("term", TERMS)
+def test_arguments_are_called_as_they_are_in_the_signature(term):
+    image1, image2 = frames()
+    with pytest.raises(ValueError, match=r"^warped2 must"):
+        term(image1, image2[:1])
+    with pytest.raises(TypeError, match=r"^warped2 must be .* got torch\.uint8"):
+        term(image1, image2.byte())
+    with pytest.raises(TypeError, match=r"^image1 must be .* got ndarray"):
+        term(image1.numpy(), image2)
+
+
 def test_masked_mean_divides_by_what_is_kept():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 1, 2, 2)
     mask = torch.tensor([[True, False], [False, True]]).view(1, 1, 2, 2)

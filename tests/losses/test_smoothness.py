@@ -103,5 +103,13 @@ def test_what_does_not_fit_is_refused():
             term(flow, torch.zeros(1, 3, 8, 8))  # whose edges would be those of both
         with pytest.raises(ValueError, match="flow must be"):
             term(flow[:, :1], torch.zeros(2, 3, 8, 8))
+        with pytest.raises(TypeError, match=r"image must be .* got torch\.uint8"):
+            term(flow, torch.zeros(2, 3, 8, 8).byte())
+        with pytest.raises(TypeError, match=r"image must be .* got ndarray"):
+            term(flow, torch.zeros(2, 3, 8, 8).numpy())
     with pytest.raises(ValueError, match="flow_previous must have batch"):
         constant_velocity(flow, other, torch.ones(2, 1, 8, 8) > 0)
+    with pytest.raises(TypeError, match=r"flow_next must be .* got torch\.uint8"):
+        constant_velocity(torch.ones(2, 1, 8, 8).byte(), flow, torch.ones(2, 1, 8, 8) > 0)
+    with pytest.raises(ValueError, match="flow_next must be"):
+        constant_velocity(flow[:, :1], flow, torch.ones(2, 1, 8, 8) > 0)
