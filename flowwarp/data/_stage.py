@@ -8,6 +8,7 @@ A pixel on a rim shows two things that may move apart: it has no single flow, an
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.ops.warping import warp
+from flowwarp.tensors import check_whole
 
 STAGE = 128  # px
+_SIZES = (STAGE, 64, 32, 16, 8)  # px, of frames
 _PURE = 0.9  # of a pixel must be one thing's for the flow of that thing to be the pixel's
 _LIGHT = 0.02  # by how much a shadow may change over a pixel that keeps its flow
 _SOFT = 1.5  # px of the stage over which a figure's texels are averaged: 1 shows their corners
@@ -82,6 +85,17 @@ class Take:
     visible_21: Tensor
 
 
+def check_take(size: int, frames: int) -> None:
+    """Check that there can be frames of a size, and so many of them.
+
+    Raises:
+        ValueError: ``size`` is not 128, 64, 32, 16 or 8, or ``frames`` no whole number from 1.
+    """
+    if not isinstance(size, int) or size not in _SIZES:
+        raise ValueError(f"size must be 128, 64, 32, 16 or 8, got {reprlib.repr(size)}")
+    check_whole(frames, "frames", 1)
+
+
 def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) -> Take:
     """Draw all frames.
 
@@ -90,13 +104,8 @@ def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) ->
             border.
         camera: how it is seen.
         figures: painted in this order.
-        size: of the frames: ``STAGE``, or what divides it.
-
-    Raises:
-        ValueError: another size.
+        size: of the frames; see :func:`check_take`.
     """
-    if size < 8 or STAGE % size:
-        raise ValueError(f"size must be 128, 64, 32, 16 or 8, got {size}")
     frames, count = len(camera.scale), len(figures)
     # RGB; then how much of each pixel shows each figure, what is left being backdrop; shadow.
     scene = torch.zeros(frames, 3 + count + 1, STAGE, STAGE)

@@ -147,6 +147,7 @@ def load_captioned(
         InputError: nothing of the kind is there, a table or tar file is broken, or no video
             is left.
         OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
+        ValueError: ``size`` or ``frames`` is no whole number from 1.
     """
     check_whole(size, "size", 1)
     check_whole(frames, "frames", 1)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowwarp.data._stage import STAGE, Figure, Track, film
+from flowwarp.data._stage import STAGE, Figure, Track, check_take, film
 from flowwarp.data.cast import Attributes, choose
 from flowwarp.data.world import Clip
 
@@ -83,8 +83,7 @@ def compose_digits(seed: int, index: int, size: int = 64, frames: int = 16) -> C
     Raises:
         ValueError: a size or length that is not possible.
     """
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
+    check_take(size, frames)
     random = np.random.default_rng([seed, index, 10])
     colors = random.permutation(list(COLORS)).tolist()
     count = 2 if random.random() < _TWO else 1

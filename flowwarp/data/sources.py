@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path, PurePath
 from typing import Any, Protocol, final
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flowwarp.data._stage import check_take
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sprites import Layers, load_layers
@@ -36,6 +37,8 @@ _ASIDE = 10  # of a folder, one video in so many is for validation
 @dataclass(frozen=True)
 class Source:
     """Clips by seed and index: the same numbers give the same clip. Threads may call it.
+
+    It can be sent to the workers of a DataLoader, if what finds the motion of a folder's can.
 
     Args:
         draw: makes a clip.
@@ -106,8 +109,10 @@ def open_source(
         ValueError: a size or length that the world does not have.
     """
     _refuse_others(name, layers, photos)
+    if str(name) in WORLDS:
+        check_take(size, frames)
     if str(name) == DIGITS:
-        return Source(lambda seed, index: compose_digits(seed, index, size, frames))
+        return Source(partial(compose_digits, size=size, frames=frames))
     if str(name) == SPRITES:
         drawn = load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
@@ -115,7 +120,8 @@ def open_source(
             check_held_out(drawn, layers, photos=bool(pictures))
         return _sprites(drawn, pictures, size, frames, held_out)
     store = load_captioned(name, size, frames, progress=progress)
-    return _windows(store, _choose(store, held_out, frames), motion)
+    windows = _choose(store, held_out, frames)
+    return Source(partial(_draw_window, store, windows, motion), len(windows), (store.key,))
 
 
 def check_source(
@@ -171,13 +177,11 @@ def open_split(
 def _sprites(
     layers: Layers, photos: Sequence[Tensor], size: int, frames: int, held_out: bool | None
 ) -> Source:
-    def draw(seed: int, index: int) -> Clip:
-        return compose_clip(layers, seed, index, size, frames, photos=photos, held_out=held_out)
-
     digest = hashlib.blake2b(digest_size=10)
     for photo in photos:
         digest.update(repr(photo.shape).encode())
         digest.update(photo.contiguous().numpy().data)
+    draw = partial(compose_clip, layers, size=size, frames=frames, photos=photos, held_out=held_out)
     return Source(draw, state=(layers.digest, digest.hexdigest()))
 
 
@@ -219,25 +223,24 @@ def _rank(name: str) -> int:
     return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8])
 
 
-def _windows(store: CaptionedStore, windows: Sequence[int], motion: Motion | None) -> Source:
-    def draw(seed: int, index: int) -> Clip:
-        number = _shuffled(seed, index // len(windows), len(windows))[index % len(windows)]
-        window = store[windows[number]]
-        moves = _unknown(window.video) if motion is None else motion(window.video)
-        flow_12, flow_21, visible_12, visible_21 = moves
-        return Clip(
-            video=window.video,
-            flow_12=flow_12,
-            flow_21=flow_21,
-            valid_12=visible_12,
-            valid_21=visible_21,
-            visible_12=visible_12,
-            visible_21=visible_21,
-            caption=window.caption,
-            attributes={},
-        )
-
-    return Source(draw, len(windows), (store.key,))
+def _draw_window(
+    store: CaptionedStore, windows: Sequence[int], motion: Motion | None, seed: int, index: int
+) -> Clip:
+    number = _shuffled(seed, index // len(windows), len(windows))[index % len(windows)]
+    window = store[windows[number]]
+    moves = _unknown(window.video) if motion is None else motion(window.video)
+    flow_12, flow_21, visible_12, visible_21 = moves
+    return Clip(
+        video=window.video,
+        flow_12=flow_12,
+        flow_21=flow_21,
+        valid_12=visible_12,
+        valid_21=visible_21,
+        visible_12=visible_12,
+        visible_21=visible_21,
+        caption=window.caption,
+        attributes={},
+    )
 
 
 @lru_cache(maxsize=4)

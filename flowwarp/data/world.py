@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp.data._stage import STAGE, Figure, Shadow, Track, film
+from flowwarp.data._stage import STAGE, Figure, Shadow, Track, check_take, film
 from flowwarp.data.captions import draw_caption
 from flowwarp.data.cast import ACTIONS, Actor, Attributes, choose, draw_actor, is_held_out
 from flowwarp.data.grounds import (
@@ -104,8 +104,7 @@ def compose_clip(
     Raises:
         ValueError: a size or length that is not possible, or nothing is held out.
     """
-    if frames < 1:
-        raise ValueError(f"frames must be at least 1, got {frames}")
+    check_take(size, frames)
     random = np.random.default_rng([seed, index])
     for _ in range(_TRIES):
         actors, attributes = _cast(layers, random, photo_share if len(photos) else None)

@@ -393,7 +393,7 @@ def test_a_long_caption_is_cut(load, data):
 def test_arguments(load, data):
     for name in ("size", "frames"):
         with pytest.raises(ValueError, match=f"^{name} must be a whole number"):
-            load(data, **{name: 0})
+            load(data, **{name: 2.5})
 
 
 def test_the_cache_is_bounded(load, data):

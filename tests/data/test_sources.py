@@ -1,5 +1,6 @@
 """Sources of clips: worlds by name, and what is kept aside of a folder."""
 
+import pickle
 import shutil
 
 import pytest
@@ -57,6 +58,28 @@ def test_sprites():
     assert_same(clip, compose_clip(bundled_layers(), 3, 5, 32, 3))
     assert not is_held_out(clip.attributes)
     assert is_held_out(open_source("sprites", 32, 3, held_out=True)(3, 5).attributes)
+
+
+@pytest.mark.parametrize("name", ["digits", "sprites", "folder"])
+def test_a_source_can_be_sent_to_a_worker(name, request):
+    source = open_source(request.getfixturevalue(name) if name == "folder" else name, 16, 2)
+    sent = pickle.loads(pickle.dumps(source))
+    assert_same(sent(3, 5), source(3, 5))
+    assert (sent.count, sent.state) == (source.count, source.state)
+
+
+@pytest.mark.parametrize("name", ["digits", "sprites"])
+@pytest.mark.parametrize(
+    ("size", "frames", "problem"),
+    [
+        (77, 4, "size must be 128, 64, 32, 16 or 8, got 77"),
+        (32, 0, "frames must be a whole number"),
+        (32, 2.5, "frames must be a whole number"),
+    ],
+)
+def test_a_world_without_such_clips_is_not_opened(name, size, frames, problem):
+    with pytest.raises(ValueError, match=problem):
+        open_source(name, size, frames)
 
 
 def test_layers_that_hold_nothing_that_is_held_out(monkeypatch):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data._stage import STAGE, Figure, Shadow, Track, film
+from flowwarp.data._stage import STAGE, Figure, Shadow, Track, check_take, film
 
 
 def track(frames, x=0.0, y=0.0, scale=1.0):
@@ -121,7 +121,7 @@ def test_partly_and_wholly_out_of_the_frame(canvas):
     assert corner.video[0, :, 1, 1].tolist() == [255, 0, 0]
 
 
-@pytest.mark.parametrize("size", [0, 4, 48, 127, 256])
-def test_sizes_that_are_not_possible(canvas, size):
+@pytest.mark.parametrize("size", [0, 4, 48, 127, 256, 64.0, "64"])
+def test_sizes_that_are_not_possible(size):
     with pytest.raises(ValueError, match="size must be"):
-        film(canvas, track(2), [], size)
+        check_take(size, 2)
