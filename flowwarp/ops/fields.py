@@ -56,7 +56,7 @@ def compose(flow_12: Tensor, flow_23: Tensor) -> Tensor:
 
     Returns:
         (B, 2, H, W) from frame 1 to frame 3; warping by it equals warping by ``flow_23``, then by
-        ``flow_12``, but for one interpolation less. NaN where ``flow_12`` is unknown.
+        ``flow_12``, but for one interpolation less. Unknown (NaN or infinite) where ``flow_12`` is.
 
     Raises:
         ValueError: the shapes differ.
@@ -74,6 +74,8 @@ def compose(flow_12: Tensor, flow_23: Tensor) -> Tensor:
 def invert(flow: Tensor, *, iterations: int = 8, mask: Literal[False] = False) -> Tensor: ...
 @overload
 def invert(flow: Tensor, *, iterations: int = 8, mask: Literal[True]) -> tuple[Tensor, Tensor]: ...
+@overload
+def invert(flow: Tensor, *, iterations: int = 8, mask: bool) -> Tensor | tuple[Tensor, Tensor]: ...
 def invert(
     flow: Tensor, *, iterations: int = 8, mask: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -156,7 +158,7 @@ def fill_holes(values: Tensor, coverage: Tensor) -> Tensor:
     return torch.where(known, mean, finer)
 
 
-def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
+def resize_flow(flow: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
     """Change the resolution of a flow field and scale its values with it.
 
     The geometry is that of image resizing (``cv2.resize``, ``interpolate`` with
@@ -170,6 +172,7 @@ def resize_flow(flow: Tensor, size: tuple[int, int]) -> Tensor:
 
     Returns:
         (B, 2, *size) in pixels of the new size; NaN where nothing is known of what it is made of.
+        At the same size ``flow`` itself, as it is.
 
     Raises:
         ValueError: ``size`` is not two whole numbers of at least 1, or the flow has no pixels.

@@ -56,6 +56,16 @@ def warp(
     out: Tensor | None = ...,
     mask: Literal[True],
 ) -> tuple[Tensor, Tensor]: ...
+@overload
+def warp(
+    image: Tensor,
+    flow: Tensor,
+    *,
+    padding: Padding = ...,
+    mode: Mode = ...,
+    out: Tensor | None = ...,
+    mask: bool,
+) -> Tensor | tuple[Tensor, Tensor]: ...
 def warp(
     image: Tensor,
     flow: Tensor,
