@@ -22,6 +22,18 @@ FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LARGEST = 2**24  # of any size: what is allotted by two of them can still be counted in 64 bits
 
 
+def check_float(tensor: Tensor, name: str) -> None:
+    """Check that ``tensor`` is floating point.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
+    if tensor.dtype not in FLOAT_DTYPES:
+        raise TypeError(f"{name} must be fp64, fp32, fp16 or bf16, got {tensor.dtype}")
+
+
 def check_image(image: Tensor, name: str = "image") -> None:
     """Check that ``image`` is (B, C, H, W) and floating point.
 
@@ -29,7 +41,7 @@ def check_image(image: Tensor, name: str = "image") -> None:
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
         ValueError: not four-dimensional.
     """
-    _check_float(image, name)
+    check_float(image, name)
     if image.ndim != 4:
         raise ValueError(f"{name} must be (B, C, H, W), got shape {_shape(image)}")
 
@@ -64,7 +76,7 @@ def check_video(video: Tensor, name: str = "video") -> None:
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
         ValueError: not five-dimensional, or empty.
     """
-    _check_float(video, name)
+    check_float(video, name)
     if video.ndim != 5 or not video.numel():
         raise ValueError(f"{name} must be (B, T, C, H, W) and not empty, got shape {_shape(video)}")
 
@@ -81,7 +93,7 @@ def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) 
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
         ValueError: wrong number of dimensions or channels, other size or device than ``like``.
     """
-    _check_float(flow, name)
+    check_float(flow, name)
     if flow.ndim != 4 or flow.shape[1] != 2:
         raise ValueError(f"{name} must be (B, 2, H, W), got shape {_shape(flow)}")
     if like is not None:
@@ -194,13 +206,6 @@ def check_number(value: object, name: str, least: float, most: float) -> None:
         raise ValueError(
             f"{name} must be a number in [{least:g}, {most:g}], got {reprlib.repr(value)}"
         )
-
-
-def _check_float(tensor: Tensor, name: str) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, got {type(tensor).__name__}")
-    if tensor.dtype not in FLOAT_DTYPES:
-        raise TypeError(f"{name} must be fp64, fp32, fp16 or bf16, got {tensor.dtype}")
 
 
 def _shape(tensor: Tensor) -> tuple[int, ...]:

@@ -410,7 +410,7 @@ class Vocabulary:
         ids = F.pad(torch.tensor([marker]), (0, PATCH - 1), value=NOTHING)
         return Tokens(
             ids,
-            torch.zeros(PATCH, AXES),
+            torch.zeros(PATCH, AXES, dtype=torch.float32),
             torch.full_like(ids, self.number(name)),
             torch.full((PATCH, len(STEPS)), -1),
         )
@@ -495,7 +495,7 @@ class Vocabulary:
         """Return the places of the first tokens of a medium as they are written, (length, 4)."""
         grid = self[name].grid
         if grid is None:
-            places = torch.zeros(length, AXES)
+            places = torch.zeros(length, AXES, dtype=torch.float32)
             places[:, 0] = torch.arange(length) // PATCH + 1
             return places
         return self._grids[name][:length]
@@ -626,7 +626,7 @@ def _grid_places(grid: tuple[int, int, int], full: tuple[int, int, int], first: 
     # the same clip, but a single instant (a first frame) is as long as a cell.
     spans = (full[0] / grid[0] if grid[0] > 1 else 1.0, full[1] / grid[1], full[2] / grid[2])
     axes = [
-        start + (torch.arange(cells) + 0.5) * span - 0.5
+        start + (torch.arange(cells, dtype=torch.float32) + 0.5) * span - 0.5
         for cells, span, start in zip(grid, spans, (first, 1, 1), strict=True)
     ]
     t, y, x = (axis.flatten() for axis in torch.meshgrid(*axes, indexing="ij"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.ops.warping import warp
-from flowwarp.tensors import check_flow, check_image, check_pixels, check_same_grid
+from flowwarp.tensors import check_float, check_flow, check_pixels, check_same_grid
 
 FINE = 0.25  # cycles a pixel: what a frame of half the size cannot hold
 
@@ -42,6 +42,8 @@ def warping_error(video: Tensor, flow_21: Tensor, visible: Tensor | None = None)
     >>> warping_error(torch.tensor([0.2, 0.5]).view(1, 2, 1, 1, 1).expand(1, 2, 3, 4, 4), flow)
     tensor([0.3000])
     """
+    check_float(video, "video")
+    check_float(flow_21, "flow_21")
     if video.ndim != 5 or flow_21.ndim != 5 or video.shape[1] != flow_21.shape[1] + 1:
         raise ValueError(
             "video must be (B, T, C, H, W) and flow_21 (B, T - 1, 2, H, W), "
@@ -49,7 +51,6 @@ def warping_error(video: Tensor, flow_21: Tensor, visible: Tensor | None = None)
         )
     now, before = video[:, 1:].flatten(0, 1), video[:, :-1].flatten(0, 1)
     flow = flow_21.flatten(0, 1)
-    check_image(now, "video")
     check_flow(flow, "flow_21", like=now)
     warped, counts = warp(before, flow, mode="bicubic", mask=True)
     if visible is not None:
@@ -77,16 +78,18 @@ def fine_energy(image: Tensor) -> Tensor:
         (B,).
     """
     check_pixels(image, "image")
+    if not image.numel():  # some libraries have no transform of it
+        return image.float().mean((1, 2, 3))
     height, width = image.shape[-2:]
     window = torch.outer(
-        torch.hann_window(height, device=image.device),
-        torch.hann_window(width, device=image.device),
+        torch.hann_window(height, dtype=torch.float32, device=image.device),
+        torch.hann_window(width, dtype=torch.float32, device=image.device),
     )
     # The mean would leak into everything through the window.
     flat = image.float() - image.float().mean((2, 3), keepdim=True)
     power = torch.fft.fft2(flat * window, norm="forward").abs().square()
-    rows = torch.fft.fftfreq(height, device=image.device).abs()[:, None]
-    columns = torch.fft.fftfreq(width, device=image.device).abs()
+    rows = torch.fft.fftfreq(height, dtype=torch.float32, device=image.device).abs()[:, None]
+    columns = torch.fft.fftfreq(width, dtype=torch.float32, device=image.device).abs()
     fine = (rows > FINE) | (columns > FINE)
     energy = torch.where(fine, power, 0).sum((2, 3)).mean(1)
     energy = energy / window.square().mean().clamp_min(1e-12)
@@ -109,6 +112,8 @@ def fine_ratio(image: Tensor, original: Tensor) -> Tensor:
         TypeError: one is not floating-point.
         ValueError: the shapes differ.
     """
+    check_float(image, "image")
+    check_float(original, "original")
     if image.shape != original.shape or image.ndim not in (4, 5):
         raise ValueError(
             f"image and original must have one shape, (B, C, H, W) or (B, T, C, H, W), "

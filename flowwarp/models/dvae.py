@@ -395,7 +395,7 @@ class FSQ(nn.Module):
 
     def values(self, codes: Tensor) -> Tensor:
         """Return the values (..., D) float32 of codes (...)."""
-        return (2 * self.digits(codes) + 1) / self.levels - 1
+        return (2 * self.digits(codes) + 1).float() / self.levels - 1
 
     def penalty(self, latent: Tensor) -> Tensor:
         """Return how far each number's mean and spread over an example are from 0 and 1, (B,).

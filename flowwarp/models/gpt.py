@@ -178,7 +178,8 @@ def rotation(places: Tensor, head: int) -> tuple[Tensor, Tensor]:
         Cosines and signed sines, (B, 1, L, head) each.
     """
     each = head // (2 * AXES)
-    rates = LONGEST ** -(torch.arange(each, device=places.device) / each)
+    steps = torch.arange(each, dtype=torch.float32, device=places.device)
+    rates = LONGEST ** -(steps / each)
     angles = (places[..., None] * rates).flatten(-2)[:, None]  # (B, 1, L, head / 2)
     cos, sin = angles.cos(), angles.sin()
     return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)
@@ -497,7 +498,7 @@ class GPT(nn.Module):
                 found = torch.where(inside, found, _look_up(read, near[:, PATCH:], hidden))
             found = found.reshape(-1, PATCH, NEAR)[flat].flatten(0, 1)  # (8 n, 7)
             pointed = self.same(features).float()
-        nats = torch.zeros(len(targets), device=ids.device)
+        nats = torch.zeros(len(targets), dtype=torch.float32, device=ids.device)
         for own in choices:
             index = _index(own, self.config.vocabulary)
             chosen = index[targets]
@@ -700,8 +701,9 @@ class Decoder:
         device, width = self.embedding.device, self.config.width
         self.used = 0
         said = (self.rows, 1, self.config.embedded)
-        self.said = torch.zeros(said, device=device)  # by the words so far
-        self.told = torch.zeros(self.rows, 1, width, device=device)  # what they say
+        self.said = torch.zeros(said, dtype=torch.float32, device=device)  # by the words so far
+        told = (self.rows, 1, width)
+        self.told = torch.zeros(told, dtype=torch.float32, device=device)  # what they say
         self.before = torch.zeros(self.rows, 2, dtype=torch.int64, device=device)  # the last two
 
     def begin(

@@ -48,6 +48,7 @@ from flowwarp.tensors import (
     check_image,
     check_mask,
     check_number,
+    check_pixels,
     check_same_grid,
     check_whole,
     check_wholes,
@@ -226,9 +227,11 @@ class Upsampler(nn.Module):
 
         Raises:
             TypeError: an image is not a floating-point tensor.
-            ValueError: shapes do not fit.
+            ValueError: shapes do not fit, or there are no pixels.
         """
         _check(noisy, time, decode, previous, visible)
+        if not len(noisy):  # pixel_unshuffle leaves such a batch as it is
+            return noisy.float()
         height, width = noisy.shape[-2:]
         if previous is None or visible is None:
             hint, trust = torch.zeros_like(noisy), torch.zeros_like(noisy[:, :1])
@@ -319,7 +322,7 @@ def detail(image: Tensor) -> Tensor:
 
 def _waves(time: Tensor) -> Tensor:
     """Return sines and cosines of t, (B, 2 * FREQUENCIES) float32, from 1/4 to 16 periods."""
-    periods = torch.logspace(-2, 4, FREQUENCIES, base=2.0, device=time.device)
+    periods = torch.logspace(-2, 4, FREQUENCIES, base=2.0, dtype=torch.float32, device=time.device)
     angle = 2 * math.pi * time.float()[:, None] * periods
     return torch.cat([angle.sin(), angle.cos()], 1)
 
@@ -330,7 +333,7 @@ def _check(
     for name, image in (("noisy", noisy), ("decode", decode), ("previous", previous)):
         if image is None:
             continue
-        check_image(image, name)
+        check_pixels(image, name)
         if image.shape[1] != 3:
             raise ValueError(f"{name} must have 3 channels, got {image.shape[1]}")
     if time.shape != noisy.shape[:1]:
@@ -434,7 +437,7 @@ def upsample_frames(
         shape = (len(decode), 3, SCALE * decode.shape[2], SCALE * decode.shape[3])
 
         def fresh(shape: tuple[int, ...] = shape, like: Tensor = decode) -> Tensor:
-            return torch.randn(shape, generator=generator).to(like.device)
+            return torch.randn(shape, generator=generator, dtype=torch.float32).to(like.device)
 
         if not temporal or output is None or noise is None or flow is None:
             noise, previous, trust = fresh(), None, None

@@ -150,7 +150,7 @@ def write_caption(
     """
     net, limit = captioner.net, captioner.vocabulary.text_limit
     ids = torch.full((1, 1), END, device=seen.device)
-    sums = torch.zeros(1, device=seen.device)
+    sums = torch.zeros(1, dtype=seen.dtype, device=seen.device)
     best, found = -torch.inf, ids[0, :0]
     for _ in range(limit + 1):
         views = torch.cat([seen, torch.zeros_like(seen)]).repeat_interleave(len(ids), 0)

@@ -112,7 +112,7 @@ def kinds_of(words: Vocabulary, places: Tensor, sketch: Tensor | None) -> Tensor
         return torch.full((len(places),), words[SKETCH].size)
     grid = words[VIDEO].grid
     assert grid is not None
-    shares = torch.tensor(sketch.shape) / torch.tensor(grid)
+    shares = torch.tensor(sketch.shape, dtype=torch.float32) / torch.tensor(grid)
     # Cells of a video are counted from 1.
     t, y, x = ((places[:, 1:] - 1) * shares).long().unbind(1)
     return sketch[t, y, x]
@@ -347,7 +347,8 @@ def describe(
     words = gpt.vocabulary
     device = gpt.net.head.weight.device
     count = (words.text_limit + 1) * PATCH
-    draws = torch.rand(len(videos), count, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(len(videos), count, generator=generator, dtype=torch.float32)
     opened = [
         _to(join([words.segment(VIDEO, video.cpu()), words.opening(TEXT)]), device)
         for video in videos
@@ -368,7 +369,8 @@ def describe(
 def _draws(seeds: Sequence[int], count: int) -> Tensor:
     """Return numbers in [0, 1) to draw tokens by, (B, count), each row by its own seed."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    return torch.stack([torch.rand(count, generator=own) for own in generators])
+    draws = [torch.rand(count, generator=own, dtype=torch.float32) for own in generators]
+    return torch.stack(draws)
 
 
 def _opened(words: Vocabulary, prompt: Prompt, caption: str | None) -> Tokens:

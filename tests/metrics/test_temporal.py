@@ -39,6 +39,20 @@ def test_frames_are_warped_bicubically():
 
 def test_no_examples_have_no_errors():
     assert warping_error(torch.zeros(0, 3, 3, 4, 4), torch.zeros(0, 2, 2, 4, 4)).shape == (0,)
+    assert fine_energy(torch.zeros(0, 3, 4, 4)).shape == (0,)
+    assert fine_ratio(torch.zeros(0, 2, 3, 4, 4), torch.zeros(0, 2, 3, 4, 4)).shape == (0,)
+
+
+def test_torchs_default_type_is_no_matter():
+    image = rand(1, 3, 8, 9)
+    wanted = fine_energy(image)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = fine_energy(image)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, wanted)
 
 
 def test_only_visible_pixels_with_known_flow_count():
@@ -104,3 +118,12 @@ def test_shapes_are_checked():
         fine_energy(torch.zeros(1, 3, 0, 4))
     with pytest.raises(ValueError, match="one shape"):
         fine_ratio(torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 5))
+    image, video = torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 3, 4, 4)
+    with pytest.raises(TypeError, match=r"image must be a torch\.Tensor, got ndarray"):
+        fine_ratio(image.numpy(), image)
+    with pytest.raises(TypeError, match=r"original must be .* got torch\.uint8"):
+        fine_ratio(image, image.byte())
+    with pytest.raises(TypeError, match=r"video must be a torch\.Tensor, got ndarray"):
+        warping_error(video.numpy(), torch.zeros(1, 1, 2, 4, 4))
+    with pytest.raises(TypeError, match=r"flow_21 must be .* got torch\.int64"):
+        warping_error(video, torch.zeros(1, 1, 2, 4, 4).long())

@@ -219,6 +219,7 @@ def test_time_matters():
         ({"noisy": torch.zeros(1, 3, 15, 16)}, "decode must be half"),
         ({"time": torch.zeros(2)}, "time must be"),
         ({"noisy": torch.zeros(1, 4, 16, 16)}, "noisy must have 3"),
+        ({"noisy": torch.zeros(1, 3, 0, 16)}, "noisy must have pixels"),
         ({"visible": torch.zeros(1, 1, 8, 8), "previous": torch.zeros(1, 3, 16, 16)}, "visible"),
         ({"previous": torch.zeros(1, 3, 16, 16)}, "together"),
         ({"visible": torch.zeros(1, 1, 16, 16)}, "together"),
@@ -395,6 +396,13 @@ def test_half_precision_weights_sample_too():
     narrow = upsample_clip(net.bfloat16(), decode, flow, visible, seeded())
     assert narrow.dtype == torch.float32
     torch.testing.assert_close(narrow, wide, atol=0.02, rtol=0)
+
+
+def test_of_no_images_none_are_made():
+    images, decode = torch.zeros(0, 3, 16, 24), torch.zeros(0, 3, 8, 12)
+    assert sample(network(), images, decode).shape == images.shape
+    seen = images, torch.zeros(0, 1, 16, 24)
+    assert sample(network(), images, decode, *seen, steps=2).shape == images.shape
 
 
 def test_wrong_arguments_are_named():

@@ -216,6 +216,18 @@ def test_tells_seconds_and_progress(models):
     assert done[-1] == totals[0]
 
 
+def test_torchs_default_type_is_no_matter(models, video_weights):
+    wanted = make(models, steps=2), describe_video(models, numbered(WINDOW), seed=1, best=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        again = load_models(**video_weights)
+        found = make(again, steps=2), describe_video(again, numbered(WINDOW), seed=1, best=2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(found[0], wanted[0])
+    assert found[1] == wanted[1]
+
+
 @pytest.mark.parametrize(
     ("prompt", "options", "problem"),
     [
