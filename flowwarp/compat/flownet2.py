@@ -78,9 +78,11 @@ def writeFlow(filename: str | Path, uv: ArrayLike, v: ArrayLike | None = None) -
 
     Raises:
         ValueError: a wrong shape or extension.
+        InputError: the format cannot hold these values or this size; see ``flowwarp.write_flow``.
         OutputError: the file cannot be written.
     """
-    write_flow(filename, _to_tensor(uv if v is None else np.stack((uv, v), axis=-1)))
+    parts = uv if v is None else np.stack((_to_array(uv), _to_array(v)), axis=-1)
+    write_flow(filename, _to_tensor(parts))
 
 
 def flow2img(flow_data: ArrayLike) -> NDArray[np.uint8]:
@@ -129,7 +131,13 @@ visulize_flow_file = visualize_flow_file  # spelt so there
 
 def _to_tensor(uv: Any) -> Tensor:
     """Turn (H, W, 2) of any number type and memory order into a (2, H, W) float32 tensor."""
-    array = np.array(uv, dtype=np.float64)
+    array = _to_array(uv)
     if array.ndim != 3 or array.shape[2] != 2:
         raise ValueError(f"flow must be (H, W, 2), got shape {array.shape}")
     return torch.from_numpy(array).permute(2, 0, 1).float()
+
+
+def _to_array(values: Any) -> NDArray[np.float64]:
+    if isinstance(values, Tensor):  # which NumPy does not take with a gradient, nor from a GPU
+        values = values.detach().to("cpu", torch.float64).numpy()
+    return np.array(values, dtype=np.float64)

@@ -64,7 +64,8 @@ def export_folder(folder: str | Path, parts: Mapping[str, str | Path]) -> None:
         parts: names, such as ``dvae``, and files of weights with their cards.
 
     Raises:
-        InputError: a file is missing, broken, or of a network that flowwarp does not have.
+        InputError: a file is missing, broken, or of none of the networks that such a folder takes:
+            flownet, dvae, gpt, captioner and upsampler.
         OutputError: the folder cannot be written, or is not empty.
         ValueError: no parts, or a name that is no plain word.
     """
@@ -131,7 +132,7 @@ def _check(path: str | Path, model: str | None = None) -> Card:
         del tensors
         model = metadata.get("model", "")
         if model not in _NETWORKS:
-            raise InputError(path, f"is not of one of flowwarp's networks ({', '.join(_NETWORKS)})")
+            raise InputError(path, f"is not of a network for such folders ({', '.join(_NETWORKS)})")
     return build(path, model, _NETWORKS[model][1])[1]
 
 

@@ -93,6 +93,16 @@ def test_files_go_there_and_back(tmp_path):
     np.testing.assert_array_equal(back, uv.astype(np.float32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_learned_can_be_written(tmp_path, dtype):
+    uv = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]], dtype=dtype, requires_grad=True)
+    writeFlow(tmp_path / "a.flo", uv)
+    writeFlow(tmp_path / "b.flo", uv[..., 0], uv[..., 1])
+    for name in ("a.flo", "b.flo"):
+        assert readFlow(tmp_path / name).tolist() == uv.tolist()
+    assert np.array_equal(flow2img(uv), flow2img(uv.tolist()))
+
+
 def test_the_bytes_are_those_of_a_flo_file(tmp_path):
     writeFlow(tmp_path / "a.flo", [[[1, 2], [3, 4]]])
     expected = b"PIEH" + np.array([2, 1], "<i4").tobytes() + np.array([1, 2, 3, 4], "<f4").tobytes()

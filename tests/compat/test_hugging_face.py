@@ -79,7 +79,7 @@ def test_export_writes_all_or_nothing(parts, tmp_path):
         export_folder(tmp_path / "out", {"gpt": parts["gpt"], "dvae": broken})
     other = tmp_path / "other.safetensors"
     save_weights(other, torch.nn.Linear(1, 1), Card("line"))
-    with pytest.raises(InputError, match="is not of one of flowwarp's networks"):
+    with pytest.raises(InputError, match="is not of a network for such folders"):
         export_folder(tmp_path / "out", {"line": other})
     assert sorted(path.name for path in tmp_path.iterdir()) == [broken.name, other.name]
     with pytest.raises(OutputError, match="exists and is not an empty folder"):
