@@ -677,8 +677,11 @@ class DVAE(nn.Module):
             (B, t * stride_time, 3, h * stride, w * stride) float32 in [0, 1], or ``frames``.
 
         Raises:
-            ValueError: a wrong shape, or a code that does not exist.
+            ValueError: a wrong shape, a code that does not exist, or ``frames`` is no whole number
+                from 1.
         """
+        if frames is not None:
+            check_whole(frames, "frames", 1)
         if codes.ndim != 4 or not codes.numel():
             raise ValueError(f"codes must be (B, t, h, w), got shape {tuple(codes.shape)}")
         parts = (codes[:, place : place + 1] for place in range(codes.shape[1]))

@@ -116,8 +116,8 @@ def interpolate_video(
         frames: (3, H, W) in [0, 1], all of one size; a fourth channel is opacity.
         factor: from 2.
         estimate: gives the flow between two (1, 3, H, W) both ways, such as
-            :func:`flowwarp.pipelines.flow_estimation.estimate_both`; frames may be moved to
-            another device in it.
+            :func:`flowwarp.pipelines.flow_estimation.estimate_both` of a network,
+            ``partial(estimate_both, net)``; frames may be moved to another device in it.
         told: called with ``"cut"`` or ``"repeat"`` for each two frames that are not interpolated.
 
     Yields:

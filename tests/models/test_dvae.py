@@ -545,3 +545,9 @@ def test_a_training_clip_has_whole_groups():
 def test_codes_that_are_refused(codes):
     with pytest.raises(ValueError, match="codes must be"):
         DVAE(TINY).decode(codes)
+
+
+@pytest.mark.parametrize("frames", [0, -3, 1.5])
+def test_a_video_of_no_frames_is_not_decoded(frames):
+    with pytest.raises(ValueError, match="frames must be a whole number"):
+        DVAE(TINY).decode(torch.zeros(1, 1, 2, 2, dtype=torch.int64), frames)
