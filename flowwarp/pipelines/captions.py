@@ -16,7 +16,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import VOCABULARY
-from flowwarp.pipelines.shipped import find_weights
+from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.pipelines.windows import Description, some_windows
 
 BEAMS = 4  # beginnings of a caption that are followed side by side
@@ -35,7 +35,7 @@ class MediaCaptioner:
 
 
 def load_captioner(
-    weights: str | Path, device: str | torch.device = "cpu", network: str = "captioner"
+    weights: str | Path = SHIPPED, device: str | torch.device = "cpu", network: str = "captioner"
 ) -> MediaCaptioner:
     """Make a captioner from weights.
 

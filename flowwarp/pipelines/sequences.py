@@ -21,7 +21,7 @@ from flowwarp.io.checkpoints import build
 from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
 from flowwarp.pipelines._defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
 from flowwarp.pipelines.precision import matrix_dtype
-from flowwarp.pipelines.shipped import find_weights
+from flowwarp.pipelines.shipped import SHIPPED, find_weights
 
 TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
 VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
@@ -73,7 +73,7 @@ class Prompt:
     sketch: Tensor | None = None
 
 
-def load_gpt(weights: str | Path, device: str | torch.device = "cpu") -> MediaGPT:
+def load_gpt(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> MediaGPT:
     """Make a transformer and its vocabulary from weights.
 
     Args:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE, DVAEConfig
-from flowwarp.pipelines.shipped import find_weights
+from flowwarp.pipelines.shipped import SHIPPED, find_weights
 
 
-def load_dvae(weights: str | Path, device: str | torch.device = "cpu") -> DVAE:
+def load_dvae(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> DVAE:
     """Make a discrete VAE from weights.
 
     Args:
