@@ -62,10 +62,10 @@ def check_range(image: Tensor, name: str) -> None:
     """Refuse an image that is in 0 … 255 rather than in [0, 1]; what rings may overshoot a little.
 
     Raises:
-        ValueError: a value is beyond 2.
+        ValueError: a value is beyond 2, or not a number.
     """
     largest = float(image.detach().amax()) if image.numel() else 0.0
-    if largest > 2:
+    if not largest <= 2:
         raise ValueError(f"{name} must be in [0, 1], its largest value is {largest:g}")
 
 

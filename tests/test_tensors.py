@@ -11,6 +11,7 @@ from flowwarp.tensors import (
     check_choice,
     check_mask,
     check_number,
+    check_range,
     check_whole,
     check_wholes,
 )
@@ -58,6 +59,17 @@ def test_a_line_stays_short():
             with pytest.raises(ValueError, match="side must be") as fault:
                 check(value)
             assert len(str(fault.value)) < 200
+
+
+@pytest.mark.parametrize("value", [255.0, math.nan, math.inf])
+def test_an_image_of_another_range_is_refused(value):
+    image = torch.zeros(1, 3, 4, 4)
+    image[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match=rf"^view must be in \[0, 1\], .* is {value:g}$"):
+        check_range(image, "view")
+    image[0, 1, 2, 3] = 1.1
+    check_range(image, "view")
+    check_range(image[:0], "view")
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 4, 5), (1, 1, 4, 5), (2, 1, 4, 1)])

@@ -37,7 +37,7 @@ from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
 from flowwarp.io.video import read_video
-from flowwarp.tensors import check_whole
+from flowwarp.tensors import check_float, check_range, check_whole
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 2  # of the cache; part of its key
@@ -222,20 +222,30 @@ def _fill(
     return places, runs, about
 
 
-def middle_square(frame: Tensor, size: int) -> Tensor:
+def middle_square(frame: Tensor, size: int, name: str = "frame") -> Tensor:
     """Cut out the middle square and resize it, antialiased.
 
     Args:
         frame: (3, H, W) in [0, 1].
         size: of the result's side, in pixels.
+        name: how a message calls the frame.
 
     Returns:
         (3, size, size) uint8.
+
+    Raises:
+        TypeError: the frame is not a floating-point tensor.
+        ValueError: its shape is another, or it is in 0 … 255 or holds NaN in its middle.
     """
+    check_float(frame, name)
+    if frame.ndim != 3 or len(frame) != 3 or not frame.numel():
+        raise ValueError(f"{name} must be (3, H, W), got shape {tuple(frame.shape)}")
     height, width = frame.shape[1:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return resized_bytes(frame[:, top : top + side, left : left + side], (size, size))
+    part = frame[:, top : top + side, left : left + side]
+    check_range(part[None], name)
+    return resized_bytes(part, (size, size))
 
 
 def _skip(fault: str, skipped: list[str]) -> None:

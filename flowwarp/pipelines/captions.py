@@ -18,6 +18,7 @@ from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.pipelines.windows import Description, some_windows
+from flowwarp.tensors import check_whole
 
 BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
@@ -211,15 +212,19 @@ def caption_video(
 
     Args:
         captioner: from :func:`load_captioner`.
-        frames: (3, H, W) in [0, 1], at least one; taken one at a time.
+        frames: (3, H, W) in [0, 1], at least one; taken one at a time. Of a clip, whose ``video``
+            is uint8, ``clip.video / 255``.
         beams: see :func:`write_caption`.
 
     Returns:
         The description, with its log-likelihood where the video is seen, in nats.
 
     Raises:
-        ValueError: there are no frames.
+        TypeError: a frame is not a floating-point tensor.
+        ValueError: there are no frames, one is none, is in 0 … 255 or holds NaN, or ``beams`` is no
+            whole number from 1.
     """
+    check_whole(beams, "beams", 1)
     least = captioner.net.config.apart + 1
     # A short video is not filled up: most pairs of its frames would say that nothing moves.
     parts = some_windows(frames, max(FRAMES, least), captioner.net.config.size, least)

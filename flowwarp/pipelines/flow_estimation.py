@@ -68,7 +68,7 @@ def estimate_flow(
         progress: is called during the fit with the share of it that is done, up to 1.
 
     Raises:
-        ValueError: shapes do not fit, images are in 0 … 255, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255 or hold NaN, or an unknown quality.
 
     >>> _ = torch.manual_seed(0)
     >>> texture = F.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
@@ -106,7 +106,7 @@ def estimate_both(
         progress: is called during the fits with the share of both that is done, up to 1.
 
     Raises:
-        ValueError: shapes do not fit, images are in 0 … 255, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255 or hold NaN, or an unknown quality.
 
     >>> frames = torch.rand(2, 1, 3, 32, 48)
     >>> flow_12, flow_21 = estimate_both(load_flownet(), *frames, "fast")

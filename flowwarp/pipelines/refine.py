@@ -127,7 +127,7 @@ def refine(
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
-        ValueError: shapes, devices or ``quality`` do not fit, or images are in 0 … 255.
+        ValueError: shapes, devices or ``quality`` do not fit, or images are in 0 … 255 or hold NaN.
 
     >>> import torch
     >>> image = torch.rand(1, 3, 32, 32)

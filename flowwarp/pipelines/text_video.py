@@ -67,6 +67,7 @@ from flowwarp.pipelines.sketches import (
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, load_dvae, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
+from flowwarp.tensors import check_whole
 
 STAGES = ("tokens", "decode", "flow", "upsample")
 _OWN_VAE = "give the VAE that it was trained with"
@@ -303,25 +304,23 @@ def generate(
         (3, S, S) float32 in [0, 1] on the CPU, where S is ``models.size``.
 
     Raises:
-        ValueError: ``frames``, ``best``, ``candidates`` or ``steps`` is below 1, nothing of the
-            prompt can be read, the image is none, or the video is longer than this transformer can
-            go on.
+        TypeError: the image is not a floating-point tensor.
+        ValueError: ``frames``, ``best``, ``candidates`` or ``steps`` is no whole number from 1,
+            nothing of the prompt can be read, the image is none, is in 0 … 255 or holds NaN, or the
+            video is longer than this transformer can go on.
     """
     frames = models.window if frames is None else frames
     numbers = {"frames": frames, "best": best, "candidates": candidates, "steps": steps}
     for name, value in numbers.items():
-        if value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        check_whole(value, name, 1, 2**31)  # frames come one by one: there may be any number
     caption = None if prompt is None else tidy(models.gpt, prompt)
     if caption == "":
         raise ValueError("prompt must not be empty")
-    if image is not None and (image.ndim != 3 or len(image) != 3 or not image.numel()):
-        raise ValueError(f"image must be (3, H, W), got shape {tuple(image.shape)}")
     if frames > models.window and not models.goes_on:
         raise ValueError(f"frames must be at most {models.window} with this transformer")
     first = None
     if image is not None:
-        first = tokenize(models.dvae, middle_square(image, models.small)[None])
+        first = tokenize(models.dvae, middle_square(image, models.small, "image")[None])
     job = _Job(
         models,
         Prompt(caption, first),
@@ -719,15 +718,17 @@ def describe_video(
 
     Args:
         models: from :func:`load_models`; upsampler and flow network are not used.
-        frames: (3, H, W) in [0, 1], at least one; taken one at a time.
+        frames: (3, H, W) in [0, 1], at least one; taken one at a time. Of a clip, whose ``video``
+            is uint8, ``clip.video / 255``.
         best: so many descriptions of each part are tried; the first is the likeliest word by word.
         seed: of the others.
 
     Raises:
-        ValueError: there are no frames, or ``best`` is below 1.
+        TypeError: a frame is not a floating-point tensor.
+        ValueError: there are no frames, one is none, is in 0 … 255 or holds NaN, or ``best`` is no
+            whole number from 1.
     """
-    if best < 1:
-        raise ValueError(f"best must be at least 1, got {best}")
+    check_whole(best, "best", 1)
     videos = _look(models, frames)
     said = describe(models.gpt, videos)
     for number in range(1, best):

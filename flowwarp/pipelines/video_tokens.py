@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.pipelines.shipped import SHIPPED, find_weights
+from flowwarp.tensors import check_float, check_range
 
 
 def load_dvae(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> DVAE:
@@ -82,10 +83,15 @@ def tokenize(net: DVAE, video: Tensor) -> Tensor:
         (t, h, w) int64; see :meth:`DVAE.encode`.
 
     Raises:
-        ValueError: the shape does not fit the network.
+        TypeError: the clip is neither floating point nor uint8.
+        ValueError: the shape does not fit the network, or the clip is floating point and in
+            0 … 255, or holds NaN.
     """
-    pixels = video.float() / 255 if video.dtype == torch.uint8 else video
-    return net.encode(pixels[None].to(_device(net)))[0].cpu()
+    if video.dtype == torch.uint8:
+        video = video.float() / 255
+    check_float(video, "video")
+    check_range(video, "video")
+    return net.encode(video[None].to(_device(net)))[0].cpu()
 
 
 def detokenize(net: DVAE, codes: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -43,7 +43,8 @@ def some_windows(
         (length, 3, size, size) uint8 each, at most ``MOST_WINDOWS``; or one of fewer frames.
 
     Raises:
-        ValueError: there are no frames.
+        TypeError: a frame is not a floating-point tensor.
+        ValueError: there are no frames, or one is none, is in 0 … 255 or holds NaN.
     """
     kept: list[Tensor] = []
     every = 1

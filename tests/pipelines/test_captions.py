@@ -181,6 +181,8 @@ def test_describes_any_size_and_length(captioner):
         assert short.nats == pytest.approx(float(nats), abs=1e-4)
     with pytest.raises(ValueError, match="frames must not be empty"):
         caption_video(captioner, [])
+    with pytest.raises(ValueError, match="beams must be a whole number"):
+        caption_video(captioner, frames[:1], beams=0)
 
 
 def middle(frames):

@@ -231,17 +231,28 @@ def test_torchs_default_type_is_no_matter(models, video_weights):
 @pytest.mark.parametrize(
     ("prompt", "options", "problem"),
     [
-        (CAPTION, {"frames": 0}, "frames must be at least 1"),
-        (CAPTION, {"best": 0}, "best must be at least 1"),
-        (CAPTION, {"steps": 0}, "steps must be at least 1"),
+        (CAPTION, {"frames": 0}, "frames must be a whole number"),
+        (CAPTION, {"frames": 2.5}, "frames must be a whole number"),
+        (CAPTION, {"best": 0}, "best must be a whole number"),
+        (CAPTION, {"candidates": "x"}, "candidates must be a whole number"),
+        (CAPTION, {"steps": 1.5}, "steps must be a whole number"),
         (" \n", {}, "prompt must not be empty"),
         (CAPTION, {"image": torch.zeros(4, 8, 8)}, "image must be"),
         (CAPTION, {"image": torch.zeros(3, 0, 8)}, "image must be"),
+        (CAPTION, {"image": torch.full((3, 8, 8), 255.0)}, r"image must be in \[0, 1\].* 255"),
+        (CAPTION, {"image": torch.full((3, 8, 8), torch.nan)}, r"image must be in \[0, 1\].* nan"),
     ],
 )
 def test_wrong_arguments_are_refused_before_any_work(models, prompt, options, problem):
     with pytest.raises(ValueError, match=problem):
         generate(models, prompt, **options)
+
+
+def test_a_picture_of_another_type_is_refused(models):
+    picture = torch.zeros(3, 8, 8)
+    for wrong, got in ((picture.byte(), r"torch\.uint8"), (picture.numpy(), "ndarray")):
+        with pytest.raises(TypeError, match=f"image must be .* got {got}"):
+            generate(models, CAPTION, image=wrong)
 
 
 @pytest.mark.parametrize(("size", "most"), [(20, 8), (24, None), (28, 8), (36, 8)])

@@ -35,6 +35,16 @@ def test_there_and_back(weights):
     assert tokenize(net, video[:1]).shape == (1, 4, 6)
 
 
+def test_a_clip_must_be_what_it_should(weights):
+    net, video = load_dvae(weights), torch.rand(4, 3, 16, 16)
+    for wrong in (255 * video, video / 0 * 0):
+        with pytest.raises(ValueError, match=r"video must be in \[0, 1\], its largest value is"):
+            tokenize(net, wrong)
+    for wrong, got in ((video.int(), r"torch\.int32"), (video.numpy(), "ndarray")):
+        with pytest.raises(TypeError, match=f"video must be .* got {got}"):
+            tokenize(net, wrong)
+
+
 def test_streams(weights):
     net = load_dvae(weights)
     asked = []

@@ -47,3 +47,17 @@ def test_a_long_video_is_looked_at_evenly(count):
 def test_there_must_be_frames():
     with pytest.raises(ValueError, match="frames must not be empty"):
         some_windows([], 4, 16)
+
+
+@pytest.mark.parametrize("size", [16, 8])
+def test_frames_must_be_what_they_should(size):
+    frame = torch.rand(3, 16, 20, generator=torch.Generator().manual_seed(0))
+    for wrong in (255 * frame, frame / 0 * 0):
+        with pytest.raises(ValueError, match=r"frame must be in \[0, 1\], its largest value is"):
+            some_windows([frame, wrong], 4, size)
+    for wrong in (frame[:1], frame[None]):
+        with pytest.raises(ValueError, match=r"frame must be \(3, H, W\)"):
+            some_windows([wrong], 4, size)
+    for wrong, got in (((255 * frame).byte(), r"torch\.uint8"), (frame.numpy(), "ndarray")):
+        with pytest.raises(TypeError, match=f"frame must be .* got {got}"):
+            some_windows([wrong], 4, size)
