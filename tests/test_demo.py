@@ -2,8 +2,9 @@
 
 import sys
 
-import demo
 import pytest
+
+import demo
 
 
 @pytest.mark.parametrize(

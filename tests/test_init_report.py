@@ -2,11 +2,12 @@
 
 import sys
 
-import batch_norm_leak as leak
-import init_report
 import pytest
 import torch
 from torch import nn
+
+import batch_norm_leak as leak
+import init_report
 
 
 def test_a_network_by_hand():

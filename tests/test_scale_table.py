@@ -5,9 +5,9 @@ import unittest.mock
 from pathlib import Path
 
 import pytest
-import scale_table
 import torch
 
+import scale_table
 from flowwarp.models.gpt import GPT, PATCH, TINY
 from flowwarp.train.optimizers import Muon
 

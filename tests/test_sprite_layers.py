@@ -6,12 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-import make_sprites
 import numpy as np
 import pytest
-import sprite_layers
 from PIL import Image
 
+import make_sprites
+import sprite_layers
 from flowwarp.data.sprites import load_layers
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lpips_weights
 import pytest
+
+import lpips_weights
 
 
 @pytest.mark.parametrize(

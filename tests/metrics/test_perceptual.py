@@ -4,12 +4,12 @@ import pickle
 import sys
 from pathlib import Path
 
-import lpips_weights
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import lpips_weights
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.perceptual import LPIPS

@@ -2,9 +2,10 @@
 
 import random
 
-import fuzz_ops
 import pytest
 import torch
+
+import fuzz_ops
 
 
 def test_random_calls_are_right():

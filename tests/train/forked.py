@@ -12,10 +12,10 @@ import sys
 import time
 from pathlib import Path
 
-import tiny
 import torch
 import torch._dynamo  # as the first step of AdamW does
 
+import tiny
 from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError
 from flowwarp.train.loop import train

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
 from flowwarp.train import runs

@@ -8,10 +8,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 from filelock import FileLock
 
+import tiny
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
 from flowwarp.models.gpt import GPT, GPTConfig

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
 from flowwarp.io._files import atomic_output
 from flowwarp.io.checkpoints import load_tensors
