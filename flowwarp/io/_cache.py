@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -18,12 +19,12 @@ from pathlib import Path
 from flowwarp.errors import InputError, Locked
 from flowwarp.io._files import lock
 
-# A folder's name begins with one of these.
-KINDS = ("pairs", "captioned", "fitted", "tokens", "clips")
 LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
+# What a folder of ours is called: by what it holds, and a digest of what that was made from.
+_NAME = re.compile("(pairs|captioned|fitted|tokens|clips)-[0-9a-f]{20}")
 _IN_USE: set[Path] = set()
 
 
@@ -88,7 +89,7 @@ def make_room(root: Path) -> None:
     except ValueError as fault:
         problem = f"must be a number of bytes, got {text!r}"
         raise InputError("FLOWWARP_CACHE_LIMIT", problem) from fault
-    folders = [path for kind in KINDS for path in root.glob(f"{kind}-*") if path.is_dir()]
+    folders = [path for path in root.glob("*-*") if _is_ours(path)]
     sizes = {folder: _size(folder) for folder in folders}
     excess = sum(sizes.values()) - limit
     for folder in sorted(folders, key=_last_use):
@@ -99,6 +100,16 @@ def make_room(root: Path) -> None:
             _LOG.warning(
                 "removed %s, %.1f GB: prepared data exceeds the limit", folder, sizes[folder] / 1e9
             )
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether it is a folder of prepared data, not one that a user keeps beside them.
+
+    A folder that was made whole has been used, and one that is filled bit by bit was locked.
+    """
+    if not _NAME.fullmatch(path.name):
+        return False
+    return any((path / mark).is_file() for mark in (_USED, ".lock"))
 
 
 def _size(folder: Path) -> int:

@@ -396,8 +396,9 @@ def test_one_process_prepares_and_those_started_with_it_wait(tmp_path, prepare, 
 def test_new_footage_makes_old_footage_go(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "1")
     cache = tmp_path / "cache"
-    (cache / "pairs-old").mkdir(parents=True)
-    (cache / "pairs-old/frames.bin").write_bytes(b"123")
+    old = cache / f"pairs-{20 * '0'}"
+    old.mkdir(parents=True)
+    (old / ".used").write_bytes(b"123")
     save(tmp_path / "a", [0, 4])
     store = prepare_pairs([tmp_path / "a"], cache=cache)
     assert [path.name for path in cache.iterdir()] == [store.folder.name]

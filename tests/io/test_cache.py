@@ -1,6 +1,7 @@
 """The cache: one process makes a thing, and what nobody needs goes when it grows too large."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -12,21 +13,25 @@ from flowwarp.io._cache import make_room, making, use
 
 @pytest.fixture
 def add(tmp_path, monkeypatch):
-    """Put a folder of 1000 bytes into the cache, last used so many seconds after 1970."""
+    """Put a folder of 1000 bytes into the cache, last used so many seconds after 1970.
+
+    Of its digest, all letters are the one that is given.
+    """
     monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "2500")
 
     def added(name, time):
-        folder = tmp_path / name
+        folder = tmp_path / (name + 19 * name[-1])
         folder.mkdir()
         (folder / "data").write_bytes(bytes(1000))
-        os.utime(folder, (time, time))
+        (folder / ".used").touch()
+        os.utime(folder / ".used", (time, time))
         return folder
 
     return added
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(re.sub(r"(.)\1{19}$", r"\1", path.name) for path in folder.iterdir())
 
 
 def test_what_was_used_longest_ago_goes(add, tmp_path, caplog):
@@ -45,8 +50,8 @@ def test_what_is_made_or_in_use_stays(add, tmp_path):
     add("tokens-d", 4)
     use(used)
     with making(made, "another process makes it"):
-        for folder in (used / ".used", made):  # the first to go, if they may
-            os.utime(folder, (1, 1))
+        for folder in (used, made):  # the first to go, if they may
+            os.utime(folder / ".used", (1, 1))
         make_room(tmp_path)
     assert names(tmp_path) == ["fitted-b", "pairs-a"]
 
@@ -69,10 +74,20 @@ def test_what_another_process_uses_stays(add, tmp_path):
 
 def test_a_use_counts_as_new(add, tmp_path):
     for time, name in enumerate(["pairs-a", "pairs-b", "pairs-c"]):
-        (add(name, time) / ".used").touch()
-        os.utime(tmp_path / name / ".used", (5 - time, 5 - time))
+        os.utime(add(name, time) / ".used", (5 - time, 5 - time))
     make_room(tmp_path)
     assert names(tmp_path) == ["pairs-a", "pairs-b"]
+
+
+def test_folders_of_others_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "0")
+    others = ["pairs-of-shoes/.used", f"pairs-{20 * 'a'}/shoes", f"mine-{20 * 'a'}/.used"]
+    half = f"tokens-{20 * 'b'}/.lock"  # of a process that was killed
+    for name in (*others, half):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"1")
+    make_room(tmp_path)
+    assert [(tmp_path / name).exists() for name in (*others, half)] == [True, True, True, False]
 
 
 def test_each_use_is_noted(tmp_path):
