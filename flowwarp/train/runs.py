@@ -140,7 +140,7 @@ class Run:
                 after = record["step"] > step or (
                     record["step"] == step and record["split"] != "train"
                 )
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 break
             if after or not line.endswith("\n"):
                 break
@@ -212,10 +212,11 @@ def open_run(
         InputError: it cannot be resumed with this configuration; the first key is named. Or it has
             weights alone, which beginning anew would write over.
         OutputError: the folder cannot be made, or holds a run that was not to be resumed, or files
-            of another program that would be written over.
+            of another program that would be written over, or links to such.
     """
     folder = Path(folder)
     _make_folder(folder)
+    _refuse_links(folder)
     with lock(folder, "another process trains this run", "wait for it, or name another run"):
         for part in (folder, folder / SAMPLES):  # no folder of another run, which may be writing
             for left in part.glob(".flowwarp-*"):  # of a process that was killed in a write
@@ -233,6 +234,19 @@ def open_run(
             yield run
         finally:
             run.close()
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a run with a file that would be written elsewhere; its folder itself may be a link.
+
+    Raises:
+        OutputError: there is one.
+    """
+    home = folder.resolve()
+    names = (folder / name for name in (".lock", CONFIG, METRICS, LAST, BEST, SAMPLES))
+    for path in (*names, *folder.glob(f"{SAMPLES}/*.png")):
+        if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(home):
+            raise OutputError(path, "is a link that leads out of the run", "remove it")
 
 
 def refuse_run(folder: str | Path) -> None:

@@ -86,6 +86,32 @@ def test_a_pipe_is_refused_without_blocking(tmp_path, name):
         pass
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(".lock", "config.toml", "metrics.jsonl", "last.safetensors", "best.safetensors"),
+        *("samples", "samples/00000001-a.png"),
+    ],
+)
+def test_a_link_that_leads_out_is_refused(tmp_path, name):
+    path = tmp_path / "run" / name
+    path.parent.mkdir(parents=True)
+    path.symlink_to(tmp_path / "victim")
+    message = rf"{name}: is a link that leads out of the run"
+    with pytest.raises(OutputError, match=message), open_run(tmp_path / "run", {}, resume="auto"):
+        pass
+    assert not (tmp_path / "victim").exists()
+
+
+def test_a_run_itself_may_be_a_link(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "run").symlink_to("real")
+    (tmp_path / "real" / "metrics.jsonl").symlink_to("log")
+    with open_run(tmp_path / "run", {}) as run:
+        run.log({"step": 1})
+    assert (tmp_path / "real" / "log").exists()
+
+
 def test_lock_within_one_process(tmp_path):
     with open_run(tmp_path, {}), pytest.raises(Locked) as fault, open_run(tmp_path, {}):
         pass
@@ -202,6 +228,14 @@ def test_metrics_are_rewound_to_a_state(tmp_path):
             path.write_text("\n".join(lines))
             run.rewind_metrics(step)
             assert path.read_text().splitlines() == lines[:kept]
+
+
+def test_metrics_too_deep_to_read_are_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with open_run(tmp_path, {}) as run:
+        path.write_text('{"step": 2, "split": "train"}\n' + "[" * 200_000 + "\n")
+        run.rewind_metrics(5)
+        assert path.read_text() == '{"step": 2, "split": "train"}\n'
 
 
 def test_a_file_for_a_folder(tmp_path):
