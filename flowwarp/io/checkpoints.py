@@ -264,8 +264,10 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
         InputError: it has not, or a value is not finite; the first such key is named.
     """
     check_fit(module, tensors, source)
+    kinds = {key: tensor.dtype for key, tensor in module.state_dict().items()}
     for key, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        # As the network will hold it: float64 may be too large for that.
+        if not bool(torch.isfinite(tensor.to(kinds[key])).all()):
             raise InputError(source, f"{key!r} is not finite everywhere", "train it anew")
     module.load_state_dict(dict(tensors))
 

@@ -249,6 +249,17 @@ def test_weights_of_another_kind_are_refused():
     assert net.parts[0].weight.item() == 1
 
 
+def test_weights_beyond_what_the_network_holds_are_refused():
+    with pytest.raises(InputError, match=r"'parts.0.weight' is not finite"):
+        fill(Wide(1), {"parts.0.weight": torch.full((1, 1), 1e300, dtype=torch.float64)}, "x")
+
+
+def test_weights_of_8_bit_floats():
+    """torch has no isfinite for them."""
+    fill(net := Wide(1), {"parts.0.weight": torch.ones(1, 1).to(torch.float8_e4m3fn)}, "x")
+    assert net.parts[0].weight.item() == 1
+
+
 def test_any_name_and_no_file_that_stays_open(tmp_path):
     path = tmp_path / os.fsdecode(b"\xff\xfe.safetensors")
     save_tensors(path, {"a": torch.arange(5)}, {"b": "c"})
