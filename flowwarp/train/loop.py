@@ -492,7 +492,7 @@ class _Loop:
             }
             self.seconds = float(state.facts["seconds"])
             self.before = {**state.facts["machine"]}
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as fault:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as fault:
             raise InputError(source, f"its facts are broken ({fault})") from fault
         self.step = self.saved_step = state.step
 

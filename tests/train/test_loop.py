@@ -345,6 +345,15 @@ def test_all_states_broken_is_said_each_time(tmp_path):
             run(tiny.make(), tiny.config(), tmp_path, resume="auto")
 
 
+def test_a_state_whose_best_is_at_no_step_is_refused(tmp_path):
+    run(tiny.make(), tiny.config(steps=4), tmp_path)
+    tensors, metadata = load_tensors(tmp_path / "state-00000004.safetensors")
+    metadata["facts"] = json.dumps({**json.loads(metadata["facts"]), "best": [1.0, math.inf]})
+    save_tensors(tmp_path / "state-00000004.safetensors", tensors, metadata)
+    with pytest.raises(InputError, match="its facts are broken"):
+        run(tiny.make(), tiny.config(steps=4), tmp_path, resume="auto")
+
+
 def test_another_configuration_is_refused_by_key(tmp_path):
     run(tiny.make(), tiny.config(steps=4), tmp_path)
     with pytest.raises(InputError, match=r"loop\.clip is 1\.0 in this run, not 2\.0"):

@@ -183,6 +183,7 @@ def test_goes_on_with_a_run_of_before(tmp_path):
         ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR: is not set, though WORLD_SIZE is 2"),
         ({"WORLD_SIZE": "many"}, "WORLD_SIZE: must be a number of processes, got 'many'"),
         ({"WORLD_SIZE": "0"}, "WORLD_SIZE: must be a number of processes, got '0'"),
+        ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE: must be a number of processes, got '9{40}'$"),
     ],
 )
 def test_an_environment_that_torchrun_does_not_make(monkeypatch, environment, problem):
