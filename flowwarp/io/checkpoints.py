@@ -29,6 +29,10 @@ from flowwarp.io._files import atomic_output, open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 
+# How much larger the tensors of a file may be than the file, by tensors that stand under several
+# names: layers of one network that share all they have are some twelve.
+_MOST_SHARED = 16
+_MOST_HEADER = 100_000_000  # bytes; what safetensors reads
 SCALE = "/scale"  # ends the name of what multiplies a tensor that is stored in 8 bits
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
 
@@ -133,8 +137,10 @@ def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, 
     """Return tensors as they were before ``to_8_bits``, but for its rounding.
 
     Raises:
-        InputError: a scale has no tensor of 8 bits, or none of its rows.
+        InputError: a scale has no tensor of 8 bits, or none of its rows; or it is of a tensor under
+            another name, each of which would take four times its bytes.
     """
+    scaled_before: set[int] = set()
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(SCALE)}
     for name, scale in stored.items():
         if not name.endswith(SCALE):
@@ -145,6 +151,9 @@ def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, 
             raise InputError(source, f"{name!r} is the scale of no tensor of 8 bits")
         if scale.shape != (*tensor.shape[:1], *[1] * (tensor.dim() - 1)):
             raise InputError(source, f"{name!r} is {tuple(scale.shape)}, not one value a row")
+        if id(tensor) in scaled_before:
+            raise InputError(source, f"{name!r} is of a tensor that has another scale")
+        scaled_before.add(id(tensor))
         tensors[scaled] = tensor.float() * scale.float()
     return tensors
 
@@ -331,17 +340,19 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         InputError: not safetensors, truncated, or the tensors are not those that were written.
     """
-    with open_input(path) as (file, _):
-        _refuse_pickle(path, file)
-        file.seek(0)
-        data = file.read()
     # Not safe_open, which takes no name that is not UTF-8, and maps the file: cut short meanwhile,
     # that ends the process.
     try:
+        with open_input(path) as (file, size):
+            _refuse_pickle(path, file)
+            file.seek(0)
+            metadata = _read_metadata(file, size)
+            file.seek(0)
+            data = file.read()
         tensors: dict[str, Tensor] = dict(sorted(load(data).items()))  # in no order of its own
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        metadata: dict[str, str] = dict(header.get("__metadata__") or {})
-    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as fault:
+    except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as fault:
+        if isinstance(fault, InputError):
+            raise
         problem = " ".join(str(fault).split())
         raise InputError(path, f"is not a whole safetensors file ({problem})") from fault
     digest = metadata.pop("sha256", None)
@@ -352,7 +363,29 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors |= {name: tensors[original] for name, original in alias.items()}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as fault:
         raise InputError(path, f"its list of shared tensors is broken ({fault})") from fault
+    total = sum(tensor.nbytes for tensor in tensors.values())
+    if total > _MOST_SHARED * len(data):
+        raise InputError(path, f"would unpack from {len(data)} to {total} bytes of shared tensors")
     return tensors, metadata
+
+
+def _read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
+    """Return what a file says besides its tensors, after a look at whether these fill it.
+
+    The rest of a file that is larger may be a hole, gigabytes that are nowhere on the disk.
+
+    Raises:
+        ValueError, LookupError, TypeError, RecursionError: the header is broken, or they do not.
+    """
+    length = int.from_bytes(file.read(8), "little")
+    if length > min(_MOST_HEADER, size - 8):
+        raise ValueError(f"its header has {length} bytes, the file {size}")
+    header = dict(json.loads(file.read(length)))
+    metadata = dict(header.pop("__metadata__", None) or {})
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if 8 + length + end != size:
+        raise ValueError(f"its tensors end at byte {8 + length + end} of {size}")
+    return metadata
 
 
 def _refuse_pickle(path: str | Path, file: BinaryIO) -> None:

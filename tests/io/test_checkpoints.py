@@ -63,6 +63,26 @@ def test_every_kind_of_tensor_comes_back(tmp_path):
         assert torch.equal(read[name], tensor), name
 
 
+def test_names_of_one_tensor_are_not_without_end(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file(
+        {"a": torch.ones(9999)}, path, {"alias": json.dumps({f"b{k}": "a" for k in range(20)})}
+    )
+    with pytest.raises(
+        InputError, match=r"would unpack from 40\d+ to 839916 bytes of shared tensors"
+    ):
+        load_tensors(path)
+
+
+def test_a_hole_is_not_read(tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_tensors(path, {"a": torch.ones(9)}, {})
+    size = path.stat().st_size
+    os.truncate(path, 2**40)
+    with pytest.raises(InputError, match=f"whole safetensors .*its tensors end at byte {size} of"):
+        load_tensors(path)
+
+
 def test_tied_weights_are_stored_once(tmp_path):
     network = nn.Sequential(nn.Linear(100, 100, bias=False), nn.Linear(100, 100, bias=False))
     network[1].weight = network[0].weight
@@ -324,6 +344,9 @@ def test_8_bits_are_within_half_a_step_of_each_row(tmp_path):
         assert torch.equal(read[name].to(tensors[name].dtype), tensors[name])
 
 
+SAME, ONES = torch.ones(2, 3, dtype=torch.int8), torch.ones(2, 1)
+
+
 @pytest.mark.parametrize(
     ("stored", "message"),
     [
@@ -331,6 +354,7 @@ def test_8_bits_are_within_half_a_step_of_each_row(tmp_path):
         ({"a": torch.ones(2, 3), "a/scale": torch.ones(2, 1)}, "scale of no tensor"),
         ({"a": torch.ones(2, 3).char(), "a/scale": torch.ones(3, 1)}, "one value a row"),
         ({"a": torch.ones((), dtype=torch.int8), "a/scale": torch.ones(1)}, "one value a row"),
+        ({"a": SAME, "a/scale": ONES, "b": SAME, "b/scale": ONES}, "another scale"),
     ],
 )
 def test_a_scale_that_fits_nothing_is_named(tmp_path, stored, message):
