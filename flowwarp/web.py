@@ -172,13 +172,10 @@ def _read_pair(first: str | None, second: str | None) -> list[Tensor]:
         if not path:
             raise InputError(name, "is missing", "choose a file")
         try:
-            images.append(read_image(path))
+            images.append(read_image(path, most=MOST_PIXELS))
         except InputError as fault:  # which names a file of the server's
             raise InputError(name, str(fault).removeprefix(f"{fault.source}: ")) from fault
         size, wanted = (f"{image.shape[2]}x{image.shape[1]}" for image in (images[-1], images[0]))
-        if images[-1][0].numel() > MOST_PIXELS:
-            limit = f"at most {MOST_PIXELS // 10**6} million pixels are taken here"
-            raise InputError(name, f"is {size}", limit)
         if size != wanted:
             raise InputError(name, f"is {size}, the first was {wanted}", "choose two of one size")
     return images

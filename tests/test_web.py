@@ -18,7 +18,7 @@ from flowwarp.cli import generate_video
 from flowwarp.cli._faults import run
 from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow
-from flowwarp.io.images import read_image, write_image
+from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.text_video import load_models
@@ -104,7 +104,11 @@ def test_pictures_that_cannot_be_taken_are_refused(pair, tmp_path, monkeypatch):
     write_image(small, torch.zeros(3, 20, 30))
     assert refused(first, small).startswith("the second picture: is 30x20, the first was 100x64;")
     monkeypatch.setattr(web, "MOST_PIXELS", 100 * 64 - 1)
-    assert refused(first, second).startswith("the first picture: is 100x64; at most")
+    many = "the first picture: its header says 100x64 pixels; at most"
+    assert refused(first, second).startswith(many)
+    for name in ("deep.png", "packed.jpg"):  # is refused before it is decoded
+        write_image(tmp_path / name, torch.zeros(3, 64, 100), ImageFormat(bits=16))
+        assert refused(str(tmp_path / name), second).startswith(many)
 
 
 def test_video_is_that_of_generate_video(models, video_weights, tmp_path):

@@ -37,8 +37,8 @@ _PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**23
 
 # No deflate stream expands more than this (1032:1 is reached by one repeated byte).
 _DEFLATE_LIMIT = 1032
-# Above this size a file that expands a hundredfold is a bomb rather than a flow field: an 8K flow
-# still fits under it, however well it packs.
+# Above this size a file that expands a hundredfold is a bomb rather than a flow field or a picture:
+# an 8K flow still fits under it, however well it packs, and so does a picture of 89 megapixels.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 
 _POLL = 0.1  # s between looks at a lock that is waited for
@@ -86,7 +86,7 @@ def check_pixels(
     """Check a size that a header states, for a packed format against the size of the file too.
 
     Raises:
-        InputError: zero, negative or absurd; or more than ``most`` pixels.
+        InputError: zero, negative or absurd; more than ``most`` pixels; or it looks like a bomb.
     """
     if width < 1 or height < 1:
         raise InputError(path, f"its header says {width}x{height} pixels", "the file is broken")
@@ -97,6 +97,8 @@ def check_pixels(
         raise InputError(
             path, f"its header says {width}x{height} pixels in {file_bytes} bytes of file"
         )
+    if file_bytes:
+        _refuse_bomb(path, file_bytes, 3 * width * height)  # as RGB of 8 bits, whatever it holds
 
 
 def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:
@@ -109,10 +111,13 @@ def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:
         raise InputError(
             path, f"holds {packed} bytes of data where its header needs {unpacked} unpacked"
         )
+    _refuse_bomb(path, packed, unpacked)
+
+
+def _refuse_bomb(path: str | Path, packed: int, unpacked: int) -> None:
     if unpacked > _BOMB_BYTES and unpacked > _BOMB_RATIO * packed:
-        raise InputError(
-            path, f"would unpack from {packed} to {unpacked} bytes", "refused as a zip bomb"
-        )
+        problem = f"would unpack from {packed} to {unpacked} bytes"
+        raise InputError(path, problem, "refused as a decompression bomb")
 
 
 def check_room(folder: str | Path, size: int, remedy: str) -> None:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from flowwarp.io._files import check_expansion, check_pixels, open_input
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR
+_BESIDES = 2**26  # bytes that a picture may hold besides its pixels
 _MAX_SIDE = 1_000_000  # what libpng, inside OpenCV, takes
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type: channels
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -83,6 +85,23 @@ def read_header(path: str | Path, head: bytes) -> PngHeader:
     return PngHeader(width, height, bits, colour, bool(interlace))
 
 
+def read_whole(path: str | Path, file: BinaryIO, size: int) -> bytes:
+    """Return the bytes of a PNG, as many as it can need: behind them may be a hole of gigabytes.
+
+    ``size`` is how many the file has.
+
+    Raises:
+        InputError: not a PNG, a header that no PNG may have, or no end within so many.
+    """
+    head = file.read(HEADER_BYTES)
+    scanlines = sum(rows * stride for rows, stride in read_header(path, head).scanlines())
+    most = 2 * scanlines + _BESIDES
+    data = head + file.read(min(most, size))  # which takes as much memory as it is asked for
+    if len(data) > most and b"IEND" not in data:
+        raise InputError(path, f"has no end after {most} bytes, more than its pixels need")
+    return data
+
+
 def peek_header(path: str | Path) -> PngHeader | None:
     """Read the header of a file; None where there is none, or no PNG."""
     try:
@@ -117,6 +136,7 @@ def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
     """
     header = read_header(path, data[:HEADER_BYTES])
     packed = b"".join(body for kind, body in _chunks(path, data) if kind == b"IDAT")
+    check_pixels(path, header.width, header.height, len(packed))
     size = sum(rows * stride for rows, stride in header.scanlines())
     check_expansion(path, len(packed), size)
     return header, _unpack(path, header, packed, size)

@@ -246,7 +246,7 @@ def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]
     if not header.is_flow:
         raise InputError(path, f"is {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
     file.seek(0)
-    picture = _png.decode_png16(path, file.read())
+    picture = _png.decode_png16(path, _png.read_whole(path, file, size))
     flow = (picture[..., :2].astype(np.float32) - 2**15) / 64
     return _channels_first(flow), picture[..., 2] > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import warnings
 import zlib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.io import _png
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
+    MAX_PIXELS,
     atomic_output,
     check_pixels,
     list_folder,
@@ -59,6 +61,10 @@ _MODES = {
 }
 _LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
+# Bytes of JPEG or WebP: as many as the largest picture has when it is not packed, in 16 bits.
+_MOST_PACKED = 8 * MAX_PIXELS
+_MOST_SCANS = 100  # as libtiff takes of a JPEG
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not 255 in a scan, and not a restart
 _MAX_PROFILE = 2**22  # bytes; a camera's or a screen's has some kB, a printer's up to 3 MB
 
 
@@ -81,7 +87,7 @@ class ImageFormat:
     icc: bytes | None = field(default=None, repr=False)
 
 
-def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
+def read_image(path: str | Path, *, alpha: bool = False, most: int = MAX_PIXELS) -> Tensor:
     """Read a picture as RGB, upright (EXIF), the first frame if it is animated.
 
     Grey becomes three equal channels; palette and CMYK become RGB; 16-bit PNG and 16-bit grey keep
@@ -90,6 +96,7 @@ def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
     Args:
         path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF; the content decides, not the name.
         alpha: also return transparency, 1 where the file has none. Otherwise it is dropped.
+        most: pixels; a picture of more is refused before it is decoded.
 
     Returns:
         (3, H, W), with alpha (4, H, W); float32 in [0, 1].
@@ -104,14 +111,20 @@ def read_image(path: str | Path, *, alpha: bool = False) -> Tensor:
     >>> image.shape, image[:, 0, 0]  # image[None] is a batch of one
     (torch.Size([3, 3, 4]), tensor([0.2000, 0.2000, 0.2000]))
     """
-    image, format = read_image_with_format(path)
+    image, format = read_image_with_format(path, most=most)
     if not alpha:
         return image[:3]
     return image if format.alpha else torch.cat([image, torch.ones_like(image[:1])])
 
 
-def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
+def read_image_with_format(
+    path: str | Path, *, most: int = MAX_PIXELS
+) -> tuple[Tensor, ImageFormat]:
     """Read a picture with all that it holds, and say what that was.
+
+    Args:
+        path: as for ``read_image``.
+        most: likewise.
 
     Returns:
         (3, H, W), or (4, H, W) if the file has alpha; float32 in [0, 1]; and its format.
@@ -122,18 +135,11 @@ def read_image_with_format(path: str | Path) -> tuple[Tensor, ImageFormat]:
     with open_input(path) as (file, size):
         head = file.read(_png.HEADER_BYTES)
         file.seek(0)
-        if not head.startswith(_png.SIGNATURE):
-            pixels, icc = _decode(path, file, size)
-        elif _png.read_header(path, head).bits == 16:
-            data = file.read()
-            _, icc = _split_profile(path, data)
-            exif = _png.find_chunk(path, data, b"eXIf")
-            pixels = _turn(path, _png.decode_png16(path, data), exif)
+        if head.startswith(_png.SIGNATURE):
+            pixels, icc = _decode_png(path, file, size, most)
         else:
-            data = file.read()
-            _png.check_png(path, data)
-            data, icc = _split_profile(path, data)
-            pixels, _ = _decode(path, io.BytesIO(data), size)
+            _check_packed(path, file, head, size)
+            pixels, icc = _decode(path, file, size, most)
     channels = pixels.shape[2]
     format = ImageFormat(
         8 * pixels.itemsize, channels < 3, channels in (2, 4), _fitting(icc, gray=channels < 3)
@@ -169,9 +175,9 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         if header.bits == 16:
             raise InputError(path, f"is a {header.kind} picture", "save it with 8 bits")
         file.seek(0)
-        data = file.read()
+        data = _png.read_whole(path, file, bytes_)
         _png.check_png(path, data)
-        pixels, _ = _decode(path, io.BytesIO(data), bytes_, "RGBA")
+        pixels, _ = _decode(path, io.BytesIO(data), bytes_, wanted="RGBA")
         return pixels
 
 
@@ -234,8 +240,56 @@ def list_frames(folder: str | Path) -> list[Path]:
     return list_folder(folder, IMAGE_EXTENSIONS)
 
 
+def _decode_png(
+    path: str | Path, file: BinaryIO, size: int, most: int
+) -> tuple[NDArray[Any], bytes | None]:
+    """Decode a PNG, of 16 bits by OpenCV; return what `_decode` does."""
+    data = _png.read_whole(path, file, size)
+    header = _png.read_header(path, data[: _png.HEADER_BYTES])
+    check_pixels(path, header.width, header.height, most=most)
+    if header.bits == 16:
+        exif = _png.find_chunk(path, data, b"eXIf")
+        pixels = _turn(path, _png.decode_png16(path, data), exif)
+        return pixels, _split_profile(path, data)[1]
+    _png.check_png(path, data)
+    data, icc = _split_profile(path, data)
+    return _decode(path, io.BytesIO(data), len(data))[0], icc
+
+
+def _check_packed(path: str | Path, file: BinaryIO, head: bytes, size: int) -> None:
+    """Refuse a JPEG or WebP, which are read whole, that is no picture for its size or its scans.
+
+    A progressive JPEG has some ten scans, each of which passes over all pixels, and may have any
+    number. Source: ITU-T T.81, B.1.1.
+
+    Raises:
+        InputError: so it is.
+    """
+    if not head.startswith((b"\xff\xd8", b"RIFF")):
+        return
+    if size > _MOST_PACKED:
+        raise InputError(path, f"has {size} bytes, more than its pixels can need")
+    if head.startswith(b"RIFF"):
+        return
+    data = file.read()
+    file.seek(0)
+    at = scans = 0
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":  # the end
+        at = marker.end()
+        if marker[0] not in (b"\xff\xd8", b"\xff\x01"):  # which have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+        scans += marker[0] == b"\xff\xda"
+        if scans > _MOST_SCANS:
+            raise InputError(path, f"has more than {_MOST_SCANS} scans", "save it anew")
+
+
 def _decode(
-    path: str | Path, file: BinaryIO, size: int, wanted: str | None = None
+    path: str | Path,
+    file: BinaryIO,
+    size: int,
+    most: int = MAX_PIXELS,
+    *,
+    wanted: str | None = None,
 ) -> tuple[NDArray[Any], object]:
     """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG.
 
@@ -249,7 +303,7 @@ def _decode(
         with warnings.catch_warnings(), _quiet_tiff(file):
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
-                check_pixels(path, *picture.size, file_bytes=size)
+                check_pixels(path, *picture.size, size, most)
                 icc = picture.info.get("icc_profile")
                 mode = picture.mode
                 if mode == "I" and picture.format == "PPM":  # of 16 bits; in TIFF "I" means 32

@@ -1,3 +1,4 @@
+import os
 import struct
 import zlib
 
@@ -7,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import ExifTags, Image, ImageCms
 
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io import _png
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import (
     ImageFormat,
@@ -407,3 +409,56 @@ def test_list_frames(tmp_path):
     for name in ("f10.png", "f9.jpg", "notes.txt", "flow.flo"):
         (tmp_path / name).write_bytes(b"")
     assert [path.name for path in list_frames(tmp_path)] == ["f9.jpg", "f10.png"]
+
+
+FLAT = {".tif": {"compression": "group4"}}
+PREVIEW = Image.Exif()
+PREVIEW[ExifTags.Base.ImageDescription] = b"\xff\xda" * 200
+
+
+@pytest.mark.parametrize("extension", [".tif", ".png"])
+def test_a_picture_that_unpacks_to_far_more_is_refused(tmp_path, extension):
+    picture = Image.new("1", (2**14, 5500), 1)
+    picture.save(tmp_path / f"a{extension}", **FLAT.get(extension, {}))
+    with pytest.raises(InputError, match=r"to 270336000 bytes; refused as a decompression bomb"):
+        read_image(tmp_path / f"a{extension}")
+
+
+@pytest.mark.parametrize("extension", [".tif", ".gif", ".png", ".jpg"])
+def test_more_pixels_than_are_asked_for(tmp_path, extension):
+    Image.new("RGB", (9, 7)).save(tmp_path / f"a{extension}")
+    assert read_image(tmp_path / f"a{extension}", most=63).shape == (3, 7, 9)
+    with pytest.raises(InputError, match="9x7 pixels; at most 0 million"):
+        read_image(tmp_path / f"a{extension}", most=62)
+
+
+@pytest.mark.parametrize(("extra", "fits"), [(90, True), (91, False)])
+def test_scans_without_end(tmp_path, extra, fits):
+    """A progressive JPEG, its last scan given again and again, with a preview in its EXIF."""
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (16, 16), (9, 99, 200)).save(path, progressive=True, exif=PREVIEW)
+    data = path.read_bytes()
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    path.write_bytes(data[:end] + data[last:end] * extra + data[end:] + b"\xff\xda" * 200)
+    if fits:
+        assert read_image(path).shape == (3, 16, 16)
+        return
+    with pytest.raises(InputError, match="has more than 100 scans"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(
+    ("read", "extension"), [(read_image, ".png"), (read_image, ".webp"), (read_flow, ".png")]
+)
+def test_a_hole_is_not_read(tmp_path, monkeypatch, read, extension):
+    monkeypatch.setattr(_png, "_BESIDES", 2**16)
+    path = tmp_path / f"a{extension}"
+    data = np.full((2, 2, 3), 2**15 + 64, np.uint16)
+    Image.new("RGB", (2, 2)).save(path) if read is read_image else cv2.imwrite(str(path), data)
+    whole = read(path)
+    os.truncate(path, 2**40)
+    if extension == ".webp":  # which Pillow reads to its end
+        with pytest.raises(InputError, match="has 1099511627776 bytes, more than"):
+            read(path)
+    else:
+        assert torch.equal(*(picture[0] for picture in (whole, read(path))))
