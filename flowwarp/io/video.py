@@ -37,6 +37,7 @@ from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
 _LOG = logging.getLogger(__name__)
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
+LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1_000_000  # a muxer wants small integers
 MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
 
 # Containers that hold pictures themselves. Playlists (HLS, concat) would open other files.
@@ -79,7 +80,7 @@ def video_info(path: str | Path) -> VideoInfo:
     """Read size, rate and length of a video file, an animated WebP or a folder of pictures.
 
     Raises:
-        InputError: missing, unreadable, or without pictures.
+        InputError: missing, unreadable, without pictures, or of a rate that no video can have.
     """
     if Path(path).is_dir():
         frames = _frames_of(path)
@@ -88,7 +89,8 @@ def video_info(path: str | Path) -> VideoInfo:
     if _is_webp(path):
         with _open_webp(path) as picture:
             picture.load()  # a frame that cannot be decoded is said here
-            return VideoInfo(*picture.size, _webp_rate(path), getattr(picture, "n_frames", 1))
+            rate = _believable(path, _webp_rate(path))
+            return VideoInfo(*picture.size, rate, getattr(picture, "n_frames", 1))
     with _open(path) as (container, stream):
         try:
             frame = next(container.decode(stream))
@@ -103,7 +105,7 @@ def video_info(path: str | Path) -> VideoInfo:
             aspect = Fraction(1)
         if _quarter_turns(frame) % 2:
             aspect = 1 / aspect
-        return VideoInfo(width, height, rate, stream.frames or None, aspect)
+        return VideoInfo(width, height, _believable(path, rate), stream.frames or None, aspect)
 
 
 def is_animation(path: str | Path) -> bool:
@@ -189,7 +191,7 @@ def write_video(
     Args:
         path: where to.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
-        fps: frames a second, at least 1/1001, of a GIF at most 100 (not kept by a folder).
+        fps: frames a second, from 1/1001 to a million, of a GIF at most 100 (not kept by a folder).
         pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
 
     Returns:
@@ -226,11 +228,13 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
     """Check that a video of this name can have so many frames a second.
 
     Raises:
-        ValueError: fewer than one in 1001 s; or it is a GIF, and they are more than its clock can
-            count: players show most of those at ten a second.
+        ValueError: fewer than one in 1001 s, or more than a million; or it is a GIF, and they are
+            more than its clock can count: players show most of those at ten a second.
     """
     if not fps >= 1 / 1001:  # nor is NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
+    if fps > MOST_FPS:
+        raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
     if Path(path).suffix.lower() == ".gif" and fps > MOST_GIF_FPS:
         raise ValueError(
             f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(fps):g}:"
@@ -536,6 +540,19 @@ def _rate(stream: Any) -> Fraction:
     return Fraction(stream.average_rate or stream.guessed_rate or DEFAULT_FPS)
 
 
+def _believable(path: str | Path, rate: Fraction) -> Fraction:
+    """Return a rate that a file states.
+
+    Raises:
+        InputError: no video can be written with it.
+    """
+    if not LEAST_FPS <= rate <= MOST_FPS:
+        raise InputError(
+            path, f"says it has {float(rate):g} frames a second", "its header is broken"
+        )
+    return rate
+
+
 def _timed_rate(path: str | Path, stated: Fraction) -> Fraction:
     """Return the average frames a second by the times of the packets, if it is below the stated.
 
@@ -558,7 +575,7 @@ def _timed_rate(path: str | Path, stated: Fraction) -> Fraction:
     if span - (count - 1) / stated <= max(2 * tick, span / 100):
         return stated
     rate = (count - 1) / span
-    return rate if rate >= 1 / 1001 else stated  # slower, and the times are broken
+    return rate if rate >= LEAST_FPS else stated  # slower, and the times are broken
 
 
 def _gif_rate(path: str | Path) -> Fraction:

@@ -211,6 +211,19 @@ def test_frame_rates(tmp_path, fps, expected):
     assert video_info(tmp_path / "a.mp4").fps == (expected or Fraction(fps))
 
 
+@pytest.mark.parametrize(
+    ("fps", "clock", "rate"), [(1, 10, "0.0006"), (10, 2 * 10**9, r"1.95312e\+06")]
+)
+def test_a_rate_that_cannot_be_is_a_fault_of_the_file(tmp_path, fps, clock, rate):
+    path = tmp_path / "a.mp4"
+    write_video(path, clip(4), fps)
+    data = path.read_bytes()
+    at = data.index(b"mdhd") + 16  # the ticks a second, after version, flags and two dates
+    path.write_bytes(data[:at] + struct.pack(">I", clock) + data[at + 4 :])
+    with pytest.raises(InputError, match=rf"a\.mp4: says it has {rate}\d* frames a second"):
+        video_info(path)
+
+
 def encode_at(path, times, rate=25):
     """Write a frame at each time, in ms, into a file whose header states a rate."""
     with av.open(str(path), "w") as output:
@@ -465,10 +478,14 @@ def test_write_checks_the_rest(tmp_path):
     for fps in (0, 0.0001):
         with pytest.raises(ValueError, match="fps must be at least 1/1001"):
             write_video(tmp_path / "a.mp4", clip(1), fps)
+    for fps in (1_000_001, 1e10, float("inf")):
+        with pytest.raises(ValueError, match="fps must be at most 1,000,000"):
+            write_video(tmp_path / "a.mp4", clip(1), fps)
     for aspect in (0, -1, 1002, float("nan")):
         with pytest.raises(ValueError, match="pixel_aspect must be from 1/1001 to 1001"):
             write_video(tmp_path / "a.mp4", clip(1), pixel_aspect=aspect)
-    write_video(tmp_path / "a.mp4", clip(1), 1 / 1001)
+    for fps in (1 / 1001, 1_000_000):
+        write_video(tmp_path / "a.mp4", clip(1), fps)
     with pytest.raises(OutputError, match="no such file"):
         write_video(tmp_path / "none" / "a.mp4", clip(1))
     with pytest.raises(OutputError, match="no such file"):
