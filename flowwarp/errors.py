@@ -130,9 +130,11 @@ def _restore(kind: type[FlowwarpError], args: tuple[Any, ...], state: Any) -> Fl
     return fault
 
 
+def printable(text: str) -> str:
+    """Replace what could steer a terminal: a name may hold anything, escape sequences included."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _one_line(where: str | Path, problem: str, remedy: str | None) -> str:
     text = f"{where}: {problem}" + (f"; {remedy}" if remedy else "")
-    # A file's name may hold anything, escape sequences included; a terminal must not obey it.
-    return "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split())
-    )
+    return printable(" ".join(text.split()))

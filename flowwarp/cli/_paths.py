@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
 
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, OutputError, printable
 from flowwarp.io._files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
@@ -208,12 +209,17 @@ def make_folder(folder: Path) -> None:
 
 
 def print_path(path: Path) -> None:
-    """Print a result's path to stdout, byte for byte as the file system has it."""
+    """Print a result's path to stdout, as ``print_names`` does."""
     print_names(str(path))
 
 
 def print_names(text: str) -> None:
-    """Print text that may hold names of files to stdout, these byte for byte."""
+    """Print text that may hold names of files to stdout, these byte for byte.
+
+    A terminal, which would obey what they hold, gets what can be shown of them.
+    """
+    if sys.stdout.isatty():
+        text = "\n".join(map(printable, text.split("\n")))
     try:
         click.echo(os.fsencode(text))
     except UnicodeEncodeError:  # in a locale that has not all letters

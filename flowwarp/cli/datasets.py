@@ -129,19 +129,15 @@ def info_command(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(about))
         return
-    click.echo(f"{about['name']}: {about['title']}")
-    click.echo(f"licence: {about['terms']}")
+    lines = [f"{about['name']}: {about['title']}", f"licence: {about['terms']}"]
     if about["home"]:
-        click.echo(f"from: {about['home']}")
-    click.echo("layout:")
-    for line in about["layout"]:
-        click.echo(f"  {line}")
+        lines.append(f"from: {about['home']}")
+    lines += ["layout:", *(f"  {line}" for line in about["layout"])]
     if about.get("note"):
-        click.echo(f"note: {about['note']}")
+        lines.append(f"note: {about['note']}")
     if "captions" in about:
-        click.echo("captions, for example:")
-        for line in about["captions"]:
-            click.echo(f"  {line}")
+        lines += ["captions, for example:", *(f"  {line}" for line in about["captions"])]
+    _paths.print_names("\n".join(lines))
 
 
 def _about_recipe(name: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, printable
 from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def command(
                     raise
                 failed.append({"input": str(source), "error": str(fault)})
                 continue
-            text = _printable(found.text)
+            text = printable(found.text)  # the network is free to write any bytes
             results.append(
                 {
                     "input": str(source),
@@ -112,7 +112,7 @@ def command(
                 }
             )
             if not as_json:
-                click.echo(text if len(sources) == 1 else f"{_printable(str(source))}: {text}")
+                click.echo(text if len(sources) == 1 else f"{printable(str(source))}: {text}")
     if as_json:
         click.echo(json.dumps({"results": results, "failed": failed}))
     raise_if_failed(failed, len(sources))
@@ -172,8 +172,3 @@ class _Counted:
         for frame in self.frames:
             self.count += 1
             yield frame
-
-
-def _printable(text: str) -> str:
-    """Replace what could steer a terminal: the network is free to write any bytes."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

@@ -175,6 +175,10 @@ def load_recipe(name: str | Path) -> Recipe:
                 _check_pattern(path, pattern)
     table |= {"name": path.stem, "footage": tuple(footage), "sets": layouts}
     recipe: Recipe = _checked(path, Recipe, table)
+    shown = (recipe.title, recipe.home, recipe.terms, recipe.note, *sets)
+    for text in shown:
+        if not text.replace("\n", " ").isprintable():
+            raise InputError(path, f"the text {text!r} holds characters that cannot be shown")
     return recipe
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from flowwarp.cli import main
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 from flowwarp.errors import InputError, OutputError, SomeFailed
 from flowwarp.io.video import read_video
 
@@ -161,6 +162,7 @@ WRITING = """
 import sys, time
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 from flowwarp.io._files import atomic_output
 
 @click.command()
@@ -205,6 +207,7 @@ STARTED = """
 import signal
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 
 @click.command()
 def command():
@@ -231,6 +234,7 @@ HUNG_UP = """
 import os, signal, time
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 from flowwarp.cli._results import progress_bar
 from flowwarp.io._files import atomic_output
 
@@ -273,6 +277,7 @@ CLEANING = """
 import atexit, os, signal, sys, time
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 
 atexit.register(lambda: (print("ending", flush=True), time.sleep(0.5)))
 
@@ -311,6 +316,7 @@ GONE = """
 import ctypes, signal, sys
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 
 library = ctypes.CDLL(None)  # of C: what is registered here is called after all of Python
 library["__cxa_atexit"](library["raise"], ctypes.c_void_p(signal.SIGINT), None)
@@ -334,6 +340,7 @@ def test_interrupted_at_the_very_end():
 PRINTING = """
 import click
 from flowwarp.cli._faults import run
+from flowwarp.cli._paths import print_names
 run(click.command(lambda: print("late")), [])
 """
 
@@ -390,6 +397,7 @@ import sys
 import click
 from flowwarp.cli._faults import run
 from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import print_names
 
 @click.command()
 def command():
@@ -407,6 +415,14 @@ def test_letters_that_the_locale_has_not(coding):
     done = subprocess.run([sys.executable, "-c", LETTERS], env=environment, capture_output=True)
     assert (done.returncode, done.stderr) == (0, b"")
     assert len(done.stdout.splitlines()) == 2
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_obeys_no_name(capfdbinary, monkeypatch, terminal):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    print_names("a\x1b]0;b\udcff.png\nc")
+    wanted = "a\N{REPLACEMENT CHARACTER}]0;b\N{REPLACEMENT CHARACTER}.png\nc\n".encode()
+    assert capfdbinary.readouterr().out == (wanted if terminal else b"a\x1b]0;b\xff.png\nc\n")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux only")

@@ -468,6 +468,8 @@ def test_a_number_that_no_file_has_is_free(tmp_path):
         ("title = 3", "title must be str, got 3"),
         ('title = "a"\nlast_flow = "yes"', "last_flow must be bool, got 'yes'"),
         ('title = "a"\nsize = 1', "unknown key 'size'"),
+        ('title = "a\\u001b]0;b"', "the text .* holds characters that cannot be shown"),
+        ('title = "a"\nnote = "b\\rc"', "the text 'b.rc' holds characters"),
         ('title = "a"\nfootage = "b"', "footage must be a list"),
         ('title = "a"\nsets = 3', "sets must be tables"),
         ('title = "a"\n[sets.b]\nframe1 = "c"', "lacks 'frame2' and 'flow'"),
