@@ -23,9 +23,9 @@ import os
 import tarfile
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, final
 
@@ -49,6 +49,7 @@ _PACKED = frozenset(
 )
 _LARGEST_TABLE = 2**28  # bytes
 _LARGEST_TEXT = 2**16  # bytes; of one caption's file
+_LARGEST_HEADER = 2**14  # bytes; of a member of a tar file, whose name has at most 4096
 _LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
 _LONGEST_CAPTION = 1000  # characters; what is longer is cut there
 _CAPTION_KEYS = ("caption", "text", "txt")  # in a .json
@@ -422,18 +423,20 @@ def _rows(path: Path, text: str) -> list[tuple[int, list[str]]]:
 
 
 @final
-class _Bounded(io.RawIOBase):
-    """A file that is never asked for more than it holds.
+class _Headers(io.RawIOBase):
+    """A tar file of which only headers are read, each of a size that makes sense.
 
-    A header may claim any length, and Python takes that much memory before it reads.
+    A header may claim any length; Python takes that much memory before it reads, and much longer
+    for a long one.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
 
     def read(self, count: int = -1) -> bytes:
-        left = max(self._size - self._file.tell(), 0)
-        return self._file.read(left if count < 0 else min(count, left))
+        if not 0 <= count <= _LARGEST_HEADER:
+            raise ValueError(f"one of its headers has {count} bytes")
+        return self._file.read(count)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         return self._file.seek(offset, whence)
@@ -451,9 +454,10 @@ class _Bounded(io.RawIOBase):
 def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]:
     """Yield the regular files of a tar file that is not packed, and links to such."""
     try:
-        with tarfile.open(fileobj=_Bounded(file, size), mode="r:") as archive:
+        with tarfile.open(fileobj=_Headers(file), mode="r:") as archive:
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # or all stay in memory
+                archive.pax_headers = {}  # of all members; each would copy it
                 if not (member.isfile() or member.islnk() or member.issym()):
                     continue
                 if member.sparse is not None:
@@ -468,8 +472,8 @@ def _members(path: Path, file: BinaryIO, size: int) -> Iterator[tarfile.TarInfo]
 
 
 def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
-    videos: dict[PurePosixPath, tarfile.TarInfo] = {}  # what is appended later replaces
-    texts: dict[PurePosixPath, tarfile.TarInfo] = {}
+    videos: dict[PurePosixPath, _Item] = {}  # what is appended later replaces
+    texts: dict[PurePosixPath, _Item] = {}
     if path.suffix.lower() in _PACKED:
         raise InputError(path, "is compressed", "unpack it to a .tar")
     with open_input(path) as (file, size):
@@ -485,24 +489,26 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
             if name.is_absolute() or ".." in name.parts or "\\" in member.name:
                 _skip(f"{path}: {member.name!r} leads out of its folder", skipped)
                 continue
+            # Not the member itself, which holds a copy of its header.
+            item = _Item(path, "", member.name, member.offset_data, member.size)
             if kind in _VIDEOS:
-                videos[name] = member
+                videos[name] = item
             elif kind in _CAPTIONS:
-                texts[name.with_suffix(kind)] = member
-        for name, member in videos.items():
-            if member.size > _LARGEST_VIDEO:
-                _skip(f"{path}: {member.name!r} has {member.size} bytes", skipped)
+                texts[name.with_suffix(kind)] = item
+        for name, item in videos.items():
+            if item.length > _LARGEST_VIDEO:
+                _skip(f"{path}: {item.member!r} has {item.length} bytes", skipped)
                 continue
             try:
                 caption = _read_packed(file, path, name, texts)
             except InputError as fault:
                 _skip(str(fault), skipped)
             else:
-                yield _Item(path, caption, member.name, member.offset_data, member.size)
+                yield replace(item, caption=caption)
 
 
 def _read_packed(
-    file: BinaryIO, path: Path, video: PurePosixPath, texts: dict[PurePosixPath, tarfile.TarInfo]
+    file: BinaryIO, path: Path, video: PurePosixPath, texts: Mapping[PurePosixPath, _Item]
 ) -> str:
     """Read the caption of a video in a tar file.
 
@@ -511,10 +517,10 @@ def _read_packed(
     """
     for kind, caption_of in _CAPTIONS.items():
         text = texts.get(video.with_suffix(kind))
-        if text and text.size <= _LARGEST_TEXT:
-            file.seek(text.offset_data)
-            data = file.read(text.size)
-            caption = caption_of(_decode(f"{path}:{video}", data, text.size))
+        if text and text.length <= _LARGEST_TEXT:
+            file.seek(text.start)
+            data = file.read(text.length)
+            caption = caption_of(_decode(f"{path}:{video}", data, text.length))
             if caption:
                 return caption
     raise InputError(path, f"{str(video)!r} has no caption")

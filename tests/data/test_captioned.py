@@ -15,6 +15,7 @@ import torch
 from flowwarp.data import captioned
 from flowwarp.data.captioned import load_captioned
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io._files import open_input
 from flowwarp.io.video import write_video
 
 
@@ -456,6 +457,30 @@ def test_a_header_that_wants_much_memory(load, data):
     with pytest.raises(InputError):
         load(data / "a.tar")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 16 * 1024  # kB
+
+
+def extended(kind, body):
+    """Return a header that extends that of the next member, or of all."""
+    info = tarfile.TarInfo("more")
+    info.type, info.size = kind, len(body)
+    return info.tobuf() + body + bytes(-len(body) % 512)
+
+
+def test_a_header_that_is_long_is_not_read(load, data):
+    """Its digits take Python the square of their number."""
+    (data / "a.tar").write_bytes(extended(tarfile.XHDTYPE, b"9" * 3_000_000 + b" path=x\n"))
+    with pytest.raises(InputError, match=r"one of its headers has 3000320 bytes"):
+        load(data / "a.tar")
+
+
+def test_what_a_header_says_of_all_is_not_kept_for_each(data):
+    about = b"".join(b"13 k%07d=\n" % number for number in range(1000))
+    one = tarfile.TarInfo("a.txt").tobuf()
+    (data / "a.tar").write_bytes(extended(tarfile.XGLTYPE, about) + one * 100 + bytes(1024))
+    with open_input(data / "a.tar") as (file, size):
+        kept = [member.pax_headers for member in captioned._members(data / "a.tar", file, size)]
+    assert len(kept) == 100
+    assert not any(kept[1:])
 
 
 @pytest.mark.parametrize(
