@@ -285,6 +285,11 @@ def launch(page: Any, port: int | None = None) -> str:
     Raises:
         OSError: the port is taken.
     """
+    from starlette.middleware import Middleware  # which gradio is built on
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+    # Else a page of another site, whose name is made to lead here, could use this one.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HERE, "localhost"])
     _, address, _ = page.launch(
         server_name=HERE,
         server_port=port,
@@ -293,6 +298,7 @@ def launch(page: Any, port: int | None = None) -> str:
         quiet=True,
         prevent_thread_lock=True,
         max_file_size=LARGEST_FILE,
+        app_kwargs={"middleware": [hosts]},
     )
     return str(address)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
 import urllib.request
 
 import pytest
@@ -162,6 +163,11 @@ def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
     assert blocks.share_url is None
     with urllib.request.urlopen(address) as answer:
         assert b"Estimate flow" in answer.read()
+    urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "localhost"})).close()
+    other = urllib.request.Request(address, headers={"Host": "example.org"})
+    with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
+        urllib.request.urlopen(other)
+    refusal.value.close()
 
     import gradio_client
 
