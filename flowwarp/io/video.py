@@ -24,6 +24,7 @@ from PIL import Image, ImageSequence
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError, none_started
+from flowwarp.io._boxes import check_samples
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
     MAX_FRAME_PIXELS,
@@ -281,6 +282,7 @@ def _is_webp(path: str | Path) -> bool:
 def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """Open the first video stream of a file, its size checked."""
     with open_input(path) as (file, size):
+        check_samples(path, file, size)
         try:
             # A file object rather than a name, which ffmpeg would read as a URL ("concat:...").
             container = av.open(file, options={"format_whitelist": _CONTAINERS})

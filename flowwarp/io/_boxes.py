@@ -1,0 +1,53 @@
+"""How many samples the boxes of an MP4 or MOV file claim, which FFmpeg makes an index of at once.
+
+Source: ISO/IEC 14496-12, 4.2 "Object structure", 8.7.3 (stsz), 8.8.8 (trun).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from flowwarp.errors import InputError
+
+# Boxes that hold boxes and are looked into by FFmpeg, which goes no deeper than this.
+_HOLDERS = frozenset(b"moov trak edts mdia minf dinf stbl mvex moof traf tref udta wave".split())
+_DEEPEST = 10
+
+
+def check_samples(path: str | Path, file: BinaryIO, size: int) -> None:
+    """Refuse a file that claims more samples than it has bytes; of another kind, it claims none.
+
+    Raises:
+        InputError: it does.
+    """
+    claimed = 0
+    for kind, start in _boxes(file, 0, size):
+        if kind in (b"stsz", b"trun"):
+            file.seek(start)
+            head = file.read(12)  # version and flags; of stsz the size of all, 0 if each is listed
+            first, second = int.from_bytes(head[4:8]), int.from_bytes(head[8:])
+            claimed += first if kind == b"trun" else second if first else 0
+            if claimed > size:
+                raise InputError(path, f"claims {claimed} samples in {size} bytes of file")
+    file.seek(0)
+
+
+def _boxes(file: BinaryIO, at: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int]]:
+    """Yield the kind of each box that holds none, and where its content begins."""
+    while at + 8 <= end:
+        file.seek(at)
+        head = file.read(16)
+        length, kind, start = int.from_bytes(head[:4]), head[4:8], at + 8
+        if length == 1:
+            length, start = int.from_bytes(head[8:]), at + 16
+        if length == 0:  # up to the end
+            length = end - at
+        if length < start - at:
+            return
+        at += length
+        if kind not in _HOLDERS:
+            yield kind, start
+        elif depth < _DEEPEST:
+            yield from _boxes(file, start, min(at, end), depth + 1)
