@@ -39,7 +39,8 @@ _LOG = logging.getLogger(__name__)
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
 LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1_000_000  # a muxer wants small integers
-MOST_GIF_FPS = 100  # its clock ticks in hundredths of a second
+# A GIF counts hundredths of a second in 16 bits. Of one alone, players make a tenth of a second.
+LEAST_GIF_FPS, MOST_GIF_FPS = Fraction(1, 655), 50
 
 # Containers that hold pictures themselves. Playlists (HLS, concat) would open other files.
 _CONTAINERS = (
@@ -192,7 +193,7 @@ def write_video(
     Args:
         path: where to.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
-        fps: frames a second, from 1/1001 to a million, of a GIF at most 100 (not kept by a folder).
+        fps: frames a second, from 1/1001 to a million, of a GIF 1/655 to 50 (not kept by a folder).
         pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
 
     Returns:
@@ -230,16 +231,17 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
 
     Raises:
         ValueError: fewer than one in 1001 s, or more than a million; or it is a GIF, and they are
-            more than its clock can count: players show most of those at ten a second.
+            fewer than its clock can count, or more than players show: of those they show some for a
+            tenth of a second.
     """
-    if not fps >= 1 / 1001:  # nor is NaN
+    if not fps >= LEAST_FPS:  # nor is NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
     if fps > MOST_FPS:
         raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
-    if Path(path).suffix.lower() == ".gif" and fps > MOST_GIF_FPS:
+    if Path(path).suffix.lower() == ".gif" and not LEAST_GIF_FPS <= fps <= MOST_GIF_FPS:
         raise ValueError(
-            f"a GIF holds at most {MOST_GIF_FPS} frames a second, not {float(fps):g}:"
-            " name another kind of file, or lower the rate"
+            f"a GIF plays from {LEAST_GIF_FPS} to {MOST_GIF_FPS} frames a second, not"
+            f" {float(fps):g}: name another kind of file, or another rate"
         )
 
 
