@@ -41,15 +41,13 @@ def is_video_name(output: str) -> bool:
 
 
 def check_rate(target: Path, rate: Fraction | float) -> None:
-    """Refuse frames a second that the file cannot say, before any work.
+    """Refuse frames a second that the video cannot say, before any work.
 
     Raises:
         click.UsageError: as ``flowwarp.io.video.check_fps``.
     """
     from flowwarp.io.video import check_fps
 
-    if not target.suffix:  # a folder of frames has no rate
-        return
     try:
         check_fps(target, rate)
     except ValueError as fault:

@@ -164,7 +164,8 @@ def command(
     read = _paths.real_names(name for name in (image, listed) if name)
     for job in jobs:
         _clips.check_target(job.target, folder=job.folder, overwrite=overwrite, read=read)
-        _clips.check_rate(job.target, fps)
+        if not job.folder:  # of frames, which has no rate
+            _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
     from flowwarp.pipelines.text_video import load_models, tidy
 

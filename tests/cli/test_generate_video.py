@@ -168,6 +168,10 @@ def test_the_picture_to_begin_with_is_not_replaced(generate):
 
 def test_dry_run_writes_nothing(generate, tmp_path):
     assert generate(PROMPT, "--dry-run", "-o", "sub/v.gif") == (0, ["sub/v.gif"], [])
+def test_a_folder_of_frames_has_no_rate_whatever_it_is_called(generate):
+    assert generate(PROMPT, "--fps", 200, "-o", "v.gif/", "--dry-run") == (0, ["v.gif"], [])
+
+
     told = json.loads(generate(PROMPT, "left", "--dry-run", "--json")[1][0])
     assert told["dry_run"]
     assert [result["output"] for result in told["results"]] == ["a_red_knight.mp4", "left.mp4"]
