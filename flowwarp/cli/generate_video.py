@@ -248,7 +248,7 @@ def _read_prompts(prompts: Sequence[str], listed: str | None) -> list[str]:
     if "" in found:
         raise InputError("PROMPT", "is empty", "say what the video shall show")
     if listed is not None:
-        lines = [" ".join(line.split()) for line in _read_list(listed).splitlines()]
+        lines = [" ".join(line.split()) for line in _read_list(listed).split("\n")]
         if not any(lines):
             raise InputError(listed, "holds no prompt", "write one a line")
         found += filter(None, lines)

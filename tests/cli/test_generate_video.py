@@ -195,7 +195,9 @@ def test_several_prompts_go_into_a_folder(generate, tmp_path):
 
 
 def test_prompts_from_a_file(generate, tmp_path, monkeypatch):
-    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + b"left\r\n\n  \na red  knight\n")
+    # Signs such as a form feed end no line.
+    text = "\ufeffleft\r\n\n  \na\u2028red  \x0cknight\x85\n"
+    (tmp_path / "list.txt").write_bytes(text.encode())
     code, out, _ = generate("--prompts", "list.txt", "waves", "--no-upsampler")
     assert (code, out) == (0, ["waves.mp4", "left.mp4", "a_red_knight.mp4"])
     stdin = io.TextIOWrapper(io.BytesIO(b"walks\n"))
