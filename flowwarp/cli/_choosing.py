@@ -14,6 +14,7 @@ from flowwarp.pipelines._defaults import (
     CANDIDATES,
     DETAIL,
     GUIDANCE,
+    MOST_SCALE,
     PLAUSIBLE,
     TEMPERATURE,
     TOP_P,
@@ -77,14 +78,14 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _together(command, "drawn", {
         name: {"type": kind, "default": default, "show_default": True, "help": text}
         for name, kind, default, text in (
-            ("--temperature", click.FloatRange(0), TEMPERATURE,
+            ("--temperature", click.FloatRange(0, MOST_SCALE), TEMPERATURE,
              "Of tokens; 0 takes the likeliest."),
             ("--top-k", click.IntRange(0), 0, "Draw from the K likeliest tokens; 0 for all."),
             ("--top-p", click.FloatRange(0, 1, min_open=True), TOP_P,
              "Draw from the likeliest with this probability together."),
-            ("--guidance", click.FloatRange(0), GUIDANCE,
+            ("--guidance", click.FloatRange(0, MOST_SCALE), GUIDANCE,
              "How much the prompt is stressed; 1 for as much as was learned."),
-            ("--detail", click.FloatRange(0), DETAIL,
+            ("--detail", click.FloatRange(0, MOST_SCALE), DETAIL,
              "Temperature of a code's later digits, times --temperature."),
             ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
              "Never draw a token that has less than this share of the likeliest one's chance, by "
@@ -113,7 +114,7 @@ def sampling_of(drawn: Mapping[str, Any]) -> Sampling:
     """Return how tokens shall be drawn, by what :func:`sampling_options` has gathered.
 
     Raises:
-        click.UsageError: a value is not a number, or without end.
+        click.UsageError: a value is not a number: click finds NaN in every range.
     """
     from flowwarp.models.gpt import Sampling
 

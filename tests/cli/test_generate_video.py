@@ -26,7 +26,9 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.models.gpt import MOST
 from flowwarp.pipelines import text_video
+from flowwarp.pipelines._defaults import MOST_SCALE
 from flowwarp.pipelines.sequences import VOCABULARY, sample_video_tokens, words_of
 from flowwarp.train.captioner import text_vocabulary
 
@@ -166,12 +168,18 @@ def test_the_picture_to_begin_with_is_not_replaced(generate):
     assert Path("first.webp").read_bytes() == before
 
 
-def test_dry_run_writes_nothing(generate, tmp_path):
-    assert generate(PROMPT, "--dry-run", "-o", "sub/v.gif") == (0, ["sub/v.gif"], [])
 def test_a_folder_of_frames_has_no_rate_whatever_it_is_called(generate):
     assert generate(PROMPT, "--fps", 200, "-o", "v.gif/", "--dry-run") == (0, ["v.gif"], [])
 
 
+def test_the_largest_numbers_that_its_help_names_are_taken(generate):
+    assert MOST_SCALE == MOST
+    extreme = [f"--{name}={MOST_SCALE}" for name in ("temperature", "detail", "guidance")]
+    assert generate(PROMPT, "--fps", 0.001, *extreme, "--dry-run")[0] == 0
+
+
+def test_dry_run_writes_nothing(generate, tmp_path):
+    assert generate(PROMPT, "--dry-run", "-o", "sub/v.gif") == (0, ["sub/v.gif"], [])
     told = json.loads(generate(PROMPT, "left", "--dry-run", "--json")[1][0])
     assert told["dry_run"]
     assert [result["output"] for result in told["results"]] == ["a_red_knight.mp4", "left.mp4"]
@@ -357,11 +365,13 @@ def test_a_terminal_is_not_steered(generate):
         ([PROMPT, "--fps", "nan"], 2, "--fps must be a number"),
         ([PROMPT, "-o", "out", "--fps", "nan"], 2, "--fps must be a number"),
         ([PROMPT, "--top-p", "nan"], 2, "top_p must"),
-        ([PROMPT, "--fps", "0.0001"], 2, "at least 1/1001 frames a second"),
+        ([PROMPT, "--fps", "0.0009"], 2, "0.001<=x<=1000"),
         ([PROMPT, "--frames", "0"], 2, "--frames"),
         ([PROMPT, "--frames", "10001"], 2, "1<=x<=10000"),
         ([PROMPT, "--temperature", "nan"], 2, "temperature must"),
-        ([PROMPT, "--guidance", "inf"], 2, "guidance must"),
+        ([PROMPT, "--temperature", "10001"], 2, "0<=x<=10000"),
+        ([PROMPT, "--guidance", "inf"], 2, "0<=x<=10000"),
+        ([PROMPT, "--detail", "10001"], 2, "0<=x<=10000"),
         ([PROMPT, "--plausible", "nan"], 2, "plausible must"),
         ([PROMPT, "--plausible", "1.1"], 2, "0<=x<=1"),
         ([PROMPT, "--seed", "-1"], 2, "--seed"),
