@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
 TABLE = "captions.csv"
 CREDITS = "AUTHORS.txt"  # of the layers; clips made from them need it as well
+HIDDEN = "hidden"  # of a clip's folder: apart, as all pictures in a folder are taken for frames
 
 # What is no recipe: name, title, licence, where from, layout, some captions.
 WORLDS = {
@@ -220,7 +221,7 @@ def make_command(
     they would your own videos, and the credits of the layers, whose licence holds for the clips
     too. With --flow it also gets a folder for each clip: 000000.png, ...,
     the flow from each frame to the next, 000000.flo, unknown where there is none, and
-    hidden_000000.png, white where the next frame does not show the pixel; `eval-flow OUT --recipe
+    hidden/000000.png, white where the next frame does not show the pixel; `eval-flow OUT --recipe
     made` measures by them. The same seed gives the same clips.
 
     \b
@@ -326,7 +327,8 @@ def _list_photos(photos: str | None) -> list[Path]:
     return list(find_photos(Path(photos))) if photos else []
 
 
-_OURS = re.compile(r"(hidden_)?\d{6,}\.png|\d{6,}\.flo")  # what `_flow_files` names
+# What `_flow_files` names, and how masks were called before they had a folder.
+_OURS = re.compile(rf"({HIDDEN}[/_])?\d{{6,}}\.png|\d{{6,}}\.flo")
 
 
 def _flow_files(folder: Path, frames: int) -> list[Path]:
@@ -335,15 +337,15 @@ def _flow_files(folder: Path, frames: int) -> list[Path]:
     return [
         *(folder / f"{number}.png" for number in numbers),
         *(folder / f"{number}.flo" for number in numbers[:-1]),
-        *(folder / f"hidden_{number}.png" for number in numbers[:-1]),
+        *(folder / HIDDEN / f"{number}.png" for number in numbers[:-1]),
     ]
 
 
 def _made_before(folder: Path) -> list[Path]:
     """Return what a folder holds of a clip that was made there, or is named as if it were."""
-    if not _paths.is_folder(folder):
-        return []
-    return sorted(path for path in folder.iterdir() if _OURS.fullmatch(path.name))
+    places = filter(_paths.is_folder, (folder, folder / HIDDEN))
+    found = (path for place in places for path in place.iterdir())
+    return sorted(path for path in found if _OURS.fullmatch(path.relative_to(folder).as_posix()))
 
 
 def _made_beyond(folder: Path, count: int) -> list[str]:
@@ -366,7 +368,7 @@ def _remove_beyond(folder: Path, count: int) -> None:
 
 
 def _remove(files: Iterable[Path], folder: Path) -> None:
-    """Remove files of a clip, and the folder of its flow once nothing is in it.
+    """Remove files of a clip, and the folders of its flow once nothing is in them.
 
     Raises:
         OutputError: that is not possible.
@@ -378,8 +380,9 @@ def _remove(files: Iterable[Path], folder: Path) -> None:
             path.unlink()
         except OSError as fault:
             raise OutputError(path, reason(fault)) from fault
-    with suppress(OSError):  # there was none, or it holds what is not of ours
-        folder.rmdir()
+    for place in (folder / HIDDEN, folder):
+        with suppress(OSError):  # there was none, or it holds what is not of ours
+            place.rmdir()
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
@@ -401,7 +404,7 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.flow_files import write_flow
     from flowwarp.io.images import write_image
 
-    _paths.make_folder(folder / name)
+    _paths.make_folder(folder / name / HIDDEN)
     count = len(frames)
     files = _flow_files(folder / name, count)
     for path, frame in zip(files[:count], frames, strict=True):

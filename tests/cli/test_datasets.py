@@ -17,7 +17,7 @@ from flowwarp.data.captioned import load_captioned
 from flowwarp.data.cast import is_held_out
 from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
 from flowwarp.data.sources import open_source
-from flowwarp.io.images import write_image
+from flowwarp.io.images import list_frames, write_image
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
 
@@ -255,7 +255,7 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     Path("out/000000/notes.txt").write_text("mine")
     Path("out/captions.csv").unlink()
     Path("out/000000.mp4").unlink()
-    for path in Path("out/000000").glob("*00000[01]*"):
+    for path in Path("out/000000").rglob("*00000[01]*"):
         path.unlink()
     code, _, err = datasets(*options, "--frames", 2)  # what is left of it is not lost unasked
     assert (code, err) == (
@@ -263,8 +263,28 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     )  # fmt: skip
     assert datasets(*options, "--frames", 2, "--overwrite")[0] == 0
     assert sorted(path.name for path in Path("out/000000").iterdir()) == [
-        "000000.flo", "000000.png", "000001.png", "hidden_000000.png", "notes.txt"
+        "000000.flo", "000000.png", "000001.png", "hidden", "notes.txt"
     ]  # fmt: skip
+    assert [path.name for path in Path("out/000000/hidden").iterdir()] == ["000000.png"]
+
+
+def test_masks_of_the_version_before_do_not_stay_among_frames(datasets):
+    options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--flow")
+    folder = Path("out/000000")
+    old = [folder / "hidden_000007.png", folder / "hidden/000007.png"]
+    mine = [folder / "hidden/mine.png", folder / "hidden/000007.flo"]
+    mine[0].parent.mkdir(parents=True)
+    for path in old:
+        path.write_text("made before")
+        line = f"flowwarp: {path}: exists; use --overwrite to replace it"
+        assert datasets(*options) == (4, [], [line])
+        path.unlink()
+    for path in old + mine:
+        path.write_text("here before")
+    assert datasets(*options, "--frames", 3, "--overwrite")[0] == 0
+    assert list_frames(folder) == [folder / f"00000{number}.png" for number in range(3)]
+    masks = [folder / f"hidden/00000{number}.png" for number in range(2)]
+    assert set(folder.glob("hidden/*")) == {*masks, *mine}
 
 
 def test_no_flow_of_other_clips_is_left(datasets):
@@ -301,7 +321,7 @@ def test_nothing_of_a_larger_set_is_left(datasets):
     assert command._made_beyond(Path("out"), 2) == ["000004", "000003", "000002"]
     assert datasets(*options, 2, "--overwrite")[0] == 0
     new = [f"{clip}/{file}" for clip in ("000000", "000001") for file in (
-        "000000.flo", "000000.png", "000001.png", "hidden_000000.png"
+        "000000.flo", "000000.png", "000001.png", "hidden/000000.png"
     )]  # fmt: skip
     files = [path for path in Path("out").rglob("[!.]*") if path.is_file()]
     assert sorted(path.relative_to("out").as_posix() for path in files) == sorted(
