@@ -130,10 +130,14 @@ class VideoModels:
     @property
     def goes_on(self) -> bool:
         """Whether a window can begin with the end of another."""
+        return self.can_begin(_overlap(self))
+
+    def can_begin(self, count: int) -> bool:
+        """Return whether a window can begin with so many token frames that are given."""
         times, rows, columns = self.grid
-        # What it begins with must be whole patches, which frames of an odd number of codes are not.
-        known = _overlap(self) * rows * columns * self.gpt.vocabulary[VIDEO].digits
-        return times > 1 and known % PATCH == 0
+        tokens = count * rows * columns * self.gpt.vocabulary[VIDEO].digits
+        # They must be whole patches, which frames of an odd number of codes are not.
+        return count < times and tokens % PATCH == 0
 
     @property
     def small(self) -> int:
@@ -287,11 +291,13 @@ def generate(
         frames: how many; by default as many as the transformer writes at a time. Longer videos
             are written in windows, each of which begins with the last token frames of the one
             before.
-        image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used.
+        image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used. It stands
+            still for the frames of the first codes, which are its own; where a window cannot begin
+            with so few, the transformer is told it alone.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best; without a prompt it is the first. Of several, where there is a captioner
-            and nothing to go on from, four times as many are begun, and the best of them go on
-            after the first half of the window.
+            and nothing to go on from, be it a picture, four times as many are begun, and the best
+            of them go on after the first half of the window.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
             which takes the best of its own, at least one for each.
         sampling: how codes are drawn.
@@ -323,7 +329,7 @@ def generate(
         first = tokenize(models.dvae, middle_square(image, models.small, "image")[None])
     job = _Job(
         models,
-        Prompt(caption, first),
+        Prompt(caption, first, begin=first if models.can_begin(1) else None),
         seed,
         frames,
         best,
@@ -456,10 +462,9 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
     """Yield token frames (h, w), window after window."""
     models, prompt = job.models, job.prompt
     times, rows, columns = models.grid
-    window = written = 0
+    window = written = known = 0
     while True:
-        begin = 0 if prompt.begin is None else len(prompt.begin)
-        fresh = (times - begin) * rows * columns
+        fresh = (times - known) * rows * columns  # with those of a picture, which nobody has seen
 
         def told(done: int, total: int, before: int = written, fresh: int = fresh) -> None:
             tell("codes", before + fresh * done // total)
@@ -468,14 +473,14 @@ def _write(job: _Job, tell: Callable[[str, int], None]) -> Iterator[Tensor]:
         videos, (chosen,) = draw_codes(
             models, [prompt], [seed], job.sampling, job.candidates, job.best, told
         )
-        yield from videos[0, begin:]
+        yield from videos[0, known:]
         window, written = window + 1, written + fresh
         # The picture it began with says nothing of what comes now.
         end, sketch = videos[0, -_overlap(models) :], chosen.sketch
         if sketch is not None:  # what its end shows is where the next one begins
             sketch = sketch_of_end(sketch, len(end), times)
             sketch = sketch if sketch.numel() % PATCH == 0 else None
-        prompt = Prompt(prompt.caption, begin=end, sketch=sketch)
+        prompt, known = Prompt(prompt.caption, begin=end, sketch=sketch), len(end)
 
 
 def draw_codes(

@@ -35,6 +35,7 @@ from flowwarp.pipelines.sequences import (
 from flowwarp.pipelines.sketches import choose_sketches, sketch
 from flowwarp.pipelines.text_video import (
     STAGES,
+    VideoModels,
     agreement,
     describe_video,
     draw_codes,
@@ -146,22 +147,41 @@ def test_low_precision_is_near(models, monkeypatch):
     assert 0 < float(difference.mean()) < 0.02
 
 
-def test_a_picture_is_the_first_frame_of_the_prompt(models, monkeypatch):
-    asked = []
+@pytest.fixture
+def asked(monkeypatch):
+    """Note the prompts of windows that are written."""
+    prompts = []
 
-    def spy(gpt, prompts, *rest, **named):
-        asked.extend(prompts)
-        return sample_video_tokens(gpt, prompts, *rest, **named)
+    def spy(gpt, some, *rest, **named):
+        prompts.extend(some)
+        return sample_video_tokens(gpt, some, *rest, **named)
 
     monkeypatch.setattr(text_video, "sample_video_tokens", spy)
+    return prompts
+
+
+def test_a_video_begins_with_its_picture(models, asked):
     picture = torch.rand(3, 20, 31, generator=torch.Generator().manual_seed(0))
-    video = make(models, image=picture, frames=12)
+    plain, told = dataclasses.replace(models, upsampler=None, flownet=None), []
+    video = make(plain, image=picture, frames=12, progress=lambda *at: told.append(at))
     wanted = tokenize(models.dvae, middle_square(picture, 16)[None])
     assert torch.equal(asked[0].frame, wanted)
-    assert asked[0].begin is None
+    assert torch.equal(asked[0].begin, wanted)
+    assert torch.equal(video[:4], torch.stack(list(detokenize(models.dvae, wanted))))
     assert asked[1].frame is None
     assert asked[1].begin.shape == (1, 4, 4)
-    assert not torch.equal(video[:WINDOW], make(models))
+    assert not torch.equal(asked[1].begin, wanted)
+    assert not torch.equal(video[4:WINDOW], make(plain)[4:])
+    assert told == sorted(told)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_a_picture_that_no_video_can_begin_with_is_told(models, asked, monkeypatch):
+    monkeypatch.setattr(VideoModels, "can_begin", lambda models, count: False)
+    picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(make(models, image=picture), make(models))
+    assert torch.equal(asked[0].frame, tokenize(models.dvae, picture[None]))
+    assert asked[0].begin is None
 
 
 @pytest.mark.usefixtures("_exact")
@@ -262,6 +282,7 @@ def test_frames_of_an_odd_number_of_codes_are_not_gone_on_with(models, size, mos
     words = dataclasses.replace(models.gpt.vocabulary, media=media)
     odd = dataclasses.replace(models, gpt=dataclasses.replace(models.gpt, vocabulary=words))
     generate(odd, CAPTION, frames=WINDOW)
+    assert odd.can_begin(1) == (most is None)
     if most is None:
         generate(odd, CAPTION, frames=WINDOW + 1)
     else:
