@@ -242,7 +242,7 @@ def list_frames(folder: str | Path) -> list[Path]:
 
 def _decode_png(
     path: str | Path, file: BinaryIO, size: int, most: int
-) -> tuple[NDArray[Any], bytes | None]:
+) -> tuple[NDArray[Any], object]:
     """Decode a PNG, of 16 bits by OpenCV; return what `_decode` does."""
     data = _png.read_whole(path, file, size)
     header = _png.read_header(path, data[: _png.HEADER_BYTES])
