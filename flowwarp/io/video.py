@@ -234,7 +234,7 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
             fewer than its clock can count, or more than players show: of those they show some for a
             tenth of a second.
     """
-    if not fps >= LEAST_FPS:  # nor is NaN
+    if not fps >= float(LEAST_FPS):  # nor is NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
     if fps > MOST_FPS:
         raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
