@@ -411,6 +411,7 @@ def upsample_frames(
     *,
     steps: int = 1,
     temporal: bool = True,
+    begin: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Upsample a video as it comes; the memory needed does not grow with its length.
 
@@ -423,6 +424,8 @@ def upsample_frames(
         generator: of the noise, on the CPU; it alone decides what is drawn.
         steps: as for :func:`sample`.
         temporal: False: each frame is drawn by itself, from noise of its own.
+        begin: (B, 3, 2 h, 2 w) in [0, 1], what the first frame shows at its full size, where that
+            is known; it holds on to this as others do to the frame before.
 
     Yields:
         (B, 3, 2 h, 2 w) float32 in [0, 1].
@@ -441,6 +444,11 @@ def upsample_frames(
 
         if not temporal or output is None or noise is None or flow is None:
             noise, previous, trust = fresh(), None, None
+            if temporal and begin is not None and not number:
+                if begin.shape != shape:
+                    raise ValueError(f"begin must be {shape}, got shape {tuple(begin.shape)}")
+                still = torch.zeros_like(begin[:, :2])
+                previous, trust = warp_previous(begin, still, None)
         else:
             check_flow(flow, like=output)
             noise = carry_noise(noise, flow, fresh(), visible=visible, dither=dither(number))

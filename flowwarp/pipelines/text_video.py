@@ -293,7 +293,8 @@ def generate(
             before.
         image: (3, H, W) in [0, 1], what it shall begin with; its middle square is used. It stands
             still for the frames of the first codes, which are its own; where a window cannot begin
-            with so few, the transformer is told it alone.
+            with so few, the transformer is told it alone. The upsampler's first frame holds on to
+            it, if it has S pixels a side or more.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best; without a prompt it is the first. Of several, where there is a captioner
             and nothing to go on from, be it a picture, four times as many are begun, and the best
@@ -324,12 +325,14 @@ def generate(
         raise ValueError("prompt must not be empty")
     if frames > models.window and not models.goes_on:
         raise ValueError(f"frames must be at most {models.window} with this transformer")
-    first = None
+    first = begin = large = None
     if image is not None:
         first = tokenize(models.dvae, middle_square(image, models.small, "image")[None])
+        if models.can_begin(1):
+            begin, large = first, _full_size(models, image)
     job = _Job(
         models,
-        Prompt(caption, first, begin=first if models.can_begin(1) else None),
+        Prompt(caption, first, begin=begin),
         seed,
         frames,
         best,
@@ -338,8 +341,16 @@ def generate(
         steps,
         temporal,
         progress,
+        large,
     )
     return _run(job, {} if seconds is None else seconds)
+
+
+def _full_size(models: VideoModels, image: Tensor) -> Tensor | None:
+    """Return a picture as the first frame would show it, (1, 3, S, S); None if it is smaller."""
+    if min(image.shape[1:]) < models.size:
+        return None
+    return middle_square(image, models.size)[None].to(models.device).float() / 255
 
 
 def tidy(gpt: MediaGPT, prompt: str) -> str:
@@ -411,6 +422,7 @@ class _Job:
     steps: int
     temporal: bool
     progress: Progress | None
+    large: Tensor | None  # (1, 3, S, S), the picture it begins with at the size of what is made
 
 
 def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
@@ -436,6 +448,7 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
             torch.Generator().manual_seed((job.seed + NOISE) % 2**63),
             steps=job.steps,
             temporal=job.temporal,
+            begin=job.large,
         )
         pictures = (frame[0].cpu() for frame in stage(drawn, "upsample", half))
     for number, frame in zip(range(1, job.frames + 1), pictures, strict=False):

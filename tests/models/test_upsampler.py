@@ -381,6 +381,27 @@ def test_noise_is_white_and_partly_new(monkeypatch):
         assert float((now * before).mean()) == pytest.approx(0.8, abs=0.06)
 
 
+def test_the_first_frame_holds_on_to_what_is_known_of_it(monkeypatch):
+    (decode, flow, visible), seen = clip(), []
+
+    def spy(model, noise, decode, previous=None, trust=None, **named):
+        seen.append((previous, trust))
+        return sample(model, noise, decode, previous, trust, **named)
+
+    monkeypatch.setattr(upsampler, "sample", spy)
+    frames = [(decode[:1], None, None), (decode[1:2], flow[:1], visible[:1])]
+    known = torch.rand(1, 3, *flow.shape[2:], generator=seeded(1))
+    first, _ = upsample_frames(network(), frames, seeded(), begin=known)
+    (previous, trust), (following, _) = seen
+    assert torch.equal(previous, known)
+    assert bool((trust == 1).all())
+    assert torch.equal(following, upsampler.warp_previous(first, flow[:1], visible[:1])[0])
+    list(upsample_frames(network(), frames, seeded(), begin=known, temporal=False))
+    assert seen[2:] == [(None, None), (None, None)]
+    with pytest.raises(ValueError, match=r"begin must be \(1, 3, 32, 32\), got shape"):
+        list(upsample_frames(network(), frames, seeded(), begin=known[..., 1:]))
+
+
 def test_a_stream_without_flow_begins_anew():
     net, (decode, flow, visible) = network(), clip()
     frames = [(decode[:1], None, None), (decode[1:2], flow[:1], visible[:1])]

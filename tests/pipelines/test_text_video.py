@@ -18,7 +18,7 @@ from flowwarp.metrics.video import psnr
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
-from flowwarp.models.upsampler import enlarge, halve, upsample_clip
+from flowwarp.models.upsampler import enlarge, halve, upsample_clip, upsample_frames
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look
 from flowwarp.pipelines.clip_motion import steady_clip_motion
@@ -176,12 +176,37 @@ def test_a_video_begins_with_its_picture(models, asked):
     assert told[-1][0] == told[-1][1]
 
 
+@pytest.mark.parametrize(("size", "held"), [(SIZE, True), (SIZE + 7, True), (SIZE - 1, False)])
+def test_the_first_frame_holds_on_to_its_picture(models, monkeypatch, size, held):
+    given = []
+
+    def spy(*args, begin=None, **named):
+        given.append(begin)
+        return upsample_frames(*args, begin=begin, **named)
+
+    monkeypatch.setattr(text_video, "upsample_frames", spy)
+    picture = torch.rand(3, size, size + 4, generator=torch.Generator().manual_seed(0))
+    make(models, image=picture, frames=2)
+    if held:
+        assert torch.equal(given[0], middle_square(picture, SIZE)[None] / 255)
+    else:  # enlarged, it would be blurred
+        assert given == [None]
+
+
 def test_a_picture_that_no_video_can_begin_with_is_told(models, asked, monkeypatch):
     monkeypatch.setattr(VideoModels, "can_begin", lambda models, count: False)
     picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
     assert not torch.equal(make(models, image=picture), make(models))
     assert torch.equal(asked[0].frame, tokenize(models.dvae, picture[None]))
     assert asked[0].begin is None
+
+
+def test_no_first_frame_holds_on_to_a_picture_that_is_only_told(models, monkeypatch):
+    monkeypatch.setattr(VideoModels, "can_begin", lambda models, count: False)
+    picture = torch.rand(3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    held = make(models, image=picture)
+    monkeypatch.setattr(text_video, "_full_size", lambda *_: 1 / 0)
+    assert torch.equal(make(models, image=picture), held)
 
 
 @pytest.mark.usefixtures("_exact")
