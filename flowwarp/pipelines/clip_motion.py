@@ -46,7 +46,7 @@ def estimate_motion(net: FlowNet, video: Tensor) -> tuple[Tensor, Tensor, Tensor
 
 
 def steady_motion(
-    net: FlowNet, frames: Iterable[Tensor], apart: int
+    net: FlowNet, frames: Iterable[Tensor], apart: int, still: int = 0
 ) -> Iterator[tuple[Tensor, Tensor] | None]:
     """Estimate the flow from each frame to the one before, as if motion changed slowly.
 
@@ -60,6 +60,8 @@ def steady_motion(
             at a time.
         apart: how many frames share codes, at least 1. In a clip that has no more, frames half as
             far apart as it is long are compared.
+        still: so many frames from the first on are known to show one picture that does not move.
+            The next one leaps from that, and is compared with it.
 
     Yields:
         For each frame the flow (1, 2, H, W) in pixels, and where the frame before shows the same,
@@ -68,10 +70,26 @@ def steady_motion(
     Raises:
         ValueError: frames differ in size.
     """
+    around: list[Tensor] = []  # the last that stands still, and the next
+
+    def noted() -> Iterator[Tensor]:
+        for number, frame in enumerate(frames):
+            if still and still - 1 <= number <= still:
+                around.append(frame)
+            yield frame
+            del frame
+
     before: Tensor | None = None
-    for velocity in _velocities(net, frames, apart):
+    for number, velocity in enumerate(_velocities(net, noted(), apart)):
         if before is None or velocity is None:
             yield None
+        elif number < still:
+            yield torch.zeros_like(velocity), torch.ones_like(velocity[:, :1], dtype=torch.bool)
+        elif number == still:
+            last, following = around
+            there, back = estimate_both(net, last, following, "fast")
+            around.clear()
+            yield back, visible_by_consistency(back, there)
         else:
             back = -velocity
             yield back, visible_by_consistency(back, before, beta=TOLERANCE)

@@ -444,7 +444,7 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
     if models.upsampler is not None:
         drawn = upsample_frames(
             models.upsampler,
-            stage(_join_motion(models, decodes, job.temporal), "flow"),
+            stage(_join_motion(job, decodes), "flow"),
             torch.Generator().manual_seed((job.seed + NOISE) % 2**63),
             steps=job.steps,
             temporal=job.temporal,
@@ -686,7 +686,7 @@ def _token_frames(job: _Job) -> int:
 
 
 def _join_motion(
-    models: VideoModels, decodes: Iterator[Tensor], temporal: bool
+    job: _Job, decodes: Iterator[Tensor]
 ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
     """Yield each small frame with the flow to the one before and what that shows, as wanted.
 
@@ -694,13 +694,17 @@ def _join_motion(
     quarter of its input, which of small frames is 16 pixels wide: there it errs twice as much
     on sharp frames. A fit as well takes several times as long.
     """
-    if not temporal or models.flownet is None:
+    models = job.models
+    if not job.temporal or models.flownet is None:
         for frame in decodes:
             yield frame[None].to(models.device), None, None
         return
     to_draw, to_track = itertools.tee(frame[None].to(models.device) for frame in decodes)
     large = (enlarge(decode).clamp(0, 1) for decode in to_track)
-    motion = steady_motion(models.flownet, large, models.dvae.config.stride_time)
+    apart = models.dvae.config.stride_time
+    # A picture that it begins with fills the first codes alone.
+    still = 0 if job.prompt.begin is None else apart * len(job.prompt.begin)
+    motion = steady_motion(models.flownet, large, apart, still)
     for decode, moved in zip(to_draw, motion, strict=True):
         flow, visible = (None, None) if moved is None else moved
         yield decode, flow, visible

@@ -90,6 +90,21 @@ def test_every_clip_s_motion_is_known_however_short_it_is(monkeypatch, length):
     assert all(last - first == 3 * apart for first, last in compared)
 
 
+def test_a_picture_stands_still_and_what_follows_leaps_from_it(monkeypatch):
+    compared = places(monkeypatch)
+    where = (0, 0, 0, 0, 8, 10, 12, 14)
+    first, *steady = steady_motion(None, numbered(*where), 4)
+    compared.clear()
+    begun, *moves = steady_motion(None, numbered(*where), 4, still=4)
+    assert compared.count((0, 8)) == 2  # as all are over four frames, and as it leaps
+    assert begun is first is None
+    assert [float(flow[0, 0]) for flow, _ in moves[:4]] == [0, 0, 0, -8]
+    assert all(bool(visible.all()) for _, visible in moves[:3])
+    assert [float(flow[0, 0]) for flow, _ in steady[:4]] == [-2.5, -3, -3.5, -2]
+    for mine, theirs in zip(moves[4:], steady[4:], strict=True):
+        assert torch.equal(mine[0], theirs[0])
+
+
 def test_in_the_middle_of_a_short_clip_frames_move_as_those_before_them(monkeypatch):
     places(monkeypatch)
     moves = list(steady_motion(None, numbered(0, 10, 20, 30, 80, 90), 4))

@@ -21,7 +21,7 @@ from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip, upsample_frames
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look
-from flowwarp.pipelines.clip_motion import steady_clip_motion
+from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
 from flowwarp.pipelines.sequences import (
     CODES,
     SAMPLING,
@@ -191,6 +191,20 @@ def test_the_first_frame_holds_on_to_its_picture(models, monkeypatch, size, held
         assert torch.equal(given[0], middle_square(picture, SIZE)[None] / 255)
     else:  # enlarged, it would be blurred
         assert given == [None]
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE - 1])
+def test_a_picture_is_known_to_stand_still(models, monkeypatch, size):
+    stands = []
+
+    def spy(net, frames, apart, still=0):
+        stands.append(still)
+        return steady_motion(net, frames, apart, still)
+
+    monkeypatch.setattr(text_video, "steady_motion", spy)
+    make(models, image=torch.rand(3, size, size, generator=torch.Generator().manual_seed(0)))
+    make(models)
+    assert stands == [models.dvae.config.stride_time, 0]
 
 
 def test_a_picture_that_no_video_can_begin_with_is_told(models, asked, monkeypatch):
