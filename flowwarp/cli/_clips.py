@@ -13,7 +13,7 @@ from flowwarp.cli import _paths
 from flowwarp.errors import OutputError
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
-LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1000  # `write_video` takes no fewer
+MOST_FPS = 1000  # of what is asked for
 
 
 def is_folder_name(output: str) -> bool:

@@ -80,7 +80,7 @@ class Job:
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0.001, _clips.MOST_FPS),  # `_clips.LEAST_FPS`, rounded up
+    type=click.FloatRange(0.001, _clips.MOST_FPS),  # `LEAST_FPS`, rounded up
     default=FPS,
     show_default=True,
     help="Frames a second.",

@@ -18,7 +18,6 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._choices import QUALITIES
 from flowwarp.cli._clips import (
-    LEAST_FPS,
     MOST_FPS,
     check_rate,
     check_target,
@@ -28,6 +27,7 @@ from flowwarp.cli._clips import (
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError
+from flowwarp.io._files import LEAST_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -24,6 +25,8 @@ VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"}
     | {".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}
 )
+
+LEAST_FPS = Fraction(1, 1001)  # of a video that is written; slower is a broken header
 
 # 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
 MAX_PIXELS = 2**27

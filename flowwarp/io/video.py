@@ -27,6 +27,7 @@ from flowwarp.errors import InputError, OutputError, none_started
 from flowwarp.io._boxes import check_samples
 from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
+    LEAST_FPS,
     MAX_FRAME_PIXELS,
     atomic_folder,
     atomic_output,
@@ -38,7 +39,7 @@ from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
 _LOG = logging.getLogger(__name__)
 
 DEFAULT_FPS = Fraction(25)  # for a folder of pictures, which states none
-LEAST_FPS, MOST_FPS = Fraction(1, 1001), 1_000_000  # a muxer wants small integers
+_MOST_FPS = 1_000_000  # a muxer wants small integers
 # A GIF counts hundredths of a second in 16 bits. Of one alone, players make a tenth of a second.
 LEAST_GIF_FPS, MOST_GIF_FPS = Fraction(1, 655), 50
 
@@ -236,8 +237,8 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
     """
     if not fps >= float(LEAST_FPS):  # nor is NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
-    if fps > MOST_FPS:
-        raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
+    if fps > _MOST_FPS:
+        raise ValueError(f"fps must be at most {_MOST_FPS:,} frames a second, got {float(fps):g}")
     if Path(path).suffix.lower() == ".gif" and not LEAST_GIF_FPS <= fps <= MOST_GIF_FPS:
         raise ValueError(
             f"a GIF plays from {LEAST_GIF_FPS} to {MOST_GIF_FPS} frames a second, not"
@@ -550,7 +551,7 @@ def _believable(path: str | Path, rate: Fraction) -> Fraction:
     Raises:
         InputError: no video can be written with it.
     """
-    if not LEAST_FPS <= rate <= MOST_FPS:
+    if not LEAST_FPS <= rate <= _MOST_FPS:
         raise InputError(
             path, f"says it has {float(rate):g} frames a second", "its header is broken"
         )
