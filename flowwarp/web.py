@@ -20,7 +20,7 @@ import click
 
 from flowwarp._bundled import bundled
 from flowwarp.cli._choices import QUALITIES
-from flowwarp.cli._device import choose_device
+from flowwarp.cli._device import choose_device, wait_briefly
 from flowwarp.cli._faults import run
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
 from flowwarp.pipelines._defaults import FPS, MOST_SEED
@@ -316,7 +316,7 @@ def command(port: int | None) -> None:
     Its address is printed on stdout. One picture pair or prompt is worked on at a time, others
     wait. What is uploaded and made lies in a temporary folder, which goes when the page ends.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as generate-video does
+    wait_briefly()
 
     @functools.cache
     def flownet() -> FlowNet:

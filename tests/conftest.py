@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -21,6 +22,12 @@ from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train.tokenized import grid_media
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]
+
+# Many tests are of signals, which a job in the background of a shell, or of nohup, ignores.
+for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
+    number = getattr(signal, name, None)  # Windows has no SIGHUP
+    if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, default)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,8 @@
-"""Where a command computes: ``--device auto|cpu|cuda``."""
+"""Where a command computes: ``--device auto|cpu|cuda``, and how its threads wait."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -37,3 +38,15 @@ def choose_device(device: str) -> str:
     import torch
 
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def wait_briefly() -> None:
+    """Have threads that wait for each other leave their core to others before long.
+
+    Torch reads it when it is loaded. They would not do so for milliseconds, which beside two busy
+    programs on two cores takes four times as long; if they did so at once, to wake them would make
+    the small networks between which they wait half as slow again, even beside such programs.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # some tenth of a millisecond

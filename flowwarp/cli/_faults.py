@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import io
 import os
 import re
@@ -23,6 +25,7 @@ OUR_BUG = 1
 BAD_OUTPUT = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 128 + INTERRUPT
+_GARBAGE = 50_000  # objects that come without one going, before garbage is looked for
 BROKEN_PIPE = 141  # 128 + SIGPIPE, which Windows does not know
 
 COMPLETION = "_FLOWWARP_COMPLETE"  # as click names it
@@ -64,6 +67,10 @@ def run(
     """
     if arguments is None:  # of this process, not of one that calls us
         _open_streams()
+        # Torch makes 300,000 objects that stay. To look for garbage among them, again and again
+        # while they come and once more at the end, takes half a second.
+        gc.set_threshold(_GARBAGE)
+        atexit.register(gc.freeze)
     came: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:

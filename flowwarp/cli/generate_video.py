@@ -24,7 +24,7 @@ from flowwarp.cli._choosing import (
     sampling_of,
     sampling_options,
 )
-from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._device import check_device, choose_device, device_option, wait_briefly
 from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError
 from flowwarp.pipelines._defaults import FPS, MOST_SEED, STEPS
@@ -146,9 +146,7 @@ def command(
     flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     """  # noqa: D301 - click wants the character itself
-    # Read when torch is loaded. Threads that wait then leave their core to others: a twentieth more
-    # time where there are none, a quarter of it beside two busy programs on two cores.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    wait_briefly()
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)

@@ -641,7 +641,7 @@ class Decoder:
 
     Args:
         net: the network, on the CPU or a GPU.
-        rows: sequences side by side; the weights are read once for all.
+        rows: sequences side by side, at most; the weights are read once for all.
         length: how many patches a sequence can have in all.
         dtype: of matrices and cache. bfloat16 takes less time where the processor has it. float16
             on a CPU is how matrices are kept, and all else is float32.
@@ -694,22 +694,22 @@ class Decoder:
         shape = (2 * config.depth, rows, config.kv_heads, length, config.head)
         self.cache = torch.zeros(shape, dtype=self.dtype, device=self.embedding.device)
         self.mask: Tensor | None = None
-        self._forget()
+        self._forget(rows)
 
-    def _forget(self) -> None:
-        """Begin with nothing read."""
+    def _forget(self, rows: int) -> None:
+        """Begin so many rows, with nothing read."""
         device, width = self.embedding.device, self.config.width
         self.used = 0
-        said = (self.rows, 1, self.config.embedded)
+        said = (rows, 1, self.config.embedded)
         self.said = torch.zeros(said, dtype=torch.float32, device=device)  # by the words so far
-        told = (self.rows, 1, width)
+        told = (rows, 1, width)
         self.told = torch.zeros(told, dtype=torch.float32, device=device)  # what they say
-        self.before = torch.zeros(self.rows, 2, dtype=torch.int64, device=device)  # the last two
+        self.before = torch.zeros(rows, 2, dtype=torch.int64, device=device)  # the last two
 
     def begin(
         self, ids: Sequence[Tensor], places: Sequence[Tensor], ahead: Tensor | None = None
     ) -> Tensor:
-        """Read the beginning of each row, all afresh.
+        """Read the beginning of each row, all afresh. There may be fewer; see :meth:`keep`.
 
         Args:
             ids: for each row (L,), L of its own, a multiple of 8.
@@ -721,11 +721,11 @@ class Decoder:
             (rows, inner_width), what :meth:`logits` needs to know of all that was read.
 
         Raises:
-            ValueError: another number of rows, a row that is empty, no whole patches, or too long.
+            ValueError: too many rows, or none, or one that is empty, no whole patches, or too long.
         """
         longest = max(map(len, ids), default=0)
-        if len(ids) != self.rows or len(places) != self.rows or min(map(len, ids), default=0) < 1:
-            raise ValueError(f"ids and places must be {self.rows} sequences that are not empty")
+        if not 1 <= len(ids) <= self.rows or len(places) != len(ids) or not all(map(len, ids)):
+            raise ValueError(f"ids and places must be 1 … {self.rows} sequences, none empty")
         if any(len(row) % PATCH for row in ids):
             raise ValueError(f"a beginning must be whole patches of {PATCH} tokens")
         if longest > PATCH * self.length:
@@ -736,7 +736,7 @@ class Decoder:
         where = torch.stack(
             [F.pad(row, (0, 0, n, 0)) for row, n in zip(places, missing, strict=True)]
         )
-        self._forget()
+        self._forget(len(ids))
         self.mask = None
         if any(missing):
             columns = torch.arange(self.length, device=filled.device)
@@ -771,8 +771,8 @@ class Decoder:
         # The queries that share a head of keys are further queries of one attention: its keys are
         # read once for all of them.
         grouped = (rows, config.kv_heads, heads // config.kv_heads * count, each)
-        places = self.cache.narrow(3, start, count).unbind()
-        seen = self.cache.narrow(3, 0, end).unbind()
+        cache = self.cache[:, :rows]
+        places, seen = cache.narrow(3, start, count).unbind(), cache.narrow(3, 0, end).unbind()
         patches = F.embedding(ids, self.embedding).view(rows * count, PATCH * config.embedded)
         x = self.join(patches).float()
         stream = x.view(rows, count, -1).add_(placed)
@@ -794,9 +794,9 @@ class Decoder:
         return self.foretold(self._read(x.view(rows, count, -1)[:, -1])).float() + late[:, -1]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on from some rows, (rows,) int64, as many as there were: one of them several times."""
+        """Go on from some rows, (n,) int64, one of them several times: ``self.rows`` at most."""
         known = self.cache[..., : self.used, :]
-        known.copy_(known[:, rows])
+        known[:, : len(rows)] = known[:, rows]
         self.said, self.told, self.before = self.said[rows], self.told[rows], self.before[rows]
         if self.mask is not None:
             self.mask = self.mask[rows]
@@ -1008,6 +1008,19 @@ class _Pointer:
         self.known = self.known[rows]
 
 
+def _begin(decoder: Decoder, rows: Sequence[tuple[Tensor, Tensor]], ahead: Tensor | None) -> Tensor:
+    """Have the beginnings of rows read; one that several rows share, as the same object, once."""
+    alone = ahead is not None  # what rows are told of their last patches differs
+    distinct = list(rows) if alone else list({id(row): row for row in rows}.values())
+    foretold = decoder.begin([ids for ids, _ in distinct], [where for _, where in distinct], ahead)
+    if len(distinct) == len(rows):
+        return foretold
+    numbers = {id(row): number for number, row in enumerate(distinct)}
+    shared = torch.tensor([numbers[id(row)] for row in rows], device=foretold.device)
+    decoder.keep(shared)
+    return foretold[shared]
+
+
 @torch.inference_mode()
 def sample(
     net: GPT,
@@ -1084,7 +1097,7 @@ def sample(
     detailed = sampling.of_details()
     written = torch.full((batch, count), -1, dtype=torch.int64, device=draws.device)
     over = torch.zeros(batch, dtype=torch.bool, device=draws.device)
-    foretold = decoder.begin([ids for ids, _ in rows], [where for _, where in rows], first)
+    foretold = _begin(decoder, rows, first)
     patch: list[Tensor] = []
     for step in range(count):
         turn = step % len(choices)

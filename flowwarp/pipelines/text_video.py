@@ -41,7 +41,7 @@ from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, load_capti
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.parts import can_fork, run_parts
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.precision import fast_autocast, fast_dtype
 from flowwarp.pipelines.sequences import (
     FRAME,
     SAMPLING,
@@ -651,7 +651,8 @@ def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> T
     """
     if models.captioner is None:
         return text_likelihood(models.gpt, videos, captions)
-    frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
+    with fast_autocast(models.device):  # as what will be shown is
+        frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
     return caption_hits(models.captioner, look(models.captioner, torch.stack(frames)), captions)
 
 

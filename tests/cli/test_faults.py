@@ -336,6 +336,24 @@ def test_interrupted_at_the_very_end():
     assert (done.returncode, done.stderr) == (130, "flowwarp: interrupted\n")
 
 
+GARBAGE = """
+import atexit, gc, os, sys
+import click
+from flowwarp.cli._faults import run
+
+atexit.register(lambda: print("frozen", gc.get_freeze_count() > 0, flush=True))
+command = click.command(lambda: print("threshold", gc.get_threshold()[0]))
+sys.argv = ["flowwarp"]
+run(command)
+"""
+
+
+def test_no_garbage_is_looked_for_among_what_stays():
+    """Torch alone would make its import, and its end, take half a second more."""
+    done = flowwarp(script=GARBAGE, stdout=subprocess.PIPE)
+    assert done.stdout.split("\n") == ["threshold 50000", "frozen True", ""]
+
+
 # What is printed, unlike what is echoed, waits for the end.
 PRINTING = """
 import click

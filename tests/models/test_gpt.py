@@ -233,6 +233,33 @@ def test_rows_may_begin_with_different_lengths():
 
 
 @torch.no_grad()
+def test_what_several_rows_begin_with_is_read_once():
+    net = network()
+    ids, places = sequences(2)
+    starts = 2 * PATCH, PATCH
+    decoder = Decoder(net, 3, LENGTH // PATCH)
+    foretold = decoder.begin(
+        [ids[row, :n] for row, n in enumerate(starts)],
+        [places[row, :n] for row, n in enumerate(starts)],
+    )
+    shared = torch.tensor([1, 0, 1])
+    decoder.keep(shared)
+    got = all_logits(decoder, foretold[shared], [])
+    part = slice(2 * PATCH, 3 * PATCH)
+    more = [own[[0, 1, 0], part] for own in (ids, places)]  # the first and last go on alike
+    known = [[own[row, : starts[row]] for row in shared.tolist()] for own in (ids, places)]
+    wanted = torch.stack([following(net, *begun) for begun in zip(*known, strict=True)])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+    got = all_logits(decoder, decoder.read(more[0], decoder.where(more[1])), [])
+    known = [
+        [torch.cat([begun, own[row]]) for row, begun in enumerate(every)]
+        for every, own in zip(known, more, strict=True)
+    ]
+    wanted = torch.stack([following(net, *begun) for begun in zip(*known, strict=True)])
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
 def test_several_patches_may_be_read_at_once_later_too():
     net = network()
     ids, places = sequences()
@@ -267,9 +294,11 @@ def test_a_decoder_refuses_what_does_not_fit():
     first, second = (ids[:, :PATCH], places[:, :PATCH]), (ids[:, PATCH:], places[:, PATCH:])
     with pytest.raises(ValueError, match="2 patches, more than 1"):
         decoder.begin(list(ids), list(places))
-    with pytest.raises(ValueError, match="2 sequences"):
-        decoder.begin(list(first[0][:1]), list(first[1][:1]))
-    with pytest.raises(ValueError, match="not empty"):
+    with pytest.raises(ValueError, match="1 … 2 sequences"):
+        decoder.begin([*first[0], first[0][0]], [*first[1], first[1][0]])
+    with pytest.raises(ValueError, match="1 … 2 sequences"):
+        decoder.begin([], [])
+    with pytest.raises(ValueError, match="none empty"):
         decoder.begin([ids[0, :PATCH], ids[1, :0]], [places[0, :PATCH], places[1, :0]])
     with pytest.raises(ValueError, match="whole patches"):
         decoder.begin([ids[0, :PATCH], ids[1, :3]], [places[0, :PATCH], places[1, :3]])

@@ -160,7 +160,8 @@ def asked(monkeypatch):
     return prompts
 
 
-def test_a_video_begins_with_its_picture(models, asked):
+def test_a_video_begins_with_its_picture(models, asked, monkeypatch):
+    monkeypatch.setattr(text_video, "fast_dtype", lambda device: torch.float32)
     picture = torch.rand(3, 20, 31, generator=torch.Generator().manual_seed(0))
     plain, told = dataclasses.replace(models, upsampler=None, flownet=None), []
     video = make(plain, image=picture, frames=12, progress=lambda *at: told.append(at))
