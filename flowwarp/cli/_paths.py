@@ -83,6 +83,26 @@ def expand_clips(pattern: str) -> list[Path]:
     return [path for path in expand_glob(pattern) if path.is_dir() or path.suffix.lower() in known]
 
 
+def expand_folders(pattern: str) -> list[Path]:
+    """Return the folders that a pattern matches."""
+    return [path for path in expand_glob(pattern) if path.is_dir()]
+
+
+def expand_patterns(names: Sequence[str], expand: Callable[[str], list[Path]]) -> list[Path]:
+    """Return names with the patterns among them expanded.
+
+    Raises:
+        InputError: a pattern matches nothing.
+    """
+    found: list[Path] = []
+    for name in names:
+        paths = expand(name) if is_glob(name) else [Path(name)]
+        if not paths:
+            raise InputError(name, "matches nothing that can be read here")
+        found += paths
+    return found
+
+
 def wants_folder(inputs: Sequence[str], output: str) -> bool:
     """Return whether results go into the folder ``output`` rather than into one file of that name.
 

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
+@click.option("--dry-run", is_flag=True, help="Read the networks, list the videos, describe none.")
 def command(
     videos: tuple[str, ...],
     best: int | None,
@@ -60,6 +61,7 @@ def command(
     dvae: str,
     device: str,
     as_json: bool,
+    dry_run: bool,
 ) -> None:
     """Say in words what each VIDEO shows.
 
@@ -91,6 +93,11 @@ def command(
     failed: list[dict[str, str]] = []
     with progress_bar(sources, "describe", shown=len(sources) > 1) as bar:
         for source in bar:
+            if dry_run:
+                results.append({"input": str(source)})
+                if not as_json:
+                    _paths.print_path(source)
+                continue
             start = time.perf_counter()
             frames = _Counted(read_video(source))
             try:
@@ -114,7 +121,7 @@ def command(
             if not as_json:
                 click.echo(text if len(sources) == 1 else f"{printable(str(source))}: {text}")
     if as_json:
-        click.echo(json.dumps({"results": results, "failed": failed}))
+        click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
     raise_if_failed(failed, len(sources))
 
 

@@ -148,10 +148,10 @@ def command(
 ) -> None:
     """Measure optical flow against ground truth.
 
-    DATA is one or more folders. Without --recipe, each pair is a folder somewhere in DATA that
-    holds frame1.*, frame2.* and flow.* (a .flo may be packed, .flo.xz), and if there are any,
-    occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI: valid
-    where visible). The folder above it names the set it counts to.
+    DATA is one or more folders, or globs of them. Without --recipe, each pair is a folder somewhere
+    in DATA that holds frame1.*, frame2.* and flow.* (a .flo may be packed, .flo.xz), and if there
+    are any, occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI:
+    valid where visible). The folder above it names the set it counts to.
 
     The columns: endpoint error in pixels, of all pixels, of those that frame 2 shows (matched) and
     does not show; outliers (more than 3 px and 5 % off); angular error; endpoint error of pixels
@@ -171,7 +171,8 @@ def command(
     from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
 
     layout = load_recipe(recipe)
-    pairs = _each_once(pair for root in data for pair in pairs_of(layout, root))
+    roots = _paths.expand_patterns(data, _paths.expand_folders)
+    pairs = _each_once(pair for root in roots for pair in pairs_of(layout, root))
     methods = tuple(dict.fromkeys(methods))
     given = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(given) < len(folders) or given.keys() & methods:

@@ -135,10 +135,10 @@ def command(
     and with --skip-existing a list that was stopped goes on. The paths written are printed on
     stdout.
 
-    The same prompt, seed and options make the same video on the same machine, on a CPU bit for bit.
-    More than 16 frames are made piece by piece, each going on where the one before it ends. A
-    prompt may say anything, but the weights know only what they were trained on; docs/video.md says
-    what that is, and how to train others.
+    The same prompt, seed and options make the same video on the same machine with as many threads,
+    on a CPU bit for bit. More than 16 frames are made piece by piece, each going on where the one
+    before it ends. A prompt may say anything, but the weights know only what they were trained on;
+    docs/video.md says what that is, and how to train others.
 
     \b
     flowwarp generate-video "a knight in plate armor walks to the left"

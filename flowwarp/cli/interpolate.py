@@ -106,7 +106,7 @@ def command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Put frames between the frames of a video, a folder of pictures, or two pictures.
+    """Put frames between the frames of a video, a folder or glob of pictures, or two pictures.
 
     Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
     next. Across a cut the frame before it is repeated, and so are equal frames. The frames given

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -56,8 +57,8 @@ def command(
 ) -> None:
     """Train a flow network from footage that nobody labelled.
 
-    DATA is any number of videos, folders of frames (and folders in them), or lists of pairs, two
-    paths a line. With --recipe it is the root of a data set, of which the frames are taken and
+    DATA is any number of videos, folders of frames (and folders in them), globs, or lists of pairs,
+    two paths a line. With --recipe it is the root of a data set, of which the frames are taken and
     nothing else (`flowwarp datasets list` names those that are known).
 
     Stop it whenever you like, go on with --resume auto. The run's folder has the weights,
@@ -103,11 +104,12 @@ def command(
         flow.check_sizes(configs["model"], wanted, configs["losses"])
         check_loop(configs["loop"], "flownet", muon=False)
     clips: list[Footage] = []
+    footage = _paths.expand_patterns(data, _paths.expand_clips)
     if recipe:
         layout = load_recipe(recipe)
-        clips = [clip for root in data for clip in footage_of(layout, root)]
+        clips = [clip for root in footage for clip in footage_of(layout, root)]
     elif data:
-        clips = list_clips(data)
+        clips = list_clips(footage)
     judges = pairs_of(load_recipe(val_recipe), val) if val else []
     sources = note_sources(
         data,

@@ -97,7 +97,7 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Warp IMAGE, a picture, a folder of frames or a video, by FLOW.
+    """Warp IMAGE, a picture, a folder or glob of frames or a video, by FLOW.
 
     The flow from frame 1 to frame 2 makes frame 2 look like frame 1: each pixel of the result is
     read where the flow points. With --forward each pixel of IMAGE is sent there instead, which

@@ -74,7 +74,7 @@ def code_use(codes: Tensor, levels: Sequence[int], groups: int = 1) -> CodeUse:
     >>> code_use(torch.tensor([0, 1, 2, 3]), (2, 4))
     CodeUse(used=0.5, effective=0.5, dimensions=(0.5, 1.0))
     """
-    book = math.prod(levels)
+    book, codes = math.prod(levels), codes.cpu()  # MPS has no float64
     if not codes.numel() or codes.amin() < 0 or codes.amax() >= book**groups:
         raise ValueError(f"codes must be integers from 0 to {book**groups - 1}, and some")
     used, effective, dimensions = 0.0, 0.0, []

@@ -9,7 +9,9 @@ def fast_dtype(device: torch.device) -> torch.dtype:
     """Return bfloat16 where products with it take less time, float32 elsewhere."""
     fast = False
     if device.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        # Asked of the current device, which of several may be another; -1 leaves it as it is.
+        with torch.cuda.device(-1 if device.index is None else device.index):
+            fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
         # Torch's own probe; without such instructions bf16 takes a multiple of the time.
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()

@@ -442,7 +442,7 @@ def bits_by_medium(
             told = _stack(rows, patches, words[SKETCH].size).to(device)
         placed = examples["ids"].to(device), examples["places"].to(device)
         nats = net.nats(*placed, choices, ahead=told, near=examples["near"].to(device))
-        nats = nats.double().cpu()
+        nats = nats.cpu().double()  # MPS has none
         counted = examples["weights"][:, PATCH:] > 0
         media = examples["media"][:, PATCH:][counted]
         totals.index_add_(0, media, nats[counted])

@@ -805,9 +805,17 @@ def _machine(device: torch.device, world: int) -> dict[str, str]:
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name(device) if cuda else device.type,
         "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "bf16": _bf16_by(),
         "threads": str(torch.get_num_threads()),
         "processes": str(world),
     }
+
+
+def _bf16_by() -> str:
+    """Return which instructions of the CPU multiply bf16: processors of one capability differ."""
+    probes = {"AMX": "_is_amx_tile_supported", "AVX-512": "_is_avx512_bf16_supported"}
+    found = (name for name, probe in probes.items() if getattr(torch.cpu, probe, bool)())
+    return next(found, "none")
 
 
 def event_writer() -> Any:

@@ -21,6 +21,7 @@ from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.captions import MediaCaptioner
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
 from flowwarp.pipelines.video_tokens import encoder_parts, tokenize, weight_bytes
@@ -141,7 +142,8 @@ def tokenize_clips(
     for part in weight_bytes([dvae]) if settings.correction else encoder_parts(dvae):
         digest.update(part)
     if captioner is not None:
-        digest.update(eye_print(captioner).encode())
+        device = captioner.net.head.weight.device  # sketches are made in what is fast there
+        digest.update(f"{eye_print(captioner)} {fast_dtype(device)}".encode())
     for number in range(min(_PROBED, count)):
         clip = draw(number)
         _check_length(clip, dvae)

@@ -44,6 +44,14 @@ def test_one_video_is_one_line_of_words(describe, video_weights):
     assert told["failed"] == []
 
 
+def test_a_dry_run_lists_the_videos(describe):
+    for name in ("b.mp4", "a.mp4"):
+        save(name)
+    assert describe("*.mp4", "--dry-run") == (0, ["a.mp4", "b.mp4"], [])
+    told = json.loads(describe("b.mp4", "--dry-run", "--json")[1][0])
+    assert told == {"dry_run": True, "results": [{"input": "b.mp4"}], "failed": []}
+
+
 def test_by_default_the_captioner_describes(call):
     save("clip.mp4", height=64, width=64)
     text = caption_video(load_captioner("base"), read_video("clip.mp4")).text

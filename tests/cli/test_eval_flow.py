@@ -35,6 +35,18 @@ def save_pair(folder, u, occluded=None, size=(2, 4)):
         write_image(folder / "occ.png", torch.tensor(occluded).float().expand(3, *size))
 
 
+def test_folders_may_be_a_pattern(tmp_path, evaluate):
+    for name in ("set1/a", "set2/b", "other/c"):
+        save_pair(tmp_path / name, [0, 2, 12, 50])
+    (tmp_path / "set.txt").write_text("no folder")
+    code, out, err = evaluate(tmp_path / "set*", "--method", "zero", "--json")
+    assert (code, err) == (0, "")
+    assert [row["set"] for row in json.loads(out)["sets"]] == ["set1", "set2"]
+    code, out, err = evaluate(tmp_path / "nothing*", "--method", "zero")
+    assert (code, out) == (3, "")
+    assert err.endswith("nothing*: matches nothing that can be read here\n")
+
+
 def test_zero_by_hand(tmp_path, evaluate):
     save_pair(tmp_path / "set/a", [0, 2, 12, 50], occluded=[0, 0, 0, 1])
     save_pair(tmp_path / "set/b", [4, 4, 4, 4])

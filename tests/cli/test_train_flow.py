@@ -1,6 +1,7 @@
 """``train-flow`` through the real command line, on frames that all move by one vector."""
 
 import json
+import shutil
 import sys
 import tomllib
 from dataclasses import asdict, replace
@@ -298,3 +299,13 @@ def test_a_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypat
     assert not folder.exists()
     (tmp_path / "empty").mkdir()
     assert run("train-flow", tmp_path / "empty", *PLAIN, "--dry-run") == 3
+
+
+def test_footage_may_be_a_pattern(frames, tmp_path, capsys):
+    for name in ("clip1", "clip2", "other"):
+        shutil.copytree(frames, tmp_path / name)
+    (tmp_path / "clip.txt").write_text("no clip, nor a list of pairs")
+    assert run("train-flow", tmp_path / "clip*", *PLAIN, "--dry-run") == 0
+    assert "found: 2 clips" in capsys.readouterr().out
+    assert run("train-flow", tmp_path / "nothing*", *PLAIN, "--dry-run") == 3
+    assert "nothing*: matches nothing that can be read here\n" in capsys.readouterr().err

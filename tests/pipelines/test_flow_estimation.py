@@ -55,8 +55,11 @@ def test_flat_pictures_are_enlarged_to_what_the_network_takes(seed):
 
 
 def test_shipped_weights_are_small():
-    paths = [bundled("weights") / f"flownet_{name}.safetensors" for name in FLOWNETS]
-    assert sum(path.stat().st_size for path in paths) <= 5e6
+    """As is promised: those that make video in 25 MB, all together in 30."""
+    sizes = {path.name: path.stat().st_size for path in bundled("weights").glob("*.safetensors")}
+    assert sum(size for name, size in sizes.items() if name.startswith("flownet")) <= 5e6
+    assert sum(size for name, size in sizes.items() if not name.startswith("flownet")) <= 25e6
+    assert sum(sizes.values()) <= 30e6
 
 
 @pytest.mark.parametrize("name", FLOWNETS)

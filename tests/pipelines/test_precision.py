@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +14,15 @@ def test_bf16_where_the_device_has_instructions_for_it(monkeypatch, fast):
     wanted = torch.bfloat16 if fast else torch.float32
     assert fast_dtype(torch.device("cpu")) == fast_dtype(torch.device("cuda")) == wanted
     assert fast_dtype(torch.device("mps")) == torch.float32
+
+
+def test_the_gpu_that_is_given_is_asked(monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(index)))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    for name in ("cuda:1", "cuda"):
+        assert fast_dtype(torch.device(name)) == torch.bfloat16
+    assert asked == [1, -1]
 
 
 def test_a_torch_without_the_probe(monkeypatch):

@@ -563,6 +563,16 @@ def test_the_cache_holds_sketches(sketched, material, dvae, eye, tmp_path):
     assert not torch.equal(again.codes("sketch", 5), store.codes("sketch", 5))
 
 
+def test_sketches_of_another_precision_are_others(sketched, dvae, eye, tmp_path, monkeypatch):
+    for dtype in (torch.float32, torch.bfloat16):
+        monkeypatch.setattr("flowwarp.train.tokenized.fast_dtype", lambda _, dtype=dtype: dtype)
+        for captioner in (eye, None):
+            media = sketched.media if captioner else sketched.media[:-1]
+            options = {"captioner": captioner, "cache": tmp_path}
+            tokenize_clips(lambda n: square(0, n), dvae, media, "0", 1, **options)
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_videos_are_told_their_sketch(sketched):
     store = sketched.training
     words = build_vocabulary(sketched.media, store.captions(), DATA)

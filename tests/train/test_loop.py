@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -143,6 +143,7 @@ def test_says_that_muon_sums_in_another_precision(tmp_path, monkeypatch, muon):
         return tiny.make(matrices=("first",))
 
     monkeypatch.setattr(torch.cpu, fast, lambda: True, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
     run(task(), config, tmp_path / "new")
     with monkeypatch.context() as patch:
         patch.setattr("flowwarp.train.loop._Loop._circumstances", lambda _: {"data": ""})
@@ -153,6 +154,7 @@ def test_says_that_muon_sums_in_another_precision(tmp_path, monkeypatch, muon):
         train(task(), config, tmp_path / name, resume="auto", stream=stream)
         told = "muon torch.bfloat16 → torch.float32" in stream.getvalue()
         assert told == bool(muon)
+        assert ("bf16 AVX-512 → none" in stream.getvalue()) == (name == "new")
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "steps", "threads", "warmup", "workers"])
@@ -623,6 +625,37 @@ def test_a_signal_stops_preparations_at_once(tmp_path, number):
     assert stop.value.exit_code == 128 + number
     assert reached == []
     run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto")
+
+
+def test_tensorboard_is_told_what_the_metrics_are(tmp_path, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder, purge_step):
+            written.append((folder, purge_step))
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    stand_in = SimpleNamespace(SummaryWriter=Writer)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", stand_in)
+    task = replace(tiny.make(), validate=lambda model: {"error": 0.5})
+    run(task, tiny.config(), tmp_path, tensorboard=True)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    told = [
+        (f"{line['split']}/{name}", value, line["step"])
+        for line in lines
+        for name, value in line.items()
+        if name not in ("step", "split")
+    ]
+    assert {name for name, *_ in told} >= {"train/loss", "val/error"}
+    assert written == [(str(tmp_path), 1), *told, "closed"]
+    steps = tiny.config().steps
+    run(task, tiny.config(steps=steps + 1), tmp_path, tensorboard=True, resume="changed")
+    assert (str(tmp_path), steps + 1) in written
 
 
 def test_tensorboard_missing_is_said(tmp_path, monkeypatch):
