@@ -15,9 +15,9 @@ namespace flowwarp {
 
 // What decides the fixed point of one example.
 struct Range {
-    unsigned long long largest;  // of the finite |gradients|, the bits of a double
+    unsigned long long largest;  // of the finite |gradients| that land, the bits of a double
     unsigned long long hits;     // most taps that one pixel of the image receives
-    unsigned long long broken;   // 1 if some gradient is not finite
+    unsigned long long broken;   // 1 if some gradient that lands is not finite
 };
 
 // Mirrored by `WarpingCall` in flowwarp/ops/_nvrtc.py.
@@ -185,6 +185,8 @@ __device__ void measure(const WarpingCall& call) {
         double largest = 0;
         bool broken = false;
         for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
+            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
+            if (!taps.any) continue;  // lands nowhere: must not coarsen the others' scale
             for (long long c = walk.channels.first; c < call.channels; c += walk.channels.step) {
                 const S g = widen(grad_out[values.at(p, c)]);
                 const double size = g < 0 ? -g : g;
@@ -192,7 +194,6 @@ __device__ void measure(const WarpingCall& call) {
                 else if (size > largest) largest = size;
             }
             if (walk.channels.first != 0) continue;
-            const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
             for (int n = 0; n < N * N; ++n) {
                 if (taps.weight(n) == 0) continue;
                 unsigned long long* hits = call.sums + b * values.plane + taps.pixel(n, call.width);

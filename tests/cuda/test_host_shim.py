@@ -18,6 +18,7 @@ from torch import Tensor
 from flowwarp.ops import _native, _nvrtc
 from flowwarp.ops.census import census_distance_gradient, census_gradient
 from flowwarp.ops.correlation import correlation_gradient
+from flowwarp.ops.splatting import splat, splat_reference
 from flowwarp.ops.warping import (
     MODES,
     PADDINGS,
@@ -86,6 +87,12 @@ def launch(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Launch:
 
     monkeypatch.setattr(_nvrtc, "launch", launch)
     return launch
+
+
+@pytest.fixture
+def splat_by_kernel(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `splat` run on the kernels' bodies, as it does on a GPU."""
+    monkeypatch.setattr(_native, "library_for", lambda *_tensors: None)
 
 
 @pytest.fixture
@@ -241,6 +248,16 @@ def test_a_gradient_that_is_not_finite_spoils_only_what_it_touches(bad: float) -
     assert torch.equal(spoiled.isnan(), touched)
     torch.testing.assert_close(spoiled[~touched], clean[~touched], rtol=1e-6, atol=0)
     assert_same_bits(spoiled[1], clean[1])
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@pytest.mark.parametrize("nowhere", [torch.nan, 1e6])
+@pytest.mark.usefixtures("splat_by_kernel")
+def test_what_lands_nowhere_does_not_set_the_scale(nowhere: float, last: bool) -> None:
+    image, flow = sample((1, 5, 8, 12), torch.float32, last=last)
+    flow[0, 0, 2, 3] = nowhere
+    image[0, :, 2, 3] = 1e20
+    torch.testing.assert_close(splat(image, flow), splat_reference(image, flow))
 
 
 @pytest.mark.parametrize("mode", MODES)
