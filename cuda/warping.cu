@@ -6,12 +6,17 @@
 //
 // The image gradient sums in 64-bit fixed point: integer addition is associative, so the order in
 // which atomics arrive cannot show. The scale is chosen for each example so that no sum can
-// overflow: |sum| <= (most taps on one pixel) * (largest |gradient|) * scale < 2^62.
+// overflow: |sum| <= (most taps on one pixel) * (largest |gradient|) * scale < 2^62. What is less
+// than the unit goes to a second sum in a finer unit, and what is less than that to a third.
 #include "warping.h"
 
 #include "grid.h"
 
 namespace flowwarp {
+
+// A sum is kept as so many integers, each in a finer unit than the one before. Three of them hold
+// any fp32 value beside 1, down to 2^-149. Mirrored by `PARTS` in flowwarp/ops/_nvrtc.py.
+constexpr int PARTS = 3;
 
 // What decides the fixed point of one example.
 struct Range {
@@ -25,7 +30,7 @@ struct WarpingCall {
     const void *image, *flow, *grad_out;
     void* out;                 // what the kernel computes, like image or like flow
     unsigned char* mask;       // may be null
-    unsigned long long* sums;  // fixed point, channels [first, first + count) of each example
+    unsigned long long* sums;  // fixed point: PARTS times channels [first, first + count) of all
     Range* ranges;
     long long batch, channels, first, count;
     int height, width, channels_last;
@@ -160,12 +165,18 @@ __device__ inline double power_of_two(int exponent) {
     return value;
 }
 
-// Fixed point = gradient * 2^fixed_point_exponent.
-__device__ inline int fixed_point_exponent(const Range& range) {
+struct FixedPoint {
+    double scale;  // units of the first part in 1
+    double step;   // units of each further part in one of the part before
+};
+
+// What a part leaves over is half a unit at most, so that sums of further parts stay below 2^61.
+__device__ inline FixedPoint fixed_point(const Range& range) {
     double largest;
     memcpy(&largest, &range.largest, sizeof largest);
-    const int exponent = 62 - exponent_above(largest) - exponent_above((double)range.hits);
-    return exponent < 1023 ? exponent : 1023;
+    const int hits = exponent_above((double)(range.hits > 0 ? range.hits : 1));
+    const int exponent = 62 - exponent_above(largest) - hits;
+    return {power_of_two(exponent < 1023 ? exponent : 1023), power_of_two(62 - hits)};
 }
 
 // Threads look before they compete: the value only grows, so a stale one costs time, not truth.
@@ -213,10 +224,11 @@ __device__ void scatter(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
     const Walk walk = walk_of(call.channels_last);
     const Dense values = dense(call, call.channels), kept = dense(call, call.count);
+    const long long part_step = call.batch * call.count * values.plane;
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
         const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
         unsigned long long* sums = call.sums + b * call.count * values.plane;
-        const double scale = power_of_two(fixed_point_exponent(call.ranges[b]));
+        const FixedPoint fixed = fixed_point(call.ranges[b]);
         for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step) {
             const Taps<S, N> taps = taps_at<S, N, PAD>(call, b, p);
             for (long long c = walk.channels.first; c < call.count; c += walk.channels.step) {
@@ -225,8 +237,13 @@ __device__ void scatter(const WarpingCall& call) {
                 for (int n = 0; n < N * N; ++n) {
                     const S weight = taps.weight(n);
                     if (weight == 0) continue;
-                    const long long value = __double2ll_rn((double)(g * weight) * scale);
-                    atomicAdd(sums + kept.at(taps.pixel(n, call.width), c), (unsigned long long)value);
+                    unsigned long long* sum = sums + kept.at(taps.pixel(n, call.width), c);
+                    double rest = (double)(g * weight) * fixed.scale;
+                    for (int k = 0; k < PARTS && rest != 0; ++k) {  // mostly the first holds all
+                        const long long part = __double2ll_rn(rest);
+                        atomicAdd(sum + k * part_step, (unsigned long long)part);
+                        rest = (rest - (double)part) * fixed.step;  // exact
+                    }
                 }
             }
         }
@@ -239,15 +256,21 @@ __device__ void finish(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
     const Walk walk = walk_of(call.channels_last);
     const Dense values = dense(call, call.channels), kept = dense(call, call.count);
+    const long long part_step = call.batch * call.count * values.plane;
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
         T* out = static_cast<T*>(call.out) + b * call.channels * values.plane;
         unsigned long long* sums = call.sums + b * call.count * values.plane;
-        const double unit = 1.0 / power_of_two(fixed_point_exponent(call.ranges[b]));
+        const FixedPoint fixed = fixed_point(call.ranges[b]);
+        const double unit = 1.0 / fixed.scale, finer = 1.0 / fixed.step;
         for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step)
             for (long long c = walk.channels.first; c < call.count; c += walk.channels.step) {
-                unsigned long long& sum = sums[kept.at(p, c)];
-                out[values.at(p, call.first + c)] = narrow<T>((S)((double)(long long)sum * unit));
-                sum = 0;
+                unsigned long long* sum = sums + kept.at(p, c);
+                double total = 0;
+                for (int k = PARTS - 1; k >= 0; --k) {
+                    total = total * finer + (double)(long long)sum[k * part_step];
+                    sum[k * part_step] = 0;
+                }
+                out[values.at(p, call.first + c)] = narrow<T>((S)(total * unit));
             }
     }
 }

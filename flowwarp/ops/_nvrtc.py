@@ -31,7 +31,8 @@ ENTRY = "kernel"
 BLOCK = 256  # threads
 MOST_BLOCKS = 65535  # along y and z, CUDA's limit
 ENOUGH_THREADS = 1 << 18  # to fill a large GPU; fewer pixels than that share out their channels
-SCRATCH = 1 << 22  # fixed-point sums kept at once: 32 MiB
+PARTS = 3  # of a fixed-point sum, as in cuda/warping.cu
+SCRATCH = 1 << 22  # fixed-point sums kept at once: 96 MiB
 OLDEST = 70  # compute capability that __grid_constant__ needs
 STORAGE = {
     torch.float32: "float",
@@ -373,7 +374,7 @@ def _image_gradient(
 ) -> None:
     batch, channels, height, width = grad_out.shape
     at_once = min(channels, max(1, SCRATCH // (batch * height * width)))
-    sums = grad_out.new_zeros(batch * at_once * height * width, dtype=torch.int64)
+    sums = grad_out.new_zeros(PARTS * batch * at_once * height * width, dtype=torch.int64)
     ranges = grad_out.new_zeros(batch, 3, dtype=torch.int64)  # struct Range
     call = _warping_call(
         grad_out, grad_out=grad_out, flow=flow, out=grad_image, sums=sums, ranges=ranges
