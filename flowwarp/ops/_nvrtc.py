@@ -61,26 +61,51 @@ class Nvrtc:
 @functools.cache
 def nvrtc() -> Nvrtc:
     """Load NVRTC once; never raises, the reason is in the result."""
+    reason = (
+        "libnvrtc was not found (on Linux it comes with torch for CUDA, "
+        "or: pip install flowwarp[cuda])"
+    )
+    newest = _newest_major()
     for path in _candidates():
         try:
-            library = ctypes.CDLL(path)
+            library = _load(path)
         except OSError:
             continue
         major, minor, count = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
         library.nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+        if newest is not None and major.value > newest:
+            found = f"NVRTC {major.value}.{minor.value} in {path}"
+            reason = f"{found} is too new: the driver knows CUDA {newest}"
+            continue
         library.nvrtcGetNumSupportedArchs(ctypes.byref(count))
         supported = (ctypes.c_int * count.value)()
         library.nvrtcGetSupportedArchs(supported)
         return Nvrtc(library, path, (major.value, minor.value), tuple(supported))
-    reason = "libnvrtc was not found (it comes with torch for CUDA, or: pip install flowwarp[cuda])"
     return Nvrtc(None, "", (0, 0), (), reason)
+
+
+def _load(path: str) -> ctypes.CDLL:
+    if Path(path).is_absolute():  # a bare name is the loader's to find
+        # NVRTC opens them by name when it first compiles, and some builds of it do not say where.
+        for builtins in sorted(Path(path).parent.glob("libnvrtc-builtins.so.[0-9]*")):
+            with contextlib.suppress(OSError):
+                ctypes.CDLL(str(builtins))
+    return ctypes.CDLL(path)
+
+
+def _newest_major() -> int | None:
+    """Return the major version of CUDA that the driver knows, None without a driver."""
+    version = ctypes.c_int()
+    with contextlib.suppress(OSError):
+        _driver().cuDriverGetVersion(ctypes.byref(version))
+    return version.value // 1000 or None
 
 
 def _candidates() -> Iterator[str]:
     """List where NVRTC may lie, the major version that torch was built with first."""
     torch_major = (torch.version.cuda or "").partition(".")[0]
     nvidia = importlib.util.find_spec("nvidia")  # a namespace package: nothing is imported
-    folders = [Path(sys.prefix, "lib")]
+    folders = [Path(torch.__file__).parent / "lib", Path(sys.prefix, "lib")]
     for root in (nvidia and nvidia.submodule_search_locations) or []:
         folders += sorted(Path(root).glob("*/lib"))
     for variable in ("CUDA_HOME", "CUDA_PATH"):
@@ -88,7 +113,7 @@ def _candidates() -> Iterator[str]:
             folders.append(Path(os.environ[variable], "lib64"))
     found = [str(path) for folder in folders for path in sorted(folder.glob("libnvrtc.so.[0-9]*"))]
     names = [*found, "libnvrtc.so.13", "libnvrtc.so.12"]
-    yield from sorted(names, key=lambda name: not name.endswith(f".so.{torch_major}"))
+    yield from sorted(names, key=lambda name: f".so.{torch_major}." not in f"{name}.")
 
 
 def wrap(family: str, body: str, call: str) -> str:

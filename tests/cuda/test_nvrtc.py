@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -69,6 +71,97 @@ def test_the_probe_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
             _nvrtc.compile_source(SOURCE, "sm_90")
     finally:
         _nvrtc.nvrtc.cache_clear()
+
+
+class Library:
+    """Stands in for NVRTC where what matters is which one is taken."""
+
+    def __init__(self, path: str) -> None:
+        self.version = path.partition(".so.")[2].split(".")
+
+    def nvrtcVersion(self, major: Any, minor: Any) -> None:
+        major._obj.value, minor._obj.value = int(self.version[0]), 0
+
+    def nvrtcGetNumSupportedArchs(self, count: Any) -> None:
+        count._obj.value = 1
+
+    def nvrtcGetSupportedArchs(self, supported: Any) -> None:
+        supported[0] = 90
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str]]:
+    """Lists what is loaded, by file name, where torch's folder is empty and CUDA's is ours."""
+    names: list[str] = []
+
+    def load(path: str) -> Library:
+        if not Path(path).is_file():
+            raise OSError(path)
+        names.append(Path(path).name)
+        return Library(path)
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    monkeypatch.setattr(_nvrtc.sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    (tmp_path / "torch" / "lib").mkdir(parents=True)
+    (tmp_path / "cuda" / "lib64").mkdir(parents=True)
+    knows(monkeypatch, 99)
+    _nvrtc.nvrtc.cache_clear()
+    yield names
+    _nvrtc.nvrtc.cache_clear()
+
+
+def knows(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
+    """Put a driver in place that knows CUDA up to a major version."""
+
+    def version(to: Any) -> None:
+        to._obj.value = 1000 * major + 80
+
+    monkeypatch.setattr(_nvrtc, "_driver", lambda: SimpleNamespace(cuDriverGetVersion=version))
+
+
+def test_the_builtins_are_loaded_before_nvrtc(loaded: list[str], tmp_path: Path) -> None:
+    for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.alt.so.13.0"):
+        (tmp_path / "cuda" / "lib64" / name).touch()
+    assert _nvrtc.nvrtc().version == (13, 0)
+    assert loaded == ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"]
+
+
+@pytest.mark.parametrize(
+    ("built_with", "wanted"),
+    [("11.8", "libnvrtc.so.11.2"), ("12.8", "libnvrtc.so.12"), ("13.0", "libnvrtc.so.13")],
+)
+def test_the_nvrtc_that_torch_was_built_with_comes_first(
+    built_with: str, wanted: str, loaded: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", built_with)
+    for name in ("libnvrtc.so.1", "libnvrtc.so.11.2", "libnvrtc.so.12", "libnvrtc.so.13"):
+        (tmp_path / "cuda" / "lib64" / name).touch()
+    assert Path(_nvrtc.nvrtc().path).name == wanted
+    assert loaded == [wanted]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_nvrtc_in_torchs_own_folder_is_found(tmp_path: Path) -> None:
+    (tmp_path / "torch" / "lib" / "libnvrtc.so.12").touch()
+    assert _nvrtc.nvrtc().path == str(tmp_path / "torch" / "lib" / "libnvrtc.so.12")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_no_nvrtc_is_newer_than_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    knows(monkeypatch, 12)
+    (tmp_path / "cuda" / "lib64" / "libnvrtc.so.13").touch()
+    assert _nvrtc.nvrtc().library is None
+    assert "13.0" in _nvrtc.nvrtc().reason
+    assert "the driver knows CUDA 12" in _nvrtc.nvrtc().reason
+    _nvrtc.nvrtc.cache_clear()
+    monkeypatch.setattr(torch.version, "cuda", "13.0")  # so that 13 is tried first
+    (tmp_path / "cuda" / "lib64" / "libnvrtc.so.12").touch()
+    assert _nvrtc.nvrtc().version == (12, 0)
 
 
 def test_tensors_elsewhere_are_not_served() -> None:
@@ -166,6 +259,7 @@ struct Record { word module, function, stream, image, pushed, popped; unsigned s
 static Record seen;
 extern "C" {
 Record* record() { return &seen; }
+int cuDriverGetVersion(int* version) { *version = 99000; return 0; }
 int cuDeviceGet(int* handle, int ordinal) { *handle = ordinal + 10; return 0; }
 int cuDevicePrimaryCtxRetain(word* context, int handle) {
     *context = 0xc0ffee00000000 + handle;
