@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.ops.filters import resize
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import compute_dtype, warp
 from flowwarp.tensors import check_flow, check_pixels, check_whole
@@ -197,10 +198,7 @@ def resize_flow(flow: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
     still, known = split_known(flow)
     wide = still.to(compute_dtype(flow))
     scale = wide.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
-    resized, share = (
-        F.interpolate(part, (height, width), mode="bilinear", align_corners=False, antialias=True)
-        for part in (wide, known.to(wide.dtype))
-    )
+    resized, share = (resize(part, (height, width)) for part in (wide, known.to(wide.dtype)))
     # What is known everywhere shall not change by rounding, and a gradient not be 0 / 0.
     divisor = torch.where((share > 0) & (share < 1 - 1e-5), share, 1)
     return torch.where(share > 0, resized * scale / divisor, torch.nan).to(flow.dtype)

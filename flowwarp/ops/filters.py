@@ -1,4 +1,4 @@
-"""Averages over the surroundings of each pixel, one axis after the other, and its differences.
+"""Averages over the surroundings of each pixel, one axis after the other; differences; resizing.
 
 Averages are sums of shifted pictures: for so few channels, torch's convolution and pooling take
 several times as long. Each pixel is summed in one order, so the bits are the same for any number of
@@ -10,6 +10,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+# How many times smaller at once on a GPU: torch's kernel there keeps all weights of a block in
+# shared memory, whose 48 KiB suffice up to 94, in fp64 up to 46.
+SHRINK_AT_ONCE = 32
 
 
 def gaussian_blur(image: Tensor, sigma: float) -> Tensor:
@@ -64,6 +68,29 @@ def forward_differences(image: Tensor) -> tuple[Tensor, Tensor]:
     dx = F.pad(image[..., 1:] - image[..., :-1], (0, 1))
     dy = F.pad(image[..., 1:, :] - image[..., :-1, :], (0, 0, 0, 1))
     return dx, dy
+
+
+def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize an image bilinearly, antialiased; the outer edges of its outer pixels stay in place.
+
+    Args:
+        image: (B, C, H, W), fp32 or fp64.
+        size: the new (height, width).
+    """
+    if image.device.type == "cuda":
+        image = _within_reach(image, size)
+    return _resize(image, size)
+
+
+def _within_reach(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Make an image smaller, if need be, so that a GPU can resize it to ``size``."""
+    height, width = image.shape[-2:]
+    near = (min(height, SHRINK_AT_ONCE * size[0]), min(width, SHRINK_AT_ONCE * size[1]))
+    return image if near == (height, width) else _resize(image, near)
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
 
 
 def _weigh(image: Tensor, weights: list[float], axis: int, mode: str) -> Tensor:

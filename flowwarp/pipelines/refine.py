@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowwarp.ops.census import GREY_WEIGHTS, census_distance
 from flowwarp.ops.fields import resize_flow, split_known
-from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur
+from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur, resize
 from flowwarp.ops.matching import describe, match_round
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.ops.variational import (
@@ -284,7 +284,7 @@ def _sizes(image: Tensor, scale: float, smallest: int, most: int) -> list[tuple[
 def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(image.shape[-2:]) == size:
         return image
-    return F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+    return resize(image, size)
 
 
 # ------------------------------------------------------------------ large motion

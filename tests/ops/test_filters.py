@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur, half_band
+from flowwarp.ops import filters
+from flowwarp.ops.filters import box_blur, forward_differences, gaussian_blur, half_band, resize
 
 SIZES = [(1, 1), (1, 9), (7, 2), (20, 13)]
 
@@ -68,3 +69,19 @@ def test_differences_are_to_the_next_pixel():
     dx, dy = forward_differences(ramp)
     assert dx[0, 0].tolist() == [[1, 1, 1, 0]] * 3
     assert dy[0, 0].tolist() == [[4] * 4, [4] * 4, [0] * 4]
+
+
+@pytest.mark.parametrize("size", [(24, 31), (5, 3), (2, 1), (40, 2), (300, 2)])
+def test_what_a_gpu_resizes_twice_comes_out_almost_the_same(size):
+    x = torch.arange(300.0) / 300
+    wave = (0.5 + 0.4 * torch.sin(7 * x[:200, None] + 9 * x)).expand(1, 2, -1, -1)
+    for image in (wave, rand(1, 2, 200, 300)):
+        near = filters._within_reach(image, size)
+        assert all(a <= 32 * b for a, b in zip(near.shape[-2:], size, strict=True))
+        torch.testing.assert_close(resize(near, size), resize(image, size), rtol=0, atol=2e-3)
+
+
+def test_what_is_not_made_much_smaller_is_not_resized_twice():
+    image = rand(1, 1, 64, 96)
+    assert filters._within_reach(image, (2, 3)) is image
+    assert filters._within_reach(image, (100, 3)) is image
