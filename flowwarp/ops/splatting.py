@@ -97,8 +97,9 @@ def splat_reference(image: Tensor, flow: Tensor) -> Tensor:
             lands = finite & (x >= 0) & (x < width) & (y >= 0) & (y < height)
             target = torch.where(lands, (example * height + y) * width + x, 0)
             weight = torch.where(lands, weight_y * weight_x, 0)
+            weight = weight[..., None]
             # 0 * inf is NaN: a pixel that lands elsewhere must not count here.
-            value = torch.where(weight[..., None] == 0, 0, pixels) * weight[..., None]
+            value = torch.where((weight == 0) & ~pixels.isfinite(), 0, pixels) * weight
             total = total.index_add(0, target.flatten(), value.flatten(0, 2))
     return total.view(batch, height, width, channels).movedim(-1, 1).to(image.dtype)
 

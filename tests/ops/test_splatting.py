@@ -156,6 +156,17 @@ def test_gradcheck_and_gradgradcheck(mode):
     assert torch.autograd.gradgradcheck(run, inputs, atol=1e-4)
 
 
+def test_reference_has_the_gradient_of_the_operator_on_whole_pixels():
+    image = torch.rand(1, 2, 5, 6, generator=seeded(), dtype=torch.float64)
+    flow = torch.randint(-2, 3, (1, 2, 5, 6), generator=seeded(1)).double().requires_grad_()
+    other = torch.rand(1, 2, 5, 6, generator=seeded(2), dtype=torch.float64)
+    got, wanted = (
+        torch.autograd.grad((sent(image, flow) * other).sum(), flow)[0]
+        for sent in (splat_reference, splat)
+    )
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_compile_vmap_and_forward_mode(mode):
     image = torch.rand(2, 3, 4, 5, generator=seeded(), dtype=torch.float64)
