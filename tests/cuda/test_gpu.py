@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _nvrtc
+from flowwarp.ops import _nvrtc, splatting
 from flowwarp.ops.census import census, census_distance
 from flowwarp.ops.correlation import correlation
+from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import MODES, PADDINGS, compute_dtype, warp, warp_reference
 
 DEVICE = "cuda"
@@ -117,6 +118,39 @@ def test_crowded_gradients_repeat_bit_for_bit() -> None:
     assert all(torch.equal(grad, grads[0]) for grad in grads)
     exact = torch.autograd.grad(warp(image.double(), flow.double()), image, weight.double())[0]
     torch.testing.assert_close(grads[0], exact.float(), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@pytest.mark.parametrize(("dtype", "mode"), list(itertools.product(DTYPES, splatting.MODES)))
+def test_splat_agrees_with_its_reference(
+    dtype: torch.dtype, mode: Any, last: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, flow = sample(dtype, last=last)
+    # Mostly in place, so that no quotient of what hardly landed blows up rounding.
+    inputs = image, flow / 60, 4 * image[:, :1]
+    results = []
+    for needed in (False, True):
+        monkeypatch.setattr(splatting, "needs_reference", lambda *_tensors, needed=needed: needed)
+        leaves = [leaf(tensor, DEVICE) for tensor in inputs]
+        if mode in ("sum", "average"):
+            leaves.pop()
+        out = splat(*leaves[:2], mode, *leaves[2:])
+        results.append((out, *torch.autograd.grad(out, leaves, out.detach() - 0.25)))
+    tolerance = TOLERANCE[dtype]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("below", [30.0, 80.0])
+def test_softmax_keeps_weights_far_below_the_largest(below: float) -> None:
+    image, flow = (tensor.to(DEVICE) for tensor in sample(torch.float32))
+    flow = torch.full_like(flow, 0.25)
+    weight = torch.zeros_like(image[:, :1])
+    weight[..., 70:] = -below
+    out = splat(image, flow, "softmax", weight)
+    wanted = splat(image[..., 70:], flow[..., 70:], "average")
+    torch.testing.assert_close(out[..., 71:], wanted[..., 1:], rtol=2e-5, atol=2e-5)
+    assert torch.equal(splat(image, flow, "softmax", weight), out)
 
 
 def test_double_backward() -> None:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from flowwarp._bundled import bundled
-from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops import _native, _nvrtc, splatting
 from flowwarp.ops.census import census_distance_gradient, census_gradient
 from flowwarp.ops.correlation import correlation_gradient
 from flowwarp.ops.splatting import splat, splat_reference
@@ -255,6 +255,21 @@ def test_a_gradient_that_is_not_finite_spoils_only_what_it_touches(bad: float) -
 def test_both_sides_keep_sums_in_as_many_parts() -> None:
     source = (bundled("cuda") / "warping.cu").read_text()
     assert f"constexpr int PARTS = {_nvrtc.PARTS};" in source
+
+
+@pytest.mark.parametrize("mode", splatting.MODES)
+@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.usefixtures("splat_by_kernel")
+def test_splat_agrees_with_its_reference(
+    dtype: torch.dtype, mode: splatting.SplatMode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, flow = sample((2, 3, 9, 13), dtype)
+    weight = image[:, :1].abs() if mode in ("linear", "softmax") else None
+    out = splat(image, flow, mode, weight)
+    monkeypatch.setattr(splatting, "needs_reference", lambda *_tensors: True)
+    wanted = splat(image, flow, mode, weight)
+    tolerance = 4 * TOLERANCE[dtype]
+    torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
