@@ -101,15 +101,17 @@ def run_ray(
         count: of tasks at a time; by default, as many as the cluster has room for.
 
     Raises:
-        InputError: ray is not installed, or there is no such cluster.
+        InputError: ray is not installed, there is no such cluster, or it lacks flowwarp.
     """
     ray = check_ray(address)
     try:
         cpus = {"num_cpus": count, "include_dashboard": False} if address == "local" else {}
         ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
-    except (ConnectionError, ValueError, RuntimeError) as fault:
-        reason = str(fault).strip().splitlines()[0]
-        raise InputError("--ray", f"no cluster at {address} ({reason})") from fault
+    except (ConnectionError, ValueError, RuntimeError, ImportError) as fault:
+        reason = " ".join(str(fault).split()) or type(fault).__name__
+        # For ray:// it needs grpcio, which ray alone does not bring.
+        remedy = "pip install 'flowwarp[ray]'" if isinstance(fault, ImportError) else None
+        raise InputError("--ray", f"no cluster at {address} ({reason})", remedy) from fault
     try:
         room = ray.cluster_resources()
         gpus = int(room.get("GPU", 0)) if gpu else 0
@@ -140,6 +142,11 @@ def run_ray(
                     problem = type(fault).__name__
                     result = InputError("ray", f"the task's worker was lost ({problem})")
                 yield item, result
+    except (ray.exceptions.RayTaskError, ImportError) as fault:  # the latter by way of ray://
+        if "No module named 'flowwarp'" not in str(fault):
+            raise
+        problem = "flowwarp cannot be imported on the cluster's machines"
+        raise InputError("--ray", problem, "install the same version there") from fault
     finally:
         ray.shutdown()
 

@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import count
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.pipelines.workers import run_here, run_processes
+from flowwarp.pipelines.workers import run_here, run_processes, run_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 posix = pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
@@ -200,3 +202,98 @@ def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, number):
     _, said = parent.communicate(timeout=60)
     assert said == ""
     assert parent.returncode == 130
+
+
+# A stand-in for ray, which need not be installed
+
+
+class RayError(Exception):
+    pass
+
+
+class RayTaskError(RayError):
+    pass
+
+
+class FakeRay:
+    """What `run_ray` uses of ray; a task runs when its result is asked for."""
+
+    exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
+
+    def __init__(self, room, refusal=None):
+        self.room, self.refusal = room, refusal
+        self.running = self.most = 0
+        self.gpus = None
+
+    def init(self, address, **options):
+        if self.refusal is not None:
+            raise self.refusal
+
+    def cluster_resources(self):
+        return self.room
+
+    def remote(self, num_cpus, num_gpus):
+        self.gpus = num_gpus
+
+        def begin(*arguments, function):
+            self.running += 1
+            self.most = max(self.most, self.running)
+            return lambda: function(*arguments)
+
+        return lambda function: SimpleNamespace(remote=partial(begin, function=function))
+
+    def put(self, constant):
+        return constant
+
+    def wait(self, references):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        self.running -= 1
+        return reference()
+
+    def shutdown(self):
+        self.running = 0
+
+
+def on_ray(monkeypatch, ray, work=str, address="auto", *, gpu=False, count=None):
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    calls = ((item, (item,)) for item in range(20))
+    return dict(run_ray(address, work, (), calls, gpu=gpu, count=count))
+
+
+@pytest.mark.parametrize(
+    ("refusal", "words"),
+    [
+        (
+            RuntimeError("Version mismatch:\n    The cluster: Ray: 2.9\n    Here: Ray: 2.50"),
+            "--ray: no cluster at auto (Version mismatch: The cluster: Ray: 2.9 Here: Ray: 2.50)",
+        ),
+        (ConnectionError(), "--ray: no cluster at auto (ConnectionError)"),
+        (
+            ModuleNotFoundError("No module named 'grpc'"),
+            "--ray: no cluster at auto (No module named 'grpc'); pip install 'flowwarp[ray]'",
+        ),
+    ],
+)
+def test_no_ray_cluster_is_one_line(monkeypatch, refusal, words):
+    with pytest.raises(InputError) as fault:
+        on_ray(monkeypatch, FakeRay({"CPU": 2}, refusal))
+    assert str(fault.value) == words
+
+
+def test_a_ray_cluster_without_flowwarp(monkeypatch):
+    def missing(item):
+        raise RayTaskError(
+            "ray::_work_afar()\nRuntimeError: The remote function failed to import on the worker. "
+            "[...]\nModuleNotFoundError: No module named 'flowwarp'"
+        )
+
+    with pytest.raises(InputError, match="cannot be imported on the cluster's machines; install"):
+        on_ray(monkeypatch, FakeRay({"CPU": 2}), missing)
+
+    def broken(item):
+        raise RayTaskError("ZeroDivisionError: division by zero")
+
+    with pytest.raises(RayTaskError, match="division"):
+        on_ray(monkeypatch, FakeRay({"CPU": 2}), broken)
