@@ -117,8 +117,10 @@ def run_ray(
         gpus = int(room.get("GPU", 0)) if gpu else 0
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(remote)
         shared = [ray.put(constant) for constant in constants]
-        # Twice the room, so that no processor waits for its next item.
-        most = 2 * (count or gpus or int(room.get("CPU", 1)))
+        if count and address != "local":
+            most = count
+        else:  # twice the room, so that no processor waits for its next item
+            most = 2 * (count or gpus or int(room.get("CPU", 1)))
         running: dict[Any, T] = {}
         waiting = iter(calls)
         more = True

@@ -297,3 +297,14 @@ def test_a_ray_cluster_without_flowwarp(monkeypatch):
 
     with pytest.raises(RayTaskError, match="division"):
         on_ray(monkeypatch, FakeRay({"CPU": 2}), broken)
+
+
+@pytest.mark.parametrize(
+    ("address", "count", "most"), [("auto", 3, 3), ("auto", None, 8), ("local", 3, 6)]
+)
+def test_how_many_ray_tasks_run_at_a_time(monkeypatch, address, count, most):
+    """Of a cluster as many as were asked for; else twice its room, which queues what is over."""
+    ray = FakeRay({"CPU": 3 if address == "local" else 4})
+    results = on_ray(monkeypatch, ray, address=address, count=count)
+    assert results == {item: str(item) for item in range(20)}
+    assert ray.most == most
