@@ -120,7 +120,8 @@ def command(**options: Any) -> None:
     flowwarp flow clips/ -o flows/ --shard 2/8
     """  # noqa: D301 - click wants the character itself
     given = Options(**options)
-    check_device(given.device)
+    if not given.ray:  # else it is the cluster's
+        check_device(given.device)
     sources = _list_sources(given.inputs)
     if len(given.inputs) == 2 and _is_pair(given.inputs, sources):
         _estimate_pair(given, sources)
@@ -161,7 +162,7 @@ def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
 def _load(given: Options) -> FlowNet:
     from flowwarp.pipelines.flow_estimation import load_flownet
 
-    return load_flownet(given.weights, choose_device(given.device))
+    return load_flownet(given.weights, "cpu" if given.ray else choose_device(given.device))
 
 
 # ------------------------------------------------------------------ one pair
@@ -306,6 +307,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
                     shard=given.shard,
                     workers=given.workers,
                     ray=given.ray,
+                    ray_device=given.device,
                 )
                 if given.show:
                     _check_show(given, manifest.done)  # anew: the work may have taken hours

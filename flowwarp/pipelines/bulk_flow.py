@@ -431,6 +431,7 @@ def run_pairs(
     shard: Shard | None = None,
     workers: int | None = None,
     ray: str | None = None,
+    ray_device: str = "auto",
 ) -> None:
     """Work on every pair of a job that is not done, and note each in the manifest.
 
@@ -438,13 +439,14 @@ def run_pairs(
 
     Args:
         job: what to do.
-        net: of the job's weights, on the device to use.
+        net: of the job's weights, on the device to use; with ray, on any.
         manifest: open.
         report: called with each outcome, in the order in which they come.
         shard: which part of the job to do.
         workers: processes, by default this one alone; with ray, tasks at a time.
         ray: address of a ray cluster to work on instead. Files are read and written here, so that
             it needs none of them.
+        ray_device: what the cluster computes on: cpu, cuda, or auto, GPUs if it has any.
 
     Raises:
         OutputError: something cannot be written.
@@ -464,19 +466,19 @@ def run_pairs(
             else:
                 yield found
 
-    device = next(net.parameters()).device.type
     wanted = (job.quality, job.backward is not None, job.occlusion is not None)
     results: Iterator[tuple[Pair, Done | InputError]]
     if ray:
         cpu = copy.deepcopy(net).cpu()
-        constants = (cpu, device, *wanted)
+        constants = (cpu, ray_device, *wanted)
         answers = run_ray(
-            ray, _work_afar, constants, _read_all(waiting()), gpu=device == "cuda", count=workers
+            ray, _work_afar, constants, _read_all(waiting()), device=ray_device, count=workers
         )
         results = ((pair, _write_answer(pair, answer)) for pair, answer in answers)
     elif workers is None or workers == 1:
         results = run_here(functools.partial(_work, net, *wanted), waiting())
     else:
+        device = next(net.parameters()).device.type
         prepare = functools.partial(_prepare, job.weights, device, workers, wanted)
         results = run_processes(prepare, waiting(), workers)
     for pair, result in results:
@@ -592,7 +594,7 @@ def _work_afar(
     image2: NDArray[Any],
 ) -> tuple[float, list[NDArray[Any] | None]]:
     start = time.perf_counter()
-    net = net.to(device if torch.cuda.is_available() else "cpu")
+    net = net.to("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
     fields = estimate_fields(
         net, _unpack(image1), _unpack(image2), quality, backward=backward, visible=visible
     )

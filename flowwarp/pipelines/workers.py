@@ -87,7 +87,7 @@ def run_ray(
     constants: tuple[Any, ...],
     calls: Iterable[tuple[T, tuple[Any, ...] | InputError]],
     *,
-    gpu: bool,
+    device: str,
     count: int | None,
 ) -> Iterator[tuple[T, R | InputError]]:
     """Call ``remote(*constants, *arguments)`` for each item as a ray task.
@@ -97,11 +97,11 @@ def run_ray(
         remote: flowwarp must be installed where it runs.
         constants: put into the cluster once.
         calls: items, each with its arguments.
-        gpu: whether a task takes a GPU, if the cluster has any.
+        device: cuda if a task takes a GPU, auto if it does so where the cluster has any.
         count: of tasks at a time; by default, as many as the cluster has room for.
 
     Raises:
-        InputError: ray is not installed, there is no such cluster, or it lacks flowwarp.
+        InputError: ray is not installed, there is no such cluster, or it lacks a GPU or flowwarp.
     """
     ray = check_ray(address)
     try:
@@ -114,7 +114,9 @@ def run_ray(
         raise InputError("--ray", f"no cluster at {address} ({reason})", remedy) from fault
     try:
         room = ray.cluster_resources()
-        gpus = int(room.get("GPU", 0)) if gpu else 0
+        gpus = 0 if device == "cpu" else int(room.get("GPU", 0))
+        if device == "cuda" and not gpus:
+            raise InputError("--device", f"the cluster at {address} has no GPU", "use auto or cpu")
         task = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0)(remote)
         shared = [ray.put(constant) for constant in constants]
         if count and address != "local":

@@ -22,9 +22,8 @@ from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines import bulk_flow
+from flowwarp.pipelines import bulk_flow, workers
 from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
-from flowwarp.pipelines.workers import check_ray
 
 HEIGHT, WIDTH = 48, 64
 SHIFT = (1.5, -0.5)
@@ -888,11 +887,29 @@ def test_a_ray_cluster(flow):
     assert files("back1") == files("back2")
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda"])
+def test_a_ray_cluster_s_gpus_are_not_those_here(flow, monkeypatch, device):
+    """Whatever is here; the tasks look where they run."""
+    asked = []
+
+    def run_ray(address, remote, constants, calls, *, device, count):
+        asked.append((address, next(constants[0].parameters()).device.type, device))
+        for pair, arguments in calls:
+            yield pair, remote(*constants, *arguments)
+
+    monkeypatch.setattr(workers, "check_ray", lambda address: None)
+    monkeypatch.setattr(bulk_flow, "run_ray", run_ray)
+    save_frames("in", 3)
+    assert flow("in", "--ray", "far:1", "--device", device)[0] == 0
+    assert asked == [("far:1", "cpu", device)]
+    assert len(list(Path("in_flow").glob("*.flo"))) == 2
+
+
 def test_without_ray(flow, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     save_frames("in", 3)
     with pytest.raises(InputError, match="ray is not installed"):
-        check_ray("local")
+        workers.check_ray("local")
     assert flow("in", "--ray", "local") == (
         3, [], ["flowwarp: --ray: ray is not installed; pip install 'flowwarp[ray]'"],
     )  # fmt: skip

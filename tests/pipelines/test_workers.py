@@ -256,10 +256,10 @@ class FakeRay:
         self.running = 0
 
 
-def on_ray(monkeypatch, ray, work=str, address="auto", *, gpu=False, count=None):
+def on_ray(monkeypatch, ray, work=str, address="auto", *, device="auto", count=None):
     monkeypatch.setitem(sys.modules, "ray", ray)
     calls = ((item, (item,)) for item in range(20))
-    return dict(run_ray(address, work, (), calls, gpu=gpu, count=count))
+    return dict(run_ray(address, work, (), calls, device=device, count=count))
 
 
 @pytest.mark.parametrize(
@@ -308,3 +308,17 @@ def test_how_many_ray_tasks_run_at_a_time(monkeypatch, address, count, most):
     results = on_ray(monkeypatch, ray, address=address, count=count)
     assert results == {item: str(item) for item in range(20)}
     assert ray.most == most
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "taken"), [("auto", 2, 1), ("auto", 0, 0), ("cpu", 2, 0), ("cuda", 2, 1)]
+)
+def test_a_ray_task_takes_one_of_the_cluster_s_gpus(monkeypatch, device, there, taken):
+    ray = FakeRay({"CPU": 4, "GPU": float(there)} if there else {"CPU": 4})
+    on_ray(monkeypatch, ray, device=device)
+    assert ray.gpus == taken
+
+
+def test_a_gpu_that_a_ray_cluster_lacks(monkeypatch):
+    with pytest.raises(InputError, match="--device: the cluster at auto has no GPU"):
+        on_ray(monkeypatch, FakeRay({"CPU": 4}), device="cuda")
