@@ -92,7 +92,12 @@ class Options:
 @click.option(
     "--shard", callback=_read_shard, metavar="I/N", help="Do the I-th of N parts of a job."
 )
-@click.option("--ray", metavar="ADDRESS", help="Work on a ray cluster; local starts one here.")
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Work on a ray cluster; local starts one here. All files are read and written by this"
+    " machine: for many that share a disk, rather give each a --shard.",
+)
 @click.option("--overwrite", is_flag=True, help="Begin again, and replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
