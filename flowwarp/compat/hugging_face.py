@@ -266,8 +266,8 @@ def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
     2021. It sees single frames, so what moves where it does not know.
 
     Args:
-        folder: with a ``CLIPModel`` of transformers, its tokenizer, and perhaps
-            ``preprocessor_config.json``.
+        folder: with a ``CLIPModel`` of transformers as ``model.safetensors``, its tokenizer, and
+            perhaps ``preprocessor_config.json``.
         device: where it shall work.
 
     Returns:
@@ -284,6 +284,8 @@ def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
     with _extra("transformers", folder):
         from transformers import AutoTokenizer, CLIPModel
 
+        if not any(folder.glob("model*.safetensors*")):  # one file, or an index of several
+            raise InputError(folder, "has no safetensors", "it must hold model.safetensors")
         net, told = CLIPModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -272,6 +273,46 @@ def test_a_vae_s_weights_are_no_pickle(vae, tmp_path):
 
 # A pretrained judge
 
+
+class StandIn(torch.nn.Module):
+    """What `clip_judge` uses of a CLIP, of so few numbers that it needs no transformers."""
+
+    config = SimpleNamespace(
+        vision_config=SimpleNamespace(image_size=2),
+        text_config=SimpleNamespace(max_position_embeddings=6),
+    )
+
+    def __init__(self):
+        super().__init__()
+        self.see = torch.nn.Linear(12, 3)
+
+    def get_image_features(self, pixels):
+        return self.see(pixels.flatten(1))
+
+    def get_text_features(self, words):
+        return words
+
+    @classmethod
+    def from_pretrained(cls, folder, **options):
+        torch.manual_seed(0)
+        return cls().half(), {"missing_keys": [], "mismatched_keys": []}  # as it was saved
+
+
+class Words(dict):
+    def to(self, device):
+        return self
+
+
+@pytest.fixture
+def stand_in(monkeypatch):
+    tokenizer = lambda *caption, **options: Words(words=torch.ones(1, 3))  # noqa: E731
+    library = SimpleNamespace(
+        CLIPModel=StandIn,
+        AutoTokenizer=SimpleNamespace(from_pretrained=lambda folder, **options: tokenizer),
+    )
+    monkeypatch.setitem(sys.modules, "transformers", library)
+
+
 SIDE = 16
 CAPTIONS = ["a red knight", "grass and snow"]
 
@@ -345,11 +386,20 @@ def test_a_broken_judge_is_one_line(clip, vae, tmp_path):
     with pytest.raises(InputError, match="is not of a CLIP"):
         clip_judge(vae[1])
     (tmp_path / CONFIG).write_bytes((clip[2] / CONFIG).read_bytes())
+    (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match="cannot be read by transformers"):
         clip_judge(tmp_path)
+
+
+def test_a_judge_s_weights_are_safetensors(stand_in, tmp_path):
+    (tmp_path / CONFIG).write_text('{"model_type": "clip"}')
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Code()))
-    with pytest.raises(InputError, match="cannot be read by transformers"):
+    with pytest.raises(InputError, match=r"has no safetensors; it must hold model.safetensors"):
         clip_judge(tmp_path)
+    for name in ("model.safetensors", "model.safetensors.index.json"):
+        (tmp_path / name).touch()
+        clip_judge(tmp_path)
+        (tmp_path / name).unlink()
 
 
 # The page about it
@@ -372,7 +422,7 @@ def test_the_example_of_folders(tmp_path, monkeypatch):
 
 
 def test_the_example_of_a_judge(clip, tmp_path, monkeypatch, capsys):
-    (tmp_path / "clip-vit-base-patch32").symlink_to(clip[2])
+    (tmp_path / "clip-vit-large-patch14").symlink_to(clip[2])
     monkeypatch.chdir(tmp_path)
     for seed in range(4):
         frames = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
