@@ -267,7 +267,7 @@ def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
 
     Args:
         folder: with a ``CLIPModel`` of transformers as ``model.safetensors``, its tokenizer, and
-            perhaps ``preprocessor_config.json``.
+            perhaps ``preprocessor_config.json`` or ``processor_config.json``.
         device: where it shall work.
 
     Returns:
@@ -293,7 +293,7 @@ def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
     for problem in ("missing_keys", "mismatched_keys"):
         if told[problem]:
             raise InputError(folder, f"its weights are not of its network ({problem})")
-    net = net.to(device).eval().requires_grad_(False)
+    net = net.float().to(device).eval().requires_grad_(False)  # whatever it was saved in
     side = net.config.vision_config.image_size
     longest = net.config.text_config.max_position_embeddings
 
@@ -323,6 +323,11 @@ def _colours(folder: Path) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of colours, (3, 1, 1) each, that a CLIP was trained with."""
     path = folder / "preprocessor_config.json"
     told = _read_json(path) if path.exists() else {}
+    both = folder / "processor_config.json"  # where transformers 5 saves them
+    if not path.exists() and both.exists():
+        path, told = both, _read_json(both).get("image_processor", {})
+        if not isinstance(told, dict):
+            raise InputError(path, "its image_processor is not a JSON object")
     found = []
     for name, usual in (
         ("image_mean", (0.48145466, 0.4578275, 0.40821073)),

@@ -313,6 +313,41 @@ def stand_in(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", library)
 
 
+def judged(folder):
+    (folder / CONFIG).write_text('{"model_type": "clip"}')
+    (folder / "model.safetensors").touch()
+    video = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    return clip_judge(folder)([video], "a knight")
+
+
+def test_a_judge_saved_in_half_precision_judges_in_whole(stand_in, tmp_path):
+    """Since transformers 5 a network has the precision that it was saved in."""
+    score = judged(tmp_path)
+    assert score.dtype == torch.float32
+    assert -1 <= float(score) <= 1
+
+
+def test_a_judge_s_colours_where_transformers_5_saves_them(stand_in, tmp_path):
+    usual = judged(tmp_path)
+    told = tmp_path / "processor_config.json"
+    told.write_text('{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}')
+    new = judged(tmp_path)
+    assert not torch.equal(new, usual)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert torch.equal(judged(tmp_path), usual)
+    (tmp_path / "preprocessor_config.json").write_text(
+        '{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}'
+    )
+    assert torch.equal(judged(tmp_path), new)
+    (tmp_path / "preprocessor_config.json").unlink()
+    told.write_text('{"processor_class": "CLIPProcessor"}')
+    assert torch.equal(judged(tmp_path), usual)
+    for wrong in ('{"image_processor": []}', '{"image_processor": {"image_std": 1}}'):
+        told.write_text(wrong)
+        with pytest.raises(InputError, match=r"processor_config.json: its image_"):
+            judged(tmp_path)
+
+
 SIDE = 16
 CAPTIONS = ["a red knight", "grass and snow"]
 
