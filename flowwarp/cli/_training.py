@@ -354,13 +354,21 @@ def note_sources(
 
 
 def _whole(name: str) -> str:
+    from flowwarp.compat.hugging_face import CONFIG, WEIGHTS
+
     path = Path(name)
     if not path.exists():  # such as a pattern
         return name
-    if path.suffix != ".safetensors" or not path.is_file():
+    files = [path]
+    if path.is_dir():  # a VAE of diffusers, or data
+        files = [path / CONFIG, path / WEIGHTS]
+    if files[-1].suffix != ".safetensors" or not all(file.is_file() for file in files):
         return str(path.absolute())
-    with path.open("rb") as file:
-        return f"{path.absolute()} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    digest = hashlib.sha256()
+    for part in files:
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)  # goes on with it
+    return f"{path.absolute()} sha256:{digest.hexdigest()[:16]}"
 
 
 def tell_plan(

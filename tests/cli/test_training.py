@@ -124,6 +124,21 @@ def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
     assert note_sources(["./digits"]).data == (str(tmp_path / "digits"),)
 
 
+def test_a_vae_that_was_replaced_is_another(tmp_path):
+    """A folder of data, whose files are many, is told by its path alone."""
+    assert note_sources(["digits"], dvae=str(tmp_path)).dvae == str(tmp_path)
+    files = [tmp_path / "config.json", tmp_path / "diffusion_pytorch_model.safetensors"]
+    for path in files:
+        path.write_bytes(b"a")
+    noted = note_sources(["digits"], dvae=str(tmp_path)).dvae
+    assert noted.startswith(f"{tmp_path} sha256:")
+    assert note_sources(["digits"], dvae=str(tmp_path)).dvae == noted
+    for path in files:
+        path.write_bytes(b"b")
+        assert note_sources(["digits"], dvae=str(tmp_path)).dvae != noted
+        path.write_bytes(b"a")
+
+
 def test_only_flow_networks_are_called_small(tmp_path, monkeypatch):
     """Of any other network it is a file, and another one in another folder."""
     monkeypatch.chdir(tmp_path)
