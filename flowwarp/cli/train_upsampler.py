@@ -81,6 +81,8 @@ def command(
         codec = upsampler.Codec(*vae_codec(dvae, place), place)
     else:
         codec = upsampler.dvae_codec(load_dvae(dvae), place, half=half)
+    with checked_settings():
+        upsampler.check_size(about.size, codec)
     flownet = None
     if about.estimated:
         flow, flownet = find_flownet(flow, device)

@@ -198,7 +198,8 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
 
     Returns:
         From video (1, T, 3, h, w) in [0, 1] to codes (1, T, C * h', w'); back; and how many codes
-        there are: the arguments of :class:`flowwarp.train.upsampler.Codec`.
+        there are: the arguments of :class:`flowwarp.train.upsampler.Codec`. Sides that are no
+        multiple of what each latent stands for are a ``ValueError``.
 
     Raises:
         InputError: the extra ``hf`` is missing, or the folder is no such VAE.
@@ -207,10 +208,16 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
     scale = float(net.config.scaling_factor)
     shift = float(net.config.shift_factor or 0.0)
     channels = int(net.config.latent_channels)
+    stride = 2 ** (len(net.config.block_out_channels) - 1)
 
     @torch.no_grad()
     def encode(video: Tensor) -> Tensor:
         check_video(video)
+        if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
+            raise ValueError(
+                f"video must be (B, T, 3, H, W) with H and W multiples of {stride}, "
+                f"got shape {tuple(video.shape)}"
+            )
         latents = [
             net.encode(2 * frame - 1).latent_dist.mode() for frame in torch.split(video[0], 1)
         ]

@@ -206,6 +206,20 @@ def lossy(video: Tensor, codec: Codec, spoil: Callable[[Tensor], Tensor] | None 
     return codec.decode(codes.to(codec.device))[0, : len(video)].float().cpu()
 
 
+def check_size(size: int, codec: Codec) -> None:
+    """Refuse a size of original frames that the VAE does not take, before clips are made.
+
+    Raises:
+        ValueError: it is none of the multiples that the VAE wants.
+    """
+    blank = torch.zeros(1, 3, size, size, dtype=torch.uint8)
+    try:
+        codec.encode(halve(blank)[None].to(codec.device))
+    except ValueError as fault:
+        problem = f"size {size} does not fit the VAE, which sees half of it ({fault})"
+        raise ValueError(problem) from fault
+
+
 def draw_batch(
     source: Draw,
     codec: Codec,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main
+from flowwarp.data import sources
 from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
 from flowwarp.io.images import read_image
 from flowwarp.models import dvae
@@ -88,6 +89,21 @@ def test_wrong_settings_are_one_line(weights, tmp_path, capsys, settings, words)
     arguments = ["--dvae", weights, *QUICK, *settings, "--run", tmp_path / "run"]
     assert run("train-upsampler", "digits", *arguments) == 3
     assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_size_that_does_not_fit_the_vae_is_said_before_data_is_read(
+    weights, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(sources, "open_split", None)
+    arguments = ["--dvae", weights, *QUICK, "--set", "size=36", "--run", tmp_path / "run"]
+    for more in ([], ["--dry-run"]):
+        assert run("train-upsampler", "digits", *arguments, *more) == 3
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(
+            "flowwarp: --set: size 36 does not fit the VAE, which sees half of it"
+        )
+        assert "multiples of 4, got shape" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_needs_the_weights_of_a_dvae(weights, tmp_path, capsys):

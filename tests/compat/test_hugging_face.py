@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from flowwarp.compat import hugging_face
 from flowwarp.compat.hugging_face import (
     CONFIG,
     INDEX,
@@ -211,6 +212,25 @@ def test_a_vae_is_a_codec(vae):
     wanted = (net.decode(unit / 0.5 + 0.25).sample / 2 + 0.5).clamp(0, 1)
     torch.testing.assert_close(decode(codes)[0], wanted, rtol=0, atol=1e-5)
     assert torch.equal(encode(video[:, 1:2])[0, 0], codes[0, 1])  # frame by frame
+
+
+def test_a_vae_s_frames_fit_its_strides(tmp_path, monkeypatch):
+    def load(folder):
+        net = torch.nn.AvgPool2d(4)
+        net.config = SimpleNamespace(
+            scaling_factor=1, shift_factor=None, latent_channels=3, block_out_channels=(8, 8, 8)
+        )
+        net.encode = lambda frame: SimpleNamespace(
+            latent_dist=SimpleNamespace(mode=lambda: net(frame))
+        )
+        return net
+
+    monkeypatch.setattr(hugging_face, "_load_vae", load)
+    encode, _, _ = vae_codec(tmp_path)
+    assert encode(torch.rand(1, 2, 3, 8, 12)).shape == (1, 2, 3 * 2, 3)
+    for shape in ((1, 2, 3, 8, 14), (1, 2, 3, 6, 12), (1, 2, 1, 8, 12)):
+        with pytest.raises(ValueError, match="with H and W multiples of 4, got shape"):
+            encode(torch.rand(shape))
 
 
 def test_an_upsampler_learns_from_a_vae(vae):
