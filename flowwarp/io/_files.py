@@ -276,6 +276,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 part.rename(target / part.name)
             sync_folder(target)
         else:
+            if sys.platform == "win32":
+                with suppress(OSError):  # there is none
+                    target.rmdir()
             temporary.replace(target)  # POSIX: an empty folder may be replaced
             sync_folder(target.parent)
     except OutputError as fault:

@@ -179,6 +179,26 @@ def test_an_atomic_folder_follows_a_link(tmp_path):
     assert names(tmp_path) == ["link", "real"]
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_an_atomic_folder_on_windows(tmp_path, monkeypatch, there):
+    """Which replaces no folder, not even an empty one."""
+    replace = os.replace
+
+    def refusing(source, target):
+        if Path(target).is_dir():
+            raise PermissionError(errno.EACCES, "Access is denied")
+        replace(source, target)
+
+    if there:
+        (tmp_path / "new").mkdir()
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "replace", refusing)
+    with _files.atomic_folder(tmp_path / "new") as work:
+        (work / "0.png").write_bytes(b"new")
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["0.png"]
+
+
 def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
     """A shell that is in it would be nowhere if it were replaced."""
     monkeypatch.chdir(tmp_path)
