@@ -6,7 +6,8 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import islice, repeat
 from pathlib import Path
@@ -392,9 +393,14 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
         return _read_fitting(path, job.source, size, motion)
 
     fields = map(field, repeat(job.flows[0]) if shared else job.flows)
-    frames = islice(read_video(job.source), first, None)
-    pairs = zip(fields, frames, strict=False)  # the last frame may have no flow
-    with progress_bar(pairs, "warp", length=length) as bar:
+
+    def pairs() -> Iterator[tuple[Tensor, Tensor]]:
+        # Closed at its end: the result may replace the source, and on Windows nothing that is open.
+        with closing(read_video(job.source)) as frames:
+            # The last frame may have no flow.
+            yield from zip(fields, islice(frames, first, None), strict=False)
+
+    with progress_bar(pairs(), "warp", length=length) as bar:
         if dry_run:
             count = sum(1 for _ in bar)
         else:

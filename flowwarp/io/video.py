@@ -6,7 +6,7 @@ import heapq
 import logging
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
@@ -123,7 +123,7 @@ def is_animation(path: str | Path) -> bool:
         return getattr(picture, "n_frames", 1) > 1
 
 
-def read_video(path: str | Path) -> Iterator[Tensor]:
+def read_video(path: str | Path) -> Generator[Tensor, None, None]:
     """Read a video file, an animated WebP or a folder of pictures, frame by frame.
 
     The frames come in the order they are shown, turned upright. Where the rate varies the times

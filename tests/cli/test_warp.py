@@ -1,6 +1,7 @@
 """``flowwarp warp``: as a user calls it, on pictures small enough to know the result by hand."""
 
 import json
+import os
 import subprocess
 import sys
 from fractions import Fraction
@@ -770,6 +771,25 @@ def test_a_video_is_dry_run(warp):
     before = sorted(Path().iterdir())
     assert warp("a.gif", "f.flo", "--dry-run", "--mask", "m") == (0, ["a_warped.gif"], [])
     assert sorted(Path().iterdir()) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no list of open files")
+@pytest.mark.parametrize("frames", [2, 3])
+def test_a_video_is_closed_before_it_is_replaced(warp, monkeypatch, frames):
+    """Windows replaces nothing that is open."""
+    save_clip("a.gif", 3)
+    for index in range(frames):
+        save_flow(f"flows/{index}.flo", 1)
+    place, replace, left = os.path.realpath("a.gif"), Path.replace, []
+
+    def look(path, target):
+        opened = [os.path.realpath(link) for link in Path("/proc/self/fd").iterdir()]
+        left.append(opened.count(place))
+        return replace(path, target)
+
+    monkeypatch.setattr(Path, "replace", look)
+    assert warp("a.gif", "flows", "-o", "a.gif", "--overwrite") == (0, ["a.gif"], [])
+    assert left == [0]
 
 
 def test_few_frames_of_a_video_are_held_at_once(warp, frames_held):
