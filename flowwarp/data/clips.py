@@ -41,6 +41,7 @@ from flowwarp.io._files import (
     list_folder,
     open_input,
     reason,
+    rename,
     sync_file,
     sync_folder,
 )
@@ -449,7 +450,7 @@ def _write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
             sync_file(work / name)
         sync_folder(work)
         try:
-            work.rename(target)
+            rename(work, target)
         except OSError:
             if not target.is_dir():  # otherwise another process was faster
                 raise

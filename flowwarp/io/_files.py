@@ -44,7 +44,8 @@ _DEFLATE_LIMIT = 1032
 # an 8K flow still fits under it, however well it packs, and so does a picture of 89 megapixels.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 
-_POLL = 0.1  # s between looks at a lock that is waited for
+_POLL = 0.1  # s between looks at a lock, or at a file in use, that is waited for
+_PATIENCE = 5  # s that Windows has to let a file be renamed
 
 
 @contextmanager
@@ -154,8 +155,8 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
 
     Raises:
         OutputError: the folder is missing or not writable, the disk is full, ``path`` is something
-            other than a regular file, or there is one by now; what was written then stays under a
-            temporary name.
+            other than a regular file, or there is one by now, or on Windows a program has it open;
+            what was written then stays under a temporary name.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -167,18 +168,57 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
             if replaces:
                 with suppress(OSError):  # it is gone, or the file system knows no permissions
                     temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-                temporary.replace(target)
+                with _kept_if_refused(temporary, path):
+                    rename(temporary, target)
             else:
-                try:
+                with _kept_if_refused(temporary, path):
                     _name_new(temporary, target)
-                except FileExistsError as fault:
-                    kept = temporary.replace(_temporary_beside(target))
-                    raise OutputError(path, "exists by now", f"the result is {kept}") from fault
             sync_folder(target.parent)
     except OutputError:
         raise
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
+
+
+class _Kept(OutputError):
+    """A result cannot have its name; it stays under the temporary one, ``kept``."""
+
+    def __init__(self, path: str | Path, problem: str, kept: Path) -> None:
+        super().__init__(path, problem, f"the result is {kept}")
+        self.kept = kept
+
+
+@contextmanager
+def _kept_if_refused(temporary: Path, path: str | Path) -> Iterator[None]:
+    """Say where a result is that took long and cannot have its name."""
+    try:
+        yield
+    except FileExistsError as fault:
+        raise _Kept(path, "exists by now", temporary) from fault
+    except PermissionError as fault:
+        if sys.platform != "win32":
+            raise
+        raise _Kept(path, reason(fault), temporary) from fault
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename a file or a folder that is finished; a file or an empty folder there is replaced.
+
+    Windows renames and replaces nothing that a program has open, which one that looks for viruses
+    has for a moment: there it is tried for ``_PATIENCE``.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    end = time.monotonic() + _PATIENCE
+    while sys.platform == "win32" and time.monotonic() < end:
+        with suppress(OSError):  # only an empty folder goes
+            target.rmdir()
+        with suppress(PermissionError):
+            source.replace(target)
+            return
+        time.sleep(_POLL)
+    source.replace(target)
 
 
 def _name_new(temporary: Path, target: Path) -> None:
@@ -194,16 +234,21 @@ def _name_new(temporary: Path, target: Path) -> None:
     except (OSError, AttributeError, NotImplementedError):  # a file system or Python without links
         if os.path.lexists(target):
             raise FileExistsError from None
-        temporary.replace(target)
+        rename(temporary, target)
     else:
-        temporary.unlink()
+        with suppress(PermissionError):  # open for a moment on Windows; it has its name already
+            temporary.unlink()
 
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """Give an empty file beside ``target``, locked until it is renamed or removed at the end."""
+    """Give an empty file beside ``target``, locked until it is renamed or removed at the end.
+
+    It is not removed on `_Kept`.
+    """
     while True:
         temporary = _temporary_beside(target)
+        kept = False
         with temporary.open("x") as file:
             try:
                 if sys.platform == "win32":
@@ -216,9 +261,13 @@ def _temporary_file(target: Path) -> Iterator[Path]:
                     if os.fstat(file.fileno()).st_nlink == 0:  # taken for abandoned before that
                         continue
                 yield temporary
+            except _Kept as fault:
+                kept = fault.kept == temporary
+                raise
             finally:
-                with suppress(OSError):
-                    temporary.unlink()
+                if not kept:
+                    with suppress(OSError):
+                        temporary.unlink()
         return
 
 
@@ -262,26 +311,26 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     file at the end.
 
     Raises:
-        OutputError: ``path`` is something other than an empty folder, or cannot be written.
+        OutputError: ``path`` is something other than an empty folder, or cannot be written. Where
+            on Windows a program has something of it open, what was written stays.
     """
     target = Path(os.path.realpath(path))
     temporary = target.parent / _temporary_name()
+    kept = False
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise OutputError(path, "exists and is not an empty folder", "name a new one")
         temporary = _make_folder(temporary, target)
         yield temporary
-        if temporary.parent == target:
-            for part in sorted(temporary.iterdir()):
-                part.rename(target / part.name)
-            sync_folder(target)
-        else:
-            if sys.platform == "win32":
-                with suppress(OSError):  # there is none
-                    target.rmdir()
-            temporary.replace(target)  # POSIX: an empty folder may be replaced
-            sync_folder(target.parent)
+        with _kept_if_refused(temporary, path):
+            if temporary.parent == target:
+                for part in sorted(temporary.iterdir()):
+                    rename(part, target / part.name)
+            else:
+                rename(temporary, target)
+        sync_folder(temporary.parent)
     except OutputError as fault:
+        kept = isinstance(fault, _Kept) and fault.kept == temporary
         cause = fault.__cause__
         if isinstance(cause, OSError) and Path(fault.target).is_relative_to(temporary):
             raise OutputError(path, reason(cause)) from cause  # nobody knows the name it has
@@ -289,7 +338,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not kept:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_folder(beside: Path, target: Path) -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
 from flowwarp.io._cache import make_room, making, use
-from flowwarp.io._files import check_room, reason
+from flowwarp.io._files import check_room, reason, rename
 
 _CHUNK = 16  # rows that are marked as done together
 
@@ -131,7 +131,7 @@ def open_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np
         try:
             np.lib.format.open_memmap(part, "w+", kind, shape).flush()
             _take_space(part)
-            part.rename(path)
+            rename(part, path)
         finally:
             part.unlink(missing_ok=True)
     try:

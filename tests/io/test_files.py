@@ -104,6 +104,91 @@ def test_atomic_output_writes_what_is_new_and_what_is_gone_meanwhile(tmp_path, t
     assert names(tmp_path) == ["a.mp4"]
 
 
+@pytest.fixture
+def in_use(monkeypatch):
+    """Return what has renames fail so many times, as on Windows where a program has a file open."""
+    refused = []
+
+    def refuse(count):
+        replace = os.replace
+
+        def refusing(source, target):
+            if len(refused) < count:
+                refused.append(source)
+                raise PermissionError(errno.EACCES, "Access is denied")
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", refusing)
+        return refused
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(os, "link", without_links)
+    monkeypatch.setattr(_files, "_POLL", 0.001)
+    monkeypatch.setattr(_files, "_PATIENCE", 0.01)
+    return refuse
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_windows_has_in_use_for_a_moment_is_waited_for(tmp_path, in_use, monkeypatch, there):
+    monkeypatch.setattr(_files, "_PATIENCE", 60)
+    refused = in_use(3)
+    if there:
+        (tmp_path / "a.mp4").write_bytes(b"old")
+    with _files.atomic_output(tmp_path / "a.mp4") as temporary:
+        temporary.write_bytes(b"new")
+    assert len(refused) == 3
+    assert (tmp_path / "a.mp4").read_bytes() == b"new"
+    with _files.atomic_folder(tmp_path / "frames") as work:
+        (work / "0.png").write_bytes(b"new")
+    assert names(tmp_path) == ["a.mp4", "frames"]
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_what_windows_does_not_let_go_is_kept(tmp_path, in_use, there):
+    if there:
+        (tmp_path / "a.mp4").write_bytes(b"old")
+    in_use(10**9)
+    with (
+        pytest.raises(OutputError, match=r"a.mp4: access is denied; the result is") as fault,
+        _files.atomic_output(tmp_path / "a.mp4") as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert str(fault.value).endswith(str(temporary))
+    assert temporary.read_bytes() == b"new"
+    with (
+        pytest.raises(OutputError, match=r"frames: access is denied; the result is") as fault,
+        _files.atomic_folder(tmp_path / "frames") as work,
+    ):
+        (work / "0.png").write_bytes(b"new")
+    assert str(fault.value).endswith(str(work))
+    assert names(work) == ["0.png"]
+
+
+def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
+    outer, inner = tmp_path / "outer.mp4", tmp_path / "inner.mp4"
+
+    def write():
+        with _files.atomic_output(outer), _files.atomic_output(inner):
+            inner.write_bytes(b"another's")
+
+    with pytest.raises(OutputError, match=r"inner.mp4: exists by now"):
+        write()
+    assert len(names(tmp_path)) == 2
+    assert not outer.exists()
+
+
+def test_a_refused_rename_is_not_tried_again_elsewhere(tmp_path, in_use, monkeypatch):
+    refused = in_use(1)
+    monkeypatch.setattr(sys, "platform", "linux")
+    with (
+        pytest.raises(OutputError, match=r"a.mp4: access is denied$"),
+        _files.atomic_output(tmp_path / "a.mp4") as temporary,
+    ):
+        temporary.write_bytes(b"new")
+    assert len(refused) == 1
+    assert names(tmp_path) == []
+
+
 def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
     def fsync(descriptor):
         raise OSError(28, os.strerror(28))
