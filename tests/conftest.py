@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -28,6 +29,11 @@ for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
     number = getattr(signal, name, None)  # Windows has no SIGHUP
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, default)
+
+
+def pytest_runtest_setup(item):
+    if sys.platform == "win32" and item.get_closest_marker("posix"):
+        pytest.skip("Windows has not what it needs")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -50,7 +50,7 @@ def test_its_commands_are_such_as_there_are(monkeypatch, tmp_path):
 
     monkeypatch.setattr(demo.Demo, "run", run)
     demo.main()
-    page = (demo.OUTPUT / "index.html").read_text()
+    page = (demo.OUTPUT / "index.html").read_text(encoding="utf-8")
     assert page.count("<section>") == 8
     assert "a skeleton</em>" in page
     assert "$" not in page  # a place of the page that nothing was put in

@@ -44,7 +44,6 @@ case $out in
 esac
 """
 
-posix = pytest.mark.skipif(os.name == "nt", reason="the stand-in is a shell script")
 compiled = pytest.mark.skipif(not BUILT, reason="the CPU library was not built here")
 
 
@@ -143,7 +142,7 @@ def test_sdist_holds_what_a_wheel_is_built_from(sdist):
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
 
 
-@posix
+@pytest.mark.posix
 @compiled
 def test_wheel_holds_all_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as archive:
@@ -162,7 +161,7 @@ def test_wheel_holds_all_and_nothing_else(wheel):
     assert f"{info}licenses/LICENSE" in names
 
 
-@posix
+@pytest.mark.posix
 @compiled
 def test_wheel_serves_every_python_of_one_platform(wheel):
     assert re.fullmatch(
@@ -177,7 +176,7 @@ def test_wheel_serves_every_python_of_one_platform(wheel):
         ]
 
 
-@posix
+@pytest.mark.posix
 @compiled
 def test_metadata(wheel):
     with zipfile.ZipFile(wheel) as archive:
@@ -193,7 +192,7 @@ def test_metadata(wheel):
 # ------------------------------------------------------------------ what it does elsewhere
 
 
-@posix
+@pytest.mark.posix
 @compiled
 def test_installed_copy_computes_with_its_own_library(site, tmp_path):
     code = """
@@ -216,7 +215,7 @@ def test_installed_copy_computes_with_its_own_library(site, tmp_path):
     assert Path(lines[3]).parent == package / "ops"
 
 
-@posix
+@pytest.mark.posix
 @compiled
 def test_installed_command_warps_the_sample(site, tmp_path):
     sample = site / "flowwarp/_datasets/sample"
@@ -252,14 +251,14 @@ def bare_words(bare_site, tmp_path_factory):
     return reason, text
 
 
-@posix
+@pytest.mark.posix
 def test_without_a_compiler_all_runs_on_the_reference(bare_site, bare_words):
     assert not list(bare_site.rglob("*.so"))
     why = "no C++ compiler at install time, or one older than GCC 12"
     assert re.fullmatch(rf"_cpu_\w+\.so was not built \({re.escape(why)}\)", bare_words[0])
 
 
-@posix
+@pytest.mark.posix
 def test_doctor_says_that_there_is_no_compiler(bare_words):
     assert "torch reference, slower: _cpu_" in bare_words[1]
     assert bare_words[1].endswith("all is well\n")

@@ -198,7 +198,7 @@ def test_page_reads_nothing_but_what_was_uploaded(page, pair):
         assert answer.read().startswith(b"event: error")
 
 
-@pytest.mark.skipif(os.name == "nt", reason="no signals")
+@pytest.mark.posix
 def test_what_was_made_goes_when_the_page_ends(tmp_path):
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     served = subprocess.Popen(

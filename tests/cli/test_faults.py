@@ -176,15 +176,12 @@ run(command, [])
 """
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize(
-    ("number", "code", "word"),
-    [
-        (signal.SIGTERM, 143, "terminated"),
-        (signal.SIGINT, 130, "interrupted"),
-        (signal.SIGHUP, 129, "hung up"),
-    ],
+    ("name", "code", "word"),
+    [("SIGTERM", 143, "terminated"), ("SIGINT", 130, "interrupted"), ("SIGHUP", 129, "hung up")],
 )
-def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
+def test_a_signal_leaves_no_half_written_file(tmp_path, name, code, word):
     process = subprocess.Popen(
         [sys.executable, "-c", WRITING],
         cwd=tmp_path,
@@ -196,7 +193,7 @@ def test_a_signal_leaves_no_half_written_file(tmp_path, number, code, word):
     assert process.stdout.readline() == "writing\n"
     assert len(list(tmp_path.iterdir())) == 1
     time.sleep(0.05)  # now it sleeps
-    process.send_signal(number)
+    process.send_signal(getattr(signal, name))
     _, err = process.communicate(timeout=30)
     assert (process.returncode, err) == (code, f"flowwarp: {word}\n")
     assert list(tmp_path.iterdir()) == []
@@ -221,6 +218,7 @@ run(command, [])
 """
 
 
+@pytest.mark.posix
 def test_what_it_was_started_to_ignore_it_ignores():
     """As by nohup, or in the background of a shell."""
     done = flowwarp(script=STARTED, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -246,14 +244,14 @@ def command():
                 open("writing", "w").close()
                 time.sleep(60)
     finally:
-        os.kill(os.getpid(), signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
         open("cleaned", "w").close()
 
 run(command, [])
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no such terminals")
+@pytest.mark.posix
 def test_a_closed_terminal_leaves_no_half_written_file(tmp_path):
     import pty
 
@@ -295,6 +293,7 @@ run(command)
 """
 
 
+@pytest.mark.posix
 def test_interrupted_again_and_again():
     process = subprocess.Popen(
         [sys.executable, "-c", CLEANING],
@@ -382,7 +381,7 @@ def test_a_pipe_that_nobody_reads():
         os.close(writer)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.posix
 @pytest.mark.parametrize(("closed", "shown"), [("<&-", True), (">&-", False), ("2>&-", True)])
 def test_streams_that_are_closed(closed, shown):
     call = f"{sys.executable} -m flowwarp datasets info digits {closed}"
@@ -391,7 +390,7 @@ def test_streams_that_are_closed(closed, shown):
     assert done.stdout.startswith("digits: ") if shown else done.stdout == ""
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.posix
 def test_no_file_is_taken_for_a_stream_that_is_closed(tmp_path):
     call = f"{sys.executable} -m flowwarp datasets make digits -o out --count 1 --size 16"
     closed = f"{call} <&- >&- 2>&-"
@@ -401,7 +400,7 @@ def test_no_file_is_taken_for_a_stream_that_is_closed(tmp_path):
     assert (tmp_path / "out/captions.csv").read_text().splitlines()[0] == "file,caption"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a shell of POSIX")
+@pytest.mark.posix
 def test_prompts_from_a_stream_that_is_closed(tmp_path):
     call = f"{sys.executable} -m flowwarp generate-video --prompts - -o x <&-"
     done = subprocess.run(["sh", "-c", call], cwd=tmp_path, capture_output=True, text=True)

@@ -755,6 +755,7 @@ def test_two_at_once(flow):
     assert flow("in")[0] == 0
 
 
+@pytest.mark.posix
 def test_killed_at_any_moment_it_goes_on(flow, untrained):
     """Kill -9 as soon as the manifest has a few more pairs, and compare with a run as one."""
     save_frames("in", 24)
@@ -807,7 +808,7 @@ main()
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.posix
 def test_a_second_process_is_refused_and_ctrl_c_twice_ends_the_first(flow, untrained):
     save_frames("in")
     assert flow("in", "-o", "whole")[0] == 0

@@ -446,6 +446,7 @@ def test_members_that_lie_about_their_size(load, data, size):
         load(data / "a.tar")
 
 
+@pytest.mark.posix
 def test_a_header_that_wants_much_memory(load, data):
     """A long name's length is taken before it is read: it must be bounded by the file."""
     import resource

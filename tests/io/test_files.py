@@ -45,6 +45,7 @@ def test_atomic_output_leaves_nothing_behind(tmp_path, fault):
     assert names(tmp_path) == ["a.flo"]
 
 
+@pytest.mark.posix
 def test_atomic_output_flushes_file_then_renames_then_flushes_folder(tmp_path, monkeypatch):
     calls = []
 
@@ -177,6 +178,7 @@ def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
     assert not outer.exists()
 
 
+@pytest.mark.posix
 def test_a_refused_rename_is_not_tried_again_elsewhere(tmp_path, in_use, monkeypatch):
     refused = in_use(1)
     monkeypatch.setattr(sys, "platform", "linux")
@@ -210,6 +212,7 @@ def test_atomic_output_follows_a_link(tmp_path):
     assert (tmp_path / "real").read_bytes() == b"new"
 
 
+@pytest.mark.posix
 def test_atomic_output_never_replaces_a_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with (
@@ -220,6 +223,7 @@ def test_atomic_output_never_replaces_a_device(tmp_path):
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
 
 
+@pytest.mark.posix
 def test_atomic_output_keeps_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
@@ -230,6 +234,7 @@ def test_atomic_output_keeps_the_umask(tmp_path):
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("mode", [0o600, 0o444, 0o664])
 def test_atomic_output_keeps_the_permissions_of_what_it_replaces(tmp_path, mode):
     (tmp_path / "a").write_bytes(b"old")
@@ -328,14 +333,15 @@ def test_what_is_being_written_is_not_abandoned(tmp_path):
 
 
 KILLED = """
-import os, signal, sys
+import signal, sys
 from flowwarp.io._files import atomic_output
 with atomic_output(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
-    os.kill(os.getpid(), signal.SIGKILL)
+    signal.raise_signal(signal.SIGKILL)
 """
 
 
+@pytest.mark.posix
 def test_what_a_killed_process_left_is_removed(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.mp4"], check=False)
     (left,) = tmp_path.iterdir()
@@ -370,6 +376,7 @@ def test_output_name_too_long(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.posix
 def test_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "a.flo")
     with (

@@ -444,7 +444,11 @@ def test_libtiff_is_quiet(tmp_path, capfd, count):
 
 
 @pytest.mark.parametrize(
-    "kind", ["folder", "missing", "missing folder", "pipe", "dangling", "long"]
+    "kind",
+    [
+        *("folder", "missing", "missing folder", "dangling", "long"),
+        pytest.param("pipe", marks=pytest.mark.posix),
+    ],
 )
 def test_what_is_no_file(tmp_path, capfd, kind):
     path = tmp_path / "a.flo"
@@ -526,6 +530,7 @@ print(json.dumps(peaks))
 """
 
 
+@pytest.mark.posix
 def test_resident_memory(tmp_path):
     """Refusing all of the corpus takes no more memory than reading the good files did."""
     good = {

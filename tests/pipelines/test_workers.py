@@ -18,7 +18,6 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.pipelines.workers import run_here, run_processes, run_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-posix = pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +32,7 @@ def prepare(number):
 
 def work(item):
     if item == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal.raise_signal(signal.SIGKILL)
     if item == 5:
         raise InputError("5", "is odd")
     if item == "full":
@@ -47,7 +46,7 @@ def work(item):
     return item, os.getpid()
 
 
-@posix
+@pytest.mark.posix
 def test_a_worker_that_is_killed_costs_one_item():
     results = dict(run_processes(prepare, iter(range(8)), 1))
     assert sorted(results) == list(range(8))
@@ -80,6 +79,7 @@ def test_a_worker_that_cannot_be_started(monkeypatch, number, fault):
     assert started[0].poll() is not None
 
 
+@pytest.mark.posix
 def test_items_are_taken_as_they_are_worked_on():
     taken = []
     items = (taken.append(item) or item for item in count(10))
@@ -144,7 +144,7 @@ for item, (_, pid) in run_processes(test_workers.prepare, itertools.count(10), 1
 """
 
 
-@posix
+@pytest.mark.posix
 def test_workers_end_with_a_parent_that_is_killed():
     program = PARENT.format(folder=str(Path(__file__).parent))
     parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
@@ -183,9 +183,9 @@ except KeyboardInterrupt:
 """
 
 
-@posix
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, number):
+@pytest.mark.posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, name):
     """A terminal sends Ctrl-C to them, too, and says to them that it is closed."""
     (tmp_path / "slow.py").write_text(SLOW)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
@@ -198,7 +198,7 @@ def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, number):
         start_new_session=True,
     )
     assert parent.stdout.readline() == "begun\n"
-    os.killpg(parent.pid, number)
+    os.killpg(parent.pid, getattr(signal, name))
     _, said = parent.communicate(timeout=60)
     assert said == ""
     assert parent.returncode == 130

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ collect_ignore = ["forked.py", "tiny.py"]  # no tests: what they share
 @pytest.fixture(scope="session")
 def forked():
     """Return what runs a scenario of forked.py in a folder."""
+    if not hasattr(os, "fork"):
+        pytest.skip("no processes are copied here")
 
     def run(scenario, folder, timeout=120):
         script = Path(__file__).with_name("forked.py")

@@ -28,6 +28,7 @@ def test_threads_begun_afterwards_have_as_many_as_before(tmp_path):
         assert pool.submit(torch.get_num_threads).result() == 3
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("without", [False, True])
 def test_has_all_its_blocks(tmp_path, monkeypatch, without):
     if without:

@@ -1,7 +1,6 @@
 import io
 import json
 import math
-import os
 import re
 import shutil
 import signal
@@ -15,6 +14,7 @@ import pytest
 import torch
 
 import tiny
+from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
 from flowwarp.train import runs
@@ -73,7 +73,7 @@ def test_interrupted_run_is_bit_equal(tmp_path, changes):
 
             def interrupt(step, stop=stop):
                 if step == stop:
-                    os.kill(os.getpid(), signal.SIGTERM)
+                    signal.raise_signal(signal.SIGTERM)
 
             with pytest.raises(Stopped) as fault:
                 run(make(interrupt), config, folder, resume="auto")
@@ -93,7 +93,7 @@ def test_stops_during_validation_and_validates_on_resuming(tmp_path):
     task = tiny.make()
 
     def validate(model):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("the signal came too late")
 
     with pytest.raises(Stopped) as fault:
@@ -449,7 +449,7 @@ def test_what_is_measured_anew_is_known_after_a_stop(tmp_path):
     run(replace(tiny.make(), validate=lambda model: {"error": 0.0}), tiny.config(), tmp_path)
 
     def stop(model):
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         raise AssertionError("the signal came too late")
 
     more = tiny.config(steps=16)
@@ -600,7 +600,7 @@ def test_what_takes_long_is_prepared_once_all_is_checked(tmp_path):
     assert prepared == [1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, HANG_UP])))
 def test_a_signal_that_is_ignored_is_none(tmp_path, number):
     """By nohup, or in the background of a shell."""
     before = signal.signal(number, signal.SIG_IGN)
@@ -612,7 +612,7 @@ def test_a_signal_that_is_ignored_is_none(tmp_path, number):
         signal.signal(number, before)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, TERMINATE, HANG_UP])))
 def test_a_signal_stops_preparations_at_once(tmp_path, number):
     reached = []
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import tiny
+from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
 from flowwarp.io._files import atomic_output
 from flowwarp.io.checkpoints import load_tensors
@@ -47,16 +48,16 @@ def test_disk_full_at_every_write_loses_nothing(tmp_path):
     assert OutputError.exit_code == 4
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, TERMINATE, HANG_UP])))
 def test_an_impatient_signal_costs_no_more_than_the_step(tmp_path, number):
     """The second one, after a second, does not wait for the step to end and be saved."""
     config = tiny.config(steps=6, save_every=2)
 
     def twice(step):
         if step == 3:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
             time.sleep(1.05)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     with pytest.raises(Stopped) as stop:
         train(tiny.make(twice), config, tmp_path / "cut", stream=io.StringIO())
@@ -79,6 +80,7 @@ def test_metrics_on_a_full_disk(tmp_path):
             run.log({"step": 1})
 
 
+@pytest.mark.posix
 @pytest.mark.parametrize("name", ["metrics.jsonl", "config.toml"])
 def test_a_pipe_is_refused_without_blocking(tmp_path, name):
     os.mkfifo(tmp_path / name)
@@ -197,10 +199,15 @@ def test_settings_can_be_checked_before_a_run_is_opened(tmp_path):
     (tmp_path / "broken" / "last.safetensors").touch()
     with pytest.raises(InputError, match="has weights, but no state"):
         check_settings(tmp_path / "broken", before, frozenset(), "auto")
-    (tmp_path / "config.toml").unlink()
+
+
+@pytest.mark.posix
+def test_settings_that_are_a_pipe_are_refused_without_blocking(tmp_path):
+    with open_run(tmp_path, {}) as run:
+        run.save_state(State(1, {"a": torch.tensor(1)}, {}))
     os.mkfifo(tmp_path / "config.toml")
     with pytest.raises(OutputError, match="is not a regular file"):
-        check_settings(tmp_path, before, frozenset(), "auto")
+        check_settings(tmp_path, {}, frozenset(), "auto")
 
 
 @pytest.mark.parametrize("before", [0, 99_999_990])  # whose names become longer
