@@ -177,6 +177,7 @@ def check_ray(address: str) -> Any:
 # ------------------------------------------------------------------ processes
 
 _END: Any = object()
+_CRASHED = 0xC0000000  # from here on, on Windows, the code of what crashed: 0xC0000005 and the like
 
 
 @final
@@ -270,6 +271,8 @@ def _describe_death(code: int) -> InputError:
     Raises:
         RuntimeError: of a fault of ours, which it has printed.
     """
+    if code >= _CRASHED:
+        return InputError("worker", f"its process was ended by 0x{code:X}")
     if code >= 0:
         raise RuntimeError(f"a worker process ended with code {code}")
     name = signal.Signals(-code).name

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import pytest
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.pipelines.workers import run_here, run_processes, run_ray
+from flowwarp.pipelines.workers import _describe_death, run_here, run_processes, run_ray
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -57,6 +57,13 @@ def test_a_worker_that_is_killed_costs_one_item():
         assert results[item][0] == item
     assert results[2][1] == results[1][1]
     assert results[2][1] != results[4][1]  # another process took its place
+
+
+def test_a_worker_that_crashes_on_windows_costs_one_item():
+    """There it ends with the number of the exception; one of Python's own ends with 1."""
+    assert str(_describe_death(0xC0000005)) == "worker: its process was ended by 0xC0000005"
+    with pytest.raises(RuntimeError, match="ended with code 1"):
+        _describe_death(1)
 
 
 @pytest.mark.parametrize(
