@@ -353,7 +353,8 @@ def _promises() -> Iterator[tuple[str, str, str]]:
 
     from flowwarp.train.promises import promises
 
-    with TemporaryDirectory(prefix="flowwarp-") as folder:
+    # Windows does not remove what is open, as prepared data is until this process ends.
+    with TemporaryDirectory(prefix="flowwarp-", ignore_cleanup_errors=True) as folder:
         for promise in promises(Path(folder)):
             yield promise.name, *_judge(promise.measure, promise.allowed, promise.text)
 

@@ -283,7 +283,7 @@ def kills(folder: Path, count: int = 5) -> float:
             time.sleep(0.002)
         time.sleep(chance.uniform(0, 0.03))  # in the midst of a step, or of a write
         child.kill()
-        _end(child, -signal.SIGKILL)
+        _end(child, -getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way only
         said: list[str] = []  # of states that are broken
         with open_run(killed, configs, resume="auto") as run:
             state = run.newest_state(said.append)

@@ -1,8 +1,10 @@
 """``flowwarp doctor``: well here, and wrong where something is made wrong."""
 
+import errno
 import json
 import os
 import sys
+import tempfile
 import types
 
 import pytest
@@ -156,6 +158,24 @@ def test_full_measures_what_is_promised(quick, monkeypatch, capsys):
     assert found["not kept"]["text"] == "changes 3 files, allowed 0"
     assert found["not measured"]["text"] == "RuntimeError: no process starts"
     assert not folders[0].exists()
+
+
+def test_full_is_content_with_a_folder_that_stays(quick, monkeypatch, capsys, tmp_path):
+    """Windows removes nothing that is open, as prepared data is until the process ends."""
+
+    def refuse(path, **options):
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    def made(folder):
+        patch.setattr(os, "rmdir", refuse)
+        yield Promise("kept", 0, "changes {} files", lambda: 0)
+
+    monkeypatch.setattr(promises, "promises", made)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+        main(["doctor", "--full", "--json"])
+    lines = json.loads(capsys.readouterr().out)["checks"]
+    assert [line["state"] for line in lines if line["part"] == "promise"] == ["ok"]
 
 
 def test_a_package_that_is_missing_broken_or_too_old(examine, quick, monkeypatch):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 from contextlib import suppress
 from dataclasses import replace
 
@@ -51,6 +52,28 @@ def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
 
 def test_a_killed_run_ends_like_a_whole_one(folder):
     assert kills(folder, 1) == 0
+
+
+class Terminated:
+    """A process that is over, and then says of itself what on Windows one says that was killed."""
+
+    exitcode = 0
+
+    def join(self):
+        pass
+
+    def is_alive(self):
+        return False
+
+    def kill(self):
+        self.exitcode = -signal.SIGTERM
+
+
+def test_a_process_that_was_killed_on_windows(tmp_path, monkeypatch):
+    monkeypatch.delattr(signal, "SIGKILL", raising=False)
+    monkeypatch.setattr(mishaps, "_child", lambda *arguments: Terminated())
+    monkeypatch.setattr(mishaps, "run_differences", lambda *runs: [])
+    assert kills(tmp_path, 1) == 0
 
 
 @pytest.mark.parametrize("measure", [divergence_differences, damage_differences, lock_differences])
