@@ -15,6 +15,7 @@ from flowwarp.io._files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    folded,
     is_writable,
     list_folder,
     natural_order,
@@ -143,17 +144,20 @@ def name_apart(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Pa
     Raises:
         OutputError: two sources would get the same name.
     """
-    named: dict[Path, Path] = {}
+    named: dict[str, Path] = {}
+    targets: list[Path] = []
     for source in sources:
         target = name(source)
-        if target in named:
+        key = folded(target)
+        if key in named:
             raise OutputError(
                 target,
-                f"is wanted by both {named[target]} and {source}",
+                f"is wanted by both {named[key]} and {source}",
                 "give each a run of its own",
             )
-        named[target] = source
-    return list(named)
+        named[key] = source
+        targets.append(target)
+    return targets
 
 
 def name_beside(source: Path, tag: str, extension: str | None = None) -> Path:

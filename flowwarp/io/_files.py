@@ -436,6 +436,11 @@ def natural_order(name: str) -> list[tuple[bool, int, str]]:
     ]
 
 
+def folded(name: str | Path) -> str:
+    """Return what names share that are one name to the disks of Windows and macOS."""
+    return str(name).casefold() if sys.platform in ("win32", "darwin") else str(name)
+
+
 def nearest(path: str | Path) -> Path:
     """Return a path if it exists, else the nearest above it that does.
 

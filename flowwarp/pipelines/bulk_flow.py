@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowwarp.data.clips import Footage, find_clips
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output
+from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output, folded
 from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import Manifest, Shard, find_done, stamp
@@ -265,9 +265,11 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
     if not placed:
         raise InputError(", ".join(map(str, sources)), "holds neither frames nor videos")
     # clip.mp4 beside clip.avi, or beside a folder clip
-    twice = Counter(name for _, name in placed)
+    twice = Counter(folded(name) for _, name in placed)
     placed = [
-        (clip, name + clip.files[0].suffix if twice[name] > 1 and clip.kind == "video" else name)
+        (clip, name + clip.files[0].suffix)
+        if twice[folded(name)] > 1 and clip.kind == "video"
+        else (clip, name)
         for clip, name in placed
     ]
     _check_names(placed)
@@ -392,13 +394,13 @@ def _check_names(placed: Sequence[tuple[Footage, str]]) -> None:
         video = clip.kind == "video"
         for file in clip.files if video else clip.files[:-1]:
             key = _join(name, "" if video else file.stem)
-            if key in named:
+            if folded(key) in named:
                 raise OutputError(
                     key,
-                    f"would be the name of what comes of both {named[key]} and {file}",
+                    f"would be the name of what comes of both {named[folded(key)]} and {file}",
                     "give each a run of its own",
                 )
-            named[key] = file
+            named[folded(key)] = file
 
 
 def _digest(net: FlowNet) -> str:

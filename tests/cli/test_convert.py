@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -203,6 +204,17 @@ def test_two_inputs_of_one_name(tmp_path, capfdbinary):
     assert code == 4
     assert f"is wanted by both {tmp_path}/x/a.flo and {tmp_path}/y/a.flo" in err[0]
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_two_inputs_whose_names_differ_in_case_only(monkeypatch, platform):
+    monkeypatch.setattr(sys, "platform", platform)
+    sources = [Path("x/a.flo"), Path("x/A.flo")]
+    if platform == "linux":
+        assert _paths.name_outputs(sources, Path("o"), ".npy") == [Path("o/a.npy"), Path("o/A.npy")]
+    else:
+        with pytest.raises(OutputError, match=r"is wanted by both x.a.flo and x.A.flo"):
+            _paths.name_outputs(sources, Path("o"), ".npy")
 
 
 def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):

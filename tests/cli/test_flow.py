@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -660,6 +661,21 @@ def test_flow_is_written_last(tmp_path):
     with pytest.raises(OutputError):
         bulk_flow.write_fields(bulk_flow.Fields(field, field, field[:1] == 0), target)
     assert sorted(files(tmp_path)) == ["b.flo", "o.png"]
+
+
+@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
+def test_names_that_differ_in_case_only(monkeypatch, platform):
+    """Where a disk takes them for one, the results of one clip would replace another's."""
+    monkeypatch.setattr(sys, "platform", platform)
+    for name in ("Clip.mov", "clip.gif"):
+        Path(name).write_bytes(b"a clip")
+    placed = bulk_flow.place_clips([Path("Clip.mov"), Path("clip.gif")])
+    apart = platform == "linux"
+    assert [name for _, name in placed] == (["Clip", "clip"] if apart else ["Clip.mov", "clip.gif"])
+    save_frames("in", 2)
+    shutil.copy("in/frame8.png", "in/Frame8.bmp")
+    with nullcontext() if apart else pytest.raises(OutputError, match="would be the name"):
+        bulk_flow.place_clips([Path("in")])
 
 
 def test_pairs_are_counted_by_headers(tmp_path):
