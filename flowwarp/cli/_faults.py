@@ -90,12 +90,11 @@ def run(
     try:
         if sys.stdout is not None:
             sys.stdout.flush()
-    except BrokenPipeError:
-        _mute(sys.stdout)
-        code = code or BROKEN_PIPE
     except OSError as fault:
         _mute(sys.stdout)
-        if code == 0:  # otherwise it was said when the command wrote
+        if _is_closed_pipe(fault):
+            code = code or BROKEN_PIPE
+        elif code == 0:  # otherwise it was said when the command wrote
             _say(f"output: {os.strerror(fault.errno or errno.EIO).lower()}")
             code = BAD_OUTPUT
     sys.exit(code)
@@ -133,8 +132,6 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
     except _Ended as ended:
         _say("terminated" if ended.number == TERMINATE else "hung up")
         return 128 + ended.number
-    except BrokenPipeError:
-        return BROKEN_PIPE
     except click.ClickException as fault:  # usage
         _say(" ".join(fault.format_message().split()).removesuffix(".") + _hint(fault))
         return fault.exit_code
@@ -147,6 +144,8 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
         _say(str(fault))
         return fault.exit_code
     except Exception as fault:  # noqa: BLE001 - the last line of defence
+        if _is_closed_pipe(fault):
+            return BROKEN_PIPE
         if isinstance(fault, OSError) and fault.errno in _DISK:
             _say(f"{fault.filename or 'output'}: {os.strerror(fault.errno).lower()}")
             return BAD_OUTPUT
@@ -166,6 +165,13 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
         _say("this is our bug: please report it with the lines above and what doctor prints")
         return OUR_BUG
     return result if isinstance(result, int) else 0
+
+
+def _is_closed_pipe(fault: Exception) -> bool:
+    """Return whether nobody reads our output any more."""
+    if sys.platform == "win32" and isinstance(fault, OSError) and fault.filename is None:
+        return fault.errno in (errno.EPIPE, errno.EINVAL)  # it says the latter of a pipe
+    return isinstance(fault, BrokenPipeError)
 
 
 def _mute(stream: IO[str]) -> None:

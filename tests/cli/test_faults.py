@@ -1,6 +1,7 @@
 """How every kind of fault ends: its exit code, and one line on stderr."""
 
 import errno
+import io
 import os
 import signal
 import subprocess
@@ -130,6 +131,31 @@ def test_our_bug_shows_where_and_asks_for_a_report(outcome, fault):
     assert err[0] == "Traceback (most recent call last):"
     assert err[-2].startswith(type(fault).__name__)
     assert err[-1].startswith("flowwarp: this is our bug: please report it")
+
+
+def test_a_pipe_that_nobody_reads_on_windows(outcome, monkeypatch):
+    """Which has no number of its own for that; elsewhere, and of a file, it is a bug."""
+    fault = OSError(errno.EINVAL, "Invalid argument")
+    assert outcome(fault)[0] == 1
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert outcome(fault) == (141, "", [])
+    assert outcome(OSError(errno.EINVAL, "Invalid argument", "a.flo"))[0] == 1
+
+
+def test_a_flush_that_nobody_reads_on_windows(outcome, monkeypatch):
+    class Closed(io.StringIO):
+        def flush(self):
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+        def fileno(self):
+            return descriptor
+
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    monkeypatch.setattr(sys, "stdout", Closed())
+    assert outcome(None) == (4, "", ["flowwarp: output: invalid argument"])
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert outcome(None) == (141, "", [])
+    os.close(descriptor)
 
 
 def test_usage_points_to_the_right_help(outcome):
