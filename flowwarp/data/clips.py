@@ -15,6 +15,7 @@ import os
 import secrets
 import shlex
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -319,7 +320,7 @@ def _read_list(path: Path) -> Iterator[Footage]:
         if "\0" in line:  # no file has such a name
             raise InputError(path, f"line {number} holds a null byte")
         try:
-            names = shlex.split(line, comments=True)
+            names = _split(line)
         except ValueError as fault:
             raise InputError(path, f"line {number}: {fault}") from fault
         if names and len(names) != 2:
@@ -328,6 +329,19 @@ def _read_list(path: Path) -> Iterator[Footage]:
             )
         if names:
             yield Footage("pair", tuple(path.parent / name for name in names))
+
+
+def _split(line: str) -> list[str]:
+    """Split a line into names as a shell does; on Windows a backslash is a letter of a path.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    words = shlex.shlex(line, posix=True)
+    words.whitespace_split = True
+    if sys.platform == "win32":
+        words.escape = ""
+    return list(words)
 
 
 def _key(clips: Sequence[Footage], longest: int, still: float) -> str:

@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import shutil
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -165,6 +166,21 @@ def test_from_black_and_to_black_is_a_cut():
     assert is_cut(board, black)
     assert is_cut(black, board)
     assert not is_cut(board, board.roll(16, 2))
+
+
+@pytest.mark.parametrize(
+    ("platform", "names"),
+    [
+        ("linux", ["c:ab.png", r"other one\c.png"]),
+        ("win32", [r"c:\a\b.png", r"other one\c.png"]),
+    ],
+)
+def test_backslashes_in_a_list_of_pairs(tmp_path, monkeypatch, platform, names):
+    """On Windows they part folders, elsewhere they quote as in a shell."""
+    monkeypatch.setattr(sys, "platform", platform)
+    (tmp_path / "pairs.txt").write_text('# two\nc:\\a\\b.png "other one\\c.png"  # one\n')
+    (pair,) = find_clips([tmp_path / "pairs.txt"])
+    assert pair.files == tuple(tmp_path / name for name in names)
 
 
 def test_no_pair_crosses_a_cut(tmp_path, prepare):
