@@ -550,9 +550,10 @@ class _Loop:
                 )
         except Exception as fault:
             # A shared network takes all processes to save. What diverged, did so in all of them.
-            possible = not self.shared or isinstance(fault, Diverged)
+            together = isinstance(fault, Diverged)
+            possible = not self.shared or together
             if possible and self.step > 0 and self.saved_step != self.step:
-                self.save()
+                self.save(together=together)
             raise
         rate = learning_rate(self.config, self.step)
         self.optimizer.step(rate)
@@ -664,8 +665,12 @@ class _Loop:
         """Say whether this step is one to validate after."""
         return self.task.validate is not None and self.at(self.config.validate_every)
 
-    def save(self) -> None:
+    def save(self, *, together: bool = True) -> None:
         """Write the state, and the weights to use.
+
+        Args:
+            together: every process saves, and waits until it is written. If one ended before,
+                torchrun would end the one that writes.
 
         Raises:
             Diverged: a weight is not finite, so that there is nothing to save.
@@ -674,9 +679,10 @@ class _Loop:
             if not bool(torch.isfinite(parameter).all()):
                 raise Diverged(self.stop.folder, f"{name} is not finite after step {self.step}")
         state, model = self.state(), self.to_use()
-        if self.run is not None:
-            self.run.save_state(state)
-            self.save_weights(LAST, model, {})
+        with refused_together(self.world if together else 1):
+            if self.run is not None:
+                self.run.save_state(state)
+                self.save_weights(LAST, model, {})
         self.saved_step, self.saved_at = self.step, time.monotonic()
 
     def save_weights(self, name: str, model: nn.Module, figures: Mapping[str, float]) -> None:

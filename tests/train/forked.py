@@ -17,9 +17,9 @@ import torch._dynamo  # as the first step of AdamW does
 
 import tiny
 from flowwarp.cli import main
-from flowwarp.errors import FlowwarpError
+from flowwarp.errors import FlowwarpError, Stopped
 from flowwarp.train.loop import train
-from flowwarp.train.runs import open_run
+from flowwarp.train.runs import Run, open_run
 
 QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
 
@@ -127,6 +127,17 @@ def interrupt(step):
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+def write_slowly():
+    """Have this process take long to write a state, as it does of a large network."""
+    write = Run.save_state
+
+    def save_state(run, state):
+        time.sleep(0.3)
+        write(run, state)
+
+    Run.save_state = save_state
+
+
 def processes(folder):
     """Train on two gloo processes, and again with a signal to the second one on the way.
 
@@ -138,7 +149,14 @@ def processes(folder):
         with torch.no_grad():
             task.model.first.weight += rank  # the first one's weights must win
         config = tiny.config(accumulate=accumulate)
-        train(task, config, run, resume="auto", stream=QUIET)
+        if before and rank == 0:
+            write_slowly()
+        try:
+            train(task, config, run, resume="auto", stream=QUIET)
+        except Stopped:
+            newest = max(run.glob("state-*.safetensors"))
+            tell(f"{rank} stopped after {newest.name}")
+            raise
 
     for run, before in (("whole", None), ("cut", interrupt), ("cut", None)):
         print("exits", *pair(lambda rank, r=run, b=before: member(rank, folder / r, b)))

@@ -179,6 +179,9 @@ def test_two_processes_are_one(tmp_path, forked):
     out = forked("processes", tmp_path).stdout
     assert out.count("exits 0 0") == 3
     assert out.count("exits 143 143") == 1  # the signal came to the second process only
+    # The second does not end before the first has written: torchrun would end that one, too.
+    for rank in range(2):
+        assert f"{rank} stopped after state-00000006.safetensors" in out
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
     run(tiny.make(), tiny.config(), tmp_path / "one")
     for name in ("whole", "idle"):
