@@ -269,11 +269,12 @@ def train(
     with (
         freed_memory_kept(),
         _threads(config.threads),
+        stopping(folder),  # outside of `joined`: who stops at once is alone
         joined(torch.device(device)) as (rank, world, place),
     ):
         progress = Progress(stream or sys.stderr, config.steps, shown=rank == 0)
         configs: dict[str, Any] = {"loop": config, **task.configs}
-        with stopping(folder), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             run = None
             with refused_together(world):
                 if rank == 0:

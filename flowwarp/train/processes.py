@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from flowwarp.errors import FlowwarpError, InputError
+from flowwarp.errors import Diverged, FlowwarpError, InputError, Stopped
 from flowwarp.io._cache import launched
 
 
@@ -58,10 +58,16 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
         raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    together = True
     try:
         yield dist.get_rank(), dist.get_world_size(), device
+    except BaseException as fault:
+        together = isinstance(fault, (Stopped, Diverged))  # which all raise
+        raise
     finally:
-        if mine:
+        # While others wait for this process, NCCL would wait for them, and the fault never be seen.
+        # They are told by the end of this process: by its connections, or by torchrun.
+        if mine and together:
             dist.destroy_process_group()
 
 

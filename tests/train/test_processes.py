@@ -5,22 +5,28 @@ import json
 import os
 import re
 import shutil
+import signal
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from filelock import FileLock
 
 import tiny
-from flowwarp.errors import InputError
+from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.pipelines.sequences import load_gpt
 from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.train import loop
 from flowwarp.train.loop import train
 from flowwarp.train.processes import joined, own_device
 from flowwarp.train.runs import BEST, LAST, METRICS
+from flowwarp.train.stopping import StopNow
 
 LAST_STATE = "state-00000008.safetensors"
 
@@ -164,6 +170,62 @@ def test_each_process_has_a_gpu_of_its_own(monkeypatch):
     assert own_device("cuda") == torch.device("cuda:3")
     assert own_device("cuda:1") == torch.device("cuda:1")
     assert own_device("cpu") == torch.device("cpu")
+
+
+@pytest.fixture
+def groups(monkeypatch):
+    """Return what becomes of process groups, none of which is made, in the first of two processes.
+
+    Each is how it is begun, or "destroyed".
+    """
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    done = []
+    monkeypatch.setattr(dist, "init_process_group", lambda *how, **options: done.append(how))
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("fault", "together"),
+    [
+        (None, True),
+        (Stopped("run", signal.SIGTERM), True),
+        (Diverged("run", "is at fault"), True),
+        (InputError("data", "is at fault"), False),
+        (OutputError("run", "is at fault"), False),
+        (StopNow(signal.SIGTERM), False),
+    ],
+)
+def test_who_fails_alone_does_not_wait_for_the_others(groups, fault, together):
+    with suppress(BaseException), joined(torch.device("cpu")):
+        if fault is not None:
+            raise fault
+    assert groups == [("gloo",), *(["destroyed"] if together else [])]
+
+
+def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
+    seen = []
+
+    @contextmanager
+    def watched(device):
+        try:
+            yield 0, 1, device
+        except BaseException as fault:
+            seen.append(type(fault))
+            raise
+
+    def stop():
+        raise StopNow(signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "joined", watched)
+    with pytest.raises(Stopped):
+        run(replace(tiny.make(), prepare=stop), tiny.config(), tmp_path)
+    assert seen == [StopNow]  # no Stopped, which all raise together
 
 
 def test_goes_on_with_a_run_of_before(tmp_path):
