@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -35,6 +36,9 @@ def own_device(device: str | torch.device) -> torch.device:
     return own
 
 
+# How long processes wait for one that prepares data, validates or writes; else 10 minutes of NCCL.
+# One that has ended is noticed without it, by its connections or by torchrun.
+_PATIENCE = timedelta(hours=12)
 _MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides WORLD_SIZE
 
 
@@ -57,7 +61,7 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
         problem = f"is not set, though WORLD_SIZE is {launched()}"
         raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     together = True
     try:
         yield dist.get_rank(), dist.get_world_size(), device

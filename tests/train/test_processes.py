@@ -8,6 +8,7 @@ import shutil
 import signal
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,9 @@ def groups(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     done = []
-    monkeypatch.setattr(dist, "init_process_group", lambda *how, **options: done.append(how))
+    monkeypatch.setattr(
+        dist, "init_process_group", lambda backend, timeout: done.append((backend, timeout))
+    )
     monkeypatch.setattr(dist, "destroy_process_group", lambda: done.append("destroyed"))
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 2)
@@ -205,7 +208,15 @@ def test_who_fails_alone_does_not_wait_for_the_others(groups, fault, together):
     with suppress(BaseException), joined(torch.device("cpu")):
         if fault is not None:
             raise fault
-    assert groups == [("gloo",), *(["destroyed"] if together else [])]
+    assert groups[1:] == (["destroyed"] if together else [])
+
+
+def test_others_may_take_hours(groups):
+    with joined(torch.device("cpu")):
+        pass
+    (backend, timeout), _ = groups
+    assert backend == "gloo"
+    assert timeout >= timedelta(hours=6)
 
 
 def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
