@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
-from flowwarp.io._cache import make_room, making, use
+from flowwarp.io._cache import launched, make_room, making, use
 from flowwarp.io._files import check_room, reason, rename
 
 _CHUNK = 16  # rows that are marked as done together
@@ -98,7 +98,8 @@ def _fill(
 
     waiting = [number for number in range(count) if not done[number]]
     # Side by side: a row is too small for its sums to be shared out among threads.
-    workers = torch.get_num_threads()
+    threads = torch.get_num_threads()
+    workers = _cores() if _waited_for() else threads
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for start in range(0, len(waiting), _CHUNK):
@@ -110,8 +111,21 @@ def _fill(
                 if progress:
                     progress(count - len(waiting) + start + len(chunk), count)
     finally:
-        torch.set_num_threads(workers)  # else every thread that is begun from now on has one
+        torch.set_num_threads(threads)  # else every thread that is begun from now on has one
     done.flush()
+
+
+def _waited_for() -> bool:
+    """Say whether torchrun gave this process one thread: while it fills, the others are idle."""
+    threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
+    return launched() > 1 and threads == ("1", 1)
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def open_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:

@@ -1,6 +1,7 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, current_thread
 
 import numpy as np
 import pytest
@@ -26,6 +27,27 @@ def test_threads_begun_afterwards_have_as_many_as_before(tmp_path):
     fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 40, lambda number: row, problem="")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
+
+
+@pytest.mark.parametrize(("processes", "most"), [("1", 1), ("2", 3)])
+def test_of_several_processes_one_has_all_cores(tmp_path, monkeypatch, processes, most):
+    """Where torchrun, which gives each of them one thread, has begun them."""
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 5}, raising=False)
+    torch.set_num_threads(1)
+    begun = set()
+    meet = Barrier(most, timeout=5)
+
+    def make(number):
+        begun.add((current_thread().name, torch.get_num_threads()))
+        if number < most:
+            meet.wait()  # or the first thread might make all
+        return {"a": np.zeros(2, np.uint8)}
+
+    fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 20, make, problem="")
+    assert len(begun) == most
+    assert {threads for _, threads in begun} == {1}
 
 
 @pytest.mark.posix
