@@ -677,7 +677,7 @@ class _Loop:
             Diverged: a weight is not finite, so that there is nothing to save.
         """
         for name, parameter in self.optimizer.named.items():
-            if not bool(torch.isfinite(parameter).all()):
+            if not bool(whole(torch.isfinite(parameter).all())):  # in every part
                 raise Diverged(self.stop.folder, f"{name} is not finite after step {self.step}")
         state, model = self.state(), self.to_use()
         with refused_together(self.world if together else 1):

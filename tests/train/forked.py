@@ -3,6 +3,7 @@
 Torch is imported once here and each training is a fork, as the import takes longer than they do.
 """
 
+import math
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ import tiny
 from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError, Stopped
 from flowwarp.train.loop import train
+from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.runs import Run, open_run
 
 QUIET = open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -163,6 +165,21 @@ def processes(folder):
     print("exits", *pair(lambda rank: member(rank, folder / "idle", None, accumulate=1)))
 
 
+def spoil_third_step():
+    """Leave no numbers in this process's part of a parameter after the third step."""
+    step = Optimizer.step
+    done = []
+
+    def spoil(optimizer, rate):
+        step(optimizer, rate)
+        done.append(rate)
+        if len(done) == 3:
+            with torch.no_grad():
+                optimizer.named["head.weight"].to_local().fill_(math.nan)
+
+    Optimizer.step = spoil
+
+
 def shared(folder):
     """Train one network shared out over two processes: whole, cut, gone on with; and its faults."""
     import torch.distributed.fsdp  # here, not in each child
@@ -183,6 +200,14 @@ def shared(folder):
     print("exits", *pair(lambda rank: member(rank, folder / "late", save_seconds=times[rank])))
     # The second one's data is at fault, which the first one cannot know.
     print("exits", *pair(lambda rank: member(rank, folder / "fault", tiny.fail)))
+
+    # A step leaves no numbers in the part of a parameter that the second one has.
+    def spoilt(rank):
+        if rank == 1:
+            spoil_third_step()
+        member(rank, folder / "spoilt", save_every=3)
+
+    print("exits", *pair(spoilt))
 
 
 def commands(folder):

@@ -116,6 +116,13 @@ def test_faults_of_one_process_hang_nobody(runs):
     assert not list((folder / "fault").glob("state-00000003*"))
 
 
+def test_what_one_process_sees_in_its_part_all_refuse_to_save(runs):
+    told, folder = runs
+    assert told.count("head.weight is not finite after step 3") == 2
+    assert told.count("exits 7 7") == 1
+    assert not list((folder / "spoilt").glob("state-*"))
+
+
 def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
     """With one line each: of a run that another process trains, that is there, or is another."""
     done = forked("refused", tmp_path, timeout=300)
