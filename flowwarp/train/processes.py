@@ -61,7 +61,9 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
         problem = f"is not set, though WORLD_SIZE is {launched()}"
         raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+        # NCCL alone would send objects, such as a whole state, by way of every GPU's memory.
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, timeout=_PATIENCE)
     together = True
     try:
         yield dist.get_rank(), dist.get_world_size(), device

@@ -226,6 +226,13 @@ def test_others_may_take_hours(groups):
     assert timeout >= timedelta(hours=6)
 
 
+def test_objects_stay_on_the_cpu(groups, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    with joined(torch.device("cuda")) as (_, _, place):
+        assert place == torch.device("cuda:0")
+    assert groups[0][0] == "cpu:gloo,cuda:nccl"
+
+
 def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
     seen = []
 
