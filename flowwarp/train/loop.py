@@ -338,7 +338,8 @@ class _Loop:
                 dist.broadcast(tensor, 0)
         self.losses = _Losses(self.model, task.loss)
         self.average = AveragedModel(self.model) if config.ema else None
-        self.complete: nn.Module | None = None  # of a shared network, to validate and ship
+        # Of a shared network, to validate and ship; on the CPU but for that.
+        self.complete: nn.Module | None = None
         self.step = 0
         self.best: tuple[float, int] | None = None
         self.owed = False  # a validation that was due at the state that is resumed
@@ -392,7 +393,7 @@ class _Loop:
                     self.average.update_parameters(self.model)
         if self.shared:
             if self.rank == 0:
-                self.complete = copy.deepcopy(self.model)
+                self.complete = copy.deepcopy(self.model).cpu()
             share(self.losses, self._layers(self.model), self.device)
             if self.average is not None:
                 share(self.average.module, self._layers(self.average.module), self.device)
@@ -727,6 +728,7 @@ class _Loop:
             return
         model = self.to_use().eval()
         if self.run is not None:
+            model.to(self.device)
             with (
                 self.stop.at_once(self.world == 1 and self.saved_step == self.step),
                 torch.no_grad(),
@@ -738,6 +740,8 @@ class _Loop:
                     torch.manual_seed(seed_of(config.seed, self.step))
                     for name, image in task.samples(model):
                         self.run.write_sample(self.step, name, image)
+            if self.complete is not None:
+                self.complete.cpu()
         if self.world > 1:
             dist.barrier()
 
