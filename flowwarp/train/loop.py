@@ -291,6 +291,8 @@ def train(
             if task.prepare is not None:
                 with stop.at_once(world == 1):  # what it keeps on disk is gone on with
                     task.prepare()
+                if not loop.shared:
+                    loop.begin_alike()  # each may have fitted codebooks for itself
             loop.compare()  # not before examples are what they will be
             if writer is not None and rank == 0:
                 loop.writer = writer(str(folder), purge_step=loop.step + 1)
@@ -333,9 +335,7 @@ class _Loop:
         self.writer: Any = None  # of TensorBoard
         self.shared = config.shard and world > 1
         self.model = task.model.to(device)
-        if world > 1:  # the same beginning everywhere
-            for tensor in self.model.state_dict().values():
-                dist.broadcast(tensor, 0)
+        self.begin_alike()
         self.losses = _Losses(self.model, task.loss)
         self.average = AveragedModel(self.model) if config.ema else None
         # Of a shared network, to validate and ship; on the CPU but for that.
@@ -352,6 +352,12 @@ class _Loop:
         self.wide = torch.float32 if device.type == "mps" else torch.float64
         self.saved_step, self.saved_at = -1, time.monotonic()
         self.micros = _split(range(config.batch_size), config.accumulate)
+
+    def begin_alike(self) -> None:
+        """Give every process the network of the first, if it is not shared yet."""
+        if self.world > 1:
+            for tensor in self.model.state_dict().values():
+                dist.broadcast(tensor, 0)
 
     # What a state holds
 

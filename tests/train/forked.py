@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -148,8 +149,13 @@ def processes(folder):
 
     def member(rank, run, before, accumulate=3):
         task = tiny.make(before if rank == 1 else None, seed=0)
-        with torch.no_grad():
-            task.model.first.weight += rank  # the first one's weights must win
+
+        def move():
+            with torch.no_grad():
+                task.model.first.weight += rank  # the first one's weights must win
+
+        move()
+        task = replace(task, prepare=move)
         config = tiny.config(accumulate=accumulate)
         if before and rank == 0:
             write_slowly()
