@@ -20,6 +20,7 @@ import torch._dynamo  # as the first step of AdamW does
 import tiny
 from flowwarp.cli import main
 from flowwarp.errors import FlowwarpError, Stopped
+from flowwarp.io.images import write_image
 from flowwarp.train.loop import train
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.runs import Run, open_run
@@ -217,19 +218,30 @@ def shared(folder):
 
 
 def commands(folder):
-    """Make all three networks of text to video by the commands, each on two processes."""
+    """Train each network by its command, on two processes."""
     os.environ["FLOWWARP_CACHE_DIR"] = str(folder / "cache")
-    small = ["digits", "--preset", "tiny", "--steps", "2"]
-    for setting in ("batch_size=2", "accumulate=2", "threads=1", "validate_every=0"):
-        small += ["--set", setting]
-    clips = ["--set", "data.size=32", "--set", "data.frames=4"]
+    generator = torch.Generator().manual_seed(0)
+    (folder / "frames").mkdir()
+    for number in range(4):
+        frame = torch.rand(3, 72, 72, generator=generator)
+        write_image(folder / "frames" / f"{number}.png", frame)
+    small = "batch_size=2 accumulate=2 threads=1 validate_every=0"
+    clips = "data.size=32 data.frames=4"
     codec = ["--dvae", str(folder / "dvae" / "best.safetensors")]
-    for name, settings in {
-        "dvae": [*clips, "--set", "validation=2"],
-        "gpt": [*codec, *clips, "--set", "shard=true", "--set", "clips=24", "--set", "checked=2"],
-        "upsampler": [*codec, "--set", "size=32", "--set", "length=4", "--set", "frames=2"],
+    for name, (given, settings) in {
+        "dvae": (["digits"], f"{clips} validation=2"),
+        "gpt": (["digits", *codec], f"{clips} shard=true clips=24 checked=2"),
+        "upsampler": (["digits", *codec], "size=32 length=4 frames=2"),
+        "captioner": (["digits"], "clips=24 checked=2"),
+        "flow": (
+            [str(folder / "frames")],
+            "data.height=64 data.width=64 margin=8 student_margin=8 fitted_pairs=2",
+        ),
     }.items():
-        arguments = [f"train-{name}", *small, *settings, "--run", str(folder / name)]
+        arguments = [f"train-{name}", *given, "--preset", "tiny", "--steps", "2"]
+        for setting in f"{small} {settings}".split():
+            arguments += ["--set", setting]
+        arguments += ["--run", str(folder / name)]
         print("exits", *pair(lambda rank, a=arguments: main(a)), flush=True)
 
 
