@@ -253,9 +253,12 @@ def make_command(
         for path in _files_of(folder, name):
             check(path)
 
+    from flowwarp.train.memory import freed_memory_kept
+
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
-    with nullcontext() if dry_run else _alone(folder), progress_bar(names, "make") as bar:
+    alone = nullcontext() if dry_run else _alone(folder)
+    with alone, freed_memory_kept(), progress_bar(names, "make") as bar:
         for number, name in enumerate(bar):
             clip = compose(seed, number)
             if not dry_run:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from flowwarp.errors import OutputError
 from flowwarp.io._cache import launched, make_room, making, use
 from flowwarp.io._files import check_room, reason, rename
+from flowwarp.train.memory import freed_memory_kept
 
 _CHUNK = 16  # rows that are marked as done together
 
@@ -62,7 +63,7 @@ def fill_arrays(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with making(folder, problem):
+        with making(folder, problem), freed_memory_kept():
             _fill(folder, rows, count, make, progress)
             use(folder)
     except OutputError:

@@ -23,7 +23,8 @@ def used():
 
 before = faults(), used()
 with freed_memory_kept():
-    torch.ones({BLOCK}, dtype=torch.uint8)
+    with freed_memory_kept():  # as where a training prepares its data
+        torch.ones({BLOCK}, dtype=torch.uint8)
     within = faults(), used()
 print(*before, *within, faults(), used())
 """

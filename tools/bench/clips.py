@@ -1,0 +1,67 @@
+"""Time how many clips of sprites a thread composes in a minute, with their flow and visibility.
+
+Usage: python tools/bench/clips.py [--layers FOLDER] [--clips 60] [--rounds 5] [--write]
+
+Clips of 16 frames of 128 x 128 and 64 x 64 in turn, other ones in each round; some are made before
+that, as a ground is painted when it is first wanted, once in a process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+
+import _measure
+import _page
+import torch
+
+from flowwarp.data.sources import open_source
+from flowwarp.train.memory import freed_memory_kept
+
+TITLE = "clips of sprites"
+SIZES = (128, 64)
+WARM = 400  # clips: by then nearly all of the 128 grounds are painted
+EXPLANATION = """\
+Clips of 16 frames that one thread composes in a minute, with caption, flow both ways, and where it
+is exact and visible; the median of the rounds, in brackets the least and the most. The goal is
+3,000. Painting the 128 grounds takes some seconds more, once in a process."""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--layers", metavar="FOLDER", help="default: those in the package")
+    parser.add_argument("--clips", type=int, default=60, help="of each round (default 60)")
+    parser.add_argument("--rounds", type=int, default=5, help="of each size (default 5)")
+    parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    sources = {size: open_source("sprites", size, 16, layers=arguments.layers) for size in SIZES}
+    for number in range(WARM):
+        sources[SIZES[-1]](arguments.rounds, number)
+    rates: dict[int, list[float]] = {size: [] for size in SIZES}
+    with freed_memory_kept():  # as where clips are made for a training, or to be kept
+        for seed in range(arguments.rounds):
+            for size, source in sources.items():
+                start = time.perf_counter()
+                for number in range(arguments.clips):
+                    source(seed, number)
+                rates[size].append(60 * arguments.clips / (time.perf_counter() - start))
+    table = "| pixels | clips a minute |\n| --- | ---: |"
+    for size, found in rates.items():
+        least, most = min(found), max(found)
+        table += f"\n| {size} x {size} | {statistics.median(found):.0f} ({least:.0f}–{most:.0f}) |"
+    print(table)
+    environment = _measure.describe_machine()
+    if arguments.write:
+        places = {"layers": "--layers LPC"} if arguments.layers else {}
+        words = _page.options(arguments, places)
+        made = _page.made_by(_page.command("clips", words), environment)
+        _page.replace_section(TITLE, f"\n{made}\n\n{EXPLANATION}\n\n{table}\n")
+    print(json.dumps({"environment": environment, "clips_a_minute": rates}))
+
+
+if __name__ == "__main__":
+    main()
