@@ -81,6 +81,21 @@ def check_video(video: Tensor, name: str = "video") -> None:
         raise ValueError(f"{name} must be (B, T, C, H, W) and not empty, got shape {_shape(video)}")
 
 
+def check_frames(video: Tensor, stride: int) -> None:
+    """Check that ``video`` is RGB, (B, T, 3, H, W), of sides that a VAE makes whole codes of.
+
+    Raises:
+        TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
+        ValueError: another shape, empty, or H or W is no multiple of ``stride``.
+    """
+    check_video(video)
+    if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
+        raise ValueError(
+            f"video must be (B, T, 3, H, W) with H and W multiples of {stride}, "
+            f"got shape {_shape(video)}"
+        )
+
+
 def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) -> None:
     """Check that ``flow`` is (B, 2, H, W), floating point, and fits ``like``.
 

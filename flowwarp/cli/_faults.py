@@ -25,8 +25,9 @@ OUR_BUG = 1
 BAD_OUTPUT = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 128 + INTERRUPT
-_GARBAGE = 50_000  # objects that come without one going, before garbage is looked for
 BROKEN_PIPE = 141  # 128 + SIGPIPE, which Windows does not know
+
+_GARBAGE = 50_000  # objects that come without one going, before garbage is looked for
 
 COMPLETION = "_FLOWWARP_COMPLETE"  # as click names it
 

@@ -26,7 +26,7 @@ from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
-from flowwarp.tensors import check_video
+from flowwarp.tensors import check_frames, check_video
 
 INDEX, CONFIG, PAGE = "model_index.json", "config.json", "README.md"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -212,12 +212,7 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
 
     @torch.no_grad()
     def encode(video: Tensor) -> Tensor:
-        check_video(video)
-        if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
-            raise ValueError(
-                f"video must be (B, T, 3, H, W) with H and W multiples of {stride}, "
-                f"got shape {tuple(video.shape)}"
-            )
+        check_frames(video, stride)
         latents = [
             net.encode(2 * frame - 1).latent_dist.mode() for frame in torch.split(video[0], 1)
         ]

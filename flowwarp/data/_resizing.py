@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
+
+from flowwarp.ops.filters import resize
 
 
 def shrink(image: Tensor, longest: int) -> Tensor:
@@ -31,7 +32,5 @@ def resized_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:
         (3, height, width) uint8.
     """
     if image.shape[1:] != size:
-        image = F.interpolate(
-            image[None], size, mode="bilinear", align_corners=False, antialias=True
-        )[0]
+        image = resize(image[None], size)[0]
     return image.mul(255).round_().clamp_(0, 255).byte()

@@ -15,9 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
+
+from flowwarp.ops.filters import resize
 
 SIDE = 256  # px, of a variant
 VARIANTS = 16
@@ -97,9 +98,7 @@ def crop_photo(photo: Tensor, random: np.random.Generator, height: int, width: i
     part = part if part.is_floating_point() else part.float() / 255
     if random.random() < 0.5:
         part = part.flip(2)
-    return F.interpolate(
-        part[None], (height, width), mode="bilinear", antialias=True, align_corners=False
-    )[0].clamp_(0, 1)
+    return resize(part[None], (height, width))[0].clamp_(0, 1)
 
 
 @functools.cache

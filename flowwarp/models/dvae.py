@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.models._layers import GROUPS, convolution, group_norm
-from flowwarp.tensors import check_choice, check_number, check_video, check_whole, check_wholes
+from flowwarp.tensors import check_choice, check_frames, check_number, check_whole, check_wholes
 
 _MOST_CODES = 2**31
 _MOST_PARTS = 31  # of a code, each of two values or more
@@ -626,7 +626,7 @@ class DVAE(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: its shape does not fit the strides.
         """
-        self._check(video)
+        check_frames(video, self.config.stride)
         if video.shape[1] % self.config.stride_time:
             raise ValueError(
                 f"video must have a multiple of {self.config.stride_time} frames, "
@@ -657,7 +657,7 @@ class DVAE(nn.Module):
             TypeError: the video is not floating-point.
             ValueError: its shape does not fit the strides.
         """
-        self._check(video)
+        check_frames(video, self.config.stride)
         missing = -video.shape[1] % self.config.stride_time
         if missing:
             video = torch.cat([video, video[:, -1:].expand(-1, missing, -1, -1, -1)], 1)
@@ -751,15 +751,6 @@ class DVAE(nn.Module):
         if isinstance(self.quantiser, Residual):  # the sum of vectors is a picture already
             frames = frames + unfold(places, self.config.stride, self.config.stride_time) * 0.5
         return frames, new
-
-    def _check(self, video: Tensor) -> None:
-        check_video(video)
-        stride = self.config.stride
-        if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:
-            raise ValueError(
-                f"video must be (B, T, 3, H, W) with H and W multiples of {stride}, "
-                f"got shape {tuple(video.shape)}"
-            )
 
 
 def _fp32(like: Tensor) -> torch.autocast:

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.io.checkpoints import build
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
+from flowwarp.ops.filters import resize
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.refine import Progress, part, refine
 from flowwarp.pipelines.shipped import SHIPPED, find_weights
@@ -71,7 +71,7 @@ def estimate_flow(
         ValueError: shapes do not fit, images are in 0 … 255 or hold NaN, or an unknown quality.
 
     >>> _ = torch.manual_seed(0)
-    >>> texture = F.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
+    >>> texture = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
     >>> image1, image2 = texture[..., 2:], texture[..., :-2]  # all moves right, by 2 px
     >>> flow = estimate_flow(load_flownet(), image1, image2)
     >>> flow.median(-1).values.median(-1).values.round().long()
@@ -138,13 +138,10 @@ def infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]
     height, width = image1.shape[-2:]
     # To what the network takes as it is: what it would pad has no motion of its own.
     stride = net.config.stride
-    size = tuple(-(-round(ENLARGED * side) // stride) * stride for side in (height, width))
+    high, wide = (-(-round(ENLARGED * side) // stride) * stride for side in (height, width))
     # With antialias, which changes nothing where images grow: only then it rounds the same for any
     # number of threads.
-    frames = [
-        F.interpolate(i.float(), size, mode="bilinear", align_corners=False, antialias=True)
-        for i in (image1, image2)
-    ]
+    frames = [resize(i.float(), (high, wide)) for i in (image1, image2)]
     forward, backward = net(*frames)
     return (
         resize_flow(forward.flow.float(), (height, width)),
