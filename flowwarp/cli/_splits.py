@@ -108,6 +108,7 @@ def keep_splits(
     photos: str | None,
     flow: str | None = None,
     motion: Motion | None = None,
+    rewordings: int = 0,
 ) -> tuple[Kept, dict[str, Kept]]:
     """Make what is learned from, and by name what it is judged by, from clips of a source.
 
@@ -123,6 +124,7 @@ def keep_splits(
         photos: that sprites stand before.
         flow: names what ``motion`` hangs on.
         motion: finds the motion of a folder's videos.
+        rewordings: how many other captions a clip has of a world that is made up.
     """
     from flowwarp.data.sources import SPRITES, open_source, open_split
     from flowwarp.train.numbering import held_out_series
@@ -132,13 +134,11 @@ def keep_splits(
         return keep(lambda number: source(series, number), key, min(count, source.count or count))
 
     clips, checked = counts
-    source, other = open_split(
-        data, size, frames, layers=layers, photos=photos, motion=motion, progress=tell_clips
-    )
+    made_of: dict[str, Any] = {"layers": layers, "photos": photos, "rewordings": rewordings}
+    source, other = open_split(data, size, frames, motion=motion, progress=tell_clips, **made_of)
     judged = {"val": other}
     if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
-        aside = open_source(data, size, frames, layers=layers, photos=photos, held_out=True)
-        judged["held_out"] = aside
+        judged["held_out"] = open_source(data, size, frames, held_out=True, **made_of)
     training = make("training", source, seed, clips)
     series = held_out_series(seed)
     return training, {name: make(name, own, series, checked) for name, own in judged.items()}

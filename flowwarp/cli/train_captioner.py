@@ -93,6 +93,7 @@ def command(
             partial(keep_clips, progress=tell_every("composing clips")),
             layers=layers,
             photos=photos,
+            rewordings=wanted.captions - 1,
         )
         begun = begun_weights(given)
         words = load_captioner(begun).vocabulary if begun else None

@@ -129,6 +129,12 @@ def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
     return _write(attributes, random, _SHARES)
 
 
+def reword(attributes: Attributes, random: np.random.Generator, count: int) -> tuple[str, ...]:
+    """Write so many captions of one clip; the first, the third, and so on, name all there is."""
+    ways = (prompt_for, draw_caption)
+    return tuple(ways[number % 2](attributes, random) for number in range(count))
+
+
 def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return what a caption of one actor says: :func:`draw_caption` reversed, as far as it goes.
 

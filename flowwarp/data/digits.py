@@ -67,7 +67,9 @@ _STROKES: tuple[tuple[Line, ...], ...] = (
 )
 
 
-def compose_digits(seed: int, index: int, size: int = 64, frames: int = 16) -> Clip:
+def compose_digits(
+    seed: int, index: int, size: int = 64, frames: int = 16, rewordings: int = 0
+) -> Clip:
     """Make a clip of one or two digits that move straight ahead; the same arguments, the same clip.
 
     Args:
@@ -75,6 +77,7 @@ def compose_digits(seed: int, index: int, size: int = 64, frames: int = 16) -> C
         index: which clip of the series.
         size: of the frames: 128, 64, 32 or 16.
         frames: how many.
+        rewordings: how many other captions of it are made.
 
     Returns:
         The clip. Its attributes are ``{"actors": [{"digit", "color", "direction"}, ...], "ground":
@@ -108,7 +111,13 @@ def compose_digits(seed: int, index: int, size: int = 64, frames: int = 16) -> C
     still = np.zeros(frames)
     canvas = torch.tensor(GROUNDS[attributes["ground"]]).float().div(255).view(3, 1, 1)
     take = film(canvas, Track(still + 1, still, still), figures, size)
-    return Clip(**vars(take), caption=caption, attributes=attributes)
+    return Clip(
+        **vars(take),
+        caption=caption,
+        attributes=attributes,
+        rewordings=tuple(_describe(attributes, random) for _ in range(rewordings)),
+        labels={**actors[0], "ground": attributes["ground"]} if count == 1 else {},
+    )
 
 
 def _draw_digit(

@@ -7,13 +7,16 @@ that a judge who only sees pixels has a class for it too; of what is hardly seen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from flowwarp.data.captions import CAMERAS, read_caption
 from flowwarp.data.cast import ACTIONS, Attributes
 from flowwarp.data.grounds import ground_names
-from flowwarp.data.sources import Draw
 from flowwarp.data.sprites import DIRECTIONS, Layers
-from flowwarp.data.world import Clip
+
+if TYPE_CHECKING:
+    from flowwarp.data.sources import Draw
+    from flowwarp.data.world import Clip
 
 NONE, BALD, STILL = "none", "bald", "still"
 JUDGED = (

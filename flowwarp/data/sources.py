@@ -19,7 +19,7 @@ from torch import Tensor
 from flowwarp.data._stage import check_take
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sprites import Layers, load_layers
+from flowwarp.data.sprites import load_layers
 from flowwarp.data.synthesis import find_photos, load_photos
 from flowwarp.data.world import Clip, check_held_out, compose_clip
 from flowwarp.errors import InputError
@@ -82,6 +82,7 @@ def open_source(
     held_out: bool | None = False,
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rewordings: int = 0,
 ) -> Source:
     """Open a source of clips.
 
@@ -97,6 +98,7 @@ def open_source(
         motion: for a folder: finds the flow, which is then taken to be valid where it is visible.
             Without it flow is 0 and nowhere valid.
         progress: for a folder, while it is prepared: called with (videos done, videos in all).
+        rewordings: how many other captions a clip has of a world that is made up.
 
     Returns:
         The source. From a folder, whose clips are few, each series has all, in an order of its own,
@@ -112,13 +114,15 @@ def open_source(
     if str(name) in WORLDS:
         check_take(size, frames)
     if str(name) == DIGITS:
-        return Source(partial(compose_digits, size=size, frames=frames))
+        return Source(partial(compose_digits, size=size, frames=frames, rewordings=rewordings))
     if str(name) == SPRITES:
         drawn = load_layers(layers)
         pictures = [] if photos is None else load_photos(photos)
         if held_out:
             check_held_out(drawn, layers, photos=bool(pictures))
-        return _sprites(drawn, pictures, size, frames, held_out)
+        draw = partial(compose_clip, drawn, size=size, frames=frames, photos=pictures)
+        draw = partial(draw, held_out=held_out, rewordings=rewordings)
+        return Source(draw, state=(drawn.digest, _digest(pictures)))
     store = load_captioned(name, size, frames, progress=progress)
     windows = _choose(store, held_out, frames)
     return Source(partial(_draw_window, store, windows, motion), len(windows), (store.key,))
@@ -160,6 +164,7 @@ def open_split(
     photos: str | Path | None = None,
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
+    rewordings: int = 0,
 ) -> tuple[Source, Source]:
     """Open a source for training, and one for validation by another seed.
 
@@ -167,22 +172,19 @@ def open_split(
     so. Of a folder, the second gives what the first leaves out. Arguments and faults are those of
     :func:`open_source`.
     """
-    kwargs: dict[str, Any] = {"motion": motion, "progress": progress}
+    kwargs: dict[str, Any] = {"motion": motion, "progress": progress, "rewordings": rewordings}
     source = open_source(name, size, frames, layers=layers, photos=photos, **kwargs)
     if str(name) in WORLDS:
         return source, source
     return source, open_source(name, size, frames, held_out=True, **kwargs)
 
 
-def _sprites(
-    layers: Layers, photos: Sequence[Tensor], size: int, frames: int, held_out: bool | None
-) -> Source:
+def _digest(photos: Sequence[Tensor]) -> str:
     digest = hashlib.blake2b(digest_size=10)
     for photo in photos:
         digest.update(repr(photo.shape).encode())
         digest.update(photo.contiguous().numpy().data)
-    draw = partial(compose_clip, layers, size=size, frames=frames, photos=photos, held_out=held_out)
-    return Source(draw, state=(layers.digest, digest.hexdigest()))
+    return digest.hexdigest()
 
 
 def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequence[int]:

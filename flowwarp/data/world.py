@@ -8,8 +8,8 @@ camera moves. Flow between its frames is known exactly, since everything in it i
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data._stage import STAGE, Figure, Shadow, Track, check_take, film
-from flowwarp.data.captions import draw_caption
+from flowwarp.data.captions import draw_caption, reword
 from flowwarp.data.cast import ACTIONS, Actor, Attributes, choose, draw_actor, is_held_out
 from flowwarp.data.grounds import (
     HORIZON,
@@ -28,6 +28,7 @@ from flowwarp.data.grounds import (
     is_backdrop,
     paint_ground,
 )
+from flowwarp.data.labels import label_clip
 from flowwarp.data.sprites import ANIMATIONS, Layers, dress
 from flowwarp.errors import InputError
 
@@ -40,6 +41,7 @@ _SCALE, _TWO_SCALE = 2.0, 1.5
 _STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
 _GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
 _ZOOM = 1.25
+_OTHERS = 2  # of the generators of a clip, that of its other captions
 _PROBES = 2000  # to tell whether any combination is held out; one in ten is
 _TRIES = 20_000  # to find one, of layers whose only such combinations are rare
 _PANS = ("left", "right", "up", "down")  # the first two before a backdrop
@@ -64,6 +66,9 @@ class Clip:
         visible_21: likewise, in the frame before.
         caption: what is seen, in English.
         attributes: what is seen, as data; see :mod:`flowwarp.data.cast`.
+        rewordings: other captions, as many as were asked for where clips are made up.
+        labels: one word for each thing that can be told of a single actor, as "none" where there is
+            no weapon; empty of several, and where nobody knows.
     """
 
     video: Tensor
@@ -75,6 +80,8 @@ class Clip:
     visible_21: Tensor
     caption: str
     attributes: Attributes
+    rewordings: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def compose_clip(
@@ -87,6 +94,7 @@ def compose_clip(
     photos: Sequence[Tensor] = (),
     photo_share: float = 0.2,
     held_out: bool | None = False,
+    rewordings: int = 0,
 ) -> Clip:
     """Make a clip; the same arguments give the same clip.
 
@@ -100,6 +108,7 @@ def compose_clip(
         photo_share: how many.
         held_out: False for training: no combination that :func:`is_held_out` names; True for only
             such; None for both.
+        rewordings: how many other captions of it are made.
 
     Raises:
         ValueError: a size or length that is not possible, or nothing is held out.
@@ -133,7 +142,14 @@ def compose_clip(
     ]
     order = np.argsort([track.y[0] + _FEET * track.scale[0] for track in scene.tracks])
     take = film(canvas, scene.camera, [figures[k] for k in order], size)
-    return Clip(**vars(take), caption=caption, attributes=attributes)
+    others = np.random.default_rng([seed, index, _OTHERS])  # the clip is the same without
+    return Clip(
+        **vars(take),
+        caption=caption,
+        attributes=attributes,
+        rewordings=reword(attributes, others, rewordings),
+        labels=label_clip(attributes) if len(actors) == 1 else {},
+    )
 
 
 _SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)

@@ -194,5 +194,6 @@ class Captioner(nn.Module):
             seen = seen.masked_fill(blind[:, None, None], 0.0)
         read, _ = self.read(self.embedding(ids))
         told = self.tell(read)[:, None] + seen[:, :, None]  # (B, pairs, L, joined)
-        logits: Tensor = self.head(F.silu(told)).float().mean(1)
+        # The mean over pairs of what a linear layer says is what it says of their mean.
+        logits: Tensor = self.head(F.silu(told).float().mean(1)).float()
         return logits

@@ -95,13 +95,13 @@ def caption_nats(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str
 
 
 def caption_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
-    """Return how much of what captions tell the captioner sees, in nats.
+    """Return how much of what captions tell the captioner sees, in tokens.
 
-    A token tells as many as it costs where nothing is seen, and counts by the probability that the
-    captioner would say it, each after those before it. Of several clips the one whose caption is
-    likeliest has the fewest things quite wrong; the one with most hits has the most things right,
-    and one that is lost in all of them, such as a small weapon, decides nothing. Words that join
-    others tell next to nothing.
+    A token counts by the probability that the captioner would say it, each after those before it,
+    times the probability that it would not where nothing is seen. Of several clips the one whose
+    caption is likeliest has the fewest things quite wrong; the one with most hits has the most
+    things right, and one that is lost in all of them, such as a small weapon, decides nothing.
+    Words that join others tell next to nothing.
 
     Args:
         captioner: from :func:`load_captioner`.
@@ -112,8 +112,8 @@ def caption_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str
         (B,), their ends included.
     """
     nats, there = _token_nats(captioner, seen, captions)
-    told, _ = _token_nats(captioner, torch.zeros_like(seen[:, :1]), captions)
-    return ((-nats).exp() * told * there).sum(1)
+    anyway, _ = _token_nats(captioner, torch.zeros_like(seen[:, :1]), captions)
+    return ((-nats).exp() * -torch.expm1(-anyway) * there).sum(1)
 
 
 @torch.inference_mode()

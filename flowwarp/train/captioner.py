@@ -1,13 +1,20 @@
 """What the captioner learns: each word of a clip's caption, from some frames and the words before.
 
 Composing a clip takes longer than learning from a few of its frames, so clips are kept on disk and
-come many times: other frames, worn otherwise as a codec wears them.
+come many times: other frames, worn otherwise as a codec wears them. Looking takes longer than
+reading, so where a clip can be worded in several ways, all are learned at once.
+
+Captions leave things out, and what one word says tells what the next may be. So where a clip has
+labels, it learns statements besides: "legs color is red". Of these only the end counts, and before
+it nothing tells what it is but the clip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -43,6 +50,9 @@ class CaptionerDataConfig(WearConfig):
 
     Args:
         clips: to learn from; once composed they are kept on disk, 200 kB each.
+        captions: of a clip that is made up, all learned at once; others have one.
+        statements: weight of statements where there are labels, against that of captions.
+        mirrored: share of examples with left and right exchanged, to see and in words.
         checked: clips of a validation, which training never sees.
         frames: in a row, of a clip, for an example: one pair of the network's, or more.
         length: of a clip.
@@ -55,6 +65,9 @@ class CaptionerDataConfig(WearConfig):
     """
 
     clips: int = 10_000
+    captions: int = 4
+    statements: float = 0.25
+    mirrored: float = 0.0
     checked: int = 128
     frames: int = 5
     length: int = 16
@@ -66,10 +79,11 @@ class CaptionerDataConfig(WearConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_least(self, 1, "clips", "checked", "frames", "length")
+        check_least(self, 1, "clips", "captions", "checked", "frames", "length")
+        check_least(self, 0, "statements")
         check_whole(self.text_limit, "text_limit", 1, LONGEST_TEXT)
         check_whole(self.merges, "merges", 0, MOST_MERGES)
-        check_shares(self, "blind", "sketched", "begun")
+        check_shares(self, "mirrored", "blind", "sketched", "begun")
         if self.frames > self.length:
             raise ValueError(f"frames must be at most {self.length}, got {self.frames}")
 
@@ -124,43 +138,84 @@ def draw_batch(
         data: what an example is.
 
     Returns:
-        ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, L) int64, the caption with its end,
-        ``asked`` (B, L) bool, False after that, ``blind`` (B,) bool, ``rows`` (B,), the share of
-        a sketch's rows that is known, and ``sketched`` (B,) bool.
+        ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, N, L) int64, the captions with their ends,
+        ``asked`` (B, N, L) bool, False after these, ``stated`` and ``answers`` likewise, of
+        statements, of which only what follows "is" is asked, ``blind`` (B,) bool, ``rows`` (B,),
+        the share of a sketch's rows that is known, and ``sketched`` (B,) bool.
     """
-    videos, captions, blind, rows, sketched = [], [], [], [], []
+    videos, captions, statements, blind, rows, sketched = [], [], [], [], [], []
     for number in numbers:
         index = numbering.shuffled(seed, number, len(clips))
         generator = numbering.generator(seed, number)
         first = int(torch.randint(clips.frames - data.frames + 1, (), generator=generator))
         video = clips.video(index, first, data.frames).float() / 255
+        said, labels = clips.captions(index), clips.labels(index)
+        if float(torch.rand((), generator=generator)) < data.mirrored:
+            video, said = video.flip(-1), [*map(mirror_words, said)]
+            labels = {name: mirror_words(value) for name, value in labels.items()}
         videos.append(wear(video, data, generator))
         blind.append(float(torch.rand((), generator=generator)) < data.blind)
-        captions.append(to_ids(words, clips.caption(index)))
+        captions.append([_asked(to_ids(words, caption)) for caption in said])
+        statements.append([_state(words, *label) for label in labels.items()])
         begun, share, told = torch.rand(3, generator=generator).tolist()
         sketched.append(told < data.sketched)
         rows.append(share if begun < data.begun else 1.0)
-    longest = max(map(len, captions))
-    ids = [F.pad(row, (0, longest - len(row))) for row in captions]
-    lengths = torch.tensor([len(row) for row in captions])
-    asked = torch.arange(longest) < lengths[:, None]
+    ids, asked = _stack(captions)
+    stated, answers = _stack(statements)
     return {
         "video": torch.stack(videos),
-        "ids": torch.stack(ids),
+        "ids": ids,
         "asked": asked,
+        "stated": stated,
+        "answers": answers,
         "blind": torch.tensor(blind),
         "rows": torch.tensor(rows),
         "sketched": torch.tensor(sketched),
     }
 
 
-def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def mirror_words(text: str) -> str:
+    """Exchange left and right in what is said: leftwards, too."""
+    return re.sub(r"\b(left|right)(?=\b|wards)", lambda found: _MIRRORED[found[1]], text)
+
+
+_MIRRORED = {"left": "right", "right": "left"}
+
+
+def _asked(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Return ids that all count, and that they do."""
+    return ids, torch.ones(len(ids), dtype=torch.bool)
+
+
+def _state(words: Vocabulary, name: str, value: str) -> tuple[Tensor, Tensor]:
+    """Return a statement's ids (L,), and which of them count: those of the value."""
+    begin = to_ids(words, f"{name.replace('_', ' ')} is")[:-1]
+    ids = torch.cat([begin, to_ids(words, f" {value}")[:-1]])
+    return ids, torch.arange(len(ids)) >= len(begin)
+
+
+def _stack(rows: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+    """Return texts and what counts of them, filled up to (B, N, L), N and L at least 1."""
+    most = max(1, *map(len, rows))
+    longest = max((len(ids) for ids, _ in chain.from_iterable(rows)), default=1)
+    shape = (len(rows), most, longest)
+    texts, counts = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+    for row, own in enumerate(rows):
+        for number, (ids, counted) in enumerate(own):
+            texts[row, number, : len(ids)] = ids
+            counts[row, number, : len(ids)] = counted
+    return texts, counts
+
+
+def captioner_losses(
+    net: Captioner, examples: Mapping[str, Tensor], statements: float = 0.0
+) -> dict[str, Tensor]:
     """Return the loss of each example and what it is made of, (B,) each.
 
     ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens
-    that are not the likeliest. The loss is the nats.
+    that are not the likeliest. ``stated``: minus the log-likelihood of all that is stated. The loss
+    is the nats, and what is stated with the weight ``statements``.
     """
-    ids, asked = examples["ids"], examples["asked"]
     if net.config.kinds:
         places = net.places(examples["video"])
         begun = _begun(net.sort(places), examples["rows"], net.config.kinds)
@@ -168,12 +223,31 @@ def captioner_losses(net: Captioner, examples: Mapping[str, Tensor]) -> dict[str
         seen = torch.where(sketched, net.look_at_sketch(begun), net.understand(places))
     else:
         seen = net.look(examples["video"])
-    logits = net.say(seen, begin_words(ids), examples["blind"])
-    nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view(ids.shape)
-    counts = asked.sum(1).clamp_min(1)
-    wrong = ((logits.argmax(2) != ids) & asked).sum(1)
-    told = (nats * asked).sum(1) / counts
-    return {"loss": told, "nats": told.detach(), "wrong": wrong / counts}
+    ids, asked = examples["ids"], examples["asked"]
+    nats, missed = _token_losses(net, seen, ids, examples["blind"])
+    counts = asked.sum(2).clamp_min(1)
+    there = asked.any(2)
+    captions = there.sum(1).clamp_min(1)
+    told = ((nats * asked).sum(2) / counts).sum(1) / captions
+    wrong = ((missed & asked).sum(2) / counts).sum(1) / captions
+    losses = {"loss": told, "nats": told.detach(), "wrong": wrong}
+    if statements:
+        costs, _ = _token_losses(net, seen, examples["stated"])
+        stated = (costs * examples["answers"]).sum((1, 2))
+        losses |= {"loss": told + statements * stated, "stated": stated.detach()}
+    return losses
+
+
+def _token_losses(
+    net: Captioner, seen: Tensor, ids: Tensor, blind: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return minus the log-likelihood of each id (B, N, L), and which are not the likeliest."""
+    texts = ids.flatten(0, 1)
+    each = ids.shape[1]
+    unseen = None if blind is None else blind.repeat_interleave(each)
+    logits = net.say(seen.repeat_interleave(each, 0), begin_words(texts), unseen)
+    nats = F.cross_entropy(logits.flatten(0, 1), texts.flatten(), reduction="none")
+    return nats.view(ids.shape), logits.argmax(2).view(ids.shape) != ids
 
 
 def _begun(sketches: Tensor, known: Tensor, unknown: int) -> Tensor:
@@ -261,13 +335,13 @@ def captioner_task(
         net.load_state_dict(state)
     if net.config.kinds:
         net.see.requires_grad_(False)
-    plain = replace(data, share=0.0, frames=data.length, blind=0.0, begun=0.0)
+    plain = replace(data, share=0.0, frames=data.length, mirrored=0.0, blind=0.0, begun=0.0)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(clips, words, training.seed, numbers, data)
 
     def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return captioner_losses(_own(model), examples)
+        return captioner_losses(_own(model), examples, data.statements)
 
     def validate(model: nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -302,7 +376,8 @@ def _words(
     found = known or (start and start[1])
     if found:
         return replace(found, text_limit=data.text_limit)
-    pairs = train_pairs(map(clips.caption, range(len(clips))), data.merges)
+    captions = chain.from_iterable(map(clips.captions, range(len(clips))))
+    pairs = train_pairs(captions, data.merges)
     return text_vocabulary(pairs, data.text_limit)
 
 

@@ -49,6 +49,7 @@ def test_digits():
     source, other = open_split("digits", 32, 4)
     assert source is other
     assert_same(source(3, 5), compose_digits(3, 5, 32, 4))
+    assert len(open_source("digits", 32, 4, rewordings=2)(3, 5).rewordings) == 2
 
 
 def test_sprites():
@@ -57,7 +58,9 @@ def test_sprites():
     clip = training(3, 5)
     assert_same(clip, compose_clip(bundled_layers(), 3, 5, 32, 3))
     assert not is_held_out(clip.attributes)
-    assert is_held_out(open_source("sprites", 32, 3, held_out=True)(3, 5).attributes)
+    aside = open_source("sprites", 32, 3, held_out=True, rewordings=2)(3, 5)
+    assert is_held_out(aside.attributes)
+    assert len(aside.rewordings) == 2
 
 
 @pytest.mark.parametrize("name", ["digits", "sprites", "folder"])

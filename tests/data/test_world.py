@@ -494,6 +494,36 @@ def test_a_prompt_names_everything(layers):
                 assert actor[key] in prompt or also in prompt
 
 
+@pytest.mark.parametrize("compose", ["sprites", "digits"])
+def test_a_clip_can_be_worded_in_several_ways(layers, compose):
+    """And is the same without."""
+    make = compose_digits if compose == "digits" else functools.partial(compose_clip, layers)
+    said = set()
+    for index in range(20):
+        clip, plain = make(3, index, 16, 2, rewordings=5), make(3, index, 16, 2)
+        assert torch.equal(clip.video, plain.video)
+        assert (clip.caption, plain.rewordings) == (plain.caption, ())
+        assert clip.rewordings == make(3, index, 16, 2, rewordings=5).rewordings
+        assert len(clip.rewordings) == 5
+        said |= {clip.caption, *clip.rewordings}
+        if compose == "sprites":
+            for caption in clip.rewordings:
+                check_truth(clip.attributes, caption, layers)
+            complete = clip.rewordings[::2]
+            assert all(actor["skin"] in c for actor in clip.attributes["actors"] for c in complete)
+    assert len(said) > 80
+
+
+def test_a_single_actor_has_labels(layers):
+    for make in (functools.partial(compose_clip, layers), compose_digits):
+        clips = [make(3, index, 16, 2) for index in range(20)]
+        alone = [clip for clip in clips if len(clip.attributes["actors"]) == 1]
+        assert 2 < len(alone) < 20
+        assert all(clip.labels["ground"] == clip.attributes["ground"] for clip in alone)
+        assert not any(clip.labels for clip in clips if len(clip.attributes["actors"]) > 1)
+    assert alone[0].labels.keys() == {"digit", "color", "direction", "ground"}
+
+
 def test_captions_of_digits_are_true():
     names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
     for index in range(100):

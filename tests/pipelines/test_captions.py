@@ -79,7 +79,10 @@ def test_likelihoods_and_hits_are_sums_over_words(captioner):
         wanted, blind = logits[:, torch.arange(len(ids)), ids].tolist()
         assert float(nats) == pytest.approx(sum(wanted), abs=1e-4)
         hits.append(
-            sum(math.exp(told) * -anyway for told, anyway in zip(wanted, blind, strict=True))
+            sum(
+                math.exp(told) * (1 - math.exp(anyway))
+                for told, anyway in zip(wanted, blind, strict=True)
+            )
         )
     assert caption_hits(captioner, views, captions).tolist() == pytest.approx(hits, abs=1e-4)
 

@@ -17,6 +17,7 @@ from flowwarp.train.captioner import (
     captioner_losses,
     captioner_task,
     draw_batch,
+    mirror_words,
     presets,
     text_vocabulary,
 )
@@ -45,10 +46,17 @@ def draw(seed, index):
     for frame in range(4):
         left = 6 + 2 * way * (frame - 1)
         video[frame, :, 6:10, left : left + 4] = 30
-    return SimpleNamespace(video=video, caption=f"{'right' if way > 0 else 'left'} on {ground}")
+    side = "right" if way > 0 else "left"
+    return SimpleNamespace(
+        video=video,
+        caption=f"{side} on {ground}",
+        rewordings=(f"on {ground} {side}",),
+        labels={"side": side} if index % 4 else {},
+    )
 
 
-WORDS = text_vocabulary(train_pairs([draw(9, i).caption for i in range(20)], 30), 8)
+SAID = [caption for i in range(20) for caption in (draw(9, i).caption, *draw(9, i).rewordings)]
+WORDS = text_vocabulary(train_pairs(SAID, 30), 8)
 DATA = CaptionerDataConfig(clips=40, checked=8, frames=2, length=4, merges=30, text_limit=8)
 
 
@@ -58,10 +66,35 @@ def test_examples_are_functions_of_their_numbers(kept):
     for number in (1, 4):
         alone = draw_batch(kept[1], WORDS, 3, [number], DATA)
         assert torch.equal(alone["video"][0], batch["video"][number])
-        ids = batch["ids"][number][batch["asked"][number]]
-        assert torch.equal(alone["ids"][0], ids)
         clip = draw(1, numbering.shuffled(3, number, 8))
-        assert torch.equal(ids, to_ids(WORDS, clip.caption))
+        for row, caption in enumerate((clip.caption, *clip.rewordings)):
+            for drawn, of in ((batch, number), (alone, 0)):
+                ids = drawn["ids"][of, row][drawn["asked"][of, row]]
+                assert torch.equal(ids, to_ids(WORDS, caption))
+        stated, answers = batch["stated"][number], batch["answers"][number]
+        if clip.labels:
+            text = f"side is {clip.labels['side']}"
+            assert WORDS.pairs.decode([n - 1 for n in stated[0].tolist() if n]) == text
+            told = WORDS.pairs.decode((stated[0][answers[0]] - 1).tolist())
+            assert told == f" {clip.labels['side']}"
+        else:
+            assert not answers.any()
+
+
+def test_left_and_right_are_exchanged_in_what_is_seen_and_said(kept):
+    assert mirror_words("left of him walks leftwards, leftover") == (
+        "right of him walks rightwards, leftover"
+    )
+    plain = replace(DATA, share=0.0)
+    as_is = draw_batch(kept[1], WORDS, 3, range(8), plain)
+    turned = draw_batch(kept[1], WORDS, 3, range(8), replace(plain, mirrored=1.0))
+    assert torch.equal(turned["video"], as_is["video"].flip(-1))
+    for name in ("ids", "stated"):
+        for row, other in zip(as_is[name].flatten(0, 1), turned[name].flatten(0, 1), strict=True):
+            before, after = (
+                WORDS.pairs.decode([n - 1 for n in r.tolist() if n]) for r in (row, other)
+            )
+            assert mirror_words(before) == after
 
 
 def test_losses_by_hand(kept):
@@ -71,17 +104,34 @@ def test_losses_by_hand(kept):
     examples = draw_batch(kept[0], WORDS, 3, range(4), DATA)
     with torch.no_grad():
         losses = captioner_losses(net, examples)
+        more = captioner_losses(net, examples, statements=0.5)
+    assert "stated" not in losses
     for row in range(4):
-        ids = examples["ids"][row][examples["asked"][row]]
-        before = torch.cat([torch.zeros(1, dtype=torch.int64), ids[:-1]])
-        with torch.no_grad():
-            blind = examples["blind"][row : row + 1]
-            logits = net(examples["video"][row : row + 1], before[None], blind)[0]
-        nats = -logits.log_softmax(1).gather(1, ids[:, None]).mean()
-        assert float(losses["nats"][row]) == pytest.approx(float(nats), abs=1e-5)
+        nats, wrong, stated = [], [], 0.0
+        for text in range(2):
+            ids = examples["ids"][row, text][examples["asked"][row, text]]
+            logits = say(net, examples["video"][row], ids, examples["blind"][row : row + 1])
+            nats.append(-logits.log_softmax(1).gather(1, ids[:, None]).mean())
+            wrong.append((logits.argmax(1) != ids).float().mean())
+        clip = draw(0, numbering.shuffled(3, row, 40))
+        if clip.labels:
+            ids = to_ids(WORDS, f"side is {clip.labels['side']}")[:-1]
+            begun = len(to_ids(WORDS, "side is")) - 1
+            chances = say(net, examples["video"][row], ids).log_softmax(1)
+            stated = float(-chances.gather(1, ids[:, None])[begun:].sum())
+        assert float(losses["nats"][row]) == pytest.approx(float(sum(nats)) / 2, abs=1e-5)
         assert float(losses["loss"][row]) == float(losses["nats"][row])
-        wrong = (logits.argmax(1) != ids).float().mean()
-        assert float(losses["wrong"][row]) == pytest.approx(float(wrong))
+        assert float(losses["wrong"][row]) == pytest.approx(float(sum(wrong)) / 2)
+        assert float(more["stated"][row]) == pytest.approx(stated, abs=1e-4)
+        told = float(losses["nats"][row]) + 0.5 * stated
+        assert float(more["loss"][row]) == pytest.approx(told, abs=1e-4)
+
+
+@torch.no_grad()
+def say(net, video, ids, blind=None):
+    """Return the logits of each id of a text."""
+    before = torch.cat([torch.zeros(1, dtype=torch.int64), ids[:-1]])
+    return net(video[None], before[None], blind)[0]
 
 
 def test_some_examples_are_blind(kept):
@@ -116,9 +166,13 @@ def test_a_sketch_that_is_begun_tells_of_its_upper_rows(kept, monkeypatch):
     whole = examples | {"sketched": torch.zeros(100).bool()}
     plain = captioner_losses(net, whole)["nats"]
     ids = examples["ids"]
-    logits = net(examples["video"], F.pad(ids[:, :-1], (1, 0)), examples["blind"])
-    nats = F.cross_entropy(logits.mT, ids, reduction="none") * examples["asked"]
-    torch.testing.assert_close(plain, nats.sum(1) / examples["asked"].sum(1))
+    told = 0.0
+    for text in range(2):
+        own, asked = ids[:, text], examples["asked"][:, text]
+        logits = net(examples["video"], F.pad(own[:, :-1], (1, 0)), examples["blind"])
+        nats = F.cross_entropy(logits.mT, own, reduction="none") * asked
+        told += nats.sum(1) / asked.sum(1) / 2
+    torch.testing.assert_close(plain, told)
 
 
 def test_where_nothing_is_asked_nothing_is_lost(kept):
@@ -159,7 +213,7 @@ def test_learns_to_say_what_it_sees(trained):
     for index in range(20):
         clip = draw(77, index)
         seen = look(captioner, clip.video[None].float() / 255)
-        right += write_caption(captioner, seen) == clip.caption
+        right += write_caption(captioner, seen) in (clip.caption, *clip.rewordings)
     assert right >= 18
 
 

@@ -12,7 +12,12 @@ from flowwarp.train.kept import keep_clips
 
 def draw(number):
     video = torch.randint(256, (4, 3, 8, 8), generator=torch.Generator().manual_seed(number))
-    return SimpleNamespace(video=video.to(torch.uint8), caption=f"clip {number}")
+    return SimpleNamespace(
+        video=video.to(torch.uint8),
+        caption=f"clip {number}",
+        rewordings=(f"number {number}",),
+        labels={"number": str(number)},
+    )
 
 
 def test_clips_are_composed_once(tmp_path):
@@ -26,20 +31,24 @@ def test_clips_are_composed_once(tmp_path):
         kept = keep_clips(counted, "a", 20, cache=tmp_path)
         assert (len(kept), kept.frames) == (20, 4)
         for number in (0, 7, 19):
-            assert kept.caption(number) == f"clip {number}"
+            assert kept.captions(number) == [f"clip {number}", f"number {number}"]
+            assert kept.labels(number) == {"number": str(number)}
             assert torch.equal(kept.video(number, 1, 2), draw(number).video[1:3])
     assert asked.count(19) == 1
 
 
 def test_other_clips_are_kept_apart(tmp_path):
     def other(number):
-        clip = draw(number)
-        return SimpleNamespace(video=clip.video, caption=clip.caption + "!")
+        return SimpleNamespace(**vars(draw(number)) | {"caption": f"clip {number}!"})
+
+    def unlabelled(number):
+        return SimpleNamespace(**vars(draw(number)) | {"labels": {}})
 
     keep_clips(draw, "a", 3, cache=tmp_path)
-    assert keep_clips(other, "a", 3, cache=tmp_path).caption(2) == "clip 2!"
+    assert keep_clips(other, "a", 3, cache=tmp_path).captions(2)[0] == "clip 2!"
+    assert keep_clips(unlabelled, "a", 3, cache=tmp_path).labels(2) == {}
     keep_clips(draw, "b", 3, cache=tmp_path)
-    assert len(list(tmp_path.glob("clips-*"))) == 3
+    assert len(list(tmp_path.glob("clips-*"))) == 4
 
 
 def test_clips_make_room_when_nobody_needs_them(tmp_path, monkeypatch):
