@@ -135,6 +135,14 @@ def reword(attributes: Attributes, random: np.random.Generator, count: int) -> t
     return tuple(ways[number % 2](attributes, random) for number in range(count))
 
 
+def mirror_words(text: str) -> str:
+    """Exchange left and right in what is said: leftwards, too."""
+    return re.sub(r"\b(left|right)(?=\b|wards)", lambda found: _MIRRORED[found[1]], text)
+
+
+_MIRRORED = {"left": "right", "right": "left"}
+
+
 def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """Return what a caption of one actor says: :func:`draw_caption` reversed, as far as it goes.
 

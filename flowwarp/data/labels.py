@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from flowwarp.data.captions import CAMERAS, read_caption
+from torch import Tensor
+
+from flowwarp.data.captions import CAMERAS, mirror_words, read_caption
 from flowwarp.data.cast import ACTIONS, Attributes
 from flowwarp.data.grounds import ground_names
 from flowwarp.data.sprites import DIRECTIONS, Layers
@@ -56,6 +58,14 @@ def label_clip(attributes: Attributes) -> dict[str, str]:
 def named(labels: Mapping[str, str]) -> dict[str, str]:
     """Return the labels that a complete prompt says: nobody says what is not there."""
     return {name: value for name, value in labels.items() if value not in (NONE, STILL)}
+
+
+def mirror(video: Tensor, labels: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
+    """Return a clip (T, 3, S, S) and its labels with left and right exchanged."""
+    return video.flip(-1), {name: _MIRRORED.get(value, value) for name, value in labels.items()}
+
+
+_MIRRORED = {way: mirror_words(way) for way in (*DIRECTIONS, *CAMERAS)}
 
 
 def label_values(layers: Layers) -> dict[str, tuple[str, ...]]:

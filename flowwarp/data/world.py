@@ -41,7 +41,6 @@ _SCALE, _TWO_SCALE = 2.0, 1.5
 _STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
 _GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
 _ZOOM = 1.25
-_OTHERS = 2  # of the generators of a clip, that of its other captions
 _PROBES = 2000  # to tell whether any combination is held out; one in ten is
 _TRIES = 20_000  # to find one, of layers whose only such combinations are rare
 _PANS = ("left", "right", "up", "down")  # the first two before a backdrop
@@ -142,12 +141,11 @@ def compose_clip(
     ]
     order = np.argsort([track.y[0] + _FEET * track.scale[0] for track in scene.tracks])
     take = film(canvas, scene.camera, [figures[k] for k in order], size)
-    others = np.random.default_rng([seed, index, _OTHERS])  # the clip is the same without
     return Clip(
         **vars(take),
         caption=caption,
         attributes=attributes,
-        rewordings=reword(attributes, others, rewordings),
+        rewordings=reword(attributes, random, rewordings),  # drawn last: without, all is the same
         labels=label_clip(attributes) if len(actors) == 1 else {},
     )
 

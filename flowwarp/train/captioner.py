@@ -11,7 +11,6 @@ it nothing tells what it is but the clip.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -21,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.data.captions import mirror_words
+from flowwarp.data.labels import mirror
 from flowwarp.data.tokens import (
     LONGEST_TEXT,
     MOST_MERGES,
@@ -151,8 +152,8 @@ def draw_batch(
         video = clips.video(index, first, data.frames).float() / 255
         said, labels = clips.captions(index), clips.labels(index)
         if float(torch.rand((), generator=generator)) < data.mirrored:
-            video, said = video.flip(-1), [*map(mirror_words, said)]
-            labels = {name: mirror_words(value) for name, value in labels.items()}
+            video, labels = mirror(video, labels)
+            said = [*map(mirror_words, said)]
         videos.append(wear(video, data, generator))
         blind.append(float(torch.rand((), generator=generator)) < data.blind)
         captions.append([_asked(to_ids(words, caption)) for caption in said])
@@ -172,14 +173,6 @@ def draw_batch(
         "rows": torch.tensor(rows),
         "sketched": torch.tensor(sketched),
     }
-
-
-def mirror_words(text: str) -> str:
-    """Exchange left and right in what is said: leftwards, too."""
-    return re.sub(r"\b(left|right)(?=\b|wards)", lambda found: _MIRRORED[found[1]], text)
-
-
-_MIRRORED = {"left": "right", "right": "left"}
 
 
 def _asked(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.labels import label_clip
+from flowwarp.data.labels import label_clip, mirror
 from flowwarp.data.sources import Draw
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, numbering
@@ -52,14 +52,6 @@ Shown = Callable[[int, int], tuple[Tensor, dict[str, str]]]  # (seed, index) to 
 
 _AT_ONCE = 16  # clips of a validation side by side
 UNKNOWN = -100  # of an attribute that cannot be told; cross entropy passes over it
-
-
-def mirror(video: Tensor, labels: Mapping[str, str]) -> tuple[Tensor, dict[str, str]]:
-    """Return a clip (T, 3, S, S) and its labels with left and right exchanged."""
-    return video.flip(-1), {name: _MIRRORED.get(value, value) for name, value in labels.items()}
-
-
-_MIRRORED = {"left": "right", "right": "left", "pan left": "pan right", "pan right": "pan left"}
 
 
 def draw_batch(

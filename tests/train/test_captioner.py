@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flowwarp.data.captions import mirror_words
 from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.pipelines.captions import MediaCaptioner, load_captioner, look, to_ids, write_caption
@@ -17,7 +18,6 @@ from flowwarp.train.captioner import (
     captioner_losses,
     captioner_task,
     draw_batch,
-    mirror_words,
     presets,
     text_vocabulary,
 )

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flowwarp.data.labels import mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, numbering
 from flowwarp.train.classifier import (
@@ -15,7 +16,6 @@ from flowwarp.train.classifier import (
     classifier_losses,
     classifier_task,
     draw_batch,
-    mirror,
     show,
 )
 from flowwarp.train.wear import wear
