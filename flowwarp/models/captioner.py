@@ -8,6 +8,9 @@ Captioners Are Scalable Vision Learners Too", NeurIPS 2023).
 
 What the pairs of a clip think of the next word is averaged, so a clip may have any length.
 
+Asked for one thing that a caption said long before, a recurrent network hardly learns to remember
+all of it. So it may look back at what it has read (attention; Bahdanau et al., ICLR 2015).
+
 What is seen of each place can be sorted into kinds: a vector quantiser, whose vectors are found by
 k-means. The kinds of a pair's places are a *sketch*, what a caption can be told from and little
 else, a hundredth of what a codec keeps. So a sketch is easily made from a caption, and says whether
@@ -16,6 +19,7 @@ it fits one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +60,7 @@ class CaptionerConfig:
         embedded: numbers that stand for a word.
         hidden: of the recurrent network.
         joined: numbers that words are told from.
+        recalled: numbers by which what was read is found again; 0 to remember it all.
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
     """
 
@@ -70,6 +75,7 @@ class CaptionerConfig:
     embedded: int = 96
     hidden: int = 192
     joined: int = 256
+    recalled: int = 0
     norm: Literal["group", "none"] = "none"
 
     def __post_init__(self) -> None:
@@ -77,6 +83,7 @@ class CaptionerConfig:
             check_whole(getattr(self, name), name, 1)
         check_whole(self.kinds, "kinds", 0, MOST_KINDS)
         check_whole(self.pooled, "pooled", 0)
+        check_whole(self.recalled, "recalled", 0)
         if self.pooled and self.kinds:
             raise ValueError(f"pooled must be 0 where there are kinds, got {self.pooled}")
         check_pairs(self.size, self.apart)
@@ -107,6 +114,13 @@ class Captioner(nn.Module):
         self.embedding = nn.Embedding(config.vocabulary, config.embedded)
         self.read = nn.GRU(config.embedded, config.hidden, batch_first=True)
         self.tell = nn.Linear(config.hidden, joined)
+        if config.recalled:
+            self.query = nn.Linear(config.hidden, config.recalled, bias=False)
+            self.key = nn.Linear(config.hidden, config.recalled, bias=False)
+            self.recall = nn.Linear(config.hidden, joined, bias=False)
+            for layer in (self.query, self.key):
+                nn.init.normal_(layer.weight, std=1 / math.sqrt(config.hidden))
+            nn.init.zeros_(self.recall.weight)
         self.head = nn.Linear(joined, config.vocabulary)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -193,7 +207,19 @@ class Captioner(nn.Module):
         if blind is not None:
             seen = seen.masked_fill(blind[:, None, None], 0.0)
         read, _ = self.read(self.embedding(ids))
-        told = self.tell(read)[:, None] + seen[:, :, None]  # (B, pairs, L, joined)
+        told = self.tell(read)
+        if self.config.recalled:
+            told = told + self.recall(self._look_back(read))
+        told = told[:, None] + seen[:, :, None]  # (B, pairs, L, joined)
         # The mean over pairs of what a linear layer says is what it says of their mean.
         logits: Tensor = self.head(F.silu(told).float().mean(1)).float()
         return logits
+
+    def _look_back(self, read: Tensor) -> Tensor:
+        """Return what each place finds again of (B, L, hidden), up to its own."""
+        query, key = self.query(read), self.key(read)
+        values = read.to(query)
+        found = F.scaled_dot_product_attention(
+            query[:, None], key[:, None], values[:, None], is_causal=True
+        )
+        return found[:, 0]

@@ -1,7 +1,13 @@
-"""Captions of clips by the captioner: the likeliest, and how likely a given one is."""
+"""Captions of clips by the captioner: the likeliest, and how likely a given one is.
+
+A captioner may also have learned to state single things, of clips and of captions alike: "legs
+color is red". What a caption states can then be asked of clips, each thing by itself.
+"""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +29,35 @@ from flowwarp.tensors import check_whole
 BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
 USUAL = 0.35  # how much of what a caption costs whatever is seen is taken off
+THINGS = "things"  # a note in the card of the weights: what can be stated
+MOST_THINGS = 100
+_LONGEST_VALUE = 8  # tokens that are said of a thing
 _RARE = 5.0  # nats below the likeliest word, from where on none is written
 _EARLY = 2.0  # and from where on a caption does not end
 
 
 @dataclass(frozen=True)
 class MediaCaptioner:
-    """A captioner and the text tokenizer that its ids are of."""
+    """A captioner, the text tokenizer that its ids are of, and the things it can state."""
 
     net: Captioner
     vocabulary: Vocabulary
+    things: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Statement:
+    """What is said of a thing.
+
+    Args:
+        thing: such as "legs color".
+        value: such as "red".
+        sure: how likely it is that this is said, in [0, 1].
+    """
+
+    thing: str
+    value: str
+    sure: float
 
 
 def load_captioner(
@@ -57,12 +82,45 @@ def load_captioner(
             weights,
             f"its vocabulary has {words.pairs.size + 1} ids, its network {net.config.vocabulary}",
         )
-    return MediaCaptioner(net.to(device).eval(), words)
+    things = _things_from_json(card.notes.get(THINGS, "[]"), weights)
+    return MediaCaptioner(net.to(device).eval(), words, things)
+
+
+def thing_of(label: str) -> str:
+    """Return how statements call what a label is of: "legs color" for "legs_color"."""
+    return label.replace("_", " ")
+
+
+def things_to_json(things: Sequence[str]) -> str:
+    """Return the note of what can be stated.
+
+    Raises:
+        ValueError: there are more than ``MOST_THINGS``.
+    """
+    if len(things) > MOST_THINGS:
+        raise ValueError(f"labels must be of at most {MOST_THINGS} things, got {len(things)}")
+    return json.dumps(list(things))
+
+
+def _things_from_json(text: str, source: str | Path) -> tuple[str, ...]:
+    try:
+        things = json.loads(text)
+    except (ValueError, RecursionError) as fault:
+        raise InputError(source, f"its note of things is broken ({fault})") from fault
+    whole = isinstance(things, list) and all(isinstance(thing, str) and thing for thing in things)
+    if not whole or len(things) > MOST_THINGS:
+        raise InputError(source, f"its note of things is no list of up to {MOST_THINGS} words")
+    return tuple(things)
 
 
 def to_ids(words: Vocabulary, caption: str) -> Tensor:
     """Return the ids of a caption with its end, (L,): a token's number and 1, or ``END``."""
     return torch.tensor([*(token + 1 for token in words.encode(caption)), END])
+
+
+def begin_statement(words: Vocabulary, thing: str) -> Tensor:
+    """Return the ids of a statement up to what is said of the thing, (L,)."""
+    return to_ids(words, f"{thing} is")[:-1]
 
 
 def begin_words(ids: Tensor) -> Tensor:
@@ -90,7 +148,7 @@ def caption_nats(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str
     Returns:
         (B,): the sum over all tokens of a caption and its end.
     """
-    nats, there = _token_nats(captioner, seen, captions)
+    nats, there = _token_nats(captioner, seen, _encode(captioner, captions))
     return -(nats * there).sum(1)
 
 
@@ -111,25 +169,98 @@ def caption_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str
     Returns:
         (B,), their ends included.
     """
-    nats, there = _token_nats(captioner, seen, captions)
-    anyway, _ = _token_nats(captioner, torch.zeros_like(seen[:, :1]), captions)
+    rows = _encode(captioner, captions)
+    nats, there = _token_nats(captioner, seen, rows)
+    anyway, _ = _token_nats(captioner, torch.zeros_like(seen[:, :1]), rows)
     return ((-nats).exp() * -torch.expm1(-anyway) * there).sum(1)
+
+
+def _encode(captioner: MediaCaptioner, captions: Sequence[str]) -> list[Tensor]:
+    # Mostly one caption of many clips, and long ones take their time.
+    encoded = {caption: to_ids(captioner.vocabulary, caption) for caption in set(captions)}
+    return [encoded[caption] for caption in captions]
 
 
 @torch.inference_mode()
 def _token_nats(
-    captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]
+    captioner: MediaCaptioner, seen: Tensor, rows: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Return minus the log-likelihood of each token, (B, L), and where a caption has one."""
-    # Mostly one caption of many clips, and long ones take their time.
-    encoded = {caption: to_ids(captioner.vocabulary, caption) for caption in set(captions)}
-    rows = [encoded[caption] for caption in captions]
-    longest = max(map(len, rows))
-    ids = torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
-    ids = ids.to(seen.device)
+    """Return minus the log-likelihood of each id of texts, (B, L), and where there is one."""
+    ids = _fill(rows).to(seen.device)
     logits = captioner.net.say(seen, begin_words(ids.clamp_min(0)))
     nats = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=-1, reduction="none")
     return nats.view(ids.shape).cpu(), (ids >= 0).cpu()
+
+
+def _fill(rows: Sequence[Tensor]) -> Tensor:
+    """Return texts side by side, (B, L), -1 behind those that are shorter."""
+    longest = max(map(len, rows))
+    return torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
+
+
+@torch.inference_mode()
+def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
+    """Return what a caption says of each thing that the captioner can state.
+
+    It is what the captioner says of them after the caption, having seen nothing, the likeliest
+    token by token.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        caption: what is read.
+    """
+    net, words = captioner.net, captioner.vocabulary
+    if not captioner.things:
+        return []
+    said = to_ids(words, caption)
+    rows = [torch.cat([said, begin_statement(words, thing)]) for thing in captioner.things]
+    begun, nats, going = [*map(len, rows)], [0.0] * len(rows), set(range(len(rows)))
+    unseen = torch.zeros(len(rows), 1, net.config.joined, device=net.head.weight.device)
+    for _ in range(_LONGEST_VALUE):
+        before = F.pad(_fill(rows).clamp_min(0), (1, 0), value=END)
+        logits = net.say(unseen, before.to(unseen.device)).log_softmax(2).cpu()
+        for row in sorted(going):
+            likeliest = logits[row, len(rows[row])].max(0)
+            nats[row] -= float(likeliest.values)
+            if int(likeliest.indices) == END:
+                going.remove(row)
+            else:
+                rows[row] = torch.cat([rows[row], likeliest.indices[None]])
+        if not going:
+            break
+    values = [
+        words.pairs.decode((row[start:] - 1).tolist()).strip()
+        for row, start in zip(rows, begun, strict=True)
+    ]
+    return [
+        Statement(thing, value, math.exp(-cost))
+        for thing, value, cost in zip(captioner.things, values, nats, strict=True)
+    ]
+
+
+def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return how much of what captions state the captioner sees, in things.
+
+    What a caption's words tell of each other is left out: a thing counts by the probability that
+    the captioner would say of it what the caption does, times how sure it is that the caption does.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        seen: (B, pairs, joined), of :func:`look`.
+        captions: B of them.
+
+    Returns:
+        (B,), 0 for a captioner that has learned no statements.
+    """
+    words, hits = captioner.vocabulary, torch.zeros(len(seen))
+    for caption in set(captions):
+        own = torch.tensor([other == caption for other in captions])
+        for statement in read_statements(captioner, caption):
+            begin = begin_statement(words, statement.thing)
+            ids = torch.cat([begin, to_ids(words, f" {statement.value}")])
+            nats, _ = _token_nats(captioner, seen[own], [ids] * int(own.sum()))
+            hits[own] += statement.sure * (-nats[:, len(begin) :].sum(1)).exp()
+    return hits
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ to be written.
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import time
 from collections import Counter
@@ -37,7 +38,13 @@ from flowwarp.models.upsampler import (
     upsample_frames,
 )
 from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
-from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, load_captioner, look
+from flowwarp.pipelines.captions import (
+    MediaCaptioner,
+    caption_hits,
+    load_captioner,
+    look,
+    statement_hits,
+)
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.parts import can_fork, run_parts
@@ -297,8 +304,8 @@ def generate(
             it, if it has S pixels a side or more.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best; without a prompt it is the first. Of several, where there is a captioner
-            and nothing to go on from, be it a picture, four times as many are begun, and the best
-            of them go on after the first half of the window.
+            and nothing to go on from, be it a picture, ``BEGINNINGS`` times as many are begun, and
+            the best of them go on after the first quarter of the window.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
             which takes the best of its own, at least one for each.
         sampling: how codes are drawn.
@@ -521,15 +528,15 @@ def draw_codes(
     """
     told = any(prompt.caption is not None for prompt in prompts)
     count = best if told else 1
-    halves = count > 1 and _can_halve(models, prompts)
-    each = count * BEGINNINGS if halves else count
+    chosen_early = count > 1 and _can_choose_early(models, prompts)
+    each = count * BEGINNINGS if chosen_early else count
     every = [own for seed in seeds for own in seeds_after(seed, each)]
 
     def begin(part: range) -> _Drawn:
         asked = _sketched(models, prompts, seeds, candidates, each, part)
         own = every[part.start : part.stop]
-        times = _overlap(models) if halves else None
-        tell = _part(progress if part.start == 0 else None, 0, 2 if halves else 1)
+        times = _opening(models) if chosen_early else None
+        tell = _part(progress if part.start == 0 else None, 0, 2 if chosen_early else 1)
         return _draw(models, asked, own, sampling, times, tell, judged=count > 1)
 
     drawn = _in_parts(models, begin, len(every))
@@ -537,7 +544,7 @@ def draw_codes(
     asked = [
         replace(prompt, sketch=sketch) for prompt, sketch in zip(asked, drawn.sketches, strict=True)
     ]
-    if halves:
+    if chosen_early:
         kept = drawn.best(len(prompts), count)
         asked = [replace(asked[row], begin=drawn.videos[row]) for row in kept]
         every = [(every[row] + _ENDING) % 2**63 for row in kept]
@@ -625,12 +632,19 @@ def _in_parts(models: VideoModels, draw: Callable[[range], _Drawn], count: int) 
     )
 
 
-def _can_halve(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
-    """Return whether the captioner can tell from the first half of videos which shall go on."""
+def _can_choose_early(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
+    """Return whether the captioner can tell from how videos begin which of them shall go on."""
     if models.captioner is None or any(prompt.begin is not None for prompt in prompts):
         return False
-    frames = _overlap(models) * models.dvae.config.stride_time
-    return models.goes_on and frames > models.captioner.net.config.apart
+    return models.can_begin(_opening(models))
+
+
+def _opening(models: VideoModels) -> int:
+    """Return the token frames after which it is decided which videos go on.
+
+    What is wrong with a video is mostly wrong from its first ones on.
+    """
+    return max(1, models.grid[0] // 4)
 
 
 def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -653,7 +667,23 @@ def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> T
         return text_likelihood(models.gpt, videos, captions)
     with fast_autocast(models.device):  # as what will be shown is
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
-    return caption_hits(models.captioner, look(models.captioner, torch.stack(frames)), captions)
+    shown = _hold(torch.stack(frames), models.captioner.net.config.apart)
+    seen = look(models.captioner, shown)
+    hits = caption_hits(models.captioner, seen, captions)
+    return hits + statement_hits(models.captioner, seen, captions)
+
+
+def _hold(frames: Tensor, apart: int) -> Tensor:
+    """Return clips (B, T, ...) in which there are frames so far apart, still if they are too short.
+
+    Each of a pair is then the same frame, as where nothing moves: of how a clip begins this shows
+    who is there, though not what they do.
+    """
+    count = frames.shape[1]
+    if count > apart:
+        return frames
+    period = math.gcd(count, apart)
+    return frames[:, :period].repeat(1, apart // period + 1, 1, 1, 1)
 
 
 def with_sketches(

@@ -6,7 +6,8 @@ reading, so where a clip can be worded in several ways, all are learned at once.
 
 Captions leave things out, and what one word says tells what the next may be. So where a clip has
 labels, it learns statements besides: "legs color is red". Of these only the end counts, and before
-it nothing tells what it is but the clip.
+it nothing tells what it is but the clip. It learns the same statements of captions, without a look:
+what a prompt states can then be asked of videos.
 """
 
 from __future__ import annotations
@@ -31,7 +32,14 @@ from flowwarp.data.tokens import (
     train_pairs,
 )
 from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.pipelines.captions import begin_words, to_ids
+from flowwarp.pipelines.captions import (
+    THINGS,
+    begin_statement,
+    begin_words,
+    thing_of,
+    things_to_json,
+    to_ids,
+)
 from flowwarp.pipelines.sequences import TEXT, VOCABULARY
 from flowwarp.tensors import check_whole
 from flowwarp.train import loop, numbering
@@ -41,8 +49,11 @@ from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
 
 _AT_ONCE = 16  # clips of a validation side by side
+_HEARD = 3  # statements of an example that are asked of one of its captions
 _SORTED = 500  # clips whose places are looked at to find kinds of them
 _ROUNDS = 50  # of k-means
+
+_Text = tuple[Tensor, Tensor]  # ids (L,), and which of them count
 
 
 @dataclass(frozen=True)
@@ -105,9 +116,9 @@ def presets(preset: Preset) -> dict[str, Any]:
             validate_every=200 if tiny else 500,
             workers=0 if tiny else 1,
         ),
-        "model": CaptionerConfig(1, widths=(32, 64), hidden=96, joined=128)
+        "model": CaptionerConfig(1, widths=(32, 64), hidden=96, joined=128, recalled=32)
         if tiny
-        else CaptionerConfig(1),
+        else CaptionerConfig(1, recalled=64),
         "data": CaptionerDataConfig(clips=1000 if tiny else 20_000 if base else 10_000),
     }
 
@@ -141,10 +152,12 @@ def draw_batch(
     Returns:
         ``video`` (B, F, 3, S, S) in [0, 1], ``ids`` (B, N, L) int64, the captions with their ends,
         ``asked`` (B, N, L) bool, False after these, ``stated`` and ``answers`` likewise, of
-        statements, of which only what follows "is" is asked, ``blind`` (B,) bool, ``rows`` (B,),
-        the share of a sketch's rows that is known, and ``sketched`` (B,) bool.
+        statements, of which only what follows "is" is asked, ``heard`` and ``replies`` likewise, of
+        some of them, each after a caption, ``blind`` (B,) bool, ``rows`` (B,), the share of a
+        sketch's rows that is known, and ``sketched`` (B,) bool.
     """
     videos, captions, statements, blind, rows, sketched = [], [], [], [], [], []
+    heard = []
     for number in numbers:
         index = numbering.shuffled(seed, number, len(clips))
         generator = numbering.generator(seed, number)
@@ -161,33 +174,50 @@ def draw_batch(
         begun, share, told = torch.rand(3, generator=generator).tolist()
         sketched.append(told < data.sketched)
         rows.append(share if begun < data.begun else 1.0)
+        heard.append(_hear(captions[-1], statements[-1], generator))
     ids, asked = _stack(captions)
     stated, answers = _stack(statements)
+    after, replies = _stack(heard)
     return {
         "video": torch.stack(videos),
         "ids": ids,
         "asked": asked,
         "stated": stated,
         "answers": answers,
+        "heard": after,
+        "replies": replies,
         "blind": torch.tensor(blind),
         "rows": torch.tensor(rows),
         "sketched": torch.tensor(sketched),
     }
 
 
-def _asked(ids: Tensor) -> tuple[Tensor, Tensor]:
+def _asked(ids: Tensor) -> _Text:
     """Return ids that all count, and that they do."""
     return ids, torch.ones(len(ids), dtype=torch.bool)
 
 
-def _state(words: Vocabulary, name: str, value: str) -> tuple[Tensor, Tensor]:
-    """Return a statement's ids (L,), and which of them count: those of the value."""
-    begin = to_ids(words, f"{name.replace('_', ' ')} is")[:-1]
-    ids = torch.cat([begin, to_ids(words, f" {value}")[:-1]])
+def _state(words: Vocabulary, name: str, value: str) -> _Text:
+    """Return a statement's ids (L,), and which of them count: those of the value and its end."""
+    begin = begin_statement(words, thing_of(name))
+    ids = torch.cat([begin, to_ids(words, f" {value}")])
     return ids, torch.arange(len(ids)) >= len(begin)
 
 
-def _stack(rows: Sequence[Sequence[tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+def _hear(
+    captions: Sequence[_Text], statements: Sequence[_Text], generator: torch.Generator
+) -> list[_Text]:
+    """Return some statements, each after one of the captions, of which nothing counts."""
+    heard: list[_Text] = []
+    for number in torch.randperm(len(statements), generator=generator)[:_HEARD].tolist():
+        before, _ = captions[int(torch.randint(len(captions), (), generator=generator))]
+        stated, answers = statements[number]
+        counts = torch.cat([torch.zeros(len(before), dtype=torch.bool), answers])
+        heard.append((torch.cat([before, stated]), counts))
+    return heard
+
+
+def _stack(rows: Sequence[Sequence[_Text]]) -> tuple[Tensor, Tensor]:
     """Return texts and what counts of them, filled up to (B, N, L), N and L at least 1."""
     most = max(1, *map(len, rows))
     longest = max((len(ids) for ids, _ in chain.from_iterable(rows)), default=1)
@@ -206,8 +236,9 @@ def captioner_losses(
     """Return the loss of each example and what it is made of, (B,) each.
 
     ``nats``: minus the log-likelihood of a caption's mean token. ``wrong``: the share of tokens
-    that are not the likeliest. ``stated``: minus the log-likelihood of all that is stated. The loss
-    is the nats, and what is stated with the weight ``statements``.
+    that are not the likeliest. ``stated``: minus the log-likelihood of all that is stated.
+    ``heard``: of the mean statement that is asked of a caption. The loss is the nats, and the
+    latter two with the weight ``statements``.
     """
     if net.config.kinds:
         places = net.places(examples["video"])
@@ -227,7 +258,11 @@ def captioner_losses(
     if statements:
         costs, _ = _token_losses(net, seen, examples["stated"])
         stated = (costs * examples["answers"]).sum((1, 2))
-        losses |= {"loss": told + statements * stated, "stated": stated.detach()}
+        replies = examples["replies"]
+        costs, _ = _token_losses(net, torch.zeros_like(seen[:, :1]), examples["heard"])
+        heard = (costs * replies).sum((1, 2)) / replies.any(2).sum(1).clamp_min(1)
+        losses |= {"stated": stated.detach(), "heard": heard.detach()}
+        losses["loss"] = told + statements * (stated + heard)
     return losses
 
 
@@ -353,10 +388,17 @@ def captioner_task(
         configs={"model": net.config, "data": data},
         validate=validate,
         metric="nats",
-        notes={VOCABULARY: words.to_json()},
-        matrices=("see", "think", "show", "read", "tell"),
+        notes={VOCABULARY: words.to_json()} | _noted(clips, data.statements),
+        matrices=("see", "think", "show", "read", "tell", "query", "key", "recall"),
         trained=start is not None,
     )
+
+
+def _noted(clips: KeptClips, statements: float) -> dict[str, str]:
+    """Return the note of what statements are of, if any are learned."""
+    names = chain.from_iterable(map(clips.labels, range(len(clips) if statements else 0)))
+    things = tuple(dict.fromkeys(map(thing_of, names)))
+    return {THINGS: things_to_json(things)} if things else {}
 
 
 def _words(

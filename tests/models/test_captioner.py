@@ -24,9 +24,12 @@ def example(batch=3, frames=5):
     return video, torch.randint(11, (batch, 7), generator=random)
 
 
+@pytest.mark.parametrize("recalled", [0, 6])
 @torch.no_grad()
-def test_a_word_hangs_on_those_before_it_and_on_all_frames():
-    net, (video, ids) = make(), example()
+def test_a_word_hangs_on_those_before_it_and_on_all_frames(recalled):
+    net, (video, ids) = make(recalled=recalled), example()
+    if recalled:
+        torch.nn.init.normal_(net.recall.weight)
     logits = net(video, ids)
     assert (logits.shape, logits.dtype) == ((3, 7, 11), torch.float32)
     other = ids.clone()
@@ -38,6 +41,22 @@ def test_a_word_hangs_on_those_before_it_and_on_all_frames():
         blind = video.clone()
         blind[:, frame] = 0.5
         assert float((net(blind, ids) - logits).abs().max()) > 1e-3
+
+
+@torch.no_grad()
+def test_what_was_read_is_found_again():
+    net, (_, ids) = make(recalled=6), example()
+    seen = torch.zeros(3, 1, 32)
+    begun = net.say(seen, ids)
+    torch.testing.assert_close(begun, net.head(F.silu(net.tell(net.read(net.embedding(ids))[0]))))
+    torch.nn.init.normal_(net.recall.weight)
+    read, _ = net.read(net.embedding(ids))
+    told = net.tell(read)
+    for place in range(7):
+        scores = net.key(read[:, : place + 1]) @ net.query(read[:, place])[..., None] / math.sqrt(6)
+        told[:, place] += net.recall((scores.softmax(1) * read[:, : place + 1]).sum(1))
+    torch.testing.assert_close(net.say(seen, ids), net.head(F.silu(told)))
+    assert float((net.say(seen, ids) - begun).abs().max()) > 1e-2
 
 
 @torch.no_grad()
@@ -138,6 +157,8 @@ def test_refuses_integers():
         ({"pooled": -1}, "pooled"),
         ({"pooled": math.nan}, "pooled"),
         ({"pooled": 4, "kinds": 6}, "pooled"),
+        ({"recalled": -1}, "recalled"),
+        ({"recalled": 1.5}, "recalled"),
         ({"widths": (12, 16)}, "widths"),
         ({"norm": "batch"}, "norm"),
     ],

@@ -1,9 +1,10 @@
 """Captions by the captioner: how likely they are, the likeliest, and weights from a file."""
 
 import itertools
+import json
 import math
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -15,14 +16,21 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.pipelines import captions
 from flowwarp.pipelines.captions import (
+    MOST_THINGS,
+    THINGS,
     MediaCaptioner,
+    _encode,
     _token_nats,
+    begin_statement,
     begin_words,
     caption_hits,
     caption_nats,
     caption_video,
     load_captioner,
     look,
+    read_statements,
+    statement_hits,
+    things_to_json,
     to_ids,
     write_caption,
 )
@@ -87,6 +95,61 @@ def test_likelihoods_and_hits_are_sums_over_words(captioner):
     assert caption_hits(captioner, views, captions).tolist() == pytest.approx(hits, abs=1e-4)
 
 
+@torch.no_grad()
+def likeliest(captioner, caption, thing):
+    """Return the likeliest words after a caption and the beginning of a statement."""
+    words = captioner.vocabulary
+    ids = torch.cat([to_ids(words, caption), begin_statement(words, thing)])
+    said, chance = [], 1.0
+    unseen = torch.zeros(1, 1, captioner.net.config.joined)
+    for _ in range(8):
+        before = torch.cat([torch.tensor([END]), ids])[None]
+        best = captioner.net.say(unseen, before)[0, -1].softmax(0).max(0)
+        chance *= float(best.values)
+        if int(best.indices) == END:
+            break
+        said.append(int(best.indices) - 1)
+        ids = torch.cat([ids, best.indices[None]])
+    return words.pairs.decode(said).strip(), chance
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_statements_are_what_is_likeliest_after_a_caption(seed):
+    pairs = train_pairs(["a red dog is red", "a red cat is big"] * 3, 30)
+    captioner = replace(make(pairs, seed=seed), things=("coat", "size of it", "red"))
+    for caption in ("a red dog", "cat", "a cat that is far too long to be heard"):
+        found = read_statements(captioner, caption)
+        assert [statement.thing for statement in found] == [*captioner.things]
+        for statement in found:
+            value, sure = likeliest(captioner, caption, statement.thing)
+            assert statement.value == value
+            assert statement.sure == pytest.approx(sure, rel=1e-4)
+    assert read_statements(replace(captioner, things=()), "a red dog") == []
+
+
+def test_statement_hits_ask_each_thing_by_itself():
+    pairs = train_pairs(["a red dog is red", "a red cat is big"] * 3, 30)
+    captioner = replace(make(pairs), things=("coat", "size"))
+    words = captioner.vocabulary
+    views = torch.cat([seen(captioner, 0), seen(captioner, 1), seen(captioner, 2)])
+    captions = ["a red dog", "cat", "a red dog"]
+    wanted = []
+    for view, caption in zip(views, captions, strict=True):
+        hits = 0.0
+        for statement in read_statements(captioner, caption):
+            begin = begin_statement(words, statement.thing)
+            ids = torch.cat([begin, to_ids(words, f" {statement.value}")])
+            with torch.no_grad():
+                chances = captioner.net.say(view[None], begin_words(ids[None]))[0].softmax(1)
+            own = chances[torch.arange(len(ids)), ids][len(begin) :]
+            hits += statement.sure * float(own.prod())
+        wanted.append(hits)
+    found = statement_hits(captioner, views, captions)
+    assert found.tolist() == pytest.approx(wanted, rel=1e-4)
+    assert len(set(wanted)) == 3
+    assert statement_hits(replace(captioner, things=()), views, captions).tolist() == [0, 0, 0]
+
+
 def gains(captioner, view, captions, usual):
     """Return what captions tell: their log-likelihood, less that of a network that sees nothing.
 
@@ -94,7 +157,7 @@ def gains(captioner, view, captions, usual):
     """
     views = view.expand(len(captions), -1, -1)
     told = caption_nats(captioner, views, captions)
-    nats, there = _token_nats(captioner, torch.zeros_like(views), captions)
+    nats, there = _token_nats(captioner, torch.zeros_like(views), _encode(captioner, captions))
     last = there.cumsum(1) == there.sum(1, keepdim=True)
     return told + usual * (nats * (there & ~last)).sum(1)
 
@@ -203,6 +266,33 @@ def test_survives_its_file(captioner, tmp_path):
     again = load_captioner(path)
     assert again.vocabulary.to_json() == captioner.vocabulary.to_json()
     assert torch.equal(seen(again), seen(captioner))
+    assert again.things == ()
+    notes = {VOCABULARY: captioner.vocabulary.to_json(), THINGS: things_to_json(["legs color"])}
+    assert load_captioner(save(path, captioner, **notes)).things == ("legs color",)
+
+
+@pytest.mark.parametrize(
+    ("note", "problem"),
+    [
+        ("[", "note of things is broken"),
+        ("[" * 100_000, "note of things is broken"),
+        ("3", "no list"),
+        ('["a", 3]', "no list"),
+        ('["a", ""]', "no list"),
+        ('{"a": 1}', "no list"),
+        (json.dumps(["a"] * (MOST_THINGS + 1)), "no list of up to 100 words"),
+    ],
+)
+def test_refuses_broken_notes_of_things(captioner, tmp_path, note, problem):
+    notes = {VOCABULARY: captioner.vocabulary.to_json(), THINGS: note}
+    path = save(tmp_path / "c.safetensors", captioner, **notes)
+    with pytest.raises(InputError, match=problem):
+        load_captioner(path)
+
+
+def test_too_many_things_are_not_noted():
+    with pytest.raises(ValueError, match="labels must be of at most 100 things, got 101"):
+        things_to_json(["a"] * 101)
 
 
 def test_refuses_other_words(captioner, tmp_path):

@@ -20,8 +20,10 @@ from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip, upsample_frames
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look
+from flowwarp.pipelines._defaults import BEGINNINGS
+from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look, statement_hits
 from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
+from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
     CODES,
     SAMPLING,
@@ -428,6 +430,61 @@ def test_of_four_times_as_many_the_best_go_on(sketching, monkeypatch):
     assert torch.equal(chosen[1].sketch, ends[best[1]].sketch)
     assert told == sorted(told)
     assert told[-1] == (told[0][1], told[0][1])
+
+
+def test_a_quarter_of_the_first_window_is_seen_before_the_choice(sketching, monkeypatch):
+    lengths = []
+
+    def spy(models, videos, captions):
+        lengths.append(tuple(videos.shape[:2]))
+        return torch.zeros(len(videos))
+
+    monkeypatch.setattr(text_video, "agreement", spy)
+    draw_codes(sketching, [Prompt(CAPTION)], [9], best=2)
+    assert lengths == [(2 * BEGINNINGS, 1), (2, 2)]
+    for times, opening in ((1, 1), (3, 1), (4, 1), (8, 2), (16, 4)):
+        monkeypatch.setattr(VideoModels, "grid", (times, 4, 4))
+        assert text_video._opening(sketching) == opening
+
+
+@pytest.mark.parametrize(
+    ("count", "apart", "wanted"),
+    [
+        (4, 4, [0, 1, 2, 3, 0, 1, 2, 3]),
+        (2, 4, [0, 1, 0, 1, 0, 1]),
+        (3, 4, [0, 0, 0, 0, 0]),
+        (1, 2, [0, 0, 0]),
+        (5, 4, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_what_is_too_short_to_be_compared_stands_still(count, apart, wanted):
+    frames = torch.arange(2 * count).view(2, count, 1, 1, 1)
+    held = text_video._hold(frames, apart)
+    assert held[0].flatten().tolist() == wanted
+    assert torch.equal(held[1], held[0] + count)
+    if count <= apart:
+        assert torch.equal(held[:, apart:], held[:, :-apart])
+
+
+def test_agreement_is_of_words_and_of_statements(sketching):
+    words = sketching.gpt.vocabulary
+    torch.manual_seed(0)
+    eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, apart=2, widths=(8, 8)))
+    torch.nn.init.normal_(eye.head.weight, std=0.5)
+    plain = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
+    captioner = dataclasses.replace(plain, things=("coat", "way"))
+    models = dataclasses.replace(sketching, captioner=captioner)
+    videos = torch.randint(64, (3, 2, 4, 4), generator=torch.Generator().manual_seed(0))
+    captions = [CAPTION, CAPTION, "a knight"]
+    with torch.inference_mode(), fast_autocast(models.device):
+        frames = torch.stack([torch.stack(list(detokenize(models.dvae, v))) for v in videos])
+    seen = look(captioner, frames)
+    said, stated = (of(captioner, seen, captions) for of in (caption_hits, statement_hits))
+    torch.testing.assert_close(agreement(models, videos, captions), said + stated)
+    assert float(said.min()) > 0
+    assert float(stated.min()) > 0
+    only = dataclasses.replace(sketching, captioner=plain)
+    torch.testing.assert_close(agreement(only, videos, captions), said)
 
 
 def test_second_halves_have_draws_of_their_own(sketching, monkeypatch):

@@ -9,8 +9,17 @@ import torch.nn.functional as F
 
 from flowwarp.data.captions import mirror_words
 from flowwarp.data.tokens import train_pairs, vocabulary_from_json
-from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.pipelines.captions import MediaCaptioner, load_captioner, look, to_ids, write_caption
+from flowwarp.models.captioner import END, Captioner, CaptionerConfig
+from flowwarp.pipelines.captions import (
+    THINGS,
+    MediaCaptioner,
+    load_captioner,
+    look,
+    read_statements,
+    statement_hits,
+    to_ids,
+    write_caption,
+)
 from flowwarp.pipelines.sequences import VOCABULARY
 from flowwarp.train import loop, numbering
 from flowwarp.train.captioner import (
@@ -75,10 +84,53 @@ def test_examples_are_functions_of_their_numbers(kept):
         if clip.labels:
             text = f"side is {clip.labels['side']}"
             assert WORDS.pairs.decode([n - 1 for n in stated[0].tolist() if n]) == text
-            told = WORDS.pairs.decode((stated[0][answers[0]] - 1).tolist())
-            assert told == f" {clip.labels['side']}"
+            *value, end = stated[0][answers[0]].tolist()
+            assert WORDS.pairs.decode([n - 1 for n in value]) == f" {clip.labels['side']}"
+            assert end == END
         else:
             assert not answers.any()
+
+
+def test_statements_are_asked_of_captions_too(kept):
+    data = replace(DATA, mirrored=0.5)
+    heard_of = set()
+    for number in range(40):
+        batch = draw_batch(kept[0], WORDS, 3, [number], data)
+        heard, replies = batch["heard"][0], batch["replies"][0]
+        clip = draw(0, numbering.shuffled(3, number, 40))
+        if not clip.labels:
+            assert not replies.any()
+            continue
+        asked = batch["asked"][0]
+        captions = [ids[own].tolist() for ids, own in zip(batch["ids"][0], asked, strict=True)]
+        length = int(replies[0].nonzero().max()) + 1
+        stated = batch["stated"][0, 0, : int(batch["answers"][0, 0].nonzero().max()) + 1].tolist()
+        said = heard[0, : length - len(stated)].tolist()
+        assert heard[0, :length].tolist() == said + stated
+        heard_of.add(captions.index(said))
+        assert int(replies.sum()) == int(batch["answers"].sum())
+        assert bool(replies[0, length - int(replies.sum()) : length].all())
+    assert heard_of == {0, 1}
+
+
+def test_a_few_statements_of_many_are_asked_of_captions(kept):
+    many = SimpleNamespace(
+        frames=4,
+        video=kept[0].video,
+        captions=lambda index: ["left on sand"],
+        labels=lambda index: dict(zip("abcde", "vwxyz", strict=True)),
+    )
+    many = type("Many", (), {**vars(many), "__len__": lambda self: 40})
+    for name in ("video", "captions", "labels"):
+        setattr(many, name, staticmethod(getattr(many, name)))
+    batch = draw_batch(many(), WORDS, 3, range(20), DATA)
+    assert batch["stated"].shape[1] == 5
+    assert batch["heard"].shape[1] == 3
+    things = [
+        WORDS.pairs.decode([n - 1 for n in ids.tolist() if n]).removeprefix("left on sand")
+        for ids in batch["heard"].flatten(0, 1)
+    ]
+    assert set(things) == {f"{a} is {b}" for a, b in zip("abcde", "vwxyz", strict=True)}
 
 
 def test_left_and_right_are_exchanged_in_what_is_seen_and_said(kept):
@@ -107,7 +159,7 @@ def test_losses_by_hand(kept):
         more = captioner_losses(net, examples, statements=0.5)
     assert "stated" not in losses
     for row in range(4):
-        nats, wrong, stated = [], [], 0.0
+        nats, wrong, stated, heard = [], [], 0.0, 0.0
         for text in range(2):
             ids = examples["ids"][row, text][examples["asked"][row, text]]
             logits = say(net, examples["video"][row], ids, examples["blind"][row : row + 1])
@@ -115,15 +167,21 @@ def test_losses_by_hand(kept):
             wrong.append((logits.argmax(1) != ids).float().mean())
         clip = draw(0, numbering.shuffled(3, row, 40))
         if clip.labels:
-            ids = to_ids(WORDS, f"side is {clip.labels['side']}")[:-1]
+            ids = to_ids(WORDS, f"side is {clip.labels['side']}")
             begun = len(to_ids(WORDS, "side is")) - 1
             chances = say(net, examples["video"][row], ids).log_softmax(1)
             stated = float(-chances.gather(1, ids[:, None])[begun:].sum())
+            replies = examples["replies"][row, 0]
+            ids = examples["heard"][row, 0, : int(replies.nonzero().max()) + 1]
+            unseen = torch.ones(1, dtype=torch.bool)
+            chances = say(net, examples["video"][row], ids, unseen).log_softmax(1)
+            heard = float(-chances.gather(1, ids[:, None])[replies[: len(ids)]].sum())
         assert float(losses["nats"][row]) == pytest.approx(float(sum(nats)) / 2, abs=1e-5)
         assert float(losses["loss"][row]) == float(losses["nats"][row])
         assert float(losses["wrong"][row]) == pytest.approx(float(sum(wrong)) / 2)
         assert float(more["stated"][row]) == pytest.approx(stated, abs=1e-4)
-        told = float(losses["nats"][row]) + 0.5 * stated
+        assert float(more["heard"][row]) == pytest.approx(heard, abs=1e-4)
+        told = float(losses["nats"][row]) + 0.5 * (stated + heard)
         assert float(more["loss"][row]) == pytest.approx(told, abs=1e-4)
 
 
@@ -215,6 +273,40 @@ def test_learns_to_say_what_it_sees(trained):
         seen = look(captioner, clip.video[None].float() / 255)
         right += write_caption(captioner, seen) in (clip.caption, *clip.rewordings)
     assert right >= 18
+
+
+def test_learns_to_state_what_is_said_and_seen(kept, tmp_path):
+    training = replace(configs()["loop"], steps=400)
+    settings = configs(
+        loop=training, model=replace(MODEL, recalled=16), data=replace(DATA, statements=1.0)
+    )
+    task = captioner_task(kept[0], {"val": kept[1]}, settings)
+    captioner = load_captioner(loop.train(task, training, tmp_path).weights)
+    assert captioner.things == ("side",)
+    for side in ("left", "right"):
+        for caption in (f"{side} on sand", f"on snow {side}"):
+            (statement,) = read_statements(captioner, caption)
+            assert (statement.thing, statement.value) == ("side", side)
+            assert statement.sure > 0.7
+    shown = [draw(77, index) for index in range(20)]
+    seen = look(captioner, torch.stack([clip.video for clip in shown]).float() / 255)
+    sides = [clip.caption.split()[0] for clip in shown]
+    others = [{"left": "right", "right": "left"}[side] for side in sides]
+    hits = statement_hits(captioner, seen, [f"{side} on sand" for side in sides])
+    misses = statement_hits(captioner, seen, [f"{side} on sand" for side in others])
+    assert int((hits > misses).sum()) >= 18
+
+
+def test_only_what_is_learned_is_noted(kept, tmp_path):
+    def noted(clips, **changes):
+        task = captioner_task(clips, {"val": kept[1]}, configs(data=replace(DATA, **changes)))
+        return task.notes.get(THINGS)
+
+    assert noted(kept[0]) == '["side"]'
+    assert noted(kept[0], statements=0.0) is None
+    plain = keep_clips(lambda _: draw(0, 0), "none", 3, cache=tmp_path)
+    assert plain.labels(0) == {}
+    assert noted(plain) is None
 
 
 def test_goes_on_from_other_weights(kept):
