@@ -198,7 +198,6 @@ def _fill(rows: Sequence[Tensor]) -> Tensor:
     return torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
 
 
-@torch.inference_mode()
 def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
     """Return what a caption says of each thing that the captioner can state.
 
@@ -208,6 +207,20 @@ def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
     Args:
         captioner: from :func:`load_captioner`.
         caption: what is read.
+    """
+    pairs = captioner.vocabulary.pairs
+    replies = _reply(captioner, caption)
+    return [
+        Statement(thing, pairs.decode((ids[ids != END] - 1).tolist()).strip(), sure)
+        for thing, (ids, sure) in zip(captioner.things, replies, strict=True)
+    ]
+
+
+@torch.inference_mode()
+def _reply(captioner: MediaCaptioner, caption: str) -> list[tuple[Tensor, float]]:
+    """Return of each thing the ids that end its statement after a caption, and how sure they are.
+
+    Those that do not come to an end are as long as any may be.
     """
     net, words = captioner.net, captioner.vocabulary
     if not captioner.things:
@@ -222,20 +235,12 @@ def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
         for row in sorted(going):
             likeliest = logits[row, len(rows[row])].max(0)
             nats[row] -= float(likeliest.values)
-            if int(likeliest.indices) == END:
-                going.remove(row)
-            else:
-                rows[row] = torch.cat([rows[row], likeliest.indices[None]])
+            rows[row] = torch.cat([rows[row], likeliest.indices[None]])
+        going = {row for row in going if int(rows[row][-1]) != END}
         if not going:
             break
-    values = [
-        words.pairs.decode((row[start:] - 1).tolist()).strip()
-        for row, start in zip(rows, begun, strict=True)
-    ]
-    return [
-        Statement(thing, value, math.exp(-cost))
-        for thing, value, cost in zip(captioner.things, values, nats, strict=True)
-    ]
+    replies = (row[start:] for row, start in zip(rows, begun, strict=True))
+    return [(ids, math.exp(-cost)) for ids, cost in zip(replies, nats, strict=True)]
 
 
 def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
@@ -252,14 +257,13 @@ def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[s
     Returns:
         (B,), 0 for a captioner that has learned no statements.
     """
-    words, hits = captioner.vocabulary, torch.zeros(len(seen))
-    for caption in set(captions):
+    hits = torch.zeros(len(seen))
+    for caption in dict.fromkeys(captions):
         own = torch.tensor([other == caption for other in captions])
-        for statement in read_statements(captioner, caption):
-            begin = begin_statement(words, statement.thing)
-            ids = torch.cat([begin, to_ids(words, f" {statement.value}")])
+        for thing, (reply, sure) in zip(captioner.things, _reply(captioner, caption), strict=True):
+            ids = torch.cat([begin_statement(captioner.vocabulary, thing), reply])
             nats, _ = _token_nats(captioner, seen[own], [ids] * int(own.sum()))
-            hits[own] += statement.sure * (-nats[:, len(begin) :].sum(1)).exp()
+            hits[own] += sure * (-nats[:, -len(reply) :].sum(1)).exp()
     return hits
 
 

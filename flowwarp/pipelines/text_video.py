@@ -77,6 +77,7 @@ from flowwarp.pipelines.windows import Description, some_windows
 from flowwarp.tensors import check_whole
 
 STAGES = ("tokens", "decode", "flow", "upsample")
+_SAID = 0.25  # weight of a prompt's words where its statements count 1
 _OWN_VAE = "give the VAE that it was trained with"
 _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
 _SIGN = re.compile(r"[^\w\s]|_")
@@ -655,8 +656,9 @@ def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
 def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
     """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
-    By the captioner if there is one, from what is decoded
-    (:func:`flowwarp.pipelines.captions.caption_hits`), else the log-likelihood by the transformer.
+    By the captioner if there is one, from what is decoded: how much of what they state is there,
+    thing by thing, and, counting less, how much of what their words tell
+    (:mod:`flowwarp.pipelines.captions`). Else the log-likelihood by the transformer.
 
     Args:
         models: from :func:`load_models`.
@@ -669,8 +671,8 @@ def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> T
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
     shown = _hold(torch.stack(frames), models.captioner.net.config.apart)
     seen = look(models.captioner, shown)
-    hits = caption_hits(models.captioner, seen, captions)
-    return hits + statement_hits(models.captioner, seen, captions)
+    said = caption_hits(models.captioner, seen, captions)
+    return _SAID * said + statement_hits(models.captioner, seen, captions)
 
 
 def _hold(frames: Tensor, apart: int) -> Tensor:

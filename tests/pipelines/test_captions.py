@@ -97,52 +97,60 @@ def test_likelihoods_and_hits_are_sums_over_words(captioner):
 
 @torch.no_grad()
 def likeliest(captioner, caption, thing):
-    """Return the likeliest words after a caption and the beginning of a statement."""
+    """Return the likeliest ids after a caption and the beginning of a statement."""
     words = captioner.vocabulary
     ids = torch.cat([to_ids(words, caption), begin_statement(words, thing)])
     said, chance = [], 1.0
     unseen = torch.zeros(1, 1, captioner.net.config.joined)
-    for _ in range(8):
+    while len(said) < 8 and END not in said:
         before = torch.cat([torch.tensor([END]), ids])[None]
         best = captioner.net.say(unseen, before)[0, -1].softmax(0).max(0)
         chance *= float(best.values)
-        if int(best.indices) == END:
-            break
-        said.append(int(best.indices) - 1)
+        said.append(int(best.indices))
         ids = torch.cat([ids, best.indices[None]])
-    return words.pairs.decode(said).strip(), chance
+    return said, chance
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_statements_are_what_is_likeliest_after_a_caption(seed):
+def stating(seed):
+    """Return a captioner that states three things; some replies of each end soon, some never."""
     pairs = train_pairs(["a red dog is red", "a red cat is big"] * 3, 30)
-    captioner = replace(make(pairs, seed=seed), things=("coat", "size of it", "red"))
-    for caption in ("a red dog", "cat", "a cat that is far too long to be heard"):
+    captioner = make(pairs, seed=seed)
+    captioner.net.head.bias.data[END] += 1.5
+    return replace(captioner, things=("coat", "size of it", "red"))
+
+
+def test_statements_are_what_is_likeliest_after_a_caption():
+    ended = set()
+    captions = ("a red dog", "cat", "a cat that is far too long to be heard", "dog dog")
+    for seed, caption in itertools.product(range(4), captions):
+        captioner = stating(seed)
         found = read_statements(captioner, caption)
         assert [statement.thing for statement in found] == [*captioner.things]
         for statement in found:
-            value, sure = likeliest(captioner, caption, statement.thing)
-            assert statement.value == value
+            said, sure = likeliest(captioner, caption, statement.thing)
+            ended.add(END in said)
+            words = captioner.vocabulary.pairs.decode([n - 1 for n in said if n != END])
+            assert statement.value == words.strip()
             assert statement.sure == pytest.approx(sure, rel=1e-4)
-    assert read_statements(replace(captioner, things=()), "a red dog") == []
+    assert ended == {False, True}
+    assert read_statements(make(BytePairs()), "a red dog") == []
 
 
 def test_statement_hits_ask_each_thing_by_itself():
-    pairs = train_pairs(["a red dog is red", "a red cat is big"] * 3, 30)
-    captioner = replace(make(pairs), things=("coat", "size"))
-    words = captioner.vocabulary
+    captioner = stating(0)
     views = torch.cat([seen(captioner, 0), seen(captioner, 1), seen(captioner, 2)])
     captions = ["a red dog", "cat", "a red dog"]
     wanted = []
     for view, caption in zip(views, captions, strict=True):
         hits = 0.0
-        for statement in read_statements(captioner, caption):
-            begin = begin_statement(words, statement.thing)
-            ids = torch.cat([begin, to_ids(words, f" {statement.value}")])
+        for thing in captioner.things:
+            said, sure = likeliest(captioner, caption, thing)
+            begin = begin_statement(captioner.vocabulary, thing)
+            ids = torch.cat([begin, torch.tensor(said)])
             with torch.no_grad():
                 chances = captioner.net.say(view[None], begin_words(ids[None]))[0].softmax(1)
             own = chances[torch.arange(len(ids)), ids][len(begin) :]
-            hits += statement.sure * float(own.prod())
+            hits += sure * float(own.prod())
         wanted.append(hits)
     found = statement_hits(captioner, views, captions)
     assert found.tolist() == pytest.approx(wanted, rel=1e-4)

@@ -20,7 +20,6 @@ from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip, upsample_frames
 from flowwarp.pipelines import text_video
-from flowwarp.pipelines._defaults import BEGINNINGS
 from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look, statement_hits
 from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
 from flowwarp.pipelines.precision import fast_autocast
@@ -60,6 +59,12 @@ WINDOW, SIZE = 8, 32
 @pytest.fixture(scope="module")
 def models(video_weights):
     return load_models(**video_weights)
+
+
+@pytest.fixture(autouse=True)
+def _four_are_begun(monkeypatch):
+    """Let the numbers of tests not hang on what is the default."""
+    monkeypatch.setattr(text_video, "BEGINNINGS", 4)
 
 
 @pytest.fixture
@@ -441,7 +446,7 @@ def test_a_quarter_of_the_first_window_is_seen_before_the_choice(sketching, monk
 
     monkeypatch.setattr(text_video, "agreement", spy)
     draw_codes(sketching, [Prompt(CAPTION)], [9], best=2)
-    assert lengths == [(2 * BEGINNINGS, 1), (2, 2)]
+    assert lengths == [(8, 1), (2, 2)]
     for times, opening in ((1, 1), (3, 1), (4, 1), (8, 2), (16, 4)):
         monkeypatch.setattr(VideoModels, "grid", (times, 4, 4))
         assert text_video._opening(sketching) == opening
@@ -480,14 +485,14 @@ def test_agreement_is_of_words_and_of_statements(sketching):
         frames = torch.stack([torch.stack(list(detokenize(models.dvae, v))) for v in videos])
     seen = look(captioner, frames)
     said, stated = (of(captioner, seen, captions) for of in (caption_hits, statement_hits))
-    torch.testing.assert_close(agreement(models, videos, captions), said + stated)
+    torch.testing.assert_close(agreement(models, videos, captions), said / 4 + stated)
     assert float(said.min()) > 0
     assert float(stated.min()) > 0
     only = dataclasses.replace(sketching, captioner=plain)
-    torch.testing.assert_close(agreement(only, videos, captions), said)
+    torch.testing.assert_close(agreement(only, videos, captions), said / 4)
 
 
-def test_second_halves_have_draws_of_their_own(sketching, monkeypatch):
+def test_what_goes_on_has_draws_of_its_own(sketching, monkeypatch):
     drawn = []
 
     def spy(gpt, prompts, seeds, *rest, **named):
@@ -592,7 +597,7 @@ def test_the_captioner_judges_videos(models):
     captioner = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
     found = agreement(dataclasses.replace(models, captioner=captioner), videos, captions)
     decoded = models.dvae.decode(videos, WINDOW).detach()
-    wanted = caption_hits(captioner, look(captioner, decoded), captions)
+    wanted = caption_hits(captioner, look(captioner, decoded), captions) / 4
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3)
     assert not torch.equal(found, agreement(models, videos, captions))
 
