@@ -30,7 +30,7 @@ BEAMS = 4  # beginnings of a caption that are followed side by side
 FRAMES = 16  # of a part of a video that is looked at
 USUAL = 0.35  # how much of what a caption costs whatever is seen is taken off
 THINGS = "things"  # a note in the card of the weights: what can be stated
-MOST_THINGS = 100
+MOST_THINGS, _LONGEST_THING = 100, 64  # and characters
 _LONGEST_VALUE = 8  # tokens that are said of a thing
 _RARE = 5.0  # nats below the likeliest word, from where on none is written
 _EARLY = 2.0  # and from where on a caption does not end
@@ -107,9 +107,11 @@ def _things_from_json(text: str, source: str | Path) -> tuple[str, ...]:
         things = json.loads(text)
     except (ValueError, RecursionError) as fault:
         raise InputError(source, f"its note of things is broken ({fault})") from fault
-    whole = isinstance(things, list) and all(isinstance(thing, str) and thing for thing in things)
-    if not whole or len(things) > MOST_THINGS:
-        raise InputError(source, f"its note of things is no list of up to {MOST_THINGS} words")
+    if not isinstance(things, list) or len(things) > MOST_THINGS:
+        raise InputError(source, f"its note of things is no list of up to {MOST_THINGS}")
+    if not all(isinstance(thing, str) and 0 < len(thing) <= _LONGEST_THING for thing in things):
+        problem = f"its note of things holds other than words of up to {_LONGEST_THING} letters"
+        raise InputError(source, problem)
     return tuple(things)
 
 

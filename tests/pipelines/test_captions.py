@@ -285,10 +285,11 @@ def test_survives_its_file(captioner, tmp_path):
         ("[", "note of things is broken"),
         ("[" * 100_000, "note of things is broken"),
         ("3", "no list"),
-        ('["a", 3]', "no list"),
-        ('["a", ""]', "no list"),
+        ('["a", 3]', "holds other than words"),
+        ('["a", ""]', "holds other than words"),
+        (json.dumps(["a" * 65]), "holds other than words of up to 64 letters"),
         ('{"a": 1}', "no list"),
-        (json.dumps(["a"] * (MOST_THINGS + 1)), "no list of up to 100 words"),
+        (json.dumps(["a"] * (MOST_THINGS + 1)), "no list of up to 100"),
     ],
 )
 def test_refuses_broken_notes_of_things(captioner, tmp_path, note, problem):
