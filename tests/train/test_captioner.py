@@ -113,24 +113,21 @@ def test_statements_are_asked_of_captions_too(kept):
     assert heard_of == {0, 1}
 
 
-def test_a_few_statements_of_many_are_asked_of_captions(kept):
-    many = SimpleNamespace(
-        frames=4,
-        video=kept[0].video,
-        captions=lambda index: ["left on sand"],
-        labels=lambda index: dict(zip("abcde", "vwxyz", strict=True)),
-    )
-    many = type("Many", (), {**vars(many), "__len__": lambda self: 40})
-    for name in ("video", "captions", "labels"):
-        setattr(many, name, staticmethod(getattr(many, name)))
-    batch = draw_batch(many(), WORDS, 3, range(20), DATA)
+def test_a_few_statements_of_many_are_asked_of_captions(tmp_path):
+    labels = dict(zip("abcde", "vwxyz", strict=True))
+    clip = SimpleNamespace(**vars(draw(0, 0)) | {"labels": labels})
+    clips = keep_clips(lambda _: clip, "many", 4, cache=tmp_path)
+    batch = draw_batch(clips, WORDS, 3, range(20), DATA)
     assert batch["stated"].shape[1] == 5
     assert batch["heard"].shape[1] == 3
-    things = [
-        WORDS.pairs.decode([n - 1 for n in ids.tolist() if n]).removeprefix("left on sand")
+    said = [
+        WORDS.pairs.decode([n - 1 for n in ids.tolist() if n])
         for ids in batch["heard"].flatten(0, 1)
     ]
-    assert set(things) == {f"{a} is {b}" for a, b in zip("abcde", "vwxyz", strict=True)}
+    captions = (clip.caption, *clip.rewordings)
+    assert set(said) == {
+        f"{caption}{thing} is {value}" for caption in captions for thing, value in labels.items()
+    }
 
 
 def test_left_and_right_are_exchanged_in_what_is_seen_and_said(kept):
