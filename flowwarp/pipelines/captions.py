@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +43,9 @@ class MediaCaptioner:
     net: Captioner
     vocabulary: Vocabulary
     things: tuple[str, ...] = ()
+
+
+Reply = tuple[Tensor, float]  # ids (L,) that end a statement, and how likely these are
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
         caption: what is read.
     """
     pairs = captioner.vocabulary.pairs
-    replies = _reply(captioner, caption)
+    replies = reply(captioner, caption)
     return [
         Statement(thing, pairs.decode((ids[ids != END] - 1).tolist()).strip(), sure)
         for thing, (ids, sure) in zip(captioner.things, replies, strict=True)
@@ -219,10 +222,14 @@ def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
 
 
 @torch.inference_mode()
-def _reply(captioner: MediaCaptioner, caption: str) -> list[tuple[Tensor, float]]:
-    """Return of each thing the ids that end its statement after a caption, and how sure they are.
+def reply(captioner: MediaCaptioner, caption: str) -> list[Reply]:
+    """Return of each thing what ends its statement after a caption, and how sure that is.
 
     Those that do not come to an end are as long as any may be.
+
+    Args:
+        captioner: from :func:`load_captioner`.
+        caption: what is read.
     """
     net, words = captioner.net, captioner.vocabulary
     if not captioner.things:
@@ -241,11 +248,16 @@ def _reply(captioner: MediaCaptioner, caption: str) -> list[tuple[Tensor, float]
         going = {row for row in going if int(rows[row][-1]) != END}
         if not going:
             break
-    replies = (row[start:] for row, start in zip(rows, begun, strict=True))
-    return [(ids, math.exp(-cost)) for ids, cost in zip(replies, nats, strict=True)]
+    ends = (row[start:] for row, start in zip(rows, begun, strict=True))
+    return [(ids, math.exp(-cost)) for ids, cost in zip(ends, nats, strict=True)]
 
 
-def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[str]) -> Tensor:
+def statement_hits(
+    captioner: MediaCaptioner,
+    seen: Tensor,
+    captions: Sequence[str],
+    replies: Mapping[str, Sequence[Reply]] | None = None,
+) -> Tensor:
     """Return how much of what captions state the captioner sees, in things.
 
     What a caption's words tell of each other is left out: a thing counts by the probability that
@@ -255,6 +267,7 @@ def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[s
         captioner: from :func:`load_captioner`.
         seen: (B, pairs, joined), of :func:`look`.
         captions: B of them.
+        replies: :func:`reply` to each of them, if they have been read before.
 
     Returns:
         (B,), 0 for a captioner that has learned no statements.
@@ -262,10 +275,11 @@ def statement_hits(captioner: MediaCaptioner, seen: Tensor, captions: Sequence[s
     hits = torch.zeros(len(seen))
     for caption in dict.fromkeys(captions):
         own = torch.tensor([other == caption for other in captions])
-        for thing, (reply, sure) in zip(captioner.things, _reply(captioner, caption), strict=True):
-            ids = torch.cat([begin_statement(captioner.vocabulary, thing), reply])
+        said = reply(captioner, caption) if replies is None else replies[caption]
+        for thing, (ends, sure) in zip(captioner.things, said, strict=True):
+            ids = torch.cat([begin_statement(captioner.vocabulary, thing), ends])
             nats, _ = _token_nats(captioner, seen[own], [ids] * int(own.sum()))
-            hits[own] += sure * (-nats[:, -len(reply) :].sum(1)).exp()
+            hits[own] += sure * (-nats[:, -len(ends) :].sum(1)).exp()
     return hits
 
 

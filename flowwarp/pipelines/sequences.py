@@ -134,6 +134,7 @@ def sample_video_tokens(
     sampling: Sampling | None = None,
     *,
     times: int | None = None,
+    keep: int | None = None,
     dtype: torch.dtype | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
@@ -148,12 +149,14 @@ def sample_video_tokens(
         prompts: what each shall be; all with ``begin`` of one length, or without.
         seeds: one for each.
         sampling: how to draw.
-        times: token frames, more than ``begin`` has, after which to stop; all by default.
+        times: token frames after which to stop; all by default.
+        keep: tokens of ``begin``, whole patches in the order in which they are written, after which
+            it is written anew; all of them by default.
         dtype: of the matrices; by default what is fast here.
         progress: called with (codes done, codes in all).
 
     Returns:
-        (B, times, h, w) int64 codes, those of ``begin`` included.
+        (B, times, h, w) int64 codes, those kept of ``begin`` included.
 
     Raises:
         ValueError: codes of a prompt out of range or of a wrong shape.
@@ -167,22 +170,30 @@ def sample_video_tokens(
     times = grid[0] if times is None else times
     if not 1 <= times <= grid[0]:
         raise ValueError(f"times must be 1 … {grid[0]}, got {times}")
-    if len(lengths) > 1 or max(lengths) >= times:
+    each = grid[1] * grid[2] * words[VIDEO].digits
+    given = max(lengths) * each
+    known = given if keep is None else keep
+    if len(lengths) > 1 or known >= times * each:
         raise ValueError(f"begin must have one length, less than {times}, in all prompts")
-    cell = words[VIDEO].digits
-    known = lengths.pop() * grid[1] * grid[2] * cell
-    if known % PATCH:
-        raise ValueError(f"begin must be whole patches of {PATCH} tokens, got {known}")
-    places = words.places(VIDEO, times * grid[1] * grid[2] * cell)
+    if known % PATCH or not 0 <= known <= given:
+        raise ValueError(f"begin must be whole patches of {PATCH} of {given} tokens, got {known}")
+    places = words.places(VIDEO, times * each)
     device = gpt.net.head.weight.device
     draws = _draws(seeds, len(places) - known)
-    asked = [_to(_opened(words, prompt, prompt.caption), device) for prompt in prompts]
+
+    def opened(prompt: Prompt, caption: str | None) -> tuple[Tensor, Tensor]:
+        ids, places = _to(_opened(words, prompt, caption), device)
+        kept = len(ids) - given + known
+        return ids[:kept], places[:kept]
+
+    asked = [opened(prompt, prompt.caption) for prompt in prompts]
     told = None
     if any(prompt.sketch is not None for prompt in prompts):
         told = torch.stack([kinds_of(words, places[::PATCH], prompt.sketch) for prompt in prompts])
         told = told.to(device)
     begins = [words.codes(VIDEO, p.begin).ids for p in prompts if p.begin is not None]
     begun = torch.stack(begins) if begins else torch.empty(len(prompts), 0, dtype=torch.int64)
+    begun = begun[:, :known]
 
     ids = sample(
         gpt.net,
@@ -191,7 +202,7 @@ def sample_video_tokens(
         [ids.to(device) for ids in words.choices(VIDEO)],
         draws.to(device),
         sampling or Sampling(),
-        without=[_to(_opened(words, prompt, None), device) for prompt in prompts],
+        without=[opened(prompt, None) for prompt in prompts],
         kinds=told,
         near=words.near(VIDEO, len(places))[known:].to(device),
         begun=begun.to(device),

@@ -14,8 +14,9 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -37,12 +38,14 @@ from flowwarp.models.upsampler import (
     enlarge,
     upsample_frames,
 )
-from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, STEPS
+from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, REWRITES, STEPS
 from flowwarp.pipelines.captions import (
     MediaCaptioner,
+    Reply,
     caption_hits,
     load_captioner,
     look,
+    reply,
     statement_hits,
 )
 from flowwarp.pipelines.clip_motion import steady_motion
@@ -83,7 +86,7 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blo
 _SIGN = re.compile(r"[^\w\s]|_")
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
-_WINDOW, NOISE, _ENDING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F
+_WINDOW, NOISE, _ENDING, _REWRITING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1
 # A frame takes as long as so many codes, sharpened and not.
 _SHARP_FRAME, _PLAIN_FRAME = 40, 2
 
@@ -529,51 +532,93 @@ def draw_codes(
     """
     told = any(prompt.caption is not None for prompt in prompts)
     count = best if told else 1
-    chosen_early = count > 1 and _can_choose_early(models, prompts)
-    each = count * BEGINNINGS if chosen_early else count
-    every = [own for seed in seeds for own in seeds_after(seed, each)]
+    early = count > 1 and _can_choose_early(models, prompts)
+    each = count * BEGINNINGS if early else count
+    replies = _replies(models, prompts) if count > 1 else None
+    draw = partial(_draw, models, sampling=sampling, replies=replies)
 
-    def begin(part: range) -> _Drawn:
-        asked = _sketched(models, prompts, seeds, candidates, each, part)
-        own = every[part.start : part.stop]
-        times = _opening(models) if chosen_early else None
-        tell = _part(progress if part.start == 0 else None, 0, 2 if chosen_early else 1)
-        return _draw(models, asked, own, sampling, times, tell, judged=count > 1)
+    def sketched(part: range) -> list[Prompt]:
+        return _sketched(models, prompts, seeds, candidates, each, part)
 
-    drawn = _in_parts(models, begin, len(every))
     asked = [prompt for prompt in prompts for _ in range(each)]
-    asked = [
-        replace(prompt, sketch=sketch) for prompt, sketch in zip(asked, drawn.sketches, strict=True)
-    ]
-    if chosen_early:
-        kept = drawn.best(len(prompts), count)
-        asked = [replace(asked[row], begin=drawn.videos[row]) for row in kept]
-        every = [(every[row] + _ENDING) % 2**63 for row in kept]
-
-        def end(part: range) -> _Drawn:
-            own = slice(part.start, part.stop)
-            tell = _part(progress if part.start == 0 else None, 1, 2)
-            return _draw(models, asked[own], every[own], sampling, None, tell, judged=True)
-
-        drawn = _in_parts(models, end, len(kept))
-    kept = drawn.best(len(prompts), 1)
-    return drawn.videos[kept], [asked[row] for row in kept]
+    every = [own for seed in seeds for own in seeds_after(seed, each)]
+    if not early:
+        drawn = draw(asked, every, sketched=sketched, progress=progress)
+    else:
+        opening = _opening(models)
+        tells = [_part(progress, part, 3) for part in range(3)]
+        drawn = draw(asked, every, sketched=sketched, times=opening, progress=tells[0])
+        again = drawn.best(len(prompts), count).ways(REWRITES)
+        seeds_again = [
+            (seed + _REWRITING * (number % REWRITES + 1)) % 2**63
+            for number, seed in enumerate(again.seeds)
+        ]
+        half = opening * math.prod(models.grid[1:]) * models.gpt.vocabulary[VIDEO].digits // 2
+        rewritten = draw(
+            again.begun, seeds_again, times=opening, keep=half // PATCH * PATCH, progress=tells[1]
+        )
+        going = drawn.beside(rewritten, len(prompts)).best(len(prompts), count)
+        ends = [(seed + _ENDING) % 2**63 for seed in going.seeds]
+        drawn = draw(going.begun, ends, progress=tells[2])
+    best_ones = drawn.best(len(prompts), 1)
+    return best_ones.videos, best_ones.asked
 
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Videos, as many of each prompt, the sketches that they are after, and how well they fit."""
+    """Videos or how they begin, as many of each prompt, and how well they fit it.
 
-    sketches: list[Tensor | None]
+    Args:
+        asked: what each was to be, with its sketch.
+        seeds: what each was drawn by.
+        videos: (B, t, h, w) codes.
+        fits: (B,), as :func:`agreement` says.
+    """
+
+    asked: list[Prompt]
+    seeds: list[int]
     videos: Tensor
     fits: Tensor
 
-    def best(self, prompts: int, count: int) -> list[int]:
-        """Return which ``count`` videos of each prompt fit it best."""
-        each = len(self.fits) // prompts
-        best = self.fits.view(prompts, each).topk(count).indices
-        rows: list[int] = (best + each * torch.arange(prompts)[:, None]).flatten().tolist()
-        return rows
+    @property
+    def begun(self) -> list[Prompt]:
+        """What goes on from these."""
+        return [
+            replace(prompt, begin=video)
+            for prompt, video in zip(self.asked, self.videos, strict=True)
+        ]
+
+    def take(self, rows: Tensor) -> _Drawn:
+        """Return some, (n,) in their order."""
+        numbers: list[int] = rows.tolist()
+        return _Drawn(
+            [self.asked[row] for row in numbers],
+            [self.seeds[row] for row in numbers],
+            self.videos[rows],
+            self.fits[rows],
+        )
+
+    def best(self, prompts: int, count: int) -> _Drawn:
+        """Return the ``count`` of each prompt that fit it best, best first."""
+        fits = self.fits.view(prompts, -1)
+        firsts = fits.shape[1] * torch.arange(prompts)[:, None]
+        return self.take((fits.topk(count).indices + firsts).flatten())
+
+    def ways(self, count: int) -> _Drawn:
+        """Return each so many times."""
+        return self.take(torch.arange(len(self.fits)).repeat_interleave(count))
+
+    def beside(self, others: _Drawn, prompts: int) -> _Drawn:
+        """Return these and others of the same prompts, those of each prompt side by side."""
+        both = _Drawn(
+            self.asked + others.asked,
+            self.seeds + others.seeds,
+            torch.cat([self.videos, others.videos]),
+            torch.cat([self.fits, others.fits]),
+        )
+        rows, count = torch.arange(len(both.fits)), len(self.fits)
+        own, more = rows[:count].view(prompts, -1), rows[count:].view(prompts, -1)
+        return both.take(torch.cat([own, more], 1).flatten())
 
 
 def _sketched(
@@ -602,35 +647,65 @@ def _sketched(
 def _draw(
     models: VideoModels,
     asked: Sequence[Prompt],
-    every: Sequence[int],
-    sampling: Sampling,
-    times: int | None,
-    progress: Progress | None,
+    seeds: Sequence[int],
     *,
-    judged: bool,
+    sampling: Sampling,
+    replies: Mapping[str, Sequence[Reply]] | None,
+    sketched: Callable[[range], Sequence[Prompt]] | None = None,
+    times: int | None = None,
+    keep: int | None = None,
+    progress: Progress | None = None,
 ) -> _Drawn:
-    """Write videos, up to so many token frames, and judge them if there will be a choice."""
-    videos = sample_video_tokens(models.gpt, asked, every, sampling, times=times, progress=progress)
-    captions = [prompt.caption for prompt in asked if prompt.caption is not None]
-    fits = agreement(models, videos, captions) if judged else torch.zeros(len(asked))
-    return _Drawn([prompt.sketch for prompt in asked], videos, fits)
+    """Write videos, each thread some of them, and judge them if there will be a choice.
 
+    Args:
+        models: from :func:`load_models`.
+        asked: what each shall be.
+        seeds: one for each.
+        sampling: how codes are drawn.
+        replies: to the captions; None if there will be no choice.
+        sketched: returns a part of those asked with their sketches, if they have none yet.
+        times: see :func:`flowwarp.pipelines.sequences.sample_video_tokens`.
+        keep: likewise.
+        progress: called with (codes done, codes in all) of the first part.
+    """
 
-def _in_parts(models: VideoModels, draw: Callable[[range], _Drawn], count: int) -> _Drawn:
-    """Draw so many videos, each thread some of them."""
-
-    def sent(part: range) -> _Sent:
-        drawn = draw(part)
-        sketches = [None if own is None else own.numpy() for own in drawn.sketches]
-        return sketches, drawn.videos.numpy(), drawn.fits.numpy()
+    def write(part: range) -> _Sent:
+        own = slice(part.start, part.stop)
+        wanted = asked[own] if sketched is None else sketched(part)
+        videos = sample_video_tokens(
+            models.gpt,
+            wanted,
+            seeds[own],
+            sampling,
+            times=times,
+            keep=keep,
+            progress=progress if part.start == 0 else None,
+        )
+        captions = [prompt.caption for prompt in wanted if prompt.caption is not None]
+        fits = torch.zeros(len(wanted))
+        if replies is not None:
+            fits = agreement(models, videos, captions, replies)
+        sketches = [None if prompt.sketch is None else prompt.sketch.numpy() for prompt in wanted]
+        return sketches, videos.numpy(), fits.numpy()
 
     threads = torch.get_num_threads() if can_fork(models.device) else 1
-    sketches, videos, fits = zip(*run_parts(sent, count, threads), strict=True)
+    sketches, videos, fits = zip(*run_parts(write, len(seeds), threads), strict=True)
+    told = (None if own is None else torch.from_numpy(own) for part in sketches for own in part)
     return _Drawn(
-        [None if own is None else torch.from_numpy(own) for part in sketches for own in part],
+        [replace(prompt, sketch=own) for prompt, own in zip(asked, told, strict=True)],
+        list(seeds),
         torch.cat([*map(torch.from_numpy, videos)]),
         torch.cat([*map(torch.from_numpy, fits)]),
     )
+
+
+def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[Reply]]:
+    """Return what the captioner reads in prompts: once, before processes share out the videos."""
+    if models.captioner is None:
+        return {}
+    captions = {prompt.caption for prompt in prompts if prompt.caption is not None}
+    return {caption: reply(models.captioner, caption) for caption in captions}
 
 
 def _can_choose_early(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
@@ -653,7 +728,12 @@ def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
     return progress and (lambda done, total: progress(part * total + done, parts * total))
 
 
-def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> Tensor:
+def agreement(
+    models: VideoModels,
+    videos: Tensor,
+    captions: Sequence[str],
+    replies: Mapping[str, Sequence[Reply]] | None = None,
+) -> Tensor:
     """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
     By the captioner if there is one, from what is decoded: how much of what they state is there,
@@ -664,6 +744,7 @@ def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> T
         models: from :func:`load_models`.
         videos: (B, t, h, w) codes.
         captions: B of them.
+        replies: see :func:`flowwarp.pipelines.captions.statement_hits`.
     """
     if models.captioner is None:
         return text_likelihood(models.gpt, videos, captions)
@@ -672,7 +753,7 @@ def agreement(models: VideoModels, videos: Tensor, captions: Sequence[str]) -> T
     shown = _hold(torch.stack(frames), models.captioner.net.config.apart)
     seen = look(models.captioner, shown)
     said = caption_hits(models.captioner, seen, captions)
-    return _SAID * said + statement_hits(models.captioner, seen, captions)
+    return _SAID * said + statement_hits(models.captioner, seen, captions, replies)
 
 
 def _hold(frames: Tensor, apart: int) -> Tensor:

@@ -131,6 +131,43 @@ def test_what_it_began_with_is_copied_from():
     assert not torch.equal(draw(whole[:1]), whole)
 
 
+@pytest.mark.parametrize("keep", [0, 8, 16, 24])
+def test_what_is_kept_of_a_beginning_stays_and_the_rest_is_written_anew(keep):
+    """As in one go: the likeliest codes again, after whatever stood behind those kept."""
+    gpt = make()
+    torch.nn.init.normal_(gpt.net.same.weight)  # what is kept, and that alone, is copied from
+    with torch.no_grad():
+        for block in gpt.net.blocks:
+            block.out.weight.mul_(10)
+    likeliest = Sampling(temperature=0, guidance=2)
+
+    def draw(begin, keep=None, times=None):
+        prompt = Prompt("left", begin=begin)
+        return sample_video_tokens(
+            gpt, [prompt], [1], likeliest, times=times, keep=keep, dtype=torch.float32
+        )[0]
+
+    whole, begin = draw(None), torch.arange(20, 28).view(1, 2, 4)
+    written = gpt.vocabulary.codes("video", whole).ids
+    if keep < 16:
+        spoilt = gpt.vocabulary.codes("video", whole[:1]).ids
+        spoilt[keep:] = gpt.vocabulary.codes("video", begin).ids[keep:]
+        begin = gpt.vocabulary.read_grid("video", spoilt[None])[0]
+        assert not torch.equal(begin, whole[:1])
+        assert torch.equal(draw(begin, keep, times=1), whole[:1])
+    else:
+        begin = whole[:1] if keep == 16 else whole
+    again = draw(begin, keep)
+    assert torch.equal(gpt.vocabulary.codes("video", again).ids, written)
+
+
+@pytest.mark.parametrize("keep", [-8, 4, 24])
+def test_only_whole_patches_of_a_beginning_are_kept(keep):
+    begin = torch.zeros(1, 2, 4)
+    with pytest.raises(ValueError, match="begin must be whole patches of 8 of 16 tokens"):
+        sample_video_tokens(make(), [Prompt(begin=begin)], [1], keep=keep)
+
+
 @pytest.mark.parametrize(
     "begin", [torch.zeros(1, 2, 6), torch.full((1, 2, 4), 36), torch.full((1, 2, 4), -1)]
 )

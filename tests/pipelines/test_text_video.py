@@ -15,12 +15,18 @@ from flowwarp.errors import InputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.video import psnr
-from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.models.captioner import END, Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT, Sampling
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip, upsample_frames
-from flowwarp.pipelines import text_video
-from flowwarp.pipelines.captions import MediaCaptioner, caption_hits, look, statement_hits
+from flowwarp.pipelines import captions, text_video
+from flowwarp.pipelines.captions import (
+    MediaCaptioner,
+    caption_hits,
+    look,
+    reply,
+    statement_hits,
+)
 from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
@@ -65,6 +71,7 @@ def models(video_weights):
 def _four_are_begun(monkeypatch):
     """Let the numbers of tests not hang on what is the default."""
     monkeypatch.setattr(text_video, "BEGINNINGS", 4)
+    monkeypatch.setattr(text_video, "REWRITES", 2)
 
 
 @pytest.fixture
@@ -385,7 +392,7 @@ def test_a_sketch_goes_on_where_the_one_before_ends(sketching, monkeypatch):
     made = []
     monkeypatch.setattr(text_video, "choose_sketches", spy)
     monkeypatch.setattr(  # the last is the best
-        text_video, "agreement", lambda models, videos, captions: torch.arange(len(videos))
+        text_video, "agreement", lambda models, videos, *_: torch.arange(len(videos))
     )
     make(sketching, seed=1, frames=2 * WINDOW, best=3)
     assert asked[0] is None
@@ -407,46 +414,69 @@ def test_what_is_begun_is_told_its_sketch_too(sketching):
     assert torch.equal(draw(whole[:1]), whole)
 
 
-def test_of_four_times_as_many_the_best_go_on(sketching, monkeypatch):
-    def score(models, videos, captions):
-        return videos.double().sum((1, 2, 3))
+def test_of_four_times_as_many_the_best_are_rewritten_and_of_all_the_best_go_on(
+    sketching, monkeypatch
+):
+    def score(models, videos, *_):
+        return -(videos.double() - 40).square().sum((1, 2, 3))
 
     monkeypatch.setattr(text_video, "agreement", score)
     prompts, seeds = [Prompt(CAPTION), Prompt("a knight")], [9, 4]
-    asked = [
-        own
+
+    def drawn(asked, seeds, **how):
+        return sample_video_tokens(sketching.gpt, asked, seeds, SAMPLING, **how)
+
+    def best(videos, count):
+        """Rows of the best of each prompt, best first."""
+        scores = score(None, videos, None).view(2, -1)
+        return (scores.topk(count).indices + scores.shape[1] * torch.arange(2)[:, None]).tolist()
+
+    first = [
+        with_sketches(sketching, prompt, seed, 24, 12)
         for prompt, seed in zip(prompts, seeds, strict=True)
-        for own in with_sketches(sketching, prompt, seed, 24, 12)
     ]
+    asked = [*first[0], *first[1]]
     every = [own for seed in seeds for own in seeds_after(seed, 12)]
-    begun = sample_video_tokens(sketching.gpt, asked, every, SAMPLING, times=1)
+    begun = drawn(asked, every, times=1)
     assert begun.shape == (24, 1, 4, 4)
-    scores = score(None, begun, None).view(2, 12)
-    kept = (scores.topk(3).indices + torch.tensor([[0], [12]])).flatten().tolist()
-    ends = [dataclasses.replace(asked[row], begin=begun[row]) for row in kept]
-    later = [(every[row] + 0x27D4EB2F) % 2**63 for row in kept]
-    videos = sample_video_tokens(sketching.gpt, ends, later, SAMPLING)
-    best = score(None, videos, None).view(2, 3).argmax(1) + torch.tensor([0, 3])
+    rows = [row for own in best(begun, 3) for row in own for _ in range(2)]
+    again = [dataclasses.replace(asked[row], begin=begun[row]) for row in rows]
+    others = [
+        (every[row] + 0x165667B1 * (1 + number % 2)) % 2**63 for number, row in enumerate(rows)
+    ]
+    rewritten = drawn(again, others, times=1, keep=16)
+    assert torch.equal(rewritten[:, :, :2], begun[rows][:, :, :2])
+    both = torch.cat([begun.view(2, 12, 1, 4, 4), rewritten.view(2, 6, 1, 4, 4)], 1).flatten(0, 1)
+    whose = asked[:12] + again[:6] + asked[12:] + again[6:]
+    by = every[:12] + others[:6] + every[12:] + others[6:]
+    kept = [row for own in best(both, 3) for row in own]
+    assert any(row % 18 >= 12 for row in kept)
+    assert any(row % 18 < 12 for row in kept)
+    ends = [dataclasses.replace(whose[row], begin=both[row]) for row in kept]
+    videos = drawn(ends, [(by[row] + 0x27D4EB2F) % 2**63 for row in kept])
+    ((one,), (other,)) = best(videos, 1)
+
     told = []
     found, chosen = draw_codes(
         sketching, prompts, seeds, candidates=24, best=3, progress=lambda *at: told.append(at)
     )
-    assert torch.equal(found, videos[best])
-    assert torch.equal(chosen[1].sketch, ends[best[1]].sketch)
-    assert told == sorted(told)
-    assert told[-1] == (told[0][1], told[0][1])
+    assert torch.equal(found, videos[[one, other]])
+    assert torch.equal(chosen[1].sketch, ends[other].sketch)
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 def test_a_quarter_of_the_first_window_is_seen_before_the_choice(sketching, monkeypatch):
     lengths = []
 
-    def spy(models, videos, captions):
+    def spy(models, videos, *_):
         lengths.append(tuple(videos.shape[:2]))
         return torch.zeros(len(videos))
 
     monkeypatch.setattr(text_video, "agreement", spy)
     draw_codes(sketching, [Prompt(CAPTION)], [9], best=2)
-    assert lengths == [(8, 1), (2, 2)]
+    assert lengths == [(8, 1), (4, 1), (2, 2)]
     for times, opening in ((1, 1), (3, 1), (4, 1), (8, 2), (16, 4)):
         monkeypatch.setattr(VideoModels, "grid", (times, 4, 4))
         assert text_video._opening(sketching) == opening
@@ -471,28 +501,56 @@ def test_what_is_too_short_to_be_compared_stands_still(count, apart, wanted):
         assert torch.equal(held[:, apart:], held[:, :-apart])
 
 
-def test_agreement_is_of_words_and_of_statements(sketching):
+@pytest.fixture
+def stating(sketching):
+    """Networks whose captioner states things."""
     words = sketching.gpt.vocabulary
     torch.manual_seed(0)
     eye = Captioner(CaptionerConfig(words.pairs.size + 1, size=16, apart=2, widths=(8, 8)))
     torch.nn.init.normal_(eye.head.weight, std=0.5)
-    plain = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8))
-    captioner = dataclasses.replace(plain, things=("coat", "way"))
-    models = dataclasses.replace(sketching, captioner=captioner)
+    captioner = MediaCaptioner(eye.eval(), text_vocabulary(words.pairs, 8), ("coat", "way"))
+    return dataclasses.replace(sketching, captioner=captioner)
+
+
+def test_what_prompts_state_is_read_once(stating, monkeypatch):
+    prompts = [Prompt(CAPTION), Prompt("a knight"), Prompt(CAPTION)]
+    wanted = draw_codes(stating, prompts, [9, 4, 2], best=2)[0]
+    read = []
+
+    def spy(captioner, caption):
+        read.append(caption)
+        return reply(captioner, caption)
+
+    for module in (text_video, captions):
+        monkeypatch.setattr(module, "reply", spy)
+    assert torch.equal(draw_codes(stating, prompts, [9, 4, 2], best=2)[0], wanted)
+    assert sorted(read) == ["a knight", CAPTION]
+    # And what was read decides.
+    found = []
+    for sure in (1e6, -1e6):
+        said = [(torch.tensor([END]), sure)] * 2
+        monkeypatch.setattr(text_video, "reply", lambda *_, said=said: said)
+        found.append(draw_codes(stating, prompts, [9, 4, 2], best=2)[0])
+    assert not torch.equal(*found)
+
+
+def test_agreement_is_of_words_and_of_statements(stating):
+    models, captioner = stating, stating.captioner
+    plain = dataclasses.replace(captioner, things=())
     videos = torch.randint(64, (3, 2, 4, 4), generator=torch.Generator().manual_seed(0))
-    captions = [CAPTION, CAPTION, "a knight"]
+    told = [CAPTION, CAPTION, "a knight"]
     with torch.inference_mode(), fast_autocast(models.device):
         frames = torch.stack([torch.stack(list(detokenize(models.dvae, v))) for v in videos])
     seen = look(captioner, frames)
-    said, stated = (of(captioner, seen, captions) for of in (caption_hits, statement_hits))
-    torch.testing.assert_close(agreement(models, videos, captions), said / 4 + stated)
+    said, stated = (of(captioner, seen, told) for of in (caption_hits, statement_hits))
+    torch.testing.assert_close(agreement(models, videos, told), said / 4 + stated)
     assert float(said.min()) > 0
     assert float(stated.min()) > 0
-    only = dataclasses.replace(sketching, captioner=plain)
-    torch.testing.assert_close(agreement(only, videos, captions), said / 4)
+    only = dataclasses.replace(models, captioner=plain)
+    torch.testing.assert_close(agreement(only, videos, told), said / 4)
 
 
-def test_what_goes_on_has_draws_of_its_own(sketching, monkeypatch):
+def test_what_is_rewritten_or_goes_on_has_draws_of_its_own(sketching, monkeypatch):
     drawn = []
 
     def spy(gpt, prompts, seeds, *rest, **named):
@@ -501,13 +559,12 @@ def test_what_goes_on_has_draws_of_its_own(sketching, monkeypatch):
 
     monkeypatch.setattr(text_video, "sample_video_tokens", spy)
     monkeypatch.setattr(
-        text_video, "agreement", lambda models, videos, captions: torch.arange(len(videos))
+        text_video, "agreement", lambda models, videos, *_: torch.arange(len(videos))
     )
     plain = dataclasses.replace(sketching, sketcher=None)
     draw_codes(plain, [Prompt(CAPTION)], [9], best=2)
-    first, second = drawn
-    assert (len(first), len(second)) == (8, 2)
-    assert first.isdisjoint(second)
+    assert [len(own) for own in drawn] == [8, 4, 2]
+    assert len(set().union(*drawn)) == 14
 
 
 def test_sketches_do_not_hang_on_how_many_threads_there_are(sketching, monkeypatch):
@@ -532,7 +589,7 @@ def test_sketches_do_not_hang_on_how_many_threads_there_are(sketching, monkeypat
 
 
 def test_each_thread_draws_a_part(sketching, monkeypatch):
-    def score(models, videos, captions):
+    def score(models, videos, *_):
         return videos.double().sum((1, 2, 3))
 
     monkeypatch.setattr(text_video, "agreement", score)
@@ -559,12 +616,13 @@ def test_each_thread_draws_a_part(sketching, monkeypatch):
         wanted, same = draw_codes(sketching, *asked, candidates=24, best=3)
     finally:
         torch.set_num_threads(before)
-    assert tasks == [(24, 3), (6, 3)]
+    assert tasks == [(24, 3), (12, 3), (6, 3)]
     assert torch.equal(found, wanted)
     for one, other in zip(chosen, same, strict=True):
         assert torch.equal(one.sketch, other.sketch)
-    assert told == sorted(told)
-    assert told[-1] == (told[0][1], told[0][1])
+    shares = [done / total for done, total in told]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
 
 
 def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monkeypatch):
@@ -585,7 +643,7 @@ def test_the_sketcher_chooses_sketches_and_the_captioner_videos(sketching, monke
     monkeypatch.setattr(text_video, "choose_sketches", spy)
     monkeypatch.setattr(text_video, "caption_hits", count)
     draw_codes(two, [Prompt(CAPTION)], [1], candidates=8, best=2)
-    assert choosing == [two.sketcher, captioner, captioner]
+    assert choosing == [two.sketcher, captioner, captioner, captioner]
 
 
 def test_the_captioner_judges_videos(models):
