@@ -10,6 +10,6 @@ BEST = 4  # videos of a prompt, to choose from
 BEGINNINGS = 4  # for each of them, of which the best go on
 REWRITES = 4  # ways in which the lower half of these is written anew before
 STEPS = 1  # of the upsampler, a frame
-CANDIDATES = 128  # sketches of a prompt, shared out among its videos; a fraction of their time
+CANDIDATES = 80  # sketches of a prompt, shared out among its videos; a fraction of their time
 FPS = 12  # of what is made
 MOST_SEED = 2**32 - 1  # a larger one says the same as a smaller one: generators drop its bits
