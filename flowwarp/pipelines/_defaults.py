@@ -3,7 +3,7 @@
 TEMPERATURE = 0.6  # of codes; warmer, figures are patched together of what hardly fits
 DETAIL = 0.3  # temperature of the digits of a code after its first
 TOP_P = 0.9  # codes of the likeliest, which have this probability together
-GUIDANCE = 3.0  # how much the prompt is stressed
+GUIDANCE = 2.0  # how much the prompt is stressed
 MOST_SCALE = 10_000  # of logits: temperature, detail and guidance (``flowwarp.models.gpt.MOST``)
 PLAUSIBLE = 0.05  # codes that have this share of the likeliest one's chance before it is stressed
 BEST = 4  # videos of a prompt, to choose from
