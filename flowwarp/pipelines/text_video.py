@@ -308,8 +308,9 @@ def generate(
             it, if it has S pixels a side or more.
         best: so many videos of each window are written, and the one taken that the prompt
             describes best; without a prompt it is the first. Of several, where there is a captioner
-            and nothing to go on from, be it a picture, ``BEGINNINGS`` times as many are begun, and
-            the best of them go on after the first quarter of the window.
+            and nothing to go on from, be it a picture, ``BEGINNINGS`` times as many are begun, up
+            to the first quarter of the window. The lower half of the best is rewritten in
+            ``REWRITES`` ways each, and the best of all go on.
         candidates: so many sketches are made, shared out among the videos that are begun, each of
             which takes the best of its own, at least one for each.
         sampling: how codes are drawn.
