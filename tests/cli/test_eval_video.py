@@ -84,8 +84,8 @@ def test_all_parts(evaluate):
         "psnr", "fine", "warping", "samples: warping", "samples: fine"
     }  # fmt: skip
     assert result["counts"] == {"classifier": 2, "dvae": 2, "gpt": 2, "upsampler": 1, "temporal": 1}
-    assert (result["sampling"]["guidance"], result["sampling"]["plausible"]) == (3, 0.05)
-    assert (result["candidates"], result["best_of"]) == (128, 4)
+    assert (result["sampling"]["guidance"], result["sampling"]["plausible"]) == (2, 0.05)
+    assert (result["candidates"], result["best_of"]) == (80, 4)
     assert len(result["confusions"]["seen"][0]) == 4
 
 
