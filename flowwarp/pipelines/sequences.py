@@ -182,9 +182,9 @@ def sample_video_tokens(
     draws = _draws(seeds, len(places) - known)
 
     def opened(prompt: Prompt, caption: str | None) -> tuple[Tensor, Tensor]:
-        ids, places = _to(_opened(words, prompt, caption), device)
+        ids, where = _to(_opened(words, prompt, caption), device)
         kept = len(ids) - given + known
-        return ids[:kept], places[:kept]
+        return ids[:kept], where[:kept]
 
     asked = [opened(prompt, prompt.caption) for prompt in prompts]
     told = None

@@ -526,7 +526,7 @@ def draw_codes(
         sampling: how codes are drawn.
         candidates: see :func:`generate`.
         best: likewise.
-        progress: called with (codes done, codes in all).
+        progress: called with (work done, work in all).
 
     Returns:
         (B, t, h, w) int64, and the prompts with their sketches.
@@ -547,7 +547,7 @@ def draw_codes(
         drawn = draw(asked, every, sketched=sketched, progress=progress)
     else:
         opening = _opening(models)
-        tells = [_part(progress, part, 3) for part in range(3)]
+        tells = [_part(progress, part, 3, math.prod(models.grid)) for part in range(3)]
         drawn = draw(asked, every, sketched=sketched, times=opening, progress=tells[0])
         again = drawn.best(len(prompts), count).ways(REWRITES)
         seeds_again = [
@@ -561,8 +561,8 @@ def draw_codes(
         going = drawn.beside(rewritten, len(prompts)).best(len(prompts), count)
         ends = [(seed + _ENDING) % 2**63 for seed in going.seeds]
         drawn = draw(going.begun, ends, progress=tells[2])
-    best_ones = drawn.best(len(prompts), 1)
-    return best_ones.videos, best_ones.asked
+    chosen = drawn.best(len(prompts), 1)
+    return chosen.videos, chosen.asked
 
 
 @dataclass(frozen=True)
@@ -724,9 +724,11 @@ def _opening(models: VideoModels) -> int:
     return max(1, models.grid[0] // 4)
 
 
-def _part(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Return what tells of a part of the work as if it were all."""
-    return progress and (lambda done, total: progress(part * total + done, parts * total))
+def _part(progress: Progress | None, part: int, parts: int, share: int) -> Progress | None:
+    """Return what tells of a part of the work, each as large a share of all."""
+    return progress and (
+        lambda done, total: progress(part * share + share * done // total, parts * share)
+    )
 
 
 def agreement(
