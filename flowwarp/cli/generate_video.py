@@ -321,7 +321,7 @@ def name_of(prompt: str) -> str:
 def _warn(models: VideoModels, prompt: str) -> None:
     """Say on stderr what of a prompt will not be understood."""
     from flowwarp.pipelines.sequences import words_of
-    from flowwarp.pipelines.text_video import heard, tidy, unknown_words
+    from flowwarp.pipelines.text_video import heard, is_reworded, tidy, unknown_words
 
     read, whole = heard(models.gpt, prompt), tidy(models.gpt, prompt)
     if not whole:
@@ -331,6 +331,8 @@ def _warn(models: VideoModels, prompt: str) -> None:
         _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
     if not words_of(read):
         _say(f"{name}: holds no word that the network knows; expect anything")
+    if is_reworded(models.gpt, prompt):
+        _say(f"{name}: read as {read!r}")
     # Those of a network that says what it knows are left out, unless there are no others.
     unknown = unknown_words(models.gpt, read if models.gpt.known is None else prompt)
     if unknown:

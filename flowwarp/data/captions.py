@@ -119,6 +119,31 @@ def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
     return _write(attributes, random, _EVERYTHING)
 
 
+def plain_caption(attributes: Attributes) -> str:
+    """Write a caption that names all that attributes tell, in the first of the wordings.
+
+    Args:
+        attributes: of a clip; what is empty is not named. With a colour of hair and no style, hair
+            is told with who is seen: "a red-haired woman".
+    """
+    haired = all(not actor["hair_style"] for actor in attributes["actors"])
+    shares = dict.fromkeys(_SHARES, 1.0) | {"calling": 0.0, "haired": float(haired)}
+    return _write(attributes, _First(), shares)
+
+
+class _First(np.random.Generator):
+    """Chooses the first of what there is."""
+
+    def __init__(self) -> None:
+        super().__init__(np.random.PCG64(0))
+
+    def random(self) -> float:  # type: ignore[override]
+        return 0.5
+
+    def integers(self, high: int) -> int:  # type: ignore[override]
+        return 0
+
+
 def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
     """Write a caption that may leave out anything but who is seen.
 
@@ -205,7 +230,7 @@ def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[
         return random.random() < shares[key]
 
     actors, ground = attributes["actors"], attributes["ground"]
-    place = choose(random, _GROUNDS[ground]) if named("ground") else ""
+    place = choose(random, _GROUNDS[ground]) if ground and named("ground") else ""
     crossed = place
     if place.startswith("on ") and all(actor["action"] == "walk" for actor in actors):
         crossed = place.replace("on ", choose(random, ("on ", "across ", "over ")), 1)
@@ -298,7 +323,7 @@ def _act(
     action, direction = actor["action"], actor["direction"]
     weapon = actor["weapon"] if random.random() < shares["weapon"] else ""
     verb = way = ""
-    acts = random.random() < shares["action"]
+    acts = bool(action) and random.random() < shares["action"]
     if acts:
         verbs = _VERBS[action]
         if weapon and action in _ARMED_VERBS:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
+from flowwarp.data.prompts import Reading, is_understood, read_prompt
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE
@@ -368,17 +369,28 @@ def _full_size(models: VideoModels, image: Tensor) -> Tensor | None:
 def tidy(gpt: MediaGPT, prompt: str) -> str:
     """Return a prompt as captions are written.
 
-    It is put on one line, in small letters if captions have no capitals, without the signs that
-    captions do not have, and a British spelling is made American where captions know that only.
+    A network that learned the captions of the sprites' world is told in their words what the prompt
+    asks for, whatever its own are (:func:`flowwarp.data.prompts.read_prompt`). For others it is put
+    on one line, in small letters if captions have no capitals, without the signs that captions do
+    not have, and a British spelling is made American where captions know that only.
     Words that no caption has are left out, if others are there: they tell nothing, and for those
     who choose they weigh more than all that do.
     """
-    line = _spelled(gpt, prompt)
+    reading = _read(gpt, prompt)
+    line = _spelled(gpt, prompt) if reading is None else reading.caption
     if gpt.known is None:
         return line
     known = gpt.known
     heard = " ".join(WORD.sub(lambda found: found[0] if found[0] in known else " ", line).split())
     return heard if any(map(str.isalpha, heard)) else line
+
+
+def _read(gpt: MediaGPT, prompt: str) -> Reading | None:
+    """Return what is understood of a prompt, if captions are of the sprites' world."""
+    if gpt.known is None or not is_understood(gpt.known):
+        return None
+    reading = read_prompt(prompt, gpt.known)
+    return reading if reading is not None and reading.caption else None
 
 
 def _spelled(gpt: MediaGPT, prompt: str) -> str:
@@ -402,16 +414,28 @@ def _spell(word: str, known: frozenset[str]) -> str:
 
 
 def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
-    """Return the words of a prompt that were in no caption the transformer learned from.
+    """Return the words of a prompt that tell the transformer nothing.
 
-    Older weights do not say which were. Of those it is guessed: what has been read several times
-    has become one token, so what has none will hardly be known.
+    They were in no caption that it learned from; or, where a prompt is read thing by thing, they
+    are not understood. Older weights do not say which words they know. Of those it is guessed: what
+    has been read several times has become one token, so what has none will hardly be known.
     """
+    if (reading := _read(gpt, prompt)) is not None:
+        return list(reading.left_out)
     words = words_of(_spelled(gpt, prompt))
     if gpt.known is not None:
         return [word for word in words if word not in gpt.known]
     pairs = gpt.vocabulary.pairs
     return [word for word in words if min(len(pairs.encode(w)) for w in (word, f" {word}")) > 1]
+
+
+def is_reworded(gpt: MediaGPT, prompt: str) -> bool:
+    """Return whether a prompt says what is understood of it in other words than captions do."""
+    if gpt.known is None or _read(gpt, prompt) is None:
+        return False
+    left_out = set(words_of(" ".join(unknown_words(gpt, prompt))))
+    words = words_of(_spelled(gpt, prompt))
+    return any(word not in gpt.known and word not in left_out for word in words)
 
 
 def heard(gpt: MediaGPT, prompt: str) -> str:
@@ -702,11 +726,22 @@ def _draw(
 
 
 def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[Reply]]:
-    """Return what the captioner reads in prompts: once, before processes share out the videos."""
-    if models.captioner is None:
+    """Return what the captioner reads in prompts: once, before processes share out the videos.
+
+    Of things that a prompt leaves open it can only guess. Where it is known which these are, what
+    it says of them does not count.
+    """
+    eye = models.captioner
+    if eye is None:
         return {}
-    captions = {prompt.caption for prompt in prompts if prompt.caption is not None}
-    return {caption: reply(models.captioner, caption) for caption in captions}
+    replies = {}
+    for caption in {prompt.caption for prompt in prompts if prompt.caption is not None}:
+        reading = _read(models.gpt, caption)
+        replies[caption] = [
+            (ids, sure if reading is None or thing in reading.stated else 0.0)
+            for thing, (ids, sure) in zip(eye.things, reply(eye, caption), strict=True)
+        ]
+    return replies
 
 
 def _can_choose_early(models: VideoModels, prompts: Sequence[Prompt]) -> bool:

@@ -1,0 +1,482 @@
+"""What a prompt in anyone's own words asks for, and the same in the words of captions.
+
+Networks that learned from the captions of the sprites' world know some 250 words, in the orders
+that :mod:`flowwarp.data.captions` writes. People say "ginger lass in a green frock, strolling off
+to the right". So a prompt is read thing by thing, with ``datasets/sprites/words.toml``, and what
+was understood is written anew, as a caption would say it. Betker et al., "Improving Image
+Generation with Better Captions" (2023), have a large language model write prompts anew; this world
+is small enough to be read by tables, and what is not understood can be told.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, final
+
+from flowwarp._bundled import bundled
+from flowwarp.data._camera import take_camera
+from flowwarp.data.captions import plain_caption
+
+_LONGEST = 2000  # characters; nothing after them is read
+_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"))  # British and American
+_SHORTEST, _LONGEST_WORD = 5, 20  # letters of a word whose spelling may be mended
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+# What every network knows that has learned the captions of this world.
+_ALWAYS = frozenset(
+    ("walks", "stands", "slashes", "spell", "thrusts", "shoots", "falls", "facing", "camera", "on")
+)
+_DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat")  # what a colour is said of
+_COPULAS = frozenset(("is", "was", "are", "were", "being", "s", "dyed", "colored", "all", "of"))
+_STRESSED = frozenset(("bright", "dark", "deep", "light", "so", "very", "a"))
+_DIVIDING = frozenset(("and", "with", "in", "on"))
+_BETWEEN = 2  # words at most between a colour and what it is said of
+_PRONOUNS = frozenset(
+    ("she", "her", "hers", "herself", "he", "his", "him", "himself", "it", "its", "they", "their")
+)
+_SPECIES = ("dark elf", "orc")
+# Colours that things of a kind do not come in, and the nearest that they do.
+_NEAREST = {
+    "hair": {
+        **{"gold": "blonde", "yellow": "blonde", "silver": "gray", "orange": "red"},
+        **{"maroon": "red", "light blue": "blue", "teal": "green", "magenta": "pink"},
+        "bronze": "brown",
+    },
+    "torso": {"magenta": "pink", "bronze": "brown"},
+    "legs": {"light blue": "blue", "maroon": "red", "bronze": "brown"},
+}
+# What men wear is called shirts, and what women wear is not.
+_WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
+_SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
+_ATTACKS = {"a spear": "thrust", "a dagger": "slash", "": "slash"}
+_CALLED_BY = {"shoot": "archer", "spellcast": "wizard", "slash": "warrior", "thrust": "warrior"}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What has been understood of a prompt.
+
+    Args:
+        caption: the same in the words of captions; empty if nothing was understood.
+        left_out: what was not, or cannot be shown.
+        stated: things of which it says something, such as "legs color".
+    """
+
+    caption: str
+    left_out: tuple[str, ...]
+    stated: frozenset[str] = frozenset()
+
+
+def is_understood(known: frozenset[str]) -> bool:
+    """Return whether captions of so many words are those of the sprites' world.
+
+    They are if they have words for all that is done in it, and none that is not understood here.
+
+    Args:
+        known: all words of some captions, in small letters.
+    """
+    return known >= _ALWAYS and {word for word in known if word.isalpha()} <= _vocabulary()
+
+
+def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | None:
+    """Read what a prompt says of one actor of the sprites' world, in any words.
+
+    >>> read_prompt("Ginger lass in a green frock, strolling off to the right").caption
+    'a red-haired woman in a green dress walks right'
+    >>> reading = read_prompt("Her skirt was navy. She smiled and fell over.")
+    >>> reading.caption, reading.left_out, sorted(reading.stated)
+    ('a woman in blue pants falls', ('smiled',), ['action', 'legs color'])
+
+    Args:
+        prompt: in English; of a long one, the beginning is read.
+        known: words that captions have; what has no such words is left out.
+
+    Returns:
+        What is understood; None for a prompt of two actors, which is not read.
+    """
+    text, camera = take_camera(_normal(prompt[:_LONGEST]))
+    if "on the left a" in text and "on the right a" in text:
+        return None
+    parts = list(_split(text))
+    if _are_two(parts):
+        return None
+    return _Wish(parts, camera, known).read()
+
+
+@dataclass
+class _Part:
+    """A phrase of a prompt.
+
+    Args:
+        kind: a table of ``words.toml``; "word" for what nobody knows, "plain" for what joins
+            others, and "stop" for a comma or the end of a sentence.
+        value: what it means, or the word.
+        said: the phrase itself.
+        color: what is said of it.
+    """
+
+    kind: str
+    value: str
+    said: str
+    color: str = ""
+
+
+# ------------------------------------------------------------------ words
+
+
+def _normal(prompt: str) -> str:
+    """Return a prompt in small letters, spelled as captions are, its only signs , and /."""
+    text = re.sub(r"[\u2018\u2019`]", "'", prompt.lower())
+    text = re.sub(r"\b(do|does|is|are|did|has|ca|wo)n'?t\b", r"\1 not", text).replace("'", " ")
+    text = re.sub(r"[.;:!?()\n\"\u201c\u201d]", " / ", text).replace(",", " , ")
+    words = re.sub(r"[^\w\s,/]|_", " ", text).split()
+    return " ".join(map(_spelled, words))
+
+
+def _spelled(word: str) -> str:
+    """Return a word in American, and with one slip of the pen mended if that makes it known.
+
+    A slip is a letter too many or too few, or two exchanged; never the first letter.
+    """
+    if word in _vocabulary():
+        return word
+    for british, american in _SPELLINGS:
+        if (other := word.replace(british, american)) in _vocabulary():
+            return other
+    if len(word) < _SHORTEST or len(word) > _LONGEST_WORD or not word.isalpha():
+        return word
+    halves = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
+    slips = {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
+    slips |= {a + b[1:] for a, b in halves}
+    slips |= {a + letter + b for a, b in halves for letter in _LETTERS}
+    meant = [other for other in slips & _words() if len(other) >= _SHORTEST]
+    return meant[0] if len(meant) == 1 else word
+
+
+@cache
+def _tables() -> dict[str, Any]:
+    with (bundled("datasets") / "sprites" / "words.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+@cache
+def _plain() -> frozenset[str]:
+    """Return the words that are passed over."""
+    return frozenset(_tables()["plain"].split())
+
+
+@cache
+def _phrases() -> dict[str, tuple[str, str]]:
+    """Return all phrases that are understood, and of what kind each is and what it means."""
+    found = dict.fromkeys(_listed(_tables()["not_meant"]), ("plain", ""))
+    tables = {kind: table for kind, table in _tables().items() if isinstance(table, dict)}
+    for kind, table in tables.items():
+        for value, phrases in table.items():
+            for phrase in _listed(phrases):
+                for form in _forms(phrase) if kind == "action" else (phrase,):
+                    found.setdefault(form, (kind, value))
+    return found
+
+
+def _listed(phrases: str) -> list[str]:
+    return [" ".join(phrase.split()) for phrase in phrases.split(",")]
+
+
+def _forms(phrase: str) -> Iterator[str]:
+    """Yield a phrase whose first word is a verb in all forms; an irregular past is listed itself.
+
+    >>> sorted(_forms("stab with"))
+    ['stab with', 'stabbed with', 'stabbing with', 'stabs with']
+    """
+    verb, *rest = phrase.split()
+    stem = verb
+    if verb.endswith("e") and not verb.endswith("ee"):
+        stem = verb[:-1]
+    elif re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb):
+        stem = verb + verb[-1]
+    third = f"{verb}es" if re.search(r"(?:s|x|sh|ch|o)$", verb) else f"{verb}s"
+    past = f"{stem}ed"
+    if re.search(r"[^aeiou]y$", verb):
+        third, past = f"{verb[:-1]}ies", f"{verb[:-1]}ied"
+    continuous = "dying" if verb == "die" else f"{stem}ing"
+    for form in dict.fromkeys((verb, third, past, continuous)):
+        yield " ".join((form, *rest))
+
+
+@cache
+def _words() -> frozenset[str]:
+    return frozenset(word for phrase in _phrases() for word in phrase.split())
+
+
+@cache
+def _vocabulary() -> frozenset[str]:
+    return _words() | _plain()
+
+
+@cache
+def _pattern() -> re.Pattern[str]:
+    longest_first = sorted(_phrases(), key=len, reverse=True)
+    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b|[,/]|\w+")
+
+
+def _split(text: str) -> Iterator[_Part]:
+    for found in _pattern().finditer(text):
+        said = found[0]
+        if said in _phrases():
+            kind, value = _phrases()[said]
+            if said == "princess" and re.match(r" \w+(?: \w+)? hair", text[found.end() :]):
+                kind, value = "cut", said  # a way to wear it
+            yield _Part(kind, value, said)
+        elif said in (",", "/"):
+            yield _Part("stop", said, said)
+        else:
+            plain = said in _plain() or said.isdigit()
+            yield _Part("plain" if plain else "word", said, said)
+
+
+def _are_two(parts: Sequence[_Part]) -> bool:
+    """Return whether there is a second actor: another noun after an article of its own."""
+    nouns = [n for n, part in enumerate(parts) if part.kind == "body"]
+    nouns = [n for n in nouns if parts[n].said not in _PRONOUNS]
+    for one, other in itertools.pairwise(nouns):
+        between = {part.said for part in parts[one + 1 : other]}
+        if between & {"and", "beside", "while"} and between & {"a", "an", "another"}:
+            return True
+    return False
+
+
+# ------------------------------------------------------------------ what they ask for
+
+
+@final
+class _Wish:
+    """What a prompt asks for, thing by thing.
+
+    Args:
+        parts: of the prompt.
+        camera: what it does, if that is said.
+        known: words that captions have; None for all.
+    """
+
+    def __init__(self, parts: list[_Part], camera: str, known: Collection[str] | None) -> None:
+        self._parts, self._camera, self._known = parts, camera, known
+        self._left_out = [part.said for part in parts if part.kind == "word"]
+        self._loose: list[_Part] = []  # colours of nothing that is named
+        self._nouns = [part.value for part in parts if part.kind == "body"]
+        self._color_things()
+
+    def read(self) -> Reading:
+        """Write what is asked for as captions do."""
+        actor, ground = self._actor(), self._value("ground")
+        caption = ""
+        if any((*actor.values(), ground, self._camera)):
+            actor["body"] = actor["body"] or "person"
+            about = {"actors": [actor], "ground": ground, "camera": self._camera}
+            caption = plain_caption(about)
+        others = [part for part in self._all("ground") if part.value != ground]
+        self._left_out += [part.said for part in (*others, *self._loose)]
+        stated = {
+            **{thing: actor[thing] for thing in ("action", "direction", "weapon")},
+            **{"ground": ground, "camera": self._camera},
+            "hair color": actor["hair_color"] or actor["hair_style"] == "bald",
+            "torso style": actor["torso"],
+            "torso color": _names_color(actor["torso"]),
+            "legs color": _names_color(actor["legs"]),
+        }
+        named = frozenset(thing for thing, said in stated.items() if said)
+        return Reading(caption, tuple(dict.fromkeys(self._left_out)), named)
+
+    def _actor(self) -> dict[str, str]:
+        weapon = self._known_only(self._value("weapon"))
+        action = self._action(weapon)
+        torso = self._torso()
+        hair, cut, hair_color = self._hair()
+        worn = {kind: self._worn(kind) for kind in ("legs", "feet", "hat", "cape", "beard")}
+        body = self._body(torso, action)
+        return {
+            **{"body": body, "skin": self._skin(body)},
+            **{"hair": hair, "hair_style": cut, "hair_color": hair_color},
+            **{"torso": torso, "torso_style": torso, **worn, "weapon": weapon, "action": action},
+            "direction": "" if action == "fall" else self._value("direction"),
+        }
+
+    def _all(self, kind: str) -> list[_Part]:
+        return [part for part in self._parts if part.kind == kind]
+
+    def _value(self, kind: str) -> str:
+        return next((part.value for part in self._all(kind)), "")
+
+    def _main(self, kind: str) -> _Part | None:
+        """Return the first thing of a kind; one whose colour is told before others."""
+        found = self._all(kind)
+        return next((part for part in found if part.color), found[0] if found else None)
+
+    def _known_only(self, phrase: str) -> str:
+        """Return a phrase if captions have its words; else note that it is left out."""
+        words = re.findall(r"[^\W\d_]+", phrase)
+        if self._known is None or all(word in self._known for word in words):
+            return phrase
+        self._left_out.append(phrase)
+        return ""
+
+    # -------------------------------------------------------------- colours
+
+    def _color_things(self) -> None:
+        for number, part in enumerate(self._parts):
+            following = self._parts[number + 1 : number + 2]
+            if part.kind == "hair_color" and following and following[0].kind == "beard":
+                part.kind = "color"  # of a beard only
+            if part.kind == "color" and not self._bind(number):
+                self._loose.append(part)
+        colored = ""  # as in "the armor is black and so is the hair"
+        for number, part in enumerate(self._parts):
+            before = [other.said for other in self._parts[max(0, number - 4) : number]]
+            if part.kind in _DYED and not part.color and "so" in before:
+                part.color = colored
+            colored = part.color or colored
+
+    def _bind(self, number: int) -> bool:
+        """Say a colour of what it belongs to, before it (the skirt is red) or after it."""
+        color, before = self._parts[number].value, self._parts[:number][::-1]
+        joined = 0
+        while joined < len(before) and before[joined].said in _COPULAS | _STRESSED:
+            joined += 1
+        if any(part.said in _COPULAS for part in before[:joined]) and _dye(before[joined:], color):
+            return True
+        for part in self._parts[number + 1 : number + 2 + _BETWEEN]:
+            if part.kind in _DYED:
+                return _dye([part], color)
+            if part.kind not in ("plain", "word", "cut") or part.said in _DIVIDING:
+                break
+        return _dye(before[1:] if before and before[0].kind == "stop" else before, color)
+
+    # -------------------------------------------------------------- things
+
+    def _hair(self) -> tuple[str, str, str]:
+        """Return what hair is called, how it is cut, and its colour."""
+        part, color = self._main("hair"), self._value("hair_color")
+        if color == "bald":
+            return "", "bald", ""
+        color = part.color if part is not None and part.color else color
+        color = _NEAREST["hair"].get(color, color)
+        if part is None or part.value == "{} hair":
+            cut = "" if part is None else self._cut(part)
+            said = self._known_only(f"{cut} {color} hair".strip()) if color or cut else ""
+            return said, cut, color if said else ""
+        cut = self._cut(part)
+        style = f"a {cut} {part.value[2:]}" if part.value.startswith("a ") else part.value
+        return self._known_only(_named(style, color)), style, color
+
+    def _cut(self, hair: _Part) -> str:
+        before = self._parts[: self._parts.index(hair)][-_BETWEEN - 1 :]
+        return next((part.value for part in before if part.kind == "cut"), "")
+
+    def _torso(self) -> str:
+        """Return what is worn above, as captions call what such people wear."""
+        part, knightly = self._main("torso"), "knight" in self._nouns
+        if part is not None:
+            style, color = part.value, part.color
+        else:  # a lady in red, or somebody whom captions do not call a knight
+            color = self._take_loose()
+            other = {"woman", "man", "skeleton", *_SPECIES} & set(self._nouns)
+            if not color and not (knightly and other):
+                return ""
+            style = "a {} dress" if "woman" in self._nouns else _SHIRT
+            style = _PLATE if knightly else style
+        color = _NEAREST["torso"].get(color, color)
+        if "woman" in self._nouns and style == _SHIRT:
+            style = _TUNIC
+        elif {"man", "skeleton"} & set(self._nouns) and style in _WOMENS:
+            style = _SHIRT
+        if style in (_PLATE, _MAIL) and color in ("silver", "gray"):
+            color = ""
+        if style == _PLATE and color == "gold":
+            return self._known_only("golden armor")
+        return self._known_only(_named(style, color))
+
+    def _take_loose(self) -> str:
+        found = next((part for part in self._loose if not self._is_skin(part)), None)
+        if found is None:
+            return ""
+        self._loose.remove(found)
+        return found.value
+
+    def _worn(self, kind: str) -> str:
+        part = self._main(kind)
+        if part is None:
+            return ""
+        color = _NEAREST.get(kind, {}).get(part.color, part.color)
+        if kind == "legs" and color in ("gold", "silver"):
+            return self._known_only("golden greaves" if color == "gold" else "metal pants")
+        if kind == "beard":
+            color = color or self._hair()[2]
+        return self._known_only(_named(part.value, color))
+
+    # -------------------------------------------------------------- who, and what they do
+
+    def _action(self, weapon: str) -> str:
+        """Return what is done: of several things the one that says most."""
+        done = [part.value for part in self._all("action")]
+        told = [action for action in done if action not in ("walk", "stand", "attack")]
+        if told:
+            return "fall" if "fall" in told else told[0]
+        if "attack" in done:
+            return _ATTACKS.get(weapon, "shoot")
+        return "walk" if "walk" in done else "stand" if done else ""
+
+    def _body(self, torso: str, action: str) -> str:
+        """Return the noun for who is there."""
+        nouns = self._nouns
+        worn = any(word in torso for word in ("dress", "robe", "tunic", "sleeveless", "pirate"))
+        female = "woman" in nouns or ("man" not in nouns and worn)
+        for species in _SPECIES:
+            if species in nouns:
+                return f"{'female' if female else 'male'} {species}"
+        if "skeleton" in nouns:
+            return "skeleton"
+        if sexes := [noun for noun in nouns if noun in ("woman", "man")]:
+            return sexes[0]
+        if "knight" in nouns and (not torso or "plate" in torso or "golden" in torso):
+            return "knight"
+        calling = _CALLED_BY.get(action)
+        return calling if calling in nouns else "person" if nouns else ""
+
+    def _is_skin(self, color: _Part) -> bool:
+        """Return whether a colour is an orc's own."""
+        number = self._parts.index(color)
+        after = self._parts[number + 1 : number + 5]
+        return color.value == "green" and any(part.value == "orc" for part in after)
+
+    def _skin(self, body: str) -> str:
+        for part in self._loose:
+            if "orc" in body and self._is_skin(part):
+                self._loose.remove(part)
+                return "green"
+        return self._known_only(self._value("skin"))
+
+
+def _dye(parts: Sequence[_Part], color: str) -> bool:
+    """Say a colour of the first of some parts, if that has one and none has been said."""
+    if not parts or parts[0].kind not in _DYED or parts[0].color:
+        return False
+    parts[0].color = color
+    return True
+
+
+def _names_color(phrase: str) -> bool:
+    """Return whether a phrase for clothes tells their colour; armor has its own."""
+    colored = any(re.search(rf"\b{color}\b", phrase) for color in _tables()["color"])
+    return colored or any(word in phrase for word in ("armor", "mail", "golden", "metal"))
+
+
+def _named(style: str, color: str) -> str:
+    """Return what something is called, of a style and in a colour.
+
+    >>> _named("a {} shirt", "orange")
+    'an orange shirt'
+    """
+    return re.sub(r"^a (?=[aeiou])", "an ", " ".join(style.format(color).split()))
