@@ -140,13 +140,14 @@ def show_video(
         progress: is called with the share that is done, up to 1.
 
     Returns:
-        The video, and a line on words that the network never learned, empty if there are none.
+        The video, and what the prompt was read as and which of its words the network never learned,
+        empty if it was read as it stands.
 
     Raises:
         InputError: nothing of the prompt can be read.
     """
     from flowwarp.io.video import write_video
-    from flowwarp.pipelines.text_video import generate, tidy, unknown_words
+    from flowwarp.pipelines.text_video import generate, is_reworded, tidy, unknown_words
 
     prompt = (prompt or "")[:LONGEST_PROMPT]
     if not tidy(models.gpt, prompt):
@@ -159,8 +160,10 @@ def show_video(
     frames = generate(models, prompt, seed=int(seed or 0), progress=tell)
     path = folder / "video.mp4"
     write_video(path, frames, FPS)
-    unknown = ", ".join(unknown_words(models.gpt, prompt))
-    return path, unknown and f"the network has never learned: {unknown}"
+    notes = [f"read as: {tidy(models.gpt, prompt)}"] * is_reworded(models.gpt, prompt)
+    if unknown := unknown_words(models.gpt, prompt):
+        notes.append(f"the network has never learned: {', '.join(unknown)}")
+    return path, "\n".join(notes)
 
 
 def _read_pair(first: str | None, second: str | None) -> list[Tensor]:

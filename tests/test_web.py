@@ -9,6 +9,7 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info
 from flowwarp.pipelines.flow_estimation import load_flownet
+from flowwarp.pipelines.sequences import load_gpt
 from flowwarp.pipelines.text_video import load_models
 
 PROMPT = "a red knight"
@@ -128,6 +130,12 @@ def test_video_is_that_of_generate_video(models, video_weights, tmp_path):
 def test_video_says_what_was_never_learned(models, tmp_path):
     _, note = web.show_video(models, "a red zebra", None, tmp_path)
     assert note == "the network has never learned: zebra"
+
+
+def test_video_says_what_its_prompt_was_read_as(models, tmp_path):
+    gpt = replace(models.gpt, known=load_gpt().known)
+    _, note = web.show_video(replace(models, gpt=gpt), "ginger lass on a zebra", None, tmp_path)
+    assert note == "read as: a red-haired woman\nthe network has never learned: zebra"
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])

@@ -165,7 +165,7 @@ def command(
         if not job.folder:  # of frames, which has no rate
             _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
-    from flowwarp.pipelines.text_video import load_models, tidy
+    from flowwarp.pipelines.text_video import heard, load_models, tidy
 
     sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
@@ -211,6 +211,7 @@ def command(
         results.append(
             {
                 "prompt": job.prompt,
+                "read_as": heard(models.gpt, job.prompt),
                 "output": str(job.target),
                 "seed": seed,
                 "frames": frames,

@@ -14,15 +14,16 @@ _AT_CAMERA = re.compile(
     r"\b(?:(?:away|backs?|turned) (?:to|from|on)"
     r"|(?P<front>towards?|at|facing|faces?|faced|to|into|nearer|closer to))"
     r" (?:the |our |its )?(?:camera|viewers?|screen|audience|lens|player|spectators?|front)\b"
+    r"(?! (?:left|right)\b)"
 )
 _FILLED = (  # words between those that matter, few of them
-    r"(?: (?:a|also|and|being|bit|camera|does|direction|ever|from|gently|gradually|in|is|it|just"
-    r"|keeps?|little|motion|movement|moving|of|off|on|over|position|quickly|should|slightly|slow"
-    r"|slowly|smoothly|so|softly|begins?|starts?|steadily|the|then|to|towards?|very|view|was|will"
-    r"|with)){0,6}?"
+    r"(?: (?:a|also|and|begins?|being|bit|camera|direction|does|ever|far|from|gently|gradually|in"
+    r"|is|it|just|keeps?|little|more|motion|movement|moving|must|of|off|on|over|position|quickly"
+    r"|should|slightly|slow|slowly|smoothly|so|softly|starts?|steadily|the|then|to|towards?"
+    r"|very|view|was|way|will|with)){0,6}?"
 )
-_SUBJECT = "(?:camera|cam|cameraman|shot|view|viewpoint|frame|lens|we)"
-_LENS = "(?:camera|cam|shot|view|frame|lens)"
+_SUBJECT = "(?:camera|cam|cameraman|steadicam|shot|view|viewpoint|frame|lens|we)"
+_LENS = "(?:camera|cam|angle|shot|view|frame|lens)"
 _RESTING = (
     "(?:static|fixed|still|stationary|steady|motionless|immobile|locked(?: off| down)?|unmoving"
     "|frozen)"
@@ -41,7 +42,8 @@ _SIDES = {
 _TO_THE_SIDE = {  # the camera drifts to the left; panning left; a left pan
     move: (
         rf"{_SUBJECT}{_FILLED} {_MOVES}{_FILLED} (?:{side})(?: side)?",
-        rf"(?:pan|tilt)\w*{_FILLED} (?:{side})(?: side)?",
+        rf"(?:pan|tilt|cran)\w*{_FILLED} (?:{side})(?: side)?",
+        rf"{_MOVES} (?:the |our )?(?:camera|cam){_FILLED} (?:{side})(?: side)?",
         rf"(?:{side}) pan",
     )
     for move, side in _SIDES.items()
@@ -55,12 +57,13 @@ _SHOTS = {
         rf"{_LENS}{_FILLED} (?:not|never|no) mov\w+",
         r"(?:camera|cam) (?:stays put|stays where it is|at rest|stays|holds)",
         r"tripod(?: shot)?|no camera (?:movement|motion|moves?)",
+        r"(?:not|never) move (?:the )?(?:camera|cam)",
         r"(?:no|without) (?:movement|motion)(?: of(?: the)? camera)?",
         r"no (?:panning|pan|zooming|zoom)",
     ),
     "zoom out": (
-        rf"zoom\w*{_FILLED} (?:out|outwards?|back|away)",
-        rf"{_SUBJECT}{_FILLED} zoom\w* (?:out|back)",
+        rf"zoom\w*{_FILLED} (?:out|outwards?|back|away|wide)",
+        rf"{_SUBJECT}{_FILLED} zoom\w* (?:out|back|wide)",
     ),
     "zoom in": (rf"zoom\w*(?:{_FILLED} (?:into|inwards?|in|on|at))?(?: closer)?",),
     **_TO_THE_SIDE,
@@ -68,7 +71,7 @@ _SHOTS = {
     "sink": (rf"{_SUBJECT}{_FILLED} (?:lower|descend|sink|drop)\w*",),
     "approach": (
         rf"{_SUBJECT}{_FILLED} (?:push|doll[yi]|com|mov|get|got|go|went|clos|edg|creep|crept|inch"
-        rf"|draw|near)\w*{_FILLED} (?:in|closer|nearer|near)(?: closer)?",
+        rf"|draw|near)\w*{_FILLED} (?:in|closer|nearer|near|close)(?: closer)?",
         r"(?:slow )?(?:push|pushes|pushing|dolly|moving|closing) in(?: closer)?(?: on)?|close ?up",
         rf"{_SUBJECT}{_FILLED} (?:push|clos|near|approach)\w*(?: in)?",
     ),
@@ -81,8 +84,10 @@ _SHOTS = {
     "follow": (
         rf"{_SUBJECT}{_FILLED} (?:(?:follow|track|chas|accompan|trail|shadow)\w*|tags? along"
         r"|(?:goes|go|went|going|moves?|moved|moving|travels?|walks?|stays?|staying|keeps?|keeping)"
-        r" (?:along|with|up|pace))(?: (?:him|her|it|them|along|behind|alongside|with"
-        r"|the whole way)){0,3}",
+        r" (?:along|with|up|pace))(?: (?:along|behind|alongside|with))?",
+        rf"{_SUBJECT}{_FILLED} {_MOVES} (?:along|behind)(?: behind)?",
+        r"follow\w*(?=(?: \w+){1,8}? with (?:the |your |a )?(?:camera|cam)\b)",
+        r"keep\w*(?=(?: \w+){1,4}? in (?:the )?(?:frame|shot|view)\b)|(?:camera|cam) in tow",
         r"(?:tracking|follow|following|trailing) (?:shot|camera|cam|view)",
         r"follow(?:s|ed|ing)?(?: along)? (?:by|with) (?:the |a )?(?:camera|cam)",
         r"(?:camera|cam) on (?:his|her|its) tail",

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 import tomllib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, final
@@ -25,13 +25,14 @@ from flowwarp.data.captions import plain_caption
 _LONGEST = 2000  # characters; nothing after them is read
 _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"))  # British and American
 _SHORTEST, _LONGEST_WORD = 5, 20  # letters of a word whose spelling may be mended
-_LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # What every network knows that has learned the captions of this world.
 _ALWAYS = frozenset(
     ("walks", "stands", "slashes", "spell", "thrusts", "shoots", "falls", "facing", "camera", "on")
 )
 _DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat")  # what a colour is said of
-_COPULAS = frozenset(("is", "was", "are", "were", "being", "s", "dyed", "colored", "all", "of"))
+_COPULAS = frozenset(
+    ("is", "was", "are", "were", "being", "s", "dyed", "colored", "color", "all", "of")
+)
 _STRESSED = frozenset(("bright", "dark", "deep", "light", "so", "very", "a"))
 _DIVIDING = frozenset(("and", "with", "in", "on"))
 _BETWEEN = 2  # words at most between a colour and what it is said of
@@ -52,6 +53,10 @@ _NEAREST = {
 # What men wear is called shirts, and what women wear is not.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
+_OWN_COLORS = {
+    **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
+    "sash": "green",
+}
 _ATTACKS = {"a spear": "thrust", "a dagger": "slash", "": "slash"}
 _CALLED_BY = {"shoot": "archer", "spellcast": "wizard", "slash": "warrior", "thrust": "warrior"}
 
@@ -63,12 +68,12 @@ class Reading:
     Args:
         caption: the same in the words of captions; empty if nothing was understood.
         left_out: what was not, or cannot be shown.
-        stated: things of which it says something, such as "legs color".
+        stated: what it says of which thing, such as "legs color": "blue".
     """
 
     caption: str
     left_out: tuple[str, ...]
-    stated: frozenset[str] = frozenset()
+    stated: Mapping[str, str]
 
 
 def is_understood(known: frozenset[str]) -> bool:
@@ -88,8 +93,8 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | 
     >>> read_prompt("Ginger lass in a green frock, strolling off to the right").caption
     'a red-haired woman in a green dress walks right'
     >>> reading = read_prompt("Her skirt was navy. She smiled and fell over.")
-    >>> reading.caption, reading.left_out, sorted(reading.stated)
-    ('a woman in blue pants falls', ('smiled',), ['action', 'legs color'])
+    >>> reading.caption, reading.left_out, reading.stated
+    ('a woman in blue pants falls', ('smiled',), {'action': 'fall', 'legs color': 'blue'})
 
     Args:
         prompt: in English; of a long one, the beginning is read.
@@ -99,6 +104,7 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | 
         What is understood; None for a prompt of two actors, which is not read.
     """
     text, camera = take_camera(_normal(prompt[:_LONGEST]))
+    text = " ".join(map(_mended, text.split()))
     if "on the left a" in text and "on the right a" in text:
         return None
     parts = list(_split(text))
@@ -138,21 +144,26 @@ def _normal(prompt: str) -> str:
 
 
 def _spelled(word: str) -> str:
-    """Return a word in American, and with one slip of the pen mended if that makes it known.
+    """Return a British word in American if that makes it known."""
+    if word not in _vocabulary():
+        for british, american in _SPELLINGS:
+            if (other := word.replace(british, american)) in _vocabulary():
+                return other
+    return word
 
-    A slip is a letter too many or too few, or two exchanged; never the first letter.
+
+def _mended(word: str) -> str:
+    """Return a word with one slip of the pen mended if that makes it known.
+
+    Two letters exchanged, a vowel missing, or a letter once instead of twice or twice instead of
+    once: other slips make words that mean something else, swinging of singing.
     """
-    if word in _vocabulary():
-        return word
-    for british, american in _SPELLINGS:
-        if (other := word.replace(british, american)) in _vocabulary():
-            return other
-    if len(word) < _SHORTEST or len(word) > _LONGEST_WORD or not word.isalpha():
+    if word in _vocabulary() or not _SHORTEST <= len(word) <= _LONGEST_WORD or not word.isalpha():
         return word
     halves = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
     slips = {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
-    slips |= {a + b[1:] for a, b in halves}
-    slips |= {a + letter + b for a, b in halves for letter in _LETTERS}
+    slips |= {a + letter + b for a, b in halves for letter in f"aeiou{a[-1]}"}
+    slips |= {a + b[1:] for a, b in halves if b.startswith(a[-1])}
     meant = [other for other in slips & _words() if len(other) >= _SHORTEST]
     return meant[0] if len(meant) == 1 else word
 
@@ -194,12 +205,12 @@ def _forms(phrase: str) -> Iterator[str]:
     """
     verb, *rest = phrase.split()
     stem = verb
-    if verb.endswith("e") and not verb.endswith("ee"):
+    if re.search(r"[^eoy]e$", verb):
         stem = verb[:-1]
     elif re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb):
         stem = verb + verb[-1]
     third = f"{verb}es" if re.search(r"(?:s|x|sh|ch|o)$", verb) else f"{verb}s"
-    past = f"{stem}ed"
+    past = f"{stem}d" if stem.endswith("e") else f"{stem}ed"
     if re.search(r"[^aeiou]y$", verb):
         third, past = f"{verb[:-1]}ies", f"{verb[:-1]}ied"
     continuous = "dying" if verb == "die" else f"{stem}ing"
@@ -282,12 +293,13 @@ class _Wish:
         stated = {
             **{thing: actor[thing] for thing in ("action", "direction", "weapon")},
             **{"ground": ground, "camera": self._camera},
-            "hair color": actor["hair_color"] or actor["hair_style"] == "bald",
-            "torso style": actor["torso"],
-            "torso color": _names_color(actor["torso"]),
-            "legs color": _names_color(actor["legs"]),
+            "hair color": "bald" if actor["hair_style"] == "bald" else actor["hair_color"],
+            "torso color": _color_of(actor["torso"]),
+            "legs color": _color_of(actor["legs"]),
         }
-        named = frozenset(thing for thing, said in stated.items() if said)
+        named = {thing: said for thing, said in stated.items() if said}
+        if actor["torso"]:
+            named["torso style"] = actor["torso"].replace(f"{named.get('torso color')} ", "")
         return Reading(caption, tuple(dict.fromkeys(self._left_out)), named)
 
     def _actor(self) -> dict[str, str]:
@@ -467,10 +479,15 @@ def _dye(parts: Sequence[_Part], color: str) -> bool:
     return True
 
 
-def _names_color(phrase: str) -> bool:
-    """Return whether a phrase for clothes tells their colour; armor has its own."""
-    colored = any(re.search(rf"\b{color}\b", phrase) for color in _tables()["color"])
-    return colored or any(word in phrase for word in ("armor", "mail", "golden", "metal"))
+def _color_of(phrase: str) -> str:
+    """Return the colour of clothes as a phrase tells it, or as those always are.
+
+    >>> _color_of("a light blue dress"), _color_of("plate armor")
+    ('light blue', 'silver')
+    """
+    colors = sorted(_tables()["color"], key=len, reverse=True)
+    said = next((color for color in colors if re.search(rf"\b{color}\b", phrase)), "")
+    return said or next((color for of, color in _OWN_COLORS.items() if of in phrase), "")
 
 
 def _named(style: str, color: str) -> str:

@@ -135,8 +135,8 @@ def test_json_says_what_and_how_long(generate):
     assert told.pop("load_seconds") >= 0
     assert told == {"dry_run": False, "failed": []}
     assert result == {
-        "prompt": PROMPT, "output": "v.mp4", "seed": 7, "frames": 8, "width": 32, "height": 32,
-        "fps": 12.0, "candidates": 1, "best_of": 2,
+        "prompt": PROMPT, "read_as": PROMPT, "output": "v.mp4", "seed": 7, "frames": 8,
+        "width": 32, "height": 32, "fps": 12.0, "candidates": 1, "best_of": 2,
     }  # fmt: skip
     assert set(seconds) == {"tokens", "decode", "flow", "upsample", "write"}
     assert min(seconds.values()) > 0
@@ -300,6 +300,19 @@ def test_unknown_words_are_told_not_refused(generate):
     assert len(err) == 2
     assert err[0].startswith("flowwarp: 'a green knight': the network has never learned 'green'")
     assert "'龍'" in err[1]
+
+
+def test_what_a_prompt_is_read_as_is_told(call):
+    prompts = "Ginger lass in a green frock", "a knight walks left", "soldier by a zebra"
+    code, out, err = call("generate-video", *prompts, "--dry-run", "-o", "out", "--json")
+    assert code == 0
+    read = [one["read_as"] for one in json.loads(out[0])["results"]]
+    assert read == ["a red-haired woman in a green dress", "a knight walks left", "a knight"]
+    assert err == [
+        f"flowwarp: {prompts[0]!r}: read as {read[0]!r}",
+        f"flowwarp: {prompts[2]!r}: read as {read[2]!r}",
+        f"flowwarp: {prompts[2]!r}: the network has never learned 'zebra'; left out",
+    ]
 
 
 def test_prompts_that_are_hardly_meant_so_are_told(generate, monkeypatch):

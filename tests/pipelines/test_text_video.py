@@ -48,6 +48,7 @@ from flowwarp.pipelines.text_video import (
     draw_codes,
     generate,
     heard,
+    is_reworded,
     load_models,
     tidy,
     unknown_words,
@@ -534,6 +535,23 @@ def test_what_prompts_state_is_read_once(stating, monkeypatch):
     assert not torch.equal(*found)
 
 
+def test_what_a_prompt_leaves_open_decides_nothing(stating, monkeypatch):
+    gpt = dataclasses.replace(stating.gpt, known=load_gpt().known)
+    captioner = dataclasses.replace(stating.captioner, things=("direction", "torso color"))
+    models = dataclasses.replace(stating, gpt=gpt, captioner=captioner)
+    told = []
+
+    def spy(models, videos, captions, replies):
+        told.append({caption: [sure for _, sure in own] for caption, own in replies.items()})
+        return agreement(models, videos, captions, replies)
+
+    monkeypatch.setattr(text_video, "agreement", spy)
+    draw_codes(models, [Prompt(tidy(gpt, "a maroon shirt")), Prompt("a knight")], [1, 2], best=2)
+    (_, color), (way, _) = told[0]["a person in a maroon shirt"], told[0]["a knight"]
+    assert told[0]["a person in a maroon shirt"][0] == way == 0
+    assert color > 0
+
+
 def test_agreement_is_of_words_and_of_statements(stating):
     models, captioner = stating, stating.captioner
     plain = dataclasses.replace(captioner, things=())
@@ -695,6 +713,26 @@ def test_words_that_no_caption_has_are_left_out(models):
     assert tidy(gpt, "a_knight_waves") == "a knight waves"  # as files are named
     assert tidy(gpt, "heroic, 木") == "heroic, 木"  # nothing would be left
     assert tidy(dataclasses.replace(gpt, known=None), prompt) == prompt
+
+
+def test_prompts_are_read_if_captions_are_of_the_sprites_world(models):
+    prompt = "Ginger LASS in a green frock, smiling \u2013 she's stood on a jetty"
+    gpt = dataclasses.replace(models.gpt, known=load_gpt().known)
+    told = "a red-haired woman in a green dress stands on wood planks"
+    assert tidy(gpt, prompt) == told
+    assert tidy(gpt, told) == told
+    assert unknown_words(gpt, prompt) == ["smiling"]
+    assert is_reworded(gpt, prompt)
+    assert not is_reworded(gpt, told)
+    assert not is_reworded(gpt, "a smiling woman walks")  # a word less, no other
+    # Of two actors, of nothing that is understood, or by captions that say more, as it stands.
+    two = "a knight walks left and a woman stands on grass"
+    assert tidy(gpt, two) == two
+    assert tidy(gpt, "zebras") == "zebras"
+    assert unknown_words(gpt, "zebras") == ["zebras"]
+    other = dataclasses.replace(gpt, known=gpt.known | {"ginger", "zebra"})
+    assert tidy(other, "a ginger zebra") == "a ginger zebra"
+    assert not is_reworded(other, prompt)
 
 
 def test_british_spelling_is_understood(models):
