@@ -104,16 +104,15 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | 
         What is understood; None for a prompt of two actors, which is not read.
     """
     text, camera = take_camera(_normal(prompt[:_LONGEST]))
-    text = " ".join(map(_mended, text.split()))
     if "on the left a" in text and "on the right a" in text:
         return None
-    parts = list(_split(text))
+    parts = list(_split([*map(_mended, text.split())]))
     if _are_two(parts):
         return None
     return _Wish(parts, camera, known).read()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Part:
     """A phrase of a prompt.
 
@@ -229,24 +228,26 @@ def _vocabulary() -> frozenset[str]:
 
 
 @cache
-def _pattern() -> re.Pattern[str]:
-    longest_first = sorted(_phrases(), key=len, reverse=True)
-    return re.compile(rf"\b(?:{'|'.join(map(re.escape, longest_first))})\b|[,/]|\w+")
+def _longest_phrase() -> int:
+    return max(phrase.count(" ") + 1 for phrase in _phrases())
 
 
-def _split(text: str) -> Iterator[_Part]:
-    for found in _pattern().finditer(text):
-        said = found[0]
-        if said in _phrases():
-            kind, value = _phrases()[said]
-            if said == "princess" and re.match(r" \w+(?: \w+)? hair", text[found.end() :]):
-                kind, value = "cut", said  # a way to wear it
-            yield _Part(kind, value, said)
-        elif said in (",", "/"):
-            yield _Part("stop", said, said)
+def _split(words: Sequence[str]) -> Iterator[_Part]:
+    """Cut a prompt into phrases, the longest that are understood from its beginning on."""
+    start = 0
+    while start < len(words):
+        for count in range(_longest_phrase(), 0, -1):
+            said = " ".join(words[start : start + count])
+            if said in _phrases():
+                kind, value = _phrases()[said]
+                if said == "princess" and "hair" in words[start + 2 : start + 4]:
+                    kind, value = "cut", said  # a way to wear it
+                break
         else:
-            plain = said in _plain() or said.isdigit()
-            yield _Part("plain" if plain else "word", said, said)
+            kind = "plain" if said in _plain() or said.isdigit() else "word"
+            kind, value = "stop" if said in (",", "/") else kind, said
+        yield _Part(kind, value, said)
+        start += count
 
 
 def _are_two(parts: Sequence[_Part]) -> bool:
