@@ -8,19 +8,48 @@ anything else is read.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+
+
+def forms(phrase: str) -> Iterator[str]:
+    """Yield a phrase whose first word is a verb in all forms; an irregular past is listed itself.
+
+    >>> sorted(forms("stab with"))
+    ['stab with', 'stabbed with', 'stabbing with', 'stabs with']
+    """
+    verb, *rest = phrase.split()
+    stem = verb
+    if re.search(r"[^eoy]e$", verb):
+        stem = verb[:-1]
+    elif re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb):
+        stem = verb + verb[-1]
+    third = f"{verb}es" if re.search(r"(?:s|x|sh|ch|o)$", verb) else f"{verb}s"
+    past = f"{stem}d" if stem.endswith("e") else f"{stem}ed"
+    if re.search(r"[^aeiou]y$", verb):
+        third, past = f"{verb[:-1]}ies", f"{verb[:-1]}ied"
+    continuous = "dying" if verb == "die" else f"{stem}ing"
+    for form in dict.fromkeys((verb, third, past, continuous)):
+        yield " ".join((form, *rest))
+
+
+def _any(verbs: str, *others: str) -> str:
+    """Return a pattern of verbs in all forms, and of other words."""
+    return "|".join([*(form for verb in verbs.split() for form in forms(verb)), *others])
+
 
 # Who looks at a camera is seen from the front, whatever that one does.
 _AT_CAMERA = re.compile(
-    r"\b(?:(?:away|backs?|turned) (?:to|from|on)"
-    r"|(?P<front>towards?|at|facing|faces?|faced|to|into|nearer|closer to))"
+    rf"\b(?:(?:away|backs?|turned) (?:from|on)|(?:away|backs?) to|(?P<front>(?:{_any('turn')}) to"
+    r"|towards?|at|facing|faces?|faced|to|into|nearer|closer to))"
     r" (?:the |our |its )?(?:camera|viewers?|screen|audience|lens|player|spectators?|front)\b"
     r"(?! (?:left|right)\b)"
 )
 _FILLED = (  # words between those that matter, few of them
-    r"(?: (?:a|also|and|begins?|being|bit|camera|direction|does|ever|far|from|gently|gradually|in"
-    r"|is|it|just|keeps?|little|more|motion|movement|moving|must|of|off|on|over|position|quickly"
-    r"|should|slightly|slow|slowly|smoothly|so|softly|starts?|steadily|the|then|to|towards?"
-    r"|very|view|was|way|will|with)){0,6}?"
+    r"(?: (?:also|and|being|bit|camera|direction|does|ever|far|gently|gradually|in|is|it"
+    r"|just|little|more|motion|movement|moving|must|off|on|position|quickly|should"
+    r"|slightly|slow|slowly|smoothly|so|softly|steadily|the|then|to|towards?|very"
+    r"|view|was|way|will|with"
+    rf"|{_any('begin keep start')})){{0,6}}?"
 )
 _SUBJECT = "(?:camera|cam|cameraman|steadicam|shot|view|viewpoint|frame|lens|we)"
 _LENS = "(?:camera|cam|angle|shot|view|frame|lens)"
@@ -28,25 +57,30 @@ _RESTING = (
     "(?:static|fixed|still|stationary|steady|motionless|immobile|locked(?: off| down)?|unmoving"
     "|frozen)"
 )
+_PANS = f"(?:{_any('pan')}|tilt|crane)"
 _MOVES = (
-    r"(?:pan|tilt|mov|drift|glid|sweep|swept|slid|scroll|track|go|went|shift|swing|travel|ris|cran"
-    r"|float|turn|swivel|pull|roll|dolly|dollies|truck|lower|rais|climb|descend|sink|slip|creep"
-    r"|crept)\w*"
+    "(?:"
+    + _any(
+        "pan tilt move drift glide sweep slide scroll track go shift swing travel float turn swivel"
+        " pull roll dolly truck lower raise climb descend sink slip creep crane rise",
+        *("swept", "slid", "went", "swung", "sank", "crept", "rose"),
+    )
+    + ")"
 )
-_SIDES = {
-    "pan left": "leftwards?|left",
-    "pan right": "rightwards?|right",
-    "pan up": "upwards?|up",
-    "pan down": "downwards?|down",
+_FROM_SIDE = {  # the side where such a pan begins
+    "left": "(?: from (?:the )?right)?",
+    "right": "(?: from (?:the )?left)?",
+    "up": "",
+    "down": "",
 }
 _TO_THE_SIDE = {  # the camera drifts to the left; panning left; a left pan
-    move: (
-        rf"{_SUBJECT}{_FILLED} {_MOVES}{_FILLED} (?:{side})(?: side)?",
-        rf"(?:pan|tilt|cran)\w*{_FILLED} (?:{side})(?: side)?",
-        rf"{_MOVES} (?:the |our )?(?:camera|cam){_FILLED} (?:{side})(?: side)?",
-        rf"(?:{side}) pan",
+    f"pan {way}": (
+        rf"{_SUBJECT}{_FILLED} {_MOVES}{_FILLED}{start}{_FILLED} {way}(?:wards?)?(?: side)?",
+        rf"{_PANS}{_FILLED}{start}{_FILLED} {way}(?:wards?)?(?: side)?",
+        rf"{_MOVES} (?:the |our )?(?:camera|cam){_FILLED} {way}(?:wards?)?(?: side)?",
+        rf"{way}(?:wards?)? pan",
     )
-    for move, side in _SIDES.items()
+    for way, start in _FROM_SIDE.items()
 }
 # In the order they are tried: what rests or zooms may be said to move as well.
 _SHOTS = {
@@ -54,49 +88,55 @@ _SHOTS = {
         rf"{_RESTING} {_LENS}",
         rf"{_LENS}{_FILLED} (?:(?:dead|perfectly|completely|absolutely|held|holds?|stays?|stands?"
         rf"|kept|remains?) ){{0,2}}{_RESTING}(?: if poss(?:ible)?)?",
-        rf"{_LENS}{_FILLED} (?:not|never|no) mov\w+",
-        r"(?:camera|cam) (?:stays put|stays where it is|at rest|stays|holds)",
-        r"tripod(?: shot)?|no camera (?:movement|motion|moves?)",
+        rf"{_LENS}{_FILLED} (?:not|never|no) (?:{_any('move zoom pan')})",
         r"(?:not|never) move (?:the )?(?:camera|cam)",
-        r"(?:no|without) (?:movement|motion)(?: of(?: the)? camera)?",
-        r"no (?:panning|pan|zooming|zoom)",
+        r"(?:camera|cam) (?:stays put|stays where it is|at rest|stays|holds)",
+        r"tripod(?: shot)?|(?:no|without)(?: any)? camera (?:movement|motion|moves?)",
+        r"(?:no|without)(?: any)? (?:movement|motion)(?: of(?: the)? camera)?",
+        r"(?:no|not|never|without) (?:panning|pan|zooming|zoom)",
     ),
     "zoom out": (
-        rf"zoom\w*{_FILLED} (?:out|outwards?|back|away|wide)",
-        rf"{_SUBJECT}{_FILLED} zoom\w* (?:out|back|wide)",
+        rf"(?:{_any('zoom')}){_FILLED} (?:out|outwards?|back|away|wide)",
+        rf"{_SUBJECT}{_FILLED} (?:{_any('zoom')}) (?:out|back|wide)",
     ),
-    "zoom in": (rf"zoom\w*(?:{_FILLED} (?:into|inwards?|in|on|at))?(?: closer)?",),
+    "zoom in": (rf"(?:{_any('zoom')})(?:{_FILLED} (?:into|inwards?|in|on|at))?(?: closer)?",),
     **_TO_THE_SIDE,
-    "rise": (rf"{_SUBJECT}{_FILLED} (?:ris|climb|crane|ascend)\w*",),
-    "sink": (rf"{_SUBJECT}{_FILLED} (?:lower|descend|sink|drop)\w*",),
+    "rise": (rf"{_SUBJECT}{_FILLED} (?:{_any('rise climb crane ascend', 'rose')})",),
+    "sink": (rf"{_SUBJECT}{_FILLED} (?:{_any('lower descend sink drop', 'sank')})",),
     "approach": (
-        rf"{_SUBJECT}{_FILLED} (?:push|doll[yi]|com|mov|get|got|go|went|clos|edg|creep|crept|inch"
-        rf"|draw|near)\w*{_FILLED} (?:in|closer|nearer|near|close)(?: closer)?",
+        rf"{_SUBJECT}{_FILLED} (?:{_any('push dolly come move get go close edge creep inch draw')}"
+        rf"|near|got|went|crept){_FILLED} (?:in|closer|nearer|near|close)(?: closer)?"
+        r"(?! (?:a )?circles?)",
         r"(?:slow )?(?:push|pushes|pushing|dolly|moving|closing) in(?: closer)?(?: on)?|close ?up",
-        rf"{_SUBJECT}{_FILLED} (?:push|clos|near|approach)\w*(?: in)?",
+        rf"{_SUBJECT}{_FILLED} (?:{_any('push close approach')})(?: in)?",
     ),
     "retreat": (
-        rf"{_SUBJECT}{_FILLED} (?:pull|draw|drew|back|doll[yi]|mov|go|went|retreat|widen|com)\w*"
-        rf"{_FILLED} (?:back|backwards?|out|away|further|farther)",
+        rf"{_SUBJECT}{_FILLED} (?:{_any('pull draw back dolly move go retreat widen come')}|drew"
+        rf"|went){_FILLED} (?:back|backwards?|out|away|further|farther)",
         r"(?:slow )?(?:pull|pulls|pulled|pulling|dolly) (?:back|out|away)",
-        r"(?:camera|cam) (?:retreats?|withdraws?|widens?)",
+        rf"(?:camera|cam) (?:{_any('retreat withdraw widen')})",
     ),
     "follow": (
-        rf"{_SUBJECT}{_FILLED} (?:(?:follow|track|chas|accompan|trail|shadow)\w*|tags? along"
-        r"|(?:goes|go|went|going|moves?|moved|moving|travels?|walks?|stays?|staying|keeps?|keeping)"
-        r" (?:along|with|up|pace))(?: (?:along|behind|alongside|with))?",
-        rf"{_SUBJECT}{_FILLED} {_MOVES} (?:along|behind)(?: behind)?",
-        r"follow\w*(?=(?: \w+){1,8}? with (?:the |your |a )?(?:camera|cam)\b)",
-        r"keep\w*(?=(?: \w+){1,4}? in (?:the )?(?:frame|shot|view)\b)|(?:camera|cam) in tow",
+        rf"{_SUBJECT}{_FILLED} (?:{_any('follow track chase accompany trail shadow')}"
+        rf"|(?:{_any('go move travel walk stay keep tag', 'went')}) (?:along|with|up|pace))"
+        r"(?: (?:along|behind|alongside|with))?",
+        rf"{_SUBJECT}{_FILLED} {_MOVES} (?:along|behind|to follow)(?: behind)?",
         r"(?:tracking|follow|following|trailing) (?:shot|camera|cam|view)",
-        r"follow(?:s|ed|ing)?(?: along)? (?:by|with) (?:the |a )?(?:camera|cam)",
-        r"(?:camera|cam) on (?:his|her|its) tail",
+        rf"(?:{_any('follow')})(?: along)? (?:by|with) (?:the |a )?(?:camera|cam)",
+        rf"(?:{_any('follow')})(?=(?: \w+){{1,8}}? with (?:the |your |a )?(?:camera|cam)\b)",
+        r"(?:^|(?<=[/,] ))follow(?= (?:him|her|it|them|the|an?)\b)",
+        rf"(?:{_any('keep')})(?=(?: \w+){{1,4}}? in (?:the )?(?:frame|shot|view)\b)",
+        r"(?:camera|cam) (?:on (?:his|her|its) tail|in tow)",
     ),
 }
 _SAME = {"rise": "pan up", "sink": "pan down", "approach": "zoom in", "retreat": "zoom out"}
 _PATTERNS = {
     move: re.compile(rf"\b(?:{'|'.join(patterns)})\b") for move, patterns in _SHOTS.items()
 }
+_NOT_READ = re.compile(  # whatever else a camera does, its actor does not
+    rf"\b(?:camera|cam)\b(?:{_FILLED} (?:{_MOVES}|{_any('face look watch show focus stop')})\b)?"
+    r"(?: (?:left|right|up|down))?"
+)
 
 
 def take_camera(text: str) -> tuple[str, str]:
@@ -116,6 +156,6 @@ def take_camera(text: str) -> tuple[str, str]:
     taken = ""
     for move, pattern in _PATTERNS.items():
         text, count = pattern.subn("/", text)
-        if count and not taken:
+        if count and taken in ("", "still"):
             taken = _SAME.get(move, move)
-    return re.sub(r"\b(?:camera|cam)\b", "/", text), taken
+    return _NOT_READ.sub("/", text), taken

@@ -10,35 +10,30 @@ is small enough to be read by tables, and what is not understood can be told.
 
 from __future__ import annotations
 
-import itertools
 import re
-import tomllib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, final
+from typing import final
 
-from flowwarp._bundled import bundled
-from flowwarp.data._camera import take_camera
+from flowwarp.data._phrases import ADJECTIVES, DYED, Part, read_parts, tables, vocabulary
 from flowwarp.data.captions import plain_caption
 
 _LONGEST = 2000  # characters; nothing after them is read
-_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"))  # British and American
-_SHORTEST, _LONGEST_WORD = 5, 20  # letters of a word whose spelling may be mended
 # What every network knows that has learned the captions of this world.
 _ALWAYS = frozenset(
     ("walks", "stands", "slashes", "spell", "thrusts", "shoots", "falls", "facing", "camera", "on")
 )
-_DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat")  # what a colour is said of
 _COPULAS = frozenset(
-    ("is", "was", "are", "were", "being", "s", "dyed", "colored", "color", "all", "of")
+    ("is", "was", "are", "were", "be", "being", "s", "turns", "made", "color", "that", "which")
 )
-_STRESSED = frozenset(("bright", "dark", "deep", "light", "so", "very", "a"))
-_DIVIDING = frozenset(("and", "with", "in", "on"))
+_JOINING = _COPULAS | frozenset(("dyed", "colored", "of", "should", "and", "out", "as", "both"))
+_STRESSED = frozenset(("bright", "dark", "deep", "light", "pale", "so", "very", "all", "a"))
+_DIVIDING = frozenset(
+    ("and", "with", "in", "on", "wearing", "wears", "who", "whose", "her", "his", "under", "behind")
+)
+_WORN = frozenset(("in", "wearing", "wears", "wear", "clad", "dressed", "dressed in"))
+_FACING = frozenset(("facing", "faces", "faced", "face", "looks", "looking", "turned", "turns"))
 _BETWEEN = 2  # words at most between a colour and what it is said of
-_PRONOUNS = frozenset(
-    ("she", "her", "hers", "herself", "he", "his", "him", "himself", "it", "its", "they", "their")
-)
 _SPECIES = ("dark elf", "orc")
 # Colours that things of a kind do not come in, and the nearest that they do.
 _NEAREST = {
@@ -84,7 +79,7 @@ def is_understood(known: frozenset[str]) -> bool:
     Args:
         known: all words of some captions, in small letters.
     """
-    return known >= _ALWAYS and {word for word in known if word.isalpha()} <= _vocabulary()
+    return known >= _ALWAYS and {word for word in known if word.isalpha()} <= vocabulary()
 
 
 def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | None:
@@ -103,162 +98,8 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | 
     Returns:
         What is understood; None for a prompt of two actors, which is not read.
     """
-    text, camera = take_camera(_normal(prompt[:_LONGEST]))
-    if "on the left a" in text and "on the right a" in text:
-        return None
-    parts = list(_split([*map(_mended, text.split())]))
-    if _are_two(parts):
-        return None
-    return _Wish(parts, camera, known).read()
-
-
-@dataclass(eq=False)
-class _Part:
-    """A phrase of a prompt.
-
-    Args:
-        kind: a table of ``words.toml``; "word" for what nobody knows, "plain" for what joins
-            others, and "stop" for a comma or the end of a sentence.
-        value: what it means, or the word.
-        said: the phrase itself.
-        color: what is said of it.
-    """
-
-    kind: str
-    value: str
-    said: str
-    color: str = ""
-
-
-# ------------------------------------------------------------------ words
-
-
-def _normal(prompt: str) -> str:
-    """Return a prompt in small letters, spelled as captions are, its only signs , and /."""
-    text = re.sub(r"[\u2018\u2019`]", "'", prompt.lower())
-    text = re.sub(r"\b(do|does|is|are|did|has|ca|wo)n'?t\b", r"\1 not", text).replace("'", " ")
-    text = re.sub(r"[.;:!?()\n\"\u201c\u201d]", " / ", text).replace(",", " , ")
-    words = re.sub(r"[^\w\s,/]|_", " ", text).split()
-    return " ".join(map(_spelled, words))
-
-
-def _spelled(word: str) -> str:
-    """Return a British word in American if that makes it known."""
-    if word not in _vocabulary():
-        for british, american in _SPELLINGS:
-            if (other := word.replace(british, american)) in _vocabulary():
-                return other
-    return word
-
-
-def _mended(word: str) -> str:
-    """Return a word with one slip of the pen mended if that makes it known.
-
-    Two letters exchanged, a vowel missing, or a letter once instead of twice or twice instead of
-    once: other slips make words that mean something else, swinging of singing.
-    """
-    if word in _vocabulary() or not _SHORTEST <= len(word) <= _LONGEST_WORD or not word.isalpha():
-        return word
-    halves = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
-    slips = {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
-    slips |= {a + letter + b for a, b in halves for letter in f"aeiou{a[-1]}"}
-    slips |= {a + b[1:] for a, b in halves if b.startswith(a[-1])}
-    meant = [other for other in slips & _words() if len(other) >= _SHORTEST]
-    return meant[0] if len(meant) == 1 else word
-
-
-@cache
-def _tables() -> dict[str, Any]:
-    with (bundled("datasets") / "sprites" / "words.toml").open("rb") as file:
-        return tomllib.load(file)
-
-
-@cache
-def _plain() -> frozenset[str]:
-    """Return the words that are passed over."""
-    return frozenset(_tables()["plain"].split())
-
-
-@cache
-def _phrases() -> dict[str, tuple[str, str]]:
-    """Return all phrases that are understood, and of what kind each is and what it means."""
-    found = dict.fromkeys(_listed(_tables()["not_meant"]), ("plain", ""))
-    tables = {kind: table for kind, table in _tables().items() if isinstance(table, dict)}
-    for kind, table in tables.items():
-        for value, phrases in table.items():
-            for phrase in _listed(phrases):
-                for form in _forms(phrase) if kind == "action" else (phrase,):
-                    found.setdefault(form, (kind, value))
-    return found
-
-
-def _listed(phrases: str) -> list[str]:
-    return [" ".join(phrase.split()) for phrase in phrases.split(",")]
-
-
-def _forms(phrase: str) -> Iterator[str]:
-    """Yield a phrase whose first word is a verb in all forms; an irregular past is listed itself.
-
-    >>> sorted(_forms("stab with"))
-    ['stab with', 'stabbed with', 'stabbing with', 'stabs with']
-    """
-    verb, *rest = phrase.split()
-    stem = verb
-    if re.search(r"[^eoy]e$", verb):
-        stem = verb[:-1]
-    elif re.fullmatch(r"[^aeiou]*[aeiou][^aeiouwxy]", verb):
-        stem = verb + verb[-1]
-    third = f"{verb}es" if re.search(r"(?:s|x|sh|ch|o)$", verb) else f"{verb}s"
-    past = f"{stem}d" if stem.endswith("e") else f"{stem}ed"
-    if re.search(r"[^aeiou]y$", verb):
-        third, past = f"{verb[:-1]}ies", f"{verb[:-1]}ied"
-    continuous = "dying" if verb == "die" else f"{stem}ing"
-    for form in dict.fromkeys((verb, third, past, continuous)):
-        yield " ".join((form, *rest))
-
-
-@cache
-def _words() -> frozenset[str]:
-    return frozenset(word for phrase in _phrases() for word in phrase.split())
-
-
-@cache
-def _vocabulary() -> frozenset[str]:
-    return _words() | _plain()
-
-
-@cache
-def _longest_phrase() -> int:
-    return max(phrase.count(" ") + 1 for phrase in _phrases())
-
-
-def _split(words: Sequence[str]) -> Iterator[_Part]:
-    """Cut a prompt into phrases, the longest that are understood from its beginning on."""
-    start = 0
-    while start < len(words):
-        for count in range(_longest_phrase(), 0, -1):
-            said = " ".join(words[start : start + count])
-            if said in _phrases():
-                kind, value = _phrases()[said]
-                if said == "princess" and "hair" in words[start + 2 : start + 4]:
-                    kind, value = "cut", said  # a way to wear it
-                break
-        else:
-            kind = "plain" if said in _plain() or said.isdigit() else "word"
-            kind, value = "stop" if said in (",", "/") else kind, said
-        yield _Part(kind, value, said)
-        start += count
-
-
-def _are_two(parts: Sequence[_Part]) -> bool:
-    """Return whether there is a second actor: another noun after an article of its own."""
-    nouns = [n for n, part in enumerate(parts) if part.kind == "body"]
-    nouns = [n for n in nouns if parts[n].said not in _PRONOUNS]
-    for one, other in itertools.pairwise(nouns):
-        between = {part.said for part in parts[one + 1 : other]}
-        if between & {"and", "beside", "while"} and between & {"a", "an", "another"}:
-            return True
-    return False
+    found = read_parts(prompt[:_LONGEST])
+    return None if found is None else _Wish(*found, known).read()
 
 
 # ------------------------------------------------------------------ what they ask for
@@ -274,16 +115,16 @@ class _Wish:
         known: words that captions have; None for all.
     """
 
-    def __init__(self, parts: list[_Part], camera: str, known: Collection[str] | None) -> None:
+    def __init__(self, parts: list[Part], camera: str, known: Collection[str] | None) -> None:
         self._parts, self._camera, self._known = parts, camera, known
         self._left_out = [part.said for part in parts if part.kind == "word"]
-        self._loose: list[_Part] = []  # colours of nothing that is named
+        self._loose: list[Part] = []  # colours of nothing that is named
         self._nouns = [part.value for part in parts if part.kind == "body"]
         self._color_things()
 
     def read(self) -> Reading:
         """Write what is asked for as captions do."""
-        actor, ground = self._actor(), self._value("ground")
+        actor, ground = self._actor(), self._ground()
         caption = ""
         if any((*actor.values(), ground, self._camera)):
             actor["body"] = actor["body"] or "person"
@@ -314,16 +155,16 @@ class _Wish:
             **{"body": body, "skin": self._skin(body)},
             **{"hair": hair, "hair_style": cut, "hair_color": hair_color},
             **{"torso": torso, "torso_style": torso, **worn, "weapon": weapon, "action": action},
-            "direction": "" if action == "fall" else self._value("direction"),
+            "direction": "" if action == "fall" else self._direction(),
         }
 
-    def _all(self, kind: str) -> list[_Part]:
+    def _all(self, kind: str) -> list[Part]:
         return [part for part in self._parts if part.kind == kind]
 
     def _value(self, kind: str) -> str:
         return next((part.value for part in self._all(kind)), "")
 
-    def _main(self, kind: str) -> _Part | None:
+    def _main(self, kind: str) -> Part | None:
         """Return the first thing of a kind; one whose colour is told before others."""
         found = self._all(kind)
         return next((part for part in found if part.color), found[0] if found else None)
@@ -348,24 +189,29 @@ class _Wish:
         colored = ""  # as in "the armor is black and so is the hair"
         for number, part in enumerate(self._parts):
             before = [other.said for other in self._parts[max(0, number - 4) : number]]
-            if part.kind in _DYED and not part.color and "so" in before:
+            if part.kind in DYED and not part.color and "so" in before:
                 part.color = colored
             colored = part.color or colored
 
     def _bind(self, number: int) -> bool:
         """Say a colour of what it belongs to, before it (the skirt is red) or after it."""
         color, before = self._parts[number].value, self._parts[:number][::-1]
+        after = self._parts[number + 1 :]
         joined = 0
-        while joined < len(before) and before[joined].said in _COPULAS | _STRESSED:
+        while joined < len(before) and _joins(before[joined]):
             joined += 1
         if any(part.said in _COPULAS for part in before[:joined]) and _dye(before[joined:], color):
             return True
-        for part in self._parts[number + 1 : number + 2 + _BETWEEN]:
-            if part.kind in _DYED:
+        for part in after[: _BETWEEN + 1]:
+            if part.kind in DYED and "{}" in part.value:
                 return _dye([part], color)
-            if part.kind not in ("plain", "word", "cut") or part.said in _DIVIDING:
+            if part.kind not in ("plain", "word", "cut", "hat") or part.said in _DIVIDING:
                 break
-        return _dye(before[1:] if before and before[0].kind == "stop" else before, color)
+        if after and after[0].kind == "word":
+            return False  # blue eyes
+        if before and (before[0].kind == "stop" or before[0].said in ("in", "as")):
+            before = before[1:]
+        return _dye(before, color)
 
     # -------------------------------------------------------------- things
 
@@ -378,13 +224,14 @@ class _Wish:
         color = _NEAREST["hair"].get(color, color)
         if part is None or part.value == "{} hair":
             cut = "" if part is None else self._cut(part)
-            said = self._known_only(f"{cut} {color} hair".strip()) if color or cut else ""
+            said = " ".join(filter(None, (cut, color, "hair"))) if color or cut else ""
+            said = self._known_only(said)
             return said, cut, color if said else ""
         cut = self._cut(part)
         style = f"a {cut} {part.value[2:]}" if part.value.startswith("a ") else part.value
         return self._known_only(_named(style, color)), style, color
 
-    def _cut(self, hair: _Part) -> str:
+    def _cut(self, hair: Part) -> str:
         before = self._parts[: self._parts.index(hair)][-_BETWEEN - 1 :]
         return next((part.value for part in before if part.kind == "cut"), "")
 
@@ -394,7 +241,8 @@ class _Wish:
         if part is not None:
             style, color = part.value, part.color
         else:  # a lady in red, or somebody whom captions do not call a knight
-            color = self._take_loose()
+            clothes = self._main("clothes")
+            color = clothes.color if clothes is not None and clothes.color else self._take_loose()
             other = {"woman", "man", "skeleton", *_SPECIES} & set(self._nouns)
             if not color and not (knightly and other):
                 return ""
@@ -412,11 +260,23 @@ class _Wish:
         return self._known_only(_named(style, color))
 
     def _take_loose(self) -> str:
-        found = next((part for part in self._loose if not self._is_skin(part)), None)
+        """Return a colour of nothing that is named, but worn: the lady in red, a red knight."""
+        found = next((part for part in self._loose if self._is_worn(part)), None)
         if found is None:
             return ""
         self._loose.remove(found)
         return found.value
+
+    def _is_worn(self, color: Part) -> bool:
+        number = self._parts.index(color)
+        before, after = self._parts[:number][::-1], self._parts[number + 1 :]
+        who = next((part for part in after if not _is_adjective(part)), None)
+        if who is not None and who.kind == "body":
+            return not self._is_skin(color)
+        first = next((part for part in before if part.said not in _STRESSED - {"a"}), None)
+        other = after[0].kind if after else ""
+        in_it = first is not None and first.said in _WORN
+        return in_it and other not in ("word", "weapon", "ground", "hat")
 
     def _worn(self, kind: str) -> str:
         part = self._main(kind)
@@ -435,11 +295,37 @@ class _Wish:
         """Return what is done: of several things the one that says most."""
         done = [part.value for part in self._all("action")]
         told = [action for action in done if action not in ("walk", "stand", "attack")]
+        if "spellcast" in told and "shoot" in told and "bow" not in weapon:
+            return "spellcast"
         if told:
             return "fall" if "fall" in told else told[0]
         if "attack" in done:
             return _ATTACKS.get(weapon, "shoot")
         return "walk" if "walk" in done else "stand" if done else ""
+
+    def _direction(self) -> str:
+        """Return where to: what is faced, if that is said; left and right before up and down."""
+        ways = self._all("direction")
+        for part in ways:
+            before = self._parts[
+                max(0, self._parts.index(part) - _BETWEEN) : self._parts.index(part)
+            ]
+            if any(other.said in _FACING for other in before):
+                return part.value
+        ways.sort(key=lambda part: part.said in ("up", "down", "away"))
+        return ways[0].value if ways else ""
+
+    def _ground(self) -> str:
+        """Return what is stood on, if that is said, else whatever there is."""
+        grounds = self._all("ground")
+        for part in grounds:
+            before = self._parts[: self._parts.index(part)][::-1]
+            first = next(
+                (other for other in before if other.said not in ("the", "a", "some")), None
+            )
+            if first is not None and first.said in ("on", "across", "over", "through"):
+                return part.value
+        return grounds[0].value if grounds else ""
 
     def _body(self, torso: str, action: str) -> str:
         """Return the noun for who is there."""
@@ -455,10 +341,12 @@ class _Wish:
             return sexes[0]
         if "knight" in nouns and (not torso or "plate" in torso or "golden" in torso):
             return "knight"
-        calling = _CALLED_BY.get(action)
-        return calling if calling in nouns else "person" if nouns else ""
+        callings = [noun for noun in nouns if noun in _CALLED_BY.values()]
+        if callings and action in ("", *(act for act, by in _CALLED_BY.items() if by in callings)):
+            return callings[0]
+        return "person" if nouns else ""
 
-    def _is_skin(self, color: _Part) -> bool:
+    def _is_skin(self, color: Part) -> bool:
         """Return whether a colour is an orc's own."""
         number = self._parts.index(color)
         after = self._parts[number + 1 : number + 5]
@@ -469,12 +357,23 @@ class _Wish:
             if "orc" in body and self._is_skin(part):
                 self._loose.remove(part)
                 return "green"
-        return self._known_only(self._value("skin"))
+        skin = self._value("skin")
+        return "" if skin == "green" and "orc" not in body else self._known_only(skin)
 
 
-def _dye(parts: Sequence[_Part], color: str) -> bool:
+def _joins(part: Part) -> bool:
+    """Return whether a part may stand between what there is and its colour."""
+    return part.kind == "cut" or part.said in _JOINING | _STRESSED
+
+
+def _is_adjective(part: Part) -> bool:
+    adjective = part.said in ADJECTIVES or part.said in ("and", "a")
+    return adjective or part.kind in ("color", "hair_color", "cut", "skin")
+
+
+def _dye(parts: Sequence[Part], color: str) -> bool:
     """Say a colour of the first of some parts, if that has one and none has been said."""
-    if not parts or parts[0].kind not in _DYED or parts[0].color:
+    if not parts or parts[0].kind not in DYED or "{}" not in parts[0].value or parts[0].color:
         return False
     parts[0].color = color
     return True
@@ -486,7 +385,7 @@ def _color_of(phrase: str) -> str:
     >>> _color_of("a light blue dress"), _color_of("plate armor")
     ('light blue', 'silver')
     """
-    colors = sorted(_tables()["color"], key=len, reverse=True)
+    colors = sorted(tables()["color"], key=len, reverse=True)
     said = next((color for color in colors if re.search(rf"\b{color}\b", phrase)), "")
     return said or next((color for of, color in _OWN_COLORS.items() if of in phrase), "")
 
