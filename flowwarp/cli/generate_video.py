@@ -137,8 +137,9 @@ def command(
 
     The same prompt, seed and options make the same video on the same machine with as many threads,
     on a CPU bit for bit. More than 16 frames are made piece by piece, each going on where the one
-    before it ends. A prompt may say anything, but the weights know only what they were trained on;
-    docs/video.md says what that is, and how to train others.
+    before it ends. A prompt may be in any words, but the weights know only what they were trained
+    on: what they are told of it is said if it is in others. docs/video.md says what they know, and
+    how to train others.
 
     \b
     flowwarp generate-video "a knight in plate armor walks to the left"

@@ -12,12 +12,14 @@ from flowwarp._bundled import bundled
 from flowwarp.data._phrases import _normal, _phrases, _plain, tables
 from flowwarp.data.captions import CAMERAS, draw_caption, plain_caption, prompt_for
 from flowwarp.data.cast import ACTIONS, draw_actor
+from flowwarp.data.digits import compose_digits
 from flowwarp.data.grounds import ground_names
 from flowwarp.data.labels import label_clip, named
 from flowwarp.data.prompts import is_understood, read_prompt
 from flowwarp.data.sprites import DIRECTIONS, load_layers
 from flowwarp.pipelines.sequences import load_gpt, words_of
 from flowwarp.pipelines.video_evaluation import Tally
+from flowwarp.train.gpt import known_words
 
 
 @pytest.fixture(scope="module")
@@ -25,6 +27,14 @@ def known():
     known = load_gpt().known
     assert known is not None
     return known
+
+
+def draw_attributes(layers, random):
+    return {
+        "actors": [draw_actor(layers, random).attributes],
+        "ground": random.choice(ground_names()),
+        "camera": random.choice([*CAMERAS, "still"]),
+    }
 
 
 def caption_of(prompt):
@@ -135,11 +145,7 @@ def test_captions_say_what_they_said(known):
     layers = load_layers(bundled("datasets") / "sprites")
     for index in range(300):
         random = np.random.default_rng([7, index])
-        about = {
-            "actors": [draw_actor(layers, random).attributes],
-            "ground": random.choice(ground_names()),
-            "camera": random.choice([*CAMERAS, "still"]),
-        }
+        about = draw_attributes(layers, random)
         labels = named(label_clip(about))
         whole = read_prompt(prompt_for(about, random), known)
         said = {thing.replace(" ", "_"): value for thing, value in whole.stated.items()}
@@ -173,6 +179,12 @@ def test_prompts_of_people_are_understood(known):
 
 def test_whose_captions_are_understood(known):
     assert is_understood(known)
+    layers, captions = load_layers(bundled("datasets") / "sprites"), []
+    for index in range(400):
+        random = np.random.default_rng(index)
+        captions.append(draw_caption(draw_attributes(layers, random), random))
+    assert is_understood(known_words(captions))
+    assert not is_understood(known_words(compose_digits(1, index).caption for index in range(200)))
     assert not is_understood(known | {"dog"})
     assert not is_understood(known - {"walks"})
     assert not is_understood(frozenset())
@@ -186,8 +198,20 @@ def test_words_are_as_prompts_are_read():
     }
     for kind, values in kinds.items():
         assert set(tables()[kind]) == set(values)
+    listed = [
+        " ".join(phrase.split())
+        for table in tables().values()
+        if isinstance(table, dict)
+        for phrases in table.values()
+        for phrase in phrases.split(",")
+    ]
+    assert len(listed) == len(set(listed)) > 1000
     for phrase in _phrases():
         assert _normal(phrase) == phrase
+    understood = [phrase for phrase, (kind, _) in _phrases().items() if kind != "plain"]
+    for phrase in tables()["not_meant"].split(","):  # else there is nothing to be mistaken for
+        said = f" {' '.join(phrase.split())} "
+        assert any(f" {other} " in said for other in understood), phrase
     for word in _plain():
         assert _normal(word) == word
 
