@@ -64,8 +64,7 @@ def coarse(labels: Mapping[str, str]) -> dict[str, str]:
 
 def understood(prompt: str, known: frozenset[str] | None) -> dict[str, str]:
     """Return what a prompt is read to state, by the names of labels; "" for what it is not."""
-    reading = read_prompt(prompt, known)
-    stated = {} if reading is None else reading.stated
+    stated = read_prompt(prompt, known).stated
     return {name: stated.get(name.replace("_", " "), "") for name in JUDGED}
 
 

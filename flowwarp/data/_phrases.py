@@ -23,7 +23,9 @@ _SHORTEST, _LONGEST = 5, 20  # letters of a word whose spelling may be mended
 _PRONOUNS = frozenset(
     ("she", "her", "hers", "herself", "he", "his", "him", "himself", "it", "its", "they", "their")
 )
-_ARTICLES = frozenset(("a", "an", "another"))
+_ARTICLES = frozenset(("a", "an", "another", "the"))
+_JOINING = frozenset(("and", "beside", "while"))  # two actors
+_LIKENING = frozenset(("is", "was", "like", "as", "of", "s"))  # the same one again
 _DENYING = frozenset(
     ("no", "not", "never", "without", "neither", "nor", "minus", "instead", "stops", "stopped")
 )
@@ -57,23 +59,18 @@ class Part:
         return self.kind == "body" and self.said not in _PRONOUNS
 
 
-def read_parts(prompt: str) -> tuple[list[Part], str] | None:
+def read_parts(prompt: str) -> tuple[list[list[Part]], str]:
     """Cut a prompt into phrases.
 
     Returns:
-        The phrases, of what is there and not denied, and what the camera does, as
-        :func:`flowwarp.data._camera.take_camera` says it; None for a prompt of two actors.
+        Of one actor, or of each of two from left to right, the phrases of what is there and not
+        denied; and what the camera does, as :func:`flowwarp.data._camera.take_camera` says it.
     """
     text, camera = take_camera(_normal(prompt))
-    if re.search(r"\bon the left (?:, )?(?:an?|the)\b.*\bon the right (?:, )?(?:an?|the)\b", text):
-        return None
     parts = list(_split([*map(_mended, text.split())]))
     _settle(parts)
     _deny(parts)
-    if _are_two(parts):
-        return None
-    _drop_others(parts)
-    return parts, camera
+    return _part_actors(parts), camera
 
 
 # ------------------------------------------------------------------ words
@@ -179,7 +176,10 @@ def _split(words: Sequence[str]) -> Iterator[Part]:
 
 
 def _settle(parts: Sequence[Part]) -> None:
-    """Decide by what follows what a phrase of several meanings is."""
+    """Decide by its neighbours what a phrase of several meanings is."""
+    for likening, article, noun in zip(parts, parts[1:], parts[2:], strict=False):
+        if likening.said == "like" and article.said in _ARTICLES and noun.is_noun:
+            noun.kind = "plain"  # walks like a soldier
     for part, following in itertools.pairwise(parts):
         if part.said == "pale" and following.kind == "color":
             part.kind = "plain"
@@ -211,46 +211,46 @@ def _deny(parts: Sequence[Part]) -> None:
 # ------------------------------------------------------------------ who else is there
 
 
-def _are_two(parts: Sequence[Part]) -> bool:
-    """Return whether there is a second actor: another noun beside the first."""
-    nouns = [number for number, part in enumerate(parts) if part.is_noun]
-    for one, other in itertools.pairwise(nouns):
-        if parts[one].value == parts[other].value or parts[other].value == "person":
-            continue
-        between = parts[one + 1 : other]
-        said = {part.said for part in between}
-        alone = all(part.kind != "stop" and _is_adjective(part) for part in between)
-        if said & {"and", "beside", "while"} and (alone or _article(parts, other) in _ARTICLES):
-            return True
-    return False
+def _part_actors(parts: list[Part]) -> list[list[Part]]:
+    """Return the phrases of each actor: of those of a prompt, or of two that it names."""
+    said = [part.said for part in parts]
+    if "on the left" in said and "on the right" in said:
+        left, right = said.index("on the left"), said.index("on the right")
+        start = max(left, right)
+        both = [parts[:start], parts[start:]]
+        if all(any(part.kind == "body" for part in own) for own in both):
+            return both if left < right else both[::-1]
+    second = _find_second(parts)
+    return [parts] if second is None else [parts[:second], parts[second:]]
 
 
-def _drop_others(parts: list[Part]) -> None:
-    """Forget whom the actor meets, and what they wear: a knight fights an orc in a red robe."""
-    number = next((n for n, part in enumerate(parts) if part.is_noun), len(parts))
-    met, acts = False, False
-    for at, part in enumerate(parts[number + 1 :], number + 1):
-        if part.kind == "stop":
-            met = acts = False
-        elif part.kind in ("action", "word"):
-            acts = True
-        elif acts and part.is_noun and part.value != parts[number].value:
-            met = met or _article(parts, at) in _ARTICLES | {"the"}
-        if met and (
-            part.kind in ("color", "hair_color", "cut", "skin", "body") or part.kind in DYED
-        ):
-            part.kind = "word" if part.is_noun else "plain"
-
-
-def _article(parts: Sequence[Part], noun: int) -> str:
-    """Return the article of a noun, unless it says what somebody is or is like."""
-    at = noun - 1
-    while at > 0 and parts[at].said not in _ARTICLES | {"the"} and _is_adjective(parts[at]):
-        at -= 1
-    before = parts[at - 1].said if at > 0 else ""
-    return "" if at < 0 or before in ("is", "was", "like", "as", "of") else parts[at].said
+def _find_second(parts: Sequence[Part]) -> int | None:
+    """Return where a second actor's phrases begin, if there is one."""
+    bodies = [n for n, part in enumerate(parts) if part.kind == "body" and part.said != "they"]
+    for noun in bodies[1:]:
+        first, start = bodies[0], noun
+        if not parts[noun].is_noun or (parts[noun + 1 :] and parts[noun + 1].said == "s"):
+            continue  # a warrior's
+        while start > 0 and _is_adjective(parts[start - 1]):
+            start -= 1
+        article = parts[start - 1].said if start > 0 else ""
+        start -= article in _ARTICLES
+        before = [part for part in parts[first + 1 : start] if part.kind != "stop"]
+        joined = bool(before) and before[-1].said in _JOINING
+        if joined and article in _ARTICLES - {"the"}:
+            return start  # a knight in red and an orc
+        if parts[first].value == parts[noun].value:
+            continue  # the knight again
+        if joined and all(map(_is_adjective, before[:-1])):
+            return start  # knight and orc
+        clause = list(
+            itertools.takewhile(lambda part: part.kind != "stop", parts[first:start][::-1])
+        )
+        acts = any(part.kind in ("action", "word") for part in clause)
+        if acts and article in _ARTICLES and before[-1].said not in _LIKENING:
+            return start  # a knight fights an orc
+    return None
 
 
 def _is_adjective(part: Part) -> bool:
-    joins = part.said in ADJECTIVES or part.said in ("and", "a", "an", "the", "another", "beside")
-    return joins or part.kind in ("color", "hair_color", "cut", "skin")
+    return part.said in ADJECTIVES or part.kind in ("color", "hair_color", "cut", "skin")

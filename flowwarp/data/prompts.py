@@ -82,24 +82,50 @@ def is_understood(known: frozenset[str]) -> bool:
     return known >= _ALWAYS and {word for word in known if word.isalpha()} <= vocabulary()
 
 
-def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | None:
-    """Read what a prompt says of one actor of the sprites' world, in any words.
+def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
+    """Read what a prompt says of one or two actors of the sprites' world, in any words.
 
     >>> read_prompt("Ginger lass in a green frock, strolling off to the right").caption
     'a red-haired woman in a green dress walks right'
     >>> reading = read_prompt("Her skirt was navy. She smiled and fell over.")
     >>> reading.caption, reading.left_out, reading.stated
     ('a woman in blue pants falls', ('smiled',), {'action': 'fall', 'legs color': 'blue'})
+    >>> read_prompt("a drow attacks an old goblin on the beach").caption
+    'on the left a male dark elf slashes, on the right a male orc, on sand'
 
     Args:
         prompt: in English; of a long one, the beginning is read.
         known: words that captions have; what has no such words is left out.
 
     Returns:
-        What is understood; None for a prompt of two actors, which is not read.
+        What is understood. Of two actors only what is around them is stated.
     """
-    found = read_parts(prompt[:_LONGEST])
-    return None if found is None else _Wish(*found, known).read()
+    parts, camera = read_parts(prompt[:_LONGEST])
+    wishes = [_Wish(own, known) for own in parts]
+    actors = [wish.actor() for wish in wishes]
+    ground = next(filter(None, (wish.ground() for wish in wishes)), "")
+    left_out = [said for wish in wishes for said in wish.left_out(ground)]
+    caption = ""
+    if any((*(said for actor in actors for said in actor.values()), ground, camera)):
+        named = [actor | {"body": actor["body"] or "person"} for actor in actors]
+        caption = plain_caption({"actors": named, "ground": ground, "camera": camera})
+    stated = {"ground": ground, "camera": camera}
+    if len(actors) == 1:
+        stated |= _stated(actors[0])
+    said = {thing: value for thing, value in stated.items() if value}
+    return Reading(caption, tuple(dict.fromkeys(left_out)), said)
+
+
+def _stated(actor: Mapping[str, str]) -> dict[str, str]:
+    """Return what is said of the things of an actor; "" of those that are not spoken of."""
+    color = _color_of(actor["torso"])
+    return {
+        **{thing: actor[thing] for thing in ("action", "direction", "weapon")},
+        "hair color": "bald" if actor["hair_style"] == "bald" else actor["hair_color"],
+        "torso style": actor["torso"].replace(f"{color} ", "") if color else actor["torso"],
+        "torso color": color,
+        "legs color": _color_of(actor["legs"]),
+    }
 
 
 # ------------------------------------------------------------------ what they ask for
@@ -107,44 +133,27 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading | 
 
 @final
 class _Wish:
-    """What a prompt asks for, thing by thing.
+    """What a prompt asks for of one actor, thing by thing.
 
     Args:
         parts: of the prompt.
-        camera: what it does, if that is said.
         known: words that captions have; None for all.
     """
 
-    def __init__(self, parts: list[Part], camera: str, known: Collection[str] | None) -> None:
-        self._parts, self._camera, self._known = parts, camera, known
+    def __init__(self, parts: list[Part], known: Collection[str] | None) -> None:
+        self._parts, self._known = parts, known
         self._left_out = [part.said for part in parts if part.kind == "word"]
         self._loose: list[Part] = []  # colours of nothing that is named
         self._nouns = [part.value for part in parts if part.kind == "body"]
         self._color_things()
 
-    def read(self) -> Reading:
-        """Write what is asked for as captions do."""
-        actor, ground = self._actor(), self._ground()
-        caption = ""
-        if any((*actor.values(), ground, self._camera)):
-            actor["body"] = actor["body"] or "person"
-            about = {"actors": [actor], "ground": ground, "camera": self._camera}
-            caption = plain_caption(about)
+    def left_out(self, ground: str) -> list[str]:
+        """Return what has no place beside what has been taken, after :meth:`actor`."""
         others = [part for part in self._all("ground") if part.value != ground]
-        self._left_out += [part.said for part in (*others, *self._loose)]
-        stated = {
-            **{thing: actor[thing] for thing in ("action", "direction", "weapon")},
-            **{"ground": ground, "camera": self._camera},
-            "hair color": "bald" if actor["hair_style"] == "bald" else actor["hair_color"],
-            "torso color": _color_of(actor["torso"]),
-            "legs color": _color_of(actor["legs"]),
-        }
-        named = {thing: said for thing, said in stated.items() if said}
-        if actor["torso"]:
-            named["torso style"] = actor["torso"].replace(f"{named.get('torso color')} ", "")
-        return Reading(caption, tuple(dict.fromkeys(self._left_out)), named)
+        return [*self._left_out, *(part.said for part in (*others, *self._loose))]
 
-    def _actor(self) -> dict[str, str]:
+    def actor(self) -> dict[str, str]:
+        """Return the attributes that are asked for, "" for the others."""
         weapon = self._known_only(self._value("weapon"))
         action = self._action(weapon)
         torso = self._torso()
@@ -315,7 +324,7 @@ class _Wish:
         ways.sort(key=lambda part: part.said in ("up", "down", "away"))
         return ways[0].value if ways else ""
 
-    def _ground(self) -> str:
+    def ground(self) -> str:
         """Return what is stood on, if that is said, else whatever there is."""
         grounds = self._all("ground")
         for part in grounds:

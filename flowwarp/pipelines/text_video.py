@@ -390,7 +390,7 @@ def _read(gpt: MediaGPT, prompt: str) -> Reading | None:
     if gpt.known is None or not is_understood(gpt.known):
         return None
     reading = read_prompt(prompt, gpt.known)
-    return reading if reading is not None and reading.caption else None
+    return reading if reading.caption else None
 
 
 def _spelled(gpt: MediaGPT, prompt: str) -> str:

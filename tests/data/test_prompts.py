@@ -91,8 +91,17 @@ def caption_of(prompt):
         ("not only a spear", "a person with a spear"),
         ("camera does not zoom, it pans left", "a person, the camera pans left"),
         # Who else is there.
-        ("a knight fights an orc in a red robe", "a knight slashes"),
-        ("a skeleton chases a girl in pink over snow", "a skeleton walks on snow"),
+        ("a knight fights an orc in a red robe",
+         "on the left a knight slashes, on the right a female orc in a red robe"),
+        ("a skeleton chases a girl in pink over snow",
+         "on the left a skeleton walks, on the right a woman in a pink dress, on snow"),
+        ("on the right, an orc; on the left there is a bald man; night",
+         "on the left a bald man, on the right a male orc, under a night sky"),
+        ("knight and princess", "on the left a knight, on the right a woman"),
+        ("a girl and another girl with red hair, standing",
+         "on the left a woman, on the right a red-haired woman stands"),
+        ("he walks like a soldier", "a man walks"),
+        ("a witch casts a spell, a woman in black", "a woman in a black dress casts a spell"),
         ("an archer in green. The archer shoots", "an archer in a green shirt shoots"),
         ("a woman with a robe and a wizard hat", "a woman in a robe"),
         # Other senses.
@@ -128,10 +137,30 @@ def test_of_a_long_prompt_the_beginning_is_read():
     assert (reading.caption, reading.left_out) == ("a woman", ())
 
 
-def test_prompts_of_two_actors_are_not_read():
-    assert read_prompt("a knight walks left and a woman stands on grass") is None
-    assert read_prompt("on the left an orc, on the right a skeleton") is None
-    assert read_prompt("a knight and his spear, before a brick wall") is not None
+def test_of_two_actors_only_what_is_around_them_is_stated():
+    reading = read_prompt("a knight walks left and a woman in red stands on grass as we zoom in")
+    assert reading.stated == {"ground": "grass", "camera": "zoom in"}
+
+
+def test_captions_of_two_actors_say_what_they_said(known):
+    layers = load_layers(bundled("datasets") / "sprites")
+    for index in range(200):
+        random = np.random.default_rng([11, index])
+        about = draw_attributes(layers, random)
+        about["actors"].append(draw_actor(layers, random).attributes)
+        caption = read_prompt(prompt_for(about, random), known).caption
+        both = re.fullmatch("on the left (.+), on the right (.+)", caption).groups()
+        said = [read_prompt(one, known).stated for one in both]
+        wanted = [named(label_clip(about | {"actors": [actor]})) for actor in about["actors"]]
+        kept = ("action", "direction", "weapon", "hair color", "torso color", "legs color")
+        found = [{k: one[k] for k in kept if k in one} for one in said]
+        assert found in [
+            [
+                {k: one[k.replace(" ", "_")] for k in kept if k.replace(" ", "_") in one}
+                for one in way
+            ]
+            for way in (wanted, wanted[::-1])
+        ]
 
 
 def test_words_that_captions_have_not_are_left_out(known):

@@ -725,9 +725,9 @@ def test_prompts_are_read_if_captions_are_of_the_sprites_world(models):
     assert is_reworded(gpt, prompt)
     assert not is_reworded(gpt, told)
     assert not is_reworded(gpt, "a smiling woman walks")  # a word less, no other
-    # Of two actors, of nothing that is understood, or by captions that say more, as it stands.
-    two = "a knight walks left and a woman stands on grass"
-    assert tidy(gpt, two) == two
+    two = "a knight battles a drow on grass"
+    assert tidy(gpt, two) == "on the left a knight slashes, on the right a male dark elf, on grass"
+    # If nothing is understood, or captions say more, as it stands.
     assert tidy(gpt, "zebras") == "zebras"
     assert unknown_words(gpt, "zebras") == ["zebras"]
     other = dataclasses.replace(gpt, known=gpt.known | {"ginger", "zebra"})
