@@ -103,6 +103,9 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
     parts, camera = read_parts(prompt[:_LONGEST])
     wishes = [_Wish(own, known) for own in parts]
     actors = [wish.actor() for wish in wishes]
+    if not actors[0]["action"]:  # a knight and an orc walk left
+        together = {key: actors[-1][key] for key in ("action", "direction")}
+        actors[0] |= {key: actors[0][key] or done for key, done in together.items()}
     ground = next(filter(None, (wish.ground() for wish in wishes)), "")
     left_out = [said for wish in wishes for said in wish.left_out(ground)]
     caption = ""

@@ -99,7 +99,7 @@ def caption_of(prompt):
          "on the left a bald man, on the right a male orc, under a night sky"),
         ("knight and princess", "on the left a knight, on the right a woman"),
         ("a girl and another girl with red hair, standing",
-         "on the left a woman, on the right a red-haired woman stands"),
+         "on the left a woman stands, on the right a red-haired woman stands"),
         ("he walks like a soldier", "a man walks"),
         ("a witch casts a spell, a woman in black", "a woman in a black dress casts a spell"),
         ("an archer in green. The archer shoots", "an archer in a green shirt shoots"),
