@@ -88,7 +88,7 @@ def test_a_small_set_takes_the_place_of_another(small, tmp_path):
     make, full = small
     old = tmp_path / "old"
     (old / "layers").mkdir(parents=True)
-    for name in ("layers/gone.png", "README.md"):
+    for name in ("layers/gone.png", "README.md", "words.toml"):
         (old / name).write_text("own")
     make(old)
     names = {path.relative_to(full) for path in full.rglob("*")}
