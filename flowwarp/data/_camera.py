@@ -39,7 +39,9 @@ def _any(verbs: str, *others: str) -> str:
 
 # Who looks at a camera is seen from the front, whatever that one does.
 _AT_CAMERA = re.compile(
-    rf"\b(?:(?:away|backs?|turned) (?:from|on)|(?:away|backs?) to|(?P<front>(?:{_any('turn')}) to"
+    r"\b(?:(?:away|backs?|turned) (?:from|on)|away to"
+    r"|backs?(?: is| was)?(?: turned| facing)?(?: to| on| towards?)?"
+    rf"|(?P<front>(?:{_any('turn')}) to"
     r"|towards?|at|facing|faces?|faced|to|into|nearer|closer to))"
     r" (?:the |our |its )?(?:camera|viewers?|screen|audience|lens|player|spectators?|front)\b"
     r"(?! (?:left|right)\b)"

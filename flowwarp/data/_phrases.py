@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -12,24 +11,28 @@ from typing import Any
 
 from flowwarp._bundled import bundled
 from flowwarp.data._camera import forms, take_camera
+from flowwarp.data.captions import american
 
 DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat", "clothes")  # what has a colour
-ADJECTIVES = frozenset(
-    ("old", "young", "little", "small", "big", "large", "tall", "brave", "lone", "dressed", "clad")
-)
+ADJECTIVES = frozenset(("old", "young", "little", "small", "big", "large", "tall", "brave", "lone"))
 
-_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"))  # British and American
-_SHORTEST, _LONGEST = 5, 20  # letters of a word whose spelling may be mended
+_MENDABLE = range(5, 21)  # letters
 _PRONOUNS = frozenset(
     ("she", "her", "hers", "herself", "he", "his", "him", "himself", "it", "its", "they", "their")
 )
+_TITLES = frozenset(("snow", "sand", "ice", "sea", "water", "wood", "stone", "night", "desert"))
 _ARTICLES = frozenset(("a", "an", "another", "the"))
-_JOINING = frozenset(("and", "beside", "while"))  # two actors
-_LIKENING = frozenset(("is", "was", "like", "as", "of", "s"))  # the same one again
+_DETERMINERS = _ARTICLES | {"her", "his", "its"}
+_RAISED = frozenset(("word", "body", "weapon", "hat", "ground", *DYED))
+_JOINING = frozenset(("and", "beside", "while", "near", "vs", "versus", "against"))  # two actors
+_LIKENING = frozenset(  # the same one again
+    ("is", "was", "be", "being", "like", "as", "of", "s", "into", "in", "not", "or", "became")
+)
+_ADJECTIVES_AT_MOST = 3  # before a noun that are not understood
 _DENYING = frozenset(
     ("no", "not", "never", "without", "neither", "nor", "minus", "instead", "stops", "stopped")
 )
-_FOR_ALL_THAT = frozenset(("but", "and", "just", "only", "merely"))  # not only, not just
+_AFTER_ALL = frozenset(("but", "and", "just", "only", "merely"))  # not only; not walking but
 _DENIED_WITHIN = 5  # parts after a word that denies
 _MATERIALS = frozenset(
     ("wooden", "wood", "timber", "stone", "brick", "ice", "winter", "sea", "street")
@@ -82,34 +85,26 @@ def _normal(prompt: str) -> str:
     text = re.sub(r"\bw/o\b", "without", text).replace("w/", "with ").replace("&", " and ")
     auxiliaries = "do|does|did|is|are|was|were|has|had|ca|wo|could|would|should"
     text = re.sub(rf"\b({auxiliaries})n'?t\b", r"\1 not", text).replace("'", " ")
+    text = re.sub(r"\b(\d)(?=(?:girl|boy|woman|man)s?\b)", r"\1 ", text)
     text = re.sub(r"[.;!?()\n\"/\u201c\u201d]", " / ", text)  # a colon says what something is
     text = text.replace(":", " is ").replace(",", " , ").replace("+", " and ")
     words = re.sub(r"[^\w\s,/]|_", " ", text).split()
-    return " ".join(map(_spelled, words))
-
-
-def _spelled(word: str) -> str:
-    """Return a British word in American if that makes it known."""
-    if word not in vocabulary():
-        for british, american in _SPELLINGS:
-            if (other := word.replace(british, american)) in vocabulary():
-                return other
-    return word
+    return " ".join(american(word, vocabulary()) for word in words)
 
 
 def _mended(word: str) -> str:
     """Return a word with one slip of the pen mended if that makes it understood.
 
-    Two letters exchanged, a vowel missing, or a letter once instead of twice or twice instead of
-    once: other slips make words that mean something else, swinging of singing.
+    Two letters exchanged, a vowel missing within, or a letter once instead of twice or twice
+    instead of once: other slips make words that mean something else, swinging of singing.
     """
-    if word in vocabulary() or not _SHORTEST <= len(word) <= _LONGEST or not word.isalpha():
+    if word in vocabulary() or len(word) not in _MENDABLE or not word.isalpha():
         return word
     halves = [(word[:n], word[n:]) for n in range(1, len(word) + 1)]
     slips = {a + b[1] + b[0] + b[2:] for a, b in halves if len(b) > 1}
-    slips |= {a + letter + b for a, b in halves for letter in f"aeiou{a[-1]}"}
+    slips |= {a + letter + b for a, b in halves for letter in f"aeiou{a[-1]}" if b}
     slips |= {a + b[1:] for a, b in halves if b.startswith(a[-1])}
-    meant = [other for other in slips if other in _phrases() and len(other) >= _SHORTEST]
+    meant = [other for other in slips if other in _phrases() and len(other) in _MENDABLE]
     return meant[0] if len(meant) == 1 else word
 
 
@@ -165,8 +160,6 @@ def _split(words: Sequence[str]) -> Iterator[Part]:
             said = " ".join(words[start : start + count])
             if said in _phrases():
                 kind, value = _phrases()[said]
-                if said == "princess" and "hair" in words[start + 2 : start + 4]:
-                    kind, value = "cut", said  # a way to wear it
                 break
         else:
             kind = "plain" if said in _plain() or said.isdigit() else "word"
@@ -177,20 +170,36 @@ def _split(words: Sequence[str]) -> Iterator[Part]:
 
 def _settle(parts: Sequence[Part]) -> None:
     """Decide by its neighbours what a phrase of several meanings is."""
-    for likening, article, noun in zip(parts, parts[1:], parts[2:], strict=False):
-        if likening.said == "like" and article.said in _ARTICLES and noun.is_noun:
-            noun.kind = "plain"  # walks like a soldier
-    for part, following in itertools.pairwise(parts):
-        if part.said == "pale" and following.kind == "color":
-            part.kind = "plain"
-        elif part.said == "olive" and following.kind in DYED:
+    nothing = Part("stop", "", "")
+    befores, afters = [nothing, *parts], [*parts[1:], nothing]
+    for earlier, before, part, after in zip(
+        [nothing, *befores], befores, parts, afters, strict=False
+    ):
+        if part.said == "olive" and after.kind in DYED:
             part.kind, part.value = "color", "green"
-        elif part.said in _MATERIALS and following.kind in ("word", "weapon", "hat", *DYED):
-            part.kind = "plain"
-        elif part.kind == "action" and following.said == "by" and part.said.endswith(("d", "t")):
+        elif part.said == "princess" and after.kind in ("color", "hair_color", "hair"):
+            part.kind, part.value = "cut", part.said  # a way to wear it
+        elif part.kind == "action" and after.said == "by" and part.said.endswith(("d", "t")):
             part.kind = "word"  # shot by an arrow
-        elif part.kind == "body" and (following.kind == "hat" or following.said == "hat"):
-            part.kind = "plain"  # a wizard hat
+        elif _means_nothing(earlier, before, part, after):
+            part.kind = "plain"
+
+
+def _means_nothing(earlier: Part, before: Part, part: Part, after: Part) -> bool:
+    """Return whether a phrase of this world is none between its neighbours."""
+    article = before.said in _ARTICLES
+    return any(
+        (
+            part.said == "pale" and after.kind == "color",
+            part.said in _MATERIALS and after.kind in ("word", "weapon", "hat", *DYED),  # wood door
+            part.said in _TITLES and after.kind in ("body", "action"),  # a snow queen, ice magic
+            part.kind == "body" and "hat" in (after.kind, after.said),  # a wizard hat
+            part.is_noun and article and earlier.said == "like",  # walks like a soldier
+            part.is_noun and article and earlier.said == "with" and after.kind == "word",  # tattoo
+            part.said in ("up", "down") and after.said in _DETERMINERS,  # down the street
+            part.said in ("up", "down") and before.kind in _RAISED,  # picks up, hood up
+        )
+    )
 
 
 def _deny(parts: Sequence[Part]) -> None:
@@ -199,7 +208,7 @@ def _deny(parts: Sequence[Part]) -> None:
         if part.said not in _DENYING:
             continue
         for other in parts[number + 1 : number + 1 + _DENIED_WITHIN]:
-            if other.kind in ("stop", "word") or other.said in _FOR_ALL_THAT:
+            if other.kind in ("stop", "word") or other.said in _AFTER_ALL:
                 break
             if other.kind == "color":
                 other.kind = "plain"
@@ -220,37 +229,64 @@ def _part_actors(parts: list[Part]) -> list[list[Part]]:
         both = [parts[:start], parts[start:]]
         if all(any(part.kind == "body" for part in own) for own in both):
             return both if left < right else both[::-1]
-    second = _find_second(parts)
-    return [parts] if second is None else [parts[:second], parts[second:]]
+    second = _find_other(parts)
+    if second is None:
+        return [parts]
+    rest = parts[second:]
+    third = _find_other(rest)
+    if third is not None:  # is passed over, but for where all are
+        others = [part for part in rest[third:] if part.is_noun or part.kind == "ground"]
+        for part in others:
+            part.kind = "word" if part.is_noun else part.kind
+        rest = [*rest[:third], *others]
+    return [parts[:second], rest]
 
 
-def _find_second(parts: Sequence[Part]) -> int | None:
-    """Return where a second actor's phrases begin, if there is one."""
+def _find_other(parts: Sequence[Part]) -> int | None:
+    """Return where another actor's phrases begin, if there is one besides the first."""
     bodies = [n for n, part in enumerate(parts) if part.kind == "body" and part.said != "they"]
     for noun in bodies[1:]:
-        first, start = bodies[0], noun
+        first = parts[bodies[0]]
         if not parts[noun].is_noun or (parts[noun + 1 :] and parts[noun + 1].said == "s"):
             continue  # a warrior's
-        while start > 0 and _is_adjective(parts[start - 1]):
-            start -= 1
-        article = parts[start - 1].said if start > 0 else ""
-        start -= article in _ARTICLES
-        before = [part for part in parts[first + 1 : start] if part.kind != "stop"]
-        joined = bool(before) and before[-1].said in _JOINING
+        start = _begin_noun(parts, noun)
+        article = parts[start].said if parts[start].said in _ARTICLES else ""
+        between = parts[bodies[0] + 1 : start]
+        before = next((part.said for part in between[::-1] if part.kind != "stop"), "")
+        if not between or before in _LIKENING:
+            continue  # an orc mage, an orc who is a mage
+        stopped = between[-1].said if between[-1].kind == "stop" else ""
+        joined = before in _JOINING
         if joined and article in _ARTICLES - {"the"}:
             return start  # a knight in red and an orc
-        if parts[first].value == parts[noun].value:
+        if parts[noun].value in (first.value, "person") or first.value == "person":
             continue  # the knight again
-        if joined and all(map(_is_adjective, before[:-1])):
-            return start  # knight and orc
-        clause = list(
-            itertools.takewhile(lambda part: part.kind != "stop", parts[first:start][::-1])
-        )
-        acts = any(part.kind in ("action", "word") for part in clause)
-        if acts and article in _ARTICLES and before[-1].said not in _LIKENING:
-            return start  # a knight fights an orc
+        if joined or (article and stopped != ",") or _are_apart(first, parts[noun]):
+            return start  # knight and orc; a knight fights an orc; man in black, woman in white
     return None
 
 
-def _is_adjective(part: Part) -> bool:
+def _begin_noun(parts: Sequence[Part], noun: int) -> int:
+    """Return where a noun's phrase begins: at its article, or its first adjective."""
+    start = noun
+    while start > 0 and is_adjective(parts[start - 1]):
+        start -= 1
+    for number in range(start, max(0, start - _ADJECTIVES_AT_MOST - 1), -1):
+        before = parts[number - 1]
+        if before.said in _ARTICLES:
+            return number - 1  # a wounded soldier
+        if before.kind != "word" and not before.said.endswith("ing"):
+            break
+    return start
+
+
+def _are_apart(one: Part, other: Part) -> bool:
+    """Return whether nobody is both."""
+    sexes = {one.value, other.value} == {"woman", "man"}
+    species = {"orc", "dark elf", "skeleton"}
+    return one.is_noun and (sexes or {one.value, other.value} <= species)
+
+
+def is_adjective(part: Part) -> bool:
+    """Return whether a phrase may stand between an article and its noun."""
     return part.said in ADJECTIVES or part.kind in ("color", "hair_color", "cut", "skin")

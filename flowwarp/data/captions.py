@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import numpy as np
 
@@ -164,6 +164,22 @@ def reword(attributes: Attributes, random: np.random.Generator, count: int) -> t
     """Write so many captions of one clip; the first, the third, and so on, name all there is."""
     ways = (prompt_for, draw_caption)
     return tuple(ways[number % 2](attributes, random) for number in range(count))
+
+
+def american(word: str, known: Collection[str]) -> str:
+    """Return a British word in American, as captions are spelled, if that is known and it is not.
+
+    >>> american("armour", {"armor"}), american("our", {"or"})
+    ('armor', 'or')
+    """
+    if word not in known:
+        for one, other in _SPELLINGS:
+            if (spelled := word.replace(one, other)) in known:
+                return spelled
+    return word
+
+
+_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
 
 
 def mirror_words(text: str) -> str:

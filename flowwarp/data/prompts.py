@@ -11,11 +11,12 @@ is small enough to be read by tables, and what is not understood can be told.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import final
 
-from flowwarp.data._phrases import ADJECTIVES, DYED, Part, read_parts, tables, vocabulary
+from flowwarp.data._coloring import color_things, find_bearer, is_worn
+from flowwarp.data._phrases import Part, read_parts, tables, vocabulary
 from flowwarp.data.captions import plain_caption
 
 _LONGEST = 2000  # characters; nothing after them is read
@@ -23,18 +24,10 @@ _LONGEST = 2000  # characters; nothing after them is read
 _ALWAYS = frozenset(
     ("walks", "stands", "slashes", "spell", "thrusts", "shoots", "falls", "facing", "camera", "on")
 )
-_COPULAS = frozenset(
-    ("is", "was", "are", "were", "be", "being", "s", "turns", "made", "color", "that", "which")
-)
-_JOINING = _COPULAS | frozenset(("dyed", "colored", "of", "should", "and", "out", "as", "both"))
-_STRESSED = frozenset(("bright", "dark", "deep", "light", "pale", "so", "very", "all", "a"))
-_DIVIDING = frozenset(
-    ("and", "with", "in", "on", "wearing", "wears", "who", "whose", "her", "his", "under", "behind")
-)
-_WORN = frozenset(("in", "wearing", "wears", "wear", "clad", "dressed", "dressed in"))
 _FACING = frozenset(("facing", "faces", "faced", "face", "looks", "looking", "turned", "turns"))
-_BETWEEN = 2  # words at most between a colour and what it is said of
-_SPECIES = ("dark elf", "orc")
+_NEAR = 2  # phrases before a thing that tell of it
+_SPECIES = frozenset(("dark elf", "orc", "skeleton"))
+_SKINS = {"black": "dark-skinned", "white": "light-skinned", "brown": "dark-brown-skinned"}
 # Colours that things of a kind do not come in, and the nearest that they do.
 _NEAREST = {
     "hair": {
@@ -52,7 +45,10 @@ _OWN_COLORS = {
     **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
     "sash": "green",
 }
-_ATTACKS = {"a spear": "thrust", "a dagger": "slash", "": "slash"}
+_ATTACKS = {
+    **{"a spear": "thrust", "a dagger": "slash", "": "slash"},
+    **{"a wooden wand": "spellcast", "a steel wand": "spellcast"},
+}
 _CALLED_BY = {"shoot": "archer", "spellcast": "wizard", "slash": "warrior", "thrust": "warrior"}
 
 
@@ -95,18 +91,18 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
 
     Args:
         prompt: in English; of a long one, the beginning is read.
-        known: words that captions have; what has no such words is left out.
+        known: words that captions have; hair, clothes and weapons without are left out.
 
     Returns:
         What is understood. Of two actors only what is around them is stated.
     """
     parts, camera = read_parts(prompt[:_LONGEST])
     wishes = [_Wish(own, known) for own in parts]
-    actors = [wish.actor() for wish in wishes]
+    actors = [wish.actor for wish in wishes]
     if not actors[0]["action"]:  # a knight and an orc walk left
         together = {key: actors[-1][key] for key in ("action", "direction")}
         actors[0] |= {key: actors[0][key] or done for key, done in together.items()}
-    ground = next(filter(None, (wish.ground() for wish in wishes)), "")
+    ground = next(filter(None, (wish.ground for wish in wishes)), "")
     left_out = [said for wish in wishes for said in wish.left_out(ground)]
     caption = ""
     if any((*(said for actor in actors for said in actor.values()), ground, camera)):
@@ -145,28 +141,34 @@ class _Wish:
 
     def __init__(self, parts: list[Part], known: Collection[str] | None) -> None:
         self._parts, self._known = parts, known
-        self._left_out = [part.said for part in parts if part.kind == "word"]
-        self._loose: list[Part] = []  # colours of nothing that is named
         self._nouns = [part.value for part in parts if part.kind == "body"]
-        self._color_things()
+        self._left_out = [part.said for part in parts if part.kind == "word"]
+        self._loose = color_things(parts)
+        self.ground = self._ground()
+        self.actor = self._actor()
 
     def left_out(self, ground: str) -> list[str]:
-        """Return what has no place beside what has been taken, after :meth:`actor`."""
+        """Return what was not understood, and what has no place beside what was taken.
+
+        Args:
+            ground: that was taken.
+        """
         others = [part for part in self._all("ground") if part.value != ground]
         return [*self._left_out, *(part.said for part in (*others, *self._loose))]
 
-    def actor(self) -> dict[str, str]:
+    def _actor(self) -> dict[str, str]:
         """Return the attributes that are asked for, "" for the others."""
         weapon = self._known_only(self._value("weapon"))
         action = self._action(weapon)
+        skin = self._skin()  # before a colour is taken for that of clothes
         torso = self._torso()
         hair, cut, hair_color = self._hair()
-        worn = {kind: self._worn(kind) for kind in ("legs", "feet", "hat", "cape", "beard")}
-        body = self._body(torso, action)
+        worn = {kind: self._worn(kind) for kind in ("legs", "feet", "hat", "cape")}
         return {
-            **{"body": body, "skin": self._skin(body)},
+            **{"body": self._body(torso, action), "skin": skin, **worn},
             **{"hair": hair, "hair_style": cut, "hair_color": hair_color},
-            **{"torso": torso, "torso_style": torso, **worn, "weapon": weapon, "action": action},
+            **{"torso": torso, "torso_style": torso, "beard": self._beard(hair_color)},
+            **{"weapon": weapon, "action": action},
             "direction": "" if action == "fall" else self._direction(),
         }
 
@@ -181,6 +183,10 @@ class _Wish:
         found = self._all(kind)
         return next((part for part in found if part.color), found[0] if found else None)
 
+    def _before(self, part: Part) -> list[str]:
+        """Return what is said before a part, backwards."""
+        return [other.said for other in self._parts[: self._parts.index(part)][::-1]]
+
     def _known_only(self, phrase: str) -> str:
         """Return a phrase if captions have its words; else note that it is left out."""
         words = re.findall(r"[^\W\d_]+", phrase)
@@ -189,62 +195,27 @@ class _Wish:
         self._left_out.append(phrase)
         return ""
 
-    # -------------------------------------------------------------- colours
-
-    def _color_things(self) -> None:
-        for number, part in enumerate(self._parts):
-            following = self._parts[number + 1 : number + 2]
-            if part.kind == "hair_color" and following and following[0].kind == "beard":
-                part.kind = "color"  # of a beard only
-            if part.kind == "color" and not self._bind(number):
-                self._loose.append(part)
-        colored = ""  # as in "the armor is black and so is the hair"
-        for number, part in enumerate(self._parts):
-            before = [other.said for other in self._parts[max(0, number - 4) : number]]
-            if part.kind in DYED and not part.color and "so" in before:
-                part.color = colored
-            colored = part.color or colored
-
-    def _bind(self, number: int) -> bool:
-        """Say a colour of what it belongs to, before it (the skirt is red) or after it."""
-        color, before = self._parts[number].value, self._parts[:number][::-1]
-        after = self._parts[number + 1 :]
-        joined = 0
-        while joined < len(before) and _joins(before[joined]):
-            joined += 1
-        if any(part.said in _COPULAS for part in before[:joined]) and _dye(before[joined:], color):
-            return True
-        for part in after[: _BETWEEN + 1]:
-            if part.kind in DYED and "{}" in part.value:
-                return _dye([part], color)
-            if part.kind not in ("plain", "word", "cut", "hat") or part.said in _DIVIDING:
-                break
-        if after and after[0].kind == "word":
-            return False  # blue eyes
-        if before and (before[0].kind == "stop" or before[0].said in ("in", "as")):
-            before = before[1:]
-        return _dye(before, color)
-
     # -------------------------------------------------------------- things
 
     def _hair(self) -> tuple[str, str, str]:
-        """Return what hair is called, how it is cut, and its colour."""
-        part, color = self._main("hair"), self._value("hair_color")
+        """Return what hair is called, how it is cut, and its colour; "" each if nothing is said."""
+        parts, color = self._all("hair"), self._value("hair_color")
         if color == "bald":
             return "", "bald", ""
-        color = part.color if part is not None and part.color else color
+        color = next((part.color for part in parts if part.color), color)
         color = _NEAREST["hair"].get(color, color)
-        if part is None or part.value == "{} hair":
-            cut = "" if part is None else self._cut(part)
-            said = " ".join(filter(None, (cut, color, "hair"))) if color or cut else ""
-            said = self._known_only(said)
-            return said, cut, color if said else ""
-        cut = self._cut(part)
-        style = f"a {cut} {part.value[2:]}" if part.value.startswith("a ") else part.value
-        return self._known_only(_named(style, color)), style, color
+        cut = next(filter(None, map(self._cut, parts)), "")
+        style = next((part.value for part in parts if part.value != "{} hair"), "")
+        if style:
+            phrase = _named(f"a {cut} {style[2:]}" if style.startswith("a ") else style, color)
+        else:
+            phrase = " ".join(filter(None, (cut, color, "hair"))) if color or cut else ""
+        phrase = self._known_only(phrase)
+        return (phrase, style or cut, color) if phrase else ("", "", "")
 
     def _cut(self, hair: Part) -> str:
-        before = self._parts[: self._parts.index(hair)][-_BETWEEN - 1 :]
+        """Return how hair is cut, by what stands before it."""
+        before = self._parts[: self._parts.index(hair)][-_NEAR - 1 :]
         return next((part.value for part in before if part.kind == "cut"), "")
 
     def _torso(self) -> str:
@@ -255,7 +226,7 @@ class _Wish:
         else:  # a lady in red, or somebody whom captions do not call a knight
             clothes = self._main("clothes")
             color = clothes.color if clothes is not None and clothes.color else self._take_loose()
-            other = {"woman", "man", "skeleton", *_SPECIES} & set(self._nouns)
+            other = (_SPECIES | {"woman", "man"}) & set(self._nouns)
             if not color and not (knightly and other):
                 return ""
             style = "a {} dress" if "woman" in self._nouns else _SHIRT
@@ -273,33 +244,29 @@ class _Wish:
 
     def _take_loose(self) -> str:
         """Return a colour of nothing that is named, but worn: the lady in red, a red knight."""
-        found = next((part for part in self._loose if self._is_worn(part)), None)
-        if found is None:
-            return ""
-        self._loose.remove(found)
-        return found.value
-
-    def _is_worn(self, color: Part) -> bool:
-        number = self._parts.index(color)
-        before, after = self._parts[:number][::-1], self._parts[number + 1 :]
-        who = next((part for part in after if not _is_adjective(part)), None)
-        if who is not None and who.kind == "body":
-            return not self._is_skin(color)
-        first = next((part for part in before if part.said not in _STRESSED - {"a"}), None)
-        other = after[0].kind if after else ""
-        in_it = first is not None and first.said in _WORN
-        return in_it and other not in ("word", "weapon", "ground", "hat")
+        for color in self._loose:
+            bearer = find_bearer(self._parts, color)
+            if not bearer & _SPECIES if bearer else is_worn(self._parts, color):
+                self._loose.remove(color)
+                return color.value
+        return ""
 
     def _worn(self, kind: str) -> str:
+        """Return what something that is worn is called."""
         part = self._main(kind)
         if part is None:
             return ""
         color = _NEAREST.get(kind, {}).get(part.color, part.color)
         if kind == "legs" and color in ("gold", "silver"):
             return self._known_only("golden greaves" if color == "gold" else "metal pants")
-        if kind == "beard":
-            color = color or self._hair()[2]
         return self._known_only(_named(part.value, color))
+
+    def _beard(self, hair_color: str) -> str:
+        """Return what a beard is called; where nothing else is said, it is as the hair is."""
+        part = self._main("beard")
+        return (
+            "" if part is None else self._known_only(_named(part.value, part.color or hair_color))
+        )
 
     # -------------------------------------------------------------- who, and what they do
 
@@ -307,7 +274,8 @@ class _Wish:
         """Return what is done: of several things the one that says most."""
         done = [part.value for part in self._all("action")]
         told = [action for action in done if action not in ("walk", "stand", "attack")]
-        if "spellcast" in told and "shoot" in told and "bow" not in weapon:
+        magic = "spellcast" in told or "wand" in weapon
+        if "shoot" in told and magic and "bow" not in weapon:
             return "spellcast"
         if told:
             return "fall" if "fall" in told else told[0]
@@ -319,23 +287,17 @@ class _Wish:
         """Return where to: what is faced, if that is said; left and right before up and down."""
         ways = self._all("direction")
         for part in ways:
-            before = self._parts[
-                max(0, self._parts.index(part) - _BETWEEN) : self._parts.index(part)
-            ]
-            if any(other.said in _FACING for other in before):
+            if _FACING & set(self._before(part)[:_NEAR]):
                 return part.value
         ways.sort(key=lambda part: part.said in ("up", "down", "away"))
         return ways[0].value if ways else ""
 
-    def ground(self) -> str:
+    def _ground(self) -> str:
         """Return what is stood on, if that is said, else whatever there is."""
         grounds = self._all("ground")
         for part in grounds:
-            before = self._parts[: self._parts.index(part)][::-1]
-            first = next(
-                (other for other in before if other.said not in ("the", "a", "some")), None
-            )
-            if first is not None and first.said in ("on", "across", "over", "through"):
+            before = (said for said in self._before(part) if said not in ("the", "a", "some"))
+            if next(before, "") in ("on", "across", "over", "through"):
                 return part.value
         return grounds[0].value if grounds else ""
 
@@ -344,11 +306,9 @@ class _Wish:
         nouns = self._nouns
         worn = any(word in torso for word in ("dress", "robe", "tunic", "sleeveless", "pirate"))
         female = "woman" in nouns or ("man" not in nouns and worn)
-        for species in _SPECIES:
-            if species in nouns:
-                return f"{'female' if female else 'male'} {species}"
-        if "skeleton" in nouns:
-            return "skeleton"
+        if species := [noun for noun in nouns if noun in _SPECIES]:
+            sex = "female " if female else "male "
+            return species[0] if species[0] == "skeleton" else sex + species[0]
         if sexes := [noun for noun in nouns if noun in ("woman", "man")]:
             return sexes[0]
         if "knight" in nouns and (not torso or "plate" in torso or "golden" in torso):
@@ -358,37 +318,17 @@ class _Wish:
             return callings[0]
         return "person" if nouns else ""
 
-    def _is_skin(self, color: Part) -> bool:
-        """Return whether a colour is an orc's own."""
-        number = self._parts.index(color)
-        after = self._parts[number + 1 : number + 5]
-        return color.value == "green" and any(part.value == "orc" for part in after)
-
-    def _skin(self, body: str) -> str:
-        for part in self._loose:
-            if "orc" in body and self._is_skin(part):
-                self._loose.remove(part)
-                return "green"
+    def _skin(self) -> str:
+        """Return what skin is called; a colour of somebody, not of something, may be that of it."""
+        for color in self._loose:
+            bearer = find_bearer(self._parts, color)
+            green = "green" if color.value == "green" and "orc" in bearer else ""
+            human = _SKINS.get(color.value, "") if bearer and bearer <= {"woman", "man"} else ""
+            if skin := green or ("tanned" if human and color.said == "tan" else human):
+                self._loose.remove(color)
+                return self._known_only(skin)
         skin = self._value("skin")
-        return "" if skin == "green" and "orc" not in body else self._known_only(skin)
-
-
-def _joins(part: Part) -> bool:
-    """Return whether a part may stand between what there is and its colour."""
-    return part.kind == "cut" or part.said in _JOINING | _STRESSED
-
-
-def _is_adjective(part: Part) -> bool:
-    adjective = part.said in ADJECTIVES or part.said in ("and", "a")
-    return adjective or part.kind in ("color", "hair_color", "cut", "skin")
-
-
-def _dye(parts: Sequence[Part], color: str) -> bool:
-    """Say a colour of the first of some parts, if that has one and none has been said."""
-    if not parts or parts[0].kind not in DYED or "{}" not in parts[0].value or parts[0].color:
-        return False
-    parts[0].color = color
-    return True
+        return "" if skin == "green" and "orc" not in self._nouns else self._known_only(skin)
 
 
 def _color_of(phrase: str) -> str:

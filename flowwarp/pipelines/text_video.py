@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
+from flowwarp.data.captions import american
 from flowwarp.data.prompts import Reading, is_understood, read_prompt
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
@@ -83,7 +84,6 @@ from flowwarp.tensors import check_whole
 STAGES = ("tokens", "decode", "flow", "upsample")
 _SAID = 0.25  # weight of a prompt's words where its statements count 1
 _OWN_VAE = "give the VAE that it was trained with"
-_SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blonde"))
 _SIGN = re.compile(r"[^\w\s]|_")
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
@@ -402,15 +402,7 @@ def _spelled(gpt: MediaGPT, prompt: str) -> str:
     if all(word == word.lower() for word in known):
         line = line.lower()
     line = _SIGN.sub(lambda found: found[0] if found[0] in known else " ", line)
-    return WORD.sub(lambda found: _spell(found[0], known), " ".join(line.split()))
-
-
-def _spell(word: str, known: frozenset[str]) -> str:
-    if word not in known:
-        for british, american in _SPELLINGS:
-            if (other := word.replace(british, american)) in known:
-                return other
-    return word
+    return WORD.sub(lambda found: american(found[0], known), " ".join(line.split()))
 
 
 def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
