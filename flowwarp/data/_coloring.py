@@ -32,9 +32,8 @@ def color_things(parts: Sequence[Part]) -> list[Part]:
     """
     loose = []
     for number, part in enumerate(parts):
-        if part.kind == "hair_color" and [other.kind for other in parts[number + 1 :]][:1] == [
-            "beard"
-        ]:
+        following = parts[number + 1].kind if number + 1 < len(parts) else ""
+        if part.kind == "hair_color" and following == "beard":
             part.kind = "color"  # of a beard only
         if part.kind == "color":
             thing = _find_thing(parts[:number][::-1], parts[number + 1 :])
