@@ -154,6 +154,9 @@ class _Wish:
             ground: that was taken.
         """
         others = [part for part in self._all("ground") if part.value != ground]
+        for kind in ("torso", "legs", "hat"):  # of which there is one
+            main = self._main(kind)
+            others += [p for p in self._all(kind) if main is not None and p.value != main.value]
         return [*self._left_out, *(part.said for part in (*others, *self._loose))]
 
     def _actor(self) -> dict[str, str]:

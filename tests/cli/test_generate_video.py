@@ -25,7 +25,7 @@ from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
 from flowwarp.pipelines import text_video
 from flowwarp.pipelines._defaults import MOST_SCALE
-from flowwarp.pipelines.sequences import VOCABULARY, load_gpt, sample_video_tokens
+from flowwarp.pipelines.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
 from flowwarp.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"
@@ -54,7 +54,9 @@ def test_examples_are_understood():
     assert len(found) >= 6
     known = load_gpt().known
     readings = [read_prompt(prompt, known) for prompt in found]
-    assert all(reading.caption for reading in readings)
+    for reading in readings:
+        assert reading.caption
+        assert set(words_of(reading.caption)) <= known
     assert {word for reading in readings for word in reading.left_out} == {"smiling"}  # as is told
 
 

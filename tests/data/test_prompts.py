@@ -148,6 +148,9 @@ def test_what_is_not_understood_is_told():
     assert reading.caption == "a person on wood planks"
     assert reading.left_out == ("dragon", "breathes", "lake", "purple")
     assert read_prompt("a dragon").left_out == ("dragon",)
+    reading = read_prompt("a red coat over a white dress, blue jeans, a hood and a helmet")
+    assert reading.caption == "a person with a cloth hood in a red shirt and blue pants"
+    assert reading.left_out == ("dress", "helmet")
     assert read_prompt("") == read_prompt("the 12 of us!")
     assert read_prompt("木").left_out == ("木",)
 
