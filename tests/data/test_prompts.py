@@ -110,7 +110,8 @@ def caption_of(prompt):
          "on the left a man in a black shirt, on the right a woman in a white dress"),
         ("A knight stands. A wizard casts.",
          "on the left a knight stands, on the right a wizard casts a spell"),
-        ("a knight and an orc and a skeleton", "on the left a knight, on the right a male orc"),
+        ("a knight and an orc and a girl in a red dress on sand",
+         "on the left a knight, on the right a male orc, on sand"),
         ("a lady with a skeleton tattoo who became a witch", "a woman"),
         ("an elf girl, the knight's sister", "a female dark elf in plate armor"),
         # What is of a colour.
@@ -125,6 +126,7 @@ def caption_of(prompt):
         ("a shot of a goblin by a frozen lake", "a male orc on snow"),
         ("walks from left to right", "a person walks right"),
         ("stands on the left, facing right", "a person stands facing right"),
+        ("heading right while looking left", "a person walks left"),
         ("walks down the street to the left", "a person walks left on a stone floor"),
         ("snow falls on a man, hair to his waist", "a man on snow"),
         ("stabbed by an orc", "a male orc"),
