@@ -116,6 +116,7 @@ def caption_of(prompt):
         ("an elf girl, the knight's sister", "a female dark elf in plate armor"),
         # What is of a colour.
         ("a black woman", "a dark-skinned woman"),
+        ("a man with green skin", "a man"),
         ("a green bald orc, a white skeleton",
          "on the left a green bald male orc, on the right a skeleton"),
         ("Outfit: red dress", "a person in a red dress"),
@@ -138,6 +139,7 @@ def caption_of(prompt):
         ("a wooden shield on grass", "a person on grass"),
         ("under green stars on a beach", "a person on sand"),
         ("a man's hand, w/o trousers/left", "a man facing left"),
+        ("a skelletton wallks", "a person walks"),  # one slip a word
         ("a skelton wlaks on the snwo", "a skeleton walks"),  # short words are not mended
     ],
 )  # fmt: skip
