@@ -232,14 +232,28 @@ def _part_actors(parts: list[Part]) -> list[list[Part]]:
     second = _find_other(parts)
     if second is None:
         return [parts]
-    rest = parts[second:]
+    first, rest = _share_out(parts[:second], parts[second:])
     third = _find_other(rest)
     if third is not None:  # is passed over, but for where all are
         others = [part for part in rest[third:] if part.is_noun or part.kind == "ground"]
         for part in others:
             part.kind = "word" if part.is_noun else part.kind
         rest = [*rest[:third], *others]
-    return [parts[:second], rest]
+    return [first, rest]
+
+
+def _share_out(first: list[Part], rest: list[Part]) -> tuple[list[Part], list[Part]]:
+    """Give the first of two actors what is said after it is named again: the knight is in red."""
+    one = next((part.value for part in first if part.is_noun), "")
+    other = next(part.value for part in rest if part.is_noun)
+    again: list[Part] = []
+    own: list[Part] = []
+    spoken_of = own
+    for part in rest:
+        if part.is_noun and part.value in (one, other):
+            spoken_of = own if part.value == other else again
+        spoken_of.append(part)
+    return [*first, *again], own
 
 
 def _find_other(parts: Sequence[Part]) -> int | None:

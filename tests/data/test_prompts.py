@@ -97,6 +97,8 @@ def caption_of(prompt):
          "on the left a skeleton walks, on the right a woman in a pink dress, on snow"),
         ("on the right, an orc; on the left there is a bald man; night",
          "on the left a bald man, on the right a male orc, under a night sky"),
+        ("a knight fights an orc in mail, the knight has red hair and the orc falls",
+         "on the left a red-haired knight slashes, on the right a male orc in chain mail falls"),
         ("knight and princess", "on the left a knight, on the right a woman"),
         ("a girl and another girl with red hair, standing",
          "on the left a woman stands, on the right a red-haired woman stands"),
