@@ -2,10 +2,11 @@
 
     python tools/prompt_accuracy.py tests/data/prompts.json --writers 3 4
 
-The file is a list of {"writer": 1, "prompt": "...", "states": {"action": "walk", ...}}: who wrote
-it, what is asked for, and what it states, by the names of ``flowwarp.data.labels.JUDGED`` and in
-values as coarse as ``COARSE`` makes them. A video is made of each, as ``generate-video`` does up to
-its upsampler, and read by the judge in the package; takes 5 s a prompt on two cores.
+The file is a list of {"writer": 1, "prompt": "...", "states": {"action": "walk", ...}}: which of
+some writers wrote it, what is asked for, and what it states, by the names of
+``flowwarp.data.labels.JUDGED`` and in values as coarse as ``COARSE`` makes them. A video is made of
+each, as ``generate-video`` does up to its upsampler, and read by the judge in the package; takes
+5 s a prompt on two cores.
 """
 
 from __future__ import annotations

@@ -224,7 +224,7 @@ def test_captions_say_what_they_said(known):
 
 
 def test_prompts_of_people_are_understood(known):
-    """Of 440 that were written without a look at captions or code, by six."""
+    """Of 440 that were written without a look at captions or code, in six manners."""
     tally = Tally()
     for one in json.loads((Path(__file__).parent / "prompts.json").read_text("utf-8")):
         read = prompt_accuracy.understood(one["prompt"], known)
