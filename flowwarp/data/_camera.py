@@ -37,8 +37,9 @@ def _any(verbs: str, *others: str) -> str:
     return "|".join([*(form for verb in verbs.split() for form in forms(verb)), *others])
 
 
+# Patterns are compiled when a prompt is read, as that takes longer than all else that is imported.
 # Who looks at a camera is seen from the front, whatever that one does.
-_AT_CAMERA = re.compile(
+_AT_CAMERA = (
     r"\b(?:(?:away|backs?|turned) (?:from|on)|away to"
     r"|backs?(?: is| was)?(?: turned| facing)?(?: to| on| towards?)?"
     rf"|(?P<front>(?:{_any('turn')}) to"
@@ -132,10 +133,8 @@ _SHOTS = {
     ),
 }
 _SAME = {"rise": "pan up", "sink": "pan down", "approach": "zoom in", "retreat": "zoom out"}
-_PATTERNS = {
-    move: re.compile(rf"\b(?:{'|'.join(patterns)})\b") for move, patterns in _SHOTS.items()
-}
-_NOT_READ = re.compile(  # whatever else a camera does, its actor does not
+_PATTERNS = {move: rf"\b(?:{'|'.join(patterns)})\b" for move, patterns in _SHOTS.items()}
+_NOT_READ = (  # whatever else a camera does, its actor does not
     rf"\b(?:camera|cam)\b(?:{_FILLED} (?:{_MOVES}|{_any('face look watch show focus stop')})\b)?"
     r"(?: (?:left|right|up|down))?"
 )
@@ -154,10 +153,10 @@ def take_camera(text: str) -> tuple[str, str]:
         The rest, with / where something was, and a move of
         :data:`flowwarp.data.captions.CAMERAS`, ``"still"``, or nothing.
     """
-    text = _AT_CAMERA.sub(lambda found: "at us" if found["front"] else "away from us", text)
+    text = re.sub(_AT_CAMERA, lambda at: "at us" if at["front"] else "away from us", text)
     taken = ""
     for move, pattern in _PATTERNS.items():
-        text, count = pattern.subn("/", text)
+        text, count = re.subn(pattern, "/", text)
         if count and taken in ("", "still"):
             taken = _SAME.get(move, move)
-    return _NOT_READ.sub("/", text), taken
+    return re.sub(_NOT_READ, "/", text), taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 from flowwarp.data._phrases import DYED, Part, is_adjective
@@ -58,11 +59,9 @@ def _find_thing(before: Sequence[Part], after: Sequence[Part]) -> Part | None:
         after: what comes after it.
     """
     ahead = _find_ahead(after)
-    linked = 0
-    while linked < len(before) and _links(before[linked]):
-        linked += 1
-    behind = before[linked] if linked < len(before) and _is_dyed(before[linked]) else None
-    if any(part.said in _COPULAS for part in before[:linked]) and behind is not None:
+    links = list(itertools.takewhile(_links, before))
+    behind = next(iter(before[len(links) :]), None)
+    if behind is not None and _is_dyed(behind) and any(part.said in _COPULAS for part in links):
         named = behind.kind != "clothes" or ahead is None  # the outfit is a red dress
         if named and not behind.color:
             return behind
@@ -76,6 +75,7 @@ def _find_thing(before: Sequence[Part], after: Sequence[Part]) -> Part | None:
 
 
 def _find_ahead(after: Sequence[Part]) -> Part | None:
+    """Return the thing that a colour stands before, if nothing divides them."""
     for part in after[: _BETWEEN + 1]:
         if _is_dyed(part):
             return part

@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -387,10 +387,13 @@ def tidy(gpt: MediaGPT, prompt: str) -> str:
 
 def _read(gpt: MediaGPT, prompt: str) -> Reading | None:
     """Return what is understood of a prompt, if captions are of the sprites' world."""
-    if gpt.known is None or not is_understood(gpt.known):
-        return None
-    reading = read_prompt(prompt, gpt.known)
-    return reading if reading.caption else None
+    return None if gpt.known is None else _read_by(gpt.known, prompt)
+
+
+@lru_cache  # each prompt is asked about several times: what is told of it, what is left out
+def _read_by(known: frozenset[str], prompt: str) -> Reading | None:
+    reading = read_prompt(prompt, known) if is_understood(known) else None
+    return reading if reading is not None and reading.caption else None
 
 
 def _spelled(gpt: MediaGPT, prompt: str) -> str:
@@ -423,11 +426,11 @@ def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
 
 def is_reworded(gpt: MediaGPT, prompt: str) -> bool:
     """Return whether a prompt says what is understood of it in other words than captions do."""
-    if gpt.known is None or _read(gpt, prompt) is None:
+    reading = _read(gpt, prompt)
+    if gpt.known is None or reading is None:
         return False
-    left_out = set(words_of(" ".join(unknown_words(gpt, prompt))))
-    words = words_of(_spelled(gpt, prompt))
-    return any(word not in gpt.known and word not in left_out for word in words)
+    told = gpt.known | set(words_of(" ".join(reading.left_out)))
+    return not told.issuperset(words_of(_spelled(gpt, prompt)))
 
 
 def heard(gpt: MediaGPT, prompt: str) -> str:
