@@ -140,17 +140,19 @@ def show_video(
         progress: is called with the share that is done, up to 1.
 
     Returns:
-        The video, and what the prompt was read as and which of its words the network never learned,
-        empty if it was read as it stands.
+        The video, and what the prompt was read as, what was left out and which words the network
+        never learned; empty if it was read as it stands.
 
     Raises:
         InputError: nothing of the prompt can be read.
     """
     from flowwarp.io.video import write_video
-    from flowwarp.pipelines.text_video import generate, is_reworded, tidy, unknown_words
+    from flowwarp.pipelines.hearing import hear
+    from flowwarp.pipelines.text_video import generate
 
     prompt = (prompt or "")[:LONGEST_PROMPT]
-    if not tidy(models.gpt, prompt):
+    heard = hear(models.gpt, prompt)
+    if not heard.text:
         raise InputError("the prompt", "holds nothing that can be read", "say what to show")
 
     def tell(done: int, total: int) -> None:
@@ -160,9 +162,9 @@ def show_video(
     frames = generate(models, prompt, seed=int(seed or 0), progress=tell)
     path = folder / "video.mp4"
     write_video(path, frames, FPS)
-    notes = [f"read as: {tidy(models.gpt, prompt)}"] * is_reworded(models.gpt, prompt)
-    if unknown := unknown_words(models.gpt, prompt):
-        notes.append(f"the network has never learned: {', '.join(unknown)}")
+    notes = [f"read as: {heard.read}"] * heard.reworded
+    notes += [f"left out: {', '.join(heard.left_out)}"] * bool(heard.left_out)
+    notes += [f"the network has never learned: {', '.join(heard.unknown)}"] * bool(heard.unknown)
     return path, "\n".join(notes)
 
 

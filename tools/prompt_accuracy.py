@@ -22,8 +22,9 @@ import torch
 
 from flowwarp.data.labels import JUDGED
 from flowwarp.data.prompts import read_prompt
+from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.sequences import Prompt
-from flowwarp.pipelines.text_video import VideoModels, draw_codes, load_models, tidy
+from flowwarp.pipelines.text_video import VideoModels, draw_codes, load_models
 from flowwarp.pipelines.video_evaluation import Table, Tally, load_classifier, read_labels
 from flowwarp.pipelines.video_tokens import detokenize
 
@@ -74,7 +75,7 @@ def draw(models: VideoModels, items: Sequence[Item], seed: int, tally: Tally) ->
     judge = load_classifier()
     for start in range(0, len(items), _BATCH):
         some = items[start : start + _BATCH]
-        prompts = [Prompt(tidy(models.gpt, one["prompt"])) for one in some]
+        prompts = [Prompt(hear(models.gpt, one["prompt"]).text) for one in some]
         seeds = [seed + start + number for number in range(len(some))]
         codes, _ = draw_codes(models, prompts, seeds)
         with torch.inference_mode():

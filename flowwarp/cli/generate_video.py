@@ -10,7 +10,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ from flowwarp.pipelines._defaults import FPS, MOST_SEED, STEPS
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowwarp.pipelines.hearing import Heard
     from flowwarp.pipelines.text_video import VideoModels
 
 LARGEST_LIST = 2**24  # bytes of prompts
@@ -166,7 +167,8 @@ def command(
         if not job.folder:  # of frames, which has no rate
             _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
-    from flowwarp.pipelines.text_video import heard, load_models, tidy
+    from flowwarp.pipelines.hearing import hear
+    from flowwarp.pipelines.text_video import load_models
 
     sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
@@ -181,9 +183,10 @@ def command(
         _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
     if models.sketcher is not None and not models.sketches:
         _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
-    for job in jobs:
-        _warn(models, job.prompt)
-    _warn_alike(models, [job.prompt for job in jobs])
+    heard = {job.prompt: hear(models.gpt, job.prompt) for job in jobs}
+    for prompt, told in heard.items():
+        _warn(prompt, told)
+    _warn_alike(heard)
     frames = models.window if frames is None else frames
     if frames > models.window and not models.goes_on:
         raise click.UsageError(f"--frames must be at most {models.window} with this --gpt")
@@ -201,7 +204,7 @@ def command(
     for number, job in enumerate(jobs, start=1):
         label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
         try:
-            if not tidy(models.gpt, job.prompt):
+            if not heard[job.prompt].text:
                 raise InputError(_shown(job.prompt), "holds nothing that can be read")
             seconds = {} if dry_run else _make(models, job, first, fps, options, label)
         except (InputError, OutputError) as fault:
@@ -212,7 +215,7 @@ def command(
         results.append(
             {
                 "prompt": job.prompt,
-                "read_as": heard(models.gpt, job.prompt),
+                "read_as": heard[job.prompt].read,
                 "output": str(job.target),
                 "seed": seed,
                 "frames": frames,
@@ -320,28 +323,28 @@ def name_of(prompt: str) -> str:
     return name
 
 
-def _warn(models: VideoModels, prompt: str) -> None:
+def _warn(prompt: str, heard: Heard) -> None:
     """Say on stderr what of a prompt will not be understood."""
     from flowwarp.pipelines.sequences import words_of
-    from flowwarp.pipelines.text_video import heard, is_reworded, tidy, unknown_words
 
-    read, whole = heard(models.gpt, prompt), tidy(models.gpt, prompt)
-    if not whole:
+    if not heard.text:
         return  # it is refused
     name = _shown(prompt)
-    if len(read) < len(whole):
-        _say(f"{name}: is too long; nothing after {read[-20:]!r} is read")
-    if not words_of(read):
+    if len(heard.read) < len(heard.text):
+        _say(f"{name}: is too long; nothing after {heard.read[-20:]!r} is read")
+    if not words_of(heard.read):
         _say(f"{name}: holds no word that the network knows; expect anything")
-    if is_reworded(models.gpt, prompt):
-        _say(f"{name}: read as {read!r}")
-    # Those of a network that says what it knows are left out, unless there are no others.
-    unknown = unknown_words(models.gpt, read if models.gpt.known is None else prompt)
-    if unknown:
-        listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
-        left = set(unknown).isdisjoint(words_of(read))
-        then = "left out" if left else "expect anything there"
-        _say(f"{name}: the network has never learned {listed}; {then}")
+    if heard.reworded:
+        _say(f"{name}: read as {heard.read!r}")
+    if heard.left_out:
+        _say(f"{name}: left out: {_some(heard.left_out)}")
+    if heard.unknown:
+        listed = _some(heard.unknown)
+        _say(f"{name}: the network has never learned {listed}; expect anything there")
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(map(repr, words[:5])) + (", …" if len(words) > 5 else "")
 
 
 def _shown(prompt: str) -> str:
@@ -349,14 +352,12 @@ def _shown(prompt: str) -> str:
     return repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
 
 
-def _warn_alike(models: VideoModels, prompts: Sequence[str]) -> None:
+def _warn_alike(heard: Mapping[str, Heard]) -> None:
     """Say on stderr which prompts are read alike, so that their videos are the same."""
-    from flowwarp.pipelines.text_video import tidy
-
     read: dict[str, str] = {}
-    for prompt in prompts:
-        before = read.setdefault(tidy(models.gpt, prompt), prompt)
-        if before != prompt:
+    for prompt, told in heard.items():
+        before = read.setdefault(told.text, prompt)
+        if told.text and before != prompt:
             _say(f"{prompt!r}: is read like {before!r}, and gives the same video")
 
 

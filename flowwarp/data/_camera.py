@@ -54,7 +54,8 @@ _FILLED = (  # words between those that matter, few of them
     r"|view|was|way|will|with"
     rf"|{_any('begin keep start')})){{0,6}}?"
 )
-_SUBJECT = "(?:camera|cam|cameraman|steadicam|shot|view|viewpoint|frame|lens|we)"
+_SHOT = "".join(f"(?<!{word} )" for word in ("take a", "takes a", "fires a", "s", "his", "her"))
+_SUBJECT = f"(?:camera|cam|cameraman|steadicam|{_SHOT}shot|view|viewpoint|frame|lens|we)"
 _LENS = "(?:camera|cam|angle|shot|view|frame|lens)"
 _RESTING = (
     "(?:static|fixed|still|stationary|steady|motionless|immobile|locked(?: off| down)?|unmoving"

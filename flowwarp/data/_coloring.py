@@ -17,9 +17,10 @@ _DIVIDING = frozenset(
     ("and", "with", "in", "on", "wearing", "wears", "who", "whose", "her", "his", "under", "behind")
 )
 _WEARING = frozenset(("in", "wearing", "wears", "wear", "clad", "dressed"))
-_WITHIN = frozenset(("and", "a", "haired"))  # between a colour and its bearer
+_WITHIN = frozenset(("and", "a"))  # between a colour and its bearer
 _BETWEEN = 2  # phrases at most between a colour and what it is said of
-_SO_IS = 4  # phrases within which "and so is the hair" is said
+_SO_IS = {("so", verb) for verb in ("is", "are", "was", "were", "s")}
+_SO_IS_WITHIN = 4  # phrases within which "and so is the hair" is said
 
 
 def color_things(parts: Sequence[Part]) -> list[Part]:
@@ -44,8 +45,8 @@ def color_things(parts: Sequence[Part]) -> list[Part]:
                 thing.color = part.value
     before = ""  # as in "the armor is black and so is the hair"
     for number, part in enumerate(parts):
-        said = [other.said for other in parts[max(0, number - _SO_IS) : number]]
-        if part.kind in DYED and not part.color and "so" in said:
+        said = [other.said for other in parts[max(0, number - _SO_IS_WITHIN) : number]]
+        if part.kind in DYED and not part.color and _SO_IS & set(itertools.pairwise(said)):
             part.color = before
         before = part.color or before
     return loose

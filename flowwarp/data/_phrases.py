@@ -14,7 +14,9 @@ from flowwarp.data._camera import forms, take_camera
 from flowwarp.data.captions import american
 
 DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat", "clothes")  # what has a colour
-ADJECTIVES = frozenset(("old", "young", "little", "small", "big", "large", "tall", "brave", "lone"))
+ADJECTIVES = frozenset(
+    ("old", "young", "little", "small", "big", "large", "tall", "brave", "lone", "haired")
+)
 
 _MENDABLE = range(5, 21)  # letters
 _PRONOUNS = frozenset(
@@ -24,7 +26,10 @@ _TITLES = frozenset(("snow", "sand", "ice", "sea", "water", "wood", "stone", "ni
 _ARTICLES = frozenset(("a", "an", "another", "the"))
 _DETERMINERS = _ARTICLES | {"her", "his", "its"}
 _RAISED = frozenset(("word", "body", "weapon", "hat", "ground", *DYED))
-_JOINING = frozenset(("and", "beside", "while", "near", "vs", "versus", "against"))  # two actors
+_LEFT, _RIGHT = "on the left", "on the right"
+_LEFT_OF = frozenset(("to the left of", "on the left of"))
+_RIGHT_OF = frozenset(("to the right of", "on the right of"))
+_JOINING = _LEFT_OF | _RIGHT_OF | {"and", "beside", "while", "near", "vs", "versus", "against"}
 _LIKENING = frozenset(  # the same one again
     ("is", "was", "be", "being", "like", "as", "of", "s", "into", "in", "not", "or", "became")
 )
@@ -44,8 +49,9 @@ class Part:
     """A phrase of a prompt.
 
     Args:
-        kind: a table of ``datasets/sprites/words.toml``; "word" for what nobody knows, "plain" for
-            what joins others, and "stop" for a comma or the end of a sentence.
+        kind: a table of ``datasets/sprites/words.toml``, "action" for its verbs; "word" for what
+            nobody knows, "plain" for what joins others, and "stop" for a comma or the end of a
+            sentence.
         value: what it means, or the word.
         said: the phrase itself.
         color: what is said of it.
@@ -66,7 +72,7 @@ def read_parts(prompt: str) -> tuple[list[list[Part]], str]:
     """Cut a prompt into phrases.
 
     Returns:
-        Of one actor, or of each of two from left to right, the phrases of what is there and not
+        Of one actor, or of each of two as they are named, the phrases of what is there and not
         denied; and what the camera does, as :func:`flowwarp.data._camera.take_camera` says it.
     """
     text, camera = take_camera(_normal(prompt))
@@ -118,11 +124,12 @@ def tables() -> dict[str, Any]:
 @cache
 def vocabulary() -> frozenset[str]:
     """Return all words that are understood or passed over."""
-    return frozenset(word for phrase in _phrases() for word in phrase.split()) | _plain()
+    return frozenset(word for phrase in _phrases() for word in phrase.split()) | plain_words()
 
 
 @cache
-def _plain() -> frozenset[str]:
+def plain_words() -> frozenset[str]:
+    """Return the words that are passed over."""
     return frozenset(tables()["plain"].split())
 
 
@@ -135,8 +142,8 @@ def _phrases() -> dict[str, tuple[str, str]]:
             continue
         for value, phrases in table.items():
             for phrase in _listed(phrases):
-                for form in forms(phrase) if kind == "action" else (phrase,):
-                    found.setdefault(form, (kind, value))
+                for form in forms(phrase) if kind == "verbs" else (phrase,):
+                    found.setdefault(form, ("action" if kind == "verbs" else kind, value))
     return found
 
 
@@ -162,7 +169,7 @@ def _split(words: Sequence[str]) -> Iterator[Part]:
                 kind, value = _phrases()[said]
                 break
         else:
-            kind = "plain" if said in _plain() or said.isdigit() else "word"
+            kind = "plain" if said in plain_words() or said.isdigit() else "word"
             kind, value = "stop" if said in (",", "/") else kind, said
         yield Part(kind, value, said)
         start += count
@@ -223,12 +230,11 @@ def _deny(parts: Sequence[Part]) -> None:
 def _part_actors(parts: list[Part]) -> list[list[Part]]:
     """Return the phrases of each actor: of those of a prompt, or of two that it names."""
     said = [part.said for part in parts]
-    if "on the left" in said and "on the right" in said:
-        left, right = said.index("on the left"), said.index("on the right")
-        start = max(left, right)
+    if _LEFT in said and _RIGHT in said:
+        start = max(said.index(_LEFT), said.index(_RIGHT))
         both = [parts[:start], parts[start:]]
         if all(any(part.kind == "body" for part in own) for own in both):
-            return both if left < right else both[::-1]
+            return both
     second = _find_other(parts)
     if second is None:
         return [parts]
@@ -240,6 +246,12 @@ def _part_actors(parts: list[Part]) -> list[list[Part]]:
             part.kind = "word" if part.is_noun else part.kind
         rest = [*rest[:third], *others]
     return [first, rest]
+
+
+def are_mirrored(one: Sequence[Part], other: Sequence[Part]) -> bool:
+    """Return whether of two actors the one that is named first stands on the right."""
+    first, second = ({part.said for part in parts} for parts in (one, other))
+    return not first.isdisjoint({_RIGHT, *_RIGHT_OF}) or _LEFT in second
 
 
 def _share_out(first: list[Part], rest: list[Part]) -> tuple[list[Part], list[Part]]:
@@ -259,6 +271,7 @@ def _share_out(first: list[Part], rest: list[Part]) -> tuple[list[Part], list[Pa
 def _find_other(parts: Sequence[Part]) -> int | None:
     """Return where another actor's phrases begin, if there is one besides the first."""
     bodies = [n for n, part in enumerate(parts) if part.kind == "body" and part.said != "they"]
+    placed = {_LEFT, _RIGHT} <= {part.said for part in parts}
     for noun in bodies[1:]:
         first = parts[bodies[0]]
         if not parts[noun].is_noun or (parts[noun + 1 :] and parts[noun + 1].said == "s"):
@@ -275,7 +288,7 @@ def _find_other(parts: Sequence[Part]) -> int | None:
             return start  # a knight in red and an orc
         if parts[noun].value in (first.value, "person") or first.value == "person":
             continue  # the knight again
-        if joined or (article and stopped != ",") or _are_apart(first, parts[noun]):
+        if joined or placed or (article and stopped != ",") or _are_apart(first, parts[noun]):
             return start  # knight and orc; a knight fights an orc; man in black, woman in white
     return None
 

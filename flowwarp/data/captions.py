@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from flowwarp.data.cast import Attributes, choose
+
+Way = TypeVar("Way")
 
 # How often a caption names each thing that there is; and how often it calls people by what they do,
 # puts the colour of hair before them, and says of a camera that it stands still.
@@ -116,11 +120,11 @@ def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
         attributes: of a clip.
         random: chooses among the wordings.
     """
-    return _write(attributes, random, _EVERYTHING)
+    return _write(attributes, _Varied(random), _EVERYTHING)
 
 
 def plain_caption(attributes: Attributes) -> str:
-    """Write a caption that names all that attributes tell, in the first of the wordings.
+    """Write a caption that names all that attributes tell, always in the same wording.
 
     Args:
         attributes: of a clip; what is empty is not named. With a colour of hair and no style, hair
@@ -128,26 +132,7 @@ def plain_caption(attributes: Attributes) -> str:
     """
     haired = all(not actor["hair_style"] for actor in attributes["actors"])
     shares = dict.fromkeys(_SHARES, 1.0) | {"calling": 0.0, "haired": float(haired)}
-    return _write(attributes, _First(0.5 if len(attributes["actors"]) == 1 else 0.4), shares)
-
-
-class _First(np.random.Generator):
-    """Chooses the first of what there is.
-
-    Args:
-        drawn: for all numbers in 0 … 1. From 0.5 on what is worn comes last, below it whoever is on
-            the left comes first.
-    """
-
-    def __init__(self, drawn: float) -> None:
-        super().__init__(np.random.PCG64(0))
-        self._drawn = drawn
-
-    def random(self) -> float:  # type: ignore[override]
-        return self._drawn
-
-    def integers(self, high: int) -> int:  # type: ignore[override]
-        return 0
+    return _write(attributes, _Plain(), shares)
 
 
 def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
@@ -157,7 +142,7 @@ def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
         attributes: of a clip.
         random: chooses what is named, and the wordings.
     """
-    return _write(attributes, random, _SHARES)
+    return _write(attributes, _Varied(random), _SHARES)
 
 
 def reword(attributes: Attributes, random: np.random.Generator, count: int) -> tuple[str, ...]:
@@ -247,88 +232,121 @@ _DOINGS = {  # a weapon has been cut out by then
 }
 
 
-def _write(attributes: Attributes, random: np.random.Generator, shares: Mapping[str, float]) -> str:
+class _Wording(Protocol):
+    """Decides what is said, and how."""
+
+    def happens(self, share: float, *, plainly: bool = False) -> bool:
+        """Return whether something is done that is done so often; plain words do it or not."""
+
+    def choose(self, ways: Sequence[Way]) -> Way:
+        """Return one of several ways to say something, of which the first is the plainest."""
+
+
+@dataclass(frozen=True)
+class _Varied:
+    """Draws among all wordings."""
+
+    random: np.random.Generator
+
+    def happens(self, share: float, *, plainly: bool = False) -> bool:
+        return self.random.random() < share
+
+    def choose(self, ways: Sequence[Way]) -> Way:
+        return choose(self.random, ways)
+
+
+class _Plain:
+    """Says the same things in the same words."""
+
+    def happens(self, share: float, *, plainly: bool = False) -> bool:
+        return plainly or share == 1
+
+    def choose(self, ways: Sequence[Way]) -> Way:
+        return ways[0]
+
+
+def _write(attributes: Attributes, wording: _Wording, shares: Mapping[str, float]) -> str:
     def named(key: str) -> bool:
-        return random.random() < shares[key]
+        return wording.happens(shares[key])
 
     actors, ground = attributes["actors"], attributes["ground"]
-    place = choose(random, _GROUNDS[ground]) if ground and named("ground") else ""
+    place = wording.choose(_GROUNDS[ground]) if ground and named("ground") else ""
     crossed = place
     if place.startswith("on ") and all(actor["action"] == "walk" for actor in actors):
-        crossed = place.replace("on ", choose(random, ("on ", "across ", "over ")), 1)
+        crossed = place.replace("on ", wording.choose(("on ", "across ", "over ")), 1)
     camera = attributes["camera"]
-    moves = choose(random, _CAMERAS[camera]) if camera in _CAMERAS and named("camera") else ""
+    moves = wording.choose(_CAMERAS[camera]) if camera in _CAMERAS and named("camera") else ""
 
-    finite = random.random() < 0.7
-    described = [_describe(actor, random, shares, finite) for actor in actors]
+    finite = wording.happens(0.7, plainly=True)
+    described = [_describe(actor, wording, shares, finite) for actor in actors]
     parts, act = [text for text, _ in described], all(acts for _, acts in described)
     if act:  # nobody looks to the left across a floor
         place = crossed
     if len(parts) == 1:
         text = parts[0]
-    elif random.random() < 0.5:
+    elif wording.happens(0.5, plainly=True):
         text = f"on the left {parts[0]}, on the right {parts[1]}"
     else:
-        order = parts if random.random() < 0.5 else parts[::-1]
+        order = parts if wording.happens(0.5) else parts[::-1]
         both = (" while " if act else " and ") if finite else " beside "
-        text = choose(random, (" and ", ", and ", both)).join(order)
+        text = wording.choose((" and ", ", and ", both)).join(order)
     if place:
         comma = "," if len(parts) > 1 else ""
-        text = f"{place}, {text}" if random.random() < 0.25 else f"{text}{comma} {place}"
+        text = f"{place}, {text}" if wording.happens(0.25) else f"{text}{comma} {place}"
     if moves:
-        before = random.random() < 0.2
-        link = choose(random, ("while ", "as "))
+        before = wording.happens(0.2)
+        link = wording.choose(("while ", "as "))
         text = (
-            f"{link}{moves}, {text}" if before else f"{text}, {choose(random, ('', link))}{moves}"
+            f"{link}{moves}, {text}" if before else f"{text}, {wording.choose(('', link))}{moves}"
         )
-    elif camera == "still" and _happens("still", random, shares):
+    elif camera == "still" and _happens("still", wording, shares):
         text = f"{text}, the camera stands still"
     return text
 
 
 def _describe(
-    actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
+    actor: Mapping[str, str], wording: _Wording, shares: Mapping[str, float], finite: bool
 ) -> tuple[str, bool]:
     """Write who it is and what they do; return also whether there is a verb."""
 
     def named(key: str) -> bool:
-        return bool(actor[key]) and random.random() < shares[key]
+        return bool(actor[key]) and wording.happens(shares[key])
 
-    noun = choose(random, _BODIES.get(actor["body"], (actor["body"],)))
-    if actor["body"] in _BODIES and _happens("calling", random, shares):
+    noun = wording.choose(_BODIES.get(actor["body"], (actor["body"],)))
+    if actor["body"] in _BODIES and _happens("calling", wording, shares):
         knightly = actor["torso_style"] in _KNIGHTLY
-        noun = choose(random, ("knight",) * knightly or _CALLINGS.get(actor["action"], ("person",)))
+        noun = wording.choose(("knight",) * knightly or _CALLINGS.get(actor["action"], ("person",)))
     adjectives = [actor["skin"]] if named("skin") else []
-    if actor["hair_style"] == "bald" and random.random() < shares["hair"]:
+    if actor["hair_style"] == "bald" and wording.happens(shares["hair"]):
         adjectives.append("bald")
 
     has = []
     if named("hair"):
-        if _happens("haired", random, shares):
+        if _happens("haired", wording, shares):
             adjectives.append(f"{actor['hair_color'].replace(' ', '-')}-haired")
         else:
             has.append(actor["hair"])
     has += [actor[key] for key in ("beard", "hat", "cape") if named(key)]
-    wears = [_reworded(actor[key], random) for key in ("torso", "legs", "feet") if named(key)]
-    verb, way, carries = _act(actor, random, shares, finite)
+    wears = [_reworded(actor[key], wording) for key in ("torso", "legs", "feet") if named(key)]
+    verb, way, carries = _act(actor, wording, shares, finite)
     if carries:
         has.append(carries)
 
     who = _with_article(" ".join([*adjectives, noun]))
-    clothes = f"{choose(random, ('in', 'in', 'wearing', 'dressed in'))} {_list(wears)}"
+    clothes = f"{wording.choose(('in', 'in', 'wearing', 'dressed in'))} {_list(wears)}"
     phrases = [f"with {_list(has)}"] * bool(has) + [clothes] * bool(wears)
-    if random.random() < 0.5:
+    if wording.happens(0.5):
         phrases.reverse()
     return " ".join([who, *phrases, *filter(None, (verb, way))]), bool(verb)
 
 
-def _happens(key: str, random: np.random.Generator, shares: Mapping[str, float]) -> bool:
+def _happens(key: str, wording: _Wording, shares: Mapping[str, float]) -> bool:
     """Return whether to word something in a way that a complete caption never has."""
-    return shares[key] > 0 and random.random() < shares[key]
+    return shares[key] > 0 and wording.happens(shares[key])
 
 
-def _reworded(thing: str, random: np.random.Generator) -> str:
-    return choose(random, (thing, _also(thing)))
+def _reworded(thing: str, wording: _Wording) -> str:
+    return wording.choose((thing, _also(thing)))
 
 
 def _also(thing: str) -> str:
@@ -339,21 +357,21 @@ def _also(thing: str) -> str:
 
 
 def _act(
-    actor: Mapping[str, str], random: np.random.Generator, shares: Mapping[str, float], finite: bool
+    actor: Mapping[str, str], wording: _Wording, shares: Mapping[str, float], finite: bool
 ) -> tuple[str, str, str]:
     """Return the words for what is done, for where to, and for what is carried meanwhile."""
     action, direction = actor["action"], actor["direction"]
-    weapon = actor["weapon"] if random.random() < shares["weapon"] else ""
+    weapon = actor["weapon"] if wording.happens(shares["weapon"]) else ""
     verb = way = ""
-    acts = bool(action) and random.random() < shares["action"]
+    acts = bool(action) and wording.happens(shares["action"])
     if acts:
         verbs = _VERBS[action]
         if weapon and action in _ARMED_VERBS:
             verbs = _ARMED_VERBS[action]
-        verb = choose(random, verbs)[0 if finite else 1].format(weapon)
-    if direction and random.random() < shares["direction"]:
+        verb = wording.choose(verbs)[0 if finite else 1].format(weapon)
+    if direction and wording.happens(shares["direction"]):
         walks = action == "walk" and acts
-        way = choose(random, (_WAYS if walks else _VIEWS)[direction])
+        way = wording.choose((_WAYS if walks else _VIEWS)[direction])
     return verb, way, "" if acts and action in _ARMED_VERBS else weapon
 
 

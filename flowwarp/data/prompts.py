@@ -11,12 +11,12 @@ is small enough to be read by tables, and what is not understood can be told.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import final
 
 from flowwarp.data._coloring import color_things, find_bearer, is_worn
-from flowwarp.data._phrases import Part, read_parts, tables, vocabulary
+from flowwarp.data._phrases import Part, are_mirrored, plain_words, read_parts, vocabulary
 from flowwarp.data.captions import plain_caption
 
 _LONGEST = 2000  # characters; nothing after them is read
@@ -41,10 +41,12 @@ _NEAREST = {
 # What men wear is called shirts, and what women wear is not.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
+_GREAVES = {"gold": "golden greaves", "silver": "metal pants"}
 _OWN_COLORS = {
     **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
     "sash": "green",
 }
+_SINGLE = ("torso", "legs", "feet", "hat", "cape", "beard")  # of which an actor has one
 _ATTACKS = {
     **{"a spear": "thrust", "a dagger": "slash", "": "slash"},
     **{"a wooden wand": "spellcast", "a steel wand": "spellcast"},
@@ -78,7 +80,12 @@ def is_understood(known: frozenset[str]) -> bool:
     return known >= _ALWAYS and {word for word in known if word.isalpha()} <= vocabulary()
 
 
-def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
+def is_passed_over(word: str) -> bool:
+    """Return whether a word of a caption says nothing of its own, such as "in" and "with"."""
+    return word in plain_words() or not word.isalpha()
+
+
+def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     """Read what a prompt says of one or two actors of the sprites' world, in any words.
 
     >>> read_prompt("Ginger lass in a green frock, strolling off to the right").caption
@@ -99,9 +106,11 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
     parts, camera = read_parts(prompt[:_LONGEST])
     wishes = [_Wish(own, known) for own in parts]
     actors = [wish.actor for wish in wishes]
-    if not actors[0]["action"]:  # a knight and an orc walk left
+    if not actors[0]["action"] and not actors[0]["direction"]:  # a knight and an orc walk left
         together = {key: actors[-1][key] for key in ("action", "direction")}
-        actors[0] |= {key: actors[0][key] or done for key, done in together.items()}
+        actors[0] |= together
+    if len(parts) == 2 and are_mirrored(*parts):
+        actors.reverse()
     ground = next(filter(None, (wish.ground for wish in wishes)), "")
     left_out = [said for wish in wishes for said in wish.left_out(ground)]
     caption = ""
@@ -110,21 +119,9 @@ def read_prompt(prompt: str, known: Collection[str] | None = None) -> Reading:
         caption = plain_caption({"actors": named, "ground": ground, "camera": camera})
     stated = {"ground": ground, "camera": camera}
     if len(actors) == 1:
-        stated |= _stated(actors[0])
+        stated |= wishes[0].stated
     said = {thing: value for thing, value in stated.items() if value}
     return Reading(caption, tuple(dict.fromkeys(left_out)), said)
-
-
-def _stated(actor: Mapping[str, str]) -> dict[str, str]:
-    """Return what is said of the things of an actor; "" of those that are not spoken of."""
-    color = _color_of(actor["torso"])
-    return {
-        **{thing: actor[thing] for thing in ("action", "direction", "weapon")},
-        "hair color": "bald" if actor["hair_style"] == "bald" else actor["hair_color"],
-        "torso style": actor["torso"].replace(f"{color} ", "") if color else actor["torso"],
-        "torso color": color,
-        "legs color": _color_of(actor["legs"]),
-    }
 
 
 # ------------------------------------------------------------------ what they ask for
@@ -139,13 +136,13 @@ class _Wish:
         known: words that captions have; None for all.
     """
 
-    def __init__(self, parts: list[Part], known: Collection[str] | None) -> None:
+    def __init__(self, parts: list[Part], known: Set[str] | None) -> None:
         self._parts, self._known = parts, known
         self._nouns = [part.value for part in parts if part.kind == "body"]
         self._left_out = [part.said for part in parts if part.kind == "word"]
         self._loose = color_things(parts)
         self.ground = self._ground()
-        self.actor = self._actor()
+        self.actor, self.stated = self._actor()
 
     def left_out(self, ground: str) -> list[str]:
         """Return what was not understood, and what has no place beside what was taken.
@@ -154,26 +151,39 @@ class _Wish:
             ground: that was taken.
         """
         others = [part for part in self._all("ground") if part.value != ground]
-        for kind in ("torso", "legs", "hat"):  # of which there is one
+        for kind in _SINGLE:
             main = self._main(kind)
-            others += [p for p in self._all(kind) if main is not None and p.value != main.value]
+            others += [part for part in self._all(kind) if main is not None and _differ(part, main)]
+        weapons = self._all("weapon")  # a great bow, and the bow
+        others += [p for p in weapons if p.value.split()[-1] != weapons[0].value.split()[-1]]
+        cuts = [part for part in self._all("hair") if part.value != "{} hair"]
+        others += [part for part in cuts if part.value != cuts[0].value]
+        way = self.actor["direction"]
+        opposite = {"left": "right", "right": "left"}.get(way)
+        others += [p for p in self._all("direction") if not way or p.value == opposite]
+        others += [part for part in self._all("skin") if not self.actor["skin"]]
         return [*self._left_out, *(part.said for part in (*others, *self._loose))]
 
-    def _actor(self) -> dict[str, str]:
-        """Return the attributes that are asked for, "" for the others."""
+    def _actor(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the attributes that are asked for, and what that says of things; "" for others."""
         weapon = self._known_only(self._value("weapon"))
         action = self._action(weapon)
+        direction = "" if action == "fall" else self._direction()
         skin = self._skin()  # before a colour is taken for that of clothes
-        torso = self._torso()
+        torso, style, torso_color = self._torso()
+        legs, legs_color = self._worn("legs")
         hair, cut, hair_color = self._hair()
-        worn = {kind: self._worn(kind) for kind in ("legs", "feet", "hat", "cape")}
-        return {
-            **{"body": self._body(torso, action), "skin": skin, **worn},
-            **{"hair": hair, "hair_style": cut, "hair_color": hair_color},
-            **{"torso": torso, "torso_style": torso, "beard": self._beard(hair_color)},
-            **{"weapon": weapon, "action": action},
-            "direction": "" if action == "fall" else self._direction(),
+        seen = {"body": self._known_only(self._body(torso, action)), "skin": skin}
+        seen |= {"hair": hair, "hair_style": cut, "hair_color": hair_color}
+        seen |= {"beard": self._beard(hair_color), "weapon": weapon}
+        seen |= {"torso": torso, "torso_style": style, "legs": legs}
+        seen |= {kind: self._worn(kind)[0] for kind in ("feet", "hat", "cape")}
+        done = {"action": action, "direction": direction}
+        stated = {
+            **{"hair color": cut if cut == "bald" else hair_color, "weapon": weapon},
+            **{"torso style": style, "torso color": torso_color, "legs color": legs_color},
         }
+        return seen | done, stated | done
 
     def _all(self, kind: str) -> list[Part]:
         return [part for part in self._parts if part.kind == kind]
@@ -192,11 +202,14 @@ class _Wish:
 
     def _known_only(self, phrase: str) -> str:
         """Return a phrase if captions have its words; else note that it is left out."""
-        words = re.findall(r"[^\W\d_]+", phrase)
-        if self._known is None or all(word in self._known for word in words):
+        if self._is_known(phrase):
             return phrase
         self._left_out.append(phrase)
         return ""
+
+    def _is_known(self, phrase: str) -> bool:
+        words = re.findall(r"[^\W\d_]+", phrase)
+        return self._known is None or self._known >= set(words)
 
     # -------------------------------------------------------------- things
 
@@ -221,8 +234,8 @@ class _Wish:
         before = self._parts[: self._parts.index(hair)][-_NEAR - 1 :]
         return next((part.value for part in before if part.kind == "cut"), "")
 
-    def _torso(self) -> str:
-        """Return what is worn above, as captions call what such people wear."""
+    def _torso(self) -> tuple[str, str, str]:
+        """Return what captions call what such people wear above, its kind, and its colour."""
         part, knightly = self._main("torso"), "knight" in self._nouns
         if part is not None:
             style, color = part.value, part.color
@@ -231,7 +244,7 @@ class _Wish:
             color = clothes.color if clothes is not None and clothes.color else self._take_loose()
             other = (_SPECIES | {"woman", "man"}) & set(self._nouns)
             if not color and not (knightly and other):
-                return ""
+                return "", "", ""
             style = "a {} dress" if "woman" in self._nouns else _SHIRT
             style = _PLATE if knightly else style
         color = _NEAREST["torso"].get(color, color)
@@ -242,8 +255,8 @@ class _Wish:
         if style in (_PLATE, _MAIL) and color in ("silver", "gray"):
             color = ""
         if style == _PLATE and color == "gold":
-            return self._known_only("golden armor")
-        return self._known_only(_named(style, color))
+            style, color = "golden armor", ""
+        return self._called(style, color)
 
     def _take_loose(self) -> str:
         """Return a colour of nothing that is named, but worn: the lady in red, a red knight."""
@@ -254,15 +267,25 @@ class _Wish:
                 return color.value
         return ""
 
-    def _worn(self, kind: str) -> str:
-        """Return what something that is worn is called."""
+    def _worn(self, kind: str) -> tuple[str, str]:
+        """Return what something that is worn is called, and its colour."""
         part = self._main(kind)
         if part is None:
-            return ""
+            return "", ""
         color = _NEAREST.get(kind, {}).get(part.color, part.color)
-        if kind == "legs" and color in ("gold", "silver"):
-            return self._known_only("golden greaves" if color == "gold" else "metal pants")
-        return self._known_only(_named(part.value, color))
+        style = part.value
+        if kind == "legs" and color in _GREAVES:
+            style, color = _GREAVES[color], ""
+        phrase, _, color = self._called(style, color)
+        return phrase, color
+
+    def _called(self, style: str, color: str) -> tuple[str, str, str]:
+        """Return what captions call clothes, of what kind they are, and of what colour."""
+        phrase = self._known_only(_named(style, color))
+        if not phrase:
+            return "", "", ""
+        color = color or next((own for of, own in _OWN_COLORS.items() if of in style), "")
+        return phrase, style.removeprefix("a ").replace("{} ", ""), color
 
     def _beard(self, hair_color: str) -> str:
         """Return what a beard is called; where nothing else is said, it is as the hair is."""
@@ -297,7 +320,7 @@ class _Wish:
 
     def _ground(self) -> str:
         """Return what is stood on, if that is said, else whatever there is."""
-        grounds = self._all("ground")
+        grounds = [part for part in self._all("ground") if self._is_known(part.value)]
         for part in grounds:
             before = (said for said in self._before(part) if said not in ("the", "a", "some"))
             if next(before, "") in ("on", "across", "over", "through"):
@@ -334,15 +357,9 @@ class _Wish:
         return "" if skin == "green" and "orc" not in self._nouns else self._known_only(skin)
 
 
-def _color_of(phrase: str) -> str:
-    """Return the colour of clothes as a phrase tells it, or as those always are.
-
-    >>> _color_of("a light blue dress"), _color_of("plate armor")
-    ('light blue', 'silver')
-    """
-    colors = sorted(tables()["color"], key=len, reverse=True)
-    said = next((color for color in colors if re.search(rf"\b{color}\b", phrase)), "")
-    return said or next((color for of, color in _OWN_COLORS.items() if of in phrase), "")
+def _differ(part: Part, main: Part) -> bool:
+    """Return whether something is not what was taken, said again."""
+    return part.value != main.value or part.color not in ("", main.color)
 
 
 def _named(style: str, color: str) -> str:

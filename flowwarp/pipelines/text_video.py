@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,8 +25,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
-from flowwarp.data.captions import american
-from flowwarp.data.prompts import Reading, is_understood, read_prompt
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.models.dvae import DVAE
@@ -52,6 +49,7 @@ from flowwarp.pipelines.captions import (
 )
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.flow_estimation import load_flownet
+from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.parts import can_fork, run_parts
 from flowwarp.pipelines.precision import fast_autocast, fast_dtype
 from flowwarp.pipelines.sequences import (
@@ -60,7 +58,6 @@ from flowwarp.pipelines.sequences import (
     SKETCH,
     TEXT,
     VIDEO,
-    WORD,
     MediaGPT,
     Prompt,
     describe,
@@ -68,7 +65,6 @@ from flowwarp.pipelines.sequences import (
     sample_video_tokens,
     seeds_after,
     text_likelihood,
-    words_of,
 )
 from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.pipelines.sketches import (
@@ -84,7 +80,6 @@ from flowwarp.tensors import check_whole
 STAGES = ("tokens", "decode", "flow", "upsample")
 _SAID = 0.25  # weight of a prompt's words where its statements count 1
 _OWN_VAE = "give the VAE that it was trained with"
-_SIGN = re.compile(r"[^\w\s]|_")
 
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE, _ENDING, _REWRITING = 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1
@@ -333,7 +328,7 @@ def generate(
     numbers = {"frames": frames, "best": best, "candidates": candidates, "steps": steps}
     for name, value in numbers.items():
         check_whole(value, name, 1, 2**31)  # frames come one by one: there may be any number
-    caption = None if prompt is None else tidy(models.gpt, prompt)
+    caption = None if prompt is None else hear(models.gpt, prompt).text
     if caption == "":
         raise ValueError("prompt must not be empty")
     if frames > models.window and not models.goes_on:
@@ -364,79 +359,6 @@ def _full_size(models: VideoModels, image: Tensor) -> Tensor | None:
     if min(image.shape[1:]) < models.size:
         return None
     return middle_square(image, models.size)[None].to(models.device).float() / 255
-
-
-def tidy(gpt: MediaGPT, prompt: str) -> str:
-    """Return a prompt as captions are written.
-
-    A network that learned the captions of the sprites' world is told in their words what the prompt
-    asks for, whatever its own are (:func:`flowwarp.data.prompts.read_prompt`). For others it is put
-    on one line, in small letters if captions have no capitals, without the signs that captions do
-    not have, and a British spelling is made American where captions know that only.
-    Words that no caption has are left out, if others are there: they tell nothing, and for those
-    who choose they weigh more than all that do.
-    """
-    reading = _read(gpt, prompt)
-    line = _spelled(gpt, prompt) if reading is None else reading.caption
-    if gpt.known is None:
-        return line
-    known = gpt.known
-    heard = " ".join(WORD.sub(lambda found: found[0] if found[0] in known else " ", line).split())
-    return heard if any(map(str.isalpha, heard)) else line
-
-
-def _read(gpt: MediaGPT, prompt: str) -> Reading | None:
-    """Return what is understood of a prompt, if captions are of the sprites' world."""
-    return None if gpt.known is None else _read_by(gpt.known, prompt)
-
-
-@lru_cache  # each prompt is asked about several times: what is told of it, what is left out
-def _read_by(known: frozenset[str], prompt: str) -> Reading | None:
-    reading = read_prompt(prompt, known) if is_understood(known) else None
-    return reading if reading is not None and reading.caption else None
-
-
-def _spelled(gpt: MediaGPT, prompt: str) -> str:
-    """Return a prompt as captions are spelled, with all of its words."""
-    line = " ".join(prompt.split())
-    if gpt.known is None:
-        return line
-    known = gpt.known
-    if all(word == word.lower() for word in known):
-        line = line.lower()
-    line = _SIGN.sub(lambda found: found[0] if found[0] in known else " ", line)
-    return WORD.sub(lambda found: american(found[0], known), " ".join(line.split()))
-
-
-def unknown_words(gpt: MediaGPT, prompt: str) -> list[str]:
-    """Return the words of a prompt that tell the transformer nothing.
-
-    They were in no caption that it learned from; or, where a prompt is read thing by thing, they
-    are not understood. Older weights do not say which words they know. Of those it is guessed: what
-    has been read several times has become one token, so what has none will hardly be known.
-    """
-    if (reading := _read(gpt, prompt)) is not None:
-        return list(reading.left_out)
-    words = words_of(_spelled(gpt, prompt))
-    if gpt.known is not None:
-        return [word for word in words if word not in gpt.known]
-    pairs = gpt.vocabulary.pairs
-    return [word for word in words if min(len(pairs.encode(w)) for w in (word, f" {word}")) > 1]
-
-
-def is_reworded(gpt: MediaGPT, prompt: str) -> bool:
-    """Return whether a prompt says what is understood of it in other words than captions do."""
-    reading = _read(gpt, prompt)
-    if gpt.known is None or reading is None:
-        return False
-    told = gpt.known | set(words_of(" ".join(reading.left_out)))
-    return not told.issuperset(words_of(_spelled(gpt, prompt)))
-
-
-def heard(gpt: MediaGPT, prompt: str) -> str:
-    """Return what the transformer reads of a prompt: its beginning, if it is too long."""
-    words = gpt.vocabulary
-    return words.read_text(words.text(tidy(gpt, prompt)).ids.tolist())
 
 
 @dataclass(frozen=True)
@@ -731,9 +653,9 @@ def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[R
         return {}
     replies = {}
     for caption in {prompt.caption for prompt in prompts if prompt.caption is not None}:
-        reading = _read(models.gpt, caption)
+        stated = hear(models.gpt, caption).stated
         replies[caption] = [
-            (ids, sure if reading is None or thing in reading.stated else 0.0)
+            (ids, sure if stated is None or thing in stated else 0.0)
             for thing, (ids, sure) in zip(eye.things, reply(eye, caption), strict=True)
         ]
     return replies

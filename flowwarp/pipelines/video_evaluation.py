@@ -43,6 +43,7 @@ from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
 from flowwarp.pipelines.clip_motion import enlarged_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
+from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
     SAMPLING,
@@ -52,7 +53,7 @@ from flowwarp.pipelines.sequences import (
     describe,
     token_nats,
 )
-from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes, tidy
+from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
 BICUBIC, FREE, HELD, ESTIMATED = "bicubic", "free", "held", "estimated"
@@ -316,7 +317,7 @@ def evaluate_gpt(
         codes, decoded = _through(models.dvae, video)
         drawn, _ = draw_codes(
             models,
-            [Prompt(tidy(models.gpt, prompt)) for prompt in prompts],
+            [Prompt(hear(models.gpt, prompt).text) for prompt in prompts],
             [(seed + n) % 2**63 for n in numbers],
             sampling,
             candidates,
@@ -529,7 +530,7 @@ def evaluate_samples(
         numbers = range(number, number + len(batch))
         number += len(batch)
         told = [prompt_of(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
-        prompts = [Prompt(tidy(models.gpt, prompt)) for prompt in told]
+        prompts = [Prompt(hear(models.gpt, prompt).text) for prompt in told]
         seeds = [(seed + n) % 2**63 for n in numbers]
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
         decodes = _decode(models.dvae, codes, len(batch[0].video))

@@ -1,5 +1,6 @@
 """``generate-video`` through the real command line, with networks that learned nothing."""
 
+import dataclasses
 import io
 import json
 import os
@@ -23,8 +24,9 @@ from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
-from flowwarp.pipelines import text_video
+from flowwarp.pipelines import hearing, text_video
 from flowwarp.pipelines._defaults import MOST_SCALE
+from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
 from flowwarp.train.captioner import text_vocabulary
 
@@ -39,6 +41,16 @@ def generate(call, video_weights):
         return call("generate-video", *arguments, *given)
 
     return run
+
+
+def told_as(monkeypatch, change):
+    """Let the command hear prompts in another way."""
+
+    def told(gpt, prompt):
+        text = change(prompt)
+        return dataclasses.replace(hear(gpt, text), text=text, read=text)
+
+    monkeypatch.setattr(hearing, "hear", told)
 
 
 def everything(folder):
@@ -243,7 +255,7 @@ def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypat
 
 
 def test_one_of_which_nothing_can_be_read_does_not_stop_the_others(generate, monkeypatch):
-    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.replace("?", ""))
+    told_as(monkeypatch, lambda prompt: prompt.replace("?", ""))
     fault = "'???': holds nothing that can be read"
     for more in ((), ("--dry-run",)):
         code, out, err = generate("???", "--no-upsampler", *more)
@@ -304,7 +316,7 @@ def test_what_a_prompt_is_read_as_is_told(call):
     assert err == [
         f"flowwarp: {prompts[0]!r}: read as {read[0]!r}",
         f"flowwarp: {prompts[2]!r}: read as {read[2]!r}",
-        f"flowwarp: {prompts[2]!r}: the network has never learned 'zebra'; left out",
+        f"flowwarp: {prompts[2]!r}: left out: 'zebra'",
     ]
 
 
@@ -315,10 +327,11 @@ def test_prompts_that_are_hardly_meant_so_are_told(generate, monkeypatch):
     assert err == ["flowwarp: a video for each of 3 words; put quotes around a prompt of several"]
     err = generate("1234 5", "--dry-run")[2]
     assert err == ["flowwarp: '1234 5': holds no word that the network knows; expect anything"]
-    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.lower())
-    err = generate("a red knight", "A red knight", "-o", "out", "--dry-run")[2]
+    told_as(monkeypatch, lambda prompt: prompt.lower().replace("?", ""))
+    err = generate("a red knight", "A red knight", "?", "??", "-o", "out", "--dry-run")[2]
     wanted = "flowwarp: 'A red knight': is read like 'a red knight', and gives the same video"
-    assert err == [wanted]
+    refused = [f"flowwarp: {signs!r}: holds nothing that can be read" for signs in ("?", "??")]
+    assert err == [wanted, *refused, "flowwarp: 2 of 4 failed"]
 
 
 def test_what_nobody_could_see_of_a_picture_is_not_shown():
@@ -339,7 +352,7 @@ def test_a_prompt_of_10_kb(generate):
 
 
 def test_a_spelling_made_shorter_is_not_too_long(generate, monkeypatch):
-    monkeypatch.setattr(text_video, "tidy", lambda gpt, prompt: prompt.replace("ghte", "ght"))
+    told_as(monkeypatch, lambda prompt: prompt.replace("ghte", "ght"))
     assert generate("a red knighte", "--no-upsampler")[::2] == (0, [])
 
 

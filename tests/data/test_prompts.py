@@ -9,7 +9,7 @@ import pytest
 
 import prompt_accuracy
 from flowwarp._bundled import bundled
-from flowwarp.data._phrases import _normal, _phrases, _plain, tables
+from flowwarp.data._phrases import _normal, _phrases, plain_words, tables
 from flowwarp.data.captions import CAMERAS, draw_caption, plain_caption, prompt_for
 from flowwarp.data.cast import ACTIONS, draw_actor
 from flowwarp.data.digits import compose_digits
@@ -43,6 +43,7 @@ def draw_attributes(layers, random):
         ("A knight, in red armour!", "a knight in red plate armor"),
         ("the lady in red", "a woman in a red dress"),
         ("her hair is pink and so is her blouse", "a pink-haired woman in a pink pirate shirt"),
+        ("a blue-haired woman, so she wears a skirt", "a blue-haired woman in pants"),
         ("Trousers: yellow. Shirt: blue.", "a person in a blue shirt and yellow pants"),
         ("he's got very long, dark red hair", "a man with extra long red hair"),
         ("a bearded bloke with a white ponytail", "a man with a white ponytail and a white beard"),
@@ -66,6 +67,8 @@ def draw_attributes(layers, random):
         ("the camera doesn't move", "a person, the camera stands still"),
         ("the shot drifts gently to the left over a man who walks right",
          "a man walks right, the camera pans left"),
+        ("an archer takes a shot facing left", "an archer shoots facing left"),
+        ("the archer's shot goes to the left", "a person walks left"),  # no pan
         ("tilt down on a girl", "a woman, the camera pans down"),
         # Colours of what is not worn.
         ("woman with blue eyes and red hair", "a red-haired woman"),
@@ -110,6 +113,23 @@ def draw_attributes(layers, random):
          "on the left a knight, on the right a male orc, on sand"),
         ("a lady with a skeleton tattoo who became a witch", "a woman"),
         ("an elf girl, the knight's sister", "a female dark elf in plate armor"),
+        ("a red-haired archer and a blue-haired wizard",
+         "on the left a red-haired archer, on the right a blue-haired wizard"),
+        ("a man in black and a black-haired woman in white",
+         "on the left a man in a black shirt, on the right a black-haired woman in a white dress"),
+        ("a knight facing away and an orc slashing",
+         "on the left a knight facing away, on the right a male orc slashes"),
+        ("a knight and an orc walk left",
+         "on the left a knight walks left, on the right a male orc walks left"),
+        ("a knight on the right and an orc on the left",
+         "on the left a male orc, on the right a knight"),
+        ("an orc on the right, a knight on the left",
+         "on the left a knight, on the right a male orc"),
+        ("a skeleton on the right fights a woman on the left",
+         "on the left a woman, on the right a skeleton slashes"),
+        ("a knight to the left of an orc", "on the left a knight, on the right a male orc"),
+        ("a knight stands to the right of an orc",
+         "on the left a male orc, on the right a knight stands"),
         # What is of a colour.
         ("a black woman", "a dark-skinned woman"),
         ("a man with green skin", "a man"),
@@ -151,6 +171,16 @@ def test_what_is_not_understood_is_told():
     reading = read_prompt("a red coat over a white dress, blue jeans, a hood and a helmet")
     assert reading.caption == "a person with a cloth hood in a red shirt and blue pants"
     assert reading.left_out == ("dress", "helmet")
+    reading = read_prompt("an archer with a great bow and a dagger shoots his bow")
+    assert (reading.stated["weapon"], reading.left_out) == ("a great bow", ("dagger",))
+    said = (
+        "a knight falls to the left, in red boots and green slippers, with a red cape, blue cloak"
+    )
+    assert set(read_prompt(said).left_out) == {"left", "slippers", "cloak"}
+    said = "a green-skinned woman with a ponytail and pigtails walks left and then walks right"
+    assert set(read_prompt(said).left_out) == {"green", "pigtails", "right"}
+    same = "a woman in a red dress, her dress is red, with a ponytail of red hair, faces left, left"
+    assert read_prompt(same).left_out == ()
     assert read_prompt("") == read_prompt("the 12 of us!")
     assert read_prompt("木").left_out == ("木",)
 
@@ -171,6 +201,8 @@ def test_captions_of_two_actors_say_what_they_said(known):
         random = np.random.default_rng([11, index])
         about = draw_attributes(layers, random)
         about["actors"].append(draw_actor(layers, random).attributes)
+        part = read_prompt(draw_caption(about, random), known).caption
+        assert re.fullmatch("(.*, )?on the left .+, on the right .+", part)
         caption = read_prompt(prompt_for(about, random), known).caption
         both = re.fullmatch("on the left (.+), on the right (.+)", caption).groups()
         said = [read_prompt(one, known).stated for one in both]
@@ -203,7 +235,7 @@ def test_captions_say_what_they_said(known):
         said = {thing.replace(" ", "_"): value for thing, value in whole.stated.items()}
         if "torso_style" in labels:  # captions call both of them shirts
             labels["torso_style"] = labels["torso_style"].replace("longsleeve ", "")
-            said["torso_style"] = re.sub("^an? ", "", said["torso_style"])
+            said["torso_style"] = said["torso_style"].replace("with a sash", "with sash")
         assert said == labels, whole.caption
         assert whole.left_out == ()
         again = read_prompt(whole.caption, known)
@@ -249,7 +281,8 @@ def test_words_are_as_prompts_are_read():
         "direction": DIRECTIONS,
     }
     for kind, values in kinds.items():
-        assert set(tables()[kind]) == set(values)
+        told = tables() | {"action": tables()["action"] | tables()["verbs"]}
+        assert set(told[kind]) == set(values)
     listed = [
         " ".join(phrase.split())
         for table in tables().values()
@@ -264,7 +297,7 @@ def test_words_are_as_prompts_are_read():
     for phrase in tables()["not_meant"].split(","):  # else there is nothing to be mistaken for
         said = f" {' '.join(phrase.split())} "
         assert any(f" {other} " in said for other in understood), phrase
-    for word in _plain():
+    for word in plain_words():
         assert _normal(word) == word
 
 

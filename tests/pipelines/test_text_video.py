@@ -28,6 +28,7 @@ from flowwarp.pipelines.captions import (
     statement_hits,
 )
 from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
+from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.precision import fast_autocast
 from flowwarp.pipelines.sequences import (
     CODES,
@@ -47,11 +48,7 @@ from flowwarp.pipelines.text_video import (
     describe_video,
     draw_codes,
     generate,
-    heard,
-    is_reworded,
     load_models,
-    tidy,
-    unknown_words,
     with_sketches,
 )
 from flowwarp.pipelines.video_tokens import detokenize, fingerprint, tokenize
@@ -546,7 +543,9 @@ def test_what_a_prompt_leaves_open_decides_nothing(stating, monkeypatch):
         return agreement(models, videos, captions, replies)
 
     monkeypatch.setattr(text_video, "agreement", spy)
-    draw_codes(models, [Prompt(tidy(gpt, "a maroon shirt")), Prompt("a knight")], [1, 2], best=2)
+    draw_codes(
+        models, [Prompt(hear(gpt, "a maroon shirt").text), Prompt("a knight")], [1, 2], best=2
+    )
     (_, color), (way, _) = told[0]["a person in a maroon shirt"], told[0]["a knight"]
     assert told[0]["a person in a maroon shirt"][0] == way == 0
     assert color > 0
@@ -677,13 +676,13 @@ def test_the_captioner_judges_videos(models):
     assert not torch.equal(found, agreement(models, videos, captions))
 
 
-def test_what_the_transformer_reads(models):
-    assert unknown_words(models.gpt, "A red knight, waves left!") == []
-    assert unknown_words(models.gpt, "knight red a") == []  # known at the start of a text or not
-    assert unknown_words(models.gpt, "a green knight, green 木 🎈") == ["green", "木", "🎈"]
-    assert heard(models.gpt, " a  red\tknight ") == "a red knight"
-    # " knight" is one token, and 8 are read.
-    assert heard(models.gpt, "a" + 9 * " knight") == "a" + 7 * " knight"
+def test_capitals_make_no_other_video_where_there_are_none(models):
+    gpt = dataclasses.replace(models.gpt, known=frozenset(CAPTION.split()))
+    small = dataclasses.replace(models, gpt=gpt, upsampler=None)
+    assert torch.equal(make(small, CAPTION.title()), make(small))
+
+
+# ------------------------------------------------------------------ weights
 
 
 def rewritten(models, path, **notes):
@@ -692,71 +691,6 @@ def rewritten(models, path, **notes):
     notes = {VOCABULARY: gpt.vocabulary.to_json()} | notes
     save_weights(path, gpt.net, Card("gpt", dataclasses.asdict(gpt.net.config), 1, notes))
     return path
-
-
-def test_weights_say_which_words_were_learned(models, tmp_path):
-    """A word of several tokens is known, one of a single byte need not be."""
-    words = "a light - skinned knight"
-    small = load_gpt(rewritten(models, tmp_path / "small.safetensors", words=words))
-    assert unknown_words(small, "A light-skinned knight, z left") == ["z", "left"]
-    assert heard(small, "A  Knight") == "a knight"
-    large = load_gpt(rewritten(models, tmp_path / "large.safetensors", words="A knight"))
-    assert unknown_words(large, "A Knight") == ["Knight"]
-    assert heard(large, "A  Knight") == "A"
-
-
-def test_words_that_no_caption_has_are_left_out(models):
-    gpt = dataclasses.replace(models.gpt, known=frozenset(["a", "knight", ",", "waves"]))
-    prompt = "a heroic knight, smiling, waves 3 times"
-    assert tidy(gpt, prompt) == "a knight, , waves 3"
-    assert unknown_words(gpt, prompt) == ["heroic", "smiling", "times"]
-    assert tidy(gpt, "a_knight_waves") == "a knight waves"  # as files are named
-    assert tidy(gpt, "heroic, 木") == "heroic, 木"  # nothing would be left
-    assert tidy(dataclasses.replace(gpt, known=None), prompt) == prompt
-
-
-def test_prompts_are_read_if_captions_are_of_the_sprites_world(models):
-    prompt = "Ginger LASS in a green frock, smiling \u2013 she's stood on a jetty"
-    gpt = dataclasses.replace(models.gpt, known=load_gpt().known)
-    told = "a red-haired woman in a green dress stands on wood planks"
-    assert tidy(gpt, prompt) == told
-    assert tidy(gpt, told) == told
-    assert unknown_words(gpt, prompt) == ["smiling"]
-    assert is_reworded(gpt, prompt)
-    assert not is_reworded(gpt, told)
-    assert not is_reworded(gpt, "a smiling woman walks")  # a word less, no other
-    two = "a knight battles a drow on grass"
-    assert tidy(gpt, two) == "on the left a knight slashes, on the right a male dark elf, on grass"
-    # If nothing is understood, or captions say more, as it stands.
-    assert tidy(gpt, "zebras") == "zebras"
-    assert unknown_words(gpt, "zebras") == ["zebras"]
-    other = dataclasses.replace(gpt, known=gpt.known | {"ginger", "zebra"})
-    assert tidy(other, "a ginger zebra") == "a ginger zebra"
-    assert not is_reworded(other, prompt)
-
-
-def test_british_spelling_is_understood(models):
-    gpt = dataclasses.replace(models.gpt, known=frozenset(["a", "gray", "armor", "hour"]))
-    assert tidy(gpt, "a grey armour an hour") == "a gray armor hour"
-    assert unknown_words(gpt, "grey armour of our own") == ["of", "our", "own"]
-    gpt = dataclasses.replace(gpt, known=frozenset(["grey", "gray"]))
-    assert tidy(gpt, "grey gray armour") == "grey gray"
-    assert tidy(dataclasses.replace(gpt, known=None), "A grey") == "A grey"
-
-
-def test_signs_that_captions_have_not_are_not_read(models):
-    gpt = dataclasses.replace(models.gpt, known=frozenset(["a", "knight", ",", "blonde"]))
-    assert tidy(gpt, "\u201cA knight\u201d, (a blond knight)!") == "a knight , a blonde knight"
-    assert unknown_words(gpt, "A knight.") == []
-
-
-def test_capitals_make_no_other_video_where_there_are_none(models):
-    gpt = dataclasses.replace(models.gpt, known=frozenset(CAPTION.split()))
-    small = dataclasses.replace(models, gpt=gpt, upsampler=None)
-    assert torch.equal(make(small, CAPTION.title()), make(small))
-
-
-# ------------------------------------------------------------------ weights
 
 
 def test_a_vae_whose_codes_were_not_learned(models, video_weights, tmp_path):
