@@ -178,7 +178,7 @@ def test_what_is_not_understood_is_told():
     )
     assert set(read_prompt(said).left_out) == {"left", "slippers", "cloak"}
     said = "a green-skinned woman with a ponytail and pigtails walks left and then walks right"
-    assert set(read_prompt(said).left_out) == {"green", "pigtails", "right"}
+    assert set(read_prompt(said).left_out) == {"green skinned", "pigtails", "right"}
     same = "a woman in a red dress, her dress is red, with a ponytail of red hair, faces left, left"
     assert read_prompt(same).left_out == ()
     assert read_prompt("") == read_prompt("the 12 of us!")
