@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.flow_estimation import Quality
     from flowwarp.pipelines.refine import Progress
-    from flowwarp.pipelines.text_video import VideoModels
+    from flowwarp.pipelines.video_models import VideoModels
 
 HERE = "127.0.0.1"
 MOST_PIXELS = 4_000_000  # everybody on the page waits while one picture is worked on
@@ -133,7 +133,7 @@ def show_video(
     """Make a video of words, as ``generate-video`` does by default.
 
     Args:
-        models: from :func:`flowwarp.pipelines.text_video.load_models`.
+        models: from :func:`flowwarp.pipelines.video_models.load_models`.
         prompt: what it shall show.
         seed: which of all possible videos; None counts as 0.
         folder: where the video goes.
@@ -331,7 +331,7 @@ def command(port: int | None) -> None:
 
     @functools.cache
     def models() -> VideoModels:
-        from flowwarp.pipelines.text_video import load_models
+        from flowwarp.pipelines.video_models import load_models
 
         return load_models(device=choose_device("auto"))
 

@@ -24,7 +24,7 @@ from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.sequences import load_gpt
-from flowwarp.pipelines.text_video import load_models
+from flowwarp.pipelines.video_models import load_models
 
 PROMPT = "a red knight"
 

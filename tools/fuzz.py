@@ -72,8 +72,9 @@ from flowwarp.pipelines.sequences import (
     describe,
     token_nats,
 )
-from flowwarp.pipelines.text_video import generate, load_models, load_upsampler
+from flowwarp.pipelines.text_video import generate
 from flowwarp.pipelines.video_evaluation import load_classifier
+from flowwarp.pipelines.video_models import load_models, load_upsampler
 from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train.loop import LoopConfig
 from flowwarp.train.runs import State, open_run

@@ -22,10 +22,11 @@ import torch
 
 from flowwarp.data.labels import JUDGED
 from flowwarp.data.prompts import read_prompt
+from flowwarp.pipelines.choosing import draw_codes
 from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.sequences import Prompt
-from flowwarp.pipelines.text_video import VideoModels, draw_codes, load_models
 from flowwarp.pipelines.video_evaluation import Table, Tally, load_classifier, read_labels
+from flowwarp.pipelines.video_models import VideoModels, load_models
 from flowwarp.pipelines.video_tokens import detokenize
 
 # Of what captions and the judge say, where people are less exact.

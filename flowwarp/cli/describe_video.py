@@ -80,7 +80,8 @@ def command(
     sources = _list_sources(videos)
     from flowwarp.io.video import read_video
     from flowwarp.pipelines.captions import BEAMS, caption_video, load_captioner
-    from flowwarp.pipelines.text_video import describe_video, load_models
+    from flowwarp.pipelines.text_video import describe_video
+    from flowwarp.pipelines.video_models import load_models
 
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:

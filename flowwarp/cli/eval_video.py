@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from flowwarp.models.flownet import FlowNet
     from flowwarp.models.gpt import Sampling
     from flowwarp.models.upsampler import Upsampler
-    from flowwarp.pipelines.text_video import VideoModels
     from flowwarp.pipelines.video_evaluation import Table
+    from flowwarp.pipelines.video_models import VideoModels
 
 PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
 SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
@@ -298,8 +298,8 @@ def _load(
         InputError: a file is missing, broken, or does not fit the others.
     """
     from flowwarp.pipelines.flow_estimation import load_flownet
-    from flowwarp.pipelines.text_video import load_models, load_upsampler
     from flowwarp.pipelines.video_evaluation import load_classifier
+    from flowwarp.pipelines.video_models import load_models, load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
 
     needs = set(parts)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.pipelines.hearing import Heard
-    from flowwarp.pipelines.text_video import VideoModels
+    from flowwarp.pipelines.video_models import VideoModels
 
 LARGEST_LIST = 2**24  # bytes of prompts
 MOST_FRAMES = 10_000  # 14 minutes at 12 a second; more is a slip, and would take days
@@ -168,7 +168,7 @@ def command(
             _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
     from flowwarp.pipelines.hearing import hear
-    from flowwarp.pipelines.text_video import load_models
+    from flowwarp.pipelines.video_models import load_models
 
     sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
@@ -179,9 +179,9 @@ def command(
         weights["flow"] = None
     models = load_models(**weights, device=choose_device(device))
     load = time.perf_counter() - start
-    if models.gpt.sketches is not None and not models.sketches:
+    if models.gpt.sketches is not None and not models.uses_sketches:
         _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
-    if models.sketcher is not None and not models.sketches:
+    if models.sketcher is not None and not models.uses_sketches:
         _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
     heard = {job.prompt: hear(models.gpt, job.prompt) for job in jobs}
     for prompt, told in heard.items():
@@ -222,7 +222,7 @@ def command(
                 "width": models.size,
                 "height": models.size,
                 "fps": fps,
-                "candidates": candidates if models.sketches and first is None else 1,
+                "candidates": candidates if models.uses_sketches and first is None else 1,
                 "best_of": best,
                 "seconds": seconds,
             }

@@ -41,6 +41,7 @@ from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, halve, upsample_clip
 from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.captions import look, write_caption
+from flowwarp.pipelines.choosing import draw_codes
 from flowwarp.pipelines.clip_motion import enlarged_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.hearing import hear
@@ -53,7 +54,8 @@ from flowwarp.pipelines.sequences import (
     describe,
     token_nats,
 )
-from flowwarp.pipelines.text_video import NOISE, VideoModels, draw_codes
+from flowwarp.pipelines.text_video import NOISE
+from flowwarp.pipelines.video_models import VideoModels
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"
 BICUBIC, FREE, HELD, ESTIMATED = "bicubic", "free", "held", "estimated"

@@ -8,7 +8,7 @@ import torch
 
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.pipelines import captions, text_video
+from flowwarp.pipelines import captions, text_video, video_models
 from flowwarp.pipelines.captions import caption_video, load_captioner
 from flowwarp.pipelines.windows import Description
 
@@ -126,7 +126,7 @@ def test_networks_are_those_named_and_try_as_they_shall(call, monkeypatch, optio
     for module, kind in ((captions, "caption"), (text_video, "describe")):
         monkeypatch.setattr(module, f"{kind}_video", tell)
     monkeypatch.setattr(captions, "load_captioner", lambda name, *others: name)
-    monkeypatch.setattr(text_video, "load_models", lambda name, *others: name)
+    monkeypatch.setattr(video_models, "load_models", lambda name, *others: name)
     save("clip.mp4")
     code, _, _ = call("describe-video", "clip.mp4", *options)
     assert (code, asked) == (0, [wanted])

@@ -24,7 +24,7 @@ from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
-from flowwarp.pipelines import hearing, text_video
+from flowwarp.pipelines import choosing, hearing, text_video, video_models
 from flowwarp.pipelines._defaults import MOST_SCALE
 from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
@@ -114,7 +114,7 @@ def test_best_of_is_how_many_are_made(generate, monkeypatch):
         made.append(len(arguments[1]))
         return sample_video_tokens(*arguments, **named)
 
-    monkeypatch.setattr(text_video, "sample_video_tokens", spy)
+    monkeypatch.setattr(choosing, "sample_video_tokens", spy)
     assert generate(PROMPT, "--best-of", 3, "--no-upsampler")[0] == 0
     assert made == [3]
 
@@ -448,8 +448,8 @@ def test_a_package_without_weights(generate, tmp_path, monkeypatch):
 def test_a_transformer_that_learned_the_packages_sketches_has_them(tmp_path):
     """Such as one that goes on from the package's, wherever its file lies."""
     shutil.copy(bundled("weights") / "gpt_base.safetensors", tmp_path / "mine.safetensors")
-    models = text_video.load_models(tmp_path / "mine.safetensors", upsampler=None, flow=None)
-    assert models.sketches
+    models = video_models.load_models(tmp_path / "mine.safetensors", upsampler=None, flow=None)
+    assert models.uses_sketches
     assert models.captioner is not models.sketcher  # it describes; the other one sketches
 
 
@@ -458,8 +458,8 @@ def test_the_packages_captioner_comes_with_its_sketcher_alone(tmp_path):
     gpt = weights / "gpt_base.safetensors"
     own = shutil.copy(weights / "sketcher_base.safetensors", tmp_path / "own.safetensors")
     for network, sketcher, is_there in ((gpt, "base", True), ("base", own, False)):
-        models = text_video.load_models(network, upsampler=None, flow=None, sketcher=sketcher)
-        assert models.sketches
+        models = video_models.load_models(network, upsampler=None, flow=None, sketcher=sketcher)
+        assert models.uses_sketches
         assert (models.captioner is not models.sketcher) == is_there
 
 
@@ -475,7 +475,7 @@ def test_a_sketcher_for_a_network_that_makes_no_sketches_is_noticed(generate, tm
 
 
 def test_longer_than_a_network_can_is_found_before_anything_is_made(generate, monkeypatch):
-    monkeypatch.setattr(text_video.VideoModels, "goes_on", False)
+    monkeypatch.setattr(video_models.VideoModels, "goes_on", False)
     for more in ((), ("--dry-run",)):
         code, out, err = generate(PROMPT, "--frames", "9", "--no-upsampler", *more)
         assert (code, out) == (2, [])

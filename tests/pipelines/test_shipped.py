@@ -12,7 +12,7 @@ from flowwarp.pipelines.captions import load_captioner
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.sequences import load_gpt
 from flowwarp.pipelines.shipped import find_weights
-from flowwarp.pipelines.text_video import load_upsampler
+from flowwarp.pipelines.video_models import load_upsampler
 from flowwarp.pipelines.video_tokens import load_dvae
 
 LOADERS = {
