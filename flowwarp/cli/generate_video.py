@@ -10,7 +10,7 @@ import sys
 import time
 import unicodedata
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -167,68 +167,23 @@ def command(
         if not job.folder:  # of frames, which has no rate
             _clips.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
-    from flowwarp.pipelines.hearing import hear
-    from flowwarp.pipelines.video_models import load_models
 
-    sampling = sampling_of(drawn)
     first = None if image is None else _over_gray(read_image(image, alpha=True))
-    start = time.perf_counter()
     if no_upsampler:
         weights["upsampler"] = None
     if no_upsampler or no_temporal:
         weights["flow"] = None
-    models = load_models(**weights, device=choose_device(device))
-    load = time.perf_counter() - start
-    if models.gpt.sketches is not None and not models.uses_sketches:
-        _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
-    if models.sketcher is not None and not models.uses_sketches:
-        _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
-    heard = {job.prompt: hear(models.gpt, job.prompt) for job in jobs}
-    for prompt, told in heard.items():
-        _warn(prompt, told)
-    _warn_alike(heard)
-    frames = models.window if frames is None else frames
-    if frames > models.window and not models.goes_on:
-        raise click.UsageError(f"--frames must be at most {models.window} with this --gpt")
     options = {
         "seed": seed,
         "frames": frames,
         "best": best,
         "candidates": candidates,
-        "sampling": sampling,
+        "sampling": sampling_of(drawn),
         "steps": steps,
         "temporal": not no_temporal,
+        "image": first,
     }
-    results: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
-    for number, job in enumerate(jobs, start=1):
-        label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
-        try:
-            if not heard[job.prompt].text:
-                raise InputError(_shown(job.prompt), "holds nothing that can be read")
-            seconds = {} if dry_run else _make(models, job, first, fps, options, label)
-        except (InputError, OutputError) as fault:
-            if len(jobs) == 1:
-                raise
-            failed.append({"prompt": job.prompt, "output": str(job.target), "error": str(fault)})
-            continue
-        results.append(
-            {
-                "prompt": job.prompt,
-                "read_as": heard[job.prompt].read,
-                "output": str(job.target),
-                "seed": seed,
-                "frames": frames,
-                "width": models.size,
-                "height": models.size,
-                "fps": fps,
-                "candidates": candidates if models.uses_sketches and first is None else 1,
-                "best_of": best,
-                "seconds": seconds,
-            }
-        )
-        if not as_json:
-            _paths.print_path(job.target)
+    load, results, failed = _run(jobs, weights, device, fps, options, as_json, dry_run)
     if as_json:
         outcome = {"dry_run": dry_run, "load_seconds": round(load, 3), "results": results}
         click.echo(json.dumps(outcome | {"failed": failed}))
@@ -323,6 +278,17 @@ def name_of(prompt: str) -> str:
     return name
 
 
+def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
+    """Return what is heard of each prompt, and say on stderr what of it will not be understood."""
+    from flowwarp.pipelines.hearing import hear
+
+    heard = {prompt: hear(models.gpt, prompt) for prompt in prompts}
+    for prompt, told in heard.items():
+        _warn(prompt, told)
+    _warn_alike(heard)
+    return heard
+
+
 def _warn(prompt: str, heard: Heard) -> None:
     """Say on stderr what of a prompt will not be understood."""
     from flowwarp.pipelines.sequences import words_of
@@ -373,10 +339,74 @@ def _say(line: str) -> None:
 # ------------------------------------------------------------------ making it
 
 
+def _run(
+    jobs: Sequence[Job],
+    weights: dict[str, Any],
+    device: str,
+    fps: float,
+    options: dict[str, Any],
+    as_json: bool,
+    dry_run: bool,
+) -> tuple[float, list[dict[str, Any]], list[dict[str, str]]]:
+    """Make the videos; return the seconds that loading took, what was made, and what failed.
+
+    Raises:
+        click.UsageError: they are longer than this transformer can go on.
+        InputError, OutputError: there is one video alone, and it cannot be made or written.
+    """
+    if not jobs:
+        return 0.0, [], []
+    start = time.perf_counter()
+    models = _load(weights, device)
+    load = time.perf_counter() - start
+    heard = _hear(models, [job.prompt for job in jobs])
+    frames = models.window if options["frames"] is None else options["frames"]
+    if frames > models.window and not models.goes_on:
+        raise click.UsageError(f"--frames must be at most {models.window} with this --gpt")
+    sketched = models.uses_sketches and options["image"] is None
+    about = {
+        "seed": options["seed"],
+        "frames": frames,
+        "width": models.size,
+        "height": models.size,
+        "fps": fps,
+        "candidates": options["candidates"] if sketched else 1,
+        "best_of": options["best"],
+    }
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    for number, job in enumerate(jobs, start=1):
+        label = "generate" if len(jobs) == 1 else f"generate {number}/{len(jobs)}"
+        told = {"prompt": job.prompt, "output": str(job.target)}
+        try:
+            if not heard[job.prompt].text:
+                raise InputError(_shown(job.prompt), "holds nothing that can be read")
+            seconds = {} if dry_run else _make(models, job, fps, options, label)
+        except (InputError, OutputError) as fault:
+            if len(jobs) == 1:
+                raise
+            failed.append(told | {"error": str(fault)})
+            continue
+        results.append(told | {"read_as": heard[job.prompt].read, **about, "seconds": seconds})
+        if not as_json:
+            _paths.print_path(job.target)
+    return load, results, failed
+
+
+def _load(weights: dict[str, Any], device: str) -> VideoModels:
+    from flowwarp.pipelines.video_models import load_models
+
+    models = load_models(**weights, device=choose_device(device))
+    if models.gpt.sketches is not None and not models.uses_sketches:
+        _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
+    if models.sketcher is not None and not models.uses_sketches:
+        _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
+    return models
+
+
 def _make(
     models: VideoModels,
     job: Job,
-    image: Tensor | None,
     fps: float,
     options: dict[str, Any],
     label: str,
@@ -392,7 +422,6 @@ def _make(
             frames = generate(
                 models,
                 job.prompt,
-                image=image,
                 seconds=seconds,
                 progress=lambda done, total: bar.update(1000 * done // total - bar.pos),
                 **options,

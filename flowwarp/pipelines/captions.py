@@ -48,21 +48,6 @@ class MediaCaptioner:
 Reply = tuple[Tensor, float]  # ids (L,) that end a statement, and how likely these are
 
 
-@dataclass(frozen=True)
-class Statement:
-    """What is said of a thing.
-
-    Args:
-        thing: such as "legs color".
-        value: such as "red".
-        sure: how likely it is that this is said, in [0, 1].
-    """
-
-    thing: str
-    value: str
-    sure: float
-
-
 def load_captioner(
     weights: str | Path = SHIPPED, device: str | torch.device = "cpu", network: str = "captioner"
 ) -> MediaCaptioner:
@@ -201,24 +186,6 @@ def _fill(rows: Sequence[Tensor]) -> Tensor:
     """Return texts side by side, (B, L), -1 behind those that are shorter."""
     longest = max(map(len, rows))
     return torch.stack([F.pad(row, (0, longest - len(row)), value=-1) for row in rows])
-
-
-def read_statements(captioner: MediaCaptioner, caption: str) -> list[Statement]:
-    """Return what a caption says of each thing that the captioner can state.
-
-    It is what the captioner says of them after the caption, having seen nothing, the likeliest
-    token by token.
-
-    Args:
-        captioner: from :func:`load_captioner`.
-        caption: what is read.
-    """
-    pairs = captioner.vocabulary.pairs
-    replies = reply(captioner, caption)
-    return [
-        Statement(thing, pairs.decode((ids[ids != END] - 1).tolist()).strip(), sure)
-        for thing, (ids, sure) in zip(captioner.things, replies, strict=True)
-    ]
 
 
 @torch.inference_mode()

@@ -88,7 +88,8 @@ def test_guidance_is_from_the_prompt_without_its_caption():
     frame = torch.arange(8).view(1, 2, 4)
     deaf = Sampling(guidance=0)
     got = sample_video_tokens(gpt, [Prompt("left", frame)], [1], deaf, dtype=torch.float32)
-    wanted = sample_video_tokens(gpt, [Prompt(None, frame)], [1], dtype=torch.float32)
+    plain = Sampling()
+    wanted = sample_video_tokens(gpt, [Prompt(None, frame)], [1], plain, dtype=torch.float32)
     assert torch.equal(got, wanted)
 
 

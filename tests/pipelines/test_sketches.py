@@ -189,11 +189,11 @@ def test_each_sketch_is_chosen_among_its_own(gpt):
 
 def test_a_sketch_goes_on_from_its_beginning(gpt):
     begin = torch.arange(16).view(1, 4, 4)
-    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin)
+    made = sample_sketches(gpt, [CAPTION] * 2, [1, 2], Sampling(), begin=begin)
     assert made.shape == (2, 2, 4, 4)
     assert torch.equal(made[:, :1], begin.expand(2, 1, 4, 4))
     assert not torch.equal(made[0, 1], made[1, 1])
-    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], begin=begin.flip(1))
+    other = sample_sketches(gpt, [CAPTION] * 2, [1, 2], Sampling(), begin=begin.flip(1))
     assert not torch.equal(other[:, 1], made[:, 1])
 
 
