@@ -68,7 +68,7 @@ def command(
     decides.
 
     The presets take 1,500, 60,000 and 100,000 steps: on one thread of a Xeon with AMX about 20
-    minutes, 22 and 33 hours, several times that without AMX. --steps sets another number.
+    minutes, 22 and 33 hours, the latter two 29 and 79 with AVX2 alone. --steps sets another number.
 
     What is prepared once is kept in ~/.cache/flowwarp: the frames of DATA, and of presets small
     and base 5.5 GB of pairs with fitted flow. FLOWWARP_CACHE_DIR names another folder.
