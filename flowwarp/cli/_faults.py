@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
 from typing import IO, NoReturn
 
@@ -121,6 +122,11 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
 
         return shell_complete(command, {}, "flowwarp", COMPLETION, completion)
     given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        _say("the folder you are in has been deleted; change to another")
+        return InputError.exit_code
     try:
         # Not command.main, which calls a closed pipe a failure of ours.
         with command.make_context(name, given) as context:

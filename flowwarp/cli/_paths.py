@@ -26,6 +26,20 @@ from flowwarp.io._files import (
 _PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
 
 
+def check_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
+    """Return the name of an output as it stands, as the callback of an option does.
+
+    Raises:
+        click.BadParameter: it is empty, or stdout.
+    """
+    if name == "":  # as of a variable of a script that is not set
+        raise click.BadParameter("it is empty; name a file, or a folder", context, parameter)
+    if name == "-":
+        problem = "results cannot go to stdout; name a file, or a folder"
+        raise click.BadParameter(problem, context, parameter)
+    return name
+
+
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
     """Turn files, folders and globs into files, in order, each once.
 

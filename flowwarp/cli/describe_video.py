@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
-@click.option("--dry-run", is_flag=True, help="Read the networks, list the videos, describe none.")
+@click.option("--dry-run", is_flag=True, help="Read networks and the first frames, describe none.")
 def command(
     videos: tuple[str, ...],
     best: int | None,
@@ -94,14 +94,15 @@ def command(
     failed: list[dict[str, str]] = []
     with progress_bar(sources, "describe", shown=len(sources) > 1) as bar:
         for source in bar:
-            if dry_run:
-                results.append({"input": str(source)})
-                if not as_json:
-                    _paths.print_path(source)
-                continue
             start = time.perf_counter()
             frames = _Counted(read_video(source))
             try:
+                if dry_run:
+                    _check_first(frames)
+                    results.append({"input": str(source)})
+                    if not as_json:
+                        _paths.print_path(source)
+                    continue
                 found = describe(frames)
             except InputError as fault:
                 if len(sources) == 1:
@@ -167,6 +168,16 @@ def _moves(path: Path) -> bool:
         return is_animation(path)
     except InputError:
         return False
+
+
+def _check_first(frames: Iterable[Tensor]) -> None:
+    """Read the first frame alone.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    for _ in frames:
+        return
 
 
 @final

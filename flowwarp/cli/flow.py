@@ -62,7 +62,13 @@ class Options:
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT", help="A flow file; for many, a folder.")
+@click.option(
+    "-o",
+    "--output",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="A flow file; for many, a folder.",
+)
 @click.option(
     "--quality",
     type=click.Choice(QUALITIES),
@@ -78,13 +84,24 @@ class Options:
     help="Of the network: base, small, or a file of train-flow.",
 )
 @click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
-@click.option("--backward", metavar="OUT", help="Write the flow from frame 2 to frame 1 too.")
+@click.option(
+    "--backward",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="Write the flow from frame 2 to frame 1 too.",
+)
 @click.option(
     "--occlusion",
+    callback=_paths.check_name,
     metavar="OUT",
     help="Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",
 )
-@click.option("--show", metavar="OUT", help="Write colours: a picture; for many, .mp4 or a folder.")
+@click.option(
+    "--show",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="Write colours: a picture; for many, .mp4 or a folder.",
+)
 @device_option
 @click.option(
     "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; 1 if not said."
@@ -222,7 +239,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
 
 def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
     """Name the results of a pair: the target, and the picture if there is to be one."""
-    from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
+    from flowwarp.io._files import COLOR_EXTENSIONS, FLOW_EXTENSIONS
     from flowwarp.pipelines.bulk_flow import Target
 
     for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
@@ -244,7 +261,7 @@ def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
     flow = named(given.output, "OUT", flows, kind) or _paths.name_beside(frame, "flow", kind)
     backward = named(given.backward, "--backward", flows, kind)
     occlusion = named(given.occlusion, "--occlusion", frozenset({".png"}), ".png")
-    return Target(flow, backward, occlusion), named(given.show, "--show", IMAGE_EXTENSIONS, ".png")
+    return Target(flow, backward, occlusion), named(given.show, "--show", COLOR_EXTENSIONS, ".png")
 
 
 def _describe(target: Any) -> dict[str, str | None]:

@@ -59,7 +59,13 @@ class Job:
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
-@click.option("-o", "--output", metavar="OUT", help="A video or a folder of its frames.")
+@click.option(
+    "-o",
+    "--output",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="A video or a folder of its frames.",
+)
 @click.option(
     "--format",
     type=click.Choice([kind[1:] for kind in sorted(_clips.VIDEOS)]),
@@ -235,8 +241,6 @@ def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many:
     Raises:
         click.UsageError: OUT is no name for one, or says of what kind it is.
     """
-    if output == "-":
-        raise click.UsageError("a video cannot go to stdout: name a file, or a folder for frames")
     if len(prompts) == 1 and not many:
         if output and kind:
             raise click.UsageError("--format is of several prompts; of one, OUT says it")

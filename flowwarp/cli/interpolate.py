@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from itertools import chain
@@ -59,7 +59,11 @@ class Job:
 @click.command()
 @click.argument("inputs", metavar="CLIP|FOLDER|FRAMES...", nargs=-1, required=True)
 @click.option(
-    "-o", "--output", metavar="OUT", help="A video or a folder; of two frames, a picture."
+    "-o",
+    "--output",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="A video or a folder; of two frames, a picture.",
 )
 @click.option(
     "--times",
@@ -110,7 +114,8 @@ def command(
 
     Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
     next. Across a cut the frame before it is repeated, and so are equal frames. The frames given
-    stay as they are: bit for bit where pictures are written. Sound is lost, a varying rate becomes
+    stay as they are: bit for bit where pictures are written (but colour TIFFs of 16 bits are read
+    as 8). Sound is lost, a varying rate becomes
     its average, and in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or
     row is repeated.
 
@@ -168,7 +173,9 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
     several = (_paths.expand_inputs([name], IMAGE_EXTENSIONS) for name in inputs)
     sources = [first] if single else list(chain.from_iterable(several))
     target = Path(output) if output else _name_target(inputs, first, single, times)
-    kind = _kind(output or str(target), len(sources) == 2 and times == 2)
+    kind: Literal["video", "frames", "middle"] = "video" if single else "frames"
+    if output is not None:  # a name that was made of the input's may end in anything
+        kind = _kind(output, len(sources) == 2 and times == 2)
     if kind != "video":
         if fps is not None:
             raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
@@ -254,11 +261,11 @@ def _work(
                 colors = (frame[:3] for frame in between(frames))
                 write_video(job.target, colors, job.fps, job.pixel_aspect)
             elif job.kind == "frames":
-                write_frames(job.target, ((frame, reader.format) for frame in between(frames)))
+                write_frames(job.target, reader.formatted(between(frames), times))
             else:
                 _, middle, _ = between(frames)
                 check()  # anew: the fit may have taken minutes
-                write_image(job.target, middle, reader.format)
+                write_image(job.target, middle, reader.between)
     if same["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)
     sources = [str(source) for source in job.sources]
@@ -285,6 +292,7 @@ class _Reader:
         count: frames read.
         size: their height and width.
         format: what the file of the newest one held; None for a video's.
+        between: what a picture between the newest two has to hold; likewise.
     """
 
     def __init__(self, job: Job) -> None:
@@ -292,6 +300,7 @@ class _Reader:
         self.count = 0
         self.size = (0, 0)
         self.format: ImageFormat | None = None
+        self.between: ImageFormat | None = None
 
     def length(self) -> int | None:
         from flowwarp.io.video import video_info
@@ -311,12 +320,21 @@ class _Reader:
         if self.count < 2:
             raise InputError(source, "is a single frame", "motion needs two")
 
+    def formatted(
+        self, frames: Iterable[Tensor], times: int
+    ) -> Iterator[tuple[Tensor, ImageFormat | None]]:
+        """Yield the frames that become of these, and what the file of each has to hold."""
+        for number, frame in enumerate(frames):
+            yield frame, self.between if number % times else self.format
+
     def _pictures(self) -> Iterator[Tensor]:
-        from flowwarp.io.images import read_image_with_format
+        from flowwarp.io.images import check_kind, read_image_with_format
 
         first: tuple[int, ...] | None = None
         for path in self.job.sources:
+            before = self.format
             image, self.format = read_image_with_format(path)
+            self.between = _join(before or self.format, self.format)
             if self.job.kind == "video":
                 image = image[:3]  # no video written here is transparent
             shape = tuple(image.shape)
@@ -327,7 +345,15 @@ class _Reader:
             if shape != first:
                 has = ("has", "none") if shape[0] == 4 else ("has no", "some")
                 raise InputError(path, f"{has[0]} transparency, the first had {has[1]}")
+            if self.job.kind == "middle" and before is not None:
+                check_kind(self.job.target, self.between)
             yield image
+
+
+def _join(one: ImageFormat, other: ImageFormat) -> ImageFormat:
+    """Return what a file must hold to show what is between two pictures."""
+    wider = other if one.gray else one
+    return replace(wider, bits=max(one.bits, other.bits))
 
 
 def _estimator(weights: str, quality: Quality, device: str) -> Estimate:

@@ -51,7 +51,13 @@ class View:
 
 @click.command()
 @click.argument("inputs", metavar="FLOW...", nargs=-1, required=True)
-@click.option("-o", "--output", metavar="OUT", help="A picture or video; for many, also a folder.")
+@click.option(
+    "-o",
+    "--output",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="A picture or video; for many, also a folder.",
+)
 @click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
 @click.option(
     "--arrows",
@@ -164,7 +170,7 @@ def _name_targets(
     inputs: tuple[str, ...], sources: list[Path], output: str | None, view: View
 ) -> list[Path]:
     """Return where each source's picture goes; for a video, only where that goes."""
-    from flowwarp.io._files import IMAGE_EXTENSIONS
+    from flowwarp.io._files import COLOR_EXTENSIONS
 
     extension = ".gif" if view.flicker else ".png"
     if output is None:
@@ -179,7 +185,7 @@ def _name_targets(
     if _paths.wants_folder(inputs, output):
         _paths.check_folder_name(output, "many inputs need a folder or video, but OUT is")
         return _paths.name_outputs(sources, Path(output), extension)
-    known = VIDEOS if view.flicker else VIDEOS | IMAGE_EXTENSIONS
+    known = VIDEOS if view.flicker else VIDEOS | COLOR_EXTENSIONS
     if kind not in known:
         raise click.UsageError(f"OUT must end in {', '.join(sorted(known))}, got {output!r}")
     return [Path(output)]

@@ -72,7 +72,13 @@ class Job:
 @click.command()
 @click.argument("image", metavar="IMAGE")
 @click.argument("flow", metavar="FLOW")
-@click.option("-o", "--output", metavar="OUT", help="A picture or video; for a folder, a folder.")
+@click.option(
+    "-o",
+    "--output",
+    callback=_paths.check_name,
+    metavar="OUT",
+    help="A picture or video; for a folder, a folder.",
+)
 @click.option("--forward", is_flag=True, help="Send pixels along the flow; holes are left empty.")
 @click.option(
     "--mode",
@@ -83,7 +89,12 @@ class Job:
 @click.option("--padding", type=click.Choice(PADDINGS), help="What lies outside; default border.")
 @click.option("--scale", default=1.0, metavar="T", help="Go T of the way, for example 0.5.")
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to its image.")
-@click.option("--mask", metavar="PNG", help="Write where the result is known; many: a folder.")
+@click.option(
+    "--mask",
+    callback=_paths.check_name,
+    metavar="PNG",
+    help="Write where the result is known; many: a folder.",
+)
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
@@ -354,9 +365,10 @@ def _warp_many(
 
 
 def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:
-    from flowwarp.io.images import read_image_with_format, write_image
+    from flowwarp.io.images import check_kind, read_image_with_format, write_image
 
     image, format = read_image_with_format(job.source)
+    check_kind(job.target, format)
     height, width = image.shape[1:]
     flow = _read_fitting(job.flows[0], job.source, (height, width), motion)
     result = {**_describe(job), "height": height, "width": width}

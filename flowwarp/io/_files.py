@@ -21,6 +21,7 @@ FLOW_EXTENSIONS = frozenset({".flo", ".png", ".pfm", ".npy", ".npz"})
 IMAGE_EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+COLOR_EXTENSIONS = IMAGE_EXTENSIONS - {".pgm"}  # of those that can be in colour
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"}
     | {".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp"}

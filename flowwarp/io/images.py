@@ -9,7 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -216,19 +216,29 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
         raise TypeError(f"image must be a floating-point torch.Tensor, got {got}")
     if image.ndim != 3 or image.shape[0] not in (1, 3, 4) or image.numel() == 0:
         raise ValueError(f"image must be (1|3|4, H, W), got shape {tuple(image.shape)}")
-    if image.shape[0] == 4 and kind in _OPAQUE:
-        raise OutputError(path, f"a {kind} file holds no transparency", "write .png or .webp")
+    format = format or ImageFormat()
+    check_kind(path, replace(format, gray=format.gray or len(image) == 1, alpha=len(image) == 4))
     longest = max(image.shape[1:])
     if longest > _LONGEST_SIDE.get(kind, longest):
         raise OutputError(path, f"a {kind} file holds no side of {longest} px", "write .png")
-    format = format or ImageFormat()
     if format.gray and image.shape[0] > 1:
         image = torch.cat([image[:1], image[3:]])
-    if image.shape[0] == 3 and kind == ".pgm":
-        raise OutputError(path, f"a {kind} file holds no colour", "write .ppm or .png")
     data = _encode(kind, image, 16 if format.bits == 16 and kind == ".png" else 8, format.icc)
     with atomic_output(path) as temporary:
         temporary.write_bytes(data)
+
+
+def check_kind(path: str | Path, format: ImageFormat) -> None:
+    """Refuse what a file of this name cannot hold.
+
+    Raises:
+        OutputError: transparency or colour in a file without.
+    """
+    kind = Path(path).suffix.lower()
+    if format.alpha and kind in _OPAQUE:
+        raise OutputError(path, f"a {kind} file holds no transparency", "write .png or .webp")
+    if not format.gray and kind == ".pgm":
+        raise OutputError(path, f"a {kind} file holds no colour", "write .ppm or .png")
 
 
 def list_frames(folder: str | Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,11 @@ def test_a_dry_run_lists_the_videos(describe):
     assert describe("*.mp4", "--dry-run") == (0, ["a.mp4", "b.mp4"], [])
     told = json.loads(describe("b.mp4", "--dry-run", "--json")[1][0])
     assert told == {"dry_run": True, "results": [{"input": "b.mp4"}], "failed": []}
+    Path("empty.mp4").touch()
+    code, out, err = describe("a.mp4", "empty.mp4", "--dry-run")
+    assert (code, out) == (5, ["a.mp4"])
+    assert err[0] == "flowwarp: empty.mp4: is empty"
+    assert describe("none.mp4", "--dry-run")[0] == 3
 
 
 def test_by_default_the_captioner_describes(call):

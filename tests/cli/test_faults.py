@@ -29,6 +29,18 @@ OPENCV = Exception("OpenCV(5.0.0) (-4:Insufficient memory) Failed to allocate 99
 REMEDY = "use smaller images, or close other programs"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a folder that is in use stays")
+def test_a_folder_that_was_deleted_is_said(tmp_path):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = f"import os; os.chdir({str(gone)!r}); os.rmdir({str(gone)!r})"
+    code += "; from flowwarp.cli import main; main(['show', 'a.flo'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
+    wanted = "flowwarp: the folder you are in has been deleted; change to another\n"
+    assert done.stderr == wanted
+
+
 @pytest.fixture
 def outcome(capfd):
     """Run a command that raises; return exit code, stdout and stderr lines."""

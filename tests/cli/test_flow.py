@@ -191,6 +191,10 @@ def test_names_of_a_pair(flow, arguments, name):
         (["-o", "x.mp4"], 2, "OUT must end in .flo, .npy, .npz, .pfm, .png for a pair"),
         (["-o", "x.flo", "--format", "png"], 2, "OUT must end in .png"),
         (["--show", "x.mp4"], 2, "--show must end in"),
+        (["--show", "x.pgm"], 2, "--show must end in"),  # which holds no colour
+        (["--backward="], 2, "'--backward': it is empty"),
+        (["--occlusion", "-"], 2, "'--occlusion': results cannot go to stdout"),
+        (["--show="], 2, "'--show': it is empty"),
         (["--backward", "frame8_flow.flo"], 2, "must differ"),
         (["--backward", "x/../frame8_flow.flo"], 2, "must differ"),
         (["--shard", "1/2"], 2, "--shard is for many pairs"),

@@ -121,6 +121,44 @@ def test_depth_grey_and_transparency_are_kept(interpolate, channels, bits):
     assert read_image_with_format("out/000001.png")[1] == format
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["grey first", "grey last"])
+def test_between_grey_and_colour_there_is_colour(interpolate, order):
+    """Whichever of two files is grey, such as the black that a film fades to."""
+    gray = ImageFormat(16, gray=True)
+    write_image("grey.png", picture(0)[:1], gray)
+    write_image("colour.png", picture(1))
+    names = [("grey.png", "colour.png")[number] for number in order]
+    for output in ("out", "middle.png"):
+        assert interpolate(*names, "-o", output)[0] == 0
+    ends = [read_image_with_format(f"out/{2 * end:06d}.png")[1].gray for end in range(2)]
+    assert ends == [number == 0 for number in order]
+    for path in ("out/000001.png", "middle.png"):
+        image, format = read_image_with_format(path)
+        assert format == ImageFormat(16)
+        assert not torch.equal(image[0], image[1])
+
+
+@pytest.mark.parametrize("given", [("in.v2",), ("in.v2/shot.8.png", "in.v2/shot.9.png")])
+def test_names_with_dots_become_names(interpolate, given):
+    save_frames("in.v2", 2)
+    for index in (8, 9):
+        Path(f"in.v2/frame{index}.png").rename(f"in.v2/shot.{index}.png")
+    wanted = "in.v2_x2" if len(given) == 1 else "in.v2/shot.8_x2"
+    assert interpolate(*given) == (0, [wanted], [])
+    assert len(list(Path(wanted).iterdir())) == 3
+
+
+def test_what_a_file_cannot_hold_is_said_by_a_dry_run(interpolate):
+    for index in range(2):
+        write_image(f"{index}.png", picture(index, 4))
+        write_image(f"colour{index}.png", picture(index))
+    for names, output in ((["0.png", "1.png"], "a.jpg"), (["colour0.png", "colour1.png"], "a.pgm")):
+        code, out, err = interpolate(*names, "-o", output, "--dry-run")
+        assert (code, out, len(err)) == (4, [], 1)
+        assert f"{output}: a {output[1:]} file holds no" in err[0]
+        assert interpolate(*names, "-o", output) == (code, out, err)
+
+
 def test_two_scenes_are_not_mixed(interpolate):
     for index, color in enumerate(((20, 30, 40), (220, 200, 190))):
         Image.new("RGB", (WIDTH, HEIGHT), color).save(f"{index}.png")

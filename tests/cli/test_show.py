@@ -336,6 +336,7 @@ def test_a_picture_that_came_meanwhile_is_kept(show, monkeypatch):
         (["a.flo", "--error", "small.flo"], 3, "small.flo: is 9x7, the flow 48x40"),
         (["a.flo", "--image", "1.png", "--flicker", "small.png"], 3, "small.png: is 9x7"),
         (["a.flo", "-o", "out.xyz"], 2, "OUT must end in"),
+        (["a.flo", "-o", "out.pgm"], 2, "OUT must end in"),
         (["a.flo", "small.flo", "-o", "out.png"], 2, "many inputs need a folder or video"),
         (["a.flo", "small.flo", "--image", "1.png"], 2, "take one FLOW, got 2"),
         (["a.flo", "--max", "0"], 2, "--max must be from"),
