@@ -126,9 +126,10 @@ def is_animation(path: str | Path) -> bool:
 def read_video(path: str | Path) -> Generator[Tensor, None, None]:
     """Read a video file, an animated WebP or a folder of pictures, frame by frame.
 
-    The frames come in the order they are shown, turned upright. Where the rate varies the times
-    are lost. HDR (PQ, HLG) is not tone-mapped; a line of the log warns of it. The file is opened
-    when the first frame is asked for.
+    The frames come in the order they are shown, turned upright. Of several streams that is the one
+    that players show, not a cover. Where the rate varies the times are lost. HDR (PQ, HLG) is not
+    tone-mapped; a line of the log warns of it. The file is opened when the first frame is asked
+    for.
 
     Args:
         path: a video file (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...), .webp, or a folder.
@@ -283,7 +284,7 @@ def _is_webp(path: str | Path) -> bool:
 
 @contextmanager
 def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """Open the first video stream of a file, its size checked."""
+    """Open the video stream that players show, which need not be the first; its size is checked."""
     with open_input(path) as (file, size):
         check_samples(path, file, size)
         try:
@@ -294,9 +295,9 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
                 raise InputError(path, "is no video", "give a folder of frames") from fault
             raise InputError(path, "is no video of a known kind, or is cut off") from fault
         with container:
-            if not container.streams.video:
+            stream: Any = container.streams.best("video")  # typed as a stream of any kind
+            if stream is None:
                 raise InputError(path, "holds no video stream")
-            stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise InputError(path, "is a video in an unknown codec")
             context = stream.codec_context

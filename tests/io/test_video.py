@@ -577,6 +577,25 @@ def test_sound_without_pictures(tmp_path):
     assert "holds no video stream" in until_it_breaks(tmp_path / "a.mkv")[1]
 
 
+@pytest.mark.parametrize("read", [read_video, salvage_video])
+def test_the_film_is_read_and_not_a_cover_before_it(tmp_path, read):
+    shade = np.full((32, 48, 3), 90, np.uint8)
+    with av.open(str(tmp_path / "a.mkv"), "w") as output:
+        cover = output.add_stream("mjpeg", 1)
+        film = output.add_stream("libx264", 10)
+        for stream, size in ((cover, (16, 16)), (film, (48, 32))):
+            stream.pix_fmt = "yuvj420p" if stream is cover else "yuv420p"
+            stream.width, stream.height = size
+        output.mux(cover.encode(av.VideoFrame.from_ndarray(shade[:16, :16], "rgb24")))
+        for _ in range(5):
+            output.mux(film.encode(av.VideoFrame.from_ndarray(shade, "rgb24")))
+        output.mux(cover.encode(None))
+        output.mux(film.encode(None))
+    assert [frame.shape for frame in read(tmp_path / "a.mkv")] == 5 * [(3, 32, 48)]
+    info = video_info(tmp_path / "a.mkv")
+    assert (info.width, info.height, info.fps) == (48, 32, 10)
+
+
 @pytest.mark.parametrize("read", [video_info, lambda path: next(read_video(path))])
 def test_what_is_not_a_video(tmp_path, capfd, read):
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n/etc/passwd\n#EXT-X-ENDLIST\n"
