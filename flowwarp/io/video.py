@@ -48,6 +48,7 @@ _CONTAINERS = (
     "mov,mp4,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg,h264,hevc,mpegvideo,nut,yuv4mpegpipe"
 )
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
+_AS_STORED = np.array([1, 0, 0, 0, 1], np.int32)  # a display matrix, as far as it turns
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
 # Swscale's flags of exact sums, of colour brought to full width, and of bicubic enlargement: what
@@ -99,14 +100,15 @@ def video_info(path: str | Path) -> VideoInfo:
             frame = next(container.decode(stream))
         except (av.FFmpegError, StopIteration) as fault:
             raise InputError(path, "holds no frame that can be decoded") from fault
-        _, height, width = _to_tensor(frame).shape
+        orientation = _orientation(frame)
+        _, height, width = _to_tensor(frame, orientation).shape
         rate = _gif_rate(path) if container.format.name == "gif" else _rate(stream)
         if not stream.frames:  # a container that counts them divides by their time
             rate = _timed_rate(path, rate)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
             aspect = Fraction(1)
-        if _quarter_turns(frame) % 2:
+        if orientation.sideways:
             aspect = 1 / aspect
         return VideoInfo(width, height, _believable(path, rate), stream.frames or None, aspect)
 
@@ -312,6 +314,7 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
     with _open(path) as (container, stream):
         if transfer := _HDR.get(stream.codec_context.color_trc):
             _warn_of_hdr(path, transfer)
+        orientation = None
         count, end = 0, Fraction(0)
         frames = _whole_frames(container, stream)
         while True:
@@ -326,7 +329,8 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
             count += 1
             if frame.pts is not None and frame.time_base is not None:
                 end = frame.pts * frame.time_base + _length(frame, stream)
-            yield _to_tensor(frame)
+            orientation = orientation or _orientation(frame)
+            yield _to_tensor(frame, orientation)
         _check_end(path, container, stream, count, end)
 
 
@@ -366,6 +370,7 @@ def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
 def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
     with _open(path) as (container, stream):
         stream.thread_type = "NONE"  # with threads an error is told some packets later
+        orientation = None
         schedule = _Schedule()
         packets = _expected(_packets(container, stream), schedule, _places(container, stream))
         count = good = 0
@@ -385,7 +390,8 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
             for frame in frames:
                 missing, whole = schedule.arrive(frame)
                 yield from repeat(None, missing)
-                yield _to_tensor(frame) if whole else None
+                orientation = orientation or _orientation(frame)
+                yield _to_tensor(frame, orientation) if whole else None
                 count, good = count + missing + 1, good + whole
                 length = _length(frame, stream)
         missing = schedule.rest()
@@ -607,14 +613,45 @@ def _webp_rate(path: str | Path) -> Fraction:
     return Fraction(1000 * len(durations), sum(durations)) if sum(durations) else DEFAULT_FPS
 
 
-def _to_tensor(frame: Any) -> Tensor:
+@dataclass(frozen=True)
+class _Orientation:
+    """How a video is to be shown, as one of the eight ways to turn and mirror a picture.
+
+    Args:
+        sideways: rows become columns; first.
+        down: step through the rows, -1 if they are mirrored.
+        right: likewise through the columns.
+    """
+
+    sideways: bool
+    down: int
+    right: int
+
+
+def _orientation(frame: Any) -> _Orientation:
+    """Return the orientation of a video by its first frame, where phones put a display matrix.
+
+    That shows the pixel (x, y) at (a x + c y, b x + d y). It is not looked up in each frame: PyAV's
+    side data and the frame hold each other, which would pile up until Python looks for cycles.
+    """
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX", _AS_STORED)
+    except ValueError:  # of a kind that PyAV does not know, such as the EXIF of motion JPEG
+        quarters = round(frame.rotation / 90) % 4
+        a, c = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters]
+        b, d = -c, a
+    else:
+        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    sideways = abs(b) > abs(a)
+    x, y = (c, b) if sideways else (a, d)
+    return _Orientation(sideways, -1 if y < 0 else 1, -1 if x < 0 else 1)
+
+
+def _to_tensor(frame: Any, orientation: _Orientation) -> Tensor:
     pixels = frame.to_ndarray(format="rgb24", interpolation=_EXACT)
-    return _from_pixels(np.rot90(pixels, _quarter_turns(frame)))
-
-
-def _quarter_turns(frame: Any) -> int:
-    """Return how often a frame is to be turned counter-clockwise, by a phone's display matrix."""
-    return int(round(frame.rotation / 90) % 4)
+    if orientation.sideways:
+        pixels = pixels.swapaxes(0, 1)
+    return _from_pixels(pixels[:: orientation.down, :: orientation.right])
 
 
 def _decode_webp(path: str | Path) -> Iterator[Tensor]:

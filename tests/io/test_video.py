@@ -1,4 +1,5 @@
 import errno
+import io
 import os
 import struct
 from fractions import Fraction
@@ -8,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageSequence
+from PIL import ExifTags, Image, ImageSequence
 
 from flowwarp.data.clips import find_clips
 from flowwarp.errors import InputError, OutputError
@@ -545,26 +546,60 @@ def test_video_that_changes_size(tmp_path, noisy):
     assert "frame 4 is 48x16, the first was 48x32" in problem
 
 
-@pytest.mark.parametrize(
-    ("matrix", "turn"),
-    [((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1), ((1, 0, 0, 1), 0)],
-)
-def test_phone_video_is_turned_upright(tmp_path, matrix, turn):
+# What EXIF numbers 1 to 8: the display matrix, and what it makes of (C, H, W).
+ORIENTATIONS = {
+    1: ((1, 0, 0, 1), lambda stored: stored),
+    2: ((-1, 0, 0, 1), lambda stored: stored.flip(2)),
+    3: ((-1, 0, 0, -1), lambda stored: stored.flip(1, 2)),
+    4: ((1, 0, 0, -1), lambda stored: stored.flip(1)),
+    5: ((0, 1, 1, 0), lambda stored: stored.mT),
+    6: ((0, 1, -1, 0), lambda stored: stored.mT.flip(2)),
+    7: ((0, -1, -1, 0), lambda stored: stored.mT.flip(1, 2)),
+    8: ((0, -1, 1, 0), lambda stored: stored.mT.flip(1)),
+}
+
+
+@pytest.mark.parametrize("read", [read_video, salvage_video])
+@pytest.mark.parametrize("number", ORIENTATIONS)
+def test_phone_video_is_turned_upright(tmp_path, number, read):
     path = tmp_path / "a.mp4"
     frames = clip(2)
     write_video(path, frames, pixel_aspect=Fraction(4, 3))
+    matrix, turned = ORIENTATIONS[number]
     data = bytearray(path.read_bytes())
     at = data.find(b"tkhd") + 4 + 40  # version and flags, times, id, duration, layer, volume
     a, b, c, d = (struct.pack(">i", value * 0x10000) for value in matrix)
     data[at : at + 20] = a + b + bytes(4) + c + d
     path.write_bytes(data)
-    upright = next(read_video(path))
-    expected = torch.rot90(frames[0], turn, (1, 2))
-    assert upright.shape == expected.shape
-    assert (upright - expected).abs().mean() * 255 < 4
+    for upright, stored in zip(read(path), frames, strict=True):
+        expected = turned(stored)
+        assert upright.shape == expected.shape
+        assert (upright - expected).abs().mean() * 255 < 4
     info = video_info(path)
     assert info.height == expected.shape[1]
-    assert info.pixel_aspect == (Fraction(3, 4) if turn in (1, -1) else Fraction(4, 3))
+    assert info.pixel_aspect == (Fraction(3, 4) if number > 4 else Fraction(4, 3))
+
+
+@pytest.mark.parametrize("number", [1, 3, 6, 8])
+def test_motion_jpeg_with_exif_is_turned_upright(tmp_path, number):
+    """PyAV reads no side data of frames that hold a kind it does not know."""
+    (stored,) = clip(1)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = number
+    picture = io.BytesIO()
+    pixels = stored.mul(255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(pixels).save(picture, "JPEG", exif=exif)
+    with av.open(str(tmp_path / "a.avi"), "w") as output:
+        stream = output.add_stream("mjpeg", 10)
+        stream.pix_fmt, stream.width, stream.height = "yuvj420p", 48, 32
+        for time in range(2):
+            packet = av.Packet(picture.getvalue())
+            packet.stream, packet.pts, packet.dts = stream, time, time
+            output.mux(packet)
+    expected = ORIENTATIONS[number][1](stored)
+    for upright in read_video(tmp_path / "a.avi"):
+        assert upright.shape == expected.shape
+        assert (upright - expected).abs().mean() * 255 < 4
 
 
 def test_sound_without_pictures(tmp_path):
