@@ -17,6 +17,7 @@ from flowwarp.io._files import (
     VIDEO_EXTENSIONS,
     folded,
     is_writable,
+    kind_of,
     list_folder,
     natural_order,
     nearest,
@@ -43,7 +44,7 @@ def check_name(context: click.Context, parameter: click.Parameter, name: str | N
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
     """Turn files, folders and globs into files, in order, each once.
 
-    A folder gives its files with one of ``extensions``, ``frame2`` before ``frame10``, without
+    A folder gives its files of the kinds ``extensions``, ``frame2`` before ``frame10``, without
     those in folders below; so does a glob. A file is taken as it is, whatever its extension, so
     that reading it says what is wrong with it.
 
@@ -58,7 +59,7 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
         if is_folder(name):
             files = list_folder(path, extensions)
         elif is_glob(name):
-            files = [file for file in expand_glob(name) if file.suffix.lower() in extensions]
+            files = [file for file in expand_glob(name) if kind_of(file) in extensions]
         else:
             files = [path]
         if not files:

@@ -153,21 +153,8 @@ def _videos_in(folder: Path) -> list[Path]:
     from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
 
     videos = list_folder(folder, VIDEO_EXTENSIONS)
-    pictures = list_folder(folder, IMAGE_EXTENSIONS)
-    moving = {path for path in pictures if path.suffix.lower() == ".webp" and _moves(path)}
-    frames = [path for path in pictures if path not in moving]
-    videos = sorted([*videos, *moving])
+    frames = list_folder(folder, IMAGE_EXTENSIONS)
     return [folder] * (len(frames) > 1 or bool(frames and not videos)) + videos
-
-
-def _moves(path: Path) -> bool:
-    """Return whether a WebP is animated; of one that is broken, reading it will say so."""
-    from flowwarp.io.video import is_animation
-
-    try:
-        return is_animation(path)
-    except InputError:
-        return False
 
 
 def _check_first(frames: Iterable[Tensor]) -> None:

@@ -352,10 +352,8 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
     """
     from flowwarp.pipelines import bulk_flow
 
-    roots = list(sources)
-    if not bulk_flow.is_video_alone(sources):
-        roots = [path.parent if bulk_flow.is_picture(path) else path for path in sources]
-        roots = list(dict.fromkeys(roots))
+    found = (path.parent if bulk_flow.is_picture(path) else path for path in sources)
+    roots = list(dict.fromkeys(found))
     folder = Path(given.output) if given.output else _default_folder(roots)
     backward = Path(given.backward) if given.backward else None
     occlusion = Path(given.occlusion) if given.occlusion else None

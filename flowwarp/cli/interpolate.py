@@ -159,15 +159,14 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
         click.UsageError: input, ``output``, ``times`` and ``fps`` do not go together.
         InputError: a folder or pattern without pictures, or a video that cannot be read.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS
+    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
     from flowwarp.io.video import DEFAULT_FPS, video_info
 
-    if len(inputs) > 1 and any(Path(name).suffix.lower() in VIDEO_EXTENSIONS for name in inputs):
+    if len(inputs) > 1 and any(kind_of(name) in VIDEO_EXTENSIONS for name in inputs):
         raise click.UsageError(f"one clip at a time, got {len(inputs)}")
     first = Path(inputs[0])
     single = len(inputs) == 1 and not _paths.wants_folder(inputs, "")
-    # A .webp may be animated; any other picture alone has nothing after it.
-    if single and first.suffix.lower() in IMAGE_EXTENSIONS - {".webp"}:
+    if single and kind_of(first) in IMAGE_EXTENSIONS:
         raise click.UsageError("one picture is no motion: give two, a folder or a video")
     # One by one, as a picture may come again: a film that ends as it began.
     several = (_paths.expand_inputs([name], IMAGE_EXTENSIONS) for name in inputs)

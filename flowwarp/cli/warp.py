@@ -199,16 +199,13 @@ def _check_motion(motion: Motion) -> None:
 
 
 def _is_video(image: str, output: str | None) -> bool:
-    from flowwarp.io._files import VIDEO_EXTENSIONS
-    from flowwarp.io.video import is_animation
+    from flowwarp.io._files import VIDEO_EXTENSIONS, kind_of
 
     path = Path(image)
     if path.is_dir():
         kind = Path(output or "").suffix.lower()
         return kind in VIDEOS and not is_folder_name(output or "")
-    if path.suffix.lower() == ".webp" and path.is_file():
-        return is_animation(path)
-    return path.suffix.lower() in VIDEO_EXTENSIONS
+    return kind_of(path) in VIDEO_EXTENSIONS
 
 
 def _list_jobs(

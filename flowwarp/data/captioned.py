@@ -41,7 +41,7 @@ from flowwarp.tensors import check_float, check_range, check_whole
 
 _LOG = logging.getLogger(__name__)
 _VERSION = 2  # of the cache; part of its key
-_VIDEOS = VIDEO_EXTENSIONS | {".webp"}  # an animated picture is one
+_MEMBERS = VIDEO_EXTENSIONS | {".webp"}  # of a tar file, by their names alone
 _TABLE = "captions.csv"
 _OTHER = {".csv", ".tar", ".txt"}  # what else lies in such folders
 _PACKED = frozenset(
@@ -297,7 +297,7 @@ def _find(source: Path, skipped: list[str]) -> Iterator[_Item]:
 
 
 def _read_pairs(folder: Path, listed: set[Path], skipped: list[str]) -> Iterator[_Item]:
-    videos = list_folder(folder, _VIDEOS)
+    videos = list_folder(folder, VIDEO_EXTENSIONS)
     texts = {text.stem: text for text in list_folder(folder, frozenset({".txt"}))}
     alike = {_composed(stem): text for stem, text in texts.items()}
     for video in videos:
@@ -324,7 +324,7 @@ def _report(texts: dict[str, Path], folder: Path, skipped: list[str]) -> None:
     for other in sorted(folder.iterdir()):
         text = texts.get(other.stem, other)
         if text != other and other.is_file() and other.suffix.lower() not in _OTHER:
-            known = " ".join(sorted(_VIDEOS))
+            known = " ".join(sorted(VIDEO_EXTENSIONS))
             _skip(f"{text}: has no video; {other.name} ends in none of {known}", skipped)
 
 
@@ -483,7 +483,7 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
                 continue
             kind = name.suffix.lower()
             if not member.isfile():
-                if kind in _VIDEOS or kind in _CAPTIONS:
+                if kind in _MEMBERS or kind in _CAPTIONS:
                     _skip(f"{path}: {member.name!r} is a link; put in the file itself", skipped)
                 continue
             if name.is_absolute() or ".." in name.parts or "\\" in member.name:
@@ -491,7 +491,7 @@ def _read_tar(path: Path, skipped: list[str]) -> Iterator[_Item]:
                 continue
             # Not the member itself, which holds a copy of its header.
             item = _Item(path, "", member.name, member.offset_data, member.size)
-            if kind in _VIDEOS:
+            if kind in _MEMBERS:
                 videos[name] = item
             elif kind in _CAPTIONS:
                 texts[name.with_suffix(kind)] = item

@@ -39,6 +39,7 @@ from flowwarp.io._files import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     check_room,
+    kind_of,
     list_folder,
     open_input,
     reason,
@@ -231,7 +232,7 @@ def list_clips(sources: Sequence[str | Path | Footage]) -> list[Footage]:
 
 
 def find_clips(sources: Sequence[str | Path | Footage]) -> Iterator[Footage]:
-    """Find what :func:`prepare_pairs` would read, without a look into the pictures.
+    """Find what :func:`prepare_pairs` would read; nothing is decoded.
 
     Raises:
         InputError: a folder, list or video is missing or unreadable.
@@ -243,7 +244,7 @@ def find_clips(sources: Sequence[str | Path | Footage]) -> Iterator[Footage]:
             yield given
             continue
         source = Path(given)
-        kind = source.suffix.lower()
+        kind = kind_of(source)
         if source.is_dir():
             yield from _walk(source, seen)
         elif kind in _LISTS:
@@ -256,23 +257,14 @@ def find_clips(sources: Sequence[str | Path | Footage]) -> Iterator[Footage]:
             else:
                 yield Footage("video", (source,))
     if pictures:
-        yield _of_pictures(pictures)
-
-
-def _of_pictures(pictures: Sequence[Path]) -> Footage:
-    return Footage("video" if _may_move(pictures) else "frames", tuple(pictures))
-
-
-def _may_move(pictures: Sequence[Path]) -> bool:
-    """Return whether it is a single picture that may be animated."""
-    return [path.suffix.lower() for path in pictures] == [".webp"]
+        yield Footage("frames", tuple(pictures))
 
 
 def _walk(top: Path, seen: set[Path]) -> Iterator[Footage]:
     for folder in walk_folders(top, seen):
         frames = list_folder(folder, IMAGE_EXTENSIONS)
-        if len(frames) > 1 or _may_move(frames):
-            yield _of_pictures(frames)
+        if len(frames) > 1:
+            yield Footage("frames", tuple(frames))
         yield from (Footage("video", (video,)) for video in list_folder(folder, VIDEO_EXTENSIONS))
 
 

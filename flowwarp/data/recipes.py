@@ -47,6 +47,7 @@ from flowwarp.io._files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
+    kind_of,
     open_input,
 )
 from flowwarp.io.flow_files import read_flow, read_packed_flow
@@ -252,7 +253,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
             found += [
                 Footage("video", (path,))
                 for path in paths
-                if path.is_file() and _extension(path) in VIDEO_EXTENSIONS
+                if path.is_file() and kind_of(path) in VIDEO_EXTENSIONS
             ]
             found += find_clips([path for path in paths if path.is_dir()])
     if not found:

@@ -113,18 +113,6 @@ def video_info(path: str | Path) -> VideoInfo:
         return VideoInfo(width, height, _believable(path, rate), stream.frames or None, aspect)
 
 
-def is_animation(path: str | Path) -> bool:
-    """Say whether a file is an animated WebP: the name does not tell it from a picture.
-
-    Raises:
-        InputError: missing, or a broken WebP.
-    """
-    if not _is_webp(path):
-        return False
-    with _open_webp(path) as picture:
-        return getattr(picture, "n_frames", 1) > 1
-
-
 def read_video(path: str | Path) -> Generator[Tensor, None, None]:
     """Read a video file, an animated WebP or a folder of pictures, frame by frame.
 

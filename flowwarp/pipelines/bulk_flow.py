@@ -20,7 +20,7 @@ from torch import Tensor
 
 from flowwarp.data.clips import Footage, find_clips
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output, folded
+from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output, folded, kind_of
 from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import Manifest, Shard, find_done, stamp
@@ -249,8 +249,6 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
         InputError: a source is missing or unreadable, or there is nothing to read.
         OutputError: two pairs would have one name.
     """
-    if is_video_alone(sources):
-        return [(Footage("video", (sources[0],)), "")]
     found = [
         (source, clip)
         for source in dict.fromkeys(sources)
@@ -278,12 +276,7 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
 
 def is_picture(path: Path) -> bool:
     """Return whether a path names a picture rather than a clip."""
-    return path.suffix.lower() in IMAGE_EXTENSIONS and not path.is_dir()
-
-
-def is_video_alone(sources: Sequence[Path]) -> bool:
-    """Return whether sources are one WebP: a picture by its name, but one picture is no clip."""
-    return len(sources) == 1 and sources[0].suffix.lower() == ".webp" and sources[0].is_file()
+    return kind_of(path) in IMAGE_EXTENSIONS and not path.is_dir()
 
 
 def check_clip(clip: Footage) -> None:

@@ -465,6 +465,26 @@ def test_an_animated_picture_alone_is_a_clip(flow):
     assert flow("a.webp") == (0, ["a_flow/000000.flo", "a_flow/000001.flo"], [])
 
 
+def test_animated_pictures_are_clips_and_no_pair(flow):
+    Path("in").mkdir()
+    for name in "ab":
+        write_video(f"in/{name}.webp", [frame(index) for index in range(3)], 10)
+    flows = [f"{name}/{index:06d}.flo" for name in "ab" for index in range(2)]
+    assert flow("in", "-o", "out") == (0, [f"out/{name}" for name in flows], [])
+    assert flow("in/a.webp", "in/b.webp", "-o", "named") == (
+        0, [f"named/{name}" for name in flows], [],
+    )  # fmt: skip
+    assert files("named") == files("out")
+    write_video("c.mp4", [frame(index) for index in range(2)], 10)
+    flows = ["mixed/c/000000.flo", "mixed/a/000000.flo", "mixed/a/000001.flo"]
+    assert flow("c.mp4", "in/a.webp", "-o", "mixed") == (0, flows, [])
+
+
+def test_a_still_webp_alone_is_a_single_frame(flow):
+    write_image("a.webp", frame(0))
+    assert flow("a.webp") == (3, [], ["flowwarp: a.webp: is a single frame; flow needs two"])
+
+
 def test_a_rate_that_a_gif_cannot_say_is_refused_before_any_work(flow):
     write_video("a.mp4", [frame(index) for index in range(3)], 120)
     code, _, err = flow("a.mp4", "--show", "s.gif")

@@ -392,7 +392,9 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["clip.gif", "-o", "out.png"], 2, "many frames need a folder or a video"),
         (["clip.gif", "-o", "out.txt"], 2, "OUT must end in .gif, .m4v"),
         (["clip.gif", "clip.gif"], 2, "one clip at a time"),
+        (["clip.webp", "clip.webp"], 2, "one clip at a time"),
         (["a.png"], 2, "one picture is no motion"),
+        (["still.webp"], 2, "one picture is no motion"),
         (["a.png", "b.png", "-o", "m.png", "--times", "3"], 2, "many frames need a folder"),
         (["in/*.png"], 2, "say -o OUT when the frames are a pattern"),
         (["none.mp4"], 3, "none.mp4: no such file or directory"),
@@ -404,6 +406,8 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
         (["broken.mp4"], 3, "broken.mp4: is no video of a known kind"),
         (["empty"], 3, "empty: no file here can be read"),
+        (["clips"], 3, "clips: no file here can be read"),
+        (["clips/*.webp"], 3, "clips/*.webp: no file here can be read"),
         (["clip.gif", "-o", "a.png/out.mp4"], 4, "a.png is not a folder"),
     ],
 )
@@ -411,7 +415,11 @@ def test_faults_are_one_line_and_leave_nothing(interpolate, arguments, code, wor
     save_clip("clip.gif", 2)
     save_clip("still.gif", 1)
     save_frames("in", 2)
-    Path("empty").mkdir()
+    for folder in ("empty", "clips"):
+        Path(folder).mkdir()
+    for name in ("clip.webp", "clips/a.webp", "clips/b.webp"):
+        save_clip(name, 2)
+    write_image("still.webp", picture(0))
     write_image("a.png", picture(0))
     write_image("b.png", picture(1))
     write_image("small.png", picture()[:, :3, :4])

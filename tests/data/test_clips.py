@@ -81,13 +81,17 @@ def test_pictures_given_one_by_one_are_a_clip(tmp_path, prepare):
     assert len(prepare(*(tmp_path / f"f{k}.png" for k in range(3)))) == 2
 
 
-def test_a_single_webp_is_a_video_as_in_a_folder(tmp_path):
+def test_an_animated_webp_is_a_video_and_a_still_one_a_picture(tmp_path):
+    (tmp_path / "still").mkdir()
     for name in ("a.webp", "b.webp"):
-        (tmp_path / name).write_bytes(b"?")
-    (alone,) = find_clips([tmp_path / "a.webp"])
-    assert alone.kind == "video"
-    (both,) = find_clips([tmp_path / "a.webp", tmp_path / "b.webp"])
-    assert both.kind == "frames"
+        write_video(tmp_path / name, [frame(0), frame(3)])
+        write_image(tmp_path / f"still/{name}", frame(0))
+    for sources in ([tmp_path / "a.webp", tmp_path / "b.webp"], [tmp_path]):
+        found = [(clip.kind, [file.name for file in clip.files]) for clip in find_clips(sources)]
+        assert found[:2] == [("video", ["a.webp"]), ("video", ["b.webp"])]
+        assert found[2:] == [("frames", ["a.webp", "b.webp"])] * (sources == [tmp_path])
+    (alone,) = find_clips([tmp_path / "still/a.webp"])
+    assert alone.kind == "frames"
 
 
 def test_a_picture_mistyped_is_said_at_once(tmp_path):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io import _files
@@ -407,6 +408,27 @@ def test_list_folder_sorts_as_people_do(tmp_path):
     (tmp_path / "f5.png").mkdir()
     found = [path.name for path in _files.list_folder(tmp_path, _files.IMAGE_EXTENSIONS)]
     assert found == ["f01.png", "f1.png", "f2.png", "F3.PNG", "f10.png", made[-1]]
+
+
+def test_a_webp_is_a_picture_or_a_video(tmp_path):
+    """By its header, whatever else that says; a GIF is a video by its name."""
+    black, red = (Image.new("RGB", (8, 8), color) for color in ("black", "red"))
+    red.save(tmp_path / "still.webp")
+    red.save(tmp_path / "profile.webp", icc_profile=b"?" * 200)  # in an extended file, too
+    black.save(tmp_path / "moving.WEBP", save_all=True, append_images=[red])
+    black.save(tmp_path / "moving.gif", save_all=True, append_images=[red])
+    (tmp_path / "cut.webp").write_bytes((tmp_path / "moving.WEBP").read_bytes()[:20])
+    (tmp_path / "empty.webp").write_bytes(b"")
+    (tmp_path / "folder.webp").mkdir()
+    assert _files.kind_of(tmp_path / "moving.WEBP") == _files.ANIMATED_WEBP
+    for name in ("still", "profile", "cut", "empty", "folder", "missing"):
+        assert _files.kind_of(tmp_path / f"{name}.webp") == ".webp"
+    videos, pictures = (
+        [path.name for path in _files.list_folder(tmp_path, extensions)]
+        for extensions in (_files.VIDEO_EXTENSIONS, _files.IMAGE_EXTENSIONS)
+    )
+    assert videos == ["moving.gif", "moving.WEBP"]
+    assert pictures == ["cut.webp", "empty.webp", "profile.webp", "still.webp"]
 
 
 def test_list_folder_needs_a_folder(tmp_path):

@@ -17,7 +17,6 @@ from flowwarp.io import video
 from flowwarp.io.images import write_image
 from flowwarp.io.video import (
     VideoInfo,
-    is_animation,
     read_video,
     salvage_video,
     video_info,
@@ -661,7 +660,6 @@ def test_still_webp_is_one_frame(tmp_path):
     Image.new("RGB", (4, 3), "red").save(tmp_path / "a.webp", lossless=True)
     (frame,) = read_video(tmp_path / "a.webp")
     assert frame[:, 0, 0].tolist() == [1, 0, 0]
-    assert not is_animation(tmp_path / "a.webp")
 
 
 @pytest.mark.parametrize(
@@ -719,18 +717,6 @@ def test_fragments_are_read(tmp_path, movflags):
             output.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8))))
         output.mux(stream.encode(None))
     assert len(list(read_video(tmp_path / "a.mp4"))) == 5
-
-
-def test_which_files_are_animated(tmp_path):
-    """What the bytes say counts; a GIF is a video by its name."""
-    write_video(tmp_path / "a.webp", clip(2))
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.webp").read_bytes())
-    assert is_animation(tmp_path / "a.webp")
-    assert is_animation(tmp_path / "a.png")
-    write_video(tmp_path / "a.gif", clip(2))
-    assert not is_animation(tmp_path / "a.gif")
-    with pytest.raises(InputError, match="missing"):
-        is_animation(tmp_path / "missing.webp")
 
 
 # ------------------------------------------------------------------ damage in the middle
