@@ -26,7 +26,7 @@ from flowwarp.cli._clips import (
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import LEAST_FPS
 
 if TYPE_CHECKING:
@@ -115,9 +115,8 @@ def command(
     Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
     next. Across a cut the frame before it is repeated, and so are equal frames. The frames given
     stay as they are: bit for bit where pictures are written (but colour TIFFs of 16 bits are read
-    as 8). Sound is lost, a varying rate becomes
-    its average, and in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or
-    row is repeated.
+    as 8). Sound and the transparency of a video are lost, a varying rate becomes its average, and
+    in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated.
 
     Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
     a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as
@@ -267,6 +266,9 @@ def _work(
                 write_image(job.target, middle, reader.between)
     if same["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)
+    if reader.hides:
+        lost = OutputError(job.target, "holds no transparency", "what was hidden will show")
+        click.echo(f"flowwarp: {lost}", err=True)
     sources = [str(source) for source in job.sources]
     return {
         "input": sources[0] if job.from_video else sources,
@@ -292,6 +294,7 @@ class _Reader:
         size: their height and width.
         format: what the file of the newest one held; None for a video's.
         between: what a picture between the newest two has to hold; likewise.
+        hides: whether a picture is transparent in places, and the video to write will not be.
     """
 
     def __init__(self, job: Job) -> None:
@@ -300,6 +303,7 @@ class _Reader:
         self.size = (0, 0)
         self.format: ImageFormat | None = None
         self.between: ImageFormat | None = None
+        self.hides = False
 
     def length(self) -> int | None:
         from flowwarp.io.video import video_info
@@ -335,6 +339,7 @@ class _Reader:
             image, self.format = read_image_with_format(path)
             self.between = _join(before or self.format, self.format)
             if self.job.kind == "video":
+                self.hides |= bool((image[3:] < 1).any())
                 image = image[:3]  # no video written here is transparent
             shape = tuple(image.shape)
             first = first or shape

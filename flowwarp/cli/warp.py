@@ -120,8 +120,8 @@ def command(
     with frame 1. Without -o, image.jpg becomes image_warped.png, clip.mp4 clip_warped.mp4, and
     folder NAME folder NAME_warped. The paths written are printed on stdout.
 
-    Of a video, sound is lost, a varying rate becomes its average, and in .mp4, .m4v, .mov and .mkv,
-    which hold even sizes only, an odd last column or row is repeated.
+    Of a video, sound and transparency are lost, a varying rate becomes its average, and in .mp4,
+    .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated.
 
     Of a folder of frames, each that is done is noted in OUT/manifest.jsonl, and one that cannot be
     read does not stop the others. The same command then goes on where it was, and tries again what

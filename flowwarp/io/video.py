@@ -34,7 +34,13 @@ from flowwarp.io._files import (
     check_pixels,
     open_input,
 )
-from flowwarp.io.images import ImageFormat, list_frames, read_image, write_image
+from flowwarp.io.images import (
+    ImageFormat,
+    list_frames,
+    read_image,
+    read_image_with_format,
+    write_image,
+)
 
 _LOG = logging.getLogger(__name__)
 
@@ -100,16 +106,16 @@ def video_info(path: str | Path) -> VideoInfo:
             frame = next(container.decode(stream))
         except (av.FFmpegError, StopIteration) as fault:
             raise InputError(path, "holds no frame that can be decoded") from fault
-        orientation = _orientation(frame)
-        _, height, width = _to_tensor(frame, orientation).shape
+        width, height = frame.width, frame.height
+        sideways = _orientation(frame).sideways
         rate = _gif_rate(path) if container.format.name == "gif" else _rate(stream)
         if not stream.frames:  # a container that counts them divides by their time
             rate = _timed_rate(path, rate)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
             aspect = Fraction(1)
-        if orientation.sideways:
-            aspect = 1 / aspect
+        if sideways:
+            width, height, aspect = height, width, 1 / aspect
         return VideoInfo(width, height, _believable(path, rate), stream.frames or None, aspect)
 
 
@@ -118,8 +124,8 @@ def read_video(path: str | Path) -> Generator[Tensor, None, None]:
 
     The frames come in the order they are shown, turned upright. Of several streams that is the one
     that players show, not a cover. Where the rate varies the times are lost. HDR (PQ, HLG) is not
-    tone-mapped; a line of the log warns of it. The file is opened when the first frame is asked
-    for.
+    tone-mapped, and what is transparent is taken as opaque; a line of the log warns of either. The
+    file is opened when the first frame is asked for.
 
     Args:
         path: a video file (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...), .webp, or a folder.
@@ -132,7 +138,7 @@ def read_video(path: str | Path) -> Generator[Tensor, None, None]:
             file breaks off or the size changes.
     """
     if Path(path).is_dir():
-        frames: Iterator[Tensor] = (read_image(frame) for frame in _frames_of(path))
+        frames = _read_pictures(path)
     elif _is_webp(path):
         frames = _decode_webp(path)
     else:
@@ -266,6 +272,14 @@ def _frames_of(folder: str | Path) -> list[Path]:
     return frames
 
 
+def _read_pictures(folder: str | Path) -> Iterator[Tensor]:
+    for path in _frames_of(folder):
+        image, _ = read_image_with_format(path)
+        if (image[3:] < 1).any():
+            _warn_of_transparency(folder)
+        yield image[:3]
+
+
 def _is_webp(path: str | Path) -> bool:
     with open_input(path) as (file, _):
         head = file.read(12)
@@ -302,6 +316,7 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
     with _open(path) as (container, stream):
         if transfer := _HDR.get(stream.codec_context.color_trc):
             _warn_of_hdr(path, transfer)
+        _look_for_alpha(path, stream)
         orientation = None
         count, end = 0, Fraction(0)
         frames = _whole_frames(container, stream)
@@ -318,7 +333,7 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
             if frame.pts is not None and frame.time_base is not None:
                 end = frame.pts * frame.time_base + _length(frame, stream)
             orientation = orientation or _orientation(frame)
-            yield _to_tensor(frame, orientation)
+            yield _to_tensor(path, frame, orientation)
         _check_end(path, container, stream, count, end)
 
 
@@ -326,6 +341,18 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
 def _warn_of_hdr(path: str | Path, transfer: str) -> None:
     problem = f"is HDR video ({transfer}), and its brightness is taken as it is"
     _LOG.warning("%s", InputError(path, problem, "colours will look pale"))
+
+
+def _look_for_alpha(path: str | Path, stream: Any) -> None:
+    """Warn of a WebM that says it is transparent: ffmpeg's decoders leave that out."""
+    if stream.metadata.get("alpha_mode") == "1":
+        _warn_of_transparency(path)
+
+
+@lru_cache(1)
+def _warn_of_transparency(path: str | Path) -> None:
+    problem = "is transparent in places, and is taken as opaque"
+    _LOG.warning("%s", InputError(path, problem, "what was hidden will show"))
 
 
 def _check_end(path: str | Path, container: Any, stream: Any, count: int, end: Fraction) -> None:
@@ -358,6 +385,7 @@ def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
 def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
     with _open(path) as (container, stream):
         stream.thread_type = "NONE"  # with threads an error is told some packets later
+        _look_for_alpha(path, stream)
         orientation = None
         schedule = _Schedule()
         packets = _expected(_packets(container, stream), schedule, _places(container, stream))
@@ -379,7 +407,7 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
                 missing, whole = schedule.arrive(frame)
                 yield from repeat(None, missing)
                 orientation = orientation or _orientation(frame)
-                yield _to_tensor(frame, orientation) if whole else None
+                yield _to_tensor(path, frame, orientation) if whole else None
                 count, good = count + missing + 1, good + whole
                 length = _length(frame, stream)
         missing = schedule.rest()
@@ -635,17 +663,19 @@ def _orientation(frame: Any) -> _Orientation:
     return _Orientation(sideways, -1 if y < 0 else 1, -1 if x < 0 else 1)
 
 
-def _to_tensor(frame: Any, orientation: _Orientation) -> Tensor:
-    pixels = frame.to_ndarray(format="rgb24", interpolation=_EXACT)
+def _to_tensor(path: str | Path, frame: Any, orientation: _Orientation) -> Tensor:
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", interpolation=_EXACT)
     if orientation.sideways:
         pixels = pixels.swapaxes(0, 1)
-    return _from_pixels(pixels[:: orientation.down, :: orientation.right])
+    return _from_pixels(path, pixels[:: orientation.down, :: orientation.right])
 
 
 def _decode_webp(path: str | Path) -> Iterator[Tensor]:
     with _open_webp(path) as picture:
         for frame in ImageSequence.Iterator(picture):
-            yield _from_pixels(np.asarray(frame.convert("RGB")))
+            whole = frame if frame.mode == "RGBA" else frame.convert("RGB")
+            yield _from_pixels(path, np.asarray(whole))
 
 
 @contextmanager
@@ -665,8 +695,10 @@ def _open_webp(path: str | Path) -> Iterator[Image.Image]:
             raise InputError(path, f"is a broken WebP ({fault})") from fault
 
 
-def _from_pixels(pixels: NDArray[np.uint8]) -> Tensor:
-    planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")
+def _from_pixels(path: str | Path, pixels: NDArray[np.uint8]) -> Tensor:
+    if (pixels[..., 3:] < 255).any():
+        _warn_of_transparency(path)
+    planes = np.array(pixels[..., :3].transpose(2, 0, 1), np.float32, order="C")
     planes /= np.float32(255)
     return torch.from_numpy(planes)
 

@@ -283,6 +283,24 @@ def test_a_colour_profile_is_passed_on(interpolate):
             assert result.info["icc_profile"] == icc
 
 
+def test_lost_transparency_is_said_once(interpolate, monkeypatch):
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own, as for HDR below
+    frames = [picture(index, channels=4) for index in range(3)]
+    pixels = [frame.mul(255).byte().permute(1, 2, 0).numpy() for frame in frames]
+    first, *rest = map(Image.fromarray, pixels)
+    first.save("clear.webp", save_all=True, append_images=rest, lossless=True)
+    hidden = "what was hidden will show"
+    code, out, err = interpolate("clear.webp", "-o", "out.webp")
+    assert (code, out) == (0, ["out.webp"])
+    assert err == [f"clear.webp: is transparent in places, and is taken as opaque; {hidden}"]
+    for index, frame in enumerate(frames):
+        write_image(f"{index}.png", frame)
+    code, out, err = interpolate("0.png", "1.png", "2.png", "-o", "out.mp4")
+    assert (code, out) == (0, ["out.mp4"])
+    assert err == [f"flowwarp: out.mp4: holds no transparency; {hidden}"]
+    assert interpolate("0.png", "1.png", "2.png", "-o", "out") == (0, ["out"], [])
+
+
 def test_hdr_is_said_once(interpolate, monkeypatch):
     with av.open("hdr.mkv", "w") as output:
         stream = output.add_stream("libx264", 10)

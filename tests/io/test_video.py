@@ -3,6 +3,7 @@ import io
 import os
 import struct
 from fractions import Fraction
+from itertools import product
 from types import SimpleNamespace
 
 import av
@@ -336,6 +337,52 @@ def test_hdr_is_warned_of_once(tmp_path, caplog, kind, transfer, name):
     problem = f"{path}: is HDR video ({name}), and its brightness is taken as it is"
     said = [f"{problem}; colours will look pale"] if name else []
     assert [record.getMessage() for record in caplog.records] == said
+
+
+def save_transparent(path, opacity):
+    """Write two grey frames of which the first has a corner of that opacity, 0 to 255."""
+    frames = np.full((2, 32, 48, 4), 255, np.uint8)
+    frames[..., :3] = np.array([50, 90], np.uint8)[:, None, None, None]
+    frames[0, :8, :8, 3] = opacity
+    codecs = {".mov": ("qtrle", "argb"), ".webm": ("libvpx-vp9", "yuva420p")}
+    if not path.suffix:
+        path.mkdir()
+        for number, frame in enumerate(frames):
+            Image.fromarray(frame).save(path / f"{number}.png")
+    elif path.suffix not in codecs:
+        first, second = map(Image.fromarray, frames)
+        first.save(path, save_all=True, append_images=[second], lossless=True, disposal=2)
+    else:
+        with av.open(str(path), "w") as output:
+            codec, form = codecs[path.suffix]
+            stream = output.add_stream(codec, 25)
+            stream.pix_fmt, stream.width, stream.height = form, 48, 32
+            for frame in frames:
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, "rgba")))
+            output.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize(
+    ("extension", "read"),
+    [("", read_video), *product([".gif", ".webp", ".mov", ".webm"], [read_video, salvage_video])],
+)
+def test_transparency_is_warned_of_once(tmp_path, caplog, extension, read):
+    path = tmp_path / f"a{extension}"
+    save_transparent(path, 0)
+    for _ in range(2):
+        assert video_info(path).width == 48
+        assert [frame.shape for frame in read(path)] == 2 * [(3, 32, 48)]
+    problem = f"{path}: is transparent in places, and is taken as opaque; what was hidden will show"
+    assert [record.getMessage() for record in caplog.records] == [problem]
+
+
+@pytest.mark.parametrize("extension", [".gif", ".webp", ".mov", ""])
+def test_opaque_videos_are_not_warned_of(tmp_path, caplog, extension):
+    path = tmp_path / f"a{extension}"
+    save_transparent(path, 255)
+    dark, light = read_video(path)
+    assert light.mean() - dark.mean() == pytest.approx(40 / 255, abs=2 / 255)
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".mkv"])
