@@ -13,6 +13,7 @@ from flowwarp.cli import _paths
 from flowwarp.errors import OutputError
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
+_SHAPED = VIDEOS - {".gif", ".webp"}  # those that say which shape their pixels have
 MOST_FPS = 1000  # of what is asked for
 
 
@@ -52,6 +53,22 @@ def check_rate(target: Path, rate: Fraction | float) -> None:
         check_fps(target, rate)
     except ValueError as fault:
         raise click.UsageError(str(fault)) from fault
+
+
+def tell_shape(target: Path, aspect: Fraction, *, folder: bool) -> None:
+    """Say so on stderr if a clip is made of pixels that are not square, and cannot tell it.
+
+    Args:
+        target: the clip.
+        aspect: of the video it is made from, the width of a pixel by its height.
+        folder: whether it becomes a folder of frames.
+    """
+    if aspect == 1 or (target.suffix.lower() in _SHAPED and not folder):
+        return
+    shape = f"{aspect.numerator}:{aspect.denominator}"
+    problem = f"its pixels will be square, and those of the video are {shape}"
+    lost = OutputError(target, problem, f"{', '.join(sorted(_SHAPED))} keep their shape")
+    click.echo(f"flowwarp: {lost}", err=True)
 
 
 def check_target(

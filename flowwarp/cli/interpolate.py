@@ -23,6 +23,7 @@ from flowwarp.cli._clips import (
     check_target,
     is_folder_name,
     is_video_name,
+    tell_shape,
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar
@@ -45,7 +46,7 @@ class Job:
         sources: a video, or pictures in their order.
         kind: a video, a folder of frames, or the one picture in the middle of two.
         fps: of a video to write.
-        pixel_aspect: of that video, the width of a pixel by its height.
+        pixel_aspect: of the video that is read, the width of a pixel by its height.
     """
 
     sources: tuple[Path, ...]
@@ -117,6 +118,7 @@ def command(
     stay as they are: bit for bit where pictures are written (but colour TIFFs of 16 bits are read
     as 8). Sound and the transparency of a video are lost, a varying rate becomes its average, and
     in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated.
+    They alone keep pixels that are not square as they are.
 
     Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
     a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as
@@ -141,6 +143,7 @@ def command(
         source=job.sources[0] if job.from_video else None,
     )
     check()
+    tell_shape(job.target, job.pixel_aspect, folder=job.kind != "video")
     result = _work(job, times, quality, weights, device, dry_run, check)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
@@ -174,14 +177,14 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
     kind: Literal["video", "frames", "middle"] = "video" if single else "frames"
     if output is not None:  # a name that was made of the input's may end in anything
         kind = _kind(output, len(sources) == 2 and times == 2)
-    if kind != "video":
-        if fps is not None:
-            raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
-        return Job(tuple(sources), single, target, kind, None)
+    if kind != "video" and fps is not None:
+        raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
     rate, aspect = DEFAULT_FPS, Fraction(1)
     if single:
         info = video_info(first)
         rate, aspect = info.fps, info.pixel_aspect
+    if kind != "video":
+        return Job(tuple(sources), single, target, kind, None, aspect)
     rate = _rate(fps, rate, times)
     check_rate(target, rate)
     return Job(tuple(sources), single, target, kind, rate, aspect)

@@ -22,6 +22,7 @@ from flowwarp.cli._clips import (
     check_target,
     is_folder_name,
     is_video_name,
+    tell_shape,
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
@@ -121,7 +122,8 @@ def command(
     folder NAME folder NAME_warped. The paths written are printed on stdout.
 
     Of a video, sound and transparency are lost, a varying rate becomes its average, and in .mp4,
-    .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated.
+    .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated. They
+    alone keep pixels that are not square as they are.
 
     Of a folder of frames, each that is done is noted in OUT/manifest.jsonl, and one that cannot be
     read does not stop the others. The same command then goes on where it was, and tries again what
@@ -389,6 +391,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     info = video_info(job.source)
     if not job.folder:
         check_rate(job.target, info.fps)
+    tell_shape(job.target, info.pixel_aspect, folder=job.folder)
     first, length = 0, info.frames
     if not shared:
         # Not every container states its length, and not every one that does is right.

@@ -217,6 +217,16 @@ def test_pixels_that_are_not_square_stay_so(interpolate):
     assert video_info("clip_x2.mp4").pixel_aspect == Fraction(64, 45)
 
 
+@pytest.mark.parametrize("output", ["out.gif", "out.webp", "out", "out.mp4/"])
+def test_pixels_that_become_square_are_told_of(interpolate, output):
+    write_video("sar.mp4", [picture(index) for index in range(2)], 10, Fraction(64, 45))
+    code, _, err = interpolate("sar.mp4", "-o", output)
+    problem = "its pixels will be square, and those of the video are 64:45"
+    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep their shape"
+    assert (code, err) == (0, [f"flowwarp: {line}"])
+    assert interpolate("sar.mp4", "-o", "out.mkv") == (0, ["out.mkv"], [])
+
+
 def test_pictures_into_a_video(interpolate):
     save_frames("in")
     assert interpolate("in", "-o", "out.gif")[:2] == (0, ["out.gif"])

@@ -722,6 +722,17 @@ def test_pixels_that_are_not_square_stay_so(warp):
     assert video_info("a_warped.mp4").pixel_aspect == Fraction(64, 45)
 
 
+@pytest.mark.parametrize("output", ["out.gif", "out.webp", "out", "out.mp4/"])
+def test_pixels_that_become_square_are_told_of(warp, output):
+    write_video("sar.mp4", [picture()] * 2, 10, Fraction(64, 45))
+    save_flow("f.flo", 1)
+    code, _, err = warp("sar.mp4", "f.flo", "-o", output)
+    problem = "its pixels will be square, and those of the video are 64:45"
+    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep their shape"
+    assert (code, err) == (0, [f"flowwarp: {line}"])
+    assert warp("sar.mp4", "f.flo", "-o", "out.mkv") == (0, ["out.mkv"], [])
+
+
 def test_a_video_or_a_folder_into_mp4(warp):
     Path("in").mkdir()
     for index in range(3):
