@@ -174,11 +174,18 @@ def find_done(
     Args:
         done: see :func:`read_manifests`.
         about: what its line must say: its key, as ``"part"``, and what it is made from.
-        paths: its results, which must still be there.
+        paths: its results, which must still be there, as long as its line says in ``"bytes"``; of
+            one that does not say, they must not be empty.
     """
     record = done.get(about["part"], {})
     same = all(key in record and record[key] == value for key, value in about.items())
-    return record if same and all(path.exists() for path in paths) else None
+    found = sizes(paths)
+    return record if same and all(found) and record.get("bytes", found) == found else None
+
+
+def sizes(paths: Sequence[Path]) -> list[int | None]:
+    """Return the bytes of each result, as ``"bytes"`` of a line; None for one that is not there."""
+    return [status[0] if (status := stamp(path)) else None for path in paths]
 
 
 def stamp(path: Path) -> list[int] | None:

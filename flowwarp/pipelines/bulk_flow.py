@@ -23,7 +23,7 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import IMAGE_EXTENSIONS, atomic_output, folded, kind_of
 from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.manifests import Manifest, Shard, find_done, stamp
+from flowwarp.io.manifests import Manifest, Shard, find_done, sizes, stamp
 from flowwarp.io.video import salvage_video, video_info
 from flowwarp.models.flownet import FlowNet
 from flowwarp.ops.occlusion import visible_by_consistency
@@ -512,7 +512,7 @@ def _prepare(
 
 
 def _keep(pair: Pair, done: Mapping[str, Any]) -> Outcome | None:
-    """Return the outcome of a pair that is done, from the same files, if that is still there."""
+    """Return the outcome of a pair that is done, from the same files, if that is still whole."""
     about = {"part": pair.key, "frames": _short(pair.names), "stamp": pair.stamp}
     record = find_done(done, about, pair.target.paths)
     if record is None:
@@ -542,8 +542,8 @@ def _record(outcome: Outcome, stamp: Sequence[Any]) -> dict[str, Any]:
     if outcome.size is None:
         return record | {"error": outcome.error}
     height, width = outcome.size
-    seconds = round(outcome.seconds, 3)
-    return record | {"stamp": list(stamp), "size": [width, height], "seconds": seconds}
+    made = {"size": [width, height], "seconds": round(outcome.seconds, 3)}
+    return record | {"stamp": list(stamp), **made, "bytes": sizes(outcome.target.paths)}
 
 
 def _short(names: Sequence[str]) -> list[str]:

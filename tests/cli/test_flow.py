@@ -678,6 +678,32 @@ def test_what_is_gone_or_made_of_other_frames_is_done_again(flow):
     assert parts == ["frame8", "frame10", "frame11"]
 
 
+@pytest.mark.parametrize("format", ["flo", "png", "npz"])
+@pytest.mark.parametrize("size", [0, 100])
+def test_what_is_not_whole_any_more_is_done_again(flow, format, size):
+    save_frames("in", 3)
+    options = ["in", "--format", format, "--backward", "b", "--occlusion", "o"]
+    assert flow(*options)[0] == 0
+    folders = ("in_flow", "b", "o")
+    before = [files(folder) for folder in folders]
+    made = lines("in_flow/manifest.jsonl")[1:]
+    for name in (f"in_flow/frame8.{format}", f"b/frame9.{format}", "o/frame8.png"):
+        os.truncate(name, size)
+        told = json.loads("".join(flow(*options, "--json")[1]))["results"]
+        assert [result["kept"] for result in told] == ["frame9" in name, "frame8" in name]
+        assert [files(folder) for folder in folders] == before
+    # A manifest of before says no sizes.
+    for record in made:
+        del record["bytes"]
+    job = lines("in_flow/manifest.jsonl")[:1]
+    text = "".join(f"{json.dumps(line)}\n" for line in [*job, *made])
+    Path("in_flow/manifest.jsonl").write_text(text)
+    os.truncate(f"b/frame8.{format}", 0)
+    told = json.loads("".join(flow(*options, "--json")[1]))["results"]
+    assert [result["kept"] for result in told] == [False, True]
+    assert [files(folder) for folder in folders] == before
+
+
 def test_flow_is_written_last(tmp_path):
     """Of a pair that has it, nothing is missing."""
     field = torch.zeros(2, HEIGHT, WIDTH)

@@ -8,7 +8,7 @@ import pytest
 
 from flowwarp.errors import Locked
 from flowwarp.io._files import atomic_output
-from flowwarp.io.manifests import open_manifest
+from flowwarp.io.manifests import find_done, open_manifest, sizes
 
 ONE, OTHER = {"job": "test", "quality": "fast"}, {"job": "test", "quality": "best"}
 
@@ -65,6 +65,23 @@ def test_a_job_that_cannot_be_discarded_stays_whole(tmp_path):
         pass
     with open_manifest(tmp_path, ONE) as manifest:
         assert list(manifest.done) == ["a"]
+
+
+def test_a_part_is_done_while_its_results_are_as_long_as_they_were(tmp_path):
+    path, other = tmp_path / "a.flo", tmp_path / "b.flo"
+    path.write_bytes(b"whole")
+    other.write_bytes(b"too")
+    assert sizes([path, tmp_path / "none", other]) == [5, None, 3]
+    line = {"part": "a", "stamp": [1]}
+    for about, there in (({"bytes": [5, 3]}, [True, False]), ({}, [True, True])):
+        done = {"a": line | about}
+        for data, whole in zip((b"whole", b"half"), there, strict=True):
+            path.write_bytes(data)
+            assert find_done(done, line, [path, other]) == (done["a"] if whole else None)
+        path.write_bytes(b"")
+        assert find_done(done, line, [path, other]) is None
+        path.unlink()
+        assert find_done(done, line, [path, other]) is None
 
 
 def test_shards_that_begin_again_at_once(tmp_path):
