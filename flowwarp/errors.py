@@ -46,7 +46,13 @@ class InputError(FlowwarpError, ValueError):
 
 def missing_extra(library: str, extra: str) -> InputError:
     """Return what to raise where a library of one of the package's extras cannot be imported."""
-    return InputError(library, "cannot be imported", f"pip install 'flowwarp[{extra}]'")
+    return InputError(library, "cannot be imported", install_extra(extra))
+
+
+def install_extra(extra: str) -> str:
+    """Return what a user can do who lacks one of the package's extras."""
+    # Not by its name from an index: nothing is released, and what has it there is a stranger's.
+    return f"install the extra {extra!r} as README.md says"
 
 
 def none_started(kind: str, fault: OSError) -> InputError:

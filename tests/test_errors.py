@@ -1,8 +1,20 @@
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 
-from flowwarp.errors import Diverged, InputError, Locked, OutputError, SomeFailed, Stopped
+import flowwarp
+from flowwarp.errors import (
+    Diverged,
+    InputError,
+    Locked,
+    OutputError,
+    SomeFailed,
+    Stopped,
+    install_extra,
+    missing_extra,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,3 +34,13 @@ def test_a_worker_can_hand_a_fault_over(fault):
     assert str(copy) == str(fault)
     assert vars(copy) == vars(fault)
     assert copy.exit_code == fault.exit_code
+
+
+def test_nobody_is_sent_to_an_index_for_an_extra():
+    """What is called flowwarp there may be a stranger's."""
+    assert install_extra("ray") == "install the extra 'ray' as README.md says"
+    told = "onnx: cannot be imported; install the extra 'onnx' as README.md says"
+    assert str(missing_extra("onnx", "onnx")) == told
+    package = Path(flowwarp.__file__).parent
+    sources = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
+    assert not any(re.search(r"pip install \W?flowwarp", source) for source in sources)

@@ -231,7 +231,7 @@ def test_missing_extra_is_told(monkeypatch, capsys):
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     with pytest.raises(SystemExit, match=r"^3$"):
         run(web.command, [])
-    told = "flowwarp: gradio: cannot be imported; pip install 'flowwarp[demo]'\n"
+    told = "flowwarp: gradio: cannot be imported; install the extra 'demo' as README.md says\n"
     assert capsys.readouterr().err == told
 
 

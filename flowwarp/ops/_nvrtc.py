@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from flowwarp._bundled import bundled, cache_folder
+from flowwarp.errors import install_extra
 
 # -fmad=false: the CPU library is built with -ffp-contract=off, and both shall give the same bits.
 OPTIONS = ("-std=c++17", "-fmad=false")
@@ -63,7 +64,7 @@ def nvrtc() -> Nvrtc:
     """Load NVRTC once; never raises, the reason is in the result."""
     reason = (
         "libnvrtc was not found (on Linux it comes with torch for CUDA, "
-        "or: pip install flowwarp[cuda])"
+        f"or {install_extra('cuda')})"
     )
     newest = _newest_major()
     for path in _candidates():

@@ -21,7 +21,7 @@ from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar, final
 
 from flowwarp._signals import HANG_UP, INTERRUPT
-from flowwarp.errors import FlowwarpError, InputError, none_started
+from flowwarp.errors import FlowwarpError, InputError, install_extra, none_started
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -110,7 +110,7 @@ def run_ray(
     except (ConnectionError, ValueError, RuntimeError, ImportError) as fault:
         reason = " ".join(str(fault).split()) or type(fault).__name__
         # For ray:// it needs grpcio, which ray alone does not bring.
-        remedy = "pip install 'flowwarp[ray]'" if isinstance(fault, ImportError) else None
+        remedy = install_extra("ray") if isinstance(fault, ImportError) else None
         raise InputError("--ray", f"no cluster at {address} ({reason})", remedy) from fault
     try:
         room = ray.cluster_resources()
@@ -164,7 +164,7 @@ def check_ray(address: str) -> Any:
     try:
         import ray
     except ImportError as fault:
-        raise InputError("--ray", "ray is not installed", "pip install 'flowwarp[ray]'") from fault
+        raise InputError("--ray", "ray is not installed", install_extra("ray")) from fault
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():  # ray itself tries for minutes, and prints on the way
         try:

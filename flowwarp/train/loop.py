@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flowwarp.errors import Diverged, InputError, Stopped
+from flowwarp.errors import Diverged, InputError, Stopped, install_extra
 from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.pipelines._defaults import MOST_SEED
 from flowwarp.pipelines.precision import fast_dtype
@@ -844,7 +844,5 @@ def event_writer() -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as fault:
-        raise InputError(
-            "tensorboard", "is not installed", "pip install 'flowwarp[log]'"
-        ) from fault
+        raise InputError("tensorboard", "is not installed", install_extra("log")) from fault
     return SummaryWriter

@@ -978,6 +978,6 @@ def test_without_ray(flow, monkeypatch):
     with pytest.raises(InputError, match="ray is not installed"):
         workers.check_ray("local")
     assert flow("in", "--ray", "local") == (
-        3, [], ["flowwarp: --ray: ray is not installed; pip install 'flowwarp[ray]'"],
+        3, [], ["flowwarp: --ray: ray is not installed; install the extra 'ray' as README.md says"],
     )  # fmt: skip
     assert not Path("in_flow").exists()

@@ -132,7 +132,7 @@ def test_needs_something_to_learn_from(capsys):
         (["--set", "model.widths=[8]"], "widths must be 2 or more, got 1"),
         (["--set", "model.widths=8,8", "--set", "coarse_until=0.5"], "coarse_until needs 3"),
         (["--start", "small", "--set", "data.width=160"], "data.width must be a multiple of 64"),
-        (["--tensorboard"], "pip install 'flowwarp[log]'"),
+        (["--tensorboard"], "install the extra 'log' as README.md says"),
     ],
 )
 def test_wrong_settings_are_one_line(frames, tmp_path, capsys, monkeypatch, settings, words):

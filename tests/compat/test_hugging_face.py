@@ -496,7 +496,7 @@ def test_the_extra_is_asked_for(parts, tmp_path, monkeypatch):
     (tmp_path / WEIGHTS).write_bytes(parts["gpt"].read_bytes())
     for library, open_model in (("diffusers", vae_codec), ("transformers", clip_judge)):
         monkeypatch.setitem(sys.modules, library, None)
-        with pytest.raises(InputError, match=rf"{library}: .*pip install 'flowwarp\[hf\]'"):
+        with pytest.raises(InputError, match=rf"{library}: .*install the extra 'hf'"):
             open_model(tmp_path)
 
 

@@ -205,7 +205,7 @@ def test_the_examples_of_the_page(weights, exported, frames, tmp_path, monkeypat
 def test_the_extra_is_asked_for(weights, tmp_path, monkeypatch, library):
     monkeypatch.setitem(sys.modules, "onnx", sys)  # is there
     monkeypatch.setitem(sys.modules, library, None)
-    with pytest.raises(InputError, match=rf"{library}: .*pip install 'flowwarp\[onnx\]'"):
+    with pytest.raises(InputError, match=rf"{library}: .*install the extra 'onnx'"):
         export_flownet(tmp_path / "flow.onnx", weights, height=HEIGHT, width=WIDTH)
 
 

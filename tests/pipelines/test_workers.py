@@ -279,7 +279,8 @@ def on_ray(monkeypatch, ray, work=str, address="auto", *, device="auto", count=N
         (ConnectionError(), "--ray: no cluster at auto (ConnectionError)"),
         (
             ModuleNotFoundError("No module named 'grpc'"),
-            "--ray: no cluster at auto (No module named 'grpc'); pip install 'flowwarp[ray]'",
+            "--ray: no cluster at auto (No module named 'grpc');"
+            " install the extra 'ray' as README.md says",
         ),
     ],
 )

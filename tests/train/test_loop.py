@@ -664,7 +664,7 @@ def test_tensorboard_is_told_what_the_metrics_are(tmp_path, monkeypatch):
 def test_tensorboard_missing_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     task = replace(tiny.make(), prepare=lambda: pytest.fail("before what takes long"))
-    with pytest.raises(InputError, match=r"flowwarp\[log\]"):
+    with pytest.raises(InputError, match="install the extra 'log'"):
         run(task, tiny.config(), tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
 
