@@ -63,8 +63,11 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
         else:
             files = [path]
         if not files:
-            kinds = ", ".join(sorted(extensions))
-            raise InputError(name, "no file here can be read", f"known are {kinds}")
+            remedy = f"known are {', '.join(sorted(extensions))}"
+            within = str(Path(glob.escape(name), "*")) if is_folder(name) else name
+            if folders := expand_folders(within):  # as `flow` makes of several clips
+                remedy += f"; give one of its folders, such as {folders[0]}"
+            raise InputError(name, "no file here can be read", remedy)
         found.update(dict.fromkeys(files))
     return list(found)
 

@@ -27,7 +27,7 @@ def run(capfdbinary, *arguments):
 
 def make(folder, *names):
     for name in names:
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_flow(folder / name, FLOW, VALID)
     return folder
 
@@ -323,7 +323,16 @@ def test_folder_or_glob_without_flow_files(tmp_path, capfdbinary):
     for name in (tmp_path, f"{tmp_path}/*.flo"):
         code, _, err = run(capfdbinary, "convert", name, "-o", tmp_path / "o", "--to", "npy")
         assert (code, len(err)) == (3, 1)
-        assert "no file here can be read; known are .flo, .npy, .npz, .pfm, .png" in err[0]
+        assert err[0].endswith("no file here can be read; known are .flo, .npy, .npz, .pfm, .png")
+
+
+def test_a_folder_of_folders_names_one(tmp_path, capfdbinary):
+    """As `flow` of several clips makes them."""
+    make(tmp_path, "f[1]/a10/000000.flo", "f[1]/a9/000000.flo", "f[1]/.hidden/a.flo")
+    for name, folder in (("f[1]", "f[1]/a9"), ("f[1]/", "f[1]/a9"), ("f*", "f[1]")):
+        code, _, err = run(capfdbinary, "convert", f"{tmp_path}/{name}", "-o", "o", "--to", "npy")
+        assert (code, len(err)) == (3, 1)
+        assert err[0].endswith(f".png; give one of its folders, such as {tmp_path}/{folder}")
 
 
 def test_as_a_program_and_without_heavy_imports(tmp_path):
