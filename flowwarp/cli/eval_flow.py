@@ -168,11 +168,20 @@ def command(
     flowwarp eval-flow /data/sintel --recipe sintel --method balanced --flows raft/
     """  # noqa: D301 - click wants the character itself
     check_device(device)
-    from flowwarp.data.recipes import load_recipe, pairs_of, read_pair
+    from flowwarp.data.recipes import find_pairs, load_recipe, read_pair
 
     layout = load_recipe(recipe)
-    roots = _paths.expand_patterns(data, _paths.expand_folders)
-    pairs = _each_once(pair for root in roots for pair in pairs_of(layout, root))
+    found: list[GroundTruthPair] = []
+    lacking: dict[Path, None] = {}
+    for root in _paths.expand_patterns(data, _paths.expand_folders):
+        whole, names = find_pairs(layout, root)
+        found += whole
+        lacking |= dict.fromkeys(root / name for name in names)
+    if not found:
+        problem = "no such file, and no pair has all of its files"
+        raise InputError(next(iter(lacking)), problem, f"this is read as {layout.title}")
+    pairs = _each_once(found)
+    total = len(pairs) + len(lacking)
     methods = tuple(dict.fromkeys(methods))
     given = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(given) < len(folders) or given.keys() & methods:
@@ -183,7 +192,9 @@ def command(
 
     read: list[GroundTruthPair] = []
     rows: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
+    failed = [
+        {"input": str(path), "error": str(InputError(path, "no such file"))} for path in lacking
+    ]
     with progress_bar(pairs, "eval-flow") as bar:
         for pair in bar:
             try:
@@ -195,7 +206,7 @@ def command(
                 ]
                 read.append(pair)
             except InputError as fault:
-                if len(pairs) == 1:
+                if total == 1:
                     raise
                 failed.append({"input": str(pair.frame1), "error": str(fault)})
     table = _average(rows)
@@ -205,7 +216,7 @@ def command(
         click.echo(json.dumps({"dry_run": False, "sets": table, "pairs": rows, "failed": failed}))
     elif table:
         _paths.print_names(_format(table))  # a set has the name of a folder
-    raise_if_failed(failed, len(pairs))
+    raise_if_failed(failed, total)
 
 
 def _tell_plan(

@@ -206,7 +206,7 @@ def _check_pattern(path: Path, pattern: str) -> None:
 
 
 def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
-    """List the pairs with known flow of a data set.
+    """List the pairs with known flow of a data set, which must be whole.
 
     Args:
         recipe: what :func:`load_recipe` returns.
@@ -218,21 +218,47 @@ def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
     Raises:
         InputError: it is not that data set, or files are missing; the message says which.
     """
+    pairs, lacking = find_pairs(recipe, root)
+    # Half of a set would give a figure that compares with nothing.
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        problem = f"{lacking[0]}{more} missing"
+        raise InputError(root, problem, f"this is read as {recipe.title}")
+    return pairs
+
+
+def find_pairs(recipe: Recipe, root: str | Path) -> tuple[list[GroundTruthPair], list[str]]:
+    """List the pairs with known flow of a data set, and what others lack.
+
+    A set that is not there at all may be left out (Sintel's clean without final).
+
+    Args:
+        recipe: what :func:`load_recipe` returns.
+        root: the folder of the data set.
+
+    Returns:
+        The pairs that have all their files, ordered by set and name; and the files that are missing
+        of others, below ``root``, with ``*`` for what could be any. One of the two is not empty.
+
+    Raises:
+        InputError: it is not that data set.
+    """
     root = Path(root)
     _check_folder(root)
     if not recipe.sets:
         raise InputError(root, f"{recipe.title} has no flow", "it is footage to learn from")
-    pairs, faults = [], []
+    pairs: list[GroundTruthPair] = []
+    lacking: list[str] = []
+    unlike: list[str] = []
     for layout in recipe.sets:
-        found, fault = _pairs_of_set(recipe, layout, root)
+        found, missing, wanted = _pairs_of_set(recipe, layout, root)
         pairs += found
-        faults += [fault] if fault else []
-    # A set that is not there at all may be left out (Sintel's clean without final); half of one
-    # would give a figure that compares with nothing.
-    if not pairs or any(fault.partial for fault in faults):
-        fault = next((fault for fault in faults if fault.partial), faults[0])
-        raise InputError(root, fault.text, f"this is read as {recipe.title}")
-    return pairs
+        lacking += missing
+        unlike.append(wanted)
+    if not (pairs or lacking):
+        problem = f"no file is like {unlike[0]}"
+        raise InputError(root, problem, f"this is read as {recipe.title}")
+    return pairs, list(dict.fromkeys(lacking))  # frame 2 of one pair is frame 1 of another
 
 
 def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
@@ -290,25 +316,20 @@ def read_pair(pair: GroundTruthPair) -> GroundTruth:
 # ------------------------------------------------------------------ finding files
 
 
-@dataclass(frozen=True)
-class _Missing:
-    """Why a set gives no pairs, or not all; partial if some of it is there."""
-
-    text: str
-    partial: bool
-
-
 def _pairs_of_set(
     recipe: Recipe, layout: Layout, root: Path
-) -> tuple[list[GroundTruthPair], _Missing | None]:
+) -> tuple[list[GroundTruthPair], list[str], str]:
+    """Return pairs, what others lack, and what to look for where there is neither."""
     matches = list(_search(root, layout.frame1, IMAGE_EXTENSIONS))
     flows = list(_search(root, layout.flow, FLOW_EXTENSIONS))
     if not matches:
         seconds = (_other(root, layout.frame2, found, IMAGE_EXTENSIONS) for _, found in flows)
-        return [], _Missing(f"no file is like {layout.frame1}", partial=any(seconds))
+        begun = any(seconds)
+        lacking = list(_first_frames_lacking(layout, root, flows)) if begun else []
+        return [], lacking, layout.frame1
     last = _last_numbers(matches) if recipe.last_flow and "{n+" in layout.frame2 else {}
     found_of: dict[GroundTruthPair, dict[str, str]] = {}
-    lacking: list[str] = []
+    lacking = []
     without_flow: list[str] = []
     used: set[Path] = set()
     for frame1, found in matches:
@@ -327,15 +348,11 @@ def _pairs_of_set(
     pairs = list(found_of)
     _check_first_frames(pairs)
     lacking += _first_frames_lacking(layout, root, [each for each in flows if each[0] not in used])
-    lacking += _masks_lacking(layout, found_of) if recipe.uniform else []
+    unmasked = _masks_lacking(layout, found_of) if recipe.uniform else {}
+    lacking += [name for names in unmasked.values() for name in names]
     lacking += without_flow if recipe.complete or not pairs else []
-    if lacking:
-        named = list(dict.fromkeys(lacking))  # frame 2 of one pair is frame 1 of another
-        count = f" and {len(named) - 1} more" if len(named) > 1 else ""
-        return pairs, _Missing(f"{named[0]}{count} missing", partial=True)
-    if not pairs:
-        return [], _Missing(f"no file is like {layout.frame2} or {layout.flow}", partial=False)
-    return pairs, None
+    whole = [pair for pair in pairs if pair not in unmasked]
+    return whole, lacking, f"{layout.frame2} or {layout.flow}"
 
 
 def _last_numbers(matches: Iterable[tuple[Path, dict[str, str]]]) -> dict[tuple[str, ...], int]:
@@ -370,12 +387,16 @@ def _first_frames_lacking(
 
 def _masks_lacking(
     layout: Layout, found_of: dict[GroundTruthPair, dict[str, str]]
-) -> Iterator[str]:
-    """Name each mask that a pair lacks though others have it: figures would be of those alone."""
+) -> dict[GroundTruthPair, list[str]]:
+    """Name the masks that a pair lacks though others have them: figures would be of those alone."""
+    lacking: dict[GroundTruthPair, list[str]] = {}
     for key in MASKS:
-        lack = [found for pair, found in found_of.items() if getattr(pair, key) is None]
-        if len(lack) < len(found_of):
-            yield from (_fill(getattr(layout, key), found) for found in lack)
+        without = [pair for pair in found_of if getattr(pair, key) is None]
+        if len(without) < len(found_of):
+            for pair in without:
+                name = _fill(getattr(layout, key), found_of[pair])
+                lacking.setdefault(pair, []).append(name)
+    return lacking
 
 
 def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:

@@ -104,6 +104,34 @@ def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
     assert "1 of 2 failed" in err
 
 
+def test_an_incomplete_pair_does_not_stop_the_rest(tmp_path, evaluate, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in "abcd":
+        save_pair(tmp_path / "data/set" / name, [4, 4, 4, 4])
+    lacking = ["a/frame2.*", "b/frame1.*", "c/flow.*"]
+    for name in lacking:
+        (path,) = (tmp_path / "data/set").glob(name)
+        path.unlink()
+    for options in ((), ("--dry-run",)):
+        # What is given twice counts once, and a folder may be a single pair that is incomplete.
+        code, out, err = evaluate("data/set", "data/*/*", "--method", "zero", "--json", *options)
+        assert code == 5
+        result = json.loads(out)
+        assert [row["pairs"] for row in result["sets"]] == [1]
+        assert {fault["input"] for fault in result["failed"]} == {
+            f"data/set/{name}" for name in lacking
+        }
+        assert "flowwarp: data/set/a/frame2.*: no such file\n" in err
+        assert err.endswith("flowwarp: 3 of 4 failed\n")
+    (tmp_path / "data/set/d/frame2.png").write_bytes(b"no picture")
+    assert evaluate("data", "--method", "zero")[0] == 5  # though it is the only one to be read
+    (tmp_path / "data/set/d/frame2.png").unlink()
+    code, out, err = evaluate("data", "--method", "zero")
+    assert (code, out) == (3, "")
+    line = "flowwarp: data/set/a/frame2.*: no such file, and no pair has all of its files; this is"
+    assert err.startswith(line)
+
+
 def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
     broken = lambda *_: lambda image1, image2: torch.full_like(image1[:, :2], torch.nan)  # noqa: E731

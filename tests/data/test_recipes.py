@@ -8,6 +8,7 @@ import torch
 from flowwarp.data import recipes
 from flowwarp.data.clips import prepare_pairs
 from flowwarp.data.recipes import (
+    find_pairs,
     footage_of,
     load_recipe,
     pairs_of,
@@ -316,7 +317,7 @@ def test_a_set_without_a_first_frame_is_not_taken_for_one_left_out(tmp_path):
     sets = "".join(f"[sets.{name}]\n{files.replace('X', name)}" for name in "ab")
     recipe.write_text(f'title = "Mine"\n{sets}')
     root = plant(tmp_path / "root", ["a/1.png", "a/2.png", "a/f.flo", "b/2.png", "b/f.flo"])
-    with pytest.raises(InputError, match=r"no file is like b/1\.png"):
+    with pytest.raises(InputError, match=r"b/1\.png missing"):
         pairs_of(load_recipe(recipe), root)
     (root / "b/2.png").unlink()
     assert len(pairs_of(load_recipe(recipe), root)) == 1
@@ -344,6 +345,23 @@ def test_a_mask_is_there_for_all_pairs_of_a_set_or_for_none(tmp_path, part):
     for mask in (masks[0], *masks[2:]):
         mask.unlink()
     assert len(pairs_of(load_recipe("sintel"), root)) == 4
+
+
+def test_whole_pairs_are_found_beside_what_others_lack(tmp_path):
+    root = plant(tmp_path, SINTEL)
+    recipe = load_recipe("sintel")
+    whole, lacking = find_pairs(recipe, root)
+    assert (whole, lacking) == (pairs_of(recipe, root), [])
+    flow, mask = (root / "training" / name for name in ("flow", "invalid"))
+    (mask / "alley_1/frame_0001.png").unlink()
+    found, lacking = find_pairs(recipe, root)
+    assert (found, lacking) == (whole[1::2], ["training/invalid/alley_1/frame_0001.png"])
+    (flow / "alley_1/frame_0001.flo").unlink()
+    found, lacking = find_pairs(recipe, root)
+    assert (found, lacking) == (whole[1::2], ["training/flow/alley_1/frame_0001.flo"])
+    (flow / "alley_1/frame_0002.flo").unlink()
+    names = ["training/flow/alley_1/frame_0001.flo", "training/flow/alley_1/frame_0002.flo"]
+    assert find_pairs(recipe, root) == ([], names)
 
 
 def test_a_folder_for_each_pair_has_the_masks_it_has(tmp_path):
