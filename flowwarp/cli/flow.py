@@ -130,8 +130,9 @@ def command(**options: Any) -> None:
 
     Many pairs are noted in OUT/manifest.jsonl as they are finished. Stopped at whatever moment, the
     same command goes on where it was, and tries again what had failed. A frame that cannot be read
-    does not stop the others. Each --shard may run on a machine of its own; the same command without
-    it then checks that all is there, and makes what --show asks for.
+    does not stop the others. Each --shard may run on a machine of its own, where INPUT may lie
+    elsewhere, or be a copy that keeps the times of its files (cp -p); the same command without it
+    then checks that all is there, and makes what --show asks for.
 
     \b
     flowwarp flow a.png b.png                                  a_flow.flo

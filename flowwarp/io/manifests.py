@@ -25,6 +25,8 @@ from flowwarp.io._files import atomic_output, check_regular, lock, reason, remov
 
 Shard = tuple[int, int]  # the i-th of n, from 1
 
+_SOURCE = ("source", "files")  # of a job: where what it reads lies, and what that is
+
 _ABANDONED = 60  # s; no file takes that long to be written
 
 
@@ -97,7 +99,9 @@ def open_manifest(
 
     Args:
         folder: where the results go.
-        job: what they depend on; JSON, with its kind as ``"job"``.
+        job: what they depend on; JSON, with its kind as ``"job"``. Of ``"source"``, where what it
+            reads lies, and ``"files"``, what that is, one must be the same for it to be gone on
+            with: what was moved is the same files, what was repaired is in the same place.
         others: folders that results go into as well.
         shard: which part of the job this process does.
         overwrite: begin again, whatever is there.
@@ -218,8 +222,9 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 def _check_job(path: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     if found.get("job") != job.get("job"):
         raise OutputError(path, "is no manifest of this command", "name another folder")
+    same_source = any(key in found and found[key] == job.get(key) for key in _SOURCE)
     for key in dict.fromkeys([*job, *found]):
-        if found.get(key) != job.get(key):
+        if found.get(key) != job.get(key) and not (same_source and key in _SOURCE):
             old, new = reprlib.repr(found.get(key)), reprlib.repr(job.get(key))
             raise OutputError(
                 path.parent,

@@ -231,12 +231,18 @@ class Job:
         return {
             "job": "flow",
             "source": list(self.sources),
+            "files": self._identify(),
             "quality": self.quality,
             "weights": _digest(net),
             "format": self.format[1:],
             "backward": str(self.backward.absolute()) if self.backward else None,
             "occlusion": str(self.occlusion.absolute()) if self.occlusion else None,
         }
+
+    def _identify(self) -> str:
+        """Return what its files have in common with copies that keep their times, and none else."""
+        files = [(name, file.name, stamp(file)) for clip, name in self.clips for file in clip.files]
+        return hashlib.sha256(repr(files).encode()).hexdigest()
 
 
 def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:

@@ -807,6 +807,41 @@ def test_shards_together_are_the_whole(flow):
     assert len(files("s")) == 9
 
 
+def test_a_job_is_the_same_wherever_its_files_lie(flow):
+    """On other machines they may, and by other ways on this one; other files are another job."""
+    save_frames("a/in/clip", 4)
+    write_video("a/in/c.gif", [frame(index) for index in range(3)])
+    shutil.copytree("a", "b")  # with the times of files
+    Path("c").symlink_to("b")
+    shutil.copytree("a", "other")
+    os.utime("other/in/clip/frame9.png", (0, 0))
+    assert flow("a/in", "-o", "out", "--shard", "1/3")[0] == 0
+    assert flow("b/in", "-o", "out", "--shard", "2/3")[0] == 0
+    assert flow("c/in", "-o", "out", "--shard", "3/3")[0] == 0
+    before = files("out")
+    assert flow("other/in", "-o", "out")[0] == 4  # as long, and of the same name
+    code, out, _ = flow("b/in", "-o", "out", "--json")
+    assert code == 0
+    assert [result["kept"] for result in json.loads("".join(out))["results"]] == [True] * 5
+    assert files("out") == before
+
+
+def test_a_job_of_before_is_gone_on_with_in_its_place(flow):
+    save_frames("in", 3)
+    save_frames("b/in", 3)
+    assert flow("in")[0] == 0
+    path = Path("in_flow/manifest.jsonl")
+    job, *made = lines(path)
+    del job["files"]
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in [job, *made]))
+    assert [result["kept"] for result in json.loads(flow("in", "--json")[1][0])["results"]] == [
+        True, True,
+    ]  # fmt: skip
+    code, _, err = flow("b/in", "-o", "in_flow")
+    assert code == 4
+    assert "in_flow: holds another job, whose source is" in err[0]
+
+
 def test_two_at_once(flow):
     save_frames("in", 3)
     Path("in_flow").mkdir()

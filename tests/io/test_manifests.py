@@ -3,12 +3,13 @@
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
 import pytest
 
-from flowwarp.errors import Locked
+from flowwarp.errors import Locked, OutputError
 from flowwarp.io._files import atomic_output
-from flowwarp.io.manifests import find_done, open_manifest, sizes
+from flowwarp.io.manifests import find_done, open_manifest, read_manifests, sizes
 
 ONE, OTHER = {"job": "test", "quality": "fast"}, {"job": "test", "quality": "best"}
 
@@ -65,6 +66,26 @@ def test_a_job_that_cannot_be_discarded_stays_whole(tmp_path):
         pass
     with open_manifest(tmp_path, ONE) as manifest:
         assert list(manifest.done) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("job", "same"),
+    [
+        ({"source": "a", "files": "1"}, True),
+        ({"source": "b", "files": "1"}, True),  # moved
+        ({"source": "a", "files": "2"}, True),  # repaired
+        ({"source": "b", "files": "2"}, False),
+        ({"source": "a"}, True),
+        ({"source": "b"}, False),
+    ],
+)
+def test_what_is_read_is_known_by_its_place_or_by_what_it_is(tmp_path, job, same):
+    with open_manifest(tmp_path, ONE | {"source": "a", "files": "1"}):
+        pass
+    with nullcontext() if same else pytest.raises(OutputError, match="source is 'a', not 'b'"):
+        read_manifests(tmp_path, ONE | job)
+    with pytest.raises(OutputError, match="whose quality is"):
+        read_manifests(tmp_path, OTHER | job)
 
 
 def test_a_part_is_done_while_its_results_are_as_long_as_they_were(tmp_path):
