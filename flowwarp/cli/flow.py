@@ -284,6 +284,7 @@ class Tally:
     flows: list[tuple[tuple[int, int], Path]] = field(default_factory=list)  # only if to be shown
     results: list[dict[str, Any]] = field(default_factory=list)  # only for JSON
     failed: list[dict[str, Any]] = field(default_factory=list)
+    foreign: set[Path] = field(default_factory=set)  # flow among the results, if not made by a pair
 
 
 def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
@@ -300,7 +301,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
             bulk_flow.check_clip(clip)
     net = _load(given)
     about = job.describe(net)
-    tally = Tally()
+    tally = Tally(foreign=_list_flows(job))
     length = bulk_flow.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
@@ -335,6 +336,8 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
                 if given.show:
                     _check_show(given, manifest.done)  # anew: the work may have taken hours
                     _show(Path(given.show), job, tally, manifest)
+    if tally.foreign and not given.shard:  # else it may be another shard's
+        _tell_foreign(tally.foreign)
     if given.show and not given.as_json:
         _paths.print_path(Path(given.show))
     if given.as_json:
@@ -438,9 +441,30 @@ def _check_outputs(given: Options, job: Job) -> None:
             raise OutputError(folder, "holds frames to read", "name another folder")
 
 
+def _list_flows(job: Job) -> set[Path]:
+    """Return the flow that lies where a job writes its own."""
+    found: set[Path] = set()
+    for folder in filter(_paths.is_folder, job.folders):
+        with suppress(InputError):  # it holds none
+            found.update(_paths.expand_flows([str(folder)]))
+    return {path for path in found if path.suffix == job.format}
+
+
+def _tell_foreign(flows: set[Path]) -> None:
+    """Say that flow of no pair of a job, such as of frames that are gone, lies among the job's.
+
+    Who pairs the flow of a folder with frames by their order, as `warp` does, would take it too.
+    """
+    more = f" (and {len(flows) - 1} more)" if len(flows) > 1 else ""
+    problem = "is not of this job, but lies among its flow"
+    line = InputError(f"{min(flows)}{more}", problem, "move it away before the folder is used")
+    click.echo(f"flowwarp: {line}", err=True)
+
+
 def _tell(outcome: Outcome, tally: Tally, given: Options) -> None:
     """Count an outcome and print where its results are."""
     tally.total += 1
+    tally.foreign.difference_update(outcome.target.paths)
     if outcome.error is not None:
         line = str(InputError(outcome.target.flow, outcome.error))
         tally.failed.append({"input": list(outcome.names), "error": line})

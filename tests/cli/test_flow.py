@@ -678,6 +678,28 @@ def test_what_is_gone_or_made_of_other_frames_is_done_again(flow):
     assert parts == ["frame8", "frame10", "frame11"]
 
 
+@pytest.mark.parametrize("format", ["flo", "png"])
+def test_flow_of_frames_that_are_gone_is_told_and_kept(flow, call, format):
+    save_frames("in/a", 5)
+    save_frames("in/b", 2)
+    options = ["in", "--format", format, "--backward", "back"]
+    assert flow(*options)[::2] == (0, [])
+    # Nor are others told that come of it: pictures beside the flow, or the flow in another format.
+    assert call("show", "in_flow/a")[0] == 0
+    assert call("convert", "in_flow/a", "-o", "in_flow/a", "--to", "npy")[0] == 0
+    before = files("in_flow"), files("back")
+    for number, more in ((11, 1), (10, 3)):
+        Path(f"in/a/frame{number + 1}.png").unlink()
+        lines = [
+            f"flowwarp: back/a/frame{number}.{format} (and {more} more): is not of this job, but"
+            " lies among its flow; move it away before the folder is used"
+        ]
+        for arguments in (["--dry-run"], [], [], ["--overwrite"]):
+            assert flow(*options, *arguments)[::2] == (0, lines)
+    assert (files("in_flow"), files("back")) == before
+    assert flow(*options, "--shard", "1/2")[::2] == (0, [])  # which has not made the others either
+
+
 @pytest.mark.parametrize("format", ["flo", "png", "npz"])
 @pytest.mark.parametrize("size", [0, 100])
 def test_what_is_not_whole_any_more_is_done_again(flow, format, size):
