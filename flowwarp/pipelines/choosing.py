@@ -53,11 +53,11 @@ def draw_codes(
     """Make the codes of videos, after sketches where there can be any.
 
     Args:
-        models: from :func:`load_models`.
+        models: from :func:`flowwarp.pipelines.video_models.load_models`.
         prompts: what each shall be; captions in all or none. A sketch is what its own begins with.
         seeds: one for each.
         sampling: how codes are drawn.
-        candidates: see :func:`generate`.
+        candidates: see :func:`flowwarp.pipelines.text_video.generate`.
         best: likewise.
         progress: called with (work done, work in all).
 
@@ -194,7 +194,7 @@ def _draw(
     """Write videos, each thread some of them, and judge them if there will be a choice.
 
     Args:
-        models: from :func:`load_models`.
+        models: from :func:`flowwarp.pipelines.video_models.load_models`.
         asked: what each shall be.
         seeds: one for each.
         sampling: how codes are drawn.
