@@ -38,7 +38,7 @@ _DENYING = frozenset(
     ("no", "not", "never", "without", "neither", "nor", "minus", "instead", "stops", "stopped")
 )
 _AFTER_ALL = frozenset(("but", "and", "just", "only", "merely"))  # not only; not walking but
-_DENIED_WITHIN = 5  # parts after a word that denies
+_DENIED_WITHIN = 8  # parts after a word that denies
 _MATERIALS = frozenset(
     ("wooden", "wood", "timber", "stone", "brick", "ice", "winter", "sea", "street")
 )
@@ -211,16 +211,19 @@ def _means_nothing(earlier: Part, before: Part, part: Part, after: Part) -> bool
 
 def _deny(parts: Sequence[Part]) -> None:
     """Turn what is denied into words that nobody knows: no beard."""
+    denied: Part | None = None
     for number, part in enumerate(parts):
-        if part.said not in _DENYING:
+        either = part.said == "or" and parts[number - 1] is denied  # no hat or beard
+        if part.said not in _DENYING and not either:
             continue
         for other in parts[number + 1 : number + 1 + _DENIED_WITHIN]:
             if other.kind in ("stop", "word") or other.said in _AFTER_ALL:
                 break
-            if other.kind == "color":
+            if other.kind in ("color", "cut"):  # of what is denied
                 other.kind = "plain"
             elif other.kind != "plain":
                 other.kind, other.said = "word", f"no {other.said}"
+                denied = other
                 break
 
 

@@ -67,6 +67,13 @@ def draw_attributes(layers, random):
         ("the camera doesn't move", "a person, the camera stands still"),
         ("the shot drifts gently to the left over a man who walks right",
          "a man walks right, the camera pans left"),
+        ("a man looks to camera left", "a man"),
+        ("a man walks away to the left", "a man walks left"),
+        ("by a brick wall, a man walks across sand", "a man walks on sand"),
+        ("a man shoots with a bow and casts a spell", "a man shoots with a bow"),
+        ("a woman so lovely in red pants", "a woman in red pants"),
+        ("a knight in golden armour", "a knight in golden armor"),
+        ("a woman in golden plate armour", "a woman in golden armor"),
         ("an archer takes a shot facing left", "an archer shoots facing left"),
         ("the archer's shot goes to the left", "a person walks left"),  # no pan
         ("tilt down on a girl", "a woman, the camera pans down"),
@@ -86,6 +93,11 @@ def draw_attributes(layers, random):
         ("not a man but a woman, not on sand", "a woman"),
         ("a skirt that isn't red", "a person in pants"),
         ("not only a spear", "a person with a spear"),
+        ("a man without any of that big beard", "a man"),
+        ("a man who has never had any kind of a beard", "a man"),
+        ("a knight with no helmet or beard, or a spear", "a knight with a spear"),
+        ("not a man or a woman but an orc", "a male orc"),
+        ("a woman not in a long dark red dress", "a woman"),
         ("camera does not zoom, it pans left", "a person, the camera pans left"),
         # Who else is there.
         ("a knight fights an orc in a red robe",
@@ -157,6 +169,7 @@ def draw_attributes(layers, random):
         ("a man's hand, w/o trousers/left", "a man facing left"),
         ("a skelletton wallks", "a person walks"),  # one slip a word
         ("a skelton wlaks on the snwo", "a skeleton walks"),  # short words are not mended
+        ("a man in shrts", "a man"),  # shirts, or shorts
     ],
 )  # fmt: skip
 def test_prompts_are_put_into_the_words_of_captions(prompt, caption):
