@@ -418,14 +418,10 @@ def _check_outputs(given: Options, job: Job) -> None:
             folders += dict.fromkeys(Path(given.show, name) for _, name in job.clips)
         if given.shard:
             raise click.UsageError("--show needs all pairs: run once more without --shard for it")
-    for option, root in (
-        ("OUT", job.folder),
-        ("--backward", job.backward),
-        ("--occlusion", job.occlusion),
-    ):
-        if root is None:
-            continue
-        _paths.check_folder_name(str(root), f"many pairs need a folder, but {option} is")
+    names = {"OUT": given.output, "--backward": given.backward, "--occlusion": given.occlusion}
+    for option, name in names.items():
+        if name is not None:
+            _paths.check_folder_name(name, f"many pairs need a folder, but {option} is")
     for root in (job.folder, *job.others):
         if os.path.lexists(root) and not root.is_dir():
             raise OutputError(root, "is a file, not a folder", "name a folder")

@@ -338,6 +338,12 @@ def test_results_among_the_frames_are_no_input(flow):
     )  # fmt: skip
 
 
+def test_a_slash_says_that_a_name_is_a_folder(flow):
+    save_frames("in", 2)
+    assert flow("in", "-o", "out.mp4/")[0] == 0
+    assert files("out.mp4")
+
+
 def test_nothing_that_is_read_is_replaced(flow):
     """By what --show makes of many, or among frames whose folder is not the first frame's."""
     save_frames("in/a", 3)
