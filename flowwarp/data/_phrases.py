@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from flowwarp.data._camera import forms, take_camera
 from flowwarp.data.captions import american
 
 DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat", "clothes")  # what has a colour
+_THINGS = frozenset((*DYED, "weapon"))
 ADJECTIVES = frozenset(
     ("old", "young", "little", "small", "big", "large", "tall", "brave", "lone", "haired")
 )
@@ -214,17 +216,22 @@ def _deny(parts: Sequence[Part]) -> None:
     denied: Part | None = None
     for number, part in enumerate(parts):
         either = part.said == "or" and parts[number - 1] is denied  # no hat or beard
-        if part.said not in _DENYING and not either:
-            continue
-        for other in parts[number + 1 : number + 1 + _DENIED_WITHIN]:
-            if other.kind in ("stop", "word") or other.said in _AFTER_ALL:
-                break
-            if other.kind in ("color", "cut"):  # of what is denied
-                other.kind = "plain"
-            elif other.kind != "plain":
-                other.kind, other.said = "word", f"no {other.said}"
-                denied = other
-                break
+        if part.said in _DENYING or either:
+            denied = _find_denied(parts[number + 1 : number + 1 + _DENIED_WITHIN])
+            if denied is not None and denied.kind != "word":
+                denied.kind, denied.said = "word", f"no {denied.said}"
+
+
+def _find_denied(parts: Sequence[Part]) -> Part | None:
+    """Return what is denied among what follows, and make nothing of how it looks."""
+    for part, after in itertools.pairwise([*parts, Part("stop", "", "")]):
+        if part.kind == "stop" or part.said in _AFTER_ALL:
+            return None
+        if part.kind in ("color", "cut"):
+            part.kind = "plain"
+        elif part.kind != "plain" and not (part.kind == "word" and after.kind in _THINGS):
+            return part  # not of "no shiny helmet" the first word
+    return None
 
 
 # ------------------------------------------------------------------ who else is there

@@ -96,6 +96,10 @@ def draw_attributes(layers, random):
         ("a man without any of that big beard", "a man"),
         ("a man who has never had any kind of a beard", "a man"),
         ("a knight with no helmet or beard, or a spear", "a knight with a spear"),
+        ("a man with no sandals or beard", "a man"),  # whatever sandals are
+        ("a woman without a shiny metal helmet", "a woman"),
+        ("a man is not happy, in a red shirt", "a man in a red shirt"),
+        ("a man is not happy in a red shirt", "a man in a red shirt"),
         ("not a man or a woman but an orc", "a male orc"),
         ("a woman not in a long dark red dress", "a woman"),
         ("camera does not zoom, it pans left", "a person, the camera pans left"),
