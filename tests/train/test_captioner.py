@@ -15,7 +15,7 @@ from flowwarp.pipelines.captions import (
     MediaCaptioner,
     load_captioner,
     look,
-    read_statements,
+    reply,
     statement_hits,
     to_ids,
     write_caption,
@@ -237,7 +237,9 @@ def test_where_nothing_is_asked_nothing_is_lost(kept):
     losses = captioner_losses(task.model, examples)
     assert losses["nats"].tolist()[0] == 0
     losses["loss"].sum().backward()
-    assert all(bool(p.grad.isfinite().all()) for p in task.model.parameters() if p.grad is not None)
+    grads = [p.grad for p in task.model.parameters() if p.grad is not None]
+    assert any(grad.any() for grad in grads)
+    assert all(bool(grad.isfinite().all()) for grad in grads)
 
 
 def configs(**changes):
@@ -282,9 +284,10 @@ def test_learns_to_state_what_is_said_and_seen(kept, tmp_path):
     assert captioner.things == ("side",)
     for side in ("left", "right"):
         for caption in (f"{side} on sand", f"on snow {side}"):
-            (statement,) = read_statements(captioner, caption)
-            assert (statement.thing, statement.value) == ("side", side)
-            assert statement.sure > 0.7
+            ((ids, sure),) = reply(captioner, caption)
+            said = captioner.vocabulary.pairs.decode((ids[ids != END] - 1).tolist())
+            assert said.strip() == side
+            assert sure > 0.7
     shown = [draw(77, index) for index in range(20)]
     seen = look(captioner, torch.stack([clip.video for clip in shown]).float() / 255)
     sides = [clip.caption.split()[0] for clip in shown]
