@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +20,11 @@ import torch
 from flowwarp.cli import show
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io._files import lock
+from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines import bulk_flow, workers
 from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
@@ -788,11 +791,14 @@ def test_half_a_line_is_no_harm(flow):
 def test_another_job_is_refused(flow):
     save_frames("in", 3)
     save_frames("other", 3)
+    torch.manual_seed(1)
+    save_weights("alike.safetensors", FlowNet(TINY), Card("flownet", asdict(TINY)))
     assert flow("in")[0] == 0
     before = files("in_flow")
     for arguments, words in [
         (["in", "--quality", "balanced"], "whose quality is 'fast', not 'balanced'"),
         (["in", "--weights", "small"], "whose weights is"),
+        (["in", "--weights", "alike.safetensors"], "whose weights is"),
         (["in", "--format", "npy"], "whose format is 'flo', not 'npy'"),
         (["in", "--backward", "b"], "whose backward is None, not"),
         (["in", "--occlusion", "b"], "whose occlusion is None, not"),

@@ -12,7 +12,7 @@ from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import _aside
 from flowwarp.io.images import read_image
 from flowwarp.io.video import write_video
-from flowwarp.pipelines.video_tokens import load_dvae, tokenize
+from flowwarp.pipelines.video_tokens import fingerprint, load_dvae, tokenize
 
 QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]
 QUICK += ["--set", "batch_size=2", "--set", "widths=8,16,32"]
@@ -74,6 +74,19 @@ def test_what_decides_no_weight_may_be_set_of_a_network_to_start_with(
     error = capsys.readouterr().err.splitlines()[-1]
     assert error == "flowwarp: model.entries: does not fit the weights of --start; leave it out"
     assert not (tmp_path / "third").exists()
+
+
+def test_codes_are_kept_if_that_is_asked_for(tmp_path):
+    call = ["train-dvae", "digits", *QUICK, "--set", "warmup=0", "--steps", 2, "--run"]
+    assert run(*call, tmp_path / "first") == 0
+    start = ["--start", tmp_path / "first" / "last.safetensors"]
+    assert run(*call, tmp_path / "kept", *start, "--keep-codes") == 0
+    assert run(*call, tmp_path / "other", *start) == 0
+    first, kept, other = (
+        fingerprint(load_dvae(tmp_path / name / "last.safetensors"))
+        for name in ("first", "kept", "other")
+    )
+    assert first == kept != other
 
 
 def test_captioners_look_at_reconstructions(tmp_path, capsys):

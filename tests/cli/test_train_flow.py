@@ -16,6 +16,7 @@ from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
+from flowwarp.train import flow as trainer
 
 SHIFT = (3.0, -1.0)
 PLAIN = ["--preset", "tiny", "--set", "data.height=64", "--set", "data.width=64"]
@@ -216,6 +217,21 @@ def test_a_data_set_is_learned_from_and_judges(sintel, tmp_path, capsys, monkeyp
     assert json.loads(capsys.readouterr().out)["best"]["step"] == 1
     sources = tomllib.loads((folder / "config.toml").read_text())["sources"]
     assert (sources["recipe"], sources["val_recipe"]) == ("sintel", "sintel")
+
+
+def test_photos_do_not_judge_where_flow_is_known(sintel, tmp_path, monkeypatch):
+    judges = []
+    make = trainer.flow_task
+
+    def noted(material, configs, truths, **options):
+        judges.extend(truths)
+        return make(material, configs, truths, **options)
+
+    monkeypatch.setattr(trainer, "flow_task", noted)
+    options = ["--photos", sintel, "--val", sintel, "--val-recipe", "sintel"]
+    assert run("train-flow", *options, *PLAIN, "--steps", 1, "--run", tmp_path / "run") == 0
+    assert [truth.flow_12.shape for truth in judges] == [(1, 2, 120, 160)] * 2
+    assert not any(truth.flow_12.any() for truth in judges)
 
 
 def test_many_pairs_judge_by_a_part_of_them(sintel, tmp_path, capsys, monkeypatch):
