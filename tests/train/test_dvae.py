@@ -162,6 +162,19 @@ def test_some_examples_begin_with_a_still():
     assert torch.equal(square(0, 0).video, moving["video"][0])  # the source's clip is not touched
 
 
+def test_only_what_is_valid_and_visible_is_known():
+    def covered(seed, index):
+        clip = square(seed, index)
+        seen = torch.ones_like(clip.visible_12)
+        seen[:, :, SIZE // 2 :] = False
+        return replace(clip, visible_12=seen)
+
+    known = draw_examples(covered, 0, range(2), DVAEDataConfig(SIZE, FRAMES, stills=0), 4)["known"]
+    for number in range(2):
+        clip = covered(0, number)
+        assert torch.equal(known[number], clip.valid_12 & clip.visible_12)
+
+
 # The trainer
 
 

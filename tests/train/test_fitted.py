@@ -44,6 +44,8 @@ def test_fit_finds_a_shift_and_leaves_out_what_disagrees(photos):
     known = flows.isfinite().all(1)
     assert 0.7 < known.float().mean() < 1
     assert not known[0, :, -2:].any()  # left the frame
+    assert not known[1, :, :2].any()  # and what had not come
+    assert known[1, :, -5:].float().mean() > 0.9
     error = flows - torch.tensor([[3.0, 0.0], [-3.0, 0.0]]).view(2, 2, 1, 1)
     error = error.norm(dim=1)[known]
     assert error.median() < 0.1

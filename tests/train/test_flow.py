@@ -102,6 +102,13 @@ def test_coarser_levels_are_compared_both_ways(images):
     torch.testing.assert_close(terms["levels"], mean)
 
 
+def test_a_level_too_small_to_show_anything_does_not_count():
+    images = torch.rand(2, 1, 3, 64, 64, generator=seeded()).unbind()
+    full, small, large = (torch.zeros(1, 2, side, side) for side in (64, 4, 16))
+    both, one = (FlowPyramid(full, levels) for levels in ((small, large), (large,)))
+    assert torch.equal(flow._levels(*images, both), flow._levels(*images, one))
+
+
 # ------------------------------------------------------------------ when they join
 
 
@@ -206,6 +213,14 @@ def test_a_teacher_that_contradicts_itself_is_not_believed():
     assert flow._self_supervision(student, views, *pyramids(3.0, 3.0), 2).item() == 0
 
 
+@pytest.mark.parametrize(("again", "taught"), [(-3.0, True), (3.0, False)])
+def test_a_frame_before_teaches_where_its_flow_agrees_with_itself(again, taught):
+    frames = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
+    net = Constant(there=(3.0, 0.0), back=(again, 0.0))
+    hidden = torch.zeros(1, 1, 8, 16, dtype=torch.bool)
+    assert (flow._velocity(net, *frames, *pyramids(1.0), hidden).item() > 0) == taught
+
+
 def test_each_direction_has_a_mask_of_its_own():
     """What moves 4 px right and back; but for the left half, whose way back is not that of there.
 
@@ -294,6 +309,17 @@ def test_time_runs_both_ways_in_footage():
     assert 10 < lighter.sum() < 40
 
 
+def test_footage_smaller_than_an_example_is_made_larger():
+    """And not filled up: at no side are two rows or columns the same."""
+    pair = torch.randint(256, (2, 3, 40, 48), generator=seeded()).byte()
+    for number in range(4):
+        material = flow.Material(Footage([pair]), [])
+        for frame in flow._draw_frames(material, 0, number, (64, 64), 0.0)[:2]:
+            for way in (frame, frame.mT):
+                assert not torch.equal(way[..., 0], way[..., 1])
+                assert not torch.equal(way[..., -1], way[..., -2])
+
+
 def test_terms_of_a_step_are_those_of_its_time_and_of_what_is_known(monkeypatch):
     frames = torch.randint(256, (3, 3, 40, 72), generator=seeded()).byte()
     fitted = [(frames[:2], torch.zeros(2, 2, 20, 36))]
@@ -346,6 +372,19 @@ def test_is_judged_by_what_it_does_not_learn_from(photos, monkeypatch):
     task.batch(range(4))
     assert len(judging) == len(asked) == 4
     assert judging.isdisjoint(asked)
+
+
+def test_is_judged_with_its_finest_level_from_the_start(photos):
+    def figures(coarse_until):
+        configs = flow.presets("tiny") | {
+            "data": flow.FlowDataConfig(height=64, width=64, margin=0),
+            "losses": flow.FlowLossConfig(student_margin=16, coarse_until=coarse_until),
+        }
+        task = flow.flow_task(flow.Material(None, photos), configs)
+        with torch.no_grad():
+            return task.validate(task.model.eval())
+
+    assert figures(0.0) == figures(0.5)
 
 
 def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):
