@@ -87,6 +87,14 @@ def test_round_trip(tmp_path, extension, tolerance, size):
         assert (cut - mine).abs().mean() * 255 < tolerance
 
 
+def test_an_odd_size_is_made_even_by_the_last_row_and_column(tmp_path):
+    write_video(tmp_path / "a.mp4", [torch.full((3, 15, 15), 0.8)])
+    (got,) = read_video(tmp_path / "a.mp4")
+    assert got.shape == (3, 16, 16)
+    assert got[:, -1].min() > 0.7
+    assert got[:, :, -1].min() > 0.7
+
+
 def test_mp4_plays_everywhere(tmp_path):
     write_video(tmp_path / "a.mp4", clip())
     with av.open(str(tmp_path / "a.mp4")) as container:

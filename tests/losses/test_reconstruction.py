@@ -15,6 +15,17 @@ def test_color_and_gradient_by_hand():
     assert rmse_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
 
 
+def test_no_error_has_gradient_zero():
+    error = torch.zeros(1, 1, 3, 2, 2, requires_grad=True)
+    rmse_loss(error).sum().backward()
+    assert not error.grad.any()
+
+
+def test_along_a_side_of_one_pixel_nothing_changes():
+    assert gradient_error(torch.ones(1, 1, 3, 4, 1)).tolist() == [0]
+    assert gradient_error(torch.ones(1, 1, 3, 1, 4)).tolist() == [0]
+
+
 def test_warp_loss_by_hand():
     """A dot that is wrong by 0.5 either moves along or stays where it is."""
     flow = torch.zeros(2, 1, 2, 1, 4)
