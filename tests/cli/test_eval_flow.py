@@ -93,6 +93,10 @@ def test_methods_find_a_shift(name):
     assert (flow[0, :, 20:-20, 20:-20].mean((1, 2)) - wanted).abs().max() < 0.3
 
 
+def test_grey_is_of_rgb():
+    assert eval_flow.to_grey(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)) == 76  # 0.299 of 255
+
+
 def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
     save_pair(tmp_path / "set/b", [4, 4, 4, 4])

@@ -104,6 +104,7 @@ def test_out_of_memory_in_a_training_names_its_settings(capfd):
     [
         ("generate-video", "lower --best-of or --candidates"),
         ("describe-video", "lower --best-of"),
+        ("datasets", "lower --size"),
         ("flow", "use smaller images"),
     ],
 )

@@ -354,10 +354,14 @@ def test_written_values_are_clamped_and_rounded(tmp_path, bits):
     assert got.round().tolist() == [0, top, 0, top, 0, 1]
 
 
-def test_jpeg_is_close(tmp_path):
+@pytest.mark.parametrize("extension", ["jpg", "jpeg"])
+def test_jpeg_is_close(tmp_path, extension):
+    path = tmp_path / f"a.{extension}"
     ramp = torch.linspace(0, 1, 64).expand(3, 48, 64)
-    write_image(tmp_path / "a.jpg", ramp)
-    assert (read_image(tmp_path / "a.jpg") - ramp).abs().max() < 4 / 255
+    write_image(path, ramp)
+    assert (read_image(path) - ramp).abs().max() < 4 / 255
+    with Image.open(path) as picture:
+        assert picture.quantization[0][0] == 2  # of quality 95; at 75 it is 8
 
 
 @pytest.mark.parametrize(

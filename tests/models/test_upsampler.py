@@ -191,6 +191,13 @@ def test_any_even_size(size):
     assert out.isfinite().all()
 
 
+def test_a_size_that_does_not_fit_is_filled_up_by_the_border():
+    net, time, decode = network(), rand(1), rand(1, 3, 6, 10)
+    out = net(torch.zeros(1, 3, 12, 20), time, decode)
+    filled = torch.nn.ReplicationPad2d((0, 2, 0, 2))(decode)
+    assert torch.equal(out, net(torch.zeros(1, 3, 16, 24), time, filled)[..., :12, :20])
+
+
 def test_what_is_not_visible_does_not_matter_in_the_least():
     net = network()
     noisy, time, decode = randn(1, 3, 32, 32), rand(1), rand(1, 3, 16, 16)

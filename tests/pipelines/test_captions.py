@@ -95,6 +95,16 @@ def test_likelihoods_and_hits_are_sums_over_words(captioner):
     assert caption_hits(captioner, views, captions).tolist() == pytest.approx(hits, abs=1e-4)
 
 
+def test_what_would_be_said_anyway_is_no_hit(captioner, monkeypatch):
+    """Of two tokens that are sure, one is where nothing is seen, too."""
+
+    def sure(captioner, seen, rows):
+        return torch.tensor([[0.0, 0.0 if seen.any() else 100.0]]), torch.ones(1, 2).bool()
+
+    monkeypatch.setattr(captions, "_token_nats", sure)
+    assert caption_hits(captioner, seen(captioner), ["a red dog"]).tolist() == [1.0]
+
+
 @torch.no_grad()
 def likeliest(captioner, caption, thing):
     """Return the likeliest ids after a caption and the beginning of a statement."""
@@ -225,7 +235,7 @@ def test_words_are_not_said_twice_over():
     captioner, bias = of_letters(limit=9)
     bias[END], bias[1 + ord(" ")], bias[1 + ord("a")] = -9, 0, -0.1
     text = write_caption(captioner, seen(captioner), usual=0.0)
-    assert not re.search(r"( \w+)\1", text)
+    assert not re.search(r"( \w*)\1", text)
 
 
 def test_a_caption_does_not_end_where_captions_hardly_do():

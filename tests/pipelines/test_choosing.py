@@ -84,6 +84,12 @@ def test_of_four_times_as_many_the_best_are_rewritten_and_of_all_the_best_go_on(
     assert told[-1] == (told[0][1], told[0][1])
 
 
+def test_what_begins_with_a_picture_has_no_sketch(sketching):
+    picture = Prompt(CAPTION, frame=torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert with_sketches(sketching, picture, 1, 4, 2) == [picture] * 2
+    assert all(p.sketch is not None for p in with_sketches(sketching, Prompt(CAPTION), 1, 4, 2))
+
+
 def test_a_quarter_of_the_first_window_is_seen_before_the_choice(sketching, monkeypatch):
     lengths = []
 

@@ -155,6 +155,19 @@ def test_what_is_hidden_is_not_the_same(monkeypatch):
     assert visible[0, 0, :8].all()
 
 
+@pytest.mark.parametrize(("last", "same"), [(0.4, True), (1.0, False)])
+def test_steady_motion_differs_little_from_frame_to_frame(monkeypatch, last, same):
+    """By a fifth of a pixel along each axis here, or by a half."""
+
+    def both(net, frame1, frame2, quality):
+        moved = (frame2 - frame1).expand(1, 2, 9, 9)
+        return moved, -moved
+
+    monkeypatch.setattr(clip_motion, "estimate_both", both)
+    _, *moves = steady_motion(None, numbered(0, 0, last), 1)
+    assert [bool(visible[0, 0, 4, 4]) for _, visible in moves] == [same, same]
+
+
 def test_motion_that_leaps_is_found_steady():
     """Frames of which four show the same each, as if by one code, of a scene that moves evenly."""
     generator = torch.Generator().manual_seed(3)

@@ -78,6 +78,25 @@ def test_what_leaves_the_frame_comes_from_the_frame_that_shows_it():
     torch.testing.assert_close(half[..., 8:-8, 3:8], expected[..., 8:-8, 3:8], atol=0.02, rtol=0)
 
 
+def test_each_rim_comes_from_the_frame_that_shows_it():
+    """A camera pans by 8 px: frame 1 lost what is left half way, frame 2 has yet what is right."""
+    flow = constant(-8, 0)
+    (half,) = interpolate(wave(), wave(-8), flow, -flow, [0.5])
+    error = (half - wave(-4)).abs().mean((0, 1, 2))
+    assert error[:4].mean() < 0.01
+    assert error[-4:].mean() < 0.01
+
+
+def test_where_flow_is_wrong_that_of_around_is_tried():
+    image1, image2, flow_12, flow_21 = translation()
+    wrong = torch.tensor([0.0, 6.0]).view(2, 1, 1)
+    flow_12[..., 16:22, 16:22] = wrong
+    flow_21[..., 13:19, 21:27] = -wrong  # where that should lead
+    (half,) = interpolate(image1, image2, flow_12, flow_21, [0.5])
+    error = (half - wave(SHIFT[0] / 2, SHIFT[1] / 2)).abs()
+    assert error[..., 14:20, 18:24].mean() < 0.035
+
+
 def test_the_ends_are_the_frames():
     image1, image2, *flows = moving_square()
     start, end, early, late = interpolate(image1, image2, *flows, [0, 1, 1e-4, 1 - 1e-4])
