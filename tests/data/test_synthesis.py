@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flowwarp.data import synthesis
 from flowwarp.data.synthesis import FASTEST, _draw_motion, load_photos, synthesize_pair
 from flowwarp.errors import InputError
 from flowwarp.io.images import write_image
@@ -78,6 +79,17 @@ def test_effects_leave_the_scene_as_it_is(photos):
         assert torch.equal(plain.flow_12, seen.flow_12)
         assert torch.equal(plain.visible, seen.visible)
         assert not torch.equal(plain.image1, seen.image1)
+
+
+def test_some_layers_throw_a_shadow(monkeypatch):
+    """Which is all that is seen of layers that are grey like what is below."""
+    monkeypatch.setattr(synthesis, "_expose", lambda frames, *_: frames)
+    grey, shadows = [torch.full((3, 60, 80), 0.5)], 0
+    for index in range(12):
+        image = synthesize_pair(grey, 0, index, (48, 64)).image1
+        assert image.max() < 0.501
+        shadows += bool(image.min() < 0.45)
+    assert 2 < shadows < 10
 
 
 def test_motions_are_spread_evenly_over_magnitudes_and_do_not_fold():

@@ -253,6 +253,21 @@ def test_figures_stand_on_tiles(layers, monkeypatch):
     assert all(own == squares[0] for own in squares)
 
 
+def test_who_stands_nearer_is_painted_last(layers, monkeypatch):
+    film, nearness = world.film, []
+
+    def spy(canvas, camera, figures, size):
+        nearness.append([f.track.y[0] + world._FEET * f.track.scale[0] for f in figures])
+        return film(canvas, camera, figures, size)
+
+    monkeypatch.setattr(world, "film", spy)
+    monkeypatch.setattr(world, "_TWO", 1)
+    for index in range(20):
+        compose_clip(layers, 3, index, 16, 1)
+    assert all(feet == sorted(feet) for feet in nearness)
+    assert sum(len(set(feet)) == 2 for feet in nearness) > 5
+
+
 @pytest.mark.parametrize(
     ("camera", "way"),
     [
@@ -557,6 +572,18 @@ def test_only_what_is_seen_is_named(layers):
         assert (about["direction"] == "") == (about["action"] == "fall")
 
 
+def test_from_behind_nobody_is_called_bald(layers):
+    covers = ("hair", "head")
+    bare = Layers(tuple(layer for layer in layers.layers if layer.category not in covers))
+    random, ways = np.random.default_rng(0), set()
+    for _ in range(60):
+        about = draw_actor(bare, random).attributes
+        if about["body"] != "skeleton":
+            assert (about["hair_style"] == "bald") == (about["direction"] != "up")
+            ways.add(about["direction"])
+    assert "up" in ways
+
+
 def test_what_is_worn_is_painted(layers):
     random = np.random.default_rng(1)
     for _ in range(60):
@@ -796,6 +823,7 @@ def test_a_body_without_words_is_called_by_its_name(folder):
         ({"file": "layers/../../secret.png"}, "is not a file layers/NAME.png"),
         ({"file": "/etc/passwd.png"}, "is not a file layers/NAME.png"),
         ({"file": "layers\\..\\x.png"}, "is not a file layers/NAME.png"),
+        ({"file": "layers/..\\x.png"}, "is not a file layers/NAME.png"),
         ({"file": "layers/a\0.png"}, "null byte|null character"),
         ({"file": "layers/missing.png"}, "no such file"),
         ({"file": 7}, "file must be a short text"),
