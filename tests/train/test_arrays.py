@@ -1,6 +1,7 @@
 import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, current_thread
 
 import numpy as np
@@ -27,6 +28,20 @@ def test_threads_begun_afterwards_have_as_many_as_before(tmp_path):
     fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 40, lambda number: row, problem="")
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(torch.get_num_threads).result() == 3
+
+
+def test_rows_are_on_the_disk_before_they_are_marked_as_done(tmp_path, monkeypatch):
+    flush, marked = np.memmap.flush, []
+
+    def spy(array):
+        if Path(array.filename).name == "a.npy":
+            marked.append(int(np.load(tmp_path / "done.npy", "r").sum()))
+        flush(array)
+
+    monkeypatch.setattr(np.memmap, "flush", spy)
+    row = {"a": np.ones(2, np.uint8)}
+    fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 40, lambda number: row, problem="")
+    assert marked == [0, 16, 32]
 
 
 @pytest.mark.parametrize(("processes", "most"), [("1", 1), ("2", 3)])

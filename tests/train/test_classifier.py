@@ -61,6 +61,9 @@ def test_wear_is_a_function_of_the_generator():
     assert torch.equal(wear(video, config, generator(1)), worn)
     assert not torch.equal(wear(video, config, generator(2)), worn)
     assert torch.equal(wear(video, ClassifierDataConfig(share=0.0), generator(1)), video)
+    for end in (0, 1):
+        worn = wear(torch.full_like(video, end), config, generator(1))
+        assert 0 <= float(worn.min()) < float(worn.max()) <= 1
 
 
 def test_wear_changes_little():
@@ -70,6 +73,16 @@ def test_wear_changes_little():
     assert 0 < max(errors) < 2 * config.noise
     plain = ClassifierDataConfig(share=1.0, noise=0, tint=0)
     assert torch.allclose(wear(video, plain, generator()), video)  # nothing to blur
+
+
+def test_noise_lasts_as_long_as_it_is_coarse():
+    config, lasted = ClassifierDataConfig(share=1.0), set()
+    for seed in range(12):
+        worn = wear(torch.full((8, 3, 16, 16), 0.5), config, generator(seed))
+        grain = 8 // len(worn.unique_consecutive(dim=0))
+        assert len(worn[0, 0].unique_consecutive(dim=0)) == 16 // grain
+        lasted.add(grain)
+    assert lasted == {1, 2, 4}
 
 
 @pytest.mark.parametrize("frames", [1, 3])
@@ -186,15 +199,19 @@ def test_is_judged_by_what_it_does_not_learn_from():
         asked.append((seed, index))
         return source(seed, index)
 
-    data = ClassifierDataConfig(clips=6, frames=2, validation=4)
+    data = ClassifierDataConfig(clips=6, frames=2, validation=4, share=1.0, mirrored=1.0)
     task = classifier_task(spy, 4, {"loop": loop.LoopConfig(), "model": MODEL, "data": data})
     task.batch(range(6))
     learned = set(asked)
     asked.clear()
+    seen = []
+    task.model.register_forward_pre_hook(lambda net, given: seen.extend(given[0]))
     with torch.no_grad():
         task.validate(task.model.eval())
     assert len(asked) == 4
     assert learned.isdisjoint(asked)
+    for video, which in zip(seen, asked, strict=True):  # whole, neither worn nor mirrored
+        assert torch.equal(video, source(*which).video / 255)
 
 
 def test_goes_on_from_a_trained_network():

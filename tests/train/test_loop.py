@@ -89,17 +89,18 @@ def test_killed_run_is_bit_equal(tmp_path, forked):
 
 
 def test_stops_during_validation_and_validates_on_resuming(tmp_path):
-    run(tiny.make(), tiny.config(), tmp_path / "whole")
-    task = tiny.make()
+    def draws(model):
+        return {"error": float(torch.rand(()))}
 
-    def validate(model):
+    def is_stopped(model):
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("the signal came too late")
 
+    run(replace(tiny.make(), validate=draws), tiny.config(), tmp_path / "whole")
     with pytest.raises(Stopped) as fault:
-        run(replace(task, validate=validate), tiny.config(), tmp_path / "cut")
+        run(replace(tiny.make(), validate=is_stopped), tiny.config(), tmp_path / "cut")
     assert fault.value.exit_code == 130
-    run(tiny.make(), tiny.config(), tmp_path / "cut", resume="auto")
+    run(replace(tiny.make(), validate=draws), tiny.config(), tmp_path / "cut", resume="auto")
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
@@ -568,6 +569,16 @@ def test_means_are_of_the_steps_since_the_line_before(tmp_path):
     assert sorted(told) == [3, 4, 6, 9]
     # The rate's schedule is another before and after; so are the steps, a little.
     assert told[6] == pytest.approx((each[5] + each[6]) / 2, rel=0.02)
+
+
+def test_hours_are_counted_on(tmp_path):
+    run(tiny.make(), tiny.config(steps=4), tmp_path)
+    newest = tmp_path / "state-00000004.safetensors"
+    tensors, metadata = load_tensors(newest)
+    metadata["facts"] = json.dumps({**json.loads(metadata["facts"]), "seconds": 7200.0})
+    save_tensors(newest, tensors, metadata)
+    run(tiny.make(), tiny.config(steps=6), tmp_path, resume="changed")
+    assert load_weights(tmp_path / "last.safetensors")[1].notes["hours"] == "2.00"
 
 
 def test_last_weights_are_those_of_the_last_state(tmp_path):

@@ -18,6 +18,7 @@ from flowwarp.io.checkpoints import load_tensors
 from flowwarp.train.loop import train
 from flowwarp.train.mishaps import FullDisk
 from flowwarp.train.runs import State, check_settings, open_run
+from flowwarp.train.stopping import Stop, StopNow
 
 
 def test_disk_full_at_every_write_loses_nothing(tmp_path):
@@ -69,6 +70,35 @@ def test_an_impatient_signal_costs_no_more_than_the_step(tmp_path, number):
     train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
     one, two = (load_tensors(tmp_path / n / "state-00000006.safetensors") for n in ("cut", "whole"))
     assert all(torch.equal(one[0][key], two[0][key]) for key in two[0])
+
+
+def test_one_key_that_two_programs_pass_on_is_one_signal(tmp_path, monkeypatch):
+    """A terminal and torchrun may both."""
+    now = 5.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    stop = Stop(tmp_path)
+    stop.handle(INTERRUPT, None)
+    now = 5.9
+    stop.handle(INTERRUPT, None)
+    now = 6.1
+    with pytest.raises(StopNow):
+        stop.handle(INTERRUPT, None)
+
+
+@pytest.mark.posix
+def test_metrics_are_on_the_disk_before_a_state(tmp_path, monkeypatch):
+    """Or a run could go on after a power cut whose lines are lost."""
+    flushed = []
+
+    def fsync(descriptor):
+        flushed.append(os.fstat(descriptor).st_ino)
+
+    with open_run(tmp_path, {}) as run:
+        run.log({"step": 1})
+        monkeypatch.setattr(os, "fsync", fsync)
+        run.save_state(State(1, {"a": torch.zeros(1)}, {}))
+    files = (tmp_path / name for name in ("metrics.jsonl", "state-00000001.safetensors", "."))
+    assert flushed == [path.stat().st_ino for path in files]
 
 
 def test_metrics_on_a_full_disk(tmp_path):
