@@ -260,6 +260,20 @@ def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
     assert names(tmp_path) == []
 
 
+@pytest.mark.posix
+def test_an_atomic_folder_is_renamed_then_flushes_the_one_above(tmp_path, monkeypatch):
+    calls = []
+
+    def fsync(descriptor):
+        above = os.path.samestat(os.fstat(descriptor), tmp_path.stat())
+        calls.append(("above" if above else "other", (tmp_path / "new").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with _files.atomic_folder(tmp_path / "new"):
+        pass
+    assert calls == [("above", True)]
+
+
 def test_an_atomic_folder_follows_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
