@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp.data.captions import mirror_words
 from flowwarp.models.gpt import PATCH, Sampling
 from flowwarp.pipelines._defaults import BEGINNINGS, BEST, CANDIDATES, REWRITES
 from flowwarp.pipelines.captions import Reply, caption_hits, look, reply, statement_hits
@@ -32,9 +31,8 @@ from flowwarp.pipelines.video_models import VideoModels
 from flowwarp.pipelines.video_tokens import detokenize
 
 _SAID = 0.25  # weight of a prompt's words where its statements count 1
-_SHIFTS = (0, -1, 1)  # pixels to the right by which videos are shown to the captioner
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
-_SKETCHING, _ENDING, _REWRITING = 0x2545F491, 0x27D4EB2F, 0x165667B1
+_ENDING, _REWRITING = 0x27D4EB2F, 0x165667B1
 
 Progress = Callable[[int, int], None]
 # Sketches, codes and fits, from process to process: tensors would go by shared memory.
@@ -68,8 +66,8 @@ def draw_codes(
     count = best if told else 1
     early = count > 1 and _can_choose_early(models, prompts)
     each = count * BEGINNINGS if early else count
-    question = _ask(models, prompts) if count > 1 else None
-    draw = partial(_draw, models, sampling=sampling, question=question)
+    replies = _replies(models, prompts) if count > 1 else None
+    draw = partial(_draw, models, sampling=sampling, replies=replies)
 
     def sketched(part: range) -> list[Prompt]:
         return _sketched(models, prompts, seeds, candidates, each, part)
@@ -173,8 +171,7 @@ def _sketched(
         before = number * each
         own = range(max(0, part.start - before), min(each, part.stop - before))
         if own:
-            sketches = seeds_after((seed + _SKETCHING) % 2**63, share * own.stop)
-            first = sketches[share * own.start]
+            first = seeds_after(seed, share * own.stop)[share * own.start]
             asked += with_sketches(models, prompt, first, share * len(own), len(own))
     return asked
 
@@ -185,7 +182,7 @@ def _draw(
     seeds: Sequence[int],
     *,
     sampling: Sampling,
-    question: Question | None,
+    replies: Mapping[str, Sequence[Reply]] | None,
     sketched: Callable[[range], Sequence[Prompt]] | None = None,
     times: int | None = None,
     keep: int | None = None,
@@ -198,7 +195,7 @@ def _draw(
         asked: what each shall be.
         seeds: one for each.
         sampling: how codes are drawn.
-        question: what the captioner is asked of them; None if there will be no choice.
+        replies: to the captions; None if there will be no choice.
         sketched: returns a part of those asked with their sketches, if they have none yet.
         times: see :func:`flowwarp.pipelines.sequences.sample_video_tokens`.
         keep: likewise.
@@ -219,8 +216,8 @@ def _draw(
         )
         captions = [prompt.caption for prompt in wanted if prompt.caption is not None]
         fits = torch.zeros(len(wanted))
-        if question is not None:
-            fits = agreement(models, videos, captions, question)
+        if replies is not None:
+            fits = agreement(models, videos, captions, replies)
         sketches = [None if prompt.sketch is None else prompt.sketch.numpy() for prompt in wanted]
         return sketches, videos.numpy(), fits.numpy()
 
@@ -235,40 +232,23 @@ def _draw(
     )
 
 
-@dataclass(frozen=True)
-class Question:
-    """What the captioner is asked of videos.
+def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[Reply]]:
+    """Return what the captioner reads in prompts: once, before processes share out the videos.
 
-    Args:
-        replies: what it reads in each caption, see :func:`flowwarp.pipelines.captions.reply`.
-        mirrored: whether it is asked of mirror images, too, where left is right.
-    """
-
-    replies: Mapping[str, Sequence[Reply]]
-    mirrored: bool = False
-
-
-def _ask(models: VideoModels, prompts: Sequence[Prompt]) -> Question:
-    """Read prompts, once, before processes share out the videos.
-
-    Of things that a prompt leaves open the captioner can only guess. Where it is known which these
-    are, what it says of them does not count. There it is known, too, that what is seen in a mirror
-    is of the same world: of digits it would not be.
+    Of things that a prompt leaves open it can only guess. Where it is known which these are, what
+    it says of them does not count.
     """
     eye = models.captioner
     if eye is None:
-        return Question({})
-    captions = {prompt.caption for prompt in prompts if prompt.caption is not None}
-    heard = {caption: hear(models.gpt, caption) for caption in captions}
-    mirrored = all(own.stated is not None for own in heard.values())
-    replies: dict[str, list[Reply]] = {}
-    for caption, own in heard.items():
-        for text in (caption, mirror_words(caption)) if mirrored else (caption,):
-            replies[text] = [
-                (ids, sure if own.stated is None or thing in own.stated else 0.0)
-                for thing, (ids, sure) in zip(eye.things, reply(eye, text), strict=True)
-            ]
-    return Question(replies, mirrored)
+        return {}
+    replies = {}
+    for caption in {prompt.caption for prompt in prompts if prompt.caption is not None}:
+        stated = hear(models.gpt, caption).stated
+        replies[caption] = [
+            (ids, sure if stated is None or thing in stated else 0.0)
+            for thing, (ids, sure) in zip(eye.things, reply(eye, caption), strict=True)
+        ]
+    return replies
 
 
 def _can_choose_early(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
@@ -294,44 +274,31 @@ def _part(progress: Progress | None, part: int, parts: int, share: int) -> Progr
 
 
 def agreement(
-    models: VideoModels, videos: Tensor, captions: Sequence[str], question: Question | None = None
+    models: VideoModels,
+    videos: Tensor,
+    captions: Sequence[str],
+    replies: Mapping[str, Sequence[Reply]] | None = None,
 ) -> Tensor:
     """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
     By the captioner if there is one, from what is decoded: how much of what they state is there,
     thing by thing, and, counting less, how much of what their words tell
-    (:mod:`flowwarp.pipelines.captions`). It is the mean of what it sees in several views of a
-    video: of a small figure it may be sure in one and wrong in the next. Without a captioner, the
-    log-likelihood by the transformer.
+    (:mod:`flowwarp.pipelines.captions`). Else the log-likelihood by the transformer.
 
     Args:
         models: from :func:`flowwarp.pipelines.video_models.load_models`.
         videos: (B, t, h, w) codes.
         captions: B of them.
-        question: what the captioner has read in them, and whether it is asked of mirror images.
+        replies: see :func:`flowwarp.pipelines.captions.statement_hits`.
     """
-    eye = models.captioner
-    if eye is None:
+    if models.captioner is None:
         return text_likelihood(models.gpt, videos, captions)
     with fast_autocast(models.device):  # as what will be shown is
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
-    shown = _hold(torch.stack(frames), eye.net.config.apart)
-    views = [(_shift(shown, pixels), captions) for pixels in _SHIFTS]
-    if question is not None and question.mirrored:
-        views.append((shown.flip(-1), [mirror_words(caption) for caption in captions]))
-    replies = None if question is None else question.replies
-    fits = []
-    for view, told in views:
-        seen = look(eye, view)
-        said = _SAID * caption_hits(eye, seen, told)
-        fits.append(said + statement_hits(eye, seen, told, replies))
-    return torch.stack(fits).mean(0)
-
-
-def _shift(frames: Tensor, pixels: int) -> Tensor:
-    """Move frames (..., H, W) so many pixels to the right; what comes in is as their edge."""
-    columns = torch.arange(frames.shape[-1]) - pixels
-    return frames[..., columns.clamp(0, frames.shape[-1] - 1)]
+    shown = _hold(torch.stack(frames), models.captioner.net.config.apart)
+    seen = look(models.captioner, shown)
+    said = caption_hits(models.captioner, seen, captions)
+    return _SAID * said + statement_hits(models.captioner, seen, captions, replies)
 
 
 def _hold(frames: Tensor, apart: int) -> Tensor:
