@@ -13,7 +13,6 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,7 +26,7 @@ from flowwarp.pipelines._defaults import BEST, CANDIDATES, STEPS
 from flowwarp.pipelines.choosing import Progress, draw_codes
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.hearing import hear
-from flowwarp.pipelines.precision import fast_autocast
+from flowwarp.pipelines.precision import fast_dtype
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, describe, text_likelihood
 from flowwarp.pipelines.sketches import sketch_of_end
 from flowwarp.pipelines.video_models import VideoModels
@@ -157,16 +156,18 @@ class _Job:
 
 def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
     models = job.models
+    half = fast_dtype(models.device) == torch.bfloat16
     tell = _teller(job)
 
     def stage(items: Iterator[Item], name: str, low: bool = False) -> Iterator[Item]:
-        cast = fast_autocast(models.device) if low else nullcontext()
+        # Switched off rather than left out: a stage is asked for its items by the one after it.
+        cast = torch.autocast(models.device.type, torch.bfloat16, enabled=low)
         return _stage(items, name, seconds, cast)
 
     codes = stage(_write(job, tell), "tokens")
     # Those who look ahead shall not have another window written for it.
     decodes = itertools.islice(
-        stage(detokenize(models.dvae, codes), "decode", low=True),
+        stage(detokenize(models.dvae, codes), "decode", low=half),
         models.dvae.config.stride_time * _token_frames(job),
     )
     pictures: Iterator[Tensor] = decodes
@@ -179,14 +180,14 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
             temporal=job.temporal,
             begin=job.large,
         )
-        pictures = (frame[0].cpu() for frame in stage(drawn, "upsample", low=True))
+        pictures = (frame[0].cpu() for frame in stage(drawn, "upsample", low=half))
     for number, frame in zip(range(1, job.frames + 1), pictures, strict=False):
         tell("frames", number)
         yield frame
 
 
 def _stage(
-    items: Iterator[Item], name: str, seconds: Seconds, cast: AbstractContextManager[None]
+    items: Iterator[Item], name: str, seconds: Seconds, cast: torch.autocast
 ) -> Iterator[Item]:
     """Pass items on, each made under ``cast``; note the time, less that of the stages before."""
     while True:

@@ -9,7 +9,7 @@ import torch
 from flowwarp.data.captioned import middle_square
 from flowwarp.models.gpt import Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip, upsample_frames
-from flowwarp.pipelines import choosing, precision, text_video
+from flowwarp.pipelines import choosing, text_video
 from flowwarp.pipelines.choosing import agreement, draw_codes
 from flowwarp.pipelines.clip_motion import steady_clip_motion, steady_motion
 from flowwarp.pipelines.sequences import (
@@ -34,7 +34,7 @@ pytestmark = pytest.mark.usefixtures("_four_are_begun")
 @pytest.fixture
 def _exact(monkeypatch):
     """Let all stages compute in fp32, so that parts and whole are equal bit for bit."""
-    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(text_video, "fast_dtype", lambda device: torch.float32)
 
 
 def make(models, prompt=CAPTION, best=1, **options):
@@ -111,7 +111,7 @@ def test_a_seed_is_a_video(models):
 def test_low_precision_is_near(models, monkeypatch):
     video = {}
     for dtype in (torch.float32, torch.bfloat16):
-        monkeypatch.setattr(precision, "fast_dtype", lambda device, dtype=dtype: dtype)
+        monkeypatch.setattr(text_video, "fast_dtype", lambda device, dtype=dtype: dtype)
         video[dtype] = make(models, seed=3)
         assert video[dtype].dtype == torch.float32
     difference = (video[torch.float32] - video[torch.bfloat16]).abs()
@@ -132,7 +132,7 @@ def asked(monkeypatch):
 
 
 def test_a_video_begins_with_its_picture(models, asked, monkeypatch):
-    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr(text_video, "fast_dtype", lambda device: torch.float32)
     picture = torch.rand(3, 20, 31, generator=torch.Generator().manual_seed(0))
     plain, told = dataclasses.replace(models, upsampler=None, flownet=None), []
     video = make(plain, image=picture, frames=12, progress=lambda *at: told.append(at))
@@ -214,6 +214,7 @@ def test_frames_come_while_others_are_to_be_written(models, monkeypatch):
     windows = []
 
     def spy(*arguments, **named):
+        assert not torch.is_autocast_enabled("cpu")  # though the stages after this one are cast
         windows.append(arguments[2])
         return sample_video_tokens(*arguments, **named)
 

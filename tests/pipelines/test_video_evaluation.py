@@ -17,7 +17,7 @@ from flowwarp.metrics.temporal import fine_energy, warping_error
 from flowwarp.metrics.video import psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip
-from flowwarp.pipelines import clip_motion, precision, video_evaluation
+from flowwarp.pipelines import clip_motion, precision, text_video, video_evaluation
 from flowwarp.pipelines.clip_motion import steady_clip_motion
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, sample_video_tokens
 from flowwarp.pipelines.text_video import NOISE, generate
@@ -413,8 +413,8 @@ def test_free_samples_beside_originals(models, monkeypatch):
         return torch.zeros_like(video[1:, :2]), torch.ones_like(video[1:, :1]).bool()
 
     monkeypatch.setattr(clip_motion, "steady_clip_motion", stands_still)
-    # So that both decode to the same bit.
-    monkeypatch.setattr(precision, "fast_dtype", lambda device: torch.float32)
+    for module in (precision, text_video):  # so that both decode to the same bit
+        monkeypatch.setattr(module, "fast_dtype", lambda device: torch.float32)
     clips = [clip(n, size=2 * SIZE) for n in range(2)]
     table = evaluate_samples(models, clips, seed=3, steps=1, best=1)
     assert set(table["warping"]) == {"truth", "bicubic", "free", "held"}
