@@ -92,7 +92,7 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     'a red-haired woman in a green dress walks right'
     >>> reading = read_prompt("Her skirt was navy. She smiled and fell over.")
     >>> reading.caption, reading.left_out, reading.stated
-    ('a woman in blue pants falls', ('smiled',), {'action': 'fall', 'legs color': 'blue'})
+    ('a woman in blue pants falls', ('smiled',), {'legs color': 'blue', 'action': 'fall'})
     >>> read_prompt("a drow attacks an old goblin on the beach").caption
     'on the left a male dark elf slashes, on the right a male orc, on sand'
 
