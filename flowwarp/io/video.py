@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
 import logging
 import warnings
@@ -54,6 +55,7 @@ _CONTAINERS = (
     "mov,mp4,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg,h264,hevc,mpegvideo,nut,yuv4mpegpipe"
 )
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
+_LOOKED_AT = 64  # packets, for a frame that says how a video is to be shown
 _AS_STORED = np.array([1, 0, 0, 0, 1], np.int32)  # a display matrix, as far as it turns
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
@@ -107,14 +109,13 @@ def video_info(path: str | Path) -> VideoInfo:
         except (av.FFmpegError, StopIteration) as fault:
             raise InputError(path, "holds no frame that can be decoded") from fault
         width, height = frame.width, frame.height
-        sideways = _orientation(frame).sideways
         rate = _gif_rate(path) if container.format.name == "gif" else _rate(stream)
         if not stream.frames:  # a container that counts them divides by their time
             rate = _timed_rate(path, rate)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
         if not 1 / _LONGEST_PIXEL <= aspect <= _LONGEST_PIXEL:
             aspect = Fraction(1)
-        if sideways:
+        if _orientation(path).sideways:
             width, height, aspect = height, width, 1 / aspect
         return VideoInfo(width, height, _believable(path, rate), stream.frames or None, aspect)
 
@@ -317,7 +318,7 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
         if transfer := _HDR.get(stream.codec_context.color_trc):
             _warn_of_hdr(path, transfer)
         _look_for_alpha(path, stream)
-        orientation = None
+        orientation = _orientation(path)
         count, end = 0, Fraction(0)
         frames = _whole_frames(container, stream)
         while True:
@@ -332,7 +333,6 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
             count += 1
             if frame.pts is not None and frame.time_base is not None:
                 end = frame.pts * frame.time_base + _length(frame, stream)
-            orientation = orientation or _orientation(frame)
             yield _to_tensor(path, frame, orientation)
         _check_end(path, container, stream, count, end)
 
@@ -386,7 +386,7 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
     with _open(path) as (container, stream):
         stream.thread_type = "NONE"  # with threads an error is told some packets later
         _look_for_alpha(path, stream)
-        orientation = None
+        orientation = _orientation(path)
         schedule = _Schedule()
         packets = _expected(_packets(container, stream), schedule, _places(container, stream))
         count = good = 0
@@ -406,7 +406,6 @@ def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:
             for frame in frames:
                 missing, whole = schedule.arrive(frame)
                 yield from repeat(None, missing)
-                orientation = orientation or _orientation(frame)
                 yield _to_tensor(path, frame, orientation) if whole else None
                 count, good = count + missing + 1, good + whole
                 length = _length(frame, stream)
@@ -644,23 +643,37 @@ class _Orientation:
     right: int
 
 
-def _orientation(frame: Any) -> _Orientation:
+def _orientation(path: str | Path) -> _Orientation:
     """Return the orientation of a video by its first frame, where phones put a display matrix.
 
-    That shows the pixel (x, y) at (a x + c y, b x + d y). It is not looked up in each frame: PyAV's
-    side data and the frame hold each other, which would pile up until Python looks for cycles.
+    That shows the pixel (x, y) at (a x + c y, b x + d y).
     """
-    try:
-        matrix = frame.side_data.get("DISPLAYMATRIX", _AS_STORED)
-    except ValueError:  # of a kind that PyAV does not know, such as the EXIF of motion JPEG
-        quarters = round(frame.rotation / 90) % 4
-        a, c = ((1, 0), (0, 1), (-1, 0), (0, -1))[quarters]
-        b, d = -c, a
-    else:
-        a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    a, b, c, d = _display_matrix(path)
+    gc.collect(1)  # PyAV's side data and its frame hold each other
     sideways = abs(b) > abs(a)
     x, y = (c, b) if sideways else (a, d)
     return _Orientation(sideways, -1 if y < 0 else 1, -1 if x < 0 else 1)
+
+
+def _display_matrix(path: str | Path) -> tuple[int, int, int, int]:
+    """Return a, b, c and d, by a reading of its own: a frame that stays would keep the decoder."""
+    with _open(path) as (container, stream), suppress(av.FFmpegError):
+        stream.thread_type = "NONE"
+        for packet in islice(container.demux(stream), _LOOKED_AT):
+            with suppress(av.FFmpegError):  # reading it will say so
+                for frame in packet.decode():
+                    return _matrix_of(frame)
+    return 1, 0, 0, 1
+
+
+def _matrix_of(frame: Any) -> tuple[int, int, int, int]:
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX", _AS_STORED)
+    except ValueError:  # of a kind that PyAV does not know, such as the EXIF of motion JPEG
+        cosine, sine = ((1, 0), (0, -1), (-1, 0), (0, 1))[round(frame.rotation / 90) % 4]
+        return cosine, sine, -sine, cosine
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 def _to_tensor(path: str | Path, frame: Any, orientation: _Orientation) -> Tensor:

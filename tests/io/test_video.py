@@ -1,4 +1,5 @@
 import errno
+import gc
 import io
 import os
 import struct
@@ -62,6 +63,28 @@ def until_it_breaks(path):
     with pytest.raises(InputError) as fault:
         frames.extend(read_video(path))  # keeps what came before the error
     return frames, str(fault.value)
+
+
+def test_no_frame_is_left_behind(tmp_path):
+    """Nor its decoder: of short videos there may be thousands before Python looks for cycles."""
+
+    def count_frames():
+        return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+
+    path = tmp_path / "clip.mp4"
+    write_video(path, [torch.rand(3, 32, 32) for _ in range(3)])
+    gc.collect()
+    before = count_frames()
+    gc.disable()
+    try:
+        for _ in range(3):
+            list(read_video(path))
+            next(read_video(path))
+            video_info(path)
+            list(salvage_video(path))
+        assert count_frames() == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(
