@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,17 +28,28 @@ from flowwarp.io._files import (
 _PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
 
 
-def check_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
-    """Return the name of an output as it stands, as the callback of an option does.
+def output_option(
+    help: str, *names: str, metavar: str = "OUT", required: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an option that names what is to be written, by default ``-o``.
 
-    Raises:
-        click.BadParameter: it is empty, or stdout.
+    It takes the name of a file or a folder as it stands, but neither nothing nor stdout.
     """
+    return click.option(
+        *(names or ("-o", "--output")),
+        callback=_check_name,
+        metavar=metavar,
+        required=required,
+        help=help,
+    )
+
+
+def _check_name(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
     if name == "":  # as of a variable of a script that is not set
-        raise click.BadParameter("it is empty; name a file, or a folder", context, parameter)
+        raise click.BadParameter("it is empty; name a file, or a folder", context, option)
     if name == "-":
         problem = "results cannot go to stdout; name a file, or a folder"
-        raise click.BadParameter(problem, context, parameter)
+        raise click.BadParameter(problem, context, option)
     return name
 
 

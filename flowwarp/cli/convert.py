@@ -18,14 +18,7 @@ from flowwarp.errors import InputError, OutputError
 
 @click.command()
 @click.argument("inputs", metavar="IN...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    required=True,
-    help="A file; for many, a folder.",
-)
+@_paths.output_option("A file; for many, a folder.", required=True)
 @click.option("--to", type=click.Choice(FORMATS), help="Format; else OUT's extension says it.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")

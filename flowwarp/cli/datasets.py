@@ -170,14 +170,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 
 @command.command("make")
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    required=True,
-    help="The folder for the clips.",
-)
+@_paths.output_option("The folder for the clips.", required=True)
 @click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
 @click.option(
     "--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, metavar="N"

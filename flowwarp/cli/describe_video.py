@@ -98,7 +98,7 @@ def command(
             frames = _Counted(read_video(source))
             try:
                 if dry_run:
-                    _check_first(frames)
+                    next(iter(frames), None)
                     results.append({"input": str(source)})
                     if not as_json:
                         _paths.print_path(source)
@@ -155,16 +155,6 @@ def _videos_in(folder: Path) -> list[Path]:
     videos = list_folder(folder, VIDEO_EXTENSIONS)
     frames = list_folder(folder, IMAGE_EXTENSIONS)
     return [folder] * (len(frames) > 1 or bool(frames and not videos)) + videos
-
-
-def _check_first(frames: Iterable[Tensor]) -> None:
-    """Read the first frame alone.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    for _ in frames:
-        return
 
 
 @final

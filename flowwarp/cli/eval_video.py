@@ -103,9 +103,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @choosing_options
 @sampling_options
-@click.option(
-    "-o", "--output", callback=_paths.check_name, metavar="FOLDER", help="Also draw pictures there."
-)
+@_paths.output_option("Also draw pictures there.", metavar="FOLDER")
 @click.option(
     "--training-seed",
     type=click.IntRange(0),

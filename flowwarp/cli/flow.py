@@ -62,13 +62,7 @@ class Options:
 
 @click.command()
 @click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="A flow file; for many, a folder.",
-)
+@_paths.output_option("A flow file; for many, a folder.")
 @click.option(
     "--quality",
     type=click.Choice(QUALITIES),
@@ -84,24 +78,12 @@ class Options:
     help="Of the network: base, small, or a file of train-flow.",
 )
 @click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
-@click.option(
-    "--backward",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="Write the flow from frame 2 to frame 1 too.",
-)
-@click.option(
+@_paths.output_option("Write the flow from frame 2 to frame 1 too.", "--backward")
+@_paths.output_option(
+    "Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",
     "--occlusion",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",
 )
-@click.option(
-    "--show",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="Write colours: a picture; for many, .mp4 or a folder.",
-)
+@_paths.output_option("Write colours: a picture; for many, .mp4 or a folder.", "--show")
 @device_option
 @click.option(
     "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; 1 if not said."
@@ -301,7 +283,8 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
             bulk_flow.check_clip(clip)
     net = _load(given)
     about = job.describe(net)
-    tally = Tally(foreign=_list_flows(job))
+    # Of a shard it may be another's.
+    tally = Tally(foreign=set() if given.shard else _list_flows(job))
     length = bulk_flow.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
@@ -336,7 +319,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
                 if given.show:
                     _check_show(given, manifest.done)  # anew: the work may have taken hours
                     _show(Path(given.show), job, tally, manifest)
-    if tally.foreign and not given.shard:  # else it may be another shard's
+    if tally.foreign:
         _tell_foreign(tally.foreign)
     if given.show and not given.as_json:
         _paths.print_path(Path(given.show))

@@ -59,13 +59,7 @@ class Job:
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="A video or a folder of its frames.",
-)
+@_paths.output_option("A video or a folder of its frames.")
 @click.option(
     "--format",
     type=click.Choice([kind[1:] for kind in sorted(_clips.VIDEOS)]),

@@ -59,13 +59,7 @@ class Job:
 
 @click.command()
 @click.argument("inputs", metavar="CLIP|FOLDER|FRAMES...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="A video or a folder; of two frames, a picture.",
-)
+@_paths.output_option("A video or a folder; of two frames, a picture.")
 @click.option(
     "--times",
     type=click.IntRange(2, 8),

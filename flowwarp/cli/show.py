@@ -51,13 +51,7 @@ class View:
 
 @click.command()
 @click.argument("inputs", metavar="FLOW...", nargs=-1, required=True)
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="A picture or video; for many, also a folder.",
-)
+@_paths.output_option("A picture or video; for many, also a folder.")
 @click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
 @click.option(
     "--arrows",

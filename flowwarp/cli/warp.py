@@ -73,13 +73,7 @@ class Job:
 @click.command()
 @click.argument("image", metavar="IMAGE")
 @click.argument("flow", metavar="FLOW")
-@click.option(
-    "-o",
-    "--output",
-    callback=_paths.check_name,
-    metavar="OUT",
-    help="A picture or video; for a folder, a folder.",
-)
+@_paths.output_option("A picture or video; for a folder, a folder.")
 @click.option("--forward", is_flag=True, help="Send pixels along the flow; holes are left empty.")
 @click.option(
     "--mode",
@@ -90,12 +84,7 @@ class Job:
 @click.option("--padding", type=click.Choice(PADDINGS), help="What lies outside; default border.")
 @click.option("--scale", default=1.0, metavar="T", help="Go T of the way, for example 0.5.")
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to its image.")
-@click.option(
-    "--mask",
-    callback=_paths.check_name,
-    metavar="PNG",
-    help="Write where the result is known; many: a folder.",
-)
+@_paths.output_option("Write where the result is known; many: a folder.", "--mask", metavar="PNG")
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")

@@ -15,6 +15,7 @@ from flowwarp.data._camera import forms, take_camera
 from flowwarp.data.captions import american
 
 DYED = ("hair", "torso", "legs", "feet", "cape", "beard", "hat", "clothes")  # what has a colour
+SPECIES = frozenset(("dark elf", "orc", "skeleton"))
 _THINGS = frozenset((*DYED, "weapon"))
 ADJECTIVES = frozenset(
     ("old", "young", "little", "small", "big", "large", "tall", "brave", "lone", "haired")
@@ -320,8 +321,7 @@ def _begin_noun(parts: Sequence[Part], noun: int) -> int:
 def _are_apart(one: Part, other: Part) -> bool:
     """Return whether nobody is both."""
     sexes = {one.value, other.value} == {"woman", "man"}
-    species = {"orc", "dark elf", "skeleton"}
-    return one.is_noun and (sexes or {one.value, other.value} <= species)
+    return one.is_noun and (sexes or {one.value, other.value} <= SPECIES)
 
 
 def is_adjective(part: Part) -> bool:

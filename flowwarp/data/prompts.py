@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import final
 
 from flowwarp.data._coloring import color_things, find_bearer, is_worn
-from flowwarp.data._phrases import Part, are_mirrored, plain_words, read_parts, vocabulary
+from flowwarp.data._phrases import SPECIES, Part, are_mirrored, plain_words, read_parts, vocabulary
 from flowwarp.data.captions import plain_caption
 
 _LONGEST = 2000  # characters; nothing after them is read
@@ -26,7 +26,6 @@ _ALWAYS = frozenset(
 )
 _FACING = frozenset(("facing", "faces", "faced", "face", "looks", "looking", "turned", "turns"))
 _NEAR = 2  # phrases before a thing that tell of it
-_SPECIES = frozenset(("dark elf", "orc", "skeleton"))
 _SKINS = {"black": "dark-skinned", "white": "light-skinned", "brown": "dark-brown-skinned"}
 # Colours that things of a kind do not come in, and the nearest that they do.
 _NEAREST = {
@@ -242,7 +241,7 @@ class _Wish:
         else:  # a lady in red, or somebody whom captions do not call a knight
             clothes = self._main("clothes")
             color = clothes.color if clothes is not None and clothes.color else self._take_loose()
-            other = (_SPECIES | {"woman", "man"}) & set(self._nouns)
+            other = (SPECIES | {"woman", "man"}) & set(self._nouns)
             if not color and not (knightly and other):
                 return "", "", ""
             style = "a {} dress" if "woman" in self._nouns else _SHIRT
@@ -262,7 +261,7 @@ class _Wish:
         """Return a colour of nothing that is named, but worn: the lady in red, a red knight."""
         for color in self._loose:
             bearer = find_bearer(self._parts, color)
-            if not bearer & _SPECIES if bearer else is_worn(self._parts, color):
+            if not bearer & SPECIES if bearer else is_worn(self._parts, color):
                 self._loose.remove(color)
                 return color.value
         return ""
@@ -332,7 +331,7 @@ class _Wish:
         nouns = self._nouns
         worn = any(word in torso for word in ("dress", "robe", "tunic", "sleeveless", "pirate"))
         female = "woman" in nouns or ("man" not in nouns and worn)
-        if species := [noun for noun in nouns if noun in _SPECIES]:
+        if species := [noun for noun in nouns if noun in SPECIES]:
             sex = "female " if female else "male "
             return species[0] if species[0] == "skeleton" else sex + species[0]
         if sexes := [noun for noun in nouns if noun in ("woman", "man")]:

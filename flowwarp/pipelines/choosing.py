@@ -23,6 +23,7 @@ from flowwarp.pipelines.sequences import (
     VIDEO,
     Prompt,
     sample_video_tokens,
+    seed_after,
     seeds_after,
     text_likelihood,
 )
@@ -171,7 +172,7 @@ def _sketched(
         before = number * each
         own = range(max(0, part.start - before), min(each, part.stop - before))
         if own:
-            first = seeds_after(seed, share * own.stop)[share * own.start]
+            first = seed_after(seed, share * own.start)
             asked += with_sketches(models, prompt, first, share * len(own), len(own))
     return asked
 

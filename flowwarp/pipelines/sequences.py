@@ -279,7 +279,12 @@ def sample_sketches(
 
 def seeds_after(seed: int, count: int) -> list[int]:
     """Return a seed and others that follow from it, so many in all."""
-    return [(seed + number * _APART) % 2**63 for number in range(count)]
+    return [seed_after(seed, number) for number in range(count)]
+
+
+def seed_after(seed: int, number: int) -> int:
+    """Return one of the seeds that follow from another, which is number 0."""
+    return (seed + number * _APART) % 2**63
 
 
 @torch.inference_mode()
