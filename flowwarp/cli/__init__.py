@@ -26,6 +26,7 @@ COMMANDS = {
     "train-dvae": ("flowwarp.cli.train_dvae", "Train a network that turns video into tokens."),
     "train-gpt": ("flowwarp.cli.train_gpt", "Train a network that makes tokens of a prompt."),
     "train-captioner": ("flowwarp.cli.train_captioner", "Train a network that describes video."),
+    "train-reviser": ("flowwarp.cli.train_reviser", "Train a network that mends what it shows."),
     "train-upsampler": (
         "flowwarp.cli.train_upsampler",
         "Train a network that sharpens its frames.",

@@ -67,6 +67,9 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
              "Of train-captioner --kinds: the one that the --gpt was trained with. If not given, "
              "the package's, if the --gpt was trained with that; else none."),
             ("dvae", "base", "Of train-dvae."),
+            ("reviser", None,
+             "Of train-reviser: it mends what came out otherwise than prompted; none for nothing. "
+             "If not given, the package's if the --gpt is the package's, else none."),
             ("upsampler", "base", "Of train-upsampler."),
             ("flow", "base", "Of train-flow."),
         )

@@ -302,6 +302,7 @@ class Sources:
     layers: str = ""
     photos: str = ""
     dvae: str = ""
+    gpt: str = ""
     flow: str = ""
     sketcher: str = ""
     recipe: str = ""
@@ -330,6 +331,7 @@ def note_sources(
     recipes = tuple(recipe_names())
     names = {
         "dvae": (SHIPPED,),
+        "gpt": (SHIPPED,),
         "sketcher": (SHIPPED,),
         "captioners": (SHIPPED,),
         "start": FLOWNETS if of_flow else (SHIPPED,),

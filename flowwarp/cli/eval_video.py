@@ -317,6 +317,7 @@ def _load(
             device,
             weights["captioner"],
             weights["sketcher"],
+            weights["reviser"],
         )
         networks = _Networks(judge, models.dvae, models.upsampler, models.flownet, models)
     else:

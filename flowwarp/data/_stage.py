@@ -98,6 +98,15 @@ def check_take(size: int, frames: int) -> None:
 
 
 def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) -> Take:
+    """Draw all frames, and find the flow between them; see :func:`draw`."""
+    video, known = draw(canvas, camera, figures, size)
+    tracks = [camera, *(figure.track for figure in figures)]
+    return _measure(video, known, tracks, [figure.shown for figure in figures])
+
+
+def draw(
+    canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int
+) -> tuple[Tensor, Tensor]:
     """Draw all frames.
 
     Args:
@@ -106,6 +115,10 @@ def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) ->
         camera: how it is seen.
         figures: painted in this order.
         size: of the frames; see :func:`check_take`.
+
+    Returns:
+        The frames (T, 3, S, S) uint8, and (T, K + 1, S, S), the share that each of K figures has of
+        a pixel, and the shadow on it.
     """
     frames, count = len(camera.scale), len(figures)
     # RGB; then how much of each pixel shows each figure, what is left being backdrop; shadow.
@@ -117,9 +130,7 @@ def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) ->
             _cast(figure.shadow, figure.track, video, shade)
         _paint(figure, video, shares, number)
     scene = _shrink(scene, STAGE // size)
-    tracks = [camera, *(figure.track for figure in figures)]
-    video = scene[:, :3].mul(255).round_().clamp_(0, 255).byte()
-    return _measure(video, scene[:, 3:], tracks, [figure.shown for figure in figures])
+    return scene[:, :3].mul(255).round_().clamp_(0, 255).byte(), scene[:, 3:]
 
 
 def _shrink(scene: Tensor, step: int) -> Tensor:

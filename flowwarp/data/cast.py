@@ -48,6 +48,13 @@ _WEAPONS = {
     "shoot": ("bow", "great bow", "recurve bow"),
 }
 _ARMED = {"walk": 0.3, "stand": 0.35, "slash": 0.85, "thrust": 0.85, "shoot": 1.0}
+# What can be exchanged of an actor, as captions tell of it, and the categories of layers it is of.
+PARTS = {
+    "hair": ("hair",),
+    "torso": ("over", "torso", "shoulders", "hands", "belt"),
+    "legs": ("legs",),
+    "weapon": ("weapon", "ammo", "quiver"),
+}
 _WHOLE = ("dress", "dress with sash", "robe")  # reaches to the feet: legs are not seen
 _ARMOR = {  # of the category over, and what is worn with it, in its colour, where there is any
     "plate armor": ("chain mail", "plate arms", "metal pants", "metal boots"),
@@ -108,12 +115,7 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
     action = _weighted(random, {name: share for name, (share, _) in ACTIONS.items()})
     direction = "" if action == "fall" else choose(random, DIRECTIONS)
     body = choose(random, [layer for layer in layers.layers if layer.category == "body"])
-    outfit = _Outfit(layers, body, ACTIONS[action][1], direction or "down", random)
-    is_bald = _cover_head(outfit)
-    _clothe(outfit)
-    if cape := outfit.wear("cape", share=0.1, key="cape"):
-        outfit.wear("cape_behind", color=cape.color)
-    _arm(outfit, action)
+    outfit, is_bald = _dress_up(layers, body, action, direction, random)
     about = {
         "body": body.words.get("noun") or body.name,
         "skin": _SKINS.get(body.name, body.words.get("adjective", "")),
@@ -124,6 +126,56 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
     if is_bald:
         about["hair_style"] = "bald"
     return Actor(tuple(outfit.worn), about)
+
+
+def exchange(
+    layers: Layers, actor: Actor, parts: Sequence[str], random: np.random.Generator
+) -> tuple[Layer, ...]:
+    """Return what an actor would wear if some of it were other than it is.
+
+    Body, action and direction stay, so that the actor moves as before; hair is cut as before, and
+    of another colour.
+
+    Args:
+        layers: what there is to wear.
+        actor: who.
+        parts: keys of ``PARTS``: what shall be other, as far as there is any; it may be nothing.
+        random: is drawn from.
+    """
+    body, worn = actor.worn[0], list(actor.worn)
+    action, direction = (actor.attributes[key] for key in ("action", "direction"))
+    drawn, _ = _dress_up(layers, body, action, direction, random)
+    for part in parts:
+        if part == "hair":
+            worn = [_dye_hair(layers, body, layer, random) for layer in worn]
+        else:
+            kept = [layer for layer in worn if layer.category not in PARTS[part]]
+            worn = kept + [layer for layer in drawn.worn if layer.category in PARTS[part]]
+    return tuple(worn)
+
+
+def _dye_hair(layers: Layers, body: Layer, worn: Layer, random: np.random.Generator) -> Layer:
+    if worn.category != "hair":
+        return worn
+    others = [
+        layer
+        for layer in layers.of("hair", body.gender)
+        if layer.name == worn.name and layer.color != worn.color
+    ]
+    return choose(random, others) if others else worn
+
+
+def _dress_up(
+    layers: Layers, body: Layer, action: str, direction: str, random: np.random.Generator
+) -> tuple[_Outfit, bool]:
+    """Draw what somebody wears; return it, and whether one sees that there is no hair."""
+    outfit = _Outfit(layers, body, ACTIONS[action][1], direction or "down", random)
+    is_bald = _cover_head(outfit)
+    _clothe(outfit)
+    if cape := outfit.wear("cape", share=0.1, key="cape"):
+        outfit.wear("cape_behind", color=cape.color)
+    _arm(outfit, action)
+    return outfit, is_bald
 
 
 @final

@@ -25,6 +25,7 @@ JUDGED = (
     *("action", "direction", "hair_color", "torso_style", "torso_color"),
     *("legs_color", "weapon", "ground", "camera"),
 )
+OF_ACTOR = tuple(name for name in JUDGED if name not in ("ground", "camera"))
 
 # The categories of layers that each attribute is named by, and which attributes they tell.
 _TOLD = {

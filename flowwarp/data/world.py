@@ -29,7 +29,7 @@ from flowwarp.data.grounds import (
     paint_ground,
 )
 from flowwarp.data.labels import label_clip
-from flowwarp.data.sprites import ANIMATIONS, Layers, dress
+from flowwarp.data.sprites import ANIMATIONS, Layer, Layers, dress
 from flowwarp.errors import InputError
 
 _TWO = 0.15  # of the clips show two actors
@@ -112,6 +112,52 @@ def compose_clip(
     Raises:
         ValueError: a size or length that is not possible, or nothing is held out.
     """
+    setting = set_up(layers, seed, index, size, frames, photos, photo_share, held_out)
+    take = film(setting.canvas, setting.scene.camera, setting.figures(), size)
+    attributes, random = setting.attributes, setting.random
+    return Clip(
+        **vars(take),
+        caption=setting.caption,
+        attributes=attributes,
+        rewordings=reword(attributes, random, rewordings),  # drawn last: without, all is the same
+        labels=label_clip(attributes) if len(setting.actors) == 1 else {},
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that is decided of a clip before it is filmed."""
+
+    actors: Sequence[Actor]
+    attributes: Attributes
+    caption: str
+    scene: Scene
+    canvas: Tensor
+    random: np.random.Generator
+
+    def figures(self) -> list[Figure]:
+        """Return the actors as they are painted, those behind first."""
+        order = np.argsort([t.y[0] + _FEET * t.scale[0] for t in self.scene.tracks])
+        return [self.figure(number, self.actors[number].worn) for number in order]
+
+    def figure(self, number: int, worn: Sequence[Layer]) -> Figure:
+        """Return an actor as it is painted, in its own clothes or in others."""
+        about, scene = self.actors[number].attributes, self.scene
+        pictures = dress(worn, ACTIONS[about["action"]][1], about["direction"])
+        return Figure(pictures, scene.shown[number], scene.tracks[number], _SHADOW)
+
+
+def set_up(
+    layers: Layers,
+    seed: int,
+    index: int,
+    size: int,
+    frames: int,
+    photos: Sequence[Tensor],
+    photo_share: float,
+    held_out: bool | None,
+) -> Setting:
+    """Decide all of a clip; see :func:`compose_clip`."""
     check_take(size, frames)
     random = np.random.default_rng([seed, index])
     for _ in range(_TRIES):
@@ -128,26 +174,7 @@ def compose_clip(
         canvas = crop_photo(choose(random, photos), random, scene.crop.height, scene.crop.width)
     else:
         canvas = paint_ground(ground, random, scene.crop)
-    figures = [
-        Figure(
-            dress(actor.worn, ACTIONS[about["action"]][1], about["direction"]),
-            shown,
-            track,
-            _SHADOW,
-        )
-        for actor, about, shown, track in zip(
-            actors, attributes["actors"], scene.shown, scene.tracks, strict=True
-        )
-    ]
-    order = np.argsort([track.y[0] + _FEET * track.scale[0] for track in scene.tracks])
-    take = film(canvas, scene.camera, [figures[k] for k in order], size)
-    return Clip(
-        **vars(take),
-        caption=caption,
-        attributes=attributes,
-        rewordings=reword(attributes, random, rewordings),  # drawn last: without, all is the same
-        labels=label_clip(attributes) if len(actors) == 1 else {},
-    )
+    return Setting(actors, attributes, caption, scene, canvas, random)
 
 
 _SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)
@@ -231,7 +258,7 @@ def _way(actor: Actor) -> str:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class Scene:
     """Tracks of all that is seen, what the actors show, and which part of the ground is needed."""
 
     camera: Track
@@ -242,7 +269,7 @@ class _Scene:
 
 def _direct(
     random: np.random.Generator, actors: Sequence[Actor], camera: str, ground: str, frames: int
-) -> _Scene:
+) -> Scene:
     """Place the actors, let them act, and move the camera.
 
     A point of the world is a pixel of the stage as long as the camera neither moves nor zooms.
@@ -283,7 +310,7 @@ def _direct(
         horizon = min(start[1] for start, _ in paths) - random.uniform(10, 24)
         top = HORIZON - _GRID * round(horizon / _GRID) + int(low[1])
     crop = Crop(top, left, int(high[1] - low[1]), int(high[0] - low[0]))
-    return _Scene(Track(zoom, *(offset + zoom[:, None] * low).T), tracks, shown, crop)
+    return Scene(Track(zoom, *(offset + zoom[:, None] * low).T), tracks, shown, crop)
 
 
 def _draw_paths(

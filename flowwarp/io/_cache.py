@@ -24,7 +24,7 @@ LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
 # What a folder of ours is called: by what it holds, and a digest of what that was made from.
-_NAME = re.compile("(pairs|captioned|fitted|tokens|clips)-[0-9a-f]{20}")
+_NAME = re.compile("(pairs|captioned|fitted|tokens|clips|revisions)-[0-9a-f]{20}")
 _IN_USE: set[Path] = set()
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.models._attributes import Attributes, check_attributes
 from flowwarp.models._seeing import (
     PAIR_CHANNELS,
     STRIDE,
@@ -43,7 +44,7 @@ class ClassifierConfig:
         norm: ``group`` normalises over groups of channels of one frame; ``none`` does not.
     """
 
-    attributes: tuple[tuple[str, tuple[str, ...]], ...]
+    attributes: Attributes
     size: int = 64
     apart: int = 4
     widths: tuple[int, int] = (64, 128)
@@ -51,15 +52,9 @@ class ClassifierConfig:
     norm: Literal["group", "none"] = "group"
 
     def __post_init__(self) -> None:
-        for name, values in self.attributes:
-            if not isinstance(name, str) or not isinstance(values, tuple):
-                raise ValueError("attributes must be names, each with its values")
-            if not all(isinstance(value, str) for value in values) or len({*values}) < len(values):
-                raise ValueError(f"values of {name} must be different texts")
+        check_attributes(self.attributes)
         if not self.attributes or any(len(values) < 2 for _, values in self.attributes):
             raise ValueError("attributes must have two values each, and one or more")
-        if len({name for name, _ in self.attributes}) < len(self.attributes):
-            raise ValueError("attributes must have different names")
         check_pairs(self.size, self.apart)
         check_sizes(self.widths, self.blocks, self.norm)
 

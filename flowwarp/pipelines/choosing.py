@@ -18,6 +18,7 @@ from flowwarp.pipelines.captions import Reply, caption_hits, look, reply, statem
 from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.parts import can_fork, run_parts
 from flowwarp.pipelines.precision import fast_autocast
+from flowwarp.pipelines.revising import revise_videos
 from flowwarp.pipelines.sequences import (
     SAMPLING,
     VIDEO,
@@ -282,8 +283,8 @@ def agreement(
 ) -> Tensor:
     """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
-    By the captioner if there is one, from what is decoded: how much of what they state is there,
-    thing by thing, and, counting less, how much of what their words tell
+    By the captioner if there is one, from what is decoded, and revised: how much of what they
+    state is there, thing by thing, and, counting less, how much of what their words tell
     (:mod:`flowwarp.pipelines.captions`). Else the log-likelihood by the transformer.
 
     Args:
@@ -296,7 +297,8 @@ def agreement(
         return text_likelihood(models.gpt, videos, captions)
     with fast_autocast(models.device):  # as what will be shown is
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
-    shown = _hold(torch.stack(frames), models.captioner.net.config.apart)
+        revised = revise_videos(models, torch.stack(frames), captions)
+    shown = _hold(revised, models.captioner.net.config.apart)
     seen = look(models.captioner, shown)
     said = caption_hits(models.captioner, seen, captions)
     return _SAID * said + statement_hits(models.captioner, seen, captions, replies)

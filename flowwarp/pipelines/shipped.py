@@ -17,7 +17,8 @@ def find_weights(weights: str | Path, network: str) -> str | Path:
 
     Args:
         weights: ``"base"``, for a flow network also ``"small"``, or a file.
-        network: ``flownet``, ``dvae``, ``gpt``, ``captioner``, ``sketcher`` or ``upsampler``.
+        network: ``flownet``, ``dvae``, ``gpt``, ``captioner``, ``sketcher``,
+            ``reviser`` or ``upsampler``.
 
     Raises:
         InputError: the package comes without weights of this network.

@@ -13,7 +13,7 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -27,6 +27,7 @@ from flowwarp.pipelines.choosing import Progress, draw_codes
 from flowwarp.pipelines.clip_motion import steady_motion
 from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.pipelines.revising import revise, what_to_revise
 from flowwarp.pipelines.sequences import SAMPLING, Prompt, describe, text_likelihood
 from flowwarp.pipelines.sketches import sketch_of_end
 from flowwarp.pipelines.video_models import VideoModels
@@ -34,7 +35,7 @@ from flowwarp.pipelines.video_tokens import detokenize, tokenize
 from flowwarp.pipelines.windows import Description, some_windows
 from flowwarp.tensors import check_whole
 
-STAGES = ("tokens", "decode", "flow", "upsample")
+STAGES = ("tokens", "decode", "revise", "flow", "upsample")
 # Between seeds of one video; odd, as torch's generator takes the lower 32 bits only.
 _WINDOW, NOISE = 0x85EBCA6B, 0xC2B2AE35
 # A frame takes as long as so many codes, sharpened and not.
@@ -111,6 +112,7 @@ def generate(
         raise ValueError(f"frames must be at most {models.window} with this transformer")
     first = begin = large = None
     if image is not None:
+        models = replace(models, reviser=None)  # what the picture shows shall stay
         first = tokenize(models.dvae, middle_square(image, models.small, "image")[None])
         if models.can_begin(1):
             begin, large = first, _full_size(models, image)
@@ -165,9 +167,11 @@ def _run(job: _Job, seconds: Seconds) -> Iterator[Tensor]:
         return _stage(items, name, seconds, cast)
 
     codes = stage(_write(job, tell), "tokens")
+    decodes = stage(detokenize(models.dvae, codes), "decode", low=half)
+    revised = revise(models, decodes, what_to_revise(models, job.prompt.caption))
     # Those who look ahead shall not have another window written for it.
     decodes = itertools.islice(
-        stage(detokenize(models.dvae, codes), "decode", low=half),
+        stage(revised, "revise", low=half),
         models.dvae.config.stride_time * _token_frames(job),
     )
     pictures: Iterator[Tensor] = decodes

@@ -34,6 +34,7 @@ from flowwarp.losses.photometric import ssim_distance
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
+from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
@@ -46,6 +47,7 @@ from flowwarp.pipelines.clip_motion import enlarged_motion
 from flowwarp.pipelines.flow_estimation import estimate_flow
 from flowwarp.pipelines.hearing import hear
 from flowwarp.pipelines.precision import fast_autocast
+from flowwarp.pipelines.revising import revise_videos
 from flowwarp.pipelines.sequences import (
     SAMPLING,
     VIDEO,
@@ -91,10 +93,7 @@ def load_classifier(
         weights = bundled_weights("classifier", remedy)
 
     def make(settings: Mapping[str, Any]) -> Classifier:
-        given = settings.get("attributes", ())
-        attributes = tuple(
-            (name, tuple(values) if isinstance(values, list) else values) for name, values in given
-        )
+        attributes = attributes_from_card(settings.get("attributes", ()))
         return Classifier(ClassifierConfig(**{**settings, "attributes": attributes}))
 
     net, _ = build(weights, "classifier", make)
@@ -317,15 +316,17 @@ def evaluate_gpt(
         prompts = [prompt_of(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
         video = _stack(batch)
         codes, decoded = _through(models.dvae, video)
+        heard = [hear(models.gpt, prompt).text for prompt in prompts]
         drawn, _ = draw_codes(
             models,
-            [Prompt(hear(models.gpt, prompt).text) for prompt in prompts],
+            [Prompt(text) for text in heard],
             [(seed + n) % 2**63 for n in numbers],
             sampling,
             candidates,
             best,
         )
-        videos = {TRUTH: video, DECODED: decoded, DRAWN: _decode(models.dvae, drawn, len(video[0]))}
+        shown = revise_videos(models, _decode(models.dvae, drawn, len(video[0])), heard)
+        videos = {TRUTH: video, DECODED: decoded, DRAWN: shown}
         _judge(tally, classifier, videos, wanted)
         for whose, some in videos.items():
             for label, clip in zip(labels, some, strict=True):
@@ -532,10 +533,11 @@ def evaluate_samples(
         numbers = range(number, number + len(batch))
         number += len(batch)
         told = [prompt_of(clip, seed, n) for clip, n in zip(batch, numbers, strict=True)]
-        prompts = [Prompt(hear(models.gpt, prompt).text) for prompt in told]
+        heard = [hear(models.gpt, prompt).text for prompt in told]
+        prompts = [Prompt(text) for text in heard]
         seeds = [(seed + n) % 2**63 for n in numbers]
         codes, _ = draw_codes(models, prompts, seeds, sampling, candidates, best)
-        decodes = _decode(models.dvae, codes, len(batch[0].video))
+        decodes = revise_videos(models, _decode(models.dvae, codes, len(batch[0].video)), heard)
         for clip, decode, n in zip(batch, decodes, seeds, strict=True):
             motion = enlarged_motion(models.flownet, decode, apart)
             draw = partial(_upsample, models.upsampler, decode, motion, seed=n + NOISE, steps=steps)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
+from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH
+from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.models.upsampler import SCALE, Upsampler, UpsamplerConfig
 from flowwarp.pipelines.captions import MediaCaptioner, load_captioner
 from flowwarp.pipelines.flow_estimation import load_flownet
@@ -20,6 +24,7 @@ from flowwarp.pipelines.shipped import SHIPPED, find_weights
 from flowwarp.pipelines.sketches import check_sketches, eye_print
 from flowwarp.pipelines.video_tokens import fingerprint, load_dvae
 
+NOTHING = "none"  # the name of no network, where None is for one that is found
 _OWN_VAE = "give the VAE that it was trained with"
 
 
@@ -35,6 +40,7 @@ class VideoModels:
         captioner: tells which of several videos is as prompted; without one the transformer does.
         sketcher: a captioner that sorts places into kinds, for a transformer that makes videos
             after its sketches; it tells which of several sketches is as prompted.
+        reviser: makes of what is decoded what was asked for; None to leave it as it is.
     """
 
     gpt: MediaGPT
@@ -43,6 +49,7 @@ class VideoModels:
     flownet: FlowNet | None = None
     captioner: MediaCaptioner | None = None
     sketcher: MediaCaptioner | None = None
+    reviser: Reviser | None = None
 
     @property
     def uses_sketches(self) -> bool:
@@ -102,6 +109,7 @@ def load_models(
     device: str | torch.device = "cpu",
     captioner: str | Path | None = None,
     sketcher: str | Path | None = None,
+    reviser: str | Path | None = None,
 ) -> VideoModels:
     """Load the networks that make video.
 
@@ -115,6 +123,8 @@ def load_models(
             is, else for the sketcher.
         sketcher: of ``train-captioner --kinds``, likewise: that whose sketches the transformer
             learned; None for that in the package if it is, else none.
+        reviser: of ``train-reviser``, likewise; ``"none"`` for none; None for that in the package
+            if the transformer is, else none.
 
     Raises:
         InputError: a file is missing, broken, of another network, or does not fit the others; or
@@ -127,6 +137,8 @@ def load_models(
     if sketcher == SHIPPED:
         captioner = captioner or SHIPPED
     eye = None if sketcher is None else load_captioner(sketcher, device, "sketcher")
+    if reviser is None:
+        reviser = NOTHING
     models = VideoModels(
         transformer,
         vae,
@@ -134,8 +146,11 @@ def load_models(
         None if flow is None else load_flownet(flow, device),
         captioner=eye if captioner is None else load_captioner(captioner, device),
         sketcher=eye,
+        reviser=None if reviser == NOTHING else load_reviser(reviser, device),
     )
-    _check_codes(models, gpt)
+    check_codes(models, gpt)
+    if models.reviser is not None:
+        _check_reviser(models, models.reviser, reviser)
     if eye is not None and transformer.vocabulary.knows(SKETCH):
         check_sketches(transformer, eye, sketcher)
     for looking, source in ((models.sketcher, sketcher), (models.captioner, captioner)):
@@ -155,7 +170,7 @@ def _learned_shipped_sketches(gpt: MediaGPT) -> bool:
     return gpt.sketches == eye_print(eye)
 
 
-def _check_codes(models: VideoModels, source: str | Path) -> None:
+def check_codes(models: VideoModels, source: str | Path) -> None:
     """Check that a transformer writes the codes of the VAE.
 
     Raises:
@@ -186,6 +201,36 @@ def _check_captioner(models: VideoModels, eye: MediaCaptioner, source: str | Pat
     if apart >= models.window:
         problem = f"compares frames {apart} apart, the networks make {models.window}"
         raise InputError(source or "captioner", problem)
+
+
+def _check_reviser(models: VideoModels, net: Reviser, source: str | Path) -> None:
+    config, frames = net.config, models.dvae.config.stride_time
+    if config.frames != frames:
+        problem = f"revises {config.frames} frames at a time, the VAE decodes {frames}"
+        raise InputError(source, problem)
+    if models.small % config.stride:
+        problem = f"takes frames of a multiple of {config.stride} px, the VAE has {models.small}"
+        raise InputError(source, problem)
+
+
+def load_reviser(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Reviser:
+    """Make a reviser from weights.
+
+    Args:
+        weights: a ``.safetensors`` file with its card, such as ``train-reviser`` writes, or
+            ``"base"`` for those in the package.
+        device: where it shall be.
+
+    Raises:
+        InputError: the file is missing, broken, or of another network.
+    """
+
+    def make(settings: Mapping[str, Any]) -> Reviser:
+        attributes = attributes_from_card(settings.get("attributes", ()))
+        return Reviser(ReviserConfig(**{**settings, "attributes": attributes}))
+
+    net, _ = build(find_weights(weights, "reviser"), "reviser", make)
+    return net.to(device).eval()
 
 
 def load_upsampler(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> Upsampler:

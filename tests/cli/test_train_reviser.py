@@ -1,0 +1,83 @@
+"""``train-reviser`` through the real command line, and a video made with what it learned."""
+
+import json
+
+import pytest
+
+from flowwarp.cli import main
+from flowwarp.data import grounds
+from flowwarp.io.checkpoints import load_weights
+
+QUICK = ["--preset", "tiny", "--set", "clips=4", "--set", "checked=2", "--set", "size=16"]
+QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1", "--set", "groups=1"]
+QUICK += ["--set", "model.widths=[8,16]"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _few_variants():
+    before, grounds.VARIANTS = grounds.VARIANTS, 3
+    yield
+    grounds.VARIANTS = before
+
+
+def run(*arguments):
+    with pytest.raises(SystemExit) as stop:
+        main([str(argument) for argument in arguments])
+    return stop.value.code
+
+
+@pytest.fixture
+def call(video_weights):
+    makers = ("--dvae", video_weights["dvae"], "--gpt", video_weights["gpt"])
+    return ["train-reviser", "sprites", *makers, *QUICK]
+
+
+def test_trains_a_reviser(call, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(*call, "--run", folder, "--steps", 2, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["step"] == 2
+    card = load_weights(told["weights"], "reviser")[1]
+    assert [name for name, _ in card.config["attributes"]][:2] == ["action", "direction"]
+    assert list((folder / "samples").glob("*.png"))
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"actor", "before", "held_out_actor"} <= set().union(*lines)
+    # It goes on, and begins anew from what was learned.
+    assert run(*call, "--run", folder, "--steps", 3, "--resume", "changed") == 0
+    more = [*call, "--run", tmp_path / "more", "--steps", 1, "--start", told["weights"]]
+    assert run(*more) == 0
+
+
+def test_other_clips_have_no_counterparts(call, tmp_path, capsys):
+    call[1] = "digits"
+    assert run(*call, "--run", tmp_path / "run") == 2
+    assert "DATA must be sprites" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_makes_nothing(call, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    assert run(*call, "--run", tmp_path / "run", "--dry-run") == 0
+    assert "gpt" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["size=32"], "size must be 16"),
+        (["groups=3"], "groups must be at most 2"),
+        (["model.frames=2"], "frames must be 4"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_at_once(call, tmp_path, capsys, settings, message):
+    more = [part for setting in settings for part in ("--set", setting)]
+    assert run(*call, "--run", tmp_path / "run", *more) == 3
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_vae_is_refused(call, tmp_path, capsys):
+    call[call.index("--dvae") + 1] = "base"
+    assert run(*call, "--run", tmp_path / "run") == 3
+    assert "codes" in capsys.readouterr().err
