@@ -94,6 +94,11 @@ def test_sizes_that_cannot_be_are_refused(change, message):
         ReviserConfig(**settings)
 
 
+def test_a_network_that_could_be_told_nothing_is_refused():
+    with pytest.raises(ValueError, match="attributes must be one or more"):
+        Reviser(ReviserConfig(()))
+
+
 @pytest.mark.parametrize(
     ("video", "told", "message"),
     [
