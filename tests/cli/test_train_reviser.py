@@ -45,7 +45,19 @@ def test_trains_a_reviser(call, tmp_path, capsys):
     # It goes on, and begins anew from what was learned.
     assert run(*call, "--run", folder, "--steps", 3, "--resume", "changed") == 0
     more = [*call, "--run", tmp_path / "more", "--steps", 1, "--start", told["weights"]]
+    for other in ("[]", "3"):
+        assert run(*more, "--set", f"attributes={other}") == 3
     assert run(*more) == 0
+
+
+def test_what_a_run_has_written_sets_another(call, tmp_path):
+    """Its attributes, which are of the clips, are passed over."""
+    assert run(*call, "--run", tmp_path / "one", "--steps", 1) == 0
+    settings = tmp_path / "one" / "config.toml"
+    more = [*call[:6], "--run", tmp_path / "two", "--config", settings]
+    assert run(*more) == 0
+    one, two = (load_weights(tmp_path / n / "last.safetensors")[1] for n in ("one", "two"))
+    assert one.config == two.config
 
 
 def test_other_clips_have_no_counterparts(call, tmp_path, capsys):
