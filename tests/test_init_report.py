@@ -28,7 +28,7 @@ def test_a_network_by_hand():
 
 
 @pytest.mark.parametrize("norm", ["first", "none"])
-@pytest.mark.parametrize("model", ["gpt", "upsampler"])
+@pytest.mark.parametrize("model", ["gpt", "upsampler", "reviser"])
 def test_depth_changes_neither_signal_nor_gradient(model, norm):
     build, run, norms = init_report.MODELS[model]
     found = []

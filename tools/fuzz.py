@@ -60,6 +60,7 @@ from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig, Residual
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
 from flowwarp.pipelines.captions import caption_nats, load_captioner, look, write_caption
 from flowwarp.pipelines.sequences import (
@@ -74,7 +75,7 @@ from flowwarp.pipelines.sequences import (
 )
 from flowwarp.pipelines.text_video import generate
 from flowwarp.pipelines.video_evaluation import load_classifier
-from flowwarp.pipelines.video_models import load_models, load_upsampler
+from flowwarp.pipelines.video_models import load_models, load_reviser, load_upsampler
 from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train.loop import LoopConfig
 from flowwarp.train.runs import State, open_run
@@ -224,6 +225,20 @@ def check_classifier(path: Path) -> None:
     for name, values in config.attributes:
         assert read[name].shape == (1, len(values))
         assert bool(read[name].isfinite().all())
+
+
+def check_reviser(path: Path) -> None:
+    """Load a reviser that learned nothing: told anything, it must leave groups as they are."""
+    net = load_reviser(path)
+    config = net.config
+    group = torch.rand(1, config.frames, 3, config.stride, config.stride)
+    for known in ({name: values[-1] for name, values in config.attributes if values}, {}):
+        revised = list(net.revise([group, group], net.tell([known])))
+        assert len(revised) == 2
+        for made in revised:
+            torch.testing.assert_close(made, group, rtol=0, atol=1e-3)
+            for frame in made[0]:
+                check_range(frame)
 
 
 def check_state(path: Path) -> None:
@@ -412,6 +427,13 @@ def make_classifier(path: Path) -> None:
     save_network(path, "classifier", Classifier(config))
 
 
+def make_reviser(path: Path) -> None:
+    """Make the weights of a reviser."""
+    attributes = (("color", ("red", "blue")), ("shape", ("a", "b", "c")))
+    config = ReviserConfig(attributes, frames=2, widths=(8, 16), blocks=(1, 0), embedding=4)
+    save_network(path, "reviser", Reviser(config))
+
+
 def save_network(path: Path, name: str, net: Any, **notes: str) -> None:
     """Write weights whose card says all of the configuration."""
     save_weights(path, net, Card(name, dataclasses.asdict(net.config), 3, notes))
@@ -513,6 +535,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]]
     "card_rounding_dvae": (".safetensors", make_rounding_dvae, check_dvae),
     "card_upsampler": (".safetensors", make_upsampler, check_upsampler),
     "card_classifier": (".safetensors", make_classifier, check_classifier),
+    "card_reviser": (".safetensors", make_reviser, check_reviser),
     "state": (".safetensors", make_state, check_state),
     "config": (".toml", make_text(to_toml({"loop": LoopConfig(), "model": FlowNetConfig()})),
                check_config),

@@ -50,7 +50,7 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weigh
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.pipelines.sequences import VOCABULARY
 
 SECONDS, BYTES = 10.0, 3 * 2**29
@@ -140,6 +140,10 @@ def lay_out_networks(folder: Path) -> None:
     )
     save_network(folder / "judge.safetensors", "classifier", judge)
     save_network(folder / "say.safetensors", "captioner", telling, **{VOCABULARY: words.to_json()})
+    mending = reviser.ReviserConfig(
+        (("hair_color", ("red", "blue")),), widths=(8, 16), blocks=(1, 1), embedding=8
+    )
+    save_network(folder / "mend.safetensors", "reviser", reviser.Reviser(mending))
 
 
 def save_network(path: Path, name: str, net: Any, **notes: str) -> None:
@@ -368,6 +372,7 @@ NET = "--weights net.safetensors --quality fast"
 EVAL_VIDEO = "eval-video --part upsampler --clips 1 --no-held-out"
 VIDEO_NETS = "--gpt gpt.safetensors --dvae dvae.safetensors --no-upsampler"
 DVAE = "--dvae dvae.safetensors"
+WRITER = f"{DVAE} --gpt gpt.safetensors"
 PAIR = "pairs/set/one"  # the good pair with known flow
 HUGE = 2**31 - 1
 NOTHING: Make = lambda folder: None  # noqa: E731
@@ -392,6 +397,7 @@ def train(command: str, data: str, more: str = "") -> str:
         "train-gpt": "clips=2 checked=1 data.size=16 data.frames=4",
         "train-captioner": "clips=2 checked=1 model.size=16 length=8",
         "train-upsampler": "data.size=32 length=4 frames=2",
+        "train-reviser": "clips=2 checked=1 size=16 length=8 groups=1 model.widths=8,16",
     }[command]
     settings = " ".join(f"--set {item}" for item in f"{sets} batch_size=2".split())
     return f"{command} {data} --preset tiny --steps 1 --run runs/x {settings} {more}"
@@ -412,12 +418,16 @@ def _right() -> Iterator[Case]:
         "train-gpt": train("train-gpt", "digits", DVAE),
         "train-captioner": train("train-captioner", "digits"),
         "train-upsampler": train("train-upsampler", "digits", DVAE),
+        "train-reviser": train("train-reviser", "sprites", WRITER),
         "generate-video": f"generate-video dog {VIDEO_NETS} -o out.mp4",
         "describe-video": f"describe-video clip.mp4 --gpt gpt.safetensors {DVAE}",
         "eval-video": f"{EVAL_VIDEO} --upsampler up.safetensors {DVAE}",
     }
     for command, call in calls.items():
         yield Case(f"right: {command}", call, code=0)
+    prompt = ["generate-video", "a man with red hair", *VIDEO_NETS.split(), "-o", "out.mp4"]
+    prompt += ["--reviser", "mend.safetensors"]
+    yield Case("right: generate-video --reviser", prompt, code=0)
 
 
 def _flows() -> Iterator[Case]:
@@ -654,6 +664,12 @@ def _weights() -> Iterator[Case]:
         "describe-video": "describe-video clip.mp4 --gpt {} --dvae dvae.safetensors",
         "describe-video captioner": "describe-video clip.mp4 --captioner {}",
         "train-captioner": train("train-captioner", "digits", "--start {}"),
+        "train-reviser --dvae": train(
+            "train-reviser", "sprites", "--gpt gpt.safetensors --dvae {}"
+        ),
+        "train-reviser --gpt": train("train-reviser", "sprites", f"{DVAE} --gpt {{}}"),
+        "train-reviser --start": train("train-reviser", "sprites", f"{WRITER} --start {{}}"),
+        "generate-video reviser": f"generate-video dog {VIDEO_NETS} --reviser {{}} -o x.mp4",
         "eval-video classifier": "eval-video --part classifier --classifier {}",
         "eval-video dvae": f"{EVAL_VIDEO} --upsampler up.safetensors --dvae {{}}",
         "eval-video upsampler": f"{EVAL_VIDEO} --dvae dvae.safetensors --upsampler {{}}",
@@ -675,13 +691,18 @@ def _weights() -> Iterator[Case]:
         "generate-video gpt": "gpt", "generate-video dvae": "dvae",
         "generate-video upsampler": "up", "describe-video": "gpt",
         "describe-video captioner": "say", "train-captioner": "say",
+        "train-reviser --dvae": "dvae", "train-reviser --gpt": "gpt",
+        "train-reviser --start": "mend", "generate-video reviser": "mend",
         "eval-video classifier": "judge", "eval-video dvae": "dvae", "eval-video upsampler": "up",
     }  # fmt: skip
     for command, call in calls.items():
         make = weights(safe, f"{files[command]}.safetensors", every=nan)
         line = "is not finite everywhere"
         yield Case(f"weights NaN: {command}", call.format(safe), make, says=line)
-    for command in ("train-gpt", "train-upsampler", "train-captioner"):
+    for command in (
+        "train-gpt", "train-upsampler", "train-captioner", "train-reviser --dvae",
+        "train-reviser --gpt", "train-reviser --start", "generate-video reviser",
+    ):  # fmt: skip
         line = "holds the weights of flownet, not of"
         yield Case(
             f"weights of another network: {command}",
@@ -696,6 +717,14 @@ def _weights() -> Iterator[Case]:
         ("describe-video captioner", "say.safetensors", {"hidden": 2**20}),
         ("generate-video captioner", "say.safetensors", {"kinds": 10**9}),
         ("generate-video upsampler", "up.safetensors", {"widths": [2**20, 2**20]}),
+        ("generate-video reviser", "mend.safetensors", {"widths": [2**20, 2**20]}),
+        ("generate-video reviser", "mend.safetensors", {"blocks": [2**20, 2**20]}),
+        ("generate-video reviser", "mend.safetensors", {"embedding": 2**16}),
+        (
+            "generate-video reviser",
+            "mend.safetensors",
+            {"attributes": [["hair_color", [str(number) for number in range(10**6)]]]},
+        ),
     ):
         make = weights(safe, file, card=card)
         network = command.split()[1]
@@ -708,6 +737,9 @@ def _weights() -> Iterator[Case]:
         ("generate-video dvae", "groups"): (2**31, 10**30, True),
         ("generate-video upsampler", "residual"): (1e999, 10**30, 1e-300, "x"),
         ("generate-video upsampler", "sharpness"): (1e999, 10**30),
+        ("generate-video reviser", "frames"): (0, 1e999, 10**30, 4.0, True),
+        ("generate-video reviser", "embedding"): (math.nan, 2**31, [8]),
+        ("generate-video reviser", "norm"): ("batch", None),
     }
     for (command, name), values in odd.items():
         for value in values:
@@ -735,6 +767,35 @@ def _weights() -> Iterator[Case]:
     for command in ("classifier", "dvae", "upsampler"):
         call = calls[f"eval-video {command}"].format("gpt.safetensors")
         yield Case(f"weights of another network: eval-video {command}", call)
+    pairs = "(attributes must be names, each with its values)"
+    attributes: dict[str, tuple[object, str]] = {
+        "none at all": ([], "(attributes must be one or more)"),
+        "a number": (3, pairs),
+        "text": ("hair", pairs),
+        "of a number": ([["hair_color", 3]], pairs),
+        "of numbers": ([["hair_color", [1, 2]]], "(values of hair_color must be different texts)"),
+        "without values": ([["hair_color"]], pairs),
+        "a mapping": ({"hair_color": ["red", "blue"]}, pairs),
+        "the same twice": ([["hair", []]] * 2, "(attributes must have different names)"),
+    }
+    for fault, (value, line) in attributes.items():
+        make = weights(safe, "mend.safetensors", card={"attributes": value})
+        call = calls["generate-video reviser"].format(safe)
+        yield Case(f"weights odd attributes, {fault}: generate-video reviser", call, make,
+                   says=line)  # fmt: skip
+    for command, sizes, line in (
+        ("generate-video reviser", {"frames": 2}, "revises 2 frames at a time"),
+        ("train-reviser --start", {"frames": 2}, "frames must be 4"),
+        ("generate-video reviser", {"widths": (8,) * 5, "blocks": (0,) * 5}, "multiple of 32"),
+    ):
+
+        def unfit(folder: Path, sizes: Mapping[str, Any] = sizes) -> None:
+            settings = {"widths": (8, 16), "blocks": (1, 1), **sizes}
+            net = reviser.Reviser(reviser.ReviserConfig((("hair_color", ("red",)),), **settings))
+            save_network(folder / safe, "reviser", net)
+
+        call = calls[command].format(safe)
+        yield Case(f"weights of other {min(sizes)}: {command}", call, unfit, says=line)
     swapped = "generate-video dog --gpt dvae.safetensors --dvae gpt.safetensors -o x.mp4"
     yield Case("weights swapped: generate-video", swapped)
 
@@ -804,7 +865,7 @@ def _settings() -> Iterator[Case]:
     for value in values:
         call = train("train-dvae", "digits", f"--set {value}")
         yield Case(f"setting {value}: train-dvae", call, code=2 if value == "=3" else 3)
-    codec = {"train-gpt": DVAE, "train-upsampler": DVAE}
+    codec = {"train-gpt": DVAE, "train-upsampler": DVAE, "train-reviser": WRITER}
     wrong = {
         "train-gpt": ("clips=0", "data.frames=3", "data.size=15", "text_limit=-1", "merges=many",
                       "depth=0", "width=33", "heads=0", "kinds=-1"),
@@ -812,13 +873,23 @@ def _settings() -> Iterator[Case]:
                             "model.size=15", "blind=2", "widths=[]", "hidden=0", "norm=batch"),
         "train-upsampler": ("frames=9", "frames=0", "data.size=33", "spoilt=-1", "errors=2",
                             "widths=[]", "forget=nan", "own_steps=0", "norm=batch"),
+        "train-reviser": ("clips=0", "checked=0", "data.size=32", "length=4", "groups=3",
+                          "mixed=2", "redrawn=nan", "most=-1", "told=2", "mirrored=inf",
+                          "gradient=-1", "actor=nan", "smooth=inf", "model.frames=2",
+                          "widths=12,16", "widths=[]", "blocks=1", "embedding=0", "norm=batch"),
     }  # fmt: skip
     for command, own in wrong.items():
         for value in ("unheard=1", "learning_rate=nan", "batch_size=0", *own):
-            call = train(command, "digits", f"{codec.get(command, '')} --set {value}")
+            data = "sprites" if command == "train-reviser" else "digits"
+            call = train(command, data, f"{codec.get(command, '')} --set {value}")
             says = value.split("=")[0].split(".")[-1]
             code = 2 if says == "unheard" else 3
             yield Case(f"setting {value}: {command}", call, code=code, says=says)
+    huge = put("x.toml", f"[model]\nembedding = {2**16}\n")
+    call = train("train-reviser", "sprites", f"{WRITER} --config x.toml")
+    yield Case("config huge network: train-reviser", call, huge, 6)
+    call = train("train-reviser", "digits", WRITER)
+    yield Case("setting of other clips: train-reviser", call, code=2, says="DATA must be sprites")
 
 
 def _numbers() -> Iterator[Case]:
@@ -980,6 +1051,8 @@ def _folders() -> Iterator[Case]:
     yield Case("folder of bad photos: train-flow", call, photos)
     call = "datasets make sprites --count 1 --size 16 -o made --photos photos"
     yield Case("folder of bad photos: datasets", call, photos)
+    call = train("train-reviser", "sprites", f"{WRITER} --photos photos")
+    yield Case("folder of bad photos: train-reviser", call, photos)
     calls = {
         "flow": f"flow void {NET} -o flows",
         "warp": "warp void flow.flo -o new/",
@@ -995,6 +1068,9 @@ def _folders() -> Iterator[Case]:
         "train-captioner": train("train-captioner", "void"),
         "train-upsampler": train("train-upsampler", "void", DVAE),
         "train-upsampler --dvae": train("train-upsampler", "digits", "--dvae void"),
+        "train-reviser --photos": train("train-reviser", "sprites", f"{WRITER} --photos void"),
+        "train-reviser --layers": train("train-reviser", "sprites", f"{WRITER} --layers void"),
+        "train-reviser --gpt": train("train-reviser", "sprites", f"{DVAE} --gpt void"),
     }
     for command, call in calls.items():
         make: Make = lambda folder: (folder / "void").mkdir()  # noqa: E731
@@ -1058,6 +1134,7 @@ def _long_names() -> Iterator[Case]:
         "train-gpt": train("train-gpt", long, DVAE),
         "train-captioner": train("train-captioner", long),
         "train-upsampler": train("train-upsampler", long, DVAE),
+        "train-reviser": train("train-reviser", "sprites", f"{DVAE} --gpt {long}"),
     }
     outputs = {
         "warp": f"warp a.png flow.flo -o {long}.png",
@@ -1106,13 +1183,14 @@ def _runs() -> Iterator[Case]:
     for fault, make in changed.items():
         call = train("train-dvae", "digits", "--resume changed")
         yield Case(f"run {fault}: train-dvae", call, make, writes=writes)
-    for command, codec in (
-        ("train-gpt", DVAE), ("train-captioner", ""), ("train-upsampler", DVAE),
+    for command, data in (
+        ("train-gpt", f"digits {DVAE}"), ("train-captioner", "digits"),
+        ("train-upsampler", f"digits {DVAE}"), ("train-reviser", f"sprites {WRITER}"),
     ):  # fmt: skip
         for fault in ("of broken states", "of a pickle", "of foreign weights"):
-            call = train(command, "digits", f"{codec} --resume changed")
+            call = train(command, f"{data} --resume changed")
             yield Case(f"run {fault}: {command}", call, changed[fault], writes=writes, says="state")
-        call = train(command, "digits", codec)
+        call = train(command, data)
         yield Case(f"run that is there: {command}", call, put(state, "old"), 4, writes=writes,
                    says="holds a run")  # fmt: skip
     call = train("train-dvae", "digits", "--resume auto")
@@ -1162,6 +1240,11 @@ def _layers() -> Iterator[Case]:
         codec = DVAE if command in ("train-gpt", "train-upsampler") else ""
         call = train(command, "sprites", f"{codec} --layers lpc")
         yield Case(f"layers missing: {command}", call, says="lpc")
+    call = train("train-reviser", "sprites", f"{WRITER} --layers lpc")
+    yield Case("layers missing: train-reviser", call, says="lpc")
+    for fault in ("empty", "leads out", "of another size"):
+        make = both(put("lpc/attributes.json", harm[fault]), copied("a.png", "lpc/layers/a.png"))
+        yield Case(f"layers {fault}: train-reviser", call, make)
 
 
 # ------------------------------------------------------------------ running them

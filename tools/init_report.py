@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
-from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, upsampler
+from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.models.upsampler import SCALE
 from flowwarp.train.small_tasks import awake
 
@@ -115,12 +115,14 @@ def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
         nn.LeakyReLU,
         dvae.Block, dvae.Pointwise, dvae.Up,
         gpt.Block, gpt.FeedForward,
-        upsampler.Block, _seeing.Block,
+        upsampler.Block, reviser.Block, _seeing.Block,
     )  # fmt: skip
     names = {"to_latent", "from_latent", "join", "foretold", "stem", "think"}
     for name, module in net.named_modules():
-        inside = name.endswith(".feed")  # a part of a block
-        if (isinstance(module, kinds) and not inside) or name in names or "projections." in name:
+        # A part of a block; what a reviser is told, which nothing hangs on at first.
+        inside = name.endswith(".feed") or (name == "join" and isinstance(net, reviser.Reviser))
+        named = isinstance(module, kinds) or name in names or "projections." in name
+        if named and not inside:
             yield name, module
 
 
@@ -214,6 +216,17 @@ def run_classifier(net: Any) -> Tensor:
     return logits
 
 
+def make_reviser(norm: Any, factor: int) -> nn.Module:
+    config = reviser.ReviserConfig((("weapon", ("bow", "spear")),), norm=norm)
+    deeper = tuple(factor * count for count in config.blocks)
+    return awake(reviser.Reviser(replace(config, blocks=deeper)))
+
+
+def run_reviser(net: Any) -> Tensor:
+    video: Tensor = net(_video(64, 8), net.tell([{"weapon": "bow"}, {}]))
+    return video
+
+
 def _deeper(blocks: tuple[int, int], factor: int) -> tuple[int, int]:
     return factor * blocks[0], factor * blocks[1]
 
@@ -225,6 +238,7 @@ MODELS: dict[str, tuple[Callable[[str, int], nn.Module], Callable[[Any], Tensor]
     "upsampler": (make_upsampler, run_upsampler, ["group", "none"]),
     "captioner": (make_captioner, run_captioner, ["group", "none"]),
     "classifier": (make_classifier, run_classifier, ["group", "none"]),
+    "reviser": (make_reviser, run_reviser, ["group", "none"]),
 }
 
 

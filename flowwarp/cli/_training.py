@@ -227,10 +227,10 @@ def _reconfigured(net: Network, config: Any) -> Network:
     own: Any = net.config
     if config == own:
         return net
-    changed = type(net)(config)
     try:
+        changed = type(net)(config)
         changed.load_state_dict(net.state_dict())
-    except RuntimeError as fault:  # torch has no kind of its own for this
+    except (RuntimeError, ValueError) as fault:  # torch has no kind of its own for this
         before, after = asdict(own), asdict(config)
         names = ", ".join(f"model.{name}" for name in before if before[name] != after[name])
         raise InputError(names, "does not fit the weights of --start", "leave it out") from fault

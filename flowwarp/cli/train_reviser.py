@@ -55,7 +55,7 @@ def command(
     flowwarp train-reviser sprites --layers lpc/ --dvae base --gpt base --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import SPRITES
+    from flowwarp.data.sources import SPRITES, digest_photos
 
     if data != SPRITES:
         raise click.UsageError(f"DATA must be {SPRITES}: of other clips there are no counterparts")
@@ -91,11 +91,13 @@ def command(
     wardrobe = load_layers(layers)
     pictures = [] if photos is None else load_photos(photos)
     check_held_out(wardrobe, layers, photos=bool(pictures))
+    # Photos that few clips have are in none of the first.
+    state = (wardrobe.digest, *([digest_photos(pictures)] if pictures else []))
     spoil = reviser.Spoiler(vae, writer, half=training.precision == "bf16")
 
     def keep(name: str, seed: int, count: int, held_out: bool) -> Revisions:
         pairs = reviser.Pairs(wardrobe, pictures, seed, about, held_out)
-        key = repr((name, layers, photos, wardrobe.digest))
+        key = repr((name, layers, photos, *state))
         tell = tell_every("spoiling clips")
         return reviser.keep_revisions(pairs, spoil, key, count, seed, about, progress=tell)
 

@@ -21,16 +21,24 @@ from torch import Tensor, nn
 from flowwarp.errors import InputError, missing_extra
 from flowwarp.io._files import atomic_folder, open_input
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
+from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.tensors import check_frames, check_video
 
 INDEX, CONFIG, PAGE = "model_index.json", "config.json", "README.md"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LIBRARY = "flowwarp"
+
+
+def _reviser(settings: Mapping[str, Any]) -> Reviser:
+    attributes = attributes_from_card(settings.get("attributes", ()))
+    return Reviser(ReviserConfig(**{**settings, "attributes": attributes}))
+
 
 # By the name in the card: the class, and how to make one.
 _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = {
@@ -39,6 +47,7 @@ _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = 
     "gpt": ("GPT", lambda settings: GPT(GPTConfig(**settings))),
     "captioner": ("Captioner", lambda settings: Captioner(CaptionerConfig(**settings))),
     "upsampler": ("Upsampler", lambda settings: Upsampler(UpsamplerConfig(**settings))),
+    "reviser": ("Reviser", _reviser),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a part, and so of a folder: it leads nowhere else
 _LARGEST_JSON = 2**20
@@ -65,7 +74,7 @@ def export_folder(folder: str | Path, parts: Mapping[str, str | Path]) -> None:
 
     Raises:
         InputError: a file is missing, broken, or of none of the networks that such a folder takes:
-            flownet, dvae, gpt, captioner and upsampler.
+            flownet, dvae, gpt, captioner, upsampler and reviser.
         OutputError: the folder cannot be written, or is not empty.
         ValueError: no parts, or a name that is no plain word.
     """

@@ -122,7 +122,7 @@ def open_source(
             check_held_out(drawn, layers, photos=bool(pictures))
         draw = partial(compose_clip, drawn, size=size, frames=frames, photos=pictures)
         draw = partial(draw, held_out=held_out, rewordings=rewordings)
-        return Source(draw, state=(drawn.digest, _digest(pictures)))
+        return Source(draw, state=(drawn.digest, digest_photos(pictures)))
     store = load_captioned(name, size, frames, progress=progress)
     windows = _choose(store, held_out, frames)
     return Source(partial(_draw_window, store, windows, motion), len(windows), (store.key,))
@@ -179,7 +179,8 @@ def open_split(
     return source, open_source(name, size, frames, held_out=True, **kwargs)
 
 
-def _digest(photos: Sequence[Tensor]) -> str:
+def digest_photos(photos: Sequence[Tensor]) -> str:
+    """Return what is another of any other photos."""
     digest = hashlib.blake2b(digest_size=10)
     for photo in photos:
         digest.update(repr(photo.shape).encode())

@@ -111,6 +111,9 @@ class Blocks(nn.ModuleList):
 class Reviser(nn.Module):
     """Revises videos whose frames come in groups.
 
+    Raises:
+        ValueError: there is no attribute that it could be told.
+
     >>> net = Reviser(ReviserConfig((("hair", ("red", "blue")),), widths=(8, 16), blocks=(1, 1)))
     >>> net(torch.rand(1, 8, 3, 16, 16), net.tell([{"hair": "blue"}])).shape
     torch.Size([1, 8, 3, 16, 16])
@@ -118,6 +121,8 @@ class Reviser(nn.Module):
 
     def __init__(self, config: ReviserConfig) -> None:
         super().__init__()
+        if not config.attributes:
+            raise ValueError("attributes must be one or more")
         self.config = config
         numbers = config.embedding
         # The first row of each is for what is left open.

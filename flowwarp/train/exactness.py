@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.metrics import perceptual
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops import matching, variational
 from flowwarp.ops.census import census_distance
@@ -31,7 +31,7 @@ from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
 from flowwarp.train.loop import LoopConfig, train
 from flowwarp.train.numbering import generator
-from flowwarp.train.small_tasks import awake, processes, small_config, small_task
+from flowwarp.train.small_tasks import awake, hearing, processes, small_config, small_task
 
 Model = Callable[..., Any]
 
@@ -133,6 +133,11 @@ def networks() -> dict[str, tuple[Model, Example]]:
     found["LPIPS"] = perceptual.LPIPS(), images
     found["captioner, sketch"] = sorting.sketch, (video,)
     found["captioner, by a sketch"] = sorting.look_at_sketch, (codes,)
+    worn = (("hair", ("red", "blue")), ("weapon", ("bow", "spear")))
+    revising = reviser.ReviserConfig(worn, widths=(16, 32), blocks=(1, 1), embedding=32)
+    for revised in (replace(revising, norm="group"), replace(revising, norm="none")):
+        net = hearing(awake(reviser.Reviser(revised)))
+        found[f"reviser, norm {revised.norm}"] = net, (video, torch.tensor([[1, 2]]))
     return found
 
 

@@ -189,7 +189,13 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
         )
     if get_origin(plain) is tuple:
         if isinstance(value, list):
-            return tuple(_checked(get_args(plain)[0], item, source) for item in value)
+            kinds = get_args(plain)
+            if kinds[-1] in (..., kinds[0]):  # all of one kind, and the settings say how many
+                kinds = kinds[:1] * len(value)
+            if len(kinds) == len(value):
+                return tuple(
+                    _checked(one, item, source) for one, item in zip(kinds, value, strict=True)
+                )
     elif plain is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
         with suppress(OverflowError):  # of a whole number of 400 digits

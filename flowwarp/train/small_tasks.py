@@ -1,6 +1,7 @@
 """The real trainers at small sizes, on the world of digits: to measure what is promised of them.
 
-Every third example has nothing that its masks keep, as it happens.
+The reviser's is on that of sprites: no other has clips of which it is known how they look in other
+clothes. Every third example has nothing that its masks keep, as it happens.
 """
 
 from __future__ import annotations
@@ -16,17 +17,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.data.counterparts import Counterparts
 from flowwarp.data.digits import GROUNDS, MOTIONS, compose_digits
-from flowwarp.data.labels import JUDGED, one_actor
+from flowwarp.data.labels import JUDGED, OF_ACTOR, label_values, one_actor
+from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.synthesis import synthesize_pair
-from flowwarp.data.tokens import train_pairs
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, upsampler
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.pipelines.captions import MediaCaptioner
+from flowwarp.pipelines.sequences import TEXT, MediaGPT
 from flowwarp.train import captioner as train_captioner
 from flowwarp.train import classifier as train_classifier
 from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
+from flowwarp.train import reviser as train_reviser
 from flowwarp.train import upsampler as train_upsampler
 from flowwarp.train.fitted import fit_pairs
 from flowwarp.train.kept import keep_clips
@@ -34,7 +39,7 @@ from flowwarp.train.loop import LoopConfig, Task
 from flowwarp.train.numbering import generator
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
-TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier")
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier", "reviser")
 OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of another kind
 
 _NOTHING = {
@@ -43,6 +48,7 @@ _NOTHING = {
     "same": 0,
     "weights": 0,
     "asked": 0,
+    "actor": 0,
     "flow_12": torch.nan,
     "flow_21": torch.nan,
     "direction": train_classifier.UNKNOWN,
@@ -207,6 +213,31 @@ def _classifier_task(config: LoopConfig, folder: Path) -> Task:
     return train_classifier.classifier_task(_one_digit, _FRAMES, configs)
 
 
+def _reviser_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_reviser.ReviserDataConfig(_SMALL, _FRAMES, clips=12, checked=2, groups=1)
+    values = label_values(bundled_layers())
+    # As many of each, so that a neighbour of an example may be told the same in another order.
+    most = max(len(values[name]) for name in OF_ACTOR)
+    attributes = tuple(
+        (name, (*values[name], *map(str, range(most - len(values[name]))))) for name in OF_ACTOR
+    )
+    model = reviser.ReviserConfig(
+        attributes, widths=(8, 16), blocks=(1, 1), embedding=8, norm="none"
+    )
+    losses = train_reviser.ReviserLossConfig()
+    configs = {"loop": config, "model": model, "data": data, "losses": losses}
+    spoil = train_reviser.Spoiler(_codec(), _writer())
+    kept, other = (
+        train_reviser.keep_revisions(
+            partial(_counterparts, data, seed), spoil, str(seed), count, seed, data, cache=folder
+        )
+        for seed, count in ((0, data.clips), (1, data.checked))
+    )
+    task = train_reviser.reviser_task(kept, {"val": other}, configs)
+    hearing(awake(task.model))
+    return task
+
+
 def _residual_task(config: LoopConfig, folder: Path) -> Task:
     model = replace(dvae.TINY, encoder=0, quantiser="residual", entries=32)
     # Without an encoder, the gradient is nearly all the last layer's, a sum over all pixels. Some
@@ -229,6 +260,7 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "captioner": _captioner_task,
     "upsampler": _upsampler_task,
     "classifier": _classifier_task,
+    "reviser": _reviser_task,
 }
 
 
@@ -243,6 +275,22 @@ def _one_digit(seed: int, index: int) -> Any:
     (digit,) = clip.attributes["actors"]
     actor = dict.fromkeys((*JUDGED, "hair_style"), "") | digit
     return replace(clip, attributes=clip.attributes | {"actors": [actor]})
+
+
+@cache
+def _counterparts(data: train_reviser.ReviserDataConfig, seed: int, index: int) -> Counterparts:
+    return train_reviser.Pairs(bundled_layers(), (), seed, data)(index)
+
+
+@cache
+def _writer() -> MediaGPT:
+    """Return a transformer that writes codes of `_codec`, of which it knows nothing."""
+    torch.manual_seed(0)
+    pairs = train_pairs([], 0)
+    media = Medium(TEXT, pairs.size), *grid_media(_codec(), _SMALL, _FRAMES)
+    words = Vocabulary(media, pairs, text_limit=8)
+    sizes = replace(gpt.TINY, vocabulary=words.size, width=32, depth=1, hidden=48)
+    return MediaGPT(gpt.GPT(sizes).eval(), words)
 
 
 @cache
@@ -272,6 +320,14 @@ def awake(net: nn.Module) -> nn.Module:
     head = net.head
     assert isinstance(head, nn.Linear | nn.Conv2d)
     nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
+    return net
+
+
+def hearing(net: nn.Module) -> nn.Module:
+    """Give a reviser, whose blocks are deaf at first, such as hear what it is told; return it."""
+    for module in net.modules():
+        if isinstance(module, reviser.Block):
+            nn.init.normal_(module.told.weight, std=module.told.in_features**-0.5)
     return net
 
 

@@ -51,6 +51,8 @@ CALLS = {
     " --set model.size=16 --set length=8",
     "train-upsampler": f"train-upsampler digits {ONCE} --dvae {{dvae}} --set data.size=32"
     " --set length=4 --set frames=2",
+    "train-reviser": f"train-reviser sprites {ONCE} --dvae {{dvae}} --gpt {{gpt}} --set clips=1"
+    " --set checked=1 --set size=16 --set length=8 --set groups=1",
 }
 
 

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 
 from flowwarp.cli import main
 from flowwarp.data import grounds
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.io.images import write_image
+from flowwarp.train import reviser
 
 QUICK = ["--preset", "tiny", "--set", "clips=4", "--set", "checked=2", "--set", "size=16"]
 QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1", "--set", "groups=1"]
@@ -45,7 +48,33 @@ def test_trains_a_reviser(call, tmp_path, capsys):
     # It goes on, and begins anew from what was learned.
     assert run(*call, "--run", folder, "--steps", 3, "--resume", "changed") == 0
     more = [*call, "--run", tmp_path / "more", "--steps", 1, "--start", told["weights"]]
+    for other in ("[]", "3"):
+        assert run(*more, "--set", f"attributes={other}") == 3
     assert run(*more) == 0
+
+
+def test_what_a_run_has_written_sets_another(call, tmp_path):
+    """Its attributes, which are of the clips, are passed over."""
+    assert run(*call, "--run", tmp_path / "one", "--steps", 1) == 0
+    settings = tmp_path / "one" / "config.toml"
+    more = [*call[:6], "--run", tmp_path / "two", "--config", settings]
+    assert run(*more) == 0
+    one, two = (load_weights(tmp_path / n / "last.safetensors")[1] for n in ("one", "two"))
+    assert one.config == two.config
+
+
+def test_other_photos_make_other_clips(call, tmp_path, monkeypatch):
+    """Even if the first clips, which are looked at, have none of them."""
+    monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(reviser, "_PROBED", 0)
+    (tmp_path / "photos").mkdir()
+    made = []
+    for number, shade in enumerate((0.2, 0.7)):
+        write_image(tmp_path / "photos" / "a.png", torch.full((3, 96, 96), shade))
+        more = ["--photos", tmp_path / "photos", "--run", tmp_path / f"{number}", "--steps", 1]
+        assert run(*call, *more) == 0
+        made.append(len(list((tmp_path / "cache").glob("revisions-*"))))
+    assert made == [3, 6]
 
 
 def test_other_clips_have_no_counterparts(call, tmp_path, capsys):

@@ -24,7 +24,7 @@ from flowwarp.compat.hugging_face import (
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, load_weights, save_weights
 from flowwarp.io.video import write_video
-from flowwarp.models import captioner, dvae, flownet, gpt, upsampler
+from flowwarp.models import captioner, dvae, flownet, gpt, reviser, upsampler
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,9 @@ def parts(tmp_path_factory):
         "gpt": gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=50, depth=1)),
         "upsampler": upsampler.Upsampler(upsampler.TINY),
         "captioner": captioner.Captioner(captioner.CaptionerConfig(50, size=16, kinds=3)),
+        "reviser": reviser.Reviser(
+            reviser.ReviserConfig((("hair", ("red", "blue")),), widths=(8, 16), blocks=(1, 1))
+        ),
         "flow": flownet.FlowNet(flownet.TINY),
     }
     notes = {"licence": "CC-BY-SA", "vocabulary": '{"merges": [[1, 2]]}', "é": "ü\n" * 200}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.reviser import Reviser, ReviserConfig
 
 ATTRIBUTES = (("hair_color", ("blue", "red")), ("weapon", ("a bow", "a spear", "none")))
@@ -92,6 +93,21 @@ def test_sizes_that_cannot_be_are_refused(change, message):
     settings = {"attributes": ATTRIBUTES, "widths": (8, 16), "blocks": (1, 1)} | change
     with pytest.raises(ValueError, match=message):
         ReviserConfig(**settings)
+
+
+def test_attributes_of_a_card():
+    assert attributes_from_card([["hair", ["red", "blue"]], ["hat", []]]) == (
+        ("hair", ("red", "blue")),
+        ("hat", ()),
+    )
+    for odd in (3, ["hair"], [["hair"]], [["hair", ["red"], 3]], [3], None):
+        with pytest.raises(ValueError, match="attributes must be names, each with its values"):
+            attributes_from_card(odd)
+
+
+def test_a_network_that_could_be_told_nothing_is_refused():
+    with pytest.raises(ValueError, match="attributes must be one or more"):
+        Reviser(ReviserConfig(()))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from flowwarp.pipelines.captions import load_captioner
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.sequences import load_gpt
 from flowwarp.pipelines.shipped import find_weights
-from flowwarp.pipelines.video_models import load_upsampler
+from flowwarp.pipelines.video_models import load_reviser, load_upsampler
 from flowwarp.pipelines.video_tokens import load_dvae
 
 LOADERS = {
@@ -42,9 +42,9 @@ def test_loaders_take_names():
     assert load_captioner("base", network="sketcher").net.config.kinds
 
 
-@pytest.mark.parametrize("network", LOADERS)
+@pytest.mark.parametrize("network", [*LOADERS, "reviser"])
 def test_a_package_without_weights_says_what_to_do(monkeypatch, tmp_path, network):
     monkeypatch.setattr(checkpoints, "bundled", lambda folder: tmp_path)
     trainer = "flow" if network == "flownet" else network
     with pytest.raises(InputError, match=f"^{network}_base: .*no weights.*train-{trainer},"):
-        LOADERS[network]()  # "base" is what they take by themselves
+        (LOADERS | {"reviser": load_reviser})[network]()  # "base" is what they take by themselves

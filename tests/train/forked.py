@@ -228,11 +228,13 @@ def commands(folder):
     small = "batch_size=2 accumulate=2 threads=1 validate_every=0"
     clips = "data.size=32 data.frames=4"
     codec = ["--dvae", str(folder / "dvae" / "best.safetensors")]
+    writer = [*codec, "--gpt", str(folder / "gpt" / "best.safetensors")]
     for name, (given, settings) in {
         "dvae": (["digits"], f"{clips} validation=2"),
         "gpt": (["digits", *codec], f"{clips} shard=true clips=24 checked=2"),
         "upsampler": (["digits", *codec], "size=32 length=4 frames=2"),
         "captioner": (["digits"], "clips=24 checked=2"),
+        "reviser": (["sprites", *writer], "size=32 length=4 groups=1 clips=4 checked=2"),
         "flow": (
             [str(folder / "frames")],
             "data.height=64 data.width=64 margin=8 student_margin=8 fitted_pairs=2",

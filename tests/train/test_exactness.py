@@ -71,7 +71,7 @@ def test_two_processes_are_one(name, folder):
 def test_the_step_is_one_that_could_go_wrong(name, folder):
     """Its masks are empty in some examples and not in others, and its parts are uneven."""
     batch = small_task(name, small_config(), folder).batch(range(5))
-    names = ("known", "visible", "same", "weights", "asked", "flow_12")
+    names = ("known", "visible", "same", "weights", "asked", "actor", "flow_12")
     masks = [batch[key] for key in names if key in batch]
     # Of these -100 is what the others' 0 is.
     masks += [batch[key][:, None] + 100 for key in ("direction", "ground") if key in batch]

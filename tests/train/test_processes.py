@@ -24,6 +24,7 @@ from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.pipelines.captions import load_captioner
 from flowwarp.pipelines.flow_estimation import load_flownet
 from flowwarp.pipelines.sequences import load_gpt
+from flowwarp.pipelines.video_models import load_reviser
 from flowwarp.pipelines.video_tokens import load_dvae
 from flowwarp.train import loop
 from flowwarp.train.loop import train
@@ -152,16 +153,18 @@ def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
 
 def test_the_commands_train_on_two_processes(tmp_path, forked):
     told = forked("commands", tmp_path, timeout=300)
-    names = "dvae", "gpt", "upsampler", "captioner", "flow"
+    names = "dvae", "gpt", "upsampler", "captioner", "reviser", "flow"
     weights = {name: str(tmp_path / name / BEST) for name in names}
     lines = [line for path in weights.values() for line in (path, "exits 0 0")]
     assert told.stdout.splitlines() == lines  # by the first process only
     assert told.stderr.count("turning clips into tokens, once: 24 of 24") == 1
+    assert told.stderr.count("spoiling clips, once: 4 of 4") == 1
     assert told.stderr.count("fitting flow, once: 2 of 2") == 1
     load_dvae(weights["dvae"])
     load_gpt(weights["gpt"])
     build(weights["upsampler"], "upsampler", lambda card: Upsampler(UpsamplerConfig(**card)))
     load_captioner(weights["captioner"])
+    load_reviser(weights["reviser"])
     load_flownet(weights["flow"])
 
 

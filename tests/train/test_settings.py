@@ -117,6 +117,22 @@ def test_toml_round_trip(tmp_path):
     assert read_toml(path, CONFIGS) == {"loop": Loop(), "model": Model(9)}
 
 
+@dataclass(frozen=True)
+class Told:
+    pairs: tuple[tuple[str, tuple[str, ...]], ...] = ()
+
+
+def test_pairs_are_read_as_they_were_written(tmp_path):
+    configs = {"told": Told((("hair", ("red", "blue")), ("hat", ())))}
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(configs))
+    assert read_toml(path, {"told": Told()}) == configs
+    for text in ("3", '["hair"]', '[["hair"]]', '[["hair", ["red"], 3]]', '[["hair", "red"]]'):
+        path.write_text(f"[told]\npairs = {text}\n")
+        with pytest.raises(InputError, match=r"told\.pairs: is .*, must be a list"):
+            read_toml(path, {"told": Told()})
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
