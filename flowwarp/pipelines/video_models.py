@@ -138,7 +138,7 @@ def load_models(
         captioner = captioner or SHIPPED
     eye = None if sketcher is None else load_captioner(sketcher, device, "sketcher")
     if reviser is None:
-        reviser = NOTHING
+        reviser = SHIPPED if gpt == SHIPPED else NOTHING
     models = VideoModels(
         transformer,
         vae,
