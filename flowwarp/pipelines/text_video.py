@@ -1,10 +1,10 @@
-"""From words to video, and from video to words, by three networks trained apart.
+"""From words to video, and from video to words, by networks trained apart.
 
 A transformer writes a video as codes, window by window; the discrete VAE makes small frames of
-them; the upsampler draws each of these at twice the size, held still by its own frame before, which
-is warped along the flow between the small frames. Each stage takes what the one before it has
-ready: memory does not grow with the length of a video, and frames come while later ones are still
-to be written.
+them, and the reviser makes of these what was asked for; the upsampler draws each at twice the size,
+held still by its own frame before, which is warped along the flow between the small frames. Each
+stage takes what the one before it has ready: memory does not grow with the length of a video, and
+frames come while later ones are still to be written.
 """
 
 from __future__ import annotations
