@@ -24,6 +24,7 @@ from flowwarp.data.labels import JUDGED
 from flowwarp.data.prompts import read_prompt
 from flowwarp.pipelines.choosing import draw_codes
 from flowwarp.pipelines.hearing import hear
+from flowwarp.pipelines.revising import revise_videos
 from flowwarp.pipelines.sequences import Prompt
 from flowwarp.pipelines.video_evaluation import Table, Tally, load_classifier, read_labels
 from flowwarp.pipelines.video_models import VideoModels, load_models
@@ -80,8 +81,10 @@ def draw(models: VideoModels, items: Sequence[Item], seed: int, tally: Tally) ->
         seeds = [seed + start + number for number in range(len(some))]
         codes, _ = draw_codes(models, prompts, seeds)
         with torch.inference_mode():
-            videos = [torch.stack(list(detokenize(models.dvae, own))) for own in codes]
-        for one, labels in zip(some, read_labels(judge, torch.stack(videos)), strict=True):
+            decoded = [torch.stack(list(detokenize(models.dvae, own))) for own in codes]
+            texts = [prompt.caption or "" for prompt in prompts]
+            videos = revise_videos(models, torch.stack(decoded), texts)
+        for one, labels in zip(some, read_labels(judge, videos), strict=True):
             tally.add("drawn", coarse(labels), coarse(one["states"]))
         print(f"{start + len(some)} of {len(items)}", file=sys.stderr)
 
