@@ -143,8 +143,9 @@ def test_json_says_what_and_how_long(generate):
         "prompt": PROMPT, "read_as": PROMPT, "output": "v.mp4", "seed": 7, "frames": 8,
         "width": 32, "height": 32, "fps": 12.0, "candidates": 1, "best_of": 2,
     }  # fmt: skip
-    assert set(seconds) == {"tokens", "decode", "flow", "upsample", "write"}
-    assert min(seconds.values()) > 0
+    assert set(seconds) == {"tokens", "decode", "revise", "flow", "upsample", "write"}
+    # Networks of the tests are not revised, which takes next to nothing.
+    assert min(value for stage, value in seconds.items() if stage != "revise") > 0
 
 
 def test_no_upsampler_needs_none(generate):
