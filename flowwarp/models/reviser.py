@@ -227,4 +227,4 @@ class Reviser(nn.Module):
             x = (unfold(grow(x), 2, 1) + skip) * math.sqrt(0.5)
             x = level(x, told, batch, memory, new)
         change = unfold(self.head(F.silu(self.last(x))), FOLD, frames).float()
-        return video + 0.5 * change.view(video.shape), new
+        return video + 0.5 * change.view(video.shape), new  # pixels come in as [-1, 1]

@@ -5,8 +5,7 @@ network is shown is a mixture: some of the codes of the one, some of the other's
 of that a share as the transformer itself would write it there. It is told what the clip shows and
 shall bring that back, of the actor alone: a ground that the transformer wrote is as good as any.
 
-What is made so takes a hundred times as long as a step of the network's takes it to learn from it,
-so it is kept.
+To make an example takes some eight times as long as to learn from it, so examples are kept.
 """
 
 from __future__ import annotations
