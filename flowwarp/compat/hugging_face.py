@@ -21,23 +21,17 @@ from torch import Tensor, nn
 from flowwarp.errors import InputError, missing_extra
 from flowwarp.io._files import atomic_folder, open_input
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
-from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.models.reviser import Reviser, ReviserConfig
+from flowwarp.models.reviser import reviser_from_card
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.tensors import check_frames, check_video
 
 INDEX, CONFIG, PAGE = "model_index.json", "config.json", "README.md"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 LIBRARY = "flowwarp"
-
-
-def _reviser(settings: Mapping[str, Any]) -> Reviser:
-    attributes = attributes_from_card(settings.get("attributes", ()))
-    return Reviser(ReviserConfig(**{**settings, "attributes": attributes}))
 
 
 # By the name in the card: the class, and how to make one.
@@ -47,7 +41,7 @@ _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = 
     "gpt": ("GPT", lambda settings: GPT(GPTConfig(**settings))),
     "captioner": ("Captioner", lambda settings: Captioner(CaptionerConfig(**settings))),
     "upsampler": ("Upsampler", lambda settings: Upsampler(UpsamplerConfig(**settings))),
-    "reviser": ("Reviser", _reviser),
+    "reviser": ("Reviser", reviser_from_card),
 }
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a part, and so of a folder: it leads nowhere else
 _LARGEST_JSON = 2**20

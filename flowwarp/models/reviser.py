@@ -16,15 +16,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.models._attributes import Attributes, check_attributes
+from flowwarp.models._attributes import Attributes, attributes_from_card, check_attributes
 from flowwarp.models._layers import GROUPS, convolution, group_norm
 from flowwarp.models.dvae import BRANCH, Past, fold, shift, unfold
 from flowwarp.tensors import check_choice, check_frames, check_whole, check_wholes
@@ -228,3 +228,9 @@ class Reviser(nn.Module):
             x = level(x, told, batch, memory, new)
         change = unfold(self.head(F.silu(self.last(x))), FOLD, frames).float()
         return video + 0.5 * change.view(video.shape), new  # pixels come in as [-1, 1]
+
+
+def reviser_from_card(settings: Mapping[str, Any]) -> Reviser:
+    """Make a reviser by the configuration that a card of weights has."""
+    attributes = attributes_from_card(settings.get("attributes", ()))
+    return Reviser(ReviserConfig(**{**settings, "attributes": attributes}))

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
-from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.gpt import PATCH
-from flowwarp.models.reviser import Reviser, ReviserConfig
+from flowwarp.models.reviser import Reviser, reviser_from_card
 from flowwarp.models.upsampler import SCALE, Upsampler, UpsamplerConfig
 from flowwarp.pipelines.captions import MediaCaptioner, load_captioner
 from flowwarp.pipelines.flow_estimation import load_flownet
@@ -224,12 +221,7 @@ def load_reviser(weights: str | Path = SHIPPED, device: str | torch.device = "cp
     Raises:
         InputError: the file is missing, broken, or of another network.
     """
-
-    def make(settings: Mapping[str, Any]) -> Reviser:
-        attributes = attributes_from_card(settings.get("attributes", ()))
-        return Reviser(ReviserConfig(**{**settings, "attributes": attributes}))
-
-    net, _ = build(find_weights(weights, "reviser"), "reviser", make)
+    net, _ = build(find_weights(weights, "reviser"), "reviser", reviser_from_card)
     return net.to(device).eval()
 
 

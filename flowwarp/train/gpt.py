@@ -299,7 +299,7 @@ def _draw_asked(
 
     Its expectation is 1 in the mean of a video; of what is not a video's it is 1.
     """
-    places, cells = tokens.places[::PATCH], _cells(tokens, words.number(VIDEO))
+    places, cells = tokens.places[::PATCH], cells_of(tokens, words.number(VIDEO))
     counts = torch.ones(len(places))
     rare = torch.ones(int(cells.sum()))
     if losses.rare and sketch is not None and len(rare):
@@ -320,7 +320,7 @@ def kinds_ahead(tokens: Tokens, words: Vocabulary, sketch: Tensor | None) -> Ten
         words: of which media, ``sketch`` among them.
         sketch: (t, y, x) of its video; None if nothing shall be told.
     """
-    places, cells = tokens.places[::PATCH], _cells(tokens, words.number(VIDEO))
+    places, cells = tokens.places[::PATCH], cells_of(tokens, words.number(VIDEO))
     told = kinds_of(words, places, None)
     told[cells] = kinds_of(words, places[cells], sketch)
     return F.pad(told[1:], (0, 1), value=words[SKETCH].size)
@@ -345,10 +345,10 @@ def _some_patches(
     chance, share = torch.rand(2, generator=generator).tolist()
     drawn = torch.rand(len(tokens) // PATCH, generator=generator)
     chosen = drawn < (most * share if chance < often else 0.0)
-    return _cells(tokens, medium) & chosen
+    return cells_of(tokens, medium) & chosen
 
 
-def _cells(tokens: Tokens, medium: int) -> Tensor:
+def cells_of(tokens: Tokens, medium: int) -> Tensor:
     """Return which patches are cells of a medium rather than its markers, (L / 8,) bool."""
     return (tokens.media[::PATCH] == medium) & (tokens.places[::PATCH, 1] > 0)
 

@@ -36,6 +36,7 @@ from flowwarp.pipelines.video_models import VideoModels
 from flowwarp.pipelines.video_tokens import tokenize, weight_bytes
 from flowwarp.train import loop, numbering
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
+from flowwarp.train.gpt import cells_of, kinds_ahead
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
@@ -181,12 +182,9 @@ class Spoiler:
             return codes
         words = self.gpt.vocabulary
         tokens = words.segment(VIDEO, codes)
-        patches = len(tokens) // PATCH
-        cells = (tokens.media[::PATCH] == words.number(VIDEO)) & (tokens.places[::PATCH, 1] > 0)
-        chosen = cells & (torch.rand(patches, generator=generator) < data.most * share)
-        ahead = None
-        if words.knows(SKETCH):
-            ahead = torch.full((1, patches), words[SKETCH].size)
+        cells = cells_of(tokens, words.number(VIDEO))
+        chosen = cells & (torch.rand(len(cells), generator=generator) < data.most * share)
+        ahead = kinds_ahead(tokens, words, None)[None] if words.knows(SKETCH) else None
         drawn = self.gpt.net.redraw(
             tokens.ids[None],
             tokens.places[None],
