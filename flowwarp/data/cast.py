@@ -55,6 +55,7 @@ PARTS = {
     "legs": ("legs",),
     "weapon": ("weapon", "ammo", "quiver"),
 }
+_UNARMED = 0.5  # of those whose weapon is exchanged
 _WHOLE = ("dress", "dress with sash", "robe")  # reaches to the feet: legs are not seen
 _ARMOR = {  # of the category over, and what is worn with it, in its colour, where there is any
     "plate armor": ("chain mail", "plate arms", "metal pants", "metal boots"),
@@ -134,7 +135,8 @@ def exchange(
     """Return what an actor would wear if some of it were other than it is.
 
     Body, action and direction stay, so that the actor moves as before; hair is cut as before, and
-    of another colour.
+    of another colour, and every second time there is no weapon: what is missing is harder to draw
+    than what has another colour is to dye.
 
     Args:
         layers: what there is to wear.
@@ -148,9 +150,10 @@ def exchange(
     for part in parts:
         if part == "hair":
             worn = [_dye_hair(layers, body, layer, random) for layer in worn]
-        else:
-            kept = [layer for layer in worn if layer.category not in PARTS[part]]
-            worn = kept + [layer for layer in drawn.worn if layer.category in PARTS[part]]
+            continue
+        worn = [layer for layer in worn if layer.category not in PARTS[part]]
+        if part != "weapon" or random.random() >= _UNARMED:
+            worn += [layer for layer in drawn.worn if layer.category in PARTS[part]]
     return tuple(worn)
 
 

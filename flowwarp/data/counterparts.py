@@ -16,7 +16,7 @@ from flowwarp.data.world import set_up
 
 _OTHER = 0.75  # of the clips have an actor who wears something else
 # How often each part is other, where something is: what is small, and hidden by other things, most.
-_SHARES = {"legs": 0.65, "weapon": 0.3, "torso": 0.3, "hair": 0.15}
+_SHARES = {"legs": 0.65, "weapon": 0.5, "torso": 0.3, "hair": 0.15}
 _TRIES = 2**40  # between the clips of a series that are tried in turn
 
 
