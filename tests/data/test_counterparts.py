@@ -91,3 +91,16 @@ def test_only_the_part_is_exchanged(part):
             names = [[one.name for one in w if one.category == "hair"] for w in (worn, actor.worn)]
             assert names[0] == names[1]
     assert changed > 5
+
+
+def test_every_second_weapon_that_is_exchanged_is_missing():
+    """Of those who slash, 15 % have none anyway."""
+    import numpy as np
+
+    layers, random, missing = bundled_layers(), np.random.default_rng(0), []
+    while len(missing) < 60:
+        actor = draw_actor(layers, random)
+        if actor.attributes["action"] == "slash" and actor.attributes["weapon"]:
+            worn = exchange(layers, actor, ["weapon"], random)
+            missing.append(all(layer.category != "weapon" for layer in worn))
+    assert 24 <= sum(missing) <= 42
