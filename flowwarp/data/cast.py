@@ -135,8 +135,8 @@ def exchange(
     """Return what an actor would wear if some of it were other than it is.
 
     Body, action and direction stay, so that the actor moves as before; hair is cut as before, and
-    of another colour, and every second time there is no weapon: what is missing is harder to draw
-    than what has another colour is to dye.
+    of another colour. Instead of a weapon there is none every second time: what is missing is
+    harder to draw than what has another colour is to dye.
 
     Args:
         layers: what there is to wear.

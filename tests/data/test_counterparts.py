@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,8 +76,6 @@ def test_held_out_combinations_are_left_to_tests():
 
 @pytest.mark.parametrize("part", PARTS)
 def test_only_the_part_is_exchanged(part):
-    import numpy as np
-
     layers, random, changed = bundled_layers(), np.random.default_rng(5), 0
     for _ in range(60):
         actor = draw_actor(layers, random)
@@ -95,8 +94,6 @@ def test_only_the_part_is_exchanged(part):
 
 def test_every_second_weapon_that_is_exchanged_is_missing():
     """Of those who slash, 15 % have none anyway."""
-    import numpy as np
-
     layers, random, missing = bundled_layers(), np.random.default_rng(0), []
     while len(missing) < 60:
         actor = draw_actor(layers, random)
