@@ -199,7 +199,7 @@ def test_losses_by_hand():
     wanted[..., 0, 0] = 255
     actor[..., 0, 0] = actor[..., 3, 3] = True
     examples = {"shown": shown, "wanted": wanted, "actor": actor, "told": net.tell([{}])}
-    losses = ReviserLossConfig(gradient=0.0, actor=6.0, smooth=0.1)
+    losses = ReviserLossConfig(gradient=0.0, actor=6.0, smooth=0.1, coarse=0.0)
     found = reviser_losses(net, examples, losses)
     # One of sixteen pixels is off by 1, of which 0.05 is not counted, and counts sevenfold.
     assert float(found["loss"].detach()) == pytest.approx(7 * 0.95 / 16)
@@ -207,6 +207,29 @@ def test_losses_by_hand():
     sharp = replace(losses, gradient=1.0)
     more = reviser_losses(net, examples, sharp)["loss"] - found["loss"]
     assert float(more.detach()) == pytest.approx(7 * (1 / 12 + 1 / 12) / 2)
+    rough = reviser_losses(net, examples, replace(losses, coarse=2.0))["loss"] - found["loss"]
+    assert float(rough.detach()) == pytest.approx(2 * 7 / 16)
+
+
+def test_errors_that_cancel_are_not_of_the_mean_colour():
+    net = Reviser(replace(CONFIG, frames=1))
+    shown = torch.full((1, 1, 3, 8, 8), 100, dtype=torch.uint8)
+    speckled = shown.clone()
+    speckled[..., ::2] += 20
+    speckled[..., 1::2] -= 20
+    brighter = shown + 20
+    actor = torch.ones(1, 1, 1, 8, 8, dtype=torch.bool)
+
+    def missed(wanted: torch.Tensor) -> float:
+        examples = {"shown": shown, "wanted": wanted, "actor": actor, "told": net.tell([{}])}
+        with_it, without = (
+            reviser_losses(net, examples, ReviserLossConfig(coarse=weight))["loss"]
+            for weight in (1.0, 0.0)
+        )
+        return float((with_it - without).detach())
+
+    assert missed(speckled) == pytest.approx(0, abs=1e-6)
+    assert missed(brighter) == pytest.approx(7 * 20 / 255)
 
 
 def test_an_example_is_weighed_by_itself(revisions):
