@@ -6,6 +6,7 @@ example, (B,). ``gradient_loss`` is that of :mod:`flowwarp.losses.photometric`, 
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.losses.photometric import masked_mean
@@ -30,6 +31,17 @@ def gradient_error(error: Tensor) -> Tensor:
         if error.shape[dim] > 1:
             total = total + error.diff(dim=dim).abs().mean((1, 2, 3, 4)) / 2
     return total
+
+
+def coarse_error(error: Tensor, side: int) -> Tensor:
+    """Return the mean absolute error of mean colours, (B,), of (B, T, C, H, W).
+
+    Args:
+        error: reconstruction less original; errors that cancel within a square are none.
+        side: of the squares, pixels, at most H and W; what is left over at the right and at the
+            bottom does not count.
+    """
+    return F.avg_pool2d(error.flatten(1, 2), side).abs().mean((1, 2, 3))
 
 
 def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.labels import NONE, mirror
 from flowwarp.data.sprites import Layers
-from flowwarp.losses.reconstruction import gradient_error
+from flowwarp.losses.reconstruction import coarse_error, gradient_error
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH
 from flowwarp.models.reviser import Reviser, ReviserConfig
@@ -45,7 +45,7 @@ _PROBED = 8  # pairs of clips whose content is part of the key
 _AT_ONCE = 16  # clips of a validation side by side
 _SHOWN = 6  # clips on a sheet: as shown, as revised, and as wanted
 _REACH = 2  # px around the actor that are revised, too
-_COARSE = 4  # px along a side of the squares whose mean colour counts
+_SQUARE = 4  # px along a side of those whose mean colour counts
 _WARM = 1.0  # temperature at which the transformer writes anew
 _COARSEST, _FINEST = 4, 12  # patches along a side of what mixes two clips
 
@@ -375,10 +375,9 @@ def reviser_losses(
             error, torch.zeros_like(error), reduction="none", beta=config.smooth
         )
     loss = (weight * size).mean((1, 2, 3, 4))
-    loss = loss + config.gradient * gradient_error(weight * error)
-    if config.coarse:
-        means = F.avg_pool2d((weight * error).flatten(1, 2), _COARSE)
-        loss = loss + config.coarse * means.abs().mean((1, 2, 3))
+    weighed = weight * error
+    loss = loss + config.gradient * gradient_error(weighed)
+    loss = loss + config.coarse * coarse_error(weighed, _SQUARE)
     return {"loss": loss, "actor": _missed(error.detach(), examples["actor"])}
 
 

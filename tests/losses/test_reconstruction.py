@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from flowwarp.losses.reconstruction import gradient_error, l1_loss, rmse_loss, warp_loss
+from flowwarp.losses.reconstruction import (
+    coarse_error,
+    gradient_error,
+    l1_loss,
+    rmse_loss,
+    warp_loss,
+)
 
 
 def test_color_and_gradient_by_hand():
@@ -13,6 +19,14 @@ def test_color_and_gradient_by_hand():
     # Along x 0.4 and 0.4, along y 0 and 0.8: the mean of 0.4 and 0.4.
     assert gradient_error(error).tolist() == pytest.approx([0, 0.4])
     assert rmse_loss(error).tolist() == pytest.approx([0, 0.08**0.5], abs=2e-6)  # of 0.32 / 4
+
+
+def test_mean_colors_by_hand():
+    error = torch.zeros(2, 1, 1, 2, 5)
+    error[0, 0, 0] = torch.tensor([[0.4, -0.4, 0.2, 0.2, 9.0], [-0.4, 0.4, 0.2, 0.2, 9.0]])
+    error[1, 0, 0, 0, 0] = -0.8
+    # Two squares, of which the first one's errors cancel; the last column is left over.
+    assert coarse_error(error, 2).tolist() == pytest.approx([0.1, 0.1])
 
 
 def test_no_error_has_gradient_zero():
