@@ -38,6 +38,18 @@ def sprite_options(command: Function) -> Function:
     return layers(photos(command))
 
 
+def captioner_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --captioner, several times; they arrive as ``captioners``."""
+    return click.option(
+        "--captioner",
+        "captioners",
+        metavar="WEIGHTS",
+        multiple=True,
+        help="Of train-captioner, such as base: what it sees of what comes out shall be what it "
+        "sees of originals. It may be given several times.",
+    )(command)
+
+
 def flow_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --flow; it arrives as ``flow``, for :func:`find_motion`."""
     return click.option(

@@ -202,6 +202,7 @@ def configure_start(
     preset: Mapping[str, Any],
     given: TrainingOptions,
     later: Sequence[str] = (),
+    change: Callable[[Network, Any], Network] | None = None,
 ) -> tuple[dict[str, Any], Network | None]:
     """Return what :func:`configure` does, of a network to start with, and that network.
 
@@ -212,6 +213,8 @@ def configure_start(
         preset: the configurations.
         given: what the options say.
         later: see :func:`configure`.
+        change: makes of a network one of another configuration, or raises ValueError. Default: its
+            weights as they are.
 
     Raises:
         click.UsageError, InputError, OutputError: as :func:`configure` does.
@@ -220,21 +223,25 @@ def configure_start(
     if net is None:
         return configure(preset, given), None
     configs = configure({**preset, "model": net.config}, given, later)
-    return configs, _reconfigured(net, configs["model"])
+    return configs, _reconfigured(net, configs["model"], change or _with_weights)
 
 
-def _reconfigured(net: Network, config: Any) -> Network:
+def _with_weights(net: Network, config: Any) -> Network:
+    changed = type(net)(config)
+    changed.load_state_dict(net.state_dict())
+    return changed
+
+
+def _reconfigured(net: Network, config: Any, change: Callable[[Network, Any], Network]) -> Network:
     own: Any = net.config
     if config == own:
         return net
     try:
-        changed = type(net)(config)
-        changed.load_state_dict(net.state_dict())
+        return change(net, config).eval()
     except (RuntimeError, ValueError) as fault:  # torch has no kind of its own for this
         before, after = asdict(own), asdict(config)
         names = ", ".join(f"model.{name}" for name in before if before[name] != after[name])
         raise InputError(names, "does not fit the weights of --start", "leave it out") from fault
-    return changed.eval()
 
 
 @contextmanager

@@ -6,7 +6,13 @@ from typing import Any
 
 import click
 
-from flowwarp.cli._splits import find_motion, flow_option, is_plan_only, sprite_options
+from flowwarp.cli._splits import (
+    captioner_option,
+    find_motion,
+    flow_option,
+    is_plan_only,
+    sprite_options,
+)
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -26,14 +32,7 @@ from flowwarp.cli._training import (
 @click.option(
     "--keep-codes", is_flag=True, help="With --start: train only the decoder, so that codes stay."
 )
-@click.option(
-    "--captioner",
-    "captioners",
-    metavar="WEIGHTS",
-    multiple=True,
-    help="Of train-captioner, such as base: what it sees of reconstructions shall be what it sees "
-    "of originals. It may be given several times.",
-)
+@captioner_option
 @training_options("runs/dvae")
 def command(
     data: str,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli._splits import is_plan_only, sprite_options, tell_every
+from flowwarp.cli._splits import captioner_option, is_plan_only, sprite_options, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -32,12 +32,14 @@ if TYPE_CHECKING:
     required=True,
     help="Of train-gpt, or base: whose errors shall be mended.",
 )
+@captioner_option
 @sprite_options
 @training_options("runs/reviser")
 def command(
     data: str,
     dvae: str,
     gpt: str,
+    captioners: tuple[str, ...],
     layers: str | None,
     photos: str | None,
     **options: Any,
@@ -63,29 +65,41 @@ def command(
     from flowwarp.data.sprites import load_layers
     from flowwarp.data.synthesis import load_photos
     from flowwarp.data.world import check_held_out
+    from flowwarp.models.reviser import deepened
+    from flowwarp.pipelines.captions import load_captioner
     from flowwarp.pipelines.sequences import load_gpt
     from flowwarp.pipelines.video_models import VideoModels, check_codes, load_reviser
     from flowwarp.pipelines.video_tokens import load_dvae
     from flowwarp.train import reviser
     from flowwarp.train.numbering import held_out_series
+    from flowwarp.train.processes import own_device
 
     net = load_reviser(given.start) if given.start else None
-    configs, net = configure_start(net, reviser.presets(given.preset), given, ("attributes",))
+    preset = reviser.presets(given.preset)
+    configs, net = configure_start(net, preset, given, ("attributes",), deepened)
     check_loop(configs["loop"], "reviser")
     about: ReviserDataConfig = configs["data"]
     training: LoopConfig = configs["loop"]
     vae, writer = load_dvae(dvae), load_gpt(gpt)
+    place = own_device(given.device)
+    eyes = [load_captioner(name, place).net for name in captioners]
     makers = VideoModels(writer, vae)
     check_codes(makers, gpt)
     sources = note_sources(
-        [data], layers=layers, photos=photos, dvae=dvae, gpt=gpt, start=given.start
+        [data],
+        layers=layers,
+        photos=photos,
+        dvae=dvae,
+        gpt=gpt,
+        start=given.start,
+        captioners=captioners,
     )
     if net is None:
         values = label_values(load_layers(layers))
         attributes = tuple((name, values[name]) for name in OF_ACTOR)
         configs["model"] = replace(configs["model"], attributes=attributes)
     with checked_settings():
-        reviser.check_example(about, configs["model"], makers)
+        reviser.check_example(about, configs["model"], makers, eyes)
     if is_plan_only(data, configs, sources, given, layers=layers, photos=photos):
         return
     wardrobe = load_layers(layers)
@@ -108,5 +122,5 @@ def command(
             "val": keep("val", series, about.checked, False),
             "held_out": keep("held_out", series, about.checked, True),
         }
-        task = reviser.reviser_task(learned, checks, configs, net)
+        task = reviser.reviser_task(learned, checks, configs, net, eyes)
     train(task, configs, sources, given)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -228,6 +228,34 @@ class Reviser(nn.Module):
             x = level(x, told, batch, memory, new)
         change = unfold(self.head(F.silu(self.last(x))), FOLD, frames).float()
         return video + 0.5 * change.view(video.shape), new  # pixels come in as [-1, 1]
+
+
+def deepened(net: Reviser, config: ReviserConfig) -> Reviser:
+    """Return a network of more blocks that does what another does, until it learns more.
+
+    The new blocks come last of their level, and add nothing at first (after "Net2Net"; Chen et al.,
+    ICLR 2016). They are the same ones each time.
+
+    Args:
+        net: the other.
+        config: its own but for ``blocks``.
+
+    Raises:
+        ValueError: more than ``blocks`` differs, or a level has fewer.
+    """
+    before = net.config
+    fewer = any(new < old for new, old in zip(config.blocks, before.blocks, strict=False))
+    if fewer or replace(config, blocks=before.blocks) != before:
+        raise ValueError("only blocks can differ, and no level can have fewer")
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        deep = Reviser(config)
+    learned, fresh = net.state_dict(), deep.state_dict()
+    for name in fresh.keys() - learned.keys():
+        if ".second." in name:
+            nn.init.zeros_(fresh[name])
+    deep.load_state_dict({**fresh, **learned})
+    return deep
 
 
 def reviser_from_card(settings: Mapping[str, Any]) -> Reviser:

@@ -32,6 +32,7 @@ from flowwarp.models.dvae import (
 )
 from flowwarp.train import loop, numbering
 from flowwarp.train.clusters import kmeans
+from flowwarp.train.perceptual import check_eyes, seen_loss
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
@@ -134,29 +135,6 @@ def _hold(video: Tensor, flow: Tensor, known: Tensor, group: int) -> tuple[Tenso
 
 
 # ------------------------------------------------------------------ losses
-
-
-def seen_loss(made: Tensor, original: Tensor, eyes: Sequence[Captioner]) -> Tensor:
-    """Return how differently captioners see videos, (B,): 0 for the same, about 1 for any others.
-
-    The root mean square difference of what they see of places, and of what they pool, over that of
-    the original's; the mean over captioners. (A perceptual loss: Johnson et al., ECCV 2016.)
-
-    Args:
-        made: (B, T, 3, S, S), of the captioners' size and long enough for their pairs.
-        original: likewise.
-        eyes: captioners; what they see has a gradient, they have none.
-    """
-    total = original.new_zeros(len(original))
-    for eye in eyes:
-        with torch.no_grad():
-            wanted = eye.features(original)
-        for found, target in zip(eye.features(made), wanted, strict=True):
-            if target.numel():  # a network that pools nothing has none of these
-                error = (found - target).square().flatten(1).mean(1)
-                scale = target.square().flatten(1).mean(1)
-                total = total + (error / scale.clamp_min(1e-12)).clamp_min(1e-12).sqrt()
-    return total / max(len(eyes), 1)
 
 
 def dvae_losses(
@@ -397,10 +375,4 @@ def _check_sizes(model: DVAEConfig, data: DVAEDataConfig, eyes: Sequence[Caption
         raise ValueError(f"size must be a multiple of {model.stride}, got {data.size}")
     if data.frames % model.stride_time:
         raise ValueError(f"frames must be a multiple of {model.stride_time}, got {data.frames}")
-    for eye in eyes:
-        size, apart = eye.config.size, eye.config.apart
-        if data.size != size or data.frames <= apart:
-            raise ValueError(
-                f"a captioner looks at more than {apart} frames of {size} px, "
-                f"got {data.frames} of {data.size}"
-            )
+    check_eyes(eyes, data.size, data.frames)

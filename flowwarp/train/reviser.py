@@ -28,6 +28,7 @@ from flowwarp.data.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.labels import NONE, mirror
 from flowwarp.data.sprites import Layers
 from flowwarp.losses.reconstruction import coarse_error, gradient_error
+from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH
 from flowwarp.models.reviser import Reviser, ReviserConfig
@@ -37,6 +38,7 @@ from flowwarp.pipelines.video_tokens import tokenize, weight_bytes
 from flowwarp.train import loop, numbering
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 from flowwarp.train.gpt import cells_of, kinds_ahead
+from flowwarp.train.perceptual import check_eyes, seen_loss
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
@@ -94,6 +96,7 @@ class ReviserLossConfig:
         actor: how much more a pixel counts where the actor is.
         smooth: differences of colour below this count by their square. Most of what is shown is
             right, so that by its absolute value alone the best first change is none.
+        seen: how differently captioners see both, if there are any.
         coarse: the absolute difference of colours that are means over squares of 4 x 4 pixels.
             Which pixels are dark and which are light nobody can foretell; that the trousers are
             red, one can, and only half as red shall not pass for a compromise.
@@ -102,10 +105,11 @@ class ReviserLossConfig:
     gradient: float = 0.25
     actor: float = 6.0
     smooth: float = 0.1
+    seen: float = 0.05
     coarse: float = 1.0
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "gradient", "actor", "smooth", "coarse")
+        check_least(self, 0, "gradient", "actor", "smooth", "seen", "coarse")
 
 
 # ------------------------------------------------------------------ examples
@@ -356,7 +360,10 @@ def draw_batch(
 
 
 def reviser_losses(
-    net: Reviser, examples: Mapping[str, Tensor], config: ReviserLossConfig
+    net: Reviser,
+    examples: Mapping[str, Tensor],
+    config: ReviserLossConfig,
+    eyes: Sequence[Captioner] = (),
 ) -> dict[str, Tensor]:
     """Return ``loss`` and ``actor``, the mean absolute error where the actor is, (B,) each.
 
@@ -364,9 +371,11 @@ def reviser_losses(
         net: the network.
         examples: as :func:`draw_batch` returns them.
         config: weights.
+        eyes: captioners that look at what is revised, for which there is the term ``seen``.
     """
     wanted = examples["wanted"].float() / 255
-    error = net(examples["shown"].float() / 255, examples["told"]) - wanted
+    revised = net(examples["shown"].float() / 255, examples["told"])
+    error = revised - wanted
     actor = examples["actor"].float()
     weight = 1 + config.actor * actor
     size = error.abs()
@@ -378,7 +387,11 @@ def reviser_losses(
     weighed = weight * error
     loss = loss + config.gradient * gradient_error(weighed)
     loss = loss + config.coarse * coarse_error(weighed, _SQUARE)
-    return {"loss": loss, "actor": _missed(error.detach(), examples["actor"])}
+    terms = {"actor": _missed(error.detach(), examples["actor"])}
+    if eyes:
+        terms["seen"] = seen_loss(revised, wanted, eyes)
+        loss = loss + config.seen * terms["seen"]
+    return {"loss": loss, **terms}
 
 
 # ------------------------------------------------------------------ the run
@@ -412,7 +425,12 @@ def presets(preset: Preset) -> dict[str, Any]:
     }
 
 
-def check_example(data: ReviserDataConfig, model: ReviserConfig, makers: VideoModels) -> None:
+def check_example(
+    data: ReviserDataConfig,
+    model: ReviserConfig,
+    makers: VideoModels,
+    eyes: Sequence[Captioner] = (),
+) -> None:
     """Raise ValueError if clips are not as the transformer writes them, or no examples."""
     frames = makers.dvae.config.stride_time
     if model.frames != frames:
@@ -425,6 +443,7 @@ def check_example(data: ReviserDataConfig, model: ReviserConfig, makers: VideoMo
         raise ValueError(f"size must be a multiple of {model.stride}, got {data.size}")
     if frames * data.groups > data.length:
         raise ValueError(f"groups must be at most {data.length // frames}, got {data.groups}")
+    check_eyes(eyes, data.size, frames * data.groups)
 
 
 def reviser_task(
@@ -432,6 +451,7 @@ def reviser_task(
     checks: Mapping[str, Revisions],
     configs: Mapping[str, Any],
     start: Reviser | None = None,
+    eyes: Sequence[Captioner] = (),
 ) -> loop.Task:
     """Return what the loop needs to train a reviser.
 
@@ -440,6 +460,8 @@ def reviser_task(
         checks: others, by name; the first ones decide which weights are best.
         configs: as :func:`presets` returns them, with attributes.
         start: a network to go on from; ``configs["model"]`` is its own.
+        eyes: captioners that shall see of what is revised what they see of what is wanted; on the
+            device that training is to run on.
 
     Raises:
         ValueError: there is nothing to judge by.
@@ -450,6 +472,8 @@ def reviser_task(
     data: ReviserDataConfig = configs["data"]
     losses: ReviserLossConfig = configs["losses"]
     model: ReviserConfig = configs["model"] if start is None else start.config
+    for eye in eyes:
+        eye.requires_grad_(False)
     torch.manual_seed(training.seed)
     net = Reviser(model)
     if start is not None:
@@ -460,13 +484,14 @@ def reviser_task(
         return draw_batch(revisions, training.seed, numbers, net, data)
 
     def loss(net: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
-        return reviser_losses(_own(net), examples, losses)
+        return reviser_losses(_own(net), examples, losses, eyes)
 
     def validate(net: nn.Module) -> dict[str, float]:
         figures: dict[str, float] = {}
         for number, (name, other) in enumerate(checks.items()):
             prefix = f"{name}_" if number else ""
-            for key, value in measure(_own(net), other, training.seed, whole, losses).items():
+            found = measure(_own(net), other, training.seed, whole, losses, eyes)
+            for key, value in found.items():
                 figures[f"{prefix}{key}"] = value
         return figures
 
@@ -499,18 +524,20 @@ def measure(
     seed: int,
     data: ReviserDataConfig,
     losses: ReviserLossConfig,
+    eyes: Sequence[Captioner] = (),
 ) -> dict[str, float]:
     """Return the mean terms of the loss over all clips, and ``before``, ``actor`` unrevised."""
     device = next(net.parameters()).device
-    parts: dict[str, list[Tensor]] = {"loss": [], "actor": [], "before": []}
+    parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(revisions), _AT_ONCE):
         numbers = range(start, min(start + _AT_ONCE, len(revisions)))
         drawn = draw_batch(revisions, seed, numbers, net, data)
         drawn = {name: value.to(device) for name, value in drawn.items()}
-        found = reviser_losses(net, drawn, losses)
         error = (drawn["shown"].float() - drawn["wanted"].float()) / 255
-        for key, values in parts.items():
-            values.append((_missed(error, drawn["actor"]) if key == "before" else found[key]).cpu())
+        found = reviser_losses(net, drawn, losses, eyes)
+        found["before"] = _missed(error, drawn["actor"])
+        for key, values in found.items():
+            parts.setdefault(key, []).append(values.cpu())
     return {key: float(torch.cat(values).mean()) for key, values in parts.items()}
 
 

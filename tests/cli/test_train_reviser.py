@@ -1,6 +1,7 @@
 """``train-reviser`` through the real command line, and a video made with what it learned."""
 
 import json
+import tomllib
 
 import pytest
 import torch
@@ -51,6 +52,33 @@ def test_trains_a_reviser(call, tmp_path, capsys):
     for other in ("[]", "3"):
         assert run(*more, "--set", f"attributes={other}") == 3
     assert run(*more) == 0
+
+
+def test_a_start_can_get_more_blocks(call, tmp_path, capsys):
+    assert run(*call, "--run", tmp_path / "run", "--steps", 1) == 0
+    start = ["--start", tmp_path / "run" / "last.safetensors", "--steps", 1]
+    folder = tmp_path / "deep"
+    assert run(*call, *start, "--set", "model.blocks=[1,2]", "--run", folder) == 0
+    assert load_weights(folder / "last.safetensors", "reviser")[1].config["blocks"] == [1, 2]
+    capsys.readouterr()
+    assert run(*call, *start, "--set", "model.blocks=[0,1]", "--run", tmp_path / "less") == 3
+    assert "model.blocks: does not fit the weights of --start" in capsys.readouterr().err
+
+
+def test_a_captioner_looks_at_what_is_revised(call, tmp_path, capsys):
+    learn = ["--preset", "tiny", "--set", "clips=4", "--set", "checked=1", "--steps", 1]
+    learn += ["--set", "model.size=16", "--set", "length=8", "--set", "batch_size=2"]
+    assert run("train-captioner", "digits", *learn, "--run", tmp_path / "eye") == 0
+    eye = tmp_path / "eye" / "last.safetensors"
+    folder = tmp_path / "run"
+    long = [*call, "--captioner", eye, "--run", folder, "--set", "log_every=1", "--steps", 1]
+    assert run(*long, "--set", "groups=2") == 0
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["seen"] > 0
+    named = tomllib.loads((folder / "config.toml").read_text())["sources"]["captioners"]
+    assert [name.split(" sha256:")[0] for name in named] == [str(eye)]
+    capsys.readouterr()
+    assert run(*long, "--resume", "changed", "--set", "groups=1") == 3
+    assert "looks at more than 4 frames" in capsys.readouterr().err
 
 
 def test_what_a_run_has_written_sets_another(call, tmp_path):

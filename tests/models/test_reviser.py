@@ -1,10 +1,12 @@
 """The reviser: it changes nothing at first, knows no future, and hears what it is told."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from flowwarp.models._attributes import attributes_from_card
-from flowwarp.models.reviser import Reviser, ReviserConfig
+from flowwarp.models.reviser import Reviser, ReviserConfig, deepened
 
 ATTRIBUTES = (("hair_color", ("blue", "red")), ("weapon", ("a bow", "a spear", "none")))
 CONFIG = ReviserConfig(ATTRIBUTES, widths=(8, 16), blocks=(1, 1), embedding=8)
@@ -93,6 +95,32 @@ def test_sizes_that_cannot_be_are_refused(change, message):
     settings = {"attributes": ATTRIBUTES, "widths": (8, 16), "blocks": (1, 1)} | change
     with pytest.raises(ValueError, match=message):
         ReviserConfig(**settings)
+
+
+@torch.no_grad()
+def test_deeper_it_does_the_same_until_it_learns():
+    net, video = make(), random_video()
+    told = net.tell([{"weapon": "a bow"}, {"hair_color": "red"}])
+    config = replace(CONFIG, blocks=(2, 3))
+    deep = deepened(net, config)
+    torch.rand(1)  # whatever was drawn before
+    again = deepened(net, config)
+    assert deep.config == config
+    torch.testing.assert_close(deep(video, told), net(video, told))
+    assert all(map(torch.equal, deep.parameters(), again.parameters()))
+    with torch.enable_grad():
+        deep(video, told).square().mean().backward()
+    for block in (deep.down[0][1], deep.down[1][2], deep.up[0][1]):
+        assert block.second.weight.grad.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"blocks": (1, 0)}, {"blocks": (1, 2), "widths": (16, 16)}, {"norm": "none"}, {"frames": 8}],
+)
+def test_only_deeper_can_it_become(change):
+    with pytest.raises(ValueError, match="only blocks can differ, and no level can have fewer"):
+        deepened(make(), replace(CONFIG, **change))
 
 
 def test_attributes_of_a_card():

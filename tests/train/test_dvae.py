@@ -20,7 +20,6 @@ from flowwarp.train.dvae import (
     dvae_task,
     fit_codebooks,
     presets,
-    seen_loss,
 )
 
 SIZE, FRAMES = 16, 8
@@ -82,25 +81,6 @@ def test_the_loss_is_a_weighted_sum_of_terms_of_each_example():
 def eye(seed=0, **changes):
     torch.manual_seed(seed)
     return Captioner(CaptionerConfig(9, **{"size": SIZE, "widths": (16, 16)} | changes))
-
-
-def test_what_captioners_see_by_hand():
-    net = eye(pooled=8)
-    original = draw_examples(square, 0, range(3), DVAEDataConfig(SIZE, FRAMES), 4)["video"] / 255
-    made = original.clone()
-    made[1, :, 0, 4:8, 4:8] = 1 - made[1, :, 0, 4:8, 4:8]
-    made[2] = original[0]
-    seen = seen_loss(made, original, [net])
-    assert seen[0] < 1e-5
-    assert 0.01 < seen[1] < seen[2]
-    wanted, found = net.features(original), net.features(made)
-    shares = [(f - w)[1].norm() / w[1].norm() for f, w in zip(found, wanted, strict=True)]
-    assert torch.allclose(seen[1], shares[0] + shares[1])
-    assert torch.allclose(seen_loss(made[1:2], original[1:2], [net]), seen[1:2], rtol=1e-4)
-    other = eye(seed=1, kinds=4)  # whose sketch pools nothing
-    both = (seen + seen_loss(made, original, [other])) / 2
-    assert torch.allclose(seen_loss(made, original, [net, other]), both)
-    assert seen_loss(made, original, []).tolist() == [0, 0, 0]
 
 
 def test_captioners_teach_and_do_not_learn(tmp_path):

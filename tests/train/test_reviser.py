@@ -9,10 +9,12 @@ import torch
 from flowwarp.data import grounds
 from flowwarp.data.labels import OF_ACTOR, label_values
 from flowwarp.data.sprites import bundled_layers
+from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.pipelines.video_models import load_models
 from flowwarp.pipelines.video_tokens import tokenize
 from flowwarp.train import loop, reviser
+from flowwarp.train.perceptual import seen_loss
 from flowwarp.train.reviser import (
     Pairs,
     ReviserDataConfig,
@@ -232,6 +234,25 @@ def test_errors_that_cancel_are_not_of_the_mean_colour():
     assert missed(brighter) == pytest.approx(7 * 20 / 255)
 
 
+def test_what_captioners_see_counts_and_they_do_not_learn(revisions):
+    net = Reviser(CONFIG)
+    eye = Captioner(CaptionerConfig(9, size=16, apart=2, widths=(16, 16), pooled=8))
+    losses = ReviserLossConfig(seen=0.5)
+    examples = draw_batch(revisions, 0, range(3), net, DATA)
+    plain = reviser_losses(net, examples, losses)
+    assert "seen" not in plain
+    found = reviser_losses(net, examples, losses, [eye])
+    shown, wanted = (examples[name].float() / 255 for name in ("shown", "wanted"))
+    torch.testing.assert_close(found["seen"], seen_loss(shown, wanted, [eye]))
+    torch.testing.assert_close(found["loss"], plain["loss"] + 0.5 * found["seen"])
+    configs = reviser.presets("tiny") | {"model": CONFIG, "data": DATA, "losses": losses}
+    task = reviser_task(revisions, {"val": revisions}, configs, eyes=[eye])
+    task.loss(task.model, examples, 0)["loss"].sum().backward()
+    assert all(parameter.grad is None for parameter in eye.parameters())
+    with torch.no_grad():
+        assert task.validate(task.model)["seen"] > 0
+
+
 def test_an_example_is_weighed_by_itself(revisions):
     net = Reviser(CONFIG)
     torch.nn.init.normal_(net.head.weight, std=0.1)
@@ -279,6 +300,13 @@ def test_it_learns(revisions, tmp_path):
 def test_what_does_not_fit_is_refused(makers, data, model, message):
     with pytest.raises(ValueError, match=message):
         check_example(replace(DATA, **data), replace(CONFIG, **model), makers)
+
+
+def test_a_captioner_of_other_clips_is_refused(makers):
+    eye = Captioner(CaptionerConfig(9, size=16, apart=4, widths=(16, 16)))
+    check_example(replace(DATA, groups=2), CONFIG, makers, [eye])
+    with pytest.raises(ValueError, match="looks at more than 4 frames of 16 px, got 4 of 16"):
+        check_example(DATA, CONFIG, makers, [eye])
 
 
 def test_there_must_be_something_to_judge_by(revisions):
