@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from flowwarp.data import grounds
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models import dvae, flownet, gpt, upsampler
@@ -42,6 +43,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.mktemp("own_cache")))
         yield
+
+
+@pytest.fixture(scope="module")
+def few_grounds():
+    """Paint three variants of each ground instead of all: the rest is the same code."""
+    before, grounds.VARIANTS = grounds.VARIANTS, 3
+    yield
+    grounds.VARIANTS = before
 
 
 class OldAutocast(TorchFunctionMode):

@@ -31,6 +31,7 @@ from flowwarp.data.tokens import join
 from flowwarp.data.world import Clip
 from flowwarp.io.checkpoints import build, bundled_weights
 from flowwarp.losses.photometric import ssim_distance
+from flowwarp.losses.reconstruction import gradient_error
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.metrics.temporal import fine_energy, fine_ratio, warping_error
 from flowwarp.metrics.video import code_use, psnr
@@ -448,7 +449,7 @@ def compare_upsampling(
             table.setdefault("ssim", {})[whose] = _ssim(video, truth)
             if perceptual is not None:
                 table.setdefault("lpips", {})[whose] = float(perceptual(video, truth).mean())
-            table.setdefault("gradient", {})[whose] = _gradient_error(video, truth)
+            table.setdefault("gradient", {})[whose] = float(gradient_error((video - truth)[None]))
             table.setdefault("fine", {})[whose] = float(fine_ratio(video[None], truth[None]))
         small = F.avg_pool2d(video, SCALE)
         table.setdefault("consistency", {})[whose] = _decibels(small, decode)
@@ -631,11 +632,6 @@ def _decibels(video: Tensor, target: Tensor) -> float:
 
 def _ssim(video: Tensor, target: Tensor) -> float:
     return 1 - 2 * float(ssim_distance(video, target).mean())
-
-
-def _gradient_error(video: Tensor, target: Tensor) -> float:
-    dx, dy = ((video - target).diff(dim=dim) for dim in (-1, -2))
-    return float((dx.abs().mean() + dy.abs().mean()) / 2)
 
 
 def _exact_error(clip: Clip, video: Tensor) -> float:

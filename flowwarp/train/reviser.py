@@ -27,7 +27,7 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.labels import NONE, mirror
 from flowwarp.data.sprites import Layers
-from flowwarp.losses.reconstruction import coarse_error, gradient_error
+from flowwarp.losses.reconstruction import coarse_error, gradient_error, l1_loss
 from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH
@@ -383,9 +383,8 @@ def reviser_losses(
         size = F.smooth_l1_loss(
             error, torch.zeros_like(error), reduction="none", beta=config.smooth
         )
-    loss = (weight * size).mean((1, 2, 3, 4))
     weighed = weight * error
-    loss = loss + config.gradient * gradient_error(weighed)
+    loss = l1_loss(weight * size) + config.gradient * gradient_error(weighed)
     loss = loss + config.coarse * coarse_error(weighed, _SQUARE)
     terms = {"actor": _missed(error.detach(), examples["actor"])}
     if eyes:

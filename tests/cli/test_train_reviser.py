@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from flowwarp.cli import main
-from flowwarp.data import grounds
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.images import write_image
 from flowwarp.train import reviser
@@ -17,11 +16,7 @@ QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1", "-
 QUICK += ["--set", "model.widths=[8,16]"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_variants():
-    before, grounds.VARIANTS = grounds.VARIANTS, 3
-    yield
-    grounds.VARIANTS = before
+pytestmark = pytest.mark.usefixtures("few_grounds")
 
 
 def run(*arguments):

@@ -6,18 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data import grounds
 from flowwarp.data.cast import PARTS, draw_actor, exchange, is_held_out
 from flowwarp.data.counterparts import compose_counterparts
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.world import compose_clip, set_up
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_variants():
-    before, grounds.VARIANTS = grounds.VARIANTS, 3
-    yield
-    grounds.VARIANTS = before
+pytestmark = pytest.mark.usefixtures("few_grounds")
 
 
 @pytest.fixture(scope="module")

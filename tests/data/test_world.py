@@ -52,12 +52,7 @@ def _one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_variants():
-    """Paint three variants of each ground instead of all: the rest is the same code."""
-    before, grounds.VARIANTS = grounds.VARIANTS, 3
-    yield
-    grounds.VARIANTS = before
+pytestmark = pytest.mark.usefixtures("few_grounds")
 
 
 @pytest.fixture(scope="module")

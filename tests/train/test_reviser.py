@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowwarp.data import grounds
 from flowwarp.data.labels import OF_ACTOR, label_values
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -35,11 +34,7 @@ CONFIG = ReviserConfig(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _few_variants():
-    before, grounds.VARIANTS = grounds.VARIANTS, 3
-    yield
-    grounds.VARIANTS = before
+pytestmark = pytest.mark.usefixtures("few_grounds")
 
 
 @pytest.fixture(scope="module")
