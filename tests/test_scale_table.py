@@ -75,6 +75,15 @@ def test_a_trainer_moves_by_its_own_optimizer():
     assert (row.network, row.tokens, row.examples) == ("captioner", None, 2)
 
 
+def test_the_reviser_is_timed_as_its_preset_says():
+    task, config = scale_table.reviser_task("tiny")
+    batch = task.batch(range(1))
+    assert task.name == "reviser"
+    assert len(batch["shown"]) == config.batch_size
+    assert 0.2 < batch["actor"].float().mean() < 0.3
+    assert batch["told"].any()
+
+
 def test_flow_is_timed_on_pairs_that_were_fitted():
     task, config = scale_table.flow_task("tiny")
     batch = task.batch(range(1))

@@ -5,18 +5,19 @@ Usage: python tools/scale_table.py [--rounds 5] [--preset tiny --preset small ..
 Takes some minutes of a core that is free.
 
 Presets are measured here: one thread takes the steps of the real trainers, with the preset's
-optimiser, on the world of digits (that of flow on a photo), and the time is the median of that of
-the processor, so that other work on the machine counts little. As in training, those of bf16 are
-taken in fp32 where the processor has no instructions for it. Larger transformers are counted on
-paper: FLOPs of their step by torch's own counter, on tensors without memory, and hours from the
-assumptions named below the table. FLOPs are those of all products of a step, forward and backward,
-a multiplication and an addition being two.
+optimiser, on the world of digits (that of flow on a photo, that of the reviser on noise), and the
+time is the median of that of the processor, so that other work on the machine counts little. As in
+training, those of bf16 are taken in fp32 where the processor has no instructions for it. Larger
+transformers are counted on paper: FLOPs of their step by torch's own counter, on tensors without
+memory, and hours from the assumptions named below the table. FLOPs are those of all products of a
+step, forward and backward, a multiplication and an addition being two.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import os
 import platform
@@ -29,19 +30,23 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowwarp._bundled import bundled
+from flowwarp.data.labels import OF_ACTOR, label_values
 from flowwarp.data.sources import DIGITS, open_source
+from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.data.tokens import AXES, PATCH
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.pipelines.precision import fast_dtype
-from flowwarp.train import captioner, dvae, flow, gpt, loop, upsampler
+from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
+from flowwarp.train.arrays import pack_caption
 from flowwarp.train.kept import keep_clips
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.tokenized import grid_media, tokenize_clips
@@ -71,7 +76,8 @@ PEAK = 989e12  # FLOP/s of an H100 (SXM) in bf16, without sparsity, by its data 
 UTILISATION = 0.35  # of that: usual for transformers of this size with FSDP
 CHOICES = math.prod(DVAEConfig().levels)  # ids that a token of video is one of
 FITTED = 2  # pairs that flow is fitted to: as many examples come of them as of any number
-CAPTIONED = 64  # clips that are composed; likewise
+CAPTIONED = 64  # clips that are composed, or of noise; likewise
+ACTOR = 64  # of 256 pixels those that are the actor's
 BYTES = 20  # a parameter in fp32: itself, its gradient, its average, and two that AdamW remembers
 
 
@@ -125,6 +131,8 @@ def tasks(preset: Any) -> Iterator[tuple[loop.Task, loop.LoopConfig]]:
     source = open_source(DIGITS, data.size, data.length)
     yield upsampler.upsampler_task(source, upsampler.dvae_codec(net), configs), configs["loop"]
 
+    yield reviser_task(preset)
+
 
 def flow_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
     configs = flow.presets(preset)
@@ -148,6 +156,28 @@ def captioner_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
     with tempfile.TemporaryDirectory() as cache:
         kept = keep_clips(functools.partial(source, 0), preset, CAPTIONED, cache=Path(cache))
         task = captioner.captioner_task(kept, {"val": kept}, configs)
+        batch = task.batch(last_numbers(configs["loop"]))
+    return replace(task, batch=lambda _: batch), configs["loop"]
+
+
+def reviser_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
+    """Return the task of the reviser, on clips of noise: their content changes no cost."""
+    configs = reviser.presets(preset)
+    data = configs["data"]
+    values = label_values(bundled_layers())
+    attributes = tuple((name, values[name]) for name in OF_ACTOR)
+    configs["model"] = replace(configs["model"], attributes=attributes)
+    noise = torch.Generator().manual_seed(0)
+    shape = CAPTIONED, data.length, 3, data.size, data.size
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("shown", "wanted"):
+            clips = torch.randint(256, shape, dtype=torch.uint8, generator=noise)
+            np.save(Path(folder) / f"{name}.npy", clips.numpy())
+        np.save(Path(folder) / "actor.npy", (clips[:, :, :1] < ACTOR).numpy())
+        told = pack_caption(json.dumps([{"hair_color": "red"}, []]))
+        np.save(Path(folder) / "told.npy", np.stack([told] * CAPTIONED))
+        kept = reviser.Revisions(Path(folder))
+        task = reviser.reviser_task(kept, {"val": kept}, configs)
         batch = task.batch(last_numbers(configs["loop"]))
     return replace(task, batch=lambda _: batch), configs["loop"]
 

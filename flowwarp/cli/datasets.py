@@ -225,7 +225,7 @@ def make_command(
     made` measures by them. The same seed gives the same clips.
 
     \b
-    flowwarp datasets make sprites -o clips --count 100 --layers lpc/
+    flowwarp datasets make sprites -o clips --count 100 --layers LPC
     flowwarp datasets make digits -o digit_clips --size 64 --flow
     """  # noqa: D301 - click wants the character itself
     if world == "digits" and (layers or photos or held_out):

@@ -162,8 +162,8 @@ def command(
     like them. `--part pictures` draws these alone, and needs no judge.
 
     \b
-    flowwarp eval-video --layers lpc/ -o report/
-    flowwarp eval-video --part dvae --dvae runs/dvae/best.safetensors --layers lpc/
+    flowwarp eval-video --layers LPC -o report/
+    flowwarp eval-video --part dvae --dvae runs/dvae/best.safetensors --layers LPC
     flowwarp eval-video --part gpt --prompts 100 --guidance 3 --json
     """  # noqa: D301 - click wants the character itself
     check_device(device)

@@ -62,7 +62,7 @@ def command(
 
     \b
     flowwarp train-dvae digits --preset tiny
-    flowwarp train-dvae sprites --layers lpc/ --run runs/dvae --resume auto
+    flowwarp train-dvae sprites --layers LPC --run runs/dvae --resume auto
     flowwarp train-dvae clips/ --flow small --set loop.batch_size=8
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)

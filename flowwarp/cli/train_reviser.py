@@ -54,7 +54,7 @@ def command(
     \b
     flowwarp train-reviser sprites --dvae runs/dvae/best.safetensors \\
         --gpt runs/gpt/best.safetensors --preset tiny
-    flowwarp train-reviser sprites --layers lpc/ --dvae base --gpt base --resume auto
+    flowwarp train-reviser sprites --layers LPC --dvae base --gpt base --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.data.sources import SPRITES, digest_photos

@@ -273,7 +273,7 @@ def _share_out(first: list[Part], rest: list[Part]) -> tuple[list[Part], list[Pa
     own: list[Part] = []
     spoken_of = own
     for part in rest:
-        if part.is_noun and part.value in (one, other):
+        if part.kind == "body" and part.value in (one, other):  # he, too, of a man and a woman
             spoken_of = own if part.value == other else again
         spoken_of.append(part)
     return [*first, *again], own

@@ -40,6 +40,8 @@ _NEAREST = {
 # What men wear is called shirts, and what women wear is not.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
+# Kinds of clothes that captions call otherwise than labels.
+_LABELS = {"shirt": "longsleeve shirt", "dress with a sash": "dress with sash"}
 _GREAVES = {"gold": "golden greaves", "silver": "metal pants"}
 _OWN_COLORS = {
     **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
@@ -60,7 +62,7 @@ class Reading:
     Args:
         caption: the same in the words of captions; empty if nothing was understood.
         left_out: what was not, or cannot be shown.
-        stated: what it says of which thing, such as "legs color": "blue".
+        stated: what it says of which thing, such as "legs color": "blue", as labels have it.
     """
 
     caption: str
@@ -112,6 +114,8 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
         actors.reverse()
     ground = next(filter(None, (wish.ground for wish in wishes)), "")
     left_out = [said for wish in wishes for said in wish.left_out(ground)]
+    if len(prompt) > _LONGEST:
+        left_out.append(f"all after {_LONGEST} characters")
     caption = ""
     if any((*(said for actor in actors for said in actor.values()), ground, camera)):
         named = [actor | {"body": actor["body"] or "person"} for actor in actors]
@@ -157,9 +161,8 @@ class _Wish:
         others += [p for p in weapons if p.value.split()[-1] != weapons[0].value.split()[-1]]
         cuts = [part for part in self._all("hair") if part.value != "{} hair"]
         others += [part for part in cuts if part.value != cuts[0].value]
-        way = self.actor["direction"]
-        opposite = {"left": "right", "right": "left"}.get(way)
-        others += [p for p in self._all("direction") if not way or p.value == opposite]
+        others += [p for p in self._all("direction") if p.value != self.actor["direction"]]
+        others += [part for part in self._all("action") if not self._is_done(part.value)]
         others += [part for part in self._all("skin") if not self.actor["skin"]]
         return [*self._left_out, *(part.said for part in (*others, *self._loose))]
 
@@ -284,7 +287,8 @@ class _Wish:
         if not phrase:
             return "", "", ""
         color = color or next((own for of, own in _OWN_COLORS.items() if of in style), "")
-        return phrase, style.removeprefix("a ").replace("{} ", ""), color
+        kind = style.removeprefix("a ").replace("{} ", "")
+        return phrase, _LABELS.get(kind, kind), color
 
     def _beard(self, hair_color: str) -> str:
         """Return what a beard is called; where nothing else is said, it is as the hair is."""
@@ -307,6 +311,12 @@ class _Wish:
         if "attack" in done:
             return _ATTACKS.get(weapon, "shoot")
         return "walk" if "walk" in done else "stand" if done else ""
+
+    def _is_done(self, action: str) -> bool:
+        """Return whether what somebody is to do is what is shown of it."""
+        shown = self.actor["action"]
+        same = action in (shown, "stand", "attack")
+        return same or (action, shown) == ("shoot", "spellcast")  # fire, as wizards do
 
     def _direction(self) -> str:
         """Return where to: what is faced, if that is said; left and right before up and down."""

@@ -468,7 +468,7 @@ class GPT(nn.Module):
             ids: see :meth:`features`.
             places: likewise.
             choices: (n,) int64 each: the ids of each kind; no id is of two.
-            hidden: see :meth:`features`.
+            hidden: see :meth:`features`; nor is anything copied from them, in themselves neither.
             ahead: likewise.
             near: (B, L, 7) int64, earlier tokens of the sequence that each may be the same as, -1
                 for none; without it nothing is copied.

@@ -57,8 +57,8 @@ class RefineConfig:
         smoothness: weight of the smoothness against the data.
         edge: difference of neighbours in grey value that lowers their smoothness by e.
         median_radius: of the weighted median's window.
-        settled: share of the pixels; when no more than these move by over a hundredth of a pixel,
-            a level warps no more.
+        settled: share of the flow's numbers, two a pixel; when no more than these change by over a
+            hundredth of a pixel, a level warps no more.
     """
 
     match: bool = True
@@ -307,7 +307,7 @@ def estimate(image1: Tensor, image2: Tensor, *, full: bool = True) -> tuple[Tens
 
     Raises:
         TypeError: an image is not a floating-point tensor.
-        ValueError: shapes or devices do not fit.
+        ValueError: shapes or devices do not fit, or an image is in 0 … 255 or holds NaN.
     """
     _check_pair(image1, image2)
     image1, image2 = image1.float(), image2.float()
@@ -363,7 +363,8 @@ def _matches(image1: Tensor, image2: Tensor, rounds: int) -> tuple[Tensor, Tenso
 def _search(features1: list[Tensor], features2: list[Tensor], last: int) -> Tensor:
     """Match from the coarsest level, where all of the image is searched, to the finest.
 
-    The last level has so many rounds; before that there are as many as it takes.
+    The last level has so many rounds, if it is not the only one; before that there are as many as
+    it takes.
     """
     height, width, _ = features1[0].shape
     matches = torch.zeros(height, width, 2, dtype=torch.int32, device=features1[0].device)

@@ -107,7 +107,7 @@ def generate(
         check_whole(value, name, 1, 2**31)  # frames come one by one: there may be any number
     caption = None if prompt is None else hear(models.gpt, prompt).text
     if caption == "":
-        raise ValueError("prompt must not be empty")
+        raise ValueError("nothing of the prompt can be read")
     if frames > models.window and not models.goes_on:
         raise ValueError(f"frames must be at most {models.window} with this transformer")
     first = begin = large = None

@@ -14,10 +14,11 @@ from flowwarp.models.captioner import Captioner
 
 
 def seen_loss(made: Tensor, original: Tensor, eyes: Sequence[Captioner]) -> Tensor:
-    """Return how differently captioners see videos, (B,): 0 for the same, about 1 for any others.
+    """Return how differently captioners see videos, (B,): 0 for the same.
 
-    The root mean square difference of what they see of places, and of what they pool, over that of
-    the original's; the mean over captioners. (A perceptual loss: Johnson et al., ECCV 2016.)
+    The root mean square difference of what they see of places over that of the original's, which is
+    about 1 for any other video, and as much again of what they pool, if they do; the mean over
+    captioners. (A perceptual loss: Johnson et al., ECCV 2016.)
 
     Args:
         made: (B, T, 3, S, S), of the captioners' size and long enough for their pairs.

@@ -268,7 +268,7 @@ def test_torchs_default_type_is_no_matter(models, video_weights):
         (CAPTION, {"best": 0}, "best must be a whole number"),
         (CAPTION, {"candidates": "x"}, "candidates must be a whole number"),
         (CAPTION, {"steps": 1.5}, "steps must be a whole number"),
-        (" \n", {}, "prompt must not be empty"),
+        (" \n", {}, "nothing of the prompt can be read"),
         (CAPTION, {"image": torch.zeros(4, 8, 8)}, "image must be"),
         (CAPTION, {"image": torch.zeros(3, 0, 8)}, "image must be"),
         (CAPTION, {"image": torch.full((3, 8, 8), 255.0)}, r"image must be in \[0, 1\].* 255"),
