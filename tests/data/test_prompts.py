@@ -211,6 +211,14 @@ def test_of_a_long_prompt_the_beginning_is_read():
     assert (reading.caption, reading.left_out) == ("a woman", ("all after 2000 characters",))
 
 
+def test_clothes_are_stated_as_labels_call_them():
+    """By these names a reviser is told of them, whatever captions call them."""
+    assert read_prompt("a man in a tee").stated["torso style"] == "longsleeve shirt"
+    assert read_prompt("a woman in a tee").stated["torso style"] == "tunic"
+    dressed = read_prompt("a woman in a dress with a sash")
+    assert dressed.stated == {"torso style": "dress with sash", "torso color": "green"}
+
+
 def test_of_a_man_and_a_woman_he_and_she_are_known():
     said = "a man and a woman in blue, he walks left, she walks right with black hair"
     left, right = read_prompt(said).caption.split(", on the right ")
