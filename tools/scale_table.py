@@ -37,7 +37,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowwarp._bundled import bundled
-from flowwarp.data.labels import OF_ACTOR, label_values
+from flowwarp.data.labels import actor_values
 from flowwarp.data.sources import DIGITS, open_source
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.data.synthesis import load_photos
@@ -164,9 +164,7 @@ def reviser_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
     """Return the task of the reviser, on clips of noise: their content changes no cost."""
     configs = reviser.presets(preset)
     data = configs["data"]
-    values = label_values(bundled_layers())
-    attributes = tuple((name, values[name]) for name in OF_ACTOR)
-    configs["model"] = replace(configs["model"], attributes=attributes)
+    configs["model"] = replace(configs["model"], attributes=actor_values(bundled_layers()))
     noise = torch.Generator().manual_seed(0)
     shape = CAPTIONED, data.length, 3, data.size, data.size
     with tempfile.TemporaryDirectory() as folder:

@@ -61,7 +61,7 @@ def command(
 
     if data != SPRITES:
         raise click.UsageError(f"DATA must be {SPRITES}: of other clips there are no counterparts")
-    from flowwarp.data.labels import OF_ACTOR, label_values
+    from flowwarp.data.labels import actor_values
     from flowwarp.data.sprites import load_layers
     from flowwarp.data.synthesis import load_photos
     from flowwarp.data.world import check_held_out
@@ -95,8 +95,7 @@ def command(
         captioners=captioners,
     )
     if net is None:
-        values = label_values(load_layers(layers))
-        attributes = tuple((name, values[name]) for name in OF_ACTOR)
+        attributes = actor_values(load_layers(layers))
         configs["model"] = replace(configs["model"], attributes=attributes)
     with checked_settings():
         reviser.check_example(about, configs["model"], makers, eyes)

@@ -81,6 +81,12 @@ def label_values(layers: Layers) -> dict[str, tuple[str, ...]]:
     return {name: tuple(sorted(values)) for name, values in found.items()}
 
 
+def actor_values(layers: Layers) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return each attribute of ``OF_ACTOR``, and its values of :func:`label_values`."""
+    values = label_values(layers)
+    return tuple((name, values[name]) for name in OF_ACTOR)
+
+
 def phrases_of(layers: Layers) -> dict[str, dict[str, str]]:
     """Return how captions call hair, clothes and weapons, and what of ``JUDGED`` each tells."""
     # A layer may have no words; no caption speaks of it, and "" would be found in each of them.

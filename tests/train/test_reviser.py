@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowwarp.data.labels import OF_ACTOR, label_values
+from flowwarp.data.labels import actor_values
 from flowwarp.data.sprites import bundled_layers
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.reviser import Reviser, ReviserConfig
@@ -28,10 +28,7 @@ from flowwarp.train.reviser import (
 )
 
 DATA = ReviserDataConfig(size=16, length=8, clips=6, checked=4, groups=1)
-VALUES = label_values(bundled_layers())
-CONFIG = ReviserConfig(
-    tuple((name, VALUES[name]) for name in OF_ACTOR), widths=(8, 16), blocks=(1, 1), embedding=8
-)
+CONFIG = ReviserConfig(actor_values(bundled_layers()), widths=(8, 16), blocks=(1, 1), embedding=8)
 
 
 pytestmark = pytest.mark.usefixtures("few_grounds")
