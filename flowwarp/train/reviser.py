@@ -14,6 +14,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, final
 
@@ -48,6 +49,7 @@ _AT_ONCE = 16  # clips of a validation side by side
 _SHOWN = 6  # clips on a sheet: as shown, as revised, and as wanted
 _REACH = 2  # px around the actor that are revised, too
 _SQUARE = 4  # px along a side of those whose mean colour counts
+_CHANGED = 0.15  # a pixel is not as wanted if a colour is further off than this
 _WARM = 1.0  # temperature at which the transformer writes anew
 _COARSEST, _FINEST = 4, 12  # patches along a side of what mixes two clips
 
@@ -69,6 +71,8 @@ class ReviserDataConfig:
         most: of these patches at most this share.
         told: how often the network is told something that is right already.
         mirrored: share of examples with left and right exchanged.
+        weapons: share of examples that are taken from the clips whose weapon may not be as shown,
+            which are few; the others are taken from all.
     """
 
     size: int = 64
@@ -81,10 +85,11 @@ class ReviserDataConfig:
     most: float = 0.9
     told: float = 0.8
     mirrored: float = 0.5
+    weapons: float = 0.0
 
     def __post_init__(self) -> None:
         check_least(self, 1, "size", "length", "clips", "checked", "groups")
-        check_shares(self, "mixed", "redrawn", "most", "told", "mirrored")
+        check_shares(self, "mixed", "redrawn", "most", "told", "mirrored", "weapons")
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class ReviserLossConfig:
         coarse: the absolute difference of colours that are means over squares of 4 x 4 pixels.
             Which pixels are dark and which are light nobody can foretell; that the trousers are
             red, one can, and only half as red shall not pass for a compromise.
+        changed: how much more a pixel counts where what is shown is not what is wanted. A dagger
+            that is missing has some ten pixels: if all count the same, nothing is learned of it.
     """
 
     gradient: float = 0.25
@@ -107,9 +114,10 @@ class ReviserLossConfig:
     smooth: float = 0.1
     seen: float = 0.05
     coarse: float = 1.0
+    changed: float = 0.0
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "gradient", "actor", "smooth", "seen", "coarse")
+        check_least(self, 0, "gradient", "actor", "smooth", "seen", "coarse", "changed")
 
 
 # ------------------------------------------------------------------ examples
@@ -237,6 +245,11 @@ class Revisions:
     def __len__(self) -> int:
         return len(self._arrays["told"])
 
+    @cached_property
+    def rearmed(self) -> list[int]:
+        """The clips whose weapon may not be as shown."""
+        return [index for index in range(len(self)) if "weapon" in self.told(index)[1]]
+
     @property
     def frames(self) -> int:
         """Frames of each clip."""
@@ -333,8 +346,11 @@ def draw_batch(
     told = []
     frames = net.config.frames
     for number in numbers:
-        index = numbering.shuffled(seed, number, len(revisions))
         generator = numbering.generator(seed, number)
+        index = numbering.shuffled(seed, number, len(revisions))
+        if data.weapons and float(torch.rand((), generator=generator)) < data.weapons:
+            armed = revisions.rearmed
+            index = armed[numbering.shuffled(seed, number, len(armed))] if armed else index
         groups = revisions.frames // frames
         first = int(torch.randint(groups - data.groups + 1, (), generator=generator))
         mirrored = float(torch.rand((), generator=generator)) < data.mirrored
@@ -373,11 +389,11 @@ def reviser_losses(
         config: weights.
         eyes: captioners that look at what is revised, for which there is the term ``seen``.
     """
-    wanted = examples["wanted"].float() / 255
-    revised = net(examples["shown"].float() / 255, examples["told"])
+    shown, wanted = (examples[name].float() / 255 for name in ("shown", "wanted"))
+    revised = net(shown, examples["told"])
     error = revised - wanted
-    actor = examples["actor"].float()
-    weight = 1 + config.actor * actor
+    changed = (shown - wanted).abs().amax(2, keepdim=True) > _CHANGED
+    weight = (1 + config.actor * examples["actor"]) * (1 + config.changed * changed)
     size = error.abs()
     if config.smooth:
         size = F.smooth_l1_loss(
@@ -477,7 +493,7 @@ def reviser_task(
     net = Reviser(model)
     if start is not None:
         net.load_state_dict(start.state_dict())
-    whole = replace(data, groups=data.length // model.frames, mirrored=0.0)
+    whole = replace(data, groups=data.length // model.frames, mirrored=0.0, weapons=0.0)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(revisions, training.seed, numbers, net, data)

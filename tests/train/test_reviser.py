@@ -166,6 +166,29 @@ def test_what_may_be_wrong_is_always_told(revisions):
     assert found
 
 
+def test_clips_with_another_weapon_can_come_more_often(revisions, monkeypatch):
+    net, armed = Reviser(CONFIG), [1, 4]
+    told = {index: revisions.told(index) for index in range(len(revisions))}
+    for index in armed:
+        told[index] = told[index][0], {"weapon"}
+    monkeypatch.setattr(Revisions, "told", lambda _, index: told[index])
+    revisions = Revisions(revisions.folder)
+
+    def shown(index: int) -> torch.Tensor:
+        return revisions.video("shown", index, slice(None))
+
+    def drawn(share: float) -> list[int]:
+        data = replace(DATA, groups=2, mirrored=0.0, weapons=share)
+        videos = draw_batch(revisions, 0, range(24), net, data)["shown"]
+        clips = range(len(revisions))
+        return [next(i for i in clips if torch.equal(shown(i), video)) for video in videos]
+
+    assert set(drawn(1.0)) == set(armed)
+    assert set(drawn(0.0)) == set(range(len(revisions)))
+    often, seldom = (sum(index in armed for index in drawn(share)) for share in (0.5, 0.0))
+    assert 24 > often > seldom
+
+
 def test_in_a_mirror_left_is_told_as_right(revisions):
     net, seen = Reviser(CONFIG), 0
     names = [name for name, _ in CONFIG.attributes]
@@ -203,6 +226,12 @@ def test_losses_by_hand():
     assert float(more.detach()) == pytest.approx(7 * (1 / 12 + 1 / 12) / 2)
     rough = reviser_losses(net, examples, replace(losses, coarse=2.0))["loss"] - found["loss"]
     assert float(rough.detach()) == pytest.approx(2 * 7 / 16)
+    wanted[..., 0, 3] = 30  # too near to what is shown to count as changed
+    few, many = (
+        reviser_losses(net, examples, replace(losses, changed=changed))["loss"]
+        for changed in (0.0, 3.0)
+    )
+    assert float((many - few).detach()) == pytest.approx(3 * 7 * 0.95 / 16)
 
 
 def test_errors_that_cancel_are_not_of_the_mean_colour():
