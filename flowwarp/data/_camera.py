@@ -141,23 +141,27 @@ _NOT_READ = (  # whatever else a camera does, its actor does not
 )
 
 
-def take_camera(text: str) -> tuple[str, str]:
-    """Return a prompt without what it says of the camera, and what that does.
+def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return a prompt without what it says of the camera, what that does, and what else it says.
 
     >>> take_camera("a knight walks while the camera drifts slowly to the left")
-    ('a knight walks while the /', 'pan left')
+    ('a knight walks while the /', 'pan left', ())
+    >>> take_camera("an orc falls as the camera follows and zooms in")
+    ('an orc falls as the / and /', 'zoom in', ('camera follows',))
 
     Args:
         text: in small letters, words with single spaces between.
 
     Returns:
-        The rest, with / where something was, and a move of
-        :data:`flowwarp.data.captions.CAMERAS`, ``"still"``, or nothing.
+        The rest, with / where something was; a move of :data:`flowwarp.data.captions.CAMERAS`,
+        ``"still"``, or nothing; and what is said of other moves.
     """
     text = re.sub(_AT_CAMERA, lambda at: "at us" if at["front"] else "away from us", text)
-    taken = ""
+    moves: dict[str, str] = {}
     for move, pattern in _PATTERNS.items():
-        text, count = re.subn(pattern, "/", text)
-        if count and taken in ("", "still"):
-            taken = _SAME.get(move, move)
-    return re.sub(_NOT_READ, "/", text), taken
+        if found := re.search(pattern, text):
+            moves.setdefault(_SAME.get(move, move), found.group())
+            text = re.sub(pattern, "/", text)
+    rests = moves.pop("still", None) is not None
+    (taken, _), *others = moves.items() or [("still" if rests else "", "")]
+    return re.sub(_NOT_READ, "/", text), taken, tuple(said for _, said in others)

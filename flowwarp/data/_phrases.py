@@ -71,18 +71,19 @@ class Part:
         return self.kind == "body" and self.said not in _PRONOUNS
 
 
-def read_parts(prompt: str) -> tuple[list[list[Part]], str]:
+def read_parts(prompt: str) -> tuple[list[list[Part]], str, tuple[str, ...]]:
     """Cut a prompt into phrases.
 
     Returns:
         Of one actor, or of each of two as they are named, the phrases of what is there and not
-        denied; and what the camera does, as :func:`flowwarp.data._camera.take_camera` says it.
+        denied; what the camera does, as :func:`flowwarp.data._camera.take_camera` says it; and
+        what else is said of that.
     """
-    text, camera = take_camera(_normal(prompt))
+    text, camera, moves = take_camera(_normal(prompt))
     parts = list(_split([*map(_mended, text.split())]))
     _settle(parts)
     _deny(parts)
-    return _part_actors(parts), camera
+    return _part_actors(parts), camera, moves
 
 
 # ------------------------------------------------------------------ words

@@ -37,6 +37,8 @@ _NEAREST = {
     "torso": {"magenta": "pink", "bronze": "brown"},
     "legs": {"light blue": "blue", "maroon": "red", "bronze": "brown"},
 }
+# What people call the same: the brunette with brown hair.
+_SHADES = {"brunette": "brown", "light blonde": "blonde"}
 # What men wear is called shirts, and what women wear is not.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
@@ -104,7 +106,7 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     Returns:
         What is understood. Of two actors only what is around them is stated.
     """
-    parts, camera = read_parts(prompt[:_LONGEST])
+    parts, camera, moves = read_parts(prompt[:_LONGEST])
     wishes = [_Wish(own, known) for own in parts]
     actors = [wish.actor for wish in wishes]
     if not actors[0]["action"] and not actors[0]["direction"]:  # a knight and an orc walk left
@@ -113,7 +115,7 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     if len(parts) == 2 and are_mirrored(*parts):
         actors.reverse()
     ground = next(filter(None, (wish.ground for wish in wishes)), "")
-    left_out = [said for wish in wishes for said in wish.left_out(ground)]
+    left_out = [*(said for wish in wishes for said in wish.left_out(ground)), *moves]
     if len(prompt) > _LONGEST:
         left_out.append(f"all after {_LONGEST} characters")
     caption = ""
@@ -159,8 +161,13 @@ class _Wish:
             others += [part for part in self._all(kind) if main is not None and _differ(part, main)]
         weapons = self._all("weapon")  # a great bow, and the bow
         others += [p for p in weapons if p.value.split()[-1] != weapons[0].value.split()[-1]]
-        cuts = [part for part in self._all("hair") if part.value != "{} hair"]
+        hair = self._all("hair")
+        cuts = [part for part in hair if part.value != "{} hair"]
         others += [part for part in cuts if part.value != cuts[0].value]
+        others += [part for part in hair if self._is_bald or not self._is_shown(part.color)]
+        others += [part for part in self._all("hair_color") if not self._is_shown(part.value)]
+        species = [part for part in self._all("body") if part.value in SPECIES]
+        others += [part for part in species if part.value != species[0].value]
         others += [p for p in self._all("direction") if p.value != self.actor["direction"]]
         others += [part for part in self._all("action") if not self._is_done(part.value)]
         others += [part for part in self._all("skin") if not self.actor["skin"]]
@@ -201,6 +208,16 @@ class _Wish:
     def _before(self, part: Part) -> list[str]:
         """Return what is said before a part, backwards."""
         return [other.said for other in self._parts[: self._parts.index(part)][::-1]]
+
+    @property
+    def _is_bald(self) -> bool:
+        return self.actor["hair_style"] == "bald"
+
+    def _is_shown(self, color: str) -> bool:
+        """Return whether hair is shown in a colour, if any is said and any is shown."""
+        shown = self.stated["hair color"]
+        same = {_SHADES.get(own, own) for own in (_NEAREST["hair"].get(color, color), shown)}
+        return not color or not shown or len(same) == 1
 
     def _known_only(self, phrase: str) -> str:
         """Return a phrase if captions have its words; else note that it is left out."""
