@@ -263,13 +263,15 @@ def table(rows: list[Row]) -> str:
     """Write rows as Markdown."""
     heads = [
         "network", "size", "parameters, M", "tokens an example", "examples a step", "TFLOP a step",
-        "steps", "s a step", "hours", "memory, GB",
+        "steps", "tokens in all, M", "s a step", "hours", "memory, GB",
     ]  # fmt: skip
     lines = [f"| {' | '.join(heads)} |", f"|---|---|{'---:|' * (len(heads) - 2)}"]
     for row in rows:
+        read = (row.tokens or 0) * row.examples * row.steps
         cells = [
             row.network, row.size, f"{row.parameters / 1e6:,.4g}", str(row.tokens or ""),
-            str(row.examples), f"{row.flops / 1e12:.3g}", f"{row.steps:,}", f"{row.seconds:.3g}",
+            str(row.examples), f"{row.flops / 1e12:.3g}", f"{row.steps:,}",
+            f"{read / 1e6:,.0f}" if read else "", f"{row.seconds:.3g}",
             f"{row.steps * row.seconds / 3600:.3g}", f"{row.parameters * BYTES / 1e9:.2g}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
