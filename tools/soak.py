@@ -1,16 +1,18 @@
 """Long runs of what tests can only begin.
 
     python tools/soak.py video --frames 10000    flow of a long video: memory must stay flat
+    python tools/soak.py words --frames 480      a long video from words: likewise
     python tools/soak.py broken --frames 2000    one with a broken frame, killed half-way
     python tools/soak.py kill --kills 200        kill -9 in trainings: no state may be lost
 
 ``video`` runs ``flowwarp flow`` on a made-up video and looks at the memory of the process: after a
-tenth of the pairs and at the end, which may differ by 20 MB. ``broken`` kills such a process, and
-starts another: it must do what is left, name the broken frame and end with exit code 5. ``kill``
-kills small trainings of each kind at random moments. After each kill every state in the
-run's folder must load; and each run, however often it was killed, must end with the files, bit for
-bit, of one that was not. The last line printed is JSON; the exit code is 1 if something did not
-hold.
+tenth of the pairs and at the end, which may differ by 20 MB. ``words`` does so with
+``flowwarp generate-video`` and the weights in the package, whose copies count, too. ``broken``
+kills a ``flow`` half-way, and starts another: it must do what is left, name the broken frame and
+end with exit code 5. ``kill`` kills small trainings of each kind at random moments. After each kill
+every state in the run's folder must load; and each run, however often it was killed, must end with
+the files, bit for bit, of one that was not. The last line printed is JSON; the exit code is 1 if
+something did not hold.
 """
 
 from __future__ import annotations
@@ -58,23 +60,23 @@ def soak_video(frames: int, folder: Path) -> dict[str, object]:
     """Estimate the flow of a long video in a process of its own, and watch its memory."""
     clip, results = folder / "clip.mp4", folder / "flows"
     write_video(clip, picture(frames))
-    started = time.monotonic()
-    run = Estimation(clip, results, folder)
+    run = estimation(clip, results, folder)
     run.watch()
     count = len(list(results.glob("*.flo")))
     last = results / f"{frames - 2:06d}.flo"
     right = count == frames - 1 and bool(read_flow(last)[1].all())
-    early, growth = run.memory(frames)
-    return {
-        "frames": frames,
-        "exit": run.process.returncode,
-        "flow_files": count,
-        "memory_mb": round(early / 1e6, 1),
-        "peak_mb": round(max(memory for _, memory in run.samples) / 1e6, 1),
-        "growth_mb": round(growth / 1e6, 2),
-        "seconds": round(time.monotonic() - started, 1),
-        "faults": int(run.process.returncode != 0) + int(not right) + int(growth > GROWTH),
-    }
+    return {"frames": frames, "flow_files": count, **run.report(frames, right)}
+
+
+def soak_words(frames: int, folder: Path) -> dict[str, object]:
+    """Make a long video of a prompt in a process of its own, and watch its memory."""
+    results = folder / "frames"
+    prompt = "a woman in a red dress walks right on grass"
+    command = ["generate-video", prompt, "--frames", str(frames), "-o", f"{results}/"]
+    run = Watched(command, folder, results)
+    run.watch()
+    count = len(list(results.glob("*.png")))
+    return {"frames": frames, "pictures": count, **run.report(frames, count == frames)}
 
 
 def soak_broken(frames: int, folder: Path) -> dict[str, object]:
@@ -82,13 +84,13 @@ def soak_broken(frames: int, folder: Path) -> dict[str, object]:
     clip, results, broken = folder / "clip.avi", folder / "flows", frames // 3
     break_frame(clip, frames, broken)
     started = time.monotonic()
-    first = Estimation(clip, results, folder)
+    first = estimation(clip, results, folder)
     first.watch(until=frames // 2)
     first.process.kill()
     first.process.wait()
     # What it was writing when it was killed has another name, and is swept away.
     before = {path.name: path.stat().st_mtime_ns for path in results.glob("[0-9]*.flo")}
-    second = Estimation(clip, results, folder)
+    second = estimation(clip, results, folder)
     second.watch()
     after = {path.name: path.stat().st_mtime_ns for path in results.glob("*.flo")}
     wanted = {f"{n:06d}.flo" for n in range(frames - 1) if n not in (broken - 1, broken)}
@@ -110,26 +112,44 @@ def soak_broken(frames: int, folder: Path) -> dict[str, object]:
     }
 
 
-class Estimation:
-    """``flowwarp flow`` of a video, in a process of its own."""
+def estimation(clip: Path, results: Path, folder: Path) -> Watched:
+    """Start ``flowwarp flow`` of a video, with a small network."""
+    weights = folder / "net.safetensors"
+    torch.manual_seed(0)
+    save_weights(weights, FlowNet(TINY), Card("flownet", asdict(TINY)))
+    options = ["--quality", "fast", "--weights", str(weights)]
+    return Watched(["flow", str(clip), "-o", str(results), *options], folder)
 
-    def __init__(self, clip: Path, results: Path, folder: Path) -> None:
-        weights, self.said = folder / "net.safetensors", folder / "said"
-        torch.manual_seed(0)
-        save_weights(weights, FlowNet(TINY), Card("flownet", asdict(TINY)))
-        command: list[str | Path] = [sys.executable, "-m", "flowwarp", "flow", clip, "-o", results]
-        command += ["--quality", "fast", "--weights", weights]
+
+class Watched:
+    """A command of flowwarp's in a process of its own.
+
+    Args:
+        command: its arguments.
+        folder: for what it says.
+        results: a folder whose files are its results; without, they are the lines it says.
+    """
+
+    def __init__(self, command: Sequence[str], folder: Path, results: Path | None = None) -> None:
+        self.said, self.results, self.started = folder / "said", results, time.monotonic()
         with self.said.open("wb") as said:
-            self.process = subprocess.Popen(command, stdout=said, stderr=said)
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "flowwarp", *command], stdout=said, stderr=said
+            )
         self.samples: list[tuple[int, int]] = []  # results so far, bytes of memory
 
     def watch(self, until: float = float("inf")) -> None:
         """Look at it until it ends, or has so many results."""
         while self.process.poll() is None:
             time.sleep(0.01)
-            self.samples.append((said_so_far(self.said), resident(self.process.pid)))
+            self.samples.append((self._done(), memory_of(self.process.pid)))
             if self.samples[-1][0] >= until:
                 break
+
+    def _done(self) -> int:
+        if self.results is not None:
+            return sum(1 for _ in self.results.glob("[!.]*"))
+        return self.said.read_bytes().count(b"\n")
 
     def memory(self, results: int, before: int = 0) -> tuple[float, float]:
         """Return what it took after a tenth of its results, and how much more in the end.
@@ -144,6 +164,18 @@ class Estimation:
         if not early or not late:
             return 0.0, float("inf")
         return statistics.median(early), statistics.median(late) - statistics.median(early)
+
+    def report(self, results: int, right: bool) -> dict[str, object]:
+        """Return how it ended and what it took; ``right`` is whether its results are."""
+        early, growth = self.memory(results)
+        return {
+            "exit": self.process.returncode,
+            "memory_mb": round(early / 1e6, 1),
+            "peak_mb": round(max(memory for _, memory in self.samples) / 1e6, 1),
+            "growth_mb": round(growth / 1e6, 2),
+            "seconds": round(time.monotonic() - self.started, 1),
+            "faults": int(self.process.returncode != 0) + int(not right) + int(growth > GROWTH),
+        }
 
 
 def break_frame(clip: Path, frames: int, broken: int) -> None:
@@ -171,18 +203,19 @@ def picture(frames: int) -> Iterator[Tensor]:
         yield texture.roll(number, 2)
 
 
-def said_so_far(path: Path) -> int:
-    """Count the lines of a file."""
-    return path.read_bytes().count(b"\n")
+def memory_of(process: int) -> int:
+    """Return the bytes of memory of a process and its children, 0 if it is gone.
 
-
-def resident(process: int) -> int:
-    """Return the bytes of memory that a process has, 0 if it is gone."""
+    What they share counts once.
+    """
+    own = Path(f"/proc/{process}")
     try:
-        pages = Path(f"/proc/{process}/statm").read_text().split()[1]
+        lines = (own / "smaps_rollup").read_text().splitlines()
+        children = (own / f"task/{process}/children").read_text().split()
     except (FileNotFoundError, ProcessLookupError):
         return 0
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    size = next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return 1024 * size + sum(memory_of(int(child)) for child in children)
 
 
 # ------------------------------------------------------------------ trainings that are killed
@@ -295,8 +328,8 @@ def wait(child: int) -> int:
 def main() -> int:
     """Run one of them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("what", choices=["video", "broken", "kill"])
-    parser.add_argument("--frames", type=int, help="10000 of video, 2000 of broken")
+    parser.add_argument("what", choices=["video", "words", "broken", "kill"])
+    parser.add_argument("--frames", type=int, help="10000 of video, 480 of words, 2000 of broken")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--network", choices=TRAINERS, nargs="+", default=TRAINERS)
     options = parser.parse_args()
@@ -305,6 +338,8 @@ def main() -> int:
         folder = Path(name)
         if options.what == "video":
             report = soak_video(options.frames or 10_000, folder)
+        elif options.what == "words":
+            report = soak_words(options.frames or 480, folder)
         elif options.what == "broken":
             report = soak_broken(options.frames or 2000, folder)
         else:

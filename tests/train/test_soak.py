@@ -1,13 +1,15 @@
 """The beginning of what tools/soak.py does for hours."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-if not Path("/proc/self/statm").exists():
+if not Path("/proc/self/smaps_rollup").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
 
 import soak
@@ -25,6 +27,23 @@ def test_a_broken_frame_is_named_and_a_killed_process_made_up_for(tmp_path):
     report = soak.soak_broken(200, tmp_path)
     assert (report["exit"], report["flow_files"], report["faults"]) == (5, 197, 0)
     assert 100 <= report["flow_files_when_killed"] < 197
+
+
+def test_memory_is_that_of_copies_too():
+    """What a copy shares with the process that it is of counts once."""
+    code = "import os, time; a = 40_000_000 * b'x'; child = os.fork(); "
+    code += "b = None if child else 80_000_000 * b'x'; print(); time.sleep(60)"
+    command = [sys.executable, "-u", "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        try:
+            assert process.stdout is not None
+            for _ in range(2):
+                process.stdout.readline()
+            found = soak.memory_of(process.pid)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert 120e6 < found < 150e6
+    assert soak.memory_of(process.pid) == 0
 
 
 def test_a_killed_training_ends_as_if_it_had_not_been():
