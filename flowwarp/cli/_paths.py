@@ -53,6 +53,26 @@ def _check_name(context: click.Context, option: click.Parameter, name: str | Non
     return name
 
 
+def input_argument(
+    name: str, metavar: str, *, nargs: int = 1, required: bool = True
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return an argument that names what is to be read, one or, with ``nargs`` -1, any number.
+
+    An empty name is refused: for Python it is the folder that one is in.
+    """
+    return click.argument(
+        name, metavar=metavar, nargs=nargs, required=required, callback=_check_input
+    )
+
+
+def _check_input(
+    _context: click.Context, _argument: click.Parameter, names: str | tuple[str, ...]
+) -> str | tuple[str, ...]:
+    if "" in ((names,) if isinstance(names, str) else names):
+        raise InputError("''", "is no name of a file")
+    return names
+
+
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
     """Turn files, folders and globs into files, in order, each once.
 
@@ -61,12 +81,10 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
     that reading it says what is wrong with it.
 
     Raises:
-        InputError: a folder or glob without such a file, or an empty name.
+        InputError: a folder or glob without such a file.
     """
     found: dict[Path, None] = {}
     for name in inputs:
-        if not name:
-            raise InputError("''", "is no name of a file")
         path = Path(name)
         if is_folder(name):
             files = list_folder(path, extensions)
@@ -193,6 +211,18 @@ def name_apart(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Pa
 def name_beside(source: Path, tag: str, extension: str | None = None) -> Path:
     """Name a result beside its source: ``image.png`` and ``warped`` give ``image_warped.png``."""
     return source.with_name(f"{source.stem}_{tag}{extension or source.suffix}")
+
+
+def name_folder_beside(source: Path, tag: str) -> Path:
+    """Name a result beside a folder, also if that is given as ``.`` or ``..``.
+
+    Raises:
+        click.UsageError: it is the root of all.
+    """
+    source = source if source.name not in ("", "..") else source.resolve()
+    if not source.name:
+        raise click.UsageError(f"say -o FOLDER when the frames are in {source}")
+    return source.with_name(f"{source.name}_{tag}")
 
 
 def real_names(files: Iterable[str | Path]) -> dict[str, Path]:

@@ -17,7 +17,7 @@ from flowwarp.errors import InputError, OutputError
 
 
 @click.command()
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@_paths.input_argument("inputs", "IN...", nargs=-1)
 @_paths.output_option("A file; for many, a folder.", required=True)
 @click.option("--to", type=click.Choice(FORMATS), help="Format; else OUT's extension says it.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")

@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("videos", metavar="VIDEO...", nargs=-1, required=True)
+@_paths.input_argument("videos", "VIDEO...", nargs=-1)
 @click.option(
     "--best-of",
     "best",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Weigh N descriptions of each part of a video, keep the likeliest; 4 unless it is given, "
-    "1 with --gpt.",
+    help="Follow N beginnings of a description side by side, 4 if not said; with --gpt, weigh N "
+    "descriptions of each part of a video, 1 if not said.",
 )
 @click.option(
     "--seed",

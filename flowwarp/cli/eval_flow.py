@@ -102,7 +102,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
 
 
 @click.command()
-@click.argument("data", metavar="DATA...", nargs=-1, required=True)
+@_paths.input_argument("data", "DATA...", nargs=-1)
 @click.option(
     "--method",
     "methods",

@@ -23,7 +23,7 @@ from flowwarp.cli._choosing import (
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
-from flowwarp.errors import InputError
+from flowwarp.errors import InputError, printable
 from flowwarp.pipelines._defaults import MOST_SEED, STEPS
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def command(
             click.echo(f"{_format(part, counts[part], tables)}\n")
     if folder is not None:
         for path in _draw(job, folder, training_seed, training_clips, overwrite=overwrite):
-            click.echo(str(path), err=True) if as_json else _paths.print_path(path)
+            click.echo(printable(str(path)), err=True) if as_json else _paths.print_path(path)
 
 
 def _tell_plan(

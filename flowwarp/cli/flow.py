@@ -61,7 +61,7 @@ class Options:
 
 
 @click.command()
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@_paths.input_argument("inputs", "INPUT...", nargs=-1)
 @_paths.output_option("A flow file; for many, a folder.")
 @click.option(
     "--quality",
@@ -371,8 +371,9 @@ def _default_folder(roots: Sequence[Path]) -> Path:
     if len(roots) > 1:
         raise click.UsageError("say -o FOLDER when there are several INPUTs")
     (root,) = roots
-    root = root if root.name not in ("", "..") else root.resolve()
-    return root.with_name(f"{root.name if root.is_dir() else root.stem}_flow")
+    if root.is_dir():
+        return _paths.name_folder_beside(root, "flow")
+    return root.with_name(f"{root.stem}_flow")
 
 
 def _check_outputs(given: Options, job: Job) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -246,7 +247,7 @@ def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many:
         raise click.UsageError(f"{listed} a folder, but OUT is {output!r}")
     jobs, taken = [], Counter[str]()
     for prompt in prompts:
-        name = base = name_of(prompt)
+        name = base = _own_name_of(prompt)
         while taken[name]:
             taken[base] += 1
             name = f"{base}_{taken[base]}"
@@ -268,12 +269,30 @@ def name_of(prompt: str) -> str:
     >>> name_of("A knight -- in PLATE armor!")
     'a_knight_in_plate_armor'
     """
-    plain = unicodedata.normalize("NFKD", prompt[: 4 * LONGEST_NAME])
-    words = re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower())
-    name = "_".join(words)[:LONGEST_NAME].rstrip("_")
+    name = _spell(prompt)[:LONGEST_NAME].rstrip("_")
     if not name or _DEVICES.fullmatch(name):
         return f"video_{name}".rstrip("_")
     return name
+
+
+def _own_name_of(prompt: str) -> str:
+    """Return a name that tells a prompt from others, wherever in a list it stands.
+
+    Where it cannot have all letters, a number stands for the prompt: what was made of another one
+    shall not pass for its video.
+    """
+    name, letters = name_of(prompt), unicodedata.normalize("NFKD", prompt)
+    spelt = "".join(letter for letter in letters.lower() if letter.isalnum())
+    if spelt and spelt == _spell(prompt).replace("_", "") and len(_spell(prompt)) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{name[: LONGEST_NAME - 9].rstrip('_')}_{digest}"
+
+
+def _spell(prompt: str) -> str:
+    """Return the words of a prompt, or of the beginning of a long one, in plain letters."""
+    plain = unicodedata.normalize("NFKD", prompt[: 4 * LONGEST_NAME])
+    return "_".join(re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower()))
 
 
 def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:

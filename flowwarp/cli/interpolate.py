@@ -58,7 +58,7 @@ class Job:
 
 
 @click.command()
-@click.argument("inputs", metavar="CLIP|FOLDER|FRAMES...", nargs=-1, required=True)
+@_paths.input_argument("inputs", "CLIP|FOLDER|FRAMES...", nargs=-1)
 @_paths.output_option("A video or a folder; of two frames, a picture.")
 @click.option(
     "--times",
@@ -188,8 +188,7 @@ def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int)
     if single:
         return _paths.name_beside(first, f"x{times}", ".mp4")
     if first.is_dir():
-        first = first if first.name not in ("", "..") else first.resolve()
-        return first.with_name(f"{first.name}_x{times}")
+        return _paths.name_folder_beside(first, f"x{times}")
     if _paths.wants_folder(inputs[:1], ""):
         raise click.UsageError("say -o OUT when the frames are a pattern")
     return first.with_name(f"{first.stem}_x{times}")

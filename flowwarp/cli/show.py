@@ -50,7 +50,7 @@ class View:
 
 
 @click.command()
-@click.argument("inputs", metavar="FLOW...", nargs=-1, required=True)
+@_paths.input_argument("inputs", "FLOW...", nargs=-1)
 @_paths.output_option("A picture or video; for many, also a folder.")
 @click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
 @click.option(

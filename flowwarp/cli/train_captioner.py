@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._splits import is_plan_only, keep_splits, sprite_options, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@_paths.input_argument("data", "DATA")
 @sprite_options
 @click.option(
     "--kinds",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._splits import (
     captioner_option,
     find_motion,
@@ -26,7 +27,7 @@ from flowwarp.cli._training import (
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@_paths.input_argument("data", "DATA")
 @sprite_options
 @flow_option
 @click.option(

@@ -31,7 +31,7 @@ _JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at S
 
 
 @click.command()
-@click.argument("data", metavar="[DATA]...", nargs=-1)
+@_paths.input_argument("data", "[DATA]...", nargs=-1, required=False)
 @click.option(
     "--recipe",
     metavar="NAME",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._splits import (
     find_motion,
     flow_option,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@_paths.input_argument("data", "DATA")
 @click.option(
     "--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base: what makes tokens."
 )

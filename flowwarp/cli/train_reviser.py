@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._splits import captioner_option, is_plan_only, sprite_options, tell_every
 from flowwarp.cli._training import (
     TrainingOptions,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@_paths.input_argument("data", "DATA")
 @click.option("--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base.")
 @click.option(
     "--gpt",

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from flowwarp.cli import _paths
 from flowwarp.cli._paths import is_folder
 from flowwarp.cli._splits import (
     find_flownet,
@@ -27,7 +28,7 @@ from flowwarp.cli._training import (
 
 
 @click.command()
-@click.argument("data", metavar="DATA")
+@_paths.input_argument("data", "DATA")
 @click.option(
     "--dvae",
     metavar="WEIGHTS",

@@ -26,7 +26,7 @@ from flowwarp.cli._clips import (
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError, OutputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ class Job:
 
 
 @click.command()
-@click.argument("image", metavar="IMAGE")
-@click.argument("flow", metavar="FLOW")
+@_paths.input_argument("image", "IMAGE")
+@_paths.input_argument("flow", "FLOW")
 @_paths.output_option("A picture or video; for a folder, a folder.")
 @click.option("--forward", is_flag=True, help="Send pixels along the flow; holes are left empty.")
 @click.option(
@@ -258,15 +258,14 @@ def _tell_order(sources: Sequence[Path], flows: Sequence[Path]) -> None:
     for source, flow in zip(sources, flows, strict=False):
         if flow.stem in names and flow.stem != source.stem:
             line = f"{flow}: is taken as the flow of {source.name}: the names do not agree"
-            click.echo(f"flowwarp: {line}", err=True)
+            click.echo(f"flowwarp: {printable(line)}", err=True)
             return
 
 
 def _default_output(image: str) -> str:
     path = Path(image)
     if path.is_dir():
-        path = path if path.name not in ("", "..") else path.resolve()
-        return str(path.with_name(f"{path.name}_warped"))
+        return str(_paths.name_folder_beside(path, "warped"))
     if _paths.wants_folder([image], ""):
         raise click.UsageError("say -o FOLDER when IMAGE is a pattern")
     return str(_paths.name_beside(path, "warped", ".png"))

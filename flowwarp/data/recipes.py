@@ -437,7 +437,7 @@ def _clip_of(found: dict[str, str]) -> tuple[str, ...]:
 
 def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[str, str]:
     if "{*" in layout.frame1:  # a folder for each pair: the folder above names the set
-        folder = frame1.absolute().parent
+        folder = Path(os.path.abspath(frame1)).parent  # noqa: PTH100 - without .., links as named
         return folder.parent.name, folder.name
     return f"{recipe.name}/{layout.name}", frame1.relative_to(root).with_suffix("").as_posix()
 

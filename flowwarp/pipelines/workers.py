@@ -177,6 +177,7 @@ def check_ray(address: str) -> Any:
 # ------------------------------------------------------------------ processes
 
 _END: Any = object()
+_TERMINATED = 128 + signal.SIGTERM  # the code of a process that takes its leave when it is ended
 _CRASHED = 0xC0000000  # from here on, on Windows, the code of what crashed: 0xC0000005 and the like
 
 
@@ -273,6 +274,8 @@ def _describe_death(code: int) -> InputError:
     """
     if code >= _CRASHED:
         return InputError("worker", f"its process was ended by 0x{code:X}")
+    if code == _TERMINATED:
+        code = -signal.SIGTERM
     if code >= 0:
         raise RuntimeError(f"a worker process ended with code {code}")
     name = signal.Signals(-code).name
@@ -289,9 +292,9 @@ def _serve(
     """Be a worker: until the pipe ends, answer each item with its result."""
     for other in copied:  # a pipe ends when nobody has its other end any more
         other.close()
-    for number in filter(None, (INTERRUPT, HANG_UP)):  # the parent gets it too, and sends SIGTERM
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for ignored in filter(None, (INTERRUPT, HANG_UP)):  # the parent gets it too, and sends SIGTERM
+        signal.signal(ignored, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     work = _try(prepare, number)
     while True:
         with _parent():

@@ -15,7 +15,7 @@ import pytest
 
 from flowwarp.cli import main
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 from flowwarp.errors import InputError, OutputError, SomeFailed
 from flowwarp.io.video import read_video
 
@@ -39,6 +39,30 @@ def test_a_folder_that_was_deleted_is_said(tmp_path):
     assert (done.returncode, done.stdout) == (3, "")
     wanted = "flowwarp: the folder you are in has been deleted; change to another\n"
     assert done.stderr == wanted
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["warp", "", "a.flo"], ["warp", "a.png", ""], ["show", ""]),
+        ["convert", "", "-o", "a.flo"],
+        *(["flow", ""], ["flow", "a.png", ""], ["interpolate", ""], ["describe-video", ""]),
+        *(["eval-flow", ""], ["train-flow", ""], ["train-dvae", ""], ["train-captioner", ""]),
+        *(["train-gpt", "", "--dvae", "base"], ["train-upsampler", "", "--dvae", "base"]),
+        ["train-reviser", "", "--dvae", "base", "--gpt", "base"],
+    ],
+)  # fmt: skip
+def test_an_empty_name_is_not_the_folder_one_is_in(call, inside, arguments):
+    """It is what a script gives whose variable is not set."""
+    assert call(*arguments) == (3, [], ["flowwarp: '': is no name of a file"])
+
+
+@pytest.mark.posix
+def test_nothing_is_named_beside_the_root(tmp_path):
+    """As of pictures in a container that has its data there."""
+    with pytest.raises(click.UsageError, match="say -o FOLDER"):
+        name_folder_beside(Path("/"), "flow")
+    assert name_folder_beside(tmp_path, "flow") == tmp_path.with_name(f"{tmp_path.name}_flow")
 
 
 @pytest.fixture
@@ -201,7 +225,7 @@ WRITING = """
 import sys, time
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 from flowwarp.io._files import atomic_output
 
 @click.command()
@@ -243,7 +267,7 @@ STARTED = """
 import signal
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 
 @click.command()
 def command():
@@ -271,7 +295,7 @@ HUNG_UP = """
 import os, signal, time
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 from flowwarp.cli._results import progress_bar
 from flowwarp.io._files import atomic_output
 
@@ -314,7 +338,7 @@ CLEANING = """
 import atexit, os, signal, sys, time
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 
 atexit.register(lambda: (print("ending", flush=True), time.sleep(0.5)))
 
@@ -354,7 +378,7 @@ GONE = """
 import ctypes, signal, sys
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 
 library = ctypes.CDLL(None)  # of C: what is registered here is called after all of Python
 library["__cxa_atexit"](library["raise"], ctypes.c_void_p(signal.SIGINT), None)
@@ -396,7 +420,7 @@ def test_no_garbage_is_looked_for_among_what_stays():
 PRINTING = """
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 run(click.command(lambda: print("late")), [])
 """
 
@@ -452,8 +476,8 @@ LETTERS = """
 import sys
 import click
 from flowwarp.cli._faults import run
-from flowwarp.cli._paths import print_names
-from flowwarp.cli._paths import print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._paths import name_folder_beside, print_names
 
 @click.command()
 def command():

@@ -265,14 +265,32 @@ def test_one_of_which_nothing_can_be_read_does_not_stop_the_others(generate, mon
     assert (code, err) == (5, [f"flowwarp: {fault}", "flowwarp: 1 of 2 failed"])
     told = json.loads(out[0])
     assert [result["output"] for result in told["results"]] == ["out/a_red_knight.mp4"]
-    assert told["failed"] == [{"prompt": "???", "output": "out/video.mp4", "error": fault}]
+    assert told["failed"] == [{"prompt": "???", "output": "out/video_a03b221c.mp4", "error": fault}]
 
 
 def test_names_that_collide_all_differ(generate):
     prompts = ["left", "left 2", "left!", "left?", "漢", "字", "left 2."]
     _, out, _ = generate(*prompts, "--dry-run")
     assert out[:4] == ["left.mp4", "left_2.mp4", "left_3.mp4", "left_4.mp4"]
-    assert out[4:] == ["video.mp4", "video_2.mp4", "left_2_2.mp4"]
+    assert out[6:] == ["left_2_2.mp4"]
+    assert len({*out}) == 7
+
+
+def test_a_name_that_cannot_say_all_is_the_prompt_s_own(generate):
+    """In whatever order: --skip-existing goes by names."""
+    long = "a woman in a blue dress with long blonde hair and a golden tiara walks"
+    prompts = [f"{long} left", f"{long} right", "漢", "字", "a 漢", "a", "Café!", "?"]
+
+    def names(asked: list[str]) -> dict[str, str]:
+        _, out, _ = generate(*asked, "--dry-run")
+        return dict(zip(asked, out, strict=True))
+
+    named = names(prompts)
+    assert names(prompts[::-1]) == named
+    assert (named["a"], named["Café!"]) == ("a.mp4", "cafe.mp4")
+    assert len({*named.values()}) == len(prompts)
+    assert all(len(name) <= LONGEST_NAME + 4 for name in named.values())
+    assert all(re.fullmatch(r"[a-z0-9_]+\.mp4", name) for name in named.values())
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,14 @@ def test_cards_that_are_refused(judge, tmp_path, config):
         load_classifier(path)
 
 
+def test_confusions_come_in_the_order_of_attributes():
+    """Not in one that hangs on the process: ties stay as they were counted."""
+    names = [f"thing {number}" for number in range(12)]
+    tally = Tally()
+    tally.add("drawn", dict.fromkeys(names, "a"), dict.fromkeys(names[::-1], "b"))
+    assert [name for (name, *_), _ in tally.confusions.most_common()] == names
+
+
 # ------------------------------------------------------------------ the discrete VAE
 
 

@@ -33,6 +33,8 @@ def prepare(number):
 def work(item):
     if item == 3:
         signal.raise_signal(signal.SIGKILL)
+    if item == "ended":
+        signal.raise_signal(signal.SIGTERM)
     if item == 5:
         raise InputError("5", "is odd")
     if item == "full":
@@ -57,6 +59,27 @@ def test_a_worker_that_is_killed_costs_one_item():
         assert results[item][0] == item
     assert results[2][1] == results[1][1]
     assert results[2][1] != results[4][1]  # another process took its place
+
+
+@pytest.mark.posix
+def test_a_worker_that_is_told_to_end_costs_one_item():
+    results = dict(run_processes(prepare, iter([0, "ended", 1]), 1))
+    assert "its process was ended by SIGTERM" in str(results["ended"])
+    assert (results[0][0], results[1][0]) == (0, 1)
+
+
+def say_number(number):
+    return partial(say, number)
+
+
+def say(number, item):
+    time.sleep(0.1)  # so that the other process gets one, too
+    return number
+
+
+def test_each_process_is_told_its_number():
+    found = {number for _, number in run_processes(say_number, iter(range(8)), 2)}
+    assert found == {0, 1}
 
 
 def test_a_worker_that_crashes_on_windows_costs_one_item():
