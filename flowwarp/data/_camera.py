@@ -140,6 +140,8 @@ _NOT_READ = (  # whatever else a camera does, its actor does not
     r"(?: (?:left|right|up|down))?"
 )
 
+_UNLIKE = r"\b(?:no|not|never|without)\b.* (?:pan|zoom)"  # no zoom, and yet it pans
+
 
 def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
     """Return a prompt without what it says of the camera, what that does, and what else it says.
@@ -162,6 +164,9 @@ def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
         if found := re.search(pattern, text):
             moves.setdefault(_SAME.get(move, move), found.group())
             text = re.sub(pattern, "/", text)
-    rests = moves.pop("still", None) is not None
-    (taken, _), *others = moves.items() or [("still" if rests else "", "")]
-    return re.sub(_NOT_READ, "/", text), taken, tuple(said for _, said in others)
+    rest = moves.pop("still", "")
+    (taken, _), *others = moves.items() or [("still" if rest else "", "")]
+    left_out = [said for _, said in others]
+    if moves and rest and not re.search(_UNLIKE, rest):
+        left_out.append(rest)
+    return re.sub(_NOT_READ, "/", text), taken, tuple(left_out)

@@ -36,6 +36,10 @@ _JOINING = _LEFT_OF | _RIGHT_OF | {"and", "beside", "while", "near", "vs", "vers
 _LIKENING = frozenset(  # the same one again
     ("is", "was", "be", "being", "like", "as", "of", "s", "into", "in", "not", "or", "became")
 )
+_AIMED = frozenset(("against", "and", "at", "on", "or", "to", "toward", "towards"))  # somebody
+_LINKING = frozenset(  # after them begins something else
+    ("and", "as", "at", "by", "from", "in", "near", "on", "over", "then", "while", "with")
+)
 _ADJECTIVES_AT_MOST = 3  # before a noun that are not understood
 _DENYING = frozenset(
     ("no", "not", "never", "without", "neither", "nor", "minus", "instead", "stops", "stopped")
@@ -226,13 +230,17 @@ def _deny(parts: Sequence[Part]) -> None:
 
 def _find_denied(parts: Sequence[Part]) -> Part | None:
     """Return what is denied among what follows, and make nothing of how it looks."""
+    looks: list[Part] = []
     for part, after in itertools.pairwise([*parts, Part("stop", "", "")]):
         if part.kind == "stop" or part.said in _AFTER_ALL:
-            return None
+            break
         if part.kind in ("color", "cut"):
             part.kind = "plain"
+            looks.append(part)
         elif part.kind != "plain" and not (part.kind == "word" and after.kind in _THINGS):
             return part  # not of "no shiny helmet" the first word
+    for look in looks:  # not in red
+        look.kind, look.said = "word", f"no {look.said}"
     return None
 
 
@@ -323,6 +331,19 @@ def _are_apart(one: Part, other: Part) -> bool:
     """Return whether nobody is both."""
     sexes = {one.value, other.value} == {"woman", "man"}
     return one.is_noun and (sexes or {one.value, other.value} <= SPECIES)
+
+
+def other_pronouns(parts: Sequence[Part]) -> list[Part]:
+    """Return the pronouns among an actor's phrases that are of somebody else: attacks her."""
+    padded = [Part("stop", "", ""), *parts, Part("stop", "", "")]
+    named, others = False, []
+    for before, part, after in zip(padded, padded[1:], padded[2:], strict=False):
+        named = named or part.is_noun
+        ends = after.kind == "stop" or after.said in _LINKING
+        meant = before.kind == "action" or before.said in _AIMED
+        if named and part.said in ("her", "him") and meant and ends:
+            others.append(part)
+    return others
 
 
 def is_adjective(part: Part) -> bool:

@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import final
 
 from flowwarp.data._coloring import color_things, find_bearer, is_worn
-from flowwarp.data._phrases import SPECIES, Part, are_mirrored, plain_words, read_parts, vocabulary
+from flowwarp.data._phrases import (
+    SPECIES,
+    Part,
+    are_mirrored,
+    other_pronouns,
+    plain_words,
+    read_parts,
+    vocabulary,
+)
 from flowwarp.data.captions import plain_caption
 
 _LONGEST = 2000  # characters; nothing after them is read
@@ -143,7 +151,10 @@ class _Wish:
 
     def __init__(self, parts: list[Part], known: Set[str] | None) -> None:
         self._parts, self._known = parts, known
-        self._nouns = [part.value for part in parts if part.kind == "body"]
+        others = other_pronouns(parts)
+        bodies = [part for part in parts if part.kind == "body" and part not in others]
+        self._nouns = [part.value for part in bodies]
+        self._sex = next((noun for noun in self._nouns if noun in ("woman", "man")), "")
         self._left_out = [part.said for part in parts if part.kind == "word"]
         self._loose = color_things(parts)
         self.ground = self._ground()
@@ -264,12 +275,12 @@ class _Wish:
             other = (SPECIES | {"woman", "man"}) & set(self._nouns)
             if not color and not (knightly and other):
                 return "", "", ""
-            style = "a {} dress" if "woman" in self._nouns else _SHIRT
+            style = "a {} dress" if self._sex == "woman" else _SHIRT
             style = _PLATE if knightly else style
         color = _NEAREST["torso"].get(color, color)
-        if "woman" in self._nouns and style == _SHIRT:
+        if self._sex == "woman" and style == _SHIRT:
             style = _TUNIC
-        elif {"man", "skeleton"} & set(self._nouns) and style in _WOMENS:
+        elif (self._sex == "man" or "skeleton" in self._nouns) and style in _WOMENS:
             style = _SHIRT
         if style in (_PLATE, _MAIL) and color in ("silver", "gray"):
             color = ""
@@ -357,12 +368,12 @@ class _Wish:
         """Return the noun for who is there."""
         nouns = self._nouns
         worn = any(word in torso for word in ("dress", "robe", "tunic", "sleeveless", "pirate"))
-        female = "woman" in nouns or ("man" not in nouns and worn)
+        female = self._sex == "woman" or (not self._sex and worn)
         if species := [noun for noun in nouns if noun in SPECIES]:
             sex = "female " if female else "male "
             return species[0] if species[0] == "skeleton" else sex + species[0]
-        if sexes := [noun for noun in nouns if noun in ("woman", "man")]:
-            return sexes[0]
+        if self._sex:
+            return self._sex
         if "knight" in nouns and (not torso or "plate" in torso or "golden" in torso):
             return "knight"
         callings = [noun for noun in nouns if noun in _CALLED_BY.values()]

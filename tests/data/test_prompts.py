@@ -174,6 +174,8 @@ def draw_attributes(layers, random):
         ("a skelletton wallks", "a person walks"),  # one slip a word
         ("a skelton wlaks on the snwo", "a skeleton walks"),  # short words are not mended
         ("a man in shrts", "a man"),  # shirts, or shorts
+        ("an orc walks to the left of the picture", "a male orc walks left"),
+        ("a knight walks to the right of the screen", "a knight walks right"),
     ],
 )  # fmt: skip
 def test_prompts_are_put_into_the_words_of_captions(prompt, caption):
@@ -209,9 +211,30 @@ def test_what_is_not_understood_is_told():
     assert read_prompt("a bald man without hair").left_out == ()
     assert read_prompt("an orc skeleton").left_out == ("skeleton",)
     assert read_prompt("the camera follows and zooms in on a man").left_out == ("camera follows",)
-    assert read_prompt("the camera does not move, then it zooms in").left_out == ()
+    said = "the camera does not move, then it zooms in"
+    assert read_prompt(said).left_out == ("camera does not move",)
+    assert read_prompt("no zoom, the camera pans left on an orc").left_out == ()
+    assert read_prompt("a man, not in red but in blue").left_out == ("no red",)
     assert read_prompt("") == read_prompt("the 12 of us!")
     assert read_prompt("木").left_out == ("木",)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "caption"),
+    [
+        ("an orc attacks her", "a male orc slashes"),
+        ("a dark elf casts a spell on him and her", "a male dark elf casts a spell"),
+        ("a wizard looks at her", "a wizard"),
+        ("a man in a blue shirt looks at her", "a man in a blue shirt"),
+        ("an orc with a bow in her hand", "a female orc with a bow"),
+        ("an orc in her green dress", "a female orc in a green dress"),
+        ("an orc on grass, a brick wall behind her", "a female orc on grass"),
+        ("she looks at him and walks left", "a woman walks left"),
+    ],
+)
+def test_who_is_named_decides_not_who_is_looked_at(prompt, caption):
+    reading = read_prompt(prompt)
+    assert (reading.caption, {"her", "him"} & {*reading.left_out}) == (caption, set())
 
 
 def test_of_a_long_prompt_the_beginning_is_read():
