@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from flowwarp.cli._paths import is_folder
 from flowwarp.pipelines._defaults import (
     BEGINNINGS,
     BEST,
@@ -22,6 +24,7 @@ from flowwarp.pipelines._defaults import (
 
 if TYPE_CHECKING:
     from flowwarp.models.gpt import Sampling
+    from flowwarp.pipelines.video_models import VideoModels
 
 
 def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -61,8 +64,9 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
         for name, default, text in (
             ("gpt", "base", "Of train-gpt."),
             ("captioner", None,
-             "Of train-captioner: it judges which video shows the prompt best. If not given, the "
-             "package's if the sketcher is the package's, else the sketcher, else the --gpt."),
+             "Of train-captioner: it judges which video shows the prompt best; or a folder with a "
+             "pretrained CLIP (extra hf). If not given, the package's if the sketcher is the "
+             "package's, else the sketcher, else the --gpt."),
             ("sketcher", None,
              "Of train-captioner --kinds: the one that the --gpt was trained with. If not given, "
              "the package's, if the --gpt was trained with that; else none."),
@@ -74,6 +78,22 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
             ("flow", "base", "Of train-flow."),
         )
     })  # fmt: skip
+
+
+def load_networks(weights: Mapping[str, Any], device: str) -> VideoModels:
+    """Load what :func:`network_options` has gathered, each by its name.
+
+    Raises:
+        InputError: a file is missing, broken, or does not fit the others.
+    """
+    from flowwarp.compat.hugging_face import clip_judge
+    from flowwarp.pipelines.video_models import load_models
+
+    named, captioner = dict(weights), weights["captioner"]
+    if captioner is None or not is_folder(captioner):
+        return load_models(**named, device=device)
+    judge = clip_judge(captioner, device)
+    return replace(load_models(**named | {"captioner": None}, device=device), judge=judge)
 
 
 def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:

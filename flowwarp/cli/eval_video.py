@@ -17,6 +17,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._choosing import (
     choosing_options,
+    load_networks,
     network_options,
     sampling_of,
     sampling_options,
@@ -299,7 +300,7 @@ def _load(
     """
     from flowwarp.pipelines.flow_estimation import load_flownet
     from flowwarp.pipelines.video_evaluation import load_classifier
-    from flowwarp.pipelines.video_models import load_models, load_upsampler
+    from flowwarp.pipelines.video_models import load_upsampler
     from flowwarp.pipelines.video_tokens import load_dvae
 
     needs = set(parts)
@@ -307,18 +308,11 @@ def _load(
     if needs & {"classifier", "dvae", "gpt"}:
         judge = load_classifier(weights["classifier"], device)
     sharpens = pictures or bool(needs & {"upsampler", "temporal"})
-    gpt, dvae, sharp, flow = (str(weights[n]) for n in ("gpt", "dvae", "upsampler", "flow"))
+    dvae, sharp, flow = (str(weights[name]) for name in ("dvae", "upsampler", "flow"))
     if pictures or needs & {"gpt", "temporal"}:
-        models = load_models(
-            gpt,
-            dvae,
-            sharp if sharpens else None,
-            flow,
-            device,
-            weights["captioner"],
-            weights["sketcher"],
-            weights["reviser"],
-        )
+        names = ("gpt", "dvae", "flow", "captioner", "sketcher", "reviser")
+        named = {name: weights[name] for name in names}
+        models = load_networks(named | {"upsampler": sharp if sharpens else None}, device)
         networks = _Networks(judge, models.dvae, models.upsampler, models.flownet, models)
     else:
         networks = _Networks(

@@ -21,6 +21,7 @@ import click
 from flowwarp.cli import _clips, _paths
 from flowwarp.cli._choosing import (
     choosing_options,
+    load_networks,
     network_options,
     sampling_of,
     sampling_options,
@@ -411,9 +412,7 @@ def _run(
 
 
 def _load(weights: dict[str, Any], device: str) -> VideoModels:
-    from flowwarp.pipelines.video_models import load_models
-
-    models = load_models(**weights, device=choose_device(device))
+    models = load_networks(weights, choose_device(device))
     if models.gpt.sketches is not None and not models.uses_sketches:
         _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
     if models.sketcher is not None and not models.uses_sketches:

@@ -29,7 +29,7 @@ from flowwarp.pipelines.sequences import (
     text_likelihood,
 )
 from flowwarp.pipelines.sketches import choose_sketches
-from flowwarp.pipelines.video_models import VideoModels
+from flowwarp.pipelines.video_models import Judge, VideoModels
 from flowwarp.pipelines.video_tokens import detokenize
 
 _SAID = 0.25  # weight of a prompt's words where its statements count 1
@@ -241,7 +241,7 @@ def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[R
     it says of them does not count.
     """
     eye = models.captioner
-    if eye is None:
+    if eye is None or models.judge is not None:
         return {}
     replies = {}
     for caption in {prompt.caption for prompt in prompts if prompt.caption is not None}:
@@ -254,8 +254,9 @@ def _replies(models: VideoModels, prompts: Sequence[Prompt]) -> dict[str, list[R
 
 
 def _can_choose_early(models: VideoModels, prompts: Sequence[Prompt]) -> bool:
-    """Return whether the captioner can tell from how videos begin which of them shall go on."""
-    if models.captioner is None or any(prompt.begin is not None for prompt in prompts):
+    """Return whether one can tell from how videos begin which of them shall go on."""
+    looked_at = models.captioner is not None or models.judge is not None
+    if not looked_at or any(prompt.begin is not None for prompt in prompts):
         return False
     return models.can_begin(_opening(models))
 
@@ -283,9 +284,9 @@ def agreement(
 ) -> Tensor:
     """Return how well captions describe videos, (B,): the more, the better, of one caption.
 
-    By the captioner if there is one, from what is decoded, and revised: how much of what they
-    state is there, thing by thing, and, counting less, how much of what their words tell
-    (:mod:`flowwarp.pipelines.captions`). Else the log-likelihood by the transformer.
+    By the judge if there is one, else by the captioner, from what is decoded, and revised: how much
+    of what they state is there, thing by thing, and, counting less, how much of what their words
+    tell (:mod:`flowwarp.pipelines.captions`). Else the log-likelihood by the transformer.
 
     Args:
         models: from :func:`flowwarp.pipelines.video_models.load_models`.
@@ -293,15 +294,27 @@ def agreement(
         captions: B of them.
         replies: see :func:`flowwarp.pipelines.captions.statement_hits`.
     """
-    if models.captioner is None:
+    eye = models.captioner
+    if models.judge is None and eye is None:
         return text_likelihood(models.gpt, videos, captions)
     with fast_autocast(models.device):  # as what will be shown is
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
         revised = revise_videos(models, torch.stack(frames), captions)
-    shown = _hold(revised, models.captioner.net.config.apart)
-    seen = look(models.captioner, shown)
-    said = caption_hits(models.captioner, seen, captions)
-    return _SAID * said + statement_hits(models.captioner, seen, captions, replies)
+    if eye is None or models.judge is not None:
+        assert models.judge is not None
+        return _judged(models.judge, revised, captions)
+    seen = look(eye, _hold(revised, eye.net.config.apart))
+    said = caption_hits(eye, seen, captions)
+    return _SAID * said + statement_hits(eye, seen, captions, replies)
+
+
+def _judged(judge: Judge, videos: Tensor, captions: Sequence[str]) -> Tensor:
+    """Return how well captions describe videos (B, T, 3, H, W), by a judge from outside, (B,)."""
+    fits = torch.zeros(len(captions))
+    for caption in dict.fromkeys(captions):
+        rows = [row for row, own in enumerate(captions) if own == caption]
+        fits[rows] = judge(list(videos[rows]), caption)
+    return fits
 
 
 def _hold(frames: Tensor, apart: int) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
@@ -24,6 +26,9 @@ from flowwarp.pipelines.video_tokens import fingerprint, load_dvae
 NOTHING = "none"  # the name of no network, where None is for one that is found
 _OWN_VAE = "give the VAE that it was trained with"
 
+# How well videos, (T, 3, H, W) in [0, 1] each, fit a caption: (B,), the more, the better.
+Judge = Callable[[Sequence[Tensor], str], Tensor]
+
 
 @dataclass(frozen=True)
 class VideoModels:
@@ -38,6 +43,8 @@ class VideoModels:
         sketcher: a captioner that sorts places into kinds, for a transformer that makes videos
             after its sketches; it tells which of several sketches is as prompted.
         reviser: makes of what is decoded what was asked for; None to leave it as it is.
+        judge: from outside, such as a pretrained CLIP: tells in the captioner's place which of
+            several videos is as prompted.
     """
 
     gpt: MediaGPT
@@ -47,6 +54,7 @@ class VideoModels:
     captioner: MediaCaptioner | None = None
     sketcher: MediaCaptioner | None = None
     reviser: Reviser | None = None
+    judge: Judge | None = None
 
     @property
     def uses_sketches(self) -> bool:

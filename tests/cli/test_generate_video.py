@@ -20,7 +20,7 @@ from flowwarp.data.tokens import train_pairs
 from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.io.images import write_image
+from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
@@ -190,6 +190,32 @@ def test_dry_run_writes_nothing(generate, tmp_path):
     assert told["dry_run"]
     assert [result["output"] for result in told["results"]] == ["a_red_knight.mp4", "left.mp4"]
     assert everything(tmp_path) == []
+
+
+def test_a_pretrained_judge_chooses(generate, monkeypatch, tmp_path):
+    told = []
+
+    def clip_judge(folder, device):
+        told.append((folder, device))
+        return lambda videos, caption: torch.stack([video.mean() for video in videos])
+
+    monkeypatch.setattr("flowwarp.compat.hugging_face.clip_judge", clip_judge)
+    (tmp_path / "clip").mkdir()
+    seen = {}
+    for name, more in (("judged", ["--captioner", "clip"]), ("plain", [])):
+        code, *_ = generate(PROMPT, "-o", f"{name}/", "--best-of", "8", "--no-upsampler", *more)
+        assert code == 0
+        pictures = sorted((tmp_path / name).glob("*.png"))
+        seen[name] = float(torch.stack([read_image(path) for path in pictures]).float().mean())
+    assert told == [("clip", "cpu")]
+    assert seen["judged"] > seen["plain"]
+
+
+def test_a_folder_that_is_no_judge_is_one_line(generate, tmp_path):
+    (tmp_path / "clip").mkdir()
+    code, out, err = generate(PROMPT, "--captioner", "clip")
+    assert (code, out, len(err)) == (3, [], 1)
+    assert err[0].startswith("flowwarp: clip/config.json: ")
 
 
 # ------------------------------------------------------------------ several prompts

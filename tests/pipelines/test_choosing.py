@@ -83,6 +83,32 @@ def test_of_four_times_as_many_the_best_are_rewritten_and_of_all_the_best_go_on(
     assert told[-1] == (told[0][1], told[0][1])
 
 
+def test_a_judge_from_outside_takes_the_captioner_s_place(stating, monkeypatch):
+    asked = []
+
+    def judge(videos, caption):
+        asked.append(caption)
+        sign = 1 if caption == CAPTION else -1
+        return torch.stack([sign * video.mean() for video in videos])
+
+    def contrary(videos, caption):
+        return -judge(videos, caption)
+
+    monkeypatch.setattr(choosing, "look", None)  # the captioner is not asked
+    one, other = (dataclasses.replace(stating, judge=own) for own in (judge, contrary))
+    videos = torch.randint(9, (3, *one.grid), generator=torch.Generator().manual_seed(0))
+    found = agreement(one, videos, [CAPTION, "a knight", CAPTION])
+    with torch.inference_mode(), fast_autocast(one.device):
+        bright = one.dvae.decode(videos, WINDOW).float().clamp(0, 1).mean((1, 2, 3, 4))
+    torch.testing.assert_close(found, bright * torch.tensor([1, -1, 1]), rtol=1e-3, atol=1e-3)
+    assert asked == [CAPTION, "a knight"]
+    brightest, darkest = (
+        draw_codes(own, [Prompt(CAPTION)], [3], best=3)[0] for own in (one, other)
+    )
+    fits = agreement(one, torch.cat([brightest, darkest]), [CAPTION] * 2)
+    assert fits[0] > fits[1]
+
+
 def test_what_begins_with_a_picture_has_no_sketch(sketching):
     picture = Prompt(CAPTION, frame=torch.zeros(1, 4, 4, dtype=torch.int64))
     assert with_sketches(sketching, picture, 1, 4, 2) == [picture] * 2
