@@ -294,15 +294,15 @@ def agreement(
         captions: B of them.
         replies: see :func:`flowwarp.pipelines.captions.statement_hits`.
     """
-    eye = models.captioner
-    if models.judge is None and eye is None:
+    judge, eye = models.judge, models.captioner
+    if judge is None and eye is None:
         return text_likelihood(models.gpt, videos, captions)
     with fast_autocast(models.device):  # as what will be shown is
         frames = [torch.stack(list(detokenize(models.dvae, video))) for video in videos]
         revised = revise_videos(models, torch.stack(frames), captions)
-    if eye is None or models.judge is not None:
-        assert models.judge is not None
-        return _judged(models.judge, revised, captions)
+    if judge is not None:
+        return _judged(judge, revised, captions)
+    assert eye is not None
     seen = look(eye, _hold(revised, eye.net.config.apart))
     said = caption_hits(eye, seen, captions)
     return _SAID * said + statement_hits(eye, seen, captions, replies)
