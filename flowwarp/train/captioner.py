@@ -372,12 +372,10 @@ def captioner_task(
         return captioner_losses(_own(model), examples, data.statements)
 
     def validate(model: nn.Module) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for number, (name, other) in enumerate(checks.items()):
-            prefix = f"{name}_" if number else ""
-            for key, value in measure(_own(model), other, words, training.seed, plain).items():
-                figures[f"{prefix}{key}"] = value
-        return figures
+        def one(other: KeptClips) -> dict[str, float]:
+            return measure(_own(model), other, words, training.seed, plain)
+
+        return loop.measure_each(checks, one)
 
     return loop.Task(
         data=clips.folder.name,

@@ -585,14 +585,13 @@ def gpt_task(
         return gpt_losses(_own(model), examples, words)
 
     def validate(model: torch.nn.Module) -> dict[str, float]:
-        figures: dict[str, float] = {}
+        def one(store: TokenStore) -> dict[str, float]:
+            return measure_bits(_own(model), store, words, data)
+
         device = _own(model).head.weight.device.type
         # What a step sees is what is measured.
         with torch.autocast(device, torch.bfloat16, enabled=training.precision == "bf16"):
-            for number, (name, store) in enumerate(material.checks.items()):
-                bits = measure_bits(_own(model), store, words, data)
-                prefix = f"{name}_" if number else ""
-                figures |= {f"{prefix}{key}": value for key, value in bits.items()}
+            figures = loop.measure_each(material.checks, one)
         return {"loss": figures[_figure(data.mixture[0][0])]} | figures
 
     def samples(model: torch.nn.Module) -> Iterable[tuple[str, Tensor]]:

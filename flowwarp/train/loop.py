@@ -25,7 +25,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TextIO, final
+from typing import Any, Literal, TextIO, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -48,7 +48,8 @@ from flowwarp.train.stopping import RESUME, Stop, signals, stopping
 MOST_EXAMPLES = 2**20  # a step; a slip of the keyboard would fill the memory before it is noticed
 
 Batch = Mapping[str, Tensor]
-
+Figures = dict[str, float]
+_Kind = TypeVar("_Kind")
 
 _BEFORE = {"muon": str(torch.bfloat16)}  # what held where a state does not say it
 # Of some settings; more is a slip of the finger, or cannot be computed with.
@@ -186,6 +187,20 @@ class Task:
     prepare: Callable[[], None] | None = None
     data: str = ""
     trained: bool = False
+
+
+def measure_each(checks: Mapping[str, _Kind], measure: Callable[[_Kind], Figures]) -> Figures:
+    """Return figures of several sets: the first's as they are called, others' after their name.
+
+    Args:
+        checks: the sets, by name.
+        measure: from a set to its figures.
+    """
+    figures: Figures = {}
+    for number, (name, one) in enumerate(checks.items()):
+        prefix = f"{name}_" if number else ""
+        figures |= {f"{prefix}{key}": value for key, value in measure(one).items()}
+    return figures
 
 
 @dataclass(frozen=True)

@@ -502,13 +502,10 @@ def reviser_task(
         return reviser_losses(_own(net), examples, losses, eyes)
 
     def validate(net: nn.Module) -> dict[str, float]:
-        figures: dict[str, float] = {}
-        for number, (name, other) in enumerate(checks.items()):
-            prefix = f"{name}_" if number else ""
-            found = measure(_own(net), other, training.seed, whole, losses, eyes)
-            for key, value in found.items():
-                figures[f"{prefix}{key}"] = value
-        return figures
+        def one(other: Revisions) -> dict[str, float]:
+            return measure(_own(net), other, training.seed, whole, losses, eyes)
+
+        return loop.measure_each(checks, one)
 
     def samples(net: nn.Module) -> Iterable[tuple[str, Tensor]]:
         own = next(iter(checks.values()))
