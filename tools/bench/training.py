@@ -28,13 +28,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp._bundled import bundled
+from flowwarp.data.labels import actor_values
 from flowwarp.data.sources import SPRITES, open_source
+from flowwarp.data.sprites import load_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.models.dvae import DVAE
 from flowwarp.ops import _native
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
-from flowwarp.train import dvae, flow, gpt, loop, upsampler
+from flowwarp.pipelines.sequences import load_gpt
+from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
+from flowwarp.train.kept import keep_clips
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
@@ -76,6 +81,29 @@ def upsampler_task() -> tuple[loop.Task, loop.LoopConfig]:
     source = open_source(SPRITES, data.size, data.length)
     codec = upsampler.dvae_codec(DVAE().eval())
     return upsampler.upsampler_task(source, codec, configs), configs["loop"]
+
+
+def captioner_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = captioner.presets("base")
+    draw = functools.partial(open_source(SPRITES, configs["model"].size, 16), 0)
+    with tempfile.TemporaryDirectory() as cache:
+        clips = keep_clips(draw, "", configs["loop"].batch_size, cache=Path(cache))
+        task = captioner.captioner_task(clips, {"val": clips}, configs)
+        batch = task.batch(range(configs["loop"].batch_size))
+    return replace(task, batch=lambda _: batch), configs["loop"]
+
+
+def reviser_task() -> tuple[loop.Task, loop.LoopConfig]:
+    configs = reviser.presets("base")
+    data, layers = configs["data"], load_layers()
+    configs["model"] = replace(configs["model"], attributes=actor_values(layers))
+    spoil = reviser.Spoiler(load_dvae(), load_gpt())
+    pairs = reviser.Pairs(layers, [], 0, data)
+    with tempfile.TemporaryDirectory() as cache:
+        clips = reviser.keep_revisions(pairs, spoil, "", 4, 0, data, cache=Path(cache))
+        task = reviser.reviser_task(clips, {"val": clips}, configs)
+        batch = task.batch(range(configs["loop"].batch_size))
+    return replace(task, batch=lambda _: batch), configs["loop"]
 
 
 def plain_warp(
@@ -144,7 +172,14 @@ def agree(results: Mapping[str, float]) -> float:
 
 
 AGREEMENT = "the loss of the first step differs by {:.1e} of itself"
-TASKS = {"flow": flow_task, "dvae": dvae_task, "gpt": gpt_task, "upsampler": upsampler_task}
+TASKS = {
+    "flow": flow_task,
+    "dvae": dvae_task,
+    "gpt": gpt_task,
+    "upsampler": upsampler_task,
+    "captioner": captioner_task,
+    "reviser": reviser_task,
+}
 CASES = [
     _measure.Case(name, functools.partial(sides, make), {"preset": "base"}, agree, AGREEMENT)
     for name, make in TASKS.items()
