@@ -73,7 +73,7 @@ def soak_words(frames: int, folder: Path) -> dict[str, object]:
     results = folder / "frames"
     prompt = "a woman in a red dress walks right on grass"
     command = ["generate-video", prompt, "--frames", str(frames), "-o", f"{results}/"]
-    run = Watched(command, folder, results)
+    run = Watched(command, folder, folder)
     run.watch()
     count = len(list(results.glob("*.png")))
     return {"frames": frames, "pictures": count, **run.report(frames, count == frames)}
@@ -127,7 +127,8 @@ class Watched:
     Args:
         command: its arguments.
         folder: for what it says.
-        results: a folder whose files are its results; without, they are the lines it says.
+        results: a folder in which its pictures are, in whatever folders: one that shall appear
+            whole has another name until then. Without, results are the lines it says.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, results: Path | None = None) -> None:
@@ -148,7 +149,8 @@ class Watched:
 
     def _done(self) -> int:
         if self.results is not None:
-            return sum(1 for _ in self.results.glob("[!.]*"))
+            names = (name for _, _, names in os.walk(self.results) for name in names)
+            return sum(name.endswith(".png") for name in names)
         return self.said.read_bytes().count(b"\n")
 
     def memory(self, results: int, before: int = 0) -> tuple[float, float]:

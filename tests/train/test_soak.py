@@ -29,6 +29,16 @@ def test_a_broken_frame_is_named_and_a_killed_process_made_up_for(tmp_path):
     assert 100 <= report["flow_files_when_killed"] < 197
 
 
+def test_pictures_count_before_their_folder_has_its_name(tmp_path):
+    hidden = tmp_path / ".flowwarp-0"
+    hidden.mkdir()
+    for number in range(10):
+        (hidden / f"{number:06d}.png").touch()
+    run = soak.Watched(["--help"], tmp_path, tmp_path)
+    run.watch()
+    assert {done for done, _ in run.samples} == {10}
+
+
 def test_memory_is_that_of_copies_too():
     """What a copy shares with the process that it is of counts once."""
     code = "import os, time; a = 40_000_000 * b'x'; child = os.fork(); "
