@@ -47,6 +47,12 @@ RATE = 1e-5  # so that all steps cost the same
 OFF = _native.Native(None, "off", "", "switched off by the benchmark")
 
 
+def drawn(task: loop.Task, config: loop.LoopConfig) -> tuple[loop.Task, loop.LoopConfig]:
+    """Draw a step's examples while the folder that they are kept in is there."""
+    batch = task.batch(range(config.batch_size))
+    return replace(task, batch=lambda _: batch), config
+
+
 def flow_task() -> tuple[loop.Task, loop.LoopConfig]:
     configs = flow.presets("base")
     configs["data"] = replace(configs["data"], fitted_pairs=0)
@@ -71,8 +77,7 @@ def gpt_task() -> tuple[loop.Task, loop.LoopConfig]:
         store = tokenize_clips(functools.partial(source, 0), net, media, "", 16, cache=Path(cache))
         material = gpt.GPTMaterial(store, {"val": store}, media)
         task = gpt.gpt_task(material, configs | {"data": data})
-        batch = task.batch(range(configs["loop"].batch_size))
-    return replace(task, batch=lambda _: batch), configs["loop"]
+        return drawn(task, configs["loop"])
 
 
 def upsampler_task() -> tuple[loop.Task, loop.LoopConfig]:
@@ -89,8 +94,7 @@ def captioner_task() -> tuple[loop.Task, loop.LoopConfig]:
     with tempfile.TemporaryDirectory() as cache:
         clips = keep_clips(draw, "", configs["loop"].batch_size, cache=Path(cache))
         task = captioner.captioner_task(clips, {"val": clips}, configs)
-        batch = task.batch(range(configs["loop"].batch_size))
-    return replace(task, batch=lambda _: batch), configs["loop"]
+        return drawn(task, configs["loop"])
 
 
 def reviser_task() -> tuple[loop.Task, loop.LoopConfig]:
@@ -102,8 +106,7 @@ def reviser_task() -> tuple[loop.Task, loop.LoopConfig]:
     with tempfile.TemporaryDirectory() as cache:
         clips = reviser.keep_revisions(pairs, spoil, "", 4, 0, data, cache=Path(cache))
         task = reviser.reviser_task(clips, {"val": clips}, configs)
-        batch = task.batch(range(configs["loop"].batch_size))
-    return replace(task, batch=lambda _: batch), configs["loop"]
+        return drawn(task, configs["loop"])
 
 
 def plain_warp(
