@@ -1,7 +1,8 @@
 """How far a reconstructed video is off: in colours, from pixel to pixel, and along the flow.
 
-Every function takes the error, reconstruction less original, and returns one number for each
-example, (B,). ``gradient_loss`` is that of :mod:`flowwarp.losses.photometric`, of two images.
+Every function takes the error, reconstruction less original, but for :func:`detail_loss`, which
+needs both; and returns one number for each example, (B,). ``gradient_loss`` is that of
+:mod:`flowwarp.losses.photometric`, of two images.
 """
 
 from __future__ import annotations
@@ -42,6 +43,27 @@ def coarse_error(error: Tensor, side: int) -> Tensor:
             bottom does not count.
     """
     return F.avg_pool2d(error.flatten(1, 2), side).abs().mean((1, 2, 3))
+
+
+def detail_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Return how far the strength of edges is off, (B,), wherever they are within a square.
+
+    What of several things there is to be and cannot be known is by every other loss best answered
+    by their mean, which is blurred: it has weaker edges than each of them.
+
+    Args:
+        image: (B, T, C, H, W).
+        original: likewise.
+        weight: of the pixels, broadcastable to (B, T, C, H, W) but with H and W of its own.
+        side: of the squares, pixels, less than H and W. They overlap by half.
+    """
+    total = image.new_zeros(len(image))
+    for dim in (-1, -2):
+        stronger = image.diff(dim=dim).abs() - original.diff(dim=dim).abs()
+        weighed = stronger * weight.narrow(dim, 0, stronger.shape[dim])
+        found = F.avg_pool2d(weighed.flatten(1, 2), side, max(1, side // 2))
+        total = total + found.abs().mean((1, 2, 3)) / 2
+    return total
 
 
 def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ import torch
 
 from flowwarp.losses.reconstruction import (
     coarse_error,
+    detail_loss,
     gradient_error,
     l1_loss,
     rmse_loss,
@@ -27,6 +28,24 @@ def test_mean_colors_by_hand():
     error[1, 0, 0, 0, 0] = -0.8
     # Two squares, of which the first one's errors cancel; the last column is left over.
     assert coarse_error(error, 2).tolist() == pytest.approx([0.1, 0.1])
+
+
+def test_strength_of_edges_by_hand():
+    image, original = torch.zeros(2, 2, 1, 3, 5, 5)
+    original[..., 2:] = 0.8  # an edge along y
+    image[0, ..., 1:] = 0.8  # the same, a pixel to the left
+    image[1, ..., 2:] = 0.5  # in its place, and weaker
+    weight = torch.ones(2, 1, 1, 5, 5)
+    # In the one square of 4 x 4 changes along x a quarter is 0.3 off; of those along y, none.
+    assert detail_loss(image, original, weight, 4).tolist() == pytest.approx([0, 0.3 / 4 / 2])
+    # Of three squares of two columns the first one's changes have only moved; the next has lost
+    # a half of 0.8. The weaker edge is half of what two of them have.
+    found = detail_loss(image, original, weight, 2).tolist()
+    assert found == pytest.approx([0.4 / 3 / 2, 2 * 0.15 / 3 / 2])
+    weight[1] = 3
+    assert detail_loss(image, original, weight, 4).tolist() == pytest.approx([0, 0.9 / 4 / 2])
+    turned = detail_loss(image.mT, original.mT, weight, 4).tolist()
+    assert turned == pytest.approx([0, 0.9 / 4 / 2], abs=1e-7)
 
 
 def test_no_error_has_gradient_zero():
