@@ -55,13 +55,15 @@ def detail_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> T
         image: (B, T, C, H, W).
         original: likewise.
         weight: of the pixels, broadcastable to (B, T, C, H, W) but with H and W of its own.
-        side: of the squares, pixels, less than H and W. They overlap by half.
+        side: of the squares, pixels, cut to the image; they overlap by half. Of an edge whose place
+            is not known a small square has most likely nothing: in wide ones it is less often lost.
     """
     total = image.new_zeros(len(image))
     for dim in (-1, -2):
         stronger = image.diff(dim=dim).abs() - original.diff(dim=dim).abs()
         weighed = stronger * weight.narrow(dim, 0, stronger.shape[dim])
-        found = F.avg_pool2d(weighed.flatten(1, 2), side, max(1, side // 2))
+        square = [min(side, length) for length in weighed.shape[-2:]]
+        found = F.avg_pool2d(weighed.flatten(1, 2), square, max(1, side // 2))
         total = total + found.abs().mean((1, 2, 3)) / 2
     return total
 

@@ -38,6 +38,7 @@ def test_strength_of_edges_by_hand():
     weight = torch.ones(2, 1, 1, 5, 5)
     # In the one square of 4 x 4 changes along x a quarter is 0.3 off; of those along y, none.
     assert detail_loss(image, original, weight, 4).tolist() == pytest.approx([0, 0.3 / 4 / 2])
+    assert detail_loss(image, original, weight, 9).tolist() == pytest.approx([0, 0.3 / 4 / 2])
     # Of three squares of two columns the first one's changes have only moved; the next has lost
     # a half of 0.8. The weaker edge is half of what two of them have.
     found = detail_loss(image, original, weight, 2).tolist()
