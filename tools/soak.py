@@ -73,7 +73,7 @@ def soak_words(frames: int, folder: Path) -> dict[str, object]:
     results = folder / "frames"
     prompt = "a woman in a red dress walks right on grass"
     command = ["generate-video", prompt, "--frames", str(frames), "-o", f"{results}/"]
-    run = Watched(command, folder, folder)
+    run = Watched(command, folder, pictures=True)
     run.watch()
     count = len(list(results.glob("*.png")))
     return {"frames": frames, "pictures": count, **run.report(frames, count == frames)}
@@ -127,12 +127,13 @@ class Watched:
     Args:
         command: its arguments.
         folder: for what it says.
-        results: a folder in which its pictures are, in whatever folders: one that shall appear
-            whole has another name until then. Without, results are the lines it says.
+        pictures: results are the pictures somewhere in that folder (one that shall appear whole has
+            another name until then), and not the lines it says.
     """
 
-    def __init__(self, command: Sequence[str], folder: Path, results: Path | None = None) -> None:
-        self.said, self.results, self.started = folder / "said", results, time.monotonic()
+    def __init__(self, command: Sequence[str], folder: Path, *, pictures: bool = False) -> None:
+        self.folder, self.said, self.pictures = folder, folder / "said", pictures
+        self.started = time.monotonic()
         with self.said.open("wb") as said:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "flowwarp", *command], stdout=said, stderr=said
@@ -148,8 +149,8 @@ class Watched:
                 break
 
     def _done(self) -> int:
-        if self.results is not None:
-            names = (name for _, _, names in os.walk(self.results) for name in names)
+        if self.pictures:
+            names = (name for _, _, names in os.walk(self.folder) for name in names)
             return sum(name.endswith(".png") for name in names)
         return self.said.read_bytes().count(b"\n")
 

@@ -34,7 +34,7 @@ def test_pictures_count_before_their_folder_has_its_name(tmp_path):
     hidden.mkdir()
     for number in range(10):
         (hidden / f"{number:06d}.png").touch()
-    run = soak.Watched(["--help"], tmp_path, tmp_path)
+    run = soak.Watched(["--help"], tmp_path, pictures=True)
     run.watch()
     assert {done for done, _ in run.samples} == {10}
 
