@@ -1,6 +1,6 @@
 """How far a reconstructed video is off: in colours, from pixel to pixel, and along the flow.
 
-Every function takes the error, reconstruction less original, but for :func:`detail_loss`, which
+Every function takes the error, reconstruction less original, but for :func:`texture_loss`, which
 needs both; and returns one number for each example, (B,). ``gradient_loss`` is that of
 :mod:`flowwarp.losses.photometric`, of two images.
 """
@@ -45,27 +45,43 @@ def coarse_error(error: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(error.flatten(1, 2), side).abs().mean((1, 2, 3))
 
 
-def detail_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Return how far the strength of edges is off, (B,), wherever they are within a square.
+def texture_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> Tensor:
+    """Return how far textures differ in strength, (B,), wherever their parts are within a square.
 
-    What of several things there is to be and cannot be known is by every other loss best answered
-    by their mean, which is blurred: it has weaker edges than each of them.
+    Where several things are possible, every other loss is least for their mean, which is blurred:
+    its edges are weaker than those of each. Here what counts of a square is the mean absolute
+    response to each of eight masks (the texture energy of K. I. Laws, "Rapid Texture
+    Identification", SPIE 1980). Differences of neighbours alone would be satisfied by a pattern of
+    dots.
 
     Args:
-        image: (B, T, C, H, W).
+        image: (B, T, C, H, W), H and W at least 3.
         original: likewise.
         weight: of the pixels, broadcastable to (B, T, C, H, W) but with H and W of its own.
         side: of the squares, pixels, cut to the image; they overlap by half. Of an edge whose place
             is not known a small square has most likely nothing: in wide ones it is less often lost.
     """
+    inner = weight[..., 1:-1, 1:-1]
+    square = [min(side, length) for length in inner.shape[-2:]]
     total = image.new_zeros(len(image))
-    for dim in (-1, -2):
-        stronger = image.diff(dim=dim).abs() - original.diff(dim=dim).abs()
-        weighed = stronger * weight.narrow(dim, 0, stronger.shape[dim])
-        square = [min(side, length) for length in weighed.shape[-2:]]
-        found = F.avg_pool2d(weighed.flatten(1, 2), square, max(1, side // 2))
-        total = total + found.abs().mean((1, 2, 3)) / 2
+    for response, wanted in zip(_responses(image), _responses(original), strict=True):
+        stronger = inner * (response.abs() - wanted.abs())
+        found = F.avg_pool2d(stronger.flatten(1, 2), square, max(1, side // 2))
+        total = total + found.abs().mean((1, 2, 3)) / 8
     return total
+
+
+def _responses(video: Tensor) -> list[Tensor]:
+    """Return what Laws' masks of 3 x 3 make of the inner pixels, but that which is a mean."""
+    return [both for one in _masks(video, -1) for both in _masks(one, -2)][1:]
+
+
+def _masks(video: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return level, edge and spot along an axis, each at most as strong as what it is of."""
+    inner = video.shape[dim] - 2
+    before, here, after = (video.narrow(dim, start, inner) for start in range(3))
+    around = before + after
+    return (2 * here + around) / 4, (after - before) / 2, (2 * here - around) / 4
 
 
 def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from flowwarp.data.clips import store_folder
 from flowwarp.data.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.labels import NONE, mirror
 from flowwarp.data.sprites import Layers
-from flowwarp.losses.reconstruction import coarse_error, detail_loss, gradient_error, l1_loss
+from flowwarp.losses.reconstruction import coarse_error, gradient_error, l1_loss, texture_loss
 from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH
@@ -48,7 +48,7 @@ _PROBED = 8  # pairs of clips whose content is part of the key
 _AT_ONCE = 16  # clips of a validation side by side
 _SHOWN = 6  # clips on a sheet: as shown, as revised, and as wanted
 _REACH = 2  # px around the actor that are revised, too
-_SQUARE, _WIDE = 4, 8  # px along a side of those whose mean colour, and strength of edges, count
+_SQUARE, _WIDE = 4, 8  # px along a side of those whose mean colour, and strength of textures, count
 _CHANGED = 0.15  # a pixel is not as wanted if a colour is further off than this
 _WARM = 1.0  # temperature at which the transformer writes anew
 _COARSEST, _FINEST = 4, 12  # patches along a side of what mixes two clips
@@ -107,7 +107,7 @@ class ReviserLossConfig:
             red, one can, and only half as red shall not pass for a compromise.
         changed: how much more a pixel counts where what is shown is not what is wanted. A dagger
             that is missing has some ten pixels: if all count the same, nothing is learned of it.
-        detail: the absolute difference of how strong edges are, in squares of 8 x 8 pixels. All
+        texture: the absolute difference of how strong textures are, in squares of 8 x 8 pixels. All
             others are least for a mean of what may be wanted, and a mean is blurred.
     """
 
@@ -117,10 +117,10 @@ class ReviserLossConfig:
     seen: float = 0.05
     coarse: float = 1.0
     changed: float = 0.0
-    detail: float = 0.0
+    texture: float = 0.0
 
     def __post_init__(self) -> None:
-        check_least(self, 0, "gradient", "actor", "smooth", "seen", "coarse", "changed", "detail")
+        check_least(self, 0, "gradient", "actor", "smooth", "seen", "coarse", "changed", "texture")
 
 
 # ------------------------------------------------------------------ examples
@@ -405,8 +405,8 @@ def reviser_losses(
     weighed = weight * error
     loss = l1_loss(weight * size) + config.gradient * gradient_error(weighed)
     loss = loss + config.coarse * coarse_error(weighed, _SQUARE)
-    if config.detail:
-        loss = loss + config.detail * detail_loss(revised, wanted, weight, _WIDE)
+    if config.texture:
+        loss = loss + config.texture * texture_loss(revised, wanted, weight, _WIDE)
     terms = {"actor": _missed(error.detach(), examples["actor"])}
     if eyes:
         terms["seen"] = seen_loss(revised, wanted, eyes)

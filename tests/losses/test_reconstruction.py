@@ -5,10 +5,10 @@ import torch
 
 from flowwarp.losses.reconstruction import (
     coarse_error,
-    detail_loss,
     gradient_error,
     l1_loss,
     rmse_loss,
+    texture_loss,
     warp_loss,
 )
 
@@ -33,20 +33,33 @@ def test_mean_colors_by_hand():
 def test_strength_of_edges_by_hand():
     image, original = torch.zeros(2, 2, 1, 3, 5, 5)
     original[..., 2:] = 0.8  # an edge along y
-    image[0, ..., 1:] = 0.8  # the same, a pixel to the left
+    image[0, ..., 3:] = 0.8  # the same, a pixel to the right
     image[1, ..., 2:] = 0.5  # in its place, and weaker
     weight = torch.ones(2, 1, 1, 5, 5)
-    # In the one square of 4 x 4 changes along x a quarter is 0.3 off; of those along y, none.
-    assert detail_loss(image, original, weight, 4).tolist() == pytest.approx([0, 0.3 / 4 / 2])
-    assert detail_loss(image, original, weight, 9).tolist() == pytest.approx([0, 0.3 / 4 / 2])
-    # Of three squares of two columns the first one's changes have only moved; the next has lost
-    # a half of 0.8. The weaker edge is half of what two of them have.
-    found = detail_loss(image, original, weight, 2).tolist()
-    assert found == pytest.approx([0.4 / 3 / 2, 2 * 0.15 / 3 / 2])
+    # Of the three inner columns two have half the edge as edge and a quarter of it as spot along
+    # x, at level along y; all other masks give nothing.
+    weaker = 2 / 3 * (0.3 / 2 + 0.3 / 4) / 8
+    whole = texture_loss(image, original, weight, 3)
+    assert whole.tolist() == pytest.approx([0, weaker], abs=1e-7)
+    assert texture_loss(image, original, weight, 9).tolist() == whole.tolist()
+    # Of two squares of two columns the left one has lost half of what the right one has gained.
+    # Of the weaker edge the left one has two columns, the right one one.
+    found = texture_loss(image, original, weight, 2).tolist()
+    assert found == pytest.approx([(0.4 + 0.2) / 2 / 8, (1 + 0.5) / 2 * (0.15 + 0.075) / 8])
     weight[1] = 3
-    assert detail_loss(image, original, weight, 4).tolist() == pytest.approx([0, 0.9 / 4 / 2])
-    turned = detail_loss(image.mT, original.mT, weight, 4).tolist()
-    assert turned == pytest.approx([0, 0.9 / 4 / 2], abs=1e-7)
+    assert float(texture_loss(image, original, weight, 3)[1]) == pytest.approx(3 * weaker)
+    turned = texture_loss(image.mT, original.mT, weight, 3).tolist()
+    assert turned == pytest.approx([0, 3 * weaker], abs=1e-7)
+
+
+def test_dots_are_no_substitute_for_an_edge():
+    edge, dots = torch.zeros(2, 1, 1, 1, 8, 8)
+    edge[..., 4:] = 1
+    dots[..., ::2, ::2] = dots[..., 1::2, 1::2] = 1 / 14  # neighbours differ as much in all
+    assert gradient_error(dots) == pytest.approx(float(gradient_error(edge)))
+    blank = torch.zeros_like(edge)
+    weight = torch.ones(1, 1, 1, 8, 8)
+    assert texture_loss(dots, edge, weight, 8) > 0.9 * texture_loss(blank, edge, weight, 8)
 
 
 def test_no_error_has_gradient_zero():

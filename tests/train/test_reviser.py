@@ -255,7 +255,7 @@ def test_errors_that_cancel_are_not_of_the_mean_colour():
     assert missed(brighter) == pytest.approx(7 * 20 / 255)
 
 
-def test_a_flat_colour_is_no_answer_where_there_are_edges():
+def test_a_flat_colour_is_no_answer_where_there_are_stripes():
     net = Reviser(replace(CONFIG, frames=1))
     shown = torch.full((1, 1, 3, 8, 8), 100, dtype=torch.uint8)
     striped, brighter = shown.clone(), shown + 20
@@ -265,13 +265,13 @@ def test_a_flat_colour_is_no_answer_where_there_are_edges():
     def missed(wanted: torch.Tensor) -> float:
         examples = {"shown": shown, "wanted": wanted, "actor": actor, "told": net.tell([{}])}
         with_it, without = (
-            reviser_losses(net, examples, ReviserLossConfig(detail=weight))["loss"]
+            reviser_losses(net, examples, ReviserLossConfig(texture=weight))["loss"]
             for weight in (1.0, 0.0)
         )
         return float((with_it - without).detach())
 
     assert missed(brighter) == pytest.approx(0, abs=1e-6)
-    assert missed(striped) == pytest.approx(7 * 40 / 255 / 2)
+    assert missed(striped) == pytest.approx(7 * 20 / 255 / 8)
 
 
 def test_what_captioners_see_counts_and_they_do_not_learn(revisions):
