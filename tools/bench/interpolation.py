@@ -53,7 +53,7 @@ the mean of the neighbours, `DIS, half-way` reads both half-way along OpenCV's D
 averages; the others are our interpolation, with flow by DIS or by a quality of ours. Frames that
 repeat the one before, and those between two scenes, {count}.{learned}
 """
-LEARNED = " The network learned from clips with a *."
+LEARNED = " The network learned from clips with a *, which have a mean of their own."
 
 # Two (3, H, W) to a call that makes the frame in the middle, and is timed.
 Method = Callable[[Tensor, Tensor], Callable[[], Tensor]]
