@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
-# Names follow the x86-64 psABI levels; `flowwarp.ops._native` picks one at run time.
+# Names follow the x86-64 psABI levels; `flowwarp.ops.native` picks one at run time.
 X86_LEVELS = {
     "baseline": [],
     "avx2": ["-march=x86-64-v3"],

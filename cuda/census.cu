@@ -10,7 +10,7 @@ struct Strides {
     long long example, channel, row, column;
 };
 
-// Mirrored by `CensusCall` in flowwarp/ops/_nvrtc.py.
+// Mirrored by `CensusCall` in flowwarp/ops/nvrtc.py.
 struct CensusCall {
     const void* image;    // what `grey` reads
     void *grey1, *grey2;  // (B, 1, H, W) of the type that sums are kept in

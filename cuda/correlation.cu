@@ -4,7 +4,7 @@
 
 namespace flowwarp {
 
-// Mirrored by `CorrelationCall` in flowwarp/ops/_nvrtc.py.
+// Mirrored by `CorrelationCall` in flowwarp/ops/nvrtc.py.
 struct CorrelationCall {
     const void *first, *second;  // a and b; or the volume's gradient (dense) and the other image
     void* out;                   // the volume (dense), or an image's gradient

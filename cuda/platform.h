@@ -15,7 +15,7 @@
 
 namespace flowwarp {
 
-// The codes `flowwarp.ops._native` sends; keep both lists in step.
+// The codes `flowwarp.ops.native` sends; keep both lists in step.
 enum DType { FLOAT32 = 0, FLOAT64 = 1, FLOAT16 = 2, BFLOAT16 = 3 };
 
 // Storage of half precision: bits only, arithmetic is always done in fp32.

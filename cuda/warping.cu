@@ -1,6 +1,6 @@
 // Warping on the GPU: gather (warp), its flow gradient, and its image gradient (which is also splat).
 //
-// Bodies of kernels only: flowwarp/ops/_nvrtc.py wraps the instantiation that is needed in a
+// Bodies of kernels only: flowwarp/ops/nvrtc.py wraps the instantiation that is needed in a
 // __global__ function, and the tests run the same bodies on the host. They are compiled with
 // -fmad=false, so that a value has the bits that the CPU library gives it.
 //
@@ -15,7 +15,7 @@
 namespace flowwarp {
 
 // A sum is kept as so many integers, each in a finer unit than the one before. Three of them hold
-// any fp32 value beside 1, down to 2^-149. Mirrored by `PARTS` in flowwarp/ops/_nvrtc.py.
+// any fp32 value beside 1, down to 2^-149. Mirrored by `PARTS` in flowwarp/ops/nvrtc.py.
 constexpr int PARTS = 3;
 
 // What decides the fixed point of one example.
@@ -25,7 +25,7 @@ struct Range {
     unsigned long long broken;   // 1 if some gradient that lands is not finite
 };
 
-// Mirrored by `WarpingCall` in flowwarp/ops/_nvrtc.py.
+// Mirrored by `WarpingCall` in flowwarp/ops/nvrtc.py.
 struct WarpingCall {
     const void *image, *flow, *grad_out;
     void* out;                 // what the kernel computes, like image or like flow

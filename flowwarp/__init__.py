@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from flowwarp.ops.occlusion import visible_by_range as visible_by_range
     from flowwarp.ops.splatting import splat as splat
     from flowwarp.ops.warping import warp as warp
-    from flowwarp.pipelines.flow_estimation import estimate_both as estimate_both
-    from flowwarp.pipelines.flow_estimation import estimate_flow as estimate_flow
-    from flowwarp.pipelines.flow_estimation import load_flownet as load_flownet
-    from flowwarp.pipelines.interpolation import interpolate as interpolate
-    from flowwarp.pipelines.refine import refine as refine
+    from flowwarp.pipelines.flow.estimate import estimate_both as estimate_both
+    from flowwarp.pipelines.flow.estimate import estimate_flow as estimate_flow
+    from flowwarp.pipelines.flow.estimate import load_flownet as load_flownet
+    from flowwarp.pipelines.flow.interpolate import interpolate as interpolate
+    from flowwarp.pipelines.flow.refine import refine as refine
     from flowwarp.viz.colors import flow_to_image as flow_to_image
 
 _HOME = {
@@ -52,17 +52,17 @@ _HOME = {
     "correlation": "flowwarp.ops.correlation",
     "endpoint_error": "flowwarp.metrics.flow",
     "epe": "flowwarp.metrics.flow",
-    "estimate_both": "flowwarp.pipelines.flow_estimation",
-    "estimate_flow": "flowwarp.pipelines.flow_estimation",
+    "estimate_both": "flowwarp.pipelines.flow.estimate",
+    "estimate_flow": "flowwarp.pipelines.flow.estimate",
     "fl_all": "flowwarp.metrics.flow",
     "flow_to_image": "flowwarp.viz.colors",
-    "interpolate": "flowwarp.pipelines.interpolation",
+    "interpolate": "flowwarp.pipelines.flow.interpolate",
     "invert": "flowwarp.ops.fields",
-    "load_flownet": "flowwarp.pipelines.flow_estimation",
+    "load_flownet": "flowwarp.pipelines.flow.estimate",
     "range_map": "flowwarp.ops.occlusion",
     "read_flow": "flowwarp.io.flow_files",
     "read_image": "flowwarp.io.images",
-    "refine": "flowwarp.pipelines.refine",
+    "refine": "flowwarp.pipelines.flow.refine",
     "resize_flow": "flowwarp.ops.fields",
     "splat": "flowwarp.ops.splatting",
     "visible_by_consistency": "flowwarp.ops.occlusion",

@@ -18,20 +18,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.cli._choices import QUALITIES
 from flowwarp.cli._device import choose_device, wait_briefly
 from flowwarp.cli._faults import run
+from flowwarp.defaults import FPS, MOST_SEED
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
-from flowwarp.pipelines._defaults import FPS, MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.pipelines.flow_estimation import Quality
-    from flowwarp.pipelines.refine import Progress
-    from flowwarp.pipelines.video_models import VideoModels
+    from flowwarp.pipelines.flow.estimate import Quality
+    from flowwarp.pipelines.flow.refine import Progress
+    from flowwarp.pipelines.video.load import VideoModels
 
 HERE = "127.0.0.1"
 MOST_PIXELS = 4_000_000  # everybody on the page waits while one picture is worked on
@@ -74,7 +74,7 @@ def show_flow(
     from flowwarp.io.flow_files import write_flow
     from flowwarp.io.images import write_image
     from flowwarp.ops.warping import warp
-    from flowwarp.pipelines.bulk_flow import estimate_fields
+    from flowwarp.pipelines.flow.bulk import estimate_fields
     from flowwarp.viz.colors import flow_to_image
 
     image1, image2 = _read_pair(first, second)
@@ -106,8 +106,8 @@ def show_between(
         InputError: as for :func:`show_flow`; or the pictures show two scenes.
     """
     from flowwarp.io.images import write_image
-    from flowwarp.pipelines.flow_estimation import estimate_both
-    from flowwarp.pipelines.interpolation import interpolate_video
+    from flowwarp.pipelines.flow.estimate import estimate_both
+    from flowwarp.pipelines.flow.interpolate import interpolate_video
 
     device = next(net.parameters()).device
 
@@ -133,7 +133,7 @@ def show_video(
     """Make a video of words, as ``generate-video`` does by default.
 
     Args:
-        models: from :func:`flowwarp.pipelines.video_models.load_models`.
+        models: from :func:`flowwarp.pipelines.video.load.load_models`.
         prompt: what it shall show.
         seed: which of all possible videos; None counts as 0.
         folder: where the video goes.
@@ -147,8 +147,8 @@ def show_video(
         InputError: nothing of the prompt can be read.
     """
     from flowwarp.io.video import write_video
-    from flowwarp.pipelines.hearing import hear
-    from flowwarp.pipelines.text_video import generate
+    from flowwarp.pipelines.video.generate import generate
+    from flowwarp.pipelines.video.hearing import hear
 
     prompt = (prompt or "")[:LONGEST_PROMPT]
     heard = hear(models.gpt, prompt)
@@ -325,13 +325,13 @@ def command(port: int | None) -> None:
 
     @functools.cache
     def flownet() -> FlowNet:
-        from flowwarp.pipelines.flow_estimation import load_flownet
+        from flowwarp.pipelines.flow.estimate import load_flownet
 
         return load_flownet(device=choose_device("auto"))
 
     @functools.cache
     def models() -> VideoModels:
-        from flowwarp.pipelines.video_models import load_models
+        from flowwarp.pipelines.video.load import load_models
 
         return load_models(device=choose_device("auto"))
 

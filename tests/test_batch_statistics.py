@@ -8,7 +8,7 @@ import pytest
 from torch import nn
 
 import flowwarp
-from flowwarp.train import exactness
+from flowwarp.selftest import exactness
 
 ROOT = Path(flowwarp.__file__).parent
 SOURCES = sorted(

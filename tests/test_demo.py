@@ -8,7 +8,7 @@ import sys
 import pytest
 
 import demo
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.cli import cli
 
 

@@ -21,13 +21,13 @@ import pytest
 import torch
 
 import flowwarp
-from flowwarp.ops import _native
+from flowwarp.ops import native
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("flowwarp", "cuda", "datasets", ".github", ".ci")
 TEXTS = sorted(path.name for path in ROOT.glob("*.md"))
 FILES = ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", *TEXTS)
-BUILT = sorted(Path(_native.__file__).parent.glob("_cpu_*.so"))
+BUILT = sorted(Path(native.__file__).parent.glob("_cpu_*.so"))
 SPRITES = sorted(path for path in (ROOT / "datasets/sprites").rglob("*") if path.is_file())
 SAMPLE = ("README.md", "clip.mp4", "flow.flo", "frame1.png", "frame2.png")
 
@@ -197,8 +197,8 @@ def test_metadata(wheel):
 def test_installed_copy_computes_with_its_own_library(site, tmp_path):
     code = """
         import torch, flowwarp
-        from flowwarp._bundled import bundled
-        from flowwarp.ops._native import native
+        from flowwarp.bundled import bundled
+        from flowwarp.ops.native import native
         print(flowwarp.__file__, bundled("cuda"), bundled("datasets"), sep="\\n")
         assert native().library is not None, native().reason
         print(native().library._name)
@@ -236,7 +236,7 @@ def bare_words(bare_site, tmp_path_factory):
     code = """
         import torch, flowwarp
         from flowwarp.cli import main
-        from flowwarp.ops._native import native
+        from flowwarp.ops.native import native
         assert native().library is None
         print(native().reason)
         image = torch.rand(1, 3, 5, 7, requires_grad=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 import make_sprites
 import sprite_layers
-from flowwarp.data.sprites import load_layers
+from flowwarp.data.sprite_world.layers import load_layers
 
 ROOT = Path(__file__).parents[1]
 SMALL = ROOT / "datasets" / "sprites"

@@ -22,9 +22,9 @@ from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info
-from flowwarp.pipelines.flow_estimation import load_flownet
-from flowwarp.pipelines.sequences import load_gpt
-from flowwarp.pipelines.video_models import load_models
+from flowwarp.pipelines.flow.estimate import load_flownet
+from flowwarp.pipelines.video.load import load_models
+from flowwarp.pipelines.video.sequences import load_gpt
 
 PROMPT = "a red knight"
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.io.checkpoints import load_weights
 
 WEIGHTS = sorted(bundled("weights").glob("*.safetensors"))

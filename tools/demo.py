@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 import flowwarp
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.viz.overlay import side_by_side
 
 HERE = Path(__file__).resolve().parent

@@ -43,11 +43,11 @@ import av
 import numpy as np
 import torch
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.clips import find_clips
 from flowwarp.data.recipes import GroundTruthPair, load_recipe, pairs_of, read_pair
-from flowwarp.data.sprites import load_layers
+from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, build, save_weights
@@ -62,8 +62,11 @@ from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
-from flowwarp.pipelines.captions import caption_nats, load_captioner, look, write_caption
-from flowwarp.pipelines.sequences import (
+from flowwarp.pipelines.video.captions import caption_nats, load_captioner, look, write_caption
+from flowwarp.pipelines.video.evaluate import load_classifier
+from flowwarp.pipelines.video.generate import generate
+from flowwarp.pipelines.video.load import load_models, load_reviser, load_upsampler
+from flowwarp.pipelines.video.sequences import (
     FRAME,
     MOTION,
     SKETCH,
@@ -73,10 +76,7 @@ from flowwarp.pipelines.sequences import (
     describe,
     token_nats,
 )
-from flowwarp.pipelines.text_video import generate
-from flowwarp.pipelines.video_evaluation import load_classifier
-from flowwarp.pipelines.video_models import load_models, load_reviser, load_upsampler
-from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train.loop import LoopConfig
 from flowwarp.train.runs import State, open_run
 from flowwarp.train.settings import read_toml, to_toml

@@ -51,7 +51,7 @@ from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, write_video
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
-from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.pipelines.video.sequences import VOCABULARY
 
 SECONDS, BYTES = 10.0, 3 * 2**29
 HEIGHT, WIDTH = 24, 32

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flowwarp.data.digits import compose_digits
 from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.models.upsampler import SCALE
-from flowwarp.train.small_tasks import awake
+from flowwarp.selftest.small_tasks import awake
 
 FACTORS = (1, 2, 4)
 

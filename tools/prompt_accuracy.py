@@ -3,10 +3,10 @@
     python tools/prompt_accuracy.py tests/data/prompts.json --writers 3 4
 
 The file is a list of {"writer": 1, "prompt": "...", "states": {"action": "walk", ...}}: which of
-some writers wrote it, what is asked for, and what it states, by the names of
-``flowwarp.data.labels.JUDGED`` and in values as coarse as ``COARSE`` makes them. A video is made of
-each, as ``generate-video`` does up to its upsampler, and read by the judge in the package; takes
-5 s a prompt on two cores.
+some writers wrote it, what is asked for, and what it states, by the names of ``JUDGED`` of the
+sprite world's labels and in values as coarse as ``COARSE`` makes them. A video is made of each,
+as ``generate-video`` does up to its upsampler, and read by the judge in the package; takes 5 s
+a prompt on two cores.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 
-from flowwarp.data.labels import JUDGED
-from flowwarp.data.prompts import read_prompt
-from flowwarp.pipelines.choosing import draw_codes
-from flowwarp.pipelines.hearing import hear
-from flowwarp.pipelines.revising import revise_videos
-from flowwarp.pipelines.sequences import Prompt
-from flowwarp.pipelines.video_evaluation import Table, Tally, load_classifier, read_labels
-from flowwarp.pipelines.video_models import VideoModels, load_models
-from flowwarp.pipelines.video_tokens import detokenize
+from flowwarp.data.sprite_world.labels import JUDGED
+from flowwarp.data.sprite_world.prompts import read_prompt
+from flowwarp.pipelines.video.choosing import draw_codes
+from flowwarp.pipelines.video.evaluate import Table, Tally, load_classifier, read_labels
+from flowwarp.pipelines.video.hearing import hear
+from flowwarp.pipelines.video.load import VideoModels, load_models
+from flowwarp.pipelines.video.revising import revise_videos
+from flowwarp.pipelines.video.sequences import Prompt
+from flowwarp.pipelines.video.tokens import detokenize
 
 # Of what captions and the judge say, where people are less exact.
 COARSE = {

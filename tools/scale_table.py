@@ -36,15 +36,15 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from flowwarp._bundled import bundled
-from flowwarp.data.labels import actor_values
+from flowwarp.bundled import bundled
 from flowwarp.data.sources import DIGITS, open_source
-from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.sprite_world.labels import actor_values
+from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.data.tokens import AXES, PATCH
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.precision import fast_dtype
 from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
 from flowwarp.train.arrays import pack_caption
 from flowwarp.train.kept import keep_clips

@@ -44,9 +44,9 @@ from flowwarp.io.checkpoints import Card, load_tensors, save_weights
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.video import write_video
 from flowwarp.models.flownet import TINY, FlowNet
+from flowwarp.selftest.fault_injection import run_differences
+from flowwarp.selftest.small_tasks import TRAINERS, small_config, small_task
 from flowwarp.train.loop import train
-from flowwarp.train.mishaps import run_differences
-from flowwarp.train.small_tasks import TRAINERS, small_config, small_task
 
 ENDED = os.WEXITED | os.WNOHANG | os.WNOWAIT
 GROWTH = 20e6  # bytes

@@ -16,12 +16,12 @@ import argparse
 
 import torch
 
-from flowwarp.data.labels import label_values, one_actor
 from flowwarp.data.sources import SPRITES, open_source
-from flowwarp.data.sprites import load_layers
+from flowwarp.data.sprite_world.labels import label_values, one_actor
+from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.models.classifier import ClassifierConfig
-from flowwarp.pipelines.precision import fast_dtype
-from flowwarp.pipelines.video_evaluation import load_classifier
+from flowwarp.pipelines.video.evaluate import load_classifier
+from flowwarp.precision import fast_dtype
 from flowwarp.train import loop
 from flowwarp.train.classifier import ClassifierDataConfig, classifier_task
 

@@ -1,4 +1,4 @@
 """What options of several commands may be, without torch."""
 
 FORMATS = ("flo", "png", "pfm", "npy", "npz")  # of flow
-QUALITIES = ("fast", "balanced", "best")  # see flowwarp/pipelines/flow_estimation.py
+QUALITIES = ("fast", "balanced", "best")  # see flowwarp/pipelines/flow/estimate.py

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli._paths import is_folder
-from flowwarp.pipelines._defaults import (
+from flowwarp.defaults import (
     BEGINNINGS,
     BEST,
     CANDIDATES,
@@ -24,7 +24,7 @@ from flowwarp.pipelines._defaults import (
 
 if TYPE_CHECKING:
     from flowwarp.models.gpt import Sampling
-    from flowwarp.pipelines.video_models import VideoModels
+    from flowwarp.pipelines.video.load import VideoModels
 
 
 def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ def load_networks(weights: Mapping[str, Any], device: str) -> VideoModels:
         InputError: a file is missing, broken, or does not fit the others.
     """
     from flowwarp.compat.hugging_face import clip_judge
-    from flowwarp.pipelines.video_models import load_models
+    from flowwarp.pipelines.video.load import load_models
 
     named, captioner = dict(weights), weights["captioner"]
     if captioner is None or not is_folder(captioner):

@@ -28,7 +28,7 @@ def is_video_name(output: str) -> bool:
     Raises:
         click.UsageError: neither.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS
+    from flowwarp.io.files import IMAGE_EXTENSIONS
 
     suffix = Path(output).suffix.lower()
     if is_folder_name(output):

@@ -19,8 +19,8 @@ from typing import IO, NoReturn
 
 import click
 
-from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE, handled
 from flowwarp.errors import FlowwarpError, InputError, SomeFailed
+from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE, handled
 
 OUR_BUG = 1
 BAD_OUTPUT = 4

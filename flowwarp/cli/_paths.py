@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from flowwarp.errors import InputError, OutputError, printable
-from flowwarp.io._files import (
+from flowwarp.io.files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from flowwarp.data.sources import Motion, Source
-    from flowwarp.data.world import Clip
+    from flowwarp.data.sprite_world.world import Clip
     from flowwarp.models.flownet import FlowNet
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -94,7 +94,7 @@ def find_flownet(flow: str | None, device: torch.device) -> tuple[str, FlowNet |
     Raises:
         InputError: its weights are missing or broken.
     """
-    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.flow.estimate import load_flownet
 
     chosen = flow or "base"
     return chosen, None if chosen == "none" else load_flownet(chosen, device)
@@ -103,7 +103,7 @@ def find_flownet(flow: str | None, device: torch.device) -> tuple[str, FlowNet |
 def finds_motion(data: str, net: FlowNet | None) -> Motion | None:
     """Return what finds the motion of a source's clips; None if nothing does or they know it."""
     from flowwarp.data.sources import WORLDS
-    from flowwarp.pipelines.clip_motion import estimate_motion
+    from flowwarp.pipelines.video.clip_motion import estimate_motion
 
     return None if net is None or data in WORLDS else partial(estimate_motion, net)
 

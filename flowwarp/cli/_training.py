@@ -14,8 +14,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import choose_device
+from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError
-from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import nn
@@ -160,7 +160,7 @@ def configure(
     """
     import torch
 
-    from flowwarp.pipelines.precision import fast_dtype
+    from flowwarp.precision import fast_dtype
     from flowwarp.train.loop import event_writer
     from flowwarp.train.runs import begun_with, check_writable, refuse_run
     from flowwarp.train.settings import UnclearSetting, override, read_toml
@@ -333,7 +333,7 @@ def note_sources(
     """
     from flowwarp.data.recipes import recipe_names
     from flowwarp.data.sources import WORLDS
-    from flowwarp.pipelines.shipped import FLOWNETS, SHIPPED
+    from flowwarp.io.shipped import FLOWNETS, SHIPPED
 
     recipes = tuple(recipe_names())
     names = {

@@ -17,13 +17,13 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._results import progress_bar
+from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError, OutputError
-from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.data.world import Clip
+    from flowwarp.data.sprite_world.world import Clip
 
 FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
 TABLE = "captions.csv"
@@ -288,7 +288,7 @@ def _alone(folder: Path) -> Iterator[None]:
         Locked: another process makes clips there.
         OutputError: it cannot be written.
     """
-    from flowwarp.io._files import lock, reason
+    from flowwarp.io.files import lock, reason
 
     _paths.make_folder(folder)
     with lock(folder, "another process makes clips here", "wait for it"):
@@ -311,9 +311,9 @@ def _open_world(
         from flowwarp.data.digits import compose_digits
 
         return lambda seed, index: compose_digits(seed, index, size, frames)
-    from flowwarp.data.sprites import load_layers
+    from flowwarp.data.sprite_world.layers import load_layers
+    from flowwarp.data.sprite_world.world import check_held_out, compose_clip
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.data.world import check_held_out, compose_clip
 
     wardrobe = load_layers(layers or None)
     pictures = load_photos(photos, longest=512) if photos else []
@@ -376,7 +376,7 @@ def _remove(files: Iterable[Path], folder: Path) -> None:
     Raises:
         OutputError: that is not possible.
     """
-    from flowwarp.io._files import reason
+    from flowwarp.io.files import reason
 
     for path in files:
         try:
@@ -421,8 +421,8 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
 
 
 def _copy_credits(layers: str | None, folder: Path) -> None:
-    from flowwarp._bundled import bundled
-    from flowwarp.io._files import atomic_output
+    from flowwarp.bundled import bundled
+    from flowwarp.io.files import atomic_output
 
     credits_ = (Path(layers) if layers else bundled("datasets") / "sprites") / CREDITS
     if credits_.is_file():
@@ -431,7 +431,7 @@ def _copy_credits(layers: str | None, folder: Path) -> None:
 
 
 def _write_table(path: Path, clips: list[dict[str, Any]]) -> None:
-    from flowwarp.io._files import atomic_output
+    from flowwarp.io.files import atomic_output
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

@@ -14,13 +14,13 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError, printable
-from flowwarp.pipelines._defaults import MOST_SEED
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.pipelines.windows import Description
+    from flowwarp.pipelines.video.windows import Description
 
 
 @click.command()
@@ -79,9 +79,9 @@ def command(
     check_device(device)
     sources = _list_sources(videos)
     from flowwarp.io.video import read_video
-    from flowwarp.pipelines.captions import BEAMS, caption_video, load_captioner
-    from flowwarp.pipelines.text_video import describe_video
-    from flowwarp.pipelines.video_models import load_models
+    from flowwarp.pipelines.video.captions import BEAMS, caption_video, load_captioner
+    from flowwarp.pipelines.video.generate import describe_video
+    from flowwarp.pipelines.video.load import load_models
 
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:
@@ -150,7 +150,7 @@ def _videos_in(folder: Path) -> list[Path]:
 
     A picture beside videos, such as a poster, is none.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
+    from flowwarp.io.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
 
     videos = list_folder(folder, VIDEO_EXTENSIONS)
     frames = list_folder(folder, IMAGE_EXTENSIONS)

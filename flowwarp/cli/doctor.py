@@ -157,29 +157,29 @@ def _numbers(version: str) -> list[int]:
 def _cpu() -> Iterator[tuple[str, str, str]]:
     import torch
 
-    from flowwarp.ops import _native
+    from flowwarp.ops import native
 
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     yield "processor", OK, f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    for level in _native._supported_levels():
+    for level in native._supported_levels():
         # The loader goes on to the next level in silence; a file that is there must load.
-        path = Path(_native.__file__).with_name(f"_cpu_{level}.so")
+        path = Path(native.__file__).with_name(f"_cpu_{level}.so")
         if path.exists():
             try:
                 version = ctypes.CDLL(str(path)).fw_abi_version()
             except (OSError, AttributeError) as fault:
                 yield f"library {level}", FAIL, f"does not load ({fault}); reinstall flowwarp"
                 continue
-            if version != _native.ABI_VERSION:
+            if version != native.ABI_VERSION:
                 yield f"library {level}", FAIL, f"{path} is of another version; reinstall flowwarp"
-    native = _native.native()
-    if native.library is not None:
-        yield "operators", OK, f"native, {native.level}"
-        shared = native.threads.startswith("torch")
-        yield "threads", OK if shared else NOTE, f"{threads}, {native.threads}"
+    library = native.native()
+    if library.library is not None:
+        yield "operators", OK, f"native, {library.level}"
+        shared = library.threads.startswith("torch")
+        yield "threads", OK if shared else NOTE, f"{threads}, {library.threads}"
     else:
-        wrong_setting = "none of" in native.reason
-        text = f"torch reference, slower: {native.reason}"
+        wrong_setting = "none of" in library.reason
+        text = f"torch reference, slower: {library.reason}"
         yield "operators", FAIL if wrong_setting else NOTE, text
         yield "threads", OK, threads
 
@@ -187,7 +187,7 @@ def _cpu() -> Iterator[tuple[str, str, str]]:
 def _cuda() -> Iterator[tuple[str, str, str]]:
     import torch
 
-    from flowwarp.ops import _nvrtc
+    from flowwarp.ops import nvrtc
 
     if torch.version.cuda is None:
         yield "GPU", NOTE, "none used: this torch is built without CUDA"
@@ -202,10 +202,10 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         yield f"GPU {index}", OK, f"{torch.cuda.get_device_name(index)}, {major}.{minor}"
-    found = _nvrtc.nvrtc()
+    found = nvrtc.nvrtc()
     if found.library is None:
         yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {found.reason}"
-    elif not _nvrtc.serves(torch.empty(1, device="cuda")):
+    elif not nvrtc.serves(torch.empty(1, device="cuda")):
         off = os.environ.get("FLOWWARP_NATIVE", "").lower() == "off"
         why = "FLOWWARP_NATIVE=off" if off else "the GPU is too old"
         yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {why}"
@@ -214,8 +214,8 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
-    from flowwarp._bundled import cache_folder
-    from flowwarp.io._files import is_writable, nearest
+    from flowwarp.bundled import cache_folder
+    from flowwarp.io.files import is_writable, nearest
 
     folder = cache_folder()
     if folder is None:
@@ -351,7 +351,7 @@ def _test_census(device: str) -> float:
 def _promises() -> Iterator[tuple[str, str, str]]:
     from tempfile import TemporaryDirectory
 
-    from flowwarp.train.promises import promises
+    from flowwarp.selftest.guarantees import promises
 
     # Windows does not remove what is open, as prepared data is until this process ends.
     with TemporaryDirectory(prefix="flowwarp-", ignore_cleanup_errors=True) as folder:

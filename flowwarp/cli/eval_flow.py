@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
-    from flowwarp.pipelines.flow_estimation import Quality
+    from flowwarp.pipelines.flow.estimate import Quality
 
     Method = Callable[[Tensor, Tensor], Tensor]  # (1, 3, H, W) twice to flow (1, 2, H, W)
 
@@ -80,7 +80,7 @@ def _farneback() -> Method:
 
 
 def _ours(quality: Quality, weights: str, device: str) -> Method:
-    from flowwarp.pipelines.flow_estimation import estimate_flow, load_flownet
+    from flowwarp.pipelines.flow.estimate import estimate_flow, load_flownet
 
     net = load_flownet(weights, device)
     return lambda image1, image2: estimate_flow(
@@ -274,7 +274,7 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
         InputError: there is no file of it, it cannot be read, is of another size, or lacks flow
             that counts.
     """
-    from flowwarp.io._files import FLOW_EXTENSIONS
+    from flowwarp.io.files import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import read_flow
 
     wanted = folder / pair.group / pair.name

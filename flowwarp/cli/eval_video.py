@@ -24,23 +24,23 @@ from flowwarp.cli._choosing import (
 )
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._tables import align
+from flowwarp.defaults import MOST_SEED, STEPS
 from flowwarp.errors import InputError, printable
-from flowwarp.pipelines._defaults import MOST_SEED, STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.data.sources import Draw
-    from flowwarp.data.sprites import Layers
-    from flowwarp.data.world import Clip
+    from flowwarp.data.sprite_world.layers import Layers
+    from flowwarp.data.sprite_world.world import Clip
     from flowwarp.metrics.perceptual import LPIPS
     from flowwarp.models.classifier import Classifier
     from flowwarp.models.dvae import DVAE
     from flowwarp.models.flownet import FlowNet
     from flowwarp.models.gpt import Sampling
     from flowwarp.models.upsampler import Upsampler
-    from flowwarp.pipelines.video_evaluation import Table
-    from flowwarp.pipelines.video_models import VideoModels
+    from flowwarp.pipelines.video.evaluate import Table
+    from flowwarp.pipelines.video.load import VideoModels
 
 PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
 SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
@@ -178,7 +178,7 @@ def command(
     if lpips is not None and "upsampler" not in wanted:
         raise click.UsageError("--lpips is of the part upsampler")
     sampling = sampling_of(drawn)
-    from flowwarp.data.sprites import load_layers
+    from flowwarp.data.sprite_world.layers import load_layers
 
     wardrobe = load_layers(layers)
     networks = _load(
@@ -192,7 +192,7 @@ def command(
     if networks.judge is not None:
         _check_judge(networks.judge, wardrobe, layers)
     if held_out and wanted:
-        from flowwarp.data.world import check_held_out
+        from flowwarp.data.sprite_world.world import check_held_out
 
         check_held_out(wardrobe, layers, "add some more of them, or use --no-held-out")
     if training_seed is None:
@@ -280,8 +280,8 @@ class _Job:
 
     def source(self, size: int, *, held_out: bool, alone: bool) -> Draw:
         """Return the world's clips, of one actor only if ``alone``."""
-        from flowwarp.data.labels import one_actor
-        from flowwarp.data.world import compose_clip
+        from flowwarp.data.sprite_world.labels import one_actor
+        from flowwarp.data.sprite_world.world import compose_clip
 
         def draw(seed: int, index: int) -> Clip:
             frames = self.networks.frames
@@ -298,10 +298,10 @@ def _load(
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
-    from flowwarp.pipelines.flow_estimation import load_flownet
-    from flowwarp.pipelines.video_evaluation import load_classifier
-    from flowwarp.pipelines.video_models import load_upsampler
-    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.pipelines.flow.estimate import load_flownet
+    from flowwarp.pipelines.video.evaluate import load_classifier
+    from flowwarp.pipelines.video.load import load_upsampler
+    from flowwarp.pipelines.video.tokens import load_dvae
 
     needs = set(parts)
     judge = None
@@ -342,7 +342,7 @@ def _load(
 def _load_lpips(weights: str, networks: _Networks) -> LPIPS:
     from flowwarp.metrics.perceptual import LEAST
     from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines.video_evaluation import load_lpips
+    from flowwarp.pipelines.video.evaluate import load_lpips
 
     side = SCALE * networks.small
     if side < LEAST:
@@ -356,7 +356,7 @@ def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> Non
     Raises:
         InputError: so it is.
     """
-    from flowwarp.data.labels import label_values
+    from flowwarp.data.sprite_world.labels import label_values
 
     known = {name: set(values) for name, values in judge.config.attributes}
     for name, values in label_values(wardrobe).items():
@@ -372,7 +372,7 @@ def _check_judge(judge: Classifier, wardrobe: Layers, layers: str | None) -> Non
 def _noted_seed(gpt: str) -> int:
     """Return the seed of a transformer's last training, as its card has it; 0 if it has none."""
     from flowwarp.io.checkpoints import load_weights
-    from flowwarp.pipelines.shipped import find_weights
+    from flowwarp.io.shipped import find_weights
 
     _, card = load_weights(find_weights(gpt, "gpt"))
     noted = card.notes.get("seed", "")
@@ -386,9 +386,9 @@ def _measure(
     job: _Job, counts: Mapping[str, int], column: str, confusions: dict[str, Any]
 ) -> Iterator[tuple[str, Table]]:
     """Yield the table of each part; the judge's confusions go into ``confusions``."""
-    from flowwarp.data.labels import phrases_of
+    from flowwarp.data.sprite_world.labels import phrases_of
     from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines import video_evaluation as evaluation
+    from flowwarp.pipelines.video import evaluate as evaluation
 
     networks = job.networks
     small, large = networks.small, SCALE * networks.small
@@ -474,8 +474,8 @@ def _draw(
 
     from flowwarp.io.images import write_image
     from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines.text_video import generate
-    from flowwarp.pipelines.video_evaluation import nearest_clips, prompt_of
+    from flowwarp.pipelines.video.evaluate import nearest_clips, prompt_of
+    from flowwarp.pipelines.video.generate import generate
     from flowwarp.viz.sheets import captioned_sheet, time_slices
 
     models = job.networks.models

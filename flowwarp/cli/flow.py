@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowwarp.data.clips import Footage
     from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.pipelines.bulk_flow import Job, Outcome
+    from flowwarp.pipelines.flow.bulk import Job, Outcome
 
 
 def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Shard | None:
@@ -140,7 +140,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     Raises:
         InputError: nothing matches one, or it is a flow.
     """
-    from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
+    from flowwarp.io.files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
 
     if len(inputs) > 2 and list(inputs) == sorted(inputs):  # as a shell expands a pattern
         inputs = sorted(inputs, key=natural_order)
@@ -159,13 +159,13 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
 
 
 def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
-    from flowwarp.pipelines.bulk_flow import is_picture
+    from flowwarp.pipelines.flow.bulk import is_picture
 
     return not any(map(_paths.is_glob, inputs)) and all(map(is_picture, sources))
 
 
 def _load(given: Options) -> FlowNet:
-    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.flow.estimate import load_flownet
 
     return load_flownet(given.weights, "cpu" if given.ray else choose_device(given.device))
 
@@ -174,7 +174,7 @@ def _load(given: Options) -> FlowNet:
 
 
 def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
-    from flowwarp.pipelines import bulk_flow
+    from flowwarp.pipelines.flow import bulk
 
     target, picture = _name_pair(given, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
@@ -187,11 +187,11 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     check()
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
-    images = bulk_flow.read_pair(frames, [str(frame) for frame in frames])
+    images = bulk.read_pair(frames, [str(frame) for frame in frames])
     net = _load(given)
     if not given.dry_run:
         with progress_bar(range(100), "flow") as bar:
-            fields = bulk_flow.estimate_fields(
+            fields = bulk.estimate_fields(
                 net,
                 *images,
                 given.quality,
@@ -202,7 +202,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
         check()  # anew: the fit may have taken minutes
         for path in outputs:
             _paths.make_folder(path.parent)
-        bulk_flow.write_fields(fields, target)
+        bulk.write_fields(fields, target)
         if picture:
             show.write_picture(target.flow, picture, show.View())
     if given.as_json:
@@ -222,8 +222,8 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
 
 def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
     """Name the results of a pair: the target, and the picture if there is to be one."""
-    from flowwarp.io._files import COLOR_EXTENSIONS, FLOW_EXTENSIONS
-    from flowwarp.pipelines.bulk_flow import Target
+    from flowwarp.io.files import COLOR_EXTENSIONS, FLOW_EXTENSIONS
+    from flowwarp.pipelines.flow.bulk import Target
 
     for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
         if value is not None:
@@ -271,7 +271,8 @@ class Tally:
 
 def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     from flowwarp.io.manifests import open_manifest, read_manifests
-    from flowwarp.pipelines import bulk_flow, workers
+    from flowwarp.pipelines import workers
+    from flowwarp.pipelines.flow import bulk
 
     if given.ray:
         workers.check_ray(given.ray)  # before anything is written
@@ -280,12 +281,12 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     for clip, _ in job.clips:
         # Pictures named one by one are a clip; a single one beside others would be dropped unsaid.
         if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
-            bulk_flow.check_clip(clip)
+            bulk.check_clip(clip)
     net = _load(given)
     about = job.describe(net)
     # Of a shard it may be another's.
     tally = Tally(foreign=set() if given.shard else _list_flows(job))
-    length = bulk_flow.count_pairs(job.clips)
+    length = bulk.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
     with progress_bar(count(), "flow", length=length) as bar:
@@ -297,7 +298,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
         if given.dry_run:
             done = read_manifests(job.folder, about, others=job.others, overwrite=given.overwrite)
             _check_show(given, done or {})
-            for outcome in bulk_flow.check_pairs(job, done or {}, given.shard):
+            for outcome in bulk.check_pairs(job, done or {}, given.shard):
                 report(outcome)
         else:
             with open_manifest(
@@ -306,7 +307,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
                 _check_show(given, manifest.done)
                 for folder in job.folders:
                     _paths.make_folder(folder)
-                bulk_flow.run_pairs(
+                bulk.run_pairs(
                     job,
                     net,
                     manifest,
@@ -337,9 +338,9 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
         InputError: there is nothing.
         OutputError: results would have one name.
     """
-    from flowwarp.pipelines import bulk_flow
+    from flowwarp.pipelines.flow import bulk
 
-    found = (path.parent if bulk_flow.is_picture(path) else path for path in sources)
+    found = (path.parent if bulk.is_picture(path) else path for path in sources)
     roots = list(dict.fromkeys(found))
     folder = Path(given.output) if given.output else _default_folder(roots)
     backward = Path(given.backward) if given.backward else None
@@ -350,12 +351,12 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
     inside = [r for r in results if any(root.resolve() in r.parents for root in roots)]
     clips = [
         (clip, name)
-        for clip, name in bulk_flow.place_clips(sources)
+        for clip, name in bulk.place_clips(sources)
         if not any(clip.files[0].resolve().is_relative_to(path) for path in inside)
     ]
     if not clips:
         raise InputError(roots[0], "holds nothing but results")
-    return bulk_flow.Job(
+    return bulk.Job(
         tuple(os.path.abspath(root) for root in roots),  # noqa: PTH100 - resolves no links
         clips,
         folder,
@@ -383,7 +384,7 @@ def _check_outputs(given: Options, job: Job) -> None:
         click.UsageError: options do not go together.
         OutputError: a folder cannot be written, or holds frames.
     """
-    from flowwarp.io._files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
+    from flowwarp.io.files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
 
     folders = list(job.folders)
     if given.show:

@@ -28,14 +28,14 @@ from flowwarp.cli._choosing import (
 )
 from flowwarp.cli._device import check_device, choose_device, device_option, wait_briefly
 from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.defaults import FPS, MOST_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
-from flowwarp.pipelines._defaults import FPS, MOST_SEED, STEPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.pipelines.hearing import Heard
-    from flowwarp.pipelines.video_models import VideoModels
+    from flowwarp.pipelines.video.hearing import Heard
+    from flowwarp.pipelines.video.load import VideoModels
 
 LARGEST_LIST = 2**24  # bytes of prompts
 MOST_FRAMES = 10_000  # 14 minutes at 12 a second; more is a slip, and would take days
@@ -216,7 +216,7 @@ def _read_prompts(prompts: Sequence[str], listed: str | None) -> list[str]:
 
 
 def _read_list(listed: str) -> str:
-    from flowwarp.io._files import open_input
+    from flowwarp.io.files import open_input
 
     if listed == "-":
         data = sys.stdin.buffer.read(LARGEST_LIST + 1)
@@ -298,7 +298,7 @@ def _spell(prompt: str) -> str:
 
 def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
     """Return what is heard of each prompt, and say on stderr what of it will not be understood."""
-    from flowwarp.pipelines.hearing import hear
+    from flowwarp.pipelines.video.hearing import hear
 
     heard = {prompt: hear(models.gpt, prompt) for prompt in prompts}
     for prompt, told in heard.items():
@@ -309,7 +309,7 @@ def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
 
 def _warn(prompt: str, heard: Heard) -> None:
     """Say on stderr what of a prompt will not be understood."""
-    from flowwarp.pipelines.sequences import words_of
+    from flowwarp.pipelines.video.sequences import words_of
 
     if not heard.text:
         return  # it is refused
@@ -429,7 +429,7 @@ def _make(
 ) -> dict[str, float]:
     """Make a video and write it; return the seconds that each stage took."""
     from flowwarp.io.video import write_frames, write_video
-    from flowwarp.pipelines.text_video import STAGES, generate
+    from flowwarp.pipelines.video.generate import STAGES, generate
 
     start = time.perf_counter()
     seconds: dict[str, float] = {}

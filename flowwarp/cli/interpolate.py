@@ -28,14 +28,14 @@ from flowwarp.cli._clips import (
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import LEAST_FPS
+from flowwarp.io.files import LEAST_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.io.images import ImageFormat
-    from flowwarp.pipelines.flow_estimation import Quality
-    from flowwarp.pipelines.interpolation import Estimate
+    from flowwarp.pipelines.flow.estimate import Quality
+    from flowwarp.pipelines.flow.interpolate import Estimate
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
         click.UsageError: input, ``output``, ``times`` and ``fps`` do not go together.
         InputError: a folder or pattern without pictures, or a video that cannot be read.
     """
-    from flowwarp.io._files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
+    from flowwarp.io.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
     from flowwarp.io.video import DEFAULT_FPS, video_info
 
     if len(inputs) > 1 and any(kind_of(name) in VIDEO_EXTENSIONS for name in inputs):
@@ -196,7 +196,7 @@ def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int)
 
 def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
     """Say what ``output`` names; ``one_new``: there is a single new picture, so it can be one."""
-    from flowwarp.io._files import IMAGE_EXTENSIONS
+    from flowwarp.io.files import IMAGE_EXTENSIONS
 
     picture = Path(output).suffix.lower() in IMAGE_EXTENSIONS
     if one_new and picture and not is_folder_name(output):
@@ -234,7 +234,7 @@ def _work(
     """Make the frames one at a time; nothing is written unless every frame can be read."""
     from flowwarp.io.images import write_image
     from flowwarp.io.video import write_frames, write_video
-    from flowwarp.pipelines.interpolation import interpolate_video
+    from flowwarp.pipelines.flow.interpolate import interpolate_video
 
     estimate = _estimator(weights, quality, device)
     reader = _Reader(job)
@@ -357,7 +357,7 @@ def _join(one: ImageFormat, other: ImageFormat) -> ImageFormat:
 
 
 def _estimator(weights: str, quality: Quality, device: str) -> Estimate:
-    from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+    from flowwarp.pipelines.flow.estimate import estimate_both, load_flownet
 
     place = choose_device(device)
     net = load_flownet(weights, place)

@@ -164,7 +164,7 @@ def _name_targets(
     inputs: tuple[str, ...], sources: list[Path], output: str | None, view: View
 ) -> list[Path]:
     """Return where each source's picture goes; for a video, only where that goes."""
-    from flowwarp.io._files import COLOR_EXTENSIONS
+    from flowwarp.io.files import COLOR_EXTENSIONS
 
     extension = ".gif" if view.flicker else ".png"
     if output is None:

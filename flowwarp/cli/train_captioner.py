@@ -59,7 +59,7 @@ def command(
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.pipelines.captions import load_captioner
+    from flowwarp.pipelines.video.captions import load_captioner
     from flowwarp.train import captioner
     from flowwarp.train.kept import keep_clips
 

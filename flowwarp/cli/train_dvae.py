@@ -70,8 +70,8 @@ def command(
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.sources import open_split
-    from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.pipelines.video.captions import load_captioner
+    from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import dvae
     from flowwarp.train.processes import own_device
 

@@ -93,7 +93,7 @@ def command(
     from flowwarp.data.clips import list_clips, prepare_pairs
     from flowwarp.data.recipes import footage_of, load_recipe, pairs_of
     from flowwarp.data.synthesis import find_photos, load_photos
-    from flowwarp.pipelines.flow_estimation import load_flownet
+    from flowwarp.pipelines.flow.estimate import load_flownet
     from flowwarp.train import flow
     from flowwarp.train.fitted import disk_space
 

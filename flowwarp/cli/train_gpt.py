@@ -69,10 +69,10 @@ def command(
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.sequences import TEXT, load_gpt
-    from flowwarp.pipelines.sketches import check_kinds, eye_print, kinds
-    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.pipelines.video.captions import load_captioner
+    from flowwarp.pipelines.video.sequences import TEXT, load_gpt
+    from flowwarp.pipelines.video.sketches import check_kinds, eye_print, kinds
+    from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import gpt
     from flowwarp.train.processes import own_device
     from flowwarp.train.tokenized import grid_media, tokenize_clips

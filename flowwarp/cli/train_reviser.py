@@ -62,15 +62,15 @@ def command(
 
     if data != SPRITES:
         raise click.UsageError(f"DATA must be {SPRITES}: of other clips there are no counterparts")
-    from flowwarp.data.labels import actor_values
-    from flowwarp.data.sprites import load_layers
+    from flowwarp.data.sprite_world.labels import actor_values
+    from flowwarp.data.sprite_world.layers import load_layers
+    from flowwarp.data.sprite_world.world import check_held_out
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.data.world import check_held_out
     from flowwarp.models.reviser import deepened
-    from flowwarp.pipelines.captions import load_captioner
-    from flowwarp.pipelines.sequences import load_gpt
-    from flowwarp.pipelines.video_models import VideoModels, check_codes, load_reviser
-    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.pipelines.video.captions import load_captioner
+    from flowwarp.pipelines.video.load import VideoModels, check_codes, load_reviser
+    from flowwarp.pipelines.video.sequences import load_gpt
+    from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import reviser
     from flowwarp.train.numbering import held_out_series
     from flowwarp.train.processes import own_device

@@ -66,8 +66,8 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.sources import open_split
-    from flowwarp.pipelines.video_models import load_upsampler
-    from flowwarp.pipelines.video_tokens import load_dvae
+    from flowwarp.pipelines.video.load import load_upsampler
+    from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import upsampler
     from flowwarp.train.processes import own_device
 

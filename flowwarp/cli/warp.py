@@ -190,7 +190,7 @@ def _check_motion(motion: Motion) -> None:
 
 
 def _is_video(image: str, output: str | None) -> bool:
-    from flowwarp.io._files import VIDEO_EXTENSIONS, kind_of
+    from flowwarp.io.files import VIDEO_EXTENSIONS, kind_of
 
     path = Path(image)
     if path.is_dir():
@@ -209,7 +209,7 @@ def _list_jobs(
     motion: Motion,
 ) -> list[Job]:
     """Pair sources, flows, results and masks."""
-    from flowwarp.io._files import IMAGE_EXTENSIONS
+    from flowwarp.io.files import IMAGE_EXTENSIONS
 
     if video:
         target = Path(output) if output else _name_video(Path(image))
@@ -278,7 +278,7 @@ def _name_video(source: Path) -> Path:
 
 def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> list[Path]:
     """Return where the picture of each source goes; ``name`` is the option's."""
-    from flowwarp.io._files import IMAGE_EXTENSIONS
+    from flowwarp.io.files import IMAGE_EXTENSIONS
 
     if _paths.wants_folder([image], output):
         _paths.check_folder_name(output, f"many frames need a folder, but {name} is")

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from flowwarp.errors import InputError, OutputError, missing_extra
-from flowwarp.io._files import atomic_output, open_input
 from flowwarp.io.checkpoints import load_weights
+from flowwarp.io.files import atomic_output, open_input
+from flowwarp.io.shipped import find_weights
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow_estimation import infer, load_flownet
-from flowwarp.pipelines.shipped import find_weights
+from flowwarp.pipelines.flow.estimate import infer, load_flownet
 from flowwarp.tensors import check_whole
 
 INPUTS, OUTPUTS = ("image1", "image2"), ("flow_12", "flow_21")

@@ -35,7 +35,7 @@ from torch import Tensor
 from flowwarp.data._resizing import resized_bytes
 from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_store
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import VIDEO_EXTENSIONS, list_folder, open_input
+from flowwarp.io.files import VIDEO_EXTENSIONS, list_folder, open_input
 from flowwarp.io.video import read_video
 from flowwarp.tensors import check_float, check_range, check_whole
 

@@ -31,11 +31,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp._bundled import cache_folder
+from flowwarp.bundled import cache_folder
 from flowwarp.data._resizing import shrink, shrunk_size
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._cache import make_room, making, use
-from flowwarp.io._files import (
+from flowwarp.io.cache import make_room, making, use
+from flowwarp.io.files import (
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
     check_room,

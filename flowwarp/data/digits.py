@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowwarp.data._stage import STAGE, Figure, Track, check_take, film
-from flowwarp.data.cast import Attributes, choose
-from flowwarp.data.world import Clip
+from flowwarp.data.sprite_world.cast import Attributes, choose
+from flowwarp.data.sprite_world.world import Clip
+from flowwarp.data.stage import STAGE, Figure, Track, check_take, film
 
 _CELL = 48  # px of the picture of a digit
 _MARGIN = 6  # px around it, for thick and slanted strokes

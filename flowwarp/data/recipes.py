@@ -40,10 +40,10 @@ from typing import Any
 
 from torch import Tensor
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.data.clips import Footage, find_clips, walk_folders
 from flowwarp.errors import InputError
-from flowwarp.io._files import (
+from flowwarp.io.files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,

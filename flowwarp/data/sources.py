@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowwarp.data._stage import check_take
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sprites import load_layers
+from flowwarp.data.sprite_world.layers import load_layers
+from flowwarp.data.sprite_world.world import Clip, check_held_out, compose_clip
+from flowwarp.data.stage import check_take
 from flowwarp.data.synthesis import find_photos, load_photos
-from flowwarp.data.world import Clip, check_held_out, compose_clip
 from flowwarp.errors import InputError
 
 _LOG = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowwarp.errors import InputError
-from flowwarp.io._files import check_expansion, check_pixels, open_input
+from flowwarp.io.files import check_expansion, check_pixels, open_input
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR

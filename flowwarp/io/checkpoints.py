@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.errors import InputError
-from flowwarp.io._files import atomic_output, open_input
+from flowwarp.io.files import atomic_output, open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 

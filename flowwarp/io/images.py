@@ -21,7 +21,7 @@ from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io import _png
-from flowwarp.io._files import (
+from flowwarp.io.files import (
     IMAGE_EXTENSIONS,
     MAX_PIXELS,
     atomic_output,

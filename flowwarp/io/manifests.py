@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, final
 
 from flowwarp.errors import OutputError
-from flowwarp.io._files import atomic_output, check_regular, lock, reason, remove_abandoned
+from flowwarp.io.files import atomic_output, check_regular, lock, reason, remove_abandoned
 
 Shard = tuple[int, int]  # the i-th of n, from 1
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError, none_started
 from flowwarp.io._boxes import check_samples
-from flowwarp.io._files import (
+from flowwarp.io.files import (
     IMAGE_EXTENSIONS,
     LEAST_FPS,
     MAX_FRAME_PIXELS,

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops import native, nvrtc
 
 _transforms = torch._C._functorch
 _DERIVATIVES = (_transforms.TransformType.Grad, _transforms.TransformType.Jvp)
@@ -55,8 +55,8 @@ def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
 def has_kernels(device: torch.device) -> bool:
     """Return whether the operators of this package can run on a device."""
     if device.type == "cpu":
-        return _native.native().library is not None
-    return device.type == "cuda" and _nvrtc.serves(torch.empty(0, device=device))
+        return native.native().library is not None
+    return device.type == "cuda" and nvrtc.serves(torch.empty(0, device=device))
 
 
 def _under_derivative() -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops import native, nvrtc
 from flowwarp.ops._dispatch import leaves, needs_reference
 from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
@@ -207,10 +207,10 @@ def _slope(grey: Tensor, dy: int, dx: int) -> Tensor:
 @custom_op("flowwarp::census")
 def _census(image: Tensor, radius: int) -> Tensor:
     out = _empty_planes(image, (2 * radius + 1) ** 2 - 1)
-    if library := _native.library_for(image):
-        library.fw_census(*_header(image, radius), *_strided(image), _native.pointer(out))
-    elif _nvrtc.serves(image):
-        _nvrtc.census(image, radius, out)
+    if library := native.library_for(image):
+        library.fw_census(*_header(image, radius), *_strided(image), native.pointer(out))
+    elif nvrtc.serves(image):
+        nvrtc.census(image, radius, out)
     else:
         out.copy_(census_reference(image, radius))
     return out
@@ -220,15 +220,15 @@ def _census(image: Tensor, radius: int) -> Tensor:
 def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
     """Return the gradient of ``census`` for its image."""
     grad_out, out = grad_out.contiguous(), torch.empty_like(image)
-    if library := _native.library_for(grad_out, image):
+    if library := native.library_for(grad_out, image):
         library.fw_census_gradient(
             *_header(image, radius),
-            _native.pointer(grad_out),
+            native.pointer(grad_out),
             *_strided(image),
             *_strided(out),
         )
-    elif _nvrtc.serves(grad_out, image):
-        _nvrtc.census_gradient(grad_out, image, radius, out)
+    elif nvrtc.serves(grad_out, image):
+        nvrtc.census_gradient(grad_out, image, radius, out)
     else:
         out.copy_(census_gradient_reference(grad_out, image, radius))
     return out
@@ -237,12 +237,12 @@ def census_gradient(grad_out: Tensor, image: Tensor, radius: int) -> Tensor:
 @custom_op("flowwarp::census_distance")
 def _census_distance(image1: Tensor, image2: Tensor, radius: int) -> Tensor:
     out = _empty_planes(image1, 1)
-    if library := _native.library_for(image1, image2):
+    if library := native.library_for(image1, image2):
         library.fw_census_distance(
-            *_header(image1, radius), *_strided(image1), *_strided(image2), _native.pointer(out)
+            *_header(image1, radius), *_strided(image1), *_strided(image2), native.pointer(out)
         )
-    elif _nvrtc.serves(image1, image2):
-        _nvrtc.census_distance(image1, image2, radius, out)
+    elif nvrtc.serves(image1, image2):
+        nvrtc.census_distance(image1, image2, radius, out)
     else:
         out.copy_(census_distance_reference(image1, image2, radius))
     return out
@@ -255,17 +255,17 @@ def census_distance_gradient(
     """Return the gradients of ``census_distance`` for both images."""
     grad_out = grad_out.contiguous()
     out1, out2 = torch.empty_like(image1), torch.empty_like(image2)
-    if library := _native.library_for(grad_out, image1, image2):
+    if library := native.library_for(grad_out, image1, image2):
         library.fw_census_distance_gradient(
             *_header(image1, radius),
-            _native.pointer(grad_out),
+            native.pointer(grad_out),
             *_strided(image1),
             *_strided(image2),
             *_strided(out1),
             *_strided(out2),
         )
-    elif _nvrtc.serves(grad_out, image1, image2):
-        _nvrtc.census_distance_gradient(grad_out, image1, image2, radius, out1, out2)
+    elif nvrtc.serves(grad_out, image1, image2):
+        nvrtc.census_distance_gradient(grad_out, image1, image2, radius, out1, out2)
     else:
         grads = census_distance_gradient_reference(grad_out, image1, image2, radius)
         out1.copy_(grads[0])
@@ -276,11 +276,11 @@ def census_distance_gradient(
 def _header(image: Tensor, radius: int) -> list[Any]:
     """Return dtype, batch, channels, height, width and radius as the C functions take them."""
     batch, *rest = image.shape
-    return [_native.DTYPES[image.dtype], ctypes.c_int64(batch), *rest, radius]
+    return [native.DTYPES[image.dtype], ctypes.c_int64(batch), *rest, radius]
 
 
 def _strided(tensor: Tensor) -> tuple[Any, Any]:
-    return _native.pointer(tensor), (ctypes.c_int64 * 4)(*tensor.stride())
+    return native.pointer(tensor), (ctypes.c_int64 * 4)(*tensor.stride())
 
 
 def _empty_planes(image: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops import native, nvrtc
 from flowwarp.ops._dispatch import needs_reference
 from flowwarp.ops._operators import custom_op, fold_vmap
 from flowwarp.ops._shifts import pad_back, shifted_pair
@@ -132,18 +132,18 @@ def _sum_dtype(tensor: Tensor) -> torch.dtype:
 @custom_op("flowwarp::correlation")
 def _correlation(a: Tensor, b: Tensor, radius: int, dilation: int) -> Tensor:
     out = _empty_volume(a, radius)
-    if library := _native.library_for(a, b):
+    if library := native.library_for(a, b):
         library.fw_correlation(
-            _native.DTYPES[a.dtype],
+            native.DTYPES[a.dtype],
             *_header(a, radius, dilation),
-            _native.pointer(a),
+            native.pointer(a),
             _strides(a),
-            _native.pointer(b),
+            native.pointer(b),
             _strides(b),
-            _native.pointer(out),
+            native.pointer(out),
         )
-    elif _nvrtc.serves(a, b):
-        _nvrtc.correlation(a, b, radius, dilation, out)
+    elif nvrtc.serves(a, b):
+        nvrtc.correlation(a, b, radius, dilation, out)
     else:
         out.copy_(correlation_reference(a, b, radius, dilation))
     return out
@@ -158,19 +158,19 @@ def correlation_gradient(
     ``other`` is the input that the gradient is not for. The result is linear in both tensors.
     """
     grad_out, out = grad_out.contiguous(), torch.empty_like(other)
-    if library := _native.library_for(grad_out, other):
+    if library := native.library_for(grad_out, other):
         library.fw_correlation_gradient(
-            _native.DTYPES[other.dtype],
+            native.DTYPES[other.dtype],
             side,
             *_header(other, radius, dilation),
-            _native.pointer(grad_out),
-            _native.pointer(other),
+            native.pointer(grad_out),
+            native.pointer(other),
             _strides(other),
-            _native.pointer(out),
+            native.pointer(out),
             _strides(out),
         )
-    elif _nvrtc.serves(grad_out, other):
-        _nvrtc.correlation_gradient(grad_out, other, side, radius, dilation, out)
+    elif nvrtc.serves(grad_out, other):
+        nvrtc.correlation_gradient(grad_out, other, side, radius, dilation, out)
     else:
         out.copy_(correlation_gradient_reference(grad_out, other, radius, dilation, side))
     return out

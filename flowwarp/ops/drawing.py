@@ -7,7 +7,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 
 _FIRST = 128  # of the likeliest tokens, which are sorted before all
 
@@ -28,7 +28,7 @@ def draw_tokens(
     Returns:
         (B,) int64 in [0, V).
     """
-    library = _native.library_for(logits, draws)
+    library = native.library_for(logits, draws)
     if library is None:
         return draw_tokens_reference(
             logits, draws, temperature=temperature, top_k=top_k, top_p=top_p
@@ -41,14 +41,14 @@ def draw_tokens(
     room = logits.new_empty(rows, 3 * size)
     out = torch.empty(rows, dtype=torch.int64)
     library.fw_draw(
-        *_native.sizes(rows, size, logits.stride(0)),
-        _native.pointer(logits),
-        _native.pointer(where),
+        *native.sizes(rows, size, logits.stride(0)),
+        native.pointer(logits),
+        native.pointer(where),
         ctypes.c_float(temperature),
         ctypes.c_int64(top_k),
         ctypes.c_float(top_p),
-        _native.pointer(room),
-        _native.pointer(out),
+        native.pointer(room),
+        native.pointer(out),
     )
     return out
 

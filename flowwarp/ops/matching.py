@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 from flowwarp.ops.filters import box_blur
 
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-5, 0), (5, 0), (0, -5), (0, 5))  # (dx, dy)
@@ -37,7 +37,7 @@ def describe(grey: Tensor) -> Tensor:
     Returns:
         (H, W, 128) uint8, of about equal length wherever there is contrast.
     """
-    library = _native.library_for(grey)
+    library = native.library_for(grey)
     if library is None:
         return describe_reference(grey)
     pixels = _directions(grey.float()).permute(1, 2, 0).contiguous()
@@ -46,11 +46,11 @@ def describe(grey: Tensor) -> Tensor:
     library.fw_describe(
         height,
         width,
-        _native.pointer(pixels),
+        native.pointer(pixels),
         (ctypes.c_int * 4)(*_CELLS),
         ctypes.c_float(_NOISE),
         ctypes.c_float(_MOST),
-        _native.pointer(out),
+        native.pointer(out),
     )
     return out
 
@@ -96,7 +96,7 @@ def match_round(
         The new matches, and (H, W) int32, the sum of absolute differences to each.
     """
     height, width, length = features1.shape
-    library = _native.library_for(features1, features2, matches)
+    library = native.library_for(features1, features2, matches)
     if library is None:
         return match_round_reference(features1, features2, matches, radius=radius, round=round)
     features1, features2, matches = (t.contiguous() for t in (features1, features2, matches))
@@ -105,11 +105,11 @@ def match_round(
         height,
         width,
         length,
-        *map(_native.pointer, (features1, features2, matches)),
+        *map(native.pointer, (features1, features2, matches)),
         radius,
         round,
-        _native.pointer(out),
-        _native.pointer(cost),
+        native.pointer(out),
+        native.pointer(cost),
     )
     return out, cost
 

@@ -1,4 +1,4 @@
-"""The parts of variational refinement that cost time; :mod:`flowwarp.pipelines.refine` runs it.
+"""The parts of variational refinement that cost time, for ``pipelines/flow/refine.py``.
 
 The energy of a flow field ``f = (u, v)`` is a sum over pixels and constraints
 
@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 from flowwarp.tensors import check_flow, check_same_grid
 
 
@@ -63,7 +63,7 @@ def normal_equations(
     check_same_grid(features2, "features2", flow, features1.shape[1])
     check_same_grid(start, "start", flow, 2)
     check_same_grid(confidence, "confidence", flow, 1)
-    library = _native.library_for(*tensors)
+    library = native.library_for(*tensors)
     if library is None:
         return normal_equations_reference(*tensors, zeta=zeta, epsilon=epsilon)
     batch, channels, height, width = features1.shape
@@ -73,10 +73,10 @@ def normal_equations(
         channels,
         height,
         width,
-        *map(_native.pointer, tensors),
+        *map(native.pointer, tensors),
         ctypes.c_float(zeta),
         ctypes.c_float(epsilon),
-        _native.pointer(out),
+        native.pointer(out),
     )
     return out
 
@@ -133,7 +133,7 @@ def smoothness_weights(flow: Tensor, edges: Tensor, *, epsilon: float) -> Tensor
     flow, edges = _floats(flow, edges)
     check_flow(flow)
     check_flow(edges, "edges", like=flow)
-    library = _native.library_for(flow, edges)
+    library = native.library_for(flow, edges)
     if library is None:
         return smoothness_weights_reference(flow, edges, epsilon=epsilon)
     batch, _, height, width = flow.shape
@@ -142,9 +142,9 @@ def smoothness_weights(flow: Tensor, edges: Tensor, *, epsilon: float) -> Tensor
         ctypes.c_int64(batch),
         height,
         width,
-        *map(_native.pointer, (flow, edges)),
+        *map(native.pointer, (flow, edges)),
         ctypes.c_float(epsilon),
-        _native.pointer(out),
+        native.pointer(out),
     )
     return out
 
@@ -185,7 +185,7 @@ def relax(
     check_flow(flow)
     check_same_grid(equations, "equations", flow, 5)
     check_same_grid(weights, "weights", flow, 2)
-    library = _native.library_for(equations, weights, flow)
+    library = native.library_for(equations, weights, flow)
     if library is None:
         return relax_reference(equations, weights, flow, sweeps=sweeps, omega=omega)
     batch, _, height, width = flow.shape
@@ -194,10 +194,10 @@ def relax(
         ctypes.c_int64(batch),
         height,
         width,
-        *map(_native.pointer, (equations, weights, flow)),
+        *map(native.pointer, (equations, weights, flow)),
         sweeps,
         ctypes.c_float(omega),
-        _native.pointer(out),
+        native.pointer(out),
     )
     return out
 
@@ -268,7 +268,7 @@ def weighted_median(
     check_same_grid(guide, "guide", flow)
     check_same_grid(confidence, "confidence", flow, 1)
     space = 0.5 / sigma_space**2
-    library = _native.library_for(flow, guide, confidence)
+    library = native.library_for(flow, guide, confidence)
     if library is None:
         return _weighted_median_reference(flow, guide, confidence, radius, space)
     batch, channels, height, width = guide.shape
@@ -278,11 +278,11 @@ def weighted_median(
         channels,
         height,
         width,
-        *map(_native.pointer, (flow, guide, confidence)),
+        *map(native.pointer, (flow, guide, confidence)),
         radius,
         ctypes.c_float(space),
         ctypes.c_float(precision),
-        _native.pointer(out),
+        native.pointer(out),
     )
     return out
 

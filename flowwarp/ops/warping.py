@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
-from flowwarp.ops import _native, _nvrtc
+from flowwarp.ops import native, nvrtc
 from flowwarp.ops._dispatch import leaves, needs_reference
 from flowwarp.ops._operators import (
     custom_op,
@@ -274,27 +274,27 @@ def _warp_into(
 ) -> Tensor:
     """Warp a dense image into ``out`` of its layout and return the mask, empty if not wanted."""
     valid = _empty_mask(flow, mask)
-    if library := _native.library_for(image, flow):
+    if library := native.library_for(image, flow):
         library.fw_warp(
             *_header(image, sampling, padding),
-            _native.pointer(image),
-            _native.pointer(flow := flow.contiguous()),
-            _native.pointer(out),
-            _native.pointer(valid if mask else None),
+            native.pointer(image),
+            native.pointer(flow := flow.contiguous()),
+            native.pointer(out),
+            native.pointer(valid if mask else None),
         )
     else:
-        _nvrtc.warp(image, flow.contiguous(), MODES[sampling], PADDINGS[padding], out, valid)
+        nvrtc.warp(image, flow.contiguous(), MODES[sampling], PADDINGS[padding], out, valid)
     return valid
 
 
 def _header(image: Tensor, sampling: str, padding: str) -> list[Any]:
     """Return what each C function takes first; ``image`` is dense."""
     return [
-        _native.DTYPES[image.dtype],
+        native.DTYPES[image.dtype],
         MODES[sampling],
         PADDINGS[padding],
         int(not image.is_contiguous()),
-        *_native.sizes(*image.shape),
+        *native.sizes(*image.shape),
     ]
 
 
@@ -323,16 +323,16 @@ def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: 
     grad_out, last = dense(grad_out)
     flow = flow.contiguous()
     grad_image = empty_in_layout(grad_out, last)
-    if library := _native.library_for(grad_out, flow):
+    if library := native.library_for(grad_out, flow):
         library.fw_warp_image_gradient(
             *_header(grad_out, sampling, padding),
-            _native.pointer(flow),
-            _native.pointer(grad_out),
-            _native.pointer(grad_image),
+            native.pointer(flow),
+            native.pointer(grad_out),
+            native.pointer(grad_image),
             torch.get_num_threads(),
         )
     else:
-        _nvrtc.image_gradient(grad_out, flow, MODES[sampling], PADDINGS[padding], grad_image)
+        nvrtc.image_gradient(grad_out, flow, MODES[sampling], PADDINGS[padding], grad_image)
     return grad_image
 
 
@@ -344,16 +344,16 @@ def warp_flow_gradient(
     image, last = dense(image)
     grad_out, flow = match_layout(grad_out, last), flow.contiguous()
     grad_flow = torch.empty_like(flow)
-    if library := _native.library_for(image, flow, grad_out):
+    if library := native.library_for(image, flow, grad_out):
         library.fw_warp_flow_gradient(
             *_header(image, sampling, padding),
-            _native.pointer(image),
-            _native.pointer(flow),
-            _native.pointer(grad_out),
-            _native.pointer(grad_flow),
+            native.pointer(image),
+            native.pointer(flow),
+            native.pointer(grad_out),
+            native.pointer(grad_flow),
         )
     else:
-        _nvrtc.flow_gradient(image, flow, grad_out, MODES[sampling], PADDINGS[padding], grad_flow)
+        nvrtc.flow_gradient(image, flow, grad_out, MODES[sampling], PADDINGS[padding], grad_flow)
     return grad_flow
 
 

@@ -20,8 +20,8 @@ from contextlib import contextmanager, suppress
 from multiprocessing import connection, resource_tracker
 from typing import Any, TypeVar, final
 
-from flowwarp._signals import HANG_UP, INTERRUPT
 from flowwarp.errors import FlowwarpError, InputError, install_extra, none_started
+from flowwarp.signals import HANG_UP, INTERRUPT
 
 T = TypeVar("T")
 R = TypeVar("R")

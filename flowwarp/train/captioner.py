@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.captions import mirror_words
-from flowwarp.data.labels import mirror
+from flowwarp.data.sprite_world.captions import mirror_words
+from flowwarp.data.sprite_world.labels import mirror
 from flowwarp.data.tokens import (
     LONGEST_TEXT,
     MOST_MERGES,
@@ -32,7 +32,7 @@ from flowwarp.data.tokens import (
     train_pairs,
 )
 from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.pipelines.captions import (
+from flowwarp.pipelines.video.captions import (
     THINGS,
     begin_statement,
     begin_words,
@@ -40,7 +40,7 @@ from flowwarp.pipelines.captions import (
     things_to_json,
     to_ids,
 )
-from flowwarp.pipelines.sequences import TEXT, VOCABULARY
+from flowwarp.pipelines.video.sequences import TEXT, VOCABULARY
 from flowwarp.tensors import check_whole
 from flowwarp.train import loop, numbering
 from flowwarp.train.clusters import kmeans

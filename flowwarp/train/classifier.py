@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.labels import label_clip, mirror
 from flowwarp.data.sources import Draw
+from flowwarp.data.sprite_world.labels import label_clip, mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, numbering
 from flowwarp.train.settings import check_least, check_shares
@@ -133,7 +133,7 @@ def classifier_task(
     """Return what the loop needs to train the judge.
 
     Args:
-        source: of clips with one actor; see :func:`flowwarp.data.labels.one_actor`.
+        source: of clips with one actor; see :func:`flowwarp.data.sprite_world.labels.one_actor`.
         frames: of a clip.
         configs: ``loop``, ``model`` and ``data``.
         start: a network to go on from; ``configs["model"]`` is its own.

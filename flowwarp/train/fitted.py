@@ -2,7 +2,7 @@
 
 A photometric loss only tells a network in which direction to move by a pixel or so; learning motion
 of tens of pixels from it takes days. A fit without any network (matched descriptors, then a
-variational fit, :mod:`flowwarp.pipelines.refine`) finds such motion in a third of a second, without
+variational fit, ``pipelines/flow/refine.py``) finds such motion in a third of a second, without
 labels too. Where its two directions agree, it teaches the network beside the photometric loss: the
 proxy ground truth of Zhu et al., "Guided Optical Flow Learning", CVPR 2017 workshops.
 """
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from flowwarp.data.clips import store_folder
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines.refine import RefineConfig, estimate, refine
+from flowwarp.pipelines.flow.refine import RefineConfig, estimate, refine
 from flowwarp.train.arrays import Kind, fill_arrays
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)

@@ -45,7 +45,7 @@ from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig,
 from flowwarp.ops.fields import split_known
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow_estimation import estimate_flow
+from flowwarp.pipelines.flow.estimate import estimate_flow
 from flowwarp.train import loop, numbering
 from flowwarp.train.fitted import FittedPairs, fit_pairs
 from flowwarp.train.settings import Preset, check_least, check_shares

@@ -31,7 +31,7 @@ from flowwarp.data.tokens import (
 )
 from flowwarp.models.dvae import DVAE, FSQ, Residual
 from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
-from flowwarp.pipelines.sequences import (
+from flowwarp.pipelines.video.sequences import (
     CODES,
     SAMPLING,
     SKETCH,
@@ -45,7 +45,7 @@ from flowwarp.pipelines.sequences import (
     sample_video_tokens,
     words_of,
 )
-from flowwarp.pipelines.video_tokens import detokenize, fingerprint
+from flowwarp.pipelines.video.tokens import detokenize, fingerprint
 from flowwarp.tensors import check_whole
 from flowwarp.train import loop, numbering
 from flowwarp.train.settings import Preset, check_least, check_shares
@@ -535,7 +535,7 @@ class GPTMaterial:
             weights are best and gives the prompts of the samples.
         media: theirs, besides text.
         eye: of the captioner that made their sketches; see
-            :func:`flowwarp.pipelines.sketches.eye_print`.
+            :func:`flowwarp.pipelines.video.sketches.eye_print`.
     """
 
     training: TokenStore

@@ -32,10 +32,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import Diverged, InputError, Stopped, install_extra
 from flowwarp.io.checkpoints import Card, fill, save_weights
-from flowwarp.pipelines._defaults import MOST_SEED
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.precision import fast_dtype
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.numbering import seed_of
 from flowwarp.train.optimizers import Optimizer

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from flowwarp.pipelines._defaults import MOST_SEED
+from flowwarp.defaults import MOST_SEED
 
 _MASK = 2**64 - 1
 

@@ -15,7 +15,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from flowwarp.pipelines.precision import fast_dtype
+from flowwarp.precision import fast_dtype
 from flowwarp.train.processes import own_part
 
 _MOMENTUM = 0.95  # of Muon

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flowwarp.errors import Diverged, FlowwarpError, InputError, Stopped
-from flowwarp.io._cache import launched
+from flowwarp.io.cache import launched
 
 
 def is_first() -> bool:

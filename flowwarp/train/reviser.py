@@ -25,17 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowwarp.data.clips import store_folder
-from flowwarp.data.counterparts import Counterparts, compose_counterparts
-from flowwarp.data.labels import NONE, mirror
-from flowwarp.data.sprites import Layers
+from flowwarp.data.sprite_world.counterparts import Counterparts, compose_counterparts
+from flowwarp.data.sprite_world.labels import NONE, mirror
+from flowwarp.data.sprite_world.layers import Layers
 from flowwarp.losses.reconstruction import coarse_error, gradient_error, l1_loss, texture_loss
 from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import PATCH
 from flowwarp.models.reviser import Reviser, ReviserConfig
-from flowwarp.pipelines.sequences import SAMPLING, SKETCH, VIDEO, MediaGPT
-from flowwarp.pipelines.video_models import VideoModels
-from flowwarp.pipelines.video_tokens import tokenize, weight_bytes
+from flowwarp.pipelines.video.load import VideoModels
+from flowwarp.pipelines.video.sequences import SAMPLING, SKETCH, VIDEO, MediaGPT
+from flowwarp.pipelines.video.tokens import tokenize, weight_bytes
 from flowwarp.train import loop, numbering
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 from flowwarp.train.gpt import cells_of, kinds_ahead
@@ -132,7 +132,7 @@ class Pairs:
 
     Args:
         layers: what there is to wear.
-        photos: what there is to stand before, see :func:`flowwarp.data.world.compose_clip`.
+        photos: what there is to stand before, see :func:`compose_clip`.
         seed: which series.
         data: their size and length.
         held_out: whether of combinations that training never sees, or of all others.

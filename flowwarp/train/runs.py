@@ -23,7 +23,8 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import (
+from flowwarp.io.checkpoints import load_tensors, save_tensors
+from flowwarp.io.files import (
     atomic_output,
     check_regular,
     is_writable,
@@ -33,7 +34,6 @@ from flowwarp.io._files import (
     remove_abandoned,
     sync_folder,
 )
-from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.train.settings import to_toml
 
 Resume = Literal["never", "auto", "changed"]

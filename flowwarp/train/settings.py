@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from flowwarp.errors import InputError
-from flowwarp.io._files import open_input
+from flowwarp.io.files import open_input
 
 Configs = dict[str, Any]  # section: an instance of a frozen dataclass
 Preset = Literal["tiny", "small", "base"]  # what trainers have settings for

@@ -9,8 +9,8 @@ from pathlib import Path
 from types import FrameType
 from typing import final
 
-from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE, handled
 from flowwarp.errors import Stopped
+from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE, handled
 
 RESUME = "resume it with --resume auto"
 

@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.clips import store_folder
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
-from flowwarp.data.world import Clip
 from flowwarp.models.dvae import DVAE
-from flowwarp.pipelines.captions import MediaCaptioner
-from flowwarp.pipelines.precision import fast_dtype
-from flowwarp.pipelines.sequences import FRAME, MOTION, SKETCH, VIDEO
-from flowwarp.pipelines.sketches import eye_print, kinds, sketch, sketch_grid
-from flowwarp.pipelines.video_tokens import encoder_parts, tokenize, weight_bytes
+from flowwarp.pipelines.video.captions import MediaCaptioner
+from flowwarp.pipelines.video.sequences import FRAME, MOTION, SKETCH, VIDEO
+from flowwarp.pipelines.video.sketches import eye_print, kinds, sketch, sketch_grid
+from flowwarp.pipelines.video.tokens import encoder_parts, tokenize, weight_bytes
+from flowwarp.precision import fast_dtype
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
 _VERSION = 3  # of the cache; part of its key

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.data.sources import Draw, state_of
-from flowwarp.data.world import Clip
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.upsampler import (
@@ -41,8 +41,8 @@ from flowwarp.models.upsampler import (
     warp_previous,
 )
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
-from flowwarp.pipelines.clip_motion import enlarged_motion
-from flowwarp.pipelines.video_evaluation import compare_upsampling
+from flowwarp.pipelines.video.clip_motion import enlarged_motion
+from flowwarp.pipelines.video.evaluate import compare_upsampling
 from flowwarp.train import loop, numbering
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet

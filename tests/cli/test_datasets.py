@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.cli import datasets as command
-from flowwarp.data import sprites
 from flowwarp.data.captioned import load_captioned
-from flowwarp.data.cast import is_held_out
 from flowwarp.data.recipes import load_recipe, pairs_of, read_pair, recipe_names
 from flowwarp.data.sources import open_source
+from flowwarp.data.sprite_world import layers
+from flowwarp.data.sprite_world.cast import is_held_out
 from flowwarp.io.images import list_frames, write_image
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
@@ -168,8 +168,8 @@ def test_the_seed_decides(datasets):
 
 def test_layers_that_hold_nothing_that_is_held_out(datasets, monkeypatch):
     names = ("body_light_light_female", "torso_tunic_white_female")
-    few = [layer for layer in sprites.bundled_layers().layers if layer.id in names]
-    monkeypatch.setattr(sprites, "load_layers", lambda folder: sprites.Layers(tuple(few)))
+    few = [layer for layer in layers.bundled_layers().layers if layer.id in names]
+    monkeypatch.setattr(layers, "load_layers", lambda folder: layers.Layers(tuple(few)))
     options = ("make", "sprites", "-o", "x", "--size", "16", "--count", 2, "--layers", "few")
     assert datasets(*options, "--dry-run")[0] == 0
     code, out, err = datasets(*options, "--held-out")
@@ -200,7 +200,7 @@ def test_a_table_is_never_of_other_clips(datasets, monkeypatch):
 
 
 def test_two_do_not_make_clips_in_one_folder(datasets):
-    from flowwarp.io._files import lock
+    from flowwarp.io.files import lock
 
     Path("x").mkdir()
     with lock("x", "held"):

@@ -9,9 +9,9 @@ import torch
 
 from flowwarp.io.images import write_image
 from flowwarp.io.video import read_video, write_video
-from flowwarp.pipelines import captions, text_video, video_models
-from flowwarp.pipelines.captions import caption_video, load_captioner
-from flowwarp.pipelines.windows import Description
+from flowwarp.pipelines.video import captions, generate, load
+from flowwarp.pipelines.video.captions import caption_video, load_captioner
+from flowwarp.pipelines.video.windows import Description
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -129,10 +129,10 @@ def test_networks_are_those_named_and_try_as_they_shall(call, monkeypatch, optio
         asked.append((network, options))
         return Description("a knight", 0.0, 1)
 
-    for module, kind in ((captions, "caption"), (text_video, "describe")):
+    for module, kind in ((captions, "caption"), (generate, "describe")):
         monkeypatch.setattr(module, f"{kind}_video", tell)
     monkeypatch.setattr(captions, "load_captioner", lambda name, *others: name)
-    monkeypatch.setattr(video_models, "load_models", lambda name, *others: name)
+    monkeypatch.setattr(load, "load_models", lambda name, *others: name)
     save("clip.mp4")
     code, _, _ = call("describe-video", "clip.mp4", *options)
     assert (code, asked) == (0, [wanted])
@@ -174,7 +174,7 @@ def test_wrong_input_is_one_line(describe, tmp_path, arguments, code, words):
 
 def test_a_terminal_is_not_steered(describe, monkeypatch):
     save("clip.mp4")
-    monkeypatch.setattr(text_video, "describe", lambda gpt, videos, *a, **n: ["a\x1b[2J\nb"])
+    monkeypatch.setattr(generate, "describe", lambda gpt, videos, *a, **n: ["a\x1b[2J\nb"])
     assert describe("clip.mp4")[:2] == (
         0,
         ["a\N{REPLACEMENT CHARACTER}[2J\N{REPLACEMENT CHARACTER}b"],

@@ -18,8 +18,8 @@ from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import open_manifest, read_manifests
 from flowwarp.io.video import write_video
-from flowwarp.ops import _native
-from flowwarp.train.mishaps import FullDisk, run_differences
+from flowwarp.ops import native
+from flowwarp.selftest.fault_injection import FullDisk, run_differences
 from flowwarp.train.runs import Run
 
 SIZE = 144
@@ -308,10 +308,10 @@ def test_without_the_library(run, monkeypatch):
     assert run("warp a.png a.flo -o fast.png")[0] == 0
     with monkeypatch.context() as patch:
         patch.setenv("FLOWWARP_NATIVE", "off")
-        _native.native.cache_clear()
-        assert _native.native().library is None
+        native.native.cache_clear()
+        assert native.native().library is None
         assert run("warp a.png a.flo -o slow.png")[0] == 0
         assert run(f"flow a.png b.png {NET} -o slow.flo")[0] == 0
-    _native.native.cache_clear()
+    native.native.cache_clear()
     one, other = (read_image(f"{name}.png") for name in ("fast", "slow"))
     assert (one - other).abs().max() < 1.5 / 255

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import flowwarp.ops.correlation
-from flowwarp import _bundled
+from flowwarp import bundled
 from flowwarp.cli import doctor, main
-from flowwarp.ops import _native, _nvrtc
-from flowwarp.train import promises
-from flowwarp.train.promises import Promise
+from flowwarp.ops import native, nvrtc
+from flowwarp.selftest import guarantees
+from flowwarp.selftest.guarantees import Promise
 
 
 @pytest.fixture
@@ -44,16 +44,16 @@ def quick(monkeypatch):
 @pytest.fixture
 def native_anew():
     """Let the library be looked for again, here and in the tests after."""
-    _native.native.cache_clear()
+    native.native.cache_clear()
     yield
-    _native.native.cache_clear()
+    native.native.cache_clear()
 
 
 @pytest.fixture
 def libraries(tmp_path, monkeypatch, native_anew):
     """Make a folder, at first empty, the place where CPU libraries are."""
     monkeypatch.delenv("FLOWWARP_NATIVE", raising=False)
-    monkeypatch.setattr(_native, "__file__", str(tmp_path / "_native.py"))
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     return tmp_path
 
 
@@ -99,7 +99,7 @@ def test_a_library_that_was_not_built_is_a_note(examine, libraries):
 
 def test_a_library_that_does_not_load_is_wrong(examine, quick, libraries):
     # The best one only: the loader takes the next in silence.
-    best = _native._supported_levels()[0]
+    best = native._supported_levels()[0]
     (libraries / f"_cpu_{best}.so").write_text("no library")
     code, lines = examine()
     assert code == 1
@@ -110,11 +110,11 @@ def test_a_library_that_does_not_load_is_wrong(examine, quick, libraries):
 
 
 def test_a_library_of_another_version_is_wrong(examine, quick, native_anew, monkeypatch):
-    if _native.native().library is None:
+    if native.native().library is None:
         pytest.skip("no library was built")
-    level = _native.native().level
-    _native.native.cache_clear()
-    monkeypatch.setattr(_native, "ABI_VERSION", _native.ABI_VERSION + 1)
+    level = native.native().level
+    native.native.cache_clear()
+    monkeypatch.setattr(native, "ABI_VERSION", native.ABI_VERSION + 1)
     code, lines = examine()
     assert (code, lines[f"library {level}"][0]) == (1, "FAIL")
     assert "another version" in lines[f"library {level}"][1]
@@ -147,7 +147,7 @@ def test_full_measures_what_is_promised(quick, monkeypatch, capsys):
         Promise("not measured", 0, "differs by {}", broken),
     ]
     folders = []
-    monkeypatch.setattr(promises, "promises", lambda folder: folders.append(folder) or iter(made))
+    monkeypatch.setattr(guarantees, "promises", lambda folder: folders.append(folder) or iter(made))
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--full", "--json"])
     lines = json.loads(capsys.readouterr().out)["checks"]
@@ -170,7 +170,7 @@ def test_full_is_content_with_a_folder_that_stays(quick, monkeypatch, capsys, tm
         patch.setattr(os, "rmdir", refuse)
         yield Promise("kept", 0, "changes {} files", lambda: 0)
 
-    monkeypatch.setattr(promises, "promises", made)
+    monkeypatch.setattr(guarantees, "promises", made)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         main(["doctor", "--full", "--json"])
@@ -230,7 +230,7 @@ def test_the_cache(examine, quick, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "file"))
     assert examine()[1]["folder"][0] == "note"
-    monkeypatch.setattr(_bundled, "cache_folder", lambda: None)
+    monkeypatch.setattr(bundled, "cache_folder", lambda: None)
     assert examine()[1]["folder"] == ("note", "none; set FLOWWARP_CACHE_DIR")
 
 
@@ -251,8 +251,8 @@ def test_a_gpu(examine, quick, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "H1")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, 0))
-    missing = _nvrtc.Nvrtc(None, "", (0, 0), (), "libnvrtc was not found")
-    monkeypatch.setattr(_nvrtc, "nvrtc", lambda: missing)
+    missing = nvrtc.Nvrtc(None, "", (0, 0), (), "libnvrtc was not found")
+    monkeypatch.setattr(nvrtc, "nvrtc", lambda: missing)
     code, lines = examine()
     assert (code, lines["GPU 0"]) == (0, ("ok", "H1, 9.0"))
     assert lines["NVRTC"] == (

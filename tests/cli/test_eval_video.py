@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from flowwarp.cli import eval_video, main
-from flowwarp.data import sprites
-from flowwarp.data.labels import JUDGED, label_values
-from flowwarp.data.sprites import Layers, bundled_layers
+from flowwarp.data.sprite_world import layers as sprites
+from flowwarp.data.sprite_world.labels import JUDGED, label_values
+from flowwarp.data.sprite_world.layers import Layers, bundled_layers
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io import checkpoints, images
@@ -21,8 +21,8 @@ from flowwarp.io.images import read_image
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.pipelines import video_evaluation
-from flowwarp.pipelines.sequences import SAMPLING, VOCABULARY
+from flowwarp.pipelines.video import evaluate as video_evaluation
+from flowwarp.pipelines.video.sequences import SAMPLING, VOCABULARY
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 TOLD = [*JUDGED, "colors", "mean"]

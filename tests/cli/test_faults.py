@@ -226,7 +226,7 @@ import sys, time
 import click
 from flowwarp.cli._faults import run
 from flowwarp.cli._paths import name_folder_beside, print_names
-from flowwarp.io._files import atomic_output
+from flowwarp.io.files import atomic_output
 
 @click.command()
 def command():
@@ -297,7 +297,7 @@ import click
 from flowwarp.cli._faults import run
 from flowwarp.cli._paths import name_folder_beside, print_names
 from flowwarp.cli._results import progress_bar
-from flowwarp.io._files import atomic_output
+from flowwarp.io.files import atomic_output
 
 @click.command()
 def command():

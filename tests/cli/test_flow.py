@@ -19,15 +19,16 @@ import torch
 
 from flowwarp.cli import show
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import lock
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.files import lock
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines import bulk_flow, workers
-from flowwarp.pipelines.flow_estimation import estimate_both, estimate_flow, load_flownet
+from flowwarp.pipelines import workers
+from flowwarp.pipelines.flow import bulk
+from flowwarp.pipelines.flow.estimate import estimate_both, estimate_flow, load_flownet
 
 HEIGHT, WIDTH = 48, 64
 SHIFT = (1.5, -0.5)
@@ -78,14 +79,14 @@ def flows(folder, *numbers):
 @pytest.fixture
 def put_meanwhile(monkeypatch):
     """Return what has somebody else write a file while flow is estimated."""
-    estimate = bulk_flow.estimate_fields
+    estimate = bulk.estimate_fields
 
     def put(name):
         def late(*arguments, **options):
             Path(name).write_text("mine")
             return estimate(*arguments, **options)
 
-        monkeypatch.setattr(bulk_flow, "estimate_fields", late)
+        monkeypatch.setattr(bulk, "estimate_fields", late)
 
     return put
 
@@ -220,8 +221,8 @@ def test_a_flow_that_its_format_cannot_hold_leaves_no_file(flow, monkeypatch):
     before = files(".")
     still, fast = torch.zeros(2, HEIGHT, WIDTH), torch.full((2, HEIGHT, WIDTH), 600.0)
     seen = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
-    fields = bulk_flow.Fields(fast, still, seen)
-    monkeypatch.setattr(bulk_flow, "estimate_fields", lambda *given, **wanted: fields)
+    fields = bulk.Fields(fast, still, seen)
+    monkeypatch.setattr(bulk, "estimate_fields", lambda *given, **wanted: fields)
     options = ["-o", "f.png", "--backward", "b.png", "--occlusion", "o.png"]
     code, out, err = flow("frame8.png", "frame9.png", *options)
     assert (code, out, len(err)) == (3, [], 1)
@@ -738,9 +739,9 @@ def test_what_is_not_whole_any_more_is_done_again(flow, format, size):
 def test_flow_is_written_last(tmp_path):
     """Of a pair that has it, nothing is missing."""
     field = torch.zeros(2, HEIGHT, WIDTH)
-    target = bulk_flow.Target(tmp_path / "none/f.flo", tmp_path / "b.flo", tmp_path / "o.png")
+    target = bulk.Target(tmp_path / "none/f.flo", tmp_path / "b.flo", tmp_path / "o.png")
     with pytest.raises(OutputError):
-        bulk_flow.write_fields(bulk_flow.Fields(field, field, field[:1] == 0), target)
+        bulk.write_fields(bulk.Fields(field, field, field[:1] == 0), target)
     assert sorted(files(tmp_path)) == ["b.flo", "o.png"]
 
 
@@ -750,30 +751,30 @@ def test_names_that_differ_in_case_only(monkeypatch, platform):
     monkeypatch.setattr(sys, "platform", platform)
     for name in ("Clip.mov", "clip.gif"):
         Path(name).write_bytes(b"a clip")
-    placed = bulk_flow.place_clips([Path("Clip.mov"), Path("clip.gif")])
+    placed = bulk.place_clips([Path("Clip.mov"), Path("clip.gif")])
     apart = platform == "linux"
     assert [name for _, name in placed] == (["Clip", "clip"] if apart else ["Clip.mov", "clip.gif"])
     save_frames("in", 2)
     shutil.copy("in/frame8.png", "in/Frame8.bmp")
     with nullcontext() if apart else pytest.raises(OutputError, match="would be the name"):
-        bulk_flow.place_clips([Path("in")])
+        bulk.place_clips([Path("in")])
 
 
 def test_pairs_are_counted_by_headers(tmp_path):
     save_frames("in", 4)
     write_video("a.mp4", [frame(index) for index in range(3)], 10)
-    clips = bulk_flow.place_clips([Path("in"), Path("a.mp4")])
-    assert bulk_flow.count_pairs(clips) == 3 + 2
+    clips = bulk.place_clips([Path("in"), Path("a.mp4")])
+    assert bulk.count_pairs(clips) == 3 + 2
     write_video("b.mkv", [frame(index) for index in range(3)], 10)  # does not say
-    assert bulk_flow.count_pairs(bulk_flow.place_clips([Path("b.mkv")])) is None
+    assert bulk.count_pairs(bulk.place_clips([Path("b.mkv")])) is None
 
 
 @pytest.mark.parametrize("top", [255, 65535])
 def test_pictures_travel_as_they_are(top):
     image = torch.arange(top + 1).float().view(1, 1, -1) / top
-    packed = bulk_flow._pack(image)
+    packed = bulk._pack(image)
     assert packed.dtype == (np.uint8 if top == 255 else np.float32)
-    assert torch.equal(bulk_flow._unpack(packed), image)
+    assert torch.equal(bulk._unpack(packed), image)
 
 
 def test_half_a_line_is_no_harm(flow):
@@ -1034,7 +1035,7 @@ def test_a_ray_cluster_s_gpus_are_not_those_here(flow, monkeypatch, device):
             yield pair, remote(*constants, *arguments)
 
     monkeypatch.setattr(workers, "check_ray", lambda address: None)
-    monkeypatch.setattr(bulk_flow, "run_ray", run_ray)
+    monkeypatch.setattr(bulk, "run_ray", run_ray)
     save_frames("in", 3)
     assert flow("in", "--ray", "far:1", "--device", device)[0] == 0
     assert asked == [("far:1", "cpu", device)]

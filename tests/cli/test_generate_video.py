@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
-from flowwarp.data.prompts import read_prompt
+from flowwarp.data.sprite_world.prompts import read_prompt
 from flowwarp.data.tokens import train_pairs
+from flowwarp.defaults import MOST_SCALE
 from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
@@ -24,10 +25,11 @@ from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video import read_video, video_info, write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
-from flowwarp.pipelines import choosing, hearing, text_video, video_models
-from flowwarp.pipelines._defaults import MOST_SCALE
-from flowwarp.pipelines.hearing import hear
-from flowwarp.pipelines.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
+from flowwarp.pipelines.video import choosing, hearing
+from flowwarp.pipelines.video import generate as text_video
+from flowwarp.pipelines.video import load as video_models
+from flowwarp.pipelines.video.hearing import hear
+from flowwarp.pipelines.video.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
 from flowwarp.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"

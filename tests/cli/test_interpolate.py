@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, video_info, write_video
-from flowwarp.pipelines import interpolation
+from flowwarp.pipelines.flow import interpolate as interpolation
 
 HEIGHT, WIDTH = 32, 48
 

@@ -3,7 +3,7 @@
 import torch
 
 from flowwarp.cli._splits import keep_splits
-from flowwarp.data.cast import is_held_out
+from flowwarp.data.sprite_world.cast import is_held_out
 
 
 def test_what_judges_is_no_part_of_what_is_learned_from():

@@ -12,7 +12,7 @@ from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import _aside
 from flowwarp.io.images import read_image
 from flowwarp.io.video import write_video
-from flowwarp.pipelines.video_tokens import fingerprint, load_dvae, tokenize
+from flowwarp.pipelines.video.tokens import fingerprint, load_dvae, tokenize
 
 QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]
 QUICK += ["--set", "batch_size=2", "--set", "widths=8,16,32"]

@@ -10,8 +10,8 @@ from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video import write_video
 from flowwarp.models.dvae import DVAE, TINY
-from flowwarp.pipelines.sequences import Prompt, load_gpt, sample_video_tokens
-from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.pipelines.video.sequences import Prompt, load_gpt, sample_video_tokens
+from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import tokenized
 from flowwarp.train.tokenized import tokenize_clips
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowwarp.io._files import lock
+from flowwarp.io.files import lock
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
 from flowwarp.io.video import read_video, video_info, write_video

@@ -18,7 +18,7 @@ from flowwarp.io.images import read_image, write_image
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow_estimation import estimate_both, load_flownet
+from flowwarp.pipelines.flow.estimate import estimate_both, load_flownet
 
 HEIGHT, WIDTH = 45, 107
 NOTES = {"licence": "CC-BY-SA", "data": "Footage by somebody"}
@@ -66,7 +66,7 @@ def session(exported):
 @pytest.fixture
 def float32(monkeypatch):
     """Have networks run in float32 on any machine, as the file is; bfloat16 is another flow."""
-    monkeypatch.setattr("flowwarp.pipelines.precision.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("flowwarp.precision.fast_dtype", lambda device: torch.float32)
 
 
 @pytest.mark.usefixtures("float32")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flowwarp._bundled import bundled
-from flowwarp.ops import _nvrtc
+from flowwarp.bundled import bundled
+from flowwarp.ops import nvrtc
 
 Build = Callable[[str, Path], ctypes.CDLL]
 
@@ -45,14 +45,14 @@ def kernels() -> list[str]:
         ("warping", "WarpingCall"): [
             *(f"{name}<{t}>" for t in types for name in ("warp", "flow_gradient", "scatter")),
             *(f"{name}<{types[0]}>" for name in ("measure", "spoil")),
-            *(f"finish<{storage}>" for storage in _nvrtc.STORAGE.values()),
+            *(f"finish<{storage}>" for storage in nvrtc.STORAGE.values()),
         ],
         ("correlation", "CorrelationCall"): [
-            *(f"correlation<{storage}>" for storage in _nvrtc.STORAGE.values()),
+            *(f"correlation<{storage}>" for storage in nvrtc.STORAGE.values()),
             *(f"correlation_gradient<float, {side}>" for side in (0, 1)),
         ],
         ("census", "CensusCall"): [
-            *(f"grey<{storage}>" for storage in _nvrtc.STORAGE.values()),
+            *(f"grey<{storage}>" for storage in nvrtc.STORAGE.values()),
             "census<float>",
             "census_gradient<half_t>",
             "census_distance<double>",
@@ -60,7 +60,5 @@ def kernels() -> list[str]:
         ],
     }
     return [
-        _nvrtc.wrap(family, body, call)
-        for (family, call), names in bodies.items()
-        for body in names
+        nvrtc.wrap(family, body, call) for (family, call), names in bodies.items() for body in names
     ]

@@ -14,14 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowwarp.ops import _nvrtc, splatting
+from flowwarp.ops import nvrtc, splatting
 from flowwarp.ops.census import census, census_distance
 from flowwarp.ops.correlation import correlation
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import MODES, PADDINGS, compute_dtype, warp, warp_reference
 
 DEVICE = "cuda"
-DTYPES = list(_nvrtc.STORAGE)
+DTYPES = list(nvrtc.STORAGE)
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 
 
@@ -32,15 +32,15 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         if os.environ.get("FLOWWARP_REQUIRE_GPU") == "1":
             pytest.fail("FLOWWARP_REQUIRE_GPU=1, but torch sees no GPU")
         pytest.skip("no GPU")
-    assert _nvrtc.nvrtc().library is not None, _nvrtc.nvrtc().reason
+    assert nvrtc.nvrtc().library is not None, nvrtc.nvrtc().reason
     bodies: list[str] = []
-    launch = _nvrtc.launch
+    launch = nvrtc.launch
 
     def noted(family: str, body: str, *rest: Any) -> None:
         bodies.append(body)
         launch(family, body, *rest)
 
-    monkeypatch.setattr(_nvrtc, "launch", noted)
+    monkeypatch.setattr(nvrtc, "launch", noted)
     yield bodies
     assert bodies
 

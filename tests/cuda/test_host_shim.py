@@ -1,6 +1,6 @@
 """The bodies of the CUDA kernels, run on the CPU thread by thread by way of cuda/host_shim.h.
 
-``_nvrtc.launch`` is replaced; everything above it is what a GPU is given: the grid, the struct of
+``nvrtc.launch`` is replaced; everything above it is what a GPU is given: the grid, the struct of
 arguments, the chunks of the scratch memory, and the text of the kernels.
 """
 
@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from flowwarp._bundled import bundled
-from flowwarp.ops import _native, _nvrtc, splatting
+from flowwarp.bundled import bundled
+from flowwarp.ops import native, nvrtc, splatting
 from flowwarp.ops.census import census_distance_gradient, census_gradient
 from flowwarp.ops.correlation import correlation_gradient
 from flowwarp.ops.splatting import splat, splat_reference
@@ -29,7 +29,7 @@ from flowwarp.ops.warping import (
     warp_reference,
 )
 
-CASES = list(itertools.product(_nvrtc.STORAGE, MODES, PADDINGS))
+CASES = list(itertools.product(nvrtc.STORAGE, MODES, PADDINGS))
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 
 Build = Callable[[str, Path], ctypes.CDLL]
@@ -52,7 +52,7 @@ extern "C" int run(const char* body, Dim3 grid, Dim3 block, const void* call) {
 
 
 def bodies() -> Iterator[str]:
-    for storage in _nvrtc.STORAGE.values():
+    for storage in nvrtc.STORAGE.values():
         yield f"WarpingCall, finish<{storage}>"
         yield f"CorrelationCall, correlation<{storage}>"
         for name in ("grey", "census", "census_gradient", "census_distance"):
@@ -62,7 +62,7 @@ def bodies() -> Iterator[str]:
             yield f"CorrelationCall, correlation_gradient<{storage}, {side}>"
     for dtype, mode, padding in CASES:
         for name in ("warp", "flow_gradient", "measure", "scatter", "spoil"):
-            arguments = f"{_nvrtc.STORAGE[dtype]}, {MODES[mode]}, {PADDINGS[padding]}"
+            arguments = f"{nvrtc.STORAGE[dtype]}, {MODES[mode]}, {PADDINGS[padding]}"
             yield f"WarpingCall, {name}<{arguments}>"
 
 
@@ -72,8 +72,8 @@ class Dim3(ctypes.Structure):
 
 @pytest.fixture(scope="module")
 def library(build: Build, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    if _native.native().library is None:
-        pytest.skip(f"nothing to compare with: {_native.native().reason}")
+    if native.native().library is None:
+        pytest.skip(f"nothing to compare with: {native.native().reason}")
     calls = "\n".join(f"    BODY({body})" for body in bodies())
     return build(PROGRAM % calls, tmp_path_factory.mktemp("shim"))
 
@@ -86,14 +86,14 @@ def launch(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Launch:
     ) -> None:  # fmt: skip
         assert library.run(body.encode(), Dim3(*grid), Dim3(*block), ctypes.byref(call)), body
 
-    monkeypatch.setattr(_nvrtc, "launch", launch)
+    monkeypatch.setattr(nvrtc, "launch", launch)
     return launch
 
 
 @pytest.fixture
 def splat_by_kernel(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets `splat` run on the kernels' bodies, as it does on a GPU."""
-    monkeypatch.setattr(_native, "library_for", lambda *_tensors: None)
+    monkeypatch.setattr(native, "library_for", lambda *_tensors: None)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def one_thread(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
         def alone(family: str, body: str, call: ctypes.Structure, *rest: object) -> None:
             launch(family, body, call, (1, 1, 1), (1, 1, 1), rest[-1])
 
-        monkeypatch.setattr(_nvrtc, "launch", alone)
+        monkeypatch.setattr(nvrtc, "launch", alone)
 
     return switch
 
@@ -128,13 +128,13 @@ def sample(
 def shim_warp(image: Tensor, flow: Tensor, mode: str, padding: str) -> tuple[Tensor, Tensor]:
     out = torch.full_like(image, torch.nan)
     valid = torch.zeros((len(image), 1, *image.shape[2:]), dtype=torch.bool)
-    _nvrtc.warp(image, flow, MODES[mode], PADDINGS[padding], out, valid)
+    nvrtc.warp(image, flow, MODES[mode], PADDINGS[padding], out, valid)
     return out, valid
 
 
 def shim_image_gradient(grad_out: Tensor, flow: Tensor, mode: str, padding: str) -> Tensor:
     grad_image = torch.full_like(grad_out, torch.nan)
-    _nvrtc.image_gradient(grad_out, flow, MODES[mode], PADDINGS[padding], grad_image)
+    nvrtc.image_gradient(grad_out, flow, MODES[mode], PADDINGS[padding], grad_image)
     return grad_image
 
 
@@ -177,7 +177,7 @@ def test_gradients_agree_with_the_cpu(
             memory_format=torch.channels_last if last else torch.contiguous_format
         )
         grad_flow = torch.full_like(flow, torch.nan)
-        _nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow)
+        nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow)
         wanted = warp_flow_gradient(grad_out, image, flow, mode, padding)
         sums = max(tolerance, 2e-5 if dtype != torch.float64 else 0)  # kept in fp32 on both sides
         torch.testing.assert_close(grad_flow, wanted, rtol=sums, atol=10 * sums)
@@ -187,7 +187,7 @@ def test_gradients_agree_with_the_cpu(
         torch.testing.assert_close(grad_image, wanted, rtol=tolerance, atol=10 * tolerance)
 
 
-@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.parametrize("dtype", list(nvrtc.STORAGE))
 @pytest.mark.usefixtures("launch")
 def test_zero_flow_is_the_identity_both_ways(dtype: torch.dtype) -> None:
     image, flow = sample((2, 3, 5, 7), dtype)
@@ -208,7 +208,7 @@ def test_image_gradient_does_not_depend_on_order_or_chunks(
     grad_out[..., ::2] *= 1e-20  # beside the others in further parts of the sums
     whole = shim_image_gradient(grad_out, flow, "bilinear", "border")
     for scratch in (9 * 13 * 3 * 2, 9 * 13, 1):
-        monkeypatch.setattr(_nvrtc, "SCRATCH", scratch)
+        monkeypatch.setattr(nvrtc, "SCRATCH", scratch)
         assert_same_bits(shim_image_gradient(grad_out, flow, "bilinear", "border"), whole)
     one_thread()
     assert_same_bits(shim_image_gradient(grad_out, flow, "bilinear", "border"), whole)
@@ -254,11 +254,11 @@ def test_a_gradient_that_is_not_finite_spoils_only_what_it_touches(bad: float) -
 
 def test_both_sides_keep_sums_in_as_many_parts() -> None:
     source = (bundled("cuda") / "warping.cu").read_text()
-    assert f"constexpr int PARTS = {_nvrtc.PARTS};" in source
+    assert f"constexpr int PARTS = {nvrtc.PARTS};" in source
 
 
 @pytest.mark.parametrize("mode", splatting.MODES)
-@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.parametrize("dtype", list(nvrtc.STORAGE))
 @pytest.mark.usefixtures("splat_by_kernel")
 def test_splat_agrees_with_its_reference(
     dtype: torch.dtype, mode: splatting.SplatMode, monkeypatch: pytest.MonkeyPatch
@@ -306,7 +306,7 @@ def test_an_infinite_gradient_of_unknown_flow_is_none(mode: str) -> None:
     grad_out = torch.ones_like(image)
     grad_out[0, 1, 3, 3] = torch.inf
     grad_flow = torch.full_like(flow, torch.nan)
-    _nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS["zeros"], grad_flow)
+    nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS["zeros"], grad_flow)
     assert grad_flow.isfinite().all()
     assert not grad_flow[0, :, 3, 3].any()
 
@@ -321,11 +321,11 @@ def test_empty(shape: tuple[int, int, int, int]) -> None:
     assert valid.all()
     shim_image_gradient(image, flow, "bilinear", "border")
     grad_flow = torch.full_like(flow, torch.nan)
-    _nvrtc.flow_gradient(image, flow, image, 2, 0, grad_flow)
+    nvrtc.flow_gradient(image, flow, image, 2, 0, grad_flow)
     assert not grad_flow.any()
 
 
-@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.parametrize("dtype", list(nvrtc.STORAGE))
 @pytest.mark.parametrize(
     ("shape", "radius", "dilation"),
     [((2, 3, 9, 13), 2, 1), ((1, 33, 5, 7), 3, 2), ((1, 1, 1, 1), 1, 1), ((2, 4, 17, 6), 4, 3)],
@@ -342,15 +342,15 @@ def test_correlation_has_the_bits_of_the_cpu(
         other = other.repeat_interleave(2, 3)[..., ::2]
     planes = (2 * radius + 1) ** 2
     out = torch.full((shape[0], planes, *shape[2:]), torch.nan, dtype=dtype)
-    _nvrtc.correlation(a, b, radius, dilation, out)
+    nvrtc.correlation(a, b, radius, dilation, out)
     assert_same_bits(out, torch.ops.flowwarp.correlation(a, b, radius, dilation))
     for side in (0, 1):
         gradient = torch.full_like(other, torch.nan)
-        _nvrtc.correlation_gradient(out, other, side, radius, dilation, gradient)
+        nvrtc.correlation_gradient(out, other, side, radius, dilation, gradient)
         assert_same_bits(gradient, correlation_gradient(out, other, radius, dilation, side))
 
 
-@pytest.mark.parametrize("dtype", list(_nvrtc.STORAGE))
+@pytest.mark.parametrize("dtype", list(nvrtc.STORAGE))
 @pytest.mark.parametrize("shape", [(2, 3, 9, 13), (1, 1, 17, 6), (1, 3, 1, 1), (2, 1, 2, 33)])
 @pytest.mark.parametrize("radius", [1, 3])
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
@@ -362,20 +362,20 @@ def test_census_agrees_with_the_cpu(
     image1 = image1 * 0.1 + 0.5
     image2 = image1.roll(1, 3).mT.contiguous().mT * 0.9
     out = torch.full((shape[0], (2 * radius + 1) ** 2 - 1, *shape[2:]), torch.nan, dtype=dtype)
-    _nvrtc.census(image1, radius, out)
+    nvrtc.census(image1, radius, out)
     assert_same_bits(out, torch.ops.flowwarp.census(image1, radius))
     gradient = torch.full_like(image1, torch.nan)
-    _nvrtc.census_gradient(out, image1, radius, gradient)
+    nvrtc.census_gradient(out, image1, radius, gradient)
     assert_same_bits(gradient, census_gradient(out, image1, radius))
 
     # The CPU visits a pair once, for both of its pixels, so its sums are ordered otherwise.
     distance = torch.full((shape[0], 1, *shape[2:]), torch.nan, dtype=dtype)
-    _nvrtc.census_distance(image1, image2, radius, distance)
+    nvrtc.census_distance(image1, image2, radius, distance)
     tolerance = 4 * TOLERANCE[dtype]
     wanted = torch.ops.flowwarp.census_distance(image1, image2, radius)
     torch.testing.assert_close(distance, wanted, rtol=tolerance, atol=tolerance)
     gradients = torch.full_like(image1, torch.nan), torch.full_like(image2, torch.nan)
-    _nvrtc.census_distance_gradient(distance + 1, image1, image2, radius, *gradients)
+    nvrtc.census_distance_gradient(distance + 1, image1, image2, radius, *gradients)
     wanted = census_distance_gradient(distance + 1, image1, image2, radius)
     for got, expected in zip(gradients, wanted, strict=True):
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=100 * tolerance)

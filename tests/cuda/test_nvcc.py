@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flowwarp._bundled import bundled
-from flowwarp.ops import _nvrtc
+from flowwarp.bundled import bundled
+from flowwarp.ops import nvrtc
 
 # Turing, Ampere (data centre, consumer), Ada, Hopper, Blackwell (data centre, consumer)
 ARCHITECTURES = (75, 80, 86, 89, 90, 100, 120)
@@ -46,7 +46,7 @@ def test_kernels_compile_for_every_gpu(nvcc: str, kernels: list[str], tmp_path: 
     command = [
         nvcc,
         "--threads=2",
-        *_nvrtc.OPTIONS,
+        *nvrtc.OPTIONS,
         *targets,
         *warnings,
         f"-I{bundled('cuda')}",
@@ -67,5 +67,5 @@ def together(kernels: list[str]) -> str:
     for number, kernel in enumerate(kernels):
         include, rest = kernel.split("\n", 1)
         includes[include] = None
-        bodies.append(re.sub(rf"^{_nvrtc.ENTRY}\(", f"kernel_{number}(", rest, flags=re.M))
+        bodies.append(re.sub(rf"^{nvrtc.ENTRY}\(", f"kernel_{number}(", rest, flags=re.M))
     return "\n".join([*includes, *bodies])

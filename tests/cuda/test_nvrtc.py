@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from flowwarp.ops import _nvrtc
+from flowwarp.ops import nvrtc
 
-SOURCE = _nvrtc.wrap("warping", "warp<float, 2, 0>", "WarpingCall")
+SOURCE = nvrtc.wrap("warping", "warp<float, 2, 0>", "WarpingCall")
 
 
 @pytest.fixture
-def nvrtc() -> _nvrtc.Nvrtc:
-    found = _nvrtc.nvrtc()
+def nvrtc() -> nvrtc.Nvrtc:
+    found = nvrtc.nvrtc()
     if found.library is None:
         pytest.skip(found.reason)
     return found
@@ -26,16 +26,16 @@ def nvrtc() -> _nvrtc.Nvrtc:
 # ------------------------------------------------------------------ compile
 
 
-def test_every_kernel_compiles_without_a_gpu(nvrtc: _nvrtc.Nvrtc, kernels: list[str]) -> None:
+def test_every_kernel_compiles_without_a_gpu(nvrtc: nvrtc.Nvrtc, kernels: list[str]) -> None:
     for kernel in kernels:
-        binary = _nvrtc.compile_source(kernel, "sm_90")
+        binary = nvrtc.compile_source(kernel, "sm_90")
         assert binary.startswith(b"\x7fELF")
         assert b"\0kernel\0" in binary  # what cuModuleGetFunction asks for
 
 
 @pytest.mark.usefixtures("nvrtc")
 def test_ptx_for_a_gpu_that_nvrtc_does_not_know() -> None:
-    ptx = _nvrtc.compile_source(SOURCE, "compute_90")
+    ptx = nvrtc.compile_source(SOURCE, "compute_90")
     assert b".visible .entry kernel(" in ptx
     # The bits of the CPU library: neither contracted nor flushed.
     assert b"fma.rn.f32" not in ptx
@@ -44,33 +44,33 @@ def test_ptx_for_a_gpu_that_nvrtc_does_not_know() -> None:
 
 @pytest.mark.usefixtures("nvrtc")
 def test_an_error_carries_the_log_and_the_source() -> None:
-    broken = _nvrtc.wrap("warping", "warp<float, 3, 0>", "WarpingCall")
+    broken = nvrtc.wrap("warping", "warp<float, 3, 0>", "WarpingCall")
     with pytest.raises(RuntimeError, match="NVRTC") as error:
-        _nvrtc.compile_source(broken, "sm_90")
+        nvrtc.compile_source(broken, "sm_90")
     assert "TapsOf<3, 0, float>" in str(error.value)
     assert "warp<float, 3, 0>(call)" in str(error.value)
     assert "FLOWWARP_NATIVE=off" in str(error.value)
 
 
 def test_the_architecture_is_the_gpus_own_or_else_ptx() -> None:
-    assert _nvrtc.architecture_for((8, 6), (75, 80, 86, 90)) == "sm_86"
-    assert _nvrtc.architecture_for((12, 1), (75, 80, 90)) == "compute_90"
-    assert _nvrtc.architecture_for((7, 0), (75, 80, 90)) is None
-    assert _nvrtc.architecture_for((7, 0), (50, 60, 61, 70)) == "sm_70"
-    assert _nvrtc.architecture_for((6, 1), (50, 60, 61, 70)) is None  # no __grid_constant__
+    assert nvrtc.architecture_for((8, 6), (75, 80, 86, 90)) == "sm_86"
+    assert nvrtc.architecture_for((12, 1), (75, 80, 90)) == "compute_90"
+    assert nvrtc.architecture_for((7, 0), (75, 80, 90)) is None
+    assert nvrtc.architecture_for((7, 0), (50, 60, 61, 70)) == "sm_70"
+    assert nvrtc.architecture_for((6, 1), (50, 60, 61, 70)) is None  # no __grid_constant__
 
 
 def test_the_probe_gives_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_nvrtc, "_candidates", lambda: iter(["/nowhere/libnvrtc.so.13"]))
-    _nvrtc.nvrtc.cache_clear()
+    monkeypatch.setattr(nvrtc, "_candidates", lambda: iter(["/nowhere/libnvrtc.so.13"]))
+    nvrtc.nvrtc.cache_clear()
     try:
-        found = _nvrtc.nvrtc()
+        found = nvrtc.nvrtc()
         assert found.library is None
         assert "install the extra 'cuda'" in found.reason
         with pytest.raises(RuntimeError, match="libnvrtc was not found"):
-            _nvrtc.compile_source(SOURCE, "sm_90")
+            nvrtc.compile_source(SOURCE, "sm_90")
     finally:
-        _nvrtc.nvrtc.cache_clear()
+        nvrtc.nvrtc.cache_clear()
 
 
 class Library:
@@ -101,7 +101,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
         return Library(path)
 
     monkeypatch.setattr(ctypes, "CDLL", load)
-    monkeypatch.setattr(_nvrtc.sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setattr(nvrtc.sys, "prefix", str(tmp_path / "prefix"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     monkeypatch.setattr(torch, "__file__", str(tmp_path / "torch" / "__init__.py"))
     monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda"))
@@ -110,9 +110,9 @@ def loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[str
     (tmp_path / "torch" / "lib").mkdir(parents=True)
     (tmp_path / "cuda" / "lib64").mkdir(parents=True)
     knows(monkeypatch, 99)
-    _nvrtc.nvrtc.cache_clear()
+    nvrtc.nvrtc.cache_clear()
     yield names
-    _nvrtc.nvrtc.cache_clear()
+    nvrtc.nvrtc.cache_clear()
 
 
 def knows(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
@@ -121,13 +121,13 @@ def knows(monkeypatch: pytest.MonkeyPatch, major: int) -> None:
     def version(to: Any) -> None:
         to._obj.value = 1000 * major + 80
 
-    monkeypatch.setattr(_nvrtc, "_driver", lambda: SimpleNamespace(cuDriverGetVersion=version))
+    monkeypatch.setattr(nvrtc, "_driver", lambda: SimpleNamespace(cuDriverGetVersion=version))
 
 
 def test_the_builtins_are_loaded_before_nvrtc(loaded: list[str], tmp_path: Path) -> None:
     for name in ("libnvrtc.so.13", "libnvrtc-builtins.so.13.0", "libnvrtc-builtins.alt.so.13.0"):
         (tmp_path / "cuda" / "lib64" / name).touch()
-    assert _nvrtc.nvrtc().version == (13, 0)
+    assert nvrtc.nvrtc().version == (13, 0)
     assert loaded == ["libnvrtc-builtins.so.13.0", "libnvrtc.so.13"]
 
 
@@ -141,32 +141,32 @@ def test_the_nvrtc_that_torch_was_built_with_comes_first(
     monkeypatch.setattr(torch.version, "cuda", built_with)
     for name in ("libnvrtc.so.1", "libnvrtc.so.11.2", "libnvrtc.so.12", "libnvrtc.so.13"):
         (tmp_path / "cuda" / "lib64" / name).touch()
-    assert Path(_nvrtc.nvrtc().path).name == wanted
+    assert Path(nvrtc.nvrtc().path).name == wanted
     assert loaded == [wanted]
 
 
 @pytest.mark.usefixtures("loaded")
 def test_nvrtc_in_torchs_own_folder_is_found(tmp_path: Path) -> None:
     (tmp_path / "torch" / "lib" / "libnvrtc.so.12").touch()
-    assert _nvrtc.nvrtc().path == str(tmp_path / "torch" / "lib" / "libnvrtc.so.12")
+    assert nvrtc.nvrtc().path == str(tmp_path / "torch" / "lib" / "libnvrtc.so.12")
 
 
 @pytest.mark.usefixtures("loaded")
 def test_no_nvrtc_is_newer_than_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     knows(monkeypatch, 12)
     (tmp_path / "cuda" / "lib64" / "libnvrtc.so.13").touch()
-    assert _nvrtc.nvrtc().library is None
-    assert "13.0" in _nvrtc.nvrtc().reason
-    assert "the driver knows CUDA 12" in _nvrtc.nvrtc().reason
-    _nvrtc.nvrtc.cache_clear()
+    assert nvrtc.nvrtc().library is None
+    assert "13.0" in nvrtc.nvrtc().reason
+    assert "the driver knows CUDA 12" in nvrtc.nvrtc().reason
+    nvrtc.nvrtc.cache_clear()
     monkeypatch.setattr(torch.version, "cuda", "13.0")  # so that 13 is tried first
     (tmp_path / "cuda" / "lib64" / "libnvrtc.so.12").touch()
-    assert _nvrtc.nvrtc().version == (12, 0)
+    assert nvrtc.nvrtc().version == (12, 0)
 
 
 def test_tensors_elsewhere_are_not_served() -> None:
-    assert not _nvrtc.serves(torch.ones(1))
-    assert not _nvrtc.serves(torch.ones(1, device="meta"))
+    assert not nvrtc.serves(torch.ones(1))
+    assert not nvrtc.serves(torch.ones(1, device="meta"))
 
 
 # ------------------------------------------------------------------ keep on disk
@@ -181,14 +181,14 @@ def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         asked.append(architecture)
         return f"{architecture} {source}".encode()
 
-    monkeypatch.setattr(_nvrtc, "compile_source", compile_source)
+    monkeypatch.setattr(nvrtc, "compile_source", compile_source)
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     return asked
 
 
 def test_a_kernel_is_compiled_once(compiled: list[str], tmp_path: Path) -> None:
-    first = _nvrtc.cached(SOURCE, "sm_90")
-    assert _nvrtc.cached(SOURCE, "sm_90") == first
+    first = nvrtc.cached(SOURCE, "sm_90")
+    assert nvrtc.cached(SOURCE, "sm_90") == first
     assert compiled == ["sm_90"]
     assert len(list((tmp_path / "cache").iterdir())) == 1  # no temporary file is left
 
@@ -196,27 +196,27 @@ def test_a_kernel_is_compiled_once(compiled: list[str], tmp_path: Path) -> None:
 def test_whatever_decides_the_binary_is_in_the_key(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _nvrtc.cached(SOURCE, "sm_90")
-    _nvrtc.cached(SOURCE, "sm_80")
-    _nvrtc.cached(SOURCE + "\n", "sm_80")
-    monkeypatch.setattr(_nvrtc, "OPTIONS", ("-std=c++17",))
-    _nvrtc.cached(SOURCE, "sm_80")
-    changed = {**_nvrtc._sources(), "warping.h": b"changed"}
-    monkeypatch.setattr(_nvrtc, "_sources", lambda: changed)
-    _nvrtc.cached(SOURCE, "sm_80")
-    monkeypatch.setattr(_nvrtc, "nvrtc", lambda: _nvrtc.Nvrtc(None, "", (99, 0), ()))
-    _nvrtc.cached(SOURCE, "sm_80")
+    nvrtc.cached(SOURCE, "sm_90")
+    nvrtc.cached(SOURCE, "sm_80")
+    nvrtc.cached(SOURCE + "\n", "sm_80")
+    monkeypatch.setattr(nvrtc, "OPTIONS", ("-std=c++17",))
+    nvrtc.cached(SOURCE, "sm_80")
+    changed = {**nvrtc._sources(), "warping.h": b"changed"}
+    monkeypatch.setattr(nvrtc, "_sources", lambda: changed)
+    nvrtc.cached(SOURCE, "sm_80")
+    monkeypatch.setattr(nvrtc, "nvrtc", lambda: nvrtc.Nvrtc(None, "", (99, 0), ()))
+    nvrtc.cached(SOURCE, "sm_80")
     assert len(compiled) == 6
 
 
 @pytest.mark.parametrize("damage", [b"", b"short", b"\0" * 100])
 def test_a_damaged_file_is_replaced(compiled: list[str], tmp_path: Path, damage: bytes) -> None:
-    wanted = _nvrtc.cached(SOURCE, "sm_90")
+    wanted = nvrtc.cached(SOURCE, "sm_90")
     (file,) = (tmp_path / "cache").iterdir()
     intact = file.read_bytes()
     for content in (damage, intact[:-1], intact + b"\0"):
         file.write_bytes(content)
-        assert _nvrtc.cached(SOURCE, "sm_90") == wanted
+        assert nvrtc.cached(SOURCE, "sm_90") == wanted
         assert file.read_bytes() == intact
     assert len(compiled) == 4
 
@@ -227,7 +227,7 @@ def test_an_unwritable_folder_is_ignored(
     occupied = tmp_path / "file"
     occupied.write_text("not a folder")  # unlike a mode of 0, this stops root too
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(occupied / "cache"))
-    assert _nvrtc.cached(SOURCE, "sm_90") == _nvrtc.cached(SOURCE, "sm_90")
+    assert nvrtc.cached(SOURCE, "sm_90") == nvrtc.cached(SOURCE, "sm_90")
     assert len(compiled) == 2
 
 
@@ -235,18 +235,18 @@ def test_where_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", "/a")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     monkeypatch.setenv("HOME", "/c")
-    assert _nvrtc.cache_folder() == Path("/a")
+    assert nvrtc.cache_folder() == Path("/a")
     monkeypatch.delenv("FLOWWARP_CACHE_DIR")
-    assert _nvrtc.cache_folder() == Path("/b/flowwarp")
+    assert nvrtc.cache_folder() == Path("/b/flowwarp")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert _nvrtc.cache_folder() == Path("/c/.cache/flowwarp")
+    assert nvrtc.cache_folder() == Path("/c/.cache/flowwarp")
 
 
 def test_without_a_home_nothing_is_kept(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_nvrtc, "cache_folder", lambda: None)
-    _nvrtc.cached(SOURCE, "sm_90")
+    monkeypatch.setattr(nvrtc, "cache_folder", lambda: None)
+    nvrtc.cached(SOURCE, "sm_90")
     assert compiled == ["sm_90"]
 
 
@@ -309,11 +309,11 @@ def driver(
     """A driver in C that notes what it is called with."""
     library = build(DRIVER, tmp_path)
     library.record.restype = ctypes.POINTER(Record)
-    monkeypatch.setattr(_nvrtc, "_driver", lambda: library)
-    monkeypatch.setattr(_nvrtc, "_architecture", lambda _device: "sm_90")
+    monkeypatch.setattr(nvrtc, "_driver", lambda: library)
+    monkeypatch.setattr(nvrtc, "_architecture", lambda _device: "sm_90")
     stream = SimpleNamespace(cuda_stream=0xDDDD00000004)
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _device: stream)
-    caches = (_nvrtc._function, _nvrtc._primary_context)
+    caches = (nvrtc._function, nvrtc._primary_context)
     for cache in caches:
         cache.cache_clear()
     yield library.record().contents
@@ -323,9 +323,9 @@ def driver(
 
 def test_launch_speaks_the_drivers_language(driver: Record, compiled: list[str]) -> None:
     device = torch.device("cuda", 3)
-    call = _nvrtc.WarpingCall(image=0xEEEE00000005)
+    call = nvrtc.WarpingCall(image=0xEEEE00000005)
     for _ in range(2):
-        _nvrtc.launch("warping", "finish<float>", call, (5, 6, 7), (8, 9, 1), device)
+        nvrtc.launch("warping", "finish<float>", call, (5, 6, 7), (8, 9, 1), device)
     assert compiled == ["sm_90"]
     assert driver.module == 0xAAAA00000001
     assert driver.function == 0xBBBB00000002
@@ -338,8 +338,8 @@ def test_launch_speaks_the_drivers_language(driver: Record, compiled: list[str])
 def test_a_refused_launch_raises(driver: Record) -> None:
     driver.fail = 700
     with pytest.raises(RuntimeError, match=r"launching finish<float>.*OUT_OF_LUCK \(700\)"):
-        _nvrtc.launch(
-            "warping", "finish<float>", _nvrtc.WarpingCall(), (1, 1, 1), (1, 1, 1),
+        nvrtc.launch(
+            "warping", "finish<float>", nvrtc.WarpingCall(), (1, 1, 1), (1, 1, 1),
             torch.device("cuda", 0),
         )  # fmt: skip
     assert driver.popped == driver.pushed
@@ -347,5 +347,5 @@ def test_a_refused_launch_raises(driver: Record) -> None:
 
 def test_nothing_to_do_is_not_launched(driver: Record) -> None:
     device = torch.device("cuda", 0)
-    _nvrtc.launch("warping", "finish<float>", _nvrtc.WarpingCall(), (0, 1, 1), (1, 1, 1), device)
+    nvrtc.launch("warping", "finish<float>", nvrtc.WarpingCall(), (0, 1, 1), (1, 1, 1), device)
     assert driver.function == 0

@@ -15,7 +15,7 @@ import torch
 from flowwarp.data import captioned
 from flowwarp.data.captioned import load_captioned
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io._files import open_input
+from flowwarp.io.files import open_input
 from flowwarp.io.video import write_video
 
 

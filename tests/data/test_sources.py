@@ -6,13 +6,13 @@ import shutil
 import pytest
 import torch
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.data import sources
-from flowwarp.data.cast import is_held_out
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import Source, _aside, check_source, open_source, open_split, state_of
-from flowwarp.data.sprites import Layers, bundled_layers
-from flowwarp.data.world import compose_clip
+from flowwarp.data.sprite_world.cast import is_held_out
+from flowwarp.data.sprite_world.layers import Layers, bundled_layers
+from flowwarp.data.sprite_world.world import compose_clip
 from flowwarp.errors import InputError
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video import write_video

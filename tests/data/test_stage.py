@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data._stage import STAGE, Figure, Shadow, Track, check_take, film
+from flowwarp.data.stage import STAGE, Figure, Shadow, Track, check_take, film
 
 
 def track(frames, x=0.0, y=0.0, scale=1.0):

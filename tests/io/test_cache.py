@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flowwarp.errors import InputError, Locked
-from flowwarp.io._cache import make_room, making, use
+from flowwarp.io.cache import make_room, making, use
 
 
 @pytest.fixture

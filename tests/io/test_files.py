@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from flowwarp.errors import InputError, Locked, OutputError
-from flowwarp.io import _files
+from flowwarp.io import files
 
 
 def names(folder):
@@ -21,7 +21,7 @@ def names(folder):
 def test_atomic_output_appears_at_the_end(tmp_path):
     target = tmp_path / "a.MP4"
     target.write_bytes(b"old")
-    with _files.atomic_output(target) as temporary:
+    with files.atomic_output(target) as temporary:
         assert temporary.parent == tmp_path
         assert temporary.suffix == ".mp4"  # a muxer chooses by it
         temporary.write_bytes(b"new")
@@ -36,7 +36,7 @@ def test_atomic_output_leaves_nothing_behind(tmp_path, fault):
     target.write_bytes(b"old")
 
     def half():
-        with _files.atomic_output(target) as temporary:
+        with files.atomic_output(target) as temporary:
             temporary.write_bytes(b"half")
             raise fault
 
@@ -55,7 +55,7 @@ def test_atomic_output_flushes_file_then_renames_then_flushes_folder(tmp_path, m
         calls.append(("folder" if is_folder else "file", (tmp_path / "a.flo").exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with _files.atomic_output(tmp_path / "a.flo") as temporary:
+    with files.atomic_output(tmp_path / "a.flo") as temporary:
         temporary.write_bytes(b"new")
     assert calls == [("file", False), ("folder", True)]
 
@@ -77,7 +77,7 @@ def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
     target = tmp_path / "a.mp4"
 
     def write():
-        with _files.atomic_output(target) as temporary:
+        with files.atomic_output(target) as temporary:
             temporary.write_bytes(b"new")
             target.write_bytes(b"another's")
 
@@ -87,7 +87,7 @@ def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
     (kept,) = tmp_path.glob(".flowwarp-*.mp4")
     assert kept.read_bytes() == b"new"
     assert str(fault.value).endswith(str(kept))
-    with _files.atomic_output(target) as temporary:  # now it is known to be there
+    with files.atomic_output(target) as temporary:  # now it is known to be there
         temporary.write_bytes(b"newer")
     assert target.read_bytes() == b"newer"
 
@@ -98,7 +98,7 @@ def test_atomic_output_writes_what_is_new_and_what_is_gone_meanwhile(tmp_path, t
     target = tmp_path / "a.mp4"
     if there:
         target.write_bytes(b"old")
-    with _files.atomic_output(target) as temporary:
+    with files.atomic_output(target) as temporary:
         temporary.write_bytes(b"new")
         target.unlink(missing_ok=True)
     assert target.read_bytes() == b"new"
@@ -125,22 +125,22 @@ def in_use(monkeypatch):
 
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(os, "link", without_links)
-    monkeypatch.setattr(_files, "_POLL", 0.001)
-    monkeypatch.setattr(_files, "_PATIENCE", 0.01)
+    monkeypatch.setattr(files, "_POLL", 0.001)
+    monkeypatch.setattr(files, "_PATIENCE", 0.01)
     return refuse
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_what_windows_has_in_use_for_a_moment_is_waited_for(tmp_path, in_use, monkeypatch, there):
-    monkeypatch.setattr(_files, "_PATIENCE", 60)
+    monkeypatch.setattr(files, "_PATIENCE", 60)
     refused = in_use(3)
     if there:
         (tmp_path / "a.mp4").write_bytes(b"old")
-    with _files.atomic_output(tmp_path / "a.mp4") as temporary:
+    with files.atomic_output(tmp_path / "a.mp4") as temporary:
         temporary.write_bytes(b"new")
     assert len(refused) == 3
     assert (tmp_path / "a.mp4").read_bytes() == b"new"
-    with _files.atomic_folder(tmp_path / "frames") as work:
+    with files.atomic_folder(tmp_path / "frames") as work:
         (work / "0.png").write_bytes(b"new")
     assert names(tmp_path) == ["a.mp4", "frames"]
 
@@ -152,14 +152,14 @@ def test_what_windows_does_not_let_go_is_kept(tmp_path, in_use, there):
     in_use(10**9)
     with (
         pytest.raises(OutputError, match=r"a.mp4: access is denied; the result is") as fault,
-        _files.atomic_output(tmp_path / "a.mp4") as temporary,
+        files.atomic_output(tmp_path / "a.mp4") as temporary,
     ):
         temporary.write_bytes(b"new")
     assert str(fault.value).endswith(str(temporary))
     assert temporary.read_bytes() == b"new"
     with (
         pytest.raises(OutputError, match=r"frames: access is denied; the result is") as fault,
-        _files.atomic_folder(tmp_path / "frames") as work,
+        files.atomic_folder(tmp_path / "frames") as work,
     ):
         (work / "0.png").write_bytes(b"new")
     assert str(fault.value).endswith(str(work))
@@ -170,7 +170,7 @@ def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
     outer, inner = tmp_path / "outer.mp4", tmp_path / "inner.mp4"
 
     def write():
-        with _files.atomic_output(outer), _files.atomic_output(inner):
+        with files.atomic_output(outer), files.atomic_output(inner):
             inner.write_bytes(b"another's")
 
     with pytest.raises(OutputError, match=r"inner.mp4: exists by now"):
@@ -185,7 +185,7 @@ def test_a_refused_rename_is_not_tried_again_elsewhere(tmp_path, in_use, monkeyp
     monkeypatch.setattr(sys, "platform", "linux")
     with (
         pytest.raises(OutputError, match=r"a.mp4: access is denied$"),
-        _files.atomic_output(tmp_path / "a.mp4") as temporary,
+        files.atomic_output(tmp_path / "a.mp4") as temporary,
     ):
         temporary.write_bytes(b"new")
     assert len(refused) == 1
@@ -199,7 +199,7 @@ def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", fsync)
     with (
         pytest.raises(OutputError, match="no space left"),
-        _files.atomic_output(tmp_path / "a.flo") as temporary,
+        files.atomic_output(tmp_path / "a.flo") as temporary,
     ):
         temporary.write_bytes(b"new")
     assert names(tmp_path) == []
@@ -207,7 +207,7 @@ def test_full_disk_is_an_output_error(tmp_path, monkeypatch):
 
 def test_atomic_output_follows_a_link(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    with _files.atomic_output(tmp_path / "link") as temporary:
+    with files.atomic_output(tmp_path / "link") as temporary:
         temporary.write_bytes(b"new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "real").read_bytes() == b"new"
@@ -218,7 +218,7 @@ def test_atomic_output_never_replaces_a_device(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with (
         pytest.raises(OutputError, match="not a regular file"),
-        _files.atomic_output(tmp_path / "pipe"),
+        files.atomic_output(tmp_path / "pipe"),
     ):
         pass
     assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
@@ -228,7 +228,7 @@ def test_atomic_output_never_replaces_a_device(tmp_path):
 def test_atomic_output_keeps_the_umask(tmp_path):
     old = os.umask(0o027)
     try:
-        with _files.atomic_output(tmp_path / "a") as temporary:
+        with files.atomic_output(tmp_path / "a") as temporary:
             temporary.write_bytes(b"")
     finally:
         os.umask(old)
@@ -242,19 +242,19 @@ def test_atomic_output_keeps_the_permissions_of_what_it_replaces(tmp_path, mode)
     (tmp_path / "a").chmod(mode)
     (tmp_path / "link").symlink_to("a")
     for name in ("a", "link"):
-        with _files.atomic_output(tmp_path / name) as temporary:
+        with files.atomic_output(tmp_path / name) as temporary:
             temporary.write_bytes(b"new")
         assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
 def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with pytest.raises(OutputError) as caught, _files.atomic_folder(tmp_path / "new") as work:
+    with pytest.raises(OutputError) as caught, files.atomic_folder(tmp_path / "new") as work:
         raise OutputError(work / "0.png", "no space left on device") from full
     assert str(caught.value) == f"{tmp_path / 'new'}: no space left on device"
     with (
         pytest.raises(OutputError, match="elsewhere: broken"),
-        _files.atomic_folder(tmp_path / "new"),
+        files.atomic_folder(tmp_path / "new"),
     ):
         raise OutputError("elsewhere", "broken") from full
     assert names(tmp_path) == []
@@ -269,7 +269,7 @@ def test_an_atomic_folder_is_renamed_then_flushes_the_one_above(tmp_path, monkey
         calls.append(("above" if above else "other", (tmp_path / "new").exists()))
 
     monkeypatch.setattr(os, "fsync", fsync)
-    with _files.atomic_folder(tmp_path / "new"):
+    with files.atomic_folder(tmp_path / "new"):
         pass
     assert calls == [("above", True)]
 
@@ -277,7 +277,7 @@ def test_an_atomic_folder_is_renamed_then_flushes_the_one_above(tmp_path, monkey
 def test_an_atomic_folder_follows_a_link(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
-    with _files.atomic_folder(tmp_path / "link") as work:
+    with files.atomic_folder(tmp_path / "link") as work:
         (work / "0.png").write_bytes(b"new")
     assert (tmp_path / "link").is_symlink()
     assert names(tmp_path / "real") == ["0.png"]
@@ -298,7 +298,7 @@ def test_an_atomic_folder_on_windows(tmp_path, monkeypatch, there):
         (tmp_path / "new").mkdir()
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(os, "replace", refusing)
-    with _files.atomic_folder(tmp_path / "new") as work:
+    with files.atomic_folder(tmp_path / "new") as work:
         (work / "0.png").write_bytes(b"new")
     assert names(tmp_path) == ["new"]
     assert names(tmp_path / "new") == ["0.png"]
@@ -308,11 +308,11 @@ def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
     """A shell that is in it would be nowhere if it were replaced."""
     monkeypatch.chdir(tmp_path)
     before = tmp_path.stat().st_ino
-    with suppress(KeyError), _files.atomic_folder(".") as work:
+    with suppress(KeyError), files.atomic_folder(".") as work:
         (work / "0.png").write_bytes(b"half")
         raise KeyError
     assert names(tmp_path) == []
-    with _files.atomic_folder(".") as work:
+    with files.atomic_folder(".") as work:
         for name in ("0.png", "1.png"):
             (work / name).write_bytes(b"new")
         assert not list(tmp_path.glob("*.png"))
@@ -322,7 +322,7 @@ def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
 
 def test_a_mount_point_is_filled(small_disk, tmp_path):
     """What lies beside it is another disk."""
-    with _files.atomic_folder(small_disk) as work:
+    with files.atomic_folder(small_disk) as work:
         assert work.stat().st_dev == small_disk.stat().st_dev
         (work / "0.png").write_bytes(b"new")
     assert names(small_disk) == ["0.png"]
@@ -330,26 +330,26 @@ def test_a_mount_point_is_filled(small_disk, tmp_path):
 
 
 def test_the_root_is_refused():
-    with pytest.raises(OutputError, match="not an empty folder"), _files.atomic_folder("/"):
+    with pytest.raises(OutputError, match="not an empty folder"), files.atomic_folder("/"):
         pass
 
 
 def test_what_is_being_written_is_not_abandoned(tmp_path):
     """Also where a library opens and writes the file by itself."""
-    with _files.atomic_output(tmp_path / "a.mp4") as temporary:
+    with files.atomic_output(tmp_path / "a.mp4") as temporary:
         for data in (b"some", b"all"):
-            _files.remove_abandoned(temporary)
+            files.remove_abandoned(temporary)
             Path(temporary).write_bytes(data)
-        _files.remove_abandoned(temporary)
+        files.remove_abandoned(temporary)
     assert (tmp_path / "a.mp4").read_bytes() == b"all"
     (tmp_path / ".flowwarp-folder").mkdir()
-    _files.remove_abandoned(tmp_path / ".flowwarp-folder")
+    files.remove_abandoned(tmp_path / ".flowwarp-folder")
     assert names(tmp_path) == [".flowwarp-folder", "a.mp4"]
 
 
 KILLED = """
 import signal, sys
-from flowwarp.io._files import atomic_output
+from flowwarp.io.files import atomic_output
 with atomic_output(sys.argv[1]) as temporary:
     temporary.write_bytes(b"half")
     signal.raise_signal(signal.SIGKILL)
@@ -360,7 +360,7 @@ with atomic_output(sys.argv[1]) as temporary:
 def test_what_a_killed_process_left_is_removed(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.mp4"], check=False)
     (left,) = tmp_path.iterdir()
-    _files.remove_abandoned(left)
+    files.remove_abandoned(left)
     assert names(tmp_path) == []
 
 
@@ -375,7 +375,7 @@ def test_a_file_that_was_removed_before_it_was_locked(tmp_path, monkeypatch):
         flock(file, how)
 
     monkeypatch.setattr(fcntl, "flock", late)
-    with _files.atomic_output(tmp_path / "a.flo") as temporary:
+    with files.atomic_output(tmp_path / "a.flo") as temporary:
         assert temporary.exists()
         assert temporary not in removed
         temporary.write_bytes(b"new")
@@ -385,7 +385,7 @@ def test_a_file_that_was_removed_before_it_was_locked(tmp_path, monkeypatch):
 def test_output_name_too_long(tmp_path):
     with (
         pytest.raises(OutputError, match="name too long"),
-        _files.atomic_output(tmp_path / ("n" * 300 + ".flo")) as temporary,
+        files.atomic_output(tmp_path / ("n" * 300 + ".flo")) as temporary,
     ):
         temporary.write_bytes(b"")
     assert names(tmp_path) == []
@@ -396,20 +396,20 @@ def test_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "a.flo")
     with (
         pytest.raises(InputError, match="not a regular file"),
-        _files.open_input(tmp_path / "a.flo"),
+        files.open_input(tmp_path / "a.flo"),
     ):
         pass
 
 
 def test_read_error_becomes_an_input_error(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
-    with pytest.raises(InputError, match="input/output error"), _files.open_input(tmp_path / "a"):
+    with pytest.raises(InputError, match="input/output error"), files.open_input(tmp_path / "a"):
         raise OSError(5, os.strerror(5))
 
 
 def test_a_bug_while_reading_stays_a_bug(tmp_path):
     (tmp_path / "a").write_bytes(b"x")
-    with pytest.raises(ValueError, match="ours") as fault, _files.open_input(tmp_path / "a"):
+    with pytest.raises(ValueError, match="ours") as fault, files.open_input(tmp_path / "a"):
         raise ValueError("ours")
     assert not isinstance(fault.value, InputError)
 
@@ -420,7 +420,7 @@ def test_list_folder_sorts_as_people_do(tmp_path):
     for name in made:
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "f5.png").mkdir()
-    found = [path.name for path in _files.list_folder(tmp_path, _files.IMAGE_EXTENSIONS)]
+    found = [path.name for path in files.list_folder(tmp_path, files.IMAGE_EXTENSIONS)]
     assert found == ["f01.png", "f1.png", "f2.png", "F3.PNG", "f10.png", made[-1]]
 
 
@@ -434,12 +434,12 @@ def test_a_webp_is_a_picture_or_a_video(tmp_path):
     (tmp_path / "cut.webp").write_bytes((tmp_path / "moving.WEBP").read_bytes()[:20])
     (tmp_path / "empty.webp").write_bytes(b"")
     (tmp_path / "folder.webp").mkdir()
-    assert _files.kind_of(tmp_path / "moving.WEBP") == _files.ANIMATED_WEBP
+    assert files.kind_of(tmp_path / "moving.WEBP") == files.ANIMATED_WEBP
     for name in ("still", "profile", "cut", "empty", "folder", "missing"):
-        assert _files.kind_of(tmp_path / f"{name}.webp") == ".webp"
+        assert files.kind_of(tmp_path / f"{name}.webp") == ".webp"
     videos, pictures = (
-        [path.name for path in _files.list_folder(tmp_path, extensions)]
-        for extensions in (_files.VIDEO_EXTENSIONS, _files.IMAGE_EXTENSIONS)
+        [path.name for path in files.list_folder(tmp_path, extensions)]
+        for extensions in (files.VIDEO_EXTENSIONS, files.IMAGE_EXTENSIONS)
     )
     assert videos == ["moving.gif", "moving.WEBP"]
     assert pictures == ["cut.webp", "empty.webp", "profile.webp", "still.webp"]
@@ -447,16 +447,16 @@ def test_a_webp_is_a_picture_or_a_video(tmp_path):
 
 def test_list_folder_needs_a_folder(tmp_path):
     with pytest.raises(InputError, match="no such file"):
-        _files.list_folder(tmp_path / "none", _files.IMAGE_EXTENSIONS)
+        files.list_folder(tmp_path / "none", files.IMAGE_EXTENSIONS)
 
 
 def test_expansion_limits():
-    _files.check_expansion("a", 1000, 1_032_000)
+    files.check_expansion("a", 1000, 1_032_000)
     with pytest.raises(InputError, match="holds 1000 bytes"):
-        _files.check_expansion("a", 1000, 1_032_001)
-    _files.check_expansion("a", 2**22, 100 * 2**22)
+        files.check_expansion("a", 1000, 1_032_001)
+    files.check_expansion("a", 2**22, 100 * 2**22)
     with pytest.raises(InputError, match="decompression bomb"):
-        _files.check_expansion("a", 2**22, 100 * 2**22 + 1)
+        files.check_expansion("a", 2**22, 100 * 2**22 + 1)
 
 
 @pytest.mark.parametrize(
@@ -479,16 +479,16 @@ def test_expansion_limits():
 )
 def test_pixel_limits(width, height, size, fits):
     if fits:
-        _files.check_pixels("a", width, height, size)
+        files.check_pixels("a", width, height, size)
     else:
         wanted = f"{width}x{height} pixels|to {3 * width * height} bytes; .*bomb"
         with pytest.raises(InputError, match=wanted):
-            _files.check_pixels("a", width, height, size)
+            files.check_pixels("a", width, height, size)
 
 
 def test_lock(tmp_path):
     def locked(**options):
-        return _files.lock(tmp_path, "is in use", "wait", **options)
+        return files.lock(tmp_path, "is in use", "wait", **options)
 
     with (
         locked(),
@@ -499,7 +499,7 @@ def test_lock(tmp_path):
         pass
     with locked():  # free again
         pass
-    with pytest.raises(OutputError, match="no such file"), _files.lock(tmp_path / "none", "in use"):
+    with pytest.raises(OutputError, match="no such file"), files.lock(tmp_path / "none", "in use"):
         pass
 
 
@@ -508,10 +508,10 @@ def test_a_lock_that_is_waited_for(tmp_path):
     order = []
 
     def second():
-        with _files.lock(tmp_path, "is in use", wait=True):
+        with files.lock(tmp_path, "is in use", wait=True):
             order.append("second")
 
-    with _files.lock(tmp_path, "is in use"):
+    with files.lock(tmp_path, "is in use"):
         waiting = threading.Thread(target=second)
         waiting.start()
         waiting.join(0.3)

@@ -13,7 +13,7 @@ import lpips_weights
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.perceptual import LPIPS
-from flowwarp.pipelines.video_evaluation import load_lpips
+from flowwarp.pipelines.video.evaluate import load_lpips
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 
 
 @pytest.fixture
 def each_level(monkeypatch):
     """Call something with every instruction set that is built and that this CPU has."""
-    folder = Path(_native.__file__).parent
-    levels = [k for k in _native._supported_levels() if (folder / f"_cpu_{k}.so").exists()]
+    folder = Path(native.__file__).parent
+    levels = [k for k in native._supported_levels() if (folder / f"_cpu_{k}.so").exists()]
     if len(levels) < 2:
         pytest.skip("fewer than two levels of the CPU library are built")
 
@@ -17,11 +17,11 @@ def each_level(monkeypatch):
         found = []
         for level in levels:
             monkeypatch.setenv("FLOWWARP_NATIVE", level)
-            _native.native.cache_clear()
-            assert _native.native().level == level
+            native.native.cache_clear()
+            assert native.native().level == level
             found.append(call(*arguments))
         return found
 
     yield results
     monkeypatch.undo()
-    _native.native.cache_clear()
+    native.native.cache_clear()

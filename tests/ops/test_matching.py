@@ -54,7 +54,7 @@ def test_same_bits_for_any_number_of_threads():
 def test_description_as_the_reference(size, monkeypatch):
     grey = rand(1, 1, *size)
     found = describe(grey)
-    monkeypatch.setattr(matching._native, "library_for", lambda *_: None)
+    monkeypatch.setattr(matching.native, "library_for", lambda *_: None)
     assert found.shape == (*size, 128)
     assert (found.int() - describe(grey).int()).abs().max() <= 1
 

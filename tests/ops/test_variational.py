@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 from flowwarp.ops.variational import (
     normal_equations,
     normal_equations_reference,
@@ -23,10 +23,10 @@ WINDOW = {"radius": 3, "sigma_space": 2.0, "sigma_colour": 0.2}
 @pytest.fixture
 def no_library(monkeypatch):
     monkeypatch.setenv("FLOWWARP_NATIVE", "off")
-    _native.native.cache_clear()
+    native.native.cache_clear()
     yield
     monkeypatch.undo()
-    _native.native.cache_clear()
+    native.native.cache_clear()
 
 
 def rand(*shape, seed=0):

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from flowwarp.ops import _native
+from flowwarp.ops import native
 from flowwarp.ops.warping import (
     MODES,
     PADDINGS,
@@ -140,7 +140,7 @@ def test_zero_flow_returns_the_input_bit_for_bit(dtype, mode, padding, channels_
     for height, width in SIZES:
         image = random_image(2, 3, height, width, dtype=dtype) - 0.5
         image.flatten()[:2] = torch.tensor([math.inf, 1e-7], dtype=dtype)[: image.numel()]
-        if _native.native().library is not None:
+        if native.native().library is not None:
             image.flatten()[-1] = -0.0
         if channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
@@ -322,12 +322,12 @@ def test_all_instruction_sets_give_the_same_bits(each_level, dtype, mode, channe
         assert all(map(torch.equal, first, other))
 
 
-@pytest.mark.skipif(_native.native().library is None, reason=_native.native().reason)
+@pytest.mark.skipif(native.native().library is None, reason=native.native().reason)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_reference_serves_without_the_library(monkeypatch, dtype, mode):
     native = everything(dtype, mode)
-    monkeypatch.setattr(_native, "native", lambda: _native.Native(None, "off", ""))
+    monkeypatch.setattr(native, "native", lambda: native.Native(None, "off", ""))
     for mine, theirs in zip(everything(dtype, mode), native, strict=True):
         # It rounds in another order.
         assert_relative(mine, theirs.double(), max(1e-5, 2 * TOLERANCE[theirs.dtype]))
@@ -418,7 +418,7 @@ def test_gradcheck_and_gradgradcheck(mode, padding):
     assert torch.autograd.gradgradcheck(run, (image, flow))
 
 
-@pytest.mark.skipif(_native.native().library is None, reason="operators need their kernels")
+@pytest.mark.skipif(native.native().library is None, reason="operators need their kernels")
 @pytest.mark.parametrize(("mode", "mask"), [("bilinear", False), ("bicubic", True)])
 def test_opcheck(mode, mask):
     image = random_image(1, 2, 4, 5).requires_grad_()

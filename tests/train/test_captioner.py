@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.data.captions import mirror_words
+from flowwarp.data.sprite_world.captions import mirror_words
 from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
-from flowwarp.pipelines.captions import (
+from flowwarp.pipelines.video.captions import (
     THINGS,
     MediaCaptioner,
     load_captioner,
@@ -20,7 +20,7 @@ from flowwarp.pipelines.captions import (
     to_ids,
     write_caption,
 )
-from flowwarp.pipelines.sequences import VOCABULARY
+from flowwarp.pipelines.video.sequences import VOCABULARY
 from flowwarp.train import loop, numbering
 from flowwarp.train.captioner import (
     CaptionerDataConfig,

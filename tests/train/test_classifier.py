@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.data.labels import mirror
+from flowwarp.data.sprite_world.labels import mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, numbering
 from flowwarp.train.classifier import (

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowwarp.data.world import Clip
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.losses.reconstruction import warp_loss
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest
-from flowwarp.pipelines.video_tokens import load_dvae, tokenize
+from flowwarp.pipelines.video.tokens import load_dvae, tokenize
 from flowwarp.train import dvae, loop, numbering
 from flowwarp.train.dvae import (
     DVAEDataConfig,

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import Medium, vocabulary_from_json
-from flowwarp.data.world import Clip
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
-from flowwarp.pipelines.captions import MediaCaptioner
-from flowwarp.pipelines.sequences import (
+from flowwarp.pipelines.video.captions import MediaCaptioner
+from flowwarp.pipelines.video.sequences import (
     CODES,
     VOCABULARY,
     WORDS,
@@ -24,8 +24,8 @@ from flowwarp.pipelines.sequences import (
     load_gpt,
     sample_video_tokens,
 )
-from flowwarp.pipelines.sketches import eye_print, sketch
-from flowwarp.pipelines.video_tokens import fingerprint, tokenize
+from flowwarp.pipelines.video.sketches import eye_print, sketch
+from flowwarp.pipelines.video.tokens import fingerprint, tokenize
 from flowwarp.train import gpt, loop, numbering
 from flowwarp.train.arrays import CAPTION
 from flowwarp.train.captioner import text_vocabulary

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from flowwarp.io import _cache
+from flowwarp.io import cache
 from flowwarp.train import arrays
 from flowwarp.train.arrays import CAPTION, pack_caption, unpack_caption
 from flowwarp.train.kept import keep_clips
@@ -54,8 +54,8 @@ def test_other_clips_are_kept_apart(tmp_path):
 def test_clips_make_room_when_nobody_needs_them(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "use", lambda folder: None)  # as after the process has ended
     keep_clips(draw, "a", 3, cache=tmp_path)
-    monkeypatch.setattr(_cache, "LIMIT", 1)
-    _cache.make_room(tmp_path)
+    monkeypatch.setattr(cache, "LIMIT", 1)
+    cache.make_room(tmp_path)
     assert list(tmp_path.glob("clips-*")) == []
 
 

@@ -14,18 +14,18 @@ import pytest
 import torch
 
 import tiny
-from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
+from flowwarp.selftest.exactness import relative
+from flowwarp.selftest.fault_injection import run_differences
+from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.train import runs
-from flowwarp.train.exactness import relative
 from flowwarp.train.loop import (
     LoopConfig,
     Progress,
     learning_rate,
     train,
 )
-from flowwarp.train.mishaps import run_differences
 
 STATE = "state-00000012.safetensors"
 

@@ -21,11 +21,11 @@ from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
-from flowwarp.pipelines.captions import load_captioner
-from flowwarp.pipelines.flow_estimation import load_flownet
-from flowwarp.pipelines.sequences import load_gpt
-from flowwarp.pipelines.video_models import load_reviser
-from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.pipelines.flow.estimate import load_flownet
+from flowwarp.pipelines.video.captions import load_captioner
+from flowwarp.pipelines.video.load import load_reviser
+from flowwarp.pipelines.video.sequences import load_gpt
+from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import loop
 from flowwarp.train.loop import train
 from flowwarp.train.processes import joined, own_device

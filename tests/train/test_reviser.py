@@ -6,12 +6,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowwarp.data.labels import actor_values
-from flowwarp.data.sprites import bundled_layers
+from flowwarp.data.sprite_world.labels import actor_values
+from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.reviser import Reviser, ReviserConfig
-from flowwarp.pipelines.video_models import load_models
-from flowwarp.pipelines.video_tokens import tokenize
+from flowwarp.pipelines.video.load import load_models
+from flowwarp.pipelines.video.tokens import tokenize
 from flowwarp.train import loop, reviser
 from flowwarp.train.perceptual import seen_loss
 from flowwarp.train.reviser import (

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 import tiny
-from flowwarp._signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
-from flowwarp.io._files import atomic_output
 from flowwarp.io.checkpoints import load_tensors
+from flowwarp.io.files import atomic_output
+from flowwarp.selftest.fault_injection import FullDisk
+from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.train.loop import train
-from flowwarp.train.mishaps import FullDisk
 from flowwarp.train.runs import State, check_settings, open_run
 from flowwarp.train.stopping import Stop, StopNow
 

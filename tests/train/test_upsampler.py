@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.data.world import Clip
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.models import dvae, flownet
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
@@ -23,7 +23,7 @@ from flowwarp.models.upsampler import (
     warp_previous,
 )
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.clip_motion import steady_clip_motion
+from flowwarp.pipelines.video.clip_motion import steady_clip_motion
 from flowwarp.train import numbering
 from flowwarp.train.upsampler import (
     Codec,

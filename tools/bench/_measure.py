@@ -165,7 +165,7 @@ def _status(key: str) -> int:
 
 def describe_machine() -> dict[str, Any]:
     """Return what the figures depend on, for the head of a table."""
-    from flowwarp.ops import _native
+    from flowwarp.ops import native
 
     cpu = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -177,6 +177,6 @@ def describe_machine() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "native": _native.native().level,
+        "native": native.native().level,
         "torch_capability": torch.backends.cpu.get_cpu_capability(),
     }

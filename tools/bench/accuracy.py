@@ -35,8 +35,8 @@ from torch import Tensor
 from flowwarp.cli import eval_flow
 from flowwarp.cli.eval_flow import METHODS, from_rows
 from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
+from flowwarp.io.shipped import FLOWNETS
 from flowwarp.metrics.flow import epe, fl_all
-from flowwarp.pipelines.shipped import FLOWNETS
 
 TITLE = "flow: accuracy against time"
 PLOT = Path("docs/images/accuracy.png")

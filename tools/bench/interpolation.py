@@ -40,9 +40,9 @@ from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.data.clips import is_cut
 from flowwarp.io.video import read_video
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow_estimation import QUALITIES, Quality, estimate_both, load_flownet
-from flowwarp.pipelines.interpolation import Estimate, interpolate_video
-from flowwarp.pipelines.refine import refine
+from flowwarp.pipelines.flow.estimate import QUALITIES, Quality, estimate_both, load_flownet
+from flowwarp.pipelines.flow.interpolate import Estimate, interpolate_video
+from flowwarp.pipelines.flow.refine import refine
 
 REPEATED = 1 / 20  # of the squared change beside it
 EXACT = 100.0  # dB

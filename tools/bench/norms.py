@@ -27,12 +27,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from flowwarp.data.digits import COLORS, GROUNDS, MOTIONS, compose_digits
-from flowwarp.data.world import Clip
+from flowwarp.data.sprite_world.world import Clip
 from flowwarp.models.captioner import CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.upsampler import coarse, detail, enlarge
-from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import captioner, dvae, gpt, upsampler
 from flowwarp.train.classifier import classifier_losses
 from flowwarp.train.kept import keep_clips

@@ -20,10 +20,10 @@ import onnxruntime
 import torch
 from torch import Tensor
 
-from flowwarp._bundled import bundled
+from flowwarp.bundled import bundled
 from flowwarp.compat.onnx import OUTPUTS, export_flownet
 from flowwarp.io.images import read_image
-from flowwarp.pipelines.flow_estimation import infer, load_flownet
+from flowwarp.pipelines.flow.estimate import infer, load_flownet
 
 
 def scene(half: bool) -> list[Tensor]:

@@ -21,7 +21,7 @@ from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.metrics.flow import epe
 from flowwarp.ops.variational import relax, relax_reference, weighted_median
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.refine import estimate, refine
+from flowwarp.pipelines.flow.refine import estimate, refine
 
 HEIGHT, WIDTH = 480, 640
 

@@ -27,24 +27,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp._bundled import bundled
-from flowwarp.data.labels import actor_values
+from flowwarp.bundled import bundled
 from flowwarp.data.sources import SPRITES, open_source
-from flowwarp.data.sprites import load_layers
+from flowwarp.data.sprite_world.labels import actor_values
+from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.data.synthesis import load_photos
 from flowwarp.models.dvae import DVAE
-from flowwarp.ops import _native
+from flowwarp.ops import native
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.sequences import load_gpt
-from flowwarp.pipelines.video_tokens import load_dvae
+from flowwarp.pipelines.video.sequences import load_gpt
+from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
 from flowwarp.train.kept import keep_clips
 from flowwarp.train.optimizers import Optimizer
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 RATE = 1e-5  # so that all steps cost the same
-OFF = _native.Native(None, "off", "", "switched off by the benchmark")
+OFF = native.Native(None, "off", "", "switched off by the benchmark")
 
 
 def drawn(task: loop.Task, config: loop.LoopConfig) -> tuple[loop.Task, loop.LoopConfig]:
@@ -125,7 +125,7 @@ def plain_warp(
 def plainly() -> Iterator[None]:
     """Do without our library, and our ``warp`` wherever it was imported."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(_native, "native", return_value=OFF))
+        stack.enter_context(mock.patch.object(native, "native", return_value=OFF))
         for name, module in list(sys.modules.items()):
             if name.startswith("flowwarp.") and vars(module).get("warp") is warp:
                 stack.enter_context(mock.patch.object(module, "warp", plain_warp))

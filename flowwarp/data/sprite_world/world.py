@@ -1,0 +1,384 @@
+"""A world with known motion: captioned clips of sprite characters, made as fast as they are read.
+
+A clip is a pure function of (seed, index): who is seen, what they wear and do, where, and how the
+camera moves. Flow between its frames is known exactly, since everything in it is moved by a formula
+(:mod:`flowwarp.data.stage`). Only where a character changes its pose there is no flow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowwarp.data.sprite_world.captions import draw_caption, reword
+from flowwarp.data.sprite_world.cast import (
+    ACTIONS,
+    Actor,
+    Attributes,
+    choose,
+    draw_actor,
+    is_held_out,
+)
+from flowwarp.data.sprite_world.grounds import (
+    HORIZON,
+    PHOTO,
+    Crop,
+    crop_photo,
+    ground_names,
+    is_backdrop,
+    paint_ground,
+)
+from flowwarp.data.sprite_world.labels import label_clip
+from flowwarp.data.sprite_world.layers import ANIMATIONS, Layer, Layers, dress
+from flowwarp.data.stage import STAGE, Figure, Shadow, Track, check_take, film
+from flowwarp.errors import InputError
+
+_TWO = 0.15  # of the clips show two actors
+_FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
+_HEIGHT = 48  # px of a cell, from head to feet
+# Pixels of the stage to a pixel of a cell, of one actor and of two. Pictures that are drawn in
+# pixels stand on whole ones, and move by whole ones: between them they would be another picture.
+_SCALE, _TWO_SCALE = 2.0, 1.5
+_STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
+_GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
+_ZOOM = 1.25
+_PROBES = 2000  # to tell whether any combination is held out; one in ten is
+_TRIES = 20_000  # to find one, of layers whose only such combinations are rare
+_PANS = ("left", "right", "up", "down")  # the first two before a backdrop
+_TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A captioned clip with known flow.
+
+    Args:
+        video: (T, 3, S, S) uint8.
+        flow_12: (T-1, 2, S, S) float32, from each frame to the next: ``warp(frame[t+1],
+            flow_12[t])`` looks like ``frame[t]``.
+        flow_21: likewise, from each frame back to the one before.
+        valid_12: (T-1, 1, S, S) bool, True where ``flow_12`` is exact. It is not on rims, where two
+            things share a pixel, under a shadow that moves, and where an actor changes its pose:
+            there flow tells how the actor as a whole moves.
+        valid_21: likewise, of ``flow_21``.
+        visible_12: (T-1, 1, S, S) bool, True where the next frame shows what is there: it is
+            neither hidden nor out of view.
+        visible_21: likewise, in the frame before.
+        caption: what is seen, in English.
+        attributes: what is seen, as data; see :mod:`flowwarp.data.sprite_world.cast`.
+        rewordings: other captions, as many as were asked for where clips are made up.
+        labels: one word for each thing that can be told of a single actor, as "none" where there is
+            no weapon; empty of several, and where nobody knows.
+    """
+
+    video: Tensor
+    flow_12: Tensor
+    flow_21: Tensor
+    valid_12: Tensor
+    valid_21: Tensor
+    visible_12: Tensor
+    visible_21: Tensor
+    caption: str
+    attributes: Attributes
+    rewordings: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def compose_clip(
+    layers: Layers,
+    seed: int,
+    index: int,
+    size: int = STAGE,
+    frames: int = 16,
+    *,
+    photos: Sequence[Tensor] = (),
+    photo_share: float = 0.2,
+    held_out: bool | None = False,
+    rewordings: int = 0,
+) -> Clip:
+    """Make a clip; the same arguments give the same clip.
+
+    Args:
+        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
+        seed: which series of clips.
+        index: which clip of the series.
+        size: of the frames: 128, or 64, 32, 16 for the same clip averaged down.
+        frames: how many, 16 as a rule: a walk's cycle, or a whole blow.
+        photos: (3, H, W) uint8 each; some clips are shown before a part of one.
+        photo_share: how many.
+        held_out: False for training: no combination that :func:`is_held_out` names; True for only
+            such; None for both.
+        rewordings: how many other captions of it are made.
+
+    Raises:
+        ValueError: a size or length that is not possible, or nothing is held out.
+    """
+    setting = set_up(layers, seed, index, size, frames, photos, photo_share, held_out)
+    take = film(setting.canvas, setting.scene.camera, setting.figures(), size)
+    attributes, random = setting.attributes, setting.random
+    return Clip(
+        **vars(take),
+        caption=setting.caption,
+        attributes=attributes,
+        rewordings=reword(attributes, random, rewordings),  # drawn last: without, all is the same
+        labels=label_clip(attributes) if len(setting.actors) == 1 else {},
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """All that is decided of a clip before it is filmed."""
+
+    actors: Sequence[Actor]
+    attributes: Attributes
+    caption: str
+    scene: Scene
+    canvas: Tensor
+    random: np.random.Generator
+
+    def figures(self) -> list[Figure]:
+        """Return the actors as they are painted, those behind first."""
+        order = np.argsort([t.y[0] + _FEET * t.scale[0] for t in self.scene.tracks])
+        return [self.figure(number, self.actors[number].worn) for number in order]
+
+    def figure(self, number: int, worn: Sequence[Layer]) -> Figure:
+        """Return an actor as it is painted, in its own clothes or in others."""
+        about, scene = self.actors[number].attributes, self.scene
+        pictures = dress(worn, ACTIONS[about["action"]][1], about["direction"])
+        return Figure(pictures, scene.shown[number], scene.tracks[number], _SHADOW)
+
+
+def set_up(
+    layers: Layers,
+    seed: int,
+    index: int,
+    size: int,
+    frames: int,
+    photos: Sequence[Tensor],
+    photo_share: float,
+    held_out: bool | None,
+) -> Setting:
+    """Decide all of a clip; see :func:`compose_clip`."""
+    check_take(size, frames)
+    random = np.random.default_rng([seed, index])
+    for _ in range(_TRIES):
+        actors, attributes = _cast(layers, random, photo_share if len(photos) else None)
+        if held_out is None or is_held_out(attributes) == held_out:
+            break
+    else:
+        wanted = "held out" if held_out else "not held out"
+        raise ValueError(f"layers hold no combination that is {wanted}; load more of them")
+    ground = attributes["ground"]
+    caption = draw_caption(attributes, random)
+    scene = _direct(random, actors, attributes["camera"], ground, frames)
+    if ground == PHOTO:
+        canvas = crop_photo(choose(random, photos), random, scene.crop.height, scene.crop.width)
+    else:
+        canvas = paint_ground(ground, random, scene.crop)
+    return Setting(actors, attributes, caption, scene, canvas, random)
+
+
+_SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)
+
+
+def holds_held_out(layers: Layers, *, photos: bool = False) -> bool:
+    """Return whether clips of some layers can show a combination that is held out.
+
+    Few layers make few combinations, and it may be that none of them is. Some are drawn to see.
+
+    Args:
+        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
+        photos: whether there are any to stand before.
+    """
+    random = np.random.default_rng(0)
+    share = 0.5 if photos else None
+    return any(is_held_out(_cast(layers, random, share)[1]) for _ in range(_PROBES))
+
+
+def check_held_out(
+    layers: Layers,
+    source: str | Path | None,
+    remedy: str = "add some more of them",
+    *,
+    photos: bool = False,
+) -> None:
+    """Refuse layers that hold nothing that is held out, where that is wanted.
+
+    Args:
+        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
+        source: the folder they are of; None for those in the package.
+        remedy: what to do.
+        photos: whether there are any to stand before.
+
+    Raises:
+        InputError: they are such.
+    """
+    if not holds_held_out(layers, photos=photos):
+        raise InputError(source or "layers", "hold no combination that is held out", remedy)
+
+
+# ------------------------------------------------------------------ who and how
+
+
+def _cast(
+    layers: Layers, random: np.random.Generator, photo_share: float | None
+) -> tuple[list[Actor], Attributes]:
+    """Draw who is seen, where, and what the camera does; without a share there are no photos."""
+    photo = photo_share is not None and random.random() < photo_share
+    ground = PHOTO if photo else choose(random, ground_names())
+    actors = [draw_actor(layers, random) for _ in range(1 + (random.random() < _TWO))]
+    attributes: Attributes = {
+        "actors": [actor.attributes for actor in actors],
+        "ground": ground,
+        "camera": _draw_camera(random, actors, ground),
+    }
+    return actors, attributes
+
+
+def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: str) -> str:
+    """Draw a move that leaves no doubt who moves: it follows one who walks, or stays."""
+    ways = {_way(actor) for actor in actors}
+    level, climbs = is_backdrop(ground), bool(ways & {"up", "down"})
+    chance = random.random()
+    if ways == {""} and chance < 0.35:
+        return f"pan {choose(random, _PANS[: 2 if level else 4])}"
+    if len(ways) == 1 and ways != {""} and chance < 0.35 and not (level and climbs):
+        return "follow"
+    if chance > 0.9 and not climbs:  # who walks up or down would leave the frame
+        return choose(random, ("zoom in", "zoom out"))
+    return "still"
+
+
+def _way(actor: Actor) -> str:
+    """Return where an actor goes; nothing if it stays where it is."""
+    about = actor.attributes
+    return about["direction"] if about["action"] == "walk" else ""
+
+
+# ------------------------------------------------------------------ where everything is, and when
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Tracks of all that is seen, what the actors show, and which part of the ground is needed."""
+
+    camera: Track
+    tracks: Sequence[Track]
+    shown: Sequence[NDArray[np.int64]]
+    crop: Crop
+
+
+def _direct(
+    random: np.random.Generator, actors: Sequence[Actor], camera: str, ground: str, frames: int
+) -> Scene:
+    """Place the actors, let them act, and move the camera.
+
+    A point of the world is a pixel of the stage as long as the camera neither moves nor zooms.
+    """
+    time = np.arange(frames, dtype=np.float64)
+    length = max(frames - 1, 1)
+    several = len(actors) > 1
+    zoom = np.ones(frames)
+    scale = _TWO_SCALE if several else _SCALE
+    if camera.startswith("zoom"):
+        zoom = np.exp(math.log(_ZOOM) * time / length)
+        zoom = zoom if camera == "zoom in" else zoom[::-1]
+        scale = scale if several else scale / _ZOOM
+    paths = _draw_paths(random, actors, camera, scale, zoom.max(), length)
+
+    drift = np.zeros((frames, 2))
+    if camera == "follow":
+        drift = time[:, None] * paths[0][1]
+    elif camera.startswith("pan"):
+        x, y = _TURNS[camera.removeprefix("pan ")]
+        wanted, reach = (_STEP / 2, 18) if y else (_STEP / 2, 20) if several else (_STEP, 44)
+        way = _pace(wanted, reach, length) * np.array([x, y])
+        drift = time[:, None] * way - _on_grid(way * length / 2)
+    start = paths[0][0]
+    focus = np.array([STAGE / 2 if several else start[0], start[1] - 0.5 * _HEIGHT * scale])
+    offset = (1 - zoom)[:, None] * focus - zoom[:, None] * drift  # screen = zoom * world + offset
+
+    tracks, shown = [], []
+    for actor, (start, speed) in zip(actors, paths, strict=True):
+        corner = start + time[:, None] * speed - scale * np.array([_MIDDLE, _FEET])
+        tracks.append(Track(scale * zoom, *(zoom[:, None] * corner + offset).T))
+        shown.append(_act(actor.attributes["action"], frames))
+    # Of the world that is seen, in whole tiles, so that the ground lies on them too.
+    low = _GRID * np.floor(((-offset / zoom[:, None]).min(0) - 1) / _GRID).astype(int)
+    high = _GRID * np.ceil((((STAGE - offset) / zoom[:, None]).max(0) + 2) / _GRID).astype(int)
+    left, top = (_GRID * int(random.integers(1 << 13)) for _ in range(2))
+    if is_backdrop(ground):
+        horizon = min(start[1] for start, _ in paths) - random.uniform(10, 24)
+        top = HORIZON - _GRID * round(horizon / _GRID) + int(low[1])
+    crop = Crop(top, left, int(high[1] - low[1]), int(high[0] - low[0]))
+    return Scene(Track(zoom, *(offset + zoom[:, None] * low).T), tracks, shown, crop)
+
+
+def _draw_paths(
+    random: np.random.Generator,
+    actors: Sequence[Actor],
+    camera: str,
+    scale: float,
+    zoom: float,
+    length: int,
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """Return where the feet of each actor are in the first frame, and their pixels a frame.
+
+    Args:
+        random: is drawn from.
+        actors: from left to right.
+        camera: how it moves.
+        scale: of the actors.
+        zoom: of the camera, at its largest.
+        length: how many steps there are from the first frame to the last.
+    """
+    several = len(actors) > 1
+    height = _HEIGHT * scale * zoom
+    feet = random.uniform(min(height + 10, 118), 121)
+    # Nobody leaves the frame, nor do two of them meet, unless the camera goes along.
+    across, down = (20 if several else 54), np.clip(STAGE - height - 8, 6, 30)
+    sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.zeros(1)
+    paths = []
+    for actor, side in zip(actors, sides, strict=True):
+        way = np.array(_TURNS[_way(actor)])
+        speed = way * (_STEP, _STEP / 2)
+        start = np.array([STAGE / 2 + side, feet + 4 * several * random.uniform(-1, 1)])
+        start[0] += random.uniform(-5, 5)
+        if camera != "follow":
+            speed = way * (_pace(_STEP, across, length), _pace(_STEP / 2, down, length))
+            start -= speed * length / 2
+            lowest, highest = height + 6 - speed[1] * length * (speed[1] < 0), 124.0
+            highest -= speed[1] * length * (speed[1] > 0)
+            start[1] = np.clip(start[1], min(lowest, highest), highest)
+        corner = scale * np.array([_MIDDLE, _FEET])
+        paths.append((_on_grid(start - corner) + corner, speed))
+    return paths
+
+
+def _on_grid(place: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the nearest place on the grid."""
+    return _GRID * np.round(place / _GRID)
+
+
+def _pace(wanted: float, reach: float, length: int) -> float:
+    """Return how many pixels to move at each of some steps: whole ones, if there is one to go."""
+    most = reach / length
+    return min(wanted, math.floor(most) if most >= 1 else most)
+
+
+def _act(action: str, frames: int) -> NDArray[np.int64]:
+    """Return which cell of the animation each frame shows; a clip begins with what it shows."""
+    time = np.arange(frames)
+    cells = ANIMATIONS[ACTIONS[action][1]][1]
+    if action == "stand":
+        return np.zeros(frames, np.int64)
+    if action == "walk":  # cell 0 is standing; two frames a cell, so that a cycle takes 16
+        return 1 + time // 2 % (cells - 1)
+    hold = max(1, min(2, frames // cells))
+    return np.minimum(time // hold, cells - 1)

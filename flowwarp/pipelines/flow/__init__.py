@@ -1,0 +1,1 @@
+"""Flow of two frames, of whole clips, and the frames between."""

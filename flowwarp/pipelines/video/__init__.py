@@ -1,0 +1,1 @@
+"""Video from a prompt, a caption from video, and how good both are."""

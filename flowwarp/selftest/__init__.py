@@ -1,0 +1,1 @@
+"""What ``flowwarp doctor --full`` measures: exactness, determinism and interrupted runs."""

@@ -1,0 +1,340 @@
+"""The real trainers at small sizes, on the world of digits: to measure what is promised of them.
+
+The reviser's is on that of sprites: no other has clips of which it is known how they look in other
+clothes. Every third example has nothing that its masks keep, as it happens.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowwarp.data.digits import GROUNDS, MOTIONS, compose_digits
+from flowwarp.data.sprite_world.counterparts import Counterparts
+from flowwarp.data.sprite_world.labels import JUDGED, OF_ACTOR, label_values, one_actor
+from flowwarp.data.sprite_world.layers import bundled_layers
+from flowwarp.data.synthesis import synthesize_pair
+from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
+from flowwarp.pipelines.video.captions import MediaCaptioner
+from flowwarp.pipelines.video.sequences import TEXT, MediaGPT
+from flowwarp.train import captioner as train_captioner
+from flowwarp.train import classifier as train_classifier
+from flowwarp.train import dvae as train_dvae
+from flowwarp.train import flow as train_flow
+from flowwarp.train import gpt as train_gpt
+from flowwarp.train import reviser as train_reviser
+from flowwarp.train import upsampler as train_upsampler
+from flowwarp.train.fitted import fit_pairs
+from flowwarp.train.kept import keep_clips
+from flowwarp.train.loop import LoopConfig, Task
+from flowwarp.train.numbering import generator
+from flowwarp.train.tokenized import grid_media, tokenize_clips
+
+TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier", "reviser")
+OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of another kind
+
+_NOTHING = {
+    "known": 0,
+    "visible": 0,
+    "same": 0,
+    "weights": 0,
+    "asked": 0,
+    "actor": 0,
+    "flow_12": torch.nan,
+    "flow_21": torch.nan,
+    "direction": train_classifier.UNKNOWN,
+    "ground": train_classifier.UNKNOWN,
+}
+_SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
+_FRAMES = 8
+
+
+def small_config(**changes: Any) -> LoopConfig:
+    """Return how the small trainers train: five steps of five examples."""
+    settings: dict[str, Any] = {
+        "steps": 5,
+        "batch_size": 5,
+        "learning_rate": 1e-3,
+        "warmup": 2,
+        "ema": 0.9,
+        "validate_every": 3,
+        "samples_every": 3,
+        "log_every": 2,
+        "save_every": 2,
+        "threads": 1,
+    }
+    return LoopConfig(**settings | changes)
+
+
+def small_task(name: str, config: LoopConfig, folder: Path) -> Task:
+    """Return the task of a trainer, small; the same arguments, the same task.
+
+    Args:
+        name: of ``TRAINERS`` or ``OTHERWISE``.
+        config: of the loop.
+        folder: where codes and fitted flow are kept.
+    """
+    task = _TASKS[name](config, folder / "cache")
+    inner = task.batch
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        examples = dict(inner(numbers))
+        for row, number in enumerate(numbers):
+            for key in _NOTHING.keys() & examples.keys() if number % 3 == 1 else ():
+                examples[key][row] = _NOTHING[key]
+        return examples
+
+    return replace(task, batch=batch)
+
+
+def _flow_task(config: LoopConfig, folder: Path) -> Task:
+    coarse = torch.rand(3, 3, 30, 40, generator=generator(0))
+    photos = list(F.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1))
+    data = train_flow.FlowDataConfig(64, 64, 16, fitted_share=0.6)
+
+    def draw(number: int) -> tuple[Tensor, Tensor]:
+        pair = synthesize_pair(photos, 0, number, (128, 128))
+        return pair.image1[None], pair.image2[None]
+
+    fitted = fit_pairs(draw, "small", 3, (128, 128), cache=folder)
+    material = train_flow.Material(None, photos, fitted)
+    # All terms from the first step on.
+    losses = train_flow.FlowLossConfig(occlusion_from=0, self_supervision_from=0, student_margin=16)
+    configs = {"loop": config, "model": flownet.TINY, "data": data, "losses": losses}
+    return train_flow.flow_task(material, configs)
+
+
+def _dvae_task(
+    config: LoopConfig, folder: Path, model: dvae.DVAEConfig = dvae.TINY, frames: int = _FRAMES
+) -> Task:
+    data = train_dvae.DVAEDataConfig(_SMALL, frames, validation=2)
+    losses = train_dvae.DVAELossConfig()
+    configs = {"loop": config, "model": model, "data": data, "losses": losses}
+
+    def draw(seed: int, index: int) -> Any:
+        # A residual's vectors are found of 768; to compose so many takes longer than all else.
+        return _digits(_SMALL, seed, index % 64, frames)
+
+    return train_dvae.dvae_task(draw, configs)
+
+
+def _gpt_task(
+    config: LoopConfig,
+    folder: Path,
+    sketcher: MediaCaptioner | None = None,
+    redrawn: float = 0.0,
+    losses: train_gpt.GPTLossConfig = train_gpt.GPTLossConfig(),  # noqa: B008 - never changed
+) -> Task:
+    net = _codec()
+    material = _coded(net, folder, sketcher)
+    data = train_gpt.GPTDataConfig(
+        clips=12,
+        checked=2,
+        size=_LARGE,
+        frames=_FRAMES,
+        merges=20,
+        text_limit=12,
+        redrawn=redrawn,
+    )
+    configs = {
+        "loop": config,
+        "model": replace(gpt.TINY, width=32, depth=2, hidden=48),
+        "data": data,
+        "losses": losses,
+    }
+    task = train_gpt.gpt_task(material, configs, net)
+    awake(task.model)
+    return task
+
+
+def _captioner_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_captioner.CaptionerDataConfig(
+        clips=12, checked=2, length=_FRAMES, merges=20, text_limit=12
+    )
+    model = captioner.CaptionerConfig(1, size=_SMALL, widths=(16, 16), hidden=24, norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    kept, other = (
+        keep_clips(partial(_digits, _SMALL, seed), str(seed), count, cache=folder)
+        for seed, count in ((0, 12), (1, 2))
+    )
+    task = train_captioner.captioner_task(kept, {"val": other}, configs)
+    awake(task.model)
+    return task
+
+
+def _coded(net: dvae.DVAE, folder: Path, sketcher: MediaCaptioner | None) -> train_gpt.GPTMaterial:
+    media = grid_media(net, _LARGE, _FRAMES, sketcher)
+    training, checked = (
+        tokenize_clips(
+            partial(_digits, _LARGE, seed),
+            net,
+            media,
+            str(seed),
+            count,
+            captioner=sketcher,
+            cache=folder,
+        )
+        for seed, count in ((0, 12), (1, 2))
+    )
+    return train_gpt.GPTMaterial(training, {"val": checked}, media)
+
+
+def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=_FRAMES, frames=3, estimated=0.5)
+    configs = {
+        "loop": config,
+        "model": replace(upsampler.TINY, widths=(16, 24)),
+        "data": data,
+        # Half of the examples are rolled out from the first step on.
+        "condition": train_upsampler.ConditionConfig(own_share=0.5, own_from=0.0),
+    }
+    codec = train_upsampler.dvae_codec(_codec())
+    task = train_upsampler.upsampler_task(
+        partial(_digits, _LARGE), codec, configs, flownet=_flownet()
+    )
+    awake(task.model)
+    return task
+
+
+def _classifier_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_classifier.ClassifierDataConfig(clips=12, validation=2)
+    attributes = (("direction", tuple(MOTIONS)), ("ground", tuple(GROUNDS)))
+    model = classifier.ClassifierConfig(attributes, size=_SMALL, widths=(16, 16), norm="none")
+    configs = {"loop": config, "model": model, "data": data}
+    return train_classifier.classifier_task(_one_digit, _FRAMES, configs)
+
+
+def _reviser_task(config: LoopConfig, folder: Path) -> Task:
+    data = train_reviser.ReviserDataConfig(_SMALL, _FRAMES, clips=12, checked=2, groups=1)
+    values = label_values(bundled_layers())
+    # As many of each, so that a neighbour of an example may be told the same in another order.
+    most = max(len(values[name]) for name in OF_ACTOR)
+    attributes = tuple(
+        (name, (*values[name], *map(str, range(most - len(values[name]))))) for name in OF_ACTOR
+    )
+    model = reviser.ReviserConfig(
+        attributes, widths=(8, 16), blocks=(1, 1), embedding=8, norm="none"
+    )
+    losses = train_reviser.ReviserLossConfig()
+    configs = {"loop": config, "model": model, "data": data, "losses": losses}
+    spoil = train_reviser.Spoiler(_codec(), _writer())
+    kept, other = (
+        train_reviser.keep_revisions(
+            partial(_counterparts, data, seed), spoil, str(seed), count, seed, data, cache=folder
+        )
+        for seed, count in ((0, data.clips), (1, data.checked))
+    )
+    task = train_reviser.reviser_task(kept, {"val": other}, configs)
+    hearing(awake(task.model))
+    return task
+
+
+def _residual_task(config: LoopConfig, folder: Path) -> Task:
+    model = replace(dvae.TINY, encoder=0, quantiser="residual", entries=32)
+    # Without an encoder, the gradient is nearly all the last layer's, a sum over all pixels. Some
+    # processors' kernels add these up one by one: of 8 frames they lose a millionth on the way.
+    return _dvae_task(config, folder, model, 4)
+
+
+def _redrawn_task(config: LoopConfig, folder: Path) -> Task:
+    """Return a transformer's that is told sketches, and redraws some of what it reads."""
+    losses = train_gpt.GPTLossConfig(rare=1.0, asked=0.5)
+    return _gpt_task(config, folder, _sketcher(), 0.7, losses)
+
+
+_TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
+    "flow": _flow_task,
+    "dvae": _dvae_task,
+    "dvae, residual": _residual_task,
+    "gpt": _gpt_task,
+    "gpt, redrawn": _redrawn_task,
+    "captioner": _captioner_task,
+    "upsampler": _upsampler_task,
+    "classifier": _classifier_task,
+    "reviser": _reviser_task,
+}
+
+
+@cache
+def _digits(size: int, seed: int, index: int, frames: int = _FRAMES) -> Any:
+    return compose_digits(seed, index, size, frames)
+
+
+def _one_digit(seed: int, index: int) -> Any:
+    """Return a clip of a digit that has all attributes of an actor, most of them absent."""
+    clip = one_actor(partial(_digits, _SMALL))(seed, index)
+    (digit,) = clip.attributes["actors"]
+    actor = dict.fromkeys((*JUDGED, "hair_style"), "") | digit
+    return replace(clip, attributes=clip.attributes | {"actors": [actor]})
+
+
+@cache
+def _counterparts(data: train_reviser.ReviserDataConfig, seed: int, index: int) -> Counterparts:
+    return train_reviser.Pairs(bundled_layers(), (), seed, data)(index)
+
+
+@cache
+def _writer() -> MediaGPT:
+    """Return a transformer that writes codes of `_codec`, of which it knows nothing."""
+    torch.manual_seed(0)
+    pairs = train_pairs([], 0)
+    media = Medium(TEXT, pairs.size), *grid_media(_codec(), _SMALL, _FRAMES)
+    words = Vocabulary(media, pairs, text_limit=8)
+    sizes = replace(gpt.TINY, vocabulary=words.size, width=32, depth=1, hidden=48)
+    return MediaGPT(gpt.GPT(sizes).eval(), words)
+
+
+@cache
+def _sketcher() -> MediaCaptioner:
+    torch.manual_seed(0)
+    pairs = train_pairs([], 0)
+    size = pairs.size + 1
+    sizes = captioner.CaptionerConfig(size, size=_LARGE, widths=(16, 16), hidden=24, kinds=6)
+    words = train_captioner.text_vocabulary(pairs, 12)
+    return MediaCaptioner(captioner.Captioner(sizes).eval(), words)
+
+
+@cache
+def _codec() -> dvae.DVAE:
+    torch.manual_seed(0)
+    return dvae.DVAE(dvae.TINY).eval()
+
+
+@cache
+def _flownet() -> flownet.FlowNet:
+    torch.manual_seed(0)
+    return flownet.FlowNet(flownet.TINY).eval()
+
+
+def awake(net: nn.Module) -> nn.Module:
+    """Give a network whose head begins at zero one that lets the rest be seen; return it."""
+    head = net.head
+    assert isinstance(head, nn.Linear | nn.Conv2d)
+    nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
+    return net
+
+
+def hearing(net: nn.Module) -> nn.Module:
+    """Give a reviser, whose blocks are deaf at first, such as hear what it is told; return it."""
+    for module in net.modules():
+        if isinstance(module, reviser.Block):
+            nn.init.normal_(module.told.weight, std=module.told.in_features**-0.5)
+    return net
+
+
+def processes() -> Any:
+    """Return how to start processes: as copies of one that has imported all this, if possible."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__, "torch._dynamo"])  # AdamW imports it
+    return context
