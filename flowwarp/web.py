@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.bundled import bundled
-from flowwarp.cli._choices import QUALITIES
-from flowwarp.cli._device import choose_device, wait_briefly
-from flowwarp.cli._faults import run
+from flowwarp.cli._device import choose_device, set_wait_policy
+from flowwarp.cli._errors import run
+from flowwarp.cli._options import QUALITIES
 from flowwarp.defaults import FPS, MOST_SEED
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
 
@@ -321,7 +321,7 @@ def command(port: int | None) -> None:
     Its address is printed on stdout. One picture pair or prompt is worked on at a time, others
     wait. What is uploaded and made lies in a temporary folder, which goes when the page ends.
     """
-    wait_briefly()
+    set_wait_policy()
 
     @functools.cache
     def flownet() -> FlowNet:

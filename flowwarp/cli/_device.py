@@ -40,7 +40,7 @@ def choose_device(device: str) -> str:
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def wait_briefly() -> None:
+def set_wait_policy() -> None:
     """Have threads that wait for each other leave their core to others before long.
 
     Torch reads it when it is loaded. They would not do so for milliseconds, which beside two busy

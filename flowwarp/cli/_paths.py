@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
-from flowwarp.errors import InputError, OutputError, printable
+from flowwarp.errors import InputError, OutputError
 from flowwarp.io.files import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
@@ -26,51 +24,6 @@ from flowwarp.io.files import (
 )
 
 _PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
-
-
-def output_option(
-    help: str, *names: str, metavar: str = "OUT", required: bool = False
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return an option that names what is to be written, by default ``-o``.
-
-    It takes the name of a file or a folder as it stands, but neither nothing nor stdout.
-    """
-    return click.option(
-        *(names or ("-o", "--output")),
-        callback=_check_name,
-        metavar=metavar,
-        required=required,
-        help=help,
-    )
-
-
-def _check_name(context: click.Context, option: click.Parameter, name: str | None) -> str | None:
-    if name == "":  # as of a variable of a script that is not set
-        raise click.BadParameter("it is empty; name a file, or a folder", context, option)
-    if name == "-":
-        problem = "results cannot go to stdout; name a file, or a folder"
-        raise click.BadParameter(problem, context, option)
-    return name
-
-
-def input_argument(
-    name: str, metavar: str, *, nargs: int = 1, required: bool = True
-) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return an argument that names what is to be read, one or, with ``nargs`` -1, any number.
-
-    An empty name is refused: for Python it is the folder that one is in.
-    """
-    return click.argument(
-        name, metavar=metavar, nargs=nargs, required=required, callback=_check_input
-    )
-
-
-def _check_input(
-    _context: click.Context, _argument: click.Parameter, names: str | tuple[str, ...]
-) -> str | tuple[str, ...]:
-    if "" in ((names,) if isinstance(names, str) else names):
-        raise InputError("''", "is no name of a file")
-    return names
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
@@ -290,24 +243,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
-
-
-def print_path(path: Path) -> None:
-    """Print a result's path to stdout, as ``print_names`` does."""
-    print_names(str(path))
-
-
-def print_names(text: str) -> None:
-    """Print text that may hold names of files to stdout, these byte for byte.
-
-    A terminal, which would obey what they hold, gets what can be shown of them.
-    """
-    if sys.stdout.isatty():
-        text = "\n".join(map(printable, text.split("\n")))
-    try:
-        click.echo(os.fsencode(text))
-    except UnicodeEncodeError:  # in a locale that has not all letters
-        click.echo(text)
 
 
 def is_folder(name: str | Path) -> bool:

@@ -12,8 +12,8 @@ from flowwarp.cli._training import (
     Sources,
     TrainingOptions,
     check_resumed,
-    tell_clips,
-    tell_plan,
+    print_plan,
+    report_clips,
 )
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def keep_splits(
 
     clips, checked = counts
     made_of: dict[str, Any] = {"layers": layers, "photos": photos, "rewordings": rewordings}
-    source, other = open_split(data, size, frames, motion=motion, progress=tell_clips, **made_of)
+    source, other = open_split(data, size, frames, motion=motion, progress=report_clips, **made_of)
     judged = {"val": other}
     if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
         judged["held_out"] = open_source(data, size, frames, held_out=True, **made_of)
@@ -187,11 +187,11 @@ def is_plan_only(
     check_resumed(configs, sources, given)
     if given.dry_run:
         found = {"videos": check_source(data, layers=layers, photos=photos)}
-        tell_plan(configs, sources, found, given)
+        print_plan(configs, sources, found, given)
     return given.dry_run
 
 
-def tell_every(doing: str) -> Callable[[int, int], None]:
+def report_every(doing: str) -> Callable[[int, int], None]:
     """Return what tells now and then how far something is that is done once."""
 
     def tell(done: int, total: int) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flowwarp.cli import _paths
 from flowwarp.cli._device import choose_device
+from flowwarp.cli._report import print_path, print_text
 from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError
 
@@ -287,7 +287,7 @@ def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingO
     check_settings(given.folder, {**known, _SOURCES: sources}, FREE, given.resume)
 
 
-def tell_clips(done: int, total: int) -> None:
+def report_clips(done: int, total: int) -> None:
     """Tell how far the preparation of a folder's videos is."""
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
@@ -380,7 +380,7 @@ def _whole(name: str) -> str:
     return f"{path.absolute()} sha256:{digest.hexdigest()[:16]}"
 
 
-def tell_plan(
+def print_plan(
     configs: Mapping[str, Any],
     sources: Sources,
     found: Mapping[str, int | None],
@@ -425,7 +425,7 @@ def tell_plan(
         "run": given.folder,
     }
     for name, line in lines.items():
-        _paths.print_names(f"{name}: {line}")
+        print_text(f"{name}: {line}")
 
 
 def train(
@@ -449,5 +449,5 @@ def train(
         best = None if result.best is None else {"value": result.best[0], "step": result.best[1]}
         click.echo(json.dumps({"weights": str(result.weights), "step": result.step, "best": best}))
     else:
-        _paths.print_path(Path(result.weights))
+        print_path(Path(result.weights))
     return result

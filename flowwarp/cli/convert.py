@@ -11,14 +11,14 @@ from typing import Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._choices import FORMATS
-from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.cli._options import FORMATS, input_argument, output_option
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError
 
 
 @click.command()
-@_paths.input_argument("inputs", "IN...", nargs=-1)
-@_paths.output_option("A file; for many, a folder.", required=True)
+@input_argument("inputs", "IN...", nargs=-1)
+@output_option("A file; for many, a folder.", required=True)
 @click.option("--to", type=click.Choice(FORMATS), help="Format; else OUT's extension says it.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
@@ -82,7 +82,7 @@ def command(
                 failed.append({"input": str(source), "error": str(fault)})
                 continue
             if not as_json:
-                _paths.print_path(target)
+                print_path(target)
             results.append(
                 {
                     "input": str(source),

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._results import progress_bar
+from flowwarp.cli._options import output_option
+from flowwarp.cli._report import print_path, print_text, progress_bar
 from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError, OutputError
 
@@ -138,7 +139,7 @@ def info_command(name: str, as_json: bool) -> None:
         lines.append(f"note: {about['note']}")
     if "captions" in about:
         lines += ["captions, for example:", *(f"  {line}" for line in about["captions"])]
-    _paths.print_names("\n".join(lines))
+    print_text("\n".join(lines))
 
 
 def _about_recipe(name: str) -> dict[str, Any]:
@@ -170,7 +171,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 
 @command.command("make")
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
-@_paths.output_option("The folder for the clips.", required=True)
+@output_option("The folder for the clips.", required=True)
 @click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
 @click.option(
     "--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, metavar="N"
@@ -266,7 +267,7 @@ def make_command(
             file = f"{name}.mp4"
             clips.append({"file": file, "caption": clip.caption, "attributes": clip.attributes})
             if not as_json:
-                _paths.print_path(folder / file)
+                print_path(folder / file)
         if not dry_run:
             if world == "sprites":
                 _copy_credits(layers, folder)
@@ -275,7 +276,7 @@ def make_command(
             # Last: a folder with a table is whole.
             _write_table(folder / TABLE, clips)
     if not as_json:
-        _paths.print_path(folder / TABLE)
+        print_path(folder / TABLE)
     else:
         click.echo(json.dumps({"dry_run": dry_run, "output": str(folder), "clips": clips}))
 

@@ -13,7 +13,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.cli._options import input_argument
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.defaults import MOST_SEED
 from flowwarp.errors import InputError, printable
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@_paths.input_argument("videos", "VIDEO...", nargs=-1)
+@input_argument("videos", "VIDEO...", nargs=-1)
 @click.option(
     "--best-of",
     "best",
@@ -101,7 +102,7 @@ def command(
                     next(iter(frames), None)
                     results.append({"input": str(source)})
                     if not as_json:
-                        _paths.print_path(source)
+                        print_path(source)
                     continue
                 found = describe(frames)
             except InputError as fault:

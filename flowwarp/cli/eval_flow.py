@@ -15,8 +15,8 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._results import progress_bar, raise_if_failed
-from flowwarp.cli._tables import align
+from flowwarp.cli._options import input_argument
+from flowwarp.cli._report import align, print_text, progress_bar, raise_if_failed
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
 
 
 @click.command()
-@_paths.input_argument("data", "DATA...", nargs=-1)
+@input_argument("data", "DATA...", nargs=-1)
 @click.option(
     "--method",
     "methods",
@@ -215,7 +215,7 @@ def command(
     elif as_json:
         click.echo(json.dumps({"dry_run": False, "sets": table, "pairs": rows, "failed": failed}))
     elif table:
-        _paths.print_names(_format(table))  # a set has the name of a folder
+        print_text(_format(table))  # a set has the name of a folder
     raise_if_failed(failed, total)
 
 
@@ -233,7 +233,7 @@ def _tell_plan(
         click.echo(json.dumps(plan))
         return
     lines = [f"{name}: {count} pair{'s' * (count > 1)}" for name, count in counts.items()]
-    _paths.print_names("\n".join([*lines, f"methods: {', '.join(methods)}"]))
+    print_text("\n".join([*lines, f"methods: {', '.join(methods)}"]))
 
 
 def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:

@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._choosing import (
+from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._options import output_option
+from flowwarp.cli._report import align, print_path
+from flowwarp.cli._video_options import (
     choosing_options,
     load_networks,
     network_options,
     sampling_of,
     sampling_options,
 )
-from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._tables import align
 from flowwarp.defaults import MOST_SEED, STEPS
 from flowwarp.errors import InputError, printable
 
@@ -104,7 +105,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @choosing_options
 @sampling_options
-@_paths.output_option("Also draw pictures there.", metavar="FOLDER")
+@output_option("Also draw pictures there.", metavar="FOLDER")
 @click.option(
     "--training-seed",
     type=click.IntRange(0),
@@ -221,7 +222,7 @@ def command(
             click.echo(f"{_format(part, counts[part], tables)}\n")
     if folder is not None:
         for path in _draw(job, folder, training_seed, training_clips, overwrite=overwrite):
-            click.echo(printable(str(path)), err=True) if as_json else _paths.print_path(path)
+            click.echo(printable(str(path)), err=True) if as_json else print_path(path)
 
 
 def _tell_plan(
@@ -236,7 +237,7 @@ def _tell_plan(
     for part, count in counts.items():
         click.echo(f"{part}: {' and '.join(f'{count} {column}' for column in columns)}")
     for picture in pictures:
-        _paths.print_path(picture)
+        print_path(picture)
 
 
 # ------------------------------------------------------------------ networks and clips

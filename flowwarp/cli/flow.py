@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
-from flowwarp.cli._choices import FORMATS, QUALITIES
-from flowwarp.cli._clips import VIDEOS, check_rate
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.cli._options import FORMATS, QUALITIES, input_argument, output_option
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_output import VIDEOS, check_rate
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Options:
 
 
 @click.command()
-@_paths.input_argument("inputs", "INPUT...", nargs=-1)
-@_paths.output_option("A flow file; for many, a folder.")
+@input_argument("inputs", "INPUT...", nargs=-1)
+@output_option("A flow file; for many, a folder.")
 @click.option(
     "--quality",
     type=click.Choice(QUALITIES),
@@ -78,12 +78,12 @@ class Options:
     help="Of the network: base, small, or a file of train-flow.",
 )
 @click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
-@_paths.output_option("Write the flow from frame 2 to frame 1 too.", "--backward")
-@_paths.output_option(
+@output_option("Write the flow from frame 2 to frame 1 too.", "--backward")
+@output_option(
     "Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",
     "--occlusion",
 )
-@_paths.output_option("Write colours: a picture; for many, .mp4 or a folder.", "--show")
+@output_option("Write colours: a picture; for many, .mp4 or a folder.", "--show")
 @device_option
 @click.option(
     "--workers", type=click.IntRange(1, 256), metavar="N", help="Processes; 1 if not said."
@@ -217,7 +217,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
         click.echo(json.dumps({"dry_run": given.dry_run, "results": [result], "failed": []}))
     else:
         for path in outputs:
-            _paths.print_path(path)
+            print_path(path)
 
 
 def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
@@ -323,7 +323,7 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     if tally.foreign:
         _tell_foreign(tally.foreign)
     if given.show and not given.as_json:
-        _paths.print_path(Path(given.show))
+        print_path(Path(given.show))
     if given.as_json:
         described = {"output": str(job.folder), "show": given.show}
         outcomes = {"results": tally.results, "failed": tally.failed}
@@ -466,7 +466,7 @@ def _tell(outcome: Outcome, tally: Tally, given: Options) -> None:
         )
     else:
         for path in outcome.target.paths:
-            _paths.print_path(path)
+            print_path(path)
 
 
 def _check_show(given: Options, done: Mapping[str, Any]) -> None:

@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli import _clips, _paths
-from flowwarp.cli._choosing import (
+from flowwarp.cli import _paths, _video_output
+from flowwarp.cli._device import check_device, choose_device, device_option, set_wait_policy
+from flowwarp.cli._options import output_option
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_options import (
     choosing_options,
     load_networks,
     network_options,
     sampling_of,
     sampling_options,
 )
-from flowwarp.cli._device import check_device, choose_device, device_option, wait_briefly
-from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.defaults import FPS, MOST_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
 
@@ -61,10 +62,10 @@ class Job:
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
-@_paths.output_option("A video or a folder of its frames.")
+@output_option("A video or a folder of its frames.")
 @click.option(
     "--format",
-    type=click.Choice([kind[1:] for kind in sorted(_clips.VIDEOS)]),
+    type=click.Choice([kind[1:] for kind in sorted(_video_output.VIDEOS)]),
     help="What OUT does not say: mp4, if not said.",
 )
 @click.option("--prompts", "listed", metavar="FILE", help="Prompts, one a line; - for stdin.")
@@ -83,7 +84,7 @@ class Job:
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0.001, _clips.MOST_FPS),  # `LEAST_FPS`, rounded up
+    type=click.FloatRange(0.001, _video_output.MAX_FPS),  # `LEAST_FPS`, rounded up
     default=FPS,
     show_default=True,
     help="Frames a second.",
@@ -150,7 +151,7 @@ def command(
     flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     """  # noqa: D301 - click wants the character itself
-    wait_briefly()
+    set_wait_policy()
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
@@ -165,9 +166,9 @@ def command(
         _say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
     read = _paths.real_names(name for name in (image, listed) if name)
     for job in jobs:
-        _clips.check_target(job.target, folder=job.folder, overwrite=overwrite, read=read)
+        _video_output.check_target(job.target, folder=job.folder, overwrite=overwrite, read=read)
         if not job.folder:  # of frames, which has no rate
-            _clips.check_rate(job.target, fps)
+            _video_output.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
 
     first = None if image is None else _over_gray(read_image(image, alpha=True))
@@ -241,9 +242,9 @@ def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many:
         if output and kind:
             raise click.UsageError("--format is of several prompts; of one, OUT says it")
         target = Path(output or f"{name_of(prompts[0])}.{kind or 'mp4'}")
-        return [Job(prompts[0], target, not _clips.is_video_name(str(output or target)))]
+        return [Job(prompts[0], target, not _video_output.is_video_name(str(output or target)))]
     folder = Path(output or ".")
-    if folder.suffix.lower() in _clips.VIDEOS and not _paths.wants_folder((), output or "."):
+    if folder.suffix.lower() in _video_output.VIDEOS and not _paths.wants_folder((), output or "."):
         listed = "a list of prompts needs" if len(prompts) == 1 else "several prompts need"
         raise click.UsageError(f"{listed} a folder, but OUT is {output!r}")
     jobs, taken = [], Counter[str]()
@@ -407,7 +408,7 @@ def _run(
             continue
         results.append(told | {"read_as": heard[job.prompt].read, **about, "seconds": seconds})
         if not as_json:
-            _paths.print_path(job.target)
+            print_path(job.target)
     return load, results, failed
 
 

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal, final
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._choices import QUALITIES
-from flowwarp.cli._clips import (
-    MOST_FPS,
+from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._options import QUALITIES, input_argument, output_option
+from flowwarp.cli._report import print_path, progress_bar
+from flowwarp.cli._video_output import (
+    MAX_FPS,
     check_rate,
     check_target,
     is_folder_name,
     is_video_name,
-    tell_shape,
+    warn_pixel_shape,
 )
-from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._results import progress_bar
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.files import LEAST_FPS
 
@@ -58,8 +58,8 @@ class Job:
 
 
 @click.command()
-@_paths.input_argument("inputs", "CLIP|FOLDER|FRAMES...", nargs=-1)
-@_paths.output_option("A video or a folder; of two frames, a picture.")
+@input_argument("inputs", "CLIP|FOLDER|FRAMES...", nargs=-1)
+@output_option("A video or a folder; of two frames, a picture.")
 @click.option(
     "--times",
     type=click.IntRange(2, 8),
@@ -137,12 +137,12 @@ def command(
         source=job.sources[0] if job.from_video else None,
     )
     check()
-    tell_shape(job.target, job.pixel_aspect, folder=job.kind != "video")
+    warn_pixel_shape(job.target, job.pixel_aspect, folder=job.kind != "video")
     result = _work(job, times, quality, weights, device, dry_run, check)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
     else:
-        _paths.print_path(job.target)
+        print_path(job.target)
 
 
 # ------------------------------------------------------------------ what becomes what
@@ -213,8 +213,8 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
     if "e" not in fps.lower():  # 1e999999999 is a number that fills the memory
         with suppress(ValueError, ZeroDivisionError):
             wanted = Fraction(fps)
-    if not LEAST_FPS <= wanted <= MOST_FPS:
-        span = f"a number from {LEAST_FPS} to {MOST_FPS}"
+    if not LEAST_FPS <= wanted <= MAX_FPS:
+        span = f"a number from {LEAST_FPS} to {MAX_FPS}"
         raise click.UsageError(f"--fps must be keep, or {span}, got {fps!r}")
     return wanted
 

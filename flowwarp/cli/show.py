@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._clips import VIDEOS
-from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_output import VIDEOS
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class View:
 
 
 @click.command()
-@_paths.input_argument("inputs", "FLOW...", nargs=-1)
-@_paths.output_option("A picture or video; for many, also a folder.")
+@input_argument("inputs", "FLOW...", nargs=-1)
+@output_option("A picture or video; for many, also a folder.")
 @click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
 @click.option(
     "--arrows",
@@ -100,7 +101,7 @@ def command(
     def report(result: dict[str, Any]) -> None:
         results.append(result)
         if not as_json:
-            _paths.print_path(Path(result["output"]))
+            print_path(Path(result["output"]))
 
     if not view.flicker and _is_video(inputs, targets[0]):
         report(write_sequence(sources, targets[0], view))

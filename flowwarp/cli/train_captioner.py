@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli import _paths
-from flowwarp.cli._splits import is_plan_only, keep_splits, sprite_options, tell_every
+from flowwarp.cli._options import input_argument
+from flowwarp.cli._splits import is_plan_only, keep_splits, report_every, sprite_options
 from flowwarp.cli._training import (
     TrainingOptions,
     begun_weights,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@_paths.input_argument("data", "DATA")
+@input_argument("data", "DATA")
 @sprite_options
 @click.option(
     "--kinds",
@@ -91,7 +91,7 @@ def command(
             wanted.length,
             training.seed,
             (wanted.clips, wanted.checked),
-            partial(keep_clips, progress=tell_every("composing clips")),
+            partial(keep_clips, progress=report_every("composing clips")),
             layers=layers,
             photos=photos,
             rewordings=wanted.captions - 1,

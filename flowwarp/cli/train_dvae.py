@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flowwarp.cli import _paths
+from flowwarp.cli._options import input_argument
 from flowwarp.cli._splits import (
     captioner_option,
     find_motion,
@@ -20,14 +20,14 @@ from flowwarp.cli._training import (
     checked_settings,
     configure_start,
     note_sources,
-    tell_clips,
+    report_clips,
     train,
     training_options,
 )
 
 
 @click.command()
-@_paths.input_argument("data", "DATA")
+@input_argument("data", "DATA")
 @sprite_options
 @flow_option
 @click.option(
@@ -101,7 +101,7 @@ def command(
             layers=layers,
             photos=photos,
             motion=motion,
-            progress=tell_clips,
+            progress=report_clips,
         )
         task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes, eyes=eyes)
     train(task, configs, sources, given)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._options import input_argument
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -17,7 +18,7 @@ from flowwarp.cli._training import (
     checked_settings,
     configure_start,
     note_sources,
-    tell_plan,
+    print_plan,
     train,
     training_options,
 )
@@ -31,7 +32,7 @@ _JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at S
 
 
 @click.command()
-@_paths.input_argument("data", "[DATA]...", nargs=-1, required=False)
+@input_argument("data", "[DATA]...", nargs=-1, required=False)
 @click.option(
     "--recipe",
     metavar="NAME",
@@ -124,7 +125,7 @@ def command(
     if given.dry_run:
         shown = len(list(find_photos(Path(photos)))) if photos else 0
         found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}
-        tell_plan(configs, sources, found, given)
+        print_plan(configs, sources, found, given)
         return
     truths = [_read_judge(pair) for pair in _spread(judges)]
     pictures = load_photos(photos) if photos else []

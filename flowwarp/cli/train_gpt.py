@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli import _paths
+from flowwarp.cli._options import input_argument
 from flowwarp.cli._splits import (
     find_motion,
     flow_option,
     is_plan_only,
     keep_splits,
+    report_every,
     sprite_options,
-    tell_every,
 )
 from flowwarp.cli._training import (
     TrainingOptions,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@_paths.input_argument("data", "DATA")
+@input_argument("data", "DATA")
 @click.option(
     "--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base: what makes tokens."
 )
@@ -111,7 +111,7 @@ def command(
     with checked_settings():
         training: LoopConfig = configs["loop"]
         half = training.precision == "bf16"
-        tell = tell_every("turning clips into tokens")
+        tell = report_every("turning clips into tokens")
         tokens, checks = keep_splits(
             data,
             about.size,

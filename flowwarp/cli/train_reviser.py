@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowwarp.cli import _paths
-from flowwarp.cli._splits import captioner_option, is_plan_only, sprite_options, tell_every
+from flowwarp.cli._options import input_argument
+from flowwarp.cli._splits import captioner_option, is_plan_only, report_every, sprite_options
 from flowwarp.cli._training import (
     TrainingOptions,
     check_loop,
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@_paths.input_argument("data", "DATA")
+@input_argument("data", "DATA")
 @click.option("--dvae", metavar="WEIGHTS", required=True, help="Of train-dvae, or base.")
 @click.option(
     "--gpt",
@@ -112,7 +112,7 @@ def command(
     def keep(name: str, seed: int, count: int, held_out: bool) -> Revisions:
         pairs = reviser.Pairs(wardrobe, pictures, seed, about, held_out)
         key = repr((name, layers, photos, *state))
-        tell = tell_every("spoiling clips")
+        tell = report_every("spoiling clips")
         return reviser.keep_revisions(pairs, spoil, key, count, seed, about, progress=tell)
 
     series = held_out_series(training.seed)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from flowwarp.cli import _paths
+from flowwarp.cli._options import input_argument
 from flowwarp.cli._paths import is_folder
 from flowwarp.cli._splits import (
     find_flownet,
@@ -21,14 +21,14 @@ from flowwarp.cli._training import (
     checked_settings,
     configure_start,
     note_sources,
-    tell_clips,
+    report_clips,
     train,
     training_options,
 )
 
 
 @click.command()
-@_paths.input_argument("data", "DATA")
+@input_argument("data", "DATA")
 @click.option(
     "--dvae",
     metavar="WEIGHTS",
@@ -104,7 +104,7 @@ def command(
             layers=layers,
             photos=photos,
             motion=motion,
-            progress=tell_clips,
+            progress=report_clips,
         )
         task = upsampler.upsampler_task(source, codec, configs, other, net, flownet)
     train(task, configs, sources, given)

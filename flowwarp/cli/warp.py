@@ -16,16 +16,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._clips import (
+from flowwarp.cli._device import check_device, choose_device, device_option
+from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_output import (
     VIDEOS,
     check_rate,
     check_target,
     is_folder_name,
     is_video_name,
-    tell_shape,
+    warn_pixel_shape,
 )
-from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._results import progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError, printable
 
 if TYPE_CHECKING:
@@ -71,9 +72,9 @@ class Job:
 
 
 @click.command()
-@_paths.input_argument("image", "IMAGE")
-@_paths.input_argument("flow", "FLOW")
-@_paths.output_option("A picture or video; for a folder, a folder.")
+@input_argument("image", "IMAGE")
+@input_argument("flow", "FLOW")
+@output_option("A picture or video; for a folder, a folder.")
 @click.option("--forward", is_flag=True, help="Send pixels along the flow; holes are left empty.")
 @click.option(
     "--mode",
@@ -84,7 +85,7 @@ class Job:
 @click.option("--padding", type=click.Choice(PADDINGS), help="What lies outside; default border.")
 @click.option("--scale", default=1.0, metavar="T", help="Go T of the way, for example 0.5.")
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to its image.")
-@_paths.output_option("Write where the result is known; many: a folder.", "--mask", metavar="PNG")
+@output_option("Write where the result is known; many: a folder.", "--mask", metavar="PNG")
 @device_option
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
@@ -148,7 +149,7 @@ def command(
     def report(job: Job, result: dict[str, Any]) -> None:
         results.append(result)
         if not as_json:
-            _paths.print_path(job.target)
+            print_path(job.target)
 
     if many:
         about = {
@@ -379,7 +380,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     info = video_info(job.source)
     if not job.folder:
         check_rate(job.target, info.fps)
-    tell_shape(job.target, info.pixel_aspect, folder=job.folder)
+    warn_pixel_shape(job.target, info.pixel_aspect, folder=job.folder)
     first, length = 0, info.frames
     if not shared:
         # Not every container states its length, and not every one that does is right.

@@ -81,7 +81,7 @@ def test_the_corpus_is_large_and_reaches_every_command():
 )
 def test_a_fault_is_seen(script, fault, kit, tmp_path, monkeypatch):
     """The tool itself: a command that does not keep what is promised does not pass."""
-    from flowwarp.cli._faults import run
+    from flowwarp.cli._errors import run
 
     def command(call):
         import click

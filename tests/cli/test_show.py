@@ -326,7 +326,7 @@ def test_a_picture_that_came_meanwhile_is_kept(show, monkeypatch):
     ("arguments", "status", "message"),
     [
         (["missing.flo"], 3, "missing.flo: no such file"),
-        ([""], 3, "'': is no name of a file"),
+        ([""], 3, "'': is an empty file name"),
         (["a.flo", "--error", ""], 2, "must name a file"),
         (["a.flo", "--image", ""], 2, "must name a file"),
         (["a.flo", "--image", "1.png", "--flicker", ""], 2, "must name a file"),

@@ -339,7 +339,7 @@ def test_nothing_else_that_is_read_is_replaced(warp, arguments, kept):
         (["clear.png", "f.flo", "-o", "b.jpg"], 4, "b.jpg: a .jpg file holds no transparency"),
         (["clear.png", "f.flo", "-o", "b.jpg", "--dry-run"], 4, "holds no transparency"),
         (["a.png", "f.flo", "-o", "b.pgm", "--dry-run"], 4, "b.pgm: a .pgm file holds no colour"),
-        (["a.png", "f.flo", "-o", ""], 2, "'--output': it is empty; name a file, or a folder"),
+        (["a.png", "f.flo", "-o", ""], 2, "'--output': it is empty; name a file or a folder"),
         (["a.png", "f.flo", "--mask="], 2, "'--mask': it is empty"),
         (["a.png", "f.flo", "-o", "-"], 2, "results cannot go to stdout"),
         (["a.png", "f.flo", "-o", "a.png/b.png"], 4, "a.png is not a folder"),

@@ -14,8 +14,9 @@ import click
 import pytest
 
 from flowwarp.cli import main
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 from flowwarp.errors import InputError, OutputError, SomeFailed
 from flowwarp.io.video import read_video
 
@@ -54,7 +55,7 @@ def test_a_folder_that_was_deleted_is_said(tmp_path):
 )  # fmt: skip
 def test_an_empty_name_is_not_the_folder_one_is_in(call, inside, arguments):
     """It is what a script gives whose variable is not set."""
-    assert call(*arguments) == (3, [], ["flowwarp: '': is no name of a file"])
+    assert call(*arguments) == (3, [], ["flowwarp: '': is an empty file name"])
 
 
 @pytest.mark.posix
@@ -224,8 +225,9 @@ def test_the_signal_handler_is_put_back_and_threads_need_none(outcome):
 WRITING = """
 import sys, time
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 from flowwarp.io.files import atomic_output
 
 @click.command()
@@ -266,8 +268,9 @@ def test_a_signal_leaves_no_half_written_file(tmp_path, name, code, word):
 STARTED = """
 import signal
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 
 @click.command()
 def command():
@@ -294,9 +297,10 @@ def test_what_it_was_started_to_ignore_it_ignores():
 HUNG_UP = """
 import os, signal, time
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
-from flowwarp.cli._results import progress_bar
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
+from flowwarp.cli._report import progress_bar
 from flowwarp.io.files import atomic_output
 
 @click.command()
@@ -337,8 +341,9 @@ def test_a_closed_terminal_leaves_no_half_written_file(tmp_path):
 CLEANING = """
 import atexit, os, signal, sys, time
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 
 atexit.register(lambda: (print("ending", flush=True), time.sleep(0.5)))
 
@@ -377,8 +382,9 @@ def test_interrupted_again_and_again():
 GONE = """
 import ctypes, signal, sys
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 
 library = ctypes.CDLL(None)  # of C: what is registered here is called after all of Python
 library["__cxa_atexit"](library["raise"], ctypes.c_void_p(signal.SIGINT), None)
@@ -401,7 +407,7 @@ def test_interrupted_at_the_very_end():
 GARBAGE = """
 import atexit, gc, os, sys
 import click
-from flowwarp.cli._faults import run
+from flowwarp.cli._errors import run
 
 atexit.register(lambda: print("frozen", gc.get_freeze_count() > 0, flush=True))
 command = click.command(lambda: print("threshold", gc.get_threshold()[0]))
@@ -419,8 +425,9 @@ def test_no_garbage_is_looked_for_among_what_stays():
 # What is printed, unlike what is echoed, waits for the end.
 PRINTING = """
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 run(click.command(lambda: print("late")), [])
 """
 
@@ -475,13 +482,15 @@ def test_prompts_from_a_stream_that_is_closed(tmp_path):
 LETTERS = """
 import sys
 import click
-from flowwarp.cli._faults import run
-from flowwarp.cli._paths import name_folder_beside, print_names
-from flowwarp.cli._paths import name_folder_beside, print_names
+from flowwarp.cli._errors import run
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
+from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli._report import print_text
 
 @click.command()
 def command():
-    print_names("1\\u00b0 \\ufffd \\u0416")
+    print_text("1\\u00b0 \\ufffd \\u0416")
     click.echo("1\\u00b0 \\ufffd \\u0416")
 
 sys.argv = ["flowwarp"]
@@ -500,7 +509,7 @@ def test_letters_that_the_locale_has_not(coding):
 @pytest.mark.parametrize("terminal", [True, False])
 def test_a_terminal_obeys_no_name(capfdbinary, monkeypatch, terminal):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
-    print_names("a\x1b]0;b\udcff.png\nc")
+    print_text("a\x1b]0;b\udcff.png\nc")
     wanted = "a\N{REPLACEMENT CHARACTER}]0;b\N{REPLACEMENT CHARACTER}.png\nc\n".encode()
     assert capfdbinary.readouterr().out == (wanted if terminal else b"a\x1b]0;b\xff.png\nc\n")
 

@@ -1,11 +1,11 @@
-"""What is told of many inputs: how far they are, on a terminal only, and which failed."""
+"""The progress bar, and the error that lists failed inputs."""
 
 import io
 import sys
 
 import pytest
 
-from flowwarp.cli._results import progress_bar, raise_if_failed
+from flowwarp.cli._report import progress_bar, raise_if_failed
 from flowwarp.errors import SomeFailed
 
 
@@ -19,23 +19,23 @@ class Stream(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("terminal", "options", "told"),
+    ("terminal", "options", "shown"),
     [(True, {}, True), (True, {"shown": False}, False), (False, {}, False)],
 )
-def test_a_bar_is_for_terminals(monkeypatch, terminal, options, told):
+def test_progress_bar_shows_on_terminals_only(monkeypatch, terminal, options, shown):
     monkeypatch.setattr(sys, "stderr", Stream(terminal))
     with progress_bar("abc", "letters", **options) as bar:
         assert list(bar) == ["a", "b", "c"]
-    assert ("letters" in sys.stderr.getvalue()) == told
+    assert ("letters" in sys.stderr.getvalue()) == shown
 
 
-def test_a_bar_of_a_stream_is_told_its_length():
+def test_progress_bar_takes_a_length():
     with progress_bar(iter("abc"), "letters", length=3) as bar:
         assert bar.length == 3
         assert list(bar) == ["a", "b", "c"]
 
 
-def test_what_failed_ends_a_command():
+def test_failed_inputs_raise():
     raise_if_failed([], 3)
     with pytest.raises(SomeFailed) as stop:
         raise_if_failed([{"input": "a.flo", "error": "a.flo: is empty"}], 3)

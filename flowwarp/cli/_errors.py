@@ -22,7 +22,7 @@ import click
 from flowwarp.errors import FlowwarpError, InputError, SomeFailed
 from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE, handled
 
-OUR_BUG = 1
+INTERNAL_ERROR = 1
 BAD_OUTPUT = 4
 OUT_OF_MEMORY = 6
 INTERRUPTED = 128 + INTERRUPT
@@ -170,7 +170,7 @@ def _call(command: click.Command, arguments: Sequence[str] | None, name: str) ->
             return OUT_OF_MEMORY
         traceback.print_exc()
         _say("this is our bug: please report it with the lines above and what doctor prints")
-        return OUR_BUG
+        return INTERNAL_ERROR
     return result if isinstance(result, int) else 0
 
 

@@ -14,7 +14,7 @@ from flowwarp.errors import OutputError
 
 VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
 _SHAPED = VIDEOS - {".gif", ".webp"}  # those that say which shape their pixels have
-MOST_FPS = 1000  # of what is asked for
+MAX_FPS = 1000  # of what is asked for
 
 
 def is_folder_name(output: str) -> bool:
@@ -55,7 +55,7 @@ def check_rate(target: Path, rate: Fraction | float) -> None:
         raise click.UsageError(str(fault)) from fault
 
 
-def tell_shape(target: Path, aspect: Fraction, *, folder: bool) -> None:
+def warn_pixel_shape(target: Path, aspect: Fraction, *, folder: bool) -> None:
     """Say so on stderr if a clip is made of pixels that are not square, and cannot tell it.
 
     Args:
