@@ -146,7 +146,7 @@ def show_video(
     Raises:
         InputError: nothing of the prompt can be read.
     """
-    from flowwarp.io.video import write_video
+    from flowwarp.io.video_writer import write_video
     from flowwarp.pipelines.video.generate import generate
     from flowwarp.pipelines.video.hearing import hear
 

@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world import grounds
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models import dvae, flownet, gpt, upsampler
-from flowwarp.pipelines.video.sequences import VOCABULARY
 from flowwarp.train.tokenized import grid_media
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]

@@ -21,7 +21,8 @@ from flowwarp.cli._errors import run
 from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
-from flowwarp.io.video import read_video, video_info
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
 from flowwarp.pipelines.flow.estimate import load_flownet
 from flowwarp.pipelines.video.load import load_models
 from flowwarp.pipelines.video.sequences import load_gpt

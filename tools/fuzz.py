@@ -46,6 +46,7 @@ import torch
 from flowwarp.bundled import bundled
 from flowwarp.data.captioned import load_captioned
 from flowwarp.data.clips import find_clips
+from flowwarp.data.media import FRAME, MOTION, SKETCH, TEXT, VIDEO, VOCABULARY
 from flowwarp.data.recipes import GroundTruthPair, load_recipe, pairs_of, read_pair
 from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
@@ -54,7 +55,9 @@ from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import ImageFormat, read_image_with_format, write_image
 from flowwarp.io.manifests import open_manifest, read_manifests
-from flowwarp.io.video import read_video, salvage_video, write_video
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_salvage import salvage_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig, Residual
@@ -66,16 +69,7 @@ from flowwarp.pipelines.video.captions import caption_nats, load_captioner, look
 from flowwarp.pipelines.video.evaluate import load_classifier
 from flowwarp.pipelines.video.generate import generate
 from flowwarp.pipelines.video.load import load_models, load_reviser, load_upsampler
-from flowwarp.pipelines.video.sequences import (
-    FRAME,
-    MOTION,
-    SKETCH,
-    TEXT,
-    VIDEO,
-    VOCABULARY,
-    describe,
-    token_nats,
-)
+from flowwarp.pipelines.video.sequences import describe, token_nats
 from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train.loop import LoopConfig
 from flowwarp.train.runs import State, open_run

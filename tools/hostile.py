@@ -45,13 +45,14 @@ from PIL import Image
 from torch import Tensor
 
 from flowwarp.cli import main as flowwarp
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weights
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, read_image_with_format, write_image
-from flowwarp.io.video import read_video, write_video
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
-from flowwarp.pipelines.video.sequences import VOCABULARY
 
 SECONDS, BYTES = 10.0, 3 * 2**29
 HEIGHT, WIDTH = 24, 32

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
-from flowwarp.io.video import read_video, write_video
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.ops.occlusion import visible_by_range
 from flowwarp.ops.warping import warp
 

@@ -42,7 +42,7 @@ from torch import Tensor
 from flowwarp.errors import FlowwarpError, InputError
 from flowwarp.io.checkpoints import Card, load_tensors, save_weights
 from flowwarp.io.flow_files import read_flow
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.selftest.fault_injection import run_differences
 from flowwarp.selftest.small_tasks import TRAINERS, small_config, small_task

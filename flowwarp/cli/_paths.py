@@ -10,18 +10,15 @@ from pathlib import Path
 import click
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.files import (
+from flowwarp.io.file_types import (
     FLOW_EXTENSIONS,
     IMAGE_EXTENSIONS,
     VIDEO_EXTENSIONS,
-    folded,
-    is_writable,
     kind_of,
     list_folder,
     natural_order,
-    nearest,
-    reason,
 )
+from flowwarp.io.files import folded, is_writable, nearest, reason
 
 _PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
 

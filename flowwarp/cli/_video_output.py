@@ -28,7 +28,7 @@ def is_video_name(output: str) -> bool:
     Raises:
         click.UsageError: neither.
     """
-    from flowwarp.io.files import IMAGE_EXTENSIONS
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     suffix = Path(output).suffix.lower()
     if is_folder_name(output):
@@ -45,9 +45,9 @@ def check_rate(target: Path, rate: Fraction | float) -> None:
     """Refuse frames a second that the video cannot say, before any work.
 
     Raises:
-        click.UsageError: as ``flowwarp.io.video.check_fps``.
+        click.UsageError: as ``flowwarp.io.video_writer.check_fps``.
     """
-    from flowwarp.io.video import check_fps
+    from flowwarp.io.video_writer import check_fps
 
     try:
         check_fps(target, rate)

@@ -40,7 +40,8 @@ def command(
     flowwarp convert flow.flo -o flow.png            one file
     flowwarp convert kitti/flow_occ -o out --to flo  a folder
     """  # noqa: D301 - click wants the character itself
-    from flowwarp.io.files import FLOW_EXTENSIONS, atomic_output
+    from flowwarp.io.atomic import atomic_output
+    from flowwarp.io.file_types import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import encode_flow, read_flow
 
     extension = f".{to}" if to else Path(output).suffix.lower()

@@ -289,7 +289,8 @@ def _alone(folder: Path) -> Iterator[None]:
         Locked: another process makes clips there.
         OutputError: it cannot be written.
     """
-    from flowwarp.io.files import lock, reason
+    from flowwarp.io.files import reason
+    from flowwarp.io.locks import lock
 
     _paths.make_folder(folder)
     with lock(folder, "another process makes clips here", "wait for it"):
@@ -396,7 +397,7 @@ def _files_of(folder: Path, name: str) -> list[Path]:
 
 
 def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
-    from flowwarp.io.video import write_video
+    from flowwarp.io.video_writer import write_video
 
     _paths.make_folder(folder)
     if old := _made_before(folder / name):  # of a longer clip, or known flow of another one
@@ -423,7 +424,7 @@ def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
 
 def _copy_credits(layers: str | None, folder: Path) -> None:
     from flowwarp.bundled import bundled
-    from flowwarp.io.files import atomic_output
+    from flowwarp.io.atomic import atomic_output
 
     credits_ = (Path(layers) if layers else bundled("datasets") / "sprites") / CREDITS
     if credits_.is_file():
@@ -432,7 +433,7 @@ def _copy_credits(layers: str | None, folder: Path) -> None:
 
 
 def _write_table(path: Path, clips: list[dict[str, Any]]) -> None:
-    from flowwarp.io.files import atomic_output
+    from flowwarp.io.atomic import atomic_output
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")

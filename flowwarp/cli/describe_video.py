@@ -79,7 +79,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     check_device(device)
     sources = _list_sources(videos)
-    from flowwarp.io.video import read_video
+    from flowwarp.io.video_reader import read_video
     from flowwarp.pipelines.video.captions import BEAMS, caption_video, load_captioner
     from flowwarp.pipelines.video.generate import describe_video
     from flowwarp.pipelines.video.load import load_models
@@ -151,7 +151,7 @@ def _videos_in(folder: Path) -> list[Path]:
 
     A picture beside videos, such as a poster, is none.
     """
-    from flowwarp.io.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, list_folder
 
     videos = list_folder(folder, VIDEO_EXTENSIONS)
     frames = list_folder(folder, IMAGE_EXTENSIONS)

@@ -274,7 +274,7 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
         InputError: there is no file of it, it cannot be read, is of another size, or lacks flow
             that counts.
     """
-    from flowwarp.io.files import FLOW_EXTENSIONS
+    from flowwarp.io.file_types import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import read_flow
 
     wanted = folder / pair.group / pair.name

@@ -140,7 +140,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     Raises:
         InputError: nothing matches one, or it is a flow.
     """
-    from flowwarp.io.files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
+    from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
 
     if len(inputs) > 2 and list(inputs) == sorted(inputs):  # as a shell expands a pattern
         inputs = sorted(inputs, key=natural_order)
@@ -222,7 +222,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
 
 def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
     """Name the results of a pair: the target, and the picture if there is to be one."""
-    from flowwarp.io.files import COLOR_EXTENSIONS, FLOW_EXTENSIONS
+    from flowwarp.io.file_types import COLOR_EXTENSIONS, FLOW_EXTENSIONS
     from flowwarp.pipelines.flow.bulk import Target
 
     for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
@@ -384,7 +384,7 @@ def _check_outputs(given: Options, job: Job) -> None:
         click.UsageError: options do not go together.
         OutputError: a folder cannot be written, or holds frames.
     """
-    from flowwarp.io.files import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
+    from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
 
     folders = list(job.folders)
     if given.show:
@@ -530,7 +530,8 @@ def _is_video(shown: Path) -> bool:
 
 
 def _rate(clip: Footage) -> Fraction:
-    from flowwarp.io.video import DEFAULT_FPS, video_info
+    from flowwarp.io.video_container import DEFAULT_FPS
+    from flowwarp.io.video_info import video_info
 
     if clip.kind == "video":
         with suppress(InputError):  # its first frame is damaged

@@ -429,7 +429,7 @@ def _make(
     label: str,
 ) -> dict[str, float]:
     """Make a video and write it; return the seconds that each stage took."""
-    from flowwarp.io.video import write_frames, write_video
+    from flowwarp.io.video_writer import write_frames, write_video
     from flowwarp.pipelines.video.generate import STAGES, generate
 
     start = time.perf_counter()

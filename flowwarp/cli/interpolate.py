@@ -28,7 +28,7 @@ from flowwarp.cli._video_output import (
     warn_pixel_shape,
 )
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.files import LEAST_FPS
+from flowwarp.io.limits import LEAST_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -155,8 +155,9 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
         click.UsageError: input, ``output``, ``times`` and ``fps`` do not go together.
         InputError: a folder or pattern without pictures, or a video that cannot be read.
     """
-    from flowwarp.io.files import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
-    from flowwarp.io.video import DEFAULT_FPS, video_info
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
+    from flowwarp.io.video_container import DEFAULT_FPS
+    from flowwarp.io.video_info import video_info
 
     if len(inputs) > 1 and any(kind_of(name) in VIDEO_EXTENSIONS for name in inputs):
         raise click.UsageError(f"one clip at a time, got {len(inputs)}")
@@ -196,7 +197,7 @@ def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int)
 
 def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
     """Say what ``output`` names; ``one_new``: there is a single new picture, so it can be one."""
-    from flowwarp.io.files import IMAGE_EXTENSIONS
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     picture = Path(output).suffix.lower() in IMAGE_EXTENSIONS
     if one_new and picture and not is_folder_name(output):
@@ -233,7 +234,7 @@ def _work(
 ) -> dict[str, Any]:
     """Make the frames one at a time; nothing is written unless every frame can be read."""
     from flowwarp.io.images import write_image
-    from flowwarp.io.video import write_frames, write_video
+    from flowwarp.io.video_writer import write_frames, write_video
     from flowwarp.pipelines.flow.interpolate import interpolate_video
 
     estimate = _estimator(weights, quality, device)
@@ -263,7 +264,7 @@ def _work(
     if same["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)
     if reader.hides:
-        lost = OutputError(job.target, "holds no transparency", "what was hidden will show")
+        lost = OutputError(job.target, "holds no transparency", "hidden colours become visible")
         click.echo(f"flowwarp: {lost}", err=True)
     sources = [str(source) for source in job.sources]
     return {
@@ -302,14 +303,14 @@ class _Reader:
         self.hides = False
 
     def length(self) -> int | None:
-        from flowwarp.io.video import video_info
+        from flowwarp.io.video_info import video_info
 
         if self.job.from_video:
             return video_info(self.job.sources[0]).frames
         return len(self.job.sources)
 
     def __iter__(self) -> Iterator[Tensor]:
-        from flowwarp.io.video import read_video
+        from flowwarp.io.video_reader import read_video
 
         source = self.job.sources[0]
         for frame in read_video(source) if self.job.from_video else self._pictures():

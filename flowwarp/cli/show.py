@@ -165,7 +165,7 @@ def _name_targets(
     inputs: tuple[str, ...], sources: list[Path], output: str | None, view: View
 ) -> list[Path]:
     """Return where each source's picture goes; for a video, only where that goes."""
-    from flowwarp.io.files import COLOR_EXTENSIONS
+    from flowwarp.io.file_types import COLOR_EXTENSIONS
 
     extension = ".gif" if view.flicker else ".png"
     if output is None:
@@ -213,7 +213,7 @@ def _write_flicker(source: Path, target: Path, view: View) -> dict[str, Any]:
     import torch
 
     from flowwarp.io.flow_files import read_flow
-    from flowwarp.io.video import write_video
+    from flowwarp.io.video_writer import write_video
     from flowwarp.ops.warping import warp
     from flowwarp.viz.overlay import flicker
 
@@ -233,7 +233,8 @@ def write_sequence(
 ) -> dict[str, Any]:
     """Write all flows as one video at one scale; reads each twice to know that scale."""
     from flowwarp.io.flow_files import read_flow
-    from flowwarp.io.video import DEFAULT_FPS, write_video
+    from flowwarp.io.video_container import DEFAULT_FPS
+    from flowwarp.io.video_writer import write_video
 
     max_flow = view.max_flow or common_scale(sources)
 

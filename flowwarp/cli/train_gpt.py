@@ -69,8 +69,9 @@ def command(
     flowwarp train-gpt sprites --dvae runs/dvae/best.safetensors --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
+    from flowwarp.data.media import TEXT
     from flowwarp.pipelines.video.captions import load_captioner
-    from flowwarp.pipelines.video.sequences import TEXT, load_gpt
+    from flowwarp.pipelines.video.sequences import load_gpt
     from flowwarp.pipelines.video.sketches import check_kinds, eye_print, kinds
     from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import gpt

@@ -191,7 +191,7 @@ def _check_motion(motion: Motion) -> None:
 
 
 def _is_video(image: str, output: str | None) -> bool:
-    from flowwarp.io.files import VIDEO_EXTENSIONS, kind_of
+    from flowwarp.io.file_types import VIDEO_EXTENSIONS, kind_of
 
     path = Path(image)
     if path.is_dir():
@@ -210,7 +210,7 @@ def _list_jobs(
     motion: Motion,
 ) -> list[Job]:
     """Pair sources, flows, results and masks."""
-    from flowwarp.io.files import IMAGE_EXTENSIONS
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     if video:
         target = Path(output) if output else _name_video(Path(image))
@@ -279,7 +279,7 @@ def _name_video(source: Path) -> Path:
 
 def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> list[Path]:
     """Return where the picture of each source goes; ``name`` is the option's."""
-    from flowwarp.io.files import IMAGE_EXTENSIONS
+    from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     if _paths.wants_folder([image], output):
         _paths.check_folder_name(output, f"many frames need a folder, but {name} is")
@@ -375,7 +375,9 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     """Warp frame by frame; nothing is written unless every frame and flow is right."""
     import torch
 
-    from flowwarp.io.video import read_video, video_info, write_frames, write_video
+    from flowwarp.io.video_info import video_info
+    from flowwarp.io.video_reader import read_video
+    from flowwarp.io.video_writer import write_frames, write_video
 
     info = video_info(job.source)
     if not job.folder:

@@ -19,8 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.errors import InputError, missing_extra
+from flowwarp.io.atomic import atomic_folder
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
-from flowwarp.io.files import atomic_folder, open_input
+from flowwarp.io.files import open_input
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from flowwarp.errors import InputError, OutputError, missing_extra
+from flowwarp.io.atomic import atomic_output
 from flowwarp.io.checkpoints import load_weights
-from flowwarp.io.files import atomic_output, open_input
+from flowwarp.io.files import open_input
 from flowwarp.io.shipped import find_weights
 from flowwarp.models.flownet import FlowNet
 from flowwarp.pipelines.flow.estimate import infer, load_flownet

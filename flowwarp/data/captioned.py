@@ -35,8 +35,9 @@ from torch import Tensor
 from flowwarp.data._resizing import resized_bytes
 from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_store
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.files import VIDEO_EXTENSIONS, list_folder, open_input
-from flowwarp.io.video import read_video
+from flowwarp.io.file_types import VIDEO_EXTENSIONS, list_folder
+from flowwarp.io.files import open_input
+from flowwarp.io.video_reader import read_video
 from flowwarp.tensors import check_float, check_range, check_whole
 
 _LOG = logging.getLogger(__name__)

@@ -34,21 +34,13 @@ from torch import Tensor
 from flowwarp.bundled import cache_folder
 from flowwarp.data._resizing import shrink, shrunk_size
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io.atomic import rename, sync_file, sync_folder
 from flowwarp.io.cache import make_room, making, use
-from flowwarp.io.files import (
-    IMAGE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    check_room,
-    kind_of,
-    list_folder,
-    open_input,
-    reason,
-    rename,
-    sync_file,
-    sync_folder,
-)
+from flowwarp.io.file_types import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of, list_folder
+from flowwarp.io.files import check_room, open_input, reason
 from flowwarp.io.images import read_image
-from flowwarp.io.video import read_video, video_info
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
 from flowwarp.tensors import check_whole
 
 _LOG = logging.getLogger(__name__)

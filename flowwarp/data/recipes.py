@@ -43,13 +43,8 @@ from torch import Tensor
 from flowwarp.bundled import bundled
 from flowwarp.data.clips import Footage, find_clips, walk_folders
 from flowwarp.errors import InputError
-from flowwarp.io.files import (
-    FLOW_EXTENSIONS,
-    IMAGE_EXTENSIONS,
-    VIDEO_EXTENSIONS,
-    kind_of,
-    open_input,
-)
+from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
+from flowwarp.io.files import open_input
 from flowwarp.io.flow_files import read_flow, read_packed_flow
 from flowwarp.io.images import read_image
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flowwarp.errors import InputError
-from flowwarp.io.files import check_expansion, check_pixels, open_input
+from flowwarp.io.files import open_input
+from flowwarp.io.limits import check_expansion, check_pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 from flowwarp.errors import InputError, Locked
-from flowwarp.io.files import lock
+from flowwarp.io.locks import lock
 
 LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
 

@@ -25,7 +25,8 @@ from torch.overrides import TorchFunctionMode
 
 from flowwarp.bundled import bundled
 from flowwarp.errors import InputError
-from flowwarp.io.files import atomic_output, open_input
+from flowwarp.io.atomic import atomic_output
+from flowwarp.io.files import open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 

@@ -38,7 +38,9 @@ from torch import Tensor
 
 from flowwarp.errors import InputError
 from flowwarp.io import _png
-from flowwarp.io.files import atomic_output, check_expansion, check_pixels, open_input
+from flowwarp.io.atomic import atomic_output
+from flowwarp.io.files import open_input
+from flowwarp.io.limits import check_expansion, check_pixels
 
 _XZ_MEMORY = 2**27  # bytes; what xz -9 packs takes 65 MiB to unpack
 _XZ_PART = 2**16  # bytes read at a time

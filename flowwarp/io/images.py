@@ -21,14 +21,10 @@ from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io import _png
-from flowwarp.io.files import (
-    IMAGE_EXTENSIONS,
-    MAX_PIXELS,
-    atomic_output,
-    check_pixels,
-    list_folder,
-    open_input,
-)
+from flowwarp.io.atomic import atomic_output
+from flowwarp.io.file_types import IMAGE_EXTENSIONS, list_folder
+from flowwarp.io.files import open_input
+from flowwarp.io.limits import MAX_PIXELS, check_pixels
 
 # Pillow's name of a format by extension, and how it is asked for the least loss.
 _SAVE: dict[str, tuple[str, dict[str, Any]]] = {

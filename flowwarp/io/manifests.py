@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import Any, final
 
 from flowwarp.errors import OutputError
-from flowwarp.io.files import atomic_output, check_regular, lock, reason, remove_abandoned
+from flowwarp.io.atomic import atomic_output, remove_abandoned
+from flowwarp.io.files import check_regular, reason
+from flowwarp.io.locks import lock
 
 Shard = tuple[int, int]  # the i-th of n, from 1
 

@@ -56,6 +56,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from flowwarp.defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
 from flowwarp.ops.drawing import draw_tokens
 from flowwarp.tensors import check_choice, check_whole
 
@@ -923,6 +924,11 @@ class Sampling:
     def of_details(self) -> Sampling:
         """Return how the digits of a code after its first are drawn."""
         return replace(self, temperature=min(self.temperature * self.detail, MOST))
+
+
+SAMPLING = Sampling(  # of videos
+    TEMPERATURE, top_p=TOP_P, guidance=GUIDANCE, detail=DETAIL, plausible=PLAUSIBLE
+)
 
 
 def guide(told: Tensor, plain: Tensor, sampling: Sampling) -> Tensor:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowwarp.data.digits import GROUNDS, MOTIONS, compose_digits
+from flowwarp.data.media import TEXT
 from flowwarp.data.sprite_world.counterparts import Counterparts
 from flowwarp.data.sprite_world.labels import JUDGED, OF_ACTOR, label_values, one_actor
 from flowwarp.data.sprite_world.layers import bundled_layers
@@ -25,7 +26,7 @@ from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.pipelines.video.captions import MediaCaptioner
-from flowwarp.pipelines.video.sequences import TEXT, MediaGPT
+from flowwarp.pipelines.video.sequences import MediaGPT
 from flowwarp.train import captioner as train_captioner
 from flowwarp.train import classifier as train_classifier
 from flowwarp.train import dvae as train_dvae

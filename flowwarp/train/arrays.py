@@ -14,8 +14,9 @@ import torch
 from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
+from flowwarp.io.atomic import rename
 from flowwarp.io.cache import launched, make_room, making, use
-from flowwarp.io.files import check_room, reason, rename
+from flowwarp.io.files import check_room, reason
 from flowwarp.train.memory import freed_memory_kept
 
 _CHUNK = 16  # rows that are marked as done together

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowwarp.data.media import TEXT, VOCABULARY
 from flowwarp.data.sprite_world.captions import mirror_words
 from flowwarp.data.sprite_world.labels import mirror
 from flowwarp.data.tokens import (
@@ -40,7 +41,6 @@ from flowwarp.pipelines.video.captions import (
     things_to_json,
     to_ids,
 )
-from flowwarp.pipelines.video.sequences import TEXT, VOCABULARY
 from flowwarp.tensors import check_whole
 from flowwarp.train import loop, numbering
 from flowwarp.train.clusters import kmeans

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data.media import CODES, SKETCH, TEXT, VIDEO, VOCABULARY, WORDS
 from flowwarp.data.tokens import (
     LONGEST_TEXT,
     MOST_MERGES,
@@ -30,15 +31,8 @@ from flowwarp.data.tokens import (
     train_pairs,
 )
 from flowwarp.models.dvae import DVAE, FSQ, Residual
-from flowwarp.models.gpt import GPT, SMALL, TINY, GPTConfig
+from flowwarp.models.gpt import GPT, SAMPLING, SMALL, TINY, GPTConfig
 from flowwarp.pipelines.video.sequences import (
-    CODES,
-    SAMPLING,
-    SKETCH,
-    TEXT,
-    VIDEO,
-    VOCABULARY,
-    WORDS,
     MediaGPT,
     Prompt,
     kinds_of,

@@ -25,16 +25,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from flowwarp.data.clips import store_folder
+from flowwarp.data.media import SKETCH, VIDEO
 from flowwarp.data.sprite_world.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.sprite_world.labels import NONE, mirror
 from flowwarp.data.sprite_world.layers import Layers
 from flowwarp.losses.reconstruction import coarse_error, gradient_error, l1_loss, texture_loss
 from flowwarp.models.captioner import Captioner
 from flowwarp.models.dvae import DVAE
-from flowwarp.models.gpt import PATCH
+from flowwarp.models.gpt import PATCH, SAMPLING
 from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.pipelines.video.load import VideoModels
-from flowwarp.pipelines.video.sequences import SAMPLING, SKETCH, VIDEO, MediaGPT
+from flowwarp.pipelines.video.sequences import MediaGPT
 from flowwarp.pipelines.video.tokens import tokenize, weight_bytes
 from flowwarp.train import loop, numbering
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption

@@ -23,17 +23,10 @@ from typing import Any, Literal, final
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io.atomic import atomic_output, remove_abandoned, sync_folder
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.io.files import (
-    atomic_output,
-    check_regular,
-    is_writable,
-    lock,
-    nearest,
-    reason,
-    remove_abandoned,
-    sync_folder,
-)
+from flowwarp.io.files import check_regular, is_writable, nearest, reason
+from flowwarp.io.locks import lock
 from flowwarp.train.settings import to_toml
 
 Resume = Literal["never", "auto", "changed"]

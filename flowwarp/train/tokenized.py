@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.clips import store_folder
+from flowwarp.data.media import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.video.captions import MediaCaptioner
-from flowwarp.pipelines.video.sequences import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.pipelines.video.sketches import eye_print, kinds, sketch, sketch_grid
 from flowwarp.pipelines.video.tokens import encoder_parts, tokenize, weight_bytes
 from flowwarp.precision import fast_dtype

@@ -6,10 +6,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-import flowwarp.io.video
+import flowwarp.io.video_reader
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.io.video import read_video
+from flowwarp.io.video_reader import read_video
 from flowwarp.models.flownet import TINY, FlowNet
 
 
@@ -52,5 +52,5 @@ def frames_held(monkeypatch):
             held.append(len(alive))
             yield frame
 
-    monkeypatch.setattr(flowwarp.io.video, "read_video", counted)
+    monkeypatch.setattr(flowwarp.io.video_reader, "read_video", counted)
     return held

@@ -18,7 +18,7 @@ from flowwarp.data.sources import open_source
 from flowwarp.data.sprite_world import layers
 from flowwarp.data.sprite_world.cast import is_held_out
 from flowwarp.io.images import list_frames, write_image
-from flowwarp.io.video import read_video
+from flowwarp.io.video_reader import read_video
 from flowwarp.ops.warping import warp
 
 SPRITES = str(bundled("datasets") / "sprites")
@@ -200,7 +200,7 @@ def test_a_table_is_never_of_other_clips(datasets, monkeypatch):
 
 
 def test_two_do_not_make_clips_in_one_folder(datasets):
-    from flowwarp.io.files import lock
+    from flowwarp.io.locks import lock
 
     Path("x").mkdir()
     with lock("x", "held"):

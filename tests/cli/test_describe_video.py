@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from flowwarp.io.images import write_image
-from flowwarp.io.video import read_video, write_video
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines.video import captions, generate, load
 from flowwarp.pipelines.video.captions import caption_video, load_captioner
 from flowwarp.pipelines.video.windows import Description

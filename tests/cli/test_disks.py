@@ -17,7 +17,7 @@ from flowwarp.errors import OutputError
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import open_manifest, read_manifests
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.ops import native
 from flowwarp.selftest.fault_injection import FullDisk, run_differences
 from flowwarp.train.runs import Run

@@ -18,7 +18,7 @@ from flowwarp.cli._errors import run
 from flowwarp.cli._paths import name_folder_beside
 from flowwarp.cli._report import print_text
 from flowwarp.errors import InputError, OutputError, SomeFailed
-from flowwarp.io.video import read_video
+from flowwarp.io.video_reader import read_video
 
 TORCH_CPU = RuntimeError(
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: "

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flowwarp.cli import eval_video, main
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world import layers as sprites
 from flowwarp.data.sprite_world.labels import JUDGED, label_values
 from flowwarp.data.sprite_world.layers import Layers, bundled_layers
@@ -21,8 +22,8 @@ from flowwarp.io.images import read_image
 from flowwarp.metrics.perceptual import LPIPS
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.models.gpt import SAMPLING
 from flowwarp.pipelines.video import evaluate as video_evaluation
-from flowwarp.pipelines.video.sequences import SAMPLING, VOCABULARY
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 TOLD = [*JUDGED, "colors", "mean"]

@@ -20,10 +20,12 @@ import torch
 from flowwarp.cli import show
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.io.files import lock
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
-from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.io.locks import lock
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines import workers
@@ -561,13 +563,13 @@ def test_what_is_no_video(flow):
     write_video("b.gif", [frame(0)])
     write_video("c.gif", [frame(0), frame(1)])
     before = files(".")
-    assert flow("a.mp4")[2] == ["flowwarp: a.mp4: is no video of a known kind, or is cut off"]
+    assert flow("a.mp4")[2] == ["flowwarp: a.mp4: is not a video of a known type, or is cut off"]
     assert flow("b.gif")[2] == ["flowwarp: b.gif: is a single frame; flow needs two"]
     assert files(".") == before
     code, out, err = flow("a.mp4", "b.gif", "c.gif", "-o", "out")
     assert (code, out) == (5, ["out/c/000000.flo"])
     assert err == [
-        "flowwarp: out/a/000000.flo: a.mp4: is no video of a known kind, or is cut off",
+        "flowwarp: out/a/000000.flo: a.mp4: is not a video of a known type, or is cut off",
         "flowwarp: out/b/000000.flo: b.gif: is a single frame; flow needs two",
         "flowwarp: 2 of 3 failed",
     ]

@@ -15,6 +15,7 @@ import torch
 
 from flowwarp.bundled import bundled
 from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world.prompts import read_prompt
 from flowwarp.data.tokens import train_pairs
 from flowwarp.defaults import MOST_SCALE
@@ -22,14 +23,16 @@ from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.gpt import MOST
 from flowwarp.pipelines.video import choosing, hearing
 from flowwarp.pipelines.video import generate as text_video
 from flowwarp.pipelines.video import load as video_models
 from flowwarp.pipelines.video.hearing import hear
-from flowwarp.pipelines.video.sequences import VOCABULARY, load_gpt, sample_video_tokens, words_of
+from flowwarp.pipelines.video.sequences import load_gpt, sample_video_tokens, words_of
 from flowwarp.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"
@@ -270,7 +273,7 @@ def test_one_that_cannot_be_written_does_not_stop_the_others(generate, monkeypat
             raise OutputError(path, "no space left on device")
         return write_video(path, *rest)
 
-    monkeypatch.setattr("flowwarp.io.video.write_video", write)
+    monkeypatch.setattr("flowwarp.io.video_writer.write_video", write)
     fault = "out/walks.mp4: no space left on device"
     code, out, err = generate("left", "walks", PROMPT, "-o", "out", "--no-upsampler", "--json")
     assert (code, err) == (5, [f"flowwarp: {fault}", "flowwarp: 1 of 3 failed"])

@@ -11,7 +11,9 @@ import torch
 from PIL import Image, ImageCms
 
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
-from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines.flow import interpolate as interpolation
 
 HEIGHT, WIDTH = 32, 48
@@ -299,10 +301,10 @@ def test_lost_transparency_is_said_once(interpolate, monkeypatch):
     pixels = [frame.mul(255).byte().permute(1, 2, 0).numpy() for frame in frames]
     first, *rest = map(Image.fromarray, pixels)
     first.save("clear.webp", save_all=True, append_images=rest, lossless=True)
-    hidden = "what was hidden will show"
+    hidden = "hidden colours become visible"
     code, out, err = interpolate("clear.webp", "-o", "out.webp")
     assert (code, out) == (0, ["out.webp"])
-    assert err == [f"clear.webp: is transparent in places, and is taken as opaque; {hidden}"]
+    assert err == [f"clear.webp: is transparent in places and is read as opaque; {hidden}"]
     for index, frame in enumerate(frames):
         write_image(f"{index}.png", frame)
     code, out, err = interpolate("0.png", "1.png", "2.png", "-o", "out.mp4")
@@ -432,7 +434,7 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["clear.png", "a.png"], 3, "a.png: has no transparency, the first had some"),
         (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
-        (["broken.mp4"], 3, "broken.mp4: is no video of a known kind"),
+        (["broken.mp4"], 3, "broken.mp4: is not a video of a known type"),
         (["empty"], 3, "empty: no file here can be read"),
         (["clips"], 3, "clips: no file here can be read"),
         (["clips/*.webp"], 3, "clips/*.webp: no file here can be read"),

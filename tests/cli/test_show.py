@@ -12,7 +12,8 @@ from flowwarp.cli import main
 from flowwarp.cli import show as command
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.video import read_video, video_info
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
 from flowwarp.viz.colors import flow_to_image, legend
 from flowwarp.viz.overlay import arrows, error_map
 

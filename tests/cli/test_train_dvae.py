@@ -11,7 +11,7 @@ from flowwarp.cli import main
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import _aside
 from flowwarp.io.images import read_image
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines.video.tokens import fingerprint, load_dvae, tokenize
 
 QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]

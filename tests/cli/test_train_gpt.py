@@ -8,7 +8,7 @@ import torch
 
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.pipelines.video.sequences import Prompt, load_gpt, sample_video_tokens
 from flowwarp.pipelines.video.tokens import load_dvae

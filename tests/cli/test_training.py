@@ -7,7 +7,7 @@ import torch
 
 from flowwarp.cli import main
 from flowwarp.cli._training import Sources, note_sources
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 
 DVAE = ["--dvae", "base"]
 TRAINERS = {

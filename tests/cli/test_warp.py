@@ -13,10 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from flowwarp.io.files import lock
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import ImageFormat, read_image, read_image_with_format, write_image
-from flowwarp.io.video import read_video, video_info, write_video
+from flowwarp.io.locks import lock
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 
 HEIGHT, WIDTH = 6, 8
 
@@ -332,7 +334,7 @@ def test_nothing_else_that_is_read_is_replaced(warp, arguments, kept):
         (["a.png", "broken.flo"], 3, "broken.flo: is cut off"),
         (["broken.png", "f.flo"], 3, "broken.png: is not a picture of a known kind"),
         (["clip.gif", "broken.flo"], 3, "broken.flo: is cut off"),
-        (["broken.mp4", "f.flo"], 3, "broken.mp4: is no video of a known kind"),
+        (["broken.mp4", "f.flo"], 3, "broken.mp4: is not a video of a known type"),
         (["a.png", "empty"], 3, "empty: no file here can be read"),
         (["empty", "f.flo"], 3, "empty: no file here can be read"),
         (["a.png", "f.flo", "-o", "in"], 0, ""),

@@ -23,7 +23,7 @@ from flowwarp.compat.hugging_face import (
 )
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, load_weights, save_weights
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 from flowwarp.models import captioner, dvae, flownet, gpt, reviser, upsampler
 
 

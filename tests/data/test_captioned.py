@@ -16,7 +16,7 @@ from flowwarp.data import captioned
 from flowwarp.data.captioned import load_captioned
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.files import open_input
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 
 
 def video(path, frames=6, size=(24, 40), seed=0):

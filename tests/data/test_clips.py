@@ -17,7 +17,7 @@ from flowwarp.data import clips
 from flowwarp.data.clips import PairStore, find_clips, is_cut, prepare_pairs
 from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io.images import write_image
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 
 HEIGHT, WIDTH = 72, 96
 

@@ -15,7 +15,7 @@ from flowwarp.data.sprite_world.layers import Layers, bundled_layers
 from flowwarp.data.sprite_world.world import compose_clip
 from flowwarp.errors import InputError
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.video import write_video
+from flowwarp.io.video_writer import write_video
 
 
 def assert_same(one, two):

@@ -26,7 +26,8 @@ from flowwarp.cli import main
 from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import read_image, write_image
-from flowwarp.io.video import read_video, write_video
+from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_writer import write_video
 
 MAX_BYTES = 16 * 2**20
 HUGE = 2**31 - 1
@@ -510,7 +511,7 @@ import json, os, resource, sys
 from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import read_image
-from flowwarp.io.video import read_video
+from flowwarp.io.video_reader import read_video
 readers = {"flow": read_flow, "image": read_image, "video": lambda path: list(read_video(path))}
 
 def sweep(kind, wanted):

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import pytest
 
 from flowwarp.errors import Locked, OutputError
-from flowwarp.io.files import atomic_output
+from flowwarp.io.atomic import atomic_output
 from flowwarp.io.manifests import find_done, open_manifest, read_manifests, sizes
 
 ONE, OTHER = {"job": "test", "quality": "fast"}, {"job": "test", "quality": "best"}

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world.captions import mirror_words
 from flowwarp.data.tokens import train_pairs, vocabulary_from_json
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
@@ -20,7 +21,6 @@ from flowwarp.pipelines.video.captions import (
     to_ids,
     write_caption,
 )
-from flowwarp.pipelines.video.sequences import VOCABULARY
 from flowwarp.train import loop, numbering
 from flowwarp.train.captioner import (
     CaptionerDataConfig,

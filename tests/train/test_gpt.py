@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from flowwarp.data.media import CODES, VOCABULARY, WORDS
 from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import Medium, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
@@ -15,9 +16,6 @@ from flowwarp.models.dvae import TINY as TINY_DVAE
 from flowwarp.models.gpt import GPT, PATCH, TINY
 from flowwarp.pipelines.video.captions import MediaCaptioner
 from flowwarp.pipelines.video.sequences import (
-    CODES,
-    VOCABULARY,
-    WORDS,
     MediaGPT,
     Prompt,
     describe,

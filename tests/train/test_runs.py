@@ -12,8 +12,8 @@ import torch
 
 import tiny
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
+from flowwarp.io.atomic import atomic_output
 from flowwarp.io.checkpoints import load_tensors
-from flowwarp.io.files import atomic_output
 from flowwarp.selftest.fault_injection import FullDisk
 from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.train.loop import train

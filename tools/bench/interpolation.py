@@ -38,7 +38,7 @@ from torch import Tensor
 
 from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.data.clips import is_cut
-from flowwarp.io.video import read_video
+from flowwarp.io.video_reader import read_video
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow.estimate import QUALITIES, Quality, estimate_both, load_flownet
 from flowwarp.pipelines.flow.interpolate import Estimate, interpolate_video

@@ -20,11 +20,14 @@ from torch import Tensor
 
 from flowwarp.data.clips import Footage, find_clips
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.files import IMAGE_EXTENSIONS, atomic_output, folded, kind_of
+from flowwarp.io.atomic import atomic_output
+from flowwarp.io.file_types import IMAGE_EXTENSIONS, kind_of
+from flowwarp.io.files import folded
 from flowwarp.io.flow_files import encode_flow
 from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import Manifest, Shard, find_done, sizes, stamp
-from flowwarp.io.video import salvage_video, video_info
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_salvage import salvage_video
 from flowwarp.models.flownet import FlowNet
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow.estimate import (

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.tokens import Vocabulary, vocabulary_from_json
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.io.shipped import SHIPPED, find_weights
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
-from flowwarp.pipelines.video.sequences import VOCABULARY
 from flowwarp.pipelines.video.windows import Description, some_windows
 from flowwarp.precision import fast_autocast
 from flowwarp.tensors import check_whole

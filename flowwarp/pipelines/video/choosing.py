@@ -12,16 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowwarp.data.media import VIDEO
 from flowwarp.defaults import BEGINNINGS, BEST, CANDIDATES, REWRITES
-from flowwarp.models.gpt import PATCH, Sampling
+from flowwarp.models.gpt import PATCH, SAMPLING, Sampling
 from flowwarp.pipelines.video.captions import Reply, caption_hits, look, reply, statement_hits
 from flowwarp.pipelines.video.hearing import hear
 from flowwarp.pipelines.video.load import Judge, VideoModels
 from flowwarp.pipelines.video.parts import can_fork, run_parts
 from flowwarp.pipelines.video.revising import revise_videos
 from flowwarp.pipelines.video.sequences import (
-    SAMPLING,
-    VIDEO,
     Prompt,
     sample_video_tokens,
     seed_after,

@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data.media import VIDEO
 from flowwarp.data.sprite_world.captions import prompt_for
 from flowwarp.data.sprite_world.labels import JUDGED, Phrases, label_caption, label_clip, named
 from flowwarp.data.sprite_world.world import Clip
@@ -40,7 +41,7 @@ from flowwarp.models._attributes import attributes_from_card
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
-from flowwarp.models.gpt import Sampling
+from flowwarp.models.gpt import SAMPLING, Sampling
 from flowwarp.models.upsampler import SCALE, Upsampler, enlarge, halve, upsample_clip
 from flowwarp.pipelines.flow.estimate import estimate_flow
 from flowwarp.pipelines.video.captions import look, write_caption
@@ -50,14 +51,7 @@ from flowwarp.pipelines.video.generate import NOISE
 from flowwarp.pipelines.video.hearing import hear
 from flowwarp.pipelines.video.load import VideoModels
 from flowwarp.pipelines.video.revising import revise_videos
-from flowwarp.pipelines.video.sequences import (
-    SAMPLING,
-    VIDEO,
-    MediaGPT,
-    Prompt,
-    describe,
-    token_nats,
-)
+from flowwarp.pipelines.video.sequences import MediaGPT, Prompt, describe, token_nats
 from flowwarp.precision import fast_autocast
 
 TRUTH, DECODED, DRAWN, DESCRIBED = "truth", "decoded", "drawn", "described"

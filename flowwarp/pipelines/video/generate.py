@@ -21,14 +21,14 @@ from torch import Tensor
 
 from flowwarp.data.captioned import middle_square
 from flowwarp.defaults import BEST, CANDIDATES, STEPS
-from flowwarp.models.gpt import PATCH, Sampling
+from flowwarp.models.gpt import PATCH, SAMPLING, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_frames
 from flowwarp.pipelines.video.choosing import Progress, draw_codes
 from flowwarp.pipelines.video.clip_motion import steady_motion
 from flowwarp.pipelines.video.hearing import hear
 from flowwarp.pipelines.video.load import VideoModels
 from flowwarp.pipelines.video.revising import revise, what_to_revise
-from flowwarp.pipelines.video.sequences import SAMPLING, Prompt, describe, text_likelihood
+from flowwarp.pipelines.video.sequences import Prompt, describe, text_likelihood
 from flowwarp.pipelines.video.sketches import sketch_of_end
 from flowwarp.pipelines.video.tokens import detokenize, tokenize
 from flowwarp.pipelines.video.windows import Description, some_windows

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowwarp.data.media import FRAME, SKETCH, TEXT, VIDEO
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.io.shipped import SHIPPED, find_weights
@@ -19,7 +20,7 @@ from flowwarp.models.reviser import Reviser, reviser_from_card
 from flowwarp.models.upsampler import SCALE, Upsampler, UpsamplerConfig
 from flowwarp.pipelines.flow.estimate import load_flownet
 from flowwarp.pipelines.video.captions import MediaCaptioner, load_captioner
-from flowwarp.pipelines.video.sequences import FRAME, SKETCH, TEXT, VIDEO, MediaGPT, load_gpt
+from flowwarp.pipelines.video.sequences import MediaGPT, load_gpt
 from flowwarp.pipelines.video.sketches import check_sketches, eye_print
 from flowwarp.pipelines.video.tokens import fingerprint, load_dvae
 

@@ -15,20 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data.media import CODES, FRAME, MOTION, SKETCH, TEXT, VIDEO, VOCABULARY, WORDS
 from flowwarp.data.tokens import Tokens, Vocabulary, join, vocabulary_from_json
-from flowwarp.defaults import DETAIL, GUIDANCE, PLAUSIBLE, TEMPERATURE, TOP_P
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import build
 from flowwarp.io.shipped import SHIPPED, find_weights
-from flowwarp.models.gpt import GPT, PATCH, GPTConfig, Resampling, Sampling, sample
+from flowwarp.models.gpt import GPT, PATCH, SAMPLING, GPTConfig, Resampling, Sampling, sample
 from flowwarp.precision import matrix_dtype
-
-TEXT, VIDEO, FRAME, MOTION, SKETCH = "text", "video", "frame", "motion", "sketch"
-VOCABULARY, WORDS, CODES = "vocabulary", "words", "codes"  # notes in the card of the weights
-
-SAMPLING = Sampling(  # of videos
-    TEMPERATURE, top_p=TOP_P, guidance=GUIDANCE, detail=DETAIL, plausible=PLAUSIBLE
-)
 
 WORD = re.compile(r"[^\W\d_]+|[^\w\s]")
 # Between seeds of one choice; odd, as torch's generator takes the lower 32 bits only.

@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from flowwarp.data.media import SKETCH
 from flowwarp.errors import InputError
 from flowwarp.models.gpt import PATCH, Resampling, Sampling
 from flowwarp.pipelines.video.captions import MediaCaptioner, caption_nats
-from flowwarp.pipelines.video.sequences import SKETCH, MediaGPT, sample_sketches, seeds_after
+from flowwarp.pipelines.video.sequences import MediaGPT, sample_sketches, seeds_after
 from flowwarp.pipelines.video.tokens import weight_bytes
 from flowwarp.precision import fast_autocast
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from flowwarp.data.captioned import middle_square
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
@@ -34,7 +35,6 @@ from flowwarp.pipelines.video.captions import (
     to_ids,
     write_caption,
 )
-from flowwarp.pipelines.video.sequences import VOCABULARY
 
 
 def make(pairs, limit=6, seed=0, **changes):

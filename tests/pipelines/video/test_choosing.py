@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from flowwarp.models.captioner import END, Captioner, CaptionerConfig
+from flowwarp.models.gpt import SAMPLING
 from flowwarp.pipelines.video import captions, choosing
 from flowwarp.pipelines.video.captions import (
     MediaCaptioner,
@@ -18,13 +19,7 @@ from flowwarp.pipelines.video.captions import (
 from flowwarp.pipelines.video.choosing import agreement, draw_codes, with_sketches
 from flowwarp.pipelines.video.hearing import hear
 from flowwarp.pipelines.video.load import VideoModels
-from flowwarp.pipelines.video.sequences import (
-    SAMPLING,
-    Prompt,
-    load_gpt,
-    sample_video_tokens,
-    seeds_after,
-)
+from flowwarp.pipelines.video.sequences import Prompt, load_gpt, sample_video_tokens, seeds_after
 from flowwarp.pipelines.video.sketches import choose_sketches
 from flowwarp.pipelines.video.tokens import detokenize
 from flowwarp.precision import fast_autocast

@@ -17,6 +17,7 @@ from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.temporal import fine_energy, warping_error
 from flowwarp.metrics.video import psnr
 from flowwarp.models.classifier import Classifier, ClassifierConfig
+from flowwarp.models.gpt import SAMPLING
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip
 from flowwarp.pipelines.video import clip_motion
 from flowwarp.pipelines.video import evaluate as video_evaluation
@@ -41,7 +42,7 @@ from flowwarp.pipelines.video.evaluate import (
 )
 from flowwarp.pipelines.video.generate import NOISE, generate
 from flowwarp.pipelines.video.load import load_models
-from flowwarp.pipelines.video.sequences import SAMPLING, Prompt, sample_video_tokens
+from flowwarp.pipelines.video.sequences import Prompt, sample_video_tokens
 
 FRAMES, SIZE = 8, 16
 VALUES = {

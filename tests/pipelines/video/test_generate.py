@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowwarp.data.captioned import middle_square
-from flowwarp.models.gpt import Sampling
+from flowwarp.models.gpt import SAMPLING, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip, upsample_frames
 from flowwarp.pipelines.video import choosing
 from flowwarp.pipelines.video import generate as text_video
@@ -15,13 +15,7 @@ from flowwarp.pipelines.video.choosing import agreement, draw_codes
 from flowwarp.pipelines.video.clip_motion import steady_clip_motion, steady_motion
 from flowwarp.pipelines.video.generate import STAGES, describe_video, generate
 from flowwarp.pipelines.video.load import VideoModels, load_models
-from flowwarp.pipelines.video.sequences import (
-    SAMPLING,
-    Prompt,
-    describe,
-    sample_video_tokens,
-    seeds_after,
-)
+from flowwarp.pipelines.video.sequences import Prompt, describe, sample_video_tokens, seeds_after
 from flowwarp.pipelines.video.sketches import choose_sketches
 from flowwarp.pipelines.video.tokens import detokenize, tokenize
 from flowwarp.train.tokenized import grid_media

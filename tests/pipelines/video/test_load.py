@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from flowwarp.data.media import CODES, VOCABULARY
 from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.data.sprite_world.world import compose_clip
 from flowwarp.data.tokens import join
@@ -17,7 +18,6 @@ from flowwarp.models.dvae import DVAE, TINY
 from flowwarp.models.gpt import GPT
 from flowwarp.models.upsampler import enlarge, halve, upsample_clip
 from flowwarp.pipelines.video.load import load_models
-from flowwarp.pipelines.video.sequences import CODES, VOCABULARY
 from flowwarp.pipelines.video.sketches import sketch
 from flowwarp.pipelines.video.tokens import detokenize, fingerprint, tokenize
 from flowwarp.train.captioner import text_vocabulary

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from flowwarp.data.media import VOCABULARY
 from flowwarp.data.tokens import (
     MOTION_CODES,
     MOTION_GRID,
@@ -19,7 +20,6 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.models.gpt import GPT, PATCH, TINY, Sampling, choose
 from flowwarp.pipelines.video.sequences import (
-    VOCABULARY,
     MediaGPT,
     Prompt,
     describe,

@@ -1,0 +1,221 @@
+"""Videos and folders of pictures, written one frame at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowwarp.errors import OutputError, none_started
+from flowwarp.io.atomic import atomic_folder, atomic_output
+from flowwarp.io.images import (
+    ImageFormat,
+    write_image,
+)
+from flowwarp.io.limits import LEAST_FPS, LONGEST_PIXEL, MOST_FPS
+
+# A GIF counts hundredths of a second in 16 bits. Of one alone, players make a tenth of a second.
+LEAST_GIF_FPS, MOST_GIF_FPS = Fraction(1, 655), 50
+_H264 = (".mp4", ".m4v", ".mov", ".mkv")
+_BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
+_LIMITED = 1  # luma from 16 to 235, which every player expects
+
+
+def write_video(
+    path: str | Path,
+    frames: Iterable[Tensor],
+    fps: Fraction | float = 25,
+    pixel_aspect: Fraction | float = 1,
+) -> int:
+    """Write a video as its extension says; it appears whole or not at all.
+
+    ==========================  =================================================================
+    .mp4 .m4v .mov .mkv         H.264, yuv420p, BT.709: what every player opens. That layout needs
+                                even sizes, so an odd last column or row is repeated once.
+    .gif                        256 colours of its own for each frame
+    .webp                       animated WebP, lossy at quality 90; equal frames become one
+    no extension                a folder of 000000.png, 000001.png, ...
+    ==========================  =================================================================
+
+    Args:
+        path: where to.
+        frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
+        fps: frames a second, from 1/1001 to a million, of a GIF 1/655 to 50 (not kept by a folder).
+        pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        TypeError: a frame is not a floating-point tensor.
+        ValueError: no frames, a wrong shape, too few or too many a second, a pixel of no such
+            aspect, or an unknown extension.
+        OutputError: the file cannot be written, or the folder is not empty.
+    """
+    kind = Path(path).suffix.lower()
+    if kind == "":
+        return write_frames(path, ((frame, None) for frame in _one_size(frames)))
+    if kind not in (*_H264, ".gif", ".webp"):
+        raise ValueError(f"path must end in .mp4, .m4v, .mov, .mkv, .gif, .webp, got {str(path)!r}")
+    pictures = (_to_pixels(frame) for frame in _one_size(frames))
+    first = next(pictures)
+    check_fps(path, fps)
+    rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
+    if not 1 / LONGEST_PIXEL <= pixel_aspect <= LONGEST_PIXEL:
+        raise ValueError(f"pixel_aspect must be from 1/1001 to 1001, got {pixel_aspect}")
+    aspect = Fraction(pixel_aspect).limit_denominator(1001)
+    with atomic_output(path) as temporary:
+        try:
+            return _encode(temporary, kind, first, pictures, rate, aspect)
+        except av.BlockingIOError as fault:  # of a thread, no fault of the video
+            raise none_started("thread", fault) from fault
+        except av.FFmpegError as fault:
+            raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
+
+
+def check_fps(path: str | Path, fps: Fraction | float) -> None:
+    """Check that a video of this name can have so many frames a second.
+
+    Raises:
+        ValueError: fewer than one in 1001 s, or more than a million; or it is a GIF, and they are
+            fewer than its clock can count, or more than players show: of those they show some for a
+            tenth of a second.
+    """
+    if not fps >= float(LEAST_FPS):  # nor is NaN
+        raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
+    if fps > MOST_FPS:
+        raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
+    if Path(path).suffix.lower() == ".gif" and not LEAST_GIF_FPS <= fps <= MOST_GIF_FPS:
+        raise ValueError(
+            f"a GIF plays from {LEAST_GIF_FPS} to {MOST_GIF_FPS} frames a second, not"
+            f" {float(fps):g}: name another kind of file, or another rate"
+        )
+
+
+def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | None]]) -> int:
+    """Write a folder of 000000.png, 000001.png, ...; it appears whole or not at all.
+
+    Args:
+        path: a new or an empty folder.
+        frames: each as :func:`flowwarp.io.images.write_image` takes it, with what its file shall
+            hold; consumed one at a time.
+
+    Returns:
+        How many frames were written.
+
+    Raises:
+        OutputError: the folder is not empty, or cannot be written.
+    """
+    count = 0
+    with atomic_folder(path) as work:
+        for frame, format in frames:
+            write_image(work / f"{count:06d}.png", frame, format)
+            count += 1
+    return count
+
+
+def _to_pixels(frame: Tensor) -> NDArray[np.uint8]:
+    steps = torch.nan_to_num(frame.detach().float(), nan=0.0).clamp(0, 1).mul(255).round()
+    return np.ascontiguousarray(steps.byte().permute(1, 2, 0).cpu().numpy())
+
+
+def _one_size(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    size = None
+    for number, frame in enumerate(frames, start=1):
+        if not isinstance(frame, Tensor) or not frame.is_floating_point():
+            got = frame.dtype if isinstance(frame, Tensor) else type(frame).__name__
+            raise TypeError(f"frame {number} must be a floating-point torch.Tensor, got {got}")
+        size = size or frame.shape
+        if frame.ndim != 3 or frame.shape[0] != 3 or frame.numel() == 0 or frame.shape != size:
+            wanted = "(3, H, W)" if number == 1 else tuple(size)
+            raise ValueError(f"frame {number} must be {wanted}, got shape {tuple(frame.shape)}")
+        yield frame
+    if size is None:
+        raise ValueError("frames must not be empty")
+
+
+def _encode(
+    path: Path,
+    kind: str,
+    first: NDArray[np.uint8],
+    rest: Iterator[NDArray[np.uint8]],
+    rate: Fraction,
+    aspect: Fraction,
+) -> int:
+    height, width = first.shape[:2]
+    # WebP would be shown once, as GIF is not.
+    options = {".mp4": {"movflags": "+faststart"}, ".webp": {"loop": "0"}}.get(kind, {})
+    with av.open(path, "w", options=options) as container:
+        if kind in _H264:
+            height, width = height + height % 2, width + width % 2
+            stream = container.add_stream("libx264", rate, options={"crf": "17"})
+            stream.pix_fmt = "yuv420p"
+            context = stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED
+            context.sample_aspect_ratio = aspect
+        elif kind == ".gif":
+            stream = container.add_stream("gif", rate)
+            stream.pix_fmt = "pal8"
+        else:
+            stream = container.add_stream("libwebp_anim", rate, options={"quality": "90"})
+            stream.pix_fmt = "bgra"  # libwebp does its own conversion, to the matrix it wants
+        stream.width, stream.height = width, height
+        graph = _graph(kind, width, height, rate)
+        count = 0
+        for pixels in chain([first], rest):
+            padding = ((0, height - pixels.shape[0]), (0, width - pixels.shape[1]), (0, 0))
+            frame = av.VideoFrame.from_ndarray(np.pad(pixels, padding, "edge"), "rgb24")
+            frame.pts, frame.time_base = count, 1 / rate
+            graph.push(frame)
+            container.mux(stream.encode(graph.pull()))
+            count += 1
+        container.mux(stream.encode(None))
+    return count
+
+
+def _graph(kind: str, width: int, height: int, rate: Fraction) -> Any:
+    """Build what makes of RGB what a format holds."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(
+        width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate
+    )
+    if kind == ".gif":
+        made = _best_palettes(graph, source)
+    elif kind in _H264:
+        # Where nothing is said of it, colour lies at the left of the pixels that share it.
+        made = graph.add(
+            "scale",
+            "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left"
+            ":flags=bicubic+accurate_rnd+full_chroma_inp",
+        )
+        source.link_to(made)
+    else:
+        made = source
+    form = graph.add("format", {".gif": "pal8", ".webp": "bgra"}.get(kind, "yuv420p"))
+    sink = graph.add("buffersink")
+    made.link_to(form)
+    form.link_to(sink)
+    graph.configure()
+    return graph
+
+
+def _best_palettes(graph: Any, source: Any) -> Any:
+    """Add what finds the best 256 colours of each frame by itself."""
+    split = graph.add("split")
+    palette = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
+    use = graph.add("paletteuse", "new=1")
+    source.link_to(split)
+    split.link_to(use, 0, 0)
+    split.link_to(palette, 1, 0)
+    palette.link_to(use, 0, 1)
+    return use
