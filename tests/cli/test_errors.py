@@ -228,7 +228,7 @@ import click
 from flowwarp.cli._errors import run
 from flowwarp.cli._paths import name_folder_beside
 from flowwarp.cli._report import print_text
-from flowwarp.io.files import atomic_output
+from flowwarp.io.atomic import atomic_output
 
 @click.command()
 def command():
@@ -301,7 +301,7 @@ from flowwarp.cli._errors import run
 from flowwarp.cli._paths import name_folder_beside
 from flowwarp.cli._report import print_text
 from flowwarp.cli._report import progress_bar
-from flowwarp.io.files import atomic_output
+from flowwarp.io.atomic import atomic_output
 
 @click.command()
 def command():
