@@ -32,7 +32,7 @@ def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContex
     """Let one process make something; those that ``torchrun`` started with it wait.
 
     Args:
-        folder: as for :func:`flowwarp.io.files.lock`.
+        folder: as for :func:`flowwarp.io.locks.lock`.
         problem: likewise.
         name: likewise.
 
