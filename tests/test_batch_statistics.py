@@ -46,7 +46,6 @@ ALLOWED = {
     "train/classifier.classifier_task.validate": "the figures of a validation",
     "train/dvae.dvae_task.prepare": "whether there are books yet: before training",
     "train/dvae.dvae_task.validate": "the figures of a validation",
-    "train/exactness.relative": "of two gradients, to compare them",
     "train/flow._levels": "over levels, which are stacked",
     "train/flow.flow_task.validate": "the figures of a validation",
     "train/gpt._draw_asked": "over the patches of one sequence",

@@ -261,7 +261,7 @@ def test_without_a_compiler_all_runs_on_the_reference(bare_site, bare_words):
 @pytest.mark.posix
 def test_doctor_says_that_there_is_no_compiler(bare_words):
     assert "torch reference, slower: _cpu_" in bare_words[1]
-    assert bare_words[1].endswith("all is well\n")
+    assert bare_words[1].endswith("all checks passed\n")
 
 
 # ------------------------------------------------------------------ what importing it costs

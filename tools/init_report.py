@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from flowwarp.data.digits import compose_digits
 from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, reviser, upsampler
 from flowwarp.models.upsampler import SCALE
-from flowwarp.selftest.small_tasks import awake
+from flowwarp.selftest.small_tasks import randomize_head
 
 FACTORS = (1, 2, 4)
 
@@ -169,7 +169,7 @@ def run_dvae(net: Any) -> Tensor:
 def make_gpt(norm: Any, factor: int) -> nn.Module:
     config = gpt.GPTConfig(norm=norm)
     deeper = {name: factor * getattr(config, name) for name in ("depth", "inner_depth")}
-    return awake(gpt.GPT(replace(config, **deeper)))
+    return randomize_head(gpt.GPT(replace(config, **deeper)))
 
 
 def run_gpt(net: Any) -> Tensor:
@@ -183,7 +183,7 @@ def run_gpt(net: Any) -> Tensor:
 def make_upsampler(norm: Any, factor: int) -> nn.Module:
     config = upsampler.UpsamplerConfig(norm=norm)
     deeper = tuple(factor * count for count in config.blocks)
-    return awake(upsampler.Upsampler(replace(config, blocks=deeper)))
+    return randomize_head(upsampler.Upsampler(replace(config, blocks=deeper)))
 
 
 def run_upsampler(net: Any) -> Tensor:
@@ -197,7 +197,9 @@ def run_upsampler(net: Any) -> Tensor:
 
 def make_captioner(norm: Any, factor: int) -> nn.Module:
     config = captioner.CaptionerConfig(50, norm=norm)
-    return awake(captioner.Captioner(replace(config, blocks=_deeper(config.blocks, factor))))
+    return randomize_head(
+        captioner.Captioner(replace(config, blocks=_deeper(config.blocks, factor)))
+    )
 
 
 def run_captioner(net: Any) -> Tensor:
@@ -219,7 +221,7 @@ def run_classifier(net: Any) -> Tensor:
 def make_reviser(norm: Any, factor: int) -> nn.Module:
     config = reviser.ReviserConfig((("weapon", ("bow", "spear")),), norm=norm)
     deeper = tuple(factor * count for count in config.blocks)
-    return awake(reviser.Reviser(replace(config, blocks=deeper)))
+    return randomize_head(reviser.Reviser(replace(config, blocks=deeper)))
 
 
 def run_reviser(net: Any) -> Tensor:

@@ -1,7 +1,7 @@
-"""``flowwarp doctor``: what is installed, what serves, and whether it computes rightly.
+"""``flowwarp doctor``: which packages and libraries are used, and whether they compute correctly.
 
-A broken installation is what it is for: nothing but click is imported here, and every check that
-fails, by whatever exception, becomes a line.
+It must work where the installation is broken. So this module imports nothing but click, and a check
+that raises any exception is a line of the report.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OK, NOTE, FAIL = "ok", "note", "FAIL"
-# What is imported, and the distribution that brings it (OpenCV has several).
+# By the name of a module: the distribution to install (OpenCV has several).
 MODULES = {
     "torch": "torch",
     "numpy": "numpy",
@@ -41,15 +41,22 @@ MODULES = {
     "click": "click",
     "rich": "rich",
 }
-# Largest errors allowed, some ten times what is seen: of values in [0, 1], of sums of several
-# such values, and of a function of grey levels from 0 to 255.
-VALUE, SUM, GREY = 2e-6, 5e-6, 2e-4
-TIMED_SHAPE = (1, 32, 256, 256)
+# Largest errors allowed, about ten times the usual ones: of values in [0, 1], of sums of several
+# such values, and of the census transform, which takes gray levels from 0 to 255.
+VALUE_ERROR, SUM_ERROR, CENSUS_ERROR = 2e-6, 5e-6, 2e-4
+TIMED_SHAPE = (1, 32, 256, 256)  # (B, C, H, W)
 
 
 @dataclass(frozen=True)
 class Line:
-    """One thing looked at: ``ok``, ``note`` (something is slower or absent) or ``FAIL``."""
+    """One line of the report.
+
+    Args:
+        part: section of the report.
+        name: what was checked.
+        state: ``ok``, ``note`` (something optional is absent or slower) or ``FAIL``.
+        text: a version, a path, a figure or the reason.
+    """
 
     part: str
     name: str
@@ -58,57 +65,57 @@ class Line:
 
 
 @click.command()
-@click.option("--full", is_flag=True, help="Measure what is promised too; takes some minutes.")
+@click.option("--full", is_flag=True, help="Measure all guarantees, too; takes some minutes.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of lines.")
 @click.pass_context
 def command(ctx: click.Context, full: bool, as_json: bool) -> None:
-    """Say what is installed and what is missing, and test that the operators compute rightly.
+    """Check this installation, and test that the operators compute correctly.
 
-    Each operator is compared with its reference in float64, on the CPU and on a GPU if there is
-    one; that takes some seconds. With --full networks and trainers are measured as well, small ones
-    on the CPU: that an example does not depend on its batch, nor a gradient on how a step is split,
-    nor a run on being interrupted or killed. The exit code is 1 if anything is wrong: a test fails,
-    a package is missing or too old, or a library was built but does not load. What is merely
-    absent, such as a compiler or a GPU, is a note.
+    Each operator is compared with its reference in float64, on the CPU and on the GPU if there is
+    one. That takes some seconds. With --full, small networks and trainers are measured on the CPU
+    as well: an example must not depend on its batch, a gradient must not depend on how a step is
+    split, and a run must end the same after it was interrupted or killed. The exit code is 1 if a
+    test fails, a package is missing or too old, or a library was built but does not load. Something
+    optional that is absent, such as a compiler or a GPU, is a note.
     """
     lines = []
-    for line in _examine(full):
+    for line in _report(full):
         lines.append(line)
         if not as_json:
             click.echo(f"{line.state:<5} {line.part:<9} {line.name:<33} {line.text}")
-    wrong = sum(line.state == FAIL for line in lines)
+    failed = sum(line.state == FAIL for line in lines)
     if as_json:
-        click.echo(json.dumps({"ok": not wrong, "checks": [asdict(line) for line in lines]}))
+        click.echo(json.dumps({"ok": not failed, "checks": [asdict(line) for line in lines]}))
     else:
-        click.echo(f"{wrong} of {len(lines)} checks failed" if wrong else "all is well")
-    if wrong:
+        click.echo(f"{failed} of {len(lines)} checks failed" if failed else "all checks passed")
+    if failed:
         ctx.exit(1)
 
 
-def _examine(full: bool) -> Iterator[Line]:
+def _report(full: bool) -> Iterator[Line]:
     yield from _packages()
     yield from _section("cpu", _cpu)
     yield from _section("cuda", _cuda)
     yield from _section("cache", _cache)
     yield from _section("self-test", _self_tests)
     if full:
-        yield from _section("promise", _promises)
+        yield from _section("guarantee", _guarantees)
 
 
-def _section(part: str, look: Callable[[], Iterator[tuple[str, str, str]]]) -> Iterator[Line]:
-    """Yield a section's lines; an exception ends it with one more."""
+def _section(part: str, checks: Callable[[], Iterator[tuple[str, str, str]]]) -> Iterator[Line]:
+    """Yield the lines of a section. An exception ends the section with a line of its own."""
     try:
-        for name, state, text in look():
+        for name, state, text in checks():
             yield Line(part, name, state, text)
-    except Exception as fault:  # noqa: BLE001 - whatever is broken here is what we report
-        yield Line(part, part, FAIL, _describe(fault))
+    except Exception as error:  # noqa: BLE001 - the report is about any kind of damage
+        yield Line(part, part, FAIL, _describe(error))
 
 
-def _describe(fault: Exception) -> str:
-    return " ".join(f"{type(fault).__name__}: {fault}".split())
+def _describe(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ what is installed
 
 
 def _packages() -> Iterator[Line]:
@@ -118,34 +125,36 @@ def _packages() -> Iterator[Line]:
     version = f"{__version__} in {Path(place).parent}"
     yield Line("package", "flowwarp", OK, version)
     yield Line("package", "python", OK, f"{platform.python_version()} on {platform.platform()}")
-    wanted = _requirements()
+    required = _requirements()
     for module, distribution in MODULES.items():
         try:
             version = _version(module, distribution)
-        except Exception as fault:  # noqa: BLE001 - a library may raise anything on import
+        except Exception as error:  # noqa: BLE001 - a library may raise anything on import
             remedy = f"pip install --force-reinstall {distribution}"
-            yield Line("package", module, FAIL, f"{_describe(fault)}; {remedy}")
+            yield Line("package", module, FAIL, f"{_describe(error)}; {remedy}")
             continue
-        least = wanted.get(distribution, "0")
-        if _numbers(version) < _numbers(least):
-            yield Line("package", module, FAIL, f"{version} is too old; at least {least} is needed")
+        oldest = required.get(distribution, "0")
+        if _numbers(version) < _numbers(oldest):
+            text = f"{version} is too old; at least {oldest} is needed"
+            yield Line("package", module, FAIL, text)
         else:
             yield Line("package", module, OK, version)
 
 
 def _requirements() -> dict[str, str]:
-    """Return the least version of each required distribution, as flowwarp's metadata states it."""
+    """Return the oldest version allowed of each distribution that flowwarp's metadata require."""
     try:
-        stated = metadata.requires("flowwarp") or []
+        requirements = metadata.requires("flowwarp") or []
     except metadata.PackageNotFoundError:  # run from a checkout that was not installed
         return {}
-    found = (re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)$", entry) for entry in stated)
-    return {match[1]: match[2] for match in found if match}
+    # Extras end in a marker, "; extra == …", and do not match.
+    matches = (re.match(r"([\w-]+)(?:\[\w+\])?>=([\d.]+)$", entry) for entry in requirements)
+    return {match[1]: match[2] for match in matches if match}
 
 
 def _version(module: str, distribution: str) -> str:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # also from click, about being asked its version
+        warnings.simplefilter("ignore")  # such as click's, that __version__ is deprecated
         imported = importlib.import_module(module)
         return str(getattr(imported, "__version__", None) or metadata.version(distribution))
 
@@ -161,14 +170,14 @@ def _cpu() -> Iterator[tuple[str, str, str]]:
 
     threads = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     yield "processor", OK, f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    for level in native._supported_levels():
-        # The loader goes on to the next level in silence; a file that is there must load.
+    for level in native.supported_levels():
+        # The loader goes on to the next level without a message; here a file that exists must load.
         path = Path(native.__file__).with_name(f"_cpu_{level}.so")
         if path.exists():
             try:
                 version = ctypes.CDLL(str(path)).fw_abi_version()
-            except (OSError, AttributeError) as fault:
-                yield f"library {level}", FAIL, f"does not load ({fault}); reinstall flowwarp"
+            except (OSError, AttributeError) as error:
+                yield f"library {level}", FAIL, f"does not load ({error}); reinstall flowwarp"
                 continue
             if version != native.ABI_VERSION:
                 yield f"library {level}", FAIL, f"{path} is of another version; reinstall flowwarp"
@@ -178,9 +187,9 @@ def _cpu() -> Iterator[tuple[str, str, str]]:
         shared = library.threads.startswith("torch")
         yield "threads", OK if shared else NOTE, f"{threads}, {library.threads}"
     else:
-        wrong_setting = "none of" in library.reason
+        unknown_level = "none of" in library.reason  # by FLOWWARP_NATIVE
         text = f"torch reference, slower: {library.reason}"
-        yield "operators", FAIL if wrong_setting else NOTE, text
+        yield "operators", FAIL if unknown_level else NOTE, text
         yield "threads", OK, threads
 
 
@@ -192,25 +201,25 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
     if torch.version.cuda is None:
         yield "GPU", NOTE, "none used: this torch is built without CUDA"
         return
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         available = torch.cuda.is_available()
     if not available:
-        reasons = " ".join(" ".join(str(warning.message).split()) for warning in said)
+        reasons = " ".join(" ".join(str(warning.message).split()) for warning in caught)
         yield "GPU", NOTE, f"none found by torch for CUDA {torch.version.cuda}. {reasons}".rstrip()
         return
     for index in range(torch.cuda.device_count()):
         major, minor = torch.cuda.get_device_capability(index)
         yield f"GPU {index}", OK, f"{torch.cuda.get_device_name(index)}, {major}.{minor}"
-    found = nvrtc.nvrtc()
-    if found.library is None:
-        yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {found.reason}"
+    compiler = nvrtc.nvrtc()
+    if compiler.library is None:
+        yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {compiler.reason}"
     elif not nvrtc.serves(torch.empty(1, device="cuda")):
         off = os.environ.get("FLOWWARP_NATIVE", "").lower() == "off"
-        why = "FLOWWARP_NATIVE=off" if off else "the GPU is too old"
-        yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {why}"
+        reason = "FLOWWARP_NATIVE=off" if off else "the GPU is too old"
+        yield "NVRTC", NOTE, f"torch reference on the GPU, slower: {reason}"
     else:
-        yield "NVRTC", OK, f"{found.version[0]}.{found.version[1]}, {found.path}"
+        yield "NVRTC", OK, f"{compiler.version[0]}.{compiler.version[1]}, {compiler.path}"
 
 
 def _cache() -> Iterator[tuple[str, str, str]]:
@@ -226,7 +235,7 @@ def _cache() -> Iterator[tuple[str, str, str]]:
     yield "folder", OK if writable else NOTE, text
 
 
-# ------------------------------------------------------------------ does it compute
+# ------------------------------------------------------------------ operators against references
 
 
 def _self_tests() -> Iterator[tuple[str, str, str]]:
@@ -236,33 +245,37 @@ def _self_tests() -> Iterator[tuple[str, str, str]]:
     for device in devices:
         suffix = "" if device == "cpu" else f" on {device}"
         for name, allowed, test in _tests(device):
-            yield f"{name}{suffix}", *_judge(test, allowed, "largest error {}")
-    yield "speed", OK, _compare_speed()
+            yield f"{name}{suffix}", *_compare(test, allowed, "largest error {}")
+    yield "speed", OK, _measure_speed()
 
 
-def _judge(measure: Callable[[], float], allowed: float, text: str) -> tuple[str, str]:
-    """Measure something; return whether that is allowed, and say the figure."""
+def _compare(measure: Callable[[], float], allowed: float, text: str) -> tuple[str, str]:
+    """Measure a value and compare it with the largest one allowed; return a state and a text."""
     try:
-        figure = measure()
-    except Exception as fault:  # noqa: BLE001 - as in _section
-        return FAIL, _describe(fault)
-    state = OK if figure <= allowed else FAIL  # NaN is not right either
-    return state, f"{text.format(f'{figure:.2g}')}, allowed {allowed:g}"
+        value = measure()
+    except Exception as error:  # noqa: BLE001 - as in _section
+        return FAIL, _describe(error)
+    state = OK if value <= allowed else FAIL  # NaN fails
+    return state, f"{text.format(f'{value:.2g}')}, allowed {allowed:g}"
 
 
 def _tests(device: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
-    """Name each test, the error it allows, and what measures the error."""
+    """Yield the name of each test, the largest error allowed, and a function that measures it."""
     from flowwarp.ops.warping import MODES, PADDINGS
 
     for mode in MODES:
         for padding in PADDINGS:
             test = functools.partial(_test_warp, device, mode, padding)
-            yield f"warp {mode} {padding}", VALUE, test
-            yield f"warp {mode} {padding} gradient", SUM, functools.partial(test, gradients=True)
+            yield f"warp {mode} {padding}", VALUE_ERROR, test
+            yield (
+                f"warp {mode} {padding} gradient",
+                SUM_ERROR,
+                functools.partial(test, gradients=True),
+            )
     yield "warp by zero flow", 0, functools.partial(_test_zero_flow, device)
-    yield "splat", SUM, functools.partial(_test_splat, device)
-    yield "correlation", VALUE, functools.partial(_test_correlation, device)
-    yield "census", GREY, functools.partial(_test_census, device)
+    yield "splat", SUM_ERROR, functools.partial(_test_splat, device)
+    yield "correlation", VALUE_ERROR, functools.partial(_test_correlation, device)
+    yield "census", CENSUS_ERROR, functools.partial(_test_census, device)
 
 
 def _random(device: str, *shape: int, seed: int = 0) -> Tensor:
@@ -273,22 +286,24 @@ def _random(device: str, *shape: int, seed: int = 0) -> Tensor:
 
 
 def _scene(device: str) -> tuple[Tensor, Tensor]:
-    """Return images in [0, 1] and flows of up to 8 px, some out of the image, one unknown."""
+    """Return images (2, 3, H, W) in [0, 1] and flow (2, 2, H, W) of up to 8 px.
+
+    Some vectors lead out of the image, and one is NaN.
+    """
     image = _random(device, 2, 3, 29, 37)
     flow = 16 * _random(device, 2, 2, 29, 37, seed=1) - 8
     flow[0, 0, 3, 4] = float("nan")
     return image, flow
 
 
-def _distance(got: Any, wanted: Any) -> float:
-    """Return the largest difference of tensors, or of tuples of them; NaN if any is NaN."""
+def _largest_error(result: Any, expected: Any) -> float:
+    """Return the largest difference between tensors, or tuples of them; NaN if any is NaN."""
     import torch
 
-    if not isinstance(got, torch.Tensor):
-        return float(
-            torch.tensor([_distance(*pair) for pair in zip(got, wanted, strict=True)]).max()
-        )
-    return float((got.double() - wanted.double()).abs().max())
+    if not isinstance(result, torch.Tensor):
+        errors = [_largest_error(*pair) for pair in zip(result, expected, strict=True)]
+        return float(torch.tensor(errors).max())  # unlike Python's max, NaN if one is
+    return float((result.double() - expected.double()).abs().max())
 
 
 def _test_warp(device: str, mode: Any, padding: Any, gradients: bool = False) -> float:
@@ -298,14 +313,14 @@ def _test_warp(device: str, mode: Any, padding: Any, gradients: bool = False) ->
 
     image, flow = (tensor.requires_grad_(gradients) for tensor in _scene(device))
     exact = [tensor.detach().double().requires_grad_(gradients) for tensor in (image, flow)]
-    got = warp(image, flow, mode=mode, padding=padding, mask=True)
-    wanted = warp_reference(*exact, mode=mode, padding=padding)
+    result = warp(image, flow, mode=mode, padding=padding, mask=True)  # and the mask
+    expected = warp_reference(*exact, mode=mode, padding=padding)
     if not gradients:
-        return _distance(got, wanted)
+        return _largest_error(result, expected)
     weight = _random(device, *image.shape, seed=2)
-    return _distance(
-        torch.autograd.grad(got[0], (image, flow), weight, materialize_grads=True),
-        torch.autograd.grad(wanted[0], exact, weight.double(), materialize_grads=True),
+    return _largest_error(
+        torch.autograd.grad(result[0], (image, flow), weight, materialize_grads=True),
+        torch.autograd.grad(expected[0], exact, weight.double(), materialize_grads=True),
     )
 
 
@@ -315,9 +330,9 @@ def _test_zero_flow(device: str) -> float:
     from flowwarp.ops.warping import Mode, Padding, warp
 
     image, flow = _scene(device)
-    still = torch.zeros_like(flow)
+    zero = torch.zeros_like(flow)
     return max(
-        _distance(warp(image, still, mode=mode, padding=padding), image)
+        _largest_error(warp(image, zero, mode=mode, padding=padding), image)
         for mode in get_args(Mode)
         for padding in get_args(Padding)
     )
@@ -327,14 +342,14 @@ def _test_splat(device: str) -> float:
     from flowwarp.ops.splatting import splat, splat_reference
 
     image, flow = _scene(device)
-    return _distance(splat(image, flow), splat_reference(image.double(), flow.double()))
+    return _largest_error(splat(image, flow), splat_reference(image.double(), flow.double()))
 
 
 def _test_correlation(device: str) -> float:
     from flowwarp.ops.correlation import correlation, correlation_reference
 
     a, b = _random(device, 2, 16, 21, 26), _random(device, 2, 16, 21, 26, seed=1)
-    return _distance(correlation(a, b), correlation_reference(a.double(), b.double()))
+    return _largest_error(correlation(a, b), correlation_reference(a.double(), b.double()))
 
 
 def _test_census(device: str) -> float:
@@ -342,25 +357,14 @@ def _test_census(device: str) -> float:
 
     images = _random(device, 2, 3, 21, 26), _random(device, 2, 3, 21, 26, seed=1)
     exact = [image.double() for image in images]
-    return _distance(
+    return _largest_error(
         (ops.census(images[0]), ops.census_distance(*images)),
         (ops.census_reference(exact[0]), ops.census_distance_reference(exact[0], exact[1])),
     )
 
 
-def _promises() -> Iterator[tuple[str, str, str]]:
-    from tempfile import TemporaryDirectory
-
-    from flowwarp.selftest.guarantees import promises
-
-    # Windows does not remove what is open, as prepared data is until this process ends.
-    with TemporaryDirectory(prefix="flowwarp-", ignore_cleanup_errors=True) as folder:
-        for promise in promises(Path(folder)):
-            yield promise.name, *_judge(promise.measure, promise.allowed, promise.text)
-
-
-def _compare_speed() -> str:
-    """Time ``warp`` beside torch's ``grid_sample``, whose grid is made beforehand."""
+def _measure_speed() -> str:
+    """Time ``warp`` and torch's ``grid_sample``, whose grid is computed before."""
     import torch
     import torch.nn.functional as F
 
@@ -371,27 +375,42 @@ def _compare_speed() -> str:
     image = _random("cpu", *TIMED_SHAPE)
     flow = 8 * _random("cpu", batch, 2, height, width, seed=1) - 4
     span = image.new_tensor([width - 1, height - 1]).view(2, 1, 1)
+    # Positions from -1 to 1, as grid_sample wants them: (B, H, W, 2).
     grid = ((coordinate_grid(height, width) + flow) / span * 2 - 1).permute(0, 2, 3, 1).contiguous()
-    sides: dict[str, Callable[[], Tensor]] = {
+    calls: dict[str, Callable[[], Tensor]] = {
         "warp": lambda: warp(image, flow),
         "grid_sample": lambda: F.grid_sample(
             image, grid, padding_mode="border", align_corners=True
         ),
     }
-    fastest = dict.fromkeys(sides, math.inf)
+    fastest = dict.fromkeys(calls, math.inf)
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a busy core makes a pool wait for its slowest thread
+    torch.set_num_threads(1)  # several would wait for the one on the busiest core
     try:
-        for _ in range(9):  # in turn, so that a busy moment meets both
-            for name, call in sides.items():
+        for _ in range(9):  # alternately, so that other programs disturb both
+            for name, call in calls.items():
                 start = time.perf_counter()
                 call()
                 fastest[name] = min(fastest[name], time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
-    ours, theirs = fastest.values()
+    warp_time, grid_sample_time = fastest.values()
     size = "x".join(map(str, TIMED_SHAPE))
     return (
-        f"warp of {size} takes {1e3 * ours:.1f} ms on one thread, "
-        f"grid_sample {theirs / ours:.1f} times as long"
+        f"warp of {size} takes {1e3 * warp_time:.1f} ms on one thread, "
+        f"grid_sample {grid_sample_time / warp_time:.1f} times as long"
     )
+
+
+# ------------------------------------------------------------------ --full
+
+
+def _guarantees() -> Iterator[tuple[str, str, str]]:
+    from tempfile import TemporaryDirectory
+
+    from flowwarp.selftest.guarantees import guarantees
+
+    # Windows does not remove open files, and prepared data are open until this process ends.
+    with TemporaryDirectory(prefix="flowwarp-", ignore_cleanup_errors=True) as folder:
+        for guarantee in guarantees(Path(folder)):
+            yield guarantee.name, *_compare(guarantee.measure, guarantee.allowed, guarantee.text)

@@ -43,10 +43,10 @@ def native() -> Native:
         return Native(
             None, "off", "", f"FLOWWARP_NATIVE={wanted} is none of {', '.join(LEVELS)}, off"
         )
-    if wanted and wanted not in _supported_levels():  # its first instruction would be the last
+    if wanted and wanted not in supported_levels():  # its first instruction would be the last
         return Native(None, "off", "", f"FLOWWARP_NATIVE={wanted}: this CPU has no {wanted}")
     reasons = []
-    for level in [wanted] if wanted else _supported_levels():
+    for level in [wanted] if wanted else supported_levels():
         path = Path(__file__).with_name(f"_cpu_{level}.so")
         if not path.exists():
             why = "no C++ compiler at install time, or one older than GCC 12"
@@ -82,7 +82,8 @@ def sizes(*values: int) -> list[ctypes.c_int64]:
     return [ctypes.c_int64(value) for value in values]
 
 
-def _supported_levels() -> tuple[str, ...]:
+def supported_levels() -> tuple[str, ...]:
+    """Return the levels of instructions that this processor has, best first."""
     capability = torch.backends.cpu.get_cpu_capability()
     if capability == "AVX512":
         return LEVELS

@@ -1,1 +1,1 @@
-"""What ``flowwarp doctor --full`` measures: exactness, determinism and interrupted runs."""
+"""The self-test of ``flowwarp doctor --full``: exactness, determinism and fault injection."""

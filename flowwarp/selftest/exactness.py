@@ -1,8 +1,9 @@
-"""Measures how exact operators, networks and trainers are: minutes, and no data.
+"""Measures how exact operators, networks and trainers are.
 
-What is computed for an example depends neither on its neighbours nor on how a step is split, into
-micro-batches or over processes. ``flowwarp doctor --full`` prints the figures, and the tests hold
-them to what is allowed.
+The result for an example should not depend on the other examples of its batch, and the gradient of
+a step should not depend on how the step is split into micro-batches or over processes. All of it
+runs on the CPU in some minutes and needs no data. ``flowwarp doctor --full`` prints the figures;
+tests check them against their limits.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import replace
 from functools import cache, partial
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,32 +30,40 @@ from flowwarp.ops.correlation import correlation
 from flowwarp.ops.drawing import draw_tokens
 from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import warp
-from flowwarp.selftest.small_tasks import awake, hearing, processes, small_config, small_task
+from flowwarp.selftest.small_tasks import (
+    processes,
+    randomize_conditioning,
+    randomize_head,
+    small_config,
+    small_task,
+)
 from flowwarp.train.loop import LoopConfig, train
 from flowwarp.train.numbering import generator
 
 Model = Callable[..., Any]
 
-ROUNDING = 1e-6  # relative, of float32 sums in another order
-PARTS = (2, 3, 5)  # micro-batches of five examples: even and uneven
+ROUNDING = 1e-6  # relative difference of float32 sums that are added in another order
+PARTS = (2, 3, 5)  # numbers of micro-batches for five examples: uneven and even
 THREADS = (1, 2, 3, 7)
-_PATIENCE = 60  # s that one of two processes may end after the other
+_NORMS: tuple[Literal["group", "none"], ...] = ("group", "none")
+_TIMEOUT = 60  # seconds that one of two processes may end after the other
 
 
 # ------------------------------------------------------------------ one example in a batch
 
 
 @cache
-def dependence(name: str) -> BatchDependence:
-    """Return how much an example of an operator or network depends on its batch."""
-    return measure_batch_dependence(*(operators() | without_gradients() | networks())[name])
+def batch_dependence(name: str) -> BatchDependence:
+    """Return how much the result for an example depends on its batch, of an operator or network."""
+    every = operators() | operators_without_gradient() | networks()
+    return measure_batch_dependence(*every[name])
 
 
 @cache
 def operators() -> dict[str, tuple[Model, Example]]:
-    """Return each operator with arguments for one example."""
-    image, other = torch.rand(2, 1, 8, 37, 70, generator=generator(0))
-    flow = 12 * torch.rand(1, 2, 37, 70, generator=generator(1)) - 6
+    """Return each differentiable operator with arguments for one example."""
+    image, other = torch.rand(2, 1, 8, 37, 70, generator=generator(0))  # (1, 8, H, W) each
+    flow = 12 * torch.rand(1, 2, 37, 70, generator=generator(1)) - 6  # up to 6 px
     return {
         "warp": (warp, (image, flow)),
         "splat": (splat, (image, flow)),
@@ -64,8 +73,8 @@ def operators() -> dict[str, tuple[Model, Example]]:
 
 
 @cache
-def without_gradients() -> dict[str, tuple[Model, Example]]:
-    """Return likewise what has no gradients: the steps of a variational fit, and drawing."""
+def operators_without_gradient() -> dict[str, tuple[Model, Example]]:
+    """Return the same for operators without a gradient: variational fit and token sampling."""
     random = generator(0)
     features, others = torch.rand(2, 1, 3, 75, 140, generator=random)
     start, flow, edges = torch.rand(3, 1, 2, 75, 140, generator=random)
@@ -74,27 +83,28 @@ def without_gradients() -> dict[str, tuple[Model, Example]]:
     smooth = partial(variational.smoothness_weights, epsilon=1e-2)
     median = partial(variational.weighted_median, radius=3, sigma_space=2.0, sigma_colour=0.2)
     terms = features, others, start, flow, known
-    steepness = torch.linspace(0.1, 8, 64)[:, None]  # of many rows a few tokens are likely, or all
-    logits = steepness * torch.randn(1, 64, 1000, generator=random)
+    # From rows in which all 1000 tokens are likely to rows in which a few are.
+    scale = torch.linspace(0.1, 8, 64)[:, None]
+    logits = scale * torch.randn(1, 64, 1000, generator=random)  # (1, R, V)
     return {
         "normal equations": (equate, terms),
         "smoothness weights": (smooth, (flow, edges)),
         "relaxation": (partial(variational.relax, sweeps=7), (equate(*terms), edges, flow)),
         "weighted median": (median, (flow, features, known)),
-        "drawing": (_draw_rows, (logits, torch.rand(1, 64, generator=random))),
+        "token sampling": (_draw_rows, (logits, torch.rand(1, 64, generator=random))),
     }
 
 
 def _draw_rows(logits: Tensor, draws: Tensor) -> Tensor:
-    """Draw a token of each row of each example, (B, R) of (B, R, V)."""
+    """Draw a token by each row of ``logits`` (B, R, V) and number of ``draws`` (B, R); (B, R)."""
     return draw_tokens(logits.flatten(0, 1), draws.flatten(), top_p=0.9).view(draws.shape)
 
 
 @cache
 def networks() -> dict[str, tuple[Model, Example]]:
-    """Return a small network of each kind, with and without its norms, and one example for it.
+    """Return small networks of each kind, with and without norms, each with one example.
 
-    Of networks that know kinds of places, what these are for: a method, not the whole.
+    Where a network has a second entry point, that method stands beside the network.
     """
     found: dict[str, tuple[Model, Example]] = {}
     random = generator(0)
@@ -106,51 +116,58 @@ def networks() -> dict[str, tuple[Model, Example]]:
     places = 8 * torch.rand(1, 40, 4, generator=random)
     torch.manual_seed(0)
     found["flow network"] = flownet.FlowNet(flownet.TINY), images
-    for coded in (replace(dvae.TINY, norm="group"), replace(dvae.TINY, norm="none")):
-        found[f"DVAE, norm {coded.norm}"] = dvae.DVAE(coded), (video,)
-    for written in (replace(gpt.TINY, norm="rms"), replace(gpt.TINY, norm="none")):
-        found[f"GPT, norm {written.norm}"] = awake(gpt.GPT(written)), (ids, places)
-    told = {"hidden": torch.arange(5)[None] % 2 == 1, "ahead": torch.arange(5)[None]}
-    of_kinds = gpt.GPT(replace(gpt.TINY, kinds=4))
-    found["GPT, kinds"] = of_kinds.features, {"ids": ids, "places": places, **told}
-    for drawn in (replace(upsampler.TINY, norm="group"), replace(upsampler.TINY, norm="none")):
+    for norm in _NORMS:
+        found[f"DVAE, norm {norm}"] = dvae.DVAE(replace(dvae.TINY, norm=norm)), (video,)
+    for config in (replace(gpt.TINY, norm="rms"), replace(gpt.TINY, norm="none")):
+        transformer = randomize_head(gpt.GPT(config))
+        found[f"GPT, norm {config.norm}"] = transformer, (ids, places)
+    masked = {"hidden": torch.arange(5)[None] % 2 == 1, "ahead": torch.arange(5)[None]}
+    with_layout = gpt.GPT(replace(gpt.TINY, kinds=4))
+    found["GPT, with layout"] = with_layout.features, {"ids": ids, "places": places, **masked}
+    for norm in _NORMS:
+        unet = randomize_head(upsampler.Upsampler(replace(upsampler.TINY, norm=norm)))
         example = noise, time, video[:, 0, :, :16, :16], previous, visible
-        found[f"upsampler, norm {drawn.norm}"] = awake(upsampler.Upsampler(drawn)), example
-    # Many values: the few of one attribute may all be near 0, where rounding is relatively large.
+        found[f"upsampler, norm {norm}"] = unet, example
+    # Sixteen values: two or three logits may all be near 0, where rounding is relatively large.
     attributes = (("action", tuple("abcdefghijklmnop")), ("color", tuple("abcdefghijklmnop")))
-    judging = classifier.ClassifierConfig(attributes, size=32, widths=(16, 32))
-    for judged in (replace(judging, norm="group"), replace(judging, norm="none")):
-        judge = classifier.Classifier(judged)
+    for norm in _NORMS:
+        judge = classifier.Classifier(
+            classifier.ClassifierConfig(attributes, size=32, widths=(16, 32), norm=norm)
+        )
         for head in judge.heads:
             nn.init.normal_(head.weight)  # type: ignore[arg-type]
-        found[f"classifier, norm {judged.norm}"] = judge, (video,)
-    telling = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24)
+        found[f"classifier, norm {norm}"] = judge, (video,)
+    plain = captioner.CaptionerConfig(50, size=32, widths=(16, 32), hidden=24)
     words = torch.randint(50, (1, 9), generator=random)
-    for taught in (replace(telling, norm="group"), replace(telling, pooled=8)):
-        found[f"captioner, norm {taught.norm}"] = awake(captioner.Captioner(taught)), (video, words)
-    sorting = captioner.Captioner(replace(telling, kinds=6))
-    codes = torch.randint(7, (1, 4, sorting.side, sorting.side), generator=random)
+    for sizes in (replace(plain, norm="group"), replace(plain, pooled=8)):
+        describing = randomize_head(captioner.Captioner(sizes))
+        found[f"captioner, norm {sizes.norm}"] = describing, (video, words)
+    layouts = captioner.Captioner(replace(plain, kinds=6))
+    codes = torch.randint(7, (1, 4, layouts.side, layouts.side), generator=random)
     found["LPIPS"] = perceptual.LPIPS(), images
-    found["captioner, sketch"] = sorting.sketch, (video,)
-    found["captioner, by a sketch"] = sorting.look_at_sketch, (codes,)
-    worn = (("hair", ("red", "blue")), ("weapon", ("bow", "spear")))
-    revising = reviser.ReviserConfig(worn, widths=(16, 32), blocks=(1, 1), embedding=32)
-    for revised in (replace(revising, norm="group"), replace(revising, norm="none")):
-        net = hearing(awake(reviser.Reviser(revised)))
-        found[f"reviser, norm {revised.norm}"] = net, (video, torch.tensor([[1, 2]]))
+    found["captioner, layout of a video"] = layouts.sketch, (video,)
+    found["captioner, from a layout"] = layouts.look_at_sketch, (codes,)
+    clothes = (("hair", ("red", "blue")), ("weapon", ("bow", "spear")))
+    for norm in _NORMS:
+        revisions = reviser.ReviserConfig(
+            clothes, widths=(16, 32), blocks=(1, 1), embedding=32, norm=norm
+        )
+        revising = randomize_conditioning(randomize_head(reviser.Reviser(revisions)))
+        found[f"reviser, norm {norm}"] = revising, (video, torch.tensor([[1, 2]]))
     return found
 
 
 def thread_differences() -> float:
     """Return how many results and gradients of operators change with the number of threads."""
-    before, results = torch.get_num_threads(), []
+    before = torch.get_num_threads()
+    results: list[list[Tensor]] = []  # for each number of threads
     try:
         for count in THREADS:
             torch.set_num_threads(count)
             results.append(
                 [
-                    *(tensor for call, _ in operators().values() for tensor in _all(call)),
-                    *(call(*example) for call, example in without_gradients().values()),
+                    *(tensor for call, _ in operators().values() for tensor in _gradients(call)),
+                    *(call(*example) for call, example in operators_without_gradient().values()),
                     *_matches(),
                 ]
             )
@@ -158,25 +175,28 @@ def thread_differences() -> float:
         torch.set_num_threads(before)
     first, *others = results
     return sum(
-        not all(torch.equal(result[place], wanted) for result in others)
-        for place, wanted in enumerate(first)
+        not all(torch.equal(result[index], expected) for result in others)
+        for index, expected in enumerate(first)
     )
 
 
-def _all(operator: Callable[..., Any]) -> list[Tensor]:
-    """Return what an operator makes of arguments large enough to be shared out, and gradients."""
-    two = operator in (correlation, census_distance)
+def _gradients(operator: Callable[..., Any]) -> list[Tensor]:
+    """Return an operator's result and its gradients, of inputs large enough for several threads."""
+    takes_two_images = operator in (correlation, census_distance)
     channels = 3 if operator is census_distance else 32
-    image, other = torch.rand(2, 3, channels, 75, 140, generator=generator(0))
-    flow = 12 * torch.rand(3, 2, 75, 140, generator=generator(1)) - 6
-    inputs = [image.requires_grad_(), (other if two else flow).requires_grad_()]
+    image, other = torch.rand(2, 3, channels, 75, 140, generator=generator(0))  # (3, C, H, W) each
+    flow = 12 * torch.rand(3, 2, 75, 140, generator=generator(1)) - 6  # up to 6 px
+    inputs = [image.requires_grad_(), (other if takes_two_images else flow).requires_grad_()]
     result = operator(*inputs)
     weight = torch.rand(result.shape, generator=generator(2))
     return [result.detach(), *torch.autograd.grad(result, inputs, weight)]
 
 
 def _matches() -> tuple[Tensor, ...]:
-    """Return descriptors of two frames, and a round of matching them: of one example at a time."""
+    """Return descriptors of two frames, and one round of PatchMatch between them.
+
+    These functions take one example without a batch axis, and so are not among the operators.
+    """
     frames = torch.rand(2, 1, 1, 75, 140, generator=generator(0))
     features1, features2 = map(matching.describe, frames)
     begin = torch.zeros(75, 140, 2, dtype=torch.int32)
@@ -188,13 +208,13 @@ def _matches() -> tuple[Tensor, ...]:
 
 
 def step_gradient(name: str, config: LoopConfig, folder: Path, run: str) -> Tensor:
-    """Return the gradient of a trainer's first step, by the loop, as one vector.
+    """Return the gradient of a trainer's first step, (P,) float64 over all parameters.
 
     Args:
-        name: of ``TRAINERS`` or ``OTHERWISE``.
-        config: of the loop; ``clip`` and the number of steps are set here.
-        folder: for ``small_task``; the run is made in it.
-        run: its name.
+        name: one of ``TRAINERS`` or ``VARIANTS``.
+        config: settings of the loop; ``clip`` and ``steps`` are replaced.
+        folder: for ``small_task``, and where the run is made.
+        run: name of the run's folder.
     """
     config = replace(config, steps=1, clip=0.0)
     task = replace(small_task(name, config, folder), validate=None, samples=None)
@@ -210,24 +230,24 @@ def step_gradient(name: str, config: LoopConfig, folder: Path, run: str) -> Tens
 
 @cache
 def whole_gradient(name: str, folder: Path) -> Tensor:
-    """Return the gradient of a first step that is not split, for several to be compared with."""
+    """Return the gradient of a first step that is not split."""
     return step_gradient(name, small_config(), folder, f"{name}-whole")
 
 
 def micro_batch_difference(name: str, folder: Path) -> float:
-    """Return by how much, relatively, a step's gradient changes as it is split: the most."""
+    """Return the largest relative change of a gradient by splitting a step into micro-batches."""
     whole = whole_gradient(name, folder)
     parts = (
         step_gradient(name, small_config(accumulate=count), folder, f"{name}-of-{count}")
         for count in PARTS
     )
-    return max(relative(part, whole) for part in parts)
+    return max(relative_difference(part, whole) for part in parts)
 
 
 def process_difference(name: str, folder: Path) -> float:
-    """Return by how much, relatively, a step's gradient changes over two processes (gloo).
+    """Return the relative change of the gradient when two processes (gloo) share a step.
 
-    One has two of three micro-batches, the other one.
+    One process computes two of three micro-batches, the other one.
     """
     whole = whole_gradient(name, folder)
     with socket.socket() as free:
@@ -240,17 +260,17 @@ def process_difference(name: str, folder: Path) -> float:
     ]
     for member in members:
         member.start()
-    # When one has ended, so does the other soon, or it waits for one that is dead.
+    # Where one has failed, the other waits for it in vain: it gets a limit.
     connection.wait([member.sentinel for member in members])
     for member in members:
-        member.join(_PATIENCE)
+        member.join(_TIMEOUT)
         member.kill()
         member.join()
     codes = [member.exitcode for member in members]
     if any(codes):
         raise RuntimeError(f"two processes ended with {codes}")
     shared = load_tensors(folder / f"{run}.safetensors")[0]["gradient"]
-    return relative(shared, whole)
+    return relative_difference(shared, whole)
 
 
 def _member(rank: int, port: int, name: str, folder: Path, run: str) -> None:
@@ -261,6 +281,6 @@ def _member(rank: int, port: int, name: str, folder: Path, run: str) -> None:
         save_tensors(folder / f"{run}.safetensors", {"gradient": gradient}, {})
 
 
-def relative(one: Tensor, two: Tensor) -> float:
-    """Return the norm of a difference over the norm of what it is from."""
-    return float((one - two).norm() / two.norm())
+def relative_difference(result: Tensor, expected: Tensor) -> float:
+    """Return ``|result - expected| / |expected|``, by Euclidean norms."""
+    return float((result - expected).norm() / expected.norm())

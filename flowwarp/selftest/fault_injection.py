@@ -1,7 +1,8 @@
-"""Measures what runs cost that end early: stopped, killed, on a full disk, or with a broken file.
+"""Injects faults into training runs: signals, kills, a full disk, corrupt files, NaN losses.
 
-Each ends bit for bit like one that nothing happened to. ``flowwarp doctor --full`` prints the
-figures, and the tests hold them to what is allowed.
+After each fault the run is resumed. It should end bit for bit like a run without a fault, so each
+function returns in how many files the two differ. ``flowwarp doctor --full`` prints the figures;
+tests check that they are 0.
 """
 
 from __future__ import annotations
@@ -32,22 +33,24 @@ from flowwarp.train.loop import Batch, LoopConfig, Task, train
 from flowwarp.train.runs import BEST, CONFIG, LAST, METRICS, SAMPLES, open_run
 
 PLAIN = "plain"
+# Settings of the loop under which runs are stopped and resumed.
 RESUMED: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
     "fp32": {"accumulate": 2, "workers": 2},
-    # Muon is for what has matrices.
+    # Muon where a network has matrices; without weight averaging, which the others have.
     "bf16": {"precision": "bf16", "ema": 0.0, "muon": 0.1, "accumulate": 3, "workers": 1},
 }
 
 
 def run_differences(one: Path, two: Path) -> list[str]:
-    """Return the names of files in which two runs differ, by what is in them.
+    """Return the names of files whose content differs between two runs.
 
-    The newest state and the weights (of which only times may differ), settings, figures, pictures.
+    Compared are the newest checkpoint, weights, settings, metrics and sample images. Of checkpoints
+    and weights only tensors count: their metadata hold times.
     """
     newest = max(path.name for path in one.glob("state-*"))
-    pictures = {path.name for run in (one, two) for path in (run / SAMPLES).glob("*")}
-    files = (newest, BEST, LAST, CONFIG, METRICS, *(f"{SAMPLES}/{name}" for name in pictures))
+    samples = {path.name for run in (one, two) for path in (run / SAMPLES).glob("*")}
+    files = (newest, BEST, LAST, CONFIG, METRICS, *(f"{SAMPLES}/{name}" for name in samples))
     return sorted(name for name in files if _differ(one / name, two / name))
 
 
@@ -60,38 +63,45 @@ def _differ(one: Path, two: Path) -> bool:
     return a.keys() != b.keys() or not all(torch.equal(a[name], b[name]) for name in a)
 
 
-def resume_differences(name: str, kind: str, folder: Path) -> float:
-    """Return in how many files a run that was stopped twice differs from one that was not."""
-    config = _resumed(name, kind, folder)
-    whole, cut = _whole(name, kind, folder), folder / f"{name}-{kind}-cut"
-    for step in sorted(random.Random(f"{name}, {kind}").sample(range(1, config.steps), 2)):  # noqa: S311
-        _fail(_stopped(small_task(name, config, folder), step), config, cut, Stopped)
-    _run(small_task(name, config, folder), config, cut)
-    return len(run_differences(whole, cut))
+def resume_differences(name: str, settings: str, folder: Path) -> float:
+    """Return in how many files a run that was stopped and resumed twice differs.
+
+    Args:
+        name: one of ``TRAINERS`` or ``VARIANTS``.
+        settings: a key of ``RESUMED``.
+        folder: for ``small_task``, and where the runs are made.
+    """
+    config = _resume_config(name, settings, folder)
+    whole, resumed = _whole_run(name, settings, folder), folder / f"{name}-{settings}-resumed"
+    chance = random.Random(f"{name}, {settings}")  # noqa: S311 - when to stop is no secret
+    for step in sorted(chance.sample(range(1, config.steps), 2)):
+        _expect_failure(_stopping(small_task(name, config, folder), step), config, resumed, Stopped)
+    _train(small_task(name, config, folder), config, resumed)
+    return len(run_differences(whole, resumed))
 
 
-def _resumed(name: str, kind: str, folder: Path) -> LoopConfig:
-    config = small_config(**RESUMED[kind])
+def _resume_config(name: str, settings: str, folder: Path) -> LoopConfig:
+    config = small_config(**RESUMED[settings])
     if config.muon and not small_task(name, config, folder).matrices:
         config = replace(config, muon=0.0)
     return config
 
 
 @cache
-def _whole(name: str, kind: str, folder: Path) -> Path:
-    """Return a run that nothing happened to, for several others to be compared with."""
-    config, whole = _resumed(name, kind, folder), folder / f"{name}-{kind}-whole"
-    _run(small_task(name, config, folder), config, whole)
+def _whole_run(name: str, settings: str, folder: Path) -> Path:
+    """Make a run without a fault, which the others are compared with."""
+    config, whole = _resume_config(name, settings, folder), folder / f"{name}-{settings}-whole"
+    _train(small_task(name, config, folder), config, whole)
     return whole
 
 
-def _stopped(task: Task, last: int) -> Task:
-    """Return a task that gets SIGTERM in a step."""
+def _stopping(task: Task, last: int) -> Task:
+    """Return a task that sends SIGTERM to this process in a step."""
     sent = False
 
     def loss(model: nn.Module, examples: Batch, step: int) -> Mapping[str, Tensor]:
         nonlocal sent
-        if step == last and not sent:  # a second one would not wait for the step to end
+        if step == last and not sent:  # a second signal ends the process before the step is done
             sent = True
             signal.raise_signal(signal.SIGTERM)
         return task.loss(model, examples, step)
@@ -100,85 +110,87 @@ def _stopped(task: Task, last: int) -> Task:
 
 
 def divergence_differences(name: str, folder: Path) -> float:
-    """Return in how many files a run differs that went on after a loss that was no number."""
+    """Return in how many files a run differs that was resumed after a NaN loss ended it."""
     config = small_config()
-    whole, cut = _whole(name, PLAIN, folder), folder / f"{name}-finite"
+    whole, diverged = _whole_run(name, PLAIN, folder), folder / f"{name}-diverged"
     task = small_task(name, config, folder)
 
     def loss(model: nn.Module, examples: Batch, step: int) -> Mapping[str, Tensor]:
         losses = task.loss(model, examples, step)
         return {key: value + (torch.nan if step == 3 else 0) for key, value in losses.items()}
 
-    _fail(replace(task, loss=loss), config, cut, Diverged)
-    _run(small_task(name, config, folder), config, cut)
-    return len(run_differences(whole, cut))
+    _expect_failure(replace(task, loss=loss), config, diverged, Diverged)
+    _train(small_task(name, config, folder), config, diverged)
+    return len(run_differences(whole, diverged))
 
 
-def damage_differences(name: str, folder: Path) -> float:
-    """Return in how many files a run differs that went on with a bit of its last state flipped."""
+def corruption_differences(name: str, folder: Path) -> float:
+    """Return in how many files a run differs that was resumed with a bit flipped in its checkpoint.
+
+    Raises:
+        RuntimeError: the corrupt checkpoint was not reported.
+    """
     config = small_config()
-    whole, hurt = _whole(name, PLAIN, folder), folder / f"{name}-hurt"
-    shutil.copytree(whole, hurt)
-    state = max(hurt.glob("state-*"))
+    whole, corrupt = _whole_run(name, PLAIN, folder), folder / f"{name}-corrupt"
+    shutil.copytree(whole, corrupt)
+    state = max(corrupt.glob("state-*"))
     data = bytearray(state.read_bytes())
     data[-1] ^= 1
     state.write_bytes(data)
-    said = _run(small_task(name, config, folder), config, hurt)
-    if f"{state.name}: " not in said:
-        raise RuntimeError(f"nothing was said of a state that is broken: {said!r}")
-    return len(run_differences(whole, hurt))
+    printed = _train(small_task(name, config, folder), config, corrupt)
+    if f"{state.name}: " not in printed:
+        raise RuntimeError(f"a corrupt checkpoint was not reported: {printed!r}")
+    return len(run_differences(whole, corrupt))
 
 
 def lock_differences(name: str, folder: Path) -> float:
-    """Return how many files of a run change as another process would train it, too."""
+    """Return in how many files a run changes when a second process tries to train it."""
     config = small_config()
-    whole, held = _whole(name, PLAIN, folder), folder / f"{name}-held"
-    shutil.copytree(whole, held)
+    whole, locked = _whole_run(name, PLAIN, folder), folder / f"{name}-locked"
+    shutil.copytree(whole, locked)
     task = small_task(name, config, folder)
-    with open_run(held, {"loop": config, **task.configs}, resume="auto"):
-        _fail(task, replace(config, steps=7), held, Locked)
-    return len(run_differences(whole, held))
+    with open_run(locked, {"loop": config, **task.configs}, resume="auto"):
+        _expect_failure(task, replace(config, steps=7), locked, Locked)
+    return len(run_differences(whole, locked))
 
 
 def full_disk_differences(name: str, folder: Path, every: int = 1) -> float:
-    """Let the disk be full at each write of a run in turn, then go on.
+    """Return in how many files runs differ that were resumed after the disk was full.
+
+    The disk is full at each write of a run in turn. Temporary files that stay count as well.
 
     Args:
-        name: of ``TRAINERS`` or ``OTHERWISE``.
-        folder: for ``small_task``; the runs are made in it.
-        every: of how many writes one fails; 1 for each.
-
-    Returns:
-        In how many files the runs differ from one whose disk had room, and how many files were left
-        that are none of a run.
+        name: one of ``TRAINERS`` or ``VARIANTS``.
+        folder: for ``small_task``, and where the runs are made.
+        every: try every n-th write only.
     """
     config = small_config(steps=2, save_every=1, validate_every=2, samples_every=2)
     whole = folder / f"{name}-room"
     task = small_task(name, config, folder)
-    begun = {key: value.clone() for key, value in task.model.state_dict().items()}
+    initial = {key: value.clone() for key, value in task.model.state_dict().items()}
     with FullDisk(0) as disk:
-        _run(task, config, whole)
+        _train(task, config, whole)
     wrong = 0
     for failing in range(every, disk.count + 1, every):
         run = folder / f"{name}-full-{failing}"
-        task.model.load_state_dict(begun)
+        task.model.load_state_dict(initial)
         with FullDisk(failing):
-            _fail(task, config, run, OutputError)
+            _expect_failure(task, config, run, OutputError)
         wrong += len(list(run.glob("**/.flowwarp-*")))
-        task.model.load_state_dict(begun)
-        _run(task, config, run)
+        task.model.load_state_dict(initial)
+        _train(task, config, run)
         wrong += len(run_differences(whole, run))
         shutil.rmtree(run)
     return wrong
 
 
 class FullDisk:
-    """While it is entered, one write of a file fails: half-way, or in the flush after it.
+    """Context in which one write or flush of a file fails with ``ENOSPC``.
 
-    Flushes of a folder, whose new entry a power cut may cost, always succeed.
+    A write fails half-way. Flushes of folders always succeed.
 
     Args:
-        failing: which, from 1; 0 for none.
+        failing: number of the write or flush that fails, from 1; 0 for none.
 
     Attributes:
         count: how many writes and flushes there were.
@@ -188,10 +200,12 @@ class FullDisk:
         self.failing, self.count = failing, 0
         self._write, self._flush, self._open = Path.write_bytes, os.fsync, Path.open
         self._patches = (
-            mock.patch.object(Path, "write_bytes", lambda path, data: self._written(path, data)),
-            mock.patch.object(os, "fsync", self._flushed),
             mock.patch.object(
-                Path, "open", lambda path, *how, **named: self._opened(path, *how, **named)
+                Path, "write_bytes", lambda path, data: self._write_bytes(path, data)
+            ),
+            mock.patch.object(os, "fsync", self._fsync),
+            mock.patch.object(
+                Path, "open", lambda path, *args, **named: self._open_file(path, *args, **named)
             ),
         )
 
@@ -208,24 +222,24 @@ class FullDisk:
         self.count += 1
         return self.count == self.failing
 
-    def _written(self, path: Path, data: bytes) -> int:
+    def _write_bytes(self, path: Path, data: bytes) -> int:
         if not self._is_full():
             return self._write(path, data)
         self._write(path, data[: len(data) // 2])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def _opened(self, path: Path, mode: str = "r", *how: Any, **more: Any) -> Any:
-        file = self._open(path, mode, *how, **more)
-        return _Appended(file, self._is_full) if mode == "ab" else file
+    def _open_file(self, path: Path, mode: str = "r", *args: Any, **named: Any) -> Any:
+        file = self._open(path, mode, *args, **named)
+        return _AppendedFile(file, self._is_full) if mode == "ab" else file
 
-    def _flushed(self, descriptor: int) -> None:
+    def _fsync(self, descriptor: int) -> None:
         if stat.S_ISREG(os.fstat(descriptor).st_mode) and self._is_full():
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._flush(descriptor)
 
 
-class _Appended:
-    """A file that is written to at its end, of which a full disk takes a part."""
+class _AppendedFile:
+    """A file opened for appending, whose writes are cut in half while the disk is full."""
 
     def __init__(self, file: Any, is_full: Callable[[], bool]) -> None:
         self._file, self._is_full = file, is_full
@@ -244,71 +258,78 @@ class _Appended:
         return written
 
 
-def _run(task: Task, config: LoopConfig, run: Path) -> str:
-    """Train to the end, and return what was said."""
-    said = io.StringIO()
-    train(task, config, run, resume="auto", stream=said)
-    return said.getvalue()
+def _train(task: Task, config: LoopConfig, run: Path) -> str:
+    """Train to the end, and return what was printed."""
+    printed = io.StringIO()
+    train(task, config, run, resume="auto", stream=printed)
+    return printed.getvalue()
 
 
-def _fail(task: Task, config: LoopConfig, run: Path, fault: type[Exception]) -> None:
-    """Train, and see it end by a fault.
+def _expect_failure(task: Task, config: LoopConfig, run: Path, error: type[Exception]) -> None:
+    """Train, and check that it ends with an error.
 
     Raises:
-        RuntimeError: it went well.
+        RuntimeError: it ended without one.
     """
     try:
-        _run(task, config, run)
-    except fault:
+        _train(task, config, run)
+    except error:
         return
-    raise RuntimeError(f"a training should have ended by {fault.__name__}")
+    raise RuntimeError(f"training should have failed with {error.__name__}")
 
 
-def kills(folder: Path, count: int = 5) -> float:
-    """Kill a training at random moments; return how many states were lost and files differ.
+def kill_differences(folder: Path, count: int = 5) -> float:
+    """Kill a training process at random moments, and count the damage.
+
+    Args:
+        folder: for ``small_task``, and where the runs are made.
+        count: how many times.
+
+    Returns:
+        How many checkpoints were corrupt, and in how many files the run differs in the end.
 
     Raises:
-        RuntimeError: one was over before it could be killed, or failed.
+        RuntimeError: a process ended before it was killed, or failed.
     """
     config = small_config(steps=30, save_every=1, validate_every=10, samples_every=10)
     configs = {"loop": config, **small_task("dvae", config, folder).configs}
     whole, killed = folder / "kill-whole", folder / "killed"
-    _end(_child(whole, config, folder), 0)
+    _join(_start(whole, config, folder), 0)
     chance = random.Random(0)  # noqa: S311 - when to kill is no secret
-    step = lost = 0
+    step = corrupt = 0
     for _ in range(count):
-        child = _child(killed, config, folder)
+        child = _start(killed, config, folder)
         step += chance.randint(1, config.steps // (count + 1))
         while child.is_alive() and not any(n >= step for n in _saved_steps(killed)):
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.03))  # in the midst of a step, or of a write
+        time.sleep(chance.uniform(0, 0.03))  # into the next step, or into a write
         child.kill()
-        _end(child, -getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has one way only
-        said: list[str] = []  # of states that are broken
+        _join(child, -getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no SIGKILL
+        warnings: list[str] = []  # one for each corrupt checkpoint
         with open_run(killed, configs, resume="auto") as run:
-            state = run.newest_state(said.append)
+            state = run.newest_state(warnings.append)
         step = 0 if state is None else state.step
-        lost += len(said)
-    _end(_child(killed, config, folder), 0)
-    return lost + len(run_differences(whole, killed))
+        corrupt += len(warnings)
+    _join(_start(killed, config, folder), 0)
+    return corrupt + len(run_differences(whole, killed))
 
 
 def _saved_steps(run: Path) -> list[int]:
     return [int(path.stem.removeprefix("state-")) for path in run.glob("state-*.safetensors")]
 
 
-def _end(child: Any, code: int) -> None:
-    child.join()
-    if child.exitcode != code:
-        raise RuntimeError(f"a training ended with {child.exitcode}, not {code}")
+def _start(run: Path, config: LoopConfig, folder: Path) -> Any:
+    process = processes().Process(target=_run_child, args=(run, config, folder))
+    process.start()
+    return process
 
 
-def _child(run: Path, config: LoopConfig, folder: Path) -> Any:
-    child = processes().Process(target=_train, args=(run, config, folder))
-    child.start()
-    return child
+def _join(process: Any, code: int) -> None:
+    process.join()
+    if process.exitcode != code:
+        raise RuntimeError(f"training ended with exit code {process.exitcode}, not {code}")
 
 
-def _train(run: Path, config: LoopConfig, folder: Path) -> None:
-    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - for as long as the process lives
+def _run_child(run: Path, config: LoopConfig, folder: Path) -> None:
+    sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - open until the process ends
     train(small_task("dvae", config, folder), config, run, resume="auto")

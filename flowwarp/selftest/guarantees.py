@@ -1,4 +1,4 @@
-"""All that is promised and can be measured; ``flowwarp doctor --full`` prints the table."""
+"""The guarantees that ``flowwarp doctor --full`` measures, each with the largest value allowed."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from flowwarp.selftest import fault_injection
 from flowwarp.selftest.exactness import (
     ROUNDING,
-    dependence,
+    batch_dependence,
     micro_batch_difference,
     networks,
     operators,
+    operators_without_gradient,
     process_difference,
     thread_differences,
-    without_gradients,
 )
-from flowwarp.selftest.small_tasks import OTHERWISE, TRAINERS
+from flowwarp.selftest.small_tasks import TRAINERS, VARIANTS
 
 
 @dataclass(frozen=True)
-class Promise:
-    """Something promised, and how to measure it.
+class Guarantee:
+    """Something that flowwarp guarantees, and how to measure it.
 
     Args:
-        name: what it is about.
-        allowed: the largest figure that keeps it.
-        text: what the figure is, with ``{}`` for it.
-        measure: measures it.
+        name: what is measured, as printed.
+        allowed: the largest value that fulfils it.
+        text: a phrase with ``{}`` where the value goes.
+        measure: returns the value.
     """
 
     name: str
@@ -38,55 +38,62 @@ class Promise:
     measure: Callable[[], float]
 
 
-def promises(folder: Path) -> Iterator[Promise]:
-    """Yield all promises; what they need on disk goes into a folder.
+# Each takes a trainer's name and a folder, and returns in how many files the runs differ.
+_FAULTS: Mapping[str, Callable[[str, Path], float]] = {
+    "loss is NaN": fault_injection.divergence_differences,
+    "corrupt checkpoint": fault_injection.corruption_differences,
+    "run in use": fault_injection.lock_differences,
+    "disk full at each write": fault_injection.full_disk_differences,
+}
+
+
+def guarantees(folder: Path) -> Iterator[Guarantee]:
+    """Yield all guarantees in the order in which they are measured.
 
     Args:
-        folder: empty; the caller removes it.
+        folder: an empty folder for the files of measurements; the caller removes it.
     """
-    exact = operators().keys() | without_gradients().keys()
-    for name in [*operators(), *without_gradients(), *networks()]:
-        yield Promise(
-            f"{name}: neighbours",
-            0,
-            "change an example by {}",
-            partial(_neighbours, name),
-        )
-        yield Promise(
-            f"{name}: batch size",
-            0 if name in exact else ROUNDING,
-            "changes an example by {}",
-            partial(_batch_size, name),
-        )
-    yield Promise("operators: threads", 0, "change {} results", thread_differences)
-    for name in (*TRAINERS, *OTHERWISE):
-        words = "change the gradient by {}"
-        part = partial(micro_batch_difference, name, folder)
-        yield Promise(f"{name}: micro-batches", ROUNDING, words, part)
-        part = partial(process_difference, name, folder)
-        yield Promise(f"{name}: 2 processes", ROUNDING, words, part)
-    for name in (*TRAINERS, *OTHERWISE):
-        for kind in fault_injection.RESUMED:
-            part = partial(fault_injection.resume_differences, name, kind, folder)
-            yield Promise(f"{name}: resumed, {kind}", 0, "changes {} files", part)
-        for what, measure in _MISHAPS.items():
-            part = partial(measure, name, folder)
-            yield Promise(f"{name}: {what}", 0, "changes {} files", part)
-    part = partial(fault_injection.kills, folder)
-    yield Promise("kill -9, five times", 0, "costs or changes {} files", part)
+    yield from _exactness()
+    for name in (*TRAINERS, *VARIANTS):
+        yield from _split_steps(name, folder)
+    for name in (*TRAINERS, *VARIANTS):
+        yield from _interrupted_runs(name, folder)
+    kills = partial(fault_injection.kill_differences, folder)
+    yield Guarantee("kill -9, five times", 0, "loses or changes {} files", kills)
 
 
-def _neighbours(name: str) -> float:
-    return dependence(name).neighbours
+def _exactness() -> Iterator[Guarantee]:
+    exact = operators().keys() | operators_without_gradient().keys()
+    for name in [*operators(), *operators_without_gradient(), *networks()]:
+        measure: Callable[[], float] = partial(_by_neighbours, name)
+        yield Guarantee(f"{name}: neighbours", 0, "change an example by {}", measure)
+        # Libraries choose the order of sums in a network by the batch size.
+        allowed = 0 if name in exact else ROUNDING
+        measure = partial(_by_batch_size, name)
+        yield Guarantee(f"{name}: batch size", allowed, "changes an example by {}", measure)
+    yield Guarantee("operators: threads", 0, "change {} results", thread_differences)
 
 
-def _batch_size(name: str) -> float:
-    return dependence(name).size
+def _split_steps(name: str, folder: Path) -> Iterator[Guarantee]:
+    text = "change the gradient by {}"
+    micro_batches = partial(micro_batch_difference, name, folder)
+    yield Guarantee(f"{name}: micro-batches", ROUNDING, text, micro_batches)
+    processes = partial(process_difference, name, folder)
+    yield Guarantee(f"{name}: 2 processes", ROUNDING, text, processes)
 
 
-_MISHAPS: Mapping[str, Callable[[str, Path], float]] = {
-    "a loss that is no number": fault_injection.divergence_differences,
-    "a broken state": fault_injection.damage_differences,
-    "two at one run": fault_injection.lock_differences,
-    "a full disk, at each write": fault_injection.full_disk_differences,
-}
+def _interrupted_runs(name: str, folder: Path) -> Iterator[Guarantee]:
+    text = "changes {} files"
+    for settings in fault_injection.RESUMED:
+        resumed = partial(fault_injection.resume_differences, name, settings, folder)
+        yield Guarantee(f"{name}: resumed, {settings}", 0, text, resumed)
+    for fault, measure in _FAULTS.items():
+        yield Guarantee(f"{name}: {fault}", 0, text, partial(measure, name, folder))
+
+
+def _by_neighbours(name: str) -> float:
+    return batch_dependence(name).neighbours
+
+
+def _by_batch_size(name: str) -> float:
+    return batch_dependence(name).size

@@ -1,7 +1,9 @@
-"""The real trainers at small sizes, on the world of digits: to measure what is promised of them.
+"""A small training task for each trainer, for the self-test.
 
-The reviser's is on that of sprites: no other has clips of which it is known how they look in other
-clothes. Every third example has nothing that its masks keep, as it happens.
+Each task uses the trainer's own data pipeline and loss, with a network that trains in seconds. Data
+are clips of moving digits, which are composed and not read from disk; the reviser alone needs
+sprites, since only these can be redrawn in other clothes. Every third example has empty masks, as
+real data has now and then: a loss that divides by a mask's sum over the batch shows there.
 """
 
 from __future__ import annotations
@@ -41,9 +43,11 @@ from flowwarp.train.numbering import generator
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier", "reviser")
-OTHERWISE = ("dvae, residual", "gpt, redrawn")  # two of them, with settings of another kind
+# Two of them again, with settings that take other paths through the code.
+VARIANTS = ("dvae, residual", "gpt, scheduled sampling")
 
-_NOTHING = {
+# By the name of a tensor of a batch: the value that makes the loss ignore it.
+_IGNORED = {
     "known": 0,
     "visible": 0,
     "same": 0,
@@ -55,12 +59,12 @@ _NOTHING = {
     "direction": train_classifier.UNKNOWN,
     "ground": train_classifier.UNKNOWN,
 }
-_SMALL, _LARGE = 16, 32  # px: frames of the DVAE; of the others
-_FRAMES = 8
+_SMALL, _LARGE = 16, 32  # sides of frames in pixels: of the DVAE and captioner; of the others
+_FRAMES = 8  # of a clip
 
 
 def small_config(**changes: Any) -> LoopConfig:
-    """Return how the small trainers train: five steps of five examples."""
+    """Return the settings of the loop: five steps of five examples, with ``changes``."""
     settings: dict[str, Any] = {
         "steps": 5,
         "batch_size": 5,
@@ -77,21 +81,22 @@ def small_config(**changes: Any) -> LoopConfig:
 
 
 def small_task(name: str, config: LoopConfig, folder: Path) -> Task:
-    """Return the task of a trainer, small; the same arguments, the same task.
+    """Return a trainer's small task. Equal arguments give equal tasks, initial weights included.
 
     Args:
-        name: of ``TRAINERS`` or ``OTHERWISE``.
-        config: of the loop.
-        folder: where codes and fitted flow are kept.
+        name: one of ``TRAINERS`` or ``VARIANTS``.
+        config: settings of the loop.
+        folder: where prepared data, such as tokens and fitted flow, are cached.
     """
     task = _TASKS[name](config, folder / "cache")
-    inner = task.batch
+    whole_batch = task.batch
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        examples = dict(inner(numbers))
+        examples = dict(whole_batch(numbers))
         for row, number in enumerate(numbers):
-            for key in _NOTHING.keys() & examples.keys() if number % 3 == 1 else ():
-                examples[key][row] = _NOTHING[key]
+            if number % 3 == 1:
+                for key in _IGNORED.keys() & examples.keys():
+                    examples[key][row] = _IGNORED[key]
         return examples
 
     return replace(task, batch=batch)
@@ -108,7 +113,7 @@ def _flow_task(config: LoopConfig, folder: Path) -> Task:
 
     fitted = fit_pairs(draw, "small", 3, (128, 128), cache=folder)
     material = train_flow.Material(None, photos, fitted)
-    # All terms from the first step on.
+    # All terms of the loss are on from the first step.
     losses = train_flow.FlowLossConfig(occlusion_from=0, self_supervision_from=0, student_margin=16)
     configs = {"loop": config, "model": flownet.TINY, "data": data, "losses": losses}
     return train_flow.flow_task(material, configs)
@@ -122,7 +127,8 @@ def _dvae_task(
     configs = {"loop": config, "model": model, "data": data, "losses": losses}
 
     def draw(seed: int, index: int) -> Any:
-        # A residual's vectors are found of 768; to compose so many takes longer than all else.
+        # Residual quantisation begins with k-means on 768 clips. 64 different ones are enough: to
+        # compose clips takes longer than all the rest.
         return _digits(_SMALL, seed, index % 64, frames)
 
     return train_dvae.dvae_task(draw, configs)
@@ -136,7 +142,7 @@ def _gpt_task(
     losses: train_gpt.GPTLossConfig = train_gpt.GPTLossConfig(),  # noqa: B008 - never changed
 ) -> Task:
     net = _codec()
-    material = _coded(net, folder, sketcher)
+    material = _tokenized(net, folder, sketcher)
     data = train_gpt.GPTDataConfig(
         clips=12,
         checked=2,
@@ -153,7 +159,7 @@ def _gpt_task(
         "losses": losses,
     }
     task = train_gpt.gpt_task(material, configs, net)
-    awake(task.model)
+    randomize_head(task.model)
     return task
 
 
@@ -163,18 +169,20 @@ def _captioner_task(config: LoopConfig, folder: Path) -> Task:
     )
     model = captioner.CaptionerConfig(1, size=_SMALL, widths=(16, 16), hidden=24, norm="none")
     configs = {"loop": config, "model": model, "data": data}
-    kept, other = (
+    training, validation = (
         keep_clips(partial(_digits, _SMALL, seed), str(seed), count, cache=folder)
         for seed, count in ((0, 12), (1, 2))
     )
-    task = train_captioner.captioner_task(kept, {"val": other}, configs)
-    awake(task.model)
+    task = train_captioner.captioner_task(training, {"val": validation}, configs)
+    randomize_head(task.model)
     return task
 
 
-def _coded(net: dvae.DVAE, folder: Path, sketcher: MediaCaptioner | None) -> train_gpt.GPTMaterial:
+def _tokenized(
+    net: dvae.DVAE, folder: Path, sketcher: MediaCaptioner | None
+) -> train_gpt.GPTMaterial:
     media = grid_media(net, _LARGE, _FRAMES, sketcher)
-    training, checked = (
+    training, validation = (
         tokenize_clips(
             partial(_digits, _LARGE, seed),
             net,
@@ -186,7 +194,7 @@ def _coded(net: dvae.DVAE, folder: Path, sketcher: MediaCaptioner | None) -> tra
         )
         for seed, count in ((0, 12), (1, 2))
     )
-    return train_gpt.GPTMaterial(training, {"val": checked}, media)
+    return train_gpt.GPTMaterial(training, {"val": validation}, media)
 
 
 def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
@@ -195,14 +203,14 @@ def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
         "loop": config,
         "model": replace(upsampler.TINY, widths=(16, 24)),
         "data": data,
-        # Half of the examples are rolled out from the first step on.
+        # Half of the examples are conditioned on the network's own output from the first step.
         "condition": train_upsampler.ConditionConfig(own_share=0.5, own_from=0.0),
     }
     codec = train_upsampler.dvae_codec(_codec())
     task = train_upsampler.upsampler_task(
         partial(_digits, _LARGE), codec, configs, flownet=_flownet()
     )
-    awake(task.model)
+    randomize_head(task.model)
     return task
 
 
@@ -217,7 +225,8 @@ def _classifier_task(config: LoopConfig, folder: Path) -> Task:
 def _reviser_task(config: LoopConfig, folder: Path) -> Task:
     data = train_reviser.ReviserDataConfig(_SMALL, _FRAMES, clips=12, checked=2, groups=1)
     values = label_values(bundled_layers())
-    # As many of each, so that a neighbour of an example may be told the same in another order.
+    # All attributes get equally many values, so that any example's values, reversed, are valid for
+    # its neighbours in a batch (`measure_batch_dependence` mirrors tensors).
     most = max(len(values[name]) for name in OF_ACTOR)
     attributes = tuple(
         (name, (*values[name], *map(str, range(most - len(values[name]))))) for name in OF_ACTOR
@@ -227,27 +236,27 @@ def _reviser_task(config: LoopConfig, folder: Path) -> Task:
     )
     losses = train_reviser.ReviserLossConfig()
     configs = {"loop": config, "model": model, "data": data, "losses": losses}
-    spoil = train_reviser.Spoiler(_codec(), _writer())
-    kept, other = (
+    spoil = train_reviser.Spoiler(_codec(), _gpt())
+    training, validation = (
         train_reviser.keep_revisions(
             partial(_counterparts, data, seed), spoil, str(seed), count, seed, data, cache=folder
         )
         for seed, count in ((0, data.clips), (1, data.checked))
     )
-    task = train_reviser.reviser_task(kept, {"val": other}, configs)
-    hearing(awake(task.model))
+    task = train_reviser.reviser_task(training, {"val": validation}, configs)
+    randomize_conditioning(randomize_head(task.model))
     return task
 
 
 def _residual_task(config: LoopConfig, folder: Path) -> Task:
     model = replace(dvae.TINY, encoder=0, quantiser="residual", entries=32)
-    # Without an encoder, the gradient is nearly all the last layer's, a sum over all pixels. Some
-    # processors' kernels add these up one by one: of 8 frames they lose a millionth on the way.
+    # Without an encoder, nearly all of the gradient is the last layer's, a sum over all pixels.
+    # Some processors' kernels add these one by one: with 8 frames the error exceeds ROUNDING.
     return _dvae_task(config, folder, model, 4)
 
 
-def _redrawn_task(config: LoopConfig, folder: Path) -> Task:
-    """Return a transformer's that is told sketches, and redraws some of what it reads."""
+def _scheduled_sampling_task(config: LoopConfig, folder: Path) -> Task:
+    """Return the transformer's task with layout tokens and scheduled sampling."""
     losses = train_gpt.GPTLossConfig(rare=1.0, asked=0.5)
     return _gpt_task(config, folder, _sketcher(), 0.7, losses)
 
@@ -257,7 +266,7 @@ _TASKS: Mapping[str, Callable[[LoopConfig, Path], Task]] = {
     "dvae": _dvae_task,
     "dvae, residual": _residual_task,
     "gpt": _gpt_task,
-    "gpt, redrawn": _redrawn_task,
+    "gpt, scheduled sampling": _scheduled_sampling_task,
     "captioner": _captioner_task,
     "upsampler": _upsampler_task,
     "classifier": _classifier_task,
@@ -271,7 +280,7 @@ def _digits(size: int, seed: int, index: int, frames: int = _FRAMES) -> Any:
 
 
 def _one_digit(seed: int, index: int) -> Any:
-    """Return a clip of a digit that has all attributes of an actor, most of them absent."""
+    """Return a clip of one digit with every attribute of a sprite; most of them are empty."""
     clip = one_actor(partial(_digits, _SMALL))(seed, index)
     (digit,) = clip.attributes["actors"]
     actor = dict.fromkeys((*JUDGED, "hair_style"), "") | digit
@@ -284,8 +293,8 @@ def _counterparts(data: train_reviser.ReviserDataConfig, seed: int, index: int) 
 
 
 @cache
-def _writer() -> MediaGPT:
-    """Return a transformer that writes codes of `_codec`, of which it knows nothing."""
+def _gpt() -> MediaGPT:
+    """Return an untrained transformer over the codes of ``_codec``."""
     torch.manual_seed(0)
     pairs = train_pairs([], 0)
     media = Medium(TEXT, pairs.size), *grid_media(_codec(), _SMALL, _FRAMES)
@@ -316,16 +325,19 @@ def _flownet() -> flownet.FlowNet:
     return flownet.FlowNet(flownet.TINY).eval()
 
 
-def awake(net: nn.Module) -> nn.Module:
-    """Give a network whose head begins at zero one that lets the rest be seen; return it."""
+def randomize_head(net: nn.Module) -> nn.Module:
+    """Draw the weights of a network's output layer, and return the network.
+
+    The heads of these networks are zero at initialisation, and so is every other gradient then.
+    """
     head = net.head
     assert isinstance(head, nn.Linear | nn.Conv2d)
-    nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)
+    nn.init.normal_(head.weight, std=head.weight[0].numel() ** -0.5)  # 1 / sqrt(fan-in)
     return net
 
 
-def hearing(net: nn.Module) -> nn.Module:
-    """Give a reviser, whose blocks are deaf at first, such as hear what it is told; return it."""
+def randomize_conditioning(net: nn.Module) -> nn.Module:
+    """Draw the weights by which a reviser's blocks use its attributes, zero at initialisation."""
     for module in net.modules():
         if isinstance(module, reviser.Block):
             nn.init.normal_(module.told.weight, std=module.told.in_features**-0.5)
@@ -333,7 +345,7 @@ def hearing(net: nn.Module) -> nn.Module:
 
 
 def processes() -> Any:
-    """Return how to start processes: as copies of one that has imported all this, if possible."""
+    """Return a context of ``multiprocessing``: forkserver with this module loaded, or spawn."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

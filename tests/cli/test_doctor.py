@@ -1,4 +1,4 @@
-"""``flowwarp doctor``: well here, and wrong where something is made wrong."""
+"""``flowwarp doctor``: passes here, and fails where something is made wrong."""
 
 import errno
 import json
@@ -15,7 +15,7 @@ from flowwarp import bundled
 from flowwarp.cli import doctor, main
 from flowwarp.ops import native, nvrtc
 from flowwarp.selftest import guarantees
-from flowwarp.selftest.guarantees import Promise
+from flowwarp.selftest.guarantees import Guarantee
 
 
 @pytest.fixture
@@ -27,10 +27,10 @@ def examine(capsys):
             main(["doctor", "--json"])
         captured = capsys.readouterr()
         assert captured.err == ""
-        said = json.loads(captured.out)
-        assert said["ok"] == (stop.value.code == 0)
+        report = json.loads(captured.out)
+        assert report["ok"] == (stop.value.code == 0)
         return stop.value.code, {
-            line["name"]: (line["state"], line["text"]) for line in said["checks"]
+            line["name"]: (line["state"], line["text"]) for line in report["checks"]
         }
 
     return run
@@ -42,27 +42,27 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def native_anew():
-    """Let the library be looked for again, here and in the tests after."""
+def reload_native():
+    """Search for the library again, in this test and in those after it."""
     native.native.cache_clear()
     yield
     native.native.cache_clear()
 
 
 @pytest.fixture
-def libraries(tmp_path, monkeypatch, native_anew):
-    """Make a folder, at first empty, the place where CPU libraries are."""
+def libraries(tmp_path, monkeypatch, reload_native):
+    """Make an empty folder the place of the CPU libraries."""
     monkeypatch.delenv("FLOWWARP_NATIVE", raising=False)
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     return tmp_path
 
 
-def test_all_is_well_here(capsys):
+def test_all_checks_pass_here(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["doctor"])
     out, err = capsys.readouterr()
     lines = out.splitlines()
-    assert (stop.value.code, err, lines[-1]) == (0, "", "all is well")
+    assert (stop.value.code, err, lines[-1]) == (0, "", "all checks passed")
     assert not [line for line in lines if line.startswith("FAIL")]
     assert {line[:5].strip() for line in lines[:-1]} <= {"ok", "note"}
     for name in ("torch", "cv2", "warp bicubic zeros gradient", "splat", "correlation", "census"):
@@ -71,7 +71,7 @@ def test_all_is_well_here(capsys):
 
 
 @pytest.mark.parametrize("level", ["off", "avx512", "avx2", "baseline"])
-def test_every_level_that_may_be_set(examine, quick, native_anew, monkeypatch, level):
+def test_every_level_of_the_library(examine, quick, reload_native, monkeypatch, level):
     monkeypatch.setenv("FLOWWARP_NATIVE", level)
     code, lines = examine()
     assert code == 0
@@ -83,7 +83,7 @@ def test_every_level_that_may_be_set(examine, quick, native_anew, monkeypatch, l
         assert (state, text) == ("ok", f"native, {level}") or missing
 
 
-def test_a_level_that_does_not_exist(examine, quick, native_anew, monkeypatch):
+def test_a_level_that_does_not_exist(examine, quick, reload_native, monkeypatch):
     monkeypatch.setenv("FLOWWARP_NATIVE", "sse9")
     code, lines = examine()
     assert (code, lines["operators"][0]) == (1, "FAIL")
@@ -98,8 +98,8 @@ def test_a_library_that_was_not_built_is_a_note(examine, libraries):
 
 
 def test_a_library_that_does_not_load_is_wrong(examine, quick, libraries):
-    # The best one only: the loader takes the next in silence.
-    best = native._supported_levels()[0]
+    # The best level only: the loader goes on to the next without a message.
+    best = native.supported_levels()[0]
     (libraries / f"_cpu_{best}.so").write_text("no library")
     code, lines = examine()
     assert code == 1
@@ -109,7 +109,7 @@ def test_a_library_that_does_not_load_is_wrong(examine, quick, libraries):
     assert "reinstall flowwarp" in text
 
 
-def test_a_library_of_another_version_is_wrong(examine, quick, native_anew, monkeypatch):
+def test_a_library_of_another_version_is_wrong(examine, quick, reload_native, monkeypatch):
     if native.native().library is None:
         pytest.skip("no library was built")
     level = native.native().level
@@ -136,46 +136,48 @@ def test_an_operator_that_raises(examine, monkeypatch):
     assert (code, lines["correlation"]) == (1, ("FAIL", "ZeroDivisionError: division by zero"))
 
 
-def test_full_measures_what_is_promised(quick, monkeypatch, capsys):
+def test_full_measures_guarantees(quick, monkeypatch, capsys):
     def broken():
         raise RuntimeError("no process\nstarts")
 
-    made = [
-        Promise("kept", 1e-6, "differs by {}", lambda: 2.5e-7),
-        Promise("not kept", 0, "changes {} files", lambda: 3),
-        Promise("no number", 1, "differs by {}", lambda: float("nan")),
-        Promise("not measured", 0, "differs by {}", broken),
+    measured = [
+        Guarantee("fulfilled", 1e-6, "differs by {}", lambda: 2.5e-7),
+        Guarantee("broken", 0, "changes {} files", lambda: 3),
+        Guarantee("NaN", 1, "differs by {}", lambda: float("nan")),
+        Guarantee("not measured", 0, "differs by {}", broken),
     ]
     folders = []
-    monkeypatch.setattr(guarantees, "promises", lambda folder: folders.append(folder) or iter(made))
+    monkeypatch.setattr(
+        guarantees, "guarantees", lambda folder: folders.append(folder) or iter(measured)
+    )
     with pytest.raises(SystemExit) as stop:
         main(["doctor", "--full", "--json"])
     lines = json.loads(capsys.readouterr().out)["checks"]
-    found = {line["name"]: line for line in lines if line["part"] == "promise"}
+    found = {line["name"]: line for line in lines if line["part"] == "guarantee"}
     assert stop.value.code == 1
     assert [line["state"] for line in found.values()] == ["ok", "FAIL", "FAIL", "FAIL"]
-    assert found["kept"]["text"] == "differs by 2.5e-07, allowed 1e-06"
-    assert found["not kept"]["text"] == "changes 3 files, allowed 0"
+    assert found["fulfilled"]["text"] == "differs by 2.5e-07, allowed 1e-06"
+    assert found["broken"]["text"] == "changes 3 files, allowed 0"
     assert found["not measured"]["text"] == "RuntimeError: no process starts"
     assert not folders[0].exists()
 
 
-def test_full_is_content_with_a_folder_that_stays(quick, monkeypatch, capsys, tmp_path):
-    """Windows removes nothing that is open, as prepared data is until the process ends."""
+def test_full_accepts_a_folder_that_cannot_be_removed(quick, monkeypatch, capsys, tmp_path):
+    """Windows removes no open files, and prepared data are open until the process ends."""
 
     def refuse(path, **options):
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
 
     def made(folder):
         patch.setattr(os, "rmdir", refuse)
-        yield Promise("kept", 0, "changes {} files", lambda: 0)
+        yield Guarantee("fulfilled", 0, "changes {} files", lambda: 0)
 
-    monkeypatch.setattr(guarantees, "promises", made)
+    monkeypatch.setattr(guarantees, "guarantees", made)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
         main(["doctor", "--full", "--json"])
     lines = json.loads(capsys.readouterr().out)["checks"]
-    assert [line["state"] for line in lines if line["part"] == "promise"] == ["ok"]
+    assert [line["state"] for line in lines if line["part"] == "guarantee"] == ["ok"]
 
 
 def test_a_package_that_is_missing_broken_or_too_old(examine, quick, monkeypatch):
@@ -199,7 +201,7 @@ def test_a_package_that_is_missing_broken_or_too_old(examine, quick, monkeypatch
     assert wrong["rich"] == "1.2.3.dev4+x5 is too old; at least 1.10 is needed"
 
 
-def test_without_torch_every_section_says_so(examine, monkeypatch):
+def test_without_torch_every_section_fails(examine, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     code, lines = examine()
     assert code == 1

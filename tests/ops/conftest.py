@@ -9,7 +9,7 @@ from flowwarp.ops import native
 def each_level(monkeypatch):
     """Call something with every instruction set that is built and that this CPU has."""
     folder = Path(native.__file__).parent
-    levels = [k for k in native._supported_levels() if (folder / f"_cpu_{k}.so").exists()]
+    levels = [k for k in native.supported_levels() if (folder / f"_cpu_{k}.so").exists()]
     if len(levels) < 2:
         pytest.skip("fewer than two levels of the CPU library are built")
 

@@ -1,4 +1,4 @@
-"""Runs end like those that nothing happened to, and the measures see it if one does not."""
+"""Runs with injected faults end like runs without, and the self-test notices one that does not."""
 
 import itertools
 import os
@@ -14,48 +14,48 @@ from flowwarp.selftest import fault_injection
 from flowwarp.selftest.fault_injection import (
     PLAIN,
     RESUMED,
-    damage_differences,
+    corruption_differences,
     divergence_differences,
     full_disk_differences,
-    kills,
+    kill_differences,
     lock_differences,
     resume_differences,
     run_differences,
 )
-from flowwarp.selftest.small_tasks import OTHERWISE, TRAINERS, small_config, small_task
+from flowwarp.selftest.small_tasks import TRAINERS, VARIANTS, small_config, small_task
 from flowwarp.train.loop import train
 
-SLOW = {("flow", "bf16"), ("upsampler", "bf16")}  # on a processor that has no bf16
+SLOW = {("flow", "bf16"), ("upsampler", "bf16")}  # on a processor without bf16 instructions
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("mishaps")
+    return tmp_path_factory.mktemp("faults")
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"),
+    ("name", "settings"),
     [
-        # To spare time; `doctor --full` has all. A plain run is resumed where one failed, below; of
-        # the two kinds fp32 averages weights, and with them a residual's books.
+        # Not all, to save time; `doctor --full` measures all. The tests of failures below resume
+        # plain runs. The residual DVAE needs fp32: these settings average weights and codebooks.
         *(
-            (name, kind)
-            for name, kind in itertools.product(TRAINERS, RESUMED)
-            if kind != PLAIN and (name, kind) not in SLOW
+            (name, settings)
+            for name, settings in itertools.product(TRAINERS, RESUMED)
+            if settings != PLAIN and (name, settings) not in SLOW
         ),
-        *zip(OTHERWISE, ("fp32", "bf16"), strict=True),
+        *zip(VARIANTS, ("fp32", "bf16"), strict=True),
     ],
 )
-def test_a_stopped_run_ends_like_a_whole_one(name, kind, folder):
-    assert resume_differences(name, kind, folder) == 0
+def test_a_stopped_run_ends_like_a_whole_one(name, settings, folder):
+    assert resume_differences(name, settings, folder) == 0
 
 
 def test_a_killed_run_ends_like_a_whole_one(folder):
-    assert kills(folder, 1) == 0
+    assert kill_differences(folder, 1) == 0
 
 
 class Terminated:
-    """A process that is over, and then says of itself what on Windows one says that was killed."""
+    """A finished process that reports the exit code of a killed one on Windows."""
 
     exitcode = 0
 
@@ -71,38 +71,40 @@ class Terminated:
 
 def test_a_process_that_was_killed_on_windows(tmp_path, monkeypatch):
     monkeypatch.delattr(signal, "SIGKILL", raising=False)
-    monkeypatch.setattr(fault_injection, "_child", lambda *arguments: Terminated())
+    monkeypatch.setattr(fault_injection, "_start", lambda *arguments: Terminated())
     monkeypatch.setattr(fault_injection, "run_differences", lambda *runs: [])
-    assert kills(tmp_path, 1) == 0
+    assert kill_differences(tmp_path, 1) == 0
 
 
-@pytest.mark.parametrize("measure", [divergence_differences, damage_differences, lock_differences])
+@pytest.mark.parametrize(
+    "measure", [divergence_differences, corruption_differences, lock_differences]
+)
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_run_that_failed_ends_like_a_whole_one(name, measure, folder):
     assert measure(name, folder) == 0
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_full_disk_costs_nothing(name, folder):
+def test_a_full_disk_loses_nothing(name, folder):
     assert full_disk_differences(name, folder, every=9) == 0
 
 
-@pytest.mark.parametrize("measure", [divergence_differences, damage_differences])
-def test_a_failure_that_is_none_is_told(measure, folder, monkeypatch):
-    run = fault_injection._run
+@pytest.mark.parametrize("measure", [divergence_differences, corruption_differences])
+def test_a_fault_without_effect_is_an_error(measure, folder, monkeypatch):
+    train_once = fault_injection._train
 
     def silent(*arguments):
         with suppress(Diverged):
-            run(*arguments)
+            train_once(*arguments)
         return ""
 
-    monkeypatch.setattr(fault_injection, "_run", silent)
-    with pytest.raises(RuntimeError, match=r"should have ended by Diverged|nothing was said"):
+    monkeypatch.setattr(fault_injection, "_train", silent)
+    with pytest.raises(RuntimeError, match=r"should have failed with Diverged|was not reported"):
         measure("dvae", folder / "silent")
 
 
-def test_what_is_lost_in_a_run_is_counted(folder, monkeypatch):
-    """A task that draws by the clock: each part of the run is another."""
+def test_differing_files_are_counted(folder, monkeypatch):
+    """A task whose data change each time it is made, so a resumed run gets others."""
     draws = itertools.count()
 
     def make(name, config, folder):
@@ -114,7 +116,7 @@ def test_what_is_lost_in_a_run_is_counted(folder, monkeypatch):
     assert resume_differences("dvae", "fp32", folder / "lost") >= 3
 
 
-def test_differences_of_runs_by_hand(folder):
+def test_run_differences_by_hand(folder):
     config = small_config(steps=2, validate_every=1, samples_every=2)
     runs = [folder / name for name in ("one", "two")]
     with open(os.devnull, "w") as nowhere:  # noqa: PTH123

@@ -16,7 +16,7 @@ import torch
 import tiny
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights, save_tensors
-from flowwarp.selftest.exactness import relative
+from flowwarp.selftest.exactness import relative_difference
 from flowwarp.selftest.fault_injection import run_differences
 from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.train import runs
@@ -171,7 +171,7 @@ def test_what_cannot_be_computed_with_is_refused(name):
 def test_micro_batches_are_one_batch(tmp_path, parts):
     run(tiny.make(), tiny.config(), tmp_path / "one")
     run(tiny.make(), tiny.config(accumulate=parts), tmp_path / "many")
-    assert relative(weights(tmp_path / "many"), weights(tmp_path / "one")) < 1e-6
+    assert relative_difference(weights(tmp_path / "many"), weights(tmp_path / "one")) < 1e-6
     assert_close_metrics(tmp_path / "one", tmp_path / "many")
 
 
@@ -186,7 +186,7 @@ def test_two_processes_are_one(tmp_path, forked):
     assert run_differences(tmp_path / "whole", tmp_path / "cut") == []
     run(tiny.make(), tiny.config(), tmp_path / "one")
     for name in ("whole", "idle"):
-        assert relative(weights(tmp_path / name), weights(tmp_path / "one")) < 1e-6
+        assert relative_difference(weights(tmp_path / name), weights(tmp_path / "one")) < 1e-6
         assert_close_metrics(tmp_path / "one", tmp_path / name)
 
 
