@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from flowwarp.data.clips import Footage
     from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.pipelines.flow.bulk import Job, Outcome
+    from flowwarp.pipelines.flow.jobs import Job, Outcome
 
 
 def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -> Shard | None:
@@ -159,7 +159,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
 
 
 def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
-    from flowwarp.pipelines.flow.bulk import is_picture
+    from flowwarp.pipelines.flow.jobs import is_picture
 
     return not any(map(_paths.is_glob, inputs)) and all(map(is_picture, sources))
 
@@ -174,7 +174,7 @@ def _load(given: Options) -> FlowNet:
 
 
 def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
-    from flowwarp.pipelines.flow import bulk
+    from flowwarp.pipelines.flow import pairs
 
     target, picture = _name_pair(given, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
@@ -187,11 +187,11 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
     check()
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
-    images = bulk.read_pair(frames, [str(frame) for frame in frames])
+    images = pairs.read_pair(frames, [str(frame) for frame in frames])
     net = _load(given)
     if not given.dry_run:
         with progress_bar(range(100), "flow") as bar:
-            fields = bulk.estimate_fields(
+            fields = pairs.estimate_fields(
                 net,
                 *images,
                 given.quality,
@@ -202,7 +202,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
         check()  # anew: the fit may have taken minutes
         for path in outputs:
             _paths.make_folder(path.parent)
-        bulk.write_fields(fields, target)
+        pairs.write_fields(fields, target)
         if picture:
             show.write_picture(target.flow, picture, show.View())
     if given.as_json:
@@ -223,7 +223,7 @@ def _estimate_pair(given: Options, frames: Sequence[Path]) -> None:
 def _name_pair(given: Options, frame: Path) -> tuple[Any, Path | None]:
     """Name the results of a pair: the target, and the picture if there is to be one."""
     from flowwarp.io.file_types import COLOR_EXTENSIONS, FLOW_EXTENSIONS
-    from flowwarp.pipelines.flow.bulk import Target
+    from flowwarp.pipelines.flow.pairs import Target
 
     for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
         if value is not None:
@@ -272,7 +272,7 @@ class Tally:
 def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     from flowwarp.io.manifests import open_manifest, read_manifests
     from flowwarp.pipelines import workers
-    from flowwarp.pipelines.flow import bulk
+    from flowwarp.pipelines.flow import bulk, jobs
 
     if given.ray:
         workers.check_ray(given.ray)  # before anything is written
@@ -281,12 +281,12 @@ def _estimate_clips(given: Options, sources: Sequence[Path]) -> None:
     for clip, _ in job.clips:
         # Pictures named one by one are a clip; a single one beside others would be dropped unsaid.
         if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
-            bulk.check_clip(clip)
+            jobs.check_clip(clip)
     net = _load(given)
     about = job.describe(net)
     # Of a shard it may be another's.
     tally = Tally(foreign=set() if given.shard else _list_flows(job))
-    length = bulk.count_pairs(job.clips)
+    length = jobs.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
     with progress_bar(count(), "flow", length=length) as bar:
@@ -338,9 +338,9 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
         InputError: there is nothing.
         OutputError: results would have one name.
     """
-    from flowwarp.pipelines.flow import bulk
+    from flowwarp.pipelines.flow import jobs
 
-    found = (path.parent if bulk.is_picture(path) else path for path in sources)
+    found = (path.parent if jobs.is_picture(path) else path for path in sources)
     roots = list(dict.fromkeys(found))
     folder = Path(given.output) if given.output else _default_folder(roots)
     backward = Path(given.backward) if given.backward else None
@@ -351,12 +351,12 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
     inside = [r for r in results if any(root.resolve() in r.parents for root in roots)]
     clips = [
         (clip, name)
-        for clip, name in bulk.place_clips(sources)
+        for clip, name in jobs.place_clips(sources)
         if not any(clip.files[0].resolve().is_relative_to(path) for path in inside)
     ]
     if not clips:
         raise InputError(roots[0], "holds nothing but results")
-    return bulk.Job(
+    return jobs.Job(
         tuple(os.path.abspath(root) for root in roots),  # noqa: PTH100 - resolves no links
         clips,
         folder,

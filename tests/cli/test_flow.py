@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 import torch
 
 from flowwarp.cli import show
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
@@ -29,7 +28,7 @@ from flowwarp.io.video_writer import write_video
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines import workers
-from flowwarp.pipelines.flow import bulk
+from flowwarp.pipelines.flow import bulk, pairs
 from flowwarp.pipelines.flow.estimate import estimate_both, estimate_flow, load_flownet
 
 HEIGHT, WIDTH = 48, 64
@@ -88,7 +87,8 @@ def put_meanwhile(monkeypatch):
             Path(name).write_text("mine")
             return estimate(*arguments, **options)
 
-        monkeypatch.setattr(bulk, "estimate_fields", late)
+        for module in (pairs, bulk):
+            monkeypatch.setattr(module, "estimate_fields", late)
 
     return put
 
@@ -223,8 +223,8 @@ def test_a_flow_that_its_format_cannot_hold_leaves_no_file(flow, monkeypatch):
     before = files(".")
     still, fast = torch.zeros(2, HEIGHT, WIDTH), torch.full((2, HEIGHT, WIDTH), 600.0)
     seen = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
-    fields = bulk.Fields(fast, still, seen)
-    monkeypatch.setattr(bulk, "estimate_fields", lambda *given, **wanted: fields)
+    fields = pairs.Fields(fast, still, seen)
+    monkeypatch.setattr(pairs, "estimate_fields", lambda *given, **wanted: fields)
     options = ["-o", "f.png", "--backward", "b.png", "--occlusion", "o.png"]
     code, out, err = flow("frame8.png", "frame9.png", *options)
     assert (code, out, len(err)) == (3, [], 1)
@@ -251,7 +251,7 @@ def test_frames_that_do_not_fit(flow):
     assert swapped[0] == 3
     assert swapped[2][0].startswith("flowwarp: a.flo: is named like a flow file")
     Path("empty").mkdir()
-    assert flow("empty")[2] == ["flowwarp: empty: holds neither frames nor videos"]
+    assert flow("empty")[2] == ["flowwarp: empty: contains neither frames nor videos"]
     made = ["frame8.png", "others/frame8.png", "others/frame9.png", "small.png"]
     assert sorted(files(".")) == made
 
@@ -403,7 +403,7 @@ def test_a_name_for_two(flow):
     shutil.copy("in/frame8.png", "in/frame8.bmp")
     code, _, err = flow("in")
     assert (code, len(err)) == (4, 1)
-    assert "would be the name of what comes of both in/frame8.bmp and in/frame8.png" in err[0]
+    assert "would be the result of both in/frame8.bmp and in/frame8.png" in err[0]
 
 
 def test_dry_run_reads_all_and_writes_nothing(flow):
@@ -736,47 +736,6 @@ def test_what_is_not_whole_any_more_is_done_again(flow, format, size):
     told = json.loads("".join(flow(*options, "--json")[1]))["results"]
     assert [result["kept"] for result in told] == [False, True]
     assert [files(folder) for folder in folders] == before
-
-
-def test_flow_is_written_last(tmp_path):
-    """Of a pair that has it, nothing is missing."""
-    field = torch.zeros(2, HEIGHT, WIDTH)
-    target = bulk.Target(tmp_path / "none/f.flo", tmp_path / "b.flo", tmp_path / "o.png")
-    with pytest.raises(OutputError):
-        bulk.write_fields(bulk.Fields(field, field, field[:1] == 0), target)
-    assert sorted(files(tmp_path)) == ["b.flo", "o.png"]
-
-
-@pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
-def test_names_that_differ_in_case_only(monkeypatch, platform):
-    """Where a disk takes them for one, the results of one clip would replace another's."""
-    monkeypatch.setattr(sys, "platform", platform)
-    for name in ("Clip.mov", "clip.gif"):
-        Path(name).write_bytes(b"a clip")
-    placed = bulk.place_clips([Path("Clip.mov"), Path("clip.gif")])
-    apart = platform == "linux"
-    assert [name for _, name in placed] == (["Clip", "clip"] if apart else ["Clip.mov", "clip.gif"])
-    save_frames("in", 2)
-    shutil.copy("in/frame8.png", "in/Frame8.bmp")
-    with nullcontext() if apart else pytest.raises(OutputError, match="would be the name"):
-        bulk.place_clips([Path("in")])
-
-
-def test_pairs_are_counted_by_headers(tmp_path):
-    save_frames("in", 4)
-    write_video("a.mp4", [frame(index) for index in range(3)], 10)
-    clips = bulk.place_clips([Path("in"), Path("a.mp4")])
-    assert bulk.count_pairs(clips) == 3 + 2
-    write_video("b.mkv", [frame(index) for index in range(3)], 10)  # does not say
-    assert bulk.count_pairs(bulk.place_clips([Path("b.mkv")])) is None
-
-
-@pytest.mark.parametrize("top", [255, 65535])
-def test_pictures_travel_as_they_are(top):
-    image = torch.arange(top + 1).float().view(1, 1, -1) / top
-    packed = bulk._pack(image)
-    assert packed.dtype == (np.uint8 if top == 255 else np.float32)
-    assert torch.equal(bulk._unpack(packed), image)
 
 
 def test_half_a_line_is_no_harm(flow):
