@@ -22,7 +22,7 @@ from flowwarp.bundled import bundled
 from flowwarp.cli._device import choose_device, set_wait_policy
 from flowwarp.cli._errors import run
 from flowwarp.cli._options import QUALITIES
-from flowwarp.defaults import FPS, MOST_SEED
+from flowwarp.defaults import FPS, MAX_SEED
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def build_page(
             gr.Examples([sample], pair, cache_examples=False)
         with gr.Tab("Video from words"):
             prompt = gr.Textbox(label="Prompt", max_length=LONGEST_PROMPT)
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED)
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
             go = gr.Button("Make the video", variant="primary")
             clip = gr.Video(label="Video", autoplay=True, loop=True)
             note = gr.Textbox(label="Note")

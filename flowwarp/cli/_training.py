@@ -14,7 +14,7 @@ import click
 
 from flowwarp.cli._device import choose_device
 from flowwarp.cli._report import print_path, print_text
-from flowwarp.defaults import MOST_SEED
+from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
         ),
         click.option(
-            "--seed", type=click.IntRange(0, MOST_SEED), help="Of weights, data and everything."
+            "--seed", type=click.IntRange(0, MAX_SEED), help="Of weights, data and everything."
         ),
         click.option(
             "--device",

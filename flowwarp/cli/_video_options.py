@@ -16,7 +16,7 @@ from flowwarp.defaults import (
     CANDIDATES,
     DETAIL,
     GUIDANCE,
-    MOST_SCALE,
+    MAX_SCALE,
     PLAUSIBLE,
     TEMPERATURE,
     TOP_P,
@@ -101,14 +101,14 @@ def sampling_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return _together(command, "drawn", {
         name: {"type": kind, "default": default, "show_default": True, "help": text}
         for name, kind, default, text in (
-            ("--temperature", click.FloatRange(0, MOST_SCALE), TEMPERATURE,
+            ("--temperature", click.FloatRange(0, MAX_SCALE), TEMPERATURE,
              "Of tokens; 0 takes the likeliest."),
             ("--top-k", click.IntRange(0), 0, "Draw from the K likeliest tokens; 0 for all."),
             ("--top-p", click.FloatRange(0, 1, min_open=True), TOP_P,
              "Draw from the likeliest with this probability together."),
-            ("--guidance", click.FloatRange(0, MOST_SCALE), GUIDANCE,
+            ("--guidance", click.FloatRange(0, MAX_SCALE), GUIDANCE,
              "How much the prompt is stressed; 1 for as much as was learned."),
-            ("--detail", click.FloatRange(0, MOST_SCALE), DETAIL,
+            ("--detail", click.FloatRange(0, MAX_SCALE), DETAIL,
              "Temperature of a code's later digits, times --temperature."),
             ("--plausible", click.FloatRange(0, 1), PLAUSIBLE,
              "Never draw a token that has less than this share of the likeliest one's chance, by "

@@ -18,7 +18,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._options import output_option
 from flowwarp.cli._report import print_path, print_text, progress_bar
-from flowwarp.defaults import MOST_SEED
+from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -173,9 +173,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
 @output_option("The folder for the clips.", required=True)
 @click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
-@click.option(
-    "--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True, metavar="N"
-)
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, metavar="N")
 @click.option(
     "--size",
     type=click.Choice(["16", "32", "64", "128"]),

@@ -15,7 +15,7 @@ from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._options import input_argument
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
-from flowwarp.defaults import MOST_SEED
+from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, MOST_SEED),
+    type=click.IntRange(0, MAX_SEED),
     default=0,
     show_default=True,
     help="Of what --gpt tries.",

@@ -25,7 +25,7 @@ from flowwarp.cli._video_options import (
     sampling_of,
     sampling_options,
 )
-from flowwarp.defaults import MOST_SEED, STEPS
+from flowwarp.defaults import MAX_SEED, STEPS
 from flowwarp.errors import InputError, printable
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0, MOST_SEED),
+    type=click.IntRange(0, MAX_SEED),
     default=1_000_000,
     show_default=True,
     help="Of clips and samples; training has small ones.",

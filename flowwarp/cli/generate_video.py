@@ -29,7 +29,7 @@ from flowwarp.cli._video_options import (
     sampling_of,
     sampling_options,
 )
-from flowwarp.defaults import FPS, MOST_SEED, STEPS
+from flowwarp.defaults import FPS, MAX_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Job:
 @click.option("--prompts", "listed", metavar="FILE", help="Prompts, one a line; - for stdin.")
 @click.option(
     "--seed",
-    type=click.IntRange(0, MOST_SEED),
+    type=click.IntRange(0, MAX_SEED),
     default=0,
     show_default=True,
     help="Which of all possible videos.",
@@ -84,7 +84,7 @@ class Job:
 )
 @click.option(
     "--fps",
-    type=click.FloatRange(0.001, _video_output.MAX_FPS),  # `LEAST_FPS`, rounded up
+    type=click.FloatRange(0.001, _video_output.MAX_FPS),  # `MIN_FPS`, rounded up
     default=FPS,
     show_default=True,
     help="Frames a second.",

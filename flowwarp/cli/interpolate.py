@@ -28,7 +28,7 @@ from flowwarp.cli._video_output import (
     warn_pixel_shape,
 )
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io.limits import LEAST_FPS
+from flowwarp.io.limits import MIN_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,8 +214,8 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
     if "e" not in fps.lower():  # 1e999999999 is a number that fills the memory
         with suppress(ValueError, ZeroDivisionError):
             wanted = Fraction(fps)
-    if not LEAST_FPS <= wanted <= MAX_FPS:
-        span = f"a number from {LEAST_FPS} to {MAX_FPS}"
+    if not MIN_FPS <= wanted <= MAX_FPS:
+        span = f"a number from {MIN_FPS} to {MAX_FPS}"
         raise click.UsageError(f"--fps must be keep, or {span}, got {fps!r}")
     return wanted
 

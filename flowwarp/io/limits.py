@@ -7,9 +7,9 @@ from pathlib import Path
 
 from flowwarp.errors import InputError
 
-LEAST_FPS = Fraction(1, 1001)  # of a video that is written; slower is a broken header
-MOST_FPS = 1_000_000  # a muxer wants small integers
-LONGEST_PIXEL = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
+MIN_FPS = Fraction(1, 1001)  # of a video that is written; slower is a broken header
+MAX_FPS = 1_000_000  # a muxer wants small integers
+MAX_PIXEL_ASPECT = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
 
 # 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
 MAX_PIXELS = 2**27

@@ -16,7 +16,7 @@ from flowwarp.io.files import open_input
 from flowwarp.io.images import (
     read_image,
 )
-from flowwarp.io.limits import LEAST_FPS, LONGEST_PIXEL, MOST_FPS
+from flowwarp.io.limits import MAX_FPS, MAX_PIXEL_ASPECT, MIN_FPS
 from flowwarp.io.video_container import (
     DEFAULT_FPS,
     is_webp,
@@ -77,7 +77,7 @@ def video_info(path: str | Path) -> VideoInfo:
         if not stream.frames:  # a container that counts them divides by their time
             rate = _timed_rate(path, rate)
         aspect = Fraction(stream.sample_aspect_ratio or 1)
-        if not 1 / LONGEST_PIXEL <= aspect <= LONGEST_PIXEL:
+        if not 1 / MAX_PIXEL_ASPECT <= aspect <= MAX_PIXEL_ASPECT:
             aspect = Fraction(1)
         if read_orientation(path).transposed:
             width, height, aspect = height, width, 1 / aspect
@@ -90,7 +90,7 @@ def _believable(path: str | Path, rate: Fraction) -> Fraction:
     Raises:
         InputError: no video can be written with it.
     """
-    if not LEAST_FPS <= rate <= MOST_FPS:
+    if not MIN_FPS <= rate <= MAX_FPS:
         raise InputError(
             path, f"says it has {float(rate):g} frames a second", "its header is broken"
         )
@@ -119,7 +119,7 @@ def _timed_rate(path: str | Path, stated: Fraction) -> Fraction:
     if span - (count - 1) / stated <= max(2 * tick, span / 100):
         return stated
     rate = (count - 1) / span
-    return rate if rate >= LEAST_FPS else stated  # slower, and the times are broken
+    return rate if rate >= MIN_FPS else stated  # slower, and the times are broken
 
 
 def _gif_rate(path: str | Path) -> Fraction:

@@ -21,10 +21,10 @@ from flowwarp.io.images import (
     ImageFormat,
     write_image,
 )
-from flowwarp.io.limits import LEAST_FPS, LONGEST_PIXEL, MOST_FPS
+from flowwarp.io.limits import MAX_FPS, MAX_PIXEL_ASPECT, MIN_FPS
 
 # A GIF counts hundredths of a second in 16 bits. Of one alone, players make a tenth of a second.
-LEAST_GIF_FPS, MOST_GIF_FPS = Fraction(1, 655), 50
+MIN_GIF_FPS, MAX_GIF_FPS = Fraction(1, 655), 50
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
 _BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
 _LIMITED = 1  # luma from 16 to 235, which every player expects
@@ -70,7 +70,7 @@ def write_video(
     first = next(pictures)
     check_fps(path, fps)
     rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
-    if not 1 / LONGEST_PIXEL <= pixel_aspect <= LONGEST_PIXEL:
+    if not 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
         raise ValueError(f"pixel_aspect must be from 1/1001 to 1001, got {pixel_aspect}")
     aspect = Fraction(pixel_aspect).limit_denominator(1001)
     with atomic_output(path) as temporary:
@@ -90,13 +90,13 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
             fewer than its clock can count, or more than players show: of those they show some for a
             tenth of a second.
     """
-    if not fps >= float(LEAST_FPS):  # nor is NaN
+    if not fps >= float(MIN_FPS):  # nor is NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
-    if fps > MOST_FPS:
-        raise ValueError(f"fps must be at most {MOST_FPS:,} frames a second, got {float(fps):g}")
-    if Path(path).suffix.lower() == ".gif" and not LEAST_GIF_FPS <= fps <= MOST_GIF_FPS:
+    if fps > MAX_FPS:
+        raise ValueError(f"fps must be at most {MAX_FPS:,} frames a second, got {float(fps):g}")
+    if Path(path).suffix.lower() == ".gif" and not MIN_GIF_FPS <= fps <= MAX_GIF_FPS:
         raise ValueError(
-            f"a GIF plays from {LEAST_GIF_FPS} to {MOST_GIF_FPS} frames a second, not"
+            f"a GIF plays from {MIN_GIF_FPS} to {MAX_GIF_FPS} frames a second, not"
             f" {float(fps):g}: name another kind of file, or another rate"
         )
 

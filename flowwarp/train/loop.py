@@ -32,7 +32,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from flowwarp.defaults import MOST_SEED
+from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import Diverged, InputError, Stopped, install_extra
 from flowwarp.io.checkpoints import Card, fill, save_weights
 from flowwarp.precision import fast_dtype
@@ -131,8 +131,8 @@ class LoopConfig:
         for name, most in _MOST.items():
             if not getattr(self, name) <= most:
                 raise ValueError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
-        if self.seed > MOST_SEED:
-            raise ValueError(f"seed must be at most {MOST_SEED}, got {self.seed}")
+        if self.seed > MAX_SEED:
+            raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"accumulate ({self.accumulate}) must be at most batch_size ({self.batch_size})"

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import torch
 
-from flowwarp.defaults import MOST_SEED
+from flowwarp.defaults import MAX_SEED
 
 _MASK = 2**64 - 1
 
@@ -35,7 +35,7 @@ def held_out_series(seed: int, kind: int = 0) -> int:
     # this series is that of number `kind + far` in training, which is further than any goes; more
     # would be no seed for torch, which takes 64 bits.
     far = 2**30
-    return seed + (kind + far) * (MOST_SEED + 1)
+    return seed + (kind + far) * (MAX_SEED + 1)
 
 
 def generator(*numbers: int) -> torch.Generator:

@@ -18,7 +18,7 @@ from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_
 from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world.prompts import read_prompt
 from flowwarp.data.tokens import train_pairs
-from flowwarp.defaults import MOST_SCALE
+from flowwarp.defaults import MAX_SCALE
 from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
 from flowwarp.io.checkpoints import Card, save_weights
@@ -184,8 +184,8 @@ def test_a_folder_of_frames_has_no_rate_whatever_it_is_called(generate):
 
 
 def test_the_largest_numbers_that_its_help_names_are_taken(generate):
-    assert MOST_SCALE == MOST
-    extreme = [f"--{name}={MOST_SCALE}" for name in ("temperature", "detail", "guidance")]
+    assert MAX_SCALE == MOST
+    extreme = [f"--{name}={MAX_SCALE}" for name in ("temperature", "detail", "guidance")]
     assert generate(PROMPT, "--fps", 0.001, *extreme, "--dry-run")[0] == 0
 
 
