@@ -13,7 +13,7 @@ if not Path("/proc/self/statm").exists():
 import hostile
 
 CASES = hostile.cases()
-# All of what is refused before torch has anything to do, and every sixth of the rest.
+# All cases that fail before torch has anything to do, and every sixth of the rest.
 QUICK = (
     "recipe",
     "weights no card: train-",
@@ -36,9 +36,10 @@ SUBSET = [c for number, c in enumerate(CASES) if number % 6 == 0 or c.name.start
 
 
 @pytest.fixture(scope="module")
-def kit(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kit")
-    hostile.lay_out(folder)
+def valid(tmp_path_factory):
+    """Return the folder with valid files of every kind."""
+    folder = tmp_path_factory.mktemp("valid")
+    hostile.write_valid_files(folder)
     return folder
 
 
@@ -51,8 +52,8 @@ def _one_thread():
 
 
 @pytest.mark.parametrize("case", SUBSET, ids=lambda case: ascii(case.name))
-def test_case(case, kit, tmp_path):
-    finding = hostile.perform(case, kit, tmp_path / "here")
+def test_case(case, valid, tmp_path):
+    finding = hostile.perform(case, valid, tmp_path / "here")
     assert not finding.faults, finding
 
 
@@ -63,8 +64,8 @@ def test_the_corpus_is_large_and_reaches_every_command():
     for corpus in (CASES, SUBSET):
         left = set(COMMANDS) - {case.words[0] for case in corpus}
         assert left <= {"doctor"}  # which reads no file of a user's
-        right = {case.words[0] for case in corpus if case.name.startswith("right")}
-        assert right == {case.words[0] for case in corpus}
+        valid_calls = {case.words[0] for case in corpus if case.name.startswith("right")}
+        assert valid_calls == {case.words[0] for case in corpus}
 
 
 @pytest.mark.parametrize(
@@ -79,8 +80,8 @@ def test_the_corpus_is_large_and_reaches_every_command():
         ("os.mkdir('executed'); raise InputError('x', 'is bad')", "executed code"),
     ],
 )
-def test_a_fault_is_seen(script, fault, kit, tmp_path, monkeypatch):
-    """The tool itself: a command that does not keep what is promised does not pass."""
+def test_a_fault_is_seen(script, fault, valid, tmp_path, monkeypatch):
+    """A command that behaves wrongly does not pass the tool."""
     from flowwarp.cli._errors import run
 
     def command(call):
@@ -91,7 +92,7 @@ def test_a_fault_is_seen(script, fault, kit, tmp_path, monkeypatch):
 
     monkeypatch.setattr(hostile, "flowwarp", command)
     with contextlib.suppress(OSError):
-        finding = hostile.perform(hostile.Case("x", ["warp"]), kit, tmp_path / "here")
+        finding = hostile.perform(hostile.Case("x", ["warp"]), valid, tmp_path / "here")
     assert any(fault in found for found in finding.faults), finding
 
 
