@@ -1,4 +1,4 @@
-"""Which files a command reads and writes: folders and globs in, names, refusals and folders out."""
+"""Expand input folders and globs; name and check output files and folders."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from flowwarp.io.file_types import (
 )
 from flowwarp.io.files import folded, is_writable, nearest, reason
 
-_PICTURES = ("flow", "arrows", "error")  # what names of pictures end in that `show` makes
+_SHOW_SUFFIXES = ("flow", "arrows", "error")  # `show` names pictures NAME_flow.png, ...
 
 
 def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Path]:
-    """Turn files, folders and globs into files, in order, each once.
+    """Expand folders and globs into files, in natural order, without duplicates.
 
-    A folder gives its files of the kinds ``extensions``, ``frame2`` before ``frame10``, without
-    those in folders below; so does a glob. A file is taken as it is, whatever its extension, so
-    that reading it says what is wrong with it.
+    A folder or glob gives the files whose extension is in ``extensions``, ``frame2`` before
+    ``frame10``; subfolders are skipped. A file name is returned whatever its extension, so that
+    the reader reports what is wrong with it.
 
     Raises:
-        InputError: a folder or glob without such a file.
+        InputError: a folder or glob contains no such file.
     """
     found: dict[Path, None] = {}
     for name in inputs:
@@ -45,26 +45,26 @@ def expand_inputs(inputs: Sequence[str], extensions: frozenset[str]) -> list[Pat
         if not files:
             remedy = f"known are {', '.join(sorted(extensions))}"
             within = str(Path(glob.escape(name), "*")) if is_folder(name) else name
-            if folders := expand_folders(within):  # as `flow` makes of several clips
+            if folders := expand_folders(within):  # `flow` writes one per clip
                 remedy += f"; give one of its folders, such as {folders[0]}"
-            raise InputError(name, "no file here can be read", remedy)
+            raise InputError(name, "holds no file that can be read", remedy)
         found.update(dict.fromkeys(files))
     return list(found)
 
 
 def expand_flows(inputs: Sequence[str]) -> list[Path]:
-    """Turn files, folders and globs into flow files, as ``expand_inputs`` does.
+    """Expand folders and globs into flow files, as ``expand_inputs`` does.
 
-    Of a folder or glob, pictures that `show` put beside their flow are left out. Their name alone
-    does not make them that: flow may have it too, and would be lost.
+    Pictures that `show` wrote beside their flow are left out of folders and globs. They are
+    recognised by name and PNG header, because a flow file may have such a name, too.
 
     Raises:
-        InputError: likewise.
+        InputError: a folder or glob contains no flow file.
     """
     from flowwarp.io._png import peek_header
 
     found = expand_inputs(inputs, FLOW_EXTENSIONS)
-    beside = {name_beside(path, tag, ".png") for path in found for tag in _PICTURES}
+    beside = {name_beside(path, tag, ".png") for path in found for tag in _SHOW_SUFFIXES}
     headers = {path: peek_header(path) for path in beside.intersection(found)}
     pictures = {path for path, header in headers.items() if header and not header.is_flow}
     return [path for path in found if path not in pictures.difference(map(Path, inputs))]
@@ -72,7 +72,7 @@ def expand_flows(inputs: Sequence[str]) -> list[Path]:
 
 def expand_glob(pattern: str) -> list[Path]:
     """Return what a pattern matches, ``frame2`` before ``frame10``."""
-    matches = glob.glob(pattern)  # noqa: PTH207 - absolute
+    matches = glob.glob(pattern)  # noqa: PTH207 - Path.glob takes no absolute pattern
     return [Path(match) for match in sorted(matches, key=natural_order)]
 
 
@@ -88,7 +88,7 @@ def expand_folders(pattern: str) -> list[Path]:
 
 
 def expand_patterns(names: Sequence[str], expand: Callable[[str], list[Path]]) -> list[Path]:
-    """Return names with the patterns among them expanded.
+    """Expand the patterns among some names.
 
     Raises:
         InputError: a pattern matches nothing.
@@ -97,29 +97,29 @@ def expand_patterns(names: Sequence[str], expand: Callable[[str], list[Path]]) -
     for name in names:
         paths = expand(name) if is_glob(name) else [Path(name)]
         if not paths:
-            raise InputError(name, "matches nothing that can be read here")
+            raise InputError(name, "matches no file that can be read")
         found += paths
     return found
 
 
 def wants_folder(inputs: Sequence[str], output: str) -> bool:
-    """Return whether results go into the folder ``output`` rather than into one file of that name.
+    """Return whether ``output`` names a folder for results, not a single file.
 
-    So it is when there can be several inputs, or ``output`` is a folder or ends in a slash.
+    It does if there can be several inputs, or if it is an existing folder or ends in a slash.
     """
     several = len(inputs) > 1 or any(is_folder(name) or is_glob(name) for name in inputs)
     return several or output.endswith(("/", os.sep)) or is_folder(output)
 
 
 def check_folder_name(name: str, problem: str) -> None:
-    """Refuse what names a file where a folder is meant, unless there is such a folder.
+    """Refuse a name with a file's extension where a folder is needed.
 
     Args:
-        name: what a user gave.
-        problem: what to say of it.
+        name: the user's value; an existing folder is accepted whatever its name.
+        problem: the start of the message, before the name.
 
     Raises:
-        click.UsageError: it does.
+        click.UsageError: the name has the extension of a flow, image or video file.
     """
     kind = Path(name).suffix.lower()
     known = FLOW_EXTENSIONS | IMAGE_EXTENSIONS | VIDEO_EXTENSIONS
@@ -128,16 +128,16 @@ def check_folder_name(name: str, problem: str) -> None:
 
 
 def name_outputs(sources: Sequence[Path], folder: Path, extension: str) -> list[Path]:
-    """Name a result in ``folder`` for each source, with the source's stem.
+    """Name one result per source: ``folder/STEM.extension``.
 
     Raises:
         OutputError: two sources would get the same name.
     """
-    return name_apart(sources, lambda source: folder / f"{source.stem}{extension}")
+    return name_each(sources, lambda source: folder / f"{source.stem}{extension}")
 
 
-def name_apart(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Path]:
-    """Name a result for each source.
+def name_each(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Path]:
+    """Call ``name`` on each source and return the results, which must differ.
 
     Raises:
         OutputError: two sources would get the same name.
@@ -150,8 +150,8 @@ def name_apart(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Pa
         if key in named:
             raise OutputError(
                 target,
-                f"is wanted by both {named[key]} and {source}",
-                "give each a run of its own",
+                f"would be the output of both {named[key]} and {source}",
+                "write them to different folders",
             )
         named[key] = source
         targets.append(target)
@@ -164,26 +164,29 @@ def name_beside(source: Path, tag: str, extension: str | None = None) -> Path:
 
 
 def name_folder_beside(source: Path, tag: str) -> Path:
-    """Name a result beside a folder, also if that is given as ``.`` or ``..``.
+    """Name a result beside a folder: ``clips`` and ``flow`` give ``clips_flow``.
+
+    ``.`` and ``..`` are resolved first.
 
     Raises:
-        click.UsageError: it is the root of all.
+        click.UsageError: the folder is the root of the file system.
     """
     source = source if source.name not in ("", "..") else source.resolve()
     if not source.name:
-        raise click.UsageError(f"say -o FOLDER when the frames are in {source}")
+        raise click.UsageError(f"give -o FOLDER when the frames are in {source}")
     return source.with_name(f"{source.name}_{tag}")
 
 
 def real_names(files: Iterable[str | Path]) -> dict[str, Path]:
-    """Return files by what they are once links are followed."""
+    """Return a dictionary from each file's real path, links resolved, to its given path."""
     return {os.path.realpath(file): Path(file) for file in files}
 
 
 def folders_of(files: Iterable[Path]) -> set[Path]:
-    """Return the folders in which a result may replace one of these files: its own, a link's too.
+    """Return the folders of some files, and those of the files that links among them point to.
 
-    A result is written through a link, so that both are to be looked at.
+    Writing to a link replaces the file it points to, so a result in either folder may replace one
+    of these files.
     """
     files = list(files)
     linked = (Path(os.path.realpath(file)) for file in files if file.is_symlink())
@@ -197,19 +200,19 @@ def check_output(
     read: Mapping[str, Path] | None = None,
     source: Path | None = None,
 ) -> None:
-    """Refuse early what could not be written at the end of the work; writes nothing.
+    """Refuse an output file that could not be written at the end of the work; write nothing.
 
-    Missing folders are no fault: ``make_folder`` makes them.
+    A missing folder is fine: ``make_folder`` creates it.
 
     Args:
-        path: where a result goes.
-        overwrite: whether it may replace what is there.
-        read: what the command reads, by `real_names`; none of that is replaced, though asked to.
-        source: the one of them that may be: what this very result, and no other, is made from.
+        path: the output file.
+        overwrite: whether it may replace an existing file.
+        read: the command's input files from `real_names`; they are never replaced.
+        source: the exception: the only input that this output is made from.
 
     Raises:
-        OutputError: ``path`` exists and ``overwrite`` is off, is to be read, is a folder, or lies
-            where nothing can be written.
+        OutputError: ``path`` exists and ``overwrite`` is off, is an input, is a folder, or is in a
+            folder that cannot be written.
     """
     try:
         real = os.path.realpath(path)
@@ -226,15 +229,15 @@ def check_output(
             raise OutputError(path, f"no permission to write in {folder}", "name another (-o)")
     except OutputError:
         raise
-    except OSError as fault:  # a name too long for the file system
+    except OSError as fault:  # for example, the name is too long
         raise OutputError(path, reason(fault)) from fault
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for results, and those above it, unless they exist.
+    """Create a folder for results, and its parents, unless they exist.
 
     Raises:
-        OutputError: that is not possible.
+        OutputError: it cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -243,11 +246,10 @@ def make_folder(folder: Path) -> None:
 
 
 def is_folder(name: str | Path) -> bool:
-    """Return whether a name is a folder's."""
-    return os.path.isdir(name)  # noqa: PTH112 - False, not an exception, for a name too long
+    """Return whether a folder of this name exists."""
+    return os.path.isdir(name)  # noqa: PTH112 - False, not an exception, if the name is too long
 
 
 def is_glob(name: str) -> bool:
-    """Return whether a name is a pattern."""
-    # A file whose name holds a bracket is that file.
+    """Return whether a name is a pattern: it has a wildcard, and no file of that name exists."""
     return glob.has_magic(name) and not os.path.lexists(name)

@@ -1,4 +1,4 @@
-"""What commands that write clips have in common: a video file, or a folder of frames."""
+"""Checks for commands that write a video file or a folder of frames."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.errors import OutputError
 
-VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # that can be written
-_SHAPED = VIDEOS - {".gif", ".webp"}  # those that say which shape their pixels have
-MAX_FPS = 1000  # of what is asked for
+VIDEOS = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".gif", ".webp"})  # formats we write
+_WITH_PIXEL_ASPECT = VIDEOS - {".gif", ".webp"}  # formats that store the shape of pixels
+MAX_FPS = 1000  # for --fps
 
 
 def is_folder_name(output: str) -> bool:
-    """Say whether a clip of this name becomes a folder of frames."""
+    """Return whether output of this name is a folder of frames."""
     return _paths.wants_folder((), output) or not Path(output).suffix
 
 
 def is_video_name(output: str) -> bool:
-    """Say whether a clip of this name becomes a video; if not, it becomes a folder of frames.
+    """Return whether output of this name is a video; if not, it is a folder of frames.
 
     Raises:
-        click.UsageError: neither.
+        click.UsageError: it is neither.
     """
     from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
@@ -42,10 +42,10 @@ def is_video_name(output: str) -> bool:
 
 
 def check_rate(target: Path, rate: Fraction | float) -> None:
-    """Refuse frames a second that the video cannot say, before any work.
+    """Refuse a frame rate that the video format cannot store, before any work.
 
     Raises:
-        click.UsageError: as ``flowwarp.io.video_writer.check_fps``.
+            click.UsageError: ``flowwarp.io.video_writer.check_fps`` refuses it.
     """
     from flowwarp.io.video_writer import check_fps
 
@@ -56,19 +56,19 @@ def check_rate(target: Path, rate: Fraction | float) -> None:
 
 
 def warn_pixel_shape(target: Path, aspect: Fraction, *, folder: bool) -> None:
-    """Say so on stderr if a clip is made of pixels that are not square, and cannot tell it.
+    """Warn on stderr if the source's pixels are not square and the output cannot store that.
 
     Args:
-        target: the clip.
-        aspect: of the video it is made from, the width of a pixel by its height.
-        folder: whether it becomes a folder of frames.
+        target: the output.
+        aspect: pixel width / pixel height of the source.
+        folder: whether the output is a folder of frames.
     """
-    if aspect == 1 or (target.suffix.lower() in _SHAPED and not folder):
+    if aspect == 1 or (target.suffix.lower() in _WITH_PIXEL_ASPECT and not folder):
         return
     shape = f"{aspect.numerator}:{aspect.denominator}"
-    problem = f"its pixels will be square, and those of the video are {shape}"
-    lost = OutputError(target, problem, f"{', '.join(sorted(_SHAPED))} keep their shape")
-    click.echo(f"flowwarp: {lost}", err=True)
+    problem = f"will have square pixels, those of the video are {shape}"
+    formats = ", ".join(sorted(_WITH_PIXEL_ASPECT))
+    click.echo(f"flowwarp: {OutputError(target, problem, f'{formats} keep the shape')}", err=True)
 
 
 def check_target(
@@ -79,13 +79,13 @@ def check_target(
     read: Mapping[str, Path] | None = None,
     source: Path | None = None,
 ) -> None:
-    """Refuse early what could not be written at the end; arguments as of `_paths.check_output`.
+    """Refuse output that could not be written at the end; arguments as in `_paths.check_output`.
 
     Raises:
-        OutputError: the file exists and ``overwrite`` is off, or is to be read; the folder is not
-            empty; or it lies where nothing can be written.
+        OutputError: the file exists and ``overwrite`` is off, or is an input; the folder is not
+            empty; or nothing can be written there.
     """
-    if folder and os.path.lexists(target):  # False, not an exception, for a name too long
+    if folder and os.path.lexists(target):  # False, not an exception, if the name is too long
         if not target.is_dir() or any(target.iterdir()):
             raise OutputError(target, "exists and is not an empty folder", "name a new one")
     else:

@@ -370,7 +370,7 @@ def _plan(given: Options, sources: Sequence[Path]) -> Job:
 
 def _default_folder(roots: Sequence[Path]) -> Path:
     if len(roots) > 1:
-        raise click.UsageError("say -o FOLDER when there are several INPUTs")
+        raise click.UsageError("give -o FOLDER when there are several INPUTs")
     (root,) = roots
     if root.is_dir():
         return _paths.name_folder_beside(root, "flow")

@@ -191,7 +191,7 @@ def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int)
     if first.is_dir():
         return _paths.name_folder_beside(first, f"x{times}")
     if _paths.wants_folder(inputs[:1], ""):
-        raise click.UsageError("say -o OUT when the frames are a pattern")
+        raise click.UsageError("give -o OUT when the frames are a pattern")
     return first.with_name(f"{first.stem}_x{times}")
 
 

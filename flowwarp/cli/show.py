@@ -169,7 +169,7 @@ def _name_targets(
 
     extension = ".gif" if view.flicker else ".png"
     if output is None:
-        return _paths.name_apart(
+        return _paths.name_each(
             sources, lambda source: _paths.name_beside(source, view.name, extension)
         )
     kind = Path(output).suffix.lower()

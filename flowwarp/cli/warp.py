@@ -268,7 +268,7 @@ def _default_output(image: str) -> str:
     if path.is_dir():
         return str(_paths.name_folder_beside(path, "warped"))
     if _paths.wants_folder([image], ""):
-        raise click.UsageError("say -o FOLDER when IMAGE is a pattern")
+        raise click.UsageError("give -o FOLDER when IMAGE is a pattern")
     return str(_paths.name_beside(path, "warped", ".png"))
 
 

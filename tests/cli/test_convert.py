@@ -202,7 +202,7 @@ def test_two_inputs_of_one_name(tmp_path, capfdbinary):
         capfdbinary, "convert", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "o", "--to", "npy"
     )
     assert code == 4
-    assert f"is wanted by both {tmp_path}/x/a.flo and {tmp_path}/y/a.flo" in err[0]
+    assert f"would be the output of both {tmp_path}/x/a.flo and {tmp_path}/y/a.flo" in err[0]
     assert not (tmp_path / "o").exists()
 
 
@@ -213,7 +213,7 @@ def test_two_inputs_whose_names_differ_in_case_only(monkeypatch, platform):
     if platform == "linux":
         assert _paths.name_outputs(sources, Path("o"), ".npy") == [Path("o/a.npy"), Path("o/A.npy")]
     else:
-        with pytest.raises(OutputError, match=r"is wanted by both x.a.flo and x.A.flo"):
+        with pytest.raises(OutputError, match=r"would be the output of both x.a.flo and x.A.flo"):
             _paths.name_outputs(sources, Path("o"), ".npy")
 
 
@@ -323,7 +323,9 @@ def test_folder_or_glob_without_flow_files(tmp_path, capfdbinary):
     for name in (tmp_path, f"{tmp_path}/*.flo"):
         code, _, err = run(capfdbinary, "convert", name, "-o", tmp_path / "o", "--to", "npy")
         assert (code, len(err)) == (3, 1)
-        assert err[0].endswith("no file here can be read; known are .flo, .npy, .npz, .pfm, .png")
+        assert err[0].endswith(
+            "holds no file that can be read; known are .flo, .npy, .npz, .pfm, .png"
+        )
 
 
 def test_a_folder_of_folders_names_one(tmp_path, capfdbinary):

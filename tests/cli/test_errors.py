@@ -38,7 +38,7 @@ def test_a_folder_that_was_deleted_is_said(tmp_path):
     code += "; from flowwarp.cli import main; main(['show', 'a.flo'])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "")
-    wanted = "flowwarp: the folder you are in has been deleted; change to another\n"
+    wanted = "flowwarp: the current folder has been deleted; change to another\n"
     assert done.stderr == wanted
 
 
@@ -61,7 +61,7 @@ def test_an_empty_name_is_not_the_folder_one_is_in(call, inside, arguments):
 @pytest.mark.posix
 def test_nothing_is_named_beside_the_root(tmp_path):
     """As of pictures in a container that has its data there."""
-    with pytest.raises(click.UsageError, match="say -o FOLDER"):
+    with pytest.raises(click.UsageError, match="give -o FOLDER"):
         name_folder_beside(Path("/"), "flow")
     assert name_folder_beside(tmp_path, "flow") == tmp_path.with_name(f"{tmp_path.name}_flow")
 
@@ -95,10 +95,10 @@ def outcome(capfd):
         (OSError(errno.EROFS, "x"), 4, "output: read-only file system"),
         (PermissionError(errno.EACCES, "x", "a/b.png"), 3, "a/b.png: permission denied"),
         (MemoryError(), 6, f"out of memory; {REMEDY}"),
-        (TORCH_CPU, 6, f"out of memory: 4000000000000000 bytes are not to be had; {REMEDY}"),
-        (TORCH_WINDOWS, 6, f"out of memory: 4000 bytes are not to be had; {REMEDY}"),
-        (TORCH_CUDA, 6, f"out of memory: 2.00 GiB are not to be had; {REMEDY}"),
-        (OPENCV, 6, f"out of memory: 99 bytes are not to be had; {REMEDY}"),
+        (TORCH_CPU, 6, f"out of memory: cannot allocate 4000000000000000 bytes; {REMEDY}"),
+        (TORCH_WINDOWS, 6, f"out of memory: cannot allocate 4000 bytes; {REMEDY}"),
+        (TORCH_CUDA, 6, f"out of memory: cannot allocate 2.00 GiB; {REMEDY}"),
+        (OPENCV, 6, f"out of memory: cannot allocate 99 bytes; {REMEDY}"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (click.Abort(), 130, "interrupted"),
     ],
@@ -168,7 +168,7 @@ def test_our_bug_shows_where_and_asks_for_a_report(outcome, fault):
     assert (code, out) == (1, "")
     assert err[0] == "Traceback (most recent call last):"
     assert err[-2].startswith(type(fault).__name__)
-    assert err[-1].startswith("flowwarp: this is our bug: please report it")
+    assert err[-1].startswith("flowwarp: internal error; please report it")
 
 
 def test_a_pipe_that_nobody_reads_on_windows(outcome, monkeypatch):

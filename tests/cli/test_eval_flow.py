@@ -44,7 +44,7 @@ def test_folders_may_be_a_pattern(tmp_path, evaluate):
     assert [row["set"] for row in json.loads(out)["sets"]] == ["set1", "set2"]
     code, out, err = evaluate(tmp_path / "nothing*", "--method", "zero")
     assert (code, out) == (3, "")
-    assert err.endswith("nothing*: matches nothing that can be read here\n")
+    assert err.endswith("nothing*: matches no file that can be read\n")
 
 
 def test_zero_by_hand(tmp_path, evaluate):

@@ -327,7 +327,7 @@ def test_clips_get_folders_of_their_own(flow):
     names = ["frame8", "a/frame8", "a/frame9", "b/deep/frame8", "a.mp4/000000", "a.mp4/000001"]
     assert sorted(out) == sorted(f"in_flow/{name}.flo" for name in names)
     # Several inputs: each has a folder of its name.
-    assert "say -o FOLDER when there are several INPUTs" in flow("in/b", "in/a.mp4")[2][0]
+    assert "give -o FOLDER when there are several INPUTs" in flow("in/b", "in/a.mp4")[2][0]
     assert flow("in/b", "in/a.mp4", "-o", "out")[1] == [
         "out/b/deep/frame8.flo", "out/a/000000.flo", "out/a/000001.flo",
     ]  # fmt: skip

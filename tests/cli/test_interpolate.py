@@ -223,8 +223,8 @@ def test_pixels_that_are_not_square_stay_so(interpolate):
 def test_pixels_that_become_square_are_told_of(interpolate, output):
     write_video("sar.mp4", [picture(index) for index in range(2)], 10, Fraction(64, 45))
     code, _, err = interpolate("sar.mp4", "-o", output)
-    problem = "its pixels will be square, and those of the video are 64:45"
-    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep their shape"
+    problem = "will have square pixels, those of the video are 64:45"
+    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep the shape"
     assert (code, err) == (0, [f"flowwarp: {line}"])
     assert interpolate("sar.mp4", "-o", "out.mkv") == (0, ["out.mkv"], [])
 
@@ -426,7 +426,7 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["a.png"], 2, "one picture is no motion"),
         (["still.webp"], 2, "one picture is no motion"),
         (["a.png", "b.png", "-o", "m.png", "--times", "3"], 2, "many frames need a folder"),
-        (["in/*.png"], 2, "say -o OUT when the frames are a pattern"),
+        (["in/*.png"], 2, "give -o OUT when the frames are a pattern"),
         (["none.mp4"], 3, "none.mp4: no such file or directory"),
         (["a.png", "none.png"], 3, "none.png: no such file or directory"),
         (["a.png", "small.png"], 3, "small.png: is 4x3, the first was 48x32"),
@@ -435,9 +435,9 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
         (["broken.mp4"], 3, "broken.mp4: is not a video of a known type"),
-        (["empty"], 3, "empty: no file here can be read"),
-        (["clips"], 3, "clips: no file here can be read"),
-        (["clips/*.webp"], 3, "clips/*.webp: no file here can be read"),
+        (["empty"], 3, "empty: holds no file that can be read"),
+        (["clips"], 3, "clips: holds no file that can be read"),
+        (["clips/*.webp"], 3, "clips/*.webp: holds no file that can be read"),
         (["clip.gif", "-o", "a.png/out.mp4"], 4, "a.png is not a folder"),
     ],
 )

@@ -238,7 +238,7 @@ def test_two_of_a_name_are_refused(show, tmp_path):
         before = sorted(tmp_path.rglob("*"))
         code, out, err = show("a.flo", "a.pfm", *more)
         assert (code, out) == (4, [])
-        assert "is wanted by both a.flo and a.pfm" in err, where
+        assert "would be the output of both a.flo and a.pfm" in err, where
         assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -324,4 +324,4 @@ def test_footage_may_be_a_pattern(frames, tmp_path, capsys):
     assert run("train-flow", tmp_path / "clip*", *PLAIN, "--dry-run") == 0
     assert "found: 2 clips" in capsys.readouterr().out
     assert run("train-flow", tmp_path / "nothing*", *PLAIN, "--dry-run") == 3
-    assert "nothing*: matches nothing that can be read here\n" in capsys.readouterr().err
+    assert "nothing*: matches no file that can be read\n" in capsys.readouterr().err

@@ -323,7 +323,7 @@ def test_nothing_else_that_is_read_is_replaced(warp, arguments, kept):
         (["a.png", "f.flo", "-o", "b.png", "--mask", "./x/../b.png"], 2, "are both './x/../b.png'"),
         (["in", "f.flo", "-o", "b.png"], 2, "many frames need a folder, but OUT is 'b.png'"),
         (["in", "f.flo", "--mask", "m.png"], 2, "many frames need a folder, but --mask"),
-        (["in/*.png", "f.flo"], 2, "say -o FOLDER when IMAGE is a pattern"),
+        (["in/*.png", "f.flo"], 2, "give -o FOLDER when IMAGE is a pattern"),
         (["clip.gif", "f.flo", "-o", "b.png"], 2, "many frames need a folder or a video"),
         (["clip.gif", "f.flo", "-o", "v1.5"], 2, "OUT must end in .gif, .m4v"),
         (["clip.gif", "f.flo", "--mask", "m.png"], 2, "--mask must name a folder for a video"),
@@ -335,8 +335,8 @@ def test_nothing_else_that_is_read_is_replaced(warp, arguments, kept):
         (["broken.png", "f.flo"], 3, "broken.png: is not a picture of a known kind"),
         (["clip.gif", "broken.flo"], 3, "broken.flo: is cut off"),
         (["broken.mp4", "f.flo"], 3, "broken.mp4: is not a video of a known type"),
-        (["a.png", "empty"], 3, "empty: no file here can be read"),
-        (["empty", "f.flo"], 3, "empty: no file here can be read"),
+        (["a.png", "empty"], 3, "empty: holds no file that can be read"),
+        (["empty", "f.flo"], 3, "empty: holds no file that can be read"),
         (["a.png", "f.flo", "-o", "in"], 0, ""),
         (["clear.png", "f.flo", "-o", "b.jpg"], 4, "b.jpg: a .jpg file holds no transparency"),
         (["clear.png", "f.flo", "-o", "b.jpg", "--dry-run"], 4, "holds no transparency"),
@@ -729,8 +729,8 @@ def test_pixels_that_become_square_are_told_of(warp, output):
     write_video("sar.mp4", [picture()] * 2, 10, Fraction(64, 45))
     save_flow("f.flo", 1)
     code, _, err = warp("sar.mp4", "f.flo", "-o", output)
-    problem = "its pixels will be square, and those of the video are 64:45"
-    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep their shape"
+    problem = "will have square pixels, those of the video are 64:45"
+    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep the shape"
     assert (code, err) == (0, [f"flowwarp: {line}"])
     assert warp("sar.mp4", "f.flo", "-o", "out.mkv") == (0, ["out.mkv"], [])
 
