@@ -1,4 +1,4 @@
-"""The check of batch invariance on models that leak and models that do not."""
+"""The check of batch invariance, on models that are batch-invariant and on models that are not."""
 
 import math
 
@@ -26,42 +26,42 @@ LEAKS = {
 
 
 @pytest.mark.parametrize("name", LEAKS)
-def test_leaks_are_found(name):
-    with pytest.raises(ValueError, match="by its neighbours an example changes by"):
+def test_a_dependence_on_the_batch_is_found(name):
+    with pytest.raises(ValueError, match="other neighbours change an example by"):
         check_batch_invariance(LEAKS[name], example(8, 4, 4))
 
 
 @pytest.mark.parametrize(
     "model", [nn.GroupNorm(4, 8), nn.InstanceNorm2d(8), nn.LayerNorm([8, 4, 4]), nn.Identity()]
 )
-def test_norms_of_one_example_are_fine(model):
+def test_norms_of_one_example_are_batch_invariant(model):
     assert measure_batch_dependence(model, example(8, 4, 4)).neighbours == 0
 
 
-def test_batch_norm_leaks_in_training_only():
+def test_batch_norm_depends_on_the_batch_in_training_only():
     model = nn.BatchNorm2d(8)
     assert measure_batch_dependence(model, example(8, 4, 4)).neighbours == math.inf
     fresh = nn.BatchNorm2d(8).eval()
     assert measure_batch_dependence(fresh, example(8, 4, 4)).neighbours == 0
 
 
-def test_a_network_is_left_as_it_was():
+def test_the_network_is_not_changed():
     model = nn.BatchNorm2d(8)
     measure_batch_dependence(model, example(8, 4, 4))
     assert int(model.num_batches_tracked) == 0
     assert torch.equal(model.running_mean, torch.zeros(8))
 
 
-def test_a_place_in_the_batch_must_not_matter():
+def test_a_dependence_on_the_index_is_found():
     def model(x):
         return x * (1 + torch.arange(len(x))[:, None])
 
-    with pytest.raises(ValueError, match="alone and among others an example differs by"):
+    with pytest.raises(ValueError, match="alone and in a batch an example differs by"):
         check_batch_invariance(model, example(5))
 
 
 def test_the_size_of_the_batch_by_hand():
-    """The example is (3, 4), and 1e-3 larger for each of its neighbours: of 7 at most."""
+    """The output is the example times 1 + 0.001 per neighbour, of which there are 7 at most."""
 
     def model(x):
         return x * (1 + 1e-3 * (len(x) - 1))
@@ -74,21 +74,21 @@ def test_the_size_of_the_batch_by_hand():
         check_batch_invariance(model, torch.tensor([[3.0, 4.0]]), tolerance=6e-3)
 
 
-def test_what_is_masked_by_infinity_is_alike():
+def test_equal_infinities_do_not_differ():
     def masked(x):
         return torch.cat([torch.full_like(x, -math.inf), x], 1)
 
     row = torch.tensor([[3.0, 4.0]])
     found = measure_batch_dependence(lambda x: masked(x * (1 + 1e-3 * (len(x) - 1))), row)
     assert found.neighbours == 0
-    assert found.size == pytest.approx(7e-3, rel=1e-4)  # of the numbers, as without the mask
+    assert found.size == pytest.approx(7e-3, rel=1e-4)  # of finite numbers, as without the mask
     leaks = measure_batch_dependence(lambda x: masked(x + 1e-4 * x.roll(1, 0)), row)
     assert leaks.neighbours == math.inf
     assert measure_batch_dependence(lambda x: x / (len(x) - 1), row).size == math.inf
 
 
 def test_integers_differ_by_share():
-    def model(ids):  # all but the first of four hang on the neighbours
+    def model(ids):  # all but the first of four depend on the batch size
         return torch.cat([ids[:, :1], ids[:, 1:] + len(ids)], 1)
 
     assert measure_batch_dependence(model, torch.tensor([[5, 1, 2, 9]])).size == 0.75
@@ -104,7 +104,7 @@ def test_arguments_and_results_of_any_kind():
         )
 
 
-def test_what_has_no_example_axis_is_refused():
+def test_a_missing_batch_axis_is_an_error():
     with pytest.raises(ValueError, match=r"first axis is the example, \(1, ...\), got \(\)"):
         check_batch_invariance(lambda x: x.mean(), example(3))
     with pytest.raises(ValueError, match=r"example must hold tensors \(1, ...\), got \(2, 3\)"):

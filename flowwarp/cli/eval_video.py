@@ -341,12 +341,12 @@ def _load(
 
 
 def _load_lpips(weights: str, networks: _Networks) -> LPIPS:
-    from flowwarp.metrics.perceptual import LEAST
+    from flowwarp.metrics.perceptual import SMALLEST
     from flowwarp.models.upsampler import SCALE
     from flowwarp.pipelines.video.evaluate import load_lpips
 
     side = SCALE * networks.small
-    if side < LEAST:
+    if side < SMALLEST:
         raise InputError(weights, f"sees nothing in frames of {side} px")
     return load_lpips(weights)
 

@@ -1,1 +1,1 @@
-"""Numbers that judge a result; nothing is printed here."""
+"""Metrics of flow and video: tensors in, numbers out."""

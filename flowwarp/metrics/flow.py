@@ -1,10 +1,8 @@
-"""How far a flow field is from the truth: EPE, Fl-all and angular error.
+"""Metrics of optical flow against ground truth: EPE, Fl-all and angular error.
 
-Every measure is computed per example first and returned as (B,), so that an average over a data
-set does not depend on how it was cut into batches. Only pixels marked ``valid`` count. An example
-without one has no error to speak of and gives NaN, not a flattering 0. An estimate that is not
-finite in a pixel that counts never helps: EPE and AAE come out NaN or infinite, and for Fl-all
-the pixel is an outlier.
+Every metric is a mean over the valid pixels of each example, (B,), so that an average over a data
+set does not depend on the batch size. Without a valid pixel it is NaN, not 0. An estimate that is
+NaN or infinite in a valid pixel makes EPE and AAE NaN or infinite, and is an outlier for Fl-all.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from flowwarp.tensors import check_flow, check_mask
 
 
 def endpoint_error(flow: Tensor, target: Tensor) -> Tensor:
-    """Return the distance between two flow fields in each pixel.
+    """Return the endpoint error of each pixel, the Euclidean distance between two flow vectors.
 
     Args:
         flow: (B, 2, H, W), pixels; the estimate.
@@ -61,7 +59,8 @@ def epe(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
 def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
     """Return the percentage of outliers of each example, as KITTI 2015 counts them.
 
-    An outlier is off by more than 3 px **and** by more than 5 % of the true length.
+    A pixel is an outlier if its endpoint error is more than 3 px **and** more than 5 % of the
+    length of the true vector (Menze and Geiger, CVPR 2015).
 
     Args:
         flow: (B, 2, H, W), pixels; the estimate.
@@ -81,9 +80,9 @@ def fl_all(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tens
     """
     flow, target = _checked(flow, target, valid)
     error = _length(flow - target)
-    # Asking for the good pixels makes NaN an outlier.
-    good = (error <= 3) | (error <= 0.05 * _length(target))
-    return _mean(100 * (~good).to(error.dtype), valid)
+    # The negation makes NaN an outlier: every comparison with it is False.
+    inlier = (error <= 3) | (error <= 0.05 * _length(target))
+    return _mean(100 * (~inlier).to(error.dtype), valid)
 
 
 def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
@@ -109,18 +108,18 @@ def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) 
     """
     flow, target = _checked(flow, target, valid)
     (u, v), (u_true, v_true) = flow.unbind(1), target.unbind(1)
-    # The angle by its tangent, |a × b| / a · b: an arc cosine near 1 cannot tell 0.02° from 0.
+    # tan = |a × b| / a · b for a = (u, v, 1): near 1 an arc cosine in float32 rounds 0.02° to 0.
     cross = torch.stack((v - v_true, u_true - u, u * v_true - v * u_true), 1)
     dot = (flow * target).sum(1, keepdim=True) + 1
     angle = torch.rad2deg(torch.atan2(_length(cross), dot))
-    # An endless vector has no angle; atan2(inf, inf) would say 45°.
+    # An infinite vector has no angle; atan2(inf, inf) would give 45°.
     return _mean(torch.where(dot.isfinite(), angle, torch.nan), valid)
 
 
 def _checked(flow: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Check all and return both in one dtype in which a sum over an image is exact enough.
+    """Check the arguments; return both flows in at least float32, with 0 where they are not valid.
 
-    What is not valid may be NaN. Both are 0 there, or the gradient would be NaN, too.
+    Multiplying an error by the mask instead would turn NaN outside it into a NaN gradient.
     """
     check_flow(flow)
     check_flow(target, "target", like=flow)
@@ -129,17 +128,18 @@ def _checked(flow: Tensor, target: Tensor, valid: Tensor | None = None) -> tuple
     if valid is None:
         return flow, target
     check_mask(valid, "valid", flow)
-    counted = valid.bool()
-    return torch.where(counted, flow, 0), torch.where(counted, target, 0)
+    mask = valid.bool()  # (B, 1, H, W)
+    return torch.where(mask, flow, 0), torch.where(mask, target, 0)
 
 
 def _length(vector: Tensor) -> Tensor:
+    """Return the Euclidean norm over channels, (B, C, H, W) to (B, 1, H, W)."""
     length: Tensor = torch.linalg.vector_norm(vector, dim=1, keepdim=True)
     return length
 
 
 def _mean(error: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean of (B, 1, H, W) over the valid pixels of each example; 0 is the error of all others."""
+    """Return the mean of (B, 1, H, W) over valid pixels, (B,); the error must be 0 elsewhere."""
     if valid is None:
         return error.mean(dim=(1, 2, 3))
     return error.sum(dim=(1, 2, 3)) / valid.bool().sum(dim=(1, 2, 3))

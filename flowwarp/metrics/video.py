@@ -1,7 +1,7 @@
-"""How faithful a video is to another, and how many of a codec's codes it uses.
+"""Metrics of video codecs: PSNR, and how evenly the codes of a codebook are used.
 
-Measures of a video are one number for each frame or example; only :func:`code_use`, which is a
-property of a code book, looks at all examples together.
+:func:`psnr` is one number for each example, (B,). :func:`code_use` is a property of a codebook and
+counts the codes of all examples together.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from flowwarp.tensors import check_video
 
 
 def psnr(video: Tensor, target: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each example, of the mean square over its frames.
+    """Return the peak signal-to-noise ratio of each example, for a peak of 1.
 
-    The peak is 1.
+    The squared error is averaged over all frames first: -10 log10(MSE).
 
     Args:
         video: (B, T, C, H, W) in [0, 1].
-        target: likewise.
+        target: the same shape, in [0, 1].
 
     Returns:
         (B,) in dB; infinite where both are equal.
@@ -46,12 +46,13 @@ def psnr(video: Tensor, target: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CodeUse:
-    """How codes are used.
+    """How evenly codes are used; every number is a share in (0, 1].
 
     Args:
-        used: share of the codes that occur; of digits, where codes are made of several.
-        effective: how many equally frequent codes would have their entropy, as a share of all.
-        dimensions: the same for each number of the latent and its levels.
+        used: share of the codes that occur; with several groups, the mean over groups.
+        effective: perplexity, exp(entropy), over the number of codes: 1 if all are equally
+            frequent. With several groups, the mean over groups.
+        dimensions: ``effective`` of each number of the latent over its levels.
     """
 
     used: float
@@ -60,37 +61,41 @@ class CodeUse:
 
 
 def code_use(codes: Tensor, levels: Sequence[int], groups: int = 1) -> CodeUse:
-    """Count codes.
+    """Measure how evenly the codes of a codebook are used.
+
+    A code consists of ``groups`` digits, each the index of a vector in a codebook of K vectors, the
+    product of ``levels``. With finite scalar quantisation the vector has ``len(levels)`` numbers.
 
     Args:
-        codes: integers of any shape in [0, product of ``levels`` to the power of ``groups``).
-        levels: how many each number of a group of the latent has, the first one counting the most;
-            one number where a code is not made of several.
-        groups: digits of a code, which are counted one by one; shares are their mean.
+        codes: integers of any shape in [0, K ** groups).
+        levels: number of levels of each number of a vector, most significant first; one entry, K,
+            for a codebook of other vectors.
+        groups: digits of a code.
 
     Raises:
-        ValueError: no codes, or one that does not exist.
+        ValueError: there are no codes, or a code is out of range.
 
     >>> code_use(torch.tensor([0, 1, 2, 3]), (2, 4))
     CodeUse(used=0.5, effective=0.5, dimensions=(0.5, 1.0))
     """
-    book, codes = math.prod(levels), codes.cpu()  # MPS has no float64
-    if not codes.numel() or codes.amin() < 0 or codes.amax() >= book**groups:
-        raise ValueError(f"codes must be integers from 0 to {book**groups - 1}, and some")
+    size, codes = math.prod(levels), codes.cpu()  # MPS has no float64
+    if not codes.numel() or codes.amin() < 0 or codes.amax() >= size**groups:
+        raise ValueError(f"codes must be one or more integers from 0 to {size**groups - 1}")
     used, effective, dimensions = 0.0, 0.0, []
     for group in reversed(range(groups)):
-        digits = codes.flatten().long() // book**group % book
-        counts = torch.bincount(digits, minlength=book)
+        digits = codes.flatten().long() // size**group % size
+        counts = torch.bincount(digits, minlength=size)  # (K,)
         used += float((counts > 0).double().mean()) / groups
         effective += _effective(counts) / groups
         table = counts.reshape(tuple(levels))
-        for place in range(len(levels)):
-            others = [other for other in range(len(levels)) if other != place]
+        for dimension in range(len(levels)):
+            others = [other for other in range(len(levels)) if other != dimension]
             dimensions.append(_effective(table.sum(others) if others else table))
     return CodeUse(used, effective, tuple(dimensions))
 
 
 def _effective(counts: Tensor) -> float:
+    """Return exp(entropy) / K of frequencies (K,)."""
     shares = counts.double() / counts.sum()
     entropy = -torch.special.xlogy(shares, shares).sum()
     return float(entropy.exp()) / len(counts)

@@ -1,6 +1,7 @@
-"""Layers of several networks here, all of which keep the variance of what goes through them.
+"""Layers that several networks share.
 
-So they train with norms and without (docs/initialisation.md).
+All keep the variance of their input at initialisation, so that networks train with norms and
+without (docs/initialisation.md).
 """
 
 from __future__ import annotations
@@ -9,14 +10,19 @@ import math
 
 from torch import nn
 
-GROUPS = 8  # of channels that are normalised together
+GROUPS = 8  # number of groups of channels, each normalised by itself
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    """Return a convolution whose output has ``gain`` squared times the mean square of its input.
+    """Return a convolution that multiplies the mean square of its input by ``gain`` squared.
 
-    That is so at the beginning, for an input whose channels do not hang on each other (He et al.,
-    ICCV 2015). Height and width stay.
+    It does so at initialisation, for input whose channels are independent (He et al., ICCV 2015).
+
+    Args:
+        inputs: channels of the input (N, inputs, H, W).
+        outputs: channels of the output (N, outputs, H, W).
+        size: side of the kernel, odd: height and width stay the same.
+        gain: of the root mean square.
     """
     layer = nn.Conv2d(inputs, outputs, size, padding=size // 2)
     nn.init.normal_(layer.weight, std=gain / math.sqrt(inputs * size**2))
@@ -25,5 +31,5 @@ def convolution(inputs: int, outputs: int, size: int = 3, gain: float = 1.0) -> 
 
 
 def group_norm(width: int, norm: str) -> nn.Module:
-    """Return a norm over groups of channels of an image for ``group``; for ``none`` nothing."""
+    """Return a group norm of images (N, width, H, W) for ``group``, the identity for ``none``."""
     return nn.GroupNorm(GROUPS, width) if norm == "group" else nn.Identity()

@@ -1,1 +1,1 @@
-"""Making flow visible: tensors in, image tensors out; nothing is written here."""
+"""Visualisation: flow and video as image tensors, (B, 3, H, W) RGB in [0, 1]."""

@@ -1,4 +1,4 @@
-"""Flow as arrows, flow error as colour, and pictures put together to be compared by eye."""
+"""Flow as arrows, flow error as colour, and images side by side for comparison."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from flowwarp.tensors import check_flow, check_image, check_same_grid
-from flowwarp.viz._text import HEIGHT, text_mask
-from flowwarp.viz.colors import known_flow, robust_maximum
+from flowwarp.viz.colors import robust_maximum, split_known
+from flowwarp.viz.text import HEIGHT, text_mask
 
-_AT_ONCE = 2**19  # pixels asked for their distance to a line: some 60 MB
+_CHUNK = 2**19  # pixels whose distance to a line is computed at once: about 60 MB
 
-# KITTI 2015's error colours, RdYlBu of Brewer's ColorBrewer: each is used up to the bound beside
-# it, in thresholds. Blue is within the threshold, red beyond.
+# KITTI 2015's error colours, RdYlBu of ColorBrewer, each with its upper bound as a multiple of the
+# outlier threshold: blue up to 1, red beyond.
 _ERROR_COLORS = (
     (1 / 16, (49, 54, 149)),
     (1 / 8, (69, 117, 180)),
@@ -39,18 +39,18 @@ def arrows(
     width: float = 1.5,
     color: tuple[float, float, float] = (1.0, 0.9, 0.0),
 ) -> Tensor:
-    """Draw an arrow from every ``step``-th pixel to where the flow takes it.
+    """Draw an arrow from every ``step``-th pixel along its flow.
 
-    Lines are anti-aliased and have a dark rim, so that they show on any picture. A pixel that is
-    unknown or moves by less than half a pixel of drawing gets no arrow.
+    Lines are anti-aliased and have a black outline, which is visible on any image. A pixel gets no
+    arrow if its flow is unknown or its arrow would be shorter than half a pixel.
 
     Args:
         flow: (B, 2, H, W), pixels.
         image: (B, 1, H, W) or (B, 3, H, W) in [0, 1] to draw on. Default: white.
         valid: (B, 1, H, W), True where the flow is known.
-        step: distance of the arrows in pixels.
-        scale: length of an arrow per pixel of flow; 1 is the true motion. Default: each example's
-            ``robust_maximum`` is drawn ``step`` pixels long.
+        step: distance between arrows in pixels.
+        scale: pixels of arrow per pixel of flow; at 1 an arrow ends where the pixel moves to.
+            Default: flow of each example's ``robust_maximum`` gets an arrow of ``step`` pixels.
         width: thickness of the lines in pixels.
         color: RGB in [0, 1].
 
@@ -64,7 +64,7 @@ def arrows(
     for name, value in (("step", step), ("scale", scale), ("width", width)):
         if value is not None and not 0 < value < float("inf"):
             raise ValueError(f"{name} must be positive and finite, got {value}")
-    flow, _ = known_flow(flow, valid)
+    flow, _ = split_known(flow, valid)
     batch, _, height, columns = flow.shape
     if image is None:
         picture = torch.ones(batch, 3, height, columns, device=flow.device)
@@ -78,24 +78,25 @@ def arrows(
     ink = torch.tensor(color, device=flow.device).view(3, 1, 1)
     stretch = step / robust_maximum(flow) if scale is None else [scale] * batch
     for index in range(batch):
-        lines = _arrow_lines(flow[index] * stretch[index], step)
-        reach = width / 2 + 1.5  # half the line, a rim of a pixel, half a pixel of softness
-        distance = _distance(lines, reach, height, columns)
-        rim = (reach - distance).clamp(0, 1)
+        lines = _arrow_lines(flow[index] * stretch[index], step)  # (N, 2, 2)
+        reach = width / 2 + 1.5  # half the line, an outline of 1 px, half a pixel of anti-aliasing
+        distance = _distance(lines, reach, height, columns)  # (H, W)
+        outline = (reach - distance).clamp(0, 1)  # coverage of each pixel, outline included
         line = (reach - 1 - distance).clamp(0, 1)
-        picture[index] = torch.lerp(picture[index] * (1 - rim), ink.expand_as(picture[0]), line)
+        outlined = picture[index] * (1 - outline)
+        picture[index] = torch.lerp(outlined, ink.expand_as(outlined), line)
     return picture
 
 
 def error_map(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> Tensor:
-    """Colour the error of a flow field as the KITTI 2015 benchmark does.
+    """Colour the endpoint error of a flow field as the KITTI 2015 benchmark does.
 
-    The error is counted in thresholds: the endpoint error over 3 px or over 5 % of the true
-    length, whichever is less. Blue is good, red is an outlier (the pixels of Fl-all), and each
-    colour stands for twice the error of the one before, from 1/16 to 16 thresholds.
+    The error is divided by the outlier threshold of Fl-all: 3 px or 5 % of the true length,
+    whichever is more. Blue pixels are below it, red ones are outliers. From each colour to the next
+    the error doubles, from 1/16 to 16 thresholds.
 
     Args:
-        flow: (B, 2, H, W), pixels; the estimate. Where it is not finite, the error is the worst.
+        flow: (B, 2, H, W), pixels; the estimate. Where it is not finite, it gets the last colour.
         target: (B, 2, H, W), pixels; the ground truth.
         valid: (B, 1, H, W), True where the ground truth exists; the rest is black.
 
@@ -108,25 +109,25 @@ def error_map(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) -> T
     """
     check_flow(flow)
     check_flow(target, "target", like=flow)
-    target, known = known_flow(target, valid)
+    target, known = split_known(target, valid)
     error = torch.linalg.vector_norm(flow.detach().float() - target, dim=1)  # (B, H, W)
     length = torch.linalg.vector_norm(target, dim=1)
-    thresholds = error / (0.05 * length).clamp(min=3)
+    ratio = error / (0.05 * length).clamp(min=3)
     bounds = torch.tensor([bound for bound, _ in _ERROR_COLORS], device=flow.device)
     colors = torch.tensor([color for _, color in _ERROR_COLORS], device=flow.device) / 255
-    index = torch.bucketize(thresholds.nan_to_num(nan=float("inf")), bounds)
+    index = torch.bucketize(ratio.nan_to_num(nan=float("inf")), bounds)  # (B, H, W)
     return colors[index].permute(0, 3, 1, 2) * known
 
 
 def error_legend() -> Tensor:
-    """Draw the colours of ``error_map``, each with the endpoint error in pixels it begins at.
+    """Draw the colours of ``error_map``, each with its lowest endpoint error in pixels.
 
-    The numbers hold where 3 px is the threshold, which is for flow of up to 60 px.
+    The numbers are right where the threshold is 3 px, which is so for flow of up to 60 px.
 
     Returns:
         (3, 120, 80) float32 RGB in [0, 1], on white.
     """
-    row, swatch = 12, 24  # pixels
+    row, swatch = 12, 24  # height of a row and width of its colour, in pixels
     picture = torch.ones(3, row * len(_ERROR_COLORS), 80)
     begin = 0.0
     for index, (bound, color) in enumerate(_ERROR_COLORS):
@@ -139,14 +140,14 @@ def error_legend() -> Tensor:
 
 
 def side_by_side(images: Sequence[Tensor], *, gap: int = 4) -> Tensor:
-    """Put pictures in a row, left to right, on white.
+    """Put images in a row, left to right and aligned at the top, on white.
 
     Args:
-        images: each (B, C, H, W) with the same B and C in [0, 1]; lower ones stand at the top.
-        gap: white pixels between two of them.
+        images: each (B, C, H, W) in [0, 1], with the same B and C.
+        gap: white pixels between two images.
 
     Returns:
-        (B, C, H, W) with the height of the highest.
+        (B, C, H, W) with the height of the tallest.
 
     Raises:
         TypeError: one is not a floating-point tensor.
@@ -157,8 +158,8 @@ def side_by_side(images: Sequence[Tensor], *, gap: int = 4) -> Tensor:
     for index, image in enumerate(images):
         check_image(image, f"images[{index}]")
         if image.shape[:2] != images[0].shape[:2]:
-            wanted, got = tuple(images[0].shape[:2]), tuple(image.shape[:2])
-            raise ValueError(f"images[{index}] must have batch and channels {wanted}, got {got}")
+            expected, got = tuple(images[0].shape[:2]), tuple(image.shape[:2])
+            raise ValueError(f"images[{index}] must have batch and channels {expected}, got {got}")
     height = max(image.shape[2] for image in images)
     last = len(images) - 1
     padded = [
@@ -171,10 +172,9 @@ def side_by_side(images: Sequence[Tensor], *, gap: int = 4) -> Tensor:
 
 
 def flicker(image1: Tensor, image2: Tensor) -> Tensor:
-    """Make a video that goes back and forth between two images; the eye sees what differs.
+    """Make a video of two images; played in a loop, it shows where they differ.
 
-    With ``flicker(image1, warp(image2, flow_12))`` the picture stands still where the flow is
-    right.
+    With ``flicker(image1, warp(image2, flow_12))`` pixels stand still where the flow is right.
 
     Args:
         image1: (B, C, H, W).
@@ -196,72 +196,96 @@ def flicker(image1: Tensor, image2: Tensor) -> Tensor:
 
 
 def _arrow_lines(motion: Tensor, step: int) -> Tensor:
-    """Return the lines of all arrows, (N, 2, 2): start and end, each x, y."""
+    """Return the lines of all arrows, (N, 2, 2): start and end, each (x, y).
+
+    Args:
+        motion: (2, H, W), the arrows of all pixels.
+        step: distance between arrows in pixels.
+    """
     height, width = motion.shape[1:]
     x = torch.arange(min(step, width) // 2, width, step, device=motion.device)
     y = torch.arange(min(step, height) // 2, height, step, device=motion.device)
     y, x = torch.meshgrid(y, x, indexing="ij")
-    arrow = motion[:, y, x].flatten(1).T  # (N, 2)
+    arrow = motion[:, y, x].flatten(1).T  # (A, 2)
     length = torch.hypot(arrow[:, 0], arrow[:, 1])
     drawn = length >= 0.5  # unknown flow is 0
     start = torch.stack((x, y), -1).flatten(0, 1)[drawn].float()
-    # Further than this is outside the picture in any case, and would only cost time.
+    # An arrow of height + width ends outside the image in any direction; more only costs time.
     length = length[drawn, None]
     arrow = arrow[drawn] * (length.clamp(max=height + width) / length)
     tip = start + arrow
-    back = arrow * (-0.35)
-    side = 0.5 * torch.stack((-back[:, 1], back[:, 0]), 1)
-    ends = torch.cat((start, tip + back + side, tip + back - side))
+    back = arrow * (-0.35)  # the head takes 35 % of the length
+    side = 0.5 * torch.stack((-back[:, 1], back[:, 0]), 1)  # perpendicular
+    ends = torch.cat((start, tip + back + side, tip + back - side))  # shaft and two barbs
     return torch.stack((ends, tip.repeat(3, 1)), 1)
 
 
 def _distance(lines: Tensor, reach: float, height: int, width: int) -> Tensor:
-    """Return each pixel's distance to the nearest of (N, 2, 2) lines, (H, W); ``reach`` at most.
+    """Return the distance of each pixel to the nearest line, at most ``reach``.
 
-    Every line is walked in steps of a pixel, and the pixels around each stop are asked for their
-    distance to the line: work in proportion to the ink, not to the picture times the lines.
+    Each line is sampled every pixel, and the distance is computed for the pixels around each sample
+    only: the cost grows with the length of the lines, not with lines times pixels.
+
+    Args:
+        lines: (N, 2, 2), start and end, each (x, y).
+        reach: largest distance of interest, in pixels.
+        height: of the result.
+        width: of the result.
+
+    Returns:
+        (H, W).
     """
-    radius = int(reach + 0.5)
+    radius = int(reach + 0.5)  # half a pixel more, as samples are rounded
     offset = torch.arange(-radius, radius + 1, device=lines.device)
     around = torch.cartesian_prod(offset, offset)  # (K, 2)
-    nearby = torch.full((height * width,), reach, device=lines.device)
-    start, along = lines[:, 0], lines[:, 1] - lines[:, 0]
-    squared = (along**2).sum(1)
-    steps = squared.sqrt().ceil().long()
+    result = torch.full((height * width,), reach, device=lines.device)
+    start, along = lines[:, 0], lines[:, 1] - lines[:, 0]  # (N, 2) each
+    squared = (along**2).sum(1)  # (N,) squared lengths
+    steps = squared.sqrt().ceil().long()  # (N,) samples per line
     enter, leave = _crossing(start, along, radius + 1, height, width)
-    seen = (enter <= leave).nonzero()[:, 0]
-    begin = (enter[seen] * steps[seen]).floor().long()
-    counts = (leave[seen] * steps[seen]).ceil().long() - begin + 1
+    inside = (enter <= leave).nonzero()[:, 0]  # indices of lines that cross the image
+    first = (enter[inside] * steps[inside]).floor().long()
+    counts = (leave[inside] * steps[inside]).ceil().long() - first + 1
 
-    # All lines at once would take gigabytes where they are long.
-    group = counts.cumsum(0) * len(around) // _AT_ONCE
+    # In chunks: all samples of long lines at once take gigabytes.
+    group = counts.cumsum(0) * len(around) // _CHUNK
     sizes = torch.unique_consecutive(group, return_counts=True)[1].tolist()
-    chunks = (torch.split(each, sizes) for each in (seen, begin, counts))
-    for some, first, count in zip(*chunks, strict=True):
-        line = some.repeat_interleave(count)  # (M,)
-        before = (first - count.cumsum(0) + count).repeat_interleave(count)
-        number = torch.arange(len(line), device=lines.device) + before
-        part = number / steps[line].clamp(min=1)
-        stop = (start[line] + part[:, None] * along[line]).round()
-        pixel = stop[:, None] + around  # (M, K, 2)
-        origin, way = start[line, None], along[line, None]
-        shadow = ((pixel - origin) * way).sum(-1) / squared[line, None].clamp(min=1e-12)
-        nearest = origin + shadow.clamp(0, 1)[..., None] * way
-        distance = torch.linalg.vector_norm(pixel - nearest, dim=-1)
+    chunks = (torch.split(each, sizes) for each in (inside, first, counts))
+    for indices, begin, count in zip(*chunks, strict=True):
+        line = indices.repeat_interleave(count)  # (M,) the line of each sample
+        shift = (begin - count.cumsum(0) + count).repeat_interleave(count)
+        number = torch.arange(len(line), device=lines.device) + shift  # of a sample on its line
+        position = number / steps[line].clamp(min=1)  # from 0 at the start to 1 at the end
+        sample = (start[line] + position[:, None] * along[line]).round()
+        pixel = sample[:, None] + around  # (M, K, 2)
+        # The nearest point of a line is the projection of the pixel, clamped to both ends.
+        origin, direction = start[line, None], along[line, None]  # (M, 1, 2) each
+        projection = ((pixel - origin) * direction).sum(-1)  # (M, K)
+        projection = projection / squared[line, None].clamp(min=1e-12)
+        nearest = origin + projection.clamp(0, 1)[..., None] * direction
+        distance = torch.linalg.vector_norm(pixel - nearest, dim=-1)  # (M, K)
         x, y = pixel.long().unbind(-1)
-        inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-        nearby.scatter_reduce_(0, (y * width + x)[inside], distance[inside], "amin")
-    return nearby.view(height, width)
+        visible = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        result.scatter_reduce_(0, (y * width + x)[visible], distance[visible], "amin")
+    return result.view(height, width)
 
 
 def _crossing(
     start: Tensor, along: Tensor, margin: int, height: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Return where lines enter and leave the picture and a margin, (N,), as parts of their length.
+    """Return where lines enter and leave the image and a margin around it, by the slab method.
 
-    A line that misses it enters after it leaves.
+    Args:
+        start: (N, 2).
+        along: (N, 2), end minus start.
+        margin: in pixels.
+        height: of the image.
+        width: of the image.
+
+    Returns:
+        Two positions (N,) in [0, 1] on each line. A line that misses the image has enter > leave.
     """
     size = torch.tensor([width, height], device=start.device)
-    slope = torch.where(along == 0, 1e-30, along)  # a line along an axis never leaves by a side
+    slope = torch.where(along == 0, 1e-30, along)  # parallel to an axis: crosses at infinity
     bounds = torch.stack([-margin - start, size + margin - start]) / slope  # (2, N, 2)
     return bounds.amin(0).amax(1).clamp(min=0), bounds.amax(0).amin(1).clamp(max=1)

@@ -1,4 +1,4 @@
-"""Sheets of videos: a row of frames each, one under the other."""
+"""Contact sheets: frames of several videos in one image."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flowwarp.tensors import check_image
-from flowwarp.viz._text import ADVANCE, text_block
 from flowwarp.viz.overlay import side_by_side
+from flowwarp.viz.text import ADVANCE, text_block
 
 _MARGIN = 4  # px around a caption
 
 
 def video_sheet(rows: Sequence[Tensor], *, every: int = 1, gap: int = 2) -> Tensor:
-    """Put frames of videos in rows, left to right, on white.
+    """Put the frames of each video in a row, left to right, on white.
 
     Args:
-        rows: each (T, 3, H, W) in [0, 1]; shorter ones leave white.
-        every: show every so many-th frame.
+        rows: videos, each (T, 3, H, W) in [0, 1].
+        every: show every n-th frame.
         gap: white pixels between two frames.
 
     Returns:
         (3, H', W').
 
     Raises:
-        TypeError: a row is not a floating-point tensor.
-        ValueError: there is none, or one is not (T, 3, H, W).
+        TypeError: a video is not a floating-point tensor.
+        ValueError: there is no video, or one is not (T, 3, H, W).
     """
     if not rows:
         raise ValueError("rows must hold at least one video")
@@ -47,21 +47,20 @@ def video_sheet(rows: Sequence[Tensor], *, every: int = 1, gap: int = 2) -> Tens
 def captioned_sheet(
     rows: Sequence[tuple[str, Tensor]], *, every: int = 1, columns: int = 28, gap: int = 2
 ) -> Tensor:
-    """Put frames of videos in rows, each beside what is said of it.
+    """Put the frames of each video in a row, with a caption to the left.
 
     Args:
-        rows: a text, and (T, 3, H, W) in [0, 1]. Of a text that is too long for the height of a
-            frame, its beginning is shown.
-        every: show every so many-th frame.
-        columns: signs a line of text.
+        rows: captions and videos (T, 3, H, W) in [0, 1]. A caption is cut at the height of a frame.
+        every: show every n-th frame.
+        columns: characters in a line of a caption.
         gap: white pixels between two frames.
 
     Returns:
         (3, H', W').
 
     Raises:
-        TypeError: a row is not a floating-point tensor.
-        ValueError: there is none, or one is not (T, 3, H, W).
+        TypeError: a video is not a floating-point tensor.
+        ValueError: there is no video, or one is not (T, 3, H, W).
     """
     frames = video_sheet([video for _, video in rows], every=every, gap=gap)
     picture = F.pad(frames, (columns * ADVANCE + 2 * _MARGIN, 0), value=1.0)
@@ -69,21 +68,23 @@ def captioned_sheet(
     for text, video in rows:
         height = video.shape[-2]
         ink = text_block(text, columns)[: max(height - _MARGIN, 0)]
-        high, wide = ink.shape
-        picture[:, top + _MARGIN : top + _MARGIN + high, _MARGIN : _MARGIN + wide] = 1 - ink
+        ink_height, ink_width = ink.shape
+        picture[:, top + _MARGIN : top + _MARGIN + ink_height, _MARGIN : _MARGIN + ink_width] = (
+            1 - ink
+        )
         top += height + gap
     return picture
 
 
 def time_slices(videos: Sequence[Tensor], row: int, *, tall: int = 6) -> Tensor:
-    """Show a row of pixels over time, of several videos side by side.
+    """Show one row of pixels over time, of several videos side by side.
 
-    Time runs down: what holds still is a straight line, what flickers is frayed.
+    Time runs down. Static content gives straight vertical lines, flicker gives ragged ones.
 
     Args:
-        videos: each (T, 3, H, W) in [0, 1], of one length.
-        row: which row of pixels.
-        tall: pixels that a frame is high.
+        videos: each (T, 3, H, W) in [0, 1], with the same T.
+        row: index of the row of pixels.
+        tall: height in pixels of one frame's row.
 
     Returns:
         (3, T * tall, W').

@@ -68,7 +68,7 @@ def test_invalid_pixels_may_hold_anything(metric):
 
 
 @pytest.mark.parametrize("metric", [epe, angular_error])
-def test_invalid_pixels_spoil_no_gradient(metric):
+def test_invalid_pixels_have_no_gradient(metric):
     flow = field((1, 1), (2, 0)).requires_grad_()
     metric(flow, field((7, 1), (math.nan, math.inf)), valid=mask(1, 0)).sum().backward()
     assert flow.grad[..., 0].abs().sum() > 0
@@ -76,7 +76,7 @@ def test_invalid_pixels_spoil_no_gradient(metric):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_no_valid_pixel_is_nan(metric):
+def test_without_valid_pixels_metrics_are_nan(metric):
     flow = torch.cat([field((9, 9)), field((9, 9))])
     valid = torch.cat([mask(0), mask(1)])
     result = metric(flow, torch.zeros_like(flow), valid=valid)
@@ -85,7 +85,7 @@ def test_no_valid_pixel_is_nan(metric):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_broken_estimate_never_looks_good(value):
+def test_an_estimate_that_is_not_finite_is_an_error(value):
     flow, target = field((value, 0), (5, 1)), field((5, 1), (5, 1))
     assert not epe(flow, target).isfinite()
     assert fl_all(flow, target).item() == 50
@@ -93,7 +93,7 @@ def test_a_broken_estimate_never_looks_good(value):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_each_example_stands_alone(metric):
+def test_examples_do_not_depend_on_their_batch(metric):
     generator = torch.Generator().manual_seed(0)
     flow, target = 5 * torch.randn(2, 3, 2, 9, 11, generator=generator)
     valid = torch.rand(3, 1, 9, 11, generator=generator) > 0.4
@@ -122,7 +122,7 @@ def test_half_is_summed_in_float32(metric, dtype, expected):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_wrong_shapes_are_named(metric):
+def test_errors_name_the_wrong_shape(metric):
     flow = torch.zeros(2, 2, 3, 4)
     with pytest.raises(ValueError, match="flow must be"):
         metric(flow[:, :1], flow)

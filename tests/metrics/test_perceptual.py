@@ -1,4 +1,4 @@
-"""LPIPS: by its definition, of each picture by itself, and its weights."""
+"""LPIPS: against its definition, and its weights."""
 
 import pickle
 import sys
@@ -30,7 +30,7 @@ def pictures(count=3, seed=0):
 
 
 def by_definition(net, image, target):
-    """Look at one place after the other."""
+    """Compute LPIPS of (3, H, W) one pixel after the other."""
     mean, spread = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     one, other = (
         ((2 * x - 1) - mean[:, None, None]) / spread[:, None, None] for x in (image, target)
@@ -40,24 +40,24 @@ def by_definition(net, image, target):
         if number in (1, 2):
             one, other = (F.max_pool2d(x[None], 3, 2)[0] for x in (one, other))
         one, other = (layer(x[None])[0].clamp_min(0) for x in (one, other))
-        places = []
+        distances = []
         for a, b in zip(one.flatten(1).T, other.flatten(1).T, strict=True):
-            places.append(
+            distances.append(
                 float((weight * (F.normalize(a, dim=0) - F.normalize(b, dim=0)) ** 2).sum())
             )
-        total += np.mean(places)
+        total += np.mean(distances)
     return total
 
 
 def test_by_definition(net):
     images, targets = pictures()
-    wanted = [by_definition(net, *pair) for pair in zip(images, targets, strict=True)]
-    assert net(images, targets).tolist() == pytest.approx(wanted, rel=1e-4)
-    assert min(wanted) > 0.01
+    expected = [by_definition(net, *pair) for pair in zip(images, targets, strict=True)]
+    assert net(images, targets).tolist() == pytest.approx(expected, rel=1e-4)
+    assert min(expected) > 0.01
 
 
 def test_layers_are_those_of_alexnet(net):
-    """What the weights are for: else the measure is another than the published one."""
+    """The published weights are for these."""
     layers = [(*layer.weight.shape, *layer.stride[:1], *layer.padding[:1]) for layer in net.layers]
     assert layers == [
         (64, 3, 11, 11, 4, 2),
@@ -68,7 +68,7 @@ def test_layers_are_those_of_alexnet(net):
     ]
 
 
-def test_the_same_is_the_same_and_more_is_more(net):
+def test_the_distance_is_zero_for_equal_images_and_grows_with_noise(net):
     images, noise = pictures()
     steps = [net(images, images + share * (noise - images)) for share in (0, 0.1, 0.5)]
     assert steps[0].tolist() == [0, 0, 0]
@@ -77,14 +77,14 @@ def test_the_same_is_the_same_and_more_is_more(net):
     assert torch.equal(net(images, noise), net(noise, images))
 
 
-def test_each_picture_by_itself(net):
+def test_examples_do_not_depend_on_their_batch(net):
     images, targets = pictures()
     alone = torch.cat([net(*pair) for pair in zip(images.split(1), targets.split(1), strict=True)])
     torch.testing.assert_close(net(images, targets), alone, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 30, 64), (3, 64, 64), (2, 1, 64, 64)])
-def test_shapes_that_it_does_not_take(net, shape):
+def test_wrong_shapes_are_errors(net, shape):
     with pytest.raises(ValueError, match="must"):
         net(torch.rand(shape), torch.rand(shape))
     with pytest.raises(TypeError, match="floating-point"):
@@ -93,7 +93,7 @@ def test_shapes_that_it_does_not_take(net, shape):
         net(torch.rand(2, 3, 64, 64), torch.rand(1, 3, 64, 64))
 
 
-def test_weights_come_back(net, tmp_path):
+def test_weights_are_saved_and_loaded(net, tmp_path):
     save_weights(tmp_path / "lpips.safetensors", net, Card("lpips"))
     images, targets = pictures()
     assert torch.equal(
@@ -104,7 +104,7 @@ def test_weights_come_back(net, tmp_path):
         load_lpips(tmp_path / "other.safetensors")
 
 
-def test_weights_of_another_package_fit(net):
+def test_weights_of_another_package_are_converted(net):
     state = {name: value.numpy() for name, value in net.state_dict().items()}
     found = {"AlexNet_0": {}}
     for number in range(5):
@@ -120,7 +120,7 @@ def test_weights_of_another_package_fit(net):
     )
 
 
-def test_a_pickle_that_runs_something_is_refused(tmp_path, monkeypatch):
+def test_a_pickle_that_runs_code_is_an_error(tmp_path, monkeypatch):
     class Bad:
         def __reduce__(self):
             return (Path.touch, (tmp_path / "ran",))

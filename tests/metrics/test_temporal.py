@@ -1,4 +1,4 @@
-"""Warping error and high frequencies, by hand and by what they must not react to."""
+"""Warping error and high frequencies: values worked by hand, and what must not change them."""
 
 import math
 
@@ -12,7 +12,7 @@ def rand(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def test_a_picture_that_moves_by_whole_pixels_has_no_error_where_it_is_seen():
+def test_motion_by_whole_pixels_has_no_error_where_it_is_visible():
     wide = rand(1, 3, 12, 20)
     video = torch.stack([wide[..., t : t + 14] for t in range(4)], 1)  # moves left by 1
     flow = torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1).expand(1, 3, 2, 12, 14)
@@ -37,22 +37,22 @@ def test_frames_are_warped_bicubically():
     assert float(warping_error(video, flow)) == pytest.approx(0, abs=1e-6)
 
 
-def test_no_examples_have_no_errors():
+def test_an_empty_batch():
     assert warping_error(torch.zeros(0, 3, 3, 4, 4), torch.zeros(0, 2, 2, 4, 4)).shape == (0,)
     assert fine_energy(torch.zeros(0, 3, 4, 4)).shape == (0,)
     assert fine_ratio(torch.zeros(0, 2, 3, 4, 4), torch.zeros(0, 2, 3, 4, 4)).shape == (0,)
 
 
-def test_torchs_default_type_is_no_matter():
+def test_the_default_dtype_changes_nothing():
     image = rand(1, 3, 8, 9)
-    wanted = fine_energy(image)
+    expected = fine_energy(image)
     torch.set_default_dtype(torch.float64)
     try:
-        found = fine_energy(image)
+        energy = fine_energy(image)
     finally:
         torch.set_default_dtype(torch.float32)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, wanted)
+    assert energy.dtype == torch.float32
+    assert torch.equal(energy, expected)
 
 
 def test_only_visible_pixels_with_known_flow_count():
@@ -65,7 +65,7 @@ def test_only_visible_pixels_with_known_flow_count():
     assert warping_error(video, flow, torch.zeros_like(visible)).isnan().all()
 
 
-def test_an_example_does_not_hang_on_its_batch():
+def test_examples_do_not_depend_on_their_batch():
     video, flow = rand(3, 4, 3, 9, 8), 4 * rand(3, 3, 2, 9, 8, seed=1) - 2
     together = warping_error(video, flow)
     alone = [float(warping_error(video[k : k + 1], flow[k : k + 1])) for k in range(3)]
@@ -76,7 +76,7 @@ def test_an_example_does_not_hang_on_its_batch():
     )
 
 
-def test_energy_is_that_of_waves_finer_than_two_pixels_each():
+def test_energy_is_that_of_frequencies_above_the_limit():
     x = torch.arange(64.0)
     for frequency, fine in ((4, False), (12, False), (20, True), (29, True)):
         wave = 0.2 * torch.sin(2 * math.pi * frequency / 64 * x)
@@ -85,7 +85,7 @@ def test_energy_is_that_of_waves_finer_than_two_pixels_each():
         assert energy == pytest.approx([0.02 if fine else 0] * 2, abs=1e-4)
 
 
-def test_ratio_is_one_of_amplitudes_and_blind_to_light():
+def test_the_ratio_is_of_amplitudes_and_ignores_brightness():
     image = rand(2, 3, 32, 32)
     assert fine_ratio(image, image).tolist() == pytest.approx([1, 1])
     assert fine_ratio(0.5 * image + 0.3, image).tolist() == pytest.approx([0.5, 0.5], rel=1e-4)
@@ -95,7 +95,7 @@ def test_ratio_is_one_of_amplitudes_and_blind_to_light():
 
 
 @pytest.mark.parametrize("light", [0.003, 0.3, 0.7, 200.0])
-def test_rounding_is_no_detail(light):
+def test_rounding_has_no_energy(light):
     x = torch.arange(64.0)
     flat = torch.full((1, 3, 64, 64), light)
     smooth = (light * (1 + 0.5 * torch.sin(2 * math.pi * 4 / 64 * x))).expand(1, 3, 64, 64)
@@ -107,7 +107,7 @@ def test_rounding_is_no_detail(light):
     assert fine_ratio(flat, speck).tolist() == [0]
 
 
-def test_shapes_are_checked():
+def test_wrong_shapes_are_errors():
     with pytest.raises(ValueError, match="video must"):
         warping_error(torch.zeros(1, 3, 3, 4, 4), torch.zeros(1, 3, 2, 4, 4))
     with pytest.raises(ValueError, match="visible"):

@@ -1,4 +1,4 @@
-"""PSNR and the use of codes, by hand."""
+"""PSNR and code use: values worked by hand."""
 
 import math
 
@@ -25,7 +25,7 @@ def test_psnr_of_an_example_does_not_depend_on_its_batch():
 
 
 @pytest.mark.parametrize("other", [torch.zeros(1, 2, 3, 4, 5), torch.zeros(1, 3, 4, 4)])
-def test_videos_that_do_not_fit(other):
+def test_wrong_shapes_are_errors(other):
     with pytest.raises(ValueError, match="target must"):
         psnr(torch.zeros(1, 2, 3, 4, 4), other)
 
@@ -46,12 +46,12 @@ def test_code_use_by_hand():
 
 
 @pytest.mark.parametrize("codes", [torch.tensor([6]), torch.tensor([-1]), torch.zeros(0)])
-def test_codes_that_do_not_exist(codes):
-    with pytest.raises(ValueError, match="codes must be integers from 0 to 5"):
+def test_codes_out_of_range_are_errors(codes):
+    with pytest.raises(ValueError, match="codes must be one or more integers from 0 to 5"):
         code_use(codes, (2, 3))
 
 
-def test_digits_are_counted_one_by_one():
+def test_digits_are_counted_separately():
     # To base 2: the digits are (0, 0), (0, 1), (0, 0), (0, 1); the first is always 0.
     use = code_use(torch.tensor([0, 1, 0, 1]), (2,), groups=2)
     assert use.used == pytest.approx((0.5 + 1) / 2)

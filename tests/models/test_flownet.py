@@ -5,13 +5,13 @@ import torch
 
 from flowwarp.losses.photometric import census_loss
 from flowwarp.models.flownet import (
-    FAINT,
+    MIN_NORM,
     SMALL,
     TINY,
     FlowNet,
     FlowNetConfig,
-    _centre,
-    _direction,
+    _subtract_mean,
+    _unit,
     convex_upsample,
 )
 from flowwarp.ops.warping import warp
@@ -31,7 +31,7 @@ def frames(batch=1, height=64, width=96):
     return torch.rand(2, batch, 3, height, width, generator=seeded()).unbind()
 
 
-def test_sizes_are_what_the_issue_allows():
+def test_numbers_of_parameters():
     def millions(config):
         return sum(p.numel() for p in FlowNet(config).parameters()) / 1e6
 
@@ -49,7 +49,7 @@ def test_any_size(net, size):
     ]
 
 
-def test_a_size_that_does_not_fit_is_filled_up_by_the_border(net):
+def test_frames_are_padded_by_their_border(net):
     images = frames(1, 40, 70)
     pad = torch.nn.ReplicationPad2d((0, 26, 0, 24))
     flow = net(*images)[0].flow
@@ -64,13 +64,13 @@ def test_swapping_the_frames_swaps_the_flows(net):
     assert torch.allclose(backward.flow, forward2.flow, atol=1e-5)
 
 
-def test_is_exported(net):
+def test_torch_export(net):
     frames = torch.rand(2, 1, 3, 64, 96, generator=torch.Generator().manual_seed(0)).unbind()
     exported = torch.export.export(net, frames).module()
     assert torch.equal(exported(*frames)[0].flow, net(*frames)[0].flow)
 
 
-def test_flow_begins_near_zero(net):
+def test_initial_flow_is_near_zero(net):
     assert net(*frames())[0].flow.abs().max() < 2
 
 
@@ -81,7 +81,7 @@ def test_convex_upsampling_keeps_a_constant_flow():
     assert torch.allclose(full, 4 * flow[..., :1, :1].expand_as(full), atol=1e-5)
 
 
-def test_convex_upsampling_puts_blocks_where_they_belong():
+def test_convex_upsampling_of_the_centre_repeats_vectors():
     flow = torch.arange(6.0).view(1, 1, 2, 3).expand(1, 2, 2, 3)
     logits = torch.full((1, 9, 2, 2, 2, 3), -100.0)
     logits[:, 4] = 100.0  # the centre of the nine
@@ -90,8 +90,8 @@ def test_convex_upsampling_puts_blocks_where_they_belong():
     assert torch.allclose(full, expected)
 
 
-def test_convex_upsampling_puts_each_part_of_a_block_where_it_belongs():
-    """The upper right of four reads what is to the right, the others what is there."""
+def test_convex_upsampling_has_weights_of_each_fine_pixel():
+    """The upper right of each 2 x 2 copies the vector to the right, the others the centre."""
     flow = torch.arange(6.0).view(1, 1, 2, 3).expand(1, 2, 2, 3)
     logits = torch.full((1, 9, 2, 2, 2, 3), -100.0)
     logits[:, 4] = 100.0
@@ -102,23 +102,23 @@ def test_convex_upsampling_puts_each_part_of_a_block_where_it_belongs():
     assert torch.allclose(full, expected)
 
 
-def test_what_comes_off_features_is_the_mean_of_both_frames():
+def test_the_mean_of_both_frames_is_subtracted():
     features = torch.randn(4, 3, 4, 5, generator=seeded())  # frame 2 of each example comes last
-    off = features - _centre(features)
+    subtracted = features - _subtract_mean(features)
     mean = (features[:2].mean((2, 3)) + features[2:].mean((2, 3))) / 2
-    expected = mean.repeat(2, 1)[..., None, None].expand_as(off)
-    torch.testing.assert_close(off, expected)
+    expected = mean.repeat(2, 1)[..., None, None].expand_as(subtracted)
+    torch.testing.assert_close(subtracted, expected)
 
 
-def test_features_are_compared_by_direction():
+def test_unit_features():
     features = torch.randn(2, 8, 3, 4, generator=seeded())
     features[0, :, 0, 0] = 0
     features[1, :, 1, 1] *= 1e-4
     features.requires_grad_()
-    expected = torch.nn.functional.normalize(features, dim=1, eps=FAINT)
-    found = _direction(features)
-    assert torch.allclose(found, expected, atol=1e-6)
-    gradients = [torch.autograd.grad(x.sin().sum(), features)[0] for x in (found, expected)]
+    expected = torch.nn.functional.normalize(features, dim=1, eps=MIN_NORM)
+    unit = _unit(features)
+    assert torch.allclose(unit, expected, atol=1e-6)
+    gradients = [torch.autograd.grad(x.sin().sum(), features)[0] for x in (unit, expected)]
     assert torch.allclose(*gradients, rtol=1e-4)
 
 
@@ -140,7 +140,7 @@ def test_learns_one_pair_without_labels(net):
     assert error < 0.5
 
 
-def test_wrong_arguments_name_themselves(net):
+def test_errors_name_the_argument(net):
     image1, image2 = frames()
     with pytest.raises(ValueError, match="image2 must have batch"):
         net(image1, image2[..., 1:])
@@ -161,12 +161,12 @@ def test_wrong_arguments_name_themselves(net):
     [{"widths": (8, 0)}, {"decoder": ()}, {"decoder": 8}, {"projected": 8.0}, {"context": -1},
      {"radius": True}, {"radius": 10**30}, {"radius": float("nan")}],
 )  # fmt: skip
-def test_wrong_sizes_are_refused(changes):
+def test_a_wrong_config_is_an_error(changes):
     with pytest.raises(ValueError, match=f"{min(changes)} must be"):
         FlowNetConfig(**changes)
 
 
-def test_two_levels_are_the_fewest():
+def test_two_levels_are_the_minimum():
     with pytest.raises(ValueError, match="widths must be 2 or more, got 1"):
         FlowNetConfig(widths=(8,))
     net = FlowNet(FlowNetConfig(widths=(8, 8), projected=8, decoder=(8,), context=8, radius=1))

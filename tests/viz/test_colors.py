@@ -30,7 +30,7 @@ def flow():
         (2, 0, (191.25, 0, 0)),  # faster than the maximum: 75 %
         (0, -200, (66, 0, 191.25)),
         (1, -1e-30, (255, 0, 43)),  # 54: the last color, at the seam
-        (1.0000001, 0, (255, 0, 0)),  # a rounding, not a faster pixel
+        (1.0000001, 0, (255, 0, 0)),  # a rounding, not faster
     ],
 )
 def test_hand_worked_colors(u, v, rgb):
@@ -38,7 +38,7 @@ def test_hand_worked_colors(u, v, rgb):
     torch.testing.assert_close(255 * image.flatten(), torch.tensor(rgb).float(), atol=1e-3, rtol=0)
 
 
-def test_wheel_is_the_published_one():
+def test_the_wheel_is_the_published_one():
     wheel = 255 * color_wheel()
     assert wheel.shape == (55, 3)
     corners = [(0, "ff0000"), (15, "ffff00"), (21, "00ff00"), (25, "00ffff"), (36, "0000ff")]
@@ -50,7 +50,7 @@ def test_matches_torchvision_at_its_normalisation(flow):
     utils = pytest.importorskip("torchvision.utils")
     longest = torch.linalg.vector_norm(flow, dim=1).max().item()
     ours = (255 * flow_to_image(flow, max_flow=longest)).floor()
-    # Theirs is cut to whole levels; a last bit can fall on the other side of a cut.
+    # torchvision truncates to integers, so a rounding can change a value by one.
     assert (ours - utils.flow_to_image(flow).float()).abs().max() <= 1
 
 
@@ -61,7 +61,7 @@ def test_negative_zero_is_zero():
     )
 
 
-def test_unknown_pixels_are_black_and_do_not_touch_the_others(flow):
+def test_unknown_pixels_are_black_and_do_not_change_the_others(flow):
     bad = flow.clone()
     for x, value in enumerate([math.nan, math.inf, -math.inf, 1.5e9, 1e30]):
         bad[0, x % 2, 0, x] = value
@@ -96,7 +96,7 @@ def test_default_scale_is_per_example(flow):
     torch.testing.assert_close(given, alone)
 
 
-def test_all_unknown_and_all_still():
+def test_all_unknown_and_all_zero():
     assert (flow_to_image(torch.full((1, 2, 3, 4), math.nan)) == 0).all()
     assert (flow_to_image(torch.zeros(1, 2, 3, 4)) == 1).all()
 
@@ -137,12 +137,12 @@ def test_unbatched_valid_and_layout(flow):
         ({"valid": torch.ones(2, 2, 13, 17)}, r"valid must be \(B, 1, H, W\)"),
     ],
 )
-def test_bad_arguments_are_named(flow, arguments, message):
+def test_errors_name_the_argument(flow, arguments, message):
     with pytest.raises(ValueError, match=message):
         flow_to_image(flow, **arguments)
 
 
-def test_bad_flow_is_named():
+def test_errors_name_the_flow():
     with pytest.raises(ValueError, match=r"flow must be \(B, 2, H, W\)"):
         flow_to_image(torch.ones(3, 4, 4))
     with pytest.raises(TypeError, match="flow must be"):
@@ -169,6 +169,6 @@ def test_legend_fits_every_scale(max_flow):
 
 
 @pytest.mark.parametrize(("max_flow", "size"), [(1, 79), (0, 80), (math.nan, 80), (2e9, 80)])
-def test_legend_refuses(max_flow, size):
+def test_wrong_arguments_of_legend_are_errors(max_flow, size):
     with pytest.raises(ValueError, match="must be"):
         legend(max_flow, size)

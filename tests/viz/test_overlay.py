@@ -7,8 +7,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from flowwarp.viz._text import text_mask
 from flowwarp.viz.overlay import arrows, error_legend, error_map, flicker, side_by_side
+from flowwarp.viz.text import text_mask
 
 YELLOW = torch.tensor([1.0, 0.9, 0.0])
 
@@ -37,7 +37,7 @@ def test_the_head_is_at_the_tip_and_symmetric():
     assert ink[28] > ink[24] == ink[22]  # columns 20 to 32 hold the arrow
 
 
-def test_arrows_turn_with_the_flow():
+def test_arrows_rotate_with_the_flow():
     right = arrows(constant_flow(9, 0, 41, 41), step=41, scale=1)
     down = arrows(constant_flow(0, 9, 41, 41), step=41, scale=1)
     left = arrows(constant_flow(-9, 0, 41, 41), step=41, scale=1)
@@ -51,7 +51,7 @@ def test_default_scale_fits_the_grid():
     torch.testing.assert_close(arrows(small), arrows(constant_flow(24, 0), scale=1))
 
 
-def test_no_arrow_where_unknown_or_still():
+def test_no_arrow_where_flow_is_unknown_or_zero():
     flow = constant_flow(5, 0).clone()
     flow[0, 0, 20, 20] = math.nan
     assert (arrows(flow, step=40) == 1).all()
@@ -73,7 +73,7 @@ def test_arrows_keep_the_image_elsewhere():
 
 
 @pytest.mark.parametrize("u", [1e9, 3e5, -1e8])
-def test_endless_arrows_are_cut_at_the_rim(u):
+def test_very_long_arrows_are_cut(u):
     picture = arrows(constant_flow(u, u), scale=1)
     assert picture.isfinite().all()
     assert picture.min() < 1
@@ -87,7 +87,7 @@ def test_arrows_take_any_size(shape):
 
 
 class Largest(TorchDispatchMode):
-    """Notes how large a tensor becomes at most."""
+    """Records the size of the largest tensor."""
 
     elements = 0
 
@@ -98,11 +98,11 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_arrows_that_leave_the_picture_cost_what_is_seen_of_them():
+def test_the_cost_of_arrows_that_leave_the_image_is_that_of_their_visible_part():
     flow = 40 * torch.randn(1, 2, 60, 90, generator=torch.Generator().manual_seed(0))
-    wide = torch.nn.functional.pad(flow, [12 * 20] * 4)  # nothing leaves this one
-    seen = arrows(wide, step=12, scale=1)[:, :, 240:300, 240:330]
-    torch.testing.assert_close(arrows(flow, step=12, scale=1), seen, atol=1e-4, rtol=0)
+    wide = torch.nn.functional.pad(flow, [12 * 20] * 4)  # no arrow leaves this one
+    visible = arrows(wide, step=12, scale=1)[:, :, 240:300, 240:330]
+    torch.testing.assert_close(arrows(flow, step=12, scale=1), visible, atol=1e-4, rtol=0)
     with Largest() as largest:
         arrows(flow, step=2, scale=1e6)
     assert largest.elements < 2**21
@@ -115,7 +115,7 @@ def test_each_example_has_its_own_arrows():
 
 
 @pytest.mark.parametrize("name", ["step", "scale", "width"])
-def test_arrows_refuse_nonsense(name):
+def test_wrong_arguments_of_arrows_are_errors(name):
     with pytest.raises(ValueError, match=f"{name} must be positive"):
         arrows(constant_flow(1, 0), **{name: 0})
     with pytest.raises(ValueError, match="image must have batch, height and width"):
@@ -183,7 +183,7 @@ def test_error_legend_has_every_color_once():
     assert torch.equal(rows[5, 2:9, :24], 1 - text_mask("3 px"))  # the first outliers
 
 
-def test_side_by_side_stands_at_the_top_on_white():
+def test_side_by_side_is_aligned_at_the_top_on_white():
     row = side_by_side([torch.zeros(1, 3, 2, 3), torch.full((1, 3, 4, 1), 0.5)], gap=2)
     expected = torch.tensor([[0, 0, 0, 1, 1, 0.5]] * 2 + [[1, 1, 1, 1, 1, 0.5]] * 2)
     assert torch.equal(row, expected.expand(1, 3, 4, 6))

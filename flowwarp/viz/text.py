@@ -1,4 +1,4 @@
-"""A 5 × 7 pixel font for scales and short captions, so that no font library is loaded."""
+"""A 5 × 7 pixel font for legends and short captions, which needs no font library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HEIGHT = 7
-ADVANCE = 6  # 5 columns and a gap
+ADVANCE = 6  # from one character to the next: 5 columns and a gap
 
 # Seven rows of five columns each, top to bottom; "#" is ink.
 _GLYPHS = {
@@ -59,28 +59,30 @@ _GLYPHS = {
 
 
 def text_mask(text: str) -> Tensor:
-    """Write ``text`` in one line; (7, 6 · len(text)) float, 1 where there is ink.
+    """Draw a line of text, in lower case.
 
-    Capitals are written small.
+    Returns:
+        (7, 6 * len(text)) float, 1 where there is ink.
 
     Raises:
-        KeyError: a sign other than letters from a to z, digits, ``.``, ``,``, ``'``, ``-``, ``+``
-            and space.
+        KeyError: a character other than letters from a to z, digits, ``.``, ``,``, ``'``, ``-``,
+            ``+`` and space.
     """
-    rows = zip(*(_GLYPHS[sign].split() for sign in text.lower()), strict=True)
+    rows = zip(*(_GLYPHS[character].split() for character in text.lower()), strict=True)
     return torch.tensor([[dot == "#" for dot in ".".join(row) + "."] for row in rows]).float()
 
 
 def text_block(text: str, columns: int) -> Tensor:
-    """Write ``text`` in lines, broken between words; a sign that the font lacks becomes a space.
+    """Draw text in lines, broken between words.
 
     Args:
-        text: any.
-        columns: signs a line; longer words are cut.
+        text: any; a character that the font lacks becomes a space.
+        columns: characters in a line; longer words are cut.
 
     Returns:
-        (9 · lines, 6 · columns) float, 1 where there is ink.
+        (9 * lines, 6 * columns) float, 1 where there is ink.
     """
-    known = "".join(sign if sign in _GLYPHS else " " for sign in text.lower())
-    lines = textwrap.wrap(known, columns) or [""]
+    drawable = "".join(character if character in _GLYPHS else " " for character in text.lower())
+    lines = textwrap.wrap(drawable, columns) or [""]
+    # Two empty rows below each line.
     return torch.cat([F.pad(text_mask(line.ljust(columns)), (0, 0, 0, 2)) for line in lines])
