@@ -16,6 +16,7 @@ import argparse
 
 import torch
 
+from flowwarp.data.clip import Materials
 from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprite_world.labels import label_values, one_actor
 from flowwarp.data.sprite_world.layers import load_layers
@@ -61,7 +62,9 @@ def main() -> None:
         threads=1,
     )
     source = one_actor(
-        open_source(SPRITES, model.size, FRAMES, layers=arguments.layers, held_out=None)
+        open_source(
+            SPRITES, model.size, FRAMES, materials=Materials(arguments.layers), held_out=None
+        )
     )
     data = ClassifierDataConfig(clips=arguments.clips, frames=arguments.frames)
     configs = {"loop": training, "model": model, "data": data}

@@ -19,8 +19,8 @@ from flowwarp.cli._training import (
 if TYPE_CHECKING:
     import torch
 
-    from flowwarp.data.sources import Motion, Source
-    from flowwarp.data.sprite_world.world import Clip
+    from flowwarp.data.clip import Clip, Source
+    from flowwarp.data.sources import Motion
     from flowwarp.models.flownet import FlowNet
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -138,6 +138,7 @@ def keep_splits(
         motion: finds the motion of a folder's videos.
         rewordings: how many other captions a clip has of a world that is made up.
     """
+    from flowwarp.data.clip import Materials
     from flowwarp.data.sources import SPRITES, open_source, open_split
     from flowwarp.train.numbering import held_out_series
 
@@ -146,7 +147,7 @@ def keep_splits(
         return keep(lambda number: source(series, number), key, min(count, source.count or count))
 
     clips, checked = counts
-    made_of: dict[str, Any] = {"layers": layers, "photos": photos, "rewordings": rewordings}
+    made_of: dict[str, Any] = {"materials": Materials(layers, photos), "rewordings": rewordings}
     source, other = open_split(data, size, frames, motion=motion, progress=report_clips, **made_of)
     judged = {"val": other}
     if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
@@ -182,11 +183,12 @@ def is_plan_only(
             is to be learned from is missing or broken.
         OutputError: the run's config.toml is no file.
     """
+    from flowwarp.data.clip import Materials
     from flowwarp.data.sources import check_source
 
     check_resumed(configs, sources, given)
     if given.dry_run:
-        found = {"videos": check_source(data, layers=layers, photos=photos)}
+        found = {"videos": check_source(data, Materials(layers, photos))}
         print_plan(configs, sources, found, given)
     return given.dry_run
 

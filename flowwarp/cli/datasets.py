@@ -24,7 +24,7 @@ from flowwarp.errors import InputError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.data.sprite_world.world import Clip
+    from flowwarp.data.clip import Clip
 
 FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
 TABLE = "captions.csv"

@@ -31,9 +31,8 @@ from flowwarp.errors import InputError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.data.sources import Draw
+    from flowwarp.data.clip import Clip, Draw
     from flowwarp.data.sprite_world.layers import Layers
-    from flowwarp.data.sprite_world.world import Clip
     from flowwarp.metrics.perceptual import LPIPS
     from flowwarp.models.classifier import Classifier
     from flowwarp.models.dvae import DVAE

@@ -69,6 +69,7 @@ def command(
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
+    from flowwarp.data.clip import Materials
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.video.captions import load_captioner
     from flowwarp.pipelines.video.tokens import load_dvae
@@ -98,8 +99,7 @@ def command(
             data,
             about.size,
             about.frames,
-            layers=layers,
-            photos=photos,
+            materials=Materials(layers, photos),
             motion=motion,
             progress=report_clips,
         )

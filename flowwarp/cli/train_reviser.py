@@ -58,12 +58,13 @@ def command(
     flowwarp train-reviser sprites --layers LPC --dvae base --gpt base --resume auto
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.data.sources import SPRITES, digest_photos
+    from flowwarp.data.sources import SPRITES
 
     if data != SPRITES:
         raise click.UsageError(f"DATA must be {SPRITES}: of other clips there are no counterparts")
     from flowwarp.data.sprite_world.labels import actor_values
     from flowwarp.data.sprite_world.layers import load_layers
+    from flowwarp.data.sprite_world.source import digest_photos
     from flowwarp.data.sprite_world.world import check_held_out
     from flowwarp.data.synthesis import load_photos
     from flowwarp.models.reviser import deepened

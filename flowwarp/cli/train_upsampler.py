@@ -65,6 +65,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
+    from flowwarp.data.clip import Materials
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.video.load import load_upsampler
     from flowwarp.pipelines.video.tokens import load_dvae
@@ -101,8 +102,7 @@ def command(
             data,
             about.size,
             about.length,
-            layers=layers,
-            photos=photos,
+            materials=Materials(layers, photos),
             motion=motion,
             progress=report_clips,
         )

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.data._resizing import resized_bytes
+from flowwarp.data.clip import Clip, clip_without_flow
 from flowwarp.data.clips import Index, PairStore, is_whole, store_folder, write_store
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.file_types import VIDEO_EXTENSIONS, list_folder
@@ -54,19 +55,6 @@ _LARGEST_HEADER = 2**14  # bytes; of a member of a tar file, whose name has at m
 _LARGEST_VIDEO = 2**31  # bytes; of a member of a tar file
 _LONGEST_CAPTION = 1000  # characters; what is longer is cut there
 _CAPTION_KEYS = ("caption", "text", "txt")  # in a .json
-
-
-@dataclass(frozen=True)
-class CaptionedClip:
-    """A window of a captioned video; its flow is not known.
-
-    Args:
-        video: (T, 3, S, S) uint8.
-        caption: what the whole video shows.
-    """
-
-    video: Tensor
-    caption: str
 
 
 @final
@@ -100,9 +88,9 @@ class CaptionedStore:
     def __len__(self) -> int:
         return len(self._store)
 
-    def __getitem__(self, index: int) -> CaptionedClip:
+    def __getitem__(self, index: int) -> Clip:
         video = torch.stack(self._store[index])
-        return CaptionedClip(video, self._captions[self.row(index)])
+        return clip_without_flow(video, self._captions[self.row(index)])
 
     def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int]]:
         return CaptionedStore, (self._store.folder, self._store.frames)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowwarp.data.sprite_world.cast import Attributes, choose
-from flowwarp.data.sprite_world.world import Clip
+from flowwarp.data.choices import choose
+from flowwarp.data.clip import Attributes, Clip, Materials, Source
 from flowwarp.data.stage import STAGE, Figure, Track, check_take, film
 
 _CELL = 48  # px of the picture of a digit
@@ -65,6 +66,17 @@ _STROKES: tuple[tuple[Line, ...], ...] = (
     (_arc(0.5, 0.25, 0.3, 0.25, 0, 360), _arc(0.5, 0.75, 0.36, 0.25, 0, 360)),
     (_arc(0.5, 0.32, 0.34, 0.32, 0, 360), _arc(0.1, 0.32, 0.74, 0.68, 0, 82)),
 )
+
+
+def open_digits(
+    size: int, frames: int, *, materials: Materials, held_out: bool | None, rewordings: int
+) -> Source:
+    """Open the world of digits, which needs no files and holds nothing out.
+
+    Arguments as in :func:`flowwarp.data.sources.open_source`.
+    """
+    del materials, held_out
+    return Source(partial(compose_digits, size=size, frames=frames, rewordings=rewordings))
 
 
 def compose_digits(

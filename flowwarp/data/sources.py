@@ -1,4 +1,4 @@
-"""Where clips come from: the two worlds that are made up, and folders of captioned videos."""
+"""Opens a source of captioned clips by name: the synthetic worlds, folders and tar files."""
 
 from __future__ import annotations
 
@@ -6,66 +6,35 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path, PurePath
-from typing import Any, Protocol, final
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
-from flowwarp.data.digits import compose_digits
-from flowwarp.data.sprite_world.layers import load_layers
-from flowwarp.data.sprite_world.world import Clip, check_held_out, compose_clip
+from flowwarp.data.clip import Clip, Materials, Source
+from flowwarp.data.digits import open_digits
+from flowwarp.data.sprite_world.source import check_sprites, open_sprites
 from flowwarp.data.stage import check_take
-from flowwarp.data.synthesis import find_photos, load_photos
 from flowwarp.errors import InputError
 
 _LOG = logging.getLogger(__name__)
 
-Draw = Callable[[int, int], Clip]  # (seed, index): the same numbers, the same clip
-
 SPRITES, DIGITS = "sprites", "digits"
-WORLDS = (SPRITES, DIGITS)  # any other name is a folder's
-_ASIDE = 10  # of a folder, one video in so many is for validation
-
-
-@final
-@dataclass(frozen=True)
-class Source:
-    """Clips by seed and index: the same numbers give the same clip. Threads may call it.
-
-    It can be sent to the workers of a DataLoader, if what finds the motion of a folder's can.
-
-    Args:
-        draw: makes a clip.
-        count: how many clips a series has before they come again; None if there is no end.
-        state: changes with the files that clips are read or made from, captions included; empty for
-            a world that needs none.
-    """
-
-    draw: Draw
-    count: int | None = None
-    state: tuple[str, ...] = ()
-
-    def __call__(self, seed: int, index: int) -> Clip:
-        """Return a clip of a series."""
-        return self.draw(seed, index)
-
-
-def state_of(draw: Draw) -> str:
-    """Return the state of a source in one line; empty for any other function."""
-    return " ".join(draw.state) if isinstance(draw, Source) else ""
+_OPEN_WORLD = {SPRITES: open_sprites, DIGITS: open_digits}
+WORLDS = tuple(_OPEN_WORLD)  # any other name is that of a folder or tar file
+_HELD_OUT = 10  # one video of a folder in so many is for validation
 
 
 class Motion(Protocol):
-    """Finds the flow of a clip of which none is known."""
+    """Estimates the flow of a clip of which none is known."""
 
     def __call__(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return flow_12, flow_21, visible_12 and visible_21 as a `Clip` has them.
+        """Return flow_12, flow_21, visible_12 and visible_21, shaped as in `Clip`.
 
         Args:
             video: (T, 3, S, S) uint8.
@@ -77,8 +46,7 @@ def open_source(
     size: int,
     frames: int,
     *,
-    layers: str | Path | None = None,
-    photos: str | Path | None = None,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
     held_out: bool | None = False,
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -88,69 +56,61 @@ def open_source(
 
     Args:
         name: ``sprites``, ``digits``, or a folder or tar file of captioned videos.
-        size: of the frames, pixels.
-        frames: of each clip.
-        layers: for sprites: a folder of layers instead of the small set in the package.
-        photos: for sprites: a folder of pictures to stand before.
-        held_out: False leaves out what is kept for tests, True gives only that, None all. Of
-            sprites these are combinations of attributes; of a folder one video in ten; of a single
-            video the last tenth, or nothing where it is too short; of digits nothing.
-        motion: for a folder: finds the flow, which is then taken to be valid where it is visible.
+        size: height and width of the frames, in pixels.
+        frames: number of frames in each clip.
+        materials: files that sprites are made of.
+        held_out: False leaves out what is reserved for tests, True gives only that, None gives all.
+            Of sprites these are combinations of attributes; of a folder one video in ten; of a
+            single video its last tenth, or nothing if it is too short; of digits nothing.
+        motion: for a folder: estimates the flow, which then counts as valid where it is visible.
             Without it flow is 0 and nowhere valid.
         progress: for a folder, while it is prepared: called with (videos done, videos in all).
-        rewordings: how many other captions a clip has of a world that is made up.
+        rewordings: number of further captions of each clip of a synthetic world.
 
     Returns:
-        The source. From a folder, whose clips are few, each series has all, in an order of its own,
-        then all again in another.
+        The source. A folder has few clips: each series holds all of them in an order of its own,
+        then all again in another order.
 
     Raises:
-        InputError: a folder is missing or broken, layers or photos are given for other clips, or
-            only what is held out is wanted of layers that hold none of it.
+        InputError: a folder is missing or broken, materials are given for other clips than sprites,
+            or ``held_out`` is True and the layers have no combination that is held out.
         OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
-    _refuse_others(name, layers, photos)
+    _check_materials(name, materials)
     if str(name) in WORLDS:
         check_take(size, frames)
-    if str(name) == DIGITS:
-        return Source(partial(compose_digits, size=size, frames=frames, rewordings=rewordings))
-    if str(name) == SPRITES:
-        drawn = load_layers(layers)
-        pictures = [] if photos is None else load_photos(photos)
-        if held_out:
-            check_held_out(drawn, layers, photos=bool(pictures))
-        draw = partial(compose_clip, drawn, size=size, frames=frames, photos=pictures)
-        draw = partial(draw, held_out=held_out, rewordings=rewordings)
-        return Source(draw, state=(drawn.digest, digest_photos(pictures)))
+        open_world = _OPEN_WORLD[str(name)]
+        return open_world(
+            size, frames, materials=materials, held_out=held_out, rewordings=rewordings
+        )
     store = load_captioned(name, size, frames, progress=progress)
-    windows = _choose(store, held_out, frames)
+    windows = _split_windows(store, held_out, frames)
     return Source(partial(_draw_window, store, windows, motion), len(windows), (store.key,))
 
 
 def check_source(
-    name: str | Path, *, layers: str | Path | None = None, photos: str | Path | None = None
+    name: str | Path,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
 ) -> int | None:
-    """Check what a source would be opened with, but for the videos themselves.
+    """Check that a source can be opened; no video is decoded.
 
     Returns:
-        How many videos there are; None of a world, which has no end.
+        The number of videos; None for a synthetic world, which has no end.
 
     Raises:
-        InputError: a folder is missing, broken or empty, or layers or photos are given for others.
+        InputError: a folder is missing, broken or empty, or materials are given for other clips
+            than sprites.
     """
-    _refuse_others(name, layers, photos)
+    _check_materials(name, materials)
     if str(name) not in WORLDS:
         return count_captioned(name)
-    if layers is not None:
-        load_layers(layers)
-    if photos is not None and not any(find_photos(Path(photos))):
-        raise InputError(photos, "holds no picture")
+    check_sprites(materials)
     return None
 
 
-def _refuse_others(name: str | Path, *given: str | Path | None) -> None:
-    for path in given:
+def _check_materials(name: str | Path, materials: Materials) -> None:
+    for path in (materials.layers, materials.photos):
         if path is not None and str(name) != SPRITES:
             raise InputError(path, f"sprites could use it, {name} cannot", "leave it out")
 
@@ -160,66 +120,56 @@ def open_split(
     size: int,
     frames: int,
     *,
-    layers: str | Path | None = None,
-    photos: str | Path | None = None,
+    materials: Materials = Materials(),  # noqa: B008 - frozen
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
     rewordings: int = 0,
 ) -> tuple[Source, Source]:
-    """Open a source for training, and one for validation by another seed.
+    """Open a source for training, and one for validation, which is to be read with another seed.
 
-    Of a world that is made up both are the same, since no clip comes twice; what is held out stays
-    so. Of a folder, the second gives what the first leaves out. Arguments and faults are those of
-    :func:`open_source`.
+    Both are the same for a synthetic world, since no clip occurs twice; what is held out remains
+    so. For a folder, the second holds the videos that the first leaves out. Arguments and errors
+    are those of :func:`open_source`.
     """
     kwargs: dict[str, Any] = {"motion": motion, "progress": progress, "rewordings": rewordings}
-    source = open_source(name, size, frames, layers=layers, photos=photos, **kwargs)
+    source = open_source(name, size, frames, materials=materials, **kwargs)
     if str(name) in WORLDS:
         return source, source
     return source, open_source(name, size, frames, held_out=True, **kwargs)
 
 
-def digest_photos(photos: Sequence[Tensor]) -> str:
-    """Return what is another of any other photos."""
-    digest = hashlib.blake2b(digest_size=10)
-    for photo in photos:
-        digest.update(repr(photo.shape).encode())
-        digest.update(photo.contiguous().numpy().data)
-    return digest.hexdigest()
-
-
-def _choose(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequence[int]:
-    """Return the windows that are wanted, of which neither kind shows what the other does."""
+def _split_windows(store: CaptionedStore, held_out: bool | None, frames: int) -> Sequence[int]:
+    """Return the indices of the windows of one part; the two parts share no frame."""
     if held_out is None:
         return range(len(store))
     names = [store.name(index) for index in range(len(store))]
     videos = set(names)
     if len(videos) == 1:
-        # It may be listed under several captions: all are divided at the same place.
+        # One video may be listed under several captions: all are divided at the same place.
         runs = [list(run) for _, run in groupby(range(len(store)), store.row)]
-        aside = len(runs[0]) - max(1, len(runs[0]) // _ASIDE)
-        kept = aside - (frames - 1)  # those between have frames of both
-        if kept > 0:
-            part = slice(aside, None) if held_out else slice(kept)
+        first_held_out = len(runs[0]) - max(1, len(runs[0]) // _HELD_OUT)
+        stop = first_held_out - (frames - 1)  # windows in between share frames with both parts
+        if stop > 0:
+            part = slice(first_held_out, None) if held_out else slice(stop)
             return [window for run in runs for window in run[part]]
         _LOG.warning(
             "%s is too short to keep a part aside: it is learned from and judged by", *videos
         )
         return range(len(store))
-    chosen = _aside(videos)
+    chosen = hold_out(videos)
     return [index for index, name in enumerate(names) if (name in chosen) == held_out]
 
 
-def _aside(videos: Iterable[str]) -> set[str]:
-    """Choose videos to judge by, of several: about one in ten, but not none nor all.
+def hold_out(videos: Iterable[str]) -> set[str]:
+    """Choose about one in ten of several videos for validation, but neither none nor all.
 
-    By a hash of its name alone, so that a video that was learned from is never judged by later
-    because others came or went.
+    The choice follows from a hash of each video's own name, so that a video that was trained on is
+    not held out later because others were added or removed.
     """
     ranks = {video: _rank(PurePath(video).name) for video in videos}
     first, *_, last = sorted(ranks, key=lambda video: (ranks[video], video))
-    aside = {video for video in ranks if ranks[video] % _ASIDE == 0}
-    return aside - {last} if len(aside) == len(ranks) else aside or {first}
+    chosen = {video for video in ranks if ranks[video] % _HELD_OUT == 0}
+    return chosen - {last} if len(chosen) == len(ranks) else chosen or {first}
 
 
 def _rank(name: str) -> int:
@@ -230,30 +180,23 @@ def _draw_window(
     store: CaptionedStore, windows: Sequence[int], motion: Motion | None, seed: int, index: int
 ) -> Clip:
     number = _shuffled(seed, index // len(windows), len(windows))[index % len(windows)]
-    window = store[windows[number]]
-    moves = _unknown(window.video) if motion is None else motion(window.video)
-    flow_12, flow_21, visible_12, visible_21 = moves
-    return Clip(
-        video=window.video,
+    clip = store[windows[number]]
+    if motion is None:
+        return clip
+    flow_12, flow_21, visible_12, visible_21 = motion(clip.video)
+    return replace(
+        clip,
         flow_12=flow_12,
         flow_21=flow_21,
         valid_12=visible_12,
         valid_21=visible_21,
         visible_12=visible_12,
         visible_21=visible_21,
-        caption=window.caption,
-        attributes={},
     )
 
 
 @lru_cache(maxsize=4)
 def _shuffled(seed: int, epoch: int, length: int) -> Sequence[int]:
+    """Return the order of a series' windows: a permutation of ``range(length)``."""
     order: list[int] = np.random.default_rng([seed, epoch]).permutation(length).tolist()
     return order
-
-
-def _unknown(video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    pairs, size = len(video) - 1, video.shape[-2:]
-    flow = torch.zeros(pairs, 2, *size)
-    nowhere = torch.zeros(pairs, 1, *size, dtype=torch.bool)
-    return flow, flow, nowhere, nowhere

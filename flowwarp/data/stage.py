@@ -75,7 +75,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Take:
-    """What a stage shows: see :class:`flowwarp.data.sprite_world.world.Clip` for the fields."""
+    """What a stage shows: see :class:`flowwarp.data.clip.Clip` for the fields."""
 
     video: Tensor
     flow_12: Tensor

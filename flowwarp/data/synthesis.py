@@ -27,6 +27,7 @@ from torch import Tensor
 
 from flowwarp.data._resizing import shrink
 from flowwarp.data._sampling import sample
+from flowwarp.data.choices import choose
 from flowwarp.errors import InputError
 from flowwarp.io.images import list_frames, read_image
 from flowwarp.ops.fields import coordinate_grid
@@ -160,13 +161,13 @@ def _draw_layers(
     grid = coordinate_grid(*size)
     motion = _draw_motion(random, grid)
     points = torch.cat([grid + motion, grid])  # where each frame reads the layer, as in frame 2
-    frames = _read_photo(_choose(photos, random), points, random)
+    frames = _read_photo(choose(random, photos), points, random)
     flows, top = motion.repeat(2, 1, 1, 1), torch.zeros(2, 1, *size)
     for layer in range(1, 1 + int(random.integers(1, LAYERS + 1))):
         motion = _draw_motion(random, grid)
         points = torch.cat([grid + motion, grid])
         shape = _draw_shape(random, size)
-        photo = _choose(photos, random)
+        photo = choose(random, photos)
         box = _find_box((points - shape.centre).abs() <= shape.reach + 1)
         texture = _read_photo(photo, points[box], random)
         alpha = shape.distance(points[box] - shape.centre).add_(0.5).clamp_(0, 1)
@@ -179,10 +180,6 @@ def _draw_layers(
         flows[box] = torch.where(on_top, motion[box], flows[box])
         top[box] = torch.where(on_top, float(layer), top[box])
     return _Scene(frames, flows, top)
-
-
-def _choose(photos: Sequence[Tensor], random: np.random.Generator) -> Tensor:
-    return photos[int(random.integers(len(photos)))]
 
 
 def _find_box(inside: Tensor) -> tuple[slice | EllipsisType, ...]:

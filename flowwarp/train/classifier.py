@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.sources import Draw
+from flowwarp.data.clip import Draw
 from flowwarp.data.sprite_world.labels import label_clip, mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, numbering

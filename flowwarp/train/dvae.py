@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.data.sources import Draw, state_of
+from flowwarp.data.clip import Draw, state_of
 from flowwarp.losses.reconstruction import gradient_error, l1_loss, rmse_loss, warp_loss
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.captioner import Captioner

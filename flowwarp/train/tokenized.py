@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowwarp.data.clip import Clip
 from flowwarp.data.clips import store_folder
 from flowwarp.data.media import FRAME, MOTION, SKETCH, VIDEO
-from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.models.dvae import DVAE
 from flowwarp.pipelines.video.captions import MediaCaptioner

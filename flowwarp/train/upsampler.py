@@ -21,8 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.sources import Draw, state_of
-from flowwarp.data.sprite_world.world import Clip
+from flowwarp.data.clip import Clip, Draw, state_of
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.upsampler import (

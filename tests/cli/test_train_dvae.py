@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from flowwarp.cli import main
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import _aside
+from flowwarp.data.sources import hold_out
 from flowwarp.io.images import read_image
 from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines.video.tokens import fingerprint, load_dvae, tokenize
@@ -212,7 +212,7 @@ def test_videos_that_are_kept_aside_judge(tmp_path):
     for number in range(2):
         write_video(tmp_path / f"clips/{number}.mp4", torch.full((4, 3, 16, 16), 0.8 * number))
         (tmp_path / f"clips/{number}.txt").write_text("all of one colour")
-    (aside,) = _aside({"0.mp4", "1.mp4"})
+    (aside,) = hold_out({"0.mp4", "1.mp4"})
     options = ["--flow", "none", "--steps", 1, "--run", tmp_path / "run"]
     assert run("train-dvae", tmp_path / "clips", *QUICK, *options) == 0
     (sheet,) = (tmp_path / "run" / "samples").iterdir()

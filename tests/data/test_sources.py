@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from flowwarp.bundled import bundled
-from flowwarp.data import sources
+from flowwarp.data.clip import Materials, Source, state_of
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import Source, _aside, check_source, open_source, open_split, state_of
+from flowwarp.data.sources import check_source, hold_out, open_source, open_split
+from flowwarp.data.sprite_world import source as sprite_source
 from flowwarp.data.sprite_world.cast import is_held_out
 from flowwarp.data.sprite_world.layers import Layers, bundled_layers
 from flowwarp.data.sprite_world.world import compose_clip
@@ -88,17 +89,17 @@ def test_a_world_without_such_clips_is_not_opened(name, size, frames, problem):
 def test_layers_that_hold_nothing_that_is_held_out(monkeypatch):
     names = ("body_light_light_female", "torso_tunic_white_female")
     few = Layers(tuple(layer for layer in bundled_layers().layers if layer.id in names))
-    monkeypatch.setattr(sources, "load_layers", lambda folder: few)
-    assert open_source("sprites", 16, 1, layers="few")(0, 0).caption
+    monkeypatch.setattr(sprite_source, "load_layers", lambda folder: few)
+    assert open_source("sprites", 16, 1, materials=Materials("few"))(0, 0).caption
     with pytest.raises(InputError, match=r"^few: hold no combination that is held out"):
-        open_source("sprites", 16, 1, layers="few", held_out=True)
+        open_source("sprites", 16, 1, materials=Materials("few"), held_out=True)
 
 
 def captions(source, seed):
     return {source(seed, index).caption for index in range(150)}
 
 
-def test_a_folder_keeps_one_video_in_ten_aside(folder):
+def test_a_folder_keeps_one_video_in_tenhold_out(folder):
     everything = {f"grey {number}" for number in range(11)}
     training, validation = open_split(folder, 16, 4)
     aside = {"grey 0", "grey 5"}
@@ -115,16 +116,16 @@ def test_a_folder_keeps_one_video_in_ten_aside(folder):
 
 def test_what_is_aside_stays_there_when_others_come_or_go():
     videos = {f"clips/{number:03}.mp4" for number in range(300)}
-    aside = _aside(videos)
+    aside = hold_out(videos)
     assert 15 <= len(aside) <= 45
-    assert _aside({f"elsewhere{video[5:]}" for video in videos}) == {
+    assert hold_out({f"elsewhere{video[5:]}" for video in videos}) == {
         f"elsewhere{video[5:]}" for video in aside
     }
     for video in sorted(videos)[:40]:
-        assert _aside(videos - {video}) == aside - {video}
+        assert hold_out(videos - {video}) == aside - {video}
     trained = videos - aside
-    assert len(_aside(trained)) == 1  # there must be one
-    assert len(_aside(aside)) == len(aside) - 1  # and one to learn from
+    assert len(hold_out(trained)) == 1  # there must be one
+    assert len(hold_out(aside)) == len(aside) - 1  # and one to learn from
 
 
 def test_each_window_comes_once_before_any_comes_again(folder):
@@ -157,10 +158,10 @@ def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
     shutil.copytree(bundled("datasets") / "sprites", layers)
     photos.mkdir()
     with pytest.raises(InputError, match="holds no picture"):
-        check_source("sprites", photos=photos)
+        check_source("sprites", Materials(photos=photos))
 
     def opened():
-        return open_source("sprites", 32, 3, layers=layers, photos=photos)
+        return open_source("sprites", 32, 3, materials=Materials(layers, photos))
 
     write_image(photos / "a.png", torch.zeros(3, 40, 40))
     states = [opened().state]
@@ -176,7 +177,7 @@ def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
     assert any(source(0, number).attributes["ground"] == "photo" for number in range(20))
 
 
-def test_of_one_video_the_end_is_kept_aside(tmp_path):
+def test_of_one_video_the_end_is_kepthold_out(tmp_path):
     """Of 27 windows in 30 frames two are kept, and none is learned from that has their frames."""
     write_video(tmp_path / "a.mkv", [torch.full((3, 32, 32), n / 30) for n in range(30)], 25)
     (tmp_path / "a.txt").write_text("it gets light")
@@ -230,4 +231,4 @@ def test_a_folder_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("option", ["layers", "photos"])
 def test_what_only_sprites_use_is_refused_elsewhere(tmp_path, option):
     with pytest.raises(InputError, match="sprites could use it, digits cannot"):
-        open_source("digits", 32, 4, **{option: tmp_path})
+        open_source("digits", 32, 4, materials=Materials(**{option: tmp_path}))

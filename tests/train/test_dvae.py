@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flowwarp.data.sprite_world.world import Clip
+from flowwarp.data.clip import Clip
 from flowwarp.losses.reconstruction import warp_loss
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest

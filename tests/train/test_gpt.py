@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from flowwarp.data.clip import Clip
 from flowwarp.data.media import CODES, VOCABULARY, WORDS
-from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import Medium, vocabulary_from_json
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE

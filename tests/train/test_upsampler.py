@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flowwarp.data.sprite_world.world import Clip
+from flowwarp.data.clip import Clip
 from flowwarp.models import dvae, flownet
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet

@@ -17,6 +17,7 @@ import _measure
 import _page
 import torch
 
+from flowwarp.data.clip import Materials
 from flowwarp.data.sources import open_source
 from flowwarp.train.memory import freed_memory_kept
 
@@ -38,7 +39,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    sources = {size: open_source("sprites", size, 16, layers=arguments.layers) for size in SIZES}
+    sources = {
+        size: open_source("sprites", size, 16, materials=Materials(arguments.layers))
+        for size in SIZES
+    }
     for number in range(WARM):
         sources[SIZES[-1]](arguments.rounds, number)
     rates: dict[int, list[float]] = {size: [] for size in SIZES}

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from flowwarp.data.clip import Clip
 from flowwarp.data.digits import COLORS, GROUNDS, MOTIONS, compose_digits
-from flowwarp.data.sprite_world.world import Clip
 from flowwarp.models.captioner import CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.models.dvae import DVAE

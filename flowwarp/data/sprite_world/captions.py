@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from flowwarp.data.sprite_world.cast import Attributes, choose
+from flowwarp.data.choices import choose
+from flowwarp.data.clip import Attributes
 
 Way = TypeVar("Way")
 

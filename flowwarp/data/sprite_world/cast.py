@@ -22,13 +22,13 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar, final
+from typing import final
 
 import numpy as np
 
+from flowwarp.data.choices import choose, choose_weighted
+from flowwarp.data.clip import Attributes
 from flowwarp.data.sprite_world.layers import DIRECTIONS, DYES, Layer, Layers, seen_areas
-
-Attributes = dict[str, Any]
 
 # How often each is drawn, and the animation that shows it.
 ACTIONS = {
@@ -73,8 +73,6 @@ _SEEN = 20  # pixels of a cell, 0.5 %; by less nobody could tell what it is
 _HIDDEN = 5  # nor by less that there is anything
 _HELD_OUT = 10  # one combination in so many
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Actor:
@@ -113,7 +111,7 @@ def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
         layers: what there is to wear.
         random: is drawn from.
     """
-    action = _weighted(random, {name: share for name, (share, _) in ACTIONS.items()})
+    action = choose_weighted(random, {name: share for name, (share, _) in ACTIONS.items()})
     direction = "" if action == "fall" else choose(random, DIRECTIONS)
     body = choose(random, [layer for layer in layers.layers if layer.category == "body"])
     outfit, is_bald = _dress_up(layers, body, action, direction, random)
@@ -240,7 +238,9 @@ class _Outfit:
         # First what, then in which colour: by number, one thing in twelve colours would be all one
         # sees; if all things were alike, each of its colours would be too rare to be learned.
         colors = Counter(layer.name for layer in fitting)
-        name = _weighted(self.random, {name: math.sqrt(colors[name]) for name in sorted(colors)})
+        name = choose_weighted(
+            self.random, {name: math.sqrt(colors[name]) for name in sorted(colors)}
+        )
         layer = choose(self.random, [layer for layer in fitting if layer.name == name])
         self.worn.append(layer)
         if key:
@@ -307,17 +307,3 @@ def _arm(outfit: _Outfit, action: str) -> None:
         if weapon and action == "shoot":
             outfit.wear("ammo")
             outfit.wear("quiver", share=0.4)
-
-
-def choose(random: np.random.Generator, among: Sequence[T]) -> T:
-    """Draw one, all alike."""
-    return among[int(random.integers(len(among)))]
-
-
-def _weighted(random: np.random.Generator, shares: dict[str, float]) -> str:
-    left = random.random() * sum(shares.values())
-    for name, share in shares.items():
-        left -= share
-        if left < 0:
-            return name
-    return name

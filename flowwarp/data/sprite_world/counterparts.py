@@ -47,7 +47,6 @@ def compose_counterparts(
     frames: int = 16,
     *,
     photos: Sequence[Tensor] = (),
-    photo_share: float = 0.2,
     held_out: bool | None = False,
 ) -> Counterparts:
     """Make a clip of one actor, and one that differs from it in something that captions tell.
@@ -56,7 +55,7 @@ def compose_counterparts(
     :func:`flowwarp.data.sprite_world.world.compose_clip`; the same arguments give the same.
     """
     while True:
-        about: tuple[Any, ...] = size, frames, photos, photo_share, held_out
+        about: tuple[Any, ...] = size, frames, photos, held_out
         setting = set_up(layers, seed, index, *about)
         if len(setting.actors) == 1:
             break

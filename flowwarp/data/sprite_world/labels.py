@@ -7,18 +7,14 @@ that a judge who only sees pixels has a class for it too; of what is hardly seen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from flowwarp.data.clip import Attributes, Clip, Draw
 from flowwarp.data.sprite_world.captions import CAMERAS, mirror_words, read_caption
-from flowwarp.data.sprite_world.cast import ACTIONS, Attributes
+from flowwarp.data.sprite_world.cast import ACTIONS
 from flowwarp.data.sprite_world.grounds import ground_names
 from flowwarp.data.sprite_world.layers import DIRECTIONS, Layers
-
-if TYPE_CHECKING:
-    from flowwarp.data.sources import Draw
-    from flowwarp.data.sprite_world.world import Clip
 
 NONE, BALD, STILL = "none", "bald", "still"
 JUDGED = (

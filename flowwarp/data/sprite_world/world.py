@@ -8,20 +8,20 @@ camera moves. Flow between its frames is known exactly, since everything in it i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowwarp.data.choices import choose
+from flowwarp.data.clip import Attributes, Clip
 from flowwarp.data.sprite_world.captions import draw_caption, reword
 from flowwarp.data.sprite_world.cast import (
     ACTIONS,
     Actor,
-    Attributes,
-    choose,
     draw_actor,
     is_held_out,
 )
@@ -40,6 +40,7 @@ from flowwarp.data.stage import STAGE, Figure, Shadow, Track, check_take, film
 from flowwarp.errors import InputError
 
 _TWO = 0.15  # of the clips show two actors
+_PHOTO_SHARE = 0.2  # of the clips have a photo as background, if there are photos
 _FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
 _HEIGHT = 48  # px of a cell, from head to feet
 # Pixels of the stage to a pixel of a cell, of one actor and of two. Pictures that are drawn in
@@ -54,42 +55,6 @@ _PANS = ("left", "right", "up", "down")  # the first two before a backdrop
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
 
 
-@dataclass(frozen=True)
-class Clip:
-    """A captioned clip with known flow.
-
-    Args:
-        video: (T, 3, S, S) uint8.
-        flow_12: (T-1, 2, S, S) float32, from each frame to the next: ``warp(frame[t+1],
-            flow_12[t])`` looks like ``frame[t]``.
-        flow_21: likewise, from each frame back to the one before.
-        valid_12: (T-1, 1, S, S) bool, True where ``flow_12`` is exact. It is not on rims, where two
-            things share a pixel, under a shadow that moves, and where an actor changes its pose:
-            there flow tells how the actor as a whole moves.
-        valid_21: likewise, of ``flow_21``.
-        visible_12: (T-1, 1, S, S) bool, True where the next frame shows what is there: it is
-            neither hidden nor out of view.
-        visible_21: likewise, in the frame before.
-        caption: what is seen, in English.
-        attributes: what is seen, as data; see :mod:`flowwarp.data.sprite_world.cast`.
-        rewordings: other captions, as many as were asked for where clips are made up.
-        labels: one word for each thing that can be told of a single actor, as "none" where there is
-            no weapon; empty of several, and where nobody knows.
-    """
-
-    video: Tensor
-    flow_12: Tensor
-    flow_21: Tensor
-    valid_12: Tensor
-    valid_21: Tensor
-    visible_12: Tensor
-    visible_21: Tensor
-    caption: str
-    attributes: Attributes
-    rewordings: tuple[str, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=dict)
-
-
 def compose_clip(
     layers: Layers,
     seed: int,
@@ -98,7 +63,6 @@ def compose_clip(
     frames: int = 16,
     *,
     photos: Sequence[Tensor] = (),
-    photo_share: float = 0.2,
     held_out: bool | None = False,
     rewordings: int = 0,
 ) -> Clip:
@@ -110,8 +74,7 @@ def compose_clip(
         index: which clip of the series.
         size: of the frames: 128, or 64, 32, 16 for the same clip averaged down.
         frames: how many, 16 as a rule: a walk's cycle, or a whole blow.
-        photos: (3, H, W) uint8 each; some clips are shown before a part of one.
-        photo_share: how many.
+        photos: (3, H, W) uint8 each; a fifth of the clips have a part of one as background.
         held_out: False for training: no combination that :func:`is_held_out` names; True for only
             such; None for both.
         rewordings: how many other captions of it are made.
@@ -119,7 +82,7 @@ def compose_clip(
     Raises:
         ValueError: a size or length that is not possible, or nothing is held out.
     """
-    setting = set_up(layers, seed, index, size, frames, photos, photo_share, held_out)
+    setting = set_up(layers, seed, index, size, frames, photos, held_out)
     take = film(setting.canvas, setting.scene.camera, setting.figures(), size)
     attributes, random = setting.attributes, setting.random
     return Clip(
@@ -161,14 +124,13 @@ def set_up(
     size: int,
     frames: int,
     photos: Sequence[Tensor],
-    photo_share: float,
     held_out: bool | None,
 ) -> Setting:
     """Decide all of a clip; see :func:`compose_clip`."""
     check_take(size, frames)
     random = np.random.default_rng([seed, index])
     for _ in range(_TRIES):
-        actors, attributes = _cast(layers, random, photo_share if len(photos) else None)
+        actors, attributes = _cast(layers, random, _PHOTO_SHARE if len(photos) else None)
         if held_out is None or is_held_out(attributes) == held_out:
             break
     else:

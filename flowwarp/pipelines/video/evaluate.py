@@ -25,10 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowwarp.data.clip import Clip
 from flowwarp.data.media import VIDEO
 from flowwarp.data.sprite_world.captions import prompt_for
 from flowwarp.data.sprite_world.labels import JUDGED, Phrases, label_caption, label_clip, named
-from flowwarp.data.sprite_world.world import Clip
 from flowwarp.data.tokens import join
 from flowwarp.defaults import BEST, CANDIDATES, STEPS
 from flowwarp.io.checkpoints import build, bundled_weights

@@ -64,7 +64,7 @@ def test_held_out_combinations_are_left_to_tests():
     layers = bundled_layers()
     for index in range(6):
         for held_out in (False, True):
-            setting = set_up(layers, 3, index, 32, 8, (), 0.2, held_out)
+            setting = set_up(layers, 3, index, 32, 8, (), held_out)
             assert is_held_out(setting.attributes) == held_out
 
 

@@ -151,10 +151,11 @@ def errors_and_shares(clip, scale=1.0):
 
 
 @pytest.mark.parametrize(("size", "count"), [(64, 40), (128, 8)])
-def test_flow_is_true_in_the_world_of_sprites(layers, photo, size, count):
+def test_flow_is_true_in_the_world_of_sprites(layers, photo, monkeypatch, size, count):
+    monkeypatch.setattr(world, "_PHOTO_SHARE", 0.1)
     errors, shares, without = [], [], []
     for index in range(count):
-        clip = compose_clip(layers, 7, index, size, photos=[photo], photo_share=0.1)
+        clip = compose_clip(layers, 7, index, size, photos=[photo])
         for error, share in errors_and_shares(clip):
             errors.append(error)
             shares.append(share)
@@ -350,11 +351,9 @@ def test_digits_move_as_they_are_said_to():
     assert len(seen) == 5
 
 
-def test_photos_are_the_share_that_was_asked_for(layers, photo):
-    clips = [
-        compose_clip(layers, 1, index, 16, 1, photos=[photo], photo_share=0.5)
-        for index in range(40)
-    ]
+def test_photos_are_the_share_that_was_asked_for(layers, photo, monkeypatch):
+    monkeypatch.setattr(world, "_PHOTO_SHARE", 0.5)
+    clips = [compose_clip(layers, 1, index, 16, 1, photos=[photo]) for index in range(40)]
     before = sum(clip.attributes["ground"] == "photo" for clip in clips)
     assert 8 < before < 32
     assert not any(

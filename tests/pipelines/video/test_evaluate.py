@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from flowwarp import precision
+from flowwarp.data.clip import Clip
 from flowwarp.data.sprite_world.captions import draw_caption, prompt_for
 from flowwarp.data.sprite_world.labels import JUDGED, label_clip, named
-from flowwarp.data.sprite_world.world import Clip
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.metrics.temporal import fine_energy, warping_error

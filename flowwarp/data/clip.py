@@ -1,0 +1,108 @@
+"""A clip with its caption and flow, and sources of clips: the types that all of ``data`` shares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+Attributes = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A captioned video with the flow between its frames.
+
+    Args:
+        video: (T, 3, S, S) uint8.
+        flow_12: (T-1, 2, S, S) float32, from each frame to the next: ``warp(frame[t+1],
+            flow_12[t])`` looks like ``frame[t]``.
+        flow_21: (T-1, 2, S, S) float32, from each frame back to the one before.
+        valid_12: (T-1, 1, S, S) bool, True where ``flow_12`` is exact. In synthetic clips it is
+            False on rims, where two things share a pixel, under a moving shadow, and where an actor
+            changes its pose: there ``flow_12`` is the motion of the actor as a whole.
+        valid_21: (T-1, 1, S, S) bool, True where ``flow_21`` is exact.
+        visible_12: (T-1, 1, S, S) bool, True where the next frame shows the same point: it is
+            neither occluded nor out of the frame.
+        visible_21: (T-1, 1, S, S) bool, likewise in the frame before.
+        caption: what the clip shows, in English.
+        attributes: what it shows, as JSON-like data of the source's own; empty where unknown.
+        rewordings: further captions of the same clip.
+        labels: one word for each attribute of a clip with a single actor, such as "none" for the
+            weapon of an unarmed one; empty otherwise.
+        media: further tensors by name, such as audio, where a source has any.
+    """
+
+    video: Tensor
+    flow_12: Tensor
+    flow_21: Tensor
+    valid_12: Tensor
+    valid_21: Tensor
+    visible_12: Tensor
+    visible_21: Tensor
+    caption: str
+    attributes: Attributes
+    rewordings: tuple[str, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    media: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def clip_without_flow(video: Tensor, caption: str) -> Clip:
+    """Return a clip of which no flow is known: it is 0, and nowhere valid or visible.
+
+    Args:
+        video: (T, 3, S, S) uint8.
+        caption: what the clip shows.
+    """
+    pairs, size = len(video) - 1, video.shape[-2:]
+    flow = torch.zeros(pairs, 2, *size)
+    nowhere = torch.zeros(pairs, 1, *size, dtype=torch.bool)
+    return Clip(video, flow, flow, nowhere, nowhere, nowhere, nowhere, caption, {})
+
+
+Draw = Callable[[int, int], Clip]  # (seed, index): the same numbers give the same clip
+
+
+@final
+@dataclass(frozen=True)
+class Source:
+    """Clips by seed and index: the same numbers give the same clip. Threads may call it.
+
+    It can be pickled for the workers of a DataLoader if ``draw`` can.
+
+    Args:
+        draw: makes a clip.
+        count: number of clips in a series before they repeat; None if the series is endless.
+        state: changes with the files that clips are read or made from, captions included; empty if
+            there are none.
+    """
+
+    draw: Draw
+    count: int | None = None
+    state: tuple[str, ...] = ()
+
+    def __call__(self, seed: int, index: int) -> Clip:
+        """Return a clip of a series."""
+        return self.draw(seed, index)
+
+
+def state_of(draw: Draw) -> str:
+    """Return the state of a source in one line; empty for any other function."""
+    return " ".join(draw.state) if isinstance(draw, Source) else ""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Files that the clips of a synthetic world are made of.
+
+    Args:
+        layers: a folder of sprite layers; None for the small set in the package.
+        photos: a folder of pictures that serve as backgrounds; None for painted ones alone.
+    """
+
+    layers: str | Path | None = None
+    photos: str | Path | None = None
