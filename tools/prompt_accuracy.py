@@ -1,6 +1,6 @@
 """Measures how much of prompts in people's own words is understood, and drawn.
 
-    python tools/prompt_accuracy.py tests/data/prompts.json --writers 3 4
+    python tools/prompt_accuracy.py tests/data/sprite_world/prompts.json --writers 3 4
 
 The file is a list of {"writer": 1, "prompt": "...", "states": {"action": "walk", ...}}: which of
 some writers wrote it, what is asked for, and what it states, by the names of ``JUDGED`` of the
