@@ -15,32 +15,30 @@ if not Path("/proc/self/statm").exists():
 
 import fuzz
 
-FUZZ = Path(__file__).parents[2] / "tools" / "fuzz.py"
+TOOLS = Path(__file__).parents[2] / "tools"
 
 
-# The tool several times in one process: to import torch takes longer than many formats.
+# Run the tool several times in one process: importing torch takes longer than many formats.
 CALLS = """
-import runpy, sys
+import sys
 
-_, tool, keep, *groups = sys.argv
+_, tools, keep, *groups = sys.argv
+sys.path.insert(0, tools)
+import fuzz
+
 for group in groups:
     formats, count = group.split("=")
-    sys.argv = [tool, "--format", formats, "--count", count, "--keep", keep]
-    try:
-        runpy.run_path(tool, run_name="__main__")
-    except SystemExit as end:
-        if end.code:
-            raise
+    sys.argv = ["fuzz", "--format", formats, "--count", count, "--keep", keep]
+    if fuzz.main():
+        sys.exit(1)
 """
 
 
-@pytest.mark.parametrize(
-    "counts", [{"flow": 1000, "video": 25}, {"image": 200, "other": 80}], ids="+".join
-)
-def test_mutated_files_are_refused_cleanly(tmp_path, counts):
+def test_mutated_files_are_refused_cleanly(tmp_path):
+    counts = {"flow": 1000, "video": 25, "image": 200, "other": 80}
     groups = [f"{formats}={count}" for formats, count in counts.items()]
     done = subprocess.run(
-        [sys.executable, "-c", CALLS, FUZZ, tmp_path, *groups],
+        [sys.executable, "-c", CALLS, TOOLS, tmp_path, *groups],
         capture_output=True,
         text=True,
         check=False,
@@ -52,7 +50,7 @@ def test_mutated_files_are_refused_cleanly(tmp_path, counts):
         assert [report["format"] for report in reports] == fuzz.GROUPS[formats]
         assert next(lines) == {"formats": len(reports), "faults": 0}
         for report in reports:
-            # Both happen: the files are near enough to valid ones to get past the first check.
+            # Both must happen: files close to valid ones pass the first check.
             assert report["read"] > 0
             assert report["refused"] > 0
             assert report["read"] + report["refused"] == count
@@ -61,7 +59,7 @@ def test_mutated_files_are_refused_cleanly(tmp_path, counts):
 
 @pytest.mark.parametrize("kind", ["gpt", "captioner"])
 def test_odd_cards_reach_what_reads_them(tmp_path, kind):
-    """The tensors are those that were written; both texts are changed, and far down, too."""
+    """Mutations change both texts of a card, also deep inside, and no tensor."""
     path = tmp_path / "a.safetensors"
     _, make, _ = fuzz.FORMATS[f"card_{kind}"]
     make(path)
@@ -79,7 +77,7 @@ def test_odd_cards_reach_what_reads_them(tmp_path, kind):
     assert set(found) == {"config", "vocabulary", "of a medium"}
 
 
-def test_a_failing_file_is_made_small():
+def test_a_failing_file_is_shrunk():
     assert fuzz.shrink(bytes(1000) + b"XY" + bytes(77), lambda data: b"XY" in data) == b"XY"
     assert fuzz.shrink(b"abc", lambda data: data == b"abc") == b"abc"
 
@@ -89,19 +87,19 @@ def test_a_failing_file_is_made_small():
     [
         (None, False),
         (InputError("{folder}/a.flo", "is empty"), False),
-        (InputError("somewhere", "is empty"), True),  # which file it is must be said
+        (InputError("somewhere", "is empty"), True),  # the file is not named
         (ValueError("{folder}/a.flo"), True),
         (RecursionError("{folder}/a.flo"), True),
     ],
 )
-def test_what_is_a_fault(tmp_path, fault, is_one):
+def test_faults(tmp_path, fault, is_one):
     if fault is not None:
         fault.args = (str(fault).format(folder=tmp_path),)
     assert fuzz.is_fault(fault, tmp_path) is is_one
 
 
 def test_a_broken_reader_is_found(tmp_path, monkeypatch):
-    """The tool itself, and that the smallest case is kept."""
+    """The tool reports faults and keeps the smallest file."""
 
     def check(path):
         data = path.read_bytes()
