@@ -106,7 +106,7 @@ def test_pictures_that_cannot_be_taken_are_refused(pair, tmp_path, monkeypatch):
     assert refused(first, str(broken)) == "the second picture: is not a picture of a known kind"
     small = str(tmp_path / "small.png")
     write_image(small, torch.zeros(3, 20, 30))
-    assert refused(first, small).startswith("the second picture: is 30x20, the first was 100x64;")
+    assert refused(first, small).startswith("the second picture: is 30x20, the first is 100x64;")
     monkeypatch.setattr(web, "MOST_PIXELS", 100 * 64 - 1)
     many = "the first picture: its header says 100x64 pixels; at most"
     assert refused(first, second).startswith(many)

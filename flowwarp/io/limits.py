@@ -1,4 +1,4 @@
-"""Limits on what a file may claim: pixels, frames a second, and how far it unpacks."""
+"""Limits on what the header of a file may state, so that a broken or hostile file costs little."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from pathlib import Path
 
 from flowwarp.errors import InputError
 
-MIN_FPS = Fraction(1, 1001)  # of a video that is written; slower is a broken header
-MAX_FPS = 1_000_000  # a muxer wants small integers
-MAX_PIXEL_ASPECT = Fraction(1001)  # width by height, or the reverse: beyond is a broken header
+# Of a video that is read or written: beyond, the header is broken.
+MIN_FPS = Fraction(1, 1001)
+MAX_FPS = 1_000_000  # muxers store the rate as a fraction of small integers
+MAX_PIXEL_ASPECT = Fraction(1001)  # width of a pixel by its height, or the reverse
 
-# 16384 x 8192. A 100-megapixel camera fits; Pillow refuses above 179 million on its own.
+# 16384 x 8192: more than a 100-megapixel camera has. Pillow's own limit is 179 million.
 MAX_PIXELS = 2**27
-# A frame of a video, 8K as cinemas have it, in whole macroblocks: what is decoded, its neighbours
-# that the decoder keeps and the float32 picture then take less than 1 GiB together.
+# A frame of a video: 8K DCI in whole macroblocks. The frame, the reference frames that the decoder
+# keeps and the float32 picture then take less than 1 GiB together.
 MAX_FRAME_PIXELS = 8192 * 4352
-# A JPEG of one colour has some 170 pixels a byte, a GIF 2,700. A WebP can have any number, so up
-# to 4K is taken at its word.
+# A JPEG of one colour has about 170 pixels a byte, a GIF 2,700. A WebP can have any number, so
+# sizes up to 4K are accepted without this check.
 _PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**23
+
 # No deflate stream expands more than this (1032:1 is reached by one repeated byte).
 _DEFLATE_LIMIT = 1032
-# Above this size a file that expands a hundredfold is a bomb rather than a flow field or a picture:
-# an 8K flow still fits under it, however well it packs, and so does a picture of 89 megapixels.
+# Above this size, a file that expands a hundredfold counts as a decompression bomb. An 8K flow
+# field is smaller, however well it compresses, and so is a picture of 89 megapixels.
 _BOMB_BYTES, _BOMB_RATIO = 2**28, 100
 
 
@@ -33,10 +35,17 @@ def check_pixels(
     file_bytes: int | None = None,
     most: int = MAX_PIXELS,
 ) -> None:
-    """Check a size that a header states, for a packed format against the size of the file too.
+    """Check the size of a picture that a header states.
+
+    Args:
+        path: names the file in messages.
+        width: in pixels.
+        height: in pixels.
+        file_bytes: size of the file if its format is compressed, to compare with.
+        most: number of pixels that is allowed.
 
     Raises:
-        InputError: zero, negative or absurd; more than ``most`` pixels; or it looks like a bomb.
+        InputError: not positive, more than ``most`` pixels, or a decompression bomb.
     """
     if width < 1 or height < 1:
         raise InputError(path, f"its header says {width}x{height} pixels", "the file is broken")
@@ -48,14 +57,14 @@ def check_pixels(
             path, f"its header says {width}x{height} pixels in {file_bytes} bytes of file"
         )
     if file_bytes:
-        _refuse_bomb(path, file_bytes, 3 * width * height)  # as RGB of 8 bits, whatever it holds
+        _refuse_bomb(path, file_bytes, 3 * width * height)  # as if 8-bit RGB
 
 
 def check_expansion(path: str | Path, packed: int, unpacked: int) -> None:
-    """Check that ``packed`` bytes of deflate can and should become ``unpacked`` bytes.
+    """Check that deflate can expand ``packed`` bytes to ``unpacked`` bytes.
 
     Raises:
-        InputError: they cannot (truncated, or a header that lies), or it looks like a bomb.
+        InputError: it cannot (the file is cut off, or its header wrong), or a decompression bomb.
     """
     if unpacked > _DEFLATE_LIMIT * packed:
         raise InputError(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import av
-import av.filter
 from torch import Tensor
 
 from flowwarp.errors import InputError, none_started
@@ -31,16 +30,16 @@ from flowwarp.io.video_container import (
 )
 
 _LOG = logging.getLogger(__name__)
-_HDR = {16: "PQ", 18: "HLG"}  # its numbers for the transfers that reach beyond a screen's white
+_HDR = {16: "PQ", 18: "HLG"}  # ffmpeg's numbers of the transfer functions of HDR
 
 
 def read_video(path: str | Path) -> Generator[Tensor, None, None]:
     """Read a video file, an animated WebP or a folder of pictures, frame by frame.
 
-    The frames come in the order they are shown, turned upright. Of several streams that is the one
-    that players show, not a cover. Where the rate varies the times are lost. HDR (PQ, HLG) is not
-    tone-mapped, and what is transparent is taken as opaque; a line of the log warns of either. The
-    file is opened when the first frame is asked for.
+    Memory does not grow with the length of the video. Frames come in display order and upright. Of
+    several streams, the one that players show is read, not a cover picture. The times of a variable
+    frame rate are not returned. HDR (PQ, HLG) is not tone-mapped, and transparency is ignored; the
+    log warns of both. The file is opened when the first frame is requested.
 
     Args:
         path: a video file (MP4, MOV, AVI, MKV, WebM, MPEG, GIF, ...), .webp, or a folder.
@@ -49,8 +48,8 @@ def read_video(path: str | Path) -> Generator[Tensor, None, None]:
         (3, H, W) float32 RGB in [0, 1]; all of one size.
 
     Raises:
-        InputError: missing, unreadable or not a video; or, after the frames before it, where the
-            file breaks off or the size changes.
+        InputError: missing, unreadable or not a video; or, after the frames before it, the file
+            breaks off or the size changes.
     """
     if Path(path).is_dir():
         frames = _read_pictures(path)
@@ -63,7 +62,7 @@ def read_video(path: str | Path) -> Generator[Tensor, None, None]:
         size = size or frame.shape
         if frame.shape != size:
             got, first = (f"{shape[2]}x{shape[1]}" for shape in (frame.shape, size))
-            raise InputError(path, f"frame {number} is {got}, the first was {first}")
+            raise InputError(path, f"frame {number} is {got}, the first is {first}")
         yield frame
 
 
@@ -81,12 +80,12 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
             _warn_of_hdr(path, transfer)
         warn_of_alpha(path, stream)
         orientation = read_orientation(path)
-        count, end = 0, Fraction(0)
-        frames = _whole_frames(container, stream)
+        count, end = 0, Fraction(0)  # frames decoded, and when the last of them ends, in s
+        frames = _decode_packets(container, stream)
         while True:
             try:
                 frame = next(frames, None)
-            except av.BlockingIOError as fault:  # of a thread, no fault of the video
+            except av.BlockingIOError as fault:  # no thread can be started; the video is not broken
                 raise none_started("thread", fault) from fault
             except av.FFmpegError as fault:
                 raise InputError(path, f"breaks off after {count} frames") from fault
@@ -99,16 +98,16 @@ def _decode(path: str | Path) -> Iterator[Tensor]:
         check_complete(path, container, stream, count, end)
 
 
-@lru_cache(1)  # a command may read a video twice, to count its frames first
+@lru_cache(1)  # once a file: a command may read a video twice, to count its frames first
 def _warn_of_hdr(path: str | Path, transfer: str) -> None:
-    problem = f"is HDR video ({transfer}), and its brightness is taken as it is"
+    problem = f"is HDR video ({transfer}) and is read without tone mapping"
     _LOG.warning("%s", InputError(path, problem, "colours will look pale"))
 
 
-def _whole_frames(container: Any, stream: Any) -> Iterator[Any]:
+def _decode_packets(container: Any, stream: Any) -> Iterator[Any]:
     for packet in container.demux(stream):
         if packet.is_corrupt and packet.size:
-            # What the decoder still holds is whole; this half of a frame is not.
+            # The frames that the decoder still buffers are complete; the one in this packet is not.
             yield from stream.codec_context.decode(None)
             raise av.InvalidDataError(0, "packet cut off")
         yield from packet.decode()

@@ -1,4 +1,4 @@
-"""Videos and folders of pictures, written one frame at a time."""
+"""Writing of videos and of folders of pictures, one frame at a time."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ from flowwarp.io.images import (
 )
 from flowwarp.io.limits import MAX_FPS, MAX_PIXEL_ASPECT, MIN_FPS
 
-# A GIF counts hundredths of a second in 16 bits. Of one alone, players make a tenth of a second.
+# A GIF states durations as a 16-bit number of 1/100 s. Players show a duration of 1 as 10.
 MIN_GIF_FPS, MAX_GIF_FPS = Fraction(1, 655), 50
+
 _H264 = (".mp4", ".m4v", ".mov", ".mkv")
-_BT709 = 1  # ffmpeg's number for matrix, primaries and transfer alike
-_LIMITED = 1  # luma from 16 to 235, which every player expects
+_BT709 = 1  # ffmpeg's number of BT.709, for matrix, primaries and transfer function
+_LIMITED = 1  # ffmpeg's number of limited range, luma 16 to 235, which every player expects
 
 
 def write_video(
@@ -36,29 +37,29 @@ def write_video(
     fps: Fraction | float = 25,
     pixel_aspect: Fraction | float = 1,
 ) -> int:
-    """Write a video as its extension says; it appears whole or not at all.
+    """Write a video atomically; the extension selects the format.
 
     ==========================  =================================================================
-    .mp4 .m4v .mov .mkv         H.264, yuv420p, BT.709: what every player opens. That layout needs
+    .mp4 .m4v .mov .mkv         H.264, yuv420p, BT.709, which every player opens. yuv420p needs
                                 even sizes, so an odd last column or row is repeated once.
-    .gif                        256 colours of its own for each frame
+    .gif                        a palette of 256 colours for each frame
     .webp                       animated WebP, lossy at quality 90; equal frames become one
     no extension                a folder of 000000.png, 000001.png, ...
     ==========================  =================================================================
 
     Args:
-        path: where to.
+        path: the file or folder to write.
         frames: (3, H, W) float in [0, 1], RGB, all of one size; consumed one at a time.
-        fps: frames a second, from 1/1001 to a million, of a GIF 1/655 to 50 (not kept by a folder).
-        pixel_aspect: the width of a pixel by its height, from 1/1001 to 1001 (kept by H.264 only).
+        fps: frames a second, in [1/1001, 1,000,000], of a GIF in [1/655, 50]; ignored for a folder.
+        pixel_aspect: width of a pixel by its height, in [1/1001, 1001]; only H.264 stores it.
 
     Returns:
-        How many frames were written.
+        The number of frames.
 
     Raises:
         TypeError: a frame is not a floating-point tensor.
-        ValueError: no frames, a wrong shape, too few or too many a second, a pixel of no such
-            aspect, or an unknown extension.
+        ValueError: no frames, a wrong shape, an unknown extension, or ``fps`` or ``pixel_aspect``
+            out of range.
         OutputError: the file cannot be written, or the folder is not empty.
     """
     kind = Path(path).suffix.lower()
@@ -69,28 +70,30 @@ def write_video(
     pictures = (_to_pixels(frame) for frame in _one_size(frames))
     first = next(pictures)
     check_fps(path, fps)
-    rate = Fraction(fps).limit_denominator(1001)  # a muxer wants small integers; 30000/1001 stays
+    rate = Fraction(fps).limit_denominator(1001)  # muxers need small integers; 30000/1001 is kept
     if not 1 / MAX_PIXEL_ASPECT <= pixel_aspect <= MAX_PIXEL_ASPECT:
         raise ValueError(f"pixel_aspect must be from 1/1001 to 1001, got {pixel_aspect}")
     aspect = Fraction(pixel_aspect).limit_denominator(1001)
     with atomic_output(path) as temporary:
         try:
             return _encode(temporary, kind, first, pictures, rate, aspect)
-        except av.BlockingIOError as fault:  # of a thread, no fault of the video
+        except av.BlockingIOError as fault:  # no thread can be started; the path is fine
             raise none_started("thread", fault) from fault
         except av.FFmpegError as fault:
             raise OutputError(path, f"cannot be encoded ({fault.strerror})") from fault
 
 
 def check_fps(path: str | Path, fps: Fraction | float) -> None:
-    """Check that a video of this name can have so many frames a second.
+    """Check that a video file of this name can have a frame rate.
+
+    Args:
+        path: its extension selects the format.
+        fps: frames a second.
 
     Raises:
-        ValueError: fewer than one in 1001 s, or more than a million; or it is a GIF, and they are
-            fewer than its clock can count, or more than players show: of those they show some for a
-            tenth of a second.
+        ValueError: not in [1/1001, 1,000,000]; or, for a GIF, not in [1/655, 50].
     """
-    if not fps >= float(MIN_FPS):  # nor is NaN
+    if not fps >= float(MIN_FPS):  # also true for NaN
         raise ValueError(f"fps must be at least 1/1001 frames a second, got {float(fps):g}")
     if fps > MAX_FPS:
         raise ValueError(f"fps must be at most {MAX_FPS:,} frames a second, got {float(fps):g}")
@@ -102,15 +105,15 @@ def check_fps(path: str | Path, fps: Fraction | float) -> None:
 
 
 def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | None]]) -> int:
-    """Write a folder of 000000.png, 000001.png, ...; it appears whole or not at all.
+    """Write a folder of 000000.png, 000001.png, ... atomically.
 
     Args:
         path: a new or an empty folder.
-        frames: each as :func:`flowwarp.io.images.write_image` takes it, with what its file shall
-            hold; consumed one at a time.
+        frames: images and formats as for :func:`flowwarp.io.images.write_image`; consumed one at a
+            time.
 
     Returns:
-        How many frames were written.
+        The number of frames.
 
     Raises:
         OutputError: the folder is not empty, or cannot be written.
@@ -124,11 +127,13 @@ def write_frames(path: str | Path, frames: Iterable[tuple[Tensor, ImageFormat | 
 
 
 def _to_pixels(frame: Tensor) -> NDArray[np.uint8]:
+    """Return (3, H, W) in [0, 1] as (H, W, 3) in 0 … 255; NaN becomes 0."""
     steps = torch.nan_to_num(frame.detach().float(), nan=0.0).clamp(0, 1).mul(255).round()
     return np.ascontiguousarray(steps.byte().permute(1, 2, 0).cpu().numpy())
 
 
 def _one_size(frames: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield frames (3, H, W) after checking that they are of one size."""
     size = None
     for number, frame in enumerate(frames, start=1):
         if not isinstance(frame, Tensor) or not frame.is_floating_point():
@@ -152,7 +157,7 @@ def _encode(
     aspect: Fraction,
 ) -> int:
     height, width = first.shape[:2]
-    # WebP would be shown once, as GIF is not.
+    # Without "loop", a WebP is played once, whereas a GIF is repeated.
     options = {".mp4": {"movflags": "+faststart"}, ".webp": {"loop": "0"}}.get(kind, {})
     with av.open(path, "w", options=options) as container:
         if kind in _H264:
@@ -168,7 +173,7 @@ def _encode(
             stream.pix_fmt = "pal8"
         else:
             stream = container.add_stream("libwebp_anim", rate, options={"quality": "90"})
-            stream.pix_fmt = "bgra"  # libwebp does its own conversion, to the matrix it wants
+            stream.pix_fmt = "bgra"  # libwebp converts to its own colour matrix
         stream.width, stream.height = width, height
         graph = _graph(kind, width, height, rate)
         count = 0
@@ -184,7 +189,7 @@ def _encode(
 
 
 def _graph(kind: str, width: int, height: int, rate: Fraction) -> Any:
-    """Build what makes of RGB what a format holds."""
+    """Return an ffmpeg filter graph that converts RGB to the pixel format of a file type."""
     graph = av.filter.Graph()
     source = graph.add_buffer(
         width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate
@@ -192,7 +197,7 @@ def _graph(kind: str, width: int, height: int, rate: Fraction) -> Any:
     if kind == ".gif":
         made = _best_palettes(graph, source)
     elif kind in _H264:
-        # Where nothing is said of it, colour lies at the left of the pixels that share it.
+        # Players assume chroma at the left of the pixels that share it, where none is stated.
         made = graph.add(
             "scale",
             "out_color_matrix=bt709:out_range=tv:out_chroma_loc=left"
@@ -210,7 +215,7 @@ def _graph(kind: str, width: int, height: int, rate: Fraction) -> Any:
 
 
 def _best_palettes(graph: Any, source: Any) -> Any:
-    """Add what finds the best 256 colours of each frame by itself."""
+    """Add filters that find the best 256 colours of each frame."""
     split = graph.add("split")
     palette = graph.add("palettegen", "stats_mode=single:reserve_transparent=0")
     use = graph.add("paletteuse", "new=1")

@@ -429,7 +429,7 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["in/*.png"], 2, "give -o OUT when the frames are a pattern"),
         (["none.mp4"], 3, "none.mp4: no such file or directory"),
         (["a.png", "none.png"], 3, "none.png: no such file or directory"),
-        (["a.png", "small.png"], 3, "small.png: is 4x3, the first was 48x32"),
+        (["a.png", "small.png"], 3, "small.png: is 4x3, the first is 48x32"),
         (["a.png", "clear.png"], 3, "clear.png: has transparency, the first had none"),
         (["clear.png", "a.png"], 3, "a.png: has no transparency, the first had some"),
         (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),

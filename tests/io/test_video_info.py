@@ -115,7 +115,7 @@ def test_times_that_cannot_be_are_not_believed(tmp_path):
 
 def test_only_the_first_times_of_a_long_video_are_read(tmp_path, monkeypatch):
     encode_at(tmp_path / "a.mkv", [0, 100, 200, 300, 2300, 4300])
-    monkeypatch.setattr("flowwarp.io.video_info._MOST_TIMED", 4)
+    monkeypatch.setattr("flowwarp.io.video_info._TIMED_PACKETS", 4)
     assert video_info(tmp_path / "a.mkv").fps == 10
 
 

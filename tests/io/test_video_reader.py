@@ -46,7 +46,7 @@ def test_hdr_is_warned_of_once(tmp_path, caplog, kind, transfer, name):
     encode_hdr(path, transfer)
     for _ in range(2):
         assert len(list(read_video(path))) == 2
-    problem = f"{path}: is HDR video ({name}), and its brightness is taken as it is"
+    problem = f"{path}: is HDR video ({name}) and is read without tone mapping"
     said = [f"{problem}; colours will look pale"] if name else []
     assert [record.getMessage() for record in caplog.records] == said
 
@@ -64,7 +64,7 @@ def test_folder_whose_pictures_differ(tmp_path):
     write_image(tmp_path / "2.png", torch.zeros(3, 2, 5))
     frames, problem = until_it_breaks(tmp_path)
     assert len(frames) == 1
-    assert "frame 2 is 5x2, the first was 4x2" in problem
+    assert "frame 2 is 5x2, the first is 4x2" in problem
 
 
 @pytest.mark.parametrize("kind", ["mp4", "mkv", "avi", "gif"])
@@ -94,7 +94,7 @@ def test_video_that_changes_size(tmp_path, noisy):
     joined.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
     frames, problem = until_it_breaks(joined)
     assert len(frames) == 3
-    assert "frame 4 is 48x16, the first was 48x32" in problem
+    assert "frame 4 is 48x16, the first is 48x32" in problem
 
 
 @pytest.mark.parametrize(

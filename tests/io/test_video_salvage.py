@@ -132,7 +132,7 @@ def frame(time, *, key=False):
 def test_a_frame_of_a_damaged_packet_is_not_whole():
     schedule = video_salvage._Schedule()
     schedule.expect(0)
-    schedule.spoil(0)
+    schedule.mark_damaged(0)
     assert schedule.arrive(frame(0, key=True)) == (0, False)
 
 
@@ -140,7 +140,7 @@ def test_damage_ends_with_a_key_frame_that_is_shown_after_it():
     schedule = video_salvage._Schedule()
     for time in (3, 5):
         schedule.expect(time)
-    schedule.spoil(5)
+    schedule.mark_damaged(5)
     assert schedule.arrive(frame(3, key=True)) == (0, True)
     schedule.expect(7)
     assert schedule.arrive(frame(8)) == (2, True)  # 5 and 7 are missing

@@ -134,7 +134,7 @@ def test_a_thread_that_cannot_be_started_is_no_fault_of_the_video(tmp_path, monk
     frames = [torch.zeros(3, 16, 16)] * 2
     write_video(tmp_path / "a.mp4", frames)
     monkeypatch.setattr(video_writer, "_encode", without_threads)
-    monkeypatch.setattr(video_reader, "_whole_frames", lambda *_: map(without_threads, [0]))
+    monkeypatch.setattr(video_reader, "_decode_packets", lambda *_: map(without_threads, [0]))
     with pytest.raises(InputError, match=NO_THREAD):
         write_video(tmp_path / "b.mp4", frames)
     with pytest.raises(InputError, match=NO_THREAD):
