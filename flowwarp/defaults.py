@@ -1,4 +1,9 @@
-"""Defaults and limits that the command line shows; without imports, so that ``--help`` is fast."""
+"""Defaults, limits and choices that the command line shows. Imports no torch: help is fast."""
+
+from typing import Literal, get_args
+
+Quality = Literal["fast", "balanced", "best"]  # of flow, see `flowwarp.pipelines.flow.estimate`
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 MAX_SEED = 2**32 - 1  # random generators use the lower 32 bits of a seed
 

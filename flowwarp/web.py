@@ -21,15 +21,14 @@ import click
 from flowwarp.bundled import bundled
 from flowwarp.cli._device import choose_device, set_wait_policy
 from flowwarp.cli._errors import run
-from flowwarp.cli._options import QUALITIES
-from flowwarp.defaults import FPS, MAX_SEED
+from flowwarp.defaults import FPS, MAX_SEED, QUALITIES
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowwarp.defaults import Quality
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.pipelines.flow.estimate import Quality
     from flowwarp.pipelines.flow.refine import Progress
     from flowwarp.pipelines.video.load import VideoModels
 

@@ -9,9 +9,6 @@ import click
 
 from flowwarp.errors import InputError
 
-FORMATS = ("flo", "png", "pfm", "npy", "npz")  # of flow files
-QUALITIES = ("fast", "balanced", "best")  # see flowwarp/pipelines/flow/estimate.py
-
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 

@@ -11,15 +11,16 @@ from typing import Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._options import FORMATS, input_argument, output_option
+from flowwarp.cli._options import input_argument, output_option
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io.file_types import FLOW_EXTENSIONS, FLOW_FORMATS
 
 
 @click.command()
 @input_argument("inputs", "IN...", nargs=-1)
 @output_option("A file; for many, a folder.", required=True)
-@click.option("--to", type=click.Choice(FORMATS), help="Format; else OUT's extension says it.")
+@click.option("--to", type=click.Choice(FLOW_FORMATS), help="Format; else OUT's extension says it.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
 @click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
@@ -31,7 +32,7 @@ def command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Convert flow files between Middlebury .flo, KITTI .png, .pfm, .npy and .npz.
+    """Convert flow files between formats, such as Middlebury .flo and KITTI .png.
 
     IN is one or more files, folders or globs, without the pictures that `show` put there. The paths
     written are printed on stdout. One bad file among many does not stop the others.
@@ -41,7 +42,6 @@ def command(
     flowwarp convert kitti/flow_occ -o out --to flo  a folder
     """  # noqa: D301 - click wants the character itself
     from flowwarp.io.atomic import atomic_output
-    from flowwarp.io.file_types import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import encode_flow, read_flow
 
     extension = f".{to}" if to else Path(output).suffix.lower()
@@ -53,7 +53,7 @@ def command(
     if extension not in FLOW_EXTENSIONS or (
         not folder and Path(output).suffix.lower() != extension
     ):
-        raise click.UsageError(f"OUT must end in .{to or ', .'.join(FORMATS)}, got {output!r}")
+        raise click.UsageError(f"OUT must end in .{to or ', .'.join(FLOW_FORMATS)}, got {output!r}")
 
     sources = _paths.expand_flows(inputs)
     targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]

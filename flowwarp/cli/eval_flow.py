@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
-    from flowwarp.pipelines.flow.estimate import Quality
+    from flowwarp.defaults import Quality
 
     Method = Callable[[Tensor, Tensor], Tensor]  # (1, 3, H, W) twice to flow (1, 2, H, W)
 
@@ -131,7 +131,7 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
     "folders",
     multiple=True,
     metavar="FOLDER",
-    help="Also measure flow that another program wrote: SET/PAIR.flo, .png, .pfm, .npy or .npz.",
+    help="Also measure flow that another program wrote: SET/PAIR.flo, or of another flow format.",
 )
 @device_option
 @click.option("--dry-run", is_flag=True, help="Read and check everything, estimate nothing.")

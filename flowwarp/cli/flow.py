@@ -15,10 +15,12 @@ import click
 
 from flowwarp.cli import _paths, show
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._options import FORMATS, QUALITIES, input_argument, output_option
+from flowwarp.cli._options import input_argument, output_option
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_output import VIDEOS, check_rate
+from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io.file_types import FLOW_FORMATS
 
 if TYPE_CHECKING:
     from fractions import Fraction
@@ -77,7 +79,7 @@ class Options:
     show_default=True,
     help="Of the network: base, small, or a file of train-flow.",
 )
-@click.option("--format", type=click.Choice(FORMATS), help="Of flow files; flo if not said.")
+@click.option("--format", type=click.Choice(FLOW_FORMATS), help="Of flow files; flo if not said.")
 @output_option("Write the flow from frame 2 to frame 1 too.", "--backward")
 @output_option(
     "Write a mask, white where frame 2 shows the pixel (the reverse of eval-flow's occ.png).",

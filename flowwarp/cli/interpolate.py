@@ -17,7 +17,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._options import QUALITIES, input_argument, output_option
+from flowwarp.cli._options import input_argument, output_option
 from flowwarp.cli._report import print_path, progress_bar
 from flowwarp.cli._video_output import (
     MAX_FPS,
@@ -27,14 +27,15 @@ from flowwarp.cli._video_output import (
     is_video_name,
     warn_pixel_shape,
 )
+from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.limits import MIN_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from flowwarp.defaults import Quality
     from flowwarp.io.images import ImageFormat
-    from flowwarp.pipelines.flow.estimate import Quality
     from flowwarp.pipelines.flow.interpolate import Estimate
 
 

@@ -1,4 +1,4 @@
-"""Which extensions name flow files, pictures and videos, and the files of a kind in a folder."""
+"""The extensions of flow files, pictures and videos, and the files of a type in a folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from pathlib import Path
 from flowwarp.errors import InputError
 from flowwarp.io.files import open_input, reason
 
-FLOW_EXTENSIONS = frozenset({".flo", ".png", ".pfm", ".npy", ".npz"})
+# Every list of flow formats, such as that of ``convert --to``, is made from this one.
+# `flowwarp.io.flow_files` has a reader and a writer for each.
+FLOW_FORMATS = ("flo", "png", "pfm", "npy", "npz")
+FLOW_EXTENSIONS = frozenset(f".{name}" for name in FLOW_FORMATS)
+
 IMAGE_EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
-COLOR_EXTENSIONS = IMAGE_EXTENSIONS - {".pgm"}  # of those that can be in colour
-ANIMATED_WEBP = "animated .webp"  # which no name tells from a picture; `kind_of` does
+COLOR_EXTENSIONS = IMAGE_EXTENSIONS - {".pgm"}  # .pgm is grey only
+ANIMATED_WEBP = "animated .webp"  # has the extension of a picture; `kind_of` reads its header
 VIDEO_EXTENSIONS = frozenset(
     {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"}
     | {".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp", ANIMATED_WEBP}
@@ -22,17 +26,17 @@ VIDEO_EXTENSIONS = frozenset(
 
 
 def kind_of(path: str | Path) -> str:
-    """Return what the name of a file ends in, in small letters, or ``ANIMATED_WEBP``.
+    """Return the extension of a file in lower case, or ``ANIMATED_WEBP``.
 
-    Of a file that is to be read that says whether it is a picture or a video. One that cannot be
-    read counts by its name: reading it will say what is wrong.
+    For a file that exists, the result tells whether it is a picture or a video. A file that cannot
+    be read is judged by its name alone; reading it will raise the error.
     """
     suffix = Path(path).suffix.lower()
     return ANIMATED_WEBP if suffix == ".webp" and _is_animated(path) else suffix
 
 
 def _is_animated(webp: str | Path) -> bool:
-    """Return whether a WebP says that it is animated.
+    """Return whether the header of a WebP states that it is animated.
 
     Source: developers.google.com/speed/webp/docs/riff_container, "Extended File Format".
     """
@@ -44,7 +48,13 @@ def _is_animated(webp: str | Path) -> bool:
 
 
 def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
-    """List the files of these kinds, ``frame2`` before ``frame10``, hidden ones left out.
+    """Return the files of some types in natural order, ``frame2`` before ``frame10``.
+
+    Hidden files are omitted.
+
+    Args:
+        folder: the folder to list.
+        extensions: as :func:`kind_of` returns them, such as ``IMAGE_EXTENSIONS``.
 
     Raises:
         InputError: not a readable folder.
@@ -58,9 +68,9 @@ def list_folder(folder: str | Path, extensions: frozenset[str]) -> list[Path]:
 
 
 def natural_order(name: str) -> list[tuple[bool, int, str]]:
-    """Return what sorts names so that ``frame2`` comes before ``frame10``."""
-    # int() takes at most 4300 digits, so a longer run is compared as text. The name itself comes
-    # last so that a01 and a1 keep one order.
+    """Return a sort key by which ``frame2`` comes before ``frame10``."""
+    # int() accepts at most 4300 digits, so longer runs are split. The name itself comes last, so
+    # that the order of a01 and a1 is defined.
     parts = re.split(r"([0-9]{1,18})", name.lower())
     return [
         (p.isdecimal(), int(p) if p.isdecimal() and p.isascii() else 0, p) for p in [*parts, name]

@@ -12,11 +12,11 @@ extension  holds                                              a pixel without a 
 
 An array of (2, W, 2) could be either, and is read as (2, H, W): channels first.
 
-Whatever the format, a value that is not finite or larger than 1e9 pixels reads as unknown, and
-flow is 0 wherever ``valid`` is False.
+In every format, a value that is not finite or larger than 1e9 pixels is read as unknown, and flow
+is 0 wherever ``valid`` is False.
 
-Each reader compares the header with the size of the file before it allocates anything, and no
-reader unpickles: a broken or hostile file costs one ``InputError``.
+Each reader compares the header with the size of the file before it allocates memory, and no reader
+unpickles: a broken or hostile file raises ``InputError``.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ from flowwarp.io.atomic import atomic_output
 from flowwarp.io.files import open_input
 from flowwarp.io.limits import check_expansion, check_pixels
 
-_XZ_MEMORY = 2**27  # bytes; what xz -9 packs takes 65 MiB to unpack
+_XZ_MEMORY = 2**27  # bytes; the output of xz -9 needs 65 MiB to unpack
 _XZ_PART = 2**16  # bytes read at a time
 
 UNKNOWN = 1e10  # what Middlebury writes
@@ -52,20 +53,13 @@ _FLO_MAGIC = struct.pack("<f", 202021.25)  # b"PIEH"
 _FLO_HEADER = 12  # bytes
 _NPY_MAGIC = b"\x93NUMPY"
 _ZIP_MAGIC = b"PK\x03\x04"
-_MAGIC = {
-    ".flo": (_FLO_MAGIC,),
-    ".png": (_png.SIGNATURE,),
-    ".pfm": (b"PF", b"Pf"),
-    ".npy": (_NPY_MAGIC,),
-    ".npz": (_ZIP_MAGIC,),
-}
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 
 def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Read a flow file; its extension says the format.
+    """Read a flow file; the extension selects the format.
 
     Args:
         path: a ``.flo``, ``.png``, ``.pfm``, ``.npy`` or ``.npz`` file.
@@ -84,17 +78,17 @@ def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
     (tensor([[1.5000, 0.0000]]), tensor([[ True, False]]))
     """
     kind = Path(path).suffix.lower()
-    if kind not in _READERS:
+    if kind not in _FORMATS:
         raise InputError(path, "is not a flow file by its name", f"known are {_known()}")
     with open_input(path) as (file, size):
         _check_magic(path, kind, file.read(8))
         file.seek(0)
-        flow, valid = _READERS[kind](path, file, size)
+        flow, valid = _FORMATS[kind].read(path, file, size)
     return _to_tensors(flow, valid)
 
 
 def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
-    """Read a ``.flo`` file that xz has packed; no more of it is unpacked than its header asks for.
+    """Read a ``.flo`` file that is compressed with xz, unpacking no more than its header states.
 
     Args:
         path: a ``.flo.xz`` file.
@@ -113,7 +107,7 @@ def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
             head = _unpack(unpacker, file, _FLO_HEADER)
             _check_magic(path, ".flo", head)
             height, width = _read_flo_header(path, head, packed)
-            # A byte more than that says that there is too much.
+            # One byte more than the flow needs, to detect a file that is too long.
             body = _unpack(unpacker, file, 8 * height * width + 1)
         except (lzma.LZMAError, EOFError) as fault:
             raise InputError(path, f"is a broken xz file ({fault})") from fault
@@ -122,7 +116,7 @@ def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
 
 
 def _unpack(unpacker: lzma.LZMADecompressor, file: BinaryIO, most: int) -> bytes:
-    """Return the next ``most`` bytes of a packed file, fewer only at its end.
+    """Return the next ``most`` bytes of a compressed file, fewer only at its end.
 
     Raises:
         EOFError: it is cut off.
@@ -138,12 +132,12 @@ def _unpack(unpacker: lzma.LZMADecompressor, file: BinaryIO, most: int) -> bytes
 
 
 def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> None:
-    """Write a flow file; its extension says the format. The file appears whole or not at all.
+    """Write a flow file atomically; the extension selects the format.
 
     Args:
         path: a name ending in ``.flo``, ``.png`` (KITTI), ``.pfm``, ``.npy`` or ``.npz``.
         flow: (2, H, W) in pixels, x first. Values that are not finite are written as unknown.
-        valid: (1, H, W) bool, True where flow has a value; everywhere if left out.
+        valid: (1, H, W) bool, True where flow has a value; by default everywhere.
 
     Raises:
         TypeError: flow is not a floating-point tensor, or valid not a boolean one.
@@ -165,22 +159,27 @@ def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> N
 
 
 def encode_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> bytes:
-    """Return what :func:`write_flow` would write, so that it is known to go before it does.
+    """Return the content of a flow file as bytes, without writing it.
+
+    Args:
+        path: its extension selects the format.
+        flow: (2, H, W) in pixels, x first.
+        valid: (1, H, W) bool, True where flow has a value; by default everywhere.
 
     Raises:
-        TypeError: as for :func:`write_flow`.
-        ValueError: likewise.
-        InputError: likewise.
+        TypeError: flow is not a floating-point tensor, or valid not a boolean one.
+        ValueError: a wrong shape or an unknown extension.
+        InputError: the format cannot hold these values or this size.
     """
     kind = Path(path).suffix.lower()
-    if kind not in _WRITERS:
+    if kind not in _FORMATS:
         raise ValueError(f"path must end in {_known()}, got {str(path)!r}")
-    return _WRITERS[kind](path, *_to_arrays(flow, valid))
+    return _FORMATS[kind].write(path, *_to_arrays(flow, valid))
 
 
 def _to_tensors(flow: Array, valid: Mask | None) -> tuple[Tensor, Tensor]:
-    # NaN fails the comparison too.
-    known = np.asarray((np.abs(flow) <= _UNKNOWN_ABOVE).all(axis=0))
+    """Return (2, H, W) and (1, H, W) tensors; flow is set to 0 where it is unknown."""
+    known = np.asarray((np.abs(flow) <= _UNKNOWN_ABOVE).all(axis=0))  # (H, W), False for NaN
     if valid is not None:
         known &= valid
     flow[:, ~known] = 0
@@ -188,6 +187,7 @@ def _to_tensors(flow: Array, valid: Mask | None) -> tuple[Tensor, Tensor]:
 
 
 def _to_arrays(flow: Tensor, valid: Tensor | None) -> tuple[Array, Mask]:
+    """Check (2, H, W) flow and (1, H, W) mask; return arrays (2, H, W) and (H, W)."""
     if not isinstance(flow, Tensor) or not flow.is_floating_point():
         got = flow.dtype if isinstance(flow, Tensor) else type(flow).__name__
         raise TypeError(f"flow must be a floating-point torch.Tensor, got {got}")
@@ -207,12 +207,12 @@ def _to_arrays(flow: Tensor, valid: Tensor | None) -> tuple[Array, Mask]:
 
 
 def _check_magic(path: str | Path, kind: str, head: bytes) -> None:
-    if head.startswith(_MAGIC[kind]):
+    if head.startswith(_FORMATS[kind].magic):
         return
     if kind == ".flo" and head[:4] == _FLO_MAGIC[::-1]:
         raise InputError(path, "is a big-endian .flo file", "write it little-endian")
-    for other, magic in _MAGIC.items():
-        if head.startswith(magic):
+    for other, form in _FORMATS.items():
+        if head.startswith(form.magic):
             raise InputError(path, f"is a {other} file by its content", f"rename it to {other}")
     raise InputError(path, f"is not a {kind} file (wrong magic number)")
 
@@ -287,7 +287,7 @@ def _read_pfm(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]
         scale = float(header["scale"])
     except ValueError:
         scale = 0.0
-    # Only the sign counts: negative is little-endian. Its size is a unit that no flow file uses.
+    # The sign states the byte order: negative is little-endian. Flow files do not use the value.
     if scale == 0 or not math.isfinite(scale):
         raise InputError(path, f"has a PFM scale of {header['scale'].decode()}")
     file.seek(header.end())
@@ -303,8 +303,8 @@ def _write_pfm(path: str | Path, flow: Array, valid: Mask) -> bytes:
     return b"PF\n%d %d\n-1.0\n" % (width, height) + rows.tobytes()
 
 
-# NumPy. The header is a Python dictionary; three patterns read all of it that is allowed here, so
-# that nothing is evaluated and no header, however long, costs memory.
+# NumPy. The header is a Python dictionary. Three patterns read all that is allowed in it, so that
+# nothing is evaluated and a long header costs no memory.
 
 _NPY_HEADER_LIMIT = 4096
 _NPY_DESCR = re.compile(r"'descr'\s*:\s*'([^']{1,16})'")
@@ -321,7 +321,7 @@ def _read_npy(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]
     elif array.ndim == 3 and array.shape[2] == 2:
         array = array.transpose(2, 0, 1)
     else:
-        raise InputError(path, f"holds flow of shape {array.shape}", "it must be (2, H, W)")
+        raise InputError(path, f"contains flow of shape {array.shape}", "it must be (2, H, W)")
     check_pixels(path, array.shape[2], array.shape[1])
     with np.errstate(over="ignore"):  # float64 beyond float32 becomes inf, hence unknown
         return np.array(array, np.float32, order="C"), None
@@ -330,7 +330,7 @@ def _read_npy(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]
 def _read_npy_array(
     path: str | Path, file: BinaryIO, size: int, name: str, dtypes: re.Pattern[str]
 ) -> NDArray[Any]:
-    """Read one array from a stream of ``size`` bytes; ``name`` is for messages."""
+    """Read one array from a stream of ``size`` bytes; messages call it ``name``."""
     head = file.read(8)
     if len(head) < 8 or not head.startswith(_NPY_MAGIC) or head[6] not in (1, 2, 3):
         raise InputError(path, f"has a broken NumPy header ({name})")
@@ -344,7 +344,7 @@ def _read_npy_array(
         raise InputError(path, f"has a broken NumPy header ({name})", "save it as one plain array")
     if not dtypes.fullmatch(descr[1]):
         wanted = "float32" if dtypes is _FLOATS else "bool"
-        raise InputError(path, f"holds {name} as {descr[1]!r}", f"save it as {wanted}")
+        raise InputError(path, f"contains {name} as {descr[1]!r}", f"save it as {wanted}")
     shape = tuple(int(dim) for dim in re.findall(r"\d+", dims[1]))
     fortran = order[1] == "True"
     available = size - len(head) - len(prefix) - length
@@ -353,14 +353,14 @@ def _read_npy_array(
     return block.T if fortran else block
 
 
-# An .npz is a zip of .npy files. What np.savez writes has a handful of members and no comment.
+# An .npz is a zip of .npy files. np.savez writes a few members and no comment.
 
 _ZIP_END = struct.Struct("<4s4H2IH")
 _ZIP_MEMBERS = 64
 
 
 def _read_npz(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask | None]:
-    # zipfile believes the sizes in the end record and allocates by them: check it first.
+    # zipfile trusts the sizes in the end record and allocates by them, so they are checked first.
     file.seek(max(0, size - _ZIP_END.size))
     end = file.read(_ZIP_END.size)
     if len(end) < _ZIP_END.size or not end.startswith(b"PK\x05\x06"):
@@ -379,24 +379,24 @@ def _read_npz(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask 
             raise
         raise InputError(path, f"is a broken .npz file ({fault})") from fault
     if valid.shape != flow.shape[1:]:
-        raise InputError(path, f"holds flow {flow.shape} but valid of shape {valid.shape}")
+        raise InputError(path, f"contains flow {flow.shape} but valid of shape {valid.shape}")
     return flow, valid
 
 
 def _read_npz_member(path: str | Path, archive: zipfile.ZipFile, name: str, read: Any) -> Any:
-    """Read one array of the archive, its sizes checked first."""
+    """Read one array of the archive after checking its sizes."""
     try:
         member = archive.getinfo(f"{name}.npy")
     except KeyError:
         found = ", ".join(sorted(archive.namelist())[:5]) or "nothing"
         raise InputError(
-            path, f"has no array 'flow' (it holds {found})", "np.savez(path, flow=...)"
+            path, f"has no array 'flow' (it contains {found})", "np.savez(path, flow=...)"
         ) from None
     if member.flag_bits & 1 or member.compress_type not in (
         zipfile.ZIP_STORED,
         zipfile.ZIP_DEFLATED,
     ):
-        raise InputError(path, "is encrypted or packed in a way NumPy does not write")
+        raise InputError(path, "is encrypted, or compressed in a way that NumPy does not use")
     check_expansion(path, member.compress_size, member.file_size)
     with archive.open(member) as stream:
         return read(path, stream, member.file_size)
@@ -422,7 +422,7 @@ def _write_npz(path: str | Path, flow: Array, valid: Mask) -> bytes:
 def _read_block(
     path: str | Path, file: BinaryIO, available: int, dtype: np.dtype[Any], shape: tuple[int, ...]
 ) -> NDArray[Any]:
-    """Read one array of ``shape``, which must be all that is left of the file."""
+    """Read one array of ``shape``, which must be the rest of the file."""
     needed = math.prod(shape) * dtype.itemsize
     if needed != available:
         problem = "is cut off" if available < needed else "is longer than its header says"
@@ -438,20 +438,26 @@ def _channels_first(rows: NDArray[Any]) -> Array:  # (H, W, 2) -> (2, H, W), nat
 
 
 def _known() -> str:
-    return ", ".join(_READERS)
+    return ", ".join(_FORMATS)
 
 
-_READERS = {
-    ".flo": _read_flo,
-    ".png": _read_png,
-    ".pfm": _read_pfm,
-    ".npy": _read_npy,
-    ".npz": _read_npz,
-}
-_WRITERS = {
-    ".flo": _write_flo,
-    ".png": _write_png,
-    ".pfm": _write_pfm,
-    ".npy": _write_npy,
-    ".npz": _write_npz,
+class _Format(NamedTuple):
+    """A file format: what files begin with, a reader and a writer.
+
+    ``read(path, file, size)`` returns (2, H, W) float32 and (H, W) bool or None; ``write(path,
+    flow, valid)`` takes the same and returns the bytes of the file. ``path`` is for messages.
+    """
+
+    magic: tuple[bytes, ...]
+    read: Callable[[str | Path, BinaryIO, int], tuple[Array, Mask | None]]
+    write: Callable[[str | Path, Array, Mask], bytes]
+
+
+# One for each of `FLOW_FORMATS`.
+_FORMATS = {
+    ".flo": _Format((_FLO_MAGIC,), _read_flo, _write_flo),
+    ".png": _Format((_png.SIGNATURE,), _read_png, _write_png),
+    ".pfm": _Format((b"PF", b"Pf"), _read_pfm, _write_pfm),
+    ".npy": _Format((_NPY_MAGIC,), _read_npy, _write_npy),
+    ".npz": _Format((_ZIP_MAGIC,), _read_npz, _write_npz),
 }

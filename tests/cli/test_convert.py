@@ -10,10 +10,10 @@ import torch
 from flowwarp.cli import _paths, main
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io import flow_files
+from flowwarp.io.file_types import FLOW_FORMATS
 from flowwarp.io.flow_files import read_flow, write_flow
 from flowwarp.io.images import write_image
 
-FORMATS = ["flo", "png", "pfm", "npy", "npz"]
 FLOW = torch.tensor([[[1.5, -2.0, 0.25]], [[3.0, 0.0, -7.5]]])  # fits every format exactly
 VALID = torch.tensor([[[True, False, True]]])
 
@@ -36,8 +36,8 @@ def listing(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-@pytest.mark.parametrize("source", FORMATS)
-@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("source", FLOW_FORMATS)
+@pytest.mark.parametrize("target", FLOW_FORMATS)
 def test_every_format_to_every_format(tmp_path, capfdbinary, source, target):
     make(tmp_path, f"a.{source}")
     output = tmp_path / f"b.{target}"

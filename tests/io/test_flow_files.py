@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flowwarp.errors import InputError, OutputError
+from flowwarp.io import flow_files
+from flowwarp.io.file_types import FLOW_EXTENSIONS
 from flowwarp.io.flow_files import read_flow, read_packed_flow, write_flow
 
 EXACT = ["flo", "pfm", "npy", "npz"]
@@ -34,6 +36,10 @@ def assert_same(path, flow, valid):
     assert got_valid.dtype == torch.bool
     assert torch.equal(got_flow, flow)
     assert torch.equal(got_valid, valid)
+
+
+def test_every_format_has_a_reader_and_a_writer():
+    assert set(flow_files._FORMATS) == FLOW_EXTENSIONS
 
 
 def test_flo_bytes_by_hand(tmp_path):

@@ -38,9 +38,10 @@ from torch import Tensor
 
 from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.data.clips import is_cut
+from flowwarp.defaults import QUALITIES, Quality
 from flowwarp.io.video_reader import read_video
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow.estimate import QUALITIES, Quality, estimate_both, load_flownet
+from flowwarp.pipelines.flow.estimate import estimate_both, load_flownet
 from flowwarp.pipelines.flow.interpolate import Estimate, interpolate_video
 from flowwarp.pipelines.flow.refine import refine
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from flowwarp.io.file_types import FLOW_FORMATS
 from flowwarp.io.images import ImageFormat
 from flowwarp.models.flownet import FlowNetConfig
 from flowwarp.train.loop import LoopConfig
@@ -48,11 +49,10 @@ from fuzz_formats.videos import check_salvage, check_video, make_film, make_vide
 
 # Extension, maker of a valid file, and check, by format.
 FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]] = {
-    "flo": (".flo", make_flow(".flo"), check_flow),
-    "kitti": (".png", make_flow(".png"), check_flow),
-    "pfm": (".pfm", make_flow(".pfm"), check_flow),
-    "npy": (".npy", make_flow(".npy"), check_flow),
-    "npz": (".npz", make_flow(".npz"), check_flow),
+    **{
+        "kitti" if name == "png" else name: (f".{name}", make_flow(f".{name}"), check_flow)
+        for name in FLOW_FORMATS
+    },
     "png": (".png", make_image(".png"), check_image),
     "png16": (".png", make_image(".png", ImageFormat(16)), check_image),
     "jpg": (".jpg", make_image(".jpg"), check_image),

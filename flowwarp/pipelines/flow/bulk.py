@@ -14,10 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowwarp.defaults import Quality
 from flowwarp.errors import InputError
 from flowwarp.io.manifests import Manifest, Shard, find_done, sizes
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow.estimate import Quality, load_flownet
+from flowwarp.pipelines.flow.estimate import load_flownet
 from flowwarp.pipelines.flow.jobs import Job, Outcome, find_pairs
 from flowwarp.pipelines.flow.pairs import (
     Fields,

@@ -7,11 +7,11 @@ an accuracy that no network of this size has (:mod:`flowwarp.pipelines.flow.refi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from flowwarp.defaults import QUALITIES, Quality
 from flowwarp.io.checkpoints import build
 from flowwarp.io.shipped import SHIPPED, find_weights
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
@@ -21,8 +21,6 @@ from flowwarp.pipelines.flow.refine import Progress, part, refine
 from flowwarp.precision import fast_autocast
 from flowwarp.tensors import check_choice, check_pixels, check_range, check_same_grid
 
-Quality = Literal["fast", "balanced", "best"]
-QUALITIES: tuple[Quality, ...] = ("fast", "balanced", "best")
 # The network compares frames at a quarter of its input's resolution. Enlarging them lowered the
 # error on all sets of ground truth, by a fifth on Middlebury; more of it takes too long.
 ENLARGED = 1.25

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowwarp.data.clips import Footage, find_clips
+from flowwarp.defaults import Quality
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.file_types import IMAGE_EXTENSIONS, kind_of
 from flowwarp.io.files import folded
@@ -22,7 +23,6 @@ from flowwarp.io.manifests import Shard, stamp
 from flowwarp.io.video_info import video_info
 from flowwarp.io.video_salvage import salvage_video
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow.estimate import Quality
 from flowwarp.pipelines.flow.pairs import Pair, Target
 
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from flowwarp.defaults import Quality
 from flowwarp.errors import InputError
 from flowwarp.io.atomic import atomic_output
 from flowwarp.io.flow_files import encode_flow
@@ -20,7 +21,7 @@ from flowwarp.io.images import read_image, write_image
 from flowwarp.io.manifests import stamp
 from flowwarp.models.flownet import FlowNet
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines.flow.estimate import Quality, estimate_both, estimate_flow
+from flowwarp.pipelines.flow.estimate import estimate_both, estimate_flow
 from flowwarp.pipelines.flow.refine import Progress
 
 Frame = Path | NDArray[np.uint8]  # a picture file, or a decoded frame of a video (3, H, W)
