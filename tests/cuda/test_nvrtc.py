@@ -16,7 +16,7 @@ SOURCE = nvrtc.wrap("warping", "warp<float, 2, 0>", "WarpingCall")
 
 
 @pytest.fixture
-def nvrtc() -> nvrtc.Nvrtc:
+def library() -> nvrtc.Nvrtc:
     found = nvrtc.nvrtc()
     if found.library is None:
         pytest.skip(found.reason)
@@ -26,14 +26,14 @@ def nvrtc() -> nvrtc.Nvrtc:
 # ------------------------------------------------------------------ compile
 
 
-def test_every_kernel_compiles_without_a_gpu(nvrtc: nvrtc.Nvrtc, kernels: list[str]) -> None:
+def test_every_kernel_compiles_without_a_gpu(library: nvrtc.Nvrtc, kernels: list[str]) -> None:
     for kernel in kernels:
         binary = nvrtc.compile_source(kernel, "sm_90")
         assert binary.startswith(b"\x7fELF")
         assert b"\0kernel\0" in binary  # what cuModuleGetFunction asks for
 
 
-@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.usefixtures("library")
 def test_ptx_for_a_gpu_that_nvrtc_does_not_know() -> None:
     ptx = nvrtc.compile_source(SOURCE, "compute_90")
     assert b".visible .entry kernel(" in ptx
@@ -42,7 +42,7 @@ def test_ptx_for_a_gpu_that_nvrtc_does_not_know() -> None:
     assert b".ftz" not in ptx
 
 
-@pytest.mark.usefixtures("nvrtc")
+@pytest.mark.usefixtures("library")
 def test_an_error_carries_the_log_and_the_source() -> None:
     broken = nvrtc.wrap("warping", "warp<float, 3, 0>", "WarpingCall")
     with pytest.raises(RuntimeError, match="NVRTC") as error:

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
+from flowwarp.ops import native
 from flowwarp.ops.census import (
     census,
     census_distance,
@@ -321,7 +322,7 @@ def test_transforms_of_func():
 def test_reference_serves_without_the_library(monkeypatch):
     images = [levels(1, 3, 6, 7, seed=k) for k in range(2)]
     grads = randn(1, 1, 6, 7), randn(1, 48, 6, 7)
-    native = everything(images, *grads)
+    ours = everything(images, *grads)
     monkeypatch.setattr(native, "library_for", lambda *tensors: None)
-    for mine, theirs in zip(everything(images, *grads), native, strict=True):
+    for mine, theirs in zip(everything(images, *grads), ours, strict=True):
         torch.testing.assert_close(mine, theirs)

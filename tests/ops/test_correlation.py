@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
 
+from flowwarp.ops import native
 from flowwarp.ops.correlation import correlation, correlation_gradient, correlation_reference
 
 # torch's own, when forward AD loads its decompositions
@@ -324,7 +325,7 @@ def test_autocast_leaves_inputs_as_they_are():
 
 def test_reference_serves_without_the_library(monkeypatch):
     a, b = (t.clone().requires_grad_() for t in SMALL)
-    native = with_gradients(correlation, a, b, TANGENT, 1, 1)
+    ours = with_gradients(correlation, a, b, TANGENT, 1, 1)
     monkeypatch.setattr(native, "library_for", lambda *tensors: None)
-    for mine, theirs in zip(with_gradients(correlation, a, b, TANGENT, 1, 1), native, strict=True):
+    for mine, theirs in zip(with_gradients(correlation, a, b, TANGENT, 1, 1), ours, strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -326,9 +326,9 @@ def test_all_instruction_sets_give_the_same_bits(each_level, dtype, mode, channe
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
 def test_reference_serves_without_the_library(monkeypatch, dtype, mode):
-    native = everything(dtype, mode)
+    ours = everything(dtype, mode)
     monkeypatch.setattr(native, "native", lambda: native.Native(None, "off", ""))
-    for mine, theirs in zip(everything(dtype, mode), native, strict=True):
+    for mine, theirs in zip(everything(dtype, mode), ours, strict=True):
         # It rounds in another order.
         assert_relative(mine, theirs.double(), max(1e-5, 2 * TOLERANCE[theirs.dtype]))
 
