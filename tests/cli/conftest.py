@@ -1,7 +1,9 @@
-"""What tests of several commands share."""
+"""Fixtures that the tests of several commands share."""
 
 import weakref
 from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,17 +13,18 @@ from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video_reader import read_video
 from flowwarp.models.flownet import TINY, FlowNet
+from flowwarp.pipelines.flow import bulk, pairs
 
 
 @pytest.fixture
 def inside(tmp_path, monkeypatch):
-    """Be in an empty folder."""
+    """Change to an empty folder."""
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture
 def call(capsys):
-    """Return what runs a command line, and returns exit code, stdout lines and stderr lines."""
+    """Return a function that runs a command line: exit code, stdout lines, stderr lines."""
 
     def run(*arguments):
         with pytest.raises(SystemExit) as stop:
@@ -34,7 +37,7 @@ def call(capsys):
 
 @pytest.fixture(scope="session")
 def untrained(tmp_path_factory):
-    """Return the weights of a small flow network that was never trained."""
+    """Return a weights file of a tiny flow network that was never trained."""
     path = tmp_path_factory.mktemp("untrained") / "tiny.safetensors"
     torch.manual_seed(0)
     save_weights(path, FlowNet(TINY), Card("flownet", asdict(TINY)))
@@ -43,7 +46,7 @@ def untrained(tmp_path_factory):
 
 @pytest.fixture
 def frames_held(monkeypatch):
-    """Return how many frames of videos are held at once, as each is read: a list that grows."""
+    """Return a list that grows by the number of video frames in memory as each is read."""
     alive, held = weakref.WeakSet(), []
 
     def counted(path):
@@ -54,3 +57,26 @@ def frames_held(monkeypatch):
 
     monkeypatch.setattr(flowwarp.io.video_reader, "read_video", counted)
     return held
+
+
+@pytest.fixture
+def flow(call, untrained):
+    """Return a function that runs ``flowwarp flow`` with an untrained network."""
+    # fast takes a tenth of the time, and the tests do not depend on the accuracy.
+    return partial(call, "flow", "--weights", untrained, "--quality", "fast")
+
+
+@pytest.fixture
+def create_during_estimation(monkeypatch):
+    """Return a function that creates a file of a given name while flow is estimated."""
+    estimate = bulk.estimate_fields
+
+    def create(name):
+        def estimate_later(*arguments, **options):
+            Path(name).write_text("mine")
+            return estimate(*arguments, **options)
+
+        for module in (pairs, bulk):
+            monkeypatch.setattr(module, "estimate_fields", estimate_later)
+
+    return create
