@@ -80,3 +80,9 @@ def create_during_estimation(monkeypatch):
             monkeypatch.setattr(module, "estimate_fields", estimate_later)
 
     return create
+
+
+@pytest.fixture
+def warp(call):
+    """Return a function that runs ``flowwarp warp``."""
+    return partial(call, "warp")
