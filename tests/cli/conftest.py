@@ -5,11 +5,13 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+import click
 import pytest
 import torch
 
 import flowwarp.io.video_reader
 from flowwarp.cli import main
+from flowwarp.cli._errors import run as run_command
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video_reader import read_video
 from flowwarp.models.flownet import TINY, FlowNet
@@ -86,3 +88,22 @@ def create_during_estimation(monkeypatch):
 def warp(call):
     """Return a function that runs ``flowwarp warp``."""
     return partial(call, "warp")
+
+
+@pytest.fixture
+def outcome(capfd):
+    """Run a command that raises; return exit code, stdout and stderr lines."""
+
+    def run_it(fault, arguments=()):
+        @click.command()
+        def command():
+            if isinstance(fault, BaseException):
+                raise fault
+            return fault
+
+        with pytest.raises(SystemExit) as stop:
+            run_command(command, arguments)
+        captured = capfd.readouterr()
+        return stop.value.code, captured.out, captured.err.splitlines()
+
+    return run_it

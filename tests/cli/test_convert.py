@@ -48,7 +48,7 @@ def test_every_format_to_every_format(tmp_path, capfdbinary, source, target):
     assert torch.equal(valid, VALID)
 
 
-def test_many_into_a_folder(tmp_path, capfdbinary):
+def test_several_files_into_a_folder(tmp_path, capfdbinary):
     make(tmp_path, "in/f10.flo", "in/f9.png", "other/x.npy", "other/y.npz")
     (tmp_path / "in" / "notes.txt").write_text("not a flow file")
     out_folder = tmp_path / "new" / "out"
@@ -60,7 +60,7 @@ def test_many_into_a_folder(tmp_path, capfdbinary):
     assert all(torch.equal(read_flow(path)[1], VALID) for path in expected)
 
 
-def test_bad_ones_among_many_are_listed(tmp_path, capfdbinary):
+def test_broken_files_are_listed(tmp_path, capfdbinary):
     make(tmp_path, "in/a.flo", "in/c.flo")
     (tmp_path / "in" / "b.flo").write_bytes(b"PIEH")
     out_folder = tmp_path / "out"
@@ -77,7 +77,7 @@ def test_bad_ones_among_many_are_listed(tmp_path, capfdbinary):
     assert listing(out_folder) == ["a.npy", "c.npy"]
 
 
-def test_pictures_beside_their_flow_are_left_out(tmp_path, capfdbinary):
+def test_pictures_of_show_are_left_out(tmp_path, capfdbinary):
     make(tmp_path, "in/a.flo", "in/b.png", "in/b_flow.png")
     for name in ("a_flow", "a_arrows", "b_error", "c_flow"):
         write_image(tmp_path / "in" / f"{name}.png", torch.zeros(3, 1, 3))
@@ -88,7 +88,7 @@ def test_pictures_beside_their_flow_are_left_out(tmp_path, capfdbinary):
     assert listing(tmp_path / "out") == ["a.npz", "b.npz", "b_flow.npz"]
 
 
-def test_bad_input_leaves_no_folder(tmp_path, capfdbinary):
+def test_bad_input_creates_no_folder(tmp_path, capfdbinary):
     write_flow(tmp_path / "a.flo", torch.full((2, 1, 1), 600.0))
     for name in ("a.flo", ""):
         path = tmp_path / name if name else name
@@ -96,7 +96,7 @@ def test_bad_input_leaves_no_folder(tmp_path, capfdbinary):
     assert listing(tmp_path) == ["a.flo"]
 
 
-def test_flow_beyond_kitti_is_a_bad_input(tmp_path, capfdbinary):
+def test_flow_out_of_range_for_kitti_is_bad_input(tmp_path, capfdbinary):
     write_flow(tmp_path / "a.flo", torch.full((2, 1, 1), 600.0))
     code, out, err = run(capfdbinary, "convert", tmp_path / "a.flo", "-o", tmp_path / "a.png")
     assert (code, out, len(err)) == (3, b"", 1)
@@ -119,7 +119,7 @@ def test_existing_output_is_refused_before_any_work(tmp_path, capfdbinary):
     assert torch.equal(read_flow(tmp_path / "out" / "b.npy")[1], VALID)
 
 
-def test_in_place(tmp_path, capfdbinary):
+def test_file_may_replace_itself(tmp_path, capfdbinary):
     path = make(tmp_path, "a.flo") / "a.flo"
     before = path.read_bytes()
     assert run(capfdbinary, "convert", path, "-o", path)[0] == 4
@@ -164,7 +164,7 @@ def test_dry_run_reads_everything_and_writes_nothing(tmp_path, capfdbinary):
     assert listing(tmp_path) == ["a.flo"]
 
 
-def test_dry_run_finds_what_a_format_cannot_hold(tmp_path, capfdbinary):
+def test_dry_run_checks_the_range_of_the_format(tmp_path, capfdbinary):
     write_flow(tmp_path / "a.flo", torch.full((2, 4, 5), 600.0))
     outcomes = [
         run(capfdbinary, "convert", tmp_path / "a.flo", "-o", tmp_path / "a.png", *more)
@@ -189,14 +189,14 @@ def test_dry_run_finds_what_a_format_cannot_hold(tmp_path, capfdbinary):
         (["a.flo", "b.flo", "-o", "c.mp4", "--to", "npy"], "many inputs need a folder"),
     ],
 )
-def test_usage(tmp_path, capfdbinary, monkeypatch, arguments, words):
+def test_usage_errors(tmp_path, capfdbinary, monkeypatch, arguments, words):
     monkeypatch.chdir(make(tmp_path, "a.flo", "b.flo"))
     code, out, err = run(capfdbinary, "convert", *arguments)
     assert (code, out, len(err)) == (2, b"", 1)
     assert words in err[0]
 
 
-def test_two_inputs_of_one_name(tmp_path, capfdbinary):
+def test_two_inputs_with_one_name_are_refused(tmp_path, capfdbinary):
     make(tmp_path, "x/a.flo", "y/a.flo")
     code, _, err = run(
         capfdbinary, "convert", tmp_path / "x", tmp_path / "y", "-o", tmp_path / "o", "--to", "npy"
@@ -207,7 +207,7 @@ def test_two_inputs_of_one_name(tmp_path, capfdbinary):
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
-def test_two_inputs_whose_names_differ_in_case_only(monkeypatch, platform):
+def test_input_names_that_differ_in_case_only(monkeypatch, platform):
     monkeypatch.setattr(sys, "platform", platform)
     sources = [Path("x/a.flo"), Path("x/A.flo")]
     if platform == "linux":
@@ -217,7 +217,7 @@ def test_two_inputs_whose_names_differ_in_case_only(monkeypatch, platform):
             _paths.name_outputs(sources, Path("o"), ".npy")
 
 
-def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):
+def test_output_that_links_to_another_input_is_refused(tmp_path, capfdbinary):
     """It would be replaced before it is read."""
     make(tmp_path, "in/a.flo")
     write_flow(tmp_path / "in/b.flo", 2 * FLOW)
@@ -232,7 +232,7 @@ def test_an_output_that_is_a_link_to_another_input(tmp_path, capfdbinary):
     assert listing(tmp_path / "out") == ["a.flo"]
 
 
-def test_an_output_that_came_meanwhile(tmp_path, capfdbinary, monkeypatch):
+def test_output_created_during_work_is_not_replaced(tmp_path, capfdbinary, monkeypatch):
     make(tmp_path, "in/a.flo", "in/b.flo")
     read = flow_files.read_flow
 
@@ -249,7 +249,7 @@ def test_an_output_that_came_meanwhile(tmp_path, capfdbinary, monkeypatch):
     assert (tmp_path / "out/b.npy").read_text() == "mine"
 
 
-def test_two_outputs_that_are_one_file(tmp_path, capfdbinary):
+def test_two_outputs_that_are_one_file_are_refused(tmp_path, capfdbinary):
     make(tmp_path, "in/a.flo", "in/b.flo")
     (tmp_path / "out").mkdir()
     (tmp_path / "out/b.npy").symlink_to("a.npy")
@@ -260,7 +260,7 @@ def test_two_outputs_that_are_one_file(tmp_path, capfdbinary):
     assert listing(tmp_path / "out") == ["b.npy"]
 
 
-def test_a_folder_in_place(tmp_path, capfdbinary):
+def test_folder_may_replace_its_files(tmp_path, capfdbinary):
     make(tmp_path, "a.flo", "b.flo")
     before = (tmp_path / "a.flo").read_bytes()
     inputs = ("convert", tmp_path, "-o", tmp_path, "--overwrite", "--to", "flo")
@@ -268,7 +268,7 @@ def test_a_folder_in_place(tmp_path, capfdbinary):
     assert (tmp_path / "a.flo").read_bytes() == before
 
 
-def test_outputs_that_cannot_be(tmp_path, capfdbinary):
+def test_impossible_output_paths(tmp_path, capfdbinary):
     make(tmp_path, "a.flo")
     (tmp_path / "dir.npy").mkdir()
     (tmp_path / "file").write_bytes(b"")
@@ -311,7 +311,7 @@ def test_full_disk_stops_everything(tmp_path, capfdbinary, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["li\nne.flo", "gl[o]b.flo", "not-utf8-\udcff.flo", "-dash.flo"])
-def test_odd_names_work(tmp_path, capfdbinary, name):
+def test_unusual_file_names(tmp_path, capfdbinary, name):
     make(tmp_path, name)
     output = tmp_path / name.replace(".flo", ".npz")
     code, out, err = run(capfdbinary, "convert", tmp_path / name, "-o", output)
@@ -328,8 +328,8 @@ def test_folder_or_glob_without_flow_files(tmp_path, capfdbinary):
         )
 
 
-def test_a_folder_of_folders_names_one(tmp_path, capfdbinary):
-    """As `flow` of several clips makes them."""
+def test_folder_of_folders_suggests_one(tmp_path, capfdbinary):
+    """As `flow` writes them for several clips."""
     make(tmp_path, "f[1]/a10/000000.flo", "f[1]/a9/000000.flo", "f[1]/.hidden/a.flo")
     for name, folder in (("f[1]", "f[1]/a9"), ("f[1]/", "f[1]/a9"), ("f*", "f[1]")):
         code, _, err = run(capfdbinary, "convert", f"{tmp_path}/{name}", "-o", "o", "--to", "npy")
@@ -337,7 +337,7 @@ def test_a_folder_of_folders_names_one(tmp_path, capfdbinary):
         assert err[0].endswith(f".png; give one of its folders, such as {tmp_path}/{folder}")
 
 
-def test_as_a_program_and_without_heavy_imports(tmp_path):
+def test_as_a_program_without_heavy_imports(tmp_path):
     make(tmp_path, "a.flo")
     command = [sys.executable, "-X", "importtime", "-m", "flowwarp", "convert"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True, check=True)
@@ -365,7 +365,7 @@ def test_make_folder(tmp_path):
         _paths.make_folder(tmp_path / "file" / "b")
 
 
-def test_expand_keeps_files_as_they_are(tmp_path):
+def test_expand_inputs_keeps_file_names(tmp_path):
     # Even one that is missing or of another kind: reading it says what is wrong.
     names = [str(tmp_path / "none.flo"), str(tmp_path / "a.txt")]
     assert [str(path) for path in _paths.expand_inputs(names, frozenset({".flo"}))] == names

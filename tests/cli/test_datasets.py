@@ -1,4 +1,4 @@
-"""``flowwarp datasets``: what is known, and clips made into a folder."""
+"""``flowwarp datasets``: list, info and make."""
 
 import csv
 import json
@@ -41,8 +41,8 @@ def test_list_names_recipes_and_worlds(datasets):
     assert "MPI Sintel" in next(line for line in out if line.startswith("sintel"))
 
 
-def test_list_does_not_load_torch(datasets):
-    """It reads some small files: it must not take seconds."""
+def test_list_does_not_import_torch(datasets):
+    """It reads only a few small files."""
     import subprocess
 
     code = "import sys; from flowwarp.cli import main\ntry: main(['datasets', 'info', 'digits'])\n"
@@ -52,7 +52,7 @@ def test_list_does_not_load_torch(datasets):
     assert "moving digits" in done.stdout
 
 
-def test_list_for_machines(datasets):
+def test_list_as_json(datasets):
     code, (line,), _ = datasets("list", "--json")
     assert code == 0
     assert json.loads(line)["datasets"]["kitti2015"] == "KITTI 2015 scene flow"
@@ -66,7 +66,7 @@ def test_info_shows_captions_of_the_first_clips(datasets, world):
     assert datasets("info", world)[1][-len(shown) :] == [f"  {caption}" for caption in shown]
 
 
-def test_info_says_licence_origin_and_layout(datasets):
+def test_info_prints_licence_origin_and_layout(datasets):
     code, out, err = datasets("info", "kitti2015")
     assert (code, err) == (0, [])
     text = "\n".join(out)
@@ -88,7 +88,7 @@ def test_info_says_licence_origin_and_layout(datasets):
     assert any("captions.csv" in line for line in about["layout"])
 
 
-def test_info_of_a_recipe_of_ones_own(datasets):
+def test_info_of_a_user_recipe(datasets):
     Path("mine.toml").write_text('title = "Mine"\nfootage = ["*.mp4"]\n')
     code, out, _ = datasets("info", "mine.toml")
     assert code == 0
@@ -96,7 +96,7 @@ def test_info_of_a_recipe_of_ones_own(datasets):
     assert out[1] == "licence: not stated"
 
 
-def test_info_of_what_is_not_known(datasets):
+def test_info_of_an_unknown_name(datasets):
     code, out, (line,) = datasets("info", "sintle")
     assert (code, out) == (3, [])
     assert line.startswith("flowwarp: sintle: is not known")
@@ -108,7 +108,7 @@ def test_info_of_what_is_not_known(datasets):
 # ------------------------------------------------------------------ make
 
 
-def test_clips_with_captions(datasets):
+def test_make_writes_clips_and_captions(datasets):
     code, out, err = datasets("make", "digits", "-o", "out", "--count", 3, "--size", 32)
     assert (code, err) == (0, [])
     names = ["000000.mp4", "000001.mp4", "000002.mp4"]
@@ -123,7 +123,7 @@ def test_clips_with_captions(datasets):
     assert frames[0].shape == (3, 32, 32)
 
 
-def test_what_is_made_can_be_read_as_captioned_videos(datasets):
+def test_made_clips_can_be_read_as_captioned_videos(datasets):
     datasets("make", "digits", "-o", "out", "--count", 2, "--size", 32)
     store = load_captioned("out", 32, 16, cache="cache")
     assert len(store) == 2
@@ -150,7 +150,7 @@ def test_sprites_with_flow(datasets):
         assert known.float().mean() > 0.5
 
 
-def test_the_seed_decides(datasets):
+def test_clips_depend_on_the_seed_only(datasets):
     def make(*options):
         code, (line,), _ = datasets(
             *("make", "sprites", "-o", "x", "--size", "16", "--count", 3, "--dry-run", "--json"),
@@ -166,7 +166,7 @@ def test_the_seed_decides(datasets):
     assert not Path("x").exists()
 
 
-def test_layers_that_hold_nothing_that_is_held_out(datasets, monkeypatch):
+def test_layers_without_held_out_combinations_are_refused(datasets, monkeypatch):
     names = ("body_light_light_female", "torso_tunic_white_female")
     few = [layer for layer in layers.bundled_layers().layers if layer.id in names]
     monkeypatch.setattr(layers, "load_layers", lambda folder: layers.Layers(tuple(few)))
@@ -178,13 +178,13 @@ def test_layers_that_hold_nothing_that_is_held_out(datasets, monkeypatch):
     assert not Path("x").exists()
 
 
-def test_a_dry_run_says_what_would_be_written(datasets):
+def test_dry_run_lists_files(datasets):
     options = ("make", "digits", "-o", "x", "--size", "16", "--count", 2)
     assert datasets(*options, "--dry-run")[:2] == (0, datasets(*options)[1])
 
 
-def test_a_table_is_never_of_other_clips(datasets, monkeypatch):
-    """Where clips are replaced and that is stopped, there is none."""
+def test_interrupted_make_leaves_no_table(datasets, monkeypatch):
+    """A folder with a table is complete: interrupted while replacing clips, there is none."""
     options = ("make", "digits", "-o", "x", "--size", "16", "--count", 3)
     assert datasets(*options)[0] == 0
     write = command._write
@@ -199,7 +199,7 @@ def test_a_table_is_never_of_other_clips(datasets, monkeypatch):
     assert not Path("x/captions.csv").exists()
 
 
-def test_two_do_not_make_clips_in_one_folder(datasets):
+def test_second_process_in_one_folder_is_refused(datasets):
     from flowwarp.io.locks import lock
 
     Path("x").mkdir()
@@ -208,7 +208,7 @@ def test_two_do_not_make_clips_in_one_folder(datasets):
     assert (code, line) == (8, "flowwarp: x: another process makes clips here; wait for it")
 
 
-def test_credits_of_others_are_not_replaced(datasets):
+def test_existing_credits_are_not_replaced(datasets):
     Path("x").mkdir()
     Path("x/AUTHORS.txt").write_text("me\n")
     options = ("make", "sprites", "-o", "x", "--size", "16", "--count", 1)
@@ -216,7 +216,7 @@ def test_credits_of_others_are_not_replaced(datasets):
     assert Path("x/AUTHORS.txt").read_text() == "me\n"
 
 
-def test_photos(datasets):
+def test_photos_as_background(datasets):
     Path("photos").mkdir()
     write_image("photos/a.png", torch.rand(3, 40, 50))
     options = ("--photos", "photos", "--size", "16", "--frames", "2", "--count", "12")
@@ -226,7 +226,7 @@ def test_photos(datasets):
 
 
 @pytest.mark.parametrize("folder", ["000000", "000001"])
-def test_no_photo_that_is_read_is_replaced_or_removed(datasets, folder):
+def test_input_photos_are_never_replaced_or_removed(datasets, folder):
     photo = Path("out", folder, "000000.png")
     photo.parent.mkdir(parents=True)
     write_image(photo, torch.zeros(3, 64, 64))
@@ -237,7 +237,7 @@ def test_no_photo_that_is_read_is_replaced_or_removed(datasets, folder):
     assert photo.read_bytes() == before
 
 
-def test_nothing_is_replaced_unasked(datasets):
+def test_existing_files_need_overwrite(datasets):
     arguments = ("make", "digits", "-o", "out", "--count", 1, "--size", 16)
     assert datasets(*arguments)[0] == 0
     before = Path("out/captions.csv").read_text()
@@ -249,7 +249,7 @@ def test_nothing_is_replaced_unasked(datasets):
     assert Path("out/captions.csv").read_text() != before
 
 
-def test_nothing_of_a_longer_clip_is_left(datasets):
+def test_overwrite_removes_files_of_a_longer_clip(datasets):
     options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--flow")
     for frames in (5, 3):
         assert datasets(*options, "--frames", frames, "--overwrite")[0] == 0
@@ -258,7 +258,7 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     Path("out/000000.mp4").unlink()
     for path in Path("out/000000").rglob("*00000[01]*"):
         path.unlink()
-    code, _, err = datasets(*options, "--frames", 2)  # what is left of it is not lost unasked
+    code, _, err = datasets(*options, "--frames", 2)  # the longer clip needs --overwrite, too
     assert (code, err) == (
         4, ["flowwarp: out/000000/000002.png: exists; use --overwrite to replace it"]
     )  # fmt: skip
@@ -269,7 +269,7 @@ def test_nothing_of_a_longer_clip_is_left(datasets):
     assert [path.name for path in Path("out/000000/hidden").iterdir()] == ["000000.png"]
 
 
-def test_masks_of_the_version_before_do_not_stay_among_frames(datasets):
+def test_overwrite_removes_masks_of_an_older_version(datasets):
     options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--flow")
     folder = Path("out/000000")
     old = [folder / "hidden_000007.png", folder / "hidden/000007.png"]
@@ -288,8 +288,8 @@ def test_masks_of_the_version_before_do_not_stay_among_frames(datasets):
     assert set(folder.glob("hidden/*")) == {*masks, *mine}
 
 
-def test_no_flow_of_other_clips_is_left(datasets):
-    """A clip without known flow beside that of an older one would be measured by it."""
+def test_overwrite_removes_flow_of_other_clips(datasets):
+    """A new clip beside the flow of an older one would be evaluated with it."""
     options = ("make", "digits", "-o", "out", "--count", 1, "--size", 16, "--frames", 2)
     assert datasets(*options, "--flow")[0] == 0
     for name in ("captions.csv", "000000.mp4"):
@@ -309,8 +309,8 @@ def test_no_flow_of_other_clips_is_left(datasets):
     assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["000000.mp4", "captions.csv"]
 
 
-def test_nothing_of_a_larger_set_is_left(datasets):
-    """Clips beyond the new count go, but nothing that no set could have had."""
+def test_overwrite_removes_clips_of_a_larger_set(datasets):
+    """Clips beyond the new count are removed, but no other file."""
     options = ("make", "digits", "-o", "out", "--size", 16, "--frames", 2, "--flow", "--count")
     assert datasets(*options, 5)[0] == 0
     mine = ("000003/notes.txt", "000004x.mp4", "000009.mp4", "240131.mp4")
@@ -332,7 +332,7 @@ def test_nothing_of_a_larger_set_is_left(datasets):
     assert len(pairs_of(load_recipe("made"), "out")) == 2
 
 
-def test_what_is_left_of_a_larger_set_is_not_lost_unasked(datasets):
+def test_larger_set_is_not_removed_without_overwrite(datasets):
     options = ("make", "digits", "-o", "out", "--size", 16, "--frames", 2, "--count")
     assert datasets(*options, 3)[0] == 0
     for name in ("captions.csv", "000000.mp4"):
@@ -358,7 +358,7 @@ def test_what_is_left_of_a_larger_set_is_not_lost_unasked(datasets):
         (["sprites", "-o", "x", "--photos", "empty"], 3, "holds no picture"),
     ],
 )
-def test_faults_are_one_line(datasets, arguments, code, message):
+def test_errors_are_one_line(datasets, arguments, code, message):
     Path("file").write_text("x")
     Path("empty").mkdir()
     found, out, err = datasets("make", *arguments)

@@ -1,4 +1,4 @@
-"""Commands where the disk is full or read-only, the pipe closed, the home missing, a core alone."""
+"""Commands on a full or read-only disk, with a closed pipe, no home folder, or one core."""
 
 import errno
 import io
@@ -26,7 +26,7 @@ SIZE = 144
 NET = "--weights {net} --quality fast"
 VIDEO = "--gpt {gpt} --dvae {dvae} --upsampler {upsampler} --flow {net}"
 ONCE = "--preset tiny --steps 1 --run {disk}/run --resume auto --set batch_size=1"
-# What each would write, in {disk}, is more than fits.
+# Each command would write more into {disk} than fits.
 CALLS = {
     "warp": "warp a.png a.flo -o {disk}/out.png",
     "warp of many": "warp frames a.flo -o {disk}/warped",
@@ -104,8 +104,8 @@ def test_full_disk(name, run, small_disk):
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_a_disk_that_is_full_when_it_is_flushed(name, run, monkeypatch):
-    """As behind a network; unlike the disk above, everybody can have one."""
+def test_disk_full_at_flush(name, run, monkeypatch):
+    """As on a network disk; unlike the small disk above, it needs no mount."""
 
     def full(descriptor):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -122,8 +122,8 @@ def test_a_disk_that_is_full_when_it_is_flushed(name, run, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["flow of many", "warp of many"])
-def test_a_disk_that_is_full_at_each_write_in_turn(name, run):
-    """Also at the last of all, of the manifest, when every result is there."""
+def test_disk_full_at_each_write_in_turn(name, run):
+    """Also at the last write, of the manifest, when every result is written."""
     generator = torch.Generator().manual_seed(0)
     for number in range(3):
         write_image(f"frames/{number}.png", torch.rand(3, 24, 40, generator=generator))
@@ -144,7 +144,7 @@ def test_a_disk_that_is_full_at_each_write_in_turn(name, run):
     assert disk.count == {"flow of many": 2 + 2 * 3 + 1, "warp of many": 2 + 3 * 3 + 1}[name]
 
 
-def test_what_ends_a_job_is_told_before_a_manifest_that_cannot_be_closed(tmp_path):
+def test_first_error_is_reported_if_closing_the_manifest_fails_too(tmp_path):
     def work(*faults):
         with open_manifest(tmp_path / "out", {"job": "test"}) as manifest:
             manifest.append({"part": "a", "status": "done"})
@@ -160,7 +160,7 @@ def test_what_ends_a_job_is_told_before_a_manifest_that_cannot_be_closed(tmp_pat
 
 
 def results(folder):
-    """Return what is in a folder, by name; of the manifest, which tells times, that it is there."""
+    """Return the files of a folder by name; a manifest, which contains times, as empty."""
     return {
         path: b"" if path.endswith(".jsonl") else Path(folder, path).read_bytes()
         for path in names(Path(folder))
@@ -168,13 +168,13 @@ def results(folder):
 
 
 def done(folder):
-    """Return the parts that the manifest in a folder says are done."""
+    """Return the parts that a folder's manifest lists as done."""
     (path,) = Path(folder).rglob("manifest.jsonl")
     job = json.loads(path.read_text().splitlines()[0])
     return read_manifests(path.parent, job).keys()
 
 
-def test_full_disk_spares_what_is_there(run, small_disk):
+def test_full_disk_leaves_existing_files_intact(run, small_disk):
     (small_disk / "out.npy").write_bytes(b"precious")
     (small_disk / "ballast").write_bytes(bytes(236 * 1024))
     code, _, lines = run(CALLS["convert"] + " --overwrite", disk=small_disk)
@@ -192,7 +192,7 @@ def test_read_only_disk(name, run, small_disk):
 
 
 @pytest.mark.parametrize("text", [CALLS["flow of many"], "convert a.flo -o {disk}/a.npy"])
-def test_nobody_reads_what_is_printed(text, run, tmp_path, monkeypatch):
+def test_closed_pipe_ends_every_command(text, run, tmp_path, monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     with monkeypatch.context() as patch, open(writer, "wb", buffering=0) as pipe:  # noqa: PTH123
@@ -219,7 +219,7 @@ PREPARE = "train-flow frames --preset tiny --run run --steps 1"
         ("a.png/cache", "a.png"),
     ],
 )
-def test_a_cache_that_cannot_be(place, words, run, small_disk, monkeypatch):
+def test_cache_folder_that_cannot_be_created(place, words, run, small_disk, monkeypatch):
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", place.format(disk=small_disk))
     code, _, lines = run(PREPARE)
@@ -228,7 +228,7 @@ def test_a_cache_that_cannot_be(place, words, run, small_disk, monkeypatch):
     assert not Path("run").exists()
 
 
-def test_no_home(run, monkeypatch):
+def test_no_home_folder(run, monkeypatch):
     for name in ("FLOWWARP_CACHE_DIR", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
 
@@ -243,7 +243,7 @@ def test_no_home(run, monkeypatch):
     assert run(CALLS["flow"], disk=".")[0] == 0  # which needs none
 
 
-def test_a_cache_that_is_not_there_yet_is_made(run, monkeypatch):
+def test_missing_cache_folder_is_created(run, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", "some/where/new")
     code, _, lines = run(CALLS["train-captioner"], disk=".")
     assert code == 0, lines
@@ -252,8 +252,8 @@ def test_a_cache_that_is_not_there_yet_is_made(run, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="which removes nothing that is open")
 @pytest.mark.parametrize("name", ["train-flow", "train-dvae"])
-def test_data_that_disappears_in_mid_run_is_not_missed(name, run, monkeypatch):
-    """Nor is what was prepared of it: the process has that open until it ends."""
+def test_data_deleted_during_a_run_is_not_needed(name, run, monkeypatch):
+    """Nor is the prepared data: the process keeps it open."""
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", "cache")
     Path("clips").mkdir()
     generator = torch.Generator().manual_seed(0)
@@ -304,7 +304,7 @@ def test_results_do_not_depend_on_threads(threads, run):
     assert (results[0][1] - results[1][1]).abs().max() < 1e-2
 
 
-def test_without_the_library(run, monkeypatch):
+def test_without_the_cpu_library(run, monkeypatch):
     assert run("warp a.png a.flo -o fast.png")[0] == 0
     with monkeypatch.context() as patch:
         patch.setenv("FLOWWARP_NATIVE", "off")

@@ -1,4 +1,4 @@
-"""``flowwarp eval-flow``: figures worked by hand, on pairs of a few pixels."""
+"""``flowwarp eval-flow`` on pairs of a few pixels, compared with values computed by hand."""
 
 import json
 
@@ -24,7 +24,7 @@ def evaluate(capsys):
 
 
 def save_pair(folder, u, occluded=None, size=(2, 4)):
-    """Write a pair whose flow is ``u`` px to the right, one value a column."""
+    """Write a pair with flow ``u`` px to the right, one value per column."""
     folder.mkdir(parents=True)
     for name in ("frame1.png", "frame2.png"):
         write_image(folder / name, torch.rand(3, *size))
@@ -35,7 +35,7 @@ def save_pair(folder, u, occluded=None, size=(2, 4)):
         write_image(folder / "occ.png", torch.tensor(occluded).float().expand(3, *size))
 
 
-def test_folders_may_be_a_pattern(tmp_path, evaluate):
+def test_folders_may_be_a_glob(tmp_path, evaluate):
     for name in ("set1/a", "set2/b", "other/c"):
         save_pair(tmp_path / name, [0, 2, 12, 50])
     (tmp_path / "set.txt").write_text("no folder")
@@ -47,7 +47,7 @@ def test_folders_may_be_a_pattern(tmp_path, evaluate):
     assert err.endswith("nothing*: matches no file that can be read\n")
 
 
-def test_zero_by_hand(tmp_path, evaluate):
+def test_zero_flow_computed_by_hand(tmp_path, evaluate):
     save_pair(tmp_path / "set/a", [0, 2, 12, 50], occluded=[0, 0, 0, 1])
     save_pair(tmp_path / "set/b", [4, 4, 4, 4])
     save_pair(tmp_path / "other/c", [1, 1, 1, 1])
@@ -93,11 +93,11 @@ def test_methods_find_a_shift(name):
     assert (flow[0, :, 20:-20, 20:-20].mean((1, 2)) - wanted).abs().max() < 0.3
 
 
-def test_grey_is_of_rgb():
+def test_gray_is_computed_from_rgb():
     assert eval_flow.to_grey(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)) == 76  # 0.299 of 255
 
 
-def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
+def test_broken_pair_does_not_stop_the_others(tmp_path, evaluate):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
     save_pair(tmp_path / "set/b", [4, 4, 4, 4])
     (tmp_path / "set/a/frame2.png").write_bytes(b"nonsense")
@@ -108,7 +108,7 @@ def test_a_broken_pair_does_not_stop_the_rest(tmp_path, evaluate):
     assert "1 of 2 failed" in err
 
 
-def test_an_incomplete_pair_does_not_stop_the_rest(tmp_path, evaluate, monkeypatch):
+def test_incomplete_pair_does_not_stop_the_others(tmp_path, evaluate, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in "abcd":
         save_pair(tmp_path / "data/set" / name, [4, 4, 4, 4])
@@ -136,7 +136,7 @@ def test_an_incomplete_pair_does_not_stop_the_rest(tmp_path, evaluate, monkeypat
     assert err.startswith(line)
 
 
-def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch):
+def test_nonfinite_flow_is_an_error(tmp_path, evaluate, monkeypatch):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
     broken = lambda *_: lambda image1, image2: torch.full_like(image1[:, :2], torch.nan)  # noqa: E731
     monkeypatch.setitem(eval_flow.METHODS, "zero", broken)
@@ -145,7 +145,7 @@ def test_a_flow_that_is_not_finite_is_no_figure(tmp_path, evaluate, monkeypatch)
     assert "zero gave a flow that is not finite" in err
 
 
-def test_a_pair_too_small_for_a_method_counts_for_none(tmp_path, evaluate):
+def test_pair_too_small_for_one_method_is_left_out_of_all(tmp_path, evaluate):
     save_pair(tmp_path / "set/a", [4, 4, 4, 4])
     save_pair(tmp_path / "set/b", [4] * 32, size=(24, 32))
     code, out, err = evaluate(tmp_path, "--method", "zero", "--method", "dis", "--json")
@@ -155,7 +155,7 @@ def test_a_pair_too_small_for_a_method_counts_for_none(tmp_path, evaluate):
     assert "dis-fine: cannot take" in evaluate(tmp_path, "--method", "dis-fine")[2]
 
 
-def test_flow_of_another_program(tmp_path, evaluate):
+def test_flows_of_another_program(tmp_path, evaluate):
     save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
     save_pair(tmp_path / "data/set/b", [4, 4, 4, 4])
     for folder, u in (("mine", [0, 2, 12, 10]), ("theirs", [1, 3, 13, 51])):
@@ -189,7 +189,7 @@ def test_flow_of_another_program(tmp_path, evaluate):
         (torch.full((2, 2, 4), torch.nan), "own/set/a.flo: has no flow at 8 pixels that count"),
     ],
 )
-def test_flow_that_is_no_answer(tmp_path, evaluate, flow, problem):
+def test_flow_files_that_do_not_fit_the_pair(tmp_path, evaluate, flow, problem):
     save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
     (tmp_path / "own/set").mkdir(parents=True)
     write_flow(tmp_path / "own/set/a.flo", flow)
@@ -198,7 +198,7 @@ def test_flow_that_is_no_answer(tmp_path, evaluate, flow, problem):
     assert problem in err
 
 
-def test_flow_is_wanted_only_where_it_counts(tmp_path, evaluate):
+def test_flow_is_needed_only_at_valid_pixels(tmp_path, evaluate):
     save_pair(tmp_path / "data/set/a", [torch.nan, 2, 12, 50])
     (tmp_path / "own/set").mkdir(parents=True)
     flow = torch.zeros(2, 2, 4)
@@ -210,7 +210,7 @@ def test_flow_is_wanted_only_where_it_counts(tmp_path, evaluate):
     assert [row["epe"] for row in json.loads(out)["sets"]] == [pytest.approx(64 / 3)] * 2
 
 
-def test_a_pair_counts_once(tmp_path, evaluate):
+def test_each_pair_counts_once(tmp_path, evaluate):
     save_pair(tmp_path / "data/set/a", [4, 4, 4, 4])
     save_pair(tmp_path / "data/set/b", [2, 2, 2, 2])
     roots = (tmp_path / "data/set/a", tmp_path / "data", tmp_path / "data/set")
@@ -219,7 +219,7 @@ def test_a_pair_counts_once(tmp_path, evaluate):
     assert [row["pair"] for row in json.loads(out)["pairs"]] == ["a", "b"]
 
 
-def test_two_pairs_of_one_name(tmp_path, evaluate):
+def test_two_pairs_with_one_name_are_refused(tmp_path, evaluate):
     for root in "xy":
         save_pair(tmp_path / root / "set/a", [4, 4, 4, 4])
     code, out, err = evaluate(tmp_path / "x", tmp_path / "y", "--method", "zero")
@@ -227,7 +227,7 @@ def test_two_pairs_of_one_name(tmp_path, evaluate):
     assert f"its pair is set/a, as is that of {tmp_path}/x/set/a/frame1.png" in err
 
 
-def test_folders_of_flow_that_could_not_be_told_apart(tmp_path, evaluate):
+def test_flow_folders_with_one_name_are_refused(tmp_path, evaluate):
     save_pair(tmp_path / "data/set/a", [0, 2, 12, 50])
     for given in (["a/x", "b/x"], ["b/zero"]):
         options = [part for folder in given for part in ("--flows", tmp_path / folder)]
@@ -236,7 +236,7 @@ def test_folders_of_flow_that_could_not_be_told_apart(tmp_path, evaluate):
         assert "folders of different names, none that of a method" in err
 
 
-def test_recipes(tmp_path, evaluate):
+def test_recipe(tmp_path, evaluate):
     for name in ("img1.ppm", "img2.ppm"):
         (tmp_path / "data").mkdir(exist_ok=True)
         write_image(tmp_path / f"data/00001_{name}", torch.rand(3, 2, 4))
@@ -258,7 +258,7 @@ def test_recipes(tmp_path, evaluate):
         ([], 2, "DATA..."),
     ],
 )
-def test_faults_are_one_line(tmp_path, evaluate, monkeypatch, arguments, code, problem):
+def test_errors_are_one_line(tmp_path, evaluate, monkeypatch, arguments, code, problem):
     monkeypatch.chdir(tmp_path)
     got, out, err = evaluate(*arguments)
     assert (got, out) == (code, "")
@@ -266,7 +266,7 @@ def test_faults_are_one_line(tmp_path, evaluate, monkeypatch, arguments, code, p
     assert err.count("\n") == 1
 
 
-def test_a_dry_run_reads_all_and_estimates_nothing(tmp_path, evaluate, monkeypatch):
+def test_dry_run_reads_everything_and_estimates_nothing(tmp_path, evaluate, monkeypatch):
     save_pair(tmp_path / "set/a", [0, 2, 12, 50])
     save_pair(tmp_path / "set/b", [4, 4, 4, 4])
     save_pair(tmp_path / "other/c", [1, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""What the program says of itself, and that saying it costs nothing."""
+"""Help and version, which import nothing heavy."""
 
 import subprocess
 import sys
@@ -9,8 +9,8 @@ import flowwarp
 from flowwarp.cli import COMMANDS, main
 
 HEAVY = ("torch", "numpy", "cv2", "imageio", "av", "PIL", "kornia", "safetensors")
-# Every --help in one process that ends by naming the heavy modules it holds.
-LOOK = f"""
+# Every --help in one process; fails if a heavy module is imported.
+IMPORTS = f"""
 import sys
 from flowwarp.cli import COMMANDS, main
 for arguments in ([], ["--help"], ["--version"], *([name, "--help"] for name in COMMANDS)):
@@ -34,8 +34,8 @@ def say(capsys):
     return run
 
 
-def test_no_help_loads_anything_heavy():
-    done = subprocess.run([sys.executable, "-c", LOOK], capture_output=True, text=True)
+def test_help_imports_no_heavy_module():
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -50,7 +50,7 @@ def test_help_lists_every_command(say):
     assert say() == (2, "", out)
 
 
-def test_a_group_alone_says_what_there_is(say):
+def test_group_without_command_prints_its_help(say):
     assert say("datasets") == (2, "", say("datasets", "--help")[1])
 
 
@@ -66,7 +66,7 @@ def test_version(say):
     assert say("--version") == (0, f"flowwarp {flowwarp.__version__}\n", "")
 
 
-def test_an_unknown_command(say):
+def test_unknown_command(say):
     code, out, err = say("wrap", "a.png")
     assert (code, out) == (2, "")
     assert err.startswith("flowwarp: No such command 'wrap'")

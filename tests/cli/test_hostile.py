@@ -13,7 +13,7 @@ if not Path("/proc/self/statm").exists():
 import hostile
 
 CASES = hostile.cases()
-# All cases that fail before torch has anything to do, and every sixth of the rest.
+# All cases that fail before torch is used, and every sixth of the others.
 QUICK = (
     "recipe",
     "weights no card: train-",
@@ -57,7 +57,7 @@ def test_case(case, valid, tmp_path):
     assert not finding.faults, finding
 
 
-def test_the_corpus_is_large_and_reaches_every_command():
+def test_corpus_covers_every_command():
     from flowwarp.cli import COMMANDS
 
     assert len(CASES) >= 120
@@ -80,8 +80,8 @@ def test_the_corpus_is_large_and_reaches_every_command():
         ("os.mkdir('executed'); raise InputError('x', 'is bad')", "executed code"),
     ],
 )
-def test_a_fault_is_seen(script, fault, valid, tmp_path, monkeypatch):
-    """A command that behaves wrongly does not pass the tool."""
+def test_violation_is_detected(script, fault, valid, tmp_path, monkeypatch):
+    """The tool detects a command that behaves wrongly."""
     from flowwarp.cli._errors import run
 
     def command(call):

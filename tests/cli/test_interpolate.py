@@ -1,4 +1,4 @@
-"""``flowwarp interpolate`` through the real command line, with a network that was never trained."""
+"""``flowwarp interpolate`` with an untrained network."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ def interpolate(call, untrained):
 
 
 def picture(index=0, channels=3, bits=8):
-    """Return a texture that moves by 2 px with each index, of the values that a file holds."""
+    """Return a texture that moves 2 px per index, quantized as in a file."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, channels, 10, 18, generator=generator)
     wide = torch.nn.functional.interpolate(coarse, (HEIGHT, WIDTH + 24), mode="bicubic")[0]
@@ -58,7 +58,7 @@ def everything():
 # ------------------------------------------------------------------ pictures
 
 
-def test_two_pictures_give_a_folder_with_both(interpolate):
+def test_two_images_give_a_folder_with_both(interpolate):
     save_frames("in", 2)
     code, out, err = interpolate("in/frame8.png", "in/frame9.png")
     assert (code, out, err) == (0, ["in/frame8_x2"], [])
@@ -68,7 +68,7 @@ def test_two_pictures_give_a_folder_with_both(interpolate):
     assert torch.equal(read_image("in/frame8_x2/000002.png"), picture(1))
 
 
-def test_two_pictures_give_the_one_in_the_middle(interpolate):
+def test_two_images_give_the_middle_frame(interpolate):
     save_frames("in", 2)
     code, out, err = interpolate("in/frame8.png", "in/frame9.png", "-o", "m.png", quality="best")
     assert (code, out, err) == (0, ["m.png"], [])
@@ -79,7 +79,7 @@ def test_two_pictures_give_the_one_in_the_middle(interpolate):
     assert ((picture(0) + picture(1)) / 2 - halfway)[here].abs().mean() > 0.01
 
 
-def test_a_folder_of_frames_keeps_them_bit_for_bit(interpolate):
+def test_frames_of_a_folder_are_kept_bit_for_bit(interpolate):
     frames = save_frames("in", 3)
     code, out, err = interpolate("in/", "--times", "3", "--json")
     assert (code, err) == (0, [])
@@ -111,7 +111,7 @@ def test_a_folder_of_frames_keeps_them_bit_for_bit(interpolate):
 @pytest.mark.parametrize(
     ("channels", "bits"), [(1, 8), (3, 16), (4, 8), (4, 16)], ids=["grey", "16", "alpha", "both"]
 )
-def test_depth_grey_and_transparency_are_kept(interpolate, channels, bits):
+def test_bit_depth_gray_and_alpha_are_kept(interpolate, channels, bits):
     format = ImageFormat(bits, gray=channels == 1, alpha=channels == 4)
     for index in range(2):
         write_image(f"{index}.png", picture(index, channels, bits), format)
@@ -124,8 +124,8 @@ def test_depth_grey_and_transparency_are_kept(interpolate, channels, bits):
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["grey first", "grey last"])
-def test_between_grey_and_colour_there_is_colour(interpolate, order):
-    """Whichever of two files is grey, such as the black that a film fades to."""
+def test_between_gray_and_color_is_color(interpolate, order):
+    """For example when a film fades to black."""
     gray = ImageFormat(16, gray=True)
     write_image("grey.png", picture(0)[:1], gray)
     write_image("colour.png", picture(1))
@@ -141,7 +141,7 @@ def test_between_grey_and_colour_there_is_colour(interpolate, order):
 
 
 @pytest.mark.parametrize("given", [("in.v2",), ("in.v2/shot.8.png", "in.v2/shot.9.png")])
-def test_names_with_dots_become_names(interpolate, given):
+def test_default_names_of_inputs_with_dots(interpolate, given):
     save_frames("in.v2", 2)
     for index in (8, 9):
         Path(f"in.v2/frame{index}.png").rename(f"in.v2/shot.{index}.png")
@@ -150,7 +150,7 @@ def test_names_with_dots_become_names(interpolate, given):
     assert len(list(Path(wanted).iterdir())) == 3
 
 
-def test_what_a_file_cannot_hold_is_said_by_a_dry_run(interpolate):
+def test_dry_run_checks_the_output_format(interpolate):
     for index in range(2):
         write_image(f"{index}.png", picture(index, 4))
         write_image(f"colour{index}.png", picture(index))
@@ -161,7 +161,7 @@ def test_what_a_file_cannot_hold_is_said_by_a_dry_run(interpolate):
         assert interpolate(*names, "-o", output) == (code, out, err)
 
 
-def test_two_scenes_are_not_mixed(interpolate):
+def test_cut_between_two_images_repeats_the_first(interpolate):
     for index, color in enumerate(((20, 30, 40), (220, 200, 190))):
         Image.new("RGB", (WIDTH, HEIGHT), color).save(f"{index}.png")
     code, out, err = interpolate("*.png", "-o", "m.png")
@@ -170,13 +170,13 @@ def test_two_scenes_are_not_mixed(interpolate):
     assert torch.equal(read_image("m.png"), read_image("0.png"))
 
 
-def test_a_single_pixel(interpolate):
+def test_single_pixel(interpolate):
     for index in range(2):
         Image.new("RGB", (1, 1), (9 + index, 8, 7)).save(f"{index}.png")
     assert interpolate("0.png", "1.png", "-o", "m.png")[0] == 0
 
 
-def test_a_folder_called_dot(interpolate, tmp_path, monkeypatch):
+def test_folder_named_dot(interpolate, tmp_path, monkeypatch):
     save_frames("in", 2)
     monkeypatch.chdir("in")
     assert interpolate(".")[:2] == (0, [f"{tmp_path}/in_x2"])
@@ -195,7 +195,7 @@ def test_a_folder_called_dot(interpolate, tmp_path, monkeypatch):
         (["--fps", "30000/1001"], 2, Fraction(30000, 1001)),
     ],
 )
-def test_length_and_rate_of_a_video(interpolate, options, times, fps):
+def test_length_and_frame_rate_of_a_video(interpolate, options, times, fps):
     save_clip("clip.mp4")
     code, out, err = interpolate("clip.mp4", *options)
     assert (code, out, err) == (0, [f"clip_x{times}.mp4"], [])
@@ -204,7 +204,7 @@ def test_length_and_rate_of_a_video(interpolate, options, times, fps):
     assert sum(1 for _ in read_video(out[0])) == times * 3 + 1
 
 
-def test_a_video_into_a_folder_keeps_its_frames(interpolate):
+def test_video_into_a_folder_keeps_its_frames(interpolate):
     frames = save_clip("clip.gif")
     assert interpolate("clip.gif", "-o", "new/out/") == (0, ["new/out"], [])
     made = list(read_video("new/out"))
@@ -213,14 +213,14 @@ def test_a_video_into_a_folder_keeps_its_frames(interpolate):
         assert torch.equal(own, frame)
 
 
-def test_pixels_that_are_not_square_stay_so(interpolate):
+def test_pixel_aspect_is_kept(interpolate):
     write_video("clip.mp4", [picture(index) for index in range(2)], 10, Fraction(64, 45))
     assert interpolate("clip.mp4")[0] == 0
     assert video_info("clip_x2.mp4").pixel_aspect == Fraction(64, 45)
 
 
 @pytest.mark.parametrize("output", ["out.gif", "out.webp", "out", "out.mp4/"])
-def test_pixels_that_become_square_are_told_of(interpolate, output):
+def test_lost_pixel_aspect_gives_a_warning(interpolate, output):
     write_video("sar.mp4", [picture(index) for index in range(2)], 10, Fraction(64, 45))
     code, _, err = interpolate("sar.mp4", "-o", output)
     problem = "will have square pixels, those of the video are 64:45"
@@ -229,7 +229,7 @@ def test_pixels_that_become_square_are_told_of(interpolate, output):
     assert interpolate("sar.mp4", "-o", "out.mkv") == (0, ["out.mkv"], [])
 
 
-def test_pictures_into_a_video(interpolate):
+def test_images_into_a_video(interpolate):
     save_frames("in")
     assert interpolate("in", "-o", "out.gif")[:2] == (0, ["out.gif"])
     assert video_info("out.gif").fps == 50
@@ -248,13 +248,13 @@ def test_cuts_and_repeats_are_counted(interpolate):
     assert levels == [0.1] * 6 + [0.9] * 4
 
 
-def test_few_frames_of_a_video_are_held_at_once(interpolate, frames_held):
+def test_few_frames_of_a_video_are_in_memory_at_once(interpolate, frames_held):
     save_clip("clip.gif", 10)
     assert interpolate("clip.gif")[0] == 0
     assert 0 < max(frames_held) <= 4
 
 
-def test_a_video_that_breaks_off_leaves_nothing(interpolate):
+def test_truncated_video_writes_nothing(interpolate):
     save_clip("clip.gif")
     Path("cut.gif").write_bytes(Path("clip.gif").read_bytes()[:-9])
     before = everything()
@@ -265,7 +265,7 @@ def test_a_video_that_breaks_off_leaves_nothing(interpolate):
         assert everything() == before
 
 
-def test_a_dry_run_writes_nothing(interpolate):
+def test_dry_run_writes_nothing(interpolate):
     save_clip("clip.gif")
     before = everything()
     code, out, err = interpolate("clip.gif", "--dry-run", "--json")
@@ -274,8 +274,8 @@ def test_a_dry_run_writes_nothing(interpolate):
     assert everything() == before
 
 
-def test_a_picture_may_come_again(interpolate):
-    """A film that ends as it began."""
+def test_an_image_may_be_given_twice(interpolate):
+    """For example a clip that ends as it begins."""
     save_frames("in", 2)
     pictures = sorted(map(str, Path("in").iterdir()))
     code, out, _ = interpolate(*pictures, pictures[0], "-o", "out", "--dry-run", "--json")
@@ -283,7 +283,7 @@ def test_a_picture_may_come_again(interpolate):
     assert (code, result["frames_read"], result["frames"]) == (0, 3, 5)
 
 
-def test_a_colour_profile_is_passed_on(interpolate):
+def test_color_profile_is_kept(interpolate):
     icc = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     Path("in").mkdir()
     for index in range(2):
@@ -295,7 +295,7 @@ def test_a_colour_profile_is_passed_on(interpolate):
             assert result.info["icc_profile"] == icc
 
 
-def test_lost_transparency_is_said_once(interpolate, monkeypatch):
+def test_lost_transparency_gives_one_warning(interpolate, monkeypatch):
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's own, as for HDR below
     frames = [picture(index, channels=4) for index in range(3)]
     pixels = [frame.mul(255).byte().permute(1, 2, 0).numpy() for frame in frames]
@@ -313,7 +313,7 @@ def test_lost_transparency_is_said_once(interpolate, monkeypatch):
     assert interpolate("0.png", "1.png", "2.png", "-o", "out") == (0, ["out"], [])
 
 
-def test_hdr_is_said_once(interpolate, monkeypatch):
+def test_hdr_gives_one_warning(interpolate, monkeypatch):
     with av.open("hdr.mkv", "w") as output:
         stream = output.add_stream("libx264", 10)
         stream.pix_fmt, stream.width, stream.height = "yuv420p10le", WIDTH, HEIGHT
@@ -329,8 +329,8 @@ def test_hdr_is_said_once(interpolate, monkeypatch):
     assert err[0].startswith("hdr.mkv: is HDR video (PQ)")
 
 
-def test_a_varying_rate_becomes_its_average(interpolate):
-    """Frames at 0, 40, 200, 240 and 600 ms, in a file that says 25 a second."""
+def test_variable_frame_rate_becomes_its_average(interpolate):
+    """Frames at 0, 40, 200, 240 and 600 ms in a file marked as 25 frames per second."""
     with av.open("vfr.mkv", "w") as output:
         stream = output.add_stream("libx264", 25)
         stream.pix_fmt, stream.width, stream.height = "yuv420p", WIDTH, HEIGHT
@@ -348,7 +348,7 @@ def test_a_varying_rate_becomes_its_average(interpolate):
 # ------------------------------------------------------------------ faults
 
 
-def test_what_exists_is_kept_unless_told(interpolate):
+def test_existing_output_needs_overwrite(interpolate):
     save_clip("clip.gif")
     save_frames("in", 2)
     Path("clip_x2.mp4").write_text("mine")
@@ -370,7 +370,7 @@ def test_what_exists_is_kept_unless_told(interpolate):
     ("name", "problem"),
     [("m.png", "exists; use --overwrite"), ("m.gif", "exists by now; the result is")],
 )
-def test_what_came_meanwhile_is_not_replaced(interpolate, monkeypatch, name, problem):
+def test_output_created_during_work_is_not_replaced(interpolate, monkeypatch, name, problem):
     save_frames("in", 2)
     fit = interpolation.interpolate_video
 
@@ -387,7 +387,7 @@ def test_what_came_meanwhile_is_not_replaced(interpolate, monkeypatch, name, pro
     assert Path(name).read_text() == "mine"
 
 
-def test_no_picture_that_is_read_is_replaced(interpolate):
+def test_input_images_are_never_replaced(interpolate):
     for number in range(2):
         write_image(f"{number}.webp", picture(number))
     before = [Path(f"{number}.webp").read_bytes() for number in range(2)]
@@ -398,7 +398,7 @@ def test_no_picture_that_is_read_is_replaced(interpolate):
     assert [Path(f"{number}.webp").read_bytes() for number in range(2)] == before
 
 
-def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
+def test_output_may_replace_its_video(interpolate):
     save_clip("clip.gif", 3)
     assert interpolate("clip.gif", "-o", "clip.gif")[0] == 4
     assert interpolate("clip.gif", "-o", "clip.gif", "--overwrite")[0] == 0
@@ -441,7 +441,7 @@ def test_a_video_may_be_replaced_by_what_it_becomes(interpolate):
         (["clip.gif", "-o", "a.png/out.mp4"], 4, "a.png is not a folder"),
     ],
 )
-def test_faults_are_one_line_and_leave_nothing(interpolate, arguments, code, words):
+def test_errors_are_one_line_and_write_nothing(interpolate, arguments, code, words):
     save_clip("clip.gif", 2)
     save_clip("still.gif", 1)
     save_frames("in", 2)
@@ -463,7 +463,7 @@ def test_faults_are_one_line_and_leave_nothing(interpolate, arguments, code, wor
     assert everything() == before
 
 
-def test_weights_that_are_none(call):
+def test_missing_weights(call):
     save_clip("clip.gif", 2)
     before = everything()
     code, _, err = call("interpolate", "clip.gif", "--weights", "none.safetensors")
@@ -472,7 +472,7 @@ def test_weights_that_are_none(call):
     assert everything() == before
 
 
-def test_without_a_gpu_cuda_is_refused(interpolate, monkeypatch):
+def test_cuda_without_a_gpu_is_refused(interpolate, monkeypatch):
     save_clip("clip.gif", 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     code, out, err = interpolate("clip.gif", "--device", "cuda")

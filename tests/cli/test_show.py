@@ -1,4 +1,4 @@
-"""``flowwarp show``: each option once, in this process, on pictures a person can check."""
+"""``flowwarp show``: each option, on images that are easy to check."""
 
 import json
 import subprocess
@@ -44,7 +44,7 @@ def save_flow(name, u, v=0, valid=None):
 
 
 def save_frame(name, shift=0):
-    """A picture that warps exactly: a ramp from left to right, in steps of 5 levels."""
+    """Write an image that warps exactly: a ramp from left to right in steps of 5 levels."""
     ramp = (torch.arange(WIDTH) - shift).clamp(0, WIDTH - 1) * 5 / 255
     image = ramp.expand(3, HEIGHT, WIDTH).contiguous()
     write_image(name, image)
@@ -55,7 +55,7 @@ def assert_picture(name, expected):
     torch.testing.assert_close(read_image(name)[None], expected, atol=0.51 / 255, rtol=0)
 
 
-def test_default_is_the_color_picture_beside_the_flow(show):
+def test_default_is_a_color_image_beside_the_flow(show):
     save_flow("a.flo", 3)
     assert show("a.flo") == (0, ["a_flow.png"], "")
     assert_picture("a_flow.png", torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 40, 48))
@@ -86,13 +86,13 @@ def test_legend_is_added_on_the_right(show):
     torch.testing.assert_close(picture[:, :, -96:], legend(3.0), atol=0.51 / 255, rtol=0)
 
 
-def test_image_shines_through(show):
+def test_image_is_blended_in(show):
     flow, image = save_flow("a.flo", 3), save_frame("1.png")
     assert show("a.flo", "--image", "1.png")[0] == 0
     assert_picture("a_flow.png", (flow_to_image(flow, max_flow=3) + image) / 2)
 
 
-def test_side_by_side_keeps_image_and_colors_whole(show):
+def test_side_by_side_shows_image_and_colors(show):
     flow, image = save_flow("a.flo", 3), save_frame("1.png")
     assert show("a.flo", "--image", "1.png", "--side-by-side")[0] == 0
     gap = torch.ones(1, 3, HEIGHT, 4)
@@ -108,7 +108,7 @@ def test_arrows(show):
     assert_picture("a_arrows.png", arrows(flow, image, scale=4))
 
 
-def test_error_shows_and_measures(show):
+def test_error_draws_and_measures(show):
     flow, truth = save_flow("a.flo", 3, 4), save_flow("truth.flo", 0)
     status, out, err = show("a.flo", "--error", "truth.flo")
     assert (status, out) == (0, ["a_error.png"])
@@ -122,7 +122,7 @@ def test_error_shows_and_measures(show):
     assert result["output"] == "a_error.png"
 
 
-def test_error_counts_what_both_know(show):
+def test_error_counts_pixels_valid_in_both(show):
     valid = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
     valid[0, :10] = False
     save_flow("a.flo", 3, 4, valid)
@@ -154,7 +154,7 @@ def test_error_side_by_side_with_everything(show):
     assert read_image("alone.png").shape == (3, 120, WIDTH + 4 + 80)
 
 
-def test_flicker_stands_still_where_the_flow_is_right(show):
+def test_flicker_is_still_where_the_flow_is_right(show):
     valid = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
     valid[0, :20] = False
     save_flow("a.flo", 4, valid=valid)
@@ -170,7 +170,7 @@ def test_flicker_stands_still_where_the_flow_is_right(show):
     assert video_info("a_flicker.gif").fps == 2
 
 
-def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
+def test_folder_becomes_a_folder_or_images_beside(show, tmp_path):
     (tmp_path / "flows").mkdir()
     for name, u in (("f10", 1), ("f2", -1)):
         save_flow(f"flows/{name}.flo", u)
@@ -180,7 +180,7 @@ def test_a_folder_becomes_a_folder_or_pictures_beside(show, tmp_path):
 
 
 @pytest.mark.parametrize("given", ["flows", "flows/*"])
-def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, given):
+def test_pictures_of_show_are_left_out(show, given):
     for name in ("a.flo", "b.png"):
         save_flow(f"flows/{name}", 1)
     made = ["flows/a_flow.png", "flows/b_flow.png"]
@@ -197,7 +197,7 @@ def test_pictures_among_the_flows_of_a_folder_are_not_taken_for_flows(show, give
     assert show("flows/a.flo", "flows/a_flow.png", "-o", "out", "--overwrite")[0] == 5  # named
 
 
-def test_flow_is_shown_whatever_its_name(show):
+def test_flow_named_like_a_picture_of_show_is_read(show):
     for name in ("a.flo", "a_flow.png"):
         save_flow(name, 1)
     assert show(".", "-o", "out") == (0, ["out/a.png", "out/a_flow.png"], "")
@@ -217,7 +217,7 @@ def test_flow_is_shown_whatever_its_name(show):
         ("a.flo --image 1.png --flicker 2.webp -o 2.webp", "2.webp", FRAME.format("2.webp")),
     ],
 )
-def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept, problem):
+def test_flow_and_input_frames_are_never_replaced(show, tmp_path, arguments, kept, problem):
     for name in ("a.flo", "a_flow.png"):
         save_flow(name, 1)
     for name in ("1.png", "2.webp"):
@@ -230,7 +230,7 @@ def test_no_picture_replaces_flow_or_a_frame(show, tmp_path, arguments, kept, pr
     assert (tmp_path / kept).read_bytes() == before
 
 
-def test_two_of_a_name_are_refused(show, tmp_path):
+def test_two_flows_with_one_output_name_are_refused(show, tmp_path):
     (tmp_path / "out").mkdir()
     for name in ("a.flo", "a.pfm"):
         save_flow(name, 1)
@@ -242,7 +242,7 @@ def test_two_of_a_name_are_refused(show, tmp_path):
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_folder_becomes_a_video_at_one_scale(show, tmp_path):
+def test_folder_becomes_a_video_at_one_scale(show, tmp_path):
     (tmp_path / "flows").mkdir()
     for index, u in enumerate((1, 2, 4)):
         save_flow(f"flows/{index}.flo", u)
@@ -257,7 +257,7 @@ def test_a_folder_becomes_a_video_at_one_scale(show, tmp_path):
     assert video_info("out/flows.webp").frames == 3
 
 
-def test_the_scale_of_a_video_is_that_of_what_moves(show):
+def test_scale_of_a_video_ignores_still_flows(show):
     save_flow("0.flo", 0)
     save_flow("1.flo", 0.25)
     save_flow("2.flo", 9, valid=torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool))
@@ -267,13 +267,13 @@ def test_the_scale_of_a_video_is_that_of_what_moves(show):
         assert json.loads("".join(out))["results"][0]["max_flow"] == scale
 
 
-def test_a_webp_of_one_flow_is_a_picture(show):
+def test_webp_of_one_flow_is_an_image(show):
     flow = save_flow("a.flo", 3, 1)
     assert show("a.flo", "-o", "a.webp") == (0, ["a.webp"], "")
     assert_picture("a.webp", flow_to_image(flow, max_flow=10**0.5))
 
 
-def test_a_video_needs_one_size(show):
+def test_video_needs_one_size(show):
     save_flow("a.flo", 1)
     write_flow("b.flo", torch.zeros(2, 7, 9))
     status, out, err = show("a.flo", "b.flo", "-o", "ab.mp4")
@@ -281,7 +281,7 @@ def test_a_video_needs_one_size(show):
     assert err == "flowwarp: b.flo: is 9x7, the flows before it 48x40\n"
 
 
-def test_one_bad_file_does_not_stop_the_others(show, tmp_path):
+def test_broken_file_does_not_stop_the_others(show, tmp_path):
     (tmp_path / "flows").mkdir()
     save_flow("flows/a.flo", 1)
     (tmp_path / "flows/b.flo").write_bytes(b"PIEH cut off")
@@ -297,7 +297,7 @@ def test_one_bad_file_does_not_stop_the_others(show, tmp_path):
     assert [fault["input"] for fault in answer["failed"]] == ["flows/b.flo"]
 
 
-def test_existing_files_are_kept_without_overwrite(show, tmp_path):
+def test_existing_files_need_overwrite(show, tmp_path):
     save_flow("a.flo", 1)
     (tmp_path / "a_flow.png").write_bytes(b"mine")
     status, out, err = show("a.flo")
@@ -307,7 +307,7 @@ def test_existing_files_are_kept_without_overwrite(show, tmp_path):
     assert show("a.flo", "--overwrite")[0] == 0
 
 
-def test_a_picture_that_came_meanwhile_is_kept(show, monkeypatch):
+def test_output_created_during_work_is_not_replaced(show, monkeypatch):
     for name in ("a.flo", "b.flo"):
         save_flow(name, 1)
     write = command.write_picture
@@ -354,7 +354,7 @@ def test_a_picture_that_came_meanwhile_is_kept(show, monkeypatch):
         ([], 2, "Missing argument"),
     ],
 )
-def test_faults_are_one_line_and_leave_nothing(show, tmp_path, arguments, status, message):
+def test_errors_are_one_line_and_write_nothing(show, tmp_path, arguments, status, message):
     save_flow("a.flo", 1)
     write_flow("small.flo", torch.zeros(2, 7, 9))
     write_image("small.png", torch.zeros(3, 7, 9))
@@ -374,7 +374,7 @@ def test_one_pixel(show):
     assert read_image("a_flow.png").shape == (3, 1, 1)
 
 
-def test_help_loads_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = (
         "import sys; from flowwarp.cli import main\n"
         "try: main(['show', '--help'])\n"

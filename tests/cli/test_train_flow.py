@@ -1,4 +1,4 @@
-"""``train-flow`` through the real command line, on frames that all move by one vector."""
+"""``flowwarp train-flow`` on frames that all move by one vector."""
 
 import json
 import shutil
@@ -27,7 +27,7 @@ QUICK = [*PLAIN, "--set", "fitted_pairs=3"]
 
 @pytest.fixture(scope="module")
 def frames(tmp_path_factory):
-    """A folder of frames of a texture that moves by SHIFT from each to the next."""
+    """Return a folder of frames of a texture that moves by SHIFT per frame."""
     folder = tmp_path_factory.mktemp("frames")
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(1, 3, 30, 40, generator=generator)
@@ -60,7 +60,7 @@ def test_trains_and_writes_weights(frames, tmp_path, capsys, monkeypatch):
     assert list((folder / "samples").glob("*.png"))
 
 
-def test_goes_on_from_a_trained_network(frames, tmp_path, capsys):
+def test_start_continues_from_a_trained_network(frames, tmp_path, capsys):
     torch.manual_seed(3)
     net = FlowNet(replace(TINY, projected=24))
     card = Card("flownet", asdict(net.config))
@@ -78,7 +78,7 @@ def test_goes_on_from_a_trained_network(frames, tmp_path, capsys):
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=1e-9)
 
 
-def test_known_flow_judges_and_the_weights_can_be_measured(frames, tmp_path, capsys):
+def test_val_chooses_the_weights_and_eval_flow_measures_them(frames, tmp_path, capsys):
     pair = tmp_path / "truth" / "set" / "pair"
     pair.mkdir(parents=True)
     for number in (1, 2):
@@ -116,7 +116,7 @@ def test_weights_of_another_network_are_refused(tmp_path, frames, capsys):
     assert "dvae" in capsys.readouterr().err
 
 
-def test_needs_something_to_learn_from(capsys):
+def test_needs_data_or_photos(capsys):
     assert run("train-flow") == 2
     assert "give some DATA" in capsys.readouterr().err
 
@@ -137,7 +137,7 @@ def test_needs_something_to_learn_from(capsys):
     ],
 )
 def test_wrong_settings_are_one_line(frames, tmp_path, capsys, monkeypatch, settings, words):
-    """And said before anything that takes long."""
+    """The error comes before anything slow."""
     monkeypatch.setattr(clips, "prepare_pairs", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code = run("train-flow", frames, *QUICK, *settings, "--steps", 1, "--run", tmp_path / "run")
@@ -146,14 +146,14 @@ def test_wrong_settings_are_one_line(frames, tmp_path, capsys, monkeypatch, sett
     assert words in error.splitlines()[-1]
 
 
-def test_a_missing_folder_is_bad_input(tmp_path, capsys):
+def test_missing_folder_is_bad_input(tmp_path, capsys):
     assert run("train-flow", tmp_path / "nothing", *QUICK, "--run", tmp_path / "run") == 3
     assert "nothing" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("start", "width"), [("small", 192), ("base", 192), (None, 160)])
-def test_a_preset_fits_the_network_to_start_with(frames, tmp_path, capsys, start, width):
-    """The tiny one's are 160 wide, a multiple of 32; networks in the package need one of 64."""
+def test_preset_takes_the_size_of_the_start_network(frames, tmp_path, capsys, start, width):
+    """The tiny preset is 160 px wide, a multiple of 32; the shipped networks need one of 64."""
     options = ["--preset", "tiny", "--run", tmp_path / "run", "--dry-run", "--json"]
     options += ["--start", start] if start else []
     assert run("train-flow", frames, *options) == 0
@@ -163,14 +163,14 @@ def test_a_preset_fits_the_network_to_start_with(frames, tmp_path, capsys, start
     assert len(plan["model"]["widths"]) == levels
 
 
-def test_photos_alone_teach_and_judge(frames, tmp_path):
+def test_photos_alone(frames, tmp_path):
     folder = tmp_path / "run"
     assert run("train-flow", "--photos", frames, *PLAIN, "--steps", 1, "--run", folder) == 0
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     assert ["epe" in line for line in lines] == [False, True]
 
 
-def test_losses_can_be_chosen(frames, tmp_path, capsys):
+def test_loss_weights_can_be_set(frames, tmp_path, capsys):
     weights = ["ssim=0.3", "gradient=0.2", "charbonnier=0.1", "losses.smoothness_second=0.5"]
     settings = [part for weight in weights for part in ("--set", weight)]
     folder = tmp_path / "run"
@@ -185,7 +185,7 @@ def test_losses_can_be_chosen(frames, tmp_path, capsys):
 
 @pytest.fixture
 def sintel(frames, tmp_path):
-    """A data set's folder, with pictures that are no footage."""
+    """Return the folder of a data set that also contains images that are not footage."""
     root = tmp_path / "sintel"
     for kind in ("clean", "flow_viz", "occlusions"):
         folder = root / "training" / kind / "alley_1"
@@ -200,7 +200,7 @@ def sintel(frames, tmp_path):
     return root
 
 
-def test_a_data_set_is_learned_from_and_judges(sintel, tmp_path, capsys, monkeypatch):
+def test_data_set_for_training_and_validation(sintel, tmp_path, capsys, monkeypatch):
     seen = []
     prepare = clips.prepare_pairs
 
@@ -219,7 +219,7 @@ def test_a_data_set_is_learned_from_and_judges(sintel, tmp_path, capsys, monkeyp
     assert (sources["recipe"], sources["val_recipe"]) == ("sintel", "sintel")
 
 
-def test_photos_do_not_judge_where_flow_is_known(sintel, tmp_path, monkeypatch):
+def test_val_replaces_photos_for_validation(sintel, tmp_path, monkeypatch):
     judges = []
     make = trainer.flow_task
 
@@ -234,7 +234,7 @@ def test_photos_do_not_judge_where_flow_is_known(sintel, tmp_path, monkeypatch):
     assert not any(truth.flow_12.any() for truth in judges)
 
 
-def test_many_pairs_judge_by_a_part_of_them(sintel, tmp_path, capsys, monkeypatch):
+def test_val_uses_at_most_100_pairs(sintel, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(train_flow, "_JUDGES", 1)
     options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
     assert run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", tmp_path / "run") == 0
@@ -255,7 +255,9 @@ def test_many_pairs_judge_by_a_part_of_them(sintel, tmp_path, capsys, monkeypatc
         (["--val", ".", "--val-recipe", "sintel"], 3, "read as MPI Sintel"),
     ],
 )
-def test_what_a_data_set_lacks_is_said(frames, tmp_path, capsys, monkeypatch, options, code, words):
+def test_incomplete_data_set_is_an_error(
+    frames, tmp_path, capsys, monkeypatch, options, code, words
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(clips, "prepare_pairs", None)
     assert run("train-flow", frames, *options, *PLAIN, "--run", tmp_path / "run") == code
@@ -263,7 +265,7 @@ def test_what_a_data_set_lacks_is_said(frames, tmp_path, capsys, monkeypatch, op
     assert words in line
 
 
-def test_a_recipe_needs_a_folder(tmp_path, capsys):
+def test_recipe_needs_a_folder(tmp_path, capsys):
     assert run("train-flow", "--photos", tmp_path, "--recipe", "sintel") == 2
     assert "give its folder" in capsys.readouterr().err
 
@@ -271,7 +273,7 @@ def test_a_recipe_needs_a_folder(tmp_path, capsys):
 # ------------------------------------------------------------------ room
 
 
-def test_room_for_footage_can_be_set(frames, tmp_path, capsys, monkeypatch):
+def test_size_of_prepared_footage_can_be_set(frames, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     folder = tmp_path / "run"
     options = [*PLAIN, "--steps", 1, "--run", folder]
@@ -284,7 +286,7 @@ def test_room_for_footage_can_be_set(frames, tmp_path, capsys, monkeypatch):
     assert run("train-flow", frames, *options, *smaller) == 0
 
 
-def test_more_fitted_pairs_than_the_disk_holds(frames, tmp_path, capsys):
+def test_more_fitted_pairs_than_fit_on_disk(frames, tmp_path, capsys):
     options = [*QUICK, "--set", "fitted_pairs=100000000000", "--run", tmp_path / "run"]
     assert run("train-flow", frames, *options) == 4
     line = capsys.readouterr().err.splitlines()[-1]
@@ -295,16 +297,16 @@ def test_more_fitted_pairs_than_the_disk_holds(frames, tmp_path, capsys):
 # ------------------------------------------------------------------ dry runs
 
 
-def test_a_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypatch):
+def test_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypatch):
     cache, folder = tmp_path / "cache", tmp_path / "run"
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(cache))
     options = ["--val", sintel, "--val-recipe", "sintel", "--photos", sintel]
     options += [*PLAIN, "--steps", 7, "--run", folder, "--dry-run"]
     assert run("train-flow", sintel, *options) == 0
-    told = capsys.readouterr().out
-    assert "found: 3 clips, 9 photos, 2 pairs to judge by\n" in told
-    assert "training: 7 steps of 2 examples" in told
-    assert f"run: {folder}\n" in told
+    printed = capsys.readouterr().out
+    assert "found: 3 clips, 9 photos, 2 pairs to judge by\n" in printed
+    assert "training: 7 steps of 2 examples" in printed
+    assert f"run: {folder}\n" in printed
     assert run("train-flow", sintel, "--recipe", "sintel", *options, "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["dry_run"] is True
@@ -317,7 +319,7 @@ def test_a_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypat
     assert run("train-flow", tmp_path / "empty", *PLAIN, "--dry-run") == 3
 
 
-def test_footage_may_be_a_pattern(frames, tmp_path, capsys):
+def test_footage_may_be_a_glob(frames, tmp_path, capsys):
     for name in ("clip1", "clip2", "other"):
         shutil.copytree(frames, tmp_path / name)
     (tmp_path / "clip.txt").write_text("no clip, nor a list of pairs")

@@ -1,4 +1,4 @@
-"""What trainers have in common: a dry run of each says what it would do, and does nothing."""
+"""Options that all training commands share, mostly in dry runs."""
 
 import json
 
@@ -21,7 +21,7 @@ OF_FOLDERS = [name for name in TRAINERS if name != "train-reviser"]
 
 
 def world(name):
-    """Return what a trainer can learn from that needs no files."""
+    """Return arguments for training data that needs no files."""
     return "digits" if name in OF_FOLDERS else "sprites"
 
 
@@ -32,22 +32,22 @@ def run(*arguments):
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_dry_run_writes_nothing(tmp_path, capsys, monkeypatch, name):
+def test_dry_run_writes_nothing(tmp_path, capsys, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     options = [*TRAINERS[name], "--preset", "tiny", "--steps", 7, "--dry-run"]
     assert run(name, world(name), *options) == 0
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(":")[0] for line in told] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in printed] == [
         "sources", "found", "network", "training", "run",
     ]  # fmt: skip
-    assert told[1] == "found: endless videos"
-    assert told[3].startswith("training: 7 steps of ")
+    assert printed[1] == "found: endless videos"
+    assert printed[3].startswith("training: 7 steps of ")
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", TRAINERS)
-def test_a_run_that_is_a_file_is_refused_at_once(tmp_path, capsys, monkeypatch, name):
+def test_run_folder_that_is_a_file_is_refused_before_work(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "run").write_text("mine")
     for more in ((), ("--dry-run",)):
@@ -57,7 +57,7 @@ def test_a_run_that_is_a_file_is_refused_at_once(tmp_path, capsys, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", OF_FOLDERS)
-def test_a_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
+def test_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "clips").mkdir()
     for number in range(3):
@@ -74,8 +74,8 @@ def test_a_dry_run_counts_videos(tmp_path, capsys, monkeypatch, name):
 
 @pytest.mark.parametrize("option", ["--start", "--layers", "--photos", "--flow"])
 @pytest.mark.parametrize("name", TRAINERS)
-def test_what_is_not_there_is_refused_before_all_that_takes_long(tmp_path, capsys, name, option):
-    """In a dry run, and when clips would be prepared first otherwise."""
+def test_missing_files_are_refused_before_work(tmp_path, capsys, name, option):
+    """In a dry run, and in a run before clips are prepared."""
     if (name, option) in (("train-captioner", "--flow"), ("train-reviser", "--flow")):
         pytest.skip("it has no such option")
     data = "sprites"
@@ -93,20 +93,20 @@ def test_what_is_not_there_is_refused_before_all_that_takes_long(tmp_path, capsy
     assert "gone.safetensors" in err[0]
 
 
-def test_a_dry_run_shows_the_network_that_it_begins_with(tmp_path, capsys):
+def test_dry_run_prints_the_start_network(tmp_path, capsys):
     options = ["--preset", "tiny", "--start", "base", "--run", tmp_path / "run", "--dry-run"]
     assert run("train-dvae", "digits", *options, "--json") == 0
     assert json.loads(capsys.readouterr().out)["settings"]["model"]["quantiser"] == "residual"
 
 
-def test_a_run_that_is_there_is_refused_in_a_dry_run_too(tmp_path, capsys):
+def test_existing_run_is_refused_in_a_dry_run_too(tmp_path, capsys):
     (tmp_path / "last.safetensors").write_bytes(b"")
     assert run("train-dvae", "digits", "--run", tmp_path, "--dry-run") == 4
     assert "holds a run already" in capsys.readouterr().err
 
 
-def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
-    """Training takes them for names, so config.toml must: an earlier run could not go on."""
+def test_known_names_are_not_taken_for_files(tmp_path, capsys, monkeypatch):
+    """Otherwise an earlier run could not be resumed."""
     monkeypatch.chdir(tmp_path)
     for name in ("digits", "base", "sintel"):
         (tmp_path / name).mkdir()
@@ -131,8 +131,8 @@ def test_names_stay_names_whatever_is_called_so(tmp_path, capsys, monkeypatch):
     assert note_sources(["./digits"]).data == (str(tmp_path / "digits"),)
 
 
-def test_a_vae_that_was_replaced_is_another(tmp_path):
-    """A folder of data, whose files are many, is told by its path alone."""
+def test_replaced_vae_has_another_digest(tmp_path):
+    """A folder of data has many files: only its path is recorded."""
     assert note_sources(["digits"], dvae=str(tmp_path)).dvae == str(tmp_path)
     files = [tmp_path / "config.json", tmp_path / "diffusion_pytorch_model.safetensors"]
     for path in files:
@@ -147,7 +147,7 @@ def test_a_vae_that_was_replaced_is_another(tmp_path):
 
 
 def test_only_flow_networks_are_called_small(tmp_path, monkeypatch):
-    """Of any other network it is a file, and another one in another folder."""
+    """For any other network `small` is a file, a different one in each folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small").write_bytes(b"")
     path = str(tmp_path / "small")
@@ -160,8 +160,8 @@ def test_only_flow_networks_are_called_small(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [*TRAINERS, "train-flow"])
-def test_an_unknown_setting_is_wrong_usage_and_in_a_file_bad_input(tmp_path, capsys, name):
-    """And said before anything that takes long."""
+def test_unknown_setting_is_a_usage_error_and_in_a_file_bad_input(tmp_path, capsys, name):
+    """The error comes before anything slow."""
     data = world(name)
     if name == "train-flow":
         data = tmp_path / "clip.mp4"
@@ -181,7 +181,7 @@ def test_an_unknown_setting_is_wrong_usage_and_in_a_file_bad_input(tmp_path, cap
 
 
 @pytest.mark.parametrize("name", [*(n for n in TRAINERS if n != "train-gpt"), "train-flow"])
-def test_a_dry_run_refuses_a_network_in_parts_where_there_is_none(tmp_path, capsys, name):
+def test_dry_run_refuses_sharding_without_processes(tmp_path, capsys, name):
     data = world(name)
     if name == "train-flow":
         data = tmp_path / "clip.mp4"
@@ -191,14 +191,14 @@ def test_a_dry_run_refuses_a_network_in_parts_where_there_is_none(tmp_path, caps
     assert "loop.shard: cannot share a" in capsys.readouterr().err
 
 
-def test_a_dry_run_refuses_muon_where_there_are_no_matrices_for_it(tmp_path, capsys):
+def test_dry_run_refuses_muon_without_matrices(tmp_path, capsys):
     write_video(tmp_path / "clip.mp4", torch.rand(2, 3, 64, 64))
     options = ["--run", tmp_path / "run", "--set", "muon=0.35", "--dry-run"]
     assert run("train-flow", tmp_path / "clip.mp4", *options) == 3
     assert "loop.muon: a flownet has no matrices for Muon" in capsys.readouterr().err
 
 
-def test_of_several_processes_the_first_tells_the_plan(tmp_path, capsys, monkeypatch):
+def test_first_of_several_processes_prints_the_plan(tmp_path, capsys, monkeypatch):
     options = ["digits", "--preset", "tiny", "--run", tmp_path / "run", "--dry-run"]
     for rank, lines in (("1", 0), ("0", 5)):
         monkeypatch.setenv("RANK", rank)
