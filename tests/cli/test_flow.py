@@ -123,7 +123,7 @@ def test_output_names_of_a_pair(flow, arguments, name):
         (["--backward", "frame8_flow.flo"], 2, "must differ"),
         (["--backward", "x/../frame8_flow.flo"], 2, "must differ"),
         (["--shard", "1/2"], 2, "--shard is for many pairs"),
-        (["--shard", "3/2"], 2, "'3/2' is none of 1/N to N/N"),
+        (["--shard", "3/2"], 2, "'3/2' is not I/N with I from 1 to N"),
         (["-o", "frame9.png"], 4, "frame9.png: is the input frame9.png"),
         (["--weights", "none.safetensors"], 3, "none.safetensors: no such file"),
     ],
@@ -168,7 +168,7 @@ def test_frames_that_make_no_pair_are_refused(flow):
     assert flow("*.jpg")[2] == ["flowwarp: *.jpg: no frame, video or folder matches"]
     swapped = flow("a.flo", "frame8.png")
     assert swapped[0] == 3
-    assert swapped[2][0].startswith("flowwarp: a.flo: is named like a flow file")
+    assert swapped[2][0].startswith("flowwarp: a.flo: has the extension of a flow file")
     Path("empty").mkdir()
     assert flow("empty")[2] == ["flowwarp: empty: contains neither frames nor videos"]
     made = ["frame8.png", "others/frame8.png", "others/frame9.png", "small.png"]

@@ -83,7 +83,7 @@ def test_earlier_results_among_frames_are_not_input(flow):
     assert first[0] == 0
     assert flow(*options) == first
     assert flow("in/a", "-o", "in/a", "--overwrite")[::2] == (
-        4, ["flowwarp: in/a: holds frames to read; name another folder"],
+        4, ["flowwarp: in/a: contains input frames; name another folder"],
     )  # fmt: skip
 
 
@@ -101,9 +101,9 @@ def test_input_files_are_never_replaced(flow):
     before = files("in")
     for arguments, problem in (
         ("in/c.gif -o out --show in/c.gif", "in/c.gif: is the input in/c.gif; name another file"),
-        ("in/a -o out --show in/a", "in/a: holds frames to read"),
-        ("in -o out --show in", "in/a: holds frames to read"),  # it would draw in/a/frame8.png
-        ("in/a/frame8.png in/b/frame9.png in/b/frame10.png -o in/b", "in/b: holds frames to read"),
+        ("in/a -o out --show in/a", "in/a: contains input frames"),
+        ("in -o out --show in", "in/a: contains input frames"),  # it would draw in/a/frame8.png
+        ("in/a/frame8.png in/b/frame9.png in/b/frame10.png -o in/b", "in/b: contains input frames"),
     ):
         code, out, err = flow(*arguments.split(), "--format", "png", "--overwrite")
         assert (code, out, len(err)) == (4, [], 1)
