@@ -1,4 +1,4 @@
-"""``flowwarp convert``: flow files from one format to another."""
+"""``flowwarp convert``: convert flow files between formats."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from typing import Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._options import (
+    dry_run_option,
+    input_argument,
+    json_option,
+    output_option,
+    overwrite_option,
+)
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.file_types import FLOW_EXTENSIONS, FLOW_FORMATS
@@ -19,11 +25,15 @@ from flowwarp.io.file_types import FLOW_EXTENSIONS, FLOW_FORMATS
 
 @click.command()
 @input_argument("inputs", "IN...", nargs=-1)
-@output_option("A file; for many, a folder.", required=True)
-@click.option("--to", type=click.Choice(FLOW_FORMATS), help="Format; else OUT's extension says it.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
-@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@output_option("The flow file to write; for several inputs, a folder.", required=True)
+@click.option(
+    "--to",
+    type=click.Choice(FLOW_FORMATS),
+    help="Output format; needed if OUT is a folder.  [default: OUT's extension]",
+)
+@overwrite_option()
+@json_option("paths")
+@dry_run_option()
 def command(
     inputs: tuple[str, ...],
     output: str,
@@ -32,10 +42,10 @@ def command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Convert flow files between formats, such as Middlebury .flo and KITTI .png.
+    """Convert flow files between formats: .flo (Middlebury), .png (KITTI), .pfm, .npy and .npz.
 
-    IN is one or more files, folders or globs, without the pictures that `show` put there. The paths
-    written are printed on stdout. One bad file among many does not stop the others.
+    IN is one or more flow files, folders or globs; images that `flowwarp show` wrote there are
+    skipped. The paths are printed on stdout. A broken file does not stop the others.
 
     \b
     flowwarp convert flow.flo -o flow.png            one file
@@ -47,7 +57,7 @@ def command(
     extension = f".{to}" if to else Path(output).suffix.lower()
     folder = _paths.wants_folder(inputs, output)
     if folder and to is None:
-        raise click.UsageError("say --to FORMAT when OUT is a folder")
+        raise click.UsageError("give --to FORMAT when OUT is a folder")
     if folder:
         _paths.check_folder_name(output, "many inputs need a folder, but OUT is")
     if extension not in FLOW_EXTENSIONS or (
@@ -59,9 +69,9 @@ def command(
     targets = _paths.name_outputs(sources, Path(output), extension) if folder else [Path(output)]
     read = _paths.real_names(sources)
     for source, target in zip(sources, targets, strict=True):
-        # One that is still to be read would be lost.
+        # An input that is read later must not be replaced.
         _paths.check_output(target, overwrite=overwrite, read=read, source=source)
-    _check_apart(targets)
+    _check_distinct(targets)
 
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
@@ -71,9 +81,11 @@ def command(
         for source, target in pairs:
             try:
                 flow, valid = read_flow(source)
-                data = encode_flow(target, flow, valid)  # what fails here leaves no folder behind
+                data = encode_flow(target, flow, valid)  # before the folder is created
                 if not dry_run:
-                    _paths.check_output(target, overwrite=overwrite)  # anew: there may be many
+                    _paths.check_output(
+                        target, overwrite=overwrite
+                    )  # again: earlier ones may take long
                     _paths.make_folder(target.parent)
                     with atomic_output(target) as temporary:
                         temporary.write_bytes(data)
@@ -98,11 +110,11 @@ def command(
     raise_if_failed(failed, len(sources))
 
 
-def _check_apart(targets: Sequence[Path]) -> None:
-    """Refuse to write over another result, by a link.
+def _check_distinct(targets: Sequence[Path]) -> None:
+    """Refuse two outputs that are one file by a link.
 
     Raises:
-        OutputError: that would happen.
+        OutputError: there are two.
     """
     outputs: dict[str, Path] = {}
     for target in targets:

@@ -1,4 +1,4 @@
-"""``flowwarp interpolate``: more frames for videos, folders of frames, and two pictures."""
+"""``flowwarp interpolate``: insert frames into videos, folders of frames, and image pairs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._options import (
+    dry_run_option,
+    input_argument,
+    json_option,
+    output_option,
+    overwrite_option,
+    weights_option,
+)
 from flowwarp.cli._report import print_path, progress_bar
 from flowwarp.cli._video_output import (
     MAX_FPS,
@@ -41,13 +48,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What to read, and what to make of it.
+    """Input and output.
 
     Attributes:
-        sources: a video, or pictures in their order.
-        kind: a video, a folder of frames, or the one picture in the middle of two.
-        fps: of a video to write.
-        pixel_aspect: of the video that is read, the width of a pixel by its height.
+        sources: one video, or images in order.
+        from_video: whether the source is a video.
+        target: the output.
+        kind: of the output: a video, a folder of frames, or the one middle frame of two images.
+        fps: frames per second of an output video.
+        pixel_aspect: pixel width / pixel height of the source video.
     """
 
     sources: tuple[Path, ...]
@@ -60,39 +69,33 @@ class Job:
 
 @click.command()
 @input_argument("inputs", "CLIP|FOLDER|FRAMES...", nargs=-1)
-@output_option("A video or a folder; of two frames, a picture.")
+@output_option("The result: a video or folder; for two images also one image, the middle.")
 @click.option(
     "--times",
     type=click.IntRange(2, 8),
     default=2,
     show_default=True,
     metavar="N",
-    help="How many times as many frames, 2 to 8.",
+    help="Multiply the number of frames by N, 2 to 8.",
 )
-@click.option("--slow", is_flag=True, help="Slow motion: keep the frames a second.")
+@click.option("--slow", is_flag=True, help="Slow motion: keep the frame rate (same as --fps keep).")
 @click.option(
     "--fps",
     metavar="RATE",
-    help="Frames a second of the video, or keep, as --slow does; default N times the input's.",
+    help="Frames per second of the output video, or keep.  [default: N times the input's]",
 )
 @click.option(
     "--quality",
     type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
-    help="How exactly motion is estimated.",
+    help="Accuracy of the flow, as in `flowwarp flow`.",
 )
-@click.option(
-    "--weights",
-    metavar="FILE",
-    default="base",
-    show_default=True,
-    help="Of the flow network: base, small, or a file.",
-)
+@weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @device_option
-@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the path.")
-@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@overwrite_option("Replace a file that exists.")
+@json_option("the path")
+@dry_run_option()
 def command(
     inputs: tuple[str, ...],
     output: str | None,
@@ -106,27 +109,28 @@ def command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Put frames between the frames of a video, a folder or glob of pictures, or two pictures.
+    """Insert frames between the frames of a video, a folder or glob of images, or two images.
 
-    Each frame but the last is followed by N - 1 new ones, placed by the motion between it and the
-    next. Across a cut the frame before it is repeated, and so are equal frames. The frames given
-    stay as they are: bit for bit where pictures are written (but colour TIFFs of 16 bits are read
-    as 8). Sound and the transparency of a video are lost, a varying rate becomes its average, and
-    in .mp4, .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated.
-    They alone keep pixels that are not square as they are.
+    N - 1 new frames follow each frame but the last, placed along the motion to the next frame. At
+    a cut, and between equal frames, the earlier frame is repeated. The input frames stay the same:
+    bit for bit where images are written (16-bit colour TIFFs are read as 8-bit).
 
-    Without -o, clip.avi becomes clip_x2.mp4, folder NAME folder NAME_x2, and a.png b.png folder
-    a_x2; a folder's frames are numbered 000000.png on. It must be new or empty. Pictures count as
-    25 frames a second when they become a video. The path written is printed on stdout.
+    Default output: clip_x2.mp4 beside clip.avi, folder NAME_x2 beside folder NAME, folder a_x2 for
+    a.png b.png. Frames in a folder are numbered from 000000.png; the folder must be new or empty.
+    The path is printed on stdout.
+
+    Videos lose sound and transparency. A variable frame rate becomes its average. In .mp4, .m4v,
+    .mov and .mkv, which need even sizes, an odd last column or row is repeated; only these keep
+    pixels that are not square. Images become a video of 25 frames per second, before --times.
 
     \b
-    flowwarp interpolate clip.mp4                    twice as many frames a second
-    flowwarp interpolate clip.mp4 --times 4 --slow   four times as slow
+    flowwarp interpolate clip.mp4                    twice the frame rate
+    flowwarp interpolate clip.mp4 --times 4 --slow   slow motion, 4 times as long
     flowwarp interpolate frames/ -o out.mp4 --fps 30
-    flowwarp interpolate a.png b.png -o middle.png
+    flowwarp interpolate frame1.png frame2.png -o middle.png
     """  # noqa: D301 - click wants the character itself
     if slow and fps is not None:
-        raise click.UsageError("--slow is --fps keep: give one of them")
+        raise click.UsageError("--slow means --fps keep: give only one of them")
     check_device(device)
     job = _plan(inputs, output, times, "keep" if slow else fps)
     check = partial(
@@ -146,15 +150,15 @@ def command(
         print_path(job.target)
 
 
-# ------------------------------------------------------------------ what becomes what
+# ------------------------------------------------------------------ plan
 
 
 def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | None) -> Job:
-    """Find what to read and where the result goes.
+    """Return the input files and the output.
 
     Raises:
-        click.UsageError: input, ``output``, ``times`` and ``fps`` do not go together.
-        InputError: a folder or pattern without pictures, or a video that cannot be read.
+        click.UsageError: inputs, ``output``, ``times`` and ``fps`` do not fit together.
+        InputError: a folder or glob contains no images, or a video cannot be read.
     """
     from flowwarp.io.file_types import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
     from flowwarp.io.video_container import DEFAULT_FPS
@@ -165,13 +169,13 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
     first = Path(inputs[0])
     single = len(inputs) == 1 and not _paths.wants_folder(inputs, "")
     if single and kind_of(first) in IMAGE_EXTENSIONS:
-        raise click.UsageError("one picture is no motion: give two, a folder or a video")
-    # One by one, as a picture may come again: a film that ends as it began.
+        raise click.UsageError("one image has no motion: give two, a folder or a video")
+    # One by one, because an image may be given twice: expand_inputs drops duplicates.
     several = (_paths.expand_inputs([name], IMAGE_EXTENSIONS) for name in inputs)
     sources = [first] if single else list(chain.from_iterable(several))
     target = Path(output) if output else _name_target(inputs, first, single, times)
     kind: Literal["video", "frames", "middle"] = "video" if single else "frames"
-    if output is not None:  # a name that was made of the input's may end in anything
+    if output is not None:  # a default name may end in anything
         kind = _kind(output, len(sources) == 2 and times == 2)
     if kind != "video" and fps is not None:
         raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
@@ -197,7 +201,7 @@ def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int)
 
 
 def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
-    """Say what ``output`` names; ``one_new``: there is a single new picture, so it can be one."""
+    """Return the kind of ``output``; ``one_new``: there is one new frame, so it can be an image."""
     from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     picture = Path(output).suffix.lower() in IMAGE_EXTENSIONS
@@ -212,7 +216,7 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
     if fps == "keep":
         return rate
     wanted = Fraction(0)
-    if "e" not in fps.lower():  # 1e999999999 is a number that fills the memory
+    if "e" not in fps.lower():  # Fraction("1e999999999") would fill the memory
         with suppress(ValueError, ZeroDivisionError):
             wanted = Fraction(fps)
     if not MIN_FPS <= wanted <= MAX_FPS:
@@ -221,7 +225,7 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
     return wanted
 
 
-# ------------------------------------------------------------------ work
+# ------------------------------------------------------------------ run
 
 
 def _work(
@@ -233,7 +237,7 @@ def _work(
     dry_run: bool,
     check: Callable[[], None],
 ) -> dict[str, Any]:
-    """Make the frames one at a time; nothing is written unless every frame can be read."""
+    """Interpolate one frame at a time; write nothing unless every frame can be read."""
     from flowwarp.io.images import write_image
     from flowwarp.io.video_writer import write_frames, write_video
     from flowwarp.pipelines.flow.interpolate import interpolate_video
@@ -260,11 +264,11 @@ def _work(
                 write_frames(job.target, reader.formatted(between(frames), times))
             else:
                 _, middle, _ = between(frames)
-                check()  # anew: the fit may have taken minutes
+                check()  # again: the fit may have taken minutes
                 write_image(job.target, middle, reader.between)
     if same["cut"] and len(job.sources) == 2:
-        click.echo("flowwarp: the pictures show two scenes: the first is repeated", err=True)
-    if reader.hides:
+        click.echo("flowwarp: the images show two scenes: the first image is repeated", err=True)
+    if reader.loses_alpha:
         lost = OutputError(job.target, "holds no transparency", "hidden colours become visible")
         click.echo(f"flowwarp: {lost}", err=True)
     sources = [str(source) for source in job.sources]
@@ -285,14 +289,14 @@ def _work(
 
 @final
 class _Reader:
-    """The frames of a job, one by one, and what was seen of them so far.
+    """Iterates over the frames of a job, (C, H, W), and records their properties.
 
     Attributes:
-        count: frames read.
+        count: number of frames read.
         size: their height and width.
-        format: what the file of the newest one held; None for a video's.
-        between: what a picture between the newest two has to hold; likewise.
-        hides: whether a picture is transparent in places, and the video to write will not be.
+        format: file format of the newest frame; None for frames of a video.
+        between: file format for frames between the newest two; None for frames of a video.
+        loses_alpha: whether an image has transparent pixels, which the output video cannot store.
     """
 
     def __init__(self, job: Job) -> None:
@@ -301,7 +305,7 @@ class _Reader:
         self.size = (0, 0)
         self.format: ImageFormat | None = None
         self.between: ImageFormat | None = None
-        self.hides = False
+        self.loses_alpha = False
 
     def length(self) -> int | None:
         from flowwarp.io.video_info import video_info
@@ -324,7 +328,7 @@ class _Reader:
     def formatted(
         self, frames: Iterable[Tensor], times: int
     ) -> Iterator[tuple[Tensor, ImageFormat | None]]:
-        """Yield the frames that become of these, and what the file of each has to hold."""
+        """Pair each output frame with its file format: a source frame's own, or ``between``."""
         for number, frame in enumerate(frames):
             yield frame, self.between if number % times else self.format
 
@@ -337,23 +341,23 @@ class _Reader:
             image, self.format = read_image_with_format(path)
             self.between = _join(before or self.format, self.format)
             if self.job.kind == "video":
-                self.hides |= bool((image[3:] < 1).any())
-                image = image[:3]  # no video written here is transparent
+                self.loses_alpha |= bool((image[3:] < 1).any())
+                image = image[:3]  # our video formats store no alpha
             shape = tuple(image.shape)
             first = first or shape
             if shape[1:] != first[1:]:
                 sizes = [f"{width}x{height}" for _, height, width in (shape, first)]
-                raise InputError(path, f"is {sizes[0]}, the first was {sizes[1]}")
+                raise InputError(path, f"is {sizes[0]}, the first is {sizes[1]}")
             if shape != first:
-                has = ("has", "none") if shape[0] == 4 else ("has no", "some")
-                raise InputError(path, f"{has[0]} transparency, the first had {has[1]}")
+                has = ("has", "has none") if shape[0] == 4 else ("has no", "has some")
+                raise InputError(path, f"{has[0]} transparency, the first {has[1]}")
             if self.job.kind == "middle" and before is not None:
                 check_kind(self.job.target, self.between)
             yield image
 
 
 def _join(one: ImageFormat, other: ImageFormat) -> ImageFormat:
-    """Return what a file must hold to show what is between two pictures."""
+    """Return the file format for a frame between two: colour and the greater bit depth of both."""
     wider = other if one.gray else one
     return replace(wider, bits=max(one.bits, other.bits))
 

@@ -1,4 +1,4 @@
-"""``flowwarp show``: flow files as pictures."""
+"""``flowwarp show``: draw flow files as images or videos."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._options import input_argument, json_option, output_option, overwrite_option
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_output import VIDEOS
 from flowwarp.errors import InputError, OutputError
@@ -21,14 +21,14 @@ from flowwarp.errors import InputError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-SLOWEST, FASTEST = 1e-6, 1e9  # px, what --max may be
+MIN_SCALE, MAX_SCALE = 1e-6, 1e9  # px, limits of --max
 ARROW_STEP = 24  # px
 FLICKER_RATE = 2  # pictures a second: slow enough to look at each
 
 
 @dataclass(frozen=True)
 class View:
-    """What to make of a flow file: the options of the command by their names."""
+    """What to draw: the options of the command by their names."""
 
     max_flow: float | None = None
     arrows: bool = False
@@ -40,49 +40,66 @@ class View:
 
     @property
     def name(self) -> str:
-        """The word a picture's file name ends in."""
+        """The suffix of the output name: flow, arrows, error or flicker."""
         views = {"arrows": self.arrows, "error": self.error, "flicker": self.flicker}
-        return next((name for name, asked in views.items() if asked), "flow")
+        return next((name for name, chosen in views.items() if chosen), "flow")
 
     @property
     def files(self) -> list[str]:
-        """What is read besides the flow."""
+        """The input files besides the flow."""
         return [name for name in (self.error, self.flicker, self.image) if name]
 
 
 @click.command()
 @input_argument("inputs", "FLOW...", nargs=-1)
-@output_option("A picture or video; for many, also a folder.")
-@click.option("--max", "max_flow", type=float, metavar="PX", help="Motion shown in full colour.")
+@output_option("The result: an image or video; for many flows also a folder.")
+@click.option(
+    "--max",
+    "max_flow",
+    type=float,
+    metavar="PX",
+    help="Motion that is drawn in full saturation, in pixels.",
+)
 @click.option(
     "--arrows",
     is_flag=True,
-    help=f"Arrows instead of colours, {ARROW_STEP} px apart and as long for motion of --max.",
+    help=f"Draw arrows, {ARROW_STEP} px apart; motion of --max px has that length.",
 )
-@click.option("--error", metavar="TRUTH", help="Distance to this flow, in KITTI's colours.")
-@click.option("--flicker", metavar="FRAME2", help="GIF of --image and FRAME2 warped onto it.")
-@click.option("--image", metavar="FRAME1", help="The first frame, to put under the picture.")
-@click.option("--side-by-side", is_flag=True, help="Put what belongs to the picture left of it.")
-@click.option("--legend/--no-legend", help="Add what the colours mean, in pixels.")
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
+@click.option(
+    "--error", metavar="TRUTH", help="Draw the endpoint error to this flow file in KITTI's colours."
+)
+@click.option(
+    "--flicker",
+    metavar="FRAME2",
+    help="Write a GIF that alternates --image with FRAME2 warped to it.",
+)
+@click.option(
+    "--image", metavar="FRAME1", help="Blend with the first frame, or use it for another option."
+)
+@click.option(
+    "--side-by-side", is_flag=True, help="Put --image and the flow in colour to the left."
+)
+@click.option("--legend/--no-legend", help="Add a legend of the colours, in pixels.  [default: no]")
+@overwrite_option()
+@json_option("paths")
 def command(
     inputs: tuple[str, ...], output: str | None, overwrite: bool, as_json: bool, **options: Any
 ) -> None:
-    """Turn flow files into pictures: the hue is the direction, the saturation the speed.
+    """Draw flow files as images: the hue is the direction, the saturation the speed.
 
-    FLOW is one or more files, folders or globs, without the pictures that this put there. Without
-    -o, the picture of NAME.flo is NAME_flow.png beside it; the paths written are printed on
-    stdout. Without --max it is, for each file, what 99 % of the moving pixels do not exceed; a
-    video has one for all its frames. In .mp4, .m4v, .mov and .mkv, which hold even sizes only, an
-    odd last column or row is repeated.
+    FLOW is one or more flow files, folders or globs; images that this command wrote there are
+    skipped. Default output: NAME_flow.png beside NAME.flo. The paths are printed on stdout.
+
+    Without --max, each image uses the speed that 99 % of its moving pixels do not exceed; a video
+    uses one scale for all frames. --error prints EPE, Fl-all and angular error on stderr. In .mp4,
+    .m4v, .mov and .mkv, which need even sizes, an odd last column or row is repeated.
 
     \b
-    flowwarp show a.flo --legend                             a_flow.png
-    flowwarp show a.flo --image frame1.png --arrows          a_arrows.png
-    flowwarp show a.flo --error truth.flo --side-by-side     a_error.png
-    flowwarp show a.flo --image frame1.png --flicker frame2.png
-    flowwarp show flows/ -o flows.mp4                        one video
+    flowwarp show flow.flo --legend                             writes flow_flow.png
+    flowwarp show flow.flo --image frame1.png --arrows          writes flow_arrows.png
+    flowwarp show flow.flo --error truth.flo --side-by-side     writes flow_error.png
+    flowwarp show flow.flo --image frame1.png --flicker frame2.png
+    flowwarp show flows/ -o flows.mp4                           one video
     """  # noqa: D301 - click wants the character itself
     view = View(**options)
     _check_view(view)
@@ -111,9 +128,11 @@ def command(
             write = _write_flicker if view.flicker else write_picture
             for source, target in pairs:
                 try:
-                    _paths.check_output(target, overwrite=overwrite)  # anew: there may be many
+                    _paths.check_output(
+                        target, overwrite=overwrite
+                    )  # again: earlier ones may take long
                     report(write(source, target, view))
-                except InputError as fault:  # an OutputError, such as a full disk, stops all
+                except InputError as fault:  # an OutputError, such as a full disk, stops everything
                     if len(sources) == 1:
                         raise
                     failed.append({"input": str(source), "error": str(fault)})
@@ -123,48 +142,46 @@ def command(
 
 
 def _check_view(view: View) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that exclude each other.
 
     Raises:
-        click.UsageError: they do not.
+        click.UsageError: there are such options.
     """
-    if view.max_flow is not None and not SLOWEST <= view.max_flow <= FASTEST:
-        raise click.UsageError(f"--max must be from {SLOWEST:g} to {FASTEST:g}")
+    if view.max_flow is not None and not MIN_SCALE <= view.max_flow <= MAX_SCALE:
+        raise click.UsageError(f"--max must be from {MIN_SCALE:g} to {MAX_SCALE:g}")
     if view.arrows + bool(view.error) + bool(view.flicker) > 1:
-        raise click.UsageError(
-            "--arrows, --error and --flicker are pictures of their own: one only"
-        )
+        raise click.UsageError("give only one of --arrows, --error and --flicker")
     if "" in (view.error, view.flicker, view.image):
         raise click.UsageError("--error, --flicker and --image must name a file, got ''")
     if view.flicker and not view.image:
         raise click.UsageError("--flicker needs the first frame: --image FRAME1")
     if view.flicker and (view.max_flow or view.side_by_side or view.legend):
-        raise click.UsageError("--flicker shows frames: no --max, --side-by-side or --legend")
+        raise click.UsageError("--flicker does not go with --max, --side-by-side or --legend")
     if view.side_by_side and view.name == "flow" and not view.image:
         raise click.UsageError("--side-by-side needs --image, --arrows or --error")
     if view.error and view.image and not view.side_by_side:
-        raise click.UsageError("--image shows beside an error only: add --side-by-side")
+        raise click.UsageError("--error with --image needs --side-by-side")
     if view.arrows and view.legend and not view.side_by_side:
-        raise click.UsageError("--legend explains colours: add --side-by-side, or no --arrows")
+        raise click.UsageError("--arrows with --legend needs --side-by-side")
 
 
 def _check_no_flow(target: Path) -> None:
-    """Refuse to replace flow by its picture, though asked to, and though it is not read.
+    """Refuse to replace a flow file by an image, even with --overwrite.
 
     Raises:
-        OutputError: there is some.
+        OutputError: the target is a flow PNG.
     """
     from flowwarp.io._png import peek_header
 
     header = peek_header(target)
     if header and header.is_flow:
-        raise OutputError(target, "is flow", "name another OUT for pictures")
+        raise OutputError(target, "is a flow file", "name another OUT for images")
 
 
 def _name_targets(
     inputs: tuple[str, ...], sources: list[Path], output: str | None, view: View
 ) -> list[Path]:
-    """Return where each source's picture goes; for a video, only where that goes."""
+    """Return the output file of each source, or the one video."""
     from flowwarp.io.file_types import COLOR_EXTENSIONS
 
     extension = ".gif" if view.flicker else ".png"
@@ -175,7 +192,7 @@ def _name_targets(
     kind = Path(output).suffix.lower()
     if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):
-            raise click.UsageError("--image and --error make a picture: OUT cannot be a video")
+            raise click.UsageError("OUT cannot be a video with --image or --error")
         return [Path(output)]
     if _paths.wants_folder(inputs, output):
         _paths.check_folder_name(output, "many inputs need a folder or video, but OUT is")
@@ -188,13 +205,13 @@ def _name_targets(
 
 def _is_video(inputs: tuple[str, ...], target: Path) -> bool:
     kind = target.suffix.lower()
-    if kind == ".webp":  # of one flow a picture, as lossless as the others
+    if kind == ".webp":  # of one flow it is an image
         return _paths.wants_folder(inputs, "")
     return kind in VIDEOS
 
 
 def write_picture(source: Path, target: Path, view: View) -> dict[str, Any]:
-    """Write one flow as a picture."""
+    """Draw one flow file as an image; return the record for --json."""
     from flowwarp.io.flow_files import read_flow
     from flowwarp.io.images import write_image
 
@@ -221,7 +238,7 @@ def _write_flicker(source: Path, target: Path, view: View) -> dict[str, Any]:
     assert view.flicker is not None
     flow, valid = (tensor[None] for tensor in read_flow(source))
     image1, image2 = _read_frame(view.image, flow), _read_frame(view.flicker, flow)
-    # Where the flow is unknown there is nothing to judge: let it stand still.
+    # Where the flow is unknown, do not flicker.
     warped = torch.where(valid, warp(image2, flow), image1)
     _paths.make_folder(target.parent)
     write_video(target, flicker(image1, warped)[0], FLICKER_RATE)
@@ -231,7 +248,7 @@ def _write_flicker(source: Path, target: Path, view: View) -> dict[str, Any]:
 def write_sequence(
     sources: Sequence[Path], target: Path, view: View, rate: Fraction | None = None
 ) -> dict[str, Any]:
-    """Write all flows as one video at one scale; reads each twice to know that scale."""
+    """Draw all flow files as one video at one scale; reads each file twice, first for the scale."""
     from flowwarp.io.flow_files import read_flow
     from flowwarp.io.video_container import DEFAULT_FPS
     from flowwarp.io.video_writer import write_video
@@ -260,9 +277,9 @@ def write_sequence(
 
 
 def common_scale(sources: Sequence[Path]) -> float:
-    """Return the motion that is to be shown in full colour where flows shall be comparable.
+    """Return the motion, in pixels, to draw in full saturation so that all flows are comparable.
 
-    Flows without any have no say in it; 1 px where none has any.
+    Flows that are 0 everywhere do not count; 1 px if all are.
     """
     from flowwarp.io.flow_files import read_flow
 
@@ -279,7 +296,19 @@ def _draw(
     image: Tensor | None = None,
     truth: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Draw one picture, (1, 3, H, W); everything given to it has the flow's size."""
+    """Draw one image.
+
+    Args:
+        flow: (1, 2, H, W) in pixels.
+        valid: (1, 1, H, W) bool.
+        view: what to draw.
+        max_flow: motion in full saturation, in pixels.
+        image: the first frame (1, 3, H, W), or None.
+        truth: flow and valid mask to compare with, of the same shapes, or None.
+
+    Returns:
+        (1, 3, H, W'): panels side by side, each as high as the flow.
+    """
     from flowwarp.viz.colors import flow_to_image, legend
     from flowwarp.viz.overlay import arrows, error_legend, error_map, side_by_side
 
@@ -310,11 +339,11 @@ def _draw(
 def _maximum(flow: Tensor, valid: Tensor) -> float:
     from flowwarp.viz.colors import robust_maximum
 
-    return min(max(robust_maximum(flow, valid=valid).item(), SLOWEST), FASTEST)
+    return min(max(robust_maximum(flow, valid=valid).item(), MIN_SCALE), MAX_SCALE)
 
 
 def _measure(flow: Tensor, truth: Tensor, valid: Tensor) -> dict[str, float | None]:
-    """Measure the error, say it on stderr and return it; None if no pixel is known in both."""
+    """Measure the error, print it on stderr and return it; None if no pixel is valid in both."""
     from flowwarp.metrics.flow import angular_error, epe, fl_all
 
     measured = {

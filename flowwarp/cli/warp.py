@@ -1,4 +1,4 @@
-"""``flowwarp warp``: pictures, folders of them and videos, moved by flow."""
+"""``flowwarp warp``: warp images, folders of frames and videos by optical flow."""
 
 from __future__ import annotations
 
@@ -17,7 +17,13 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._options import input_argument, output_option
+from flowwarp.cli._options import (
+    dry_run_option,
+    input_argument,
+    json_option,
+    output_option,
+    overwrite_option,
+)
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_output import (
     VIDEOS,
@@ -35,12 +41,12 @@ if TYPE_CHECKING:
 BACKWARD = ("bilinear", "nearest", "bicubic")
 FORWARD = ("average", "softmax")
 PADDINGS = ("border", "zeros", "reflection")
-FASTEST = 20.0  # in softmax the fastest pixel counts e^20 times as much as one at rest
+SOFTMAX_RANGE = 20.0  # the fastest pixel has e^20 times the weight of a still one
 
 
 @dataclass(frozen=True)
 class Motion:
-    """How pixels move: the options of the command by their names."""
+    """How to warp: the options of the command by their names."""
 
     forward: bool
     mode: str | None
@@ -52,11 +58,14 @@ class Motion:
 
 @dataclass(frozen=True)
 class Job:
-    """What to make: of a picture and a flow a picture, of a video and its flows a video.
+    """One source and its output: an image with one flow, or a video with its flows.
 
     Attributes:
-        mask: a picture; of a video, a folder of them.
-        folder: whether the target is a folder, for the frames of a video.
+        source: an image or a video.
+        flows: one flow file; of a video one, or one per frame.
+        target: the output.
+        mask: output image; of a video, a folder of images.
+        folder: whether the target of a video is a folder of frames.
     """
 
     source: Path
@@ -74,22 +83,32 @@ class Job:
 @click.command()
 @input_argument("image", "IMAGE")
 @input_argument("flow", "FLOW")
-@output_option("A picture or video; for a folder, a folder.")
-@click.option("--forward", is_flag=True, help="Send pixels along the flow; holes are left empty.")
+@output_option("The result: an image or video; for a folder of frames, a folder.")
+@click.option(
+    "--forward", is_flag=True, help="Forward warping (splatting): move each pixel along the flow."
+)
 @click.option(
     "--mode",
     type=click.Choice(BACKWARD + FORWARD),
-    help="bilinear (default), nearest or bicubic; with --forward, whether pixels that meet are"
-    " averaged (default) or, by softmax, the faster one wins.",
+    help="Interpolation: bilinear (default), nearest or bicubic. With --forward, where several"
+    " pixels meet: average (default), or softmax, by which the faster pixel wins.",
 )
-@click.option("--padding", type=click.Choice(PADDINGS), help="What lies outside; default border.")
-@click.option("--scale", default=1.0, metavar="T", help="Go T of the way, for example 0.5.")
-@click.option("--resize", is_flag=True, help="Resize a flow of another size to its image.")
-@output_option("Write where the result is known; many: a folder.", "--mask", metavar="PNG")
+@click.option(
+    "--padding", type=click.Choice(PADDINGS), help="Values outside the image.  [default: border]"
+)
+@click.option(
+    "--scale",
+    default=1.0,
+    metavar="T",
+    show_default=True,
+    help="Factor for the flow, for example 0.5.",
+)
+@click.option("--resize", is_flag=True, help="Resize a flow of another size to the image.")
+@output_option("Also write a mask: white where the result is known.", "--mask", metavar="PNG")
 @device_option
-@click.option("--overwrite", is_flag=True, help="Replace files that exist.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
-@click.option("--dry-run", is_flag=True, help="Read and check everything, write nothing.")
+@overwrite_option()
+@json_option("paths")
+@dry_run_option()
 def command(
     image: str,
     flow: str,
@@ -100,42 +119,44 @@ def command(
     dry_run: bool,
     **options: Any,
 ) -> None:
-    """Warp IMAGE, a picture, a folder or glob of frames or a video, by FLOW.
+    """Warp IMAGE by FLOW. IMAGE is an image, a video, or a folder or glob of frames.
 
-    The flow from frame 1 to frame 2 makes frame 2 look like frame 1: each pixel of the result is
-    read where the flow points. With --forward each pixel of IMAGE is sent there instead, which
-    makes frame 1 look like frame 2. What is unknown is black, or transparent if IMAGE has alpha.
+    Backward warping (default) reads each pixel of the result where the flow points: the flow from
+    frame 1 to frame 2 makes frame 2 look like frame 1. With --forward each pixel moves along the
+    flow, which makes frame 1 look like frame 2. Unknown pixels are black, or transparent if IMAGE
+    has alpha.
 
-    A flow file moves every frame. A folder of them has one for each frame, or one fewer: flow k
-    then leads from frame k to frame k + 1, so that the results begin with frame 2, in --forward
-    with frame 1. Without -o, image.jpg becomes image_warped.png, clip.mp4 clip_warped.mp4, and
-    folder NAME folder NAME_warped. The paths written are printed on stdout.
+    A single flow file warps every frame. A folder of flow files has one per frame, or one fewer:
+    flow k then leads from frame k to frame k + 1, and the results begin with frame 2, with
+    --forward with frame 1.
 
-    Of a video, sound and transparency are lost, a varying rate becomes its average, and in .mp4,
-    .m4v, .mov and .mkv, which hold even sizes only, an odd last column or row is repeated. They
-    alone keep pixels that are not square as they are.
+    Default output: image_warped.png beside image.jpg, clip_warped.mp4 beside clip.mp4, folder
+    NAME_warped beside folder NAME. The paths are printed on stdout.
 
-    Of a folder of frames, each that is done is noted in OUT/manifest.jsonl, and one that cannot be
-    read does not stop the others. The same command then goes on where it was, and tries again what
-    had failed.
+    Videos lose sound and transparency. A variable frame rate becomes its average. In .mp4, .m4v,
+    .mov and .mkv, which need even sizes, an odd last column or row is repeated; only these keep
+    pixels that are not square.
+
+    With a folder of frames, a broken frame does not stop the others, and the same command resumes
+    an interrupted job and retries frames that failed. OUT/manifest.jsonl lists the frames done.
 
     \b
     flowwarp warp frame2.png flow.flo                        looks like frame 1
     flowwarp warp frame1.png flow.flo --forward              looks like frame 2
     flowwarp warp frame1.png flow.flo --forward --scale 0.5  halfway
-    flowwarp warp clip.mp4 flows/ -o out.mp4
+    flowwarp warp clip.mp4 flow.flo --resize -o warped.mp4   the same flow for every frame
     """  # noqa: D301 - click wants the character itself
     motion = Motion(**options)
     _check_motion(motion)
     shared = not _paths.wants_folder([flow], "")
     flows = _paths.expand_flows([flow])
     if shared:
-        _read_flow(flows[0], motion)  # if it is broken, say so once
+        _read_flow(flows[0], motion)  # if it is broken, report it once
 
     video = _is_video(image, output)
     jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
     many = not video and _paths.wants_folder([image], "")
-    # What many frames go into is looked at as a whole: an earlier call may have begun.
+    # A folder of results is checked as a whole later: an earlier run may have begun to fill it.
     read = {} if many else _paths.real_names([jobs[0].source, *jobs[0].flows])
     check = functools.partial(check_target, overwrite=overwrite or many, read=read)
     for job in jobs:
@@ -169,10 +190,10 @@ def command(
 
 
 def _check_motion(motion: Motion) -> None:
-    """Refuse options that do not go together.
+    """Refuse options that exclude each other.
 
     Raises:
-        click.UsageError: they do not.
+        click.UsageError: there are such options.
     """
     if motion.mode in (BACKWARD if motion.forward else FORWARD):
         raise click.UsageError(
@@ -181,13 +202,13 @@ def _check_motion(motion: Motion) -> None:
             else f"--mode {motion.mode} needs --forward"
         )
     if motion.forward and motion.padding:
-        raise click.UsageError("--padding does not go with --forward: nothing is read outside")
+        raise click.UsageError("--padding does not go with --forward, which reads nothing outside")
     if not math.isfinite(motion.scale):
         raise click.UsageError(f"--scale must be a finite number, got {motion.scale}")
     check_device(motion.device)
 
 
-# ------------------------------------------------------------------ what becomes what
+# ------------------------------------------------------------------ plan
 
 
 def _is_video(image: str, output: str | None) -> bool:
@@ -209,7 +230,7 @@ def _list_jobs(
     video: bool,
     motion: Motion,
 ) -> list[Job]:
-    """Pair sources, flows, results and masks."""
+    """Pair each source with its flows, output and mask."""
     from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     if video:
@@ -222,7 +243,7 @@ def _list_jobs(
         sources = _paths.expand_inputs([image], IMAGE_EXTENSIONS)
         first = 0 if shared else _first_frame(flows, len(sources), motion)
         if not shared:
-            _tell_order(sources, flows)
+            _warn_order(sources, flows)
         pairs = list(zip(sources[first:], flows * len(sources) if shared else flows, strict=False))
         sources = [source for source, _ in pairs]
         targets = _name_pictures(image, sources, output or _default_output(image), "OUT")
@@ -237,10 +258,13 @@ def _list_jobs(
 
 
 def _first_frame(flows: Sequence[Path], frames: int, motion: Motion) -> int:
-    """Return the frame that the first flow moves: 0, or 1 where flows lie between frames.
+    """Return the index of the frame that the first flow warps.
+
+    With one flow per frame it is 0. With one fewer, flow k leads from frame k to k + 1: backward
+    warping reads frame k + 1, so it is 1; forward warping moves frame k, so it is 0.
 
     Raises:
-        InputError: neither one flow for each frame nor one fewer.
+        InputError: another number of flows.
     """
     if len(flows) == frames:
         return 0
@@ -249,16 +273,16 @@ def _first_frame(flows: Sequence[Path], frames: int, motion: Motion) -> int:
     raise InputError(
         flows[0].parent,
         f"holds {len(flows)} flow files for {frames} frames",
-        "give one for each frame, or one fewer, or a single file for all",
+        "give one per frame, one fewer, or a single file for all frames",
     )
 
 
-def _tell_order(sources: Sequence[Path], flows: Sequence[Path]) -> None:
-    """Say so if flows, which are taken in their order, have the names of other frames."""
+def _warn_order(sources: Sequence[Path], flows: Sequence[Path]) -> None:
+    """Warn if flows, which are paired with frames in order, are named after other frames."""
     names = {source.stem for source in sources}
     for source, flow in zip(sources, flows, strict=False):
         if flow.stem in names and flow.stem != source.stem:
-            line = f"{flow}: is taken as the flow of {source.name}: the names do not agree"
+            line = f"{flow}: is used for {source.name}, but is named after another frame"
             click.echo(f"flowwarp: {printable(line)}", err=True)
             return
 
@@ -278,7 +302,14 @@ def _name_video(source: Path) -> Path:
 
 
 def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> list[Path]:
-    """Return where the picture of each source goes; ``name`` is the option's."""
+    """Return the output file of each source.
+
+    Args:
+        image: the argument IMAGE.
+        sources: the files it stands for.
+        output: the value of the option.
+        name: the option, for messages.
+    """
     from flowwarp.io.file_types import IMAGE_EXTENSIONS
 
     if _paths.wants_folder([image], output):
@@ -302,12 +333,12 @@ def _warp_many(
     dry_run: bool,
     overwrite: bool,
 ) -> list[dict[str, str]]:
-    """Warp what an earlier call has not; return which frames failed.
+    """Warp the frames that the manifest does not list as done; return which frames failed.
 
     Raises:
-        Locked: another process works on this.
-        OutputError: the results would lie among frames or flows, or where another job's are; or
-            one cannot be written, which stops all.
+        Locked: another process works on this folder.
+        OutputError: the output folder contains input files or another job's results, or a result
+            cannot be written.
     """
     from flowwarp.io.manifests import find_done, open_manifest, read_manifests, stamp
 
@@ -317,7 +348,7 @@ def _warp_many(
     for folder in folders:
         kind = read.get(folder.resolve())
         if kind:
-            raise OutputError(folder, f"holds {kind} to read", "name another folder")
+            raise OutputError(folder, f"contains input {kind}", "name another folder")
     failed: list[dict[str, str]] = []
 
     def work(done: Mapping[str, Any], note: Callable[[Mapping[str, Any]], None]) -> None:
@@ -372,7 +403,7 @@ def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:
 
 
 def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[str, Any]:
-    """Warp frame by frame; nothing is written unless every frame and flow is right."""
+    """Warp frame by frame; write nothing unless every frame and flow can be read."""
     import torch
 
     from flowwarp.io.video_info import video_info
@@ -385,7 +416,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     warn_pixel_shape(job.target, info.pixel_aspect, folder=job.folder)
     first, length = 0, info.frames
     if not shared:
-        # Not every container states its length, and not every one that does is right.
+        # Containers may lack their length, or state a wrong one: count the frames.
         length = sum(1 for _ in read_video(job.source))
         first = _first_frame(job.flows, length, motion)
         length = len(job.flows)
@@ -398,7 +429,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     fields = map(field, repeat(job.flows[0]) if shared else job.flows)
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
-        # Closed at its end: the result may replace the source, and on Windows nothing that is open.
+        # Close the reader: the result may replace the source; Windows replaces no open file.
         with closing(read_video(job.source)) as frames:
             # The last frame may have no flow.
             yield from zip(fields, islice(frames, first, None), strict=False)
@@ -431,7 +462,7 @@ def _describe(job: Job) -> dict[str, Any]:
 
 
 def _read_flow(path: Path, motion: Motion) -> Tensor:
-    """Read a flow as (1, 2, H, W), scaled, NaN where it is unknown: the ops leave that empty."""
+    """Read a flow (1, 2, H, W), scaled; NaN where unknown: the operators leave that empty."""
     from flowwarp.io.flow_files import read_flow
 
     flow, valid = read_flow(path)
@@ -439,10 +470,10 @@ def _read_flow(path: Path, motion: Motion) -> Tensor:
 
 
 def _read_fitting(path: Path, source: Path, size: tuple[int, int], motion: Motion) -> Tensor:
-    """Read a flow for an image of this (height, width).
+    """Read a flow (1, 2, H, W) for an image of size (H, W).
 
     Raises:
-        InputError: it cannot be read, or has another size and --resize was not given.
+        InputError: it cannot be read, or has another size and --resize is not given.
     """
     flow = _read_flow(path, motion)
     height, width = flow.shape[2:]
@@ -460,7 +491,7 @@ def _read_fitting(path: Path, source: Path, size: tuple[int, int], motion: Motio
 
 
 def _move(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Warp one image (C, H, W); return it and where it is known, (1, H, W), 1 or 0."""
+    """Warp an image (C, H, W) by a flow (1, 2, H, W); return it and a mask (1, H, W), 1 = known."""
     import torch
 
     place = choose_device(motion.device)
@@ -468,16 +499,19 @@ def _move(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
     if image.shape[1] < 4:
         warped, known = _transport(image, flow, motion)
     else:
-        # Colours mix by their opacity, so that nothing shines through that was not to be seen.
-        # Where all is transparent they mix evenly: they are not seen, but stay as they were.
+        # Premultiply by alpha, so that colours of transparent pixels do not bleed into others.
+        # Where the result is fully transparent, use the plain colours: dividing by 0 has no value.
         color, alpha = image[:, :3], image[:, 3:]
-        layers, known = _transport(torch.cat([color, color * alpha, alpha], 1), flow, motion)
+        layers, known = _transport(
+            torch.cat([color, color * alpha, alpha], 1), flow, motion
+        )  # 7 channels
         color, opaque, alpha = layers[:, :3], layers[:, 3:6], layers[:, 6:]
         warped = torch.cat([torch.where(alpha > 0, opaque / alpha, color), alpha], 1)
     return warped[0].cpu(), known[0].cpu().to(image.dtype)
 
 
 def _transport(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Warp or splat (1, C, H, W) by (1, 2, H, W); return the result and its mask (1, 1, H, W)."""
     import torch
 
     from flowwarp.ops.splatting import splat
@@ -491,6 +525,6 @@ def _transport(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Te
     weight = None
     if mode == "softmax":
         speed = flow.norm(dim=1, keepdim=True).nan_to_num(0, 0, 0)
-        weight = FASTEST * speed / speed.amax().clamp(min=1)
+        weight = SOFTMAX_RANGE * speed / speed.amax().clamp(min=1)
     known = splat(torch.ones_like(flow[:, :1]), flow) > 0
     return splat(layers, flow, mode, weight), known

@@ -166,7 +166,7 @@ def test_cut_between_two_images_repeats_the_first(interpolate):
         Image.new("RGB", (WIDTH, HEIGHT), color).save(f"{index}.png")
     code, out, err = interpolate("*.png", "-o", "m.png")
     assert (code, out) == (0, ["m.png"])
-    assert err == ["flowwarp: the pictures show two scenes: the first is repeated"]
+    assert err == ["flowwarp: the images show two scenes: the first image is repeated"]
     assert torch.equal(read_image("m.png"), read_image("0.png"))
 
 
@@ -416,22 +416,22 @@ def test_output_may_replace_its_video(interpolate):
         (["clip.gif", "--fps", "nan"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "1e999999999"], 2, "--fps must be keep, or a number"),
         (["clip.gif", "--fps", "1/0"], 2, "--fps must be keep, or a number"),
-        (["clip.gif", "--fps", "30", "--slow"], 2, "--slow is --fps keep"),
+        (["clip.gif", "--fps", "30", "--slow"], 2, "--slow means --fps keep"),
         (["clip.gif", "-o", "out", "--fps", "30"], 2, "--fps and --slow are for a video"),
         (["clip.gif", "-o", "out.gif", "--fps", "60"], 2, "a GIF plays from 1/655 to 50"),
         (["clip.gif", "-o", "out.png"], 2, "many frames need a folder or a video"),
         (["clip.gif", "-o", "out.txt"], 2, "OUT must end in .gif, .m4v"),
         (["clip.gif", "clip.gif"], 2, "one clip at a time"),
         (["clip.webp", "clip.webp"], 2, "one clip at a time"),
-        (["a.png"], 2, "one picture is no motion"),
-        (["still.webp"], 2, "one picture is no motion"),
+        (["a.png"], 2, "one image has no motion"),
+        (["still.webp"], 2, "one image has no motion"),
         (["a.png", "b.png", "-o", "m.png", "--times", "3"], 2, "many frames need a folder"),
         (["in/*.png"], 2, "give -o OUT when the frames are a pattern"),
         (["none.mp4"], 3, "none.mp4: no such file or directory"),
         (["a.png", "none.png"], 3, "none.png: no such file or directory"),
         (["a.png", "small.png"], 3, "small.png: is 4x3, the first is 48x32"),
-        (["a.png", "clear.png"], 3, "clear.png: has transparency, the first had none"),
-        (["clear.png", "a.png"], 3, "a.png: has no transparency, the first had some"),
+        (["a.png", "clear.png"], 3, "clear.png: has transparency, the first has none"),
+        (["clear.png", "a.png"], 3, "a.png: has no transparency, the first has some"),
         (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
         (["broken.mp4"], 3, "broken.mp4: is not a video of a known type"),

@@ -18,7 +18,7 @@ from flowwarp.viz.colors import flow_to_image, legend
 from flowwarp.viz.overlay import arrows, error_map
 
 HEIGHT, WIDTH = 40, 48
-FLOW = "is flow; name another OUT for pictures"
+FLOW = "is a flow file; name another OUT for images"
 FRAME = "is the input {}; name another file to write"
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -343,13 +343,25 @@ def test_output_created_during_work_is_not_replaced(show, monkeypatch):
         (["a.flo", "--max", "0"], 2, "--max must be from"),
         (["a.flo", "--max", "nan"], 2, "--max must be from"),
         (["a.flo", "--max", "inf"], 2, "--max must be from"),
-        (["a.flo", "--arrows", "--error", "a.flo"], 2, "one only"),
+        (
+            ["a.flo", "--arrows", "--error", "a.flo"],
+            2,
+            "give only one of --arrows, --error and --flicker",
+        ),
         (["a.flo", "--flicker", "1.png"], 2, "--image FRAME1"),
-        (["a.flo", "--image", "1.png", "--flicker", "1.png", "--legend"], 2, "no --max"),
+        (
+            ["a.flo", "--image", "1.png", "--flicker", "1.png", "--legend"],
+            2,
+            "--flicker does not go with --max",
+        ),
         (["a.flo", "--image", "1.png", "--flicker", "1.png", "-o", "a.png"], 2, "OUT must end"),
         (["a.flo", "--side-by-side"], 2, "--side-by-side needs"),
-        (["a.flo", "--error", "a.flo", "--image", "1.png"], 2, "add --side-by-side"),
-        (["a.flo", "--arrows", "--legend"], 2, "--legend explains colours"),
+        (
+            ["a.flo", "--error", "a.flo", "--image", "1.png"],
+            2,
+            "--error with --image needs --side-by-side",
+        ),
+        (["a.flo", "--arrows", "--legend"], 2, "--arrows with --legend needs --side-by-side"),
         (["a.flo", "--image", "1.png", "-o", "a.mp4"], 2, "OUT cannot be a video"),
         ([], 2, "Missing argument"),
     ],

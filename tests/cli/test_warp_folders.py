@@ -55,7 +55,7 @@ def test_flow_names_of_other_frames_give_a_warning(warp):
         save_flow(f"flows/frame{index}.flo")
     code, out, err = warp("in", "flows")
     assert (code, len(out)) == (0, 3)
-    line = "flows/frame8.flo: is taken as the flow of frame9.png: the names do not agree"
+    line = "flows/frame8.flo: is used for frame9.png, but is named after another frame"
     assert err == [f"flowwarp: {line}"]
     Path("flows/frame7.flo").unlink()
     assert warp("in", "flows", "-o", "between")[::2] == (0, [])
@@ -80,7 +80,7 @@ def test_wrong_number_of_flows_is_refused(warp, count):
         [],
         [
             f"flowwarp: flows: holds {count} flow files for 3 frames; "
-            "give one for each frame, or one fewer, or a single file for all"
+            "give one per frame, one fewer, or a single file for all frames"
         ],
     )
     assert not Path("in_warped").exists()
@@ -203,7 +203,7 @@ def test_output_folder_with_input_frames_is_refused(warp):
     for call in (("-o", "in"), ("-o", "out", "--mask", "in")):
         code, _, err = warp("in", "f.flo", *call, "--overwrite")
         assert (code, err) == (
-            4, ["flowwarp: in: holds frames to read; name another folder"],
+            4, ["flowwarp: in: contains input frames; name another folder"],
         )  # fmt: skip
     assert Path("in/frame8.png").read_bytes() == before
 
@@ -217,7 +217,7 @@ def test_output_folder_with_input_flows_is_refused(warp, given):
     for call in (("-o", "flows"), ("-o", "out", "--mask", "flows")):
         code, out, err = warp("in", given, *call, "--overwrite")
         assert (code, out, err) == (
-            4, [], ["flowwarp: flows: holds flows to read; name another folder"],
+            4, [], ["flowwarp: flows: contains input flows; name another folder"],
         )  # fmt: skip
     assert Path("flows/frame8.png").read_bytes() == before
     assert pictures("flows") == ["frame8.png", "frame9.png"]
@@ -233,7 +233,7 @@ def test_input_is_not_replaced_through_a_link(warp):
     before = [frame.read_bytes() for frame in sorted(Path("in").iterdir())]
     for folder in ("links", "in"):
         assert warp("links", "f.flo", "-o", folder, "--overwrite") == (
-            4, [], [f"flowwarp: {folder}: holds frames to read; name another folder"],
+            4, [], [f"flowwarp: {folder}: contains input frames; name another folder"],
         )  # fmt: skip
     assert [frame.read_bytes() for frame in sorted(Path("in").iterdir())] == before
 
