@@ -1,4 +1,4 @@
-"""How many samples the boxes of an MP4 or MOV file claim, which FFmpeg makes an index of at once.
+"""The number of samples that an MP4 or MOV file states: FFmpeg allocates an index of that size.
 
 Source: ISO/IEC 14496-12, 4.2 "Object structure", 8.7.3 (stsz), 8.8.8 (trun).
 """
@@ -11,22 +11,27 @@ from typing import BinaryIO
 
 from flowwarp.errors import InputError
 
-# Boxes that hold boxes and are looked into by FFmpeg, which goes no deeper than this.
+# Boxes that contain boxes and that FFmpeg enters, and the depth to which it does.
 _HOLDERS = frozenset(b"moov trak edts mdia minf dinf stbl mvex moof traf tref udta wave".split())
 _DEEPEST = 10
 
 
 def check_samples(path: str | Path, file: BinaryIO, size: int) -> None:
-    """Refuse a file that claims more samples than it has bytes; of another kind, it claims none.
+    """Check that a file states no more samples than it has bytes; other formats pass.
+
+    Args:
+        path: names the file in messages.
+        file: open for reading; its position is 0 afterwards.
+        size: of the file, in bytes.
 
     Raises:
-        InputError: it does.
+        InputError: it states more.
     """
     claimed = 0
     for kind, start in _boxes(file, 0, size):
         if kind in (b"stsz", b"trun"):
             file.seek(start)
-            head = file.read(12)  # version and flags; of stsz the size of all, 0 if each is listed
+            head = file.read(12)  # version and flags; in stsz, the size of all, 0 if each is listed
             first, second = int.from_bytes(head[4:8]), int.from_bytes(head[8:])
             claimed += first if kind == b"trun" else second if first else 0
             if claimed > size:
@@ -35,7 +40,7 @@ def check_samples(path: str | Path, file: BinaryIO, size: int) -> None:
 
 
 def _boxes(file: BinaryIO, at: int, end: int, depth: int = 0) -> Iterator[tuple[bytes, int]]:
-    """Yield the kind of each box that holds none, and where its content begins."""
+    """Yield the type of each box that contains no boxes, and the position of its content."""
     while at + 8 <= end:
         file.seek(at)
         head = file.read(16)

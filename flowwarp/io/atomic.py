@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing: a file or folder appears complete under its name, or not at all."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from flowwarp.errors import OutputError
 from flowwarp.io.files import check_regular, reason
 from flowwarp.io.locks import POLL, lock_now
 
-_PATIENCE = 5  # s that Windows has to let a file be renamed
+_PATIENCE = 5  # s for which renaming is tried on Windows
 
 
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``; what is written there appears whole, or not at all.
+    """Give a temporary file beside ``path`` that is renamed to ``path`` at the end of the block.
 
-    The name keeps the extension, since muxers choose their format by it. On leaving the block the
-    file is flushed to disk and renamed; on any exception it is removed. A link is followed, so
-    that its target is replaced rather than the link. A file that is replaced leaves its permissions
-    to the new one. A file that came to be within the block is not replaced: nobody was asked.
+    The temporary name has the same extension, since muxers choose their format by it. At the end of
+    the block the file is flushed to disk and renamed; on an exception it is removed. A link is
+    followed: its target is replaced, not the link. A file that is replaced passes its permissions
+    on. A file that another program creates during the block is not replaced.
 
     Raises:
-        OutputError: the folder is missing or not writable, the disk is full, ``path`` is something
-            other than a regular file, or there is one by now, or on Windows a program has it open;
-            what was written then stays under a temporary name.
+        OutputError: the folder is missing or not writable, the disk is full, or ``path`` is not a
+            regular file. Or a file was created there meanwhile, or on Windows a program has it
+            open; the result then stays under the temporary name, which the message states.
     """
     target = Path(os.path.realpath(path))
     try:
@@ -40,14 +40,13 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         with _temporary_file(target) as temporary:
             yield temporary
             sync_file(temporary)
-            if replaces:
-                with suppress(OSError):  # it is gone, or the file system knows no permissions
-                    temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-                with _kept_if_refused(temporary, path):
+            with _rename_errors(temporary, path):
+                if replaces:
+                    with suppress(OSError):  # it is gone, or the file system has no permissions
+                        temporary.chmod(stat.S_IMODE(target.stat().st_mode))
                     rename(temporary, target)
-            else:
-                with _kept_if_refused(temporary, path):
-                    _name_new(temporary, target)
+                else:
+                    _rename_to_new(temporary, target)
             sync_folder(target.parent)
     except OutputError:
         raise
@@ -55,39 +54,39 @@ def atomic_output(path: str | Path) -> Iterator[Path]:
         raise OutputError(path, reason(fault)) from fault
 
 
-class _Kept(OutputError):
-    """A result cannot have its name; it stays under the temporary one, ``kept``."""
+class _NotRenamed(OutputError):
+    """A finished result that cannot be renamed and stays at ``temporary``."""
 
-    def __init__(self, path: str | Path, problem: str, kept: Path) -> None:
-        super().__init__(path, problem, f"the result is {kept}")
-        self.kept = kept
+    def __init__(self, path: str | Path, problem: str, temporary: Path) -> None:
+        super().__init__(path, problem, f"the result is {temporary}")
+        self.temporary = temporary
 
 
 @contextmanager
-def _kept_if_refused(temporary: Path, path: str | Path) -> Iterator[None]:
-    """Say where a result is that took long and cannot have its name."""
+def _rename_errors(temporary: Path, path: str | Path) -> Iterator[None]:
+    """Turn errors of renaming into :class:`_NotRenamed`, so that long work is not lost."""
     try:
         yield
     except FileExistsError as fault:
-        raise _Kept(path, "exists by now", temporary) from fault
+        raise _NotRenamed(path, "was created meanwhile", temporary) from fault
     except PermissionError as fault:
         if sys.platform != "win32":
             raise
-        raise _Kept(path, reason(fault), temporary) from fault
+        raise _NotRenamed(path, reason(fault), temporary) from fault
 
 
 def rename(source: Path, target: Path) -> None:
-    """Rename a file or a folder that is finished; a file or an empty folder there is replaced.
+    """Rename a finished file or folder; an existing file or empty folder is replaced.
 
-    Windows renames and replaces nothing that a program has open, which one that looks for viruses
-    has for a moment: there it is tried for ``_PATIENCE``.
+    Windows does not rename or replace a file that a program has open, and a virus scanner opens new
+    files for a moment. There it is tried for ``_PATIENCE`` seconds.
 
     Raises:
         OSError: it cannot be renamed.
     """
     end = time.monotonic() + _PATIENCE
     while sys.platform == "win32" and time.monotonic() < end:
-        with suppress(OSError):  # only an empty folder goes
+        with suppress(OSError):  # removes an empty folder only
             target.rmdir()
         with suppress(PermissionError):
             source.replace(target)
@@ -96,14 +95,14 @@ def rename(source: Path, target: Path) -> None:
     source.replace(target)
 
 
-def _name_new(temporary: Path, target: Path) -> None:
-    """Name a file what no other is named.
+def _rename_to_new(temporary: Path, target: Path) -> None:
+    """Rename a file to a name that must not exist.
 
     Raises:
-        FileExistsError: there is one.
+        FileExistsError: it exists.
     """
     try:
-        os.link(temporary, target)  # a rename would replace what is there
+        os.link(temporary, target)  # renaming would replace an existing file
     except FileExistsError:
         raise
     except (OSError, AttributeError, NotImplementedError):  # a file system or Python without links
@@ -111,43 +110,39 @@ def _name_new(temporary: Path, target: Path) -> None:
             raise FileExistsError from None
         rename(temporary, target)
     else:
-        with suppress(PermissionError):  # open for a moment on Windows; it has its name already
+        with suppress(PermissionError):  # a scanner on Windows has it open; the link exists already
             temporary.unlink()
 
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """Give an empty file beside ``target``, locked until it is renamed or removed at the end.
+    """Give an empty, locked file beside ``target``; it is removed at the end unless renamed.
 
-    It is not removed on `_Kept`.
+    It is not removed on `_NotRenamed`. The lock tells `remove_abandoned` that it is in use.
     """
     while True:
-        temporary = _temporary_beside(target)
-        kept = False
+        temporary = target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
+        stays = False
         with temporary.open("x") as file:
             try:
                 if sys.platform == "win32":
-                    file.close()  # nothing that is open can be renamed there
+                    file.close()  # an open file cannot be renamed there
                 else:
                     import fcntl
 
                     with suppress(OSError):  # not every file system has locks
                         fcntl.flock(file, fcntl.LOCK_EX)
-                    if os.fstat(file.fileno()).st_nlink == 0:  # taken for abandoned before that
+                    if os.fstat(file.fileno()).st_nlink == 0:  # removed as abandoned before that
                         continue
                 yield temporary
-            except _Kept as fault:
-                kept = fault.kept == temporary
+            except _NotRenamed as fault:
+                stays = fault.temporary == temporary
                 raise
             finally:
-                if not kept:
+                if not stays:
                     with suppress(OSError):
                         temporary.unlink()
         return
-
-
-def _temporary_beside(target: Path) -> Path:
-    return target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
 
 
 def _temporary_name() -> str:
@@ -155,36 +150,37 @@ def _temporary_name() -> str:
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what `atomic_output` left as its process was killed; what is being written stays.
+    """Remove a temporary file whose process was killed; a file that is being written stays.
 
     Args:
-        path: matches ``.flowwarp-*``. On Windows, which removes nothing that is open, it stays.
+        path: matches ``.flowwarp-*``. On Windows it always stays, since open files cannot be
+            removed there.
     """
-    with suppress(OSError), path.open("rb+") as file:  # locked, a folder, or gone by now
+    with suppress(OSError), path.open("rb+") as file:  # locked, a folder, or already gone
         lock_now(file)
         path.unlink()
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path``, which appears there whole, or not at all.
+    """Give a temporary folder beside ``path`` that is renamed to ``path`` at the end of the block.
 
-    A link is followed. A folder that cannot be replaced gets what is in the temporary one, file by
-    file at the end.
+    On an exception it is removed. A link is followed. Where an existing folder cannot be replaced,
+    the files are moved into it one by one at the end.
 
     Raises:
-        OutputError: ``path`` is something other than an empty folder, or cannot be written. Where
-            on Windows a program has something of it open, what was written stays.
+        OutputError: ``path`` exists and is not an empty folder, or cannot be written. Or on Windows
+            a program has a file in it open; the result then stays in the temporary folder.
     """
     target = Path(os.path.realpath(path))
     temporary = target.parent / _temporary_name()
-    kept = False
+    stays = False
     try:
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise OutputError(path, "exists and is not an empty folder", "name a new one")
         temporary = _make_folder(temporary, target)
         yield temporary
-        with _kept_if_refused(temporary, path):
+        with _rename_errors(temporary, path):
             if temporary.parent == target:
                 for part in sorted(temporary.iterdir()):
                     rename(part, target / part.name)
@@ -192,23 +188,24 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 rename(temporary, target)
         sync_folder(temporary.parent)
     except OutputError as fault:
-        kept = isinstance(fault, _Kept) and fault.kept == temporary
+        stays = isinstance(fault, _NotRenamed) and fault.temporary == temporary
         cause = fault.__cause__
         if isinstance(cause, OSError) and Path(fault.target).is_relative_to(temporary):
-            raise OutputError(path, reason(cause)) from cause  # nobody knows the name it has
+            raise OutputError(path, reason(cause)) from cause  # users do not know temporary names
         raise
     except OSError as fault:
         raise OutputError(path, reason(fault)) from fault
     finally:
-        if not kept:
+        if not stays:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _make_folder(beside: Path, target: Path) -> Path:
-    """Make a folder beside ``target``; or in it, where that is there and cannot be replaced.
+    """Make a temporary folder beside ``target``, or inside it if it exists and cannot be replaced.
 
-    So it is with a mount point, and where nothing may be written above: what is made in it cannot
-    be moved out. And whoever is in the current folder would be in one that is gone.
+    A mount point cannot be replaced, nor a folder whose parent is not writable: a folder that is
+    made inside cannot be moved out. The current folder must not be replaced, since processes that
+    are in it would be in a removed folder.
     """
     if not target.exists():
         beside.mkdir()
@@ -222,7 +219,7 @@ def _make_folder(beside: Path, target: Path) -> Path:
 
 
 def sync_file(path: Path) -> None:
-    """Have a file on the disk, not only on its way there.
+    """Flush a file to disk.
 
     Raises:
         OSError: it cannot be written.
@@ -231,7 +228,7 @@ def sync_file(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` outlast a power cut, where the file system can."""
+    """Flush the names in a folder to disk, where the file system can."""
     with suppress(OSError):
         _flush(folder, os.O_RDONLY)
 

@@ -1,7 +1,7 @@
-"""Prepared data on disk: who makes it, who reads it, and what goes when there is too much of it.
+"""The cache of prepared training data: locks while it is made or used, and a limit of its size.
 
-A folder below the cache is one piece of it. Whoever reads it holds the file ``.used`` in it until
-the process ends; when that was done last says how long nobody has needed it.
+Each folder in the cache is one entry. A process that reads an entry locks the file ``.used`` in it
+until the process ends. The time of that file is the time of last use.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from pathlib import Path
 from flowwarp.errors import InputError, Locked
 from flowwarp.io.locks import lock
 
-LIMIT = 2**35  # bytes; as much as `prepare_pairs` makes of one set of footage
+LIMIT = 2**35  # bytes; the most that `prepare_pairs` makes of one set of footage
 
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
-# What a folder of ours is called: by what it holds, and a digest of what that was made from.
+# Name of an entry: what it contains, and a digest of what it was made from.
 _NAME = re.compile("(pairs|captioned|fitted|tokens|clips|revisions)-[0-9a-f]{20}")
 _IN_USE: set[Path] = set()
 
 
 def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContextManager[None]:
-    """Let one process make something; those that ``torchrun`` started with it wait.
+    """Lock an entry while it is made; the processes of one ``torchrun`` wait for each other.
 
     Args:
-        folder: as for :func:`flowwarp.io.locks.lock`.
-        problem: likewise.
-        name: likewise.
+        folder: of the entry.
+        problem: the message if another process has the lock.
+        name: of the lock file.
 
     Raises:
-        Locked: a process that was started by itself is at it.
-        OutputError: the file cannot be made.
+        Locked: a process of another command makes it.
+        OutputError: the lock file cannot be made.
     """
     return lock(folder, problem, "wait for it", name=name, wait=launched() > 1)
 
 
 def launched() -> int:
-    """Return how many processes were started together; 1 without torchrun.
+    """Return the number of processes that torchrun has started; 1 without torchrun.
 
     Raises:
-        InputError: the environment says something that torchrun does not.
+        InputError: ``WORLD_SIZE`` is not a positive number.
     """
     text = os.environ.get("WORLD_SIZE", "1")
     if not re.fullmatch("0*[1-9][0-9]{0,8}", text):  # int() takes at most 4300 digits
@@ -56,13 +56,13 @@ def launched() -> int:
 
 
 def use(folder: Path) -> None:
-    """Note that a folder is in use, until this process ends."""
+    """Mark an entry as in use until this process ends."""
     path = folder.absolute() / _USED
-    with suppress(OSError):  # a cache that can only be read is not cleared either
+    with suppress(OSError):  # a read-only cache; no process can remove entries from it either
         if path not in _IN_USE:
-            # Never closed: the system lets go when the process ends, however it ends.
+            # Never closed: the system releases the lock when the process ends.
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-            if sys.platform != "win32":  # which does not remove what is open
+            if sys.platform != "win32":  # which does not remove open files anyway
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -71,12 +71,13 @@ def use(folder: Path) -> None:
 
 
 def make_room(root: Path) -> None:
-    """Remove what was not needed for longest until prepared data takes no more than the limit.
+    """Remove the least recently used entries until the cache is no larger than its limit.
 
-    That is ``FLOWWARP_CACHE_LIMIT`` in bytes, or ``LIMIT``. What is being made or in use stays.
+    The limit is ``FLOWWARP_CACHE_LIMIT`` in bytes, or ``LIMIT``. Entries that are being made or are
+    in use stay.
 
     Args:
-        root: the cache.
+        root: folder of the cache.
 
     Raises:
         InputError: the limit is not a number.
@@ -103,9 +104,9 @@ def make_room(root: Path) -> None:
 
 
 def _is_ours(path: Path) -> bool:
-    """Return whether it is a folder of prepared data, not one that a user keeps beside them.
+    """Return whether a folder is an entry of the cache, not a folder of the user.
 
-    A folder that was made whole has been used, and one that is filled bit by bit was locked.
+    A finished entry contains ``.used``, an unfinished one ``.lock``.
     """
     if not _NAME.fullmatch(path.name):
         return False
@@ -115,7 +116,7 @@ def _is_ours(path: Path) -> bool:
 def _size(folder: Path) -> int:
     size = 0
     for path in folder.rglob("*"):
-        with suppress(OSError):  # it has just gone
+        with suppress(OSError):  # another process has just removed it
             size += path.stat().st_size
     return size
 
@@ -128,12 +129,13 @@ def _last_use(folder: Path) -> float:
 
 
 def _remove(folder: Path) -> bool:
-    """Remove a folder unless a process makes or uses it; return whether it is gone."""
-    gone = folder.with_name(f".pairs-{secrets.token_hex(6)}")  # left behind, it counts as abandoned
+    """Remove an entry unless a process makes or uses it; return whether it is removed."""
+    # If this process is killed, a folder of this name is removed later as abandoned.
+    gone = folder.with_name(f".pairs-{secrets.token_hex(6)}")
     try:
         for name in (".lock", _USED):
             with lock(folder, "is in use", name=name):
-                pass  # let go before it is moved: Windows moves nothing that is open
+                pass  # released before the folder is renamed: Windows renames no open files
         folder.rename(gone)
     except (Locked, OSError):
         return False

@@ -1,4 +1,4 @@
-"""Opening files, and checks of paths and of disks before work begins."""
+"""Opening of input files, and checks of paths and of disk space."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from flowwarp.errors import InputError, OutputError
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file for reading and say how many bytes it has.
+    """Open a file for reading; give the file and its size in bytes.
 
     Raises:
-        InputError: no such file, not a regular file (a pipe would block, and has no size to check
-            a header against), empty, unreadable, or an error of the disk while it is read.
+        InputError: missing, empty, unreadable, not a regular file (a pipe would block, and has no
+            size to compare a header with), or a disk error within the block.
     """
     try:
         status = Path(path).stat()
@@ -47,15 +47,15 @@ def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
 
 
 def check_room(folder: str | Path, size: int, remedy: str) -> None:
-    """Check that the disk of a folder has room for so many bytes.
+    """Check that the disk of a folder has enough free space.
 
     Args:
-        folder: one that exists.
-        size: in bytes.
-        remedy: what the user can do besides freeing some.
+        folder: must exist.
+        size: that is needed, in bytes.
+        remedy: what the user can do, besides freeing space.
 
     Raises:
-        OutputError: it has not.
+        OutputError: there is less.
     """
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -67,10 +67,10 @@ def check_room(folder: str | Path, size: int, remedy: str) -> None:
 
 
 def check_regular(path: str | Path) -> None:
-    """Refuse to go on with, or to replace, what is no regular file; a pipe would block, say.
+    """Check that an output is a regular file, if it exists; a pipe would block.
 
     Raises:
-        OutputError: it is there, and is something else.
+        OutputError: it is a folder or a special file.
     """
     path = Path(path)
     if path.is_dir():
@@ -80,25 +80,28 @@ def check_regular(path: str | Path) -> None:
 
 
 def folded(name: str | Path) -> str:
-    """Return what names share that are one name to the disks of Windows and macOS."""
+    """Return a key that is equal for names that are equal to the file system.
+
+    Those of Windows and macOS ignore case.
+    """
     return str(name).casefold() if sys.platform in ("win32", "darwin") else str(name)
 
 
 def nearest(path: str | Path) -> Path:
-    """Return a path if it exists, else the nearest above it that does.
+    """Return a path if it exists, else its nearest parent that exists.
 
     Raises:
-        OSError: it cannot be looked at.
+        OSError: it cannot be accessed.
     """
     path = Path(path)
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def is_writable(folder: Path) -> bool:
-    """Return whether it is a folder in which files can be made; makes none."""
+    """Return whether a path is a folder in which files can be made; makes none."""
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
 
 
 def reason(fault: OSError) -> str:
-    """Say what the system said, without its number."""
+    """Return the system's error message in lower case, without the error number."""
     return (fault.strerror or str(fault)).lower()

@@ -1,4 +1,4 @@
-"""Locks on folders, by which one process keeps others out."""
+"""Locks on folders, by which a process excludes others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import IO, Any
 from flowwarp.errors import Locked, OutputError
 from flowwarp.io.files import reason
 
-POLL = 0.1  # s between looks at a lock, or at a file in use, that is waited for
+POLL = 0.1  # s between two attempts to lock, or to rename a file in use
 
 
 @contextmanager
@@ -24,17 +24,17 @@ def lock(
     name: str = ".lock",
     wait: bool = False,
 ) -> Iterator[None]:
-    """Hold a folder by a file in it; the system lets go when the process ends, however it ends.
+    """Lock a folder by a file in it; the system releases the lock when the process ends.
 
     Args:
         folder: must exist.
-        problem: what to say where another process holds it.
-        remedy: what to do about it.
-        name: of the file, which stays.
-        wait: until the process that holds it lets go.
+        problem: the message if another process has the lock.
+        remedy: what the user can do about it.
+        name: of the lock file, which is not removed.
+        wait: whether to wait until the lock is free.
 
     Raises:
-        Locked: another process holds it, and ``wait`` is not set.
+        Locked: another process has the lock, and ``wait`` is not set.
         OutputError: the file cannot be made.
     """
     path = Path(folder, name)

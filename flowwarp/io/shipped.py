@@ -1,4 +1,4 @@
-"""The weights in the package, by the names that loaders and commands take for them."""
+"""Names of the weights in the package, as loaders and commands accept them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from pathlib import Path
 
 from flowwarp.io.checkpoints import bundled_weights
 
-SHIPPED = "base"  # of each network
-FLOWNETS = (SHIPPED, "small")  # of flow networks there are two
+SHIPPED = "base"  # every network has weights of this name
+FLOWNETS = (SHIPPED, "small")  # names for the flow network
 
-_TRAINERS = {"flownet": "flow", "sketcher": "captioner --kinds"}  # others are called as networks
+# Commands that train a network, where their names differ from the network's.
+_TRAINERS = {"flownet": "flow", "sketcher": "captioner --kinds"}
 
 
 def find_weights(weights: str | Path, network: str) -> str | Path:
-    """Return the file of weights: that in the package for a name of it, any other name as it is.
+    """Return the file in the package for a name of weights; any other name is returned unchanged.
 
     Args:
         weights: ``"base"``, for a flow network also ``"small"``, or a file.

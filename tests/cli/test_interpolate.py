@@ -368,7 +368,7 @@ def test_existing_output_needs_overwrite(interpolate):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("m.png", "exists; use --overwrite"), ("m.gif", "exists by now; the result is")],
+    [("m.png", "exists; use --overwrite"), ("m.gif", "was created meanwhile; the result is")],
 )
 def test_output_created_during_work_is_not_replaced(interpolate, monkeypatch, name, problem):
     save_frames("in", 2)

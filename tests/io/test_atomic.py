@@ -79,7 +79,7 @@ def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
             temporary.write_bytes(b"new")
             target.write_bytes(b"another's")
 
-    with pytest.raises(OutputError, match=r"a.mp4: exists by now; the result is") as fault:
+    with pytest.raises(OutputError, match=r"a.mp4: was created meanwhile; the result is") as fault:
         write()
     assert target.read_bytes() == b"another's"
     (kept,) = tmp_path.glob(".flowwarp-*.mp4")
@@ -171,7 +171,7 @@ def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
         with atomic.atomic_output(outer), atomic.atomic_output(inner):
             inner.write_bytes(b"another's")
 
-    with pytest.raises(OutputError, match=r"inner.mp4: exists by now"):
+    with pytest.raises(OutputError, match=r"inner.mp4: was created meanwhile"):
         write()
     assert len(names(tmp_path)) == 2
     assert not outer.exists()
