@@ -103,10 +103,10 @@ def test_pictures_that_cannot_be_taken_are_refused(pair, tmp_path, monkeypatch):
     assert refused(None, second) == "the first picture: is missing; choose a file"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    assert refused(first, str(broken)) == "the second picture: is not a picture of a known kind"
+    assert refused(first, str(broken)) == "the second picture: is not a picture of a known type"
     small = str(tmp_path / "small.png")
     write_image(small, torch.zeros(3, 20, 30))
-    assert refused(first, small).startswith("the second picture: is 30x20, the first is 100x64;")
+    assert refused(first, small).startswith("the second picture: is 30x20, the first was 100x64;")
     monkeypatch.setattr(web, "MOST_PIXELS", 100 * 64 - 1)
     many = "the first picture: its header says 100x64 pixels; at most"
     assert refused(first, second).startswith(many)
@@ -189,7 +189,7 @@ def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
     video, _ = client.predict(PROMPT, 0, api_name="/video")
     assert video_info(video).frames == 8
     text = gradio_client.handle_file(__file__)
-    for second, problem in ((None, "is missing"), (text, "is not a picture of a known kind")):
+    for second, problem in ((None, "is missing"), (text, "is not a picture of a known type")):
         with pytest.raises(gradio_client.exceptions.AppError, match=f"picture: {problem}"):
             client.predict(first, second, "fast", api_name="/flow")
     assert working.acquire(blocking=False)

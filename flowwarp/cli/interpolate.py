@@ -269,7 +269,7 @@ def _work(
     if same["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the images show two scenes: the first image is repeated", err=True)
     if reader.loses_alpha:
-        lost = OutputError(job.target, "holds no transparency", "hidden colours become visible")
+        lost = OutputError(job.target, "has no transparency", "hidden colours become visible")
         click.echo(f"flowwarp: {lost}", err=True)
     sources = [str(source) for source in job.sources]
     return {

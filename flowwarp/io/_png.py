@@ -1,4 +1,4 @@
-"""PNG checked in full before a decoder sees it; 16-bit PNG, which Pillow cuts to 8, by OpenCV."""
+"""PNG: a check of the whole file before it is decoded, and 16-bit PNG, which Pillow cuts to 8."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from flowwarp.io.limits import check_expansion, check_pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER_BYTES = 33  # signature and IHDR
-_BESIDES = 2**26  # bytes that a picture may hold besides its pixels
-_MAX_SIDE = 1_000_000  # what libpng, inside OpenCV, takes
+_MAX_METADATA = 2**26  # bytes of a file besides its pixels
+_MAX_SIDE = 1_000_000  # limit of the libpng in OpenCV
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # colour type: channels
 _BITS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 _COLOURS = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -38,7 +38,7 @@ _PASSES = (
 
 @dataclass(frozen=True)
 class PngHeader:
-    """What IHDR says."""
+    """The fields of the IHDR chunk."""
 
     width: int
     height: int
@@ -48,16 +48,16 @@ class PngHeader:
 
     @property
     def kind(self) -> str:
-        """In words, for messages: ``8-bit palette``."""
+        """The format in words, such as ``8-bit palette``."""
         return f"{self.bits}-bit {_COLOURS[self.colour]}"
 
     @property
     def is_flow(self) -> bool:
-        """Whether it can hold flow, as KITTI stores it: 16-bit RGB."""
+        """Whether it has the format of KITTI's flow, 16-bit RGB."""
         return (self.bits, self.colour) == (16, 2)
 
     def scanlines(self) -> Iterator[tuple[int, int]]:
-        """Yield (rows, bytes a row with its filter byte) of each pass over the picture."""
+        """Yield (number of rows, bytes of a row with its filter byte) for each interlacing pass."""
         for x, y, step_x, step_y in _PASSES if self.interlaced else ((0, 0, 1, 1),):
             columns = -(-(self.width - x) // step_x)
             rows = -(-(self.height - y) // step_y)
@@ -69,7 +69,7 @@ def read_header(path: str | Path, head: bytes) -> PngHeader:
     """Read the first ``HEADER_BYTES`` of a PNG.
 
     Raises:
-        InputError: not a PNG, or a header that no PNG may have.
+        InputError: not a PNG, or an invalid header.
     """
     if not head.startswith(SIGNATURE):
         raise InputError(path, "is not a PNG file")
@@ -87,24 +87,29 @@ def read_header(path: str | Path, head: bytes) -> PngHeader:
 
 
 def read_whole(path: str | Path, file: BinaryIO, size: int) -> bytes:
-    """Return the bytes of a PNG, as many as it can need: behind them may be a hole of gigabytes.
+    """Return the content of a PNG file, up to the most bytes that its size can need.
 
-    ``size`` is how many the file has.
+    The rest of a larger file could be sparse: gigabytes of zeros.
+
+    Args:
+        path: names the file in messages.
+        file: open for reading, at its beginning.
+        size: of the file, in bytes.
 
     Raises:
-        InputError: not a PNG, a header that no PNG may have, or no end within so many.
+        InputError: not a PNG, an invalid header, or no end within that limit.
     """
     head = file.read(HEADER_BYTES)
     scanlines = sum(rows * stride for rows, stride in read_header(path, head).scanlines())
-    most = 2 * scanlines + _BESIDES
-    data = head + file.read(min(most, size))  # which takes as much memory as it is asked for
+    most = 2 * scanlines + _MAX_METADATA
+    data = head + file.read(min(most, size))  # read allocates its argument
     if len(data) > most and b"IEND" not in data:
         raise InputError(path, f"has no end after {most} bytes, more than its pixels need")
     return data
 
 
 def peek_header(path: str | Path) -> PngHeader | None:
-    """Read the header of a file; None where there is none, or no PNG."""
+    """Return the header of a PNG file, or None if it cannot be read."""
     try:
         with open_input(path) as (file, _):
             return read_header(path, file.read(HEADER_BYTES))
@@ -113,10 +118,10 @@ def peek_header(path: str | Path) -> PngHeader | None:
 
 
 def check_sides(path: str | Path, width: int, height: int, remedy: str | None = None) -> None:
-    """Check that a 16-bit PNG is not too long for OpenCV, which would print and fail.
+    """Check the sides of a 16-bit PNG against the limit of OpenCV, which would print and fail.
 
     Raises:
-        InputError: it is.
+        InputError: one is too long.
     """
     if max(width, height) > _MAX_SIDE:
         problem = f"is {width}x{height} px, and a 16-bit PNG has at most {_MAX_SIDE:,} px a side"
@@ -124,10 +129,10 @@ def check_sides(path: str | Path, width: int, height: int, remedy: str | None = 
 
 
 def check_png(path: str | Path, data: bytes) -> tuple[PngHeader, bytes]:
-    """Check a whole PNG: its chunks, their checksums, and that it holds the pixels it promises.
+    """Check the chunks of a PNG, their checksums, and that all pixels are there.
 
-    Both decoders need it. Pillow fills up a picture that ends early, and allocates what a chunk
-    claims for its length; libpng, inside OpenCV, prints to stderr by itself.
+    Both decoders need it. Pillow pads a picture that ends early, and allocates the length that a
+    chunk states; the libpng in OpenCV prints to stderr.
 
     Returns:
         The header and the unpacked scanlines.
@@ -159,7 +164,7 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
 
     import cv2  # 0.1 s; a .flo needs none of it
 
-    # Stored again without packing, so that no oddity of the stream is left to complain about.
+    # Stored again without compression, so that libpng finds nothing to warn of.
     body = make_chunk(b"IDAT", zlib.compress(scanlines, 0))
     plain = data[:HEADER_BYTES] + body + make_chunk(b"IEND", b"")
     picture = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -170,7 +175,7 @@ def decode_png16(path: str | Path, data: bytes) -> NDArray[np.uint16]:
 
 
 def find_chunk(path: str | Path, data: bytes, wanted: bytes) -> bytes | None:
-    """Return the body of the first chunk of a type, None if there is none.
+    """Return the body of the first chunk of a type, or None.
 
     Raises:
         InputError: cut off or corrupt.
@@ -184,7 +189,7 @@ def encode_png16(picture: NDArray[np.uint16]) -> bytes:
 
     picture = picture[..., _CV2_ORDER[picture.shape[2]]]
     done, data = cv2.imencode(".png", np.ascontiguousarray(picture))
-    assert done  # the shape and type are right by construction
+    assert done  # it fails for wrong shapes and types only
     return data.tobytes()
 
 
@@ -212,11 +217,11 @@ def _unpack(path: str | Path, header: PngHeader, packed: bytes, size: int) -> by
         pixels = unpacker.decompress(packed, size + 1)
     except zlib.error as fault:
         raise InputError(path, "is corrupt in its pixel data") from fault
-    if len(pixels) == size and not unpacker.eof:  # without the checksum of the pixels
+    if len(pixels) == size and not unpacker.eof:  # the checksum of the pixels is missing
         raise InputError(path, "is corrupt in its pixel data")
     if len(pixels) != size:
         relation = "fewer" if len(pixels) < size else "more"
-        raise InputError(path, f"holds {relation} pixels than its header says")
+        raise InputError(path, f"contains {relation} pixels than its header says")
     at = 0
     for rows, stride in header.scanlines():
         if max(pixels[at : at + rows * stride : stride]) > 4:  # filter types are 0 to 4
@@ -226,5 +231,5 @@ def _unpack(path: str | Path, header: PngHeader, packed: bytes, size: int) -> by
 
 
 def make_chunk(kind: bytes, body: bytes) -> bytes:
-    """Return a chunk of a PNG: its length, kind, body and checksum."""
+    """Return a chunk of a PNG: length, type, body and checksum."""
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))

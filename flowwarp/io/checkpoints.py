@@ -1,8 +1,8 @@
-"""Weights and training states as safetensors: written whole or not at all, checked when read.
+"""Weights and training states as safetensors: written atomically, checked when read.
 
-A pickle runs the code inside it when it is loaded, so none is ever opened here, whatever it is
-called. Every file we write carries a SHA-256 of its tensors; a file without one (from elsewhere)
-is read too, its header checked against its size.
+Loading a pickle runs the code inside it, so none is opened here, whatever its extension. Every file
+that flowwarp writes contains a SHA-256 of its tensors. A file without one is read too, after its
+header is compared with its size.
 """
 
 from __future__ import annotations
@@ -30,23 +30,23 @@ from flowwarp.io.files import open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# How much larger the tensors of a file may be than the file, by tensors that stand under several
-# names: layers of one network that share all they have are some twelve.
-_MOST_SHARED = 16
-_MOST_HEADER = 100_000_000  # bytes; what safetensors reads
-SCALE = "/scale"  # ends the name of what multiplies a tensor that is stored in 8 bits
+# How many times larger than the file its tensors may be, where several names share a tensor. Twelve
+# layers that share all parameters need 12.
+_MAX_SHARED = 16
+_MAX_HEADER = 100_000_000  # bytes; the limit of safetensors
+SCALE = "/scale"  # suffix of the tensor of scales that belongs to a tensor of 8 bits
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a file of weights says about itself.
+    """Description of a network, stored with its weights.
 
     Args:
-        model: which network the weights are of.
-        config: the arguments of its configuration.
-        step: how many steps it was trained.
-        notes: anything else: licence, data, seed, figures.
+        model: name of the network's type, such as ``flownet``.
+        config: arguments of its configuration.
+        step: number of training steps.
+        notes: anything else: licence, data, seed, results.
     """
 
     model: str
@@ -61,10 +61,10 @@ def save_weights(
     """Write a network's weights with their card.
 
     Args:
-        path: the ``.safetensors`` file; what was there is replaced at once.
+        path: the ``.safetensors`` file; an existing one is replaced.
         module: the network.
-        card: what to say about it.
-        dtype: what floating-point tensors are stored as; by default, what they are.
+        card: its description.
+        dtype: in which floating-point tensors are stored; by default, their own.
 
     Raises:
         OutputError: the file cannot be written.
@@ -79,7 +79,7 @@ def save_weights(
 
 
 def to_dtype(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return tensors, the floating-point ones among them as ``dtype``."""
+    """Return tensors with the floating-point ones among them converted to ``dtype``."""
     return {k: t.to(dtype) if t.is_floating_point() else t for k, t in tensors.items()}
 
 
@@ -88,10 +88,10 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
 
     Args:
         path: a ``.safetensors`` file.
-        model: which network they must be of.
+        model: type of network that is expected; None for any.
 
     Returns:
-        The tensors, those stored in 8 bits as float32, and the card.
+        The tensors, with those stored in 8 bits as float32, and the card.
 
     Raises:
         InputError: not such a file, broken, or of another network.
@@ -100,9 +100,9 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
     tensors = _from_8_bits(stored, path)
     found = metadata.pop("model", None)
     if found is None:
-        raise InputError(path, "does not say which network it is of", "flowwarp writes that")
+        raise InputError(path, "does not state its network", "use a file that flowwarp has written")
     if model is not None and found != model:
-        raise InputError(path, f"holds the weights of {found}, not of {model}")
+        raise InputError(path, f"contains the weights of {found}, not of {model}")
     try:
         config = json.loads(metadata.pop("config", "{}"))
         step = int(metadata.pop("step")) if "step" in metadata else None
@@ -114,11 +114,11 @@ def load_weights(path: str | Path, model: str | None = None) -> tuple[dict[str, 
 
 
 def to_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights in half the bytes of bf16, as ``load_weights`` reads them.
+    """Return weights in half the bytes of bf16, as :func:`load_weights` reads them.
 
-    Each row of a matrix, or output channel of a convolution, becomes int8 and one scale, so that
-    its largest value is 127 and no value is off by more than half a step. What has fewer than two
-    dimensions, a small part of any network, becomes bf16; integers stay.
+    Each row of a matrix (R, ...), or output channel of a convolution, becomes int8 with one float32
+    scale, (R, 1, ...), so that its largest value is 127 and the error at most half a step. Tensors
+    of fewer than two dimensions, a small part of a network, become bf16. Integers stay.
     """
     small: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -135,11 +135,11 @@ def to_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, Tensor]:
-    """Return tensors as they were before ``to_8_bits``, but for its rounding.
+    """Return the tensors that `to_8_bits` has rounded, as float32.
 
     Raises:
-        InputError: a scale has no tensor of 8 bits, or none of its rows; or it is of a tensor under
-            another name, each of which would take four times its bytes.
+        InputError: a scale belongs to no tensor of 8 bits or has another number of rows; or two
+            scales belong to one shared tensor, each of which would take four times its memory.
     """
     scaled_before: set[int] = set()
     tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(SCALE)}
@@ -160,14 +160,14 @@ def _from_8_bits(stored: Mapping[str, Tensor], source: str | Path) -> dict[str, 
 
 
 def bundled_weights(name: str, remedy: str) -> Path:
-    """Return the file of weights in the package.
+    """Return a file of weights in the package.
 
     Args:
-        name: of the file, without its suffix.
-        remedy: what to do where there is none.
+        name: of the file, without its extension.
+        remedy: what the user can do if it is missing.
 
     Raises:
-        InputError: the package comes without it.
+        InputError: the package does not contain it.
     """
     try:
         path = bundled("weights") / f"{name}.safetensors"
@@ -191,20 +191,21 @@ def _shipped(model: str) -> str:
 def build(
     path: str | Path, model: str, make: Callable[[Mapping[str, Any]], Network]
 ) -> tuple[Network, Card]:
-    """Make the network that a file of weights is of.
+    """Make a network from a file of weights.
 
-    What its card says is compared with its tensors before any memory is taken for it.
+    The network is first made on the meta device, so that its card is compared with its tensors
+    before memory is allocated.
 
     Args:
         path: a ``.safetensors`` file.
-        model: which network it must be of.
-        make: makes the network from the arguments of its configuration; lists come as tuples.
+        model: type of network that is expected.
+        make: makes the network from the arguments of its configuration, with tuples for lists.
 
     Returns:
-        The network, on the CPU, and the card.
+        The network, on the CPU in float32, and the card.
 
     Raises:
-        InputError: not such a file, broken, of another network, or its card is of another one.
+        InputError: not such a file, broken, of another network, or its card does not fit.
     """
     if not os.path.lexists(path):
         remedy = f"the package has {_shipped(model)}" if Path(path).suffix == "" else None
@@ -215,10 +216,10 @@ def build(
         for name, value in card.config.items()
     }
     try:
-        with _Blank():
+        with _NoRandomValues():
             with torch.device("meta"), at_most(4 * len(tensors) + 64):
                 check_fit(make(settings), tensors, path)
-            net = make(settings).float()  # whatever torch's default is
+            net = make(settings).float()  # torch's default dtype may be another
     except InputError:
         raise
     except (TypeError, ValueError, ArithmeticError, RuntimeError, IndexError) as fault:
@@ -229,11 +230,10 @@ def build(
 
 
 @final
-class _Blank(TorchFunctionMode):
-    """Draw no random numbers for tensors that get their values from a file.
+class _NoRandomValues(TorchFunctionMode):
+    """Skips the random initialisation of tensors whose values come from a file.
 
-    That saves their time, and on the meta device, where torch's way of drawing loads Dynamo or
-    SymPy, more.
+    That saves time, most of all on the meta device, where torch imports Dynamo or SymPy for it.
     """
 
     def __torch_function__(
@@ -251,7 +251,11 @@ class _Blank(TorchFunctionMode):
 
 @contextmanager
 def at_most(parameters: int) -> Iterator[None]:
-    """Refuse to make a network of so many layers that making them alone takes long."""
+    """Limit the number of parameter tensors that may be registered within the block.
+
+    Raises:
+        ValueError: there are more. A card may state a network of millions of layers.
+    """
     left = parameters
 
     def count(module: nn.Module, name: str, parameter: nn.Parameter) -> None:
@@ -268,25 +272,25 @@ def at_most(parameters: int) -> Iterator[None]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Copy tensors into a network, which must have just these, in these shapes.
+    """Copy tensors into a network that has the same names and shapes.
 
     Raises:
-        InputError: it has not, or a value is not finite; the first such key is named.
+        InputError: a name or shape differs, or a value is not finite; the message has the first.
     """
     check_fit(module, tensors, source)
-    kinds = {key: tensor.dtype for key, tensor in module.state_dict().items()}
+    dtypes = {key: tensor.dtype for key, tensor in module.state_dict().items()}
     for key, tensor in tensors.items():
-        # As the network will hold it: float64 may be too large for that.
-        if not bool(torch.isfinite(tensor.to(kinds[key])).all()):
-            raise InputError(source, f"{key!r} is not finite everywhere", "train it anew")
+        # Converted first: a finite float64 may be infinite in the network's dtype.
+        if not bool(torch.isfinite(tensor.to(dtypes[key])).all()):
+            raise InputError(source, f"{key!r} is not finite everywhere", "train the network again")
     module.load_state_dict(dict(tensors))
 
 
 def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
-    """Compare names, shapes and kinds of tensors with those of a network.
+    """Compare names, shapes and types of tensors with those of a network.
 
     Raises:
-        InputError: the first key that differs is named.
+        InputError: one differs; the message has the first.
     """
     wanted = module.state_dict()
     for key in wanted:
@@ -296,41 +300,41 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Pa
             got, want = tuple(tensors[key].shape), tuple(wanted[key].shape)
             raise InputError(source, f"{key!r} is {got}, the network needs {want}")
         if tensors[key].is_floating_point() != wanted[key].is_floating_point():
-            raise InputError(source, f"{key!r} holds {tensors[key].dtype}, not {wanted[key].dtype}")
+            raise InputError(source, f"{key!r} is {tensors[key].dtype}, not {wanted[key].dtype}")
     for key in tensors:
         if key not in wanted:
             raise InputError(
-                source, f"has {key!r}, which the network has not", "is its configuration another?"
+                source, f"has {key!r}, which the network lacks", "does its configuration differ?"
             )
 
 
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
 ) -> None:
-    """Write named tensors; one that stands under two names (tied weights) is stored once.
+    """Write named tensors; a tensor with two names (tied weights) is stored once.
 
     Raises:
-        OutputError: the file cannot be written; what was there before is still there.
+        OutputError: the file cannot be written; an earlier file is still there.
     """
-    kept: dict[str, Tensor] = {}
-    alias: dict[str, str] = {}
-    seen: dict[tuple[object, ...], str] = {}
+    stored: dict[str, Tensor] = {}
+    alias: dict[str, str] = {}  # further names of stored tensors
+    name_at: dict[tuple[object, ...], str] = {}  # by place in memory
     for name, tensor in tensors.items():
         place = (tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
-        if tensor.numel() and place in seen:
-            alias[name] = seen[place]
+        if tensor.numel() and place in name_at:
+            alias[name] = name_at[place]
             continue
-        seen[place] = name
+        name_at[place] = name
         tensor = tensor.detach().to("cpu").contiguous()
-        # A view of something larger: safetensors refuses it where another part is stored too.
-        whole = tensor.untyped_storage().nbytes() == tensor.nbytes
-        kept[name] = tensor if whole else tensor.clone()
-    text = dict(metadata) | {"sha256": _digest(kept)}
+        # safetensors refuses views of one storage, so a view is copied.
+        is_view = tensor.untyped_storage().nbytes() != tensor.nbytes
+        stored[name] = tensor.clone() if is_view else tensor
+    text = dict(metadata) | {"sha256": _digest(stored)}
     if alias:
         text["alias"] = json.dumps(alias)
-    data = save(kept, text)
-    # Not save_file, which replaces whatever has the name (a device too) by a file that only its
-    # owner may read, and leaves one behind when the process is killed.
+    data = save(stored, text)
+    # Not safetensors' save_file: it replaces any file, devices included, gives read permission to
+    # the owner only, and leaves a partial file when the process is killed.
     with atomic_output(path) as temporary:
         temporary.write_bytes(data)
 
@@ -339,10 +343,10 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read named tensors and their metadata.
 
     Raises:
-        InputError: not safetensors, truncated, or the tensors are not those that were written.
+        InputError: not safetensors, cut off, or the tensors do not match their SHA-256.
     """
-    # Not safe_open, which takes no name that is not UTF-8, and maps the file: cut short meanwhile,
-    # that ends the process.
+    # Not safetensors' safe_open: it refuses names that are not UTF-8, and maps the file to memory,
+    # so that the process is killed if the file is truncated meanwhile.
     try:
         with open_input(path) as (file, size):
             _refuse_pickle(path, file)
@@ -350,36 +354,36 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = _read_metadata(file, size)
             file.seek(0)
             data = file.read()
-        tensors: dict[str, Tensor] = dict(sorted(load(data).items()))  # in no order of its own
+        tensors: dict[str, Tensor] = dict(sorted(load(data).items()))  # load has no fixed order
     except (SafetensorError, LookupError, ValueError, TypeError, RecursionError) as fault:
         if isinstance(fault, InputError):
             raise
         problem = " ".join(str(fault).split())
-        raise InputError(path, f"is not a whole safetensors file ({problem})") from fault
+        raise InputError(path, f"is not a complete safetensors file ({problem})") from fault
     digest = metadata.pop("sha256", None)
     if digest is not None and digest != _digest(tensors):
-        raise InputError(path, "its tensors are not those that were written", "the file is broken")
+        raise InputError(path, "its tensors do not match its SHA-256", "the file is broken")
     try:
         alias = json.loads(metadata.pop("alias", "{}"))
         tensors |= {name: tensors[original] for name, original in alias.items()}
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as fault:
         raise InputError(path, f"its list of shared tensors is broken ({fault})") from fault
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > _MOST_SHARED * len(data):
+    if total > _MAX_SHARED * len(data):
         raise InputError(path, f"would unpack from {len(data)} to {total} bytes of shared tensors")
     return tensors, metadata
 
 
 def _read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
-    """Return what a file says besides its tensors, after a look at whether these fill it.
+    """Return the metadata in the header, after checking that the tensors fill the file.
 
-    The rest of a file that is larger may be a hole, gigabytes that are nowhere on the disk.
+    A larger file could be sparse: gigabytes of zeros that take no space on the disk.
 
     Raises:
         ValueError, LookupError, TypeError, RecursionError: the header is broken, or they do not.
     """
     length = int.from_bytes(file.read(8), "little")
-    if length > min(_MOST_HEADER, size - 8):
+    if length > min(_MAX_HEADER, size - 8):
         raise ValueError(f"its header has {length} bytes, the file {size}")
     header = dict(json.loads(file.read(length)))
     metadata = dict(header.pop("__metadata__", None) or {})
@@ -390,10 +394,10 @@ def _read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
 
 
 def _refuse_pickle(path: str | Path, file: BinaryIO) -> None:
-    """Name the commonest mistake, a file of torch.save, by its content or extension.
+    """Refuse a file of torch.save, the most common mistake, by its content or extension.
 
     Raises:
-        InputError: it is one.
+        InputError: it is a pickle.
     """
     head = file.read(9)
     if head[8:] == b"{":  # safetensors: eight bytes of length, then JSON

@@ -1,4 +1,4 @@
-"""Pictures in and out: RGB in [0, 1], whatever the file holds."""
+"""Reading and writing of pictures, as RGB in [0, 1]."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from flowwarp.io.file_types import IMAGE_EXTENSIONS, list_folder
 from flowwarp.io.files import open_input
 from flowwarp.io.limits import MAX_PIXELS, check_pixels
 
-# Pillow's name of a format by extension, and how it is asked for the least loss.
+# Pillow's name of a format by extension, and the options of least loss.
 _SAVE: dict[str, tuple[str, dict[str, Any]]] = {
     ".png": ("PNG", {"compress_level": 4}),
     ".jpg": ("JPEG", {"quality": 95}),
@@ -38,9 +38,9 @@ _SAVE: dict[str, tuple[str, dict[str, Any]]] = {
     ".ppm": ("PPM", {}),
     ".pgm": ("PPM", {}),
 }
-# What Pillow may try: no format that starts another program (EPS) or reads over the network.
+# Formats that Pillow may try: none that starts another program (EPS) or reads over the network.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-# Pillow's pixel modes, and what each is turned into.
+# Pillow's pixel modes, and the mode to which each is converted.
 _MODES = {
     "1": "L",
     "L": "L",
@@ -57,24 +57,22 @@ _MODES = {
 }
 _LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
-# Bytes of JPEG or WebP: as many as the largest picture has when it is not packed, in 16 bits.
-_MOST_PACKED = 8 * MAX_PIXELS
-_MOST_SCANS = 100  # as libtiff takes of a JPEG
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # not 255 in a scan, and not a restart
-_MAX_PROFILE = 2**22  # bytes; a camera's or a screen's has some kB, a printer's up to 3 MB
+_MAX_BYTES = 8 * MAX_PIXELS  # of a JPEG or WebP file: the largest picture as 16-bit RGBA
+_MAX_SCANS = 100  # of a JPEG, as in libtiff
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed 255 in a scan nor a restart
+_MAX_PROFILE = 2**22  # bytes; profiles of cameras and screens have some kB, of printers up to 3 MB
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What a file holds beyond RGB: enough to write a result like the image it came from.
+    """Format of a picture file, used to write a result in the format of its source.
 
     Args:
         bits: 8 or 16 per channel.
-        gray: one colour channel in the file.
-        alpha: a transparency channel.
-        icc: the ICC profile, which says what the colours look like: of RGB, or of grey if ``gray``.
-            None if the file has none, or one that is broken, beyond 4 MiB, or of other colours
-            than were read (CMYK becomes RGB).
+        gray: whether the file has one colour channel.
+        alpha: whether the file has a transparency channel.
+        icc: the ICC colour profile, of RGB, or of grey if ``gray``. None if the file has none, or
+            one that is broken, larger than 4 MiB, or of another colour space (CMYK becomes RGB).
     """
 
     bits: int = 8
@@ -90,9 +88,9 @@ def read_image(path: str | Path, *, alpha: bool = False, most: int = MAX_PIXELS)
     their precision.
 
     Args:
-        path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF; the content decides, not the name.
-        alpha: also return transparency, 1 where the file has none. Otherwise it is dropped.
-        most: pixels; a picture of more is refused before it is decoded.
+        path: PNG, JPEG, WebP, BMP, TIFF, PPM or GIF, by content, whatever the extension.
+        alpha: whether to return a channel of opacity, 1 if the file has none.
+        most: number of pixels that is allowed; checked before the picture is decoded.
 
     Returns:
         (3, H, W), with alpha (4, H, W); float32 in [0, 1].
@@ -116,17 +114,17 @@ def read_image(path: str | Path, *, alpha: bool = False, most: int = MAX_PIXELS)
 def read_image_with_format(
     path: str | Path, *, most: int = MAX_PIXELS
 ) -> tuple[Tensor, ImageFormat]:
-    """Read a picture with all that it holds, and say what that was.
+    """Read a picture and its format.
 
     Args:
-        path: as for ``read_image``.
-        most: likewise.
+        path: as for :func:`read_image`.
+        most: number of pixels that is allowed; checked before the picture is decoded.
 
     Returns:
-        (3, H, W), or (4, H, W) if the file has alpha; float32 in [0, 1]; and its format.
+        (3, H, W), or (4, H, W) if the file has alpha, float32 in [0, 1]; and the format.
 
     Raises:
-        InputError: as ``read_image``.
+        InputError: as :func:`read_image`.
     """
     with open_input(path) as (file, size):
         head = file.read(_png.HEADER_BYTES)
@@ -134,13 +132,13 @@ def read_image_with_format(
         if head.startswith(_png.SIGNATURE):
             pixels, icc = _decode_png(path, file, size, most)
         else:
-            _check_packed(path, file, head, size)
+            _check_jpeg_or_webp(path, file, head, size)
             pixels, icc = _decode(path, file, size, most)
     channels = pixels.shape[2]
     format = ImageFormat(
         8 * pixels.itemsize, channels < 3, channels in (2, 4), _fitting(icc, gray=channels < 3)
     )
-    planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")
+    planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")  # (C, H, W)
     planes /= np.float32(np.iinfo(pixels.dtype).max)
     image = torch.from_numpy(planes)
     if format.gray:
@@ -149,18 +147,17 @@ def read_image_with_format(
 
 
 def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Read an 8-bit PNG of which the size is known, such as a sheet of sprites.
+    """Read an 8-bit PNG of a given size, such as a sheet of sprites.
 
     Args:
         path: a PNG file.
-        size: (height, width) that it must have; a header that says otherwise is refused before
-            anything is decoded.
+        size: (height, width) that it must have; checked before the picture is decoded.
 
     Returns:
-        (H, W, 4) RGBA, opaque where the file has no transparency.
+        (H, W, 4) uint8 RGBA, opaque if the file has no transparency.
 
     Raises:
-        InputError: missing, unreadable, cut off, corrupt, of another kind or size.
+        InputError: missing, unreadable, cut off, corrupt, or of another format or size.
     """
     with open_input(path) as (file, bytes_):
         header = _png.read_header(path, file.read(_png.HEADER_BYTES))
@@ -178,7 +175,7 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
 
 def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = None) -> None:
-    """Write a picture; its extension says the format. The file appears whole or not at all.
+    """Write a picture atomically; the extension selects the format.
 
     Values are clamped to [0, 1] (NaN becomes 0) and rounded to the nearest step. JPEG is written
     at quality 95, WebP without loss.
@@ -186,16 +183,16 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
     Args:
         path: a name ending in .png, .jpg, .jpeg, .webp, .bmp, .tif, .tiff, .ppm or .pgm.
         image: (1, H, W) grey, (3, H, W) RGB or (4, H, W) RGBA, floating point.
-        format: what the file shall hold, as ``read_image_with_format`` returns it. 16 bits are
-            kept by PNG only; ``gray`` keeps the first of three channels; ``icc`` is kept by PNG,
-            JPEG, WebP and TIFF, where it is of what is written, RGB or grey. Left out: 8 bits, no
+        format: as :func:`read_image_with_format` returns it. Only PNG is written with 16 bits.
+            ``gray`` writes the first of three channels. ``icc`` is written to PNG, JPEG, WebP and
+            TIFF, if it is of the colour space of the file, RGB or grey. By default 8 bits, no
             profile, and grey or alpha by the number of channels.
 
     Raises:
         TypeError: image is not a floating-point tensor.
         ValueError: a wrong shape or an unknown extension.
-        OutputError: the file cannot be written, or its format holds no transparency, no colour or
-            no picture of that size.
+        OutputError: the file cannot be written, or its format has no transparency, no colour, or a
+            smaller largest size.
 
     >>> import tempfile
     >>> image = torch.tensor([1.0, 0.4, 0.0]).view(3, 1, 1).expand(3, 2, 2)
@@ -216,7 +213,7 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
     check_kind(path, replace(format, gray=format.gray or len(image) == 1, alpha=len(image) == 4))
     longest = max(image.shape[1:])
     if longest > _LONGEST_SIDE.get(kind, longest):
-        raise OutputError(path, f"a {kind} file holds no side of {longest} px", "write .png")
+        raise OutputError(path, f"a {kind} file cannot have a side of {longest} px", "write .png")
     if format.gray and image.shape[0] > 1:
         image = torch.cat([image[:1], image[3:]])
     data = _encode(kind, image, 16 if format.bits == 16 and kind == ".png" else 8, format.icc)
@@ -225,20 +222,22 @@ def write_image(path: str | Path, image: Tensor, format: ImageFormat | None = No
 
 
 def check_kind(path: str | Path, format: ImageFormat) -> None:
-    """Refuse what a file of this name cannot hold.
+    """Check that the format of a file name supports transparency and colour as ``format`` needs.
 
     Raises:
-        OutputError: transparency or colour in a file without.
+        OutputError: it does not.
     """
     kind = Path(path).suffix.lower()
     if format.alpha and kind in _OPAQUE:
-        raise OutputError(path, f"a {kind} file holds no transparency", "write .png or .webp")
+        raise OutputError(path, f"a {kind} file has no transparency", "write .png or .webp")
     if not format.gray and kind == ".pgm":
-        raise OutputError(path, f"a {kind} file holds no colour", "write .ppm or .png")
+        raise OutputError(path, f"a {kind} file has no colour", "write .ppm or .png")
 
 
 def list_frames(folder: str | Path) -> list[Path]:
-    """List the pictures in a folder, ``frame2`` before ``frame10``; hidden files are left out.
+    """Return the pictures in a folder in natural order, ``frame2`` before ``frame10``.
+
+    Hidden files are omitted.
 
     Raises:
         InputError: not a readable folder.
@@ -249,7 +248,7 @@ def list_frames(folder: str | Path) -> list[Path]:
 def _decode_png(
     path: str | Path, file: BinaryIO, size: int, most: int
 ) -> tuple[NDArray[Any], object]:
-    """Decode a PNG, of 16 bits by OpenCV; return what `_decode` does."""
+    """Decode a PNG, with OpenCV if it has 16 bits; the result is that of `_decode`."""
     data = _png.read_whole(path, file, size)
     header = _png.read_header(path, data[: _png.HEADER_BYTES])
     check_pixels(path, header.width, header.height, most=most)
@@ -262,31 +261,31 @@ def _decode_png(
     return _decode(path, io.BytesIO(data), len(data))[0], icc
 
 
-def _check_packed(path: str | Path, file: BinaryIO, head: bytes, size: int) -> None:
-    """Refuse a JPEG or WebP, which are read whole, that is no picture for its size or its scans.
+def _check_jpeg_or_webp(path: str | Path, file: BinaryIO, head: bytes, size: int) -> None:
+    """Check the size of a JPEG or WebP file, and the number of scans of a JPEG.
 
-    A progressive JPEG has some ten scans, each of which passes over all pixels, and may have any
-    number. Source: ITU-T T.81, B.1.1.
+    Pillow reads such a file completely. A progressive JPEG has about ten scans, and each passes
+    over all pixels, but the number is not limited. Source: ITU-T T.81, B.1.1.
 
     Raises:
-        InputError: so it is.
+        InputError: too large, or too many scans.
     """
     if not head.startswith((b"\xff\xd8", b"RIFF")):
         return
-    if size > _MOST_PACKED:
+    if size > _MAX_BYTES:
         raise InputError(path, f"has {size} bytes, more than its pixels can need")
     if head.startswith(b"RIFF"):
         return
     data = file.read()
     file.seek(0)
     at = scans = 0
-    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":  # the end
+    while (marker := _MARKER.search(data, at)) and marker[0] != b"\xff\xd9":  # end of image
         at = marker.end()
-        if marker[0] not in (b"\xff\xd8", b"\xff\x01"):  # which have no length
+        if marker[0] not in (b"\xff\xd8", b"\xff\x01"):  # SOI and TEM have no length
             at += int.from_bytes(data[at : at + 2], "big")
-        scans += marker[0] == b"\xff\xda"
-        if scans > _MOST_SCANS:
-            raise InputError(path, f"has more than {_MOST_SCANS} scans", "save it anew")
+        scans += marker[0] == b"\xff\xda"  # SOS
+        if scans > _MAX_SCANS:
+            raise InputError(path, f"has more than {_MAX_SCANS} scans", "save it again")
 
 
 def _decode(
@@ -297,25 +296,25 @@ def _decode(
     *,
     wanted: str | None = None,
 ) -> tuple[NDArray[Any], object]:
-    """Decode by Pillow, which, unlike OpenCV, refuses a cut-off JPEG.
+    """Decode with Pillow, which, unlike OpenCV, refuses a JPEG that is cut off.
 
-    ``wanted`` is a mode of Pillow's; left out, the nearest one to the file's own.
+    ``wanted`` is a mode of Pillow; by default, the one nearest to that of the file.
 
     Returns:
-        (H, W, C), and what stands where the ICC profile should: TIFF may hold anything there.
+        (H, W, C), and the ICC profile; in a TIFF file, that may be an object of any type.
     """
     try:
-        # Its warnings (broken EXIF, a large size) would add lines to our one.
+        # Pillow warns of broken EXIF and large sizes; errors must stay one line.
         with warnings.catch_warnings(), _quiet_tiff(file):
             warnings.simplefilter("ignore")
             with Image.open(file, formats=_FORMATS) as picture:
                 check_pixels(path, *picture.size, size, most)
                 icc = picture.info.get("icc_profile")
                 mode = picture.mode
-                if mode == "I" and picture.format == "PPM":  # of 16 bits; in TIFF "I" means 32
+                if mode == "I" and picture.format == "PPM":  # has 16 bits; in TIFF, "I" has 32
                     mode = "I;16"
                 if mode not in _MODES and not mode.startswith("I;16"):
-                    raise InputError(path, f"holds {mode!r} pixels", "use 8- or 16-bit colour")
+                    raise InputError(path, f"has {mode!r} pixels", "use 8- or 16-bit colour")
                 target = _MODES.get(mode, mode)
                 if "transparency" in picture.info:
                     target = "LA" if target == "L" else "RGBA"
@@ -325,24 +324,24 @@ def _decode(
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as fault:
-        raise InputError(path, "is not a picture of a known kind") from fault
-    except Exception as fault:  # Pillow's decoders raise whatever they trip over
+        raise InputError(path, "is not a picture of a known type") from fault
+    except Exception as fault:  # Pillow's decoders raise errors of any type
         raise InputError(path, f"is a broken picture ({fault})") from fault
     return pixels.reshape(*pixels.shape[:2], -1).astype(pixels.dtype.newbyteorder("=")), icc
 
 
 def _split_profile(path: str | Path, data: bytes) -> tuple[bytes, bytes | None]:
-    """Take the ICC profile out of a PNG: Pillow refuses the picture for a large one.
+    """Split the ICC profile from a PNG: Pillow refuses pictures with a large one.
 
     Returns:
-        The file without it, and the profile; None if there is none that can be unpacked.
+        The file without the profile, and the profile; None if it is missing or cannot be unpacked.
     """
     chunk = _png.find_chunk(path, data, b"iCCP")
     if chunk is None:
         return data, None
-    start = data.index(b"iCCP" + chunk) - 4  # its length stands before, its checksum after it
+    start = data.index(b"iCCP" + chunk) - 4  # a chunk is its length, type, body and checksum
     data = data[:start] + data[start + 12 + len(chunk) :]
-    packed = chunk.partition(b"\0")[2][1:]  # after a name and the number of the method
+    packed = chunk.partition(b"\0")[2][1:]  # after the name and the compression method
     try:
         return data, zlib.decompressobj().decompress(packed, _MAX_PROFILE + 1)
     except zlib.error:
@@ -350,7 +349,7 @@ def _split_profile(path: str | Path, data: bytes) -> tuple[bytes, bytes | None]:
 
 
 def _fitting(icc: object, *, gray: bool) -> bytes | None:
-    """Return an ICC profile if it is whole, not too large, and of grey or else of RGB.
+    """Return an ICC profile if it is complete, not too large, and of the right colour space.
 
     Source: ICC.1:2022, 7.2, "Profile header".
     """
@@ -361,7 +360,7 @@ def _fitting(icc: object, *, gray: bool) -> bytes | None:
 
 
 def _turn(path: str | Path, pixels: NDArray[Any], exif: bytes | None) -> NDArray[Any]:
-    """Turn (H, W, C) upright, as `_decode` does by Pillow, which holds no 16-bit colour."""
+    """Turn (H, W, C) upright by its EXIF; `_decode` uses Pillow, which has no 16-bit colour."""
     if exif is None:
         return pixels
     try:
@@ -370,7 +369,7 @@ def _turn(path: str | Path, pixels: NDArray[Any], exif: bytes | None) -> NDArray
             tags = Image.Exif()
             tags.load(exif)
             orientation = tags.get(ExifTags.Base.Orientation)
-    except Exception as fault:  # Pillow's decoders raise whatever they trip over
+    except Exception as fault:  # Pillow's decoders raise errors of any type
         raise InputError(path, f"is a broken picture ({fault})") from fault
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
@@ -383,7 +382,7 @@ def _turn(path: str | Path, pixels: NDArray[Any], exif: bytes | None) -> NDArray
 
 @contextmanager
 def _quiet_tiff(file: BinaryIO) -> Iterator[None]:
-    """Keep libtiff, which prints every oddity to stderr from C, from doing so."""
+    """Discard stderr while a TIFF is decoded: libtiff prints warnings to it from C."""
     is_tiff = file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
     file.seek(0)
     if not is_tiff:
@@ -401,11 +400,12 @@ def _quiet_tiff(file: BinaryIO) -> Iterator[None]:
 
 
 def _encode(kind: str, image: Tensor, bits: int, icc: bytes | None) -> bytes:
+    """Return (C, H, W) in [0, 1] as the bytes of a file."""
     top = 2**bits - 1
     steps = torch.nan_to_num(image.detach().float(), nan=0.0).clamp(0, 1).mul(top).round()
     pixels = steps.permute(1, 2, 0).cpu().numpy()
     if bits == 16:
-        if pixels.shape[2] == 2:  # OpenCV writes no grey with alpha
+        if pixels.shape[2] == 2:  # OpenCV cannot write grey with alpha
             pixels = pixels[..., [0, 0, 0, 1]]
         data = _png.encode_png16(pixels.astype(np.uint16))
         return _add_profile(data, _fitting(icc, gray=pixels.shape[2] == 1))
@@ -413,14 +413,14 @@ def _encode(kind: str, image: Tensor, bits: int, icc: bytes | None) -> bytes:
     pixels = pixels.astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
-    gray = pixels.shape[2] < 3 and kind != ".webp"  # which holds grey as RGB
-    # Formats that have no place for a profile leave it out.
+    gray = pixels.shape[2] < 3 and kind != ".webp"  # WebP stores grey as RGB
+    # Pillow ignores the profile for formats that have none.
     picture.save(buffer, name, icc_profile=_fitting(icc, gray=gray), **options)
     return buffer.getvalue()
 
 
 def _add_profile(data: bytes, icc: bytes | None) -> bytes:
-    """Put an ICC profile into a PNG, behind the header: OpenCV writes none."""
+    """Insert an ICC profile into a PNG after its header, since OpenCV writes none."""
     if icc is None:
         return data
     chunk = _png.make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))

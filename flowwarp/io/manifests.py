@@ -1,9 +1,9 @@
-"""The manifest of a bulk job: what it is and what became of each of its parts, a line each.
+"""The manifest of a bulk job: a JSON line for the job and one for each finished part.
 
-``manifest.jsonl`` lies in the output folder. Its first line is the job, the others are only ever
-added: one for each part that is done or has failed, after its results are on disk. Whenever the
-process dies, all that was finished is known, and at most the last line is half and ignored.
-A job can be shared out: shard i of n then writes ``manifest-i-of-n.jsonl`` beside the others.
+``manifest.jsonl`` is in the output folder. Its first line describes the job. A line is appended for
+each part that is done or has failed, after its results are on disk. When the process is killed,
+all finished parts are known; an incomplete last line is ignored. Shard i of n of a job writes
+``manifest-i-of-n.jsonl`` beside the others.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from flowwarp.io.atomic import atomic_output, remove_abandoned
 from flowwarp.io.files import check_regular, reason
 from flowwarp.io.locks import lock
 
-Shard = tuple[int, int]  # the i-th of n, from 1
+Shard = tuple[int, int]  # (i, n): part i of n, from 1
 
-_SOURCE = ("source", "files")  # of a job: where what it reads lies, and what that is
+_SOURCE = ("source", "files")  # keys of a job: the paths that it reads, and their fingerprint
 
-_ABANDONED = 60  # s; no file takes that long to be written
+_ABANDONED = 60  # s after which a temporary file counts as abandoned; writing takes less
 
 
 @final
 @dataclass
 class Manifest:
-    """An open manifest: this process has its lock.
+    """An open manifest, locked by this process.
 
     Args:
         path: the file.
@@ -57,17 +57,17 @@ class Manifest:
         try:
             if self._file is None:
                 self._file = self.path.open("ab", buffering=0)
-                if not _ends_in_newline(self.path):  # half a line, of a process that was killed
+                if not _ends_in_newline(self.path):  # the incomplete line of a killed process
                     self._write(b"\n")
             self._write(f"{json.dumps(record)}\n".encode())
         except OSError as fault:
             raise self._fault(fault) from fault
 
     def close(self) -> None:
-        """Bring all lines to disk.
+        """Flush all lines to disk.
 
         Raises:
-            OutputError: they may not all be there; what is missing would be done again.
+            OutputError: some may be missing; their parts would be done again.
         """
         if self._file is None:
             return
@@ -97,21 +97,20 @@ def open_manifest(
     shard: Shard | None = None,
     overwrite: bool = False,
 ) -> Iterator[Manifest]:
-    """Lock an output folder, made if need be, and open the manifest in it.
+    """Lock an output folder, which is made if it is missing, and open the manifest in it.
 
     Args:
-        folder: where the results go.
-        job: what they depend on; JSON, with its kind as ``"job"``. Of ``"source"``, where what it
-            reads lies, and ``"files"``, what that is, one must be the same for it to be gone on
-            with: what was moved is the same files, what was repaired is in the same place.
-        others: folders that results go into as well.
-        shard: which part of the job this process does.
-        overwrite: begin again, whatever is there.
+        folder: of the results.
+        job: all that the results depend on, as JSON; ``"job"`` is the type of job. To resume, all
+            values must be equal, except that one of ``"source"`` (the paths that it reads) and
+            ``"files"`` (their fingerprint) is enough: files may be moved, or repaired in place.
+        others: further folders of results.
+        shard: the part of the job that this process does; None for all.
+        overwrite: whether to begin again, whatever is there.
 
     Raises:
-        Locked: another process does the same part, or one whose manifest was to be discarded.
-        OutputError: see :func:`read_manifests`; or the folder cannot be written, or the manifest
-            not be brought to disk in the end.
+        Locked: another process does the same shard, or one whose manifest would be discarded.
+        OutputError: see :func:`read_manifests`; or the folder or the manifest cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -120,9 +119,9 @@ def open_manifest(
     suffix = "-{}-of-{}".format(*shard) if shard else ""
     path = folder / f"manifest{suffix}.jsonl"
     with ExitStack() as stack:
-        # One shard after the other, as what one holds from here on, another could not discard.
-        turn = lock(folder, "another shard begins", name=".lock-shards", wait=True)
-        with turn if shard else nullcontext():
+        # Shards begin one after the other: a manifest that is locked could not be discarded.
+        shards_lock = lock(folder, "another shard begins", name=".lock-shards", wait=True)
+        with shards_lock if shard else nullcontext():
             stack.enter_context(_locked(path))
             if overwrite:
                 _discard(folder, path, job, alone=shard is None)
@@ -137,7 +136,7 @@ def open_manifest(
         try:
             yield manifest
         except BaseException:
-            with suppress(OutputError):  # what ended the work is what is to be told
+            with suppress(OutputError):  # the error that ended the work is reported
                 manifest.close()
             raise
         manifest.close()
@@ -150,11 +149,17 @@ def read_manifests(
     others: Sequence[Path] = (),
     overwrite: bool = False,
 ) -> dict[str, dict[str, Any]] | None:
-    """Return the lines of what is done in a folder, by all shards; None if nothing was begun.
+    """Return the lines of all parts that are done, by their keys; None if there is no manifest.
+
+    Args:
+        folder: of the results, with the manifests of all shards.
+        job: as for :func:`open_manifest`.
+        others: further folders of results.
+        overwrite: whether folders without a manifest may contain files.
 
     Raises:
-        OutputError: the folder holds another job; or there is no manifest, but a folder of results
-            holds files and ``overwrite`` is off.
+        OutputError: the manifest is of another job; or there is none, but a folder of results
+            contains files and ``overwrite`` is not set.
     """
     paths = _manifests(folder)
     if not paths:
@@ -175,13 +180,13 @@ def read_manifests(
 def find_done(
     done: Mapping[str, dict[str, Any]], about: Mapping[str, Any], paths: Sequence[Path]
 ) -> dict[str, Any] | None:
-    """Return the line of a part that need not be done again; None if it has to be.
+    """Return the line of a part that is complete; None if it must be done again.
 
     Args:
         done: see :func:`read_manifests`.
-        about: what its line must say: its key, as ``"part"``, and what it is made from.
-        paths: its results, which must still be there, as long as its line says in ``"bytes"``; of
-            one that does not say, they must not be empty.
+        about: values that its line must have: its key, as ``"part"``, and its sources.
+        paths: its results, which must exist with the sizes that the line has in ``"bytes"``; if it
+            has none, they must not be empty.
     """
     record = done.get(about["part"], {})
     same = all(key in record and record[key] == value for key, value in about.items())
@@ -190,12 +195,12 @@ def find_done(
 
 
 def sizes(paths: Sequence[Path]) -> list[int | None]:
-    """Return the bytes of each result, as ``"bytes"`` of a line; None for one that is not there."""
+    """Return the size of each file in bytes, or None for one that is missing."""
     return [status[0] if (status := stamp(path)) else None for path in paths]
 
 
 def stamp(path: Path) -> list[int] | None:
-    """Return what changes when a file does; None if there is none, which reading it will say."""
+    """Return size and time of a file, which change when it does; None if it is missing."""
     try:
         status = path.stat()
     except OSError:
@@ -204,7 +209,7 @@ def stamp(path: Path) -> list[int] | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines that are whole."""
+    """Yield the lines that are complete JSON objects."""
     try:
         check_regular(path)
         with path.open("rb") as file:
@@ -223,14 +228,14 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def _check_job(path: Path, found: Mapping[str, Any], job: Mapping[str, Any]) -> None:
     if found.get("job") != job.get("job"):
-        raise OutputError(path, "is no manifest of this command", "name another folder")
+        raise OutputError(path, "is not a manifest of this command", "name another folder")
     same_source = any(key in found and found[key] == job.get(key) for key in _SOURCE)
     for key in dict.fromkeys([*job, *found]):
         if found.get(key) != job.get(key) and not (same_source and key in _SOURCE):
             old, new = reprlib.repr(found.get(key)), reprlib.repr(job.get(key))
             raise OutputError(
                 path.parent,
-                f"holds another job, whose {key} is {old}, not {new}",
+                f"contains another job, whose {key} is {old}, not {new}",
                 "name another folder, or begin again with --overwrite",
             )
 
@@ -243,13 +248,13 @@ def _check_empty(folder: Path) -> None:
     if full:
         raise OutputError(
             folder,
-            "is not empty, and holds no job to go on with",
+            "is not empty, and contains no job to resume",
             "name another folder, or use --overwrite",
         )
 
 
 def _discard(folder: Path, own: Path, job: Mapping[str, Any], *, alone: bool) -> None:
-    """Remove manifests: all, or, where there are other shards, the own one and another job's.
+    """Remove manifests: all if this is the only process, else its own and those of other jobs.
 
     Raises:
         Locked: another process writes one of them.
@@ -258,10 +263,10 @@ def _discard(folder: Path, own: Path, job: Mapping[str, Any], *, alone: bool) ->
     paths = [
         path for path in _manifests(folder) if alone or path == own or not _is_of_job(path, job)
     ]
-    with ExitStack() as held:  # all, before any of them goes
+    with ExitStack() as locks:  # all are locked before one is removed
         for path in paths:
             if path != own:
-                held.enter_context(_locked(path))
+                locks.enter_context(_locked(path))
         for path in paths:
             try:
                 path.unlink()
@@ -278,7 +283,7 @@ def _is_of_job(path: Path, job: Mapping[str, Any]) -> bool:
 
 
 def _locked(path: Path) -> AbstractContextManager[None]:
-    """Hold a manifest: ``.lock-1-of-2`` is that of ``manifest-1-of-2.jsonl``."""
+    """Lock a manifest; ``.lock-1-of-2`` is the lock of ``manifest-1-of-2.jsonl``."""
     name = f".lock{path.stem.removeprefix('manifest')}"
     return lock(path.parent, "another process works on this", "wait for it", name=name)
 
@@ -288,9 +293,10 @@ def _manifests(folder: Path) -> list[Path]:
 
 
 def _remove_abandoned(folder: Path, *, alone: bool) -> None:
-    """Remove what a killed process left of a write.
+    """Remove temporary files of killed processes.
 
-    Another shard may be in one on another machine, whose locks not every file system shows.
+    Another shard may be writing on another machine, and not every file system shares locks. Unless
+    this is the only process, only old files are removed.
     """
     for path in folder.glob("**/.flowwarp-*"):
         with suppress(OSError):

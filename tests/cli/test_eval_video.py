@@ -331,7 +331,7 @@ def test_how_different_frames_look(evaluate, tmp_path):
     save_weights(tmp_path / "lpips.safetensors", LPIPS(), Card("gpt"))
     code, _, err = evaluate(*part, "--lpips", tmp_path / "lpips.safetensors")
     assert code == 3
-    assert "holds the weights of gpt, not of lpips" in err
+    assert "contains the weights of gpt, not of lpips" in err
     code, _, err = evaluate("--part", "dvae", "--lpips", tmp_path / "lpips.safetensors")
     assert code == 2
     assert "--lpips is of the part upsampler" in err
@@ -343,7 +343,7 @@ def test_weights_that_are_none(evaluate, tmp_path, video_weights, monkeypatch, p
     name = {"temporal": "gpt"}.get(part, part)
     code, out, err = evaluate("--part", part, f"--{name}", wrong)
     assert (code, out) == (3, "")
-    assert err.startswith(f"flowwarp: {wrong}: holds the weights of flownet, not of {name}")
+    assert err.startswith(f"flowwarp: {wrong}: contains the weights of flownet, not of {name}")
     code, out, err = evaluate("--part", part, f"--{name}", tmp_path / "none.safetensors")
     assert (code, out) == (3, "")
     assert err.count("\n") == 1

@@ -120,7 +120,7 @@ def test_input_files_are_never_replaced(flow):
         (["--show", "x.png"], 2, "--show must end in"),
         (["--show", "x.mp4", "--shard", "1/2"], 2, "--show needs all pairs"),
         (["--backward", "in_flow"], 2, "must differ"),
-        (["-o", "mine"], 4, "mine: is not empty, and holds no job to go on with"),
+        (["-o", "mine"], 4, "mine: is not empty, and contains no job to resume"),
         (["--occlusion", "mine"], 4, "mine: is not empty"),
         (["--show", "mine"], 4, "mine: is not empty"),
         (["-o", "mine/a.txt"], 4, "mine/a.txt: is a file, not a folder; name a folder"),

@@ -133,7 +133,7 @@ def test_folder_of_another_job_is_refused(flow):
     ]:
         code, out, err = flow(*arguments)
         assert (code, out, len(err)) == (4, [], 1)
-        assert err[0].startswith("flowwarp: in_flow: holds another job, ")
+        assert err[0].startswith("flowwarp: in_flow: contains another job, ")
         assert words in err[0]
         assert err[0].endswith("; name another folder, or begin again with --overwrite")
         assert files("in_flow") == before
@@ -156,7 +156,7 @@ def test_manifest_of_an_older_version_is_resumed(flow):
     ]  # fmt: skip
     code, _, err = flow("b/in", "-o", "in_flow")
     assert code == 4
-    assert "in_flow: holds another job, whose source is" in err[0]
+    assert "in_flow: contains another job, whose source is" in err[0]
 
 
 def test_second_process_on_the_same_job_is_refused(flow):

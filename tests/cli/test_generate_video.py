@@ -446,7 +446,7 @@ def test_a_terminal_is_not_steered(generate):
         ([PROMPT, "--seed", "-1"], 2, "--seed"),
         ([PROMPT, "--image", "nothing.png"], 3, "nothing.png: no such file"),
         ([PROMPT, "--image", "latin.txt"], 3, "latin.txt: is not a picture"),
-        ([PROMPT, "--dvae", "latin.txt"], 3, "latin.txt: is not a whole safetensors file"),
+        ([PROMPT, "--dvae", "latin.txt"], 3, "latin.txt: is not a complete safetensors file"),
     ],
 )
 def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words):

@@ -157,7 +157,7 @@ def test_dry_run_checks_the_output_format(interpolate):
     for names, output in ((["0.png", "1.png"], "a.jpg"), (["colour0.png", "colour1.png"], "a.pgm")):
         code, out, err = interpolate(*names, "-o", output, "--dry-run")
         assert (code, out, len(err)) == (4, [], 1)
-        assert f"{output}: a {output[1:]} file holds no" in err[0]
+        assert f"{output}: a {output[1:]} file has no" in err[0]
         assert interpolate(*names, "-o", output) == (code, out, err)
 
 
@@ -309,7 +309,7 @@ def test_lost_transparency_gives_one_warning(interpolate, monkeypatch):
         write_image(f"{index}.png", frame)
     code, out, err = interpolate("0.png", "1.png", "2.png", "-o", "out.mp4")
     assert (code, out) == (0, ["out.mp4"])
-    assert err == [f"flowwarp: out.mp4: holds no transparency; {hidden}"]
+    assert err == [f"flowwarp: out.mp4: has no transparency; {hidden}"]
     assert interpolate("0.png", "1.png", "2.png", "-o", "out") == (0, ["out"], [])
 
 
@@ -432,7 +432,7 @@ def test_output_may_replace_its_video(interpolate):
         (["a.png", "small.png"], 3, "small.png: is 4x3, the first is 48x32"),
         (["a.png", "clear.png"], 3, "clear.png: has transparency, the first has none"),
         (["clear.png", "a.png"], 3, "a.png: has no transparency, the first has some"),
-        (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known kind"),
+        (["a.png", "broken.png"], 3, "broken.png: is not a picture of a known type"),
         (["still.gif"], 3, "still.gif: is a single frame; motion needs two"),
         (["broken.mp4"], 3, "broken.mp4: is not a video of a known type"),
         (["empty"], 3, "empty: holds no file that can be read"),

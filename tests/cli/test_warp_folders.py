@@ -96,7 +96,7 @@ def test_broken_files_do_not_stop_the_others(warp):
     code, out, err = warp("in", "flows", "-o", "out")
     assert (code, out) == (5, ["out/frame11.png"])
     assert err == [
-        "flowwarp: in/frame8.png: is not a picture of a known kind",
+        "flowwarp: in/frame8.png: is not a picture of a known type",
         "flowwarp: flows/1.flo: is cut off in its header",
         "flowwarp: flows/2.flo: is 3x3, but in/frame10.png is 8x6; --resize fits the flow to the"
         " image",
@@ -160,7 +160,7 @@ def test_folder_of_another_job_is_refused(warp):
     assert (code, err) == (
         4,
         [
-            "flowwarp: out: holds another job, whose scale is 1.0, not 0.5;"
+            "flowwarp: out: contains another job, whose scale is 1.0, not 0.5;"
             " name another folder, or begin again with --overwrite"
         ],
     )
@@ -256,7 +256,7 @@ def test_nothing_is_written_if_one_result_exists(warp):
     assert (code, err) == (
         4,
         [
-            "flowwarp: out: is not empty, and holds no job to go on with;"
+            "flowwarp: out: is not empty, and contains no job to resume;"
             " name another folder, or use --overwrite"
         ],
     )

@@ -80,7 +80,7 @@ def test_round_trip_is_bit_exact(parts, tmp_path):
 def test_export_writes_all_or_nothing(parts, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(parts["dvae"].read_bytes()[:-5])
-    with pytest.raises(InputError, match=r"broken.safetensors: is not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"broken.safetensors: is not a complete safetensors file"):
         export_folder(tmp_path / "out", {"gpt": parts["gpt"], "dvae": broken})
     other = tmp_path / "other.safetensors"
     save_weights(other, torch.nn.Linear(1, 1), Card("line"))
@@ -112,7 +112,7 @@ def test_export_writes_all_or_nothing(parts, tmp_path):
         ('{"dvae": "DVAE"}', "is not of flowwarp"),
         ('{"dvae": ["flowwarp", "Linear"]}', "a network that flowwarp does not have"),
         ('{"dvae": ["flowwarp", ["DVAE"]]}', "a network that flowwarp does not have"),
-        ('{"dvae": ["flowwarp", "GPT"]}', "holds the weights of dvae, not of gpt"),
+        ('{"dvae": ["flowwarp", "GPT"]}', "contains the weights of dvae, not of gpt"),
         ('{"other": ["flowwarp", "DVAE"]}', "no such file"),
     ],
 )
@@ -162,7 +162,7 @@ def test_a_part_that_was_changed_is_refused(parts, tmp_path):
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    with pytest.raises(InputError, match="not those that were written"):
+    with pytest.raises(InputError, match="do not match its SHA-256"):
         import_folder(folder)
     weights.unlink()
     with pytest.raises(InputError, match="no such file"):
@@ -290,7 +290,7 @@ def test_a_vae_s_weights_are_no_pickle(vae, tmp_path):
     with pytest.raises(InputError, match="is a pickle"):
         vae_codec(tmp_path)
     (tmp_path / WEIGHTS).write_bytes((vae[1] / WEIGHTS).read_bytes()[:-9])
-    with pytest.raises(InputError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match="is not a complete safetensors file"):
         vae_codec(tmp_path)
 
 

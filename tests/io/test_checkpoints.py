@@ -79,7 +79,7 @@ def test_a_hole_is_not_read(tmp_path):
     save_tensors(path, {"a": torch.ones(9)}, {})
     size = path.stat().st_size
     os.truncate(path, 2**40)
-    with pytest.raises(InputError, match=f"whole safetensors .*its tensors end at byte {size} of"):
+    with pytest.raises(InputError, match=f"complete safetensors .*tensors end at byte {size} of"):
         load_tensors(path)
 
 
@@ -119,7 +119,7 @@ def test_pickles_are_refused_by_name(tmp_path, name, protocol):
         path.write_bytes(pickle.dumps(Bomb(), protocol))
     # Of protocol 0 it has no mark of its own: its end alone would tell, which is another's.
     is_known = protocol != 0 or name != "w.safetensors"
-    wanted = "is a pickle; flowwarp" if is_known else "is not a whole safetensors file"
+    wanted = "is a pickle; flowwarp" if is_known else "is not a complete safetensors file"
     with pytest.raises(InputError, match=wanted):
         load_weights(path)
 
@@ -172,8 +172,8 @@ def test_broken_files(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "problem"),
     [
-        ({}, "does not say which network"),
-        ({"model": "gpt"}, "holds the weights of gpt, not of net"),
+        ({}, "does not state its network"),
+        ({"model": "gpt"}, "contains the weights of gpt, not of net"),
         ({"model": "net", "config": "{"}, "its card is broken"),
         ({"model": "net", "config": "3"}, "its card is broken"),
         ({"model": "net", "config": "[" * 100_000}, "its card is broken"),
@@ -194,7 +194,7 @@ def test_wrong_network_names_the_first_key():
         fill(net(5), state, "w")
     with pytest.raises(InputError, match=r"lacks '2.weight'"):
         fill(nn.Sequential(*net(), nn.Linear(2, 2)), state, "w")
-    with pytest.raises(InputError, match=r"has '1.weight', which the network has not"):
+    with pytest.raises(InputError, match=r"has '1.weight', which the network lacks"):
         fill(net()[:1], state, "w")
 
 

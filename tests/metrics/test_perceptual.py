@@ -100,7 +100,7 @@ def test_weights_are_saved_and_loaded(net, tmp_path):
         load_lpips(tmp_path / "lpips.safetensors")(images, targets), net(images, targets)
     )
     save_weights(tmp_path / "other.safetensors", net, Card("dvae"))
-    with pytest.raises(InputError, match="holds the weights of dvae, not of lpips"):
+    with pytest.raises(InputError, match="contains the weights of dvae, not of lpips"):
         load_lpips(tmp_path / "other.safetensors")
 
 

@@ -17,7 +17,7 @@ from hostile_cases.harm import at, changed, cut, instead, pickled, pipe, put, we
 from hostile_cases.valid_files import save_network
 
 FILE = "x.safetensors"  # the broken file
-ANSWER_OF_ANOTHER = "holds the weights of flownet, not of"
+ANSWER_OF_ANOTHER = "contains the weights of flownet, not of"
 
 # Commands that read weights, and a valid file that each of them takes.
 CALLS = {
@@ -99,9 +99,9 @@ def broken_files() -> Iterator[Case]:
         call = f"flow a.png b.png --weights {name} -o x.flo"
         yield Case(f"weights {fault}: flow", call, prepare)
     messages = {
-        "cut off": "is not a whole safetensors file",
+        "cut off": "is not a complete safetensors file",
         "pickle of torch.save": "is a pickle",
-        "no card": "does not say which network it is of",
+        "no card": "does not state its network",
     }
     for fault, message in messages.items():
         name, prepare = faults[fault]

@@ -63,7 +63,7 @@ def test_streams(weights):
 @pytest.mark.parametrize(
     ("card", "words"),
     [
-        (Card("flownet"), "holds the weights of flownet, not of dvae"),
+        (Card("flownet"), "contains the weights of flownet, not of dvae"),
         (Card("dvae", {"widths": [8, 16]}), "does not describe a dvae"),
         (Card("dvae", {"colour": 1}), "does not describe a dvae"),
         (Card("dvae", {"widths": "wide"}), "does not describe a dvae"),
