@@ -67,8 +67,8 @@ def test_flow_of_deleted_frames_is_kept_with_a_warning(flow, call, format):
     for number, more in ((11, 1), (10, 3)):
         Path(f"in/a/frame{number + 1}.png").unlink()
         lines = [
-            f"flowwarp: back/a/frame{number}.{format} (and {more} more): is in the output folder, but"
-            " belongs to no pair of this job; move it before you use the folder"
+            f"flowwarp: back/a/frame{number}.{format} (and {more} more): is in the output folder,"
+            " but belongs to no pair of this job; move it before you use the folder"
         ]
         for arguments in (["--dry-run"], [], [], ["--overwrite"]):
             assert flow(*options, *arguments)[::2] == (0, lines)
