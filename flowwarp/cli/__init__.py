@@ -1,6 +1,6 @@
-"""The command line: one file per command, imported only when that command is called.
+"""The command line: one module per command, imported only when the command is called.
 
-``COMMANDS`` holds each command's help line, so that ``flowwarp --help`` imports none of them.
+``COMMANDS`` contains each command's help line, so that ``flowwarp --help`` imports none of them.
 """
 
 from __future__ import annotations
@@ -15,34 +15,37 @@ from flowwarp.cli._errors import run
 
 # name: (module that defines `command`, help line)
 COMMANDS = {
-    "warp": ("flowwarp.cli.warp", "Warp an image, a folder or a video by optical flow."),
-    "flow": ("flowwarp.cli.flow", "Estimate optical flow of pairs, folders or videos."),
-    "show": ("flowwarp.cli.show", "Turn a flow file into a picture."),
-    "convert": ("flowwarp.cli.convert", "Convert between flow file formats."),
-    "interpolate": ("flowwarp.cli.interpolate", "Put frames between the frames of a video."),
-    "train-flow": ("flowwarp.cli.train_flow", "Train a flow network from unlabelled footage."),
+    "warp": ("flowwarp.cli.warp", "Warp an image, folder or video by optical flow."),
+    "flow": ("flowwarp.cli.flow", "Estimate optical flow of image pairs, folders or videos."),
+    "show": ("flowwarp.cli.show", "Draw flow files as images."),
+    "convert": ("flowwarp.cli.convert", "Convert flow files between formats."),
+    "interpolate": ("flowwarp.cli.interpolate", "Interpolate frames of a video."),
+    "train-flow": ("flowwarp.cli.train_flow", "Train a flow network on unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
-    "datasets": ("flowwarp.cli.datasets", "List known data sets, make captioned clips."),
-    "train-dvae": ("flowwarp.cli.train_dvae", "Train a network that turns video into tokens."),
-    "train-gpt": ("flowwarp.cli.train_gpt", "Train a network that makes tokens of a prompt."),
-    "train-captioner": ("flowwarp.cli.train_captioner", "Train a network that describes video."),
-    "train-reviser": ("flowwarp.cli.train_reviser", "Train a network that mends what it shows."),
+    "datasets": ("flowwarp.cli.datasets", "List data sets, make captioned clips."),
+    "train-dvae": ("flowwarp.cli.train_dvae", "Train the discrete VAE: video to tokens and back."),
+    "train-gpt": ("flowwarp.cli.train_gpt", "Train the transformer: prompt to video tokens."),
+    "train-captioner": ("flowwarp.cli.train_captioner", "Train a captioner: video to text."),
+    "train-reviser": (
+        "flowwarp.cli.train_reviser",
+        "Train a network that corrects generated frames.",
+    ),
     "train-upsampler": (
         "flowwarp.cli.train_upsampler",
-        "Train a network that sharpens its frames.",
+        "Train a network that upsamples generated frames.",
     ),
-    "generate-video": ("flowwarp.cli.generate_video", "Make video of words."),
-    "describe-video": ("flowwarp.cli.describe_video", "Say in words what videos show."),
-    "eval-video": ("flowwarp.cli.eval_video", "Measure networks that make video."),
-    "doctor": ("flowwarp.cli.doctor", "Check this installation and say what is missing."),
+    "generate-video": ("flowwarp.cli.generate_video", "Generate video from text."),
+    "describe-video": ("flowwarp.cli.describe_video", "Describe videos in words."),
+    "eval-video": ("flowwarp.cli.eval_video", "Evaluate video generation."),
+    "doctor": ("flowwarp.cli.doctor", "Check this installation."),
 }
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' help lines without importing them."""
+    """A click group that imports a command only when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the commands in the order of ``COMMANDS``."""
+        """Return the command names in the order of ``COMMANDS``."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
@@ -86,10 +89,10 @@ def cli(ctx: click.Context) -> None:
     """Optical flow and video warping.
 
     \b
-    flowwarp flow a.png b.png            estimate where everything moves
-    flowwarp warp image.png flow.flo     warp an image by a flow field
-    flowwarp show flow.flo               look at a flow field
-    flowwarp COMMAND --help              everything a command can do
+    flowwarp flow frame1.png frame2.png    estimate flow, write frame1_flow.flo
+    flowwarp show frame1_flow.flo          draw it
+    flowwarp warp frame2.png frame1_flow.flo   make frame 2 look like frame 1
+    flowwarp COMMAND --help                options of a command
     """  # noqa: D301 - click wants the character itself
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

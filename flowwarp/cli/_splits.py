@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flowwarp.cli._training import (
-    Sources,
-    TrainingOptions,
-    check_resumed,
-    print_plan,
-    report_clips,
-)
+from flowwarp.cli._training import TrainingOptions, check_resumed, print_plan, report_clips
+from flowwarp.cli._training_sources import Sources
 
 if TYPE_CHECKING:
     import torch

@@ -1,8 +1,7 @@
-"""What commands that train have in common: options, settings, what they print at the end."""
+"""Options, settings and output that all training commands share."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from flowwarp.cli._device import choose_device
+from flowwarp.cli._options import dry_run_option, json_option
 from flowwarp.cli._report import print_path, print_text
+from flowwarp.cli._training_sources import Sources
 from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from flowwarp.train.loop import LoopConfig, Result, Task
 
 _DEVICES = ("cpu", "cuda", "mps")
-_SOURCES = "sources"  # a section of config.toml
+_SOURCES = "sources"  # section of config.toml
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Network = TypeVar("Network", bound="nn.Module")
@@ -31,7 +32,7 @@ Network = TypeVar("Network", bound="nn.Module")
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """The options of every training, by their names."""
+    """The options that all training commands share, by their names."""
 
     preset: Any  # one of the choices
     start: str | None
@@ -48,23 +49,23 @@ class TrainingOptions:
 
 
 def training_options(folder: str) -> Callable[[Function], Function]:
-    """Give a command the options of every training, as :class:`TrainingOptions` has them.
+    """Add the options of :class:`TrainingOptions` to a command.
 
     Args:
-        folder: where the run goes by default.
+        folder: the default of --run.
     """
-    options = [
+    options: list[Callable[[Any], Any]] = [
         click.option(
             "--preset",
             type=click.Choice(["tiny", "small", "base"]),
             default="small",
             show_default=True,
-            help="Size of the network, and how long it trains.",
+            help="Size of the network and length of the training.",
         ),
         click.option(
             "--start",
             metavar="WEIGHTS",
-            help="Begin with a trained network, of its size: base (of flow small, too), or a file.",
+            help="Start from trained weights, and their size: base (flow: also small), or a file.",
         ),
         click.option(
             "--run",
@@ -72,43 +73,47 @@ def training_options(folder: str) -> Callable[[Function], Function]:
             metavar="FOLDER",
             default=folder,
             show_default=True,
-            help="Where weights, figures, samples and states go.",
+            help="Folder for weights, metrics, samples and checkpoints.",
         ),
         click.option(
             "--resume",
             type=click.Choice(["never", "auto", "changed"]),
             default="never",
             show_default=True,
-            help="Go on from the run's newest state; changed: with other settings.",
+            help="auto: resume from the newest checkpoint, if any; changed: allow other settings.",
         ),
-        click.option("--steps", type=click.IntRange(1), help="How many steps in all."),
+        click.option(
+            "--steps",
+            type=click.IntRange(1),
+            help="Total number of steps.  [default: the preset's]",
+        ),
         click.option(
             "--set",
             "settings",
             metavar="KEY=VALUE",
             multiple=True,
-            help="Any other setting, repeatable; --dry-run --json lists them.",
+            help="Any other setting; repeatable. --dry-run --json lists all settings.",
         ),
         click.option(
-            "--config", metavar="TOML", help="Settings from a file, such as a run's config.toml."
+            "--config",
+            metavar="TOML",
+            help="Read settings from a TOML file, such as a run's config.toml.",
         ),
         click.option(
-            "--seed", type=click.IntRange(0, MAX_SEED), help="Of weights, data and everything."
+            "--seed", type=click.IntRange(0, MAX_SEED), help="Random seed.  [default: the preset's]"
         ),
         click.option(
             "--device",
             default="auto",
             show_default=True,
             callback=_usable_device,
-            help="auto, cpu, cuda, cuda:N or mps; auto is a GPU where there is one.",
-        ),
-        click.option("--tensorboard", is_flag=True, help="Write event files too (extra: log)."),
-        click.option(
-            "--json", "as_json", is_flag=True, help="Print one JSON object instead of the path."
+            help="Where to compute: auto, cpu, cuda, cuda:N or mps; auto: a GPU if there is one.",
         ),
         click.option(
-            "--dry-run", is_flag=True, help="Say what would be trained on what, write nothing."
+            "--tensorboard", is_flag=True, help="Also write TensorBoard event files (extra: log)."
         ),
+        json_option("the path"),
+        dry_run_option("Check everything, print what would be trained on what data."),
     ]
 
     def decorate(function: Function) -> Function:
@@ -120,10 +125,10 @@ def training_options(folder: str) -> Callable[[Function], Function]:
 
 
 def _usable_device(context: click.Context, option: click.Parameter, device: str) -> str:
-    """Return the device to use, which is there.
+    """Return the device to use.
 
     Raises:
-        click.BadParameter: it is not.
+        click.BadParameter: it does not exist here.
     """
     import torch
 
@@ -133,30 +138,29 @@ def _usable_device(context: click.Context, option: click.Parameter, device: str)
         if torch.device(device).type not in _DEVICES:
             raise click.BadParameter(f"{device!r} is none of auto, {', '.join(_DEVICES)}")
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as fault:  # torch has no kind of its own for this
+    except (RuntimeError, AssertionError) as fault:  # torch has no narrower exception
         raise click.BadParameter(str(fault).splitlines()[0]) from fault
     return device
 
 
 def configure(
-    configs: Mapping[str, Any], given: TrainingOptions, later: Sequence[str] = ()
+    configs: Mapping[str, Any], given: TrainingOptions, learned: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Return a preset's configurations with what the options say; later ones win.
+    """Return a preset's configurations, changed by --config, then --steps and --seed, then --set.
 
-    It comes before what takes long, so it also refuses to begin a run where there is one or nothing
-    can be written, and to write event files without TensorBoard. Where bfloat16 is slow, presets
-    train in float32, but a run stays with what it began with.
+    It runs before slow work, so it also checks the run folder and TensorBoard. If bfloat16 is slow
+    here, presets use float32; a resumed run keeps the precision it began with.
 
     Args:
-        configs: the preset's.
-        given: what the options say.
-        later: settings of the network that training itself changes; what a configuration file, such
-            as a run's, says of them is passed over.
+        configs: the preset's configurations by section.
+        given: the options.
+        learned: settings of the network that training itself changes; their values in a
+            configuration file are ignored.
 
     Raises:
-        click.UsageError: --run names nothing, or --set what is no setting.
-        InputError: an unknown key in a file or a wrong value, or TensorBoard is not installed.
-        OutputError: the folder holds a run that is not to be resumed, or cannot be written.
+        click.UsageError: --run is empty, or --set names no setting.
+        InputError: an unknown key or a wrong value in a file, or TensorBoard is not installed.
+        OutputError: the folder contains a run and --resume is not given, or cannot be written.
     """
     import torch
 
@@ -172,26 +176,26 @@ def configure(
     check_writable(given.folder)
     if given.tensorboard:
         event_writer()
-    slow = fast_dtype(torch.device(given.device)) != torch.bfloat16
+    bf16_is_slow = fast_dtype(torch.device(given.device)) != torch.bfloat16
     begun = None if given.resume == "never" else begun_with(given.folder, "loop", "precision")
-    precision = "fp32" if slow else configs["loop"].precision
+    precision = "fp32" if bf16_is_slow else configs["loop"].precision
     if begun in ("bf16", "fp32"):
         precision = begun
     preset = {**configs, "loop": replace(configs["loop"], precision=precision)}
     changed = read_toml(given.config, preset, (_SOURCES,)) if given.config else preset
-    kept = {name: getattr(preset["model"], name) for name in later}
-    changed = {**changed, "model": replace(changed["model"], **kept)}
-    asked = {"steps": given.steps, "seed": given.seed}
-    changes = {name: value for name, value in asked.items() if value is not None}
+    unchanged = {name: getattr(preset["model"], name) for name in learned}
+    changed = {**changed, "model": replace(changed["model"], **unchanged)}
+    options = {"steps": given.steps, "seed": given.seed}
+    changes = {name: value for name, value in options.items() if value is not None}
     changed["loop"] = replace(changed["loop"], **changes)
     try:
         result = override(changed, given.settings)
     except UnclearSetting as fault:
         raise click.UsageError(str(fault)) from fault
-    if slow and begun == result["loop"].precision == "bf16":
+    if bf16_is_slow and begun == result["loop"].precision == "bf16":
         click.echo(
-            "flowwarp: this run computes in bf16, which is slow here; faster, if not the same to "
-            "the bit: --resume changed --set precision=fp32",
+            "flowwarp: this run uses bf16, which is slow here; faster, but not bit-identical: "
+            "--resume changed --set precision=fp32",
             err=True,
         )
     return result
@@ -201,29 +205,29 @@ def configure_start(
     net: Network | None,
     preset: Mapping[str, Any],
     given: TrainingOptions,
-    later: Sequence[str] = (),
+    learned: Sequence[str] = (),
     change: Callable[[Network, Any], Network] | None = None,
 ) -> tuple[dict[str, Any], Network | None]:
-    """Return what :func:`configure` does, of a network to start with, and that network.
+    """Return the configurations and the network to start from.
 
-    Settings may change what decides none of its weights, such as the sharpness of an upsampler.
+    Settings may change only parts of the network's configuration that no weight depends on.
 
     Args:
-        net: that of ``--start``, whose configuration is the preset's then; None if there is none.
-        preset: the configurations.
-        given: what the options say.
-        later: see :func:`configure`.
-        change: makes of a network one of another configuration, or raises ValueError. Default: its
-            weights as they are.
+        net: the network of --start, whose configuration replaces the preset's; or None.
+        preset: the preset's configurations by section.
+        given: the options.
+        learned: see :func:`configure`.
+        change: builds the network with another configuration, or raises ValueError. Default: load
+            the same weights.
 
     Raises:
         click.UsageError, InputError, OutputError: as :func:`configure` does.
-        InputError: its weights do not fit the settings.
+        InputError: the weights do not fit the settings.
     """
     if net is None:
         return configure(preset, given), None
-    configs = configure({**preset, "model": net.config}, given, later)
-    return configs, _reconfigured(net, configs["model"], change or _with_weights)
+    configs = configure({**preset, "model": net.config}, given, learned)
+    return configs, _reconfigure(net, configs["model"], change or _with_weights)
 
 
 def _with_weights(net: Network, config: Any) -> Network:
@@ -232,13 +236,13 @@ def _with_weights(net: Network, config: Any) -> Network:
     return changed
 
 
-def _reconfigured(net: Network, config: Any, change: Callable[[Network, Any], Network]) -> Network:
+def _reconfigure(net: Network, config: Any, change: Callable[[Network, Any], Network]) -> Network:
     own: Any = net.config
     if config == own:
         return net
     try:
         return change(net, config).eval()
-    except (RuntimeError, ValueError) as fault:  # torch has no kind of its own for this
+    except (RuntimeError, ValueError) as fault:  # torch has no narrower exception
         before, after = asdict(own), asdict(config)
         names = ", ".join(f"model.{name}" for name in before if before[name] != after[name])
         raise InputError(names, "does not fit the weights of --start", "leave it out") from fault
@@ -246,7 +250,7 @@ def _reconfigured(net: Network, config: Any, change: Callable[[Network, Any], Ne
 
 @contextmanager
 def checked_settings() -> Iterator[None]:
-    """Say of a value that does not fit that a setting is at fault; faults of files pass."""
+    """Turn a ValueError into an InputError about --set; let errors of files pass."""
     try:
         yield
     except InputError:
@@ -256,12 +260,12 @@ def checked_settings() -> Iterator[None]:
 
 
 def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None:
-    """Refuse of a network that no processes share what the loop would refuse after what takes long.
+    """Check settings of the loop before slow work, for a network that cannot be sharded.
 
     Args:
         training: settings of the loop.
-        network: the task's name.
-        muon: whether the task has matrices for Muon.
+        network: the name of the task.
+        muon: whether the network has matrices for the optimizer Muon.
 
     Raises:
         InputError: see :func:`flowwarp.train.loop.check_network`.
@@ -272,13 +276,13 @@ def check_loop(training: LoopConfig, network: str, *, muon: bool = True) -> None
 
 
 def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingOptions) -> None:
-    """Refuse to go on with a run under other settings, before what takes long.
+    """Refuse to resume a run with other settings, before slow work.
 
-    Of its network not all is known by then; of the rest nothing is changed any more.
+    The network's settings are checked later, when all of them are known.
 
     Raises:
-        InputError: the first setting that differs, or there is no state to go on from.
-        OutputError: its config.toml is no file.
+        InputError: a setting differs, or there is no checkpoint.
+        OutputError: its config.toml is not a file.
     """
     from flowwarp.train.loop import FREE
     from flowwarp.train.runs import check_settings
@@ -288,96 +292,16 @@ def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingO
 
 
 def report_clips(done: int, total: int) -> None:
-    """Tell how far the preparation of a folder's videos is."""
+    """Print how many videos of a folder are prepared."""
     click.echo(f"preparing clips, once: {done} of {total} videos", err=True)
 
 
 def begun_weights(given: TrainingOptions) -> Path | None:
-    """Return the weights of the run that is to be resumed, if there are any yet."""
+    """Return the weights file of the run to resume, or None."""
     from flowwarp.train.runs import LAST
 
     own = Path(given.folder) / LAST
     return own if given.resume != "never" and own.exists() else None
-
-
-@dataclass(frozen=True)
-class Sources:
-    """What a run learns from, for its config.toml: options of the commands by their names."""
-
-    data: tuple[str, ...] = ()
-    val: str = ""
-    layers: str = ""
-    photos: str = ""
-    dvae: str = ""
-    gpt: str = ""
-    flow: str = ""
-    sketcher: str = ""
-    recipe: str = ""
-    val_recipe: str = "pairs"  # the option's default: what runs have of before there was one
-    start: str = ""
-    keep_codes: bool = False
-    captioners: tuple[str, ...] = ()
-
-
-def note_sources(
-    data: Sequence[str], *, of_flow: bool = False, **given: str | bool | tuple[str, ...] | None
-) -> Sources:
-    """Return them with whole paths, and weights with their digest: another file is another run.
-
-    What a command takes for a name stays one, whatever lies in the folder that it is called in.
-
-    Args:
-        data: worlds, files, folders or patterns.
-        of_flow: whether a flow network learns from it, for which ``data`` cannot name worlds.
-        given: other options.
-    """
-    from flowwarp.data.recipes import recipe_names
-    from flowwarp.data.sources import WORLDS
-    from flowwarp.io.shipped import FLOWNETS, SHIPPED
-
-    recipes = tuple(recipe_names())
-    names = {
-        "dvae": (SHIPPED,),
-        "gpt": (SHIPPED,),
-        "sketcher": (SHIPPED,),
-        "captioners": (SHIPPED,),
-        "start": FLOWNETS if of_flow else (SHIPPED,),
-        "flow": (*FLOWNETS, "none"),
-        "recipe": recipes,
-        "val_recipe": recipes,
-    }
-
-    def noted(value: str | bool | tuple[str, ...], known: Sequence[str]) -> Any:
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str):
-            return value if value in known else _whole(value)
-        return tuple(noted(name, known) for name in value)
-
-    sources = {
-        name: noted(value, names.get(name, ()))
-        for name, value in given.items()
-        if value is not None
-    }
-    return Sources(noted(tuple(data), () if of_flow else WORLDS), **sources)
-
-
-def _whole(name: str) -> str:
-    from flowwarp.compat.hugging_face import CONFIG, WEIGHTS
-
-    path = Path(name)
-    if not path.exists():  # such as a pattern
-        return name
-    files = [path]
-    if path.is_dir():  # a VAE of diffusers, or data
-        files = [path / CONFIG, path / WEIGHTS]
-    if files[-1].suffix != ".safetensors" or not all(file.is_file() for file in files):
-        return str(path.absolute())
-    digest = hashlib.sha256()
-    for part in files:
-        with part.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)  # goes on with it
-    return f"{path.absolute()} sha256:{digest.hexdigest()[:16]}"
 
 
 def print_plan(
@@ -386,15 +310,13 @@ def print_plan(
     found: Mapping[str, int | None],
     given: TrainingOptions,
 ) -> None:
-    """Print what a command would do that trains: of --dry-run, once all was checked.
-
-    Of several processes, the first one prints.
+    """Print the settings and data of a run, as --dry-run does; only the first process prints.
 
     Args:
-        configs: of the run.
-        sources: that it would learn from.
-        found: how many there are of each kind of thing in them; None if without end.
-        given: options of the command.
+        configs: the configurations by section.
+        sources: the training data.
+        found: how many items of each kind it contains; None if endless.
+        given: the options.
     """
     from flowwarp.train.processes import is_first
 
@@ -431,7 +353,7 @@ def print_plan(
 def train(
     task: Task, configs: Mapping[str, Any], sources: Sources, given: TrainingOptions
 ) -> Result:
-    """Run the loop and print where the weights are; of several processes, the first one prints."""
+    """Run the training loop and print the path of the weights; only the first process prints."""
     from flowwarp.train import loop
     from flowwarp.train.processes import is_first
 

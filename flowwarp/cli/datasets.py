@@ -1,4 +1,4 @@
-"""``flowwarp datasets``: what data this program knows, and clips of the worlds it can make."""
+"""``flowwarp datasets``: list known data sets; make captioned clips of sprites and digits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._options import output_option
+from flowwarp.cli._options import dry_run_option, json_option, output_option
 from flowwarp.cli._report import print_path, print_text, progress_bar
 from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError, OutputError
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
     from flowwarp.data.clip import Clip
 
-FPS = 12  # a walk's cycle of 16 frames then takes 1.3 s
+FPS = 12  # a walk cycle of 16 frames then takes 1.3 s
 TABLE = "captions.csv"
-CREDITS = "AUTHORS.txt"  # of the layers; clips made from them need it as well
-HIDDEN = "hidden"  # of a clip's folder: apart, as all pictures in a folder are taken for frames
+CREDITS = "AUTHORS.txt"  # of the sprite layers; their licence requires it beside the clips
+HIDDEN = "hidden"  # subfolder for masks: images in the clip's folder itself are frames
 
-# What is no recipe: name, title, licence, where from, layout, some captions.
+# Data sets that have no recipe file.
 WORLDS = {
     "sprites": {
         "title": "Captioned clips of sprite characters, with known flow",
@@ -43,7 +43,7 @@ WORLDS = {
             "FOLDER/attributes.json",
             "FOLDER/layers/NAME.png",
         ],
-        "captions": [  # of the first clips
+        "captions": [  # of the first clips of seed 0
             "a woman dressed in armor with a blonde ponytail walking towards the camera by a brick"
             " wall",
             "a green female orc in green armor and green metal trousers striding down over a sandy"
@@ -84,9 +84,9 @@ WORLDS = {
 @click.group(subcommand_metavar="COMMAND [ARGS]...", invoke_without_command=True)
 @click.pass_context
 def command(context: click.Context) -> None:
-    """List the data sets whose layout is known, and make clips of the worlds built in.
+    """List known data sets, and make captioned clips of sprites and digits.
 
-    Each command has --json for machines. No data set is downloaded: the folder is yours to give.
+    Nothing is downloaded: you give the folder of a data set. Each command has --json.
 
     \b
     flowwarp datasets list
@@ -102,9 +102,9 @@ def command(context: click.Context) -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@json_option("a table")
 def list_command(as_json: bool) -> None:
-    """Name every data set and world, with a line on each."""
+    """List every data set with its title."""
     from flowwarp.data.recipes import load_recipe, recipe_names
 
     titles = {name: about["title"] for name, about in WORLDS.items()}
@@ -119,13 +119,12 @@ def list_command(as_json: bool) -> None:
 
 @command.command("info")
 @click.argument("name", metavar="NAME")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of text.")
+@json_option("text")
 def info_command(name: str, as_json: bool) -> None:
-    """Say what NAME is, its licence, where it comes from, and which files are expected.
+    """Print the title, licence, origin and file layout of NAME.
 
-    Of a world that is made up it also shows some captions: a prompt is understood in such words.
-
-    NAME is one that `flowwarp datasets list` prints, or a recipe of your own, a TOML file.
+    NAME is from `flowwarp datasets list`, or a recipe of your own (a TOML file). For sprites and
+    digits it also prints example captions, whose words prompts can use.
     """
     about = {"name": name, **(WORLDS.get(name) or _about_recipe(name))}
     if as_json:
@@ -152,7 +151,7 @@ def _about_recipe(name: str) -> dict[str, Any]:
             name or "''", "is not known", f"known are {listed}, or a recipe as a .toml file"
         )
     recipe = load_recipe(name)
-    layout = [f"{pattern} (to learn from)" for pattern in recipe.footage]
+    layout = [f"{pattern} (for training)" for pattern in recipe.footage]
     for part in recipe.sets:
         layout += [f"{part.frame1} with {part.flow} ({part.name}, known flow)"]
         masks = [(key.replace("_", " "), getattr(part, key)) for key in MASKS]
@@ -171,34 +170,58 @@ def _about_recipe(name: str) -> dict[str, Any]:
 
 @command.command("make")
 @click.argument("world", metavar="NAME", type=click.Choice(["sprites", "digits"]))
-@output_option("The folder for the clips.", required=True)
-@click.option("--count", type=click.IntRange(1, 10**6), default=16, show_default=True, metavar="N")
-@click.option("--seed", type=click.IntRange(0, MAX_SEED), default=0, show_default=True, metavar="N")
+@output_option("Folder for the clips.", required=True)
+@click.option(
+    "--count",
+    type=click.IntRange(1, 10**6),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Number of clips.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0, MAX_SEED),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Random seed; the same seed gives the same clips.",
+)
 @click.option(
     "--size",
     type=click.Choice(["16", "32", "64", "128"]),
     default="128",
     show_default=True,
-    help="Of the frames, in pixels.",
+    help="Height and width of the frames in pixels.",
 )
-@click.option("--frames", type=click.IntRange(2, 1000), default=16, show_default=True, metavar="N")
-@click.option("--layers", metavar="FOLDER", help="Layers of sprites instead of the small set.")
-@click.option("--photos", metavar="FOLDER", help="Pictures before which some clips are shown.")
+@click.option(
+    "--frames",
+    type=click.IntRange(2, 1000),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Frames per clip.",
+)
+@click.option(
+    "--layers", metavar="FOLDER", help="Sprite layers to use instead of the shipped ones."
+)
+@click.option("--photos", metavar="FOLDER", help="Images to use as background of some clips.")
 @click.option(
     "--held-out",
     is_flag=True,
-    help="Of sprites only combinations of hair, clothes and ground that are kept for tests;"
-    " otherwise only others.",
+    help="Sprites: only combinations of hair, clothes and ground that are reserved for tests;"
+    " without it only the others.",
 )
-@click.option("--flow", "with_flow", is_flag=True, help="Also write frames and their flow.")
+@click.option(
+    "--flow", "with_flow", is_flag=True, help="Also write frames, flow and occlusion masks."
+)
 @click.option(
     "--overwrite",
     is_flag=True,
-    help="Replace files that exist, and remove what else older clips had: of a larger set those"
-    " beyond --count, and their flow.",
+    help="Replace files that exist; remove clips beyond --count, and flow of older clips.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of paths.")
-@click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
+@json_option("paths")
+@dry_run_option("Check everything, print what would be written.")
 def make_command(
     world: str,
     output: str,
@@ -214,14 +237,15 @@ def make_command(
     as_json: bool,
     dry_run: bool,
 ) -> None:
-    """Write clips of a world: NAME is sprites or digits.
+    """Make captioned clips. NAME is sprites or digits.
 
-    OUT gets 000000.mp4, 000001.mp4, ... and captions.csv, which `train-dvae` and the like read as
-    they would your own videos, and the credits of the layers, whose licence holds for the clips
-    too. With --flow it also gets a folder for each clip: 000000.png, ...,
-    the flow from each frame to the next, 000000.flo, unknown where there is none, and
-    hidden/000000.png, white where the next frame does not show the pixel; `eval-flow OUT --recipe
-    made` measures by them. The same seed gives the same clips.
+    Writes 000000.mp4, 000001.mp4, ... and captions.csv to OUT, in the layout that `train-dvae` and
+    the other training commands read; for sprites also AUTHORS.txt, the credits that the licence of
+    the layers requires.
+
+    With --flow, each clip also has a folder: frames 000000.png, ...; flow to the next frame
+    000000.flo, ..., unknown where there is none; and hidden/000000.png, ..., white where the pixel
+    is occluded in the next frame. `eval-flow OUT --recipe made` reads it.
 
     \b
     flowwarp datasets make sprites -o clips --count 100 --layers LPC
@@ -242,12 +266,12 @@ def make_command(
         check(path)
     for name in names:
         wanted = _flow_files(folder / name, frames) if with_flow else []
-        for path in (*wanted, *_made_before(folder / name)):
+        for path in (*wanted, *_find_clip_files(folder / name)):
             check(path)
-    beyond = _made_beyond(folder, count)
+    beyond = _find_clips_beyond(folder, count)
     if beyond and not overwrite:
         path = _files_of(folder, beyond[-1])[-1]
-        raise OutputError(path, "is of a larger set", "use --overwrite to remove it")
+        raise OutputError(path, "belongs to a larger set", "use --overwrite to remove it")
     for name in beyond:
         for path in _files_of(folder, name):
             check(path)
@@ -256,8 +280,8 @@ def make_command(
 
     compose = _open_world(world, int(size), frames, layers, photos, held_out)
     clips: list[dict[str, Any]] = []
-    alone = nullcontext() if dry_run else _alone(folder)
-    with alone, freed_memory_kept(), progress_bar(names, "make") as bar:
+    locked = nullcontext() if dry_run else _locked_folder(folder)
+    with locked, freed_memory_kept(), progress_bar(names, "make") as bar:
         for number, name in enumerate(bar):
             clip = compose(seed, number)
             if not dry_run:
@@ -271,7 +295,7 @@ def make_command(
                 _copy_credits(layers, folder)
             if overwrite:
                 _remove_beyond(folder, count)
-            # Last: a folder with a table is whole.
+            # Last: a folder with a table is complete.
             _write_table(folder / TABLE, clips)
     if not as_json:
         print_path(folder / TABLE)
@@ -280,8 +304,8 @@ def make_command(
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Have a folder to oneself, made if need be, and without the table of what was there before.
+def _locked_folder(folder: Path) -> Iterator[None]:
+    """Create and lock a folder, and remove the table of earlier clips.
 
     Raises:
         Locked: another process makes clips there.
@@ -330,12 +354,12 @@ def _list_photos(photos: str | None) -> list[Path]:
     return list(find_photos(Path(photos))) if photos else []
 
 
-# What `_flow_files` names, and how masks were called before they had a folder.
-_OURS = re.compile(rf"({HIDDEN}[/_])?\d{{6,}}\.png|\d{{6,}}\.flo")
+# File names of `_flow_files`, and of masks in older versions, which had no subfolder.
+_CLIP_FILE = re.compile(rf"({HIDDEN}[/_])?\d{{6,}}\.png|\d{{6,}}\.flo")
 
 
 def _flow_files(folder: Path, frames: int) -> list[Path]:
-    """Name the files of a clip: pictures, flow, and masks."""
+    """Return the file names of a clip: frames, flow and masks."""
     numbers = [f"{number:06d}" for number in range(frames)]
     return [
         *(folder / f"{number}.png" for number in numbers),
@@ -344,37 +368,39 @@ def _flow_files(folder: Path, frames: int) -> list[Path]:
     ]
 
 
-def _made_before(folder: Path) -> list[Path]:
-    """Return what a folder holds of a clip that was made there, or is named as if it were."""
+def _find_clip_files(folder: Path) -> list[Path]:
+    """Return the files in a clip's folder that have names of `_flow_files`."""
     places = filter(_paths.is_folder, (folder, folder / HIDDEN))
     found = (path for place in places for path in place.iterdir())
-    return sorted(path for path in found if _OURS.fullmatch(path.relative_to(folder).as_posix()))
+    return sorted(
+        path for path in found if _CLIP_FILE.fullmatch(path.relative_to(folder).as_posix())
+    )
 
 
-def _made_beyond(folder: Path, count: int) -> list[str]:
-    """Name the clips that an older, larger set has beyond ``count``, the last one first.
+def _find_clips_beyond(folder: Path, count: int) -> list[str]:
+    """Return the clips of an older, larger set beyond ``count``, the last one first.
 
-    A set is numbered without a gap: what comes after one, as 240131.mp4, is not of it.
+    Sets are numbered without gaps: a file after a gap, such as 240131.mp4, is not part of one.
     """
     names = (f"{number:06d}" for number in itertools.count(count))
     return list(itertools.takewhile(lambda name: _files_of(folder, name), names))[::-1]
 
 
 def _remove_beyond(folder: Path, count: int) -> None:
-    """Remove what would be read with the new clips, from the end, so that no gap ever hides some.
+    """Remove the clips beyond ``count``, from the end, so that an interrupt leaves no gap.
 
     Raises:
-        OutputError: that is not possible.
+        OutputError: a file cannot be removed.
     """
-    for name in _made_beyond(folder, count):
+    for name in _find_clips_beyond(folder, count):
         _remove(_files_of(folder, name), folder / name)
 
 
 def _remove(files: Iterable[Path], folder: Path) -> None:
-    """Remove files of a clip, and the folders of its flow once nothing is in them.
+    """Remove files of a clip, and its folders if they are empty then.
 
     Raises:
-        OutputError: that is not possible.
+        OutputError: a file cannot be removed.
     """
     from flowwarp.io.files import reason
 
@@ -384,21 +410,21 @@ def _remove(files: Iterable[Path], folder: Path) -> None:
         except OSError as fault:
             raise OutputError(path, reason(fault)) from fault
     for place in (folder / HIDDEN, folder):
-        with suppress(OSError):  # there was none, or it holds what is not of ours
+        with suppress(OSError):  # it does not exist, or contains other files
             place.rmdir()
 
 
 def _files_of(folder: Path, name: str) -> list[Path]:
-    """Return the files of a clip that are there, its video last."""
+    """Return the existing files of a clip, its video last."""
     video = folder / f"{name}.mp4"
-    return [*_made_before(folder / name), *[video] * video.is_file()]
+    return [*_find_clip_files(folder / name), *[video] * video.is_file()]
 
 
 def _write(clip: Clip, folder: Path, name: str, with_flow: bool) -> None:
     from flowwarp.io.video_writer import write_video
 
     _paths.make_folder(folder)
-    if old := _made_before(folder / name):  # of a longer clip, or known flow of another one
+    if old := _find_clip_files(folder / name):  # frames of a longer clip, or flow of another one
         _remove(old, folder / name)
     frames: Tensor = clip.video.float() / 255
     write_video(folder / f"{name}.mp4", frames, FPS)

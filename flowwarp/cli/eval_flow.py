@@ -1,4 +1,4 @@
-"""``flowwarp eval-flow``: how far estimated flow is from the truth, beside simple methods."""
+"""``flowwarp eval-flow``: compare estimated flow with ground truth and with other methods."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import click
 
 from flowwarp.cli import _paths
 from flowwarp.cli._device import check_device, choose_device, device_option
-from flowwarp.cli._options import input_argument
+from flowwarp.cli._options import dry_run_option, input_argument, json_option, weights_option
 from flowwarp.cli._report import align, print_text, progress_bar, raise_if_failed
 from flowwarp.errors import InputError
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     Method = Callable[[Tensor, Tensor], Tensor]  # (1, 3, H, W) twice to flow (1, 2, H, W)
 
-# Key of a figure, its heading and its decimals. s10-40: pixels that move by 10 to 40 px.
-FIGURES = (
+# Key, column heading and decimals of each metric. s10-40: pixels that move by 10 to 40 px.
+METRICS = (
     ("epe", "EPE", 3),
     ("epe_matched", "matched", 3),
     ("epe_unmatched", "unmatched", 3),
@@ -63,17 +63,17 @@ def _dis(*, fine: bool) -> Method:
         except cv2.error as fault:
             size = f"{image1.shape[-1]}x{image1.shape[-2]}"
             name = "dis-fine" if fine else "dis"  # as in METHODS
-            raise InputError(name, f"cannot take pictures of {size}") from fault
+            raise InputError(name, f"cannot process images of size {size}") from fault
 
     return estimate
 
 
 def _farneback() -> Method:
-    """OpenCV's polynomial expansion (Farnebäck, SCIA 2003), as in its tutorial, of five levels."""
+    """OpenCV's polynomial expansion (Farnebäck, SCIA 2003), its tutorial's options, five levels."""
     import cv2
 
     options = (0.5, 5, 15, 3, 5, 1.2, 0)  # scale, levels, window, rounds, patch, sigma, flags
-    estimate: Any = cv2.calcOpticalFlowFarneback  # its stub does not know that flow may be None
+    estimate: Any = cv2.calcOpticalFlowFarneback  # the stub forbids None for flow
     return lambda image1, image2: from_rows(
         estimate(to_grey(image1), to_grey(image2), None, *options)
     )
@@ -88,7 +88,7 @@ def _ours(quality: Quality, weights: str, device: str) -> Method:
     ).cpu()
 
 
-# name: makes the method, once for all pairs, from the weights and the device of those that have any
+# name: function from (weights, device) to the method, called once for all pairs
 METHODS: dict[str, Callable[[str, str], Method]] = {
     "zero": lambda *_: _zero(),
     "dis": lambda *_: _dis(fine=False),
@@ -110,32 +110,26 @@ DEFAULT_METHODS = ("zero", "dis", "farneback", "fast", "balanced", "best")
     type=click.Choice(list(METHODS)),
     default=DEFAULT_METHODS,
     show_default=True,
-    help="What to measure; may be given several times.",
+    help="Method to measure; repeatable.",
 )
-@click.option(
-    "--weights",
-    metavar="FILE",
-    default="base",
-    show_default=True,
-    help="Of the network in fast, balanced and best: base, small, or a file.",
-)
+@weights_option("Flow network of fast, balanced and best: base, small, or a file.")
 @click.option(
     "--recipe",
     metavar="NAME",
     default="pairs",
     show_default=True,
-    help="Layout of DATA: sintel, kitti2015, ... or a TOML file.",
+    help="Layout of DATA: sintel, kitti2015, ... (`flowwarp datasets list`), or a TOML file.",
 )
 @click.option(
     "--flows",
     "folders",
     multiple=True,
     metavar="FOLDER",
-    help="Also measure flow that another program wrote: SET/PAIR.flo, or of another flow format.",
+    help="Also measure flow files of another program: FOLDER/SET/PAIR.flo, .png, ...; repeatable.",
 )
 @device_option
-@click.option("--dry-run", is_flag=True, help="Read and check everything, estimate nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@dry_run_option("Read and check everything, estimate nothing.")
+@json_option("a table")
 def command(
     data: tuple[str, ...],
     methods: tuple[str, ...],
@@ -146,20 +140,20 @@ def command(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Measure optical flow against ground truth.
+    """Measure optical flow methods against ground truth.
 
-    DATA is one or more folders, or globs of them. Without --recipe, each pair is a folder somewhere
-    in DATA that holds frame1.*, frame2.* and flow.* (a .flo may be packed, .flo.xz), and if there
-    are any, occ.png (white: occluded), invalid.png (white: does not count) and flow_noc.png (KITTI:
-    valid where visible). The folder above it names the set it counts to.
+    DATA is one or more folders or globs of folders. Without --recipe, a pair is a folder anywhere
+    in DATA that contains frame1.*, frame2.* and flow.* (or .flo.xz), and optionally occ.png (white:
+    occluded), invalid.png (white: does not count) and flow_noc.png (KITTI: valid where visible).
+    The folder above it names the set.
 
-    The columns: endpoint error in pixels, of all pixels, of those that frame 2 shows (matched) and
-    does not show; outliers (more than 3 px and 5 % off); angular error; endpoint error of pixels
-    that move by 0-10, 10-40 and more than 40 px; time. Each figure is the mean over a set's pairs
-    of the pair's own mean, over the pairs that have such pixels.
+    Columns: endpoint error (EPE) in pixels, of all pixels, of those visible in frame 2 (matched)
+    and of the occluded ones (unmatched); Fl-all, the outliers (more than 3 px and 5 % off) in
+    percent; average angular error in degrees; EPE of pixels that move by 0-10, 10-40 and more than
+    40 px; seconds per pair. A value is the mean over the pairs that have such pixels.
 
-    --flows measures files beside these methods, under the name of their folder, by which any other
-    method can be compared: --json names the sets and pairs that they must be called after.
+    --flows measures flow files of another program, named as --json names sets and pairs. Its row
+    has the name of the folder.
 
     \b
     flowwarp eval-flow pairs/
@@ -180,7 +174,7 @@ def command(
     if not found:
         problem = "no such file, and no pair has all of its files"
         raise InputError(next(iter(lacking)), problem, f"this is read as {layout.title}")
-    pairs = _each_once(found)
+    pairs = _drop_duplicates(found)
     total = len(pairs) + len(lacking)
     methods = tuple(dict.fromkeys(methods))
     given = {Path(folder).resolve().name: Path(folder) for folder in folders}
@@ -188,7 +182,7 @@ def command(
         raise click.UsageError("--flows needs folders of different names, none that of a method")
     estimators = {name: METHODS[name](weights, choose_device(device)) for name in methods}
     if dry_run:
-        estimators = {}  # what others wrote is compared all the same, and so checked
+        estimators = {}  # the flow of --flows is still compared, which checks it
 
     read: list[GroundTruthPair] = []
     rows: list[dict[str, Any]] = []
@@ -199,10 +193,10 @@ def command(
         for pair in bar:
             try:
                 truth = read_pair(pair)
-                # A pair counts for all methods or for none, or their means could not be compared.
+                # A pair counts for all methods or for none: their means must be comparable.
                 rows += [
                     *(_measure(pair, truth, *method) for method in estimators.items()),
-                    *(_read(pair, truth, *flows) for flows in given.items()),
+                    *(_compare_file(pair, truth, *flows) for flows in given.items()),
                 ]
                 read.append(pair)
             except InputError as fault:
@@ -211,21 +205,21 @@ def command(
                 failed.append({"input": str(pair.frame1), "error": str(fault)})
     table = _average(rows)
     if dry_run:
-        _tell_plan(read, [*methods, *given], failed, as_json)
+        _print_plan(read, [*methods, *given], failed, as_json)
     elif as_json:
         click.echo(json.dumps({"dry_run": False, "sets": table, "pairs": rows, "failed": failed}))
     elif table:
-        print_text(_format(table))  # a set has the name of a folder
+        print_text(_format(table))  # a set is named after a folder
     raise_if_failed(failed, total)
 
 
-def _tell_plan(
+def _print_plan(
     pairs: Sequence[GroundTruthPair],
     methods: Sequence[str],
     failed: Sequence[dict[str, str]],
     as_json: bool,
 ) -> None:
-    """Say what would be measured by what."""
+    """Print the sets and methods that would be measured, as --dry-run does."""
     counts = Counter(pair.group for pair in pairs)
     if as_json:
         sets = [{"set": name, "pairs": count} for name, count in counts.items()]
@@ -236,18 +230,18 @@ def _tell_plan(
     print_text("\n".join([*lines, f"methods: {', '.join(methods)}"]))
 
 
-def _each_once(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:
-    """Drop pairs that come again, as of a folder that lies in another one.
+def _drop_duplicates(pairs: Iterable[GroundTruthPair]) -> list[GroundTruthPair]:
+    """Drop duplicate pairs, for example of a folder inside another one.
 
     Raises:
-        InputError: two pairs have one name, by which results and --flows are told apart.
+        InputError: two different pairs have one name, which --json and --flows identify them by.
     """
     known: dict[tuple[str, str], GroundTruthPair] = {}
     for pair in pairs:
         other = known.setdefault((pair.group, pair.name), pair)
         if other is not pair and _real_files(other) != _real_files(pair):
-            problem = f"its pair is {pair.group}/{pair.name}, as is that of {other.frame1}"
-            raise InputError(pair.frame1, problem, "measure them apart, or rename one")
+            problem = f"its pair is named {pair.group}/{pair.name}, as is that of {other.frame1}"
+            raise InputError(pair.frame1, problem, "measure them separately, or rename one")
     return list(known.values())
 
 
@@ -258,7 +252,7 @@ def _real_files(pair: GroundTruthPair) -> list[Path]:
 def _measure(
     pair: GroundTruthPair, truth: GroundTruth, name: str, estimate: Method
 ) -> dict[str, Any]:
-    """Estimate one pair and compare."""
+    """Estimate the flow of one pair and compare it with the ground truth."""
     import torch
 
     start = time.perf_counter()
@@ -267,12 +261,14 @@ def _measure(
     return _compare(pair, truth, name, flow, time.perf_counter() - start)
 
 
-def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) -> dict[str, Any]:
-    """Compare what another program wrote for a pair.
+def _compare_file(
+    pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path
+) -> dict[str, Any]:
+    """Compare the flow file that another program wrote for a pair.
 
     Raises:
-        InputError: there is no file of it, it cannot be read, is of another size, or lacks flow
-            that counts.
+        InputError: there is no such file, it cannot be read, has another size, or is unknown at
+            pixels that count.
     """
     from flowwarp.io.file_types import FLOW_EXTENSIONS
     from flowwarp.io.flow_files import read_flow
@@ -281,12 +277,12 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
     files = [wanted.with_name(wanted.name + kind) for kind in sorted(FLOW_EXTENSIONS)]
     path = next(filter(Path.is_file, files), None)
     if path is None:
-        raise InputError(f"{wanted}.flo", "no such file, nor of another kind of flow")
+        raise InputError(f"{wanted}.flo", "no such file, in no flow format")
     flow, valid = read_flow(path)
     if flow.shape[1:] != truth.flow_12.shape[2:]:
         sizes = [f"{part.shape[-1]}x{part.shape[-2]}" for part in (flow, truth.flow_12)]
-        raise InputError(path, f"is of {sizes[0]}, the pair of {sizes[1]}")
-    if lacking := int((truth.valid[0] & ~valid).sum()):  # where it is unknown, it reads as 0
+        raise InputError(path, f"is {sizes[0]}, the pair is {sizes[1]}")
+    if lacking := int((truth.valid[0] & ~valid).sum()):  # unknown flow is read as 0
         raise InputError(path, f"has no flow at {lacking} pixels that count")
     return _compare(pair, truth, name, flow[None], math.nan)
 
@@ -294,39 +290,39 @@ def _read(pair: GroundTruthPair, truth: GroundTruth, name: str, folder: Path) ->
 def _compare(
     pair: GroundTruthPair, truth: GroundTruth, name: str, flow: Tensor, seconds: float
 ) -> dict[str, Any]:
-    """Return the figures of a flow; one without a pixel to its name is None."""
+    """Return the metrics of a flow (1, 2, H, W); a metric without pixels, such as s40+, is None."""
     import torch
 
     from flowwarp.metrics.flow import angular_error, epe, fl_all
 
-    if not flow.isfinite().all():  # NaN must not pass for "no such pixel"
-        raise InputError(pair.frame1, f"{name} gave a flow that is not finite")
+    if not flow.isfinite().all():  # otherwise NaN would read as "no such pixel"
+        raise InputError(pair.frame1, f"{name} returned flow that is not finite")
 
     target, valid = truth.flow_12, truth.valid
     length = torch.linalg.vector_norm(target, dim=1, keepdim=True)
-    figures = {
+    metrics = {
         "epe": epe(flow, target, valid=valid),
         "fl_all": fl_all(flow, target, valid=valid),
         "angular_error": angular_error(flow, target, valid=valid),
     }
     if truth.visible is not None:
-        figures["epe_matched"] = epe(flow, target, valid=valid & truth.visible)
-        figures["epe_unmatched"] = epe(flow, target, valid=valid & ~truth.visible)
+        metrics["epe_matched"] = epe(flow, target, valid=valid & truth.visible)
+        metrics["epe_unmatched"] = epe(flow, target, valid=valid & ~truth.visible)
     for key, (low, high) in SIZES.items():
         moving = (length >= low) & (length < high)
-        figures[key] = epe(flow, target, valid=valid & moving)
-    known = {key: value.item() for key, value in figures.items()}
+        metrics[key] = epe(flow, target, valid=valid & moving)
+    known = {key: value.item() for key, value in metrics.items()}
     known["seconds"] = seconds
     return {
         "set": pair.group,
         "pair": pair.name,
         "method": name,
-        **{key: _finite(known.get(key, math.nan)) for key, _, _ in FIGURES},
+        **{key: _finite(known.get(key, math.nan)) for key, _, _ in METRICS},
     }
 
 
 def _average(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Average over the pairs of each set and method, in the order they came."""
+    """Average over the pairs of each set and method, in input order."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for name in dict.fromkeys(row["set"] for row in rows):
         for row in rows:
@@ -337,7 +333,7 @@ def _average(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             "set": name,
             "method": method,
             "pairs": len(members),
-            **{key: _mean([row[key] for row in members]) for key, _, _ in FIGURES},
+            **{key: _mean([row[key] for row in members]) for key, _, _ in METRICS},
         }
         for (name, method), members in groups.items()
     ]
@@ -353,17 +349,17 @@ def _finite(value: float) -> float | None:
 
 
 def _format(table: Sequence[dict[str, Any]]) -> str:
-    lines = [["set (pairs)", "method", *(heading for _, heading, _ in FIGURES)]]
+    lines = [["set (pairs)", "method", *(heading for _, heading, _ in METRICS)]]
     for row in table:
-        figures = [
-            "-" if row[key] is None else f"{row[key]:.{decimals}f}" for key, _, decimals in FIGURES
+        cells = [
+            "-" if row[key] is None else f"{row[key]:.{decimals}f}" for key, _, decimals in METRICS
         ]
-        lines.append([f"{row['set']} ({row['pairs']})", row["method"], *figures])
+        lines.append([f"{row['set']} ({row['pairs']})", row["method"], *cells])
     return align(lines, 2)
 
 
 def to_grey(image: Tensor) -> Any:
-    """Turn (1, 3, H, W) in [0, 1] into the 8-bit grey (H, W) that OpenCV's methods take."""
+    """Convert an RGB image (1, 3, H, W) in [0, 1] to the 8-bit gray (H, W) of OpenCV's methods."""
     import cv2
 
     pixels = image[0].mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
@@ -371,7 +367,7 @@ def to_grey(image: Tensor) -> Any:
 
 
 def from_rows(rows: Any) -> Tensor:
-    """Turn the (H, W, 2) rows that OpenCV returns into flow (1, 2, H, W)."""
+    """Convert OpenCV's flow array (H, W, 2) to a flow tensor (1, 2, H, W)."""
     import torch
 
     return torch.from_numpy(rows).permute(2, 0, 1)[None].contiguous()

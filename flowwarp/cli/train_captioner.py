@@ -16,10 +16,10 @@ from flowwarp.cli._training import (
     check_loop,
     checked_settings,
     configure_start,
-    note_sources,
     train,
     training_options,
 )
+from flowwarp.cli._training_sources import note_sources
 
 if TYPE_CHECKING:
     from flowwarp.models.captioner import CaptionerConfig

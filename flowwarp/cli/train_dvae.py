@@ -19,11 +19,11 @@ from flowwarp.cli._training import (
     check_loop,
     checked_settings,
     configure_start,
-    note_sources,
     report_clips,
     train,
     training_options,
 )
+from flowwarp.cli._training_sources import note_sources
 
 
 @click.command()

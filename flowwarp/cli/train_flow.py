@@ -1,4 +1,4 @@
-"""``flowwarp train-flow``: a flow network of one's own, from footage without labels."""
+"""``flowwarp train-flow``: train a flow network on unlabelled footage."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from flowwarp.cli._training import (
     check_resumed,
     checked_settings,
     configure_start,
-    note_sources,
     print_plan,
     train,
     training_options,
 )
+from flowwarp.cli._training_sources import note_sources
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
     from flowwarp.data.clips import Footage
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
 
-_JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at Sintel's size
+_MAX_VAL_PAIRS = 100  # about 30 s per validation, and 2 GB of memory at Sintel's size
 
 
 @click.command()
@@ -36,17 +36,21 @@ _JUDGES = 100  # pairs of --val: some 30 s a validation, and 2 GB of memory at S
 @click.option(
     "--recipe",
     metavar="NAME",
-    help="DATA is a data set's root: sintel, kitti2015, ... or a TOML file.",
+    help="DATA is the root of a data set: sintel, kitti2015, ..., or a TOML file.",
 )
-@click.option("--val", metavar="FOLDER", help="Pairs with known flow, to judge by (see eval-flow).")
+@click.option(
+    "--val", metavar="FOLDER", help="Pairs with ground truth for validation (see eval-flow)."
+)
 @click.option(
     "--val-recipe",
     metavar="NAME",
     default="pairs",
     show_default=True,
-    help="Layout of --val: sintel, kitti2015, ... or a TOML file.",
+    help="Layout of --val: sintel, kitti2015, ..., or a TOML file.",
 )
-@click.option("--photos", metavar="FOLDER", help="Still photos to set in motion as well.")
+@click.option(
+    "--photos", metavar="FOLDER", help="Photos; training also uses pairs made by moving them."
+)
 @training_options("runs/flow")
 def command(
     data: tuple[str, ...],
@@ -56,27 +60,27 @@ def command(
     photos: str | None,
     **options: Any,
 ) -> None:
-    """Train a flow network from footage that nobody labelled.
+    """Train a flow network on footage without labels.
 
-    DATA is any number of videos, folders of frames (and folders in them), globs, or lists of pairs,
-    two paths a line. With --recipe it is the root of a data set, of which the frames are taken and
-    nothing else (`flowwarp datasets list` names those that are known).
+    DATA is one or more videos, folders of frames (subfolders included), globs, or text files with
+    two image paths per line. With --recipe it is the root of a known data set (`flowwarp datasets
+    list`), of which only the footage is used.
 
-    Stop it whenever you like, go on with --resume auto. The run's folder has the weights,
-    metrics.jsonl and sample pictures: both frames, the flow, and frame 2 warped. The known flow of
-    --val (of 100 pairs spread evenly, where there are more), or of moved photos, decides which
-    weights are best; nothing learns from it. Without either, the loss on four pairs of DATA
-    decides.
+    Interrupt it at any time and continue with --resume auto. The run folder contains weights,
+    metrics.jsonl and sample images: both frames, the flow, and frame 2 warped. best.safetensors has
+    the lowest error on --val (at most 100 pairs, evenly spread), else on moved photos, else the
+    lowest loss on four pairs of DATA. Nothing is trained on --val.
 
     The presets take 1,500, 60,000 and 100,000 steps: on one thread of a Xeon with AMX about 20
-    minutes, 22 and 33 hours, the latter two 29 and 79 with AVX2 alone. --steps sets another number.
+    minutes, 22 hours and 33 hours; with AVX2 only, the latter two take 29 and 79 hours.
 
-    What is prepared once is kept in ~/.cache/flowwarp: the frames of DATA, and of presets small
-    and base 5.5 GB of pairs with fitted flow. FLOWWARP_CACHE_DIR names another folder.
+    Prepared data is cached in ~/.cache/flowwarp (or FLOWWARP_CACHE_DIR): the frames of DATA, and
+    for the presets small and base 5.5 GB of pairs with fitted flow.
 
-    With --start the preset still says how it trains, small if none is named: 4,000 pairs are fitted
-    first, half of the steps leave out the finest level, the learning rate is that of a new network.
-    To go on from trained weights with some footage, take the settings of the third example.
+    --start takes the weights, but the preset still sets the training: with small, 4,000 pairs are
+    fitted first, the learning rate is that of a new network, and half of the steps train without
+    the finest level. To continue training on a little footage, use the settings of the third
+    example.
 
     \b
     flowwarp train-flow clip.mp4 --preset tiny
@@ -88,9 +92,9 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     if not data and not photos:
-        raise click.UsageError("give some DATA, or --photos")
+        raise click.UsageError("give DATA or --photos")
     if recipe and not data:
-        raise click.UsageError("--recipe says how DATA is laid out: give its folder")
+        raise click.UsageError("--recipe needs DATA, the folder of the data set")
     from flowwarp.data.clips import list_clips, prepare_pairs
     from flowwarp.data.recipes import footage_of, load_recipe, pairs_of
     from flowwarp.data.synthesis import find_photos, load_photos
@@ -111,7 +115,7 @@ def command(
         clips = [clip for root in footage for clip in footage_of(layout, root)]
     elif data:
         clips = list_clips(footage)
-    judges = pairs_of(load_recipe(val_recipe), val) if val else []
+    val_pairs = pairs_of(load_recipe(val_recipe), val) if val else []
     sources = note_sources(
         data,
         of_flow=True,
@@ -124,10 +128,10 @@ def command(
     check_resumed(configs, sources, given)
     if given.dry_run:
         shown = len(list(find_photos(Path(photos)))) if photos else 0
-        found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(judges)}
+        found = {"clips": len(clips), "photos": shown, "validation pairs": len(val_pairs)}
         print_plan(configs, sources, found, given)
         return
-    truths = [_read_judge(pair) for pair in _spread(judges)]
+    truths = [_read_val_pair(pair) for pair in _spread(val_pairs)]
     pictures = load_photos(photos) if photos else []
     pairs = None
     if clips:
@@ -135,7 +139,7 @@ def command(
             clips,
             longest=wanted.longest,
             max_bytes=wanted.max_bytes,
-            progress=_tell_preparation,
+            progress=_report_preparation,
         )
     if pictures and not val:
         size = wanted.height, wanted.width
@@ -143,44 +147,44 @@ def command(
     with checked_settings():
         material = flow.Material(pairs, pictures)
         space = disk_space(wanted.fitted_pairs, wanted.fitted_size)
-        told = partial(_tell_fits, space=space)
-        task = flow.flow_task(material, configs, truths, start=net, told=told)
+        report = partial(_report_fits, space=space)
+        task = flow.flow_task(material, configs, truths, start=net, told=report)
     train(task, configs, sources, given)
 
 
 def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:
-    """Choose evenly from more pairs than a validation has time for."""
+    """Choose at most 100 pairs, evenly spread."""
     from flowwarp.train.processes import is_first
 
-    count = min(len(pairs), _JUDGES)
+    count = min(len(pairs), _MAX_VAL_PAIRS)
     if count < len(pairs) and is_first():
-        click.echo(f"judged by {count} of {len(pairs)} pairs", err=True)
+        click.echo(f"validating on {count} of {len(pairs)} pairs", err=True)
     return [pairs[number * len(pairs) // count] for number in range(count)]
 
 
-def _read_judge(pair: GroundTruthPair) -> GroundTruth:
-    """Read a pair to judge by.
+def _read_val_pair(pair: GroundTruthPair) -> GroundTruth:
+    """Read a pair for validation.
 
     Raises:
-        InputError: it cannot be read; or it judges nothing, and the mean would be no number.
+        InputError: it cannot be read; or it val_pairs nothing, and the mean would be no number.
     """
     from flowwarp.data.recipes import read_pair
 
     truth = read_pair(pair)
     if not truth.valid.any():
-        raise InputError(pair.flow, "has no pixel whose flow counts", "leave the pair out of --val")
+        raise InputError(pair.flow, "has no pixel with valid flow", "leave the pair out of --val")
     return truth
 
 
-def _tell_preparation(done: int, total: int) -> None:
+def _report_preparation(done: int, total: int) -> None:
     click.echo(f"preparing footage, once: {done} of {total} clips", err=True)
 
 
-def _tell_fits(done: int, total: int, *, space: int) -> None:
+def _report_fits(done: int, total: int, *, space: int) -> None:
     from flowwarp.data.clips import store_folder
 
     if done == 0:
         place = store_folder(None)
-        click.echo(f"fitting flow, once: it takes {space / 1e9:.1f} GB in {place}", err=True)
+        click.echo(f"fitting flow, once: needs {space / 1e9:.1f} GB in {place}", err=True)
     elif done == total or done % 256 == 0:
         click.echo(f"fitting flow, once: {done} of {total} pairs", err=True)

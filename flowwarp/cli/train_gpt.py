@@ -21,10 +21,10 @@ from flowwarp.cli._training import (
     begun_weights,
     checked_settings,
     configure_start,
-    note_sources,
     train,
     training_options,
 )
+from flowwarp.cli._training_sources import note_sources
 
 if TYPE_CHECKING:
     from flowwarp.train.gpt import GPTDataConfig

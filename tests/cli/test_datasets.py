@@ -319,7 +319,7 @@ def test_overwrite_removes_clips_of_a_larger_set(datasets):
     before = sorted(Path("out").rglob("[!.]*"))
     assert datasets(*options, 2, "--overwrite", "--dry-run")[0] == 0
     assert sorted(Path("out").rglob("[!.]*")) == before
-    assert command._made_beyond(Path("out"), 2) == ["000004", "000003", "000002"]
+    assert command._find_clips_beyond(Path("out"), 2) == ["000004", "000003", "000002"]
     assert datasets(*options, 2, "--overwrite")[0] == 0
     new = [f"{clip}/{file}" for clip in ("000000", "000001") for file in (
         "000000.flo", "000000.png", "000001.png", "hidden/000000.png"
@@ -339,7 +339,9 @@ def test_larger_set_is_not_removed_without_overwrite(datasets):
         Path("out", name).unlink()
     code, out, err = datasets(*options, 1)
     assert (code, out) == (4, [])
-    assert err == ["flowwarp: out/000001.mp4: is of a larger set; use --overwrite to remove it"]
+    assert err == [
+        "flowwarp: out/000001.mp4: belongs to a larger set; use --overwrite to remove it"
+    ]
     assert datasets(*options, 1, "--overwrite")[0] == 0
     assert sorted(path.name for path in Path("out").glob("[!.]*")) == ["000000.mp4", "captions.csv"]
 

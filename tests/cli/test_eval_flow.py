@@ -142,7 +142,7 @@ def test_nonfinite_flow_is_an_error(tmp_path, evaluate, monkeypatch):
     monkeypatch.setitem(eval_flow.METHODS, "zero", broken)
     code, out, err = evaluate(tmp_path, "--method", "zero")
     assert (code, out) == (3, "")
-    assert "zero gave a flow that is not finite" in err
+    assert "zero returned flow that is not finite" in err
 
 
 def test_pair_too_small_for_one_method_is_left_out_of_all(tmp_path, evaluate):
@@ -151,7 +151,7 @@ def test_pair_too_small_for_one_method_is_left_out_of_all(tmp_path, evaluate):
     code, out, err = evaluate(tmp_path, "--method", "zero", "--method", "dis", "--json")
     assert code == 5
     assert [row["pairs"] for row in json.loads(out)["sets"]] == [1, 1]
-    assert "dis: cannot take pictures of 4x2" in err
+    assert "dis: cannot process images of size 4x2" in err
     assert "dis-fine: cannot take" in evaluate(tmp_path, "--method", "dis-fine")[2]
 
 
@@ -185,7 +185,7 @@ def test_flows_of_another_program(tmp_path, evaluate):
 @pytest.mark.parametrize(
     ("flow", "problem"),
     [
-        (torch.zeros(2, 2, 5), "a.flo: is of 5x2, the pair of 4x2"),
+        (torch.zeros(2, 2, 5), "a.flo: is 5x2, the pair is 4x2"),
         (torch.full((2, 2, 4), torch.nan), "own/set/a.flo: has no flow at 8 pixels that count"),
     ],
 )
@@ -224,7 +224,7 @@ def test_two_pairs_with_one_name_are_refused(tmp_path, evaluate):
         save_pair(tmp_path / root / "set/a", [4, 4, 4, 4])
     code, out, err = evaluate(tmp_path / "x", tmp_path / "y", "--method", "zero")
     assert (code, out) == (3, "")
-    assert f"its pair is set/a, as is that of {tmp_path}/x/set/a/frame1.png" in err
+    assert f"its pair is named set/a, as is that of {tmp_path}/x/set/a/frame1.png" in err
 
 
 def test_flow_folders_with_one_name_are_refused(tmp_path, evaluate):

@@ -51,7 +51,7 @@ def test_trains_and_writes_weights(frames, tmp_path, capsys, monkeypatch):
     code = run("train-flow", frames, *QUICK, "--steps", 4, "--run", folder, "--json")
     assert code == 0
     captured = capsys.readouterr()
-    assert f"fitting flow, once: it takes 0.0 GB in {cache}\n" in captured.err
+    assert f"fitting flow, once: needs 0.0 GB in {cache}\n" in captured.err
     result = json.loads(captured.out)
     assert result["step"] == 4
     tensors, card = load_weights(result["weights"], "flownet")
@@ -118,7 +118,7 @@ def test_weights_of_another_network_are_refused(tmp_path, frames, capsys):
 
 def test_needs_data_or_photos(capsys):
     assert run("train-flow") == 2
-    assert "give some DATA" in capsys.readouterr().err
+    assert "give DATA or --photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -235,11 +235,11 @@ def test_val_replaces_photos_for_validation(sintel, tmp_path, monkeypatch):
 
 
 def test_val_uses_at_most_100_pairs(sintel, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(train_flow, "_JUDGES", 1)
+    monkeypatch.setattr(train_flow, "_MAX_VAL_PAIRS", 1)
     options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
     assert run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", tmp_path / "run") == 0
-    assert "judged by 1 of 2 pairs\n" in capsys.readouterr().err
-    monkeypatch.setattr(train_flow, "_JUDGES", 4)
+    assert "validating on 1 of 2 pairs\n" in capsys.readouterr().err
+    monkeypatch.setattr(train_flow, "_MAX_VAL_PAIRS", 4)
     assert train_flow._spread(range(9)) == [0, 2, 4, 6]
 
 
@@ -267,7 +267,7 @@ def test_incomplete_data_set_is_an_error(
 
 def test_recipe_needs_a_folder(tmp_path, capsys):
     assert run("train-flow", "--photos", tmp_path, "--recipe", "sintel") == 2
-    assert "give its folder" in capsys.readouterr().err
+    assert "--recipe needs DATA" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ room
@@ -304,7 +304,7 @@ def test_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypatch
     options += [*PLAIN, "--steps", 7, "--run", folder, "--dry-run"]
     assert run("train-flow", sintel, *options) == 0
     printed = capsys.readouterr().out
-    assert "found: 3 clips, 9 photos, 2 pairs to judge by\n" in printed
+    assert "found: 3 clips, 9 photos, 2 validation pairs\n" in printed
     assert "training: 7 steps of 2 examples" in printed
     assert f"run: {folder}\n" in printed
     assert run("train-flow", sintel, "--recipe", "sintel", *options, "--json") == 0

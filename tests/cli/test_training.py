@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main
-from flowwarp.cli._training import Sources, note_sources
+from flowwarp.cli._training_sources import Sources, note_sources
 from flowwarp.io.video_writer import write_video
 
 DVAE = ["--dvae", "base"]
