@@ -89,10 +89,10 @@ def cli(ctx: click.Context) -> None:
     """Optical flow and video warping.
 
     \b
-    flowwarp flow frame1.png frame2.png    estimate flow, write frame1_flow.flo
-    flowwarp show frame1_flow.flo          draw it
+    flowwarp flow frame1.png frame2.png        estimate flow, write frame1_flow.flo
+    flowwarp show frame1_flow.flo              draw it as frame1_flow_flow.png
     flowwarp warp frame2.png frame1_flow.flo   make frame 2 look like frame 1
-    flowwarp COMMAND --help                options of a command
+    flowwarp COMMAND --help                    options of a command
     """  # noqa: D301 - click wants the character itself
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)

@@ -48,7 +48,7 @@ def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -
     type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
-    help="fast: the network alone; balanced: plus a short fit to the pair; best: plus a long fit.",
+    help="fast: the network alone; balanced: plus a short fit to the pair; best: fit to convergence.",
 )
 @weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @click.option(
@@ -74,7 +74,7 @@ def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -
     "--ray",
     metavar="ADDRESS",
     help="Use a ray cluster; local: start one here. This machine reads and writes all files; if"
-    " the machines share a disk, --shard is faster.",
+    " the machines share a disk, prefer --shard.",
 )
 @overwrite_option("Start again; replace files that exist.")
 @json_option("paths")

@@ -58,7 +58,7 @@ class View:
     "max_flow",
     type=float,
     metavar="PX",
-    help="Motion that is drawn in full saturation, in pixels.",
+    help="Motion, in pixels, that is drawn in full saturation.",
 )
 @click.option(
     "--arrows",

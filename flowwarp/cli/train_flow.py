@@ -128,7 +128,7 @@ def command(
     check_resumed(configs, sources, given)
     if given.dry_run:
         shown = len(list(find_photos(Path(photos)))) if photos else 0
-        found = {"clips": len(clips), "photos": shown, "validation pairs": len(val_pairs)}
+        found = {"clips": len(clips), "photos": shown, "pairs to judge by": len(val_pairs)}
         print_plan(configs, sources, found, given)
         return
     truths = [_read_val_pair(pair) for pair in _spread(val_pairs)]

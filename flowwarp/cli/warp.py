@@ -101,7 +101,7 @@ class Job:
     default=1.0,
     metavar="T",
     show_default=True,
-    help="Factor for the flow, for example 0.5.",
+    help="Multiply the flow by T, for example 0.5.",
 )
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to the image.")
 @output_option("Also write a mask: white where the result is known.", "--mask", metavar="PNG")

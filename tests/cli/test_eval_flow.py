@@ -152,7 +152,7 @@ def test_pair_too_small_for_one_method_is_left_out_of_all(tmp_path, evaluate):
     assert code == 5
     assert [row["pairs"] for row in json.loads(out)["sets"]] == [1, 1]
     assert "dis: cannot process images of size 4x2" in err
-    assert "dis-fine: cannot take" in evaluate(tmp_path, "--method", "dis-fine")[2]
+    assert "dis-fine: cannot process" in evaluate(tmp_path, "--method", "dis-fine")[2]
 
 
 def test_flows_of_another_program(tmp_path, evaluate):

@@ -304,7 +304,7 @@ def test_dry_run_counts_and_writes_nothing(sintel, tmp_path, capsys, monkeypatch
     options += [*PLAIN, "--steps", 7, "--run", folder, "--dry-run"]
     assert run("train-flow", sintel, *options) == 0
     printed = capsys.readouterr().out
-    assert "found: 3 clips, 9 photos, 2 validation pairs\n" in printed
+    assert "found: 3 clips, 9 photos, 2 pairs to judge by\n" in printed
     assert "training: 7 steps of 2 examples" in printed
     assert f"run: {folder}\n" in printed
     assert run("train-flow", sintel, "--recipe", "sintel", *options, "--json") == 0
