@@ -23,7 +23,8 @@ from torch import Tensor
 
 from flowwarp.data.clips import store_folder
 from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines.flow.refine import RefineConfig, estimate, refine
+from flowwarp.pipelines.flow.matches import match_flow
+from flowwarp.pipelines.flow.refine import RefineConfig, refine
 from flowwarp.train.arrays import Kind, fill_arrays
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
@@ -118,7 +119,7 @@ def fit(image1: Tensor, image2: Tensor) -> Tensor:
         (2, 2, H / 2, W / 2) in pixels of that size; NaN where the two do not agree.
     """
     image1, image2 = F.avg_pool2d(image1, 2), F.avg_pool2d(image2, 2)
-    there, back = estimate(image1, image2)
+    there, back = match_flow(image1, image2)
     there = refine(image1, image2, there, config=FIT)
     back = refine(image2, image1, back, config=FIT)
     agreed = torch.cat([visible_by_consistency(there, back), visible_by_consistency(back, there)])

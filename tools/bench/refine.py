@@ -21,7 +21,8 @@ from flowwarp.cli.eval_flow import from_rows, to_grey
 from flowwarp.metrics.flow import epe
 from flowwarp.ops.variational import relax, relax_reference, weighted_median
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.flow.refine import estimate, refine
+from flowwarp.pipelines.flow.matches import match_flow
+from flowwarp.pipelines.flow.refine import refine
 
 HEIGHT, WIDTH = 480, 640
 
@@ -55,7 +56,7 @@ def whole() -> _measure.Case:
             "balanced": lambda: refine(image1, image2, quality="balanced"),
             "best": lambda: refine(image1, image2, quality="best"),
             "balanced, from DIS": lambda: refine(image1, image2, start, quality="balanced"),
-            "matching alone": lambda: estimate(image1, image2),
+            "matching alone": lambda: match_flow(image1, image2),
             "OpenCV DIS medium": by_dis,
         }
 

@@ -17,7 +17,7 @@ from flowwarp.io.shipped import SHIPPED, find_weights
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
 from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.filters import resize
-from flowwarp.pipelines.flow.refine import Progress, part, refine
+from flowwarp.pipelines.flow.refine import Progress, part_of, refine
 from flowwarp.precision import fast_autocast
 from flowwarp.tensors import check_choice, check_pixels, check_range, check_same_grid
 
@@ -116,8 +116,8 @@ def estimate_both(
     if quality == "fast":
         return flow_12, flow_21
     return (
-        refine(image1, image2, flow_12, quality=quality, progress=part(progress, 0, 2)),
-        refine(image2, image1, flow_21, quality=quality, progress=part(progress, 1, 2)),
+        refine(image1, image2, flow_12, quality=quality, progress=part_of(progress, 0, 2)),
+        refine(image2, image1, flow_21, quality=quality, progress=part_of(progress, 1, 2)),
     )
 
 
