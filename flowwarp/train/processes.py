@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,14 @@ from torch import Tensor, nn
 
 from flowwarp.errors import Diverged, FlowwarpError, InputError, Stopped
 from flowwarp.io.cache import launched
+
+
+class Process(NamedTuple):
+    """This process among those that torchrun started."""
+
+    rank: int  # 0 is the one that writes and prints
+    world: int  # how many processes there are
+    device: torch.device
 
 
 def is_first() -> bool:
@@ -43,14 +52,14 @@ _MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides 
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
-    """Join the processes that torchrun started: this one's number, how many, its device.
+def joined(device: torch.device) -> Iterator[Process]:
+    """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Raises:
         InputError: the environment names no other processes.
     """
     if launched() == 1 or not dist.is_available():
-        yield 0, 1, device
+        yield Process(0, 1, device)
         return
     device = own_device(device)
     if device.type == "cuda":
@@ -66,7 +75,7 @@ def joined(device: torch.device) -> Iterator[tuple[int, int, torch.device]]:
         dist.init_process_group(backend, timeout=_PATIENCE)
     together = True
     try:
-        yield dist.get_rank(), dist.get_world_size(), device
+        yield Process(dist.get_rank(), dist.get_world_size(), device)
     except BaseException as fault:
         together = isinstance(fault, (Stopped, Diverged))  # which all raise
         raise

@@ -58,7 +58,7 @@ class Run:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        self.measures_anew = False  # what was measured before was another thing
+        self.validation_changed = False  # what was measured before was another thing
         self._metrics: FileIO | None = None
 
     def newest_state(self, warn: Callable[[str], None]) -> State | None:
@@ -222,7 +222,7 @@ def open_run(
         _refuse_foreign(folder)
         run = Run(folder, keep)
         if begun:
-            run.measures_anew = _check_configs(folder / CONFIG, configs, free, resume)
+            run.validation_changed = _check_configs(folder / CONFIG, configs, free, resume)
         try:
             yield run
         finally:

@@ -1,4 +1,4 @@
-"""Muon beside torch's, and on the kernels of convolutions; the loop's tests have it, too."""
+"""Muon: against torch's, on the kernels of convolutions, and in a training."""
 
 import copy
 import math
@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import nn
 
+import tiny
 from flowwarp.train.optimizers import Muon, Optimizer
+from tiny import run
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
@@ -192,3 +194,26 @@ def test_gradients_of_kernels_are_forgotten(x):
     before = net.inner[0].weight.detach().clone()
     optimizer.step(1e-3)  # nothing to go by
     assert torch.equal(net.inner[0].weight, before)
+
+
+def test_muon_steps_have_equal_size_in_all_directions(tmp_path):
+    """One step: the nearest matrix to the gradient whose singular values are 1, about."""
+    config = tiny.config(steps=1, weight_decay=0.0, clip=0.0, ema=0.0, muon=0.5)
+    task = tiny.make(matrices=("first", "last"))
+    first, bias = task.model.first.weight, task.model.first.bias
+    before = first.detach().clone(), bias.detach().clone()
+    loss = task.loss(task.model, task.batch(range(5)), 0)["loss"].mean()
+    matrix, vector = torch.autograd.grad(loss, [first, bias])
+    run(task, config, tmp_path)
+    rate = 0.5 * config.learning_rate
+    # As large as AdamW's steps, whose root mean square is 0.2 or so.
+    moved = (before[0] - first) / (0.5 * rate * 0.2 * math.sqrt(max(first.shape)))
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    # Along each direction of the gradient, but for those that are lost in bfloat16.
+    told = values > 0.02 * values[0]
+    assert values[told].min() < 0.3 * values[0]
+    along = (left.mT @ moved @ right.mT)[told][:, told]
+    assert along.diagonal().min() > 0.6
+    assert along.diagonal().max() < 1.3
+    torch.testing.assert_close(along, along.diagonal().diag(), atol=0.05, rtol=0)
+    torch.testing.assert_close(bias, before[1] - rate * vector / (vector.abs() + 1e-8))

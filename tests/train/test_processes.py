@@ -1,6 +1,5 @@
 """One network shared out over two processes (gloo), against the same training in one."""
 
-import io
 import json
 import os
 import re
@@ -27,16 +26,12 @@ from flowwarp.pipelines.video.load import load_reviser
 from flowwarp.pipelines.video.sequences import load_gpt
 from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import loop
-from flowwarp.train.loop import train
-from flowwarp.train.processes import joined, own_device
+from flowwarp.train.processes import Process, joined, own_device
 from flowwarp.train.runs import BEST, LAST, METRICS
 from flowwarp.train.stopping import StopNow
+from tiny import run
 
 LAST_STATE = "state-00000008.safetensors"
-
-
-def run(task, config, folder, **options):
-    return train(task, config, folder, stream=io.StringIO(), **options)
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +243,7 @@ def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
     @contextmanager
     def watched(device):
         try:
-            yield 0, 1, device
+            yield Process(0, 1, device)
         except BaseException as fault:
             seen.append(type(fault))
             raise

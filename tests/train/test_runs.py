@@ -13,12 +13,14 @@ import torch
 import tiny
 from flowwarp.errors import InputError, Locked, OutputError, Stopped
 from flowwarp.io.atomic import atomic_output
-from flowwarp.io.checkpoints import load_tensors
+from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.selftest.fault_injection import FullDisk
 from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
+from flowwarp.train import runs
 from flowwarp.train.loop import train
 from flowwarp.train.runs import State, check_settings, open_run
 from flowwarp.train.stopping import Stop, StopNow
+from tiny import run
 
 
 def test_disk_full_at_every_write_loses_nothing(tmp_path):
@@ -279,3 +281,89 @@ def test_a_file_for_a_folder(tmp_path):
     (tmp_path / "run").touch()
     with pytest.raises(OutputError, match="is a file"), open_run(tmp_path / "run", {}):
         pass
+
+
+def test_a_configuration_without_a_section_is_refused(tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    path = tmp_path / "config.toml"
+    loop, *_ = path.read_text().split("[model]")
+    path.write_text(loop)
+    with pytest.raises(InputError, match=r"model.width is None in this run"):
+        run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+
+
+def test_another_configuration_is_refused_by_key(tmp_path):
+    run(tiny.make(), tiny.config(steps=4), tmp_path)
+    with pytest.raises(InputError, match=r"loop\.clip is 1\.0 in this run, not 2\.0"):
+        run(tiny.make(), tiny.config(steps=4, clip=2.0), tmp_path, resume="auto")
+    with pytest.raises(InputError, match=r"model\.width is 8 in this run, not 9"):
+        run(tiny.make(width=9), tiny.config(steps=4), tmp_path, resume="auto")
+    run(tiny.make(), tiny.config(steps=4, save_every=1, workers=1), tmp_path, resume="auto")
+    longer = run(tiny.make(), tiny.config(steps=6), tmp_path, resume="changed")
+    assert longer.step == 6
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    with pytest.raises(OutputError, match="holds a run already"):
+        run(tiny.make(), tiny.config(steps=2), tmp_path)
+    (tmp_path / "state-00000002.safetensors").unlink()
+    with pytest.raises(OutputError, match="holds a run already"):  # its weights are still there
+        run(tiny.make(), tiny.config(steps=2), tmp_path)
+
+
+def test_a_refused_change_leaves_the_configuration(tmp_path):
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    before = (tmp_path / "config.toml").read_bytes()
+    with pytest.raises(InputError, match="first"):
+        run(tiny.make(width=9), tiny.config(steps=3), tmp_path, resume="changed")
+    assert (tmp_path / "config.toml").read_bytes() == before
+    assert run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto").step == 2
+
+
+def test_weights_without_a_state_are_not_overwritten(tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    for state in tmp_path.glob("state-*"):
+        state.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for resume in ("auto", "changed"):
+        with pytest.raises(InputError, match="no state to go on from"):
+            run(tiny.make(), tiny.config(), tmp_path, resume=resume)
+    (tmp_path / "state-00000004.broken").touch()
+    with pytest.raises(InputError, match="no state to go on from"):
+        run(tiny.make(), tiny.config(), tmp_path, resume="auto")
+    (tmp_path / "state-00000004.broken").unlink()
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", ["config.toml", "metrics.jsonl"])
+def test_files_of_other_programs_are_not_overwritten(tmp_path, name):
+    (tmp_path / name).write_text("[tool]\nmine = 1\n")
+    for resume in ("never", "auto", "changed"):
+        with pytest.raises(OutputError, match="is no run's of ours"):
+            run(tiny.make(), tiny.config(steps=2), tmp_path, resume=resume)
+    assert (tmp_path / name).read_text() == "[tool]\nmine = 1\n"
+
+
+def test_temporary_files_of_a_nested_run_stay(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/.flowwarp-0123.safetensors").touch()
+    (tmp_path / ".flowwarp-0123.safetensors").touch()
+    run(tiny.make(), tiny.config(steps=2), tmp_path)
+    assert [path.parent.name for path in tmp_path.rglob(".flowwarp-*")] == ["other"]
+
+
+def test_a_state_with_a_negative_step_is_refused(tmp_path):
+    run(tiny.make(), tiny.config(), tmp_path)
+    newest = max(tmp_path.glob("state-*.safetensors"))
+    tensors, metadata = load_tensors(newest)
+    save_tensors(newest, tensors, metadata | {"step": "-1"})
+    with pytest.raises(InputError, match="step -1"):
+        runs._read_state(newest)
+
+
+def test_second_process_is_locked_out_until_the_first_dies(tmp_path, forked):
+    out = forked("lock", tmp_path / "run").stdout
+    assert "another process trains this run" in out
+    assert out.count("exit 8") == 1
+    assert out.count("exit 0") == 1

@@ -1,16 +1,21 @@
 """A network and data small enough to train in milliseconds, with all that the loop has to keep."""
 
+import io
+import json
 import math
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import nn
 
 from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import load_tensors
 from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.train.loop import LoopConfig, Task
+from flowwarp.train.loop import LoopConfig, Task, train
 from flowwarp.train.numbering import generator, shuffled
 
+STATE = "state-00000012.safetensors"  # the last one of a run with `config()`
 LENGTH = 11  # of the data: no multiple of any batch size here
 
 
@@ -126,3 +131,26 @@ def fail(step):
     """Be the fault of an example of the fourth step."""
     if step == 3:
         raise InputError("data", "is at fault")
+
+
+def run(task, config, folder, **options):
+    """Train quietly."""
+    return train(task, config, folder, stream=io.StringIO(), **options)
+
+
+def weights(folder, state=STATE):
+    """Return all weights of a state as one vector."""
+    tensors = load_tensors(folder / state)[0]
+    return torch.cat([t.flatten() for k, t in tensors.items() if k.startswith("model.")])
+
+
+def assert_close_metrics(one, two):
+    """Compare the metrics of two runs up to rounding."""
+    for a, b in zip(metrics(one), metrics(two), strict=True):
+        assert a.pop("split") == b.pop("split")
+        assert a == pytest.approx(b, rel=1e-5)
+
+
+def metrics(folder):
+    """Return the lines of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
