@@ -1,9 +1,10 @@
-"""Large motion: dense matches of descriptors between two frames, by PatchMatch.
+"""Dense matches of descriptors between two frames, by PatchMatch.
 
 Barnes et al., "PatchMatch: A Randomized Correspondence Algorithm", SIGGRAPH 2009; coarse to fine as
 in Hu et al., "Efficient Coarse-to-Fine PatchMatch for Large Displacement Optical Flow", CVPR 2016.
-Instead of scanning, every round lets all pixels look at the last round's matches at once, near and
-five pixels off, so that rounds run on any number of threads and give the same bits.
+Those scan the image row by row, so that a good match spreads within one pass. Here each round
+updates all pixels from the matches of the last round, of the neighbours at 1 and at 5 pixels. So
+the result is the same bits for any number of threads.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from flowwarp.ops import native
 from flowwarp.ops.filters import box_blur
 
 _NEIGHBOURS = ((-1, 0), (1, 0), (0, -1), (0, 1), (-5, 0), (5, 0), (0, -5), (0, 5))  # (dx, dy)
-_CELLS = (-4, -1, 1, 4)
-_MOST = 102  # a fifth of the length, as in SIFT: no single edge decides
-_NOISE = 0.005  # contrast below which a direction says little
+_CELLS = (-4, -1, 1, 4)  # offsets of the descriptor's cells, in px along x and y
+_CLIP = 102  # largest value of a descriptor: a fifth of its length of 512, as in SIFT
+_NOISE = 0.005  # contrast below which the direction of a gradient is noise
 
 
 def describe(grey: Tensor) -> Tensor:
-    """Describe each pixel by the directions of the gradients around it, as SIFT does.
+    """Return a SIFT-like descriptor of each pixel: directions of the gradients around it.
 
-    Gradients are shared among eight directions, blurred, and read at 4 x 4 places within 12 pixels
+    Gradients are projected on eight directions, blurred, and read in 4 x 4 cells within 12 pixels
     (Lowe, "Distinctive Image Features from Scale-Invariant Keypoints", IJCV 2004; dense as in Liu
     et al., "SIFT Flow", 2011).
 
@@ -35,7 +36,7 @@ def describe(grey: Tensor) -> Tensor:
         grey: (1, 1, H, W) float32 in [0, 1].
 
     Returns:
-        (H, W, 128) uint8, of about equal length wherever there is contrast.
+        (H, W, 128) uint8; all descriptors have about the same length where there is contrast.
     """
     library = native.library_for(grey)
     if library is None:
@@ -49,15 +50,15 @@ def describe(grey: Tensor) -> Tensor:
         native.pointer(pixels),
         (ctypes.c_int * 4)(*_CELLS),
         ctypes.c_float(_NOISE),
-        ctypes.c_float(_MOST),
+        ctypes.c_float(_CLIP),
         native.pointer(out),
     )
     return out
 
 
 def describe_reference(grey: Tensor) -> Tensor:
-    """Do the same in plain torch; argument and result as in :func:`describe`."""
-    parts = _directions(grey)
+    """The same in plain torch; argument and result as in :func:`describe`."""
+    parts = _directions(grey)  # (8, H, W)
     _, height, width = parts.shape
     y, x = (torch.arange(n, device=parts.device) for n in (height, width))
     cells = [
@@ -66,34 +67,38 @@ def describe_reference(grey: Tensor) -> Tensor:
         for dx in _CELLS
     ]
     vector = torch.cat(cells)  # (128, H, W)
-    length = (vector.square().sum(0) + 16 * _NOISE**2).sqrt()
-    return (vector * (512 / length)).clamp_max(_MOST).byte().permute(1, 2, 0).contiguous()
+    length = (vector.square().sum(0) + 16 * _NOISE**2).sqrt()  # (H, W)
+    return (vector * (512 / length)).clamp_max(_CLIP).byte().permute(1, 2, 0).contiguous()
 
 
 def _directions(grey: Tensor) -> Tensor:
-    """Share gradients among eight directions, (8, H, W), each blurred."""
+    """Project the gradients of (1, 1, H, W) on eight directions, blurred: (8, H, W)."""
     p = F.pad(grey, (1, 1, 1, 1), mode="replicate")
     gx, gy = p[..., 1:-1, 2:] - p[..., 1:-1, :-2], p[..., 2:, 1:-1] - p[..., :-2, 1:-1]
     angles = torch.arange(8, device=grey.device) * (math.pi / 4)
     x, y = angles.cos().view(1, 8, 1, 1), angles.sin().view(1, 8, 1, 1)
     parts = (gx * x).addcmul_(gy, y).relu_()
-    return box_blur(box_blur(parts, 2), 2)[0]  # a triangle that reaches the next cell
+    # Two boxes make a triangle of 9 px, wide enough to overlap the next cell.
+    return box_blur(box_blur(parts, 2), 2)[0]
 
 
 def match_round(
     features1: Tensor, features2: Tensor, matches: Tensor, *, radius: int, round: int
 ) -> tuple[Tensor, Tensor]:
-    """Improve matches once: take a neighbour's, or one at random around, where it is nearer.
+    """Improve matches once: propagation from neighbours, then random search around the best.
+
+    A candidate replaces the match of a pixel where its descriptor distance is less.
 
     Args:
         features1: (H, W, D) uint8, descriptors of frame 1.
         features2: (H, W, D) uint8, of frame 2.
         matches: (H, W, 2) int32, whole pixels (x, y) from frame 1 to frame 2, inside the frame.
-        radius: of the random search, which halves it down to 1; 0 for none.
-        round: seeds the search.
+        radius: of the random search in px, which is halved down to 1; 0 for no search.
+        round: seed of the search.
 
     Returns:
-        The new matches, and (H, W) int32, the sum of absolute differences to each.
+        The new matches, (H, W, 2) int32, and their distances, (H, W) int32: sums of absolute
+        differences of the descriptors.
     """
     height, width, length = features1.shape
     library = native.library_for(features1, features2, matches)
@@ -117,12 +122,12 @@ def match_round(
 def match_round_reference(
     features1: Tensor, features2: Tensor, matches: Tensor, *, radius: int, round: int
 ) -> tuple[Tensor, Tensor]:
-    """Do the same in plain torch; arguments and result as in :func:`match_round`."""
+    """The same in plain torch; arguments and result as in :func:`match_round`."""
     height, width, _ = features1.shape
     y, x = torch.meshgrid(
         *(torch.arange(n, device=matches.device) for n in (height, width)), indexing="ij"
     )
-    wide = features1.short()
+    wide = features1.short()  # uint8 cannot hold differences
 
     def distance(candidate: Tensor) -> Tensor:
         tx, ty = x + candidate[..., 0], y + candidate[..., 1]
@@ -140,12 +145,12 @@ def match_round_reference(
         best = torch.where(nearer[..., None], candidate, best)
         cost = torch.where(nearer, better, cost)
 
-    for dx, dy in _NEIGHBOURS:
+    for dx, dy in _NEIGHBOURS:  # propagation
         nx, ny = x + dx, y + dy
         inside = (nx >= 0) & (nx < width) & (ny >= 0) & (ny < height)
         attempt(matches[ny.clamp(0, height - 1), nx.clamp(0, width - 1)], inside)
     bits = _scramble(y * width + x + 0x9E3779B9 * round)
-    while radius > 0:
+    while radius > 0:  # random search; two halves of a 32-bit hash give the steps along x and y
         bits = _scramble(bits + radius)
         step = [((half & 0xFFFF) * (2 * radius + 1) >> 16) - radius for half in (bits, bits >> 16)]
         attempt(best + torch.stack(step, dim=-1).int(), torch.ones_like(cost, dtype=torch.bool))
@@ -154,7 +159,7 @@ def match_round_reference(
 
 
 def _scramble(value: Tensor) -> Tensor:
-    """Hash 32 bits, kept in int64, by Murmur3's finaliser."""
+    """Hash 32 bits, stored in int64, by the finaliser of MurmurHash3."""
     value = value & 0xFFFFFFFF
     value = ((value ^ (value >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
     value = ((value ^ (value >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF

@@ -1,17 +1,18 @@
-"""The parts of variational refinement that cost time, for ``pipelines/flow/refine.py``.
+"""The inner loops of variational refinement, for ``pipelines/flow/refine.py``.
 
-The energy of a flow field ``f = (u, v)`` is a sum over pixels and constraints
+The energy of a flow field ``f = (u, v)`` is a sum over pixels, constraints k and neighbours
 
     sum_k c psi(n_k (gt_k + gx_k (u - u0) + gy_k (v - v0))^2) + sum over neighbours w |f - f'|^2
 
-linearised at ``f0``, with ``psi(s) = 2 sqrt(s + epsilon)`` (Charbonnier) and each residual
-divided by its gradient's length, ``n_k = 1 / (gx_k^2 + gy_k^2 + zeta)``, so that it is a distance
-in pixels (Zimmer et al., "Optic Flow in Harmony", IJCV 2011, equation 21). Where ``psi'`` is held
-fixed, the energy is quadratic: :func:`normal_equations` gives its 2 x 2 blocks, :func:`relax`
-lowers it, and :func:`weighted_median` removes outliers between linearisations (Sun et al.,
-"Secrets of Optical Flow Estimation and Their Principles", CVPR 2010).
+linearised at ``f0``, with ``psi(s) = 2 sqrt(s + epsilon)`` (Charbonnier). Each residual is divided
+by the length of its gradient, ``n_k = 1 / (gx_k^2 + gy_k^2 + zeta)``, so that it is a distance in
+pixels (Zimmer et al., "Optic Flow in Harmony", IJCV 2011, equation 21). With ``psi'`` held fixed,
+the energy is quadratic: :func:`normal_equations` returns its 2 x 2 blocks, :func:`relax` lowers it,
+and :func:`weighted_median` removes outliers between linearisations (Sun et al., "Secrets of Optical
+Flow Estimation and Their Principles", CVPR 2010).
 
-All are fp32, without gradients; natively on the CPU, else in plain torch (``*_reference``).
+All functions compute in float32 without gradients: a C++ kernel on the CPU, otherwise plain torch
+(``*_reference``).
 """
 
 from __future__ import annotations
@@ -43,12 +44,12 @@ def normal_equations(
     the mean as by Sun et al.), ``gt`` is their difference.
 
     Args:
-        features1: (B, K, H, W) float32, what should stay constant, of frame 1.
-        features2: (B, K, H, W) float32, of frame 2, warped by ``start``.
-        start: (B, 2, H, W) float32, pixels.
-        flow: (B, 2, H, W) float32, pixels; where the robust weights are taken.
-        confidence: (B, 1, H, W) float32, at least 0; the weight of each pixel's data.
-        zeta: what a squared gradient must exceed to count.
+        features1: (B, K, H, W) float32, features of frame 1 that are assumed constant.
+        features2: (B, K, H, W) float32, features of frame 2, warped by ``start``.
+        start: (B, 2, H, W) float32, pixels; where the energy is linearised.
+        flow: (B, 2, H, W) float32, pixels; where the robust weights are computed.
+        confidence: (B, 1, H, W) float32, at least 0; the weight of each pixel's data term.
+        zeta: added to squared gradients; smaller gradients count as noise.
         epsilon: squared distance in pixels below which the penalty is quadratic.
 
     Returns:
@@ -91,37 +92,44 @@ def normal_equations_reference(
     zeta: float,
     epsilon: float,
 ) -> Tensor:
-    """Do the same in plain torch; arguments and result as in :func:`normal_equations`."""
-    mean, gt = (features1 + features2) / 2, features2 - features1
+    """The same in plain torch; arguments and result as in :func:`normal_equations`."""
+    mean, gt = (features1 + features2) / 2, features2 - features1  # (B, K, H, W)
     gx = derivative(mean)
     gy = derivative(mean.transpose(-1, -2)).transpose(-1, -2)
-    du, dv = (flow - start).chunk(2, dim=1)
+    du, dv = (flow - start).chunk(2, dim=1)  # (B, 1, H, W) each
     residual = gt + gx * du + gy * dv
-    norm = 1 / (gx.square() + gy.square() + zeta)
+    norm = 1 / (gx.square() + gy.square() + zeta)  # n_k
+    # c n_k psi'(n_k r^2), with psi'(s) = 1 / sqrt(s + epsilon).
     weight = confidence * norm / (norm * residual.square() + epsilon).sqrt()
+    # A least-squares problem for (du, dv), summed over the K constraints.
     terms = (gx * gx, gx * gy, gy * gy, -gx * gt, -gy * gt)
     a11, a12, a22, b1, b2 = ((weight * term).sum(1, keepdim=True) for term in terms)
+    # For the flow itself instead of its increment: A (start + d) = b + A start.
     u, v = start.chunk(2, dim=1)
     b1, b2 = b1 + a11 * u + a12 * v, b2 + a12 * u + a22 * v
     return torch.cat([a11, a12, a22, b1, b2], dim=1)
 
 
 def derivative(image: Tensor) -> Tensor:
-    """Differentiate along x by five points, ``(-1, 8, 0, -8, 1) / 12``; the border repeats."""
+    """Return the derivative of (B, C, H, W) along x, by five points; the border is repeated.
+
+    The kernel ``(1, -8, 0, 8, -1) / 12`` is exact for polynomials of degree 4.
+    """
     p = F.pad(image, (2, 2, 0, 0), mode="replicate")
     return (8 * (p[..., 3:-1] - p[..., 1:-3]) - (p[..., 4:] - p[..., :-4])) / 12
 
 
 def smoothness_weights(flow: Tensor, edges: Tensor, *, epsilon: float) -> Tensor:
-    """Return the weights of neighbours that make their robust difference quadratic.
+    """Return the weights of the differences between neighbours at the present flow.
 
     ``edges / sqrt(|f - f'|^2 + epsilon)``, the derivative of a Charbonnier penalty on the length
-    of the difference in both components (Brox et al., equation 7).
+    of the difference in both components (Brox et al., equation 7). With these weights the robust
+    smoothness term is quadratic.
 
     Args:
         flow: (B, 2, H, W) float32, pixels.
-        edges: (B, 2, H, W) float32, at least 0: how much the pixel should agree with the one on
-            its right, and with the one below.
+        edges: (B, 2, H, W) float32, at least 0: the smoothness between the pixel and the one on its
+            right (channel 0) or below (channel 1).
         epsilon: squared difference in pixels below which the penalty is quadratic.
 
     Returns:
@@ -150,11 +158,11 @@ def smoothness_weights(flow: Tensor, edges: Tensor, *, epsilon: float) -> Tensor
 
 
 def smoothness_weights_reference(flow: Tensor, edges: Tensor, *, epsilon: float) -> Tensor:
-    """Do the same in plain torch; arguments and result as in :func:`smoothness_weights`."""
-    beside = (flow[..., 1:] - flow[..., :-1]).square().sum(1, keepdim=True)
-    under = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(1, keepdim=True)
-    right = F.pad(edges[:, :1, :, :-1] / (beside + epsilon).sqrt(), (0, 1))
-    below = F.pad(edges[:, 1:, :-1] / (under + epsilon).sqrt(), (0, 0, 0, 1))
+    """The same in plain torch; arguments and result as in :func:`smoothness_weights`."""
+    squared_x = (flow[..., 1:] - flow[..., :-1]).square().sum(1, keepdim=True)  # (B, 1, H, W-1)
+    squared_y = (flow[..., 1:, :] - flow[..., :-1, :]).square().sum(1, keepdim=True)
+    right = F.pad(edges[:, :1, :, :-1] / (squared_x + epsilon).sqrt(), (0, 1))
+    below = F.pad(edges[:, 1:, :-1] / (squared_y + epsilon).sqrt(), (0, 0, 0, 1))
     return torch.cat([right, below], dim=1)
 
 
@@ -163,15 +171,16 @@ def relax(
 ) -> Tensor:
     """Lower the quadratic energy by red-black successive over-relaxation of 2 x 2 blocks.
 
-    Each sweep solves every pixel's equation for its neighbours as they are,
-    ``(A + sum w) f = b + sum w f'``, first where ``x + y`` is even, then where it is odd, and
+    Each sweep solves the 2 x 2 equation of every pixel with its neighbours held fixed,
+    ``(A + sum w I) f = b + sum w f'``, first where ``x + y`` is even, then where it is odd, and
     steps ``omega`` times as far (Young, "Iterative Solution of Large Linear Systems", 1971).
+    Pixels of one colour are not neighbours, so that they can be updated in any order.
 
     Args:
         equations: (B, 5, H, W) float32: a11, a12, a22, b1, b2 for the flow itself.
-        weights: (B, 2, H, W) float32, at least 0: of the pixel with the one on its right, and with
-            the one below. What would reach outside is not read.
-        flow: (B, 2, H, W) float32; where to begin.
+        weights: (B, 2, H, W) float32, at least 0: between the pixel and the one on its right, and
+            the one below. Weights to pixels outside are not read.
+        flow: (B, 2, H, W) float32; the start.
         sweeps: at least 0.
         omega: in (0, 2); 1 is Gauss-Seidel.
 
@@ -205,13 +214,15 @@ def relax(
 def relax_reference(
     equations: Tensor, weights: Tensor, flow: Tensor, *, sweeps: int, omega: float = 1.8
 ) -> Tensor:
-    """Do the same in plain torch; arguments and result as in :func:`relax`."""
+    """The same in plain torch; arguments and result as in :func:`relax`."""
     height, width = flow.shape[-2:]
-    a11, a12, a22, b1, b2 = equations.chunk(5, dim=1)
+    a11, a12, a22, b1, b2 = equations.chunk(5, dim=1)  # (B, 1, H, W) each
+    # The weight to the left is the right weight of the left neighbour; 0 across the border.
     right, below = F.pad(weights[:, :1, :, :-1], (1, 1)), F.pad(weights[:, 1:, :-1], (0, 0, 1, 1))
     right, left = right[..., 1:], right[..., :-1]
     below, above = below[..., 1:, :], below[..., :-1, :]
     total = right + left + below + above
+    # Inverse of A + total I, by Cramer's rule; a pixel without data or neighbours gets 0.
     d11, d22 = a11 + total, a22 + total
     determinant = d11 * d22 - a12 * a12
     inverse = torch.where(determinant > 0, 1 / determinant, 0)
@@ -220,7 +231,7 @@ def relax_reference(
     for _ in range(sweeps):
         for active in (even, ~even):
             padded = F.pad(flow, (1, 1, 1, 1))
-            around = (
+            around = (  # sum w f', (B, 2, H, W)
                 right * padded[..., 1:-1, 2:]
                 + left * padded[..., 1:-1, :-2]
                 + below * padded[..., 2:, 1:-1]
@@ -242,20 +253,20 @@ def weighted_median(
     sigma_colour: float,
     precision: float = 1e-3,
 ) -> Tensor:
-    """Replace each pixel's u and v by a median of its surroundings, weighted by likeness.
+    """Replace u and v of each pixel by a weighted median of the pixels around.
 
-    A neighbour weighs ``confidence' * g(d^2 / (2 sigma_space^2) + |guide - guide'|^2 / (2
-    sigma_colour^2))`` where ``g(s) = max(0, 1 - s / 8)^8``, nearly ``exp(-s)`` (Sun et al., 2010,
-    equation 13), and those outside the image nothing.
+    A neighbour at distance d has the weight ``confidence' * g(d^2 / (2 sigma_space^2) +
+    |guide - guide'|^2 / (2 sigma_colour^2))`` where ``g(s) = max(0, 1 - s / 8)^8`` approximates
+    ``exp(-s)`` (Sun et al., 2010, equation 13). Pixels outside the image have none.
 
     Args:
         flow: (B, 2, H, W) float32.
         guide: (B, C, H, W) float32; the image that flow belongs to.
         confidence: (B, 1, H, W) float32, at least 0.
-        radius: of the square window; 7 is 15 x 15.
-        sigma_space: pixels.
+        radius: of the square window, in pixels; 7 is 15 x 15.
+        sigma_space: in pixels.
         sigma_colour: in the unit of ``guide``.
-        precision: how far the result may be from the median; it always is a value of the window.
+        precision: largest difference from the exact median; the result is a value of the window.
 
     Returns:
         (B, 2, H, W) float32; unchanged where all weights are 0.
@@ -297,7 +308,7 @@ def weighted_median_reference(
     sigma_colour: float,
     precision: float = 0,
 ) -> Tensor:
-    """Do the same by sorting, in plain torch; the result is the exact (lower) median."""
+    """The same by sorting, in plain torch; the result is the exact (lower) median."""
     guide = guide / (sigma_colour * 2**0.5)
     return _weighted_median_reference(flow, guide, confidence, radius, 0.5 / sigma_space**2)
 
@@ -310,14 +321,15 @@ def _weighted_median_reference(
     distance = space * (steps[:, None].square() + steps.square()).view(1, 1, -1, 1, 1)
     padded = [F.pad(t, (radius,) * 4) for t in (flow, guide, confidence)]
     rows = []
-    for y in range(height):  # a window of 15 x 15 for all pixels at once would take gigabytes
-        values, guides, known = (
+    for y in range(height):  # row by row: windows of 15 x 15 of all pixels would take gigabytes
+        values, guides, known = (  # (B, C, side^2, 1, W) each
             F.unfold(t[..., y : y + side, :], side).view(len(t), t.shape[1], side**2, 1, -1)
             for t in padded
         )
         difference = (guides - guide[:, :, None, y : y + 1]).square().sum(1, keepdim=True)
         weight = known * (1 - (distance + difference) / 8).clamp_min(0).pow(8)
         values, order = values.sort(dim=2)
+        # The median is the first value at which the cumulative weight reaches half of the total.
         mass = weight.expand_as(values).gather(2, order).cumsum(2)
         index = (mass < mass[:, :, -1:] / 2).sum(2, keepdim=True).clamp_max(side**2 - 1)
         median = values.gather(2, index)[:, :, 0]

@@ -76,12 +76,12 @@ def test_what_a_gpu_resizes_twice_comes_out_almost_the_same(size):
     x = torch.arange(300.0) / 300
     wave = (0.5 + 0.4 * torch.sin(7 * x[:200, None] + 9 * x)).expand(1, 2, -1, -1)
     for image in (wave, rand(1, 2, 200, 300)):
-        near = filters._within_reach(image, size)
+        near = filters._shrink_first(image, size)
         assert all(a <= 32 * b for a, b in zip(near.shape[-2:], size, strict=True))
         torch.testing.assert_close(resize(near, size), resize(image, size), rtol=0, atol=2e-3)
 
 
 def test_what_is_not_made_much_smaller_is_not_resized_twice():
     image = rand(1, 1, 64, 96)
-    assert filters._within_reach(image, (2, 3)) is image
-    assert filters._within_reach(image, (100, 3)) is image
+    assert filters._shrink_first(image, (2, 3)) is image
+    assert filters._shrink_first(image, (100, 3)) is image
