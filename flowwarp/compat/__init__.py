@@ -1,1 +1,1 @@
-"""Old names over ours, so that old code changes only its imports."""
+"""Compatibility with other libraries: flownet2-pytorch, ONNX and Hugging Face."""

@@ -1,18 +1,20 @@
-"""The names of NVIDIA/flownet2-pytorch over ours: a script written for it changes its imports only.
+"""The functions of NVIDIA/flownet2-pytorch: a script written for it changes its imports only.
 
 ============================================  =====================================
-there                                         here
+module of flownet2-pytorch                    name in this module
 ============================================  =====================================
 ``networks.resample2d_package.resample2d``    ``Resample2d``
 ``utils.flow_utils``                          ``readFlow``, ``writeFlow``,
                                               ``visulize_flow_file``, ``flow2img``
 ============================================  =====================================
 
-What differs, on purpose: ``Resample2d`` also runs on the CPU (theirs needs CUDA) and
-differentiates rightly left of and above the image; a file that is no flow raises ``InputError``
-instead of printing a line and returning None; ``visulize_flow_file`` returns its picture, and can
-be spelt ``visualize_flow_file``. ``readFlow`` and ``writeFlow`` know every format of
-``flowwarp.read_flow``, by the file's extension.
+Differences, on purpose:
+
+- ``Resample2d`` runs on the CPU, too, and its gradient is right for positions left of and above the
+  image.
+- A file that holds no flow raises ``InputError``; the original prints a line and returns None.
+- ``readFlow`` and ``writeFlow`` support every format of ``flowwarp.read_flow``, by the extension.
+- ``visulize_flow_file`` returns its image, and has an alias ``visualize_flow_file``.
 """
 
 from __future__ import annotations
@@ -30,15 +32,16 @@ from flowwarp.io.images import write_image
 from flowwarp.ops.warping import warp
 from flowwarp.viz.colors import flow_to_image
 
-_UNKNOWN_ABOVE = 1e7  # flow2img's threshold there, lower than Middlebury's own
+_UNKNOWN_ABOVE = 1e7  # the original's threshold in flow2img; Middlebury's is 1e9
 
 
 class Resample2d(nn.Module):
-    """Warp an image backward by a flow field in pixels; outside, the border is repeated.
+    """Backward warping by a flow field in pixels, with border padding.
 
     Args:
-        kernel_size: must be 1. Their larger kernels add up neighbours and read past the image.
-        bilinear: interpolate, or else take the nearest pixel.
+        kernel_size: must be 1. The original's larger kernels sum over neighbours and read outside
+            the image.
+        bilinear: interpolate bilinearly; False takes the nearest pixel.
 
     Raises:
         ValueError: ``kernel_size`` is not 1.
@@ -59,10 +62,10 @@ class Resample2d(nn.Module):
 
 
 def readFlow(fn: str | Path) -> NDArray[np.float32]:  # noqa: N802
-    """Read a flow file as (H, W, 2) float32, u (right) first; unknown pixels are 1e10.
+    """Read a flow file as (H, W, 2) float32 in pixels, u (right) first; unknown pixels are 1e10.
 
     Raises:
-        InputError: missing, broken, or not a flow file.
+        InputError: the file is missing, broken or no flow file.
     """
     flow, valid = read_flow(fn)
     return np.ascontiguousarray(flow.masked_fill(~valid, UNKNOWN).permute(1, 2, 0).numpy())
@@ -72,12 +75,12 @@ def writeFlow(filename: str | Path, uv: ArrayLike, v: ArrayLike | None = None) -
     """Write a flow file.
 
     Args:
-        filename: where to; its extension says the format.
-        uv: (H, W, 2), u (right) first; or u alone, (H, W).
-        v: (H, W), down, if ``uv`` is u alone.
+        filename: the file; its extension gives the format.
+        uv: (H, W, 2) in pixels, u (right) first; or u alone, (H, W).
+        v: (H, W) in pixels, down, if ``uv`` is u alone.
 
     Raises:
-        ValueError: a wrong shape or extension.
+        ValueError: the shape or the extension is wrong.
         InputError: the format cannot hold these values or this size; see ``flowwarp.write_flow``.
         OutputError: the file cannot be written.
     """
@@ -86,17 +89,17 @@ def writeFlow(filename: str | Path, uv: ArrayLike, v: ArrayLike | None = None) -
 
 
 def flow2img(flow_data: ArrayLike) -> NDArray[np.uint8]:
-    """Colour a flow field by the Middlebury wheel, full at its own largest magnitude.
+    """Colour a flow field by the Middlebury wheel, fully saturated at its largest magnitude.
 
     Args:
-        flow_data: (H, W, 2), u first. Theirs overwrites it; ours does not. Pixels beyond 1e7 are
-            unknown and black, as are those that are not a number.
+        flow_data: (H, W, 2) in pixels, u (right) first. It is not changed, unlike in the original.
+            Pixels that are NaN or beyond 1e7 are unknown, and black.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        ValueError: a wrong shape.
+        ValueError: the shape is wrong.
     """
     flow = _to_tensor(flow_data)
     valid = (flow.abs() <= _UNKNOWN_ABOVE).all(0, keepdim=True)
@@ -110,14 +113,14 @@ def flow2img(flow_data: ArrayLike) -> NDArray[np.uint8]:
 def visualize_flow_file(
     flow_filename: str | Path, save_dir: str | Path | None = None
 ) -> NDArray[np.uint8]:
-    """Colour a flow file; with ``save_dir``, also write it there as ``NAME-vis.png``.
+    """Colour a flow file; with ``save_dir``, also write the image there as ``NAME-vis.png``.
 
     Returns:
-        (H, W, 3) uint8 RGB. Nothing is shown on a screen: that would need matplotlib.
+        (H, W, 3) uint8 RGB. It is not shown on the screen, which would need matplotlib.
 
     Raises:
         InputError: the flow file cannot be read.
-        OutputError: the picture cannot be written.
+        OutputError: the image cannot be written.
     """
     picture = flow2img(readFlow(flow_filename))
     if save_dir:
@@ -126,11 +129,11 @@ def visualize_flow_file(
     return picture
 
 
-visulize_flow_file = visualize_flow_file  # spelt so there
+visulize_flow_file = visualize_flow_file  # the original's spelling
 
 
 def _to_tensor(uv: Any) -> Tensor:
-    """Turn (H, W, 2) of any number type and memory order into a (2, H, W) float32 tensor."""
+    """Convert (H, W, 2) of any number type and memory order to a (2, H, W) float32 tensor."""
     array = _to_array(uv)
     if array.ndim != 3 or array.shape[2] != 2:
         raise ValueError(f"flow must be (H, W, 2), got shape {array.shape}")
@@ -138,6 +141,6 @@ def _to_tensor(uv: Any) -> Tensor:
 
 
 def _to_array(values: Any) -> NDArray[np.float64]:
-    if isinstance(values, Tensor):  # which NumPy does not take with a gradient, nor from a GPU
+    if isinstance(values, Tensor):  # NumPy takes none with a gradient or on a GPU
         values = values.detach().to("cpu", torch.float64).numpy()
     return np.array(values, dtype=np.float64)

@@ -1,8 +1,8 @@
-"""Bridges to Hugging Face: folders laid out as by diffusers, a pretrained VAE, a pretrained judge.
+"""Hugging Face: model folders in the layout of diffusers, pretrained VAEs, and CLIP scores.
 
-:func:`export_folder` and :func:`import_folder` need nothing but what flowwarp needs. The other two
-need the extra ``hf`` (transformers and diffusers) and models that lie on disk: nothing is
-downloaded here, weights are read from safetensors only, and no code that comes with a model runs.
+:func:`export_folder` and :func:`import_folder` need no further packages. :func:`vae_codec` and
+:func:`clip_judge` need the extra ``hf`` (transformers and diffusers) and a model on disk. Nothing
+is downloaded, weights are read from safetensors only, and no code that comes with a model is run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 LIBRARY = "flowwarp"
 
 
-# By the name in the card: the class, and how to make one.
+# By the model's name in the card: its class, and a function from the card's config to a network.
 _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = {
     "flownet": ("FlowNet", lambda settings: FlowNet(FlowNetConfig(**settings))),
     "dvae": ("DVAE", lambda settings: DVAE(DVAEConfig(**settings))),
@@ -44,10 +44,12 @@ _NETWORKS: Mapping[str, tuple[str, Callable[[Mapping[str, Any]], nn.Module]]] = 
     "upsampler": ("Upsampler", lambda settings: Upsampler(UpsamplerConfig(**settings))),
     "reviser": ("Reviser", reviser_from_card),
 }
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")  # of a part, and so of a folder: it leads nowhere else
-_LARGEST_JSON = 2**20
-_SHOWN = 200  # characters of a note on the page, or of another library's message
-_WHOLE = ("licence", "data")  # notes that are shown however long: they give credit
+# Of a part and of its folder: without "/" and "..", it cannot lead outside.
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_LARGEST_JSON = 2**20  # bytes
+_MAX_MESSAGE = 200  # characters of another library's message that are printed
+_MAX_NOTE = 200  # characters of a note in README.md …
+_FULL_NOTES = ("licence", "data")  # … except those that give credit
 
 Codes = Callable[[Tensor], Tensor]
 Judge = Callable[[Iterable[Tensor], str], Tensor]
@@ -57,21 +59,20 @@ Judge = Callable[[Iterable[Tensor], str], Tensor]
 
 
 def export_folder(folder: str | Path, parts: Mapping[str, str | Path]) -> None:
-    """Write networks as a folder that tools of the hub can store and show.
+    """Write networks as a folder for the Hugging Face hub.
 
-    ``model_index.json`` names the parts; each has a folder of its name with ``config.json`` and the
-    weights, which are the file that was given, byte for byte, its card included. ``README.md`` says
-    what they are.
+    ``model_index.json`` lists the parts. Each has a folder with ``config.json`` and the weights,
+    which are an exact copy of the given file, card included. ``README.md`` is the model card.
 
     Args:
-        folder: a new or an empty one; it appears whole or not at all.
-        parts: names, such as ``dvae``, and files of weights with their cards.
+        folder: a new or empty folder; it is written atomically.
+        parts: file of weights of each part, by a name such as ``dvae``.
 
     Raises:
-        InputError: a file is missing, broken, or of none of the networks that such a folder takes:
-            flownet, dvae, gpt, captioner, upsampler and reviser.
+        InputError: a file is missing, broken, or holds none of these networks: flownet, dvae, gpt,
+            captioner, upsampler and reviser.
         OutputError: the folder cannot be written, or is not empty.
-        ValueError: no parts, or a name that is no plain word.
+        ValueError: there are no parts, or a name has other characters than a-z, 0-9 and _.
     """
     if not parts:
         raise ValueError("parts must not be empty")
@@ -88,55 +89,60 @@ def export_folder(folder: str | Path, parts: Mapping[str, str | Path]) -> None:
             _write_json(work / name / CONFIG, _config(card))
             with open_input(path) as (file, _):
                 data = file.read()
-            # Not while it is read, whose faults are the file's.
+            # Outside of open_input, which blames the weights for an OSError.
             (work / name / WEIGHTS).write_bytes(data)
         _write_json(work / INDEX, index)
         (work / PAGE).write_text(_page(cards), "utf-8")
 
 
 def import_folder(folder: str | Path) -> dict[str, Path]:
-    """Check a folder that :func:`export_folder` wrote, and say where its weights are.
+    """Check a folder that :func:`export_folder` wrote, and return the paths of its weights.
 
     Args:
-        folder: such as ``huggingface_hub.snapshot_download`` returns.
+        folder: for instance, the result of ``huggingface_hub.snapshot_download``.
 
     Returns:
-        For each part its file, for ``load_dvae``, ``load_gpt`` and so on.
+        The file of each part by its name, for ``load_dvae``, ``load_gpt`` and so on.
 
     Raises:
-        InputError: a part is missing, broken, of another network than it says, or a pickle.
+        InputError: a part is missing, broken, a pickle, or another network than the index says.
     """
     path = Path(folder, INDEX)
-    parts = {name: what for name, what in _read_json(path).items() if not name.startswith("_")}
+    parts = {name: kind for name, kind in _read_json(path).items() if not name.startswith("_")}
     if not parts:
         raise InputError(path, "names no parts")
-    models = {kind: model for model, (kind, _) in _NETWORKS.items()}
+    models = {class_name: model for model, (class_name, _) in _NETWORKS.items()}
     found = {}
-    for name, what in parts.items():
+    for name, kind in parts.items():  # kind: [library, class name]
         if not _NAME.fullmatch(name):
-            raise InputError(path, f"names a part {name!r}, which is no plain word")
-        if not (isinstance(what, list) and len(what) == 2 and what[0] == LIBRARY):
+            raise InputError(path, f"has a part {name!r}; names must be a-z, 0-9 and _")
+        if not (isinstance(kind, list) and len(kind) == 2 and kind[0] == LIBRARY):
             raise InputError(path, f"its part {name!r} is not of {LIBRARY}")
-        model = models.get(what[1]) if isinstance(what[1], str) else None
+        model = models.get(kind[1]) if isinstance(kind[1], str) else None
         if model is None:
-            raise InputError(path, f"its part {name!r} is of a network that flowwarp does not have")
+            raise InputError(path, f"its part {name!r} is a network that flowwarp does not have")
         _refuse_pickles(Path(folder, name))
         weights = Path(folder, name, WEIGHTS)
         card = _check(weights, model)
         if _read_json(Path(folder, name, CONFIG)) != json.loads(json.dumps(_config(card))):
-            raise InputError(Path(folder, name, CONFIG), f"is not what the card in {WEIGHTS} says")
+            raise InputError(Path(folder, name, CONFIG), f"differs from the card in {WEIGHTS}")
         found[name] = weights
     return found
 
 
 def _check(path: str | Path, model: str | None = None) -> Card:
-    """Return the card of weights that fit the network they are of."""
+    """Return the card of a file of weights, after building its network from it.
+
+    Args:
+        path: the file.
+        model: the network that it must hold; None for the one that its metadata name.
+    """
     if model is None:
         tensors, metadata = load_tensors(path)
         del tensors
         model = metadata.get("model", "")
         if model not in _NETWORKS:
-            raise InputError(path, f"is not of a network for such folders ({', '.join(_NETWORKS)})")
+            raise InputError(path, f"holds none of these networks: {', '.join(_NETWORKS)}")
     return build(path, model, _NETWORKS[model][1])[1]
 
 
@@ -145,12 +151,14 @@ def _config(card: Card) -> dict[str, Any]:
 
 
 def _page(cards: Mapping[str, Card]) -> str:
-    """Return what the hub shows of a folder, with what it looks for at the top."""
+    """Return the text of ``README.md``, with the hub's metadata as YAML at the top."""
     lines = ["---", f"library_name: {LIBRARY}", f"tags: [{LIBRARY}]", "---", ""]
     lines += ["# Networks for flowwarp", "", "| part | network | steps |", "|---|---|---|"]
     lines += [f"| {name} | {card.model} | {card.step or ''} |" for name, card in cards.items()]
     for name, card in cards.items():
-        shown = {k: note for k, note in card.notes.items() if k in _WHOLE or len(note) <= _SHOWN}
+        shown = {
+            k: note for k, note in card.notes.items() if k in _FULL_NOTES or len(note) <= _MAX_NOTE
+        }
         lines += ["", f"## {name}", ""]
         lines += [f"- {key}: {' '.join(note.split())}" for key, note in shown.items()]
     return "\n".join([*lines, ""])
@@ -163,7 +171,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     with open_input(path) as (file, size):
         if size > _LARGEST_JSON:
-            raise InputError(path, f"has {size} bytes, too many for a description")
+            raise InputError(path, f"has {size} bytes; at most {_LARGEST_JSON} are read")
         data = file.read()
     try:
         content = json.loads(data)
@@ -186,27 +194,27 @@ def _refuse_pickles(folder: Path) -> None:
 
 # ------------------------------------------------------------------ a pretrained VAE
 
-LEVELS = 256  # that a number of the latent is rounded to
-_REACH = 4.0  # standard deviations that the levels cover
+LEVELS = 256  # to which each number of a latent is rounded
+_REACH = 4.0  # standard deviations from the mean that the levels cover
 
 
 def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, int]:
     """Return a pretrained image VAE (diffusers' ``AutoencoderKL``) as a codec of video.
 
-    Frames are encoded one by one, each number of a latent is rounded to one of 256 levels: what an
-    upsampler can learn to restore and, as with the discrete VAE, what can go wrong.
+    Frames are encoded one by one, and each number of a latent is rounded to one of 256 levels. An
+    upsampler can be trained on its decodes as on those of the discrete VAE.
 
     Args:
         folder: with ``config.json`` and ``diffusion_pytorch_model.safetensors``.
-        device: where it shall work.
+        device: where to compute.
 
     Returns:
-        From video (1, T, 3, h, w) in [0, 1] to codes (1, T, C * h', w'); back; and how many codes
-        there are: the arguments of :class:`flowwarp.train.upsampler.Codec`. Sides that are no
-        multiple of what each latent stands for are a ``ValueError``.
+        The arguments of :class:`flowwarp.train.upsampler.Codec`: a function from video (1, T, 3, H,
+        W) in [0, 1] to codes (1, T, C * h, w), one from codes to video, and the number of codes.
+        The first raises ``ValueError`` if H or W is not a multiple of the VAE's stride.
 
     Raises:
-        InputError: the extra ``hf`` is missing, or the folder is no such VAE.
+        InputError: the extra ``hf`` is missing, or the folder does not hold such a VAE.
     """
     net = _load_vae(Path(folder)).to(device).eval().requires_grad_(False)
     scale = float(net.config.scaling_factor)
@@ -220,13 +228,13 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
         latents = [
             net.encode(2 * frame - 1).latent_dist.mode() for frame in torch.split(video[0], 1)
         ]
-        unit = (torch.cat(latents).float() - shift) * scale  # about unit variance
+        unit = (torch.cat(latents).float() - shift) * scale  # (T, C, h, w), about unit variance
         level = ((unit / _REACH).clamp(-1, 1) + 1) * ((LEVELS - 1) / 2)
         return level.round().to(torch.int64).flatten(1, 2)[None]
 
     @torch.no_grad()
     def decode(codes: Tensor) -> Tensor:
-        shape = codes.shape[1], channels, -1, codes.shape[3]
+        shape = codes.shape[1], channels, -1, codes.shape[3]  # (T, C, h, w)
         unit = (codes[0].reshape(shape) * (2 / (LEVELS - 1)) - 1) * _REACH
         latents = unit / scale + shift
         frames = [net.decode(latent).sample for latent in torch.split(latents, 1)]
@@ -243,115 +251,117 @@ def _load_vae(folder: Path) -> Any:
     with _extra("diffusers", folder):
         from diffusers import AutoencoderKL
 
-        # What is described is compared with what is there before memory is taken for it.
+        # The config could describe a network of any size: without memory, its parameters are
+        # compared with those of the file first.
         with torch.device("meta"), at_most(4 * len(tensors) + 64):
             described = AutoencoderKL.from_config(config)
-        wanted = sum(parameter.numel() for parameter in described.parameters())
-        there = sum(tensor.numel() for tensor in tensors.values())
-        if wanted != there:
-            raise InputError(folder, f"describes {wanted} parameters, and has {there}")
+        expected = sum(parameter.numel() for parameter in described.parameters())
+        present = sum(tensor.numel() for tensor in tensors.values())
+        if expected != present:
+            raise InputError(folder, f"describes {expected} parameters, and has {present}")
         del tensors, described
-        # Older files have other names for the same weights, which this translates.
-        net, told = AutoencoderKL.from_pretrained(
+        # Unlike load_state_dict, this translates names of weights in older files.
+        net, report = AutoencoderKL.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True,
             low_cpu_mem_usage=False,
         )  # fmt: skip
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if told[problem]:
-            raise InputError(folder, f"its weights are not of its network ({told[problem][0]})")
+        if report[problem]:
+            key = report[problem][0]
+            raise InputError(folder, f"its weights do not fit its network ({key})")
     return net
 
 
-# ------------------------------------------------------------------ a pretrained judge
+# ------------------------------------------------------------------ CLIP scores
 
 
 def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
-    """Return a judge of videos: how well each fits a caption, by a pretrained CLIP.
+    """Return a function that scores how well videos match a caption, by a pretrained CLIP.
 
-    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML
-    2021. It sees single frames, so what moves where it does not know.
+    Source: Radford et al., "Learning Transferable Visual Models From Natural Language Supervision",
+    ICML 2021. Frames are scored one by one, so motion does not count.
 
     Args:
-        folder: with a ``CLIPModel`` of transformers as ``model.safetensors``, its tokenizer, and
-            perhaps ``preprocessor_config.json`` or ``processor_config.json``.
-        device: where it shall work.
+        folder: with a ``CLIPModel`` of transformers as ``model.safetensors``, its tokenizer and,
+            optionally, ``preprocessor_config.json`` or ``processor_config.json``.
+        device: where to compute.
 
     Returns:
-        A function of videos, each (T, 3, H, W) in [0, 1], and a caption to scores (B,) in [-1, 1],
-        on the CPU: the mean over frames of the cosine between picture and caption.
+        A function of videos, each (T, 3, H, W) in [0, 1], and a caption. It returns scores (B,) in
+        [-1, 1] on the CPU: the cosine between frame and caption, averaged over frames.
 
     Raises:
-        InputError: the extra ``hf`` is missing, or the folder is no such model.
+        InputError: the extra ``hf`` is missing, or the folder does not hold such a model.
     """
     folder = Path(folder)
     if _read_json(folder / CONFIG).get("model_type") != "clip":
-        raise InputError(folder / CONFIG, "is not of a CLIP")
-    mean, deviation = _colours(folder)
+        raise InputError(folder / CONFIG, "does not describe a CLIP")
+    mean, deviation = _colour_statistics(folder)
     with _extra("transformers", folder):
         from transformers import AutoTokenizer, CLIPModel
 
-        if not any(folder.glob("model*.safetensors*")):  # one file, or an index of several
+        if not any(folder.glob("model*.safetensors*")):  # one file, or the index of several
             raise InputError(folder, "has no safetensors", "it must hold model.safetensors")
-        net, told = CLIPModel.from_pretrained(
+        net, report = CLIPModel.from_pretrained(
             folder, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     for problem in ("missing_keys", "mismatched_keys"):
-        if told[problem]:
-            raise InputError(folder, f"its weights are not of its network ({problem})")
-    net = net.float().to(device).eval().requires_grad_(False)  # whatever it was saved in
+        if report[problem]:
+            raise InputError(folder, f"its weights do not fit its network ({problem})")
+    net = net.float().to(device).eval().requires_grad_(False)  # may be stored in float16
     side = net.config.vision_config.image_size
     longest = net.config.text_config.max_position_embeddings
 
     @torch.inference_mode()
     def judge(videos: Iterable[Tensor], caption: str) -> Tensor:
         text = tokenizer(caption, truncation=True, max_length=longest, return_tensors="pt")
-        words = F.normalize(_features(net.get_text_features(**text.to(device))), dim=-1)
+        words = F.normalize(_features(net.get_text_features(**text.to(device))), dim=-1)  # (1, D)
         scores = []
-        for video in videos:  # one by one: memory stays small
+        for video in videos:  # one by one, to save memory
             check_video(video[None])
             pixels = F.interpolate(video, (side, side), mode="bicubic", antialias=True)
             pixels = (pixels.clamp(0, 1) - mean) / deviation
-            seen = F.normalize(_features(net.get_image_features(pixels.to(device))), dim=-1)
-            scores.append((seen @ words[0]).mean().cpu())
+            frames = F.normalize(_features(net.get_image_features(pixels.to(device))), dim=-1)
+            scores.append((frames @ words[0]).mean().cpu())  # frames: (T, D)
         return torch.stack(scores) if scores else torch.zeros(0)
 
     return judge
 
 
-def _features(found: Any) -> Tensor:
-    """Return the features themselves, which transformers 5 has wrapped."""
-    features: Tensor = found if isinstance(found, Tensor) else found.pooler_output
+def _features(output: Any) -> Tensor:
+    """Return the features (N, D) of a model's output, an object since transformers 5."""
+    features: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return features.float()
 
 
-def _colours(folder: Path) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of colours, (3, 1, 1) each, that a CLIP was trained with."""
+def _colour_statistics(folder: Path) -> tuple[Tensor, Tensor]:
+    """Return the mean and deviation of colours, (3, 1, 1) each, that a CLIP was trained with."""
     path = folder / "preprocessor_config.json"
-    told = _read_json(path) if path.exists() else {}
-    both = folder / "processor_config.json"  # where transformers 5 saves them
-    if not path.exists() and both.exists():
-        path, told = both, _read_json(both).get("image_processor", {})
-        if not isinstance(told, dict):
+    settings = _read_json(path) if path.exists() else {}
+    new_path = folder / "processor_config.json"  # since transformers 5
+    if not path.exists() and new_path.exists():
+        path, settings = new_path, _read_json(new_path).get("image_processor", {})
+        if not isinstance(settings, dict):
             raise InputError(path, "its image_processor is not a JSON object")
-    found = []
-    for name, usual in (
+    statistics = []
+    for name, default in (
         ("image_mean", (0.48145466, 0.4578275, 0.40821073)),
         ("image_std", (0.26862954, 0.26130258, 0.27577711)),
     ):
-        value = told.get(name, usual)
+        value = settings.get(name, default)
         if not (isinstance(value, Sequence) and len(value) == 3):
             raise InputError(path, f"its {name} is not three numbers")
         try:
-            found.append(torch.tensor([float(number) for number in value]).view(3, 1, 1))
+            statistics.append(torch.tensor([float(number) for number in value]).view(3, 1, 1))
         except (TypeError, ValueError) as fault:
             raise InputError(path, f"its {name} is not three numbers") from fault
-    return found[0], found[1]
+    return statistics[0], statistics[1]
 
 
 @contextmanager
 def _extra(library: str, folder: Path) -> Any:
-    """Say in one line that a library is missing, or cannot read a folder."""
+    """Turn errors of an optional library into an ``InputError`` of one line."""
     from safetensors import SafetensorError
 
     try:
@@ -364,5 +374,5 @@ def _extra(library: str, folder: Path) -> Any:
         OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ZeroDivisionError,
         RecursionError, SafetensorError,
     ) as fault:  # fmt: skip
-        problem = " ".join(str(fault).split())[:_SHOWN]
+        problem = " ".join(str(fault).split())[:_MAX_MESSAGE]
         raise InputError(folder, f"cannot be read by {library} ({problem})") from fault

@@ -77,12 +77,12 @@ def test_resample2d_trains():
     assert flow.grad.abs().sum() > 0
 
 
-def test_resample2d_refuses_larger_kernels():
+def test_larger_kernels_of_resample2d_are_errors():
     with pytest.raises(ValueError, match="kernel_size must be 1, got 3"):
         Resample2d(kernel_size=3)
 
 
-def test_files_go_there_and_back(tmp_path):
+def test_files_are_written_and_read(tmp_path):
     uv = np.random.default_rng(0).normal(size=(5, 7, 2))
     writeFlow(str(tmp_path / "a.flo"), uv)
     writeFlow(tmp_path / "b.flo", uv[..., 0], uv[..., 1])
@@ -94,7 +94,7 @@ def test_files_go_there_and_back(tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_learned_can_be_written(tmp_path, dtype):
+def test_tensors_with_gradients_can_be_written(tmp_path, dtype):
     uv = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]], dtype=dtype, requires_grad=True)
     writeFlow(tmp_path / "a.flo", uv)
     writeFlow(tmp_path / "b.flo", uv[..., 0], uv[..., 1])
@@ -118,7 +118,7 @@ def test_unknown_pixels_stay_above_the_usual_thresholds(tmp_path):
 
 
 @pytest.mark.parametrize("uv", [np.zeros((4, 5)), np.zeros((2, 4, 5)), np.zeros((1, 4, 5, 2))])
-def test_wrong_shapes_are_named(tmp_path, uv):
+def test_wrong_shapes_are_errors(tmp_path, uv):
     with pytest.raises(ValueError, match=r"must be \(H, W, 2\)"):
         writeFlow(tmp_path / "a.flo", uv)
     with pytest.raises(ValueError, match=r"must be \(H, W, 2\)"):
@@ -131,7 +131,7 @@ def test_a_file_that_is_no_flow_raises(tmp_path):
         readFlow(tmp_path / "a.flo")
 
 
-def test_flow2img_is_full_at_the_largest_magnitude():
+def test_flow2img_is_saturated_at_the_largest_magnitude():
     flow = np.zeros((1, 5, 2), np.float32)
     flow[0, 1], flow[0, 2], flow[0, 3], flow[0, 4] = (8, 0), (-8, 0), (4, 0), (1.1e7, 0)
     before = flow.copy()
@@ -153,7 +153,7 @@ def test_flow2img_of_nothing(value, level):
     assert (flow2img(np.full((2, 3, 2), value)) == level).all()
 
 
-def test_visualize_writes_its_picture_under_their_name(tmp_path):
+def test_visualize_writes_an_image_with_the_original_name(tmp_path):
     assert visulize_flow_file is visualize_flow_file
     writeFlow(tmp_path / "000001.flo", np.random.default_rng(0).normal(size=(4, 6, 2)))
     picture = visulize_flow_file(str(tmp_path / "000001.flo"), str(tmp_path))

@@ -29,7 +29,7 @@ from flowwarp.models import captioner, dvae, flownet, gpt, reviser, upsampler
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
-    """A file of weights of each network, with cards that have something to lose."""
+    """A file of weights of each network, with cards that are hard to copy."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     nets = {
@@ -74,7 +74,9 @@ def test_round_trip_is_bit_exact(parts, tmp_path):
     assert page.startswith("---\nlibrary_name: flowwarp\n")
     assert "| dvae | dvae | 7 |" in page
     assert "- licence: CC-BY-SA" in page
-    assert "- data: Footage by " + "somebody, " * 50 in page.replace("\n", " ")  # credit is due
+    assert "- data: Footage by " + "somebody, " * 50 in page.replace(
+        "\n", " "
+    )  # never cut: it gives credit
 
 
 def test_export_writes_all_or_nothing(parts, tmp_path):
@@ -84,7 +86,7 @@ def test_export_writes_all_or_nothing(parts, tmp_path):
         export_folder(tmp_path / "out", {"gpt": parts["gpt"], "dvae": broken})
     other = tmp_path / "other.safetensors"
     save_weights(other, torch.nn.Linear(1, 1), Card("line"))
-    with pytest.raises(InputError, match="is not of a network for such folders"):
+    with pytest.raises(InputError, match="holds none of these networks"):
         export_folder(tmp_path / "out", {"line": other})
     assert sorted(path.name for path in tmp_path.iterdir()) == [broken.name, other.name]
     with pytest.raises(OutputError, match="exists and is not an empty folder"):
@@ -104,10 +106,10 @@ def test_export_writes_all_or_nothing(parts, tmp_path):
         ('"dvae"', "is not a JSON object"),
         ("{}", "names no parts"),
         ('{"_class_name": "Flowwarp"}', "names no parts"),
-        (" " * 2**21, "too many for a description"),
-        ('{"../dvae": ["flowwarp", "DVAE"]}', "no plain word"),
-        ('{"/tmp": ["flowwarp", "DVAE"]}', "no plain word"),
-        ('{"": ["flowwarp", "DVAE"]}', "no plain word"),
+        (" " * 2**21, "at most 1048576 are read"),
+        ('{"../dvae": ["flowwarp", "DVAE"]}', "names must be a-z, 0-9 and _"),
+        ('{"/tmp": ["flowwarp", "DVAE"]}', "names must be a-z, 0-9 and _"),
+        ('{"": ["flowwarp", "DVAE"]}', "names must be a-z, 0-9 and _"),
         ('{"dvae": ["os", "system"]}', "is not of flowwarp"),
         ('{"dvae": "DVAE"}', "is not of flowwarp"),
         ('{"dvae": ["flowwarp", "Linear"]}', "a network that flowwarp does not have"),
@@ -125,7 +127,7 @@ def test_a_wrong_index_is_one_line(parts, tmp_path, index, words):
     assert len(str(fault.value).splitlines()) == 1
 
 
-def test_a_full_disk_is_no_fault_of_the_weights(parts, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_output_error(parts, tmp_path, monkeypatch):
     def write(path, data):
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -141,20 +143,20 @@ class Code:
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.bin", "model.ckpt"])
-def test_pickles_are_refused(parts, tmp_path, name):
+def test_pickles_are_errors(parts, tmp_path, name):
     export_folder(tmp_path / "networks", {"dvae": parts["dvae"]})
     (tmp_path / "networks" / "dvae" / name).write_bytes(pickle.dumps(Code()))
     with pytest.raises(InputError, match=f"{name}: is a pickle"):
         import_folder(tmp_path / "networks")
 
 
-def test_a_part_that_was_changed_is_refused(parts, tmp_path):
+def test_a_changed_part_is_an_error(parts, tmp_path):
     folder = tmp_path / "networks"
     export_folder(folder, {"dvae": parts["dvae"]})
     path = folder / "dvae" / CONFIG
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"norm": "group"}))
-    with pytest.raises(InputError, match=r"config.json: is not what the card in"):
+    with pytest.raises(InputError, match=r"config.json: differs from the card in"):
         import_folder(folder)
     path.write_text(json.dumps(config))
     import_folder(folder)
@@ -212,12 +214,12 @@ def test_a_vae_is_a_codec(vae):
     # The rounding: half a level of 256 over eight deviations, each 1 / 0.5 wide.
     unit = codes[0].view(3, 3, 8, 12) * (8 / 255) - 4
     assert float((unit / 0.5 + 0.25 - latent).abs().max()) <= 8 / 255
-    wanted = (net.decode(unit / 0.5 + 0.25).sample / 2 + 0.5).clamp(0, 1)
-    torch.testing.assert_close(decode(codes)[0], wanted, rtol=0, atol=1e-5)
+    expected = (net.decode(unit / 0.5 + 0.25).sample / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(decode(codes)[0], expected, rtol=0, atol=1e-5)
     assert torch.equal(encode(video[:, 1:2])[0, 0], codes[0, 1])  # frame by frame
 
 
-def test_a_vae_s_frames_fit_its_strides(tmp_path, monkeypatch):
+def test_frames_must_be_multiples_of_the_vae_s_stride(tmp_path, monkeypatch):
     def load(folder):
         net = torch.nn.AvgPool2d(4)
         net.config = SimpleNamespace(
@@ -272,7 +274,7 @@ def test_an_upsampler_learns_from_a_vae(vae):
         ({"norm_num_groups": 0}, "cannot be read by diffusers"),
     ],
 )
-def test_a_vae_that_lies_is_refused(vae, tmp_path, changes, words):
+def test_a_wrong_vae_config_is_an_error(vae, tmp_path, changes, words):
     for path in vae[1].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     config = json.loads((tmp_path / CONFIG).read_text())
@@ -281,7 +283,7 @@ def test_a_vae_that_lies_is_refused(vae, tmp_path, changes, words):
         vae_codec(tmp_path)
 
 
-def test_a_vae_s_weights_are_no_pickle(vae, tmp_path):
+def test_pickled_vae_weights_are_errors(vae, tmp_path):
     (tmp_path / CONFIG).write_bytes((vae[1] / CONFIG).read_bytes())
     (tmp_path / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Code()))
     with pytest.raises(InputError, match=f"{WEIGHTS}: no such file"):
@@ -294,11 +296,11 @@ def test_a_vae_s_weights_are_no_pickle(vae, tmp_path):
         vae_codec(tmp_path)
 
 
-# A pretrained judge
+# CLIP scores
 
 
 class StandIn(torch.nn.Module):
-    """What `clip_judge` uses of a CLIP, of so few numbers that it needs no transformers."""
+    """The methods of a CLIP that `clip_judge` calls, tiny and without transformers."""
 
     config = SimpleNamespace(
         vision_config=SimpleNamespace(image_size=2),
@@ -307,10 +309,10 @@ class StandIn(torch.nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.see = torch.nn.Linear(12, 3)
+        self.encoder = torch.nn.Linear(12, 3)
 
     def get_image_features(self, pixels):
-        return self.see(pixels.flatten(1))
+        return self.encoder(pixels.flatten(1))
 
     def get_text_features(self, words):
         return words
@@ -318,7 +320,7 @@ class StandIn(torch.nn.Module):
     @classmethod
     def from_pretrained(cls, folder, **options):
         torch.manual_seed(0)
-        return cls().half(), {"missing_keys": [], "mismatched_keys": []}  # as it was saved
+        return cls().half(), {"missing_keys": [], "mismatched_keys": []}  # float16, as stored
 
 
 class Words(dict):
@@ -343,17 +345,17 @@ def judged(folder):
     return clip_judge(folder)([video], "a knight")
 
 
-def test_a_judge_saved_in_half_precision_judges_in_whole(stand_in, tmp_path):
-    """Since transformers 5 a network has the precision that it was saved in."""
+def test_a_clip_stored_in_half_precision_runs_in_float32(stand_in, tmp_path):
+    """Since transformers 5 a network is loaded in the precision of its file."""
     score = judged(tmp_path)
     assert score.dtype == torch.float32
     assert -1 <= float(score) <= 1
 
 
-def test_a_judge_s_colours_where_transformers_5_saves_them(stand_in, tmp_path):
+def test_colour_statistics_in_the_file_of_transformers_5(stand_in, tmp_path):
     usual = judged(tmp_path)
-    told = tmp_path / "processor_config.json"
-    told.write_text('{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}')
+    path = tmp_path / "processor_config.json"
+    path.write_text('{"image_processor": {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}}')
     new = judged(tmp_path)
     assert not torch.equal(new, usual)
     (tmp_path / "preprocessor_config.json").write_text("{}")
@@ -363,10 +365,10 @@ def test_a_judge_s_colours_where_transformers_5_saves_them(stand_in, tmp_path):
     )
     assert torch.equal(judged(tmp_path), new)
     (tmp_path / "preprocessor_config.json").unlink()
-    told.write_text('{"processor_class": "CLIPProcessor"}')
+    path.write_text('{"processor_class": "CLIPProcessor"}')
     assert torch.equal(judged(tmp_path), usual)
     for wrong in ('{"image_processor": []}', '{"image_processor": {"image_std": 1}}'):
-        told.write_text(wrong)
+        path.write_text(wrong)
         with pytest.raises(InputError, match=r"processor_config.json: its image_"):
             judged(tmp_path)
 
@@ -400,14 +402,14 @@ def clip(tmp_path_factory):
         projection_dim=8,
     )
     net = transformers.CLIPModel(config).eval()
-    for parameter in net.parameters():  # else all pictures are about equal to it
+    for parameter in net.parameters():  # the default gives all images about the same score
         torch.nn.init.normal_(parameter, std=0.3)
     net.save_pretrained(folder)
     return net, fast, folder
 
 
 @torch.no_grad()
-def test_the_judge_is_clip(clip):
+def test_scores_are_those_of_clip(clip):
     net, tokenizer, folder = clip
     judge = clip_judge(folder)
     videos = torch.rand(3, 2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
@@ -416,9 +418,9 @@ def test_the_judge_is_clip(clip):
     for caption in CAPTIONS:
         text = tokenizer(caption, return_tensors="pt")
         pixels = (videos.flatten(0, 1) - mean) / deviation
-        found = net(input_ids=text.input_ids, pixel_values=pixels).logits_per_image[:, 0]
-        wanted = (found / net.logit_scale.exp()).view(3, 2).mean(1)
-        torch.testing.assert_close(judge(videos, caption), wanted, rtol=1e-4, atol=1e-5)
+        logits = net(input_ids=text.input_ids, pixel_values=pixels).logits_per_image[:, 0]
+        expected = (logits / net.logit_scale.exp()).view(3, 2).mean(1)
+        torch.testing.assert_close(judge(videos, caption), expected, rtol=1e-4, atol=1e-5)
     assert not torch.equal(judge(videos, CAPTIONS[0]), judge(videos, CAPTIONS[1]))
     assert judge([], CAPTIONS[0]).shape == (0,)
     larger = torch.nn.functional.interpolate(videos[0], scale_factor=4, mode="nearest")
@@ -426,22 +428,22 @@ def test_the_judge_is_clip(clip):
     assert float((both[0] - both[1]).abs()) < 0.2
 
 
-def test_the_judge_s_colours_come_from_its_folder(clip, tmp_path):
+def test_colour_statistics_come_from_the_folder(clip, tmp_path):
     for path in clip[2].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     video = [torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))]
     before = clip_judge(tmp_path)(video, CAPTIONS[0])
-    told = tmp_path / "preprocessor_config.json"
-    told.write_text('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}')
+    path = tmp_path / "preprocessor_config.json"
+    path.write_text('{"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}')
     assert not torch.equal(clip_judge(tmp_path)(video, CAPTIONS[0]), before)
     for wrong in ('{"image_mean": [0, 0]}', '{"image_std": ["x", 1, 1]}', '{"image_std": 1}'):
-        told.write_text(wrong)
+        path.write_text(wrong)
         with pytest.raises(InputError, match="is not three numbers"):
             clip_judge(tmp_path)
 
 
-def test_a_broken_judge_is_one_line(clip, vae, tmp_path):
-    with pytest.raises(InputError, match="is not of a CLIP"):
+def test_a_broken_clip_is_an_error_of_one_line(clip, vae, tmp_path):
+    with pytest.raises(InputError, match="does not describe a CLIP"):
         clip_judge(vae[1])
     (tmp_path / CONFIG).write_bytes((clip[2] / CONFIG).read_bytes())
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
@@ -449,7 +451,7 @@ def test_a_broken_judge_is_one_line(clip, vae, tmp_path):
         clip_judge(tmp_path)
 
 
-def test_a_judge_s_weights_are_safetensors(stand_in, tmp_path):
+def test_clip_weights_must_be_safetensors(stand_in, tmp_path):
     (tmp_path / CONFIG).write_text('{"model_type": "clip"}')
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Code()))
     with pytest.raises(InputError, match=r"has no safetensors; it must hold model.safetensors"):
@@ -460,7 +462,7 @@ def test_a_judge_s_weights_are_safetensors(stand_in, tmp_path):
         (tmp_path / name).unlink()
 
 
-# The page about it
+# Examples of docs/hugging_face.md
 
 ROOT = Path(__file__).parents[2]
 
@@ -479,7 +481,7 @@ def test_the_example_of_folders(tmp_path, monkeypatch):
     assert isinstance(names["net"], flownet.FlowNet)
 
 
-def test_the_example_of_a_judge(clip, tmp_path, monkeypatch, capsys):
+def test_the_example_of_clip_scores(clip, tmp_path, monkeypatch, capsys):
     (tmp_path / "clip-vit-large-patch14").symlink_to(clip[2])
     monkeypatch.chdir(tmp_path)
     for seed in range(4):
@@ -494,7 +496,7 @@ def test_the_example_of_a_judge(clip, tmp_path, monkeypatch, capsys):
 # Without the extra
 
 
-def test_the_extra_is_asked_for(parts, tmp_path, monkeypatch):
+def test_a_missing_extra_is_named(parts, tmp_path, monkeypatch):
     (tmp_path / CONFIG).write_text('{"_class_name": "AutoencoderKL", "model_type": "clip"}')
     (tmp_path / WEIGHTS).write_bytes(parts["gpt"].read_bytes())
     for library, open_model in (("diffusers", vae_codec), ("transformers", clip_judge)):
@@ -503,7 +505,7 @@ def test_the_extra_is_asked_for(parts, tmp_path, monkeypatch):
             open_model(tmp_path)
 
 
-def test_nothing_heavy_is_imported():
+def test_the_import_loads_no_extra():
     code = "import sys, flowwarp.compat.hugging_face; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"transformers", "diffusers", "tokenizers", "cv2"} & set(done.stdout.split())

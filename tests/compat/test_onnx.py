@@ -26,7 +26,7 @@ NOTES = {"licence": "CC-BY-SA", "data": "Footage by somebody"}
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
-    """Weights of a small network that finds motion all over the place, far beyond the frame."""
+    """Weights of a small network whose flow varies a lot and leads far outside the frame."""
     torch.manual_seed(0)
     net = FlowNet(dataclasses.replace(TINY, widths=(8, 16, 24), radius=2))
     with torch.no_grad():
@@ -47,7 +47,7 @@ def exported(weights, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def frames():
-    """Two pairs: one moves by 9 px, the other has nothing to do with itself."""
+    """Two pairs: one moves by 9 px, the frames of the other are unrelated."""
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(3, 3, HEIGHT + 4, WIDTH + 13, generator=generator)
     texture = F.avg_pool2d(noise, 5, 1)
@@ -65,24 +65,24 @@ def session(exported):
 
 @pytest.fixture
 def float32(monkeypatch):
-    """Have networks run in float32 on any machine, as the file is; bfloat16 is another flow."""
+    """Run networks in float32 on any machine, as the file does; bfloat16 gives another flow."""
     monkeypatch.setattr("flowwarp.precision.fast_dtype", lambda device: torch.float32)
 
 
 @pytest.mark.usefixtures("float32")
 @pytest.mark.parametrize("pair", [0, 1])
-def test_another_runtime_finds_the_same_flow(weights, session, frames, pair):
+def test_onnxruntime_gives_the_same_flow(weights, session, frames, pair):
     image1, image2 = (frame[pair : pair + 1] for frame in frames)
-    found = session.run(None, {"image1": image1.numpy(), "image2": image2.numpy()})
-    wanted = estimate_both(load_flownet(weights), image1, image2, "fast")
+    flows = session.run(None, {"image1": image1.numpy(), "image2": image2.numpy()})
+    expected = estimate_both(load_flownet(weights), image1, image2, "fast")
     assert [output.name for output in session.get_outputs()] == ["flow_12", "flow_21"]
-    for flow, truth in zip(found, wanted, strict=True):
+    for flow, truth in zip(flows, expected, strict=True):
         assert flow.dtype == np.float32
         assert truth.abs().max() > 9
         assert np.abs(flow - truth.numpy()).max() < 1e-3
 
 
-def test_it_says_what_it_is(weights, exported):
+def test_metadata(weights, exported):
     onnx = pytest.importorskip("onnx")
     model = onnx.load(exported)
     notes = {entry.key: entry.value for entry in model.metadata_props}
@@ -96,9 +96,9 @@ def test_it_says_what_it_is(weights, exported):
     assert str(Path(__file__).parents[2]).encode() not in exported.read_bytes()
 
 
-def test_weights_of_the_package_are_named(tmp_path, monkeypatch):
+def test_metadata_name_weights_of_the_package(tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
-    monkeypatch.setattr("flowwarp.compat.onnx._translate", lambda net, shape: onnx.ModelProto())
+    monkeypatch.setattr("flowwarp.compat.onnx._export", lambda net, shape: onnx.ModelProto())
     monkeypatch.setattr("onnx.checker.check_model", lambda model, full_check: None)
     path = export_flownet(tmp_path / "flow.onnx", "small", height=HEIGHT, width=WIDTH)
     notes = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
@@ -106,7 +106,7 @@ def test_weights_of_the_package_are_named(tmp_path, monkeypatch):
     assert notes["licence"].startswith("MIT")
 
 
-def test_a_file_is_replaced_only_if_that_is_asked_for(weights, tmp_path, monkeypatch):
+def test_a_file_is_replaced_only_with_overwrite(weights, tmp_path, monkeypatch):
     onnx = pytest.importorskip("onnx")
     path = tmp_path / "flow.onnx"
     path.write_text("precious")
@@ -115,9 +115,9 @@ def test_a_file_is_replaced_only_if_that_is_asked_for(weights, tmp_path, monkeyp
     model = onnx.ModelProto()
     shapes = []
     monkeypatch.setattr(
-        "flowwarp.compat.onnx._translate", lambda net, shape: shapes.append(shape) or model
+        "flowwarp.compat.onnx._export", lambda net, shape: shapes.append(shape) or model
     )
-    with pytest.raises(onnx.checker.ValidationError):  # an empty model is none
+    with pytest.raises(onnx.checker.ValidationError):  # an empty model is not valid
         export_flownet(path, weights, height=HEIGHT, width=WIDTH, overwrite=True)
     assert path.read_text() == "precious"
     assert list(tmp_path.iterdir()) == [path]
@@ -127,7 +127,7 @@ def test_a_file_is_replaced_only_if_that_is_asked_for(weights, tmp_path, monkeyp
     assert shapes == [(1, 3, HEIGHT, WIDTH), (2, 3, HEIGHT, WIDTH)]
 
 
-def test_wrong_calls(weights, tmp_path):
+def test_wrong_arguments_are_errors(weights, tmp_path):
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
     size = {"height": HEIGHT, "width": WIDTH}
     with pytest.raises(InputError, match=r"nothing\.safetensors: no such file"):
@@ -140,7 +140,7 @@ def test_wrong_calls(weights, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_the_exporter_cannot_do_is_one_line(weights, tmp_path, monkeypatch):
+def test_an_error_of_the_exporter_is_one_line(weights, tmp_path, monkeypatch):
     pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
 
     def fail(*args, **options):
@@ -154,11 +154,11 @@ def test_what_the_exporter_cannot_do_is_one_line(weights, tmp_path, monkeypatch)
     assert not list(tmp_path.iterdir())
 
 
-# What stands for our operators
+# Operators in torch's functions
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (13, 17)])
-def test_it_warps_as_warp_does(size):
+def test_warp_equals_the_operator(size):
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(2, 3, *size, generator=generator)
     flow = 9 * torch.randn(2, 2, *size, generator=generator)
@@ -168,24 +168,24 @@ def test_it_warps_as_warp_does(size):
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (13, 17)])
 @pytest.mark.parametrize(("radius", "dilation"), [(0, 1), (3, 1), (2, 3)])
-def test_it_correlates_as_correlation_does(size, radius, dilation):
+def test_correlation_equals_the_operator(size, radius, dilation):
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(2, 2, 5, *size, generator=generator)
-    found = _correlation(a, b, radius, dilation)
-    assert torch.allclose(found, correlation(a, b, radius, dilation), atol=1e-6)
+    costs = _correlation(a, b, radius, dilation)
+    assert torch.allclose(costs, correlation(a, b, radius, dilation), atol=1e-6)
 
 
-# The page about it
+# Examples of docs/onnx.md
 
 
 @pytest.mark.usefixtures("float32")
-def test_the_examples_of_the_page(weights, exported, frames, tmp_path, monkeypatch):
+def test_the_examples_of_the_documentation(weights, exported, frames, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime")
     text = (Path(__file__).parents[2] / "docs" / "onnx.md").read_text("utf-8")
     export, use = (part.split("```")[0] for part in text.split("```python\n")[1:])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("flowwarp.compat.onnx.export_flownet", create_autospec(export_flownet))
-    exec(export, {})  # no more than that it can be called so: it would take long
+    exec(export, {})  # tests the signature only: an export takes long
     (tmp_path / "flow.onnx").write_bytes(exported.read_bytes())
     images = []
     for number, frame in enumerate(frames, 1):
@@ -193,8 +193,8 @@ def test_the_examples_of_the_page(weights, exported, frames, tmp_path, monkeypat
         images.append(read_image(tmp_path / f"frame{number}.png")[None])
     names = {}
     exec(use, names)
-    wanted = estimate_both(load_flownet(weights), *images, "fast")
-    for name, flow in zip(("flow_12", "flow_21"), wanted, strict=True):
+    expected = estimate_both(load_flownet(weights), *images, "fast")
+    for name, flow in zip(("flow_12", "flow_21"), expected, strict=True):
         assert np.abs(names[name] - flow.numpy()).max() < 1e-3
 
 
@@ -202,14 +202,14 @@ def test_the_examples_of_the_page(weights, exported, frames, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("library", ["onnx", "onnxscript"])
-def test_the_extra_is_asked_for(weights, tmp_path, monkeypatch, library):
+def test_a_missing_extra_is_named(weights, tmp_path, monkeypatch, library):
     monkeypatch.setitem(sys.modules, "onnx", sys)  # is there
     monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(InputError, match=rf"{library}: .*install the extra 'onnx'"):
         export_flownet(tmp_path / "flow.onnx", weights, height=HEIGHT, width=WIDTH)
 
 
-def test_nothing_heavy_is_imported():
+def test_the_import_loads_no_extra():
     code = "import sys, flowwarp.compat.onnx; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"onnx", "onnxscript", "onnxruntime", "torch.onnx"} & set(done.stdout.split())
