@@ -1,7 +1,8 @@
-"""A page to try flowwarp in the browser: flow, pictures between two, video from words.
+"""A web page to try flowwarp: optical flow, frame interpolation and text to video.
 
-``python -m flowwarp.web`` serves it, on this machine only. It needs the extra ``demo`` (gradio).
-The functions behind its tabs take paths and return paths, and know nothing of the page.
+``python -m flowwarp.web`` serves it to browsers on this machine. It needs the extra ``demo``
+(gradio). The functions behind the tabs (:func:`show_flow`, :func:`show_between` and
+:func:`show_video`) take and return paths, and do not depend on gradio.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from flowwarp.pipelines.flow.refine import Progress
     from flowwarp.pipelines.video.load import VideoModels
 
-HERE = "127.0.0.1"
-MOST_PIXELS = 4_000_000  # everybody on the page waits while one picture is worked on
-LARGEST_FILE = "32mb"  # of which so many pixels of 16 bits take 24
-LONGEST_PROMPT = 1000  # characters, more than any network here reads
+HOST = "127.0.0.1"  # this machine only
+MAX_PIXELS = 4_000_000  # of an image: all other users wait for it
+MAX_FILE_SIZE = "32mb"  # of an upload; 4 million pixels of 16-bit RGB have 24
+MAX_PROMPT = 1000  # characters, more than any network here reads
 PROMPTS = (
     "a skeleton casts a spell on sand",
     "a knight in plate armor walks to the left",
@@ -43,7 +44,7 @@ PROMPTS = (
 )
 
 
-# ------------------------------------------------------------------ what the tabs do
+# ------------------------------------------------------------------ what the tabs compute
 
 
 def show_flow(
@@ -54,21 +55,21 @@ def show_flow(
     folder: Path,
     progress: Progress | None = None,
 ) -> tuple[Path, Path, Path]:
-    """Estimate the flow between two pictures.
+    """Estimate the flow between two images.
 
     Args:
         net: from :func:`flowwarp.load_flownet`.
-        first: a picture's file; None if there is none yet, which is refused.
-        second: likewise, of the same size.
+        first: path of an image; None, if the user chose none, is an error.
+        second: path of another image of the same size.
         quality: as for :func:`flowwarp.estimate_flow`.
-        folder: where results go.
-        progress: is called with the share that is done, up to 1.
+        folder: where results are written.
+        progress: called with the share that is done, in [0, 1].
 
     Returns:
-        The flow in colour, the second picture warped onto the first, and the flow as ``.flo``.
+        Paths of the flow in colour, the second image warped to the first, and the flow as ``.flo``.
 
     Raises:
-        InputError: a picture is missing, cannot be read or is too large, or sizes differ.
+        InputError: an image is missing, unreadable or too large, or the sizes differ.
     """
     from flowwarp.io.flow_files import write_flow
     from flowwarp.io.images import write_image
@@ -77,7 +78,7 @@ def show_flow(
     from flowwarp.viz.colors import flow_to_image
 
     image1, image2 = _read_pair(first, second)
-    flow = estimate_fields(net, image1, image2, quality, progress=progress).flow_12
+    flow = estimate_fields(net, image1, image2, quality, progress=progress).flow_12  # (2, H, W)
     colors, warped, file = (folder / name for name in ("colors.png", "warped.png", "flow.flo"))
     write_image(colors, flow_to_image(flow))
     write_image(warped, warp(image2[None], flow[None])[0])
@@ -92,17 +93,17 @@ def show_between(
     folder: Path,
     progress: Progress | None = None,
 ) -> Path:
-    """Make the picture half-way between two.
+    """Interpolate the frame half-way between two images.
 
     Args:
-        net: as for :func:`show_flow`, and so the others.
-        first: a picture's file.
-        second: likewise, of the same size and scene.
-        folder: where the result goes.
-        progress: is called with the share that is done, up to 1.
+        net: from :func:`flowwarp.load_flownet`.
+        first: path of an image; None, if the user chose none, is an error.
+        second: path of another image of the same size and scene.
+        folder: where the result is written.
+        progress: called with the share that is done, in [0, 1].
 
     Raises:
-        InputError: as for :func:`show_flow`; or the pictures show two scenes.
+        InputError: as for :func:`show_flow`; or the images show different scenes.
     """
     from flowwarp.io.images import write_image
     from flowwarp.pipelines.flow.estimate import estimate_both
@@ -110,13 +111,13 @@ def show_between(
 
     device = next(net.parameters()).device
 
-    def estimate(one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-        return estimate_both(net, one.to(device), two.to(device), progress=progress)
+    def estimate(image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+        return estimate_both(net, image1.to(device), image2.to(device), progress=progress)
 
-    same: list[str] = []
-    _, middle, _ = interpolate_video(_read_pair(first, second), 2, estimate, told=same.append)
-    if "cut" in same:
-        raise InputError("the pictures", "show two scenes", "choose two frames of one")
+    skipped: list[str] = []  # why a pair was not interpolated: "cut" or "repeat"
+    _, middle, _ = interpolate_video(_read_pair(first, second), 2, estimate, told=skipped.append)
+    if "cut" in skipped:
+        raise InputError("the images", "show different scenes", "choose two frames of one")
     path = folder / "between.png"
     write_image(path, middle)
     return path
@@ -129,182 +130,225 @@ def show_video(
     folder: Path,
     progress: Progress | None = None,
 ) -> tuple[Path, str]:
-    """Make a video of words, as ``generate-video`` does by default.
+    """Generate a video from a prompt, as ``generate-video`` does by default.
 
     Args:
         models: from :func:`flowwarp.pipelines.video.load.load_models`.
-        prompt: what it shall show.
-        seed: which of all possible videos; None counts as 0.
-        folder: where the video goes.
-        progress: is called with the share that is done, up to 1.
+        prompt: what the video should show.
+        seed: of the random numbers; None is 0.
+        folder: where the video is written.
+        progress: called with the share that is done, in [0, 1].
 
     Returns:
-        The video, and what the prompt was read as, what was left out and which words the network
-        never learned; empty if it was read as it stands.
+        The path of the video, and notes for the user: how the prompt was read, which words were
+        ignored, and which are unknown to the network. They are empty if it was read literally.
 
     Raises:
-        InputError: nothing of the prompt can be read.
+        InputError: no word of the prompt can be used.
     """
     from flowwarp.io.video_writer import write_video
     from flowwarp.pipelines.video.generate import generate
     from flowwarp.pipelines.video.hearing import hear
 
-    prompt = (prompt or "")[:LONGEST_PROMPT]
-    heard = hear(models.gpt, prompt)
-    if not heard.text:
+    prompt = (prompt or "")[:MAX_PROMPT]
+    parsed = hear(models.gpt, prompt)
+    if not parsed.text:
         raise InputError("the prompt", "holds nothing that can be read", "say what to show")
 
-    def tell(done: int, total: int) -> None:
-        if progress is not None:  # gradio's counts as false
+    def report(done: int, total: int) -> None:
+        if progress is not None:  # gradio's progress is false in a condition
             progress(done / total)
 
-    frames = generate(models, prompt, seed=int(seed or 0), progress=tell)
+    frames = generate(models, prompt, seed=int(seed or 0), progress=report)
     path = folder / "video.mp4"
     write_video(path, frames, FPS)
-    notes = [f"read as: {heard.read}"] * heard.reworded
-    notes += [f"left out: {', '.join(heard.left_out)}"] * bool(heard.left_out)
-    notes += [f"the network has never learned: {', '.join(heard.unknown)}"] * bool(heard.unknown)
+    notes = []
+    if parsed.reworded:
+        notes.append(f"read as: {parsed.read}")
+    if parsed.left_out:
+        notes.append(f"ignored: {', '.join(parsed.left_out)}")
+    if parsed.unknown:
+        notes.append(f"not in the training data: {', '.join(parsed.unknown)}")
     return path, "\n".join(notes)
 
 
 def _read_pair(first: str | None, second: str | None) -> list[Tensor]:
-    """Read two pictures of one size, (3, H, W)."""
+    """Read two images of the same size, (3, H, W) each."""
     from flowwarp.io.images import read_image
 
     images: list[Tensor] = []
-    for name, path in (("the first picture", first), ("the second picture", second)):
+    for name, path in (("the first image", first), ("the second image", second)):
         if not path:
             raise InputError(name, "is missing", "choose a file")
         try:
-            images.append(read_image(path, most=MOST_PIXELS))
-        except InputError as fault:  # which names a file of the server's
-            raise InputError(name, str(fault).removeprefix(f"{fault.source}: ")) from fault
-        size, wanted = (f"{image.shape[2]}x{image.shape[1]}" for image in (images[-1], images[0]))
-        if size != wanted:
-            raise InputError(name, f"is {size}, the first was {wanted}", "choose two of one size")
+            images.append(read_image(path, most=MAX_PIXELS))
+        except InputError as error:  # it names a temporary file of the server
+            raise InputError(name, str(error).removeprefix(f"{error.source}: ")) from error
+        size, expected = (f"{image.shape[2]}x{image.shape[1]}" for image in (images[-1], images[0]))
+        if size != expected:
+            raise InputError(
+                name, f"is {size}, the first is {expected}", "choose two of the same size"
+            )
     return images
 
 
 # ------------------------------------------------------------------ the page
+
+# A context that yields a new folder for results; only one is open at a time.
+Results = Callable[[], AbstractContextManager[Path]]
 
 
 def build_page(
     folder: Path,
     flownet: Callable[[], FlowNet],
     models: Callable[[], VideoModels],
-    working: threading.Lock,
+    lock: threading.Lock,
 ) -> Any:
-    """Lay out the page, as ``gradio.Blocks``.
+    """Build the page, a ``gradio.Blocks``.
 
     Args:
-        folder: where results go.
-        flownet: gives the network of the first two tabs, when it is needed.
-        models: gives those of the third, likewise.
-        working: is held while there is work.
+        folder: where uploads and results are written.
+        flownet: loads the network of the first two tabs, when it is needed.
+        models: loads the networks of the third tab, when they are needed.
+        lock: held while something is computed.
 
     Raises:
         InputError: the extra ``demo`` is missing.
     """
-    # Both are read when gradio is imported or makes a component.
+    # gradio reads both when it is imported or creates a component.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # what is uploaded
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # of uploads
     try:
         import gradio as gr
-    except ImportError as fault:
-        raise missing_extra(fault.name or "gradio", "demo") from fault
+    except ImportError as error:
+        raise missing_extra(error.name or "gradio", "demo") from error
 
     @contextmanager
-    def answer() -> Iterator[Path]:
-        """Give a folder for results; show what a user can mend on one line."""
+    def results() -> Iterator[Path]:
+        """Yield a new folder for results; show an error of the user's as a message on the page."""
         try:
-            with working:
+            with lock:
                 yield Path(tempfile.mkdtemp(dir=folder))
-        except FlowwarpError as fault:
-            line = html.escape(str(fault), quote=False)
-            raise gr.Error(line, print_exception=False) from fault
+        except FlowwarpError as error:
+            message = html.escape(str(error), quote=False)
+            raise gr.Error(message, print_exception=False) from error
 
-    bar = gr.Progress()  # as a default it asks gradio for one
-
-    def flow(first: Any, second: Any, quality: Any, progress: Any = bar) -> Any:
-        with answer() as results:
-            paths = show_flow(flownet(), first, second, quality, results, progress)
-            return [str(path) for path in paths]  # gr.File takes no other
-
-    def between(first: Any, second: Any, progress: Any = bar) -> Any:
-        with answer() as results:
-            return show_between(flownet(), first, second, results, progress)
-
-    def video(prompt: Any, seed: Any, progress: Any = bar) -> Any:
-        with answer() as results:
-            return show_video(models(), prompt, seed, results, progress)
-
-    def pictures() -> list[Any]:
-        """Place two pictures to choose side by side."""
-        with gr.Row():
-            pair = [
-                gr.Image(label=label, type="filepath", sources=["upload", "clipboard"])
-                for label in ("First picture", "Second picture")
-            ]
-        for image in pair:
-            # As it was uploaded: gradio's own reader would fail at what ours explains.
-            image.preprocess = lambda payload: payload and payload.path
-        return pair
-
-    alone: dict[str, Any] = {"concurrency_id": "job", "concurrency_limit": 1}
-    sample = [str(bundled("datasets") / "sample" / f"frame{k}.png") for k in (1, 2)]
     with gr.Blocks(title="flowwarp", analytics_enabled=False) as page:
-        with gr.Tab("Flow"):
-            pair = pictures()
-            quality = gr.Radio(list(QUALITIES), value="balanced", label="Quality")
-            go = gr.Button("Estimate flow", variant="primary")
-            with gr.Row():
-                shown = [gr.Image(label="Flow"), gr.Image(label="Second picture, warped")]
-            shown.append(gr.File(label="Flow, to download"))
-            go.click(flow, [*pair, quality], shown, **alone)
-            gr.Examples([[*sample, "balanced"]], [*pair, quality], cache_examples=False)
-        with gr.Tab("Between"):
-            pair = pictures()
-            go = gr.Button("Make the picture between", variant="primary")
-            middle = gr.Image(label="Half-way")
-            go.click(between, pair, middle, **alone)
-            gr.Examples([sample], pair, cache_examples=False)
-        with gr.Tab("Video from words"):
-            prompt = gr.Textbox(label="Prompt", max_length=LONGEST_PROMPT)
-            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
-            go = gr.Button("Make the video", variant="primary")
-            clip = gr.Video(label="Video", autoplay=True, loop=True)
-            note = gr.Textbox(label="Note")
-            go.click(video, [prompt, seed], [clip, note], **alone)
-            gr.Examples([[line, 0] for line in PROMPTS], [prompt, seed], cache_examples=False)
+        with gr.Tab("Optical flow"):
+            _flow_tab(flownet, results)
+        with gr.Tab("Interpolation"):
+            _between_tab(flownet, results)
+        with gr.Tab("Text to video"):
+            _video_tab(models, results)
     return page
 
 
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_id": "job", "concurrency_limit": 1}
+
+
+def _flow_tab(flownet: Callable[[], FlowNet], results: Results) -> None:
+    import gradio as gr
+
+    bar = gr.Progress()  # gradio finds it as the default of a parameter
+
+    def flow(first: Any, second: Any, quality: Any, progress: Any = bar) -> Any:
+        with results() as folder:
+            paths = show_flow(flownet(), first, second, quality, folder, progress)
+            return [str(path) for path in paths]  # gr.File takes no Path
+
+    pair = _image_pair()
+    quality = gr.Radio(list(QUALITIES), value="balanced", label="Quality")
+    button = gr.Button("Estimate flow", variant="primary")
+    with gr.Row():
+        outputs = [gr.Image(label="Flow"), gr.Image(label="Second image, warped to the first")]
+    outputs.append(gr.File(label="Flow file"))
+    button.click(flow, [*pair, quality], outputs, **_ONE_AT_A_TIME)
+    gr.Examples([[*_sample_pair(), "balanced"]], [*pair, quality], cache_examples=False)
+
+
+def _between_tab(flownet: Callable[[], FlowNet], results: Results) -> None:
+    import gradio as gr
+
+    bar = gr.Progress()
+
+    def between(first: Any, second: Any, progress: Any = bar) -> Any:
+        with results() as folder:
+            return show_between(flownet(), first, second, folder, progress)
+
+    pair = _image_pair()
+    button = gr.Button("Interpolate", variant="primary")
+    middle = gr.Image(label="Frame half-way between both")
+    button.click(between, pair, middle, **_ONE_AT_A_TIME)
+    gr.Examples([_sample_pair()], pair, cache_examples=False)
+
+
+def _video_tab(models: Callable[[], VideoModels], results: Results) -> None:
+    import gradio as gr
+
+    bar = gr.Progress()
+
+    def video(prompt: Any, seed: Any, progress: Any = bar) -> Any:
+        with results() as folder:
+            return show_video(models(), prompt, seed, folder, progress)
+
+    prompt = gr.Textbox(label="Prompt", max_length=MAX_PROMPT)
+    seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
+    button = gr.Button("Generate video", variant="primary")
+    clip = gr.Video(label="Video", autoplay=True, loop=True)
+    notes = gr.Textbox(label="Notes")
+    button.click(video, [prompt, seed], [clip, notes], **_ONE_AT_A_TIME)
+    gr.Examples([[line, 0] for line in PROMPTS], [prompt, seed], cache_examples=False)
+
+
+def _image_pair() -> list[Any]:
+    """Place two inputs for images side by side; their values are paths of uploaded files."""
+    import gradio as gr
+
+    with gr.Row():
+        pair = [
+            gr.Image(label=label, type="filepath", sources=["upload", "clipboard"])
+            for label in ("First image", "Second image")
+        ]
+    for image in pair:
+        # The file as uploaded: gradio would decode it, and its errors explain less than ours.
+        image.preprocess = lambda payload: payload and payload.path
+    return pair
+
+
+def _sample_pair() -> list[str]:
+    return [str(bundled("datasets") / "sample" / f"frame{k}.png") for k in (1, 2)]
+
+
 def launch(page: Any, port: int | None = None) -> str:
-    """Serve a page on this machine only, in a thread, and return its address.
+    """Serve a page on this machine, in a thread, and return its address.
 
     Args:
-        page: from :func:`build_page`; its ``close()`` ends it.
-        port: None for the first from 7860 that is free.
+        page: from :func:`build_page`; its ``close()`` ends the server.
+        port: None for the first free one from 7860.
 
     Raises:
-        OSError: the port is taken.
+        OSError: the port is in use.
     """
-    from starlette.middleware import Middleware  # which gradio is built on
+    from starlette.middleware import Middleware  # gradio depends on it
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    # Else a page of another site, whose name is made to lead here, could use this one.
-    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HERE, "localhost"])
+    # Against DNS rebinding: a page of another site, whose name resolves to this machine, could
+    # otherwise send requests to this one.
+    hosts = Middleware(TrustedHostMiddleware, allowed_hosts=[HOST, "localhost"])
     _, address, _ = page.launch(
-        server_name=HERE,
+        server_name=HOST,
         server_port=port,
         share=False,
         ssr_mode=False,
         quiet=True,
         prevent_thread_lock=True,
-        max_file_size=LARGEST_FILE,
+        max_file_size=MAX_FILE_SIZE,
         app_kwargs={"middleware": [hosts]},
     )
     return str(address)
+
+
+# ------------------------------------------------------------------ the command
 
 
 @click.command()
@@ -312,13 +356,13 @@ def launch(page: Any, port: int | None = None) -> str:
     "--port",
     type=click.IntRange(1, 65535),
     metavar="N",
-    help="Where to listen; the first from 7860 that is free, if not said.",
+    help="Port of the server. Default: the first free one from 7860.",
 )
 def command(port: int | None) -> None:
     """Serve a page to try flowwarp, to browsers on this machine, until Ctrl-C.
 
-    Its address is printed on stdout. One picture pair or prompt is worked on at a time, others
-    wait. What is uploaded and made lies in a temporary folder, which goes when the page ends.
+    Its address is printed on stdout. Requests are computed one at a time, and others wait. Uploads
+    and results are stored in a temporary folder, which is removed at the end.
     """
     set_wait_policy()
 
@@ -335,18 +379,18 @@ def command(port: int | None) -> None:
         return load_models(device=choose_device("auto"))
 
     with tempfile.TemporaryDirectory(prefix="flowwarp_", ignore_cleanup_errors=True) as folder:
-        working = threading.Lock()
-        page = build_page(Path(folder), flownet, models, working)
+        lock = threading.Lock()
+        page = build_page(Path(folder), flownet, models, lock)
         try:
             click.echo(launch(page, port))
-        except OSError as fault:
+        except OSError as error:
             taken = "--port: all from 7860 are" if port is None else f"--port {port}: is"
-            raise click.UsageError(f"{taken} taken") from fault
+            raise click.UsageError(f"{taken} taken") from error
         try:
             threading.Event().wait()
         finally:
             page.close(verbose=False)
-            working.acquire()  # torch's threads must not outlive the interpreter
+            lock.acquire()  # waits for a job that runs: torch's threads must end first
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The page to try flowwarp: its jobs without gradio, and itself where that is installed."""
+"""The web page: its functions without gradio, and the page itself where gradio is installed."""
 
 import gc
 import json
@@ -31,21 +31,21 @@ PROMPT = "a red knight"
 
 
 class Progress(list):
-    """What is told, and false before, as gradio's is."""
+    """A list of the shares reported; false while empty, as gradio's progress is in a condition."""
 
     __call__ = list.append
 
 
 @pytest.fixture(scope="module")
 def texture():
-    """Noise that no flow can mistake."""
+    """Noise in which every match is unambiguous."""
     generator = torch.Generator().manual_seed(0)
     return F.avg_pool2d(torch.rand(1, 3, 68, 106, generator=generator), 5, 1)[0]
 
 
 @pytest.fixture
 def pair(texture, tmp_path):
-    """Two pictures, of which all moves to the right by 2 px."""
+    """Two images between which everything moves to the right by 2 px."""
     paths = [str(tmp_path / f"{name}.png") for name in ("first", "second")]
     write_image(paths[0], texture[..., 2:])
     write_image(paths[1], texture[..., :-2])
@@ -58,66 +58,66 @@ def models(video_weights):
     return load_models(**{name: video_weights[name] for name in names})
 
 
-def distance(path, wanted):
-    """Largest difference away from the border."""
-    return (read_image(path) - wanted)[:, 8:-8, 8:-8].abs().max()
+def distance(path, expected):
+    """Return the largest difference more than 8 px from the border."""
+    return (read_image(path) - expected)[:, 8:-8, 8:-8].abs().max()
 
 
-# ------------------------------------------------------------------ jobs
+# ------------------------------------------------------------------ what the tabs compute
 
 
-def test_flow_is_shown_and_leads_back_to_the_first_picture(pair, texture, tmp_path):
-    told = Progress()
-    colors, warped, file = web.show_flow(load_flownet(), *pair, "balanced", tmp_path, told)
+def test_flow_warps_the_second_image_to_the_first(pair, texture, tmp_path):
+    progress = Progress()
+    colors, warped, file = web.show_flow(load_flownet(), *pair, "balanced", tmp_path, progress)
     flow, _ = read_flow(file)
     assert flow.flatten(1).median(1).values.round().tolist() == [2, 0]
     red, green, blue = read_image(colors).mean((1, 2))
     assert red > 0.9 > max(green, blue) + 0.2
     assert distance(warped, texture[..., 2:]) < 0.02
-    assert told[-1] == 1
+    assert progress[-1] == 1
 
 
 def test_between_is_half_way(pair, texture, tmp_path):
-    told = Progress()
-    middle = web.show_between(load_flownet(), *pair, tmp_path, told)
+    progress = Progress()
+    middle = web.show_between(load_flownet(), *pair, tmp_path, progress)
     assert distance(middle, texture[..., 1:-1]) < 0.03
-    assert told[-1] == 1
+    assert progress[-1] == 1
 
 
-def test_between_of_two_scenes_is_refused(pair, tmp_path):
+def test_two_scenes_cannot_be_interpolated(pair, tmp_path):
     write_image(pair[0], torch.zeros(3, 32, 48))
     write_image(pair[1], torch.rand(3, 32, 48).round())
-    with pytest.raises(InputError, match=r"^the pictures: show two scenes; choose two"):
+    with pytest.raises(InputError, match=r"^the images: show different scenes; choose two"):
         web.show_between(load_flownet("small"), *pair, tmp_path)
 
 
-def test_pictures_that_cannot_be_taken_are_refused(pair, tmp_path, monkeypatch):
+def test_wrong_images_are_errors(pair, tmp_path, monkeypatch):
     first, second = pair
 
-    def refused(*given):
-        with pytest.raises(InputError) as fault:
-            web.show_flow(load_flownet("small"), *given, "fast", tmp_path)
+    def message(*paths):
+        with pytest.raises(InputError) as error:
+            web.show_flow(load_flownet("small"), *paths, "fast", tmp_path)
         assert not (tmp_path / "flow.flo").exists()
-        return str(fault.value)
+        return str(error.value)
 
-    assert refused(None, second) == "the first picture: is missing; choose a file"
+    assert message(None, second) == "the first image: is missing; choose a file"
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no picture")
-    assert refused(first, str(broken)) == "the second picture: is not a picture of a known type"
+    assert message(first, str(broken)) == "the second image: is not a picture of a known type"
     small = str(tmp_path / "small.png")
     write_image(small, torch.zeros(3, 20, 30))
-    assert refused(first, small).startswith("the second picture: is 30x20, the first was 100x64;")
-    monkeypatch.setattr(web, "MOST_PIXELS", 100 * 64 - 1)
-    many = "the first picture: its header says 100x64 pixels; at most"
-    assert refused(first, second).startswith(many)
-    for name in ("deep.png", "packed.jpg"):  # is refused before it is decoded
+    assert message(first, small).startswith("the second image: is 30x20, the first is 100x64;")
+    monkeypatch.setattr(web, "MAX_PIXELS", 100 * 64 - 1)
+    many = "the first image: its header says 100x64 pixels; at most"
+    assert message(first, second).startswith(many)
+    for name in ("deep.png", "packed.jpg"):  # an error before it is decoded
         write_image(tmp_path / name, torch.zeros(3, 64, 100), ImageFormat(bits=16))
-        assert refused(str(tmp_path / name), second).startswith(many)
+        assert message(str(tmp_path / name), second).startswith(many)
 
 
-def test_video_is_that_of_generate_video(models, video_weights, tmp_path):
-    told = Progress()
-    path, note = web.show_video(models, PROMPT, 3, tmp_path, told)
+def test_the_video_is_that_of_generate_video(models, video_weights, tmp_path):
+    progress = Progress()
+    path, note = web.show_video(models, PROMPT, 3, tmp_path, progress)
     other = tmp_path / "other.mp4"
     given = [part for name, file in video_weights.items() for part in (f"--{name}", str(file))]
     with pytest.raises(SystemExit, match=r"^0$"):
@@ -125,22 +125,22 @@ def test_video_is_that_of_generate_video(models, video_weights, tmp_path):
     assert torch.equal(*(torch.stack(list(read_video(file))) for file in (path, other)))
     assert video_info(path).fps == video_info(other).fps
     assert note == ""
-    assert told[-1] == 1
+    assert progress[-1] == 1
 
 
-def test_video_says_what_was_never_learned(models, tmp_path):
+def test_notes_name_unknown_words(models, tmp_path):
     _, note = web.show_video(models, "a red zebra", None, tmp_path)
-    assert note == "the network has never learned: zebra"
+    assert note == "not in the training data: zebra"
 
 
-def test_video_says_what_its_prompt_was_read_as(models, tmp_path):
+def test_notes_say_how_the_prompt_was_read(models, tmp_path):
     gpt = replace(models.gpt, known=load_gpt().known)
     _, note = web.show_video(replace(models, gpt=gpt), "ginger lass on a zebra", None, tmp_path)
-    assert note == "read as: a red-haired\nleft out: zebra"  # as much as it reads
+    assert note == "read as: a red-haired\nignored: zebra"  # the rest is cut
 
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])
-def test_empty_prompt_is_refused(models, tmp_path, prompt):
+def test_an_empty_prompt_is_an_error(models, tmp_path, prompt):
     with pytest.raises(InputError, match=r"^the prompt: holds nothing that can be read"):
         web.show_video(models, prompt, 0, tmp_path)
 
@@ -150,22 +150,22 @@ def test_empty_prompt_is_refused(models, tmp_path, prompt):
 
 @pytest.fixture
 def page(models, tmp_path, monkeypatch):
-    """The page, its address, and the lock that is held while there is work."""
+    """The page, its address, and the lock that is held while something is computed."""
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     for name in ("GRADIO_ANALYTICS_ENABLED", "GRADIO_TEMP_DIR"):
-        monkeypatch.setenv(name, "")  # so that what is set is forgotten
-    working = threading.Lock()
+        monkeypatch.setenv(name, "")  # restored after the test
+    lock = threading.Lock()
     folder = tmp_path / "page"
     folder.mkdir()
-    page = web.build_page(folder, lambda: load_flownet("small"), lambda: models, working)
-    yield page, web.launch(page), working
+    page = web.build_page(folder, lambda: load_flownet("small"), lambda: models, lock)
+    yield page, web.launch(page), lock
     page.close(verbose=False)
-    gc.collect()  # event loops that gradio leaves open: told now, not in another test
+    gc.collect()  # event loops that gradio leaves open warn here, not in another test
 
 
-@pytest.mark.filterwarnings("ignore")  # of gradio about what it is built on
-def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
-    blocks, address, working = page
+@pytest.mark.filterwarnings("ignore")  # gradio uses deprecated functions
+def test_the_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
+    blocks, address, lock = page
     assert address.startswith("http://127.0.0.1:")
     assert blocks.server.config.host == "127.0.0.1"
     assert not blocks.analytics_enabled
@@ -174,9 +174,9 @@ def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
         assert b"Estimate flow" in answer.read()
     urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "localhost"})).close()
     other = urllib.request.Request(address, headers={"Host": "example.org"})
-    with pytest.raises(urllib.error.HTTPError, match="400") as refusal:
+    with pytest.raises(urllib.error.HTTPError, match="400") as error:
         urllib.request.urlopen(other)
-    refusal.value.close()
+    error.value.close()
 
     import gradio_client
 
@@ -190,13 +190,13 @@ def test_page_serves_all_tabs_on_this_machine_only(page, pair, tmp_path):
     assert video_info(video).frames == 8
     text = gradio_client.handle_file(__file__)
     for second, problem in ((None, "is missing"), (text, "is not a picture of a known type")):
-        with pytest.raises(gradio_client.exceptions.AppError, match=f"picture: {problem}"):
+        with pytest.raises(gradio_client.exceptions.AppError, match=f"image: {problem}"):
             client.predict(first, second, "fast", api_name="/flow")
-    assert working.acquire(blocking=False)
+    assert lock.acquire(blocking=False)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_page_reads_nothing_but_what_was_uploaded(page, pair):
+def test_the_page_reads_uploads_only(page, pair):
     given = 2 * [{"path": pair[0], "meta": {"_type": "gradio.FileData"}}]
     where = f"{page[1]}gradio_api/call/between"
     data = json.dumps({"data": given}).encode()
@@ -208,7 +208,7 @@ def test_page_reads_nothing_but_what_was_uploaded(page, pair):
 
 
 @pytest.mark.posix
-def test_what_was_made_goes_when_the_page_ends(tmp_path):
+def test_results_are_removed_when_the_page_ends(tmp_path):
     pytest.importorskip("gradio", reason="the extra demo is not installed")
     served = subprocess.Popen(
         [sys.executable, "-m", "flowwarp.web"],
@@ -219,24 +219,24 @@ def test_what_was_made_goes_when_the_page_ends(tmp_path):
     )
     assert served.stdout.readline().startswith("http://127.0.0.1:")
     (folder,) = tmp_path.glob("flowwarp_*")
-    (folder / "made").touch()
+    (folder / "result").touch()
     served.send_signal(signal.SIGTERM)
     assert served.communicate(timeout=60) == ("", "flowwarp: terminated\n")
     assert served.returncode == 143
     assert not folder.exists()
 
 
-def test_missing_extra_is_told(monkeypatch, capsys):
+def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")
     with pytest.raises(SystemExit, match=r"^3$"):
         run(web.command, [])
-    told = "flowwarp: gradio: cannot be imported; install the extra 'demo' as README.md says\n"
-    assert capsys.readouterr().err == told
+    message = "flowwarp: gradio: cannot be imported; install the extra 'demo' as README.md says\n"
+    assert capsys.readouterr().err == message
 
 
-def test_wrong_option_names_the_page():
+def test_a_wrong_option_names_the_page():
     done = subprocess.run(
         [sys.executable, "-m", "flowwarp.web", "--port", "0"], capture_output=True, text=True
     )
@@ -244,7 +244,7 @@ def test_wrong_option_names_the_page():
     assert done.stderr.endswith("; see 'python -m flowwarp.web --help'\n")
 
 
-def test_nothing_imports_it_and_it_imports_little():
+def test_the_module_imports_neither_torch_nor_gradio():
     code = """\
 import sys, flowwarp.cli
 assert "flowwarp.web" not in sys.modules
