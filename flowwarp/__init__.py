@@ -1,6 +1,7 @@
 """Optical flow and differentiable video warping for PyTorch.
 
-Public names are loaded on first use, so that ``import flowwarp`` costs nothing.
+The public functions are listed below by group. Each is imported on first use, so that ``import
+flowwarp`` loads neither torch nor anything else.
 
 >>> import torch, flowwarp
 >>> image = torch.rand(1, 3, 4, 5)
@@ -15,7 +16,46 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
+# By public name: the module that defines it.
+_MODULES = {
+    # Optical flow of images, by a network that is shipped or your own
+    "estimate_flow": "flowwarp.pipelines.flow.estimate",
+    "estimate_both": "flowwarp.pipelines.flow.estimate",
+    "load_flownet": "flowwarp.pipelines.flow.estimate",
+    "refine": "flowwarp.pipelines.flow.refine",
+    "interpolate": "flowwarp.pipelines.flow.interpolate",
+    # Differentiable operators for models: warping
+    "warp": "flowwarp.ops.warping",
+    "splat": "flowwarp.ops.splatting",
+    # … flow fields
+    "compose": "flowwarp.ops.fields",
+    "invert": "flowwarp.ops.fields",
+    "resize_flow": "flowwarp.ops.fields",
+    "coordinate_grid": "flowwarp.ops.fields",
+    # … occlusion: masks of visible pixels
+    "visible_by_consistency": "flowwarp.ops.occlusion",
+    "visible_by_range": "flowwarp.ops.occlusion",
+    "range_map": "flowwarp.ops.occlusion",
+    # … matching costs
+    "correlation": "flowwarp.ops.correlation",
+    "census": "flowwarp.ops.census",
+    "census_distance": "flowwarp.ops.census",
+    # Metrics against ground truth
+    "endpoint_error": "flowwarp.metrics.flow",
+    "epe": "flowwarp.metrics.flow",
+    "fl_all": "flowwarp.metrics.flow",
+    "angular_error": "flowwarp.metrics.flow",
+    # Visualisation
+    "flow_to_image": "flowwarp.viz.colors",
+    # Files
+    "read_flow": "flowwarp.io.flow_files",
+    "write_flow": "flowwarp.io.flow_files",
+    "read_image": "flowwarp.io.images",
+    "write_image": "flowwarp.io.images",
+}
+__all__ = sorted(_MODULES)
+
+if TYPE_CHECKING:  # the same names, for type checkers and editors
     from flowwarp.io.flow_files import read_flow as read_flow
     from flowwarp.io.flow_files import write_flow as write_flow
     from flowwarp.io.images import read_image as read_image
@@ -43,44 +83,14 @@ if TYPE_CHECKING:
     from flowwarp.pipelines.flow.refine import refine as refine
     from flowwarp.viz.colors import flow_to_image as flow_to_image
 
-_HOME = {
-    "angular_error": "flowwarp.metrics.flow",
-    "census": "flowwarp.ops.census",
-    "census_distance": "flowwarp.ops.census",
-    "compose": "flowwarp.ops.fields",
-    "coordinate_grid": "flowwarp.ops.fields",
-    "correlation": "flowwarp.ops.correlation",
-    "endpoint_error": "flowwarp.metrics.flow",
-    "epe": "flowwarp.metrics.flow",
-    "estimate_both": "flowwarp.pipelines.flow.estimate",
-    "estimate_flow": "flowwarp.pipelines.flow.estimate",
-    "fl_all": "flowwarp.metrics.flow",
-    "flow_to_image": "flowwarp.viz.colors",
-    "interpolate": "flowwarp.pipelines.flow.interpolate",
-    "invert": "flowwarp.ops.fields",
-    "load_flownet": "flowwarp.pipelines.flow.estimate",
-    "range_map": "flowwarp.ops.occlusion",
-    "read_flow": "flowwarp.io.flow_files",
-    "read_image": "flowwarp.io.images",
-    "refine": "flowwarp.pipelines.flow.refine",
-    "resize_flow": "flowwarp.ops.fields",
-    "splat": "flowwarp.ops.splatting",
-    "visible_by_consistency": "flowwarp.ops.occlusion",
-    "visible_by_range": "flowwarp.ops.occlusion",
-    "warp": "flowwarp.ops.warping",
-    "write_flow": "flowwarp.io.flow_files",
-    "write_image": "flowwarp.io.images",
-}
-__all__ = sorted(_HOME)
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULES:
         raise AttributeError(f"module 'flowwarp' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME[name]), name)
-    globals()[name] = value
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value  # the next access does not come here
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted([*globals(), *_MODULES])

@@ -1,4 +1,4 @@
-"""``python -m flowwarp``."""
+"""The command line, as ``python -m flowwarp``."""
 
 from flowwarp.cli import main
 
