@@ -2,6 +2,7 @@
 #
 #   make demo    warp the sample and look at it: demo/index.html
 #   make test    run the tests
+#   make docs    build the documentation's site: build/site/index.html
 #   make check   lint, types, import contracts and tests, as CONTRIBUTING.md asks
 #
 # Everything is installed into .venv. Another Python: make demo PYTHON=/path/to/python
@@ -17,7 +18,7 @@ PYTHON ?= $(shell for name in $(CANDIDATES); do \
 SOURCES := pyproject.toml setup.py flowwarp/__init__.py $(wildcard cuda/*.h cuda/*.cpp)
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test check clean
+.PHONY: help demo test docs check clean
 
 help:
 	@sed -n '2,/^$$/s/^# \{0,1\}//p' Makefile
@@ -31,6 +32,9 @@ test: $(VENV)/installed-test
 check: $(VENV)/installed-dev
 	PATH="$(abspath $(BIN)):$$PATH" poe check
 
+docs: $(VENV)/installed-docs
+	PATH="$(abspath $(BIN)):$$PATH" NO_MKDOCS_2_WARNING=1 mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) build dist demo flowwarp.egg-info flowwarp/ops/*.so
 
@@ -43,7 +47,8 @@ $(BIN)/python:
 		exit 1; }
 	"$(PYTHON)" -m venv $(VENV)
 
-# installed-test: the package and what its tests need; installed-dev: the linters too.
+# installed-test: the package and what its tests need; installed-dev: the linters too; installed-docs:
+# what builds the site.
 $(VENV)/installed-%: $(SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	@touch $@

@@ -1,7 +1,7 @@
 """The faults a user can meet, each with the exit code the command line returns for it.
 
 Library code raises these; ``flowwarp.cli`` turns them into one line on stderr.
-The codes follow the table in the README: 3 bad input, 4 output or disk, 5 some of many failed,
+The codes follow the table in docs/cli.md: 3 bad input, 4 output or disk, 5 some of many failed,
 7 training diverged, 8 locked, 128 + n stopped by signal n.
 """
 

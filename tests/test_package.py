@@ -18,7 +18,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import torch
 
 import flowwarp
 from flowwarp.ops import native
@@ -300,16 +299,3 @@ def test_pyproject_names_every_package():
         for path in (ROOT / "flowwarp").rglob("__init__.py")
     }
     assert {name for name in named if not name.startswith("flowwarp._")} == found
-
-
-# ------------------------------------------------------------------ what the README says
-
-
-def test_readme_example_runs(tmp_path, monkeypatch):
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.S)
-    shutil.copytree(ROOT / "datasets", tmp_path / "datasets")
-    monkeypatch.chdir(tmp_path)
-    names = {}
-    exec(code, names)
-    assert torch.isfinite(names["flow"].grad).all()
-    assert (tmp_path / "warped.png").exists()
