@@ -22,7 +22,7 @@ from flowwarp.errors import InputError, OutputError
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from flowwarp.data.clips import Footage
+    from flowwarp.data.footage import Footage
     from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.flow.jobs import Job, Outcome

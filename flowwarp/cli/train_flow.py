@@ -25,7 +25,7 @@ from flowwarp.cli._training_sources import note_sources
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:
-    from flowwarp.data.clips import Footage
+    from flowwarp.data.footage import Footage
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
 
 _MAX_VAL_PAIRS = 100  # about 30 s per validation, and 2 GB of memory at Sintel's size
@@ -95,7 +95,8 @@ def command(
         raise click.UsageError("give DATA or --photos")
     if recipe and not data:
         raise click.UsageError("--recipe needs DATA, the folder of the data set")
-    from flowwarp.data.clips import list_clips, prepare_pairs
+    from flowwarp.data.footage import list_footage
+    from flowwarp.data.pairs import prepare_pairs
     from flowwarp.data.recipes import footage_of, load_recipe, pairs_of
     from flowwarp.data.synthesis import find_photos, load_photos
     from flowwarp.pipelines.flow.estimate import load_flownet
@@ -114,7 +115,7 @@ def command(
         layout = load_recipe(recipe)
         clips = [clip for root in footage for clip in footage_of(layout, root)]
     elif data:
-        clips = list_clips(footage)
+        clips = list_footage(footage)
     val_pairs = pairs_of(load_recipe(val_recipe), val) if val else []
     sources = note_sources(
         data,
@@ -181,7 +182,7 @@ def _report_preparation(done: int, total: int) -> None:
 
 
 def _report_fits(done: int, total: int, *, space: int) -> None:
-    from flowwarp.data.clips import store_folder
+    from flowwarp.data.frame_store import store_folder
 
     if done == 0:
         place = store_folder(None)

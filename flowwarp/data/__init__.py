@@ -1,1 +1,14 @@
-"""What networks learn from and are measured on: clips, synthetic pairs, recipes, augmentation."""
+"""What networks learn from and are measured on: footage, captioned clips, ground truth, tokens.
+
+Imports go down this list, never up:
+
+* ``sources``: captioned clips by name: ``sprites``, ``digits``, a folder or a tar file;
+* ``sprite_world``: clips of sprite characters, see there; ``digits``: clips of moving digits;
+  ``captioned``, ``captioned_files``, ``captioned_tar``: anyone's captioned videos;
+* ``recipes``: ground truth of known data sets; ``pairs``: footage as pairs of frames;
+  ``synthesis``: pairs with known flow, made of photos; ``augment``: augmentation of pairs;
+  ``tokens``: clips and captions as tokens;
+* ``stage``: flat pictures that move over a backdrop; ``footage``, ``frame_store``, ``cuts``: files,
+  cached frames, and scene cuts;
+* ``clip``: the types `Clip` and `Source`; ``media``, ``choices``, ``resizing``, ``sampling``.
+"""

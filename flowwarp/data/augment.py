@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowwarp.data._sampling import inside, sample, transform
+from flowwarp.data.sampling import inside, sample, transform
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.tensors import check_flow, check_image
 

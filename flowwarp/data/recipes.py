@@ -41,7 +41,7 @@ from typing import Any
 from torch import Tensor
 
 from flowwarp.bundled import bundled
-from flowwarp.data.clips import Footage, find_clips, walk_folders
+from flowwarp.data.footage import Footage, find_footage, walk_folders
 from flowwarp.errors import InputError
 from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
 from flowwarp.io.files import open_input
@@ -276,7 +276,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
                 for path in paths
                 if path.is_file() and kind_of(path) in VIDEO_EXTENSIONS
             ]
-            found += find_clips([path for path in paths if path.is_dir()])
+            found += find_footage([path for path in paths if path.is_dir()])
     if not found:
         wanted = ", ".join(recipe.footage) or "nothing"
         raise InputError(root, f"holds no footage of {recipe.title}", f"looked for {wanted}")

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data._resizing import shrink
-from flowwarp.data._sampling import sample
 from flowwarp.data.choices import choose
+from flowwarp.data.resizing import shrink
+from flowwarp.data.sampling import sample
 from flowwarp.errors import InputError
 from flowwarp.io.images import list_frames, read_image
 from flowwarp.ops.fields import coordinate_grid

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from flowwarp.data.clips import store_folder
+from flowwarp.data.frame_store import store_folder
 from flowwarp.ops.occlusion import visible_by_consistency
 from flowwarp.pipelines.flow.matches import match_flow
 from flowwarp.pipelines.flow.refine import RefineConfig, refine

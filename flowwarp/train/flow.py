@@ -28,7 +28,7 @@ from flowwarp.data.augment import (
     crop_mask,
     random_geometry,
 )
-from flowwarp.data.clips import PairStore
+from flowwarp.data.frame_store import FrameStore
 from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.losses.photometric import (
@@ -100,7 +100,7 @@ class FlowDataConfig:
 class Material:
     """Where examples come from: pairs of frames, and photos that are set in motion."""
 
-    pairs: PairStore | None
+    pairs: FrameStore | None
     photos: Sequence[Tensor]
     fitted: FittedPairs | None = None
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.clip import Clip
-from flowwarp.data.clips import store_folder
+from flowwarp.data.frame_store import store_folder
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 
 _VERSION = 3  # of the cache; part of its key

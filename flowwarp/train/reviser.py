@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from flowwarp.data.clips import store_folder
+from flowwarp.data.frame_store import store_folder
 from flowwarp.data.media import SKETCH, VIDEO
 from flowwarp.data.sprite_world.counterparts import Counterparts, compose_counterparts
 from flowwarp.data.sprite_world.labels import NONE, mirror

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.data.clip import Clip
-from flowwarp.data.clips import store_folder
+from flowwarp.data.frame_store import store_folder
 from flowwarp.data.media import FRAME, MOTION, SKETCH, VIDEO
 from flowwarp.data.tokens import MOTION_CODES, MOTION_GRID, Medium, motion_codes
 from flowwarp.models.dvae import DVAE

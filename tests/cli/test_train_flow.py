@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flowwarp.cli import main, train_flow
-from flowwarp.data import clips
+from flowwarp.data import pairs
 from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
@@ -138,7 +138,7 @@ def test_needs_data_or_photos(capsys):
 )
 def test_wrong_settings_are_one_line(frames, tmp_path, capsys, monkeypatch, settings, words):
     """The error comes before anything slow."""
-    monkeypatch.setattr(clips, "prepare_pairs", None)
+    monkeypatch.setattr(pairs, "prepare_pairs", None)
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     code = run("train-flow", frames, *QUICK, *settings, "--steps", 1, "--run", tmp_path / "run")
     error = capsys.readouterr().err
@@ -202,13 +202,13 @@ def sintel(frames, tmp_path):
 
 def test_data_set_for_training_and_validation(sintel, tmp_path, capsys, monkeypatch):
     seen = []
-    prepare = clips.prepare_pairs
+    prepare = pairs.prepare_pairs
 
     def noted(sources, **options):
         seen.extend(sources)
         return prepare(sources, **options)
 
-    monkeypatch.setattr(clips, "prepare_pairs", noted)
+    monkeypatch.setattr(pairs, "prepare_pairs", noted)
     folder = tmp_path / "run"
     options = ["--recipe", "sintel", "--val", sintel, "--val-recipe", "sintel"]
     code = run("train-flow", sintel, *options, *PLAIN, "--steps", 1, "--run", folder, "--json")
@@ -259,7 +259,7 @@ def test_incomplete_data_set_is_an_error(
     frames, tmp_path, capsys, monkeypatch, options, code, words
 ):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(clips, "prepare_pairs", None)
+    monkeypatch.setattr(pairs, "prepare_pairs", None)
     assert run("train-flow", frames, *options, *PLAIN, "--run", tmp_path / "run") == code
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flowwarp.data import recipes
-from flowwarp.data.clips import prepare_pairs
+from flowwarp.data.pairs import prepare_pairs
 from flowwarp.data.recipes import (
     find_pairs,
     footage_of,

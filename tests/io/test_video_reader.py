@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.clips import find_clips
+from flowwarp.data.footage import find_footage
 from flowwarp.errors import InputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video_reader import read_video
@@ -111,6 +111,6 @@ def test_a_folder_of_what_cameras_write(tmp_path, name, container, codec):
     """What can be read when it is named is found where it is not."""
     shades = [np.full((48, 64, 3), 60 * number + 20, np.uint8) for number in range(4)]
     encode(tmp_path / name, shades, container=container, codec=codec, rate=25)
-    ((path,),) = (one.files for one in find_clips([tmp_path]))
+    ((path,),) = (one.files for one in find_footage([tmp_path]))
     means = [float(frame.mean()) for frame in read_video(path)]
     assert means == pytest.approx([shade.mean() / 255 for shade in shades], abs=0.03)

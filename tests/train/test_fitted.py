@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from flowwarp.data.augment import crop_flow, random_geometry
-from flowwarp.data.clips import prepare_pairs
+from flowwarp.data.pairs import prepare_pairs
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.errors import OutputError
 from flowwarp.io.images import write_image

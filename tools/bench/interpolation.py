@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.cli.eval_flow import from_rows, to_grey
-from flowwarp.data.clips import is_cut
+from flowwarp.data.cuts import is_cut
 from flowwarp.defaults import QUALITIES, Quality
 from flowwarp.io.video_reader import read_video
 from flowwarp.ops.warping import warp

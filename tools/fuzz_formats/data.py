@@ -13,7 +13,7 @@ import torch
 
 from flowwarp.bundled import bundled
 from flowwarp.data.captioned import load_captioned
-from flowwarp.data.clips import find_clips
+from flowwarp.data.footage import find_footage
 from flowwarp.data.recipes import load_recipe, pairs_of
 from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.errors import InputError, OutputError
@@ -61,7 +61,7 @@ def check_recipe(path: Path) -> None:
 def check_captioned(path: Path) -> None:
     """Prepare a folder or tar file of captioned videos."""
     source = path if path.suffix == ".tar" else path.parent
-    with mock.patch("flowwarp.data.clips.use"):  # it keeps files open
+    with mock.patch("flowwarp.data.frame_store.use"):  # it keeps files open
         store = load_captioned(source, 8, 2, cache=path.parent / "cache")
     for number in range(len(store)):
         clip = store[number]
@@ -72,7 +72,7 @@ def check_captioned(path: Path) -> None:
 
 def check_list(path: Path) -> None:
     """Read a list of pairs."""
-    for clip in find_clips([path]):
+    for clip in find_footage([path]):
         assert len(clip.files) == 2
         assert all("\0" not in str(file) for file in clip.files)
 

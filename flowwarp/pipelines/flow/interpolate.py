@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowwarp.data.clips import is_cut
+from flowwarp.data.cuts import is_cut
 from flowwarp.ops.fields import fill_holes, split_known
 from flowwarp.ops.filters import box_blur
 from flowwarp.ops.splatting import splat

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from flowwarp.data.clips import Footage, find_clips
+from flowwarp.data.footage import Footage, find_footage
 from flowwarp.defaults import Quality
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.file_types import IMAGE_EXTENSIONS, kind_of
@@ -144,7 +144,7 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
         (source, clip)
         for source in dict.fromkeys(sources)
         if not is_picture(source)
-        for clip in find_clips([source])
+        for clip in find_footage([source])
     ]
     pictures = tuple(filter(is_picture, sources))
     several = len({source for source, _ in found}) + bool(pictures) > 1

@@ -19,7 +19,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from flowwarp.data.captioned import middle_square
+from flowwarp.data.resizing import middle_square
 from flowwarp.defaults import BEST, CANDIDATES, STEPS
 from flowwarp.models.gpt import PATCH, SAMPLING, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_frames

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flowwarp.data.captioned import middle_square
+from flowwarp.data.resizing import middle_square
 
 MOST_WINDOWS = 4  # of a video that are described
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from flowwarp.data.captioned import middle_square
 from flowwarp.data.media import VOCABULARY
+from flowwarp.data.resizing import middle_square
 from flowwarp.data.tokens import BytePairs, Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights

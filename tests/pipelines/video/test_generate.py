@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from flowwarp.data.captioned import middle_square
+from flowwarp.data.resizing import middle_square
 from flowwarp.models.gpt import SAMPLING, Sampling
 from flowwarp.models.upsampler import enlarge, upsample_clip, upsample_frames
 from flowwarp.pipelines.video import choosing
