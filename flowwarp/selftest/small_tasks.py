@@ -198,7 +198,9 @@ def _tokenized(
 
 
 def _upsampler_task(config: LoopConfig, folder: Path) -> Task:
-    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=_FRAMES, frames=3, estimated=0.5)
+    # One group of the codec: estimating flow between the decodes takes most of a step.
+    length = dvae.TINY.stride_time
+    data = train_upsampler.UpsamplerDataConfig(size=_LARGE, length=length, frames=3, estimated=0.5)
     configs = {
         "loop": config,
         "model": replace(upsampler.TINY, widths=(16, 24)),

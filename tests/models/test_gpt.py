@@ -835,28 +835,28 @@ def test_guidance_needs_something_to_go_from():
         continued(network(), prompts(2 * PATCH, PATCH), Sampling(guidance=2.0))
 
 
-@pytest.mark.parametrize(("norm", "steps"), [("rms", 500), ("none", 300)])
+@pytest.mark.parametrize(("norm", "steps"), [("rms", 300), ("none", 200)])
 def test_learns_to_repeat_in_seconds(norm, steps):
     """The second half of each sequence repeats the first, which only attention can find."""
     torch.manual_seed(0)
-    net = GPT(GPTConfig(**SIZES | {"vocabulary": 5, "depth": 2, "inner_depth": 1}, norm=norm))
+    net = GPT(GPTConfig(**SIZES | {"vocabulary": 3, "depth": 2, "inner_depth": 1}, norm=norm))
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-3, betas=(0.9, 0.95))
     places = torch.zeros(4 * PATCH, 4)
     places[:, 0] = torch.arange(4 * PATCH) % (2 * PATCH)
     places[:, 1] = torch.arange(4 * PATCH) // (2 * PATCH)
     generator = torch.Generator().manual_seed(1)
     for _ in range(steps):
-        half = torch.randint(1, 5, (32, 2 * PATCH), generator=generator)
-        nats = net.nats(torch.cat([half, half], 1), places.expand(32, -1, 4), [torch.arange(5)])
+        half = torch.randint(1, 3, (32, 2 * PATCH), generator=generator)
+        nats = net.nats(torch.cat([half, half], 1), places.expand(32, -1, 4), [torch.arange(3)])
         loss = nats[:, PATCH:].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float(loss.detach()) < 0.4  # of 1.39
+    assert float(loss.detach()) < 0.2  # of 0.69
     begin = [(row, places[: 2 * PATCH]) for row in half]
     draws = torch.rand(32, 2 * PATCH)
-    got = sample(net, begin, places[2 * PATCH :], [torch.arange(5)], draws, Sampling(0))
-    assert float((got == half).float().mean()) > 0.6  # by chance 0.25
+    got = sample(net, begin, places[2 * PATCH :], [torch.arange(3)], draws, Sampling(0))
+    assert float((got == half).float().mean()) > 0.75  # by chance 0.5
 
 
 def test_presets_have_the_promised_sizes():

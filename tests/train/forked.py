@@ -3,6 +3,7 @@
 Torch is imported once here and each training is a fork, as the import takes longer than they do.
 """
 
+import importlib
 import math
 import os
 import random
@@ -219,6 +220,7 @@ def shared(folder):
 
 def commands(folder):
     """Train each network by its command, on two processes."""
+    preload()
     os.environ["FLOWWARP_CACHE_DIR"] = str(folder / "cache")
     generator = torch.Generator().manual_seed(0)
     (folder / "frames").mkdir()
@@ -245,6 +247,23 @@ def commands(folder):
             arguments += ["--set", setting]
         arguments += ["--run", str(folder / name)]
         print("exits", *pair(lambda rank, a=arguments: main(a)), flush=True)
+
+
+def preload():
+    """Import and read here what each command would load in each of its processes."""
+
+    import flowwarp.pipelines.video.captions  # noqa: F401
+    from flowwarp.cli import COMMANDS
+    from flowwarp.data import sources  # noqa: F401
+    from flowwarp.data.sprite_world.layers import bundled_layers
+
+    for name in COMMANDS:
+        if name.startswith("train-"):
+            importlib.import_module(f"flowwarp.cli.{name.replace('-', '_')}")
+            importlib.import_module(f"flowwarp.train.{name.removeprefix('train-')}")
+    for name in ("kornia", "torch.distributed.fsdp", "torch.distributed.tensor"):
+        importlib.import_module(name)
+    bundled_layers()
 
 
 def refused(folder):

@@ -275,7 +275,7 @@ def test_learns_to_say_what_it_sees(trained):
 
 
 def test_learns_to_state_what_is_said_and_seen(kept, tmp_path):
-    training = replace(configs()["loop"], steps=400)
+    training = replace(configs()["loop"], steps=280)
     settings = configs(
         loop=training, model=replace(MODEL, recalled=16), data=replace(DATA, statements=1.0)
     )

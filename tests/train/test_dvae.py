@@ -308,7 +308,7 @@ def test_learns_one_clip(norm, tmp_path):
         return square(0, 3)
 
     configs = settings(
-        steps=220, batch_size=1, learning_rate=1e-2, ema=0.9, validate_every=0, samples_every=0,
+        steps=180, batch_size=1, learning_rate=1e-2, ema=0.9, validate_every=0, samples_every=0,
         save_every=1000,
     )  # fmt: skip
     configs["model"] = replace(TINY, norm=norm)

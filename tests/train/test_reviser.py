@@ -307,7 +307,7 @@ def test_an_example_is_weighed_by_itself(revisions):
 def test_it_learns(revisions, tmp_path):
     """It brings back six clips that it has seen many times."""
     training = loop.LoopConfig(
-        steps=150,
+        steps=80,
         batch_size=6,
         learning_rate=1e-2,
         warmup=10,

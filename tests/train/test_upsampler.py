@@ -468,9 +468,9 @@ def test_learns_one_clip_better_than_bicubic(norm):
     net = Upsampler(dataclasses.replace(TINY, norm=norm))
     settings = ConditionConfig(own_share=0.5, own_from=0.4)
     optimizer = torch.optim.AdamW(net.parameters(), 4e-3, betas=(0.9, 0.98))
-    steps = 110
+    steps = 90
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (steps - step) / 80)
+        optimizer.param_groups[0]["lr"] = 4e-3 * min(1, (steps - step) / 65)
         numbers = range(4 * step, 4 * step + 4)
         batch = draw_batch(lambda *_: source(0, 0), CODEC, 0, numbers, DATA, settings)
         loss = upsampler_losses(net, batch, step / steps, settings)["loss"].mean()

@@ -102,7 +102,7 @@ def gpt_config(**changes):
 def make_gpt(before=None):
     """Return the task of a transformer that learns which of 40 ids comes after which."""
     sizes = GPTConfig(
-        vocabulary=41, embedded=8, width=32, depth=2, heads=2, hidden=24, inner_width=13
+        vocabulary=41, embedded=8, width=32, depth=1, heads=2, hidden=24, inner_width=13
     )  # 13: not every axis divides among two
     torch.manual_seed(0)
     model = GPT(sizes)
