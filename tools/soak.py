@@ -143,7 +143,7 @@ class Watched:
     def watch(self, until: float = float("inf")) -> None:
         """Look at it until it ends, or has so many results."""
         while self.process.poll() is None:
-            time.sleep(0.01)
+            time.sleep(0.03)  # reading smaps_rollup takes milliseconds
             self.samples.append((self._done(), memory_of(self.process.pid)))
             if self.samples[-1][0] >= until:
                 break
