@@ -48,7 +48,7 @@ def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -
     type=click.Choice(QUALITIES),
     default="balanced",
     show_default=True,
-    help="fast: the network alone; balanced: plus a short fit to the pair; best: fit to convergence.",
+    help="fast: the network alone; balanced: plus a short fit; best: a fit to convergence.",
 )
 @weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @click.option(
