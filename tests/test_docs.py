@@ -85,6 +85,8 @@ def test_commands_and_their_options_exist(name):
     for command, *words in commands_in(name):
         assert command in COMMANDS
         found = cli.get_command(click.Context(cli), command)
+        if isinstance(found, click.Group):
+            found = found.commands[words[0]]
         options = {"--help"}
         for parameter in found.params:
             options |= {*parameter.opts, *parameter.secondary_opts}
