@@ -115,7 +115,7 @@ def show_between(
         return estimate_both(net, image1.to(device), image2.to(device), progress=progress)
 
     skipped: list[str] = []  # why a pair was not interpolated: "cut" or "repeat"
-    _, middle, _ = interpolate_video(_read_pair(first, second), 2, estimate, told=skipped.append)
+    _, middle, _ = interpolate_video(_read_pair(first, second), 2, estimate, report=skipped.append)
     if "cut" in skipped:
         raise InputError("the images", "show different scenes", "choose two frames of one")
     path = folder / "between.png"

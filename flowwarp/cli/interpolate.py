@@ -247,7 +247,7 @@ def _work(
     same: Counter[str] = Counter()
 
     def between(frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        return interpolate_video(frames, times, estimate, told=lambda kind: same.update([kind]))
+        return interpolate_video(frames, times, estimate, report=lambda kind: same.update([kind]))
 
     several = job.kind != "middle"
     with progress_bar(reader, "interpolate", length=reader.length(), shown=several) as frames:

@@ -1,7 +1,7 @@
-"""From two frames to their flow: by the network alone, or with a fit that begins from it.
+"""Flow of two frames: the network alone, or the network and a fit that starts from its result.
 
-Network and fit need each other: the network finds motion that a fit cannot follow, the fit reaches
-an accuracy that no network of this size has (:mod:`flowwarp.pipelines.flow.refine`).
+The network finds large motion that a fit cannot follow; the fit reaches an accuracy that a network
+of this size does not have (:mod:`flowwarp.pipelines.flow.refine`).
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ from flowwarp.pipelines.flow.refine import Progress, part_of, refine
 from flowwarp.precision import fast_autocast
 from flowwarp.tensors import check_choice, check_pixels, check_range, check_same_grid
 
-# The network compares frames at a quarter of its input's resolution. Enlarging them lowered the
-# error on all sets of ground truth, by a fifth on Middlebury; more of it takes too long.
+# The network compares features at a quarter of the resolution of its input. Enlarging the frames
+# by this factor lowers the error on all sets of ground truth, by a fifth on Middlebury. A larger
+# factor takes too long.
 ENLARGED = 1.25
 
 
 def load_flownet(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> FlowNet:
-    """Make a flow network from weights.
+    """Load a flow network, in evaluation mode.
 
     Args:
         weights: ``"base"`` or ``"small"`` for those in the package, or a ``.safetensors`` file
-            with its card, such as ``train-flow`` writes.
-        device: where the network shall be.
+            that ``train-flow`` has written.
+        device: of the network.
 
     Raises:
         InputError: the file is missing, broken, or of another network.
@@ -55,18 +56,21 @@ def estimate_flow(
     *,
     progress: Progress | None = None,
 ) -> Tensor:
-    """Return the flow from frame 1 to frame 2, (B, 2, H, W) float32, in pixels; without gradients.
+    """Estimate the flow from frame 1 to frame 2, without gradients.
 
     Args:
         net: from :func:`load_flownet`.
         image1: (B, 3, H, W) in [0, 1].
-        image2: likewise, on the same device.
+        image2: (B, 3, H, W) in [0, 1], on the same device.
         quality: ``"fast"`` is the network alone, ``"balanced"`` adds a short fit to the pair,
-            ``"best"`` fits until the flow settles, or eight times at each size.
-        progress: is called during the fit with the share of it that is done, up to 1.
+            ``"best"`` fits until the flow settles, at most eight times at each size.
+        progress: called during the fit with the share of it that is done, up to 1.
+
+    Returns:
+        (B, 2, H, W) float32, pixels.
 
     Raises:
-        ValueError: shapes do not fit, images are in 0 … 255 or hold NaN, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255 or contain NaN, or an unknown quality.
 
     >>> _ = torch.manual_seed(0)
     >>> texture = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
@@ -91,20 +95,22 @@ def estimate_both(
     *,
     progress: Progress | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the flow from frame 1 to frame 2 and back, each (B, 2, H, W) float32, in pixels.
+    """Estimate the flow from frame 1 to frame 2 and from frame 2 to frame 1, without gradients.
 
-    The network runs once for both, which takes less time than :func:`estimate_flow` twice. There
-    are no gradients.
+    The network runs once for both, which takes less time than :func:`estimate_flow` twice.
 
     Args:
         net: from :func:`load_flownet`.
         image1: (B, 3, H, W) in [0, 1].
-        image2: likewise, on the same device.
+        image2: (B, 3, H, W) in [0, 1], on the same device.
         quality: as for :func:`estimate_flow`.
-        progress: is called during the fits with the share of both that is done, up to 1.
+        progress: called during the fits with the share of both that is done, up to 1.
+
+    Returns:
+        ``flow_12`` and ``flow_21``, (B, 2, H, W) float32 each, pixels.
 
     Raises:
-        ValueError: shapes do not fit, images are in 0 … 255 or hold NaN, or an unknown quality.
+        ValueError: shapes do not fit, images are in 0 … 255 or contain NaN, or an unknown quality.
 
     >>> frames = torch.rand(2, 1, 3, 32, 48)
     >>> flow_12, flow_21 = estimate_both(load_flownet(), *frames, "fast")
@@ -122,9 +128,10 @@ def estimate_both(
 
 
 def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+    """Check the images and run the network, in bfloat16 where that is faster."""
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
-    check_same_grid(image2, "image2", image1)  # the network would see them at one size
+    check_same_grid(image2, "image2", image1)  # `infer` would resize both to one size
     check_range(image1, "image1")
     check_range(image2, "image2")
     with fast_autocast(image1.device):
@@ -132,13 +139,23 @@ def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor
 
 
 def infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what quality ``"fast"`` is, without checks, and where autocast is off in float32."""
+    """Run the network on enlarged frames, without checks; the ONNX export traces this, too.
+
+    Args:
+        net: the flow network.
+        image1: (B, 3, H, W) in [0, 1].
+        image2: (B, 3, H, W) in [0, 1].
+
+    Returns:
+        ``flow_12`` and ``flow_21``, (B, 2, H, W) float32 each, pixels of the given size.
+    """
     height, width = image1.shape[-2:]
-    # To what the network takes as it is: what it would pad has no motion of its own.
+    # Rounded up to a multiple of the stride, so that the network pads nothing: padding has no
+    # motion of its own.
     stride = net.config.stride
     high, wide = (-(-round(ENLARGED * side) // stride) * stride for side in (height, width))
-    # With antialias, which changes nothing where images grow: only then it rounds the same for any
-    # number of threads.
+    # `resize` uses antialiasing, which has no effect on enlarging, but torch's other kernel rounds
+    # differently for different numbers of threads.
     frames = [resize(i.float(), (high, wide)) for i in (image1, image2)]
     forward, backward = net(*frames)
     return (

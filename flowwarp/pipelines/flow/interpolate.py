@@ -1,14 +1,16 @@
-"""Frames between frames: from flow both ways, without a learned part.
+"""Frame interpolation from flow in both directions, without a learned part.
 
-The motion is sent to the moment wanted by softmax splatting (Niklaus and Liu, "Softmax Splatting
-for Video Frame Interpolation", CVPR 2020), from frame 1 along ``flow_12`` and from frame 2 along
-``flow_21``. Each of the two motions then reads both frames by backward warping, which unlike
-splatting the colours themselves leaves no holes and loses no detail, and a pixel that one frame
-hides comes from the other. So does the motion of four places around, as in overlapped block motion
-compensation (Orchard and Sullivan, "Overlapped Block Motion Compensation", IEEE TIP 1994). These
-pictures and the plain average of the frames are weighed at each pixel by how well what they join
-agrees: where the flow is right, the average has no say; where nothing agrees, all are mixed, which
-is less wrong than any one of them.
+1. The flow is moved to the time t by softmax splatting (Niklaus and Liu, "Softmax Splatting for
+   Video Frame Interpolation", CVPR 2020): ``flow_12`` from frame 1, ``flow_21`` from frame 2. That
+   gives two estimates of the motion at each pixel of the new frame.
+2. Along each of them, both frames are read by backward warping and blended. Unlike splatting of
+   colours, that leaves no holes and loses no detail. A pixel that one frame hides comes from the
+   other. Four further candidates use the motion of places around the pixel, as in overlapped block
+   motion compensation (Orchard and Sullivan, IEEE TIP 1994).
+3. The candidates and the plain average of the frames are mixed at each pixel by a softmax of costs,
+   the cost being how much the two pixels differ that a candidate joins. Where the flow is right,
+   the average has hardly any weight. Where no candidate fits, all are mixed, since a mixture has a
+   smaller error than a wrong one of them.
 """
 
 from __future__ import annotations
@@ -26,56 +28,60 @@ from flowwarp.ops.splatting import splat
 from flowwarp.ops.warping import Mode, compute_dtype, warp
 from flowwarp.tensors import check_alike, check_flow, check_pixels
 
-# How little a pixel counts where several land in one place, in units of e: for a brightness that
-# differs by 1 between its two ends, and for each pixel by which forward and backward flow differ.
+# Splatting: where several pixels land in one place, each has the weight e^z with z = -BRIGHTNESS *
+# (difference in brightness of its two ends) - CONSISTENCY * (inconsistency of the flow in px).
 BRIGHTNESS, CONSISTENCY = 20.0, 1.0
-FURTHEST = 10.0  # px; more inconsistent than that is not worse
-SEEN = 1.0  # px of inconsistency at which a pixel counts e times less as seen in the other frame
+MAX_INCONSISTENCY = 10.0  # px; larger values count as this
+VISIBLE = 1.0  # px of inconsistency at which the visibility of a pixel is 1 / e
 LANDED = 0.3  # of a pixel; where less lands there is a hole, filled from around
 
 # Costs are differences of brightness in [0, 1], averaged over a window of this radius.
 RADIUS = 2  # px
-# px from a pixel to the four places whose motion is tried as well; they are read bilinearly, as
-# accurate here and nine times as fast.
+# px from a pixel to the four places whose motion is tried, too. There the frames are read
+# bilinearly, which is as accurate here and nine times as fast.
 AROUND = 6
-HOLE = 0.05  # a motion filled in from around may be wrong, without a difference to tell it
-HIDDEN = 0.03  # where one frame hides a pixel there is no difference to judge by
-# The average of the frames is preferred where they differ by no more than a step or two of 8
-# bits: it lowers the noise, and no resampling blurs it. Where motion is slow it errs by the square
-# of that motion, so that the difference of the frames overstates its cost; and the motion of a
-# fraction of a pixel is uncertain itself.
+HOLE = 0.05  # added where the motion is filled in: it may be wrong, even if the pixels are alike
+HIDDEN = 0.03  # cost where one frame hides the pixel, so that there is no difference
+
+# The cost of the average is STILL_SHARE * (difference of the frames) - STILL: it wins where they
+# differ by no more than one or two of 255 steps, since it lowers noise and is not resampled.
 STILL, STILL_SHARE = 0.008, 0.8
-SLOW = 2.0  # px from frame to frame
-CREEPING = 1.0  # px; the average is then cheaper by the first figure, and likelier by e^second
+# The error of the average grows with the square of slow motion, so that the difference of the
+# frames, which is linear in it, counts less.
+SLOW = 2.0  # px between the frames
+# Below about one px, flow is uncertain itself: the cost of the average is lower by the first
+# number, and its weight higher by e to the second.
+CREEPING = 1.0  # px between the frames
 CREEPING_GAIN, CREEPING_ODDS = 0.02, 3.0
-MOST_GAIN = 2.0  # in contrast; more is no fade
-# Costs that differ by less than this, or than this many times the lowest, are nearly alike.
+
+MAX_GAIN = 2.0  # of contrast; a larger change is not a fade
+# Temperature of the softmax: ALIKE + ALIKE_SHARE * (lowest cost).
 ALIKE, ALIKE_SHARE = 0.003, 2.0
 
-Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Level = tuple[Tensor, Tensor, Tensor]
+Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images to flow_12 and flow_21
+Level = tuple[Tensor, Tensor, Tensor]  # two gains and an offset, (B, C, 1, 1) each
 
 
 def interpolate(
     image1: Tensor, image2: Tensor, flow_12: Tensor, flow_21: Tensor, times: Sequence[float]
 ) -> Iterator[Tensor]:
-    """Make the frames at some times between two.
+    """Return the frames at given times between two frames.
 
     Both directions are treated alike: swapping the frames and the flows gives the frames at
-    ``1 - time``. An example's result does not depend on the others in its batch. Where the frames
-    are equal and the flow is zero, so are the results, bit for bit.
+    ``1 - time``. The result of an example does not depend on the others in its batch. Where the
+    frames are equal and the flow is zero, the results are equal to the frames, bit for bit.
 
     Args:
         image1: (B, C, H, W) in [0, 1].
         image2: the next frame, of the same shape, dtype and device.
-        flow_12: (B, 2, H, W) in pixels, from frame 1 to frame 2; where it is NaN or infinite
-            nothing moves, and frame 2 counts as not showing the pixel.
-        flow_21: (B, 2, H, W) likewise, from frame 2 to frame 1.
-        times: each in [0, 1]; 0 gives frame 1 and 1 frame 2, as they are.
+        flow_12: (B, 2, H, W) in pixels, from frame 1 to frame 2. Where it is NaN or infinite, it
+            counts as zero, and the pixel as hidden in frame 2.
+        flow_21: (B, 2, H, W) in pixels, from frame 2 to frame 1.
+        times: each in [0, 1]; 0 returns frame 1 and 1 returns frame 2, unchanged.
 
     Returns:
         An iterator over (B, C, H, W) like ``image1``, one for each time; without gradients, and not
-        clamped: bicubic warping may leave [0, 1] a little.
+        clamped: bicubic warping can overshoot [0, 1] a little.
 
     Raises:
         TypeError: an argument is not a floating-point tensor.
@@ -93,7 +99,7 @@ def interpolate(
     check_alike(image2, "image2", image1, "image1")
     check_flow(flow_12, "flow_12", like=image1)
     check_flow(flow_21, "flow_21", like=image1)
-    times = tuple(times)  # of a generator nothing is left once it has been looked at
+    times = tuple(times)  # it may be a generator, and is read twice
     for time in times:
         if not 0 <= time <= 1:
             raise ValueError(f"times must be in [0, 1], got {time}")
@@ -105,20 +111,20 @@ def interpolate_video(
     factor: int,
     estimate: Estimate,
     *,
-    told: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Put ``factor - 1`` frames between each two of a video, one at a time.
+    """Insert ``factor - 1`` frames between each two frames of a video, one pair at a time.
 
-    The video's own frames come out as they went in. Across a cut the frame before it is repeated,
-    since a mixture of two scenes is neither; equal frames are repeated too.
+    The frames of the video are returned unchanged. Across a cut the frame before it is repeated,
+    since a mixture of two scenes belongs to neither; equal frames are repeated, too.
 
     Args:
         frames: (3, H, W) in [0, 1], all of one size; a fourth channel is opacity.
-        factor: from 2.
-        estimate: gives the flow between two (1, 3, H, W) both ways, such as
-            :func:`flowwarp.pipelines.flow.estimate.estimate_both` of a network,
-            ``partial(estimate_both, net)``; frames may be moved to another device in it.
-        told: called with ``"cut"`` or ``"repeat"`` for each two frames that are not interpolated.
+        factor: number of frames for each frame of the video, at least 2.
+        estimate: returns the flow between two (1, 3, H, W) in both directions, such as
+            ``partial(estimate_both, net)`` with
+            :func:`flowwarp.pipelines.flow.estimate.estimate_both`; may use another device.
+        report: called with ``"cut"`` or ``"repeat"`` for each pair that is not interpolated.
 
     Yields:
         (3, H, W), or (4, H, W): ``factor * (n - 1) + 1`` for n frames.
@@ -132,18 +138,18 @@ def interpolate_video(
     before: Tensor | None = None
     for frame in frames:
         if before is not None:
-            kind = _kind(before, frame)
-            if kind is None:
+            exception = _cut_or_repeat(before, frame)
+            if exception is None:
                 yield from _between(before, frame, times, estimate)
             else:
-                if told is not None:
-                    told(kind)
+                if report is not None:
+                    report(exception)
                 yield from [before] * len(times)
         yield frame
         before = frame
 
 
-def _kind(frame1: Tensor, frame2: Tensor) -> str | None:
+def _cut_or_repeat(frame1: Tensor, frame2: Tensor) -> str | None:
     if torch.equal(frame1, frame2):
         return "repeat"
     return "cut" if is_cut(frame1[:3], frame2[:3]) else None
@@ -154,17 +160,17 @@ def _between(
 ) -> Iterator[Tensor]:
     flows = estimate(frame1[None, :3], frame2[None, :3])
     device = flows[0].device
-    images = [_weigh(frame)[None].to(device) for frame in (frame1, frame2)]
+    images = [_premultiply(frame)[None].to(device) for frame in (frame1, frame2)]
     for image in interpolate(images[0], images[1], *flows, times):
-        yield _unweigh(image[0].clamp(0, 1).to(frame1.device))
+        yield _unpremultiply(image[0].clamp(0, 1).to(frame1.device))
 
 
-def _weigh(frame: Tensor) -> Tensor:
-    """Multiply colour by opacity, if there is one: what nobody sees must not mix in."""
+def _premultiply(frame: Tensor) -> Tensor:
+    """Multiply colour by opacity, if there is one, so that invisible colours are not mixed in."""
     return frame if len(frame) == 3 else torch.cat([frame[:3] * frame[3:], frame[3:]])
 
 
-def _unweigh(frame: Tensor) -> Tensor:
+def _unpremultiply(frame: Tensor) -> Tensor:
     if len(frame) == 3:
         return frame
     opacity = frame[3:]
@@ -181,60 +187,63 @@ def _interpolate(
 ) -> Iterator[Tensor]:
     dtype = compute_dtype(image1)
     one, two = image1.to(dtype), image2.to(dtype)
-    level = _find_level(one, two)
-    there, back = flow_12.to(dtype), flow_21.to(dtype)
-    change1 = _difference(one, warp(two, there), level, 1)
-    change2 = _difference(warp(one, back), two, level, 1)
-    visible_12, weight1 = _judge(change1, there, back)
-    visible_21, weight2 = _judge(change2, back, there)
-    there, back = (split_known(flow)[0] for flow in (there, back))
+    level = _equalise(one, two)
+    flow_12, flow_21 = flow_12.to(dtype), flow_21.to(dtype)
+    change1 = _difference(one, warp(two, flow_12), level, 1)  # (B, 1, H, W), as all maps below
+    change2 = _difference(warp(one, flow_21), two, level, 1)
+    visible_12, weight1 = _importance(change1, flow_12, flow_21)  # in frame 2, of frame 1's pixels
+    visible_21, weight2 = _importance(change2, flow_21, flow_12)
+    flow_12, flow_21 = (split_known(flow)[0] for flow in (flow_12, flow_21))
     difference = _difference(one, two, level)
     for time in times:
         if time in (0, 1):
             yield image2 if time else image1
             continue
-        forward, seen2, known1 = _send(there, time, weight1, visible_12)
-        backward, seen1, known2 = _send(back, 1 - time, weight2, visible_21)
-        everywhere = torch.ones_like(seen1)
-        readings = [
-            _read(one, two, forward, time, (everywhere, seen2), known1, level),
-            _read(one, two, -backward, time, (seen1, everywhere), known2, level),
+        # Motion at `time`, from both frames, and which frame shows the pixel there.
+        forward, visible2, known1 = _move(flow_12, time, weight1, visible_12)
+        backward, visible1, known2 = _move(flow_21, 1 - time, weight2, visible_21)
+        everywhere = torch.ones_like(visible1)
+        candidates = [
+            _blend(one, two, forward, time, (everywhere, visible2), known1, level),
+            _blend(one, two, -backward, time, (visible1, everywhere), known2, level),
         ]
         for motion in _around((forward - backward) / 2):
-            seen, known = (everywhere, everywhere), known1 & known2
-            readings.append(_read(one, two, motion, time, seen, known, level, "bilinear"))
+            visible, known = (everywhere, everywhere), known1 & known2
+            candidates.append(_blend(one, two, motion, time, visible, known, level, "bilinear"))
+        # The average of the frames, and its cost: see STILL, SLOW and CREEPING.
         plain = torch.lerp(one, two, time)
         speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
-        costs = [cost for _, cost in readings]
-        both = seen1 * seen2
+        costs = [cost for _, cost in candidates]
+        both = visible1 * visible2
         slow = both * (1 - (speed / SLOW).clamp_max(1))
         creeping = both * torch.exp(-(speed / CREEPING).square())
         average = STILL_SHARE * (1 - slow) * difference - STILL - CREEPING_GAIN * creeping
         weights = _weights(torch.cat([*costs, average], 1), CREEPING_ODDS * creeping)
-        # As a sum of differences, so that pictures that are equal give that picture, bit for bit.
+        # A sum of differences to the average: equal candidates give exactly their common value.
         result = plain
-        for k, (picture, _) in enumerate(readings):
-            result = torch.addcmul(result, weights[:, k : k + 1], picture - plain)
+        for k, (blend, _) in enumerate(candidates):
+            result = torch.addcmul(result, weights[:, k : k + 1], blend - plain)
         yield result.to(image1.dtype)
 
 
-def _find_level(image1: Tensor, image2: Tensor) -> Level:
-    """Return two gains and an offset, (B, C, 1, 1), that bring both frames to one level.
+def _equalise(image1: Tensor, image2: Tensor) -> Level:
+    """Return gains and an offset, (B, C, 1, 1), that equalise mean and contrast of two frames.
 
-    ``gain1 * image1 - gain2 * image2 + offset`` is their difference in brightness and contrast
-    that are alike over the whole frame: a fade or a flicker says nothing about motion.
+    ``gain1 * image1 - gain2 * image2 + offset`` is then their difference. A fade or a flicker
+    changes the whole frame and says nothing about motion.
     """
     mean1, spread1 = _statistics(image1)
     mean2, spread2 = _statistics(image2)
     spread = (spread1 + spread2) / 2
-    gain1, gain2 = ((spread / s).clamp(1 / MOST_GAIN, MOST_GAIN) for s in (spread1, spread2))
+    gain1, gain2 = ((spread / s).clamp(1 / MAX_GAIN, MAX_GAIN) for s in (spread1, spread2))
     return gain1, gain2, gain2 * mean2 - gain1 * mean1
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation of each channel, (B, C, 1, 1), the latter at least 0.01.
 
-    Summed in whole steps of 8 bits: exact, whatever the number of threads and the batch.
+    The sums are over integers, 8-bit steps, so that they are exact for any number of threads and
+    any batch.
     """
     steps = (image.nan_to_num(0, 0, 0).clamp(0, 1) * 255).round().long()
     count = max(1, image.shape[-2] * image.shape[-1])
@@ -244,62 +253,91 @@ def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     return (mean / 255).to(image.dtype), spread.clamp_min(0.01).to(image.dtype)
 
 
-def _judge(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
-    """Say of each pixel how surely image 2 shows it, in [0, 1], and its weight in splatting.
+def _importance(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the visibility of each pixel in image 2, and the logarithm of its splatting weight.
 
-    Niklaus and Liu's importance metric, from brightness constancy, and the consistency of the flow
-    both ways.
+    The weight is the importance metric of Niklaus and Liu, from brightness constancy and from the
+    consistency of forward and backward flow.
+
+    Args:
+        change: (B, 1, H, W), difference in brightness between the two ends of the flow.
+        flow: (B, 2, H, W), from image 1 to image 2, pixels.
+        back: (B, 2, H, W), from image 2 to image 1, pixels.
+
+    Returns:
+        (B, 1, H, W) in [0, 1], and (B, 1, H, W).
     """
     returned, inside = warp(back, flow, mask=True)
-    length = (flow + returned).norm(dim=1, keepdim=True).nan_to_num(FURTHEST, FURTHEST)
-    inconsistency = length.clamp_max(FURTHEST)
-    visible = inside * (inconsistency / SEEN).square().neg().exp()
+    # Zero where forward and backward flow connect the same two points.
+    length = (flow + returned).norm(dim=1, keepdim=True)
+    length = length.nan_to_num(MAX_INCONSISTENCY, MAX_INCONSISTENCY)
+    inconsistency = length.clamp_max(MAX_INCONSISTENCY)
+    visible = inside * (inconsistency / VISIBLE).square().neg().exp()
     return visible, -BRIGHTNESS * change - CONSISTENCY * inconsistency
 
 
-def _send(
+def _move(
     flow: Tensor, time: float, weight: Tensor, visible: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Send flow along itself to ``time``; return it there, visibility there, and where it landed.
+    """Splat flow along itself to ``time``.
 
-    ``time`` counts from the frame that the flow starts from, and so does the flow returned.
+    Args:
+        flow: (B, 2, H, W), pixels.
+        time: in [0, 1], counted from the frame that the flow starts from.
+        weight: (B, 1, H, W), logarithm of the splatting weight.
+        visible: (B, 1, H, W), visibility in the other frame.
+
+    Returns:
+        The flow at ``time``, (B, 2, H, W); the visibility there, (B, 1, H, W); and where anything
+        landed, (B, 1, H, W) bool. Holes are filled from around.
     """
-    share = torch.exp(weight - weight.amax((1, 2, 3), keepdim=True))
+    share = torch.exp(weight - weight.amax((1, 2, 3), keepdim=True))  # softmax without overflow
     ones = torch.ones_like(share)
-    sent = torch.cat([flow * share, visible * share, share, ones], 1)
-    landed = splat(sent, time * flow, "sum")
+    values = torch.cat([flow * share, visible * share, share, ones], 1)  # (B, 5, H, W)
+    landed = splat(values, time * flow, "sum")
     known = (landed[:, 4:] > LANDED) & (landed[:, 3:4] > 0)
-    filled = fill_holes(landed[:, :3] * known, landed[:, 3:4] * known)
+    filled = fill_holes(landed[:, :3] * known, landed[:, 3:4] * known)  # divides by the weights
     return filled[:, :2], filled[:, 2:], known
 
 
-def _read(
+def _blend(
     image1: Tensor,
     image2: Tensor,
     motion: Tensor,
     time: float,
-    seen: tuple[Tensor, Tensor],
+    visible: tuple[Tensor, Tensor],
     known: Tensor,
     level: Level,
     mode: Mode = "bicubic",
 ) -> tuple[Tensor, Tensor]:
-    """Read both frames along the motion from frame 1 to 2 at ``time``; return a blend and its cost.
+    """Read both frames along a motion and blend them by nearness in time and visibility.
 
-    Each frame counts by its nearness in time, as far as it shows the pixel.
+    Args:
+        image1: (B, C, H, W).
+        image2: (B, C, H, W).
+        motion: (B, 2, H, W) at ``time``, from frame 1 to frame 2, pixels.
+        time: in (0, 1).
+        visible: visibility in frame 1 and in frame 2, (B, 1, H, W) each in [0, 1].
+        known: (B, 1, H, W) bool, where the motion is not filled in.
+        level: see `_equalise`.
+        mode: of the warp.
+
+    Returns:
+        The blend, (B, C, H, W), and its cost, (B, 1, H, W).
     """
     first, inside1 = warp(image1, -time * motion, mode=mode, mask=True)
     second, inside2 = warp(image2, (1 - time) * motion, mode=mode, mask=True)
-    share1 = (1 - time) * (seen[0] * inside1)
-    share2 = time * (seen[1] * inside2)
+    share1 = (1 - time) * (visible[0] * inside1)
+    share2 = time * (visible[1] * inside2)
     total = share1 + share2
     blend = torch.lerp(first, second, torch.where(total > 0, share2 / total, time))
-    both = seen[0] * seen[1]
+    both = visible[0] * visible[1]
     cost = both * (_difference(first, second, level) + HOLE * ~known) + (1 - both) * HIDDEN
     return blend, cost
 
 
 def _around(motion: Tensor) -> Iterator[Tensor]:
-    """Yield the motion of the places left, right, above and below; the border repeats."""
+    """Yield (B, 2, H, W) shifted by AROUND px left, right, up and down; the border is repeated."""
     height, width = motion.shape[-2:]
     padded = F.pad(motion, [AROUND] * 4, mode="replicate")
     for x, y in ((0, 1), (2, 1), (1, 0), (1, 2)):
@@ -307,19 +345,20 @@ def _around(motion: Tensor) -> Iterator[Tensor]:
 
 
 def _weights(costs: Tensor, favour: Tensor) -> Tensor:
-    """Turn costs (B, K, H, W) into weights that sum to 1; the last is favoured by e^``favour``."""
+    """Return the softmax weights of costs, (B, K, H, W); the last is raised by e^``favour``."""
     alike = ALIKE + ALIKE_SHARE * costs.amin(1, keepdim=True).clamp_min(0)
     logits = -costs / alike
     return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + favour], 1), 1)
 
 
 def _difference(first: Tensor, second: Tensor, level: Level, radius: int = RADIUS) -> Tensor:
-    """Return how pictures of both frames differ, as they are or at one level, whichever is less.
+    """Return the absolute difference of two images (B, C, H, W), averaged: (B, 1, H, W).
 
-    What does not take part in a fade shall not pay for it.
+    The lesser of two is returned, with the images equalised and as they are, since parts of a
+    frame, such as a caption, do not take part in a fade.
     """
     gain1, gain2, offset = level
-    as_they_are = (first - second).abs_().mean(1, keepdim=True)
-    levelled = torch.addcmul(gain1 * first + offset, second, gain2, value=-1)
-    levelled = levelled.abs_().mean(1, keepdim=True)
-    return torch.minimum(box_blur(as_they_are, radius), box_blur(levelled, radius))
+    original = (first - second).abs_().mean(1, keepdim=True)
+    equalised = torch.addcmul(gain1 * first + offset, second, gain2, value=-1)
+    equalised = equalised.abs_().mean(1, keepdim=True)
+    return torch.minimum(box_blur(original, radius), box_blur(equalised, radius))

@@ -8,9 +8,9 @@ import torch
 from flowwarp.pipelines.flow.interpolate import (
     HIDDEN,
     HOLE,
-    _judge,
-    _read,
-    _send,
+    _blend,
+    _importance,
+    _move,
     _weights,
     interpolate,
     interpolate_video,
@@ -170,7 +170,7 @@ def test_where_flow_meets_that_of_more_weight_wins():
     """The left one of two pixels moves onto the right one, which stands still."""
     flow = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 1, 2)
     weight = torch.tensor([0.0, -20]).view(1, 1, 1, 2)
-    sent, _, _ = _send(flow, 1.0, weight, torch.ones_like(weight))
+    sent, _, _ = _move(flow, 1.0, weight, torch.ones_like(weight))
     torch.testing.assert_close(sent[0, :, 0, 1], torch.tensor([1.0, 0.0]))
 
 
@@ -224,7 +224,7 @@ def test_tiny_frames_of_any_precision(size, dtype):
         ({"flow_21": torch.zeros(1, 2, 4, 4).int()}, TypeError, "flow_21 must be fp64"),
     ],
 )
-def test_faults_are_said_at_once(change, error, words):
+def test_errors_are_raised_at_once(change, error, words):
     image, flow = torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 4, 4)
     arguments = {"image1": image, "image2": image, "flow_12": flow, "flow_21": flow, "times": [0.5]}
     with pytest.raises(error, match=words):
@@ -238,22 +238,22 @@ def test_what_changes_or_does_not_return_counts_less():
     """Of three pixels the second is lighter in frame 2, and the third returns 2 px beside."""
     flow, change = torch.zeros(1, 2, 1, 3), torch.tensor([0, 0.1, 0]).view(1, 1, 1, 3)
     back = torch.tensor([[0.0, 0, 2], [0, 0, 0]]).view(1, 2, 1, 3)
-    visible, weight = _judge(change, flow, back)
+    visible, weight = _importance(change, flow, back)
     assert weight.flatten().tolist() == pytest.approx([0, -2, -2])
     assert visible.flatten().tolist() == pytest.approx([1, 1, math.exp(-4)])
 
 
 @pytest.mark.parametrize(
-    ("seen", "known", "cost"),
+    ("shown", "known", "cost"),
     [(1, True, 0.5), (1, False, 0.5 + HOLE), (0, True, HIDDEN), (0.5, True, 0.25 + HIDDEN / 2)],
 )
-def test_costs_of_a_reading(seen, known, cost):
+def test_cost_of_a_blend(shown, known, cost):
     """Between frames that differ by a half."""
     image, one = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     level = (torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0))
     is_known = torch.full((1, 1, 4, 4), known)
     flow = torch.zeros(1, 2, 4, 4)
-    _, found = _read(image, image + 0.5, flow, 0.5, (one, seen * one), is_known, level)
+    _, found = _blend(image, image + 0.5, flow, 0.5, (one, shown * one), is_known, level)
     torch.testing.assert_close(found, cost * one)
 
 
@@ -282,32 +282,32 @@ def test_a_video_has_its_own_frames_and_those_between():
 
 def test_cuts_and_repeats_are_not_mixed():
     dark, light = 0.2 * wave()[0], 0.6 + 0.4 * wave()[0]
-    told = []
+    reports = []
 
     def estimate(one, two):
         raise AssertionError("nothing moves here")
 
-    made = list(interpolate_video([dark, dark, light], 4, estimate, told=told.append))
-    assert told == ["repeat", "cut"]
+    made = list(interpolate_video([dark, dark, light], 4, estimate, report=reports.append))
+    assert reports == ["repeat", "cut"]
     assert len(made) == 9
     assert all(torch.equal(frame, dark) for frame in made[:8])
     assert torch.equal(made[8], light)
 
 
-def test_frames_are_asked_for_one_by_one():
-    asked = 0
+def test_frames_are_requested_one_by_one():
+    requested = 0
 
     def clip():
-        nonlocal asked
+        nonlocal requested
         for k in range(5):
-            asked += 1
+            requested += 1
             yield wave(k * SHIFT[0], k * SHIFT[1])[0]
 
     made = interpolate_video(clip(), 2, known_motion)
     for count, frame in enumerate(made):
         assert frame.shape == (3, HEIGHT, WIDTH)
-        assert asked <= 2 + count // 2
-    assert (asked, count) == (5, 8)
+        assert requested <= 2 + count // 2
+    assert (requested, count) == (5, 8)
 
 
 def test_what_is_transparent_does_not_show():
@@ -316,8 +316,8 @@ def test_what_is_transparent_does_not_show():
     frames[1][3, :, :10] = 0
     still = constant(0, 0)
     _, middle, _ = interpolate_video(frames, 2, lambda one, two: (still, still))
-    seen = middle[3] > 0.1
-    torch.testing.assert_close(middle[:3, seen], wave()[0][:, seen])
+    opaque = middle[3] > 0.1
+    torch.testing.assert_close(middle[:3, opaque], wave()[0][:, opaque])
     assert middle[3, :, :8].max() < 1
 
 

@@ -147,11 +147,11 @@ def test_wrong_arguments():
 def test_progress_grows_to_one():
     target = affine(40, 48)
     pair = [image.expand(2, -1, -1, -1) for image in moved(target)]
-    told: list[float] = []
-    refine(*pair, torch.zeros(2, 2, 40, 48), config=QUICK, progress=told.append)
-    assert told == sorted(told)
-    assert told[0] < 0.5 in told
-    assert told[-1] == 1
+    shares: list[float] = []
+    refine(*pair, torch.zeros(2, 2, 40, 48), config=QUICK, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[0] < 0.5 in shares
+    assert shares[-1] == 1
 
 
 def test_a_settled_level_stops_warping():
@@ -159,10 +159,10 @@ def test_a_settled_level_stops_warping():
     start = torch.zeros_like(target)
 
     def warps(settled):
-        told: list[float] = []
+        shares: list[float] = []
         config = RefineConfig(levels=2, warps=20, settled=settled)
-        found = refine(*moved(target), start, config=config, progress=told.append)
-        return found, len(told) - 2  # one more at the end of each level
+        found = refine(*moved(target), start, config=config, progress=shares.append)
+        return found, len(shares) - 2  # one more at the end of each level
 
     (rough, few), (fine, some), (_, all_) = warps(1.0), warps(0.02), warps(-1.0)
     assert few == 2 < some < all_ == 40
