@@ -1,4 +1,4 @@
-"""Where files lie that ship with the package or are made once; imports nothing of ours.
+"""Folders that ship with the package, and the cache folder. Imports nothing of flowwarp.
 
 In a checkout the kernel sources and the sample data are the top-level folders ``cuda/`` and
 ``datasets/``; in an installed package they are ``flowwarp/_cuda`` and ``flowwarp/_datasets``.
@@ -14,7 +14,7 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def bundled(folder: str) -> Path:
-    """Return the directory of a shipped folder.
+    """Return the path of a folder that ships with the package.
 
     Args:
         folder: ``"cuda"``, ``"datasets"`` or ``"weights"``.
@@ -29,7 +29,11 @@ def bundled(folder: str) -> Path:
 
 
 def cache_folder() -> Path | None:
-    """Return where compiled kernels and prepared data are kept; None without such a place."""
+    """Return the folder for compiled kernels and prepared data, or None.
+
+    It is ``FLOWWARP_CACHE_DIR``, or ``flowwarp`` in ``XDG_CACHE_HOME`` or in ``~/.cache``; None if
+    the user has no home folder.
+    """
     if folder := os.environ.get("FLOWWARP_CACHE_DIR"):
         return Path(folder)
     if folder := os.environ.get("XDG_CACHE_HOME"):

@@ -1,8 +1,8 @@
-"""The faults a user can meet, each with the exit code the command line returns for it.
+"""Errors that users can cause, each with an exit code.
 
-Library code raises these; ``flowwarp.cli`` turns them into one line on stderr.
-The codes follow the table in docs/cli.md: 3 bad input, 4 output or disk, 5 some of many failed,
-7 training diverged, 8 locked, 128 + n stopped by signal n.
+The library raises them; ``flowwarp.cli`` prints one line to stderr. The exit codes are those of
+docs/cli.md: 3 bad input, 4 the output cannot be written, 5 some of many inputs failed, 7 training
+diverged, 8 locked by another process, 128 + n stopped by signal n.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from typing import Any
 
 
 class FlowwarpError(Exception):
-    """Base of every fault that is not our bug; its text is one line.
+    """Base of all errors that are not bugs; the message is one line.
 
-    It can be pickled, so that a worker process can hand it over.
+    Errors can be pickled, since worker processes return them.
     """
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # What __init__ was given is not kept, only the line it made.
+        # The arguments of __init__ are not stored, only the message made of them.
         return _restore, (type(self), self.args, self.__dict__)
 
 
 class InputError(FlowwarpError, ValueError):
-    """A file or value given by the user cannot be used.
+    """An input file or value cannot be used.
+
+    The message is ``source: problem; remedy``.
 
     Args:
-        source: the file (or argument) at fault.
-        problem: what is wrong with it.
+        source: the file or argument.
+        problem: what is wrong with it, beginning with a verb.
         remedy: what the user can do, if that is known.
     """
 
@@ -45,25 +47,36 @@ class InputError(FlowwarpError, ValueError):
 
 
 def missing_extra(library: str, extra: str) -> InputError:
-    """Return what to raise where a library of one of the package's extras cannot be imported."""
+    """Return the error for a library of an extra that cannot be imported."""
     return InputError(library, "cannot be imported", install_extra(extra))
 
 
 def install_extra(extra: str) -> str:
-    """Return what a user can do who lacks one of the package's extras."""
-    # Not by its name from an index: nothing is released, and what has it there is a stranger's.
+    """Return the remedy for a missing extra of the package."""
+    # No command that installs by name: flowwarp is not on PyPI, where another may have its name.
     return f"install the extra {extra!r} as README.md says"
 
 
 def none_started(kind: str, fault: OSError) -> InputError:
-    """Return what to raise where the system starts no other process, or no other thread."""
+    """Return the error for a process or thread that the system refuses to start.
+
+    Args:
+        kind: ``"process"`` or ``"thread"``.
+        fault: the system's error.
+    """
     reason = os.strerror(fault.errno or errno.EAGAIN).lower()
     remedy = "allow more of them, or use fewer (--workers, or OMP_NUM_THREADS)"
     return InputError(kind, f"no other can be started ({reason})", remedy)
 
 
 class OutputError(FlowwarpError, OSError):
-    """A result cannot be written: no space, no permission, or already there."""
+    """A result cannot be written: no space, no permission, or the file exists.
+
+    Args:
+        target: the file or folder.
+        problem: what is wrong with it, beginning with a verb.
+        remedy: what the user can do, if that is known.
+    """
 
     exit_code = 4
 
@@ -77,7 +90,7 @@ class SomeFailed(FlowwarpError):
 
     Args:
         failures: one line for each input that failed.
-        total: how many inputs there were.
+        total: number of inputs.
     """
 
     exit_code = 5
@@ -88,11 +101,11 @@ class SomeFailed(FlowwarpError):
 
 
 class Diverged(FlowwarpError):
-    """Training came to a loss or gradient that is no number.
+    """A loss or gradient in training is not finite.
 
     Args:
         run: the folder of the run; its last good state is saved there.
-        problem: what was seen, and at which step.
+        problem: what is not finite, and at which step.
         remedy: what the user can do.
     """
 
@@ -104,7 +117,13 @@ class Diverged(FlowwarpError):
 
 
 class Locked(FlowwarpError):
-    """Another process is working on the same run or output."""
+    """Another process works on the same run or output.
+
+    Args:
+        target: the folder.
+        problem: what the other process does.
+        remedy: what the user can do.
+    """
 
     exit_code = 8
 
@@ -114,12 +133,12 @@ class Locked(FlowwarpError):
 
 
 class Stopped(FlowwarpError):
-    """A signal ended long work in good order; what it had done is saved.
+    """A signal has stopped long work; what was done is saved.
 
     Args:
-        target: what was worked on.
-        signal_number: which signal came.
-        remedy: how to go on.
+        target: the output of the work.
+        signal_number: number of the signal.
+        remedy: how to resume.
     """
 
     def __init__(self, target: str | Path, signal_number: int, remedy: str | None = None) -> None:
@@ -137,7 +156,7 @@ def _restore(kind: type[FlowwarpError], args: tuple[Any, ...], state: Any) -> Fl
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal: a name may hold anything, escape sequences included."""
+    """Replace unprintable characters: file names may contain escape sequences of terminals."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 

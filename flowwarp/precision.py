@@ -1,4 +1,4 @@
-"""In which precision networks are run where nothing is learned."""
+"""The precision in which networks run for inference."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import torch
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Return bfloat16 where products with it take less time, float32 elsewhere."""
+    """Return bfloat16 on devices that multiply it faster than float32, else float32."""
     fast = False
     if device.type == "cuda":
-        # Asked of the current device, which of several may be another; -1 leaves it as it is.
+        # The query is about the current device, which must be set; -1 leaves it unchanged.
         with torch.cuda.device(-1 if device.index is None else device.index):
             fast = torch.cuda.is_bf16_supported(including_emulation=False)
     elif device.type == "cpu":
-        # Torch's own probe; without such instructions bf16 takes a multiple of the time.
+        # Without AVX-512 instructions for it, bf16 takes several times as long.
         fast = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
     return torch.bfloat16 if fast else torch.float32
 
 
 def matrix_dtype(device: torch.device) -> torch.dtype:
-    """Return in which type to keep matrices that a few rows at a time are multiplied by.
+    """Return the type in which to store matrices that are multiplied with a few rows at a time.
 
-    :class:`flowwarp.models.gpt.Decoder` says what it makes of it. Of so few rows, time goes into
-    reading the matrix. On a CPU without bfloat16 FBGEMM reads half the bytes, and takes a quarter
-    of the time of a float32 product of 4 rows, and nine tenths of that of 32.
+    See :class:`flowwarp.models.gpt.Decoder`. With few rows, most time goes into reading the matrix.
+    On a CPU without bfloat16, FBGEMM reads float16, half the bytes: it takes a quarter of the time
+    of a float32 product for 4 rows, and nine tenths for 32.
     """
     half = fast_dtype(device)
     if half == torch.float32 and device.type == "cpu":
@@ -32,6 +32,6 @@ def matrix_dtype(device: torch.device) -> torch.dtype:
 
 
 def fast_autocast(device: torch.device) -> torch.autocast:
-    """Return autocast to bfloat16, switched on where :func:`fast_dtype` is that."""
+    """Return a context of autocast to bfloat16, enabled where :func:`fast_dtype` is bfloat16."""
     half = fast_dtype(device) == torch.bfloat16
     return torch.autocast(device.type, torch.bfloat16, enabled=half)

@@ -17,16 +17,20 @@ HANG_UP: int | None = getattr(signal, "SIGHUP", None)  # the terminal is gone; W
 def handled(
     handler: Callable[[int, FrameType | None], None], *numbers: int | None
 ) -> Iterator[None]:
-    """Have signals call ``handler`` in this block; only the main thread can.
+    """Handle signals with ``handler`` in this block; has an effect in the main thread only.
 
-    What the process was started to ignore it goes on to ignore: SIGHUP under ``nohup``, or SIGINT
-    in the background of a shell.
+    A signal that the process ignores stays ignored: SIGHUP under ``nohup``, or SIGINT in the
+    background of a shell.
+
+    Args:
+        handler: called with the signal's number and the current stack frame.
+        numbers: of the signals; None is skipped.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    present = {number: signal.getsignal(number) for number in numbers if number is not None}
-    before = {number: old for number, old in present.items() if old is not signal.SIG_IGN}
+    current = {number: signal.getsignal(number) for number in numbers if number is not None}
+    before = {number: old for number, old in current.items() if old is not signal.SIG_IGN}
     for number in before:
         signal.signal(number, handler)
     try:

@@ -1,13 +1,13 @@
-"""The conventions of every tensor in the package, and the checks at the public doors.
+"""The conventions of all tensors in the package, and checks of arguments of public functions.
 
 * ``image`` (B, C, H, W), floating point, RGB in [0, 1] where a range matters.
 * ``video`` (B, T, C, H, W).
 * ``flow`` (B, 2, H, W) **in pixels of its own resolution**; channel 0 is x (right positive),
   channel 1 is y (down positive). ``flow_12`` maps frame 1 to frame 2, so that backward warping,
   ``warp(image2, flow_12)``, reads image 2 at ``x + flow`` and looks like frame 1.
-* Pixel centres are integers: pixel (0, 0) is at x = 0, y = 0 (``align_corners=True`` in the words
-  of ``grid_sample``).
-* Masks (B, 1, H, W), boolean; True is ``visible`` (seen in the other frame) or ``valid``
+* Pixel centres are integers: pixel (0, 0) is at x = 0, y = 0. ``grid_sample`` calls that
+  ``align_corners=True``.
+* Masks (B, 1, H, W), boolean; True is ``visible`` (the other frame shows the pixel) or ``valid``
   (a value exists). Never the reverse.
 """
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LARGEST = 2**24  # of any size: what is allotted by two of them can still be counted in 64 bits
+LARGEST = 2**24  # of any size: the product of two, in bytes, still fits in 64 bits
 
 
 def check_float(tensor: Tensor, name: str) -> None:
@@ -59,10 +59,10 @@ def check_pixels(image: Tensor, name: str) -> None:
 
 
 def check_range(image: Tensor, name: str) -> None:
-    """Refuse an image that is in 0 … 255 rather than in [0, 1]; what rings may overshoot a little.
+    """Check that an image is in [0, 1] rather than in 0 … 255; overshoots up to 2 are accepted.
 
     Raises:
-        ValueError: a value is beyond 2, or not a number.
+        ValueError: a value is above 2, or NaN.
     """
     largest = float(image.detach().amax()) if image.numel() else 0.0
     if not largest <= 2:
@@ -82,7 +82,7 @@ def check_video(video: Tensor, name: str = "video") -> None:
 
 
 def check_frames(video: Tensor, stride: int) -> None:
-    """Check that ``video`` is RGB, (B, T, 3, H, W), of sides that a VAE makes whole codes of.
+    """Check that ``video`` is RGB, (B, T, 3, H, W), with sides that are multiples of ``stride``.
 
     Raises:
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
@@ -101,8 +101,8 @@ def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) 
 
     Args:
         flow: the flow field.
-        name: its name in the caller's signature.
-        like: an image or flow whose batch, height, width and device it must share.
+        name: of the argument, for the message.
+        like: an image or flow whose batch, height, width and device it must have.
 
     Raises:
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
@@ -116,13 +116,13 @@ def check_flow(flow: Tensor, name: str = "flow", *, like: Tensor | None = None) 
 
 
 def check_same_grid(tensor: Tensor, name: str, like: Tensor, channels: int | None = None) -> None:
-    """Check that ``tensor`` shares batch, height, width and device with ``like``.
+    """Check that ``tensor``, (B, ..., H, W), has the batch, height, width and device of ``like``.
 
     Args:
-        tensor: what is checked.
-        name: how a message calls it.
-        like: what it shall fit.
-        channels: how many it must have; None for any number.
+        tensor: the tensor.
+        name: of the argument, for the message.
+        like: the other tensor, (B, ..., H, W).
+        channels: number that it must have; None for any.
 
     Raises:
         ValueError: one of them differs.
@@ -144,10 +144,10 @@ def check_alike(tensor: Tensor, name: str, like: Tensor, like_name: str) -> None
     """Check that ``tensor`` has the shape, dtype and device of ``like``.
 
     Args:
-        tensor: what is checked.
-        name: how a message calls it.
-        like: what it shall fit.
-        like_name: how it calls that.
+        tensor: the tensor.
+        name: of the argument, for the message.
+        like: the other tensor.
+        like_name: its name, for the message.
 
     Raises:
         ValueError: one of them differs.
@@ -160,11 +160,11 @@ def check_alike(tensor: Tensor, name: str, like: Tensor, like_name: str) -> None
 
 
 def check_mask(mask: Tensor, name: str, like: Tensor) -> None:
-    """Check that ``mask`` is (B, 1, H, W) on the grid of ``like``; it may be of weights, too.
+    """Check that ``mask``, boolean or weights, is (B, 1, H, W) on the grid of ``like``.
 
     Raises:
         TypeError: not a tensor.
-        ValueError: another shape, which would be spread over channels or examples, or device.
+        ValueError: another shape, which would broadcast over channels or examples, or device.
     """
     if not isinstance(mask, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(mask).__name__}")
@@ -184,7 +184,7 @@ def check_choice(value: str, name: str, choices: tuple[str, ...]) -> None:
 
 
 def check_whole(value: object, name: str, least: int, most: int = LARGEST) -> None:
-    """Check that ``value`` is a whole number in ``[least, most]``; True is none.
+    """Check that ``value`` is an ``int`` in ``[least, most]``, and not a ``bool``.
 
     Raises:
         ValueError: it is not.
@@ -196,7 +196,7 @@ def check_whole(value: object, name: str, least: int, most: int = LARGEST) -> No
 
 
 def check_wholes(values: object, name: str, least: int, most: int = LARGEST) -> None:
-    """Check that ``values`` is a tuple of whole numbers in ``[least, most]``, one or more.
+    """Check that ``values`` is a tuple of one or more ``int`` in ``[least, most]``.
 
     Raises:
         ValueError: it is not.
@@ -208,15 +208,15 @@ def check_wholes(values: object, name: str, least: int, most: int = LARGEST) -> 
 
 
 def check_number(value: object, name: str, least: float, most: float) -> None:
-    """Check that ``value`` is a number in ``[least, most]``; True is none.
+    """Check that ``value`` is a number in ``[least, most]``, and not a ``bool``.
 
     Raises:
-        ValueError: it is not, or no number at all.
+        ValueError: it is not.
     """
     if (
         not isinstance(value, int | float)
         or isinstance(value, bool)
-        or not least <= value <= most  # what is not a number is neither
+        or not least <= value <= most  # also for NaN
     ):
         raise ValueError(
             f"{name} must be a number in [{least:g}, {most:g}], got {reprlib.repr(value)}"

@@ -1,8 +1,8 @@
-"""One function over many items: here, on several processes, or on a ray cluster.
+"""One function over many items: in this process, in several processes, or on a ray cluster.
 
-Each way takes items from an iterator only as fast as it works on them, so that memory does not
-grow with their number, and yields ``(item, result)`` as results come. A fault of the item itself is
-a result too, an :class:`InputError`; any other ends the whole.
+Each takes items from an iterator only as fast as it works on them, so that memory does not grow
+with their number, and yields ``(item, result)`` as results are ready. An :class:`InputError` is the
+result of its item; any other error ends the work.
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ from flowwarp.signals import HANG_UP, INTERRUPT
 T = TypeVar("T")
 R = TypeVar("R")
 
-_TIMEOUT = 10  # s that a cluster has to answer
-_PATIENCE = 10  # s that a worker has to put its half-written file away
+_TIMEOUT = 10  # s to wait for an answer of a cluster
+_PATIENCE = 10  # s to wait for a worker that removes its temporary files
 
 
 def run_here(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R | InputError]]:
-    """Work on one item after the other in this process."""
+    """Call ``work`` for one item after the other in this process.
+
+    Yields:
+        Each item with its result, or with the error that it caused.
+    """
     for item in items:
         try:
             result: R | InputError = work(item)
@@ -43,16 +47,19 @@ def run_here(work: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R 
 def run_processes(
     prepare: Callable[[int], Callable[[T], R]], items: Iterable[T], count: int
 ) -> Iterator[tuple[T, R | InputError]]:
-    """Work on ``count`` items at a time, each in a process of its own.
+    """Work on ``count`` items at a time, each in its own process.
 
-    A process that dies, for example of too little memory, costs the item it had: that has failed,
-    and another process takes its place. All end with this one, however it ends.
+    If a process dies, for example of too little memory, its item has failed, and a new process
+    replaces it. All processes end with this one, however it ends.
 
     Args:
-        prepare: called once in each process with its number; returns the function to use there.
+        prepare: called once in each process with its number; returns the function to call there.
             Like items and results, it is pickled.
-        items: what to work on.
-        count: of processes.
+        items: the items.
+        count: number of processes.
+
+    Yields:
+        Each item with its result, or with the error that it caused.
     """
     workers: list[Worker] = []
     busy: dict[Any, Worker] = {}
@@ -60,7 +67,7 @@ def run_processes(
     try:
         workers += (Worker(prepare, number) for number in range(count))
         idle = list(workers)
-        ahead = next(waiting, _END)  # made while the processes are busy
+        ahead = next(waiting, _END)  # the next item is read while the processes are busy
         while busy or ahead is not _END:
             while idle and ahead is not _END:
                 worker = idle.pop(0)
@@ -93,12 +100,15 @@ def run_ray(
     """Call ``remote(*constants, *arguments)`` for each item as a ray task.
 
     Args:
-        address: of the cluster, as ``ray.init`` takes it; ``local`` starts one here.
-        remote: flowwarp must be installed where it runs.
-        constants: put into the cluster once.
-        calls: items, each with its arguments.
-        device: cuda if a task takes a GPU, auto if it does so where the cluster has any.
-        count: of tasks at a time; by default, as many as the cluster has room for.
+        address: of the cluster, as ``ray.init`` takes it; ``local`` starts one on this machine.
+        remote: the function; flowwarp must be installed on the cluster.
+        constants: first arguments, sent to the cluster once.
+        calls: items, each with its arguments or with an error.
+        device: ``cuda`` if each task needs a GPU, ``auto`` to use GPUs if the cluster has any.
+        count: number of tasks at a time; by default, as many as the cluster has resources for.
+
+    Yields:
+        Each item with its result, or with the error that it caused.
 
     Raises:
         InputError: ray is not installed, there is no such cluster, or it lacks a GPU or flowwarp.
@@ -109,7 +119,7 @@ def run_ray(
         ray.init(address, log_to_driver=False, logging_level="ERROR", **cpus)
     except (ConnectionError, ValueError, RuntimeError, ImportError) as fault:
         reason = " ".join(str(fault).split()) or type(fault).__name__
-        # For ray:// it needs grpcio, which ray alone does not bring.
+        # ray:// needs grpcio, which is not a dependency of ray.
         remedy = install_extra("ray") if isinstance(fault, ImportError) else None
         raise InputError("--ray", f"no cluster at {address} ({reason})", remedy) from fault
     try:
@@ -121,7 +131,7 @@ def run_ray(
         shared = [ray.put(constant) for constant in constants]
         if count and address != "local":
             most = count
-        else:  # twice the room, so that no processor waits for its next item
+        else:  # twice as many as run, so that no processor waits for its next item
             most = 2 * (count or gpus or int(room.get("CPU", 1)))
         running: dict[Any, T] = {}
         waiting = iter(calls)
@@ -140,13 +150,13 @@ def run_ray(
                 result: R | InputError
                 try:
                     result = ray.get(reference)
-                except ray.exceptions.RayTaskError:  # our fault, or that of what it was given
+                except ray.exceptions.RayTaskError:  # an exception of the function
                     raise
-                except ray.exceptions.RayError as fault:  # the machine's
+                except ray.exceptions.RayError as fault:  # a failure of the machine
                     problem = type(fault).__name__
                     result = InputError("ray", f"the task's worker was lost ({problem})")
                 yield item, result
-    except (ray.exceptions.RayTaskError, ImportError) as fault:  # the latter by way of ray://
+    except (ray.exceptions.RayTaskError, ImportError) as fault:  # ImportError through ray://
         if "No module named 'flowwarp'" not in str(fault):
             raise
         problem = "flowwarp cannot be imported on the cluster's machines"
@@ -156,7 +166,10 @@ def run_ray(
 
 
 def check_ray(address: str) -> Any:
-    """Return ray's module, if there is a chance that it will find a cluster at the address.
+    """Import ray, and check that something answers at the address of its cluster.
+
+    Returns:
+        The module.
 
     Raises:
         InputError: ray is not installed, or nothing answers.
@@ -166,7 +179,7 @@ def check_ray(address: str) -> Any:
     except ImportError as fault:
         raise InputError("--ray", "ray is not installed", install_extra("ray")) from fault
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():  # ray itself tries for minutes, and prints on the way
+    if host and port.isdecimal():  # ray itself would try for minutes, and print meanwhile
         try:
             socket.create_connection((host.strip("[]"), int(port)), _TIMEOUT).close()
         except (OSError, OverflowError) as fault:
@@ -177,22 +190,28 @@ def check_ray(address: str) -> Any:
 # ------------------------------------------------------------------ processes
 
 _END: Any = object()
-_TERMINATED = 128 + signal.SIGTERM  # the code of a process that takes its leave when it is ended
-_CRASHED = 0xC0000000  # from here on, on Windows, the code of what crashed: 0xC0000005 and the like
+_TERMINATED = 128 + signal.SIGTERM  # exit code of a worker that ends by SIGTERM
+_CRASHED = 0xC0000000  # on Windows, exit codes of crashes begin here, such as 0xC0000005
 
 
 @final
 class Worker:
-    """A process and the pipe to it, seen from here."""
+    """A worker process and the pipe to it."""
 
     def __init__(
         self, prepare: Callable[[int], Callable[[Any], Any]], number: int, method: str = "spawn"
     ) -> None:
-        """Start a process: a new one, or by ``fork`` a copy of this one without its threads.
+        """Start a process.
+
+        Args:
+            prepare: as for :func:`run_processes`.
+            number: of the worker.
+            method: "spawn" for a new interpreter, or "fork" for a copy of this process without its
+                threads.
 
         Raises:
-            InputError: the system allows no other.
-            MemoryError: there is none for another.
+            InputError: the system allows no further process.
+            MemoryError: there is too little memory for it.
         """
         self.number = number
         self.is_dead = False
@@ -203,22 +222,22 @@ class Worker:
             arguments = prepare, number, theirs, copied
             self._process = context.Process(target=_serve, args=arguments, daemon=True)
             with _uninterrupted(method), warnings.catch_warnings():
-                # From 3.12 on, that locks of other threads stay locked in a copy: it takes none.
+                # Python 3.12 warns that a fork keeps locks of other threads; it takes none of them.
                 warnings.filterwarnings("ignore", "This process.*fork", DeprecationWarning)
                 self._process.start()
-        except OSError as fault:  # it is none of the file that is being written
-            raise _refusal(fault) from fault
-        theirs.close()  # the end of either process is then the end of the pipe
+        except OSError as fault:  # as OSError, callers would blame the file that they write
+            raise _start_error(fault) from fault
+        theirs.close()  # then the pipe ends when either process does
         self._item: Any = None
 
     def give(self, item: Any) -> None:
-        """Have an item worked on; it is idle."""
+        """Send an item to an idle worker."""
         self._item = item
-        with suppress(BrokenPipeError, ConnectionResetError):  # it died idle; take() says so
+        with suppress(BrokenPipeError, ConnectionResetError):  # it has died; take() reports that
             self.answers.send(item)
 
     def take(self) -> tuple[Any, Any]:
-        """Return the item it was given, and what became of it."""
+        """Wait for the worker; return its item and the result or error."""
         item, self._item = self._item, None
         try:
             result = self.answers.recv()
@@ -231,7 +250,7 @@ class Worker:
         return item, result
 
     def stop(self) -> None:
-        """End the process, whatever it does."""
+        """End the process, first by SIGTERM, then by SIGKILL."""
         self.answers.close()
         self._process.terminate()
         self._process.join(_PATIENCE)
@@ -242,16 +261,16 @@ class Worker:
 
 @contextmanager
 def _uninterrupted(method: str) -> Iterator[None]:
-    """Have a process that is started here, and begins with imports, never see a Ctrl-C.
+    """Block SIGINT and SIGHUP while a process is started, so that the process inherits the block.
 
-    Its parent sees one after this block. To ignore it here would lose it, and a worker can take
-    seconds to read what it is given.
+    A worker imports modules for seconds before it can ignore Ctrl-C. In this process the signal
+    arrives after the block; if it were ignored here, it would be lost.
     """
     if sys.platform == "win32":
         yield
         return
     if method == "spawn":
-        resource_tracker.ensure_running()  # else it is started in the block, and lets signals in
+        resource_tracker.ensure_running()  # started within the block, it would unblock the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         yield
@@ -259,18 +278,17 @@ def _uninterrupted(method: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _refusal(fault: OSError) -> InputError | MemoryError:
-    """Say why no process could be started."""
+def _start_error(fault: OSError) -> InputError | MemoryError:
     if fault.errno == errno.ENOMEM:
         return MemoryError("for another process")
     return none_started("process", fault)
 
 
 def _describe_death(code: int) -> InputError:
-    """Say what a process died of.
+    """Return the error for a worker's exit code.
 
     Raises:
-        RuntimeError: of a fault of ours, which it has printed.
+        RuntimeError: the worker ended with a Python error, which it has printed.
     """
     if code >= _CRASHED:
         return InputError("worker", f"its process was ended by 0x{code:X}")
@@ -289,28 +307,28 @@ def _serve(
     pipe: connection.Connection,
     copied: list[connection.Connection],
 ) -> None:
-    """Be a worker: until the pipe ends, answer each item with its result."""
-    for other in copied:  # a pipe ends when nobody has its other end any more
+    """Answer each item with its result until the pipe ends; the main function of a worker."""
+    for other in copied:  # a pipe ends when no process has its other end open
         other.close()
-    for ignored in filter(None, (INTERRUPT, HANG_UP)):  # the parent gets it too, and sends SIGTERM
+    for ignored in filter(None, (INTERRUPT, HANG_UP)):  # the parent gets them and sends SIGTERM
         signal.signal(ignored, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     work = _try(prepare, number)
     while True:
-        with _parent():
+        with _exit_without_parent():
             item = pipe.recv()
-        # What cannot even begin says so for each item.
+        # An error of `prepare` is the result of every item.
         answer = work if isinstance(work, BaseException) else _try(work, item)
-        with _parent():
+        with _exit_without_parent():
             pipe.send(answer)
 
 
 @contextmanager
-def _parent() -> Iterator[None]:
+def _exit_without_parent() -> Iterator[None]:
     try:
         yield
-    except (EOFError, BrokenPipeError, ConnectionResetError):  # it is gone
-        os._exit(0)  # without the interpreter's farewell, which would want its stderr
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        os._exit(0)  # without the interpreter's shutdown, which would write to a closed stderr
 
 
 def _try(work: Callable[[Any], Any], item: Any) -> Any:
@@ -320,5 +338,5 @@ def _try(work: Callable[[Any], Any], item: Any) -> Any:
         return fault
     except MemoryError as fault:
         return MemoryError(str(fault))
-    except RuntimeError:  # torch's own faults, too little memory among them
+    except RuntimeError:  # errors of torch, such as too little memory
         return RuntimeError(traceback.format_exc())
