@@ -130,3 +130,12 @@ def test_python_page_names_what_exists():
     for module, names in re.findall(r"^\| `(flowwarp\.[\w.]+)`: (.*?) \|", text, re.M):
         for name in re.findall(r"`(\w+)", names):
             assert hasattr(importlib.import_module(module), name), (module, name)
+
+
+def test_the_table_of_contributing_names_what_exists():
+    text = text_of("CONTRIBUTING.md")
+    table = text[text.index("## Where things are") : text.index("## How code should read")]
+    paths = re.findall(r"`((?:flowwarp|cuda|datasets|docs|tools|tests)/[\w/.]*)`", table)
+    assert len(paths) > 20
+    made = {"flowwarp/_cuda", "flowwarp/_datasets"}  # of cuda/ and datasets/, when they are packed
+    assert [path for path in paths if path not in made and not (ROOT / path).exists()] == []
