@@ -26,6 +26,8 @@ from flowwarp.selftest.small_tasks import TRAINERS, VARIANTS, small_config, smal
 from flowwarp.train.loop import train
 
 SLOW = {("flow", "bf16"), ("upsampler", "bf16")}  # on a processor without bf16 instructions
+# Trainers whose steps take little time: the loop treats a failure of each alike.
+QUICK = ("dvae", "captioner", "classifier", "reviser")
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +38,8 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        # Not all, to save time; `doctor --full` measures all. The tests of failures below resume
-        # plain runs. The residual DVAE needs fp32: these settings average weights and codebooks.
+        # Not all, to save time; `doctor --full` measures all. The tests of failures resume plain
+        # runs. The residual DVAE needs fp32: these settings average weights and codebooks.
         *(
             (name, settings)
             for name, settings in itertools.product(TRAINERS, RESUMED)
@@ -79,14 +81,14 @@ def test_a_process_that_was_killed_on_windows(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "measure", [divergence_differences, corruption_differences, lock_differences]
 )
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_run_that_failed_ends_like_a_whole_one(name, measure, folder):
     assert measure(name, folder) == 0
 
 
-@pytest.mark.parametrize("name", TRAINERS)
-def test_a_full_disk_loses_nothing(name, folder):
-    assert full_disk_differences(name, folder, every=9) == 0
+def test_a_full_disk_loses_nothing(folder):
+    """Files are written by the loop, whatever it trains: one trainer, and more of its writes."""
+    assert full_disk_differences("dvae", folder, every=4) == 0
 
 
 @pytest.mark.parametrize("measure", [divergence_differences, corruption_differences])

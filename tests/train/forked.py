@@ -1,9 +1,11 @@
-"""Trainings in processes of their own: python forked.py SCENARIO FOLDER.
+"""Trainings in processes of their own; importing torch takes longer than most of them.
 
-Torch is imported once here and each training is a fork, as the import takes longer than they do.
+The process reads scenarios from stdin, runs each in a fork of itself and prints its exit code. A
+scenario forks again for each training.
 """
 
 import importlib
+import json
 import math
 import os
 import random
@@ -12,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from dataclasses import replace
 from pathlib import Path
 
@@ -285,6 +288,27 @@ def refused(folder):
     exits(folder / "kept")
 
 
+def serve():
+    """Run the scenario of each line on stdin: JSON of its name, folder and output files."""
+    for line in sys.stdin:
+        scenario, folder, out, err = json.loads(line)
+        child = os.fork()
+        if child:
+            os.write(sys.stdout.fileno(), f"{wait(child)}\n".encode())
+            continue
+        code = 1
+        try:
+            for number, path in enumerate((os.devnull, out, err)):
+                os.dup2(os.open(path, os.O_RDWR | os.O_CREAT), number)
+            globals()[scenario](Path(folder))
+            code = 0
+        except BaseException:  # noqa: BLE001 - the test prints it
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            os._exit(code)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    globals()[sys.argv[1]](Path(sys.argv[2]))
+    serve()

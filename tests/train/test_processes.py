@@ -43,7 +43,7 @@ def runs(tmp_path_factory, forked):
     with FileLock(own.parent / "shared runs.lock"):
         if not told.exists():
             folder.mkdir()
-            told.write_text(forked("shared", folder, timeout=300).stdout)
+            told.write_text(forked("shared", folder).stdout)
     return told.read_text(), folder
 
 
@@ -123,7 +123,7 @@ def test_what_one_process_sees_in_its_part_all_refuse_to_save(runs):
 
 def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
     """With one line each: of a run that another process trains, that is there, or is another."""
-    done = forked("refused", tmp_path, timeout=300)
+    done = forked("refused", tmp_path)
     assert "Traceback" not in done.stderr
     said = done.stdout.splitlines()
     codes = (8, 0, 4, 3, 0, 3)
@@ -147,7 +147,7 @@ def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_commands_train_on_two_processes(tmp_path, forked):
-    told = forked("commands", tmp_path, timeout=300)
+    told = forked("commands", tmp_path)
     names = "dvae", "gpt", "upsampler", "captioner", "reviser", "flow"
     weights = {name: str(tmp_path / name / BEST) for name in names}
     lines = [line for path in weights.values() for line in (path, "exits 0 0")]
