@@ -143,7 +143,7 @@ def command(
     )
     check()
     warn_pixel_shape(job.target, job.pixel_aspect, folder=job.kind != "video")
-    result = _work(job, times, quality, weights, device, dry_run, check)
+    result = _run(job, times, quality, weights, device, dry_run, check)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
     else:
@@ -228,7 +228,7 @@ def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
 # ------------------------------------------------------------------ run
 
 
-def _work(
+def _run(
     job: Job,
     times: int,
     quality: Quality,
@@ -237,36 +237,22 @@ def _work(
     dry_run: bool,
     check: Callable[[], None],
 ) -> dict[str, Any]:
-    """Interpolate one frame at a time; write nothing unless every frame can be read."""
-    from flowwarp.io.images import write_image
-    from flowwarp.io.video_writer import write_frames, write_video
-    from flowwarp.pipelines.flow.interpolate import interpolate_video
+    """Interpolate one frame at a time; write nothing unless every frame can be read.
 
-    estimate = _estimator(weights, quality, device)
+    Returns:
+        The record for --json.
+    """
     reader = _Reader(job)
-    same: Counter[str] = Counter()
-
-    def between(frames: Iterable[Tensor]) -> Iterator[Tensor]:
-        return interpolate_video(frames, times, estimate, report=lambda kind: same.update([kind]))
-
+    skipped: Counter[str] = Counter()  # pairs of frames without interpolation: cut, repeat
     several = job.kind != "middle"
+    estimate = _estimator(weights, quality, device)
     with progress_bar(reader, "interpolate", length=reader.length(), shown=several) as frames:
         if dry_run:
             for _ in frames:
                 pass
         else:
-            _paths.make_folder(job.target.parent)
-            if job.kind == "video":
-                assert job.fps is not None
-                colors = (frame[:3] for frame in between(frames))
-                write_video(job.target, colors, job.fps, job.pixel_aspect)
-            elif job.kind == "frames":
-                write_frames(job.target, reader.formatted(between(frames), times))
-            else:
-                _, middle, _ = between(frames)
-                check()  # again: the fit may have taken minutes
-                write_image(job.target, middle, reader.between)
-    if same["cut"] and len(job.sources) == 2:
+            _write(job, times, reader, frames, estimate, skipped, check)
+    if skipped["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the images show two scenes: the first image is repeated", err=True)
     if reader.loses_alpha:
         lost = OutputError(job.target, "has no transparency", "hidden colours become visible")
@@ -282,9 +268,37 @@ def _work(
         "frames_read": reader.count,
         "frames": 1 if job.kind == "middle" else times * (reader.count - 1) + 1,
         "fps": None if job.fps is None else round(float(job.fps), 6),
-        "cuts": None if dry_run else same["cut"],
-        "repeats": None if dry_run else same["repeat"],
+        "cuts": None if dry_run else skipped["cut"],
+        "repeats": None if dry_run else skipped["repeat"],
     }
+
+
+def _write(
+    job: Job,
+    times: int,
+    reader: _Reader,
+    frames: Iterable[Tensor],
+    estimate: Estimate,
+    skipped: Counter[str],
+    check: Callable[[], None],
+) -> None:
+    """Interpolate between frames (C, H, W) and write the video, the folder or the middle frame."""
+    from flowwarp.io.images import write_image
+    from flowwarp.io.video_writer import write_frames, write_video
+    from flowwarp.pipelines.flow.interpolate import interpolate_video
+
+    result = interpolate_video(frames, times, estimate, report=lambda kind: skipped.update([kind]))
+    _paths.make_folder(job.target.parent)
+    if job.kind == "video":
+        assert job.fps is not None
+        colors = (frame[:3] for frame in result)
+        write_video(job.target, colors, job.fps, job.pixel_aspect)
+    elif job.kind == "frames":
+        write_frames(job.target, reader.formatted(result, times))
+    else:
+        _, middle, _ = result
+        check()  # again: the fit may have taken minutes
+        write_image(job.target, middle, reader.between)
 
 
 @final

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ from flowwarp.errors import InputError
 if TYPE_CHECKING:
     from flowwarp.data.footage import Footage
     from flowwarp.data.recipes import GroundTruth, GroundTruthPair
+    from flowwarp.models.flownet import FlowNet
+    from flowwarp.train.loop import Task
 
 _MAX_VAL_PAIRS = 100  # about 30 s per validation, and 2 GB of memory at Sintel's size
 
@@ -95,27 +97,17 @@ def command(
         raise click.UsageError("give DATA or --photos")
     if recipe and not data:
         raise click.UsageError("--recipe needs DATA, the folder of the data set")
-    from flowwarp.data.footage import list_footage
-    from flowwarp.data.pairs import prepare_pairs
-    from flowwarp.data.recipes import footage_of, load_recipe, pairs_of
-    from flowwarp.data.synthesis import find_photos, load_photos
+    from flowwarp.data.recipes import load_recipe, pairs_of
+    from flowwarp.data.synthesis import find_photos
     from flowwarp.pipelines.flow.estimate import load_flownet
     from flowwarp.train import flow
-    from flowwarp.train.fitted import disk_space
 
     net = load_flownet(given.start) if given.start else None
     configs, net = configure_start(net, flow.presets(given.preset, net), given)
-    wanted: flow.FlowDataConfig = configs["data"]
     with checked_settings():
-        flow.check_sizes(configs["model"], wanted, configs["losses"])
+        flow.check_sizes(configs["model"], configs["data"], configs["losses"])
         check_loop(configs["loop"], "flownet", muon=False)
-    clips: list[Footage] = []
-    footage = _paths.expand_patterns(data, _paths.expand_clips)
-    if recipe:
-        layout = load_recipe(recipe)
-        clips = [clip for root in footage for clip in footage_of(layout, root)]
-    elif data:
-        clips = list_footage(footage)
+    clips = _find_clips(data, recipe)
     val_pairs = pairs_of(load_recipe(val_recipe), val) if val else []
     sources = note_sources(
         data,
@@ -133,24 +125,60 @@ def command(
         print_plan(configs, sources, found, given)
         return
     truths = [_read_val_pair(pair) for pair in _spread(val_pairs)]
-    pictures = load_photos(photos) if photos else []
+    train(_make_task(configs, clips, photos, truths, net), configs, sources, given)
+
+
+def _find_clips(data: Sequence[str], recipe: str | None) -> list[Footage]:
+    """Return the clips in DATA, or in the data set of --recipe."""
+    from flowwarp.data.footage import list_footage
+    from flowwarp.data.recipes import footage_of, load_recipe
+
+    paths = _paths.expand_patterns(data, _paths.expand_clips)
+    if recipe:
+        layout = load_recipe(recipe)
+        return [clip for root in paths for clip in footage_of(layout, root)]
+    return list_footage(paths) if paths else []
+
+
+def _make_task(
+    configs: Mapping[str, Any],
+    clips: Sequence[Footage],
+    photos: str | None,
+    truths: Sequence[GroundTruth],
+    start: FlowNet | None,
+) -> Task:
+    """Prepare the data and return the training task.
+
+    Args:
+        configs: the configurations by section.
+        clips: footage to train on.
+        photos: the folder of --photos, or None.
+        truths: pairs of --val; without any, moved photos are used for validation.
+        start: the network of --start, or None.
+    """
+    from flowwarp.data.pairs import prepare_pairs
+    from flowwarp.data.synthesis import load_photos
+    from flowwarp.train import flow
+    from flowwarp.train.fitted import disk_space
+
+    config: flow.FlowDataConfig = configs["data"]
+    images = load_photos(photos) if photos else []
     pairs = None
     if clips:
         pairs = prepare_pairs(
             clips,
-            longest=wanted.longest,
-            max_bytes=wanted.max_bytes,
+            longest=config.longest,
+            max_bytes=config.max_bytes,
             progress=_report_preparation,
         )
-    if pictures and not val:
-        size = wanted.height, wanted.width
-        truths = flow.synthetic_truths(pictures, configs["loop"].seed, 8, size)
+    if images and not truths:
+        size = config.height, config.width
+        truths = flow.synthetic_truths(images, configs["loop"].seed, 8, size)
     with checked_settings():
-        material = flow.Material(pairs, pictures)
-        space = disk_space(wanted.fitted_pairs, wanted.fitted_size)
+        material = flow.Material(pairs, images)
+        space = disk_space(config.fitted_pairs, config.fitted_size)
         report = partial(_report_fits, space=space)
-        task = flow.flow_task(material, configs, truths, start=net, told=report)
-    train(task, configs, sources, given)
+        return flow.flow_task(material, configs, truths, start=start, told=report)
 
 
 def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:

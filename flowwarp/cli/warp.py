@@ -392,7 +392,7 @@ def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:
     flow = _read_fitting(job.flows[0], job.source, (height, width), motion)
     result = {**_describe(job), "height": height, "width": width}
     if not dry_run:
-        warped, known = _move(image, flow, motion)
+        warped, known = _warp_image(image, flow, motion)
         _paths.make_folder(job.target.parent)
         write_image(job.target, warped, format)
         if job.mask:
@@ -439,7 +439,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
             count = sum(1 for _ in bar)
         else:
             _paths.make_folder(job.target.parent)
-            moved = (_move(frame, flow, motion)[0] for flow, frame in bar)
+            moved = (_warp_image(frame, flow, motion)[0] for flow, frame in bar)
             if job.folder:
                 count = write_frames(job.target, ((frame, None) for frame in moved))
             else:
@@ -447,7 +447,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     if job.mask and not dry_run:
         blank = torch.zeros(3, *size)
         _paths.make_folder(job.mask.parent)
-        known = (_move(blank, field(path), motion)[1] for path in job.flows)
+        known = (_warp_image(blank, field(path), motion)[1] for path in job.flows)
         write_frames(job.mask, ((mask.expand_as(blank), None) for mask in known))
     return {**_describe(job), "height": info.height, "width": info.width, "frames": count}
 
@@ -490,28 +490,32 @@ def _read_fitting(path: Path, source: Path, size: tuple[int, int], motion: Motio
     )
 
 
-def _move(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Warp an image (C, H, W) by a flow (1, 2, H, W); return it and a mask (1, H, W), 1 = known."""
+def _warp_image(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Warp an image (C, H, W), C = 1, 3 or 4, by a flow (1, 2, H, W).
+
+    Returns:
+        The warped image (C, H, W), and a mask (1, H, W), 1 where it is known, 0 elsewhere.
+    """
     import torch
 
     place = choose_device(motion.device)
     image, flow = (tensor.to(place) for tensor in (image[None], flow))
     if image.shape[1] < 4:
-        warped, known = _transport(image, flow, motion)
+        warped, known = _warp_channels(image, flow, motion)
     else:
-        # Premultiply by alpha, so that colours of transparent pixels do not bleed into others.
-        # Where the result is fully transparent, use the plain colours: dividing by 0 has no value.
-        color, alpha = image[:, :3], image[:, 3:]
-        layers, known = _transport(
-            torch.cat([color, color * alpha, alpha], 1), flow, motion
-        )  # 7 channels
-        color, opaque, alpha = layers[:, :3], layers[:, 3:6], layers[:, 6:]
-        warped = torch.cat([torch.where(alpha > 0, opaque / alpha, color), alpha], 1)
+        color, alpha = image[:, :3], image[:, 3:]  # (1, 3, H, W), (1, 1, H, W)
+        # Interpolate colours premultiplied by alpha, so that transparent pixels do not bleed into
+        # others. The plain colours are needed where the result is fully transparent: there the
+        # division by alpha has no value, but the colours should stay in the file.
+        layers = torch.cat([color, color * alpha, alpha], 1)  # (1, 7, H, W)
+        layers, known = _warp_channels(layers, flow, motion)
+        color, premultiplied, alpha = layers[:, :3], layers[:, 3:6], layers[:, 6:]
+        warped = torch.cat([torch.where(alpha > 0, premultiplied / alpha, color), alpha], 1)
     return warped[0].cpu(), known[0].cpu().to(image.dtype)
 
 
-def _transport(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
-    """Warp or splat (1, C, H, W) by (1, 2, H, W); return the result and its mask (1, 1, H, W)."""
+def _warp_channels(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    """Warp or splat (1, C, H, W) by (1, 2, H, W); return the result and a mask (1, 1, H, W)."""
     import torch
 
     from flowwarp.ops.splatting import splat
@@ -524,7 +528,7 @@ def _transport(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Te
         return warped, known
     weight = None
     if mode == "softmax":
-        speed = flow.norm(dim=1, keepdim=True).nan_to_num(0, 0, 0)
-        weight = SOFTMAX_RANGE * speed / speed.amax().clamp(min=1)
-    known = splat(torch.ones_like(flow[:, :1]), flow) > 0
+        speed = flow.norm(dim=1, keepdim=True).nan_to_num(0, 0, 0)  # (1, 1, H, W)
+        weight = SOFTMAX_RANGE * speed / speed.amax().clamp(min=1)  # 0 ... 20, no overflow in exp
+    known = splat(torch.ones_like(flow[:, :1]), flow) > 0  # some pixel arrived
     return splat(layers, flow, mode, weight), known
