@@ -1,7 +1,8 @@
-"""What benchmarks write: sections of a page, each with its machine, one beside another."""
+"""Benchmarks: the figures that they write, and that the methods they compare do the same."""
 
 import argparse
 import importlib
+import json
 import re
 import sys
 import types
@@ -15,10 +16,9 @@ BENCH = Path(__file__).parents[1] / "tools" / "bench"
 
 @pytest.fixture
 def bench(monkeypatch, tmp_path):
-    """Return what loads a benchmark, in a folder with a page."""
+    """Return a function that imports a benchmark; figures go into an empty folder."""
     monkeypatch.syspath_prepend(str(BENCH))
     monkeypatch.chdir(tmp_path)
-    Path("BENCHMARKS.md").write_text("# Benchmarks\n\n## interpolation\n\nas it was\n", "utf-8")
     return importlib.import_module
 
 
@@ -35,54 +35,72 @@ def result(native, threads=1, cpu="A", ms=3.0, ratio=1.5, spread=1.0):
     }
 
 
-def sections():
-    parts = Path("BENCHMARKS.md").read_text("utf-8").split("\n## ")
-    return {title: text for title, _, text in (part.partition("\n") for part in parts)}
+def runs(name="warping"):
+    return json.loads(Path(f"docs/figures/{name}.json").read_text("utf-8"))["runs"]
 
 
-def test_a_run_on_another_machine_leaves_the_others_sections(bench):
+def test_a_run_replaces_that_of_the_same_machine(bench):
     report = bench("report")
     report.add("warping", ["--rounds=7"], result("avx512"))
     report.add("warping", ["--rounds=7"], result("avx512", threads=2, ms=1.5))
-    before = sections()
+    before = runs()
     report.add("warping", ["--rounds=3"], result("avx2", cpu="B"))
-    after = sections()
-    assert list(after)[1:] == [
-        "warping, 1 thread, avx2",
-        "warping, 1 thread, avx512",
-        "warping, 2 threads, avx512",
-        "interpolation",
-    ]
-    assert all(after[title] == text for title, text in before.items())
-    made = r"Made by `python tools/bench/warping.py --rounds=3` on \d+ \w+ \d{4}; cpu B, threads 1,"
-    assert re.search(made, after["warping, 1 thread, avx2"])
-    assert "avx512" not in after["warping, 1 thread, avx2"]
+    report.add("warping", ["--rounds=5"], result("avx512", ms=4.0))
+    one, two, three = runs()
+    assert two == before[1]
+    assert [run["machine"]["cpu"] for run in (one, two, three)] == ["A", "A", "B"]
+    assert one["command"] == "python tools/bench/warping.py --rounds=5"
+    assert [row["ms"] for row in one["rows"]] == [2.0, 4.0]
+    assert [row["ms"] for row in before[0]["rows"]] == [2.0, 3.0]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", three["date"])
 
 
-def test_what_is_doubtful_or_short_of_a_goal_is_said(bench):
+def test_rows_hold_the_case_the_method_and_its_figures(bench):
+    report = bench("report")
+    case = result("avx2")["cases"][0]
+    ours, other = report.rows_of([case])
+    assert ours["agreement"] == "99.99 % of values differ by 1.0e-05 at most"
+    about = {"case": "both", "shape": [1, 3, 8, 8], "pass": "forward+backward"}
+    assert other == {
+        **about,
+        "method": "grid_sample, grid cached",
+        "ms": 3.0,
+        "ms_quartiles": [3.0, 3.0],
+        "ratio": 1.5,
+        "ratio_quartiles": [1.5, 1.5],
+    }
+
+
+def test_unsteady_lines_and_missed_goals_are_reported(bench, capsys):
     report = bench("report")
     report.add("warping", [], result("avx2", ratio=1.25))
-    one = sections()["warping, 1 thread, avx2"]
-    assert "1.7 times `grid_sample` with its grid cached, 3 channels, one thread: both 1.25" in one
-    assert "99.99 % of values differ by 1.0e-05 at most" in one
-    assert "unsteady" not in one
+    out = capsys.readouterr().out
+    assert "missed: 1.7 times `grid_sample` with its grid cached, 3 channels, one thread: " in out
+    assert "both 1.25" in out
+    assert "unsteady" not in out
     report.add("warping", [], result("avx2", threads=2, ms=4.0, ratio=3.2, spread=1.4))
-    two = sections()["warping, 2 threads, avx2"]
-    assert "| 4.00 | 3.20 (3.20–4.48) |  | unsteady, slower than one thread |" in two
-    assert "goals are met" in two
-    # Of another machine's single thread nothing follows.
-    report.add("warping", [], result("avx2", threads=2, ms=4.0, cpu="B"))
-    assert "slower" not in sections()["warping, 2 threads, avx2"]
+    out = capsys.readouterr().out
+    assert "4.00 ms    3.20 (3.20–4.48)  unsteady" in out
+    assert "missed" not in out
 
 
-def test_a_command_can_be_given_again(bench, monkeypatch):
-    page = bench("_page")
+def test_figures_of_the_repository_are_read_and_written_alike(bench):
+    figures = bench("_figures")
+    for path in (BENCH.parents[1] / "docs" / "figures").glob("*.json"):
+        found = json.loads(path.read_text("utf-8"))
+        assert json.loads(figures._text(found)) == found
+        for run in found["runs"]:
+            assert run.keys() >= {"command", "date", "machine", "rows"}, path
+
+
+def test_a_command_can_be_repeated(bench, monkeypatch):
+    figures = bench("_figures")
     monkeypatch.setenv("FLOWWARP_NATIVE", "avx2")
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
     given = argparse.Namespace(clips=["/home/me/a.mp4", "/home/me/b.mp4"], frames=12, threads=2)
     given.quality, given.keep_all, given.write, given.peak = ["fast", "best"], True, False, None
-    words = page.options(given, {"clips": "CLIP..."})
-    assert page.command("interpolation", words) == (
+    words = figures.options(given, {"clips": "CLIP..."})
+    assert figures.command("interpolation", words) == (
         "FLOWWARP_NATIVE=avx2 python tools/bench/interpolation.py CLIP... --frames 12 --threads 2 "
         "--quality fast --quality best --keep-all"
     )

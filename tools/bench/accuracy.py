@@ -7,7 +7,7 @@ each pair all methods take turns, --rounds times. Time is the median, with its q
 and rounds, in milliseconds a frame of 640 x 480, in proportion to the pixels; loading weights and
 the grey pictures that OpenCV's methods read are not counted, and each method sees one pair
 beforehand. `fast` gives flow both ways in that time. Peak memory is what estimating the largest
-pair adds, in a process of its own. --write renews the section in BENCHMARKS.md and its plot,
+pair adds, in a process of its own. --write writes docs/figures/accuracy.json and the plot,
 docs/images/accuracy.png.
 """
 
@@ -19,15 +19,15 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import _figures
 import _measure
-import _page
 import cv2
 import torch
 from torch import Tensor
@@ -38,7 +38,6 @@ from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
 from flowwarp.io.shipped import FLOWNETS
 from flowwarp.metrics.flow import epe, fl_all
 
-TITLE = "flow: accuracy against time"
 PLOT = Path("docs/images/accuracy.png")
 PIXELS = 640 * 480
 Method = Callable[[Tensor, Tensor], Tensor]
@@ -67,7 +66,7 @@ def main() -> None:
     parser.add_argument("pairs", metavar="PAIRS")
     parser.add_argument("--rounds", type=int, default=5, help="of each pair (default 5)")
     parser.add_argument("--threads", type=int, default=2, help="torch's and OpenCV's (default 2)")
-    parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md and the plot")
+    parser.add_argument("--write", action="store_true", help="write the figures and the plot")
     parser.add_argument("--peak", metavar="METHOD", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -95,27 +94,17 @@ def main() -> None:
     environment = _measure.describe_machine() | {"opencv": cv2.__version__}
     if arguments.write:
         _plot(results, sets)
-        words = _page.options(arguments, {"pairs": "PAIRS"})
-        made = _page.made_by(_page.command("accuracy", words), environment)
-        absent = "" if "deepflow" in results else "\n" + NO_DEEPFLOW
-        _page.replace_section(TITLE, f"\n{made}\n\n{EXPLANATION}{absent}\n{table}\n")
+        words = _figures.options(arguments, {"pairs": "PAIRS"})
+        made_by = _figures.command("accuracy", words)
+        rows = [_row(name, result, sets) for name, result in results.items()]
+        _figures.write_run("accuracy", made_by, environment, rows, MEASURES, pairs=counts)
     print(json.dumps({"environment": environment, "methods": results}))
 
 
-EXPLANATION = """\
-Mean endpoint error in pixels (KITTI: outliers, Fl-all %), the number of pairs in brackets. The
-pairs are samples of research sets (Middlebury, MPI-Sintel, FlyingChairs, KITTI, a stereo pair) that
-nothing was trained on, too few to compare with what is published of the whole sets: those of
-MPI-Sintel are three of one scene of small motion (alley_1), each clean and final. Two settings were
-chosen by them (docs/flow.md). `dis` is OpenCV's DIS,
-medium; `dis-fine` the same with finest scale 0 and patch stride 1; `farneback` OpenCV's, with the
-parameters of its tutorial but five levels in place of three. Time is for 640 x 480, one direction,
-except `fast`, which gives both in it, with its quartiles over pairs and rounds; the methods take
-turns, and grey pictures are made beforehand. Peak memory is of the largest pair.
-
-![error over time](docs/images/accuracy.png)
-"""
-NO_DEEPFLOW = "DeepFlow, of OpenCV's contributed modules, was not installed.\n"
+MEASURES = (
+    "Mean endpoint error in px, for KITTI Fl-all in percent; ms for one direction at 640 x 480 "
+    "(both for fast), with quartiles over pairs and rounds; methods take turns."
+)
 
 
 def measure(
@@ -180,6 +169,15 @@ def _table(results: dict[str, dict[str, Any]], counts: dict[str, int]) -> str:
         cells = [*figures, ms, f"{result['peak_mib']:.0f}"]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _row(name: str, result: Mapping[str, Any], sets: Iterable[str]) -> dict[str, Any]:
+    """Return a method's figures as a row of JSON."""
+    units = {group: "fl_all_percent" if group.startswith("kitti") else "epe_px" for group in sets}
+    errors = {f"{group}_{unit}": round(result[group], 3) for group, unit in units.items()}
+    quartiles = [round(value) for value in result["ms_quartiles"]]
+    times = {"ms": round(result["ms"]), "ms_quartiles": quartiles}
+    return {"method": name, **errors, **times, "peak_mib": round(result["peak_mib"])}
 
 
 def _figure(group: str, value: float) -> str:

@@ -13,21 +13,19 @@ import json
 import statistics
 import time
 
+import _figures
 import _measure
-import _page
 import torch
 
 from flowwarp.data.clip import Materials
 from flowwarp.data.sources import open_source
 from flowwarp.train.memory import freed_memory_kept
 
-TITLE = "clips of sprites"
 SIZES = (128, 64)
 WARM = 400  # clips: by then nearly all of the 128 grounds are painted
-EXPLANATION = """\
-Clips of 16 frames that one thread composes in a minute, with caption, flow both ways, and where it
-is exact and visible; the median of the rounds, in brackets the least and the most. The goal is
-3,000. Painting the 128 grounds takes some seconds more, once in a process."""
+MEASURES = (
+    "Clips of 16 frames that one thread composes in a minute: median, least and most of the rounds."
+)
 
 
 def main() -> None:
@@ -36,7 +34,7 @@ def main() -> None:
     parser.add_argument("--layers", metavar="FOLDER", help="default: those in the package")
     parser.add_argument("--clips", type=int, default=60, help="of each round (default 60)")
     parser.add_argument("--rounds", type=int, default=5, help="of each size (default 5)")
-    parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="write the figures")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sources = {
@@ -61,9 +59,16 @@ def main() -> None:
     environment = _measure.describe_machine()
     if arguments.write:
         places = {"layers": "--layers LPC"} if arguments.layers else {}
-        words = _page.options(arguments, places)
-        made = _page.made_by(_page.command("clips", words), environment)
-        _page.replace_section(TITLE, f"\n{made}\n\n{EXPLANATION}\n\n{table}\n")
+        command = _figures.command("clips", _figures.options(arguments, places))
+        rows = [
+            {
+                "size": size,
+                "clips_per_minute": round(statistics.median(found)),
+                "range": [round(min(found)), round(max(found))],
+            }
+            for size, found in rates.items()
+        ]
+        _figures.write_run("clips", command, environment, rows, MEASURES)
     print(json.dumps({"environment": environment, "clips_a_minute": rates}))
 
 

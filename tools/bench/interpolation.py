@@ -15,7 +15,7 @@ equal, all methods are exact, and the frame is left out of the mean. Clips that 
 from (--learned; by its card) have a mean of their own.
 Seconds are the median for one new frame, flow included; all methods take turns at each frame, and
 see the first one beforehand. DIS's solver and the grey pictures it reads are made before the clock
-starts. The last line of the output is JSON; --write renews the section in BENCHMARKS.md.
+starts. The last line of the output is JSON; --write writes docs/figures/interpolation.json.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import _figures
 import _measure
-import _page
 import cv2
 import torch
 from torch import Tensor
@@ -47,14 +47,12 @@ from flowwarp.pipelines.flow.refine import refine
 
 REPEATED = 1 / 20  # of the squared change beside it
 EXACT = 100.0  # dB
-TITLE = "interpolation"
-EXPLANATION = """\
-PSNR in dB of frames that were left out and made again. `average` is
-the mean of the neighbours, `DIS, half-way` reads both half-way along OpenCV's DIS flow (medium) and
-averages; the others are our interpolation, with flow by DIS or by a quality of ours. Frames that
-repeat the one before, and those between two scenes, {count}.{learned}
-"""
-LEARNED = " The network learned from clips with a *, which have a mean of their own."
+MEASURES = (
+    "PSNR in dB of frames that were left out and interpolated. average: mean of the neighbours; "
+    "dis_half_way: both neighbours read half-way along OpenCV's DIS flow and averaged; dis and the "
+    "qualities: flowwarp's interpolation with that flow. learned: the flow network learned from "
+    "this clip."
+)
 
 # Two (3, H, W) to a call that makes the frame in the middle, and is timed.
 Method = Callable[[Tensor, Tensor], Callable[[], Tensor]]
@@ -214,19 +212,15 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     }
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        f"| clip | size | frames | {' | '.join(rows[0]['psnr'])} |",
-        f"| --- | --- | ---: |{' ---: |' * len(rows[0]['psnr'])}",
-    ]
-    for row in rows:
-        figures = " | ".join(f"{value:.2f}" for value in row["psnr"].values())
-        name = row["clip"] + " *" * row["learned"]
-        lines.append(f"| {name} | {row['size']} | {row['frames']} | {figures} |")
-    for name, means in _means(rows).items():
-        figures = " | ".join(f"{value:.2f}" for value in means.values())
-        lines.append(f"| {name} | | | {figures} |")
-    return "\n".join(lines)
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a clip's figures as a row of JSON."""
+    width, height = map(int, row["size"].split("x"))
+    psnr = {
+        name.replace(",", "").replace("-", "_").replace(" ", "_").lower(): round(value, 2)
+        for name, value in row["psnr"].items()
+    }
+    about = {key: row[key] for key in ("clip", "learned", "frames")}
+    return {**about, "width": width, "height": height, **psnr}
 
 
 def main() -> None:
@@ -239,7 +233,7 @@ def main() -> None:
     parser.add_argument(
         "--learned", action="append", default=[], metavar="CLIP", help="the network learned from it"
     )
-    parser.add_argument("--write", action="store_true", help="renew BENCHMARKS.md")
+    parser.add_argument("--write", action="store_true", help="write the figures")
     parser.add_argument("--keep-all", action="store_true", help="doubled frames and cuts too")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -279,13 +273,10 @@ def main() -> None:
         places = {"clips": "CLIP..."}
         if Path(arguments.weights).suffix:
             places["weights"] = "--weights FILE"
-        command = _page.command("interpolation", _page.options(arguments, places))
-        made, table = _page.made_by(command, environment), _table(rows)
-        words = EXPLANATION.format(
-            count="count too" if arguments.keep_all else "do not count",
-            learned=LEARNED if arguments.learned else "",
+        command = _figures.command("interpolation", _figures.options(arguments, places))
+        _figures.write_run(
+            "interpolation", command, environment, [_row(row) for row in rows], MEASURES
         )
-        _page.replace_section(TITLE, f"\n{made}\n\n{words}\n{table}\n")
     print(
         json.dumps(
             {"environment": environment, "weights": arguments.weights, "clips": rows, "mean": means}

@@ -1,17 +1,17 @@
-"""Run every benchmark of the operators and write their sections of BENCHMARKS.md.
+"""Run every benchmark of the operators and write their figures into docs/figures/.
 
 Usage: python tools/bench/report.py [--rounds 7] [--only FAMILY] [--threads N]
 All of it takes about 20 minutes, in which the machine should do nothing else.
 
-A section is of one family, number of threads, and instruction set: a machine with another one adds
-its own beside those that are there. FLOWWARP_NATIVE and ATEN_CPU_CAPABILITY choose a lower one.
+A family has one run for each machine, number of threads and instruction set. FLOWWARP_NATIVE and
+ATEN_CPU_CAPABILITY choose a lower instruction set. For each run a short table is printed, and the
+goals that it misses.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,62 +19,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import _page
+import _figures
 
 HERE = Path(__file__).parent
 FAMILIES = ("warping", "splatting", "correlation", "census")
-SPREAD = 1.3  # of quartiles, the upper over the lower; what varies more is said to
-INTRODUCTION = """\
-# Benchmarks
-
-Operators are measured by `python tools/bench/report.py`, a section for each number of threads and
-instruction set of flowwarp's own library; each section says on which machine, when, and by which
-command. Each line compares ways of doing one thing on the same inputs in one process, all sides in
-turn; times are medians of the rounds, ratios are taken within each round (how many times longer the
-other takes; below 1 it is faster), in brackets their quartiles; a line whose quartiles are more
-than 30 % apart is called unsteady. Peak memory is what one call adds at most, its results included.
-
-The flow is smooth, as real flow is; in the cases named *rough* each pixel moves on its own. *grid
-cached* is `grid_sample` with its grid made beforehand, which holds only as long as flow does not
-change; *grid per call* makes it from flow. In half precision the peers warp in fp32 and round,
-since the half-precision backward of torch 2.13's `grid_sample` crashes on the CPU at these sizes.
-*copy of the bytes* reads an image and a flow field, writes an image, and does nothing else.
-
-The goals of `warp`, forward and backward, are 2 times `grid_sample` with its grid cached at 32
-channels and more and 1.7 times at 3, on one thread; 3 times with one example on two threads; 3
-times with the grid per call; and 1080p forward in at most 2 times the copy. Each of its sections
-lists the cases that miss one. Its peak memory was to be below that of `grid_sample`: with the grid
-cached it is the same, the result and no more, and lower where the grid is made per call and in half
-precision.
-
-**What limits `warp`** (by `perf record` of each kernel, 1 x 3 x 436 x 1024, one thread, AVX-512).
-With 32 channels and more it is memory, but not how many bytes it moves alone: a copy of as many
-takes less than half the time. With 3, it is what channels share: computing taps and weights from
-flow takes 35 % of the forward kernel, 27 % of the flow gradient's and 21 % of the image gradient's,
-which each do it anew. The image gradient besides spends 51 % on adding squares, 17 % on bringing
-sums back into planes and 8 % on clearing them.
-"""
+FIGURES = ("ms", "ms_quartiles", "ratio", "ratio_quartiles", "peak_mib")
+NOT_IN_ROWS = ("case", "sides", "rounds", "difference", "agreement")
+SPREAD = 1.3  # upper over lower quartile; a line that varies more is marked as unsteady
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What one side's ratio must be in some cases: at least ``least``."""
+    """A goal: in some cases the ratio of one method is at least ``least``."""
 
     words: str
     side: str
     least: float
-    counts: Callable[[Mapping[str, Any], int], bool]  # of a row, on so many threads
+    counts: Callable[[Mapping[str, Any], int], bool]  # whether it is for a case and threads
 
     def missed(self, rows: Sequence[Mapping[str, Any]], threads: int) -> str:
-        """List the cases that miss it, with what they have instead."""
+        """Return the cases that miss it, with their ratios, or nothing."""
         found = []
         for row in rows:
             side = row["sides"].get(self.side)
             if side and self.counts(row, threads) and side["ratio"] < self.least:
-                # Of the copy it is told how much longer ours takes.
+                # For the copy the goal is how much longer ours takes.
                 ratio = side["ratio"] if self.least >= 1 else 1 / side["ratio"]
                 found.append(f"{row['case']} {ratio:.2f}")
-        return f"- {self.words}: {', '.join(found)}" if found else ""
+        return f"missed: {self.words}: {', '.join(found)}" if found else ""
 
 
 def _both(row: Mapping[str, Any]) -> bool:
@@ -113,11 +85,11 @@ GOALS = {
 
 
 def main() -> None:
-    """Run the benchmarks and write the page."""
+    """Run the benchmarks and write their figures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--only", choices=FAMILIES, help="measure anew only these sections")
-    parser.add_argument("--threads", type=int, choices=(1, 2), help="likewise")
+    parser.add_argument("--only", choices=FAMILIES, help="only this family")
+    parser.add_argument("--threads", type=int, choices=(1, 2), help="only so many threads")
     arguments = parser.parse_args()
     for family in FAMILIES:
         for threads in (1, 2):
@@ -128,36 +100,48 @@ def main() -> None:
 
 
 def add(family: str, words: Sequence[str], result: Mapping[str, Any]) -> None:
-    """Write the section of one run; what was measured elsewhere stays as it is."""
-    sections = _page.read_sections()
-    environment = result["environment"]
-    threads, level = environment["threads"], environment["native"]
-    alone = sections.get(_title(family, 1, level), "") if threads > 1 else ""
-    # On another machine one thread takes another time.
-    times = read_times(alone) if _where(environment, 1) in alone else {}
-    made = _page.made_by(_page.command(family, words), environment)
-    parts = ["", made, "", *_goals(family, result["cases"], threads)]
-    parts += [_table(row, times) for row in result["cases"]]
-    sections[_title(family, threads, level)] = "\n".join(parts)
-    places = {title: place for title in sections if (place := _place(title))}
-    ours = sorted(places, key=places.__getitem__)
-    rest = [title for title in sections if title not in places]
-    _page.write_sections(INTRODUCTION, {title: sections[title] for title in [*ours, *rest]})
+    """Write the figures of one run, and print a table and the goals that it misses."""
+    cases, machine = result["cases"], result["environment"]
+    _figures.write_run(family, _figures.command(family, words), machine, list(rows_of(cases)))
+    print("\n".join([*table(cases), *missed_goals(family, cases, machine["threads"])]), flush=True)
 
 
-def _title(family: str, threads: int, level: str) -> str:
-    return f"{family}, {threads} thread{'s' * (threads > 1)}, {level}"
+def rows_of(cases: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield a row for each method of each case."""
+    for case in cases:
+        about = {key: value for key, value in case.items() if key not in NOT_IN_ROWS}
+        for number, (method, side) in enumerate(case["sides"].items()):
+            figures = {key: _rounded(side[key]) for key in FIGURES if key in side}
+            row = {"case": case["case"], **about, "method": method, **figures}
+            if number == 0 and "difference" in case:
+                row["agreement"] = case["agreement"].format(case["difference"])
+            yield row
 
 
-def _place(title: str) -> tuple[int, str, str] | None:
-    """Return where a section of an operator stands; None of another, all of which follow."""
-    found = re.fullmatch(rf"({'|'.join(FAMILIES)}), (\d+) threads?, (\w+)", title)
-    return (FAMILIES.index(found[1]), found[2], found[3]) if found else None
+def _rounded(value: Any) -> Any:
+    return [_rounded(one) for one in value] if isinstance(value, list) else float(f"{value:.4g}")
 
 
-def _where(environment: Mapping[str, Any], threads: int) -> str:
-    words = (f"{key} {value}" for key, value in {**environment, "threads": threads}.items())
-    return ", ".join(words)
+def table(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each method of each case."""
+    for case in cases:
+        for method, side in case["sides"].items():
+            low, high = side["ratio_quartiles"]
+            figures = f"{side['ms']:9.2f} ms {side['ratio']:7.2f} ({low:.2f}–{high:.2f})"
+            yield f"{case['case']:28} {method:28} {figures}{'  unsteady' * is_unsteady(side)}"
+
+
+def is_unsteady(side: Mapping[str, Any]) -> bool:
+    """Return whether the quartiles of ratio or time are far apart."""
+    spreads = [side["ratio_quartiles"], side["ms_quartiles"]]
+    return any(high > SPREAD * low for low, high in spreads)
+
+
+def missed_goals(family: str, cases: Sequence[Mapping[str, Any]], threads: int) -> Iterator[str]:
+    """Yield a line for each goal that a run misses."""
+    for goal in GOALS.get(family, ()):
+        if line := goal.missed(cases, threads):
+            yield line
 
 
 def _run(family: str, words: Sequence[str]) -> dict[str, Any]:
@@ -165,59 +149,6 @@ def _run(family: str, words: Sequence[str]) -> dict[str, Any]:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return result
-
-
-def _goals(family: str, rows: Sequence[Mapping[str, Any]], threads: int) -> Iterator[str]:
-    goals = GOALS.get(family, ())
-    missed = [line for goal in goals if (line := goal.missed(rows, threads))]
-    if missed:
-        yield "\n".join(["Missed goals, and what there is instead:", "", *missed, ""])
-    elif goals:
-        yield "All goals are met.\n"
-
-
-def read_times(section: str) -> dict[tuple[str, str], float]:
-    """Return the milliseconds in a section's tables, by case and side."""
-    times, case = {}, ""
-    for line in section.splitlines():
-        if found := re.match(r"\*\*(.+?)\*\*: ", line):
-            case = found[1]
-        elif found := re.match(r"\| (.+?) \| ([\d.]+) \|", line):
-            times[case, found[1]] = float(found[2])
-    return times
-
-
-def _table(row: Mapping[str, Any], alone: Mapping[tuple[str, str], float]) -> str:
-    """Write a case; ``alone`` has the times of one thread."""
-    left_out = ("case", "sides", "rounds", "difference", "agreement")
-    words = ", ".join(f"{key} {value}" for key, value in row.items() if key not in left_out)
-    if "difference" in row:
-        words += f"; {row['agreement'].format(row['difference'])}"
-    notes = {name: _notes(row, name, alone) for name in row["sides"]}
-    return "\n".join([f"**{row['case']}**: {words}\n", *_lines(row["sides"], notes), ""])
-
-
-def _notes(row: Mapping[str, Any], name: str, alone: Mapping[tuple[str, str], float]) -> str:
-    """Say what makes a line doubtful."""
-    side, notes = row["sides"][name], []
-    spreads = [side["ratio_quartiles"], side["ms_quartiles"]]
-    if any(high > SPREAD * low for low, high in spreads):
-        notes.append("unsteady")
-    if side["ms"] > alone.get((row["case"], name), float("inf")):
-        notes.append("slower than one thread")
-    return ", ".join(notes)
-
-
-def _lines(sides: Mapping[str, Any], notes: Mapping[str, str]) -> Iterator[str]:
-    noted = any(notes.values())
-    yield "| | ms | ratio | peak MiB |" + " |" * noted
-    yield "| --- | ---: | ---: | ---: |" + " --- |" * noted
-    for name, side in sides.items():
-        low, high = side["ratio_quartiles"]
-        peak = f"{side['peak_mib']:.1f}" if "peak_mib" in side else ""
-        ratio = f"{side['ratio']:.2f} ({low:.2f}–{high:.2f})"
-        note = f" {notes[name]} |" if noted else ""
-        yield f"| {name} | {side['ms']:.2f} | {ratio} | {peak} |{note}"
 
 
 if __name__ == "__main__":
