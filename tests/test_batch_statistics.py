@@ -1,4 +1,4 @@
-"""Reads networks, losses and trainers: no batch norm, and nothing taken over the batch."""
+"""Source code of networks, losses and trainers: no batch norm, no reduction over the batch."""
 
 import ast
 import re
@@ -18,21 +18,21 @@ SOURCES = sorted(
     ]
 )
 TORCH = {"torch", "F", "nn", "linalg", "functional"}
-OURS = {"self", "net", "math"}  # a layer named norm, a method named sort; no function of tensors
+OURS = {"self", "net", "math"}  # such as a layer self.norm; none reduces a tensor
 REDUCTIONS = re.compile(
     "(nan|log_|gumbel_)?(mean|sum|std|var|prod|norm|median|mode|quantile|max|min|softmax)|a(max|min)"
     "|(std|var)_mean|vector_norm|normalize|aminmax|arg(max|min|sort)|any|all|logsumexp"
     "|cum(sum|prod|max|min)|sort|topk|kthvalue|diff|renorm|cosine_similarity"
 )
-# These take the last axis (or the second) unless told otherwise.
+# The default axis of these is the last or the second.
 SAFE = re.compile("(arg)?sort|topk|kthvalue|mode|diff|gumbel_softmax|normalize|cosine_similarity")
-BUILT_IN = {"sum", "max", "min", "any", "all"}  # where no tensor is asked
-# Of torch, taken over all if not told ``reduction="none"``; also as a module of nn.
+BUILT_IN = {"sum", "max", "min", "any", "all"}  # Python's functions, not methods of tensors
+# Losses of torch, functions and modules: over all elements without ``reduction="none"``.
 REDUCED = re.compile(r"(binary_)?cross_entropy(_with_logits)?|kl_div|\w+_loss|\w+Loss")
-FIRST = (0, -4, -5)  # axes that are the batch of images or videos
+FIRST = (0, -4, -5)  # axes that are the batch axis of images or videos
 BATCH_NORM = re.compile(r"(Lazy|Sync)?BatchNorm\w*|batch_norm|running_(mean|var|stats)")
 
-# What is taken over all of a tensor, or its first axis, and still not over the batch.
+# Reductions over a whole tensor or its first axis that are not over the batch, and why.
 ALLOWED = {
     "losses/reconstruction.gradient_error": "differences along y and x, which it counts itself",
     "losses/smoothness._directions": "differences along y and x, which it counts itself",
@@ -61,7 +61,7 @@ ALLOWED = {
 
 
 def dimensions(call, name):
-    """Return the node that says over what is reduced; None if nothing does."""
+    """Return the node of the axes that are reduced; None if there is none."""
     named = {word.arg: word.value for word in call.keywords}
     for word in ("dim", "axis", "dims"):
         if word in named:
@@ -80,17 +80,19 @@ def owner_of(function):
 
 
 def may_hold_the_batch(node):
-    """Whether axes may be those of the batch: what is computed may be any."""
+    """Return whether axes may hold the batch axis; computed ones may."""
     try:
         value = ast.literal_eval(node)
     except ValueError:
         return True
     axes = value if isinstance(value, tuple | list) else [value]
-    return any(axis in FIRST for axis in axes)  # of what is no axis, too, such as a dictionary
+    return any(
+        axis in FIRST for axis in axes
+    )  # also if the argument is not an axis, such as a dictionary
 
 
 def contracts_the_batch(call):
-    """Whether an einsum, if it is one, sums over the first letter of its first operand."""
+    """Return whether an einsum sums over the first axis of its first operand."""
     named = ast.literal_eval(call.args[0]) if call.args and is_text(call.args[0]) else ""
     inputs, arrow, result = named.replace(" ", "").partition("->")
     return bool(arrow) and inputs[:1] not in result
@@ -101,7 +103,7 @@ def is_text(node):
 
 
 def faults(tree):
-    """Yield the function and line of all that may see the batch as a whole."""
+    """Yield the function and line of everything that may reduce over the batch."""
 
     def visit(node, place):
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -166,7 +168,7 @@ def faults(tree):
         "einsum('bi, bj -> ij', x, y)",
     ],
 )
-def test_faults_are_seen(code):
+def test_reductions_over_the_batch_are_found(code):
     assert next(faults(ast.parse(f"def f(x):\n    return {code}"))) == ("f", 2)
 
 
@@ -195,11 +197,11 @@ def test_faults_are_seen(code):
         "torch.einsum('bij, bjk -> bik', x, y)",
     ],
 )
-def test_what_is_right_passes(code):
+def test_other_code_passes(code):
     assert not list(faults(ast.parse(code)))
 
 
-def test_nothing_is_taken_over_the_batch():
+def test_nothing_reduces_over_the_batch():
     found = {}
     for path in SOURCES:
         for place, line in faults(ast.parse(path.read_text())):
@@ -210,7 +212,7 @@ def test_nothing_is_taken_over_the_batch():
 
 
 def test_no_network_holds_a_batch_norm():
-    """Neither by a library's block: the modules themselves are looked at."""
+    """The modules themselves are checked, so those of libraries are, too."""
     for model, _ in exactness.networks().values():
         network = getattr(model, "__self__", model)  # of a method
         for module in network.modules():
@@ -219,7 +221,7 @@ def test_no_network_holds_a_batch_norm():
         assert not [name for name in names if "running" in name or "tracked" in name]
 
 
-def test_every_network_and_loss_was_read():
+def test_all_networks_and_losses_are_checked():
     names = {f"{path.parent.name}/{path.stem}" for path in SOURCES}
     networks = {"captioner", "classifier", "dvae", "gpt", "reviser", "upsampler"}
     assert {f"{room}/{name}" for room in ("models", "train") for name in networks} <= names

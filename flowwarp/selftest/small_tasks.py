@@ -2,7 +2,7 @@
 
 Each task uses the trainer's own data pipeline and loss, with a network that trains in seconds. Data
 are clips of moving digits, which are composed and not read from disk; the reviser alone needs
-sprites, since only these can be redrawn in other clothes. Every third example has empty masks, as
+sprites, since only these exist in other clothes. Every third example has empty masks, as
 real data has now and then: a loss that divides by a mask's sum over the batch shows there.
 """
 
