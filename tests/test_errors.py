@@ -28,7 +28,7 @@ from flowwarp.errors import (
         Stopped("run", 15),
     ],
 )
-def test_a_worker_can_hand_a_fault_over(fault):
+def test_errors_can_be_pickled(fault):
     copy = pickle.loads(pickle.dumps(fault))
     assert type(copy) is type(fault)
     assert str(copy) == str(fault)
@@ -36,11 +36,11 @@ def test_a_worker_can_hand_a_fault_over(fault):
     assert copy.exit_code == fault.exit_code
 
 
-def test_nobody_is_sent_to_an_index_for_an_extra():
-    """What is called flowwarp there may be a stranger's."""
+def test_no_remedy_installs_by_name():
+    """The name flowwarp on a package index may belong to another project."""
     assert install_extra("ray") == "install the extra 'ray' as README.md says"
-    told = "onnx: cannot be imported; install the extra 'onnx' as README.md says"
-    assert str(missing_extra("onnx", "onnx")) == told
+    message = "onnx: cannot be imported; install the extra 'onnx' as README.md says"
+    assert str(missing_extra("onnx", "onnx")) == message
     package = Path(flowwarp.__file__).parent
     sources = [path.read_text(encoding="utf-8") for path in package.rglob("*.py")]
     assert not any(re.search(r"pip install \W?flowwarp", source) for source in sources)

@@ -16,13 +16,13 @@ def test_bf16_where_the_device_has_instructions_for_it(monkeypatch, fast):
     assert fast_dtype(torch.device("mps")) == torch.float32
 
 
-def test_the_gpu_that_is_given_is_asked(monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(asked.append(index)))
+def test_the_given_gpu_is_queried(monkeypatch):
+    queried = []
+    monkeypatch.setattr(torch.cuda, "device", lambda index: nullcontext(queried.append(index)))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     for name in ("cuda:1", "cuda"):
         assert fast_dtype(torch.device(name)) == torch.bfloat16
-    assert asked == [1, -1]
+    assert queried == [1, -1]
 
 
 def test_a_torch_without_the_probe(monkeypatch):
@@ -31,7 +31,7 @@ def test_a_torch_without_the_probe(monkeypatch):
 
 
 @pytest.mark.parametrize("engines", [["fbgemm", "x86"], ["qnnpack"]])
-def test_matrices_are_kept_in_half_precision_where_that_is_multiplied_fast(monkeypatch, engines):
+def test_matrices_are_in_half_precision_where_that_is_fast(monkeypatch, engines):
     monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(supported_engines=engines))
     for fast in (True, False):
         monkeypatch.setattr(

@@ -1,4 +1,4 @@
-"""What is asked of numbers at the public doors."""
+"""Checks of arguments of public functions."""
 
 import math
 
@@ -20,7 +20,7 @@ NO_NUMBERS = [None, True, "4", [], {}, math.nan, math.inf, -math.inf, 10**30, -(
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 4.0, 1, 8])
-def test_what_is_no_whole_number(value):
+def test_check_whole_refuses(value):
     with pytest.raises(ValueError, match=r"^side must be a whole number in \[2, 7\], got "):
         check_whole(value, "side", 2, 7)
     with pytest.raises(ValueError, match=r"^sides must be a whole number in \[2, 7\], got "):
@@ -28,18 +28,18 @@ def test_what_is_no_whole_number(value):
 
 
 @pytest.mark.parametrize("values", [(), [3], 3, "3", None])
-def test_what_are_no_whole_numbers(values):
+def test_check_wholes_refuses(values):
     with pytest.raises(ValueError, match="sides must be one whole number or more, got "):
         check_wholes(values, "sides", 2)
 
 
 @pytest.mark.parametrize("value", [*NO_NUMBERS, 0.24, 8.01, 0, 9])
-def test_what_is_no_number(value):
+def test_check_number_refuses(value):
     with pytest.raises(ValueError, match=r"^share must be a number in \[0.25, 8\], got "):
         check_number(value, "share", 0.25, 8)
 
 
-def test_ends_belong_to_it():
+def test_bounds_are_inclusive():
     check_whole(0, "side", 0)
     check_whole(LARGEST, "side", 0)
     check_wholes((1, 7), "sides", 1, 7)
@@ -49,7 +49,7 @@ def test_ends_belong_to_it():
         check_whole(LARGEST + 1, "side", 0)
 
 
-def test_a_line_stays_short():
+def test_messages_are_short():
     for value in ([0] * 10**6, "x" * 10**6, 10**4000):
         for check in (
             lambda value: check_whole(value, "side", 0),
@@ -73,13 +73,13 @@ def test_an_image_of_another_range_is_refused(value):
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 4, 5), (1, 4, 5), (1, 1, 4, 5), (2, 1, 4, 1)])
-def test_a_mask_that_would_be_spread_is_refused(shape):
+def test_a_mask_that_would_broadcast_is_refused(shape):
     like = torch.zeros(2, 3, 4, 5)
-    check_mask(torch.ones(2, 1, 4, 5), "seen", like)
-    with pytest.raises(ValueError, match="seen must"):
-        check_mask(torch.ones(shape), "seen", like)
-    with pytest.raises(TypeError, match=r"seen must be a torch\.Tensor, got bool"):
-        check_mask(True, "seen", like)
+    check_mask(torch.ones(2, 1, 4, 5), "visible", like)
+    with pytest.raises(ValueError, match="visible must"):
+        check_mask(torch.ones(shape), "visible", like)
+    with pytest.raises(TypeError, match=r"visible must be a torch\.Tensor, got bool"):
+        check_mask(True, "visible", like)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_mask_that_would_be_spread_is_refused(shape):
         (torch.zeros(2, 3, 4, 5, device="meta"), r"\(2, 3, 4, 5\) torch.float32 on meta"),
     ],
 )
-def test_what_is_not_alike_is_refused(other, words):
+def test_check_alike_refuses(other, words):
     like = torch.zeros(2, 3, 4, 5)
     check_alike(like + 1, "two", like, "one")
     wanted = r"\(2, 3, 4, 5\) torch.float32 on cpu"

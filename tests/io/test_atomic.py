@@ -71,7 +71,7 @@ def _links(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_links")
-def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
+def test_atomic_output_does_not_replace_a_file_created_meanwhile(tmp_path):
     target = tmp_path / "a.mp4"
 
     def write():
@@ -82,9 +82,9 @@ def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
     with pytest.raises(OutputError, match=r"a.mp4: was created meanwhile; the result is") as fault:
         write()
     assert target.read_bytes() == b"another's"
-    (kept,) = tmp_path.glob(".flowwarp-*.mp4")
-    assert kept.read_bytes() == b"new"
-    assert str(fault.value).endswith(str(kept))
+    (temporary,) = tmp_path.glob(".flowwarp-*.mp4")
+    assert temporary.read_bytes() == b"new"
+    assert str(fault.value).endswith(str(temporary))
     with atomic.atomic_output(target) as temporary:  # now it is known to be there
         temporary.write_bytes(b"newer")
     assert target.read_bytes() == b"newer"
@@ -92,7 +92,7 @@ def test_atomic_output_does_not_replace_what_came_meanwhile(tmp_path):
 
 @pytest.mark.usefixtures("_links")
 @pytest.mark.parametrize("there", [False, True])
-def test_atomic_output_writes_what_is_new_and_what_is_gone_meanwhile(tmp_path, there):
+def test_atomic_output_writes_new_and_removed_files(tmp_path, there):
     target = tmp_path / "a.mp4"
     if there:
         target.write_bytes(b"old")
@@ -106,7 +106,7 @@ def test_atomic_output_writes_what_is_new_and_what_is_gone_meanwhile(tmp_path, t
 
 @pytest.fixture
 def in_use(monkeypatch):
-    """Return what has renames fail so many times, as on Windows where a program has a file open."""
+    """Return a function that makes renames fail n times, as on Windows for an open file."""
     refused = []
 
     def refuse(count):
@@ -129,7 +129,7 @@ def in_use(monkeypatch):
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_windows_has_in_use_for_a_moment_is_waited_for(tmp_path, in_use, monkeypatch, there):
+def test_renaming_on_windows_waits_for_a_file_in_use(tmp_path, in_use, monkeypatch, there):
     monkeypatch.setattr(atomic, "_PATIENCE", 60)
     refused = in_use(3)
     if there:
@@ -144,7 +144,7 @@ def test_what_windows_has_in_use_for_a_moment_is_waited_for(tmp_path, in_use, mo
 
 
 @pytest.mark.parametrize("there", [False, True])
-def test_what_windows_does_not_let_go_is_kept(tmp_path, in_use, there):
+def test_a_result_that_windows_cannot_rename_stays(tmp_path, in_use, there):
     if there:
         (tmp_path / "a.mp4").write_bytes(b"old")
     in_use(10**9)
@@ -164,7 +164,7 @@ def test_what_windows_does_not_let_go_is_kept(tmp_path, in_use, there):
     assert names(work) == ["0.png"]
 
 
-def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
+def test_of_nested_outputs_only_the_refused_one_stays(tmp_path):
     outer, inner = tmp_path / "outer.mp4", tmp_path / "inner.mp4"
 
     def write():
@@ -178,7 +178,7 @@ def test_of_one_output_within_another_that_is_kept_which_was_refused(tmp_path):
 
 
 @pytest.mark.posix
-def test_a_refused_rename_is_not_tried_again_elsewhere(tmp_path, in_use, monkeypatch):
+def test_a_refused_rename_is_not_retried_outside_windows(tmp_path, in_use, monkeypatch):
     refused = in_use(1)
     monkeypatch.setattr(sys, "platform", "linux")
     with (
@@ -245,7 +245,7 @@ def test_atomic_output_keeps_the_permissions_of_what_it_replaces(tmp_path, mode)
         assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == mode
 
 
-def test_a_fault_in_an_atomic_folder_names_the_folder(tmp_path):
+def test_an_error_in_an_atomic_folder_names_the_folder(tmp_path):
     full = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(OutputError) as caught, atomic.atomic_folder(tmp_path / "new") as work:
         raise OutputError(work / "0.png", "no space left on device") from full
@@ -284,7 +284,7 @@ def test_an_atomic_folder_follows_a_link(tmp_path):
 
 @pytest.mark.parametrize("there", [False, True])
 def test_an_atomic_folder_on_windows(tmp_path, monkeypatch, there):
-    """Which replaces no folder, not even an empty one."""
+    """Windows does not replace folders, not even empty ones."""
     replace = os.replace
 
     def refusing(source, target):
@@ -303,7 +303,7 @@ def test_an_atomic_folder_on_windows(tmp_path, monkeypatch, there):
 
 
 def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
-    """A shell that is in it would be nowhere if it were replaced."""
+    """A shell in it would be in a removed folder if it were replaced."""
     monkeypatch.chdir(tmp_path)
     before = tmp_path.stat().st_ino
     with suppress(KeyError), atomic.atomic_folder(".") as work:
@@ -319,7 +319,7 @@ def test_the_current_folder_is_filled_and_stays(tmp_path, monkeypatch):
 
 
 def test_a_mount_point_is_filled(small_disk, tmp_path):
-    """What lies beside it is another disk."""
+    """Its parent is on another disk."""
     with atomic.atomic_folder(small_disk) as work:
         assert work.stat().st_dev == small_disk.stat().st_dev
         (work / "0.png").write_bytes(b"new")
@@ -332,8 +332,8 @@ def test_the_root_is_refused():
         pass
 
 
-def test_what_is_being_written_is_not_abandoned(tmp_path):
-    """Also where a library opens and writes the file by itself."""
+def test_a_file_that_is_being_written_is_not_removed(tmp_path):
+    """Also where a library opens and writes the file itself."""
     with atomic.atomic_output(tmp_path / "a.mp4") as temporary:
         for data in (b"some", b"all"):
             atomic.remove_abandoned(temporary)
@@ -355,7 +355,7 @@ with atomic_output(sys.argv[1]) as temporary:
 
 
 @pytest.mark.posix
-def test_what_a_killed_process_left_is_removed(tmp_path):
+def test_files_of_a_killed_process_are_removed(tmp_path):
     subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a.mp4"], check=False)
     (left,) = tmp_path.iterdir()
     atomic.remove_abandoned(left)

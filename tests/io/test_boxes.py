@@ -28,8 +28,8 @@ def box(kind, *parts):
         (struct.pack(">I4s", 3, b"moov") + box(b"stsz", struct.pack(">III", 0, 1, 2000)), None),
     ],
 )
-def test_samples_that_a_file_cannot_hold(tmp_path, boxes, claimed):
-    """FFmpeg would make an index of them all before it looks for one."""
+def test_more_samples_than_bytes_are_refused(tmp_path, boxes, claimed):
+    """FFmpeg would allocate an index of all of them."""
     (tmp_path / "a.mp4").write_bytes(boxes.ljust(1000, b"\0"))
     problem = (
         f"claims {claimed} samples in 1000 bytes" if claimed else "is not a video|contains no video"

@@ -1,4 +1,4 @@
-"""The cache: one process makes a thing, and what nobody needs goes when it grows too large."""
+"""The cache: locks on entries, and the removal of the least recently used ones."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def names(folder):
     return sorted(re.sub(r"(.)\1{19}$", r"\1", path.name) for path in folder.iterdir())
 
 
-def test_what_was_used_longest_ago_goes(add, tmp_path, caplog):
+def test_the_least_recently_used_entry_is_removed(add, tmp_path, caplog):
     for time, name in enumerate(["fitted-b", "pairs-a", "tokens-d", "captioned-c", "mine-e"]):
         add(name, time)
     make_room(tmp_path)
@@ -44,7 +44,7 @@ def test_what_was_used_longest_ago_goes(add, tmp_path, caplog):
     assert len(names(tmp_path)) == 3
 
 
-def test_what_is_made_or_in_use_stays(add, tmp_path):
+def test_entries_being_made_or_in_use_stay(add, tmp_path):
     used, made = add("pairs-a", 1), add("fitted-b", 2)
     add("tokens-c", 3)
     add("tokens-d", 4)
@@ -57,7 +57,7 @@ def test_what_is_made_or_in_use_stays(add, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps what is open by itself")
-def test_what_another_process_uses_stays(add, tmp_path):
+def test_an_entry_used_by_another_process_stays(add, tmp_path):
     used = add("pairs-a", 1)
     add("pairs-b", 2)
     add("pairs-c", 3)
@@ -72,14 +72,14 @@ def test_what_another_process_uses_stays(add, tmp_path):
         other.communicate(b"\n")
 
 
-def test_a_use_counts_as_new(add, tmp_path):
+def test_using_an_entry_makes_it_recent(add, tmp_path):
     for time, name in enumerate(["pairs-a", "pairs-b", "pairs-c"]):
         os.utime(add(name, time) / ".used", (5 - time, 5 - time))
     make_room(tmp_path)
     assert names(tmp_path) == ["pairs-a", "pairs-b"]
 
 
-def test_folders_of_others_stay(tmp_path, monkeypatch):
+def test_folders_of_the_user_stay(tmp_path, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", "0")
     others = ["pairs-of-shoes/.used", f"pairs-{20 * 'a'}/shoes", f"mine-{20 * 'a'}/.used"]
     half = f"tokens-{20 * 'b'}/.lock"  # of a process that was killed
@@ -90,7 +90,7 @@ def test_folders_of_others_stay(tmp_path, monkeypatch):
     assert [(tmp_path / name).exists() for name in (*others, half)] == [True, True, True, False]
 
 
-def test_each_use_is_noted(tmp_path):
+def test_each_use_is_recorded(tmp_path):
     for _ in range(2):
         use(tmp_path)
         assert (tmp_path / ".used").stat().st_mtime > 1
@@ -106,7 +106,7 @@ def test_limits(add, tmp_path, monkeypatch, limit, left):
 
 
 @pytest.mark.parametrize("limit", ["20 GB", "nan"])
-def test_a_limit_that_is_no_number(tmp_path, monkeypatch, limit):
+def test_a_limit_must_be_a_number(tmp_path, monkeypatch, limit):
     monkeypatch.setenv("FLOWWARP_CACHE_LIMIT", limit)
     with pytest.raises(InputError, match="FLOWWARP_CACHE_LIMIT: must be a number of bytes"):
         make_room(tmp_path)

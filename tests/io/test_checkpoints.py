@@ -41,7 +41,7 @@ def test_round_trip_with_card(tmp_path):
         assert torch.equal(a, b)
 
 
-def test_every_kind_of_tensor_comes_back(tmp_path):
+def test_every_type_of_tensor_round_trips(tmp_path):
     base = torch.arange(12.0).view(3, 4)
     tensors = {
         "scalar": torch.tensor(3),
@@ -63,7 +63,7 @@ def test_every_kind_of_tensor_comes_back(tmp_path):
         assert torch.equal(read[name], tensor), name
 
 
-def test_names_of_one_tensor_are_not_without_end(tmp_path):
+def test_names_of_one_tensor_are_limited(tmp_path):
     path = tmp_path / "w.safetensors"
     save_file(
         {"a": torch.ones(9999)}, path, {"alias": json.dumps({f"b{k}": "a" for k in range(20)})}
@@ -74,7 +74,7 @@ def test_names_of_one_tensor_are_not_without_end(tmp_path):
         load_tensors(path)
 
 
-def test_a_hole_is_not_read(tmp_path):
+def test_a_sparse_file_is_not_read(tmp_path):
     path = tmp_path / "w.safetensors"
     save_tensors(path, {"a": torch.ones(9)}, {})
     size = path.stat().st_size
@@ -124,7 +124,7 @@ def test_pickles_are_refused_by_name(tmp_path, name, protocol):
         load_weights(path)
 
 
-def test_header_of_640_bytes_is_no_pickle(tmp_path):
+def test_a_header_of_640_bytes_is_not_a_pickle(tmp_path):
     """Its length, 0x280, begins like a pickle of protocol 2."""
     path = tmp_path / "w.safetensors"
     save_file({"a": torch.zeros(3)}, path)
@@ -203,7 +203,7 @@ def test_unwritable(tmp_path):
         save_weights(tmp_path / "none" / "w.safetensors", net(), Card("net"))
 
 
-def test_imports_no_reader_of_pictures():
+def test_checkpoints_import_no_image_libraries():
     code = (
         "import sys, flowwarp.io.checkpoints; "
         "assert not {'cv2', 'imageio', 'av', 'PIL', 'kornia'} & set(sys.modules)"
@@ -223,7 +223,7 @@ def build_wide(path):
     return build(path, "wide", lambda settings: Wide(**settings))
 
 
-def test_build_makes_what_the_card_says(tmp_path):
+def test_build_makes_the_network_of_the_card(tmp_path):
     path = tmp_path / "a.safetensors"
     save_weights(path, net := Wide(3, 2), Card("wide", {"width": 3, "layers": 2}, 7))
     built, card = build_wide(path)
@@ -241,7 +241,7 @@ def test_build_makes_what_the_card_says(tmp_path):
         ({"colour": 1}, "does not describe a wide"),
     ],
 )
-def test_a_card_that_lies_costs_nothing(tmp_path, config, words):
+def test_a_wrong_card_allocates_nothing(tmp_path, config, words):
     path = tmp_path / "a.safetensors"
     save_weights(path, Wide(3), Card("wide", config))
     tracemalloc.start()
@@ -254,7 +254,7 @@ def test_a_card_that_lies_costs_nothing(tmp_path, config, words):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
     net = Wide(3)
     net.parts[0].weight.data[1, 2] = value
     save_weights(tmp_path / "a.safetensors", net, Card("wide", {"width": 3}))
@@ -262,14 +262,14 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path, value):
         build_wide(tmp_path / "a.safetensors")
 
 
-def test_weights_of_another_kind_are_refused():
+def test_weights_of_another_type_are_refused():
     with pytest.raises(InputError, match=r"complex64, not torch\.float32"):
         fill(Wide(1), {"parts.0.weight": torch.ones(1, 1, dtype=torch.complex64)}, "x")
     fill(net := Wide(1), {"parts.0.weight": torch.ones(1, 1, dtype=torch.float16)}, "x")
     assert net.parts[0].weight.item() == 1
 
 
-def test_weights_beyond_what_the_network_holds_are_refused():
+def test_weights_beyond_the_range_of_the_network_are_refused():
     with pytest.raises(InputError, match=r"'parts.0.weight' is not finite"):
         fill(Wide(1), {"parts.0.weight": torch.full((1, 1), 1e300, dtype=torch.float64)}, "x")
 
@@ -280,7 +280,7 @@ def test_weights_of_8_bit_floats():
     assert net.parts[0].weight.item() == 1
 
 
-def test_any_name_and_no_file_that_stays_open(tmp_path):
+def test_any_file_name_is_read_and_closed(tmp_path):
     path = tmp_path / os.fsdecode(b"\xff\xfe.safetensors")
     save_tensors(path, {"a": torch.arange(5)}, {"b": "c"})
     tensors, metadata = load_tensors(path)
@@ -289,8 +289,8 @@ def test_any_name_and_no_file_that_stays_open(tmp_path):
     assert tensors["a"].sum() == 10
 
 
-def test_tensors_come_in_one_order(tmp_path):
-    """Whoever strings them together, or sends them to another process, relies on it."""
+def test_tensors_are_sorted_by_name(tmp_path):
+    """Callers concatenate them, or send them to other processes, and rely on the order."""
     names = [f"part{number}" for number in range(40)]
     tensors = {name: torch.zeros(number) for number, name in enumerate(names)}
     save_tensors(tmp_path / "w.safetensors", tensors, {})
@@ -298,7 +298,7 @@ def test_tensors_come_in_one_order(tmp_path):
 
 
 def test_building_draws_no_random_numbers(tmp_path):
-    """What a file gives need not be drawn first; and drawing on the meta device loads Dynamo."""
+    """Values from a file replace them, and drawing on the meta device imports Dynamo."""
     path = tmp_path / "net.safetensors"
     torch.manual_seed(0)
     drawn = nn.Sequential(nn.Linear(3, 4), nn.Conv2d(3, 4, 3))
@@ -357,7 +357,7 @@ SAME, ONES = torch.ones(2, 3, dtype=torch.int8), torch.ones(2, 1)
         ({"a": SAME, "a/scale": ONES, "b": SAME, "b/scale": ONES}, "another scale"),
     ],
 )
-def test_a_scale_that_fits_nothing_is_named(tmp_path, stored, message):
+def test_a_scale_without_its_tensor_is_refused(tmp_path, stored, message):
     save_tensors(tmp_path / "net.safetensors", stored, {"model": "net"})
     with pytest.raises(InputError, match=message):
         load_weights(tmp_path / "net.safetensors")

@@ -5,7 +5,7 @@ from flowwarp.errors import InputError
 from flowwarp.io import file_types
 
 
-def test_list_folder_sorts_as_people_do(tmp_path):
+def test_list_folder_sorts_in_natural_order(tmp_path):
     made = ["f10.png", "f2.png", "F3.PNG", "f01.png", "f1.png", ".f4.png", "f.txt"]
     made.append("f" + "9" * 200 + ".png")
     for name in made:
@@ -16,7 +16,7 @@ def test_list_folder_sorts_as_people_do(tmp_path):
 
 
 def test_a_webp_is_a_picture_or_a_video(tmp_path):
-    """By its header, whatever else that says; a GIF is a video by its name."""
+    """A WebP by its header, a GIF by its extension."""
     black, red = (Image.new("RGB", (8, 8), color) for color in ("black", "red"))
     red.save(tmp_path / "still.webp")
     red.save(tmp_path / "profile.webp", icc_profile=b"?" * 200)  # in an extended file, too

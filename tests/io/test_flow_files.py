@@ -78,7 +78,7 @@ def test_kitti_by_hand(tmp_path):
 
     write_flow(tmp_path / "b.png", flow, torch.tensor([[[True, False, True]]]))
     written = cv2.imread(str(tmp_path / "b.png"), cv2.IMREAD_UNCHANGED)
-    pixels[0, 2, 0] = 1  # valid is written as 1, whatever it was
+    pixels[0, 2, 0] = 1  # valid is always written as 1
     assert np.array_equal(written, pixels)
 
 
@@ -278,7 +278,7 @@ def pack(path, data, **options):
     return path
 
 
-def test_packed_flow_is_as_the_plain_one(tmp_path):
+def test_packed_flow_equals_plain_flow(tmp_path):
     flow = torch.randn(2, 200, 300)
     flow[:, 0, 0] = torch.nan
     write_flow(tmp_path / "a.flo", flow)
@@ -300,10 +300,10 @@ def test_packed_flow_is_as_the_plain_one(tmp_path):
         (0, 2, "its header says 0x2 pixels"),
     ],
 )
-def test_a_packed_bomb_takes_neither_memory_nor_disk(tmp_path, monkeypatch, width, height, problem):
+def test_a_packed_bomb_uses_neither_memory_nor_disk(tmp_path, monkeypatch, width, height, problem):
     head = b"PIEH" + struct.pack("<ii", width, height)
     path = pack(tmp_path / "a.flo.xz", head + bytes(2**26), preset=0)
-    path.write_bytes(path.read_bytes()[:4000])  # a header that lies is seen first
+    path.write_bytes(path.read_bytes()[:4000])  # the wrong header is detected first
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     tracemalloc.start()
     try:
@@ -314,7 +314,7 @@ def test_a_packed_bomb_takes_neither_memory_nor_disk(tmp_path, monkeypatch, widt
         tracemalloc.stop()
 
 
-def test_a_packed_file_that_asks_for_much_memory_is_refused(tmp_path):
+def test_a_packed_file_that_needs_much_memory_is_refused(tmp_path):
     data = bytearray(lzma.compress(b"PIEH"))
     # The first block: its length in words, flags, LZMA2, one byte of options, which is the size of
     # the dictionary: 40 stands for 4 GiB.

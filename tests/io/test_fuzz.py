@@ -58,8 +58,8 @@ def test_mutated_files_are_refused_cleanly(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["gpt", "captioner"])
-def test_odd_cards_reach_what_reads_them(tmp_path, kind):
-    """Mutations change both texts of a card, also deep inside, and no tensor."""
+def test_mutated_cards_reach_their_readers(tmp_path, kind):
+    """Mutations change both texts of a card at any depth, and no tensor."""
     path = tmp_path / "a.safetensors"
     _, make, _ = fuzz.FORMATS[f"card_{kind}"]
     make(path)
@@ -92,7 +92,7 @@ def test_a_failing_file_is_shrunk():
         (RecursionError("{folder}/a.flo"), True),
     ],
 )
-def test_faults(tmp_path, fault, is_one):
+def test_errors_are_reported(tmp_path, fault, is_one):
     if fault is not None:
         fault.args = (str(fault).format(folder=tmp_path),)
     assert fuzz.is_fault(fault, tmp_path) is is_one

@@ -93,7 +93,7 @@ def written(write, name, *arguments):
 
 
 def zeros(count):
-    """Deflate ``count`` MiB of zeros without ever having them: one block, repeated."""
+    """Deflate ``count`` MiB of zeros from one repeated block, without allocating them."""
     packer = zlib.compressobj(9, wbits=-15)
     block = packer.compress(bytes(2**20)) + packer.flush(zlib.Z_FULL_FLUSH)
     return block * count + b"\x03\0"  # and an empty last block
@@ -404,7 +404,7 @@ def test_video_is_refused(tmp_path, capfd, name):
 
 
 def test_the_corpus_starts_from_valid_files(tmp_path, capfd):
-    """Else each case might be refused for another reason than the one it is there for."""
+    """Otherwise a case could be refused for another reason than the intended one."""
     for name, data in {
         "a.flo": flo(), "a.pfm": pfm(), "a.png": FLOW_PNG, "a.npy": npy(), "a.npz": NPZ,
         "b.npy": npy(version=2), "b.npz": STORED,
@@ -451,7 +451,7 @@ def test_libtiff_is_quiet(tmp_path, capfd, count):
         pytest.param("pipe", marks=pytest.mark.posix),
     ],
 )
-def test_what_is_no_file(tmp_path, capfd, kind):
+def test_paths_that_are_not_files(tmp_path, capfd, kind):
     path = tmp_path / "a.flo"
     if kind == "folder":
         path.mkdir()

@@ -71,7 +71,7 @@ def test_palette_with_transparency(tmp_path):
     assert image.tolist() == [[[1, 0]], [[0, 1]], [[0, 0]], [[0, 1]]]
 
 
-def test_alpha_is_dropped_or_kept_or_added(tmp_path):
+def test_alpha_is_dropped_returned_or_added(tmp_path):
     save(tmp_path / "a.png", np.dstack([RGB, np.array([[[51], [255]]], np.uint8)]))
     save(tmp_path / "b.png", RGB)
     assert read_image(tmp_path / "a.png").shape == (3, 1, 2)
@@ -170,7 +170,7 @@ def test_exif_orientation(tmp_path, orientation, expected):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_of_a_16_bit_png(tmp_path, orientation):
-    """As Pillow turns one of 8 bits; flow, which is no picture, stays as it is."""
+    """As Pillow turns one of 8 bits; flow is not turned."""
     exif = Image.Exif()
     exif[0x112] = orientation
     pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
@@ -219,8 +219,8 @@ def add_png_profile(path, icc):
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("channels", [1, 3, 4])
 @pytest.mark.parametrize("extension", ["png", "jpg", "tif", "webp"])
-def test_a_profile_is_passed_on(tmp_path, extension, channels, bits):
-    """As Pillow reads it; a WebP holds grey as RGB, of which a profile of grey says nothing."""
+def test_a_profile_round_trips(tmp_path, extension, channels, bits):
+    """As Pillow reads it; a WebP stores grey as RGB, to which a profile of grey does not apply."""
     if channels == 4 and extension == "jpg":
         channels = 3
     icc = profile(b"GRAY" if channels == 1 else b"RGB ")
@@ -230,16 +230,16 @@ def test_a_profile_is_passed_on(tmp_path, extension, channels, bits):
     assert format == ImageFormat(bits, channels == 1, channels == 4, icc)
     path = tmp_path / f"b.{extension}"
     write_image(path, image, format)
-    kept = None if extension == "webp" and channels == 1 else icc
+    wanted = None if extension == "webp" and channels == 1 else icc
     with Image.open(path) as picture:
-        assert picture.info.get("icc_profile") == kept
+        assert picture.info.get("icc_profile") == wanted
     again, format = read_image_with_format(path)
-    assert format.icc == kept
+    assert format.icc == wanted
     assert (again - image).abs().max() < 0.01
 
 
 @pytest.mark.parametrize("extension", ["bmp", "ppm"])
-def test_a_profile_is_lost_where_there_is_no_place_for_it(tmp_path, extension):
+def test_a_profile_is_dropped_by_formats_without_one(tmp_path, extension):
     write_image(tmp_path / f"a.{extension}", torch.zeros(3, 2, 2), ImageFormat(icc=profile()))
     assert read_image_with_format(tmp_path / f"a.{extension}")[1] == ImageFormat()
 
@@ -284,13 +284,13 @@ def test_a_profile_that_cannot_be_unpacked_is_dropped(tmp_path, bits, packed):
         write_image(tmp_path / "a.png", image, format)
 
 
-def test_a_profile_of_ink_goes_with_the_ink(tmp_path):
+def test_a_cmyk_profile_is_dropped(tmp_path):
     save(tmp_path / "a.jpg", RGB, "CMYK", icc_profile=profile(b"CMYK"))
     assert read_image_with_format(tmp_path / "a.jpg")[1] == ImageFormat()
 
 
-def test_a_large_profile_is_kept(tmp_path):
-    """Pillow refuses a PNG for one of more than 1 MiB."""
+def test_a_large_profile_is_read(tmp_path):
+    """Pillow refuses a PNG with a profile of more than 1 MiB."""
     icc = profile(more=2**22 - len(SRGB))
     add_png_profile(save(tmp_path / "a.png", RGB), icc)
     assert read_image_with_format(tmp_path / "a.png")[1] == ImageFormat(icc=icc)
@@ -304,7 +304,7 @@ def test_animation_gives_its_first_frame(tmp_path, extension):
     assert torch.allclose(image.mean((1, 2)), torch.tensor([1.0, 0, 0]), atol=0.02)
 
 
-def test_content_decides_not_the_name(tmp_path):
+def test_the_content_decides_the_format(tmp_path):
     save(tmp_path / "a.jpg", RGB, format="PNG")
     assert torch.equal(read_image(tmp_path / "a.jpg")[0], torch.tensor([[1.0, 0]]))
 
@@ -328,7 +328,7 @@ def test_round_trip_within_half_a_step(tmp_path_factory, extension, height, widt
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("alpha", [False, True])
-def test_format_is_kept(tmp_path, bits, gray, alpha):
+def test_format_round_trips(tmp_path, bits, gray, alpha):
     image = torch.rand(1, 5, 4).expand(3, -1, -1) if gray else torch.rand(3, 5, 4)
     if alpha:
         image = torch.cat([image, torch.rand(1, 5, 4)])
@@ -340,7 +340,7 @@ def test_format_is_kept(tmp_path, bits, gray, alpha):
     assert (got - image).abs().max() <= 0.501 / (2**bits - 1)
 
 
-def test_16_bits_become_8_where_they_must(tmp_path):
+def test_16_bits_become_8_in_formats_of_8(tmp_path):
     write_image(tmp_path / "a.bmp", torch.rand(3, 2, 2), ImageFormat(16))
     assert read_image_with_format(tmp_path / "a.bmp")[1] == ImageFormat()
 
@@ -380,15 +380,15 @@ def test_write_checks_its_arguments(tmp_path, image, error, words):
     assert not list(tmp_path.iterdir())
 
 
-def test_write_refuses_what_a_format_cannot_hold(tmp_path):
+def test_write_refuses_alpha_that_a_format_lacks(tmp_path):
     with pytest.raises(OutputError, match=r"\.jpg file has no transparency; write \.png"):
         write_image(tmp_path / "a.jpg", torch.zeros(4, 1, 1))
     with pytest.raises(ValueError, match=r"path must end in \.png"):
         write_image(tmp_path / "a.xyz", torch.zeros(3, 1, 1))
 
 
-def test_a_pgm_holds_no_colour(tmp_path):
-    """Written as what it is not, a P6, it would open in half of the readers."""
+def test_colour_in_a_pgm_is_refused(tmp_path):
+    """As a P6 file under the name .pgm, only some readers would open it."""
     with pytest.raises(OutputError, match=r"a \.pgm file has no colour; write \.ppm or \.png"):
         write_image(tmp_path / "a.pgm", torch.zeros(3, 1, 1))
     assert not list(tmp_path.iterdir())
@@ -421,7 +421,7 @@ PREVIEW[ExifTags.Base.ImageDescription] = b"\xff\xda" * 200
 
 
 @pytest.mark.parametrize("extension", [".tif", ".png"])
-def test_a_picture_that_unpacks_to_far_more_is_refused(tmp_path, extension):
+def test_a_decompression_bomb_is_refused(tmp_path, extension):
     picture = Image.new("1", (2**14, 5500), 1)
     picture.save(tmp_path / f"a{extension}", **FLAT.get(extension, {}))
     with pytest.raises(InputError, match=r"to 270336000 bytes; refused as a decompression bomb"):
@@ -429,7 +429,7 @@ def test_a_picture_that_unpacks_to_far_more_is_refused(tmp_path, extension):
 
 
 @pytest.mark.parametrize("extension", [".tif", ".gif", ".png", ".jpg"])
-def test_more_pixels_than_are_asked_for(tmp_path, extension):
+def test_more_pixels_than_allowed_are_refused(tmp_path, extension):
     Image.new("RGB", (9, 7)).save(tmp_path / f"a{extension}")
     assert read_image(tmp_path / f"a{extension}", most=63).shape == (3, 7, 9)
     with pytest.raises(InputError, match="9x7 pixels; at most 0 million"):
@@ -437,8 +437,8 @@ def test_more_pixels_than_are_asked_for(tmp_path, extension):
 
 
 @pytest.mark.parametrize(("extra", "fits"), [(90, True), (91, False)])
-def test_scans_without_end(tmp_path, extra, fits):
-    """A progressive JPEG, its last scan given again and again, with a preview in its EXIF."""
+def test_too_many_scans_are_refused(tmp_path, extra, fits):
+    """A progressive JPEG that repeats its last scan, with a preview in its EXIF."""
     path = tmp_path / "a.jpg"
     Image.new("RGB", (16, 16), (9, 99, 200)).save(path, progressive=True, exif=PREVIEW)
     data = path.read_bytes()
@@ -454,7 +454,7 @@ def test_scans_without_end(tmp_path, extra, fits):
 @pytest.mark.parametrize(
     ("read", "extension"), [(read_image, ".png"), (read_image, ".webp"), (read_flow, ".png")]
 )
-def test_a_hole_is_not_read(tmp_path, monkeypatch, read, extension):
+def test_a_sparse_file_is_not_read(tmp_path, monkeypatch, read, extension):
     monkeypatch.setattr(_png, "_MAX_METADATA", 2**16)
     path = tmp_path / f"a{extension}"
     data = np.full((2, 2, 3), 2**15 + 64, np.uint16)

@@ -23,8 +23,8 @@ def test_lock(tmp_path):
         pass
 
 
-def test_a_lock_that_is_waited_for(tmp_path):
-    """It is had once the one before has let go, not sooner."""
+def test_waiting_for_a_lock(tmp_path):
+    """It is acquired after its holder has released it, not before."""
     order = []
 
     def second():

@@ -1,4 +1,4 @@
-"""What processes do to each other that work in one folder; commands test what a job keeps."""
+"""Manifests with several processes in one folder; tests of the commands cover resuming."""
 
 import os
 import threading
@@ -18,8 +18,8 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".lock"))
 
 
-def test_what_another_command_is_writing_stays(tmp_path):
-    """What a killed one has left goes, at any depth, but not at once where other shards work."""
+def test_files_that_another_command_writes_stay(tmp_path):
+    """Files of a killed process are removed at any depth, but later if other shards work."""
     (tmp_path / "below").mkdir()
     with atomic_output(tmp_path / "below" / "clip.mp4") as temporary:
         os.utime(temporary, (0, 0))
@@ -55,7 +55,7 @@ def test_the_manifest_of_a_job_at_work_is_not_discarded(tmp_path, running, shard
         assert names(tmp_path) == [manifest.path.name]
 
 
-def test_a_job_that_cannot_be_discarded_stays_whole(tmp_path):
+def test_a_locked_job_is_not_discarded_in_part(tmp_path):
     with open_manifest(tmp_path, ONE, shard=(1, 2)) as manifest:
         manifest.append({"part": "a", "status": "done"})
     with (
@@ -79,7 +79,7 @@ def test_a_job_that_cannot_be_discarded_stays_whole(tmp_path):
         ({"source": "b"}, False),
     ],
 )
-def test_what_is_read_is_known_by_its_place_or_by_what_it_is(tmp_path, job, same):
+def test_sources_are_recognised_by_path_or_by_content(tmp_path, job, same):
     with open_manifest(tmp_path, ONE | {"source": "a", "files": "1"}):
         pass
     with nullcontext() if same else pytest.raises(OutputError, match="source is 'a', not 'b'"):
@@ -88,7 +88,7 @@ def test_what_is_read_is_known_by_its_place_or_by_what_it_is(tmp_path, job, same
         read_manifests(tmp_path, OTHER | job)
 
 
-def test_a_part_is_done_while_its_results_are_as_long_as_they_were(tmp_path):
+def test_a_part_is_done_while_the_sizes_of_its_results_are_unchanged(tmp_path):
     path, other = tmp_path / "a.flo", tmp_path / "b.flo"
     path.write_bytes(b"whole")
     other.write_bytes(b"too")
@@ -105,8 +105,8 @@ def test_a_part_is_done_while_its_results_are_as_long_as_they_were(tmp_path):
         assert find_done(done, line, [path, other]) is None
 
 
-def test_shards_that_begin_again_at_once(tmp_path):
-    """None finds that another has begun on what it discards."""
+def test_shards_that_start_over_at_the_same_time(tmp_path):
+    """None of them finds the manifest of another locked."""
     barrier = threading.Barrier(4, timeout=10)
 
     def begin(number):

@@ -1,4 +1,4 @@
-"""Weights in the package by name, and files that are called so."""
+"""Names of weights in the package, and files of such names."""
 
 from pathlib import Path
 

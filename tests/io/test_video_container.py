@@ -19,8 +19,8 @@ from flowwarp.io.video_writer import write_video
 from videos import clip, encode, save_animation, until_it_breaks
 
 
-def test_no_frame_is_left_behind(tmp_path):
-    """Nor its decoder: of short videos there may be thousands before Python looks for cycles."""
+def test_no_frame_stays_in_memory(tmp_path):
+    """Nor a decoder: Python collects cycles late, after thousands of short videos."""
 
     def count_frames():
         return sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
@@ -42,14 +42,14 @@ def test_no_frame_is_left_behind(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_video, salvage_video])
-def test_pictures_of_a_gif_that_come_as_one_are_not_lost_silently(tmp_path, read):
+def test_merged_pictures_of_a_gif_are_reported(tmp_path, read):
     pictures = [Image.new("1", (60, 40), number % 2) for number in range(8)]
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
     with pytest.raises(InputError, match="8 pictures, of which only 1 can be told apart"):
         list(read(tmp_path / "a.gif"))
 
 
-def test_a_later_part_that_is_too_large_is_not_decoded(tmp_path, monkeypatch):
+def test_a_later_frame_that_is_too_large_is_not_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr(video_container, "MAX_FRAME_PIXELS", 2500)
     for name, size in (("a", (32, 48)), ("b", (64, 64))):
         encode(tmp_path / name, [np.full((*size, 3), 90, np.uint8)] * 3, container="h264")
@@ -61,7 +61,7 @@ def test_a_later_part_that_is_too_large_is_not_decoded(tmp_path, monkeypatch):
 
 
 def save_transparent(path, opacity):
-    """Write two grey frames of which the first has a corner of that opacity, 0 to 255."""
+    """Write two grey frames; a corner of the first has the given opacity, 0 to 255."""
     frames = np.full((2, 32, 48, 4), 255, np.uint8)
     frames[..., :3] = np.array([50, 90], np.uint8)[:, None, None, None]
     frames[0, :8, :8, 3] = opacity
@@ -160,7 +160,7 @@ def test_phone_video_is_turned_upright(tmp_path, number, read):
 
 @pytest.mark.parametrize("number", [1, 3, 6, 8])
 def test_motion_jpeg_with_exif_is_turned_upright(tmp_path, number):
-    """PyAV reads no side data of frames that hold a kind it does not know."""
+    """PyAV reads no side data of a frame if one is of an unknown type."""
     (stored,) = clip(1)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = number
@@ -191,7 +191,7 @@ def test_sound_without_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_video, salvage_video])
-def test_the_film_is_read_and_not_a_cover_before_it(tmp_path, read):
+def test_the_film_is_read_and_not_the_cover(tmp_path, read):
     shade = np.full((32, 48, 3), 90, np.uint8)
     with av.open(str(tmp_path / "a.mkv"), "w") as output:
         cover = output.add_stream("mjpeg", 1)

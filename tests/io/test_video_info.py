@@ -28,18 +28,18 @@ def test_a_long_frame_counts_in_the_rate(tmp_path, noisy, extension):
     assert video_info(path).fps == Fraction(8, 1) / Fraction(7, 2)
 
 
-def test_a_gif_without_times_plays_ten_frames_a_second(tmp_path, noisy):
+def test_a_gif_without_durations_plays_ten_frames_a_second(tmp_path, noisy):
     save_animation(tmp_path / "a.gif", noisy[:8], 0)
     assert video_info(tmp_path / "a.gif").fps == 10
 
 
-def test_a_webp_without_times_has_the_default_rate(tmp_path, noisy):
+def test_a_webp_without_durations_has_the_default_rate(tmp_path, noisy):
     save_animation(tmp_path / "a.webp", noisy[:3], 0)
     assert video_info(tmp_path / "a.webp").fps == 25
 
 
 @pytest.mark.parametrize("size", [0, 7, 15, 2**32 - 1])
-def test_chunks_of_an_absurd_size_do_no_harm(tmp_path, size):
+def test_chunks_of_an_impossible_size_are_harmless(tmp_path, size):
     path = tmp_path / "a.webp"
     write_video(path, clip(), 10)
     chunk = b"ANMF" + struct.pack("<I", size)
@@ -58,7 +58,7 @@ def test_frame_rates(tmp_path, fps, expected):
 @pytest.mark.parametrize(
     ("fps", "clock", "rate"), [(1, 10, "0.0006"), (10, 2 * 10**9, r"1.95312e\+06")]
 )
-def test_a_rate_that_cannot_be_is_a_fault_of_the_file(tmp_path, fps, clock, rate):
+def test_an_impossible_rate_is_refused(tmp_path, fps, clock, rate):
     path = tmp_path / "a.mp4"
     write_video(path, clip(4), fps)
     data = path.read_bytes()
@@ -83,8 +83,8 @@ def encode_at(path, times, rate=25):
 
 
 @pytest.mark.parametrize("extension", ["mkv", "ts", "flv"])
-def test_a_rate_that_varies_is_averaged(tmp_path, extension):
-    """From the first frame to the last; the header says 25 a second."""
+def test_a_variable_rate_is_averaged(tmp_path, extension):
+    """From the first frame to the last; the header states 25 frames a second."""
     path = tmp_path / f"a.{extension}"
     encode_at(path, [0, 40, 200, 240, 600])
     assert video_info(path).fps == Fraction(4 * 1000, 600)
@@ -93,8 +93,8 @@ def test_a_rate_that_varies_is_averaged(tmp_path, extension):
 @pytest.mark.parametrize("extension", ["mkv", "ts", "flv"])
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24), Fraction(120)])
 @pytest.mark.parametrize("count", [1, 3, 40])
-def test_a_rate_that_is_constant_is_the_stated_one(tmp_path, noisy, extension, rate, count):
-    """Not what its times say, which are rounded."""
+def test_a_constant_rate_is_the_stated_one(tmp_path, noisy, extension, rate, count):
+    """Times are rounded, so that they give another."""
     path = tmp_path / f"a.{extension}"
     encode(path, noisy[:count], rate=rate, bf="2")
     with av.open(str(path)) as container:
@@ -103,12 +103,12 @@ def test_a_rate_that_is_constant_is_the_stated_one(tmp_path, noisy, extension, r
     assert video_info(path).fps == stated
 
 
-def test_a_few_frames_missing_are_no_other_rate(tmp_path):
+def test_a_few_missing_frames_do_not_change_the_rate(tmp_path):
     encode_at(tmp_path / "a.mkv", [40 * n for n in range(400) if n not in (7, 200)])
     assert video_info(tmp_path / "a.mkv").fps == 25
 
 
-def test_times_that_cannot_be_are_not_believed(tmp_path):
+def test_impossible_times_are_ignored(tmp_path):
     encode_at(tmp_path / "a.mkv", [0, 40, 10_000_000])
     assert video_info(tmp_path / "a.mkv").fps == 25
 
@@ -120,7 +120,7 @@ def test_only_the_first_times_of_a_long_video_are_read(tmp_path, monkeypatch):
 
 
 def test_a_chunk_of_an_odd_size_hides_no_frames(tmp_path):
-    """It is filled up to an even one."""
+    """It is padded to an even size."""
     path = tmp_path / "a.webp"
     write_video(path, clip(), 10)
     data = path.read_bytes()
@@ -143,7 +143,7 @@ def test_pixels_that_are_not_square(tmp_path, extension, aspect):
     ("width", "height", "aspect"),
     [(16, 15, Fraction(16, 15)), (2**31 - 1, 1, 1), (1, 2**31 - 1, 1)],
 )
-def test_pixels_that_a_header_makes_absurd_are_square(tmp_path, width, height, aspect):
+def test_pixels_of_an_impossible_aspect_are_square(tmp_path, width, height, aspect):
     path = tmp_path / "a.mp4"
     write_video(path, clip(2), pixel_aspect=2)
     data = bytearray(path.read_bytes())

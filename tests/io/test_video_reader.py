@@ -47,8 +47,8 @@ def test_hdr_is_warned_of_once(tmp_path, caplog, kind, transfer, name):
     for _ in range(2):
         assert len(list(read_video(path))) == 2
     problem = f"{path}: is HDR video ({name}) and is read without tone mapping"
-    said = [f"{problem}; colours will look pale"] if name else []
-    assert [record.getMessage() for record in caplog.records] == said
+    messages = [f"{problem}; colours will look pale"] if name else []
+    assert [record.getMessage() for record in caplog.records] == messages
 
 
 def test_empty_folder(tmp_path):
@@ -108,7 +108,7 @@ def test_video_that_changes_size(tmp_path, noisy):
     ],
 )
 def test_a_folder_of_what_cameras_write(tmp_path, name, container, codec):
-    """What can be read when it is named is found where it is not."""
+    """Every extension that can be read is found in a folder, too."""
     shades = [np.full((48, 64, 3), 60 * number + 20, np.uint8) for number in range(4)]
     encode(tmp_path / name, shades, container=container, codec=codec, rate=25)
     ((path,),) = (one.files for one in find_footage([tmp_path]))

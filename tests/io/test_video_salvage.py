@@ -14,7 +14,7 @@ from videos import clip, encode_kind, until_it_breaks
 
 
 def overwrite(path, number, start=0.5, length=0.4):
-    """Overwrite a part of a packet, in shares of its size; return which frame the packet holds."""
+    """Overwrite a part of a packet, given as shares of its size; return the index of its frame."""
     with av.open(str(path)) as container:
         packets = [packet for packet in container.demux(video=0) if packet.size]
         shown = sorted(packet.pts for packet in packets).index(packets[number].pts)
@@ -28,7 +28,7 @@ def overwrite(path, number, start=0.5, length=0.4):
 
 
 @pytest.mark.parametrize("kind", ["avi", "mp4", "mkv", "mpg", "gif", "webp"])
-def test_salvages_a_whole_video_whole(tmp_path, noisy, kind):
+def test_an_intact_video_is_read_completely(tmp_path, noisy, kind):
     path = tmp_path / f"a.{kind}"
     if kind in ("gif", "webp"):
         write_video(path, clip())
@@ -59,8 +59,8 @@ def test_salvages_motion_jpeg(tmp_path, noisy, length, lost):
 
 
 @pytest.mark.parametrize(("one", "other"), [(10, 20), (3, 30), (38, 39)])
-def test_an_index_whose_entries_are_exchanged_is_no_fault(tmp_path, noisy, one, other):
-    """Then a packet comes before its place, and one after it."""
+def test_exchanged_index_entries_are_no_damage(tmp_path, noisy, one, other):
+    """One packet then has a time that is too early, and one that is too late."""
     path = tmp_path / "a.avi"
     encode_kind(path, noisy)
     data = bytearray(path.read_bytes())
@@ -98,7 +98,7 @@ def test_salvages_h264(tmp_path, moving, length):
         assert torch.equal(frames[number], whole[number])
 
 
-def test_frames_that_need_a_lost_key_frame_are_missed_in_their_place(tmp_path, moving):
+def test_frames_after_a_lost_key_frame_are_none(tmp_path, moving):
     path = tmp_path / "a.mp4"
     encode_kind(path, moving)
     whole = list(read_video(path))
@@ -129,14 +129,14 @@ def frame(time, *, key=False):
     return SimpleNamespace(pts=time, key_frame=key, is_corrupt=False)
 
 
-def test_a_frame_of_a_damaged_packet_is_not_whole():
+def test_a_frame_of_a_damaged_packet_is_not_intact():
     schedule = video_salvage._Schedule()
     schedule.expect(0)
     schedule.mark_damaged(0)
     assert schedule.arrive(frame(0, key=True)) == (0, False)
 
 
-def test_damage_ends_with_a_key_frame_that_is_shown_after_it():
+def test_damage_ends_at_the_next_key_frame():
     schedule = video_salvage._Schedule()
     for time in (3, 5):
         schedule.expect(time)

@@ -61,7 +61,7 @@ def test_mp4_plays_everywhere(tmp_path):
 
 @pytest.mark.parametrize("colour", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0.2, 0.5, 0.9), (1, 1, 1)])
 @pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp"])
-def test_colours_come_back(tmp_path, colour, extension):
+def test_colours_round_trip(tmp_path, colour, extension):
     frame = torch.tensor(colour, dtype=torch.float32)[:, None, None].expand(3, 16, 16)
     write_video(tmp_path / f"a{extension}", [frame])
     (got,) = read_video(tmp_path / f"a{extension}")
@@ -69,7 +69,7 @@ def test_colours_come_back(tmp_path, colour, extension):
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".mov", ".mkv"])
-def test_a_video_read_and_written_anew_gets_no_darker(tmp_path, extension):
+def test_rewriting_a_video_does_not_darken_it(tmp_path, extension):
     generator = torch.Generator().manual_seed(0)
     colours = torch.rand(3, 8, 12, generator=generator)
     frame = colours.repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -81,8 +81,8 @@ def test_a_video_read_and_written_anew_gets_no_darker(tmp_path, extension):
 
 
 @pytest.mark.parametrize("colour", [0, 1, 2])
-def test_colour_stays_where_it_is(tmp_path, colour):
-    """Of H.264 colour has half the size; by how far it is shifted against luma is a convention."""
+def test_chroma_is_not_shifted(tmp_path, colour):
+    """Chroma of H.264 has half the size, and its position relative to luma is a convention."""
     x, y = torch.arange(64.0), torch.arange(48.0)[:, None]
     frame = torch.zeros(3, 48, 64)
     frame[colour] = torch.exp(-((x - 30.3).square() + (y - 20.6).square()) / 32)
@@ -99,7 +99,7 @@ def test_colour_stays_where_it_is(tmp_path, colour):
 
 
 @pytest.mark.parametrize("extension", [".gif", ".webp"])
-def test_animated_pictures_never_end(tmp_path, extension):
+def test_animated_pictures_repeat_forever(tmp_path, extension):
     write_video(tmp_path / f"a{extension}", clip(4))
     with Image.open(tmp_path / f"a{extension}") as picture:
         assert picture.info["loop"] == 0
@@ -113,7 +113,7 @@ def test_one_pixel(tmp_path, extension):
 
 
 @pytest.mark.parametrize("extension", [".gif", ".webp", ""])
-def test_pixels_are_square_where_the_file_cannot_say_it(tmp_path, extension):
+def test_pixels_are_square_in_formats_without_an_aspect(tmp_path, extension):
     write_video(tmp_path / f"a{extension}", clip(2), pixel_aspect=2)
     assert video_info(tmp_path / f"a{extension}").pixel_aspect == 1
 
@@ -130,7 +130,7 @@ def test_folder_of_pictures(tmp_path):
         write_video(tmp_path / "out", frames)
 
 
-def test_a_thread_that_cannot_be_started_is_no_fault_of_the_video(tmp_path, monkeypatch):
+def test_a_thread_that_cannot_be_started_is_its_own_error(tmp_path, monkeypatch):
     frames = [torch.zeros(3, 16, 16)] * 2
     write_video(tmp_path / "a.mp4", frames)
     monkeypatch.setattr(video_writer, "_encode", without_threads)
@@ -170,7 +170,7 @@ def test_write_checks_its_frames(tmp_path, extension, frames, words):
 
 
 @pytest.mark.parametrize("extension", [".mp4", ".gif", ".webp"])
-def test_colours_beyond_the_range_are_the_nearest_ones(tmp_path, extension):
+def test_colours_out_of_range_are_clamped(tmp_path, extension):
     colour = torch.tensor([1.2, -0.2, 0.5]).view(3, 1, 1).expand(3, 16, 16)
     write_video(tmp_path / f"a{extension}", [colour])
     (got,) = read_video(tmp_path / f"a{extension}")
@@ -186,8 +186,8 @@ def test_colours_beyond_the_range_are_the_nearest_ones(tmp_path, extension):
         (np.zeros((3, 4, 4), np.float32), "ndarray"),
     ],
 )
-def test_write_takes_floating_point_frames_alone(tmp_path, extension, frame, got):
-    """Whole numbers are 0 to 255 to most, and would come out black and white."""
+def test_write_accepts_floating_point_frames_only(tmp_path, extension, frame, got):
+    """Integers are mostly meant as 0 to 255, and would be clamped to black and white."""
     with pytest.raises(TypeError, match=f"frame 2 must be a floating-point.*, got {got}"):
         write_video(tmp_path / f"a{extension}", [torch.zeros(3, 4, 4), frame])
     assert not list(tmp_path.iterdir())
@@ -203,7 +203,7 @@ def test_a_gif_counts_hundredths_of_a_second(tmp_path):
         assert play_time(tmp_path / "a.gif") == 5 * each
 
 
-def test_write_checks_the_rest(tmp_path):
+def test_write_checks_its_other_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"path must end in \.mp4"):
         write_video(tmp_path / "a.xyz", clip(1))
     for fps in (0, 0.0001):

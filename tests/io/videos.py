@@ -75,6 +75,6 @@ def encode_kind(path, arrays):
 
 
 def play_time(path):
-    """Return for how many ms an animated picture plays, as Pillow reads it."""
+    """Return how long an animated picture plays, in ms, as Pillow reads it."""
     with Image.open(path) as picture:
         return sum(frame.info["duration"] for frame in map(loaded, ImageSequence.Iterator(picture)))

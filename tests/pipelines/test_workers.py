@@ -62,7 +62,7 @@ def test_a_worker_that_is_killed_costs_one_item():
 
 
 @pytest.mark.posix
-def test_a_worker_that_is_told_to_end_costs_one_item():
+def test_a_worker_that_gets_sigterm_costs_one_item():
     results = dict(run_processes(prepare, iter([0, "ended", 1]), 1))
     assert "its process was ended by SIGTERM" in str(results["ended"])
     assert (results[0][0], results[1][0]) == (0, 1)
@@ -77,13 +77,13 @@ def say(number, item):
     return number
 
 
-def test_each_process_is_told_its_number():
+def test_each_process_gets_its_number():
     found = {number for _, number in run_processes(say_number, iter(range(8)), 2)}
     assert found == {0, 1}
 
 
 def test_a_worker_that_crashes_on_windows_costs_one_item():
-    """There it ends with the number of the exception; one of Python's own ends with 1."""
+    """The exit code is the number of the exception; a Python error gives 1."""
     assert str(_describe_death(0xC0000005)) == "worker: its process was ended by 0xC0000005"
     with pytest.raises(RuntimeError, match="ended with code 1"):
         _describe_death(1)
@@ -93,7 +93,7 @@ def test_a_worker_that_crashes_on_windows_costs_one_item():
     ("number", "fault"), [(errno.ENOMEM, MemoryError), (errno.EAGAIN, InputError)]
 )
 def test_a_worker_that_cannot_be_started(monkeypatch, number, fault):
-    """It is no OSError, which would be taken for a bug; those that were started end."""
+    """The error is not an OSError, which callers take for a bug; started workers end."""
     start = SpawnProcess._Popen
     started = []
 
@@ -110,7 +110,7 @@ def test_a_worker_that_cannot_be_started(monkeypatch, number, fault):
 
 
 @pytest.mark.posix
-def test_items_are_taken_as_they_are_worked_on():
+def test_items_are_read_as_they_are_needed():
     taken = []
     items = (taken.append(item) or item for item in count(10))
     running = run_processes(prepare, items, 2)
@@ -134,7 +134,7 @@ def test_items_are_taken_as_they_are_worked_on():
         ("bug", RuntimeError, "a worker process ended with code 1"),
     ],
 )
-def test_other_faults_end_the_whole(item, fault, words):
+def test_other_errors_end_the_work(item, fault, words):
     with pytest.raises(fault, match=words):
         list(run_processes(prepare, [item], 1))
 
@@ -153,12 +153,12 @@ def lose_the_parent(number):
 @pytest.mark.parametrize(
     ("begin", "words"), [(begin_badly, "tried to allocate 9 GiB"), (lose_the_parent, "code 1")]
 )
-def test_faults_before_the_first_item_and_of_the_kind_that_a_pipe_has(begin, words):
+def test_errors_before_the_first_item_and_pipe_errors(begin, words):
     with pytest.raises(RuntimeError, match=words):
         list(run_processes(begin, [6], 1))
 
 
-def test_here():
+def test_run_here():
     results = list(run_here(work, [5, 6]))
     assert str(results[0][1]) == "5: is odd"
     assert results[1] == (6, (6, os.getpid()))
@@ -215,8 +215,8 @@ except KeyboardInterrupt:
 
 @pytest.mark.posix
 @pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
-def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, name):
-    """A terminal sends Ctrl-C to them, too, and says to them that it is closed."""
+def test_starting_workers_print_nothing_on_an_interrupt(tmp_path, name):
+    """A terminal sends SIGINT, and SIGHUP when it is closed, to workers, too."""
     (tmp_path / "slow.py").write_text(SLOW)
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
     parent = subprocess.Popen(
@@ -229,8 +229,8 @@ def test_workers_that_only_begin_say_nothing_of_an_interrupt(tmp_path, name):
     )
     assert parent.stdout.readline() == "begun\n"
     os.killpg(parent.pid, getattr(signal, name))
-    _, said = parent.communicate(timeout=60)
-    assert said == ""
+    _, stderr = parent.communicate(timeout=60)
+    assert stderr == ""
     assert parent.returncode == 130
 
 
@@ -246,7 +246,7 @@ class RayTaskError(RayError):
 
 
 class FakeRay:
-    """What `run_ray` uses of ray; a task runs when its result is asked for."""
+    """The parts of ray that `run_ray` uses; a task runs when its result is requested."""
 
     exceptions = SimpleNamespace(RayError=RayError, RayTaskError=RayTaskError)
 
@@ -333,8 +333,8 @@ def test_a_ray_cluster_without_flowwarp(monkeypatch):
 @pytest.mark.parametrize(
     ("address", "count", "most"), [("auto", 3, 3), ("auto", None, 8), ("local", 3, 6)]
 )
-def test_how_many_ray_tasks_run_at_a_time(monkeypatch, address, count, most):
-    """Of a cluster as many as were asked for; else twice its room, which queues what is over."""
+def test_number_of_ray_tasks_at_a_time(monkeypatch, address, count, most):
+    """The given number on a remote cluster; otherwise twice its processors, so that tasks queue."""
     ray = FakeRay({"CPU": 3 if address == "local" else 4})
     results = on_ray(monkeypatch, ray, address=address, count=count)
     assert results == {item: str(item) for item in range(20)}

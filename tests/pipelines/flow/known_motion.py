@@ -21,7 +21,7 @@ def texture(height, width, channels=3, seed=0):
 
 
 def noise(*seeds, side=32):
-    """Return pictures that have nothing in common."""
+    """Return images of independent noise, one for each seed."""
     return [
         torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(seed))
         for seed in seeds
@@ -29,14 +29,14 @@ def noise(*seeds, side=32):
 
 
 def affine(height, width):
-    """Flow that turns, grows and shifts, about 3 px at the border."""
+    """Flow of rotation, scaling and translation, about 3 px at the border."""
     grid = coordinate_grid(height, width)
     x, y = grid[:, :1] - width / 2, grid[:, 1:] - height / 2
     return torch.cat([0.02 * x - 0.01 * y + 0.7, 0.01 * x + 0.015 * y - 0.4], dim=1)
 
 
 def moved(flow, channels=3):
-    """A pair related by ``flow``: frame 1 is frame 2, warped by it."""
+    """A pair with known flow: frame 1 is frame 2 warped by it."""
     image2 = texture(*flow.shape[-2:], channels)
     return warp(image2, flow, mode="bicubic"), image2
 

@@ -29,8 +29,8 @@ def shifted(frame):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_flat_pictures_are_enlarged_to_what_the_network_takes(seed):
-    """Padded up to that, what repeats itself below would stand still, and hold all else back."""
+def test_flat_pictures_are_enlarged_to_the_stride(seed):
+    """Padding would repeat rows that do not move, and slow the motion of all others."""
     generator = torch.Generator().manual_seed(seed)
     texture = F.avg_pool2d(torch.rand(1, 3, 14, 260, generator=generator), 5, 1)
     image1, image2 = texture[..., 2:, :], texture[..., :-2, :]  # all moves down, by 2 px
@@ -60,7 +60,7 @@ def test_a_fit_makes_it_exact(shifted):
     assert torch.equal(both[0], flow)
 
 
-def test_it_warps_a_real_frame_back(frame):
+def test_flow_warps_a_real_frame_back(frame):
     frame2 = read_image(bundled("datasets") / "sample" / "frame2.png")[None]
     flow = estimate_flow(load_flownet("base"), frame, frame2, "fast")
     before = (frame2 - frame).abs().mean()
@@ -102,7 +102,7 @@ def test_images_of_other_types(shifted, dtype):
     assert (flow - truth)[..., 32:-32, 32:-32].abs().median() < 1
 
 
-def test_torchs_default_type_is_no_matter(shifted):
+def test_torchs_default_dtype_does_not_matter(shifted):
     image1, image2, _ = (tensor[..., :64, :96] for tensor in shifted)
     wanted = estimate_flow(load_flownet("small"), image1, image2, "fast")
     torch.set_default_dtype(torch.float64)

@@ -53,7 +53,7 @@ def square(left, background):
 
 
 def moving_square():
-    """Return a square that moves by 8 px over a ground that brightens, and the flow both ways."""
+    """Return a square that moves by 8 px over a brightening ground, and flow in both directions."""
     ground1, ground2 = 0.8 * wave(), 0.8 * wave() + 0.06
     flow_12, flow_21 = constant(0, 0), constant(0, 0)
     flow_12[:, 0, 14:26, 14:26] = 8
@@ -62,7 +62,7 @@ def moving_square():
 
 
 @pytest.mark.parametrize("times", [[0.5], [1 / 3, 2 / 3], [k / 8 for k in range(1, 8)]])
-def test_a_moved_texture_is_where_it_must_be(times):
+def test_a_moving_texture_is_at_the_right_place(times):
     made = list(interpolate(*translation(), iter(times)))
     assert len(made) == len(times)
     for time, frame in zip(times, made, strict=True):
@@ -70,7 +70,7 @@ def test_a_moved_texture_is_where_it_must_be(times):
         torch.testing.assert_close(frame[INSIDE], expected[INSIDE], atol=0.01, rtol=0)
 
 
-def test_what_leaves_the_frame_comes_from_the_frame_that_shows_it():
+def test_pixels_that_leave_come_from_the_frame_that_shows_them():
     (half,) = interpolate(*translation(), [0.5])
     expected = wave(SHIFT[0] / 2, SHIFT[1] / 2)
     # The two columns that frame 2 lost on the right; on the left frame 1 has nothing yet.
@@ -79,7 +79,7 @@ def test_what_leaves_the_frame_comes_from_the_frame_that_shows_it():
 
 
 def test_each_rim_comes_from_the_frame_that_shows_it():
-    """A camera pans by 8 px: frame 1 lost what is left half way, frame 2 has yet what is right."""
+    """A camera pans by 8 px: half way, each rim is in one of the frames only."""
     flow = constant(-8, 0)
     (half,) = interpolate(wave(), wave(-8), flow, -flow, [0.5])
     error = (half - wave(-4)).abs().mean((0, 1, 2))
@@ -87,7 +87,7 @@ def test_each_rim_comes_from_the_frame_that_shows_it():
     assert error[-4:].mean() < 0.01
 
 
-def test_where_flow_is_wrong_that_of_around_is_tried():
+def test_wrong_flow_is_replaced_by_flow_around():
     image1, image2, flow_12, flow_21 = translation()
     wrong = torch.tensor([0.0, 6.0]).view(2, 1, 1)
     flow_12[..., 16:22, 16:22] = wrong
@@ -127,7 +127,7 @@ def test_motion_through_a_fade_is_followed():
     torch.testing.assert_close(half[INSIDE], expected[INSIDE], atol=0.01, rtol=0)
 
 
-def test_what_one_frame_hides_comes_from_the_other():
+def test_a_pixel_hidden_in_one_frame_comes_from_the_other():
     image1, image2, *flows = moving_square()
     (half,) = interpolate(image1, image2, *flows, [0.5])
     ground1, ground2 = 0.8 * wave(), 0.8 * wave() + 0.06
@@ -146,8 +146,8 @@ def test_what_one_frame_hides_comes_from_the_other():
     torch.testing.assert_close(half[..., rows, 20:28], there, atol=0.02, rtol=0)
 
 
-def test_what_appears_over_a_still_ground_is_not_mixed_in():
-    """It comes from outside: half way it is not there, only the ground that frame 1 shows."""
+def test_an_object_that_appears_is_not_mixed_in():
+    """It enters from outside: half way, only the ground is there, which frame 1 shows."""
     ground, still = 0.3 * wave(), constant(0, 0)
     image2, flow_21 = ground.clone(), still.clone()
     image2[..., 14:26, 14:26], flow_21[:, 0, 14:26, 14:26] = 1, 40
@@ -156,7 +156,7 @@ def test_what_appears_over_a_still_ground_is_not_mixed_in():
     torch.testing.assert_close(half[inner], ground[inner], atol=0.01, rtol=0)
 
 
-def test_noise_of_what_hardly_moves_is_averaged():
+def test_noise_is_averaged_where_motion_is_slow():
     generator = torch.Generator().manual_seed(0)
     noise1, noise2 = 0.02 * torch.rand(2, 1, 3, HEIGHT, WIDTH, generator=generator)
     image1, image2 = wave() + noise1, wave(0.3) + noise2
@@ -166,7 +166,7 @@ def test_noise_of_what_hardly_moves_is_averaged():
     torch.testing.assert_close(half[INSIDE], plain[INSIDE], atol=1e-5, rtol=0)
 
 
-def test_where_flow_meets_that_of_more_weight_wins():
+def test_where_flows_meet_the_larger_weight_wins():
     """The left one of two pixels moves onto the right one, which stands still."""
     flow = torch.tensor([1.0, 0, 0, 0]).view(1, 2, 1, 2)
     weight = torch.tensor([0.0, -20]).view(1, 1, 1, 2)
@@ -181,7 +181,7 @@ def test_both_directions_are_treated_alike():
     torch.testing.assert_close(frame, mirrored, atol=1e-5, rtol=0)
 
 
-def test_each_example_is_as_if_alone():
+def test_an_example_does_not_depend_on_its_batch():
     scenes = (translation(), moving_square())
     together = interpolate(*map(torch.cat, zip(*scenes, strict=True)), [0.3, 0.5])
     alone = [list(interpolate(*scene, [0.3, 0.5])) for scene in scenes]
@@ -190,7 +190,7 @@ def test_each_example_is_as_if_alone():
             assert torch.equal(example[None], expected[k])
 
 
-def test_unknown_flow_is_no_motion():
+def test_unknown_flow_counts_as_zero():
     image1, image2, flow_12, flow_21 = translation()
     flow_12[..., 10:20, 10:20] = math.nan
     flow_21[..., 30:, :] = math.inf
@@ -234,8 +234,8 @@ def test_errors_are_raised_at_once(change, error, words):
 # ------------------------------------------------------------------ by hand
 
 
-def test_what_changes_or_does_not_return_counts_less():
-    """Of three pixels the second is lighter in frame 2, and the third returns 2 px beside."""
+def test_changing_or_inconsistent_pixels_have_less_weight():
+    """The second of three pixels is lighter in frame 2; the third returns 2 px beside its start."""
     flow, change = torch.zeros(1, 2, 1, 3), torch.tensor([0, 0.1, 0]).view(1, 1, 1, 3)
     back = torch.tensor([[0.0, 0, 2], [0, 0, 0]]).view(1, 2, 1, 3)
     visible, weight = _importance(change, flow, back)
@@ -248,7 +248,7 @@ def test_what_changes_or_does_not_return_counts_less():
     [(1, True, 0.5), (1, False, 0.5 + HOLE), (0, True, HIDDEN), (0.5, True, 0.25 + HIDDEN / 2)],
 )
 def test_cost_of_a_blend(shown, known, cost):
-    """Between frames that differ by a half."""
+    """Frames that differ by 0.5."""
     image, one = torch.zeros(1, 3, 4, 4), torch.ones(1, 1, 4, 4)
     level = (torch.tensor(1.0), torch.tensor(1.0), torch.tensor(0.0))
     is_known = torch.full((1, 1, 4, 4), known)
@@ -269,7 +269,7 @@ def known_motion(one, two):
     return constant(*SHIFT), -constant(*SHIFT)
 
 
-def test_a_video_has_its_own_frames_and_those_between():
+def test_a_video_has_its_frames_and_new_ones_between():
     clip = [wave(k * SHIFT[0], k * SHIFT[1])[0] for k in range(3)]
     made = list(interpolate_video(clip, 3, known_motion))
     assert len(made) == 3 * (len(clip) - 1) + 1
@@ -310,7 +310,7 @@ def test_frames_are_requested_one_by_one():
     assert (requested, count) == (5, 8)
 
 
-def test_what_is_transparent_does_not_show():
+def test_transparent_colours_are_not_mixed_in():
     frames = [torch.cat([wave()[0], torch.ones(1, HEIGHT, WIDTH)]) for _ in range(2)]
     frames[1][:3, :, :10] = 0  # black that nobody sees
     frames[1][3, :, :10] = 0

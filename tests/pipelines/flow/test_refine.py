@@ -39,7 +39,7 @@ def test_recovers_affine_motion(quality):
     assert error(found, target) < 0.05
 
 
-def test_finds_a_large_motion_by_itself():
+def test_finds_a_large_motion_without_a_start():
     image = texture(140, 180)
     shift = 32  # a third of what both frames show
     pair = image[..., : 180 - shift], image[..., shift:]
