@@ -1,12 +1,12 @@
-"""Shows that batch norm lets an example see its neighbours, and that group norm and none do not.
+"""Show that batch norm makes a result depend on the rest of the batch, and group norm does not.
 
 python tools/batch_norm_leak.py [-o docs/images/batch_norm_leak.png]
 
-A discriminator is trained on batches that are all true or all made, as is usual. Of a made batch
-only one picture in sixteen has a flaw; the others are true pictures, and nobody can tell them from
-those of a true batch by looking at them. It is asked of pictures without a flaw: in batches as in
-training, and alone. The picture also shows what it thinks of one true picture while the flaw of
-*another* one grows. The last line is JSON.
+A discriminator is trained on batches that are all real or all generated, as usual. In a generated
+batch only one picture in sixteen has a flaw; the others are real pictures, which cannot be
+distinguished from those of a real batch. It classifies pictures without a flaw: in batches as in
+training, and alone. The plot also shows its output for one real picture while the flaw of *another*
+picture grows. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ def trained(norm: str, images: Tensor) -> nn.Module:
     net = discriminator(norm)
     optimizer = torch.optim.AdamW(net.parameters(), 2e-3)
     for step in range(STEPS):
-        made = float(step % 2)
-        said = net(batch_of(images, step, made))
-        loss = F.binary_cross_entropy_with_logits(said, torch.full_like(said, made))
+        generated = float(step % 2)  # the label of the whole batch
+        logits = net(batch_of(images, step, generated))  # (BATCH, 1)
+        loss = F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, generated))
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -90,19 +90,19 @@ def trained(norm: str, images: Tensor) -> nn.Module:
 
 @torch.no_grad()
 def judged(net: nn.Module, images: Tensor, *, alone: bool = False) -> float:
-    """Return the share of flawless pictures whose batch is told to be true or made rightly."""
+    """Return the share of flawless pictures that are classified as their batch is labelled."""
     right = []
     for number in range(JUDGED):
-        made = float(number % 2)
-        batch = batch_of(images, 10_000 + number, made)
-        said = torch.cat([net(one[None]) for one in batch]) if alone else net(batch)
-        right.append(((said[:-1, 0] > 0).float() == made).float())
+        generated = float(number % 2)
+        batch = batch_of(images, 10_000 + number, generated)
+        logits = torch.cat([net(one[None]) for one in batch]) if alone else net(batch)  # (BATCH, 1)
+        right.append(((logits[:-1, 0] > 0).float() == generated).float())  # the last has the flaw
     return float(torch.cat(right).mean())
 
 
 @torch.no_grad()
 def growing(net: nn.Module, images: Tensor) -> list[float]:
-    """Return how likely a true picture is said to be made, as another one's flaw grows."""
+    """Return the probability that a real picture is generated, as another one's flaw grows."""
     batches = [batch_of(images, 20_000, step / 20) for step in range(21)]
     return [float(net(batch)[0].sigmoid()) for batch in batches]
 
@@ -123,11 +123,11 @@ def picture(
         right.bar(places, [100 * figures[norm][way] for way in ways], 0.25, label=norm)
     left.set(
         xlabel="flaw of another picture of the batch",
-        ylabel="said to be made",
-        title="one true picture",
+        ylabel="probability of being generated",
+        title="one real picture",
         ylim=(-0.05, 1.05),
     )
-    right.set(ylabel="told right, %", title="pictures without a flaw", ylim=(0, 105))
+    right.set(ylabel="classified right, %", title="pictures without a flaw", ylim=(0, 105))
     right.set_xticks(range(len(ways)), ways)
     right.axhline(50, color="gray", linewidth=1)
     for axis in (left, right):
