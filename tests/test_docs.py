@@ -22,6 +22,12 @@ def text_of(name):
     return (ROOT / name).read_text("utf-8")
 
 
+def code_in(name, language=""):
+    """Return the fenced blocks of a page that are in a language; shells have none."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(name), re.S | re.M)
+    return [code for marked, code in blocks if marked == language]
+
+
 def without_code(text):
     return re.sub(r"`[^`\n]+`", "", re.sub(r"^```.*?^```$", "", text, flags=re.S | re.M))
 
@@ -65,22 +71,21 @@ def test_experiments_are_a_page():
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "docs/video.md"])
 def test_no_command_needs_a_row_of_settings(name):
-    code = "\n".join(re.findall(r"^```\n(.*?)^```$", text_of(name), re.S | re.M))
-    commands = code.replace("\\\n", " ").splitlines()
+    commands = "\n".join(code_in(name)).replace("\\\n", " ").splitlines()
     assert [command for command in commands if command.count("--set ") > 1] == []
     if name == "README.md":
         assert "--set" not in text_of(name)
 
 
 def commands_in(name):
-    for block in re.findall(r"^```\n(.*?)^```$", text_of(name), re.S | re.M):
+    for block in code_in(name):
         for line in block.replace("\\\n", " ").splitlines():
             words = shlex.split(line.removeprefix("$ "), comments=True)
             if words[:1] == ["flowwarp"]:
                 yield words[1:]
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/start.md", "docs/cli.md", "docs/gallery.md"])
+@pytest.mark.parametrize("name", NAMES)
 def test_commands_and_their_options_exist(name):
     for command, *words in commands_in(name):
         assert command in COMMANDS
@@ -95,7 +100,7 @@ def test_commands_and_their_options_exist(name):
 
 
 def test_the_python_example_takes_two_seconds(tmp_path, monkeypatch):
-    (code,) = re.findall(r"^```python\n(.*?)^```$", text_of("README.md"), re.S | re.M)
+    (code,) = code_in("README.md", "python")
     imports = re.search(r"^from flowwarp import (.*)$", code, re.M)[1].split(", ")
     for name in imports:  # what importing takes is not the example's
         getattr(importlib.import_module("flowwarp"), name)
