@@ -181,7 +181,7 @@ def check_complete(
         raise InputError(path, f"breaks off after {count} frames")
     # ffmpeg merges all pictures of a GIF that have no duration into one frame.
     if container.format.name == "gif" and count < stream.frames:
-        problem = f"has {stream.frames} pictures, of which only {count} can be told apart"
+        problem = f"has {stream.frames} pictures, of which only {count} can be distinguished"
         raise InputError(path, problem, "save it again with a duration for each")
 
 
@@ -238,7 +238,7 @@ def read_orientation(path: str | Path) -> Orientation:
 
 
 def _display_matrix(path: str | Path) -> tuple[int, int, int, int]:
-    """Return a, b, c and d; opens the file anew, since its frame would keep the decoder alive."""
+    """Return a, b, c and d; opens the file again, since its frame would keep the decoder alive."""
     with open_video(path) as (container, stream), suppress(av.FFmpegError):
         stream.thread_type = "NONE"
         for packet in islice(container.demux(stream), _ORIENTATION_PACKETS):

@@ -45,7 +45,7 @@ def test_no_frame_stays_in_memory(tmp_path):
 def test_merged_pictures_of_a_gif_are_reported(tmp_path, read):
     pictures = [Image.new("1", (60, 40), number % 2) for number in range(8)]
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
-    with pytest.raises(InputError, match="8 pictures, of which only 1 can be told apart"):
+    with pytest.raises(InputError, match="8 pictures, of which only 1 can be distinguished"):
         list(read(tmp_path / "a.gif"))
 
 
