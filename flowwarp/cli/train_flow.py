@@ -73,22 +73,19 @@ def command(
     the lowest error on --val (at most 100 pairs, evenly spread), else on moved photos, else the
     lowest loss on four pairs of DATA. Nothing is trained on --val.
 
-    The presets take 1,500, 60,000 and 100,000 steps: on one thread of a Xeon with AMX about 20
-    minutes, 22 hours and 33 hours; with AVX2 only, the latter two take 29 and 79 hours.
+    The presets small and base are the recipes of the shipped weights. The presets take 1,500, 3,000
+    and 11,200 steps: on one thread of a Xeon with AMX about 20 minutes, 1 hour and 4 hours.
 
     Prepared data is cached in ~/.cache/flowwarp (or FLOWWARP_CACHE_DIR): the frames of DATA, and
-    for the presets small and base 5.5 GB of pairs with fitted flow.
+    pairs with fitted flow, 1.4 GB for the preset small and 4.1 GB for base.
 
-    --start takes the weights, but the preset still sets the training: with small, 4,000 pairs are
-    fitted first, the learning rate is that of a new network, and half of the steps train without
-    the finest level. To continue training on a little footage, use the settings of the third
-    example.
+    --start continues from trained weights: 500 steps at a low learning rate, with 500 fitted pairs
+    (256 with tiny).
 
     \b
     flowwarp train-flow clip.mp4 --preset tiny
     flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
-    flowwarp train-flow clips/ --start base --steps 500 --set fitted_pairs=500 \\
-        --set coarse_until=0 --set learning_rate=1e-4 --set validate_every=100
+    flowwarp train-flow clips/ --start base
     flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
     flowwarp train-flow /data/sintel --recipe sintel --val /data/kitti --val-recipe kitti2015
     """  # noqa: D301 - click wants the character itself
@@ -178,7 +175,7 @@ def _make_task(
         material = flow.Material(pairs, images)
         space = disk_space(config.fitted_pairs, config.fitted_size)
         report = partial(_report_fits, space=space)
-        return flow.flow_task(material, configs, truths, start=start, told=report)
+        return flow.flow_task(material, configs, truths, start=start, fit_progress=report)
 
 
 def _spread(pairs: Sequence[GroundTruthPair]) -> list[GroundTruthPair]:

@@ -132,6 +132,15 @@ def gradient_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -
     return masked_charbonnier(dx, mask) + masked_charbonnier(dy, mask)
 
 
+# The losses that compare frame 1 with frame 2 warped onto it, by the names of their weights.
+PHOTOMETRIC = {
+    "census": census_loss,
+    "charbonnier": charbonnier_loss,
+    "ssim": ssim_loss,
+    "gradient": gradient_loss,
+}
+
+
 def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     """Warp a whole frame onto a crop, so that motion out of the crop still finds its pixels.
 

@@ -37,6 +37,10 @@ def smoothness_second(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -
     return _directions(flow, image, edge_weight, order=2)
 
 
+# The losses of a flow and its image, by the names of their weights.
+SMOOTHNESS = {"smoothness": smoothness_first, "smoothness_second": smoothness_second}
+
+
 def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) -> Tensor:
     """Penalise that a pixel does not go on as it came (Janai et al., ECCV 2018).
 

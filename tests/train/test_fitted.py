@@ -13,7 +13,8 @@ from flowwarp.data.pairs import prepare_pairs
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.errors import OutputError
 from flowwarp.io.images import write_image
-from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
+from flowwarp.losses.unsupervised import crop_margin, flow_losses, velocity_term
+from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.train import flow
 from flowwarp.train.fitted import FittedPairs, disk_space, fit, fit_pairs
 
@@ -154,21 +155,8 @@ def test_half_size_flow_is_read_where_its_pixels_are():
     whole = torch.arange(56.0).expand(1, 2, 40, 56)
     half = F.avg_pool2d(whole, 2) / 2  # in pixels of its own
     plain = random_geometry(1, (40, 56), (40, 56), torch.Generator())
-    read = crop_flow(half, flow._of_half(plain, 1))
+    read = crop_flow(half, flow._at_half_size(plain, 1))
     torch.testing.assert_close(read[..., 1:-1], whole[..., 1:-1])
-
-
-def test_the_distance_to_known_flow_by_hand():
-    target = torch.full((1, 2, 8, 8), 4.0)
-    target[..., 1] = math.nan  # unknown: does not count
-    target[..., 0] = math.nan
-    full, level = torch.full((1, 2, 8, 8), 4.0), torch.full((1, 2, 4, 4), 2.0)
-    assert flow._distance(FlowPyramid(full, (level,)), target) == pytest.approx([0.02], abs=1e-6)
-    # A pixel off in both components at full size, half a pixel of its own at the level.
-    off = flow._distance(FlowPyramid(full + 1, (level + 0.5,)), target)
-    assert off == pytest.approx([(1 + 1e-4) ** 0.5 + (0.25 + 1e-4) ** 0.5], abs=1e-5)
-    nothing = torch.full_like(target, math.nan)
-    assert flow._distance(FlowPyramid(full, (level,)), nothing) == 0
 
 
 def test_fitted_flow_joins_the_loss_and_has_a_gradient(constant):
@@ -176,16 +164,15 @@ def test_fitted_flow_joins_the_loss_and_has_a_gradient(constant):
     batch = flow.draw_batch(flow.Material(None, [], constant), 0, range(2), config)
     torch.manual_seed(0)
     net = FlowNet(TINY)
-    weights = flow.FlowLossConfig(self_supervision=0, fitted=1, coarse_until=0.5)
-    images = batch["image1"], batch["image2"]
-    known = batch["flow_12"], batch["flow_21"]
-    for progress in (0.2, 0.7):  # without and with the finest level
-        terms = flow.flow_losses(net, *images, 8, progress, weights, known)
-        plain = flow.flow_losses(net, *images, 8, progress, weights)
+    weights = {"census": 1.0, "smoothness": 0.3, "fitted": 1.0}
+    images = {name: batch[name] for name in ("image1", "image2")}
+    for skip in (1, 0):  # without and with the finest level
+        terms = flow_losses(net, batch, weights, margin=8, skip=skip)
+        plain = flow_losses(net, images, weights, margin=8, skip=skip)
         assert torch.allclose(terms["loss"], plain["loss"] + terms["fitted"])
         terms["fitted"].sum().backward()
         used = net.upsampling[0].weight.grad is not None
-        assert used == (progress > 0.5)
+        assert used == (skip == 0)
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -222,19 +209,19 @@ def test_the_frame_before_teaches_what_the_next_one_hides(tmp_path):
 
     torch.manual_seed(0)
     net = FlowNet(TINY)
-    weights = flow.FlowLossConfig(self_supervision=0, velocity=2.0)
-    images = batch["image1"], batch["image2"]
-    terms = flow.flow_losses(net, *images, 8, 0.5, weights, None, batch["image0"])
-    plain = flow.flow_losses(net, *images, 8, 0.5, weights)
+    weights = {"census": 1.0, "smoothness": 0.3, "velocity": 2.0}
+    images = {name: batch[name] for name in ("image1", "image2")}
+    terms = flow_losses(net, batch, weights, margin=8, occlusion="consistency")
+    plain = flow_losses(net, images, weights, margin=8, occlusion="consistency")
     assert torch.allclose(terms["loss"], plain["loss"] + 2 * terms["velocity"])
     assert (terms["velocity"][~known] == 0).all()
     assert (terms["velocity"][known] > 0).any()
-    crops = [flow._crop(batch[f"image{number}"], 8) for number in range(3)]
+    crops = [crop_margin(batch[f"image{number}"], 8) for number in range(3)]
     forward, _ = net(*crops[1:])
-    for seen in (True, False):
-        mask = torch.full((12, 1, 64, 64), seen)
-        taught = flow._velocity(net, *crops[:2], forward, mask) > 0
-        assert taught.any() == (not seen)
+    for visible in (True, False):
+        mask = torch.full((12, 1, 64, 64), visible)
+        loss = velocity_term(net, *crops[:2], forward, mask)
+        assert (loss > 0).any() == (not visible)
 
 
 def test_three_frames_need_footage():

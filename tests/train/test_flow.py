@@ -1,6 +1,6 @@
 """The flow trainer's terms, when they join, and what self-supervision shows."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,6 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
-from flowwarp.losses import photometric, smoothness
-from flowwarp.models.flownet import TINY, FlowNet, FlowPyramid
 from flowwarp.train import flow, loop
 
 PLAIN = flow.FlowLossConfig(self_supervision=0, occlusion_from=1)
@@ -28,226 +26,54 @@ def photos():
     return list(torch.nn.functional.interpolate(coarse, scale_factor=4, mode="bicubic").clamp(0, 1))
 
 
-@pytest.fixture(scope="module")
-def images():
-    return torch.rand(2, 1, 3, 32, 48, generator=seeded()).unbind()
+# ------------------------------------------------------------------ the schedule
 
 
-class Constant:
-    """Stands for a network: the same flow everywhere, and what it was asked for."""
-
-    def __init__(self, there=(0.0, 0.0), back=(0.0, 0.0)):
-        self.flows = there, back
-        self.asked = []
-
-    def __call__(self, image1, image2, *, skip=0):
-        self.asked.append((image1, image2, skip))
-        return tuple(self._pyramid(vector, image1) for vector in self.flows)
-
-    def _pyramid(self, vector, image):
-        height, width = image.shape[-2:]
-        full = torch.tensor(vector).view(1, 2, 1, 1).expand(len(image), 2, height, width)
-        return FlowPyramid(full, (full[..., ::4, ::4] / 4,))
-
-
-# ------------------------------------------------------------------ which terms
-
-
-@pytest.mark.parametrize("name", ["charbonnier", "ssim", "gradient", "smoothness_second"])
-def test_a_weight_adds_its_term_and_none_costs_nothing(images, name, monkeypatch):
-    torch.manual_seed(0)
-    net = FlowNet(TINY)
-    weighed = flow.flow_losses(net, *images, 0, 0.0, replace(PLAIN, **{name: 0.3}))
-    asked = "smoothness_second" if name == "smoothness_second" else f"{name}_loss"
-
-    def never(*arguments):
-        raise AssertionError(asked)
-
-    monkeypatch.setattr(flow, asked, never)
-    plain = flow.flow_losses(net, *images, 0, 0.0, PLAIN)
-    assert name not in plain
-    assert weighed[name].item() > 0
-    assert torch.allclose(weighed["loss"], plain["loss"] + 0.3 * weighed[name])
-
-
-def test_terms_are_means_over_both_directions(images):
-    """Of a network that says that nothing moves, each is that of the frames as they are."""
-    image1, image2 = images
-    config = replace(PLAIN, charbonnier=1, ssim=1, gradient=1, smoothness_second=1)
-    terms = flow.flow_losses(Constant(), *images, 0, 0.0, config)
-    for name, loss in (
-        ("census", photometric.census_loss),
-        ("charbonnier", photometric.charbonnier_loss),
-        ("ssim", photometric.ssim_loss),
-        ("gradient", photometric.gradient_loss),
-    ):
-        mean = 0.5 * (loss(image1, image2) + loss(image2, image1))
-        assert torch.allclose(terms[name], mean), name
-    still, grey = torch.zeros(1, 2, 8, 12), torch.zeros(1, 3, 8, 12)
-    # Flow is 0, so both are Charbonnier's epsilon where the image has no edge, and less at one.
-    for name in ("smoothness", "smoothness_second"):
-        most = smoothness.smoothness_first(still, grey)
-        assert 0 < terms[name].item() < most.item()
-
-
-def test_coarser_levels_are_compared_both_ways(images):
-    net = Constant(there=(4.0, 0.0), back=(0.0, 8.0))
-    terms = flow.flow_losses(net, *images, 0, 0.0, PLAIN)
-    one, two = (torch.nn.functional.avg_pool2d(image, 4) for image in images)
-    ahead, behind = (pyramid.levels[0] for pyramid in net(*images))
-    mean = 0.5 * (
-        photometric.census_loss(one, *photometric.warp_crop(two, ahead, 0), radius=2)
-        + photometric.census_loss(two, *photometric.warp_crop(one, behind, 0), radius=2)
-    )
-    torch.testing.assert_close(terms["levels"], mean)
-
-
-def test_a_level_too_small_to_show_anything_does_not_count():
-    images = torch.rand(2, 1, 3, 64, 64, generator=seeded()).unbind()
-    full, small, large = (torch.zeros(1, 2, side, side) for side in (64, 4, 16))
-    both, one = (FlowPyramid(full, levels) for levels in ((small, large), (large,)))
-    assert torch.equal(flow._levels(*images, both), flow._levels(*images, one))
-
-
-# ------------------------------------------------------------------ when they join
-
-
-def test_the_schedule(images):
-    config = flow.FlowLossConfig(
+def test_terms_occlusion_and_levels_follow_the_schedule(photos, monkeypatch):
+    losses = flow.FlowLossConfig(
         occlusion_from=0.25, self_supervision_from=0.5, coarse_until=0.75, student_margin=8
     )
-    net = Constant()
-    for progress, taught, skip in (
-        (0.0, False, 1),
-        (0.49, False, 1),
-        (0.5, True, 1),
-        (0.74, True, 1),
-        (0.75, True, 0),
-        (1.0, True, 0),
-    ):
-        net.asked.clear()
-        terms = flow.flow_losses(net, *images, 0, progress, config)
-        assert ("self_supervision" in terms) == taught
-        assert len(net.asked) == 1 + taught
-        assert net.asked[0][2] == skip
+    configs = flow.presets("tiny") | {
+        "loop": loop.LoopConfig(steps=100, batch_size=1),
+        "data": flow.FlowDataConfig(height=32, width=64, margin=4),
+        "losses": losses,
+    }
+    task = flow.flow_task(flow.Material(None, photos), configs)
+    calls = []
 
+    def spy(model, batch, weights, **options):
+        calls.append((weights["self_supervision"], *options.values()))
+        assert list(options) == ["margin", "occlusion", "skip", "student_margin"]
 
-def test_no_self_supervision_without_a_weight(images):
-    config = flow.FlowLossConfig(self_supervision=0, self_supervision_from=0)
-    assert "self_supervision" not in flow.flow_losses(Constant(), *images, 0, 1.0, config)
-
-
-def test_what_is_hidden_is_left_out_from_its_time_on(images):
-    image1, image2 = images
-    # Everything of frame 1 gathers in one column of frame 2: what is not hit there is hidden.
-    x = torch.arange(48.0).expand(1, 1, 32, 48)
-    gather = torch.cat([20 - x, torch.zeros_like(x)], 1)
-    config = flow.FlowLossConfig(occlusion_from=0.5, self_supervision=0)
-
-    def net(first, second, *, skip=0):
-        level = gather[..., ::4, ::4] / 4
-        return (FlowPyramid(gather, (level,)), FlowPyramid(gather, (level,)))
-
-    early, late = (flow.flow_losses(net, *images, 0, p, config) for p in (0.49, 0.5))
-    seen = flow._visible(gather, gather, 0.0, config)[0]
-    expected = [
-        0.5
-        * (
-            photometric.census_loss(image1, photometric.warp_crop(image2, gather, 0)[0], mask)
-            + photometric.census_loss(image2, photometric.warp_crop(image1, gather, 0)[0], mask)
-        )
-        for mask in (None, seen)
+    monkeypatch.setattr(flow, "flow_losses", spy)
+    for step in (0, 24, 25, 49, 50, 74, 75, 99):
+        task.loss(task.model, {}, step)
+    assert calls == [
+        (0.0, 4, "none", 1, 8),
+        (0.0, 4, "none", 1, 8),
+        (0.0, 4, "range", 1, 8),
+        (0.0, 4, "range", 1, 8),
+        (0.1, 4, "consistency", 1, 8),
+        (0.1, 4, "consistency", 1, 8),
+        (0.1, 4, "consistency", 0, 8),
+        (0.1, 4, "consistency", 0, 8),
     ]
-    assert torch.allclose(early["census"], expected[0])
-    assert torch.allclose(late["census"], expected[1])
-    assert not torch.allclose(early["census"], late["census"])
 
 
-# ------------------------------------------------------------------ what is visible
+def test_every_weight_of_the_configuration_is_a_term():
+    names = {field.name for field in fields(flow.FlowLossConfig)}
+    schedule = {"occlusion_from", "self_supervision_from", "student_margin", "coarse_until"}
+    values = {name: number + 2.0 for number, name in enumerate(sorted(names - schedule))}
+    weights = flow.FlowLossConfig(**values).weights(1.0)
+    assert weights == {"census": 1.0} | values
 
 
-def constant(x):
-    return torch.tensor([x, 0.0]).view(1, 2, 1, 1).expand(1, 2, 8, 16)
+def test_no_students_without_self_supervision():
+    config = flow.FlowLossConfig(self_supervision=0, self_supervision_from=0)
+    assert not config.has_students(1.0)
 
 
-def test_visible_by_range_at_first():
-    config = flow.FlowLossConfig(self_supervision_from=0.5)
-    there, back = flow._visible(constant(4.0), constant(-4.0), 0.49, config)
-    assert there[0, 0, 3].tolist() == [True] * 12 + [False] * 4  # these leave to the right
-    assert back[0, 0, 3].tolist() == [False] * 4 + [True] * 12
-
-
-def test_visible_by_consistency_later_but_for_what_leaves():
-    config = flow.FlowLossConfig(self_supervision_from=0.5)
-    there, back = flow._visible(constant(4.0), constant(-4.0), 0.5, config)
-    assert there.all()
-    assert back.all()
-    there, back = flow._visible(constant(4.0), constant(4.0), 0.5, config)
-    assert there[0, 0, 3].tolist() == [False] * 12 + [True] * 4
-    assert torch.equal(there, back)
-
-
-# ------------------------------------------------------------------ self-supervision
-
-
-def pyramids(*vectors):
-    return [FlowPyramid(constant(x).requires_grad_(), ()) for x in vectors]
-
-
-def test_the_distance_of_a_student_by_hand():
-    student = Constant(there=(1.3, 0.0), back=(-1.0, 0.0))
-    views = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
-    teachers = pyramids(1.0, -1.0)
-    loss = flow._self_supervision(student, views, *teachers, 2)
-    # Charbonnier's epsilon is 0.001; 0.3 px off in one of two components, one way of two.
-    assert loss.item() == pytest.approx(0.5 * ((0.3 + 0.001) / 2 + 0.001), abs=1e-5)
-    shown = student.asked[0][:2]
-    for view, seen in zip(views, shown, strict=True):
-        assert torch.equal(seen, view[..., 2:-2, 2:-2])
-    assert not loss.requires_grad  # a teacher does not learn from its student
-
-
-def test_a_teacher_that_contradicts_itself_is_not_believed():
-    student = Constant(there=(9.0, 0.0))
-    views = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
-    assert flow._self_supervision(student, views, *pyramids(3.0, 3.0), 2).item() == 0
-
-
-@pytest.mark.parametrize(("again", "taught"), [(-3.0, True), (3.0, False)])
-def test_a_frame_before_teaches_where_its_flow_agrees_with_itself(again, taught):
-    frames = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
-    net = Constant(there=(3.0, 0.0), back=(again, 0.0))
-    hidden = torch.zeros(1, 1, 8, 16, dtype=torch.bool)
-    assert (flow._velocity(net, *frames, *pyramids(1.0), hidden).item() > 0) == taught
-
-
-def test_each_direction_has_a_mask_of_its_own():
-    """What moves 4 px right and back; but for the left half, whose way back is not that of there.
-
-    Backward flow of the left half is never believed, though forward flow of a part of it is.
-    """
-    back = constant(-4.0).clone()
-    back[..., :8] *= -1
-    teachers = [FlowPyramid(constant(4.0), ()), FlowPyramid(back, ())]
-    views = torch.rand(2, 1, 3, 8, 16, generator=seeded()).unbind()
-    student = Constant(there=(4.0, 0.0), back=(-4.0, 0.0))
-    assert flow._self_supervision(student, views, *teachers, 2).item() == pytest.approx(1e-3)
-    # And the other way round in time.
-    student = Constant(there=(-4.0, 0.0), back=(4.0, 0.0))
-    found = flow._self_supervision(student, views, *teachers[::-1], 2).item()
-    assert found == pytest.approx(1e-3)
-
-
-def test_a_student_is_shown_another_appearance(images):
-    config = flow.FlowLossConfig(self_supervision_from=0, student_margin=8)
-    views = torch.rand(2, 1, 3, 32, 48, generator=seeded(1)).unbind()
-    net = Constant()
-    flow.flow_losses(net, *images, 0, 0.0, config, None, None, views)
-    for image, view, (first, again) in zip(
-        images, views, zip(net.asked[0][:2], net.asked[1][:2], strict=True), strict=True
-    ):
-        assert torch.equal(first, image)
-        assert torch.equal(again, view[..., 8:-8, 8:-8])
+# ------------------------------------------------------------------ examples
 
 
 def test_each_example_has_an_appearance_of_its_own(photos):
@@ -440,8 +266,8 @@ def test_a_run_resumed_as_its_students_join_is_bit_equal(photos, tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_a_pair_that_judges_nothing_is_refused(tmp_path, capsys):
-    """Before anything is written: the mean of its errors would be no number, and nothing best."""
+def test_a_validation_pair_without_valid_flow_is_refused(tmp_path, capsys):
+    """Before anything is written: its mean error would be NaN, and no weights the best."""
     generator = seeded()
     for name, known in (("good", True), ("void", False)):
         pair = tmp_path / "truth" / name
@@ -457,8 +283,8 @@ def test_a_pair_that_judges_nothing_is_refused(tmp_path, capsys):
         main(["train-flow", f"{truth}/good", "--val", truth, *quick, "--run", str(folder)])
     assert stop.value.code == 3
     void = tmp_path / "truth" / "void" / "flow.flo"
-    told = f"{void}: has no pixel whose flow counts; leave the pair out of --val"
-    assert capsys.readouterr().err == f"flowwarp: {told}\n"
+    message = f"{void}: has no pixel with valid flow; leave the pair out of --val"
+    assert capsys.readouterr().err == f"flowwarp: {message}\n"
     assert not folder.exists()
 
 

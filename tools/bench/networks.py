@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from flowwarp.data.recipes import GroundTruth, load_recipe, pairs_of, read_pair
 from flowwarp.data.synthesis import load_photos
+from flowwarp.losses.unsupervised import flow_losses
 from flowwarp.metrics.flow import epe, fl_all
 from flowwarp.models.flownet import (
     SLOPE,
@@ -145,9 +146,9 @@ class Training:
             numbers = range(4 * self.step, 4 * self.step + 4)
             batch = flow.draw_batch(self.material, 0, numbers, self.data)
             with torch.autocast("cpu", torch.bfloat16):
-                terms = flow.flow_losses(
-                    self.net, batch["image1"], batch["image2"], self.data.margin, 0.5,
-                    self.losses, (batch["flow_12"], batch["flow_21"]),
+                terms = flow_losses(
+                    self.net, batch, self.losses.weights(0.5), margin=self.data.margin,
+                    occlusion=self.losses.occlusion(0.5),
                 )  # fmt: skip
             self.optimizer.zero_grad()
             torch.autograd.backward(terms["loss"].float().mean())
