@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from flowwarp.bundled import bundled
 from flowwarp.cli import main
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
+from flowwarp.models.flownet import TINY, FlowNet
+from flowwarp.pipelines.flow.estimate import load_flownet
 from flowwarp.train import flow, loop
 
 PLAIN = flow.FlowLossConfig(self_supervision=0, occlusion_from=1)
@@ -311,3 +314,30 @@ def test_weights_and_times_are_checked(values, words):
 def test_sizes_are_checked(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         flow.FlowDataConfig(**{name: 0})
+
+
+# ------------------------------------------------------------------ presets
+
+
+@pytest.mark.parametrize("name", ["small", "base"])
+def test_presets_are_the_recipes_of_the_shipped_weights(name):
+    """Their command has no other setting, and the preset the network and steps of their card."""
+    net = load_flownet(name)
+    _, card = load_weights(bundled("weights") / f"flownet_{name}.safetensors")
+    configs = flow.presets(name)
+    assert f"--preset {name}" in card.notes["command"]
+    assert "--set" not in card.notes["command"]
+    assert configs["model"] == net.config
+    assert configs["loop"].steps == card.step
+    assert configs["losses"].self_supervision == 0
+
+
+@pytest.mark.parametrize("preset", ["tiny", "small", "base"])
+def test_going_on_from_trained_weights_is_short_and_gentle(preset):
+    net = FlowNet(TINY)
+    new, more = flow.presets(preset), flow.presets(preset, net)
+    assert more["model"] == TINY
+    assert (more["loop"].steps, more["loop"].validate_every) == (500, 100)
+    assert more["loop"].learning_rate < new["loop"].learning_rate
+    assert more["data"].fitted_pairs == min(500, new["data"].fitted_pairs)
+    assert more["losses"] == replace(new["losses"], coarse_until=0.0)  # all levels from the start
