@@ -1,4 +1,4 @@
-"""What a clip shows, in English: always true, never twice the same, and not always everything."""
+"""Captions: the attributes of a clip in English, in varied wordings, and read back."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from flowwarp.data.clip import Attributes
 
 Way = TypeVar("Way")
 
-# How often a caption names each thing that there is; and how often it calls people by what they do,
-# puts the colour of hair before them, and says of a camera that it stands still.
+# Probability that a caption names each attribute that is present. "calling": that it names an actor
+# by its action, as "archer"; "haired": that it writes "red-haired"; "still": that it mentions a
+# still camera.
 _SHARES = {
     "skin": 0.4,
     "hair": 0.7,
@@ -41,7 +42,7 @@ _EVERYTHING = dict.fromkeys(_SHARES, 1.0) | {
     "still": 0.0,
 }
 
-# Finite form and participle; {} is the weapon.
+# (finite form, participle); {} is the weapon.
 _VERBS = {
     "walk": (("walks", "walking"), ("strides", "striding"), ("strolls", "strolling")),
     "stand": (("stands", "standing"), ("stands still", "standing still"), ("waits", "waiting")),
@@ -64,13 +65,13 @@ _ARMED_VERBS = {
     ),
     "shoot": (("shoots with {}", "shooting with {}"), ("shoots {}", "shooting {}")),
 }
-_WAYS = {  # of one who walks
+_WAYS = {  # of a walking actor
     "left": ("left", "to the left", "leftwards"),
     "right": ("right", "to the right", "rightwards"),
     "up": ("away", "away from the camera", "up"),
     "down": ("towards the camera", "towards us", "down"),
 }
-_VIEWS = {  # of one who does not
+_VIEWS = {  # of any other actor
     "left": ("facing left", "looking to the left", "turned left"),
     "right": ("facing right", "looking to the right", "turned right"),
     "up": ("facing away", "seen from behind", "turned away"),
@@ -102,34 +103,34 @@ _BODIES = {
     "man": ("man", "man", "fellow", "guy"),
 }
 _KNIGHTLY = ("plate armor", "golden armor")
-_CALLINGS = {  # what people are called by what they do
+_CALLINGS = {  # nouns for an actor by its action
     "shoot": ("archer",),
     "slash": ("warrior", "fighter"),
     "thrust": ("warrior", "fighter"),
     "spellcast": ("wizard", "mage"),
 }
-_ALSO = {"plate armor": "armor", "pants": "trousers"}  # other words for the same thing
+_SYNONYMS = {"plate armor": "armor", "pants": "trousers"}  # other words for the same thing
 
 
 def prompt_for(attributes: Attributes, random: np.random.Generator) -> str:
-    """Write a caption that names all there is but what is on the feet.
+    """Write a caption that names every present attribute but feet.
 
-    Of each actor these are body, skin, hair, hat, beard, torso and legs, cape, weapon, action and
-    direction, with the colours of hair and clothes; then the ground, and a camera that moves.
+    For each actor these are body, skin, hair, hat, beard, torso and legs, cape, weapon, action and
+    direction, with the colours of hair and clothes; then the ground, and the motion of the camera.
 
     Args:
         attributes: of a clip.
-        random: chooses among the wordings.
+        random: draws the wording.
     """
     return _write(attributes, _Varied(random), _EVERYTHING)
 
 
 def plain_caption(attributes: Attributes) -> str:
-    """Write a caption that names all that attributes tell, always in the same wording.
+    """Write a caption that names every present attribute, always in the same wording.
 
     Args:
-        attributes: of a clip; what is empty is not named. With a colour of hair and no style, hair
-            is told with who is seen: "a red-haired woman".
+        attributes: of a clip; empty ones are absent. If no hair has a style, its colour stands
+            before the noun: "a red-haired woman".
     """
     haired = all(not actor["hair_style"] for actor in attributes["actors"])
     shares = dict.fromkeys(_SHARES, 1.0) | {"calling": 0.0, "haired": float(haired)}
@@ -137,23 +138,23 @@ def plain_caption(attributes: Attributes) -> str:
 
 
 def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
-    """Write a caption that may leave out anything but who is seen.
+    """Write a caption that may leave out any attribute but the body.
 
     Args:
         attributes: of a clip.
-        random: chooses what is named, and the wordings.
+        random: draws what is named, and the wording.
     """
     return _write(attributes, _Varied(random), _SHARES)
 
 
 def reword(attributes: Attributes, random: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Write so many captions of one clip; the first, the third, and so on, name all there is."""
-    ways = (prompt_for, draw_caption)
-    return tuple(ways[number % 2](attributes, random) for number in range(count))
+    """Write ``count`` captions of one clip; the first, third, ... name every attribute."""
+    writers = (prompt_for, draw_caption)
+    return tuple(writers[number % 2](attributes, random) for number in range(count))
 
 
 def american(word: str, known: Collection[str]) -> str:
-    """Return a British word in American, as captions are spelled, if that is known and it is not.
+    """Return the American spelling of a word, as captions use it, if only that one is known.
 
     >>> american("armour", {"armor"}), american("our", {"or"})
     ('armor', 'or')
@@ -169,7 +170,7 @@ _SPELLINGS = (("our", "or"), ("grey", "gray"), ("moust", "must"), ("blond", "blo
 
 
 def mirror_words(text: str) -> str:
-    """Exchange left and right in what is said: leftwards, too."""
+    """Exchange left and right in a text, leftwards and rightwards included."""
     return re.sub(r"\b(left|right)(?=\b|wards)", lambda found: _MIRRORED[found[1]], text)
 
 
@@ -177,20 +178,21 @@ _MIRRORED = {"left": "right", "right": "left"}
 
 
 def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Return what a caption of one actor says: :func:`draw_caption` reversed, as far as it goes.
+    """Return the attributes that a caption of one actor names: the inverse of :func:`draw_caption`.
 
     Args:
-        caption: in any words; what is not understood is passed over.
-        things: what hair, clothes and weapons are called, and the attributes that each name tells.
+        caption: in any words; unknown words are ignored.
+        things: phrases for hair, clothes and weapons, and the attributes that each implies.
 
     Returns:
-        What is named of action, direction, ground, camera, the colour of hair, and of ``things``.
+        Action, direction, ground, camera and colour of hair, as far as they are named, and the
+        attributes of all ``things`` that occur.
     """
     text = caption.lower()
     found: dict[str, str] = {}
 
     def take(phrases: Iterable[str]) -> str | None:
-        """Cut the longest phrase that occurs out of the text, so that no part of it is read."""
+        """Cut the longest phrase that occurs out of the text, so that it is not matched again."""
         nonlocal text
         for phrase in sorted(phrases, key=len, reverse=True):
             shorter, count = re.subn(rf"(?<!\w){re.escape(phrase)}(?!\w)", "/", text, count=1)
@@ -203,17 +205,21 @@ def read_caption(caption: str, things: Mapping[str, Mapping[str, str]]) -> dict[
         if (phrase := take(phrases)) is not None:
             found[key] = phrases[phrase]
 
-    # What a phrase of an earlier line holds would mislead the later ones: a camera that moves left.
-    note("camera", {said: key for key, ways in _CAMERAS.items() for said in ways} | _STILL)
-    things = {_also(thing): told for thing, told in things.items()} | dict(things)
+    # Order matters: "left" in "the camera moves left" must be cut out before directions are read.
+    note("camera", {phrase: key for key, forms in _CAMERAS.items() for phrase in forms} | _STILL)
+    synonyms = {_synonym(thing): attributes for thing, attributes in things.items()}
+    things = synonyms | dict(things)
     while (thing := take(things)) is not None:
         found |= things[thing]
     if (hair := re.search(r"([\w-]+)-haired", text)) is not None:
         found["hair_color"] = hair[1].replace("-", " ")
     note("hair_color", {"bald": "bald"})
     note("ground", _PLACES)
-    note("action", _DOINGS)
-    note("direction", {said: key for ways in (_WAYS, _VIEWS) for key in ways for said in ways[key]})
+    note("action", _ACTIONS)
+    directions = {
+        phrase: key for table in (_WAYS, _VIEWS) for key in table for phrase in table[key]
+    }
+    note("direction", directions)
     return found
 
 
@@ -224,7 +230,7 @@ _PLACES = {
     for place in places
     for preposition in ("on ", "across ", "over ")
 }
-_DOINGS = {  # a weapon has been cut out by then
+_ACTIONS = {  # without weapons, which are cut out before
     form.replace("{}", "").strip(): action
     for table in (_VERBS, _ARMED_VERBS)
     for action, verbs in table.items()
@@ -234,13 +240,13 @@ _DOINGS = {  # a weapon has been cut out by then
 
 
 class _Wording(Protocol):
-    """Decides what is said, and how."""
+    """Decides what a caption names, and in which words."""
 
     def happens(self, share: float, *, plainly: bool = False) -> bool:
-        """Return whether something is done that is done so often; plain words do it or not."""
+        """Return True with probability ``share``; without randomness, ``plainly`` decides."""
 
     def choose(self, ways: Sequence[Way]) -> Way:
-        """Return one of several ways to say something, of which the first is the plainest."""
+        """Return one of several wordings, of which the first is the plainest."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +263,7 @@ class _Varied:
 
 
 class _Plain:
-    """Says the same things in the same words."""
+    """Always takes the first wording."""
 
     def happens(self, share: float, *, plainly: bool = False) -> bool:
         return plainly or share == 1
@@ -281,7 +287,7 @@ def _write(attributes: Attributes, wording: _Wording, shares: Mapping[str, float
     finite = wording.happens(0.7, plainly=True)
     described = [_describe(actor, wording, shares, finite) for actor in actors]
     parts, act = [text for text, _ in described], all(acts for _, acts in described)
-    if act:  # nobody looks to the left across a floor
+    if act:  # "across" needs a verb of motion: not "facing left across sand"
         place = crossed
     if len(parts) == 1:
         text = parts[0]
@@ -308,7 +314,7 @@ def _write(attributes: Attributes, wording: _Wording, shares: Mapping[str, float
 def _describe(
     actor: Mapping[str, str], wording: _Wording, shares: Mapping[str, float], finite: bool
 ) -> tuple[str, bool]:
-    """Write who it is and what they do; return also whether there is a verb."""
+    """Write the phrase for an actor; return also whether it has a verb."""
 
     def named(key: str) -> bool:
         return bool(actor[key]) and wording.happens(shares[key])
@@ -328,7 +334,7 @@ def _describe(
         else:
             has.append(actor["hair"])
     has += [actor[key] for key in ("beard", "hat", "cape") if named(key)]
-    wears = [_reworded(actor[key], wording) for key in ("torso", "legs", "feet") if named(key)]
+    wears = [_maybe_synonym(actor[key], wording) for key in ("torso", "legs", "feet") if named(key)]
     verb, way, carries = _act(actor, wording, shares, finite)
     if carries:
         has.append(carries)
@@ -342,17 +348,17 @@ def _describe(
 
 
 def _happens(key: str, wording: _Wording, shares: Mapping[str, float]) -> bool:
-    """Return whether to word something in a way that a complete caption never has."""
+    """Like ``happens``, but draws nothing where the share is 0, as in complete captions."""
     return shares[key] > 0 and wording.happens(shares[key])
 
 
-def _reworded(thing: str, wording: _Wording) -> str:
-    return wording.choose((thing, _also(thing)))
+def _maybe_synonym(thing: str, wording: _Wording) -> str:
+    return wording.choose((thing, _synonym(thing)))
 
 
-def _also(thing: str) -> str:
-    """Return another way to call a thing, or the same."""
-    for word, other in _ALSO.items():
+def _synonym(thing: str) -> str:
+    """Return a thing by its other name, if it has one."""
+    for word, other in _SYNONYMS.items():
         thing = thing.replace(word, other)
     return thing
 
@@ -360,7 +366,7 @@ def _also(thing: str) -> str:
 def _act(
     actor: Mapping[str, str], wording: _Wording, shares: Mapping[str, float], finite: bool
 ) -> tuple[str, str, str]:
-    """Return the words for what is done, for where to, and for what is carried meanwhile."""
+    """Return the phrases for action and direction, and the weapon unless the verb names it."""
     action, direction = actor["action"], actor["direction"]
     weapon = actor["weapon"] if wording.happens(shares["weapon"]) else ""
     verb = way = ""

@@ -1,18 +1,18 @@
-"""Who is on the stage, in which clothes, and what they do; and which of it training never sees.
+"""Draws the actors of a clip: body, outfit, action; and decides which combinations are held out.
 
-Attributes are plain data. Those of a clip are ``{"actors": [...], "ground": ..., "camera": ...}``;
-those of an actor are texts, empty where there is nothing to say::
+Attributes are plain data. Those of a clip are ``{"actors": [...], "ground": ..., "camera": ...}``,
+where the ground is the background; those of an actor are strings, empty where absent::
 
     body     "woman"         skin       "light-skinned"
     hair     "long red hair" hair_style "long"    hair_color  "red"
     torso    "a blue dress"  torso_style "dress"  torso_color "blue"
     legs     ""              legs_style  ""       legs_color  ""
-    feet, hat, beard, cape, weapon: as they are called; action, direction: as listed below
+    feet, hat, beard, cape, weapon: as captions call them; action, direction: as listed below
 
-    unsure   "legs weapon": of which so little is seen that nobody could say whether they are there
+    unsure   "legs weapon": attributes of which too few pixels are visible for a reliable label
 
-Only what can be seen is named: no beard from behind, no hair under a helmet, no trousers under a
-long coat.
+Only visible layers have attributes: no beard from behind, no hair under a helmet, no trousers under
+a long coat.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ import numpy as np
 
 from flowwarp.data.choices import choose, choose_weighted
 from flowwarp.data.clip import Attributes
-from flowwarp.data.sprite_world.layers import DIRECTIONS, DYES, Layer, Layers, seen_areas
+from flowwarp.data.sprite_world.layers import DIRECTIONS, DYES, Layer, Layers, visible_areas
 
-# How often each is drawn, and the animation that shows it.
+# Probability of each action, and the animation that shows it.
 ACTIONS = {
     "walk": (0.34, "walk"),
     "stand": (0.11, "walk"),
@@ -48,147 +48,151 @@ _WEAPONS = {
     "shoot": ("bow", "great bow", "recurve bow"),
 }
 _ARMED = {"walk": 0.3, "stand": 0.35, "slash": 0.85, "thrust": 0.85, "shoot": 1.0}
-# What can be exchanged of an actor, as captions tell of it, and the categories of layers it is of.
+# Parts of an outfit that can be exchanged, and the categories of layers that each consists of.
 PARTS = {
     "hair": ("hair",),
     "torso": ("over", "torso", "shoulders", "hands", "belt"),
     "legs": ("legs",),
     "weapon": ("weapon", "ammo", "quiver"),
 }
-_UNARMED = 0.5  # of those whose weapon is exchanged
-_WHOLE = ("dress", "dress with sash", "robe")  # reaches to the feet: legs are not seen
-_ARMOR = {  # of the category over, and what is worn with it, in its colour, where there is any
+_UNARMED = 0.5  # share of actors without a weapon after their weapon was exchanged
+_FULL_LENGTH = ("dress", "dress with sash", "robe")  # they cover the legs
+# Layers of the category "over", and the torso, shoulders, legs and feet of the same suit.
+_ARMOR = {
     "plate armor": ("chain mail", "plate arms", "metal pants", "metal boots"),
     "golden armor": ("chain mail", "golden arms", "golden greaves", "golden boots"),
     "leather armor": ("", "leather shoulders", "", ""),
     "tabard": ("chain mail", "", "", ""),
 }
-_NAMED = (
+_OUTFIT_ATTRIBUTES = (
     *("hair", "hair_style", "hair_color", "torso", "torso_style", "torso_color"),
     *("legs", "legs_style", "legs_color", "feet", "hat", "beard", "cape", "weapon"),
 )
-_SKINS = {"red_orc": "olive"}  # it has red eyes; nobody would call its skin red
-_OPEN_HATS = ("tiara", "bandana")  # hair is seen below them
-_SEEN = 20  # pixels of a cell, 0.5 %; by less nobody could tell what it is
-_HIDDEN = 5  # nor by less that there is anything
-_HELD_OUT = 10  # one combination in so many
+_SKINS = {"red_orc": "olive"}  # named after its red eyes
+_OPEN_HATS = ("tiara", "bandana")  # they leave hair visible
+# Mean visible pixels of a layer in a cell of 64 x 64: with 20 (0.5 %) or more it has an attribute,
+# with 5 to 20 it is "unsure", below 5 it counts as absent.
+_MIN_NAMED_AREA = 20
+_MIN_VISIBLE_AREA = 5
+_HELD_OUT = 10  # one combination in ten
 
 
 @dataclass(frozen=True)
 class Actor:
-    """A character: the layers to paint, and the words for it."""
+    """A character: the layers of its outfit, body first, and its attributes."""
 
-    worn: tuple[Layer, ...]
+    outfit: tuple[Layer, ...]
     attributes: dict[str, str]
 
 
 def is_held_out(attributes: Attributes) -> bool:
-    """Return whether a clip shows a combination that training never sees.
+    """Return whether a clip shows a combination of attributes that is reserved for tests.
 
-    It goes by a hash of hair colour, clothes and ground of each actor, so that the answer is the
-    same on every machine and for every set of layers. One combination in ten is held out; every
+    The answer follows from a hash of hair colour, torso and ground of each actor. It is therefore
+    the same on every machine and for every set of layers. One combination in ten is held out; every
     single value also occurs in training.
 
     Args:
         attributes: of a clip.
     """
-    looks = ("hair_color", "torso_style", "torso_color")
+    keys = ("hair_color", "torso_style", "torso_color")
     return any(
-        _is_aside(*(actor[key] for key in looks), attributes["ground"])
+        _is_held_out_combination(*(actor[key] for key in keys), attributes["ground"])
         for actor in attributes["actors"]
     )
 
 
-def _is_aside(*values: str) -> bool:
+def _is_held_out_combination(*values: str) -> bool:
     digest = hashlib.blake2b("|".join(values).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _HELD_OUT == 0
 
 
 def draw_actor(layers: Layers, random: np.random.Generator) -> Actor:
-    """Draw a character and what it does.
+    """Draw a character, its outfit and its action.
 
     Args:
-        layers: what there is to wear.
-        random: is drawn from.
+        layers: the available layers.
+        random: the generator.
     """
     action = choose_weighted(random, {name: share for name, (share, _) in ACTIONS.items()})
     direction = "" if action == "fall" else choose(random, DIRECTIONS)
     body = choose(random, [layer for layer in layers.layers if layer.category == "body"])
-    outfit, is_bald = _dress_up(layers, body, action, direction, random)
-    about = {
+    outfit, is_bald = _draw_outfit(layers, body, action, direction, random)
+    attributes = {
         "body": body.words.get("noun") or body.name,
         "skin": _SKINS.get(body.name, body.words.get("adjective", "")),
-        **outfit.seen(),
+        **outfit.attributes(),
         "action": action,
         "direction": direction,
     }
     if is_bald:
-        about["hair_style"] = "bald"
-    return Actor(tuple(outfit.worn), about)
+        attributes["hair_style"] = "bald"
+    return Actor(tuple(outfit.layers), attributes)
 
 
-def exchange(
+def exchange_parts(
     layers: Layers, actor: Actor, parts: Sequence[str], random: np.random.Generator
 ) -> tuple[Layer, ...]:
-    """Return what an actor would wear if some of it were other than it is.
+    """Return the outfit of an actor with some parts exchanged for others.
 
-    Body, action and direction stay, so that the actor moves as before; hair is cut as before, and
-    of another colour. Instead of a weapon there is none every second time: what is missing is
-    harder to draw than what has another colour is to dye.
+    Body, action and direction remain, so that the actor moves as before. Hair keeps its style and
+    gets another colour. Half of the exchanged weapons are removed: to draw a missing weapon is
+    harder than to change a colour, so a network needs more such examples.
 
     Args:
-        layers: what there is to wear.
-        actor: who.
-        parts: keys of ``PARTS``: what shall be other, as far as there is any; it may be nothing.
-        random: is drawn from.
+        layers: the available layers.
+        actor: whose outfit is changed.
+        parts: keys of ``PARTS``, possibly none; a part without alternatives remains.
+        random: the generator.
     """
-    body, worn = actor.worn[0], list(actor.worn)
+    body, outfit = actor.outfit[0], list(actor.outfit)
     action, direction = (actor.attributes[key] for key in ("action", "direction"))
-    drawn, _ = _dress_up(layers, body, action, direction, random)
+    drawn, _ = _draw_outfit(layers, body, action, direction, random)
     for part in parts:
         if part == "hair":
-            worn = [_dye_hair(layers, body, layer, random) for layer in worn]
+            outfit = [_dye_hair(layers, body, layer, random) for layer in outfit]
             continue
-        worn = [layer for layer in worn if layer.category not in PARTS[part]]
+        outfit = [layer for layer in outfit if layer.category not in PARTS[part]]
         if part != "weapon" or random.random() >= _UNARMED:
-            worn += [layer for layer in drawn.worn if layer.category in PARTS[part]]
-    return tuple(worn)
+            outfit += [layer for layer in drawn.layers if layer.category in PARTS[part]]
+    return tuple(outfit)
 
 
-def _dye_hair(layers: Layers, body: Layer, worn: Layer, random: np.random.Generator) -> Layer:
-    if worn.category != "hair":
-        return worn
+def _dye_hair(layers: Layers, body: Layer, hair: Layer, random: np.random.Generator) -> Layer:
+    """Return hair of the same style in another colour; other layers unchanged."""
+    if hair.category != "hair":
+        return hair
     others = [
         layer
         for layer in layers.of("hair", body.gender)
-        if layer.name == worn.name and layer.color != worn.color
+        if layer.name == hair.name and layer.color != hair.color
     ]
-    return choose(random, others) if others else worn
+    return choose(random, others) if others else hair
 
 
-def _dress_up(
+def _draw_outfit(
     layers: Layers, body: Layer, action: str, direction: str, random: np.random.Generator
 ) -> tuple[_Outfit, bool]:
-    """Draw what somebody wears; return it, and whether one sees that there is no hair."""
+    """Draw an outfit; return it, and whether the actor is visibly bald."""
     outfit = _Outfit(layers, body, ACTIONS[action][1], direction or "down", random)
     is_bald = _cover_head(outfit)
     _clothe(outfit)
-    if cape := outfit.wear("cape", share=0.1, key="cape"):
-        outfit.wear("cape_behind", color=cape.color)
+    if cape := outfit.add("cape", share=0.1, key="cape"):
+        outfit.add("cape_behind", color=cape.color)
     _arm(outfit, action)
     return outfit, is_bald
 
 
 @final
 class _Outfit:
-    """What an actor wears, piece by piece, and which of it is spoken of.
+    """The layers of an actor, added one by one, and the attributes that name them.
 
     Args:
-        layers: what there is.
-        body: who wears it.
-        animation: that shows it.
-        looks: where to.
-        random: is drawn from.
+        layers: the available layers.
+        body: the layer that the others must fit.
+        animation: in which they must be visible.
+        direction: likewise.
+        random: the generator.
     """
 
     def __init__(
@@ -196,15 +200,15 @@ class _Outfit:
         layers: Layers,
         body: Layer,
         animation: str,
-        looks: str,
+        direction: str,
         random: np.random.Generator,
     ) -> None:
-        self.body, self.looks, self.random = body, looks, random
-        self.worn = [body]
-        self._layers, self._animation = layers, animation
-        self._spoken_of: dict[str, Layer] = {}
+        self.body, self.direction, self.random = body, direction, random
+        self.layers = [body]
+        self._available, self._animation = layers, animation
+        self._named: dict[str, Layer] = {}  # by attribute
 
-    def wear(
+    def add(
         self,
         category: str,
         *names: str,
@@ -213,97 +217,101 @@ class _Outfit:
         avoid: Sequence[str] = (),
         key: str = "",
     ) -> Layer | None:
-        """Put on something of a category, if there is any that the animation shows.
+        """Add a random layer of a category, if there is one that the animation shows.
 
         Args:
-            category: of layers.
-            names: of those that will do; by default all will.
-            color: of those that will do; without one, none is dyed.
-            share: how often it is put on.
-            avoid: names of those that will not do.
-            key: the attribute that it is spoken of as, if it is.
+            category: of the layer.
+            names: names that are allowed; by default all are.
+            color: the colour that is allowed; by default all but those of dyed suits are.
+            share: probability that a layer is added.
+            avoid: names that are not allowed.
+            key: the attribute that names the layer; empty if none does.
+
+        Returns:
+            The layer, or None.
         """
         if share < 1 and self.random.random() >= share:
             return None
         fitting = [
             layer
-            for layer in self._layers.of(category, self.body.gender)
+            for layer in self._available.of(category, self.body.gender)
             if (not names or layer.name in names)
             and layer.name not in avoid
             and (layer.color == color if color else not layer.dyed)
-            and layer.shows(self._animation, self.looks)
+            and layer.shows(self._animation, self.direction)
         ]
         if not fitting:
             return None
-        # First what, then in which colour: by number, one thing in twelve colours would be all one
-        # sees; if all things were alike, each of its colours would be too rare to be learned.
+        # Draw the name, then the colour. Weights are the root of the number of colours: weighted by
+        # the number itself, an item in twelve colours would displace all others; with equal weights
+        # each of its colours would be too rare to be learned.
         colors = Counter(layer.name for layer in fitting)
         name = choose_weighted(
             self.random, {name: math.sqrt(colors[name]) for name in sorted(colors)}
         )
         layer = choose(self.random, [layer for layer in fitting if layer.name == name])
-        self.worn.append(layer)
+        self.layers.append(layer)
         if key:
-            self._spoken_of[key] = layer
+            self._named[key] = layer
         return layer
 
-    def seen(self) -> dict[str, str]:
-        """Return the attributes of what is spoken of; what others cover is not."""
-        found, unsure = dict.fromkeys(_NAMED, ""), []
-        areas = seen_areas(self.worn, self._animation, self.looks)
-        for key, layer in self._spoken_of.items():
-            if areas[layer.id] >= _SEEN:
+    def attributes(self) -> dict[str, str]:
+        """Return the attributes of the outfit; those of covered layers are empty."""
+        found, unsure = dict.fromkeys(_OUTFIT_ATTRIBUTES, ""), []
+        areas = visible_areas(self.layers, self._animation, self.direction)
+        for key, layer in self._named.items():
+            if areas[layer.id] >= _MIN_NAMED_AREA:
                 found[key] = layer.phrase
                 if f"{key}_style" in found:
                     found[f"{key}_style"], found[f"{key}_color"] = layer.name, layer.color
-            elif areas[layer.id] >= _HIDDEN:
+            elif areas[layer.id] >= _MIN_VISIBLE_AREA:
                 unsure.append(key)
         return {**found, "unsure": " ".join(unsure)}
 
 
 def _cover_head(outfit: _Outfit) -> bool:
-    """Put on eyes, hat, hair and beard; return whether one sees that there is no hair."""
+    """Add eyes, hat, hair and beard; return whether the actor is visibly bald."""
     noun, is_bald = outfit.body.words.get("noun", ""), False
-    bones = noun == "skeleton"
-    if not bones:
-        outfit.wear("eyes")
-    hat = outfit.wear("head", share=0.14, key="hat")
-    if (hat is None or hat.name in _OPEN_HATS) and not bones:
-        hair = outfit.wear("hair", share=0.96, key="hair")
-        is_bald = hair is None and hat is None and outfit.looks != "up"
+    is_skeleton = noun == "skeleton"
+    if not is_skeleton:
+        outfit.add("eyes")
+    hat = outfit.add("head", share=0.14, key="hat")
+    if (hat is None or hat.name in _OPEN_HATS) and not is_skeleton:
+        hair = outfit.add("hair", share=0.96, key="hair")
+        is_bald = hair is None and hat is None and outfit.direction != "up"
         if "orc" not in noun:
-            outfit.wear("facial", color=hair.color if hair else "", share=0.2, key="beard")
+            outfit.add("facial", color=hair.color if hair else "", share=0.2, key="beard")
     return is_bald
 
 
 def _clothe(outfit: _Outfit) -> None:
-    """Put on what is worn above, below and on feet."""
+    """Add torso, legs and feet, with armor over them or without."""
     dye = choose(outfit.random, tuple(DYES))
-    over = outfit.wear("over", "plate armor", color=dye, share=0.1, key="torso")
-    over = over or outfit.wear("over", *_ARMOR, share=0.22, key="torso")
+    over = outfit.add("over", "plate armor", color=dye, share=0.1, key="torso")
+    over = over or outfit.add("over", *_ARMOR, share=0.22, key="torso")
     under, arms, greaves, boots = _ARMOR[over.name] if over else ("", "", "", "")
     key = "" if over else "torso"
-    torso = outfit.wear("torso", under, key=key) if under else None
-    torso = torso or outfit.wear("torso", avoid=_WHOLE if over else (), key=key)
-    if torso is None or torso.name not in _WHOLE:
+    torso = outfit.add("torso", under, key=key) if under else None
+    torso = torso or outfit.add("torso", avoid=_FULL_LENGTH if over else (), key=key)
+    if torso is None or torso.name not in _FULL_LENGTH:
         suit = None
         if over and greaves:
-            suit = outfit.wear("legs", greaves, color=over.color, share=0.6, key="legs")
+            suit = outfit.add("legs", greaves, color=over.color, share=0.6, key="legs")
         if suit is None:
-            outfit.wear("legs", key="legs")
-    if not (boots and outfit.wear("feet", boots, share=0.7, key="feet")):
-        outfit.wear("feet", share=0.95, key="feet")
+            outfit.add("legs", key="legs")
+    if not (boots and outfit.add("feet", boots, share=0.7, key="feet")):
+        outfit.add("feet", share=0.95, key="feet")
     if over and arms:
-        outfit.wear("shoulders", arms, color=over.color, share=0.6)
+        outfit.add("shoulders", arms, color=over.color, share=0.6)
     if not over:
-        outfit.wear("belt", share=0.1)
-        outfit.wear("hands", share=0.08)
+        outfit.add("belt", share=0.1)
+        outfit.add("hands", share=0.08)
 
 
 def _arm(outfit: _Outfit, action: str) -> None:
-    """Put on a weapon, and what goes with it."""
+    """Add a weapon, with arrows and a quiver for a bow."""
     if outfit.random.random() < _ARMED.get(action, 0):
-        weapon = outfit.wear("weapon", *_WEAPONS[action], key="weapon")
+        weapon = outfit.add("weapon", *_WEAPONS[action], key="weapon")
         if weapon and action == "shoot":
-            outfit.wear("ammo")
-            outfit.wear("quiver", share=0.4)
+            outfit.add("ammo")
+            outfit.add("quiver", share=0.4)

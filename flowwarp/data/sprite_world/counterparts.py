@@ -1,4 +1,4 @@
-"""Clips of the sprites' world beside what they would be if their actor wore something else."""
+"""Pairs of clips that differ in the outfit of the actor alone."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from typing import Any
 
 from torch import Tensor
 
-from flowwarp.data.sprite_world.cast import exchange
+from flowwarp.data.sprite_world.cast import exchange_parts
 from flowwarp.data.sprite_world.labels import NONE, label_clip
 from flowwarp.data.sprite_world.layers import Layers
 from flowwarp.data.sprite_world.world import set_up
 from flowwarp.data.stage import STAGE, draw
 
-_OTHER = 0.75  # of the clips have an actor who wears something else
-# How often each part is other, where something is: what is small, and hidden by other things, most.
+_EXCHANGED = 0.75  # share of the pairs that may differ
+# Probability of each part in those: higher for parts that are small or often hidden.
 _SHARES = {"legs": 0.65, "weapon": 0.5, "torso": 0.3, "hair": 0.15}
-_TRIES = 2**40  # between the clips of a series that are tried in turn
+_NEXT_TRY = 2**40  # added to the index of a clip with two actors, to try another one
 
 
 @dataclass(frozen=True)
 class Counterparts:
-    """A clip of one actor, and the same clip in other clothes.
+    """A clip of one actor, and the same clip with another outfit.
 
     Args:
         video: (T, 3, S, S) uint8.
-        other: likewise, with the same scene, ground, camera and movements.
-        actor: (T, 1, S, S) bool, where the actor is seen in one of the two.
+        other: (T, 3, S, S) uint8, with the same ground, camera and motion.
+        actor: (T, 1, S, S) bool, True where the actor is visible in either of the two.
         labels: of ``video``, see :func:`flowwarp.data.sprite_world.labels.label_clip`.
-        exchanged: the attributes by which the two may differ.
+        exchanged: names of the attributes in which the two may differ.
     """
 
     video: Tensor
@@ -49,9 +49,9 @@ def compose_counterparts(
     photos: Sequence[Tensor] = (),
     held_out: bool | None = False,
 ) -> Counterparts:
-    """Make a clip of one actor, and one that differs from it in something that captions tell.
+    """Compose a clip of one actor, and one that differs in attributes that captions name.
 
-    In a quarter of them nothing differs. Arguments and errors are those of
+    A quarter of the pairs do not differ. Arguments and errors are those of
     :func:`flowwarp.data.sprite_world.world.compose_clip`; the same arguments give the same.
     """
     while True:
@@ -59,22 +59,22 @@ def compose_counterparts(
         setting = set_up(layers, seed, index, *about)
         if len(setting.actors) == 1:
             break
-        index += _TRIES
+        index += _NEXT_TRY
     labels = label_clip(setting.attributes)
     (actor,), random = setting.actors, setting.random
     parts = [part for part, share in _SHARES.items() if random.random() < share]
-    parts = [part for part in parts if _is_told(part, labels)] if random.random() < _OTHER else []
+    differs = random.random() < _EXCHANGED
+    parts = [part for part in parts if differs and _has_label(part, labels)]
+    outfit = exchange_parts(layers, actor, parts, random) if parts else actor.outfit
     canvas, camera = setting.canvas, setting.scene.camera
-    takes = [
-        draw(canvas, camera, [setting.figure(0, worn)], size)
-        for worn in (actor.worn, exchange(layers, actor, parts, random) if parts else actor.worn)
-    ]
-    (video, own), (other, others) = takes
-    seen = (own[:, :1] > 0) | (others[:, :1] > 0)
+    # Frames (T, 3, S, S), and (T, 2, S, S): the share of the actor in each pixel, and its shadow.
+    video, shares = draw(canvas, camera, [setting.figure(0, actor.outfit)], size)
+    other, other_shares = draw(canvas, camera, [setting.figure(0, outfit)], size)
+    visible = (shares[:, :1] > 0) | (other_shares[:, :1] > 0)
     exchanged = frozenset(key for part in parts for key in labels if key.startswith(part))
-    return Counterparts(video, other, seen, labels, exchanged)
+    return Counterparts(video, other, visible, labels, exchanged)
 
 
-def _is_told(part: str, labels: dict[str, str]) -> bool:
-    """Return whether a caption can say of a part what it is."""
+def _has_label(part: str, labels: dict[str, str]) -> bool:
+    """Return whether a part of the outfit has a label other than "none"."""
     return any(value != NONE for key, value in labels.items() if key.startswith(part))

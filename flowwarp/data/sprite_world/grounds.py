@@ -1,8 +1,8 @@
-"""Grounds and backdrops that a person can name, painted by formulas.
+"""Backgrounds (grounds): floors, walls and skies, painted procedurally, and crops of photos.
 
-Each ground exists in some variants, painted once; a clip takes any part of one, mirrored and in
-another light. Floors can be continued without end in both directions, walls and skies to the sides:
-they stand on a strip of floor, on which the feet are.
+Each ground has 16 variants, painted once per process; a clip shows a random part of one, possibly
+mirrored, with random brightness and tint. Floors tile in both directions. Upright backgrounds
+(walls and skies) tile sideways and stand on a strip of floor for the actors' feet.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from flowwarp.ops.filters import resize
 
 SIDE = 256  # px, of a variant
 VARIANTS = 16
-HORIZON = 160  # px, the row of a backdrop where its floor begins
+HORIZON = 160  # px: row of an upright background where its floor begins
 PHOTO = "photo"
 
 Picture = NDArray[np.floating[Any]]  # (SIDE, SIDE, 3); also colours and noise
@@ -30,13 +30,13 @@ Picture = NDArray[np.floating[Any]]  # (SIDE, SIDE, 3); also colours and noise
 
 @dataclass(frozen=True)
 class Crop:
-    """Which part of a ground is wanted, in pixels; positions may lie anywhere on a floor.
+    """A part of a ground in pixels; a floor has no limits.
 
     Args:
-        top: first row; of a backdrop, from 0 to ``SIDE - height``.
+        top: first row; of an upright background from 0 to ``SIDE - height``.
         left: first column.
-        height: rows.
-        width: columns.
+        height: number of rows.
+        width: number of columns.
     """
 
     top: int
@@ -46,22 +46,22 @@ class Crop:
 
 
 def ground_names() -> tuple[str, ...]:
-    """Name the painted grounds."""
+    """Return the names of the painted grounds."""
     return tuple(_PAINTERS)
 
 
 def is_backdrop(ground: str) -> bool:
-    """Return whether a ground stands upright behind the actors."""
+    """Return whether a ground is a wall or sky behind the actors, not a floor below them."""
     return ground in ("brick wall", "night sky")
 
 
 def paint_ground(ground: str, random: np.random.Generator, crop: Crop) -> Tensor:
-    """Return a part of a ground.
+    """Paint a part of a ground.
 
     Args:
         ground: one of :func:`ground_names`.
-        random: chooses variant and light.
-        crop: which part.
+        random: draws variant, mirroring and light.
+        crop: the part.
 
     Returns:
         (3, crop.height, crop.width) float32 in [0, 1].
@@ -79,13 +79,13 @@ def paint_ground(ground: str, random: np.random.Generator, crop: Crop) -> Tensor
 
 
 def crop_photo(photo: Tensor, random: np.random.Generator, height: int, width: int) -> Tensor:
-    """Return a part of a photo, made as large as wanted.
+    """Return a random part of a photo, resized.
 
     Args:
         photo: (3, H, W) uint8, or float32 in [0, 1].
-        random: chooses the part: half to all of what fits.
-        height: of the result.
-        width: of the result.
+        random: draws the part, from half to all of what fits, and mirroring.
+        height: of the result, in pixels.
+        width: of the result, in pixels.
 
     Returns:
         (3, height, width) float32 in [0, 1].
@@ -103,10 +103,10 @@ def crop_photo(photo: Tensor, random: np.random.Generator, height: int, width: i
 
 @functools.cache
 def _variant(ground: str, number: int) -> NDArray[np.uint8]:
-    """Paint one variant: (3, SIDE, SIDE)."""
+    """Paint one variant: (3, SIDE, SIDE) uint8."""
     random = np.random.default_rng([sum(ground.encode()), number])
     picture = _PAINTERS[ground](random)
-    # Detail as fine as a pixel would flicker where the camera moves by fractions of one.
+    # A [1, 2, 1] / 4 filter: detail as fine as a pixel would flicker under subpixel camera motion.
     for axis in (0, 1):
         before, after = np.roll(picture, 1, axis), np.roll(picture, -1, axis)
         picture = 0.5 * picture + 0.25 * (before + after)
@@ -122,25 +122,26 @@ def _rgb(*color: int) -> Picture:
 
 
 def _noise(random: np.random.Generator, across: float, down: float | None = None) -> Picture:
-    """Return smooth noise (SIDE, SIDE) of mean 0 and deviation 1, which repeats at its borders.
+    """Return periodic Gaussian noise (SIDE, SIDE) with mean 0 and standard deviation 1.
 
-    ``across`` and ``down`` are the sizes of its blobs, in pixels.
+    White noise is low-passed in the frequency domain. ``across`` and ``down`` are the widths of the
+    blobs in pixels.
     """
     waves = np.fft.fftfreq(SIDE)
     down = across if down is None else down
-    keep = np.exp(-2 * np.pi**2 * 0.16 * ((down * waves[:, None]) ** 2 + (across * waves) ** 2))
-    keep[0, 0] = 0
-    noise = np.fft.ifft2(np.fft.fft2(random.standard_normal((SIDE, SIDE))) * keep).real
+    low_pass = np.exp(-2 * np.pi**2 * 0.16 * ((down * waves[:, None]) ** 2 + (across * waves) ** 2))
+    low_pass[0, 0] = 0
+    noise = np.fft.ifft2(np.fft.fft2(random.standard_normal((SIDE, SIDE))) * low_pass).real
     return np.asarray(noise / noise.std(), np.float32)
 
 
 def _mix(low: Picture, high: Picture, share: Picture) -> Picture:
-    """Go from one colour, or picture, to another by a share (SIDE, SIDE) in [0, 1]."""
+    """Blend two colours (3,) or pictures (SIDE, SIDE, 3) by a share (SIDE, SIDE) in [0, 1]."""
     return np.asarray(low + (high - low) * np.clip(share, 0, 1)[..., None], np.float32)
 
 
 def _dab(picture: Picture, x: float, y: float, radius: tuple[float, float], color: Picture) -> None:
-    """Put an ellipse onto a picture, with a soft rim and continued over the borders."""
+    """Paint an ellipse with a soft rim onto a picture, in place; it wraps around the borders."""
     wide, high = radius
     columns = np.arange(int(x - wide - 1), int(x + wide + 3))
     rows = np.arange(int(y - high - 1), int(y + high + 3))
@@ -272,7 +273,7 @@ def _paint_planks(random: np.random.Generator) -> Picture:
     return picture if random.random() < 0.6 else np.ascontiguousarray(picture.transpose(1, 0, 2))
 
 
-# ------------------------------------------------------------------ backdrops
+# ------------------------------------------------------------------ upright backgrounds
 
 
 def _paint_bricks(random: np.random.Generator) -> Picture:
@@ -325,7 +326,7 @@ def _paint_night(random: np.random.Generator) -> Picture:
 
 
 def _lay_floor(picture: Picture, random: np.random.Generator, color: Picture) -> None:
-    """Paint what a backdrop stands on."""
+    """Paint the floor below an upright background, in place."""
     shade = 0.5 + 0.16 * _noise(random, 30, 8) + 0.12 * _noise(random, 3, 2)
     picture[HORIZON:] = _mix(color * 0.84, color * 1.16, shade)[HORIZON:]
     picture[HORIZON : HORIZON + 2] *= 0.6

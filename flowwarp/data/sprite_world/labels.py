@@ -1,7 +1,7 @@
-"""What a clip shows, as one word for each attribute: read off its data, or off a caption.
+"""Labels: one word for each attribute of a clip, from its attributes or from a caption.
 
-Only clips with a single actor have labels. An attribute that is absent has the value ``NONE``, so
-that a judge who only sees pixels has a class for it too; of what is hardly seen there is no label.
+Only clips with a single actor have labels. An absent attribute has the value ``NONE``, so that the
+judge, which sees pixels alone, has a class for it. Hardly visible attributes have no label.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ JUDGED = (
 )
 OF_ACTOR = tuple(name for name in JUDGED if name not in ("ground", "camera"))
 
-# The categories of layers that each attribute is named by, and which attributes they tell.
-_TOLD = {
+# For each category of layers: the attributes that a layer determines, and the field of `Layer` with
+# the value.
+_LAYER_ATTRIBUTES = {
     "hair": {"hair_color": "color"},
     "torso": {"torso_style": "name", "torso_color": "color"},
     "over": {"torso_style": "name", "torso_color": "color"},
     "legs": {"legs_color": "color"},
-    "weapon": {},  # as a caption calls it
+    "weapon": {"weapon": "phrase"},
 }
-_APART = 2**40  # between the clips of a series that are tried in turn
+_NEXT_TRY = 2**40  # added to the index of a clip with two actors, to try another one
 
 Phrases = Mapping[str, Mapping[str, str]]
 
 
 def label_clip(attributes: Attributes) -> dict[str, str]:
-    """Return the value of each attribute of ``JUDGED`` that can be told, of a clip with one actor.
+    """Return the value of each attribute of ``JUDGED`` that is certain, of a clip with one actor.
 
     Raises:
         ValueError: the clip has another number of actors.
@@ -47,13 +48,13 @@ def label_clip(attributes: Attributes) -> dict[str, str]:
     actor = dict(attributes["actors"][0])
     if actor["hair_style"] == BALD:
         actor["hair_color"] = BALD
-    seen = {**actor, "ground": attributes["ground"], "camera": attributes["camera"]}
-    unsure = actor.get("unsure", "").split()  # of what: "legs", not "legs_color"
-    return {n: seen[n] or NONE for n in JUDGED if n.partition("_")[0] not in unsure}
+    values = {**actor, "ground": attributes["ground"], "camera": attributes["camera"]}
+    unsure = actor.get("unsure", "").split()  # parts, such as "legs" for "legs_color"
+    return {n: values[n] or NONE for n in JUDGED if n.partition("_")[0] not in unsure}
 
 
 def named(labels: Mapping[str, str]) -> dict[str, str]:
-    """Return the labels that a complete prompt says: nobody says what is not there."""
+    """Return the labels that a complete prompt names, which are those of present attributes."""
     return {name: value for name, value in labels.items() if value not in (NONE, STILL)}
 
 
@@ -66,39 +67,38 @@ _MIRRORED = {way: mirror_words(way) for way in (*DIRECTIONS, *CAMERAS)}
 
 
 def label_values(layers: Layers) -> dict[str, tuple[str, ...]]:
-    """Return all values that each attribute of ``JUDGED`` can have in the world of some layers."""
+    """Return all possible values of each attribute of ``JUDGED``, given the layers."""
     found: dict[str, set[str]] = {name: {NONE} for name in JUDGED}
     found["action"], found["direction"] = set(ACTIONS), {NONE, *DIRECTIONS}
     found["ground"], found["camera"] = set(ground_names()), {STILL, *CAMERAS}
     found["hair_color"].add(BALD)
-    for _, told in _told_by(layers):
-        for name, value in told.items():
+    for _, attributes in _layer_attributes(layers):
+        for name, value in attributes.items():
             found[name].add(value or NONE)
     return {name: tuple(sorted(values)) for name, values in found.items()}
 
 
 def actor_values(layers: Layers) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return each attribute of ``OF_ACTOR``, and its values of :func:`label_values`."""
+    """Return (name, possible values) of each attribute of ``OF_ACTOR``."""
     values = label_values(layers)
     return tuple((name, values[name]) for name in OF_ACTOR)
 
 
 def phrases_of(layers: Layers) -> dict[str, dict[str, str]]:
-    """Return how captions call hair, clothes and weapons, and what of ``JUDGED`` each tells."""
-    # A layer may have no words; no caption speaks of it, and "" would be found in each of them.
-    return {phrase: told for phrase, told in _told_by(layers) if phrase}
+    """Return caption phrases for hair, clothes and weapons, with the attributes they imply."""
+    # The phrase of a layer that captions do not mention is "", which every caption contains.
+    return {phrase: attributes for phrase, attributes in _layer_attributes(layers) if phrase}
 
 
-def _told_by(layers: Layers) -> Iterator[tuple[str, dict[str, str]]]:
+def _layer_attributes(layers: Layers) -> Iterator[tuple[str, dict[str, str]]]:
     for layer in layers.layers:
-        if layer.category in _TOLD:
-            told = {name: getattr(layer, key) for name, key in _TOLD[layer.category].items()}
-            weapon = {"weapon": layer.phrase}
-            yield layer.phrase, weapon if layer.category == "weapon" else told
+        if layer.category in _LAYER_ATTRIBUTES:
+            fields = _LAYER_ATTRIBUTES[layer.category]
+            yield layer.phrase, {name: getattr(layer, field) for name, field in fields.items()}
 
 
 def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:
-    """Return the attributes of ``JUDGED`` that a caption of one actor names, and their values.
+    """Return the attributes of ``JUDGED`` that a caption of one actor names, with their values.
 
     Args:
         caption: in words like those of :mod:`flowwarp.data.sprite_world.captions`.
@@ -108,13 +108,13 @@ def label_caption(caption: str, phrases: Phrases) -> dict[str, str]:
 
 
 def one_actor(source: Draw) -> Draw:
-    """Return a source of only those clips of the sprites' world that show one actor."""
+    """Return a source of those sprite clips that show a single actor."""
 
     def draw(seed: int, index: int) -> Clip:
         while True:
             clip = source(seed, index)
             if len(clip.attributes["actors"]) == 1:
                 return clip
-            index += _APART
+            index += _NEXT_TRY
 
     return draw

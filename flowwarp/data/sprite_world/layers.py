@@ -1,8 +1,8 @@
-"""Layers of the Liberated Pixel Cup's character sheets: reading them, and dressing a character.
+"""Layers of the Liberated Pixel Cup's character sheets: reads them, and paints an outfit.
 
-A folder holds ``layers/*.png``, all drawn to one sheet (a row of cells for each animation and
-direction), and ``attributes.json``, which says what each layer is, in which order they are painted,
-and by which words a caption may call it. Layers of one gender fit over each other cell by cell.
+A folder holds ``layers/*.png``, all with the same grid of cells (a row for each animation and
+direction), and ``attributes.json`` with the category, order of painting and caption words of each
+layer. Layers of the same gender fit over each other cell by cell.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from flowwarp.io.images import read_sheet
 CELL = 64  # px
 COLUMNS, ROWS = 13, 21
 DIRECTIONS = ("up", "left", "down", "right")
-# First row and number of cells; "hurt" has one row, all others one for each direction.
+# First row and number of cells. "hurt" has a single row, all others one for each direction.
 ANIMATIONS = {
     "spellcast": (0, 7),
     "thrust": (4, 8),
@@ -38,7 +38,7 @@ ANIMATIONS = {
 }
 _GENDERS = ("male", "female", "either")
 _SUIT = {("over", "plate armor"), ("shoulders", "plate arms"), ("legs", "metal pants")}
-# In which suits are dyed, as the sheet has them of bare metal only: RGB in [0, 1].
+# Plate armor is dyed in these colours, as the sheets show bare metal only: RGB in [0, 1].
 DYES = {
     "black": (0.16, 0.16, 0.2),
     "blue": (0.18, 0.3, 0.85),
@@ -46,7 +46,7 @@ DYES = {
     "purple": (0.55, 0.2, 0.72),
     "red": (0.85, 0.13, 0.12),
 }
-_METAL = 0.7  # how light undyed metal is where it takes the colour as it is
+_METAL = 0.7  # lightness of undyed metal that takes exactly the colour of the dye
 _LARGEST_JSON = 2**24  # bytes; the full set's is 0.4 MB
 _MOST_LAYERS = 5000
 _LONGEST_WORD = 80
@@ -57,16 +57,16 @@ class Layer:
     """One layer of a character sheet.
 
     Args:
-        id: its name among all layers.
+        id: unique among all layers.
         category: body, eyes, hair, torso, legs, feet, weapon, ...
-        name: what it is, without its colour.
-        color: its colour, in words.
-        gender: which bodies it fits: male, female or either.
-        z: the order of painting.
-        words: how a caption calls it, by the word before it: noun, adjective, with, in.
-        rows: for each row of the sheet that is not empty, which pixels of it are painted
-            (positions in the row, uint16) and how (n, 4 uint8).
-        dyed: whether it is another one dyed, worn as part of a suit of one colour.
+        name: of the item, without its colour.
+        color: in words.
+        gender: of the bodies it fits: male, female or either.
+        z: order of painting; higher is in front.
+        words: caption phrases by the word that precedes them: noun, adjective, with, in.
+        rows: for each row of the sheet that is not empty, (n,) uint16 positions of the opaque
+            pixels in the row, and (n, 4) uint8 their RGBA.
+        dyed: True for a dyed copy of a metal layer, which belongs to a suit of one colour.
     """
 
     id: str
@@ -81,11 +81,11 @@ class Layer:
 
     @property
     def phrase(self) -> str:
-        """How a caption calls it; empty if no caption speaks of it."""
+        """The phrase for it in captions; empty if captions do not mention it."""
         return " and ".join(text for link, text in self.words.items() if link in ("with", "in"))
 
     def shows(self, animation: str, direction: str) -> bool:
-        """Return whether anything of it is seen there."""
+        """Return whether the layer has any pixel in an animation and direction."""
         return row_of(animation, direction) in self.rows
 
 
@@ -96,12 +96,12 @@ class Layers:
     layers: tuple[Layer, ...]
 
     def of(self, category: str, gender: str) -> Sequence[Layer]:
-        """Return a category's layers that fit a gender."""
+        """Return the layers of a category that fit a gender."""
         return self._table.get((category, gender), ())
 
     @functools.cached_property
     def digest(self) -> str:
-        """Tells of all that the layers hold, whatever their folder is called."""
+        """Hash of the content of all layers, independent of the folder's name."""
         digest = hashlib.blake2b(digest_size=10)
         for layer in self.layers:
             digest.update(repr(replace(layer, rows={})).encode())
@@ -122,7 +122,7 @@ class Layers:
 
 
 def row_of(animation: str, direction: str) -> int:
-    """Return the row of the sheet that shows an animation."""
+    """Return the row of the sheet that shows an animation in a direction."""
     first = ANIMATIONS[animation][0]
     return first if animation == "hurt" else first + DIRECTIONS.index(direction)
 
@@ -134,16 +134,16 @@ def bundled_layers() -> Layers:
 
 
 def load_layers(folder: str | Path | None = None) -> Layers:
-    """Read a folder of layers, and dye what there is of plate armor.
+    """Read a folder of layers, and add dyed copies of plate armor.
 
-    The full set, some 560 layers and 30 dyed, takes 5 s and 200 MB of memory.
+    The full set (about 560 layers and 30 dyed ones) takes 5 s and 200 MB of memory.
 
     Args:
         folder: holds ``layers/`` and ``attributes.json``; by default the set in the package.
 
     Raises:
-        InputError: a file is missing, broken, of the wrong size, or said to lie elsewhere; or there
-            is no body among the layers.
+        InputError: a file is missing, broken, of the wrong size, or outside of the folder; or no
+            layer is a body.
     """
     if folder is None:
         return bundled_layers()
@@ -172,7 +172,7 @@ def load_layers(folder: str | Path | None = None) -> Layers:
 
 
 def _dye(layer: Layer, color: str) -> Layer:
-    """Return a layer of bare metal in a colour: shadows darken it, gloss stays white."""
+    """Return a layer of bare metal dyed: shadows darken the colour, highlights stay white."""
     dye = np.array(DYES[color], np.float32)
 
     def paint(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -221,7 +221,7 @@ def _called(entry: Any) -> str:
 
 
 def _rows(sheet: NDArray[np.uint8]) -> dict[int, tuple[NDArray[np.uint16], NDArray[np.uint8]]]:
-    """Keep what is painted: a twentieth of the sheet."""
+    """Return the opaque pixels of each row of a sheet (H, W, 4); about 5 % of all."""
     rows = {}
     for number, row in enumerate(sheet.reshape(ROWS, -1, 4)):
         painted = np.flatnonzero(row[:, 3])
@@ -230,46 +230,47 @@ def _rows(sheet: NDArray[np.uint8]) -> dict[int, tuple[NDArray[np.uint16], NDArr
     return rows
 
 
-def seen_areas(worn: Sequence[Layer], animation: str, direction: str) -> dict[str, float]:
-    """Return, by id, how much of each layer no other covers: pixels of a cell, the mean over all.
+def visible_areas(outfit: Sequence[Layer], animation: str, direction: str) -> dict[str, float]:
+    """Return by id the visible area of each layer: pixels in a cell, averaged over the cells.
 
     Args:
-        worn: the layers of one character, in any order.
+        outfit: the layers of one character, in any order.
         animation: a key of ``ANIMATIONS``.
-        direction: where it looks; of no account for "hurt".
+        direction: where the character faces; ignored for "hurt".
     """
     row, cells = row_of(animation, direction), ANIMATIONS[animation][1]
-    uppermost = np.full(CELL * COLUMNS * CELL, -1)
-    for number in sorted(range(len(worn)), key=lambda number: worn[number].z):
-        if row in worn[number].rows:
-            where, pixels = worn[number].rows[row]
+    uppermost = np.full(CELL * COLUMNS * CELL, -1)  # number of the front layer at each pixel
+    for number in sorted(range(len(outfit)), key=lambda number: outfit[number].z):
+        if row in outfit[number].rows:
+            where, pixels = outfit[number].rows[row]
             uppermost[where[pixels[:, 3] > 127]] = number
     return {
-        layer.id: np.count_nonzero(uppermost == number) / cells for number, layer in enumerate(worn)
+        layer.id: np.count_nonzero(uppermost == number) / cells
+        for number, layer in enumerate(outfit)
     }
 
 
-def dress(worn: Sequence[Layer], animation: str, direction: str) -> NDArray[np.float32]:
-    """Paint layers over each other.
+def paint_outfit(outfit: Sequence[Layer], animation: str, direction: str) -> NDArray[np.float32]:
+    """Paint the layers of an outfit over each other.
 
     Args:
-        worn: the layers of one character, in any order.
+        outfit: the layers of one character, in any order.
         animation: a key of ``ANIMATIONS``.
-        direction: where it looks; of no account for "hurt".
+        direction: where the character faces; ignored for "hurt".
 
     Returns:
-        (N, 64, 64, 4) float32 in [0, 1], a cell for each picture of the animation; RGB is already
-        multiplied by the opacity.
+        (N, 64, 64, 4) float32 in [0, 1], a cell for each frame of the animation; RGB is
+        premultiplied by alpha.
     """
     row, cells = row_of(animation, direction), ANIMATIONS[animation][1]
     canvas = np.zeros((CELL * COLUMNS * CELL, 4), np.uint8)
-    for layer in sorted(worn, key=lambda layer: layer.z):
+    for layer in sorted(outfit, key=lambda layer: layer.z):
         if row not in layer.rows:
             continue
         where, pixels = layer.rows[row]
         alpha = pixels[:, 3:]
         if alpha.min() < 255:
-            # Stored straight, mixed premultiplied, and straight again: few pixels are concerned.
+            # The "over" operator of Porter and Duff on colours with straight alpha.
             below = canvas[where].astype(np.float32)
             share, under = alpha / np.float32(255), below[:, 3:] / np.float32(255)
             opaque = share + under * (1 - share)

@@ -1,8 +1,8 @@
-"""A world with known motion: captioned clips of sprite characters, made as fast as they are read.
+"""Composes captioned clips of sprite characters with exact flow, fast enough to train on them.
 
-A clip is a pure function of (seed, index): who is seen, what they wear and do, where, and how the
-camera moves. Flow between its frames is known exactly, since everything in it is moved by a formula
-(:mod:`flowwarp.data.stage`). Only where a character changes its pose there is no flow.
+A clip is a pure function of (seed, index), which determine actors, outfits, actions, background and
+camera motion. Flow is exact because everything in a clip moves by a formula
+(:mod:`flowwarp.data.stage`); only where a character changes its pose there is no valid flow.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ from flowwarp.data.sprite_world.grounds import (
     paint_ground,
 )
 from flowwarp.data.sprite_world.labels import label_clip
-from flowwarp.data.sprite_world.layers import ANIMATIONS, Layer, Layers, dress
+from flowwarp.data.sprite_world.layers import ANIMATIONS, Layer, Layers, paint_outfit
 from flowwarp.data.stage import STAGE, Figure, Shadow, Track, check_take, film
 from flowwarp.errors import InputError
 
 _TWO = 0.15  # of the clips show two actors
 _PHOTO_SHARE = 0.2  # of the clips have a photo as background, if there are photos
-_FEET, _MIDDLE = 62, 32  # px of a cell: where the feet are, and the body's axis
-_HEIGHT = 48  # px of a cell, from head to feet
-# Pixels of the stage to a pixel of a cell, of one actor and of two. Pictures that are drawn in
-# pixels stand on whole ones, and move by whole ones: between them they would be another picture.
+_FEET, _MIDDLE = 62, 32  # px of a cell: row of the feet, column of the body's axis
+_HEIGHT = 48  # px of a cell: from head to feet
+# Pixels of the stage per pixel of a cell, for one actor and for two. Pixel art is placed at whole
+# pixels and moves by whole pixels: in between, interpolation would blur it.
 _SCALE, _TWO_SCALE = 2.0, 1.5
-_STEP = 2  # px of the stage a frame; frames of half its size have whole pixels, too
-_GRID = 8  # px of the stage, where things stand to begin with, as on the tiles of a game
+_STEP = 2  # px of the stage per frame: still whole pixels in frames of half its size
+_GRID = 8  # px of the stage: start positions are multiples of it, as on the tiles of a game
 _ZOOM = 1.25
-_PROBES = 2000  # to tell whether any combination is held out; one in ten is
-_TRIES = 20_000  # to find one, of layers whose only such combinations are rare
-_PANS = ("left", "right", "up", "down")  # the first two before a backdrop
+_PROBES = 2000  # draws that decide whether layers have held-out combinations; one in ten is
+_TRIES = 20_000  # draws of one clip, for layers with few combinations of the kind that is asked for
+_PANS = ("left", "right", "up", "down")  # an upright background allows the first two
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
 
 
@@ -66,21 +66,21 @@ def compose_clip(
     held_out: bool | None = False,
     rewordings: int = 0,
 ) -> Clip:
-    """Make a clip; the same arguments give the same clip.
+    """Compose a clip; the same arguments give the same clip.
 
     Args:
-        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
-        seed: which series of clips.
-        index: which clip of the series.
-        size: of the frames: 128, or 64, 32, 16 for the same clip averaged down.
-        frames: how many, 16 as a rule: a walk's cycle, or a whole blow.
+        layers: from :func:`flowwarp.data.sprite_world.layers.load_layers`.
+        seed: of the series of clips.
+        index: of the clip in the series.
+        size: height and width: 128, or 64, 32, 16, 8 for the same clip averaged down.
+        frames: number of frames; 16 show a full walk cycle or a full blow.
         photos: (3, H, W) uint8 each; a fifth of the clips have a part of one as background.
-        held_out: False for training: no combination that :func:`is_held_out` names; True for only
-            such; None for both.
-        rewordings: how many other captions of it are made.
+        held_out: False for training: no combination for which :func:`is_held_out` is True; True
+            for only such combinations; None for both.
+        rewordings: number of further captions.
 
     Raises:
-        ValueError: a size or length that is not possible, or nothing is held out.
+        ValueError: the size or length is not possible, or the layers have no such combination.
     """
     setting = set_up(layers, seed, index, size, frames, photos, held_out)
     take = film(setting.canvas, setting.scene.camera, setting.figures(), size)
@@ -89,14 +89,16 @@ def compose_clip(
         **vars(take),
         caption=setting.caption,
         attributes=attributes,
-        rewordings=reword(attributes, random, rewordings),  # drawn last: without, all is the same
+        rewordings=reword(
+            attributes, random, rewordings
+        ),  # drawn last, so that the clip does not depend on their number
         labels=label_clip(attributes) if len(setting.actors) == 1 else {},
     )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """All that is decided of a clip before it is filmed."""
+    """All random decisions of a clip, made before its frames are drawn."""
 
     actors: Sequence[Actor]
     attributes: Attributes
@@ -106,14 +108,14 @@ class Setting:
     random: np.random.Generator
 
     def figures(self) -> list[Figure]:
-        """Return the actors as they are painted, those behind first."""
+        """Return the actors as figures in order of painting, those behind first."""
         order = np.argsort([t.y[0] + _FEET * t.scale[0] for t in self.scene.tracks])
-        return [self.figure(number, self.actors[number].worn) for number in order]
+        return [self.figure(number, self.actors[number].outfit) for number in order]
 
-    def figure(self, number: int, worn: Sequence[Layer]) -> Figure:
-        """Return an actor as it is painted, in its own clothes or in others."""
+    def figure(self, number: int, outfit: Sequence[Layer]) -> Figure:
+        """Return an actor as a figure, in its own outfit or another."""
         about, scene = self.actors[number].attributes, self.scene
-        pictures = dress(worn, ACTIONS[about["action"]][1], about["direction"])
+        pictures = paint_outfit(outfit, ACTIONS[about["action"]][1], about["direction"])
         return Figure(pictures, scene.shown[number], scene.tracks[number], _SHADOW)
 
 
@@ -126,7 +128,7 @@ def set_up(
     photos: Sequence[Tensor],
     held_out: bool | None,
 ) -> Setting:
-    """Decide all of a clip; see :func:`compose_clip`."""
+    """Draw all random decisions of a clip; arguments as in :func:`compose_clip`."""
     check_take(size, frames)
     random = np.random.default_rng([seed, index])
     for _ in range(_TRIES):
@@ -150,13 +152,13 @@ _SHADOW = Shadow(_MIDDLE, _FEET - 1.5, width=15, height=4.5, strength=0.4)
 
 
 def holds_held_out(layers: Layers, *, photos: bool = False) -> bool:
-    """Return whether clips of some layers can show a combination that is held out.
+    """Return whether clips of some layers can show a held-out combination.
 
-    Few layers make few combinations, and it may be that none of them is. Some are drawn to see.
+    A few layers have few combinations, possibly none that is held out; 2000 draws decide.
 
     Args:
-        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
-        photos: whether there are any to stand before.
+        layers: from :func:`flowwarp.data.sprite_world.layers.load_layers`.
+        photos: whether there are photos as backgrounds.
     """
     random = np.random.default_rng(0)
     share = 0.5 if photos else None
@@ -170,28 +172,28 @@ def check_held_out(
     *,
     photos: bool = False,
 ) -> None:
-    """Refuse layers that hold nothing that is held out, where that is wanted.
+    """Refuse layers without any held-out combination.
 
     Args:
-        layers: what :func:`flowwarp.data.sprite_world.layers.load_layers` returns.
-        source: the folder they are of; None for those in the package.
-        remedy: what to do.
-        photos: whether there are any to stand before.
+        layers: from :func:`flowwarp.data.sprite_world.layers.load_layers`.
+        source: folder of the layers; None for those in the package.
+        remedy: advice in the error.
+        photos: whether there are photos as backgrounds.
 
     Raises:
-        InputError: they are such.
+        InputError: the layers have none.
     """
     if not holds_held_out(layers, photos=photos):
         raise InputError(source or "layers", "hold no combination that is held out", remedy)
 
 
-# ------------------------------------------------------------------ who and how
+# ------------------------------------------------------------------ actors and camera
 
 
 def _cast(
     layers: Layers, random: np.random.Generator, photo_share: float | None
 ) -> tuple[list[Actor], Attributes]:
-    """Draw who is seen, where, and what the camera does; without a share there are no photos."""
+    """Draw actors and the attributes of a clip; ``photo_share`` is None if there are no photos."""
     photo = photo_share is not None and random.random() < photo_share
     ground = PHOTO if photo else choose(random, ground_names())
     actors = [draw_actor(layers, random) for _ in range(1 + (random.random() < _TWO))]
@@ -204,31 +206,37 @@ def _cast(
 
 
 def _draw_camera(random: np.random.Generator, actors: Sequence[Actor], ground: str) -> str:
-    """Draw a move that leaves no doubt who moves: it follows one who walks, or stays."""
-    ways = {_way(actor) for actor in actors}
+    """Draw a camera motion under which it stays clear which of camera and actor moves.
+
+    The camera follows a walking actor, pans over one that stays in place, zooms, or is still.
+    """
+    ways = {_way(actor) for actor in actors}  # "" for an actor that stays in place
     level, climbs = is_backdrop(ground), bool(ways & {"up", "down"})
     chance = random.random()
     if ways == {""} and chance < 0.35:
         return f"pan {choose(random, _PANS[: 2 if level else 4])}"
     if len(ways) == 1 and ways != {""} and chance < 0.35 and not (level and climbs):
         return "follow"
-    if chance > 0.9 and not climbs:  # who walks up or down would leave the frame
+    if chance > 0.9 and not climbs:  # one that walks up or down would leave the frame
         return choose(random, ("zoom in", "zoom out"))
     return "still"
 
 
 def _way(actor: Actor) -> str:
-    """Return where an actor goes; nothing if it stays where it is."""
+    """Return the direction in which an actor walks; empty if it stays in place."""
     about = actor.attributes
     return about["direction"] if about["action"] == "walk" else ""
 
 
-# ------------------------------------------------------------------ where everything is, and when
+# ------------------------------------------------------------------ positions over time
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Tracks of all that is seen, what the actors show, and which part of the ground is needed."""
+    """Tracks of camera and actors, the cell of each actor per frame, and the crop of the ground.
+
+    ``shown`` has (T,) int64 for each actor: the cell of its animation in each frame.
+    """
 
     camera: Track
     tracks: Sequence[Track]
@@ -239,9 +247,9 @@ class Scene:
 def _direct(
     random: np.random.Generator, actors: Sequence[Actor], camera: str, ground: str, frames: int
 ) -> Scene:
-    """Place the actors, let them act, and move the camera.
+    """Place the actors, choose the cells of their animations, and move the camera.
 
-    A point of the world is a pixel of the stage as long as the camera neither moves nor zooms.
+    World coordinates are pixels of the stage as long as the camera neither moves nor zooms.
     """
     time = np.arange(frames, dtype=np.float64)
     length = max(frames - 1, 1)
@@ -271,7 +279,7 @@ def _direct(
         corner = start + time[:, None] * speed - scale * np.array([_MIDDLE, _FEET])
         tracks.append(Track(scale * zoom, *(zoom[:, None] * corner + offset).T))
         shown.append(_act(actor.attributes["action"], frames))
-    # Of the world that is seen, in whole tiles, so that the ground lies on them too.
+    # Bounds of the visible world in whole tiles, so that the ground is aligned with them as well.
     low = _GRID * np.floor(((-offset / zoom[:, None]).min(0) - 1) / _GRID).astype(int)
     high = _GRID * np.ceil((((STAGE - offset) / zoom[:, None]).max(0) + 2) / _GRID).astype(int)
     left, top = (_GRID * int(random.integers(1 << 13)) for _ in range(2))
@@ -290,20 +298,20 @@ def _draw_paths(
     zoom: float,
     length: int,
 ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return where the feet of each actor are in the first frame, and their pixels a frame.
+    """Return for each actor the first position of its feet, (2,), and its px per frame, (2,).
 
     Args:
-        random: is drawn from.
+        random: the generator.
         actors: from left to right.
-        camera: how it moves.
+        camera: motion of the camera.
         scale: of the actors.
-        zoom: of the camera, at its largest.
-        length: how many steps there are from the first frame to the last.
+        zoom: largest zoom of the camera.
+        length: number of steps from the first frame to the last.
     """
     several = len(actors) > 1
     height = _HEIGHT * scale * zoom
     feet = random.uniform(min(height + 10, 118), 121)
-    # Nobody leaves the frame, nor do two of them meet, unless the camera goes along.
+    # Actors neither leave the frame nor meet, unless the camera follows them.
     across, down = (20 if several else 54), np.clip(STAGE - height - 8, 6, 30)
     sides = random.uniform(24, 31) * np.array([-1, 1]) if several else np.zeros(1)
     paths = []
@@ -329,18 +337,18 @@ def _on_grid(place: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _pace(wanted: float, reach: float, length: int) -> float:
-    """Return how many pixels to move at each of some steps: whole ones, if there is one to go."""
+    """Return the px per step: at most ``wanted``, within ``reach`` in all; whole if 1 or more."""
     most = reach / length
     return min(wanted, math.floor(most) if most >= 1 else most)
 
 
 def _act(action: str, frames: int) -> NDArray[np.int64]:
-    """Return which cell of the animation each frame shows; a clip begins with what it shows."""
+    """Return the cell of the animation in each frame, (T,) int64; the action begins at once."""
     time = np.arange(frames)
     cells = ANIMATIONS[ACTIONS[action][1]][1]
     if action == "stand":
         return np.zeros(frames, np.int64)
-    if action == "walk":  # cell 0 is standing; two frames a cell, so that a cycle takes 16
+    if action == "walk":  # cell 0 stands; two frames per cell, so that a cycle of 8 takes 16
         return 1 + time // 2 % (cells - 1)
     hold = max(1, min(2, frames // cells))
     return np.minimum(time // hold, cells - 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from flowwarp.data.sprite_world.cast import PARTS, draw_actor, exchange, is_held_out
+from flowwarp.data.sprite_world.cast import PARTS, draw_actor, exchange_parts, is_held_out
 from flowwarp.data.sprite_world.counterparts import compose_counterparts
 from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.data.sprite_world.world import compose_clip, set_up
@@ -73,15 +73,17 @@ def test_only_the_part_is_exchanged(part):
     layers, random, changed = bundled_layers(), np.random.default_rng(5), 0
     for _ in range(60):
         actor = draw_actor(layers, random)
-        worn = exchange(layers, actor, [part], random)
-        assert worn[0] is actor.worn[0]
-        lost = {layer.id for layer in actor.worn} - {layer.id for layer in worn}
-        new = {layer.id for layer in worn} - {layer.id for layer in actor.worn}
+        outfit = exchange_parts(layers, actor, [part], random)
+        assert outfit[0] is actor.outfit[0]
+        lost = {layer.id for layer in actor.outfit} - {layer.id for layer in outfit}
+        new = {layer.id for layer in outfit} - {layer.id for layer in actor.outfit}
         categories = {layer.category for layer in layers.layers if layer.id in lost | new}
         assert categories <= set(PARTS[part])
         changed += bool(lost | new)
         if part == "hair":  # cut as before
-            names = [[one.name for one in w if one.category == "hair"] for w in (worn, actor.worn)]
+            names = [
+                [one.name for one in w if one.category == "hair"] for w in (outfit, actor.outfit)
+            ]
             assert names[0] == names[1]
     assert changed > 5
 
@@ -92,6 +94,6 @@ def test_every_second_weapon_that_is_exchanged_is_missing():
     while len(missing) < 60:
         actor = draw_actor(layers, random)
         if actor.attributes["action"] == "slash" and actor.attributes["weapon"]:
-            worn = exchange(layers, actor, ["weapon"], random)
-            missing.append(all(layer.category != "weapon" for layer in worn))
+            outfit = exchange_parts(layers, actor, ["weapon"], random)
+            missing.append(all(layer.category != "weapon" for layer in outfit))
     assert 24 <= sum(missing) <= 42

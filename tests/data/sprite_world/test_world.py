@@ -31,10 +31,10 @@ from flowwarp.data.sprite_world.layers import (
     Layer,
     Layers,
     bundled_layers,
-    dress,
     load_layers,
+    paint_outfit,
     row_of,
-    seen_areas,
+    visible_areas,
 )
 from flowwarp.data.sprite_world.world import compose_clip, holds_held_out
 from flowwarp.errors import InputError
@@ -584,17 +584,17 @@ def test_what_is_worn_is_painted(layers):
         actor = draw_actor(layers, random)
         about = actor.attributes
         animation = {"stand": "walk", "fall": "hurt"}.get(about["action"], about["action"])
-        whole = dress(actor.worn, animation, about["direction"])
+        whole = paint_outfit(actor.outfit, animation, about["direction"])
         assert whole.shape[1:] == (CELL, CELL, 4)
         assert (whole[..., :3] <= whole[..., 3:] + 1e-6).all()
-        for layer in actor.worn:
+        for layer in actor.outfit:
             if layer.words and layer.category not in ("body", "eyes"):
-                without = dress(
-                    [w for w in actor.worn if w is not layer], animation, about["direction"]
+                without = paint_outfit(
+                    [w for w in actor.outfit if w is not layer], animation, about["direction"]
                 )
                 if layer.category in ("hair", "torso", "legs", "weapon", "head"):
                     covered = layer.category == "torso" and any(
-                        w.category == "over" for w in actor.worn
+                        w.category == "over" for w in actor.outfit
                     )
                     assert covered or (whole != without).any(), layer.id
 
@@ -604,13 +604,13 @@ def test_suits_are_of_one_colour(layers):
     random, suits = np.random.default_rng(4), Counter()
     for _ in range(1500):
         actor = draw_actor(layers, random)
-        dyed = {layer.category: layer.color for layer in actor.worn if layer.dyed}
+        dyed = {layer.category: layer.color for layer in actor.outfit if layer.dyed}
         if dyed:
             suits[dyed["over"]] += 1
             assert set(dyed.values()) == {dyed["over"]}
             assert actor.attributes["torso_style"] == "plate armor"
             assert actor.attributes["torso"] == f"{dyed['over']} plate armor"
-            shoulders = {w.color for w in actor.worn if w.category == "shoulders"}
+            shoulders = {w.color for w in actor.outfit if w.category == "shoulders"}
             assert shoulders <= {dyed["over"]}
     assert set(suits) == set(DYES)
     assert 100 < sum(suits.values()) < 200
@@ -644,8 +644,8 @@ def test_things_of_many_colours_are_worn_more_often(layers):
     random, legs = np.random.default_rng(5), Counter()
     for _ in range(3000):
         actor = draw_actor(layers, random)
-        if not any(layer.category == "over" for layer in actor.worn):
-            legs.update(layer.name for layer in actor.worn if layer.category == "legs")
+        if not any(layer.category == "over" for layer in actor.outfit):
+            legs.update(layer.name for layer in actor.outfit if layer.category == "legs")
     assert set(legs) == {"pants", "metal pants"}
     assert legs["pants"] / legs["metal pants"] == pytest.approx(math.sqrt(3), rel=0.1)
 
@@ -681,7 +681,7 @@ def test_areas_are_what_is_left_uncovered():
     worn = [layer("coat", 2, range(90, 180)), layer("legs", 1, range(117, 189)), layer("no", 1, [])]
     glass = layer("glass", 3, range(90, 189), alpha=100)
     # Nine pictures walk downwards.
-    assert seen_areas([*worn, glass], "walk", "down") == {
+    assert visible_areas([*worn, glass], "walk", "down") == {
         "coat": 10, "legs": 1, "no": 0, "glass": 0
     }  # fmt: skip
 
@@ -691,10 +691,10 @@ def test_layers_are_mixed_by_opacity():
         rows = {10: (np.array([5], np.uint16), np.array([pixel], np.uint8))}
         return Layer(str(z), "body", "", "", "male", z, {}, rows)
 
-    cells = dress([layer(2, 0, 0, 255, 51), layer(1, 255, 0, 0, 255)], "walk", "down")
+    cells = paint_outfit([layer(2, 0, 0, 255, 51), layer(1, 255, 0, 0, 255)], "walk", "down")
     assert cells.shape == (9, CELL, CELL, 4)
     assert cells[0, 0, 5] == pytest.approx([0.8, 0, 0.2, 1], abs=0.005)
-    alone = dress([layer(1, 255, 255, 0, 51)], "walk", "down")
+    alone = paint_outfit([layer(1, 255, 255, 0, 51)], "walk", "down")
     assert alone[0, 0, 5] == pytest.approx([0.2, 0.2, 0, 0.2], abs=0.005)
     assert alone.sum() == pytest.approx(0.6, abs=0.01)
 
