@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowwarp.bundled import bundled
-from flowwarp.data.clip import Materials, Source, state_of
+from flowwarp.data.clip import Materials
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import check_source, hold_out, open_source, open_split
 from flowwarp.data.sprite_world import source as sprite_source
@@ -39,11 +39,6 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def _cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
-def test_state_is_told_in_a_line():
-    assert state_of(Source(compose_digits, state=("a", "b"))) == "a b"
-    assert state_of(Source(compose_digits)) == state_of(compose_digits) == ""
 
 
 def test_digits():

@@ -89,9 +89,8 @@ def compose_clip(
         **vars(take),
         caption=setting.caption,
         attributes=attributes,
-        rewordings=reword(
-            attributes, random, rewordings
-        ),  # drawn last, so that the clip does not depend on their number
+        # Drawn last, so that nothing else depends on their number.
+        rewordings=reword(attributes, random, rewordings),
         labels=label_clip(attributes) if len(setting.actors) == 1 else {},
     )
 
