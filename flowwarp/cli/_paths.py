@@ -61,7 +61,7 @@ def expand_flows(inputs: Sequence[str]) -> list[Path]:
     Raises:
         InputError: a folder or glob contains no flow file.
     """
-    from flowwarp.io._png import peek_header
+    from flowwarp.io.png import peek_header
 
     found = expand_inputs(inputs, FLOW_EXTENSIONS)
     beside = {name_beside(path, tag, ".png") for path in found for tag in _SHOW_SUFFIXES}

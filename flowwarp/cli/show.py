@@ -171,7 +171,7 @@ def _check_no_flow(target: Path) -> None:
     Raises:
         OutputError: the target is a flow PNG.
     """
-    from flowwarp.io._png import peek_header
+    from flowwarp.io.png import peek_header
 
     header = peek_header(target)
     if header and header.is_flow:

@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowwarp.errors import InputError
-from flowwarp.io import _png
+from flowwarp.io import png
 from flowwarp.io.atomic import atomic_output
 from flowwarp.io.files import open_input
 from flowwarp.io.limits import check_expansion, check_pixels
@@ -244,18 +244,18 @@ def _write_flo(path: str | Path, flow: Array, valid: Mask) -> bytes:
 
 
 def _read_png(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, Mask]:
-    header = _png.read_header(path, file.read(_png.HEADER_BYTES))
+    header = png.read_header(path, file.read(png.HEADER_BYTES))
     if not header.is_flow:
         raise InputError(path, f"is {header.kind} PNG, not flow", "flow PNGs are 16-bit RGB")
     file.seek(0)
-    picture = _png.decode_png16(path, _png.read_whole(path, file, size))
+    picture = png.decode_png16(path, png.read_whole(path, file, size))
     flow = (picture[..., :2].astype(np.float32) - 2**15) / 64
     return _channels_first(flow), picture[..., 2] > 0
 
 
 def _write_png(path: str | Path, flow: Array, valid: Mask) -> bytes:
     remedy = "write .flo, .pfm or .npz"
-    _png.check_sides(path, valid.shape[1], valid.shape[0], remedy)
+    png.check_sides(path, valid.shape[1], valid.shape[0], remedy)
     steps = np.rint(np.where(valid, flow, 0).astype(np.float64) * 64) + 2**15
     if steps.min() < 0 or steps.max() > 2**16 - 1:
         worst = np.abs(flow[:, valid]).max()
@@ -264,7 +264,7 @@ def _write_png(path: str | Path, flow: Array, valid: Mask) -> bytes:
             f"a flow of {worst:.6g} px does not fit a KITTI PNG (-512 to 511.98)",
             remedy,
         )
-    return _png.encode_png16(np.stack([*np.where(valid, steps, 0), valid], -1).astype(np.uint16))
+    return png.encode_png16(np.stack([*np.where(valid, steps, 0), valid], -1).astype(np.uint16))
 
 
 # PFM as FlyingThings3D and VCN write it: three channels (u, v, unused), rows from the bottom up.
@@ -456,7 +456,7 @@ class _Format(NamedTuple):
 # One for each of `FLOW_FORMATS`.
 _FORMATS = {
     ".flo": _Format((_FLO_MAGIC,), _read_flo, _write_flo),
-    ".png": _Format((_png.SIGNATURE,), _read_png, _write_png),
+    ".png": _Format((png.SIGNATURE,), _read_png, _write_png),
     ".pfm": _Format((b"PF", b"Pf"), _read_pfm, _write_pfm),
     ".npy": _Format((_NPY_MAGIC,), _read_npy, _write_npy),
     ".npz": _Format((_ZIP_MAGIC,), _read_npz, _write_npz),

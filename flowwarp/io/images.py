@@ -20,7 +20,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io import _png
+from flowwarp.io import png
 from flowwarp.io.atomic import atomic_output
 from flowwarp.io.file_types import IMAGE_EXTENSIONS, list_folder
 from flowwarp.io.files import open_input
@@ -127,9 +127,9 @@ def read_image_with_format(
         InputError: as :func:`read_image`.
     """
     with open_input(path) as (file, size):
-        head = file.read(_png.HEADER_BYTES)
+        head = file.read(png.HEADER_BYTES)
         file.seek(0)
-        if head.startswith(_png.SIGNATURE):
+        if head.startswith(png.SIGNATURE):
             pixels, icc = _decode_png(path, file, size, most)
         else:
             _check_jpeg_or_webp(path, file, head, size)
@@ -160,7 +160,7 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         InputError: missing, unreadable, cut off, corrupt, or of another format or size.
     """
     with open_input(path) as (file, bytes_):
-        header = _png.read_header(path, file.read(_png.HEADER_BYTES))
+        header = png.read_header(path, file.read(png.HEADER_BYTES))
         if (header.height, header.width) != tuple(size):
             raise InputError(
                 path, f"is {header.width}x{header.height}, it must be {size[1]}x{size[0]}"
@@ -168,8 +168,8 @@ def read_sheet(path: str | Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         if header.bits == 16:
             raise InputError(path, f"is a {header.kind} picture", "save it with 8 bits")
         file.seek(0)
-        data = _png.read_whole(path, file, bytes_)
-        _png.check_png(path, data)
+        data = png.read_whole(path, file, bytes_)
+        png.check_png(path, data)
         pixels, _ = _decode(path, io.BytesIO(data), bytes_, wanted="RGBA")
         return pixels
 
@@ -249,14 +249,14 @@ def _decode_png(
     path: str | Path, file: BinaryIO, size: int, most: int
 ) -> tuple[NDArray[Any], object]:
     """Decode a PNG, with OpenCV if it has 16 bits; the result is that of `_decode`."""
-    data = _png.read_whole(path, file, size)
-    header = _png.read_header(path, data[: _png.HEADER_BYTES])
+    data = png.read_whole(path, file, size)
+    header = png.read_header(path, data[: png.HEADER_BYTES])
     check_pixels(path, header.width, header.height, most=most)
     if header.bits == 16:
-        exif = _png.find_chunk(path, data, b"eXIf")
-        pixels = _turn(path, _png.decode_png16(path, data), exif)
+        exif = png.find_chunk(path, data, b"eXIf")
+        pixels = _turn(path, png.decode_png16(path, data), exif)
         return pixels, _split_profile(path, data)[1]
-    _png.check_png(path, data)
+    png.check_png(path, data)
     data, icc = _split_profile(path, data)
     return _decode(path, io.BytesIO(data), len(data))[0], icc
 
@@ -336,7 +336,7 @@ def _split_profile(path: str | Path, data: bytes) -> tuple[bytes, bytes | None]:
     Returns:
         The file without the profile, and the profile; None if it is missing or cannot be unpacked.
     """
-    chunk = _png.find_chunk(path, data, b"iCCP")
+    chunk = png.find_chunk(path, data, b"iCCP")
     if chunk is None:
         return data, None
     start = data.index(b"iCCP" + chunk) - 4  # a chunk is its length, type, body and checksum
@@ -407,7 +407,7 @@ def _encode(kind: str, image: Tensor, bits: int, icc: bytes | None) -> bytes:
     if bits == 16:
         if pixels.shape[2] == 2:  # OpenCV cannot write grey with alpha
             pixels = pixels[..., [0, 0, 0, 1]]
-        data = _png.encode_png16(pixels.astype(np.uint16))
+        data = png.encode_png16(pixels.astype(np.uint16))
         return _add_profile(data, _fitting(icc, gray=pixels.shape[2] == 1))
     name, options = _SAVE[kind]
     pixels = pixels.astype(np.uint8)
@@ -423,5 +423,5 @@ def _add_profile(data: bytes, icc: bytes | None) -> bytes:
     """Insert an ICC profile into a PNG after its header, since OpenCV writes none."""
     if icc is None:
         return data
-    chunk = _png.make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
-    return data[: _png.HEADER_BYTES] + chunk + data[_png.HEADER_BYTES :]
+    chunk = png.make_chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(icc))
+    return data[: png.HEADER_BYTES] + chunk + data[png.HEADER_BYTES :]

@@ -231,17 +231,6 @@ def test_an_unwritable_folder_is_ignored(
     assert len(compiled) == 2
 
 
-def test_where_kernels_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLOWWARP_CACHE_DIR", "/a")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/b")
-    monkeypatch.setenv("HOME", "/c")
-    assert nvrtc.cache_folder() == Path("/a")
-    monkeypatch.delenv("FLOWWARP_CACHE_DIR")
-    assert nvrtc.cache_folder() == Path("/b/flowwarp")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert nvrtc.cache_folder() == Path("/c/.cache/flowwarp")
-
-
 def test_without_a_home_nothing_is_kept(
     compiled: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

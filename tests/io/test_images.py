@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import ExifTags, Image, ImageCms
 
 from flowwarp.errors import InputError, OutputError
-from flowwarp.io import _png
+from flowwarp.io import png
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import (
     ImageFormat,
@@ -455,7 +455,7 @@ def test_too_many_scans_are_refused(tmp_path, extra, fits):
     ("read", "extension"), [(read_image, ".png"), (read_image, ".webp"), (read_flow, ".png")]
 )
 def test_a_sparse_file_is_not_read(tmp_path, monkeypatch, read, extension):
-    monkeypatch.setattr(_png, "_MAX_METADATA", 2**16)
+    monkeypatch.setattr(png, "_MAX_METADATA", 2**16)
     path = tmp_path / f"a{extension}"
     data = np.full((2, 2, 3), 2**15 + 64, np.uint16)
     Image.new("RGB", (2, 2)).save(path) if read is read_image else cv2.imwrite(str(path), data)

@@ -1,0 +1,102 @@
+"""The tests have the tree of the package, and packages keep their private modules to themselves."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import code_size
+import flowwarp
+
+ROOT = Path(flowwarp.__file__).parent
+TESTS = Path(__file__).parent
+MODULES = sorted(path.relative_to(ROOT) for path in ROOT.rglob("*.py"))
+
+# Modules without a test file of their own, and the file that tests them.
+ELSEWHERE = {
+    # The program: a subprocess runs it.
+    "__main__.py": "test_package.py",
+    # Constants, which the commands show and use.
+    "defaults.py": "cli/test_help.py",
+    # Options and outputs that commands share; each command is called with them.
+    "cli/_device.py": "cli/test_warp.py",
+    "cli/_flow_job.py": "cli/test_flow.py",
+    "cli/_options.py": "cli/test_help.py",
+    "cli/_paths.py": "cli/test_errors.py",
+    "cli/_training_sources.py": "cli/test_training.py",
+    "cli/_video_options.py": "cli/test_generate_video.py",
+    "cli/_video_output.py": "cli/test_interpolate.py",
+    # Parts of the operators; each operator is tested with and without its kernel.
+    "ops/_dispatch.py": "ops/test_correlation.py",
+    "ops/nvrtc.py": "cuda/test_nvrtc.py",
+    # The decoder of 16-bit PNG behind read_image.
+    "io/png.py": "io/test_images.py",
+    # What the measures measure, and the table that prints them.
+    "selftest/guarantees.py": "cli/test_doctor.py",
+    "selftest/small_tasks.py": "selftest/test_exactness.py",
+    # Blocks and cards that networks share.
+    "models/_attributes.py": "models/test_reviser.py",
+    "models/_layers.py": "models/test_dvae.py",
+    "models/_seeing.py": "models/test_captioner.py",
+    # How a training ends by a signal.
+    "train/stopping.py": "train/test_loop.py",
+    # Clips and choices that every source of clips uses.
+    "data/choices.py": "data/sprite_world/test_world.py",
+    "data/clip.py": "data/test_sources.py",
+    "data/media.py": "data/test_tokens.py",
+    "data/resizing.py": "data/test_augment.py",
+    "data/sampling.py": "data/test_sources.py",
+    # Parts of one world; its clips are tested as a whole.
+    "data/sprite_world/camera.py": "data/sprite_world/test_world.py",
+    "data/sprite_world/captions.py": "data/sprite_world/test_prompts.py",
+    "data/sprite_world/cast.py": "data/sprite_world/test_world.py",
+    "data/sprite_world/coloring.py": "data/sprite_world/test_world.py",
+    "data/sprite_world/grounds.py": "data/sprite_world/test_world.py",
+    "data/sprite_world/layers.py": "test_sprite_layers.py",
+    "data/sprite_world/phrases.py": "data/sprite_world/test_prompts.py",
+    "data/sprite_world/source.py": "data/test_sources.py",
+}
+# Private modules that another package may use; about to be replaced with text to video.
+SHARED = {("pipelines/video/evaluate.py", "flowwarp.models._attributes")}
+
+
+def is_text_to_video(module):
+    return code_size.area_of(f"flowwarp/{module.as_posix()}") == "text to video"
+
+
+@pytest.mark.parametrize(
+    "module",
+    [path for path in MODULES if path.name != "__init__.py" and not is_text_to_video(path)],
+    ids=str,
+)
+def test_a_module_has_a_test_file(module):
+    own = TESTS / module.parent / f"test_{module.stem.lstrip('_')}.py"
+    elsewhere = ELSEWHERE.get(module.as_posix())
+    assert own.is_file() or (elsewhere and (TESTS / elsewhere).is_file()), f"{own} is missing"
+
+
+def test_no_module_without_a_test_file_is_gone():
+    assert not [module for module in ELSEWHERE if not (ROOT / module).is_file()]
+
+
+def imported(path):
+    """Yield the full name of each module or name that a module imports from flowwarp."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if len(path.parts) > 1], ids=str)
+def test_private_modules_stay_in_their_package(module):
+    """A module at the top, such as web.py, may use the private modules of the package it wraps."""
+    package = ".".join(("flowwarp", *module.parts[:-1]))
+    for name in imported(module):
+        parts = name.split(".")
+        private = next((n for n, part in enumerate(parts) if part.startswith("_")), None)
+        if parts[0] != "flowwarp" or private is None or parts[private].startswith("__"):
+            continue
+        owner, full = ".".join(parts[:private]), ".".join(parts[: private + 1])
+        inside = package == owner or package.startswith(f"{owner}.")
+        assert inside or (module.as_posix(), full) in SHARED, f"{module} imports {name}"
