@@ -89,18 +89,18 @@ def main() -> None:
 def show_warp(demo: Demo) -> tuple[float, float]:
     """Show the job itself; return the mean differences before and after, of 255."""
     cards = [
-        card("Frame 1", "What the warped picture shall look like.", "frame1.png"),
+        card("Frame 1", "The target: warped frame 2 should look like this.", "frame1.png"),
         card("Frame 2", "The same scene 0.1 s later.", "frame2.png"),
         demo.command_card(
             "The flow from frame 1 to frame 2",
-            "The hue is the direction, the saturation the speed; what stands still is white.",
+            "The hue is the direction, the saturation the speed; white does not move.",
             "flow.png",
             "show flow.flo --legend -o flow.png",
         ),
         demo.command_card(
             "Frame 2, warped onto frame 1",
-            "Made of frame 2's pixels only. The wall that she hides in frame 2 cannot be read "
-            "anywhere: beside her head and legs her outline shows twice.",
+            "Made from frame 2's pixels only. Frame 2 does not show the wall behind her, so beside "
+            "her head and legs her outline appears twice.",
             "warped.png",
             "warp frame2.png flow.flo -o warped.png",
         ),
@@ -160,7 +160,7 @@ def show_flow(demo: Demo) -> None:
     flicker = "show {} --image frame1.png --flicker frame2.png -o {}"
     demo.section(
         "Judge a flow by eye",
-        "Arrows say where things go; two pictures in turn say whether that is right.",
+        "Arrows show the motion; two pictures in turn show whether it is right.",
         grid(
             demo.command_card(
                 "Arrows",
@@ -170,7 +170,7 @@ def show_flow(demo: Demo) -> None:
             ),
             demo.command_card(
                 "Flicker, not warped",
-                "Frame 1 and frame 2 in turn, by a flow of zero.",
+                "Frame 1 and frame 2 in turn: zero flow.",
                 "flicker_before.gif",
                 flicker.format("still.flo", "flicker_before.gif"),
             ),
@@ -188,23 +188,23 @@ def show_estimate(demo: Demo) -> None:
     estimate = "flow frame1.png frame2.png --quality {0} -o {0}.flo --show {0}.png{1}"
     demo.section(
         "Estimate it",
-        "With the weights in the package; the network learned from footage that nobody labelled.",
+        "With the weights in the package, trained on video without labels.",
         grid(
             demo.command_card(
                 "Fast",
-                "The network alone: flow both ways in a fraction of a second.",
+                "The network alone: flow in both directions in a fraction of a second.",
                 "fast.png",
                 estimate.format("fast", ""),
             ),
             demo.command_card(
                 "Best",
-                "The network's flow, fitted to these two frames until it settles.",
+                "The network's flow, then fitted to these two frames until it converges.",
                 "best.png",
                 estimate.format("best", " --occlusion visible.png"),
             ),
             card(
                 "What frame 2 still shows",
-                "Black is what it hides, or what has left: there flow forth and back disagree.",
+                "Black is hidden, or has left the frame: forward and backward flow disagree there.",
                 "visible.png",
                 "flow ... --occlusion visible.png",
             ),
@@ -215,17 +215,17 @@ def show_estimate(demo: Demo) -> None:
 def show_forward(demo: Demo) -> None:
     demo.section(
         "The other way, and in between",
-        "Forward warping sends each pixel of frame 1 along the flow; holes stay where none lands.",
+        "Forward warping sends each pixel of frame 1 along the flow; holes stay where none arrives.",
         grid(
             demo.command_card(
                 "Frame 1, sent forward",
-                "It looks like frame 2; black is what frame 1 did not see.",
+                "It looks like frame 2; black is what frame 1 does not show.",
                 "forward.png",
                 "warp frame1.png flow.flo --forward --mode softmax -o forward.png",
             ),
             demo.command_card(
                 "In the middle",
-                "A frame that was never filmed, 0.05 s after frame 1, from both frames.",
+                "A new frame, 0.05 s after frame 1, interpolated from both frames.",
                 "middle.png",
                 "interpolate frame1.png frame2.png -o middle.png",
             ),
@@ -243,7 +243,7 @@ def show_video(demo: Demo) -> None:
     demo.run("flow clip.mp4 -o flows --quality fast --show flows.mp4")
     demo.section(
         "A video",
-        "A folder of flow files, one for each pair of frames, moves a whole clip.",
+        "A folder of flow files, one for each pair of frames, warps a whole clip.",
         grid(
             card("The clip", "16 frames.", "clip.mp4"),
             card(
@@ -254,7 +254,7 @@ def show_video(demo: Demo) -> None:
             ),
             demo.command_card(
                 "Each frame warped onto the one before",
-                "It plays like the clip, a frame late: every picture is made of the next one.",
+                "It plays like the clip, one frame late: every picture is made from the next one.",
                 "clip_warped.mp4",
                 "warp clip.mp4 flows -o clip_warped.mp4",
             ),
@@ -277,18 +277,19 @@ def show_words(demo: Demo) -> None:
         )
         for number, prompt in enumerate(prompts)
     ]
-    told = demo.run("describe-video words0.mp4").strip()
+    caption = demo.run("describe-video words0.mp4").strip()
     demo.section(
-        "From words",
+        "From text",
         "Tokens from a transformer, frames from a discrete VAE, detail from a diffusion upsampler "
-        "that flow holds still. The weights in the package know one small world: the sprites of a "
-        f"game. The way back, of the first video: <em>{html.escape(told)}</em>",
+        "that flow keeps consistent. The weights in the package know one small world: the sprites "
+        "of a game. The caption of the first video, by describe-video: "
+        f"<em>{html.escape(caption)}</em>",
         grid(*cards),
     )
 
 
 def show_installation(demo: Demo) -> None:
-    # 1: something is wrong with the installation, and the page shall say what.
+    # 1: something is wrong with the installation; the page says what.
     checks = json.loads(demo.run("doctor --json", allowed=(0, 1)))["checks"]
     tests = [check for check in checks if check["part"] == "self-test"]
     wrong = sum(check["state"] == "FAIL" for check in tests)
