@@ -1,5 +1,6 @@
 """The pages that users read: links, sizes, examples."""
 
+import ast
 import importlib
 import re
 import shlex
@@ -111,6 +112,15 @@ def test_the_python_example_takes_two_seconds(tmp_path, monkeypatch):
     assert time.process_time() - start < 2
     assert torch.isfinite(names["flow"].grad).all()
     assert (tmp_path / "warped.png").exists()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_python_blocks_import_what_exists(name):
+    for block in code_in(name, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and node.module.startswith("flowwarp"):
+                module = importlib.import_module(node.module)
+                assert [one.name for one in node.names if not hasattr(module, one.name)] == []
 
 
 def test_the_gallery_shows_the_commands_that_make_it():

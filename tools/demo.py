@@ -215,7 +215,7 @@ def show_estimate(demo: Demo) -> None:
 def show_forward(demo: Demo) -> None:
     demo.section(
         "The other way, and in between",
-        "Forward warping sends each pixel of frame 1 along the flow; holes stay where none arrives.",
+        "Forward warping sends each pixel of frame 1 along the flow; holes stay where none lands.",
         grid(
             demo.command_card(
                 "Frame 1, sent forward",
