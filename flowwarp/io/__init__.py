@@ -1,1 +1,1 @@
-"""Reading and writing: flow files, images, video. Holds cv2 and imageio."""
+"""Reading and writing of files: flow, images, video, weights. The only package that decodes."""

@@ -1,1 +1,1 @@
-"""Flow of two frames, of whole clips, and the frames between."""
+"""Flow of two frames, of whole clips, and frame interpolation."""

@@ -80,7 +80,7 @@ def estimate_flow(
     tensor([[2, 0]])
     """
     check_choice(quality, "quality", QUALITIES)
-    flow_12, _ = _infer(net, image1, image2)
+    flow_12, _ = _check_and_infer(net, image1, image2)
     if quality == "fast":
         return flow_12
     return refine(image1, image2, flow_12, quality=quality, progress=progress)
@@ -118,7 +118,7 @@ def estimate_both(
     True
     """
     check_choice(quality, "quality", QUALITIES)
-    flow_12, flow_21 = _infer(net, image1, image2)
+    flow_12, flow_21 = _check_and_infer(net, image1, image2)
     if quality == "fast":
         return flow_12, flow_21
     return (
@@ -127,7 +127,7 @@ def estimate_both(
     )
 
 
-def _infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+def _check_and_infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
     """Check the images and run the network, in bfloat16 where that is faster."""
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
