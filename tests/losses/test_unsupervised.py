@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from flowwarp.losses import photometric, smoothness
+from flowwarp.losses.photometric import PHOTOMETRIC
+from flowwarp.losses.smoothness import SMOOTHNESS
 from flowwarp.losses.unsupervised import (
     flow_losses,
     known_flow_distance,
@@ -65,7 +67,10 @@ def pyramids(*vectors):
 # ------------------------------------------------------------------ the sum
 
 
-@pytest.mark.parametrize("name", ["charbonnier", "ssim", "gradient", "smoothness_second"])
+OTHERS = [name for name in (*PHOTOMETRIC, *SMOOTHNESS) if name not in PLAIN]
+
+
+@pytest.mark.parametrize("name", OTHERS)
 def test_a_weight_adds_its_term_and_zero_costs_nothing(images, name, monkeypatch):
     torch.manual_seed(0)
     net, batch = FlowNet(TINY), as_batch(images)
@@ -74,8 +79,7 @@ def test_a_weight_adds_its_term_and_zero_costs_nothing(images, name, monkeypatch
     def never(*arguments):
         raise AssertionError(name)
 
-    losses = photometric.PHOTOMETRIC if name in photometric.PHOTOMETRIC else smoothness.SMOOTHNESS
-    monkeypatch.setitem(losses, name, never)
+    monkeypatch.setitem(PHOTOMETRIC if name in PHOTOMETRIC else SMOOTHNESS, name, never)
     plain = flow_losses(net, batch, PLAIN | {name: 0.0})
     assert name not in plain
     assert weighted[name].item() > 0
@@ -85,9 +89,9 @@ def test_a_weight_adds_its_term_and_zero_costs_nothing(images, name, monkeypatch
 def test_terms_are_means_over_both_directions(images):
     """For a network that predicts no motion, each compares the frames as they are."""
     image1, image2 = images
-    weights = PLAIN | {"charbonnier": 1, "ssim": 1, "gradient": 1, "smoothness_second": 1}
+    weights = PLAIN | dict.fromkeys(OTHERS, 1.0)
     terms = flow_losses(Constant(), as_batch(images), weights)
-    for name, loss in photometric.PHOTOMETRIC.items():
+    for name, loss in PHOTOMETRIC.items():
         mean = 0.5 * (loss(image1, image2) + loss(image2, image1))
         assert torch.allclose(terms[name], mean), name
     still, grey = torch.zeros(1, 2, 8, 12), torch.zeros(1, 3, 8, 12)
