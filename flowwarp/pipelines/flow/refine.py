@@ -200,7 +200,7 @@ def _coarse_to_fine(
     linearisation holds.
     """
     sizes = pyramid_sizes(image1, config.scale, SMALLEST, config.levels)
-    total, done = sum(height * width for height, width in sizes), 0  # time goes with pixels
+    total, done = sum(height * width for height, width in sizes), 0  # work grows with pixels
 
     def report(share: float) -> None:
         progress((done + share * size[0] * size[1]) / total)
