@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.bundled import bundled
-from flowwarp.cli._device import choose_device, set_wait_policy
-from flowwarp.cli._errors import run
+from flowwarp.cli.device import choose_device, set_wait_policy
+from flowwarp.cli.errors import run
 from flowwarp.defaults import FPS, MAX_SEED, QUALITIES
 from flowwarp.errors import FlowwarpError, InputError, missing_extra
 

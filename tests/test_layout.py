@@ -19,7 +19,7 @@ ELSEWHERE = {
     # Constants, which the commands show and use.
     "defaults.py": "cli/test_help.py",
     # Options and outputs that commands share; each command is called with them.
-    "cli/_device.py": "cli/test_warp.py",
+    "cli/device.py": "cli/test_warp.py",
     "cli/_flow_job.py": "cli/test_flow.py",
     "cli/_options.py": "cli/test_help.py",
     "cli/_paths.py": "cli/test_errors.py",
@@ -88,9 +88,8 @@ def imported(path):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-@pytest.mark.parametrize("module", [path for path in MODULES if len(path.parts) > 1], ids=str)
+@pytest.mark.parametrize("module", MODULES, ids=str)
 def test_private_modules_stay_in_their_package(module):
-    """A module at the top, such as web.py, may use the private modules of the package it wraps."""
     package = ".".join(("flowwarp", *module.parts[:-1]))
     for name in imported(module):
         parts = name.split(".")

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from flowwarp import web
 from flowwarp.cli import generate_video
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 from flowwarp.errors import InputError
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 
 # name: (module that defines `command`, help line)
 COMMANDS = {

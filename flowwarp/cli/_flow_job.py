@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
-from flowwarp.cli._device import choose_device
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_output import VIDEOS, check_rate
+from flowwarp.cli.device import choose_device
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from flowwarp.cli._device import choose_device
 from flowwarp.cli._options import dry_run_option, json_option
 from flowwarp.cli._report import print_path, print_text
 from flowwarp.cli._training_sources import Sources
+from flowwarp.cli.device import choose_device
 from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, final
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._options import input_argument
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError, printable
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._options import dry_run_option, input_argument, json_option, weights_option
 from flowwarp.cli._report import align, print_text, progress_bar, raise_if_failed
+from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.errors import InputError
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._options import output_option
 from flowwarp.cli._report import align, print_path
 from flowwarp.cli._video_options import (
@@ -25,6 +24,7 @@ from flowwarp.cli._video_options import (
     sampling_of,
     sampling_options,
 )
+from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.defaults import MAX_SEED, STEPS
 from flowwarp.errors import InputError, printable
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, show
-from flowwarp.cli._device import check_device, device_option
 from flowwarp.cli._flow_job import FlowOptions, describe_target, load_network, run_job
 from flowwarp.cli._options import (
     dry_run_option,
@@ -22,6 +21,7 @@ from flowwarp.cli._options import (
     weights_option,
 )
 from flowwarp.cli._report import print_path, progress_bar
+from flowwarp.cli.device import check_device, device_option
 from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError
 from flowwarp.io.file_types import FLOW_FORMATS

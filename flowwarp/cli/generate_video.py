@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths, _video_output
-from flowwarp.cli._device import check_device, choose_device, device_option, set_wait_policy
 from flowwarp.cli._options import output_option
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_options import (
@@ -29,6 +28,7 @@ from flowwarp.cli._video_options import (
     sampling_of,
     sampling_options,
 )
+from flowwarp.cli.device import check_device, choose_device, device_option, set_wait_policy
 from flowwarp.defaults import FPS, MAX_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
 

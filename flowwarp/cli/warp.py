@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
-from flowwarp.cli._device import check_device, choose_device, device_option
 from flowwarp.cli._options import (
     dry_run_option,
     input_argument,
@@ -33,6 +32,7 @@ from flowwarp.cli._video_output import (
     is_video_name,
     warn_pixel_shape,
 )
+from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, printable
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import torch
 
 import flowwarp.io.video_reader
 from flowwarp.cli import main
-from flowwarp.cli._errors import run as run_command
+from flowwarp.cli.errors import run as run_command
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video_reader import read_video
 from flowwarp.models.flownet import TINY, FlowNet

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import pytest
 
-from flowwarp.cli._errors import run
 from flowwarp.cli._paths import name_folder_beside
+from flowwarp.cli.errors import run
 from flowwarp.errors import InputError, OutputError, SomeFailed
 
 TORCH_CPU = RuntimeError(

@@ -82,7 +82,7 @@ def test_corpus_covers_every_command():
 )
 def test_violation_is_detected(script, fault, valid, tmp_path, monkeypatch):
     """The tool detects a command that behaves wrongly."""
-    from flowwarp.cli._errors import run
+    from flowwarp.cli.errors import run
 
     def command(call):
         import click

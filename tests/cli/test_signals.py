@@ -35,7 +35,7 @@ def test_signal_handler_is_restored_and_threads_set_none(outcome):
 WRITING = """
 import sys, time
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 from flowwarp.io.atomic import atomic_output
 
 @click.command()
@@ -76,7 +76,7 @@ def test_signal_leaves_no_half_written_file(tmp_path, name, code, word):
 STARTED = """
 import signal
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 
 @click.command()
 def command():
@@ -103,7 +103,7 @@ def test_signals_ignored_at_start_stay_ignored():
 HUNG_UP = """
 import os, signal, time
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 from flowwarp.cli._report import progress_bar
 from flowwarp.io.atomic import atomic_output
 
@@ -145,7 +145,7 @@ def test_closed_terminal_leaves_no_half_written_file(tmp_path):
 CLEANING = """
 import atexit, os, signal, sys, time
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 
 atexit.register(lambda: (print("ending", flush=True), time.sleep(0.5)))
 
@@ -184,7 +184,7 @@ def test_interrupted_three_times():
 GONE = """
 import ctypes, signal, sys
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 
 library = ctypes.CDLL(None)  # libc: it calls this after Python has finished
 library["__cxa_atexit"](library["raise"], ctypes.c_void_p(signal.SIGINT), None)
@@ -207,7 +207,7 @@ def test_interrupted_after_python_has_exited():
 GARBAGE = """
 import atexit, gc, os, sys
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 
 atexit.register(lambda: print("frozen", gc.get_freeze_count() > 0, flush=True))
 command = click.command(lambda: print("threshold", gc.get_threshold()[0]))

@@ -16,7 +16,7 @@ from flowwarp.io.video_reader import read_video
 # Unlike click.echo, print is flushed at exit.
 PRINTING = """
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 run(click.command(lambda: print("late")), [])
 """
 
@@ -66,7 +66,7 @@ def test_prompts_from_closed_stdin(tmp_path):
 LETTERS = """
 import sys
 import click
-from flowwarp.cli._errors import run
+from flowwarp.cli.errors import run
 from flowwarp.cli._report import print_text
 
 @click.command()
