@@ -166,7 +166,7 @@ def configure(
 
     from flowwarp.precision import fast_dtype
     from flowwarp.train.loop import event_writer
-    from flowwarp.train.runs import begun_with, check_writable, refuse_run
+    from flowwarp.train.runs import check_writable, refuse_run, saved_setting
     from flowwarp.train.settings import UnclearSetting, override, read_toml
 
     if not given.folder:
@@ -177,7 +177,7 @@ def configure(
     if given.tensorboard:
         event_writer()
     bf16_is_slow = fast_dtype(torch.device(given.device)) != torch.bfloat16
-    begun = None if given.resume == "never" else begun_with(given.folder, "loop", "precision")
+    begun = None if given.resume == "never" else saved_setting(given.folder, "loop", "precision")
     precision = "fp32" if bf16_is_slow else configs["loop"].precision
     if begun in ("bf16", "fp32"):
         precision = begun

@@ -1,9 +1,8 @@
 """How well a warped frame matches the other: Charbonnier, census, SSIM, gradient constancy.
 
-Every function returns one number for each example, (B,), so that neither batch size nor
-accumulation can change what is learned. A mask (B, 1, H, W) names the pixels that count; where it
-is empty the loss is 0. Census, SSIM and gradients of pixels that count look at their neighbours,
-too, whether these count or not.
+Every loss returns one number per example, (B,), so that neither batch size nor accumulation can
+change what is learned. A mask (B, 1, H, W) selects the pixels that count; if it is empty, the loss
+is 0. Census, SSIM and gradients also read the neighbours of these pixels, masked or not.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from flowwarp.tensors import check_image, check_mask, check_same_grid
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Average over the pixels of each example that a mask keeps.
+    """Average over the masked pixels of each example.
 
     Args:
         values: (B, C, H, W).
-        mask: (B, 1, H, W), bool or weights; None keeps all.
+        mask: (B, 1, H, W), bool or weights; None for all pixels.
 
     Returns:
         (B,); 0 for an example whose mask is empty.
@@ -39,11 +38,11 @@ def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
         return values.mean((1, 2, 3))
     check_mask(mask, "mask", values)
     weight = mask.to(values.dtype)
-    # 0 * inf is NaN: what the mask leaves out must not count, whatever it is.
-    kept = torch.where(weight > 0, values * weight, 0)
-    # Of fp16, the sum of as many as 65,520 would be infinite.
+    # Not values * weight alone: 0 * inf is NaN, and masked values may be infinite.
+    weighted = torch.where(weight > 0, values * weight, 0)
+    # The largest fp16 is 65,504: sums need a wider type.
     wide = compute_dtype(values)
-    total, count = kept.mean(1).sum((1, 2), dtype=wide), weight.sum((1, 2, 3), dtype=wide)
+    total, count = weighted.mean(1).sum((1, 2), dtype=wide), weight.sum((1, 2, 3), dtype=wide)
     return (total / torch.where(count != 0, count, 1)).to(values.dtype)
 
 
@@ -55,21 +54,21 @@ def charbonnier(difference: Tensor, epsilon: float = 1e-3) -> Tensor:
 def masked_charbonnier(
     difference: Tensor, mask: Tensor | None = None, epsilon: float = 1e-3
 ) -> Tensor:
-    """Return the mean of :func:`charbonnier` over channels and the pixels that a mask keeps, (B,).
+    """Return the mean of :func:`charbonnier` over channels and masked pixels, (B,).
 
     Args:
-        difference: (B, C, H, W); where the mask leaves it out, it may be anything.
-        mask: (B, 1, H, W), bool or weights; None keeps all.
+        difference: (B, C, H, W); outside of the mask it may be infinite or NaN.
+        mask: (B, 1, H, W), bool or weights; None for all pixels.
         epsilon: as for :func:`charbonnier`.
     """
-    if mask is not None:  # of what is infinite the gradient would be NaN, though it is left out
+    if mask is not None:  # before squaring: the gradient of inf would be NaN, even times 0
         check_mask(mask, "mask", difference)
         difference = torch.where(mask > 0, difference, 0)
     return masked_mean(charbonnier(difference, epsilon), mask)
 
 
 def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compare colours: the mean of :func:`charbonnier` over channels and kept pixels, (B,)."""
+    """Compare colours: the mean of :func:`charbonnier` over channels and masked pixels, (B,)."""
     _check_pair(image1, warped2)
     return masked_charbonnier(image1 - warped2, mask)
 
@@ -77,10 +76,10 @@ def charbonnier_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None
 def census_loss(
     image1: Tensor, warped2: Tensor, mask: Tensor | None = None, radius: int = 3
 ) -> Tensor:
-    """Compare neighbourhoods by their soft census distance, robustified (UnFlow; UFlow), (B,).
+    """Compare neighbourhoods: Charbonnier of the soft census distance (UnFlow; UFlow), (B,).
 
-    Unchanged by what light adds, and hardly by what it multiplies. Blocks that reach over the
-    frame are left out, since only a part of them is compared.
+    Adding light changes nothing, and multiplying hardly anything. A pixel nearer to the border than
+    ``radius`` does not count, since a part of its neighbourhood is outside the frame.
     """
     _check_pair(image1, warped2)
     distance = census_distance(image1, warped2, radius)
@@ -104,7 +103,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
     """
     _check_pair(image1, image2, "image2")
     c1, c2 = 0.01**2, 0.03**2  # the paper's constants for a range of 1
-    # The square of a mean is nearly the mean of squares: halves would leave little but rounding.
+    # A variance is a small difference of large squares: half precision would leave rounding only.
     dtype = torch.promote_types(image1.dtype, image2.dtype)
     padded1, padded2 = (_reflect(image.to(compute_dtype(image)), 1) for image in (image1, image2))
     mean1, mean2 = F.avg_pool2d(padded1, 3, 1), F.avg_pool2d(padded2, 3, 1)
@@ -119,7 +118,7 @@ def ssim_distance(image1: Tensor, image2: Tensor) -> Tensor:
 
 
 def ssim_loss(image1: Tensor, warped2: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Compare local structure: the mean :func:`ssim_distance` of the kept pixels, (B,)."""
+    """Compare local structure: the mean :func:`ssim_distance` of masked pixels, (B,)."""
     _check_pair(image1, warped2)
     return masked_mean(ssim_distance(image1, warped2), mask)
 
@@ -144,32 +143,32 @@ PHOTOMETRIC = {
 def warp_crop(image2: Tensor, flow: Tensor, margin: int) -> tuple[Tensor, Tensor]:
     """Warp a whole frame onto a crop, so that motion out of the crop still finds its pixels.
 
-    SMURF (Stone et al., CVPR 2021) calls it full-image warping.
+    This is full-image warping (SMURF, Stone et al., CVPR 2021).
 
     Args:
         image2: (B, C, H + 2 * margin, W + 2 * margin), the frame around the crop.
         flow: (B, 2, H, W), the crop's.
-        margin: how far the frame reaches beyond the crop on each side, in pixels.
+        margin: pixels of the frame around the crop on each side.
 
     Returns:
-        (B, C, H, W), and ``valid`` (B, 1, H, W): where the frame had the pixel.
+        (B, C, H, W), and ``valid`` (B, 1, H, W): where the frame has the pixel.
     """
     if margin == 0:
         return warp(image2, flow, mask=True)
     inner = slice(margin, -margin)
-    # Only the crop's positions are read; the flow around it is anything.
+    # Positions are those of the frame, so the flow is padded; results in the margin are cut off.
     warped, valid = warp(image2, F.pad(flow, (margin,) * 4), mask=True)
     return warped[..., inner, inner], valid[..., inner, inner]
 
 
 def _check_pair(image1: Tensor, second: Tensor, name: str = "warped2") -> None:
-    """Refuse images of which one would be spread over the other."""
+    """Refuse images of different shapes: one would be broadcast to the other."""
     check_image(image1, "image1")
     check_image(second, name)
     check_same_grid(second, name, image1, image1.shape[1])
 
 
 def _reflect(image: Tensor, width: int) -> Tensor:
-    # An image of one pixel cannot be reflected about its centre; repeating is the same there.
+    # Reflection needs more pixels than the padding; for one pixel, replication is the same.
     kind = "reflect" if min(image.shape[-2:]) > width else "replicate"
     return F.pad(image, (width,) * 4, mode=kind)

@@ -1,8 +1,8 @@
-"""How far a reconstructed video is off: in colours, from pixel to pixel, and along the flow.
+"""Errors of a reconstructed video: in colours, in gradients, in textures, and along the flow.
 
-Every function takes the error, reconstruction less original, but for :func:`texture_loss`, which
-needs both; and returns one number for each example, (B,). ``gradient_loss`` is that of
-:mod:`flowwarp.losses.photometric`, of two images.
+Every function takes the error, reconstruction minus original, except :func:`texture_loss`, which
+takes both. It returns one number per example, (B,). For two images see
+:mod:`flowwarp.losses.photometric`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def l1_loss(error: Tensor) -> Tensor:
 
 def rmse_loss(error: Tensor) -> Tensor:
     """Return the root of the mean squared error of each example, (B,), of (B, T, C, H, W)."""
-    # No error at all has no direction, and shall have gradient zero.
+    # The gradient of a square root at 0 is infinite; clamped, it is 0.
     return error.square().mean((1, 2, 3, 4)).clamp_min(1e-12).sqrt()
 
 
@@ -35,31 +35,30 @@ def gradient_error(error: Tensor) -> Tensor:
 
 
 def coarse_error(error: Tensor, side: int) -> Tensor:
-    """Return the mean absolute error of mean colours, (B,), of (B, T, C, H, W).
+    """Return the mean absolute error of the mean colours of squares, (B,).
 
     Args:
-        error: reconstruction less original; errors that cancel within a square are none.
-        side: of the squares, pixels, at most H and W; what is left over at the right and at the
-            bottom does not count.
+        error: (B, T, C, H, W); errors that cancel within a square do not count.
+        side: side of the squares in pixels, at most H and W. Incomplete squares at the right and
+            bottom do not count.
     """
     return F.avg_pool2d(error.flatten(1, 2), side).abs().mean((1, 2, 3))
 
 
 def texture_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> Tensor:
-    """Return how far textures differ in strength, (B,), wherever their parts are within a square.
+    """Return the difference in strength of textures, (B,), wherever they are within a square.
 
-    Where several things are possible, every other loss is least for their mean, which is blurred:
-    its edges are weaker than those of each. Here what counts of a square is the mean absolute
-    response to each of eight masks (the texture energy of K. I. Laws, "Rapid Texture
-    Identification", SPIE 1980). Differences of neighbours alone would be satisfied by a pattern of
-    dots.
+    Where several results are plausible, every other loss is least for their mean, which is blurred:
+    its edges are weaker than those of each. This loss compares, for each square, the mean absolute
+    response to eight masks (texture energy; K. I. Laws, "Rapid Texture Identification", SPIE 1980).
+    Differences of neighbours alone would be satisfied by a pattern of dots.
 
     Args:
         image: (B, T, C, H, W), H and W at least 3.
-        original: likewise.
-        weight: of the pixels, broadcastable to (B, T, C, H, W) but with H and W of its own.
-        side: of the squares, pixels, cut to the image; they overlap by half. Of an edge whose place
-            is not known a small square has most likely nothing: in wide ones it is less often lost.
+        original: (B, T, C, H, W).
+        weight: weight of the pixels, broadcastable to (B, T, C, H, W), with the full H and W.
+        side: side of the squares in pixels, at most that of the image; they overlap by half. If the
+            place of an edge is uncertain, a small square often contains none of it.
     """
     inner = weight[..., 1:-1, 1:-1]
     square = [min(side, length) for length in inner.shape[-2:]]
@@ -72,12 +71,12 @@ def texture_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> 
 
 
 def _responses(video: Tensor) -> list[Tensor]:
-    """Return what Laws' masks of 3 x 3 make of the inner pixels, but that which is a mean."""
+    """Return the responses of inner pixels to Laws' 3 x 3 masks, except the one that averages."""
     return [both for one in _masks(video, -1) for both in _masks(one, -2)][1:]
 
 
 def _masks(video: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return level, edge and spot along an axis, each at most as strong as what it is of."""
+    """Return Laws' level, edge and spot along an axis, none larger than the largest input."""
     inner = video.shape[dim] - 2
     before, here, after = (video.narrow(dim, start, inner) for start in range(3))
     around = before + after
@@ -87,16 +86,16 @@ def _masks(video: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
 def warp_loss(error: Tensor, flow: Tensor, known: Tensor) -> Tensor:
     """Return how much the error changes along the flow, (B,).
 
-    Frame t + 1 of the reconstruction, warped back, shall differ from its frame t as the originals
-    do. Warping is linear in the image, so that this is the error of t + 1, warped, less that of t.
+    Frame t + 1 of the reconstruction, warped back, should differ from its frame t as the originals
+    do. Warping is linear in the image, so that this is the error of t + 1, warped, minus that of t.
 
     Args:
-        error: (B, T, C, H, W), reconstruction less original.
+        error: (B, T, C, H, W), reconstruction minus original.
         flow: (B, T - 1, 2, H, W) from each frame to the next, pixels.
         known: (B, T - 1, 1, H, W) bool, where to compare.
 
     Returns:
-        The mean absolute difference over known pixels; 0 where there is none.
+        The mean absolute difference over known pixels; 0 if there are none.
     """
     batch, pairs = flow.shape[:2]
     if not pairs:

@@ -1,4 +1,4 @@
-"""How smooth flow is: in space, of first and second order, weighted by edges; and in time."""
+"""Smoothness of flow: in space, of first and second order, edge-aware; and in time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from flowwarp.tensors import check_flow, check_image, check_same_grid
 def smoothness_first(flow: Tensor, image: Tensor, edge_weight: float = 150.0) -> Tensor:
     """Penalise the first differences of flow where the image has no edge.
 
-    ``exp(-edge_weight * mean_c |dI|^2) * |du|`` along x and y, averaged. As UFlow's (Jonschkowski
-    et al., ECCV 2020, equation 6), but for the square: in theirs, the weight is
-    ``exp(-edge_weight * mean_c |dI|)``, which frees flow at any texture. Here a step of 0.1 keeps a
-    fifth of the weight, and one of 0.2 next to none.
+    ``exp(-edge_weight * mean_c |dI|^2) * |du|`` along x and y, averaged. UFlow's (Jonschkowski et
+    al., ECCV 2020, equation 6) has no square: its weight ``exp(-edge_weight * mean_c |dI|)`` frees
+    flow at any texture. Here an edge of 0.1 leaves a fifth of the weight, one of 0.2 almost none.
 
     Args:
         flow: (B, 2, H, W).
@@ -42,9 +41,9 @@ SMOOTHNESS = {"smoothness": smoothness_first, "smoothness_second": smoothness_se
 
 
 def constant_velocity(flow_next: Tensor, flow_previous: Tensor, mask: Tensor) -> Tensor:
-    """Penalise that a pixel does not go on as it came (Janai et al., ECCV 2018).
+    """Penalise a change of velocity over three frames (Janai et al., ECCV 2018).
 
-    For where the next frame hides what the previous one shows: nothing else says how it moves.
+    For pixels that the next frame hides and the previous one shows: no other term constrains them.
 
     Args:
         flow_next: (B, 2, H, W) to the next frame.
@@ -72,7 +71,7 @@ def _directions(flow: Tensor, image: Tensor, edge_weight: float, order: int) -> 
         if flow.shape[dim] <= order:
             continue
         change = torch.diff(flow, n=order, dim=dim)
-        # For second differences the edge between the outer two of three pixels counts.
+        # For second differences, the edge is between the outer two of three pixels.
         last = image.shape[dim] - order
         edge = image.narrow(dim, order, last) - image.narrow(dim, 0, last)
         weight = torch.exp(-edge_weight * edge.square().mean(1, keepdim=True))

@@ -1,4 +1,4 @@
-"""Arrays on disk that are filled bit by bit, over several calls if need be."""
+"""Arrays on disk that are filled row by row, over several calls if necessary."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from flowwarp.train.memory import freed_memory_kept
 
 _CHUNK = 16  # rows that are marked as done together
 
-CAPTION = 2048  # bytes that are kept of one: more than 256 tokens, the most that are used, have
+CAPTION = 2048  # bytes stored of a caption: enough for 256 tokens, of which no more are used
 
-Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and numbers of a row
+Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and dtype of a row
 
 
 def pack_caption(caption: str) -> NDArray[np.uint8]:
-    """Return the first bytes of a caption, (``CAPTION``,), filled up with zeros."""
+    """Return the first bytes of a caption, (``CAPTION``,), padded with zeros."""
     text = caption.encode("utf-8", "replace")[:CAPTION].ljust(CAPTION, b"\0")
     return np.frombuffer(text, np.uint8)
 
@@ -47,20 +47,21 @@ def fill_arrays(
     problem: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Fill arrays in the cache row by row; a second call is free, and a stopped one goes on.
+    """Fill arrays in the cache row by row; a second call returns at once, a stopped one resumes.
 
     Args:
-        folder: for ``NAME.npy`` of each array.
-        rows: what a row of each array is.
-        count: how many.
-        make: from the number of a row to that row of each array, in threads side by side.
-        problem: what to say where another process is at it.
-        progress: called with (rows done, rows in all), of a new folder before it takes space.
+        folder: where ``NAME.npy`` of each array is.
+        rows: shape and dtype of a row of each array, by name.
+        count: number of rows.
+        make: from the number of a row to that row of each array; threads call it in parallel.
+        problem: the message if another process fills them.
+        progress: called with (rows done, rows in all); for a new folder first with 0, before any
+            space is allocated.
 
     Raises:
         OutputError: the arrays cannot be written.
-        Locked: another process is at it. Of those that train together one fills them, and the
-            others find them filled.
+        Locked: another process fills them. (Of processes that train together one fills them, and
+            the others wait.)
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -99,26 +100,26 @@ def _fill(
             arrays[name][number] = row
 
     waiting = [number for number in range(count) if not done[number]]
-    # Side by side: a row is too small for its sums to be shared out among threads.
+    # Rows in parallel, each on one thread: a row is too small for torch to split its sums.
     threads = torch.get_num_threads()
-    workers = _cores() if _waited_for() else threads
+    workers = _cores() if _others_wait() else threads
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             for start in range(0, len(waiting), _CHUNK):
                 chunk = waiting[start : start + _CHUNK]
                 list(pool.map(fill, chunk))
                 for array in arrays.values():
-                    array.flush()  # what is marked as done is on the disk
+                    array.flush()  # rows must be on the disk before they are marked as done
                 done[chunk] = 1
                 if progress:
                     progress(count - len(waiting) + start + len(chunk), count)
     finally:
-        torch.set_num_threads(threads)  # else every thread that is begun from now on has one
+        torch.set_num_threads(threads)  # otherwise every later thread would have one
     done.flush()
 
 
-def _waited_for() -> bool:
-    """Say whether torchrun gave this process one thread: while it fills, the others are idle."""
+def _others_wait() -> bool:
+    """Whether torchrun gave this process one thread: the other processes are idle meanwhile."""
     threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
     return launched() > 1 and threads == ("1", 1)
 
@@ -131,16 +132,16 @@ def _cores() -> int:
 
 
 def open_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np.memmap:
-    """Open an array on disk, made of zeros if it is not there.
+    """Open an array on disk; if there is none, make one of zeros.
 
     Args:
         path: a ``.npy`` file.
-        shape: of the array.
-        kind: of its numbers.
+        shape: shape of the array.
+        kind: its dtype.
 
     Raises:
-        OutputError: what is there is another array, or a broken one.
-        OSError: it cannot be made; of a full disk, before anything is written.
+        OutputError: the file holds another array, or is broken.
+        OSError: it cannot be made; if the disk is full, before anything is written.
     """
     if not path.exists():
         part = path.with_suffix(f".{os.getpid()}")
@@ -160,10 +161,10 @@ def open_array(path: Path, shape: tuple[int, ...], kind: type[np.generic]) -> np
 
 
 def _take_space(path: Path) -> None:
-    """Give a file all its blocks.
+    """Allocate all blocks of a file.
 
-    Else it has them only as pages are written, and a page for which the disk has no room ends the
-    process by SIGBUS.
+    Otherwise a block is allocated when its page is first written, and on a full disk that write
+    ends the process by SIGBUS.
     """
     size = path.stat().st_size
     with path.open("r+b") as file:

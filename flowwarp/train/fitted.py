@@ -1,10 +1,10 @@
-"""Pairs with flow fitted to them once, which shows a network large motion from its first step on.
+"""Pairs of frames with fitted flow, which teach a network large motion from its first step.
 
-A photometric loss only tells a network in which direction to move by a pixel or so; learning motion
-of tens of pixels from it takes days. A fit without any network (matched descriptors, then a
-variational fit, ``pipelines/flow/refine.py``) finds such motion in a third of a second, without
-labels too. Where its two directions agree, it teaches the network beside the photometric loss: the
-proxy ground truth of Zhu et al., "Guided Optical Flow Learning", CVPR 2017 workshops.
+The gradient of a photometric loss reaches a pixel or so, and learning motion of tens of pixels from
+it takes days. A fit without a network (matched descriptors, then a variational fit,
+``pipelines/flow/refine.py``) finds such motion in a third of a second, and needs no labels either.
+Where its two directions agree, the network learns this flow beside the photometric loss (proxy
+ground truth: Zhu et al., "Guided Optical Flow Learning", CVPR 2017 workshops).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from flowwarp.pipelines.flow.refine import RefineConfig, refine
 from flowwarp.train.arrays import Kind, fill_arrays
 
 FIT = RefineConfig(match=False, levels=3, warps=2, inner=1, median_radius=5)
-_VERSION = 2  # of the cache; part of its key
+_VERSION = 2  # part of the cache's key; raise it when the fit changes
 
-DrawPair = Callable[[int], tuple[Tensor, Tensor]]  # number to frames, (1, 3, H, W) each
+DrawPair = Callable[[int], tuple[Tensor, Tensor]]  # from a number to frames, (1, 3, H, W) each
 
 
 @final
@@ -65,19 +65,20 @@ def fit_pairs(
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> FittedPairs:
-    """Fit flow to pairs; a second call with the same key is free, and a stopped one goes on.
+    """Fit flow to pairs; a second call with the same key returns at once, a stopped one resumes.
 
     Args:
         draw: a pure function from the number of a pair to its frames.
-        key: names all that ``draw`` depends on.
-        count: how many.
+        key: identifies everything that ``draw`` depends on.
+        count: number of pairs.
         size: (height, width) of the frames, both even.
-        cache: where to keep them. Default: as for footage.
-        progress: called with (pairs done, pairs in all), of new ones before they take space.
+        cache: folder of the cache. Default: as for footage.
+        progress: called with (pairs done, pairs in all); first with 0, before any space is
+            allocated.
 
     Raises:
         OutputError: the cache cannot be written.
-        Locked: another process is at it.
+        Locked: another process fits these pairs.
     """
     digest = hashlib.sha256(repr((_VERSION, key, count, size)).encode()).hexdigest()[:20]
     folder = store_folder(cache) / f"fitted-{digest}"
@@ -95,7 +96,7 @@ def fit_pairs(
 
 
 def disk_space(count: int, size: tuple[int, int]) -> int:
-    """Return how many bytes pairs take that :func:`fit_pairs` makes."""
+    """Return how many bytes the pairs of :func:`fit_pairs` take."""
     return count * sum(math.prod(shape) * kind(0).nbytes for shape, kind in _rows(size).values())
 
 
@@ -109,14 +110,15 @@ def _rows(size: tuple[int, int]) -> dict[str, Kind]:
 
 @torch.no_grad()
 def fit(image1: Tensor, image2: Tensor) -> Tensor:
-    """Fit flow of a pair at half its size, both ways.
+    """Fit flow of a pair at half its size, in both directions.
 
     Args:
         image1: (1, 3, H, W) in [0, 1], both sides even.
         image2: likewise.
 
     Returns:
-        (2, 2, H / 2, W / 2) in pixels of that size; NaN where the two do not agree.
+        (2, 2, H / 2, W / 2), forward and backward, in pixels of that size; NaN where the two do
+        not agree.
     """
     image1, image2 = F.avg_pool2d(image1, 2), F.avg_pool2d(image2, 2)
     there, back = match_flow(image1, image2)

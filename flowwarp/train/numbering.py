@@ -1,4 +1,4 @@
-"""What follows from the number of an example: which item it is, its random numbers, its series."""
+"""From the number of an example: its item, its random numbers, its series."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MASK = 2**64 - 1
 
 
 def shuffled(seed: int, index: int, length: int) -> int:
-    """Return which of ``length`` items example ``index`` is, each epoch in an order of its own."""
+    """Return which of ``length`` items example ``index`` is; each epoch has its own order."""
     return _order(seed, index // length, length)[index % length]
 
 
@@ -23,32 +23,33 @@ def _order(seed: int, epoch: int, length: int) -> list[int]:
 
 
 def held_out_series(seed: int, kind: int = 0) -> int:
-    """Return a series of examples that no training draws, whatever its seed.
+    """Return the seed of a series of examples that no training draws, whatever its seed.
 
-    So what a network is judged by is new to it even if it goes on from one with another seed.
+    So a network has never seen the examples that validate it, even if its training began with the
+    weights of another one.
 
     Args:
-        seed: of the training.
-        kind: tells apart what is held out for different ends.
+        seed: seed of the training.
+        kind: distinguishes series for different purposes.
     """
-    # NumPy reads [seed, index] as words of 32 bits, filled up with zeros. So the first example of
-    # this series is that of number `kind + far` in training, which is further than any goes; more
-    # would be no seed for torch, which takes 64 bits.
+    # NumPy reads [seed, index] as words of 32 bits, padded with zeros. So [series, 0] is
+    # [seed, kind + far]: the first example of this series is example `kind + far` of the training,
+    # more than any training draws. A larger `far` would exceed the 64 bits of torch's seeds.
     far = 2**30
     return seed + (kind + far) * (MAX_SEED + 1)
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """Return a generator that is a function of these numbers: seed, example, purpose."""
+    """Return a generator seeded by these numbers, such as seed, example and purpose."""
     return torch.Generator().manual_seed(seed_of(*numbers))
 
 
 def seed_of(*numbers: int) -> int:
-    """Hash numbers into a seed: neighbours must not give neighbouring streams (splitmix64)."""
+    """Hash numbers into a seed by splitmix64, so that neighbours give unrelated streams."""
     state = 0
     for number in numbers:
         state = (state ^ (number & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
         state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
         state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
         state ^= state >> 31
-    return state >> 1  # what manual_seed takes on every device
+    return state >> 1  # 63 bits: manual_seed takes these on every device

@@ -1,9 +1,9 @@
-"""What moves the parameters of a network: AdamW, and Muon where a trainer names matrices for it.
+"""The optimiser: AdamW for all parameters, or Muon for the matrices that a trainer names.
 
-Muon (Jordan et al., 2024; Liu et al., "Muon is Scalable for LLM Training", 2025) gives each step of
-a matrix equal size in all directions, so that what few gradients tell of is learned as well. That
-is for matrices between hidden numbers: rows of tables and heads stay with AdamW. The kernels of a
-convolution are such a matrix too, from what is under the window to the channels of one place.
+Muon (Jordan et al., 2024; Liu et al., "Muon is Scalable for LLM Training", 2025) makes the update
+of a matrix equally large in all directions, so that directions with rare gradients are learned as
+well. It is meant for matrices between hidden layers; embeddings and heads stay with AdamW. The
+kernels of a convolution (O, I, h, w) are such a matrix too, (O, I h w).
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ from flowwarp.precision import fast_dtype
 from flowwarp.train.processes import own_part
 
 _MOMENTUM = 0.95  # of Muon
-_QUINTIC = 3.4445, -4.7750, 2.0315  # what brings singular values of up to 1 near 1, and how often
-_TIMES = 5
-# What each remembers of a parameter.
-_REMEMBERED = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
+# Coefficients of the Newton-Schulz iteration, tuned by Jordan et al. for a steep slope at 0.
+_QUINTIC = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+# The state of each optimiser per parameter.
+_STATE_KEYS = {"AdamW": ("step", "exp_avg", "exp_avg_sq"), "Muon": ("momentum_buffer",)}
 
 
 @final
 class Optimizer:
-    """One step at a time for all parameters of a network that are trained.
+    """Updates all trainable parameters of a network.
 
     Args:
         model: the network.
-        matrices: names of its parts whose matrices, and kernels of convolutions, Muon moves.
-        muon: their rate, as a part of that of AdamW; 0 for AdamW everywhere. Steps are scaled so
-            that at 1 they are as large as AdamW's usually are.
-        beta2: AdamW's memory for squared gradients.
+        matrices: names of its parts whose matrices and convolution kernels Muon updates.
+        muon: their learning rate as a fraction of AdamW's; 0 for AdamW everywhere. Updates are
+            scaled so that at 1 they are about as large as AdamW's.
+        beta2: decay of AdamW's average of squared gradients.
         weight_decay: for matrices and kernels; never for biases, scales and norms.
     """
 
@@ -50,14 +51,14 @@ class Optimizer:
         self.named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.muon = muon
         chosen = matrices if muon else ()
-        turned = {
+        as_matrices = {
             name: _matrix(parameter, parameter)
             for name, parameter in self.named.items()
             if parameter.ndim in (2, 4) and name.split(".")[0] in chosen
         }
-        others = [parameter for name, parameter in self.named.items() if name not in turned]
-        # What each optimiser is given for a parameter: itself, or the same numbers as a matrix.
-        self.moved: dict[str, Tensor] = self.named | turned
+        others = [parameter for name, parameter in self.named.items() if name not in as_matrices]
+        # The tensor that an optimiser updates: the parameter itself, or a view of it as a matrix.
+        self.updated: dict[str, Tensor] = self.named | as_matrices
         groups: list[dict[str, Any]] = [
             {"params": [p for p in others if p.ndim >= 2]},
             {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
@@ -65,44 +66,44 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = [
             torch.optim.AdamW(groups, betas=(0.9, beta2), weight_decay=weight_decay)
         ]
-        if turned:
-            self.parts.append(Muon(list(turned.values()), weight_decay))
+        if as_matrices:
+            self.parts.append(Muon(list(as_matrices.values()), weight_decay))
 
     def step(self, rate: float) -> None:
-        """Move the parameters by their gradients, at this rate of AdamW."""
+        """Update the parameters by their gradients; ``rate`` is AdamW's learning rate."""
         for name, parameter in self.named.items():
-            if self.moved[name] is not parameter and parameter.grad is not None:
-                self.moved[name].grad = _matrix(parameter.grad, parameter)
+            if self.updated[name] is not parameter and parameter.grad is not None:
+                self.updated[name].grad = _matrix(parameter.grad, parameter)
         for part, scale in zip(self.parts, (1.0, self.muon), strict=False):
             for group in part.param_groups:
                 group["lr"] = scale * rate
             part.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Remove the gradients."""
         for name, parameter in self.named.items():
-            parameter.grad = self.moved[name].grad = None
+            parameter.grad = self.updated[name].grad = None
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield what is remembered of each parameter, as ``PARAMETER.WHAT``."""
-        for name, moved in self.moved.items():
+        """Yield the state of each parameter as ``PARAMETER.KEY`` and a tensor."""
+        for name, tensor in self.updated.items():
             for part in self.parts:
-                for key, value in part.state.get(moved, {}).items():
+                for key, value in part.state.get(tensor, {}).items():
                     yield f"{name}.{key}", value
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what :meth:`state` gave; what was never remembered begins anew."""
-        names = {id(moved): name for name, moved in self.moved.items()}
+        """Restore the state that :meth:`state` gave; parameters without one begin anew."""
+        names = {id(tensor): name for name, tensor in self.updated.items()}
         for part in self.parts:
-            keys = _REMEMBERED[type(part).__name__]
+            keys = _STATE_KEYS[type(part).__name__]
             order = [p for group in part.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
-            for index, moved in enumerate(order):
-                prefix = f"{names[id(moved)]}."
+            for index, updated in enumerate(order):
+                prefix = f"{names[id(updated)]}."
                 found = {key: tensors[prefix + key] for key in keys if prefix + key in tensors}
                 if found:
-                    state[index] = {  # a count is whole in every process
-                        key: own_part(tensor, like=moved) if tensor.ndim else tensor.clone()
+                    state[index] = {  # a scalar (AdamW's step count) is not sharded
+                        key: own_part(tensor, like=updated) if tensor.ndim else tensor.clone()
                         for key, tensor in found.items()
                     }
             if state:
@@ -112,15 +113,15 @@ class Optimizer:
 
 @final
 class Muon(torch.optim.Optimizer):
-    """Steps of matrices that are as large in each direction, and as large as AdamW's in the mean.
+    """Orthogonalised momentum; updates have the root mean square of AdamW's.
 
-    The same as ``torch.optim.Muon`` with ``match_rms_adamw``, but for the precision: that sums in
-    bfloat16 everywhere, which takes 19 to 27 times as long as float32 where a processor has no such
-    products, and of a transformer then longer than the rest of a step.
+    The same as ``torch.optim.Muon`` with ``match_rms_adamw`` except for the precision: torch's
+    multiplies in bfloat16 on every machine. Where a CPU has no bfloat16 instructions, that takes 19
+    to 27 times as long as float32, for a transformer longer than the rest of a step.
 
     Args:
-        matrices: what to move.
-        weight_decay: a part of them that goes at each step, times the rate.
+        matrices: what to update.
+        weight_decay: the fraction of them that each step subtracts, times the rate.
     """
 
     def __init__(self, matrices: Sequence[Tensor], weight_decay: float) -> None:
@@ -128,7 +129,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move the matrices that have gradients."""
+        """Update the matrices that have gradients."""
         for group in self.param_groups:
             for matrix in group["params"]:
                 if matrix.grad is None:
@@ -136,25 +137,27 @@ class Muon(torch.optim.Optimizer):
                 state = self.state[matrix]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(matrix.grad)
-                kept = state["momentum_buffer"].lerp_(matrix.grad, 1 - _MOMENTUM)
-                step = _orthogonalise(matrix.grad.lerp(kept, _MOMENTUM))
+                momentum = state["momentum_buffer"].lerp_(matrix.grad, 1 - _MOMENTUM)
+                step = _orthogonalise(matrix.grad.lerp(momentum, _MOMENTUM))  # Nesterov
+                # An orthogonal (m, n) matrix has a root mean square of 1 / sqrt(max(m, n)), and
+                # AdamW's updates one of about 0.2 (Liu et al., 2025, section 2.2).
                 size = 0.2 * math.sqrt(max(matrix.shape))
                 matrix.mul_(1 - group["lr"] * group["weight_decay"])
                 matrix.add_(step, alpha=-group["lr"] * size)
 
 
 def _orthogonalise(matrix: Tensor) -> Tensor:
-    """Return a matrix of the same singular vectors, all of whose singular values are near 1.
+    """Return a matrix (m, n) with the same singular vectors and singular values near 1.
 
-    By a few Newton-Schulz steps, after which they are between 0.7 and 1.2 but for the smallest
+    A few Newton-Schulz iterations bring all but the smallest singular values to between 0.7 and 1.2
     (Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024).
     """
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(fast_dtype(matrix.device))
-    x = x / x.norm().clamp(min=1e-7)
+    x = x / x.norm().clamp(min=1e-7)  # singular values of at most 1: the iteration converges
     linear, cubic, quintic = _QUINTIC
-    for _ in range(_TIMES):
-        gram = x @ x.T
+    for _ in range(_ITERATIONS):  # each singular value s becomes a s + b s^3 + c s^5
+        gram = x @ x.T  # of the shorter side
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic), x, beta=linear)
     return x.T if tall else x
 
@@ -162,8 +165,8 @@ def _orthogonalise(matrix: Tensor) -> Tensor:
 def _matrix(tensor: Tensor, like: Tensor) -> Tensor:
     """Return a matrix as it is, and kernels (O, I, h, w) as a matrix (O, I h w).
 
-    Columns are in the order in which those of ``like`` lie in memory, so that of ``like`` it is a
-    view: their order is nothing to Muon.
+    Columns have the order in which those of ``like`` lie in memory, so that the result is a view if
+    ``tensor`` is ``like``. The order of columns makes no difference to Muon.
     """
     if tensor.ndim == 2:
         return tensor

@@ -1,11 +1,10 @@
-"""The processes that ``torchrun`` started: who this one is, and a network shared out over them.
+"""The processes that ``torchrun`` started, and a network that is sharded over them.
 
 There are two ways of training together. By default each process has the whole network, and
-gradients are added up (:mod:`flowwarp.train.loop`). Or each has a part of every parameter, of its
-gradient and average and of what the optimiser remembers, and layers are put together when it is
-their turn (FSDP2; Zhao et al., "PyTorch FSDP", VLDB 2023): :func:`share`, :func:`whole`,
-:func:`own_part`. Then memory for these, 20 bytes a parameter, is divided by the number of
-processes.
+gradients are added up (:mod:`flowwarp.train.step`). Or each process has a part of every parameter,
+of its gradient, its average and its optimiser state, and layers are gathered when they are used
+(FSDP2; Zhao et al., "PyTorch FSDP", VLDB 2023): :func:`share`, :func:`whole`, :func:`own_part`.
+Then memory for these, 20 bytes per parameter, is divided by the number of processes.
 """
 
 from __future__ import annotations
@@ -33,22 +32,22 @@ class Process(NamedTuple):
 
 
 def is_first() -> bool:
-    """Say whether this process is the one that writes and prints."""
+    """Whether this process is the one that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def own_device(device: str | torch.device) -> torch.device:
-    """Return the device of this process: of several GPUs, each process of a machine has its own."""
+    """Return the device of this process: with several on one machine, each has its own GPU."""
     own = torch.device(device)
     if own == torch.device("cuda") and launched() > 1:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return own
 
 
-# How long processes wait for one that prepares data, validates or writes; else 10 minutes of NCCL.
-# One that has ended is noticed without it, by its connections or by torchrun.
-_PATIENCE = timedelta(hours=12)
-_MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides WORLD_SIZE
+# How long processes wait for one that prepares data, validates or writes; NCCL's default is 10
+# minutes. A process that has ended is noticed anyway, by its connections or by torchrun.
+_TIMEOUT = timedelta(hours=12)
+_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides WORLD_SIZE
 
 
 @contextmanager
@@ -56,7 +55,7 @@ def joined(device: torch.device) -> Iterator[Process]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Raises:
-        InputError: the environment names no other processes.
+        InputError: the environment does not say how to reach the others.
     """
     if launched() == 1 or not dist.is_available():
         yield Process(0, 1, device)
@@ -65,32 +64,33 @@ def joined(device: torch.device) -> Iterator[Process]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     mine = not dist.is_initialized()
-    missing = [name for name in _MEETING if name not in os.environ]
+    missing = [name for name in _RENDEZVOUS if name not in os.environ]
     if mine and missing:
         problem = f"is not set, though WORLD_SIZE is {launched()}"
         raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
-        # NCCL alone would send objects, such as a whole state, by way of every GPU's memory.
+        # gloo for tensors on the CPU: NCCL alone would send objects, such as a state, through GPUs.
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_TIMEOUT)
     together = True
     try:
         yield Process(dist.get_rank(), dist.get_world_size(), device)
     except BaseException as fault:
-        together = isinstance(fault, (Stopped, Diverged))  # which all raise
+        together = isinstance(fault, (Stopped, Diverged))  # all processes raise these
         raise
     finally:
-        # While others wait for this process, NCCL would wait for them, and the fault never be seen.
-        # They are told by the end of this process: by its connections, or by torchrun.
+        # If this process fails alone, destroying the group would wait for the others (NCCL), which
+        # wait for this one, and the error would never be printed. They notice the end of this
+        # process by its connections, or torchrun ends them.
         if mine and together:
             dist.destroy_process_group()
 
 
 @contextmanager
 def refused_together(world: int) -> Iterator[None]:
-    """Raise what the first of ``world`` processes refuses in this block in all of them.
+    """Raise an error of the first of ``world`` processes in this block in all of them.
 
-    The others would wait for it in vain. Every process must enter the block.
+    Otherwise the others would wait for it forever. Every process must enter the block.
     """
     refusals: list[FlowwarpError | None] = [None]
     try:
@@ -103,18 +103,18 @@ def refused_together(world: int) -> Iterator[None]:
         raise refusals[0]
 
 
-# ------------------------------------------------------------------ a network in parts
+# ------------------------------------------------------------------ a sharded network
 
 
 def share(model: nn.Module, layers: Iterable[nn.Module], device: torch.device) -> None:
-    """Leave each process its part of a network, which does as before; every process must call it.
+    """Shard a network over all processes; every process must call this.
 
     Args:
-        model: equal in all processes. Its parameters are replaced by parts of them; they are put
-            together in its ``forward``, and only there.
-        layers: in it; each is put together when it is its turn, and what is in none of them for the
-            whole of ``forward`` and of its gradient.
-        device: of the process.
+        model: equal in all processes. Its parameters are replaced by parts, which are gathered in
+            its ``forward`` and only there; its results stay the same.
+        layers: parts of it. Each is gathered when it runs; parameters outside of them are gathered
+            for all of ``forward`` and ``backward``.
+        device: this process's device.
 
     Raises:
         InputError: this torch is too old.
@@ -127,15 +127,15 @@ def share(model: nn.Module, layers: Iterable[nn.Module], device: torch.device) -
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for unit in [*layers, model]:
         shared = fully_shard(unit, mesh=mesh)
-        # The loop divides by the examples of the step itself: gradients are to be added.
+        # Gradients are added, not averaged: the loop divides by the examples of the step itself.
         shared.set_gradient_divide_factor(1.0)
         shared.set_force_sum_reduction_for_comms(True)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor put together from its parts, on the CPU; one that is not in parts as it is.
+    """Return a sharded tensor gathered on the CPU; any other tensor as it is.
 
-    Every process must call it, for the same tensors in the same order.
+    Every process must call this for the same tensors in the same order.
     """
     from torch.distributed.tensor import DTensor
 
@@ -143,22 +143,22 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
-    """Put tensors together one after the other, as `whole` does; every process must call it.
+    """Gather tensors one after the other, as `whole` does; every process must call this.
 
     Args:
-        tensors: in the same order everywhere.
-        keep: whether this process wants them; otherwise it has none for longer than a moment.
+        tensors: in the same order in every process.
+        keep: whether this process needs them; otherwise it drops each at once, to save memory.
     """
-    found = {}
+    gathered = {}
     for name, tensor in tensors.items():
-        put = whole(tensor)
+        full = whole(tensor)
         if keep:
-            found[name] = put
-    return found
+            gathered[name] = full
+    return gathered
 
 
 def own_part(tensor: Tensor, like: Tensor) -> Tensor:
-    """Return this process's part of a tensor, as that of ``like`` is; a copy if that is whole."""
+    """Return this process's part of a tensor, sharded like ``like``; a copy if that is not."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor):

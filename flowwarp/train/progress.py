@@ -1,4 +1,4 @@
-"""How far a training is, told on a terminal or in a log."""
+"""The progress line of a training, on a terminal or in a log."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import TextIO, final
 
 @final
 class Progress:
-    """A line that changes on a terminal; elsewhere a plain one now and then.
+    """A line that is updated in place on a terminal; in a log, a new line now and then.
 
     Args:
-        stream: where to.
-        steps: how many there will be.
+        stream: where to write.
+        steps: steps of the training.
         shown: whether to write at all.
-        every: seconds between plain lines.
+        every: seconds between lines of a log.
     """
 
     def __init__(
@@ -27,43 +27,43 @@ class Progress:
         self.width = 0
         self.mean: float | None = None
         self.began: tuple[float, int] | None = None
-        self.told = time.monotonic()
+        self.written_at = time.monotonic()
 
     def step(self, step: int, loss: float) -> None:
-        """Count a step; tell it if it is time."""
+        """Count a step; write a line if it is time."""
         now = time.monotonic()
         self.mean = loss if self.mean is None else 0.95 * self.mean + 0.05 * loss
-        if self.began is None:  # the first step pays for warming up
+        if self.began is None:  # not counted in the rate: the first step includes warming up
             self.began = (now, step)
-        if now - self.told < self.every and step != self.steps:
+        if now - self.written_at < self.every and step != self.steps:
             return
-        self.told = now
+        self.written_at = now
         rate = (step - self.began[1]) / max(now - self.began[0], 1e-9)
         text = f"step {step}/{self.steps}  loss {self.mean:.4g}"
         if rate > 0:
             text += f"  {rate:.3g} steps/s  {_clock((self.steps - step) / rate)} left"
-        self._write(text, passing=self.live)
+        self._write(text, updated=self.live)
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
-        self._write(text, passing=False)
+        self._write(text, updated=False)
 
     def end(self) -> None:
-        """Leave the line that changes as it is."""
+        """End the updated line, so that later output begins on a new one."""
         if self.live and self.width:
             self._put("\n")
             self.width = 0
 
-    def _write(self, text: str, *, passing: bool) -> None:
+    def _write(self, text: str, *, updated: bool) -> None:
         if not self.shown:
             return
         start = "\r" if self.live else ""
         padding = " " * max(0, self.width - len(text))
-        self.width = len(text) if passing else 0
-        self._put(f"{start}{text}{padding}" + ("" if passing else "\n"))
+        self.width = len(text) if updated else 0
+        self._put(f"{start}{text}{padding}" + ("" if updated else "\n"))
 
     def _put(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        with contextlib.suppress(OSError, ValueError):  # the other end is closed
             self.stream.write(text)
             self.stream.flush()
 

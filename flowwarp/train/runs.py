@@ -1,8 +1,9 @@
 """The folder of a training run: its lock, states, weights, metrics and pictures.
 
-``state-00001200.safetensors`` holds all that step 1200 needs to go on (network, optimiser, average,
-counters) in *one* file, written beside its predecessor and renamed: whenever the process dies,
-the newest state is whole. The other files are made from it or made again on resuming.
+``state-00001200.safetensors`` holds all that is needed to continue after step 1200 (network,
+optimiser, average, counters) in *one* file, written under another name and renamed. So whenever the
+process dies, the newest state is intact. The other files follow from it, and are written again on
+resuming.
 """
 
 from __future__ import annotations
@@ -34,38 +35,38 @@ Resume = Literal["never", "auto", "changed"]
 CONFIG, METRICS, SAMPLES = "config.toml", "metrics.jsonl", "samples"
 LAST, BEST = "last.safetensors", "best.safetensors"
 _FORMAT = "flowwarp-state-1"
-_STATES = "state-*.safetensors"  # not those that were broken and are set aside
+_STATES = "state-*.safetensors"  # broken ones are renamed to .broken
 
 
 @dataclass(frozen=True)
 class State:
-    """What a run needs to go on after a step."""
+    """What a run needs to continue after a step."""
 
     step: int
     tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any]  # JSON: counters, the best so far, the machine
+    facts: Mapping[str, Any]  # JSON: counters, the best figure, the machine
 
 
 @final
 class Run:
-    """An open run: this process has its lock.
+    """An open run: this process holds its lock.
 
     Args:
-        folder: where it is.
-        keep: how many states to keep.
+        folder: the run's folder.
+        keep: number of states to keep.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        self.validation_changed = False  # what was measured before was another thing
+        self.validation_changed = False  # whether earlier figures of validation do not compare
         self._metrics: FileIO | None = None
 
     def newest_state(self, warn: Callable[[str], None]) -> State | None:
-        """Return the newest state that is whole; a broken one is set aside with a warning.
+        """Return the newest intact state; broken ones are renamed, with a warning.
 
         Raises:
-            InputError: there are states, and all are broken.
+            InputError: all states are broken.
         """
         paths = self._states()
         broken: list[Path] = []
@@ -80,14 +81,14 @@ class Run:
                 other.replace(other.with_suffix(".broken"))
             return state
         if paths:
-            raise InputError(self.folder, "none of its states is whole", "start another run")
+            raise InputError(self.folder, "all of its states are broken", "start another run")
         return None
 
     def save_state(self, state: State) -> None:
         """Write a state, then drop the oldest beyond ``keep``.
 
         Raises:
-            OutputError: it cannot be written; those before it are untouched.
+            OutputError: it cannot be written; earlier states are untouched.
         """
         self._sync_metrics()
         path = self.folder / f"state-{state.step:08d}.safetensors"
@@ -98,7 +99,7 @@ class Run:
                 old.unlink()
 
     def log(self, record: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl; figures that are not finite, as JSON has none, as null.
+        """Append a line to metrics.jsonl; figures that are not finite become null.
 
         Raises:
             OutputError: it cannot be written.
@@ -120,13 +121,13 @@ class Run:
     def rewind_metrics(self, step: int) -> None:
         """Drop what was logged after a state at ``step`` was saved.
 
-        That is: lines of later steps, validations of this one (they come after the state), and
-        whatever a crash left of a line.
+        That is: lines of later steps, validations of this step (they come after the state), and
+        a line that a crash cut short.
         """
         path = self.folder / METRICS
         if not path.exists():
             return
-        kept = []
+        lines = []
         for line in path.read_text("utf-8", "replace").splitlines(keepends=True):
             try:
                 record = json.loads(line)
@@ -137,12 +138,12 @@ class Run:
                 break
             if after or not line.endswith("\n"):
                 break
-            kept.append(line)
+            lines.append(line)
         with atomic_output(path) as temporary:
-            temporary.write_bytes("".join(kept).encode())
+            temporary.write_bytes("".join(lines).encode())
 
     def write_sample(self, step: int, name: str, image: Tensor) -> None:
-        """Write a picture ``(3, H, W)``, 0…1, as ``samples/STEP-NAME.png``.
+        """Write a picture ``(3, H, W)`` in [0, 1] as ``samples/STEP-NAME.png``.
 
         Raises:
             OutputError: it cannot be written.
@@ -159,7 +160,7 @@ class Run:
             self._metrics = None
 
     def write_config(self, configs: Mapping[str, Any]) -> None:
-        """Write config.toml: what the run is trained with from now on.
+        """Write config.toml: the settings of the run from now on.
 
         Raises:
             OutputError: it cannot be written.
@@ -176,7 +177,7 @@ class Run:
             raise OutputError(self.folder / METRICS, reason(fault)) from fault
 
     def _states(self) -> list[Path]:
-        # Longer names last: eight digits are the least that a number has.
+        # Longer names last: a number has eight digits or more.
         return sorted(self.folder.glob(_STATES), key=lambda path: (len(path.name), path.name))
 
 
@@ -189,30 +190,32 @@ def open_run(
     keep: int = 2,
     free: frozenset[str] = frozenset(),
 ) -> Iterator[Run]:
-    """Lock a run's folder, made if need be, and check its config.toml.
+    """Lock a run's folder, made if necessary, and check its config.toml.
 
     Args:
-        folder: the run.
+        folder: the run's folder.
         configs: a frozen dataclass for each section.
-        resume: ``never`` refuses a folder that holds a run; ``auto`` continues it if it is there;
-            ``changed`` does so even where the configuration is another.
-        keep: how many states to keep.
-        free: keys (``section.key``) that may change on resuming, as the result does not hang on
+        resume: ``never`` refuses a folder that holds a run; ``auto`` continues a run if there is
+            one; ``changed`` does so even with another configuration.
+        keep: number of states to keep.
+        free: keys (``section.key``) that may change on resuming, as the result does not depend on
             them.
 
     Raises:
         Locked: another process trains this run.
         InputError: it cannot be resumed with this configuration; the first key is named. Or it has
-            weights alone, which beginning anew would write over.
-        OutputError: the folder cannot be made, or holds a run that was not to be resumed, or files
-            of another program that would be written over, or links to such.
+            weights but no state, and a new run would overwrite them.
+        OutputError: the folder cannot be made; or it holds a run and ``resume`` is ``never``; or it
+            holds another program's files that the run would overwrite, or links to such.
     """
     folder = Path(folder)
     _make_folder(folder)
     _refuse_links(folder)
     with lock(folder, "another process trains this run", "wait for it, or name another run"):
-        for part in (folder, folder / SAMPLES):  # no folder of another run, which may be writing
-            for left in part.glob(".flowwarp-*"):  # of a process that was killed in a write
+        # Temporary files of a process that was killed in a write. Not those in other folders below
+        # this one, such as another run, which may be writing.
+        for part in (folder, folder / SAMPLES):
+            for left in part.glob(".flowwarp-*"):
                 remove_abandoned(left)
         if resume == "never":
             refuse_run(folder)
@@ -230,10 +233,10 @@ def open_run(
 
 
 def _refuse_links(folder: Path) -> None:
-    """Refuse a run with a file that would be written elsewhere; its folder itself may be a link.
+    """Refuse a run with a file that is a link out of its folder; the folder itself may be a link.
 
     Raises:
-        OutputError: there is one.
+        OutputError: there is such a link.
     """
     home = folder.resolve()
     names = (folder / name for name in (".lock", CONFIG, METRICS, LAST, BEST, SAMPLES))
@@ -246,12 +249,12 @@ def refuse_run(folder: str | Path) -> None:
     """Refuse a folder that holds states or weights of a run.
 
     Raises:
-        OutputError: so it does, or it cannot be looked at.
+        OutputError: it holds some, or it cannot be read.
     """
     folder = Path(folder)
     try:
         holds = any(folder.glob("state-*")) or _has_weights(folder)
-    except OSError as fault:  # a name that is too long
+    except OSError as fault:  # such as a name that is too long
         raise OutputError(folder, reason(fault)) from fault
     if holds:
         raise OutputError(
@@ -260,15 +263,15 @@ def refuse_run(folder: str | Path) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Say whether a run has states to go on from.
+    """Whether a run has states to resume from.
 
     Raises:
-        InputError: it has none, but weights, which beginning anew would write over.
+        InputError: it has weights but no states, and a new run would overwrite them.
     """
     begun = any(folder.glob(_STATES))
     if _has_weights(folder) and not begun:
-        problem = "has weights, but no state to go on from"
-        raise InputError(folder, problem, "begin another run with them (--start)")
+        problem = "has weights, but no state to resume from"
+        raise InputError(folder, problem, "start another run from them (--start)")
     return begun
 
 
@@ -277,16 +280,18 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Refuse a folder whose config.toml or metrics.jsonl no run has written.
+    """Refuse a folder whose config.toml or metrics.jsonl was not written by a run.
 
     Raises:
-        OutputError: it is one.
+        OutputError: one of them was not.
     """
     configured = (folder / CONFIG).exists()
     if any(folder.glob("state-*")):
         return
     if not configured and (folder / METRICS).exists():
-        raise OutputError(folder / METRICS, "is no run's of ours", "name another folder")
+        raise OutputError(
+            folder / METRICS, "was not written by a training run", "name another folder"
+        )
     if not configured:
         return
     try:
@@ -294,14 +299,16 @@ def _refuse_foreign(folder: Path) -> None:
     except (OSError, ValueError, RecursionError):
         ours = False
     if not ours:
-        raise OutputError(folder / CONFIG, "is no run's of ours", "name another folder")
+        raise OutputError(
+            folder / CONFIG, "was not written by a training run", "name another folder"
+        )
 
 
 def check_writable(folder: str | Path) -> None:
-    """Refuse a folder where nothing can be written, before what takes long; writes nothing itself.
+    """Refuse a folder that cannot be written to, before slow work; this writes nothing itself.
 
     Raises:
-        OutputError: so it is, or it cannot be looked at.
+        OutputError: it cannot be written to, or not be read.
     """
     try:
         existing = nearest(folder)
@@ -316,20 +323,20 @@ def check_writable(folder: str | Path) -> None:
 def check_settings(
     folder: str | Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
 ) -> None:
-    """Refuse what :func:`open_run` would of some sections, before what takes long.
+    """Refuse some sections as :func:`open_run` would, before slow work.
 
     Args:
-        folder: the run, if there is one.
-        configs: a frozen dataclass for each section that is known by now.
+        folder: the run's folder, if there is one.
+        configs: a frozen dataclass for each section that is known so far.
         free: see :func:`open_run`.
         resume: likewise.
 
     Raises:
         InputError: the run cannot be resumed with this configuration; the first key is named.
-        OutputError: its config.toml is no file.
+        OutputError: its config.toml is not a regular file.
     """
     folder = Path(folder)
-    if resume == "never":  # that is refused where there is anything
+    if resume == "never":  # `refuse_run` is for that
         return
     begun = _is_begun(folder)
     if begun and resume == "auto":
@@ -337,13 +344,13 @@ def check_settings(
         _check_configs(folder / CONFIG, configs, free, resume)
 
 
-def begun_with(folder: str | Path, section: str, name: str) -> Any:
-    """Return what a run's config.toml says of one setting; None where there is none to read."""
+def saved_setting(folder: str | Path, section: str, name: str) -> Any:
+    """Return one setting of a run's config.toml; None if it cannot be read."""
     path = Path(folder) / CONFIG
     try:
         check_regular(path)
         values = tomllib.loads(path.read_text("utf-8"))[section]
-    except (OSError, ValueError, RecursionError, KeyError):  # opening the run will say so
+    except (OSError, ValueError, RecursionError, KeyError):  # opening the run will report it
         return None
     return values.get(name) if isinstance(values, dict) else None
 
@@ -351,11 +358,10 @@ def begun_with(folder: str | Path, section: str, name: str) -> Any:
 def _check_configs(
     path: Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
 ) -> bool:
-    """Refuse to continue under another configuration, but where it was changed on purpose.
+    """Refuse to continue with another configuration, unless ``resume`` is ``changed``.
 
     Returns:
-        Whether what validations measure may have changed: a setting that is not the loop's, or the
-        seed.
+        Whether validation may have changed: a setting outside ``[loop]`` differs, or the seed.
 
     Raises:
         InputError: the first key that differs.
@@ -366,16 +372,17 @@ def _check_configs(
         if resume == "changed":
             return True
         raise InputError(path, f"cannot be read ({fault})") from fault
-    anew = False
+    validation_changed = False
     for section, values in tomllib.loads(_to_text(configs)).items():
-        kept = before.get(section)
-        kept = kept if isinstance(kept, dict) else {}
-        for name in dict.fromkeys([*values, *kept]):
-            key, old, new = f"{section}.{name}", kept.get(name), values.get(name)
+        old_values = before.get(section)
+        old_values = old_values if isinstance(old_values, dict) else {}
+        for name in dict.fromkeys([*values, *old_values]):
+            key, old, new = f"{section}.{name}", old_values.get(name), values.get(name)
             if old == new or key in free:
                 continue
-            if kept and name not in kept and new == _default(configs[section], name):
-                continue  # a run of before there was such a setting
+            added = old_values and name not in old_values
+            if added and new == _default(configs[section], name):
+                continue  # the run is older than this setting
             if resume == "auto":
                 raise InputError(
                     path,
@@ -383,24 +390,25 @@ def _check_configs(
                     "give the old value, name another run, or change it for good "
                     "(--resume changed)",
                 )
-            anew |= section != "loop" or name == "seed"  # which says what is held out
-    return anew
+            # The seed decides which examples are held out.
+            validation_changed |= section != "loop" or name == "seed"
+    return validation_changed
 
 
 def _to_text(configs: Mapping[str, Any]) -> str:
-    r"""Return config.toml, in which a byte of a path that is not UTF-8 stands as ``\\udcff``.
+    r"""Return config.toml, with bytes of paths that are not UTF-8 written as ``\\udcff``.
 
-    TOML has no form of its own for what Python makes of one, a lone surrogate.
+    Python represents such a byte by a lone surrogate, for which TOML has no notation.
     """
     return re.sub("[\ud800-\udfff]", lambda lone: rf"\\u{ord(lone[0]):04x}", to_toml(configs))
 
 
 def _default(config: Any, name: str) -> Any:
-    """Return what a setting is where nobody says it; None if it has to be said."""
+    """Return the default of a setting, as TOML has it; None if it has no default."""
     found = [item.default for item in fields(config) if item.name == name]
     if found in ([], [MISSING]):
         return None
-    return list(found[0]) if isinstance(found[0], tuple) else found[0]  # as TOML has it
+    return list(found[0]) if isinstance(found[0], tuple) else found[0]
 
 
 def _read_state(path: Path) -> State:

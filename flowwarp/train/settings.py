@@ -22,21 +22,21 @@ from flowwarp.errors import InputError
 from flowwarp.io.files import open_input
 
 Configs = dict[str, Any]  # section: an instance of a frozen dataclass
-Preset = Literal["tiny", "small", "base"]  # what trainers have settings for
+Preset = Literal["tiny", "small", "base"]  # each trainer has settings for these
 
 _LARGEST_FILE = 2**20
-_LONGEST_SHOWN = 80  # characters of a wrong setting in a message
+_LONGEST_SHOWN = 80  # characters of a wrong setting that a message quotes
 
 
 class UnclearSetting(InputError):
-    """What is given sets nothing that there is: bad in a file, wrong usage on a command line."""
+    """The key of a setting is unknown or ambiguous: wrong usage on a command line."""
 
 
 def check_least(config: Any, least: int, *names: str) -> None:
     """Refuse settings of a configuration that are too small.
 
     Raises:
-        ValueError: one is; the first is named.
+        ValueError: one is below ``least``; the first is named.
     """
     for name in names:
         if not getattr(config, name) >= least:
@@ -44,7 +44,7 @@ def check_least(config: Any, least: int, *names: str) -> None:
 
 
 def check_shares(config: Any, *names: str) -> None:
-    """Refuse settings of a configuration that are no share of a whole.
+    """Refuse settings of a configuration that are not in [0, 1].
 
     Raises:
         ValueError: one is not; the first is named.
@@ -62,8 +62,8 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
         settings: such as ``["steps=100", "model.width=64"]``.
 
     Raises:
-        UnclearSetting: no configuration has such a key, or several have, or there is no value.
-        InputError: a value is not of its type or range.
+        UnclearSetting: no configuration has such a key, or several have, or the value is missing.
+        InputError: a value has the wrong type or range.
     """
     given: dict[str, dict[str, Any]] = {}
     for setting in settings:
@@ -75,7 +75,7 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
         kind = _types(configs[section])[name]
         given.setdefault(section, {})[name] = _parse(kind, text.strip(), source)
     result = dict(configs)
-    for section, values in given.items():  # as a whole, as some fit only each other
+    for section, values in given.items():  # all at once: some are valid only together
         source = f"--set {', '.join(values)}"
         result[section] = _replaced(configs[section], values, source)
     return result
@@ -84,12 +84,12 @@ def override(configs: Mapping[str, Any], settings: Sequence[str]) -> Configs:
 def read_toml(
     path: str | Path, configs: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> Configs:
-    """Return the configurations with what a TOML file says; what it leaves out stays.
+    """Return the configurations with the values of a TOML file; others stay.
 
     Args:
         path: the file.
         configs: a frozen dataclass for each section.
-        ignored: sections that say nothing.
+        ignored: sections to skip.
 
     Raises:
         InputError: not a TOML file, an unknown section or key, or a wrong value.
@@ -100,7 +100,7 @@ def read_toml(
         data = file.read()
     try:
         sections = tomllib.loads(data.decode())
-    except (ValueError, RecursionError) as fault:  # also of a number of 5,000 digits
+    except (ValueError, RecursionError) as fault:  # ValueError also for 5,000 digits
         raise InputError(path, f"is not TOML ({fault})") from fault
     result = dict(configs)
     for section, values in sections.items():
@@ -157,12 +157,12 @@ def _replaced(config: Any, values: Mapping[str, Any], source: str | Path) -> Any
         return replace(config, **values)
     except InputError:
         raise
-    except ValueError as fault:  # what __post_init__ says
+    except ValueError as fault:  # raised by __post_init__
         raise InputError(source, str(fault)) from fault
 
 
 def _parse(kind: Any, text: str, source: str) -> Any:
-    """Read a value from a command line, where strings stand without quotes."""
+    """Read a value from a command line, where strings have no quotes."""
     if _plain(kind) is str or get_origin(_plain(kind)) is Literal:
         return _checked(kind, text.strip("\"'"), source)
     if text.lower() in ("none", "null"):
@@ -190,7 +190,7 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
     if get_origin(plain) is tuple:
         if isinstance(value, list):
             kinds = get_args(plain)
-            if kinds[-1] in (..., kinds[0]):  # all of one kind, and the settings say how many
+            if kinds[-1] in (..., kinds[0]):  # one type for all items; any length
                 kinds = kinds[:1] * len(value)
             if len(kinds) == len(value):
                 return tuple(
@@ -198,10 +198,10 @@ def _checked(kind: Any, value: Any, source: str | Path) -> Any:
                 )
     elif plain is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        with suppress(OverflowError):  # of a whole number of 400 digits
+        with suppress(OverflowError):  # an integer of 400 digits
             if number and math.isfinite(value):
                 return float(value)
-    elif type(value) is plain:  # a bool is no int here
+    elif type(value) is plain:  # isinstance would take a bool for an int
         return value
     name = getattr(plain, "__name__", str(plain))
     raise InputError(source, f"is {_cut(repr(value))}, must be {_WORDS.get(name, name)}")
@@ -221,7 +221,7 @@ _WORDS = {
 
 
 def _plain(kind: Any) -> Any:
-    """Return what ``X | None`` is besides None; any other type as it is."""
+    """Return X for ``X | None``; any other type as it is."""
     if get_origin(kind) in (Union, types.UnionType):
         return next(item for item in get_args(kind) if item is not type(None))
     return kind

@@ -1,4 +1,4 @@
-"""Signals that end a training: noted, and obeyed where nothing is lost by it."""
+"""Signals that end a training: they are noted, and obeyed where nothing is lost."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESUME = "resume it with --resume auto"
 
 
 class StopNow(BaseException):
-    """A signal came where nothing would be lost by stopping at once, or came again."""
+    """A signal came where the training may stop at once, or a second signal came."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -25,7 +25,7 @@ class StopNow(BaseException):
 
 @contextlib.contextmanager
 def stopping(folder: str | Path) -> Iterator[None]:
-    """Say of a run that it was stopped, wherever in this block."""
+    """Turn `StopNow` into `Stopped`, which names the run."""
     try:
         yield
     except StopNow as signalled:
@@ -34,7 +34,7 @@ def stopping(folder: str | Path) -> Iterator[None]:
 
 @final
 class Stop:
-    """Which signal came, 0 for none, and whether to obey at once."""
+    """Which signal came (0: none), and whether to obey it at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,9 +43,9 @@ class Stop:
         self._now = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; the second time, interrupt whatever is going on."""
+        """Note a signal; a second one raises `StopNow` wherever the training is."""
         if self.number:
-            # A terminal and torchrun may both pass on one Ctrl-C.
+            # Within a second it is the same one: a terminal and torchrun both pass on Ctrl-C.
             if time.monotonic() - self._came > 1:
                 raise StopNow(number)
             return
@@ -55,7 +55,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self, allowed: bool) -> Iterator[None]:
-        """Obey a signal at once in this block."""
+        """Obey a signal at once in this block, if allowed."""
         self._now = allowed
         try:
             if allowed and self.number:
@@ -67,7 +67,7 @@ class Stop:
 
 @contextlib.contextmanager
 def signals(folder: Path) -> Iterator[Stop]:
-    """Note SIGINT, SIGTERM and SIGHUP rather than die of them, unless they are ignored."""
+    """Note SIGINT, SIGTERM and SIGHUP instead of exiting, unless they are ignored."""
     stop = Stop(folder)
     with handled(stop.handle, INTERRUPT, TERMINATE, HANG_UP):
         yield stop

@@ -13,7 +13,7 @@ from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError
 from flowwarp.train.settings import check_least
 
-MOST_EXAMPLES = 2**20  # per step; a typing error would otherwise fill the memory
+MAX_EXAMPLES = 2**20  # per step; a typing error would otherwise fill the memory
 
 Batch = Mapping[str, Tensor]
 Loss = Callable[[nn.Module, Batch, int], Mapping[str, Tensor]]
@@ -21,7 +21,7 @@ Figures = dict[str, float]
 _Set = TypeVar("_Set")
 
 # Upper limits of some settings: anything larger is a typing error, or overflows.
-_MOST = {
+_UPPER_LIMITS = {
     **dict.fromkeys(("learning_rate", "muon"), 1e6),
     **dict.fromkeys(("threads", "workers"), 1024),
     **dict.fromkeys(("steps", "warmup"), 1e12),
@@ -94,11 +94,11 @@ class LoopConfig:
         for name in ("ema", "beta2"):
             if not getattr(self, name) < 1:
                 raise ValueError(f"{name} must be less than 1, got {getattr(self, name)}")
-        if self.batch_size > MOST_EXAMPLES:
-            raise ValueError(f"batch_size must be at most {MOST_EXAMPLES}, got {self.batch_size}")
-        for name, most in _MOST.items():
-            if not getattr(self, name) <= most:
-                raise ValueError(f"{name} must be at most {most:g}, got {getattr(self, name)}")
+        if self.batch_size > MAX_EXAMPLES:
+            raise ValueError(f"batch_size must be at most {MAX_EXAMPLES}, got {self.batch_size}")
+        for name, limit in _UPPER_LIMITS.items():
+            if not getattr(self, name) <= limit:
+                raise ValueError(f"{name} must be at most {limit:g}, got {getattr(self, name)}")
         if self.seed > MAX_SEED:
             raise ValueError(f"seed must be at most {MAX_SEED}, got {self.seed}")
         if self.accumulate > self.batch_size:

@@ -65,7 +65,7 @@ def test_all_states_broken_is_an_error_each_time(tmp_path):
     for path in tmp_path.glob("state-*"):
         path.write_bytes(b"nothing")
     for _ in range(2):
-        with pytest.raises(InputError, match="none of its states is whole"):
+        with pytest.raises(InputError, match="all of its states are broken"):
             run(tiny.make(), tiny.config(), tmp_path, resume="auto")
 
 

@@ -134,7 +134,7 @@ def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
         "another process trains this run",
         "holds a run already",
         "loop.batch_size is 5 in this run, not 4",
-        "none of its states is whole",
+        "all of its states are broken",
     ):
         assert sum(words in line for line in said) == 2, words
 

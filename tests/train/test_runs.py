@@ -327,10 +327,10 @@ def test_weights_without_a_state_are_not_overwritten(tmp_path):
         state.unlink()
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for resume in ("auto", "changed"):
-        with pytest.raises(InputError, match="no state to go on from"):
+        with pytest.raises(InputError, match="no state to resume from"):
             run(tiny.make(), tiny.config(), tmp_path, resume=resume)
     (tmp_path / "state-00000004.broken").touch()
-    with pytest.raises(InputError, match="no state to go on from"):
+    with pytest.raises(InputError, match="no state to resume from"):
         run(tiny.make(), tiny.config(), tmp_path, resume="auto")
     (tmp_path / "state-00000004.broken").unlink()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -340,7 +340,7 @@ def test_weights_without_a_state_are_not_overwritten(tmp_path):
 def test_files_of_other_programs_are_not_overwritten(tmp_path, name):
     (tmp_path / name).write_text("[tool]\nmine = 1\n")
     for resume in ("never", "auto", "changed"):
-        with pytest.raises(OutputError, match="is no run's of ours"):
+        with pytest.raises(OutputError, match="was not written by a training run"):
             run(tiny.make(), tiny.config(steps=2), tmp_path, resume=resume)
     assert (tmp_path / name).read_text() == "[tool]\nmine = 1\n"
 
