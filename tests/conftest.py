@@ -1,4 +1,4 @@
-"""What tests of several folders share: a cache, small networks that make video, a small disk."""
+"""Fixtures of several folders: a cache, small networks for video, a small disk."""
 
 import dataclasses
 import os
@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-# What is computed here is small: threads would cost more than they bring. Before torch is imported.
+# Set before torch is imported: at these sizes threads cost more than they save.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
@@ -25,7 +25,7 @@ from flowwarp.train.tokenized import grid_media
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]
 
-# Many tests are of signals, which a job in the background of a shell, or of nohup, ignores.
+# Tests send signals, which jobs in the background of a shell or under nohup ignore.
 for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.SIG_DFL)):
     number = getattr(signal, name, None)  # Windows has no SIGHUP
     if number is not None and signal.getsignal(number) is signal.SIG_IGN:
@@ -34,7 +34,7 @@ for name, default in (("SIGINT", signal.default_int_handler), ("SIGHUP", signal.
 
 def pytest_runtest_setup(item):
     if sys.platform == "win32" and item.get_closest_marker("posix"):
-        pytest.skip("Windows has not what it needs")
+        pytest.skip("needs POSIX")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -54,10 +54,7 @@ def few_grounds():
 
 
 class OldAutocast(TorchFunctionMode):
-    """Keeps the first cast of each weight, with a way back for gradients or none, as torch did.
-
-    It did until pytorch #165068, unless it was told to forget.
-    """
+    """Caches the first cast of each weight, with or without gradients, as older torch does."""
 
     def __init__(self):
         super().__init__()
@@ -78,7 +75,7 @@ class OldAutocast(TorchFunctionMode):
 
 @pytest.fixture
 def gradients_under_old_autocast(monkeypatch):
-    """Return what takes a network and what makes its loss, and returns the gradients by name."""
+    """Return a function of a network and of a function that makes its loss: gradients by name."""
 
     def gradients(net, make):
         with OldAutocast() as mode, torch.autocast("cpu", torch.bfloat16):
@@ -106,7 +103,7 @@ def video_weights(tmp_path_factory):
     pairs = train_pairs(2 * CAPTIONS, 60)
     media = (Medium("text", pairs.size), *grid_media(nets["dvae"], 16, 8))
     words = Vocabulary(media, pairs, text_limit=8)
-    # Numbers of any size need a norm; at those it begins with it cares little what it reads.
+    # Large weights, so that outputs depend on the input; they need a norm.
     net = gpt.GPT(dataclasses.replace(gpt.TINY, vocabulary=words.size, depth=1, norm="rms"))
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

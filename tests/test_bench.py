@@ -114,18 +114,18 @@ def test_methods_take_turns_on_each_pair(bench):
         truth = types.SimpleNamespace(image1=image + 0, image2=image + 0, valid=None)
         truth.flow_12 = torch.full((1, 2, 8, 8), float(number))
         truths.append(("set", truth))
-    seen = []
+    calls = []
 
     def method(name):
         def estimate(image1, image2):
             pair = [truth.image1 is image1 for _, truth in truths].index(True)
-            seen.append((name, pair, accuracy.eval_flow.to_grey(image1).shape))
+            calls.append((name, pair, accuracy.eval_flow.to_grey(image1).shape))
             return torch.zeros(1, 2, 8, 8)
 
         return estimate
 
     found = accuracy.measure({"a": method("a"), "b": method("b")}, truths, 3)
-    assert [call[:2] for call in seen] == [
+    assert [call[:2] for call in calls] == [
         (name, pair) for pair, rounds in ((0, 4), (1, 3)) for _ in range(rounds) for name in "ab"
     ]
     assert found["a"]["set"] == pytest.approx(2**0.5 / 2)

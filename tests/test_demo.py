@@ -13,11 +13,11 @@ from flowwarp.cli import cli
 
 
 @pytest.mark.parametrize(
-    ("argument", "code", "said"),
+    ("argument", "code", "message"),
     [("--help", 0, "What was in demo/ is deleted."), ("elsewhere", 2, "elsewhere")],
 )
 def test_nothing_is_deleted_before_arguments_are_read(
-    monkeypatch, capsys, tmp_path, argument, code, said
+    monkeypatch, capsys, tmp_path, argument, code, message
 ):
     monkeypatch.setattr(demo, "OUTPUT", tmp_path)
     (tmp_path / "index.html").write_text("made before")
@@ -26,11 +26,11 @@ def test_nothing_is_deleted_before_arguments_are_read(
     with pytest.raises(SystemExit) as stop:
         demo.main()
     assert stop.value.code == code
-    assert said in " ".join("".join(capsys.readouterr()).split())
+    assert message in " ".join("".join(capsys.readouterr()).split())
     assert (demo.OUTPUT / "index.html").read_text() == "made before"
 
 
-def test_its_commands_are_such_as_there_are(monkeypatch, tmp_path):
+def test_its_commands_exist(monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "OUTPUT", tmp_path / "demo")
     monkeypatch.setattr(sys, "argv", ["demo.py"])
     called = []

@@ -46,7 +46,7 @@ def test_depth_changes_neither_signal_nor_gradient(model, norm):
 
 
 @pytest.mark.parametrize("model", ["captioner", "classifier"])
-def test_depth_changes_nothing_before_places_are_joined(model):
+def test_depth_changes_nothing_before_features_are_joined(model):
     build, run, norms = init_report.MODELS[model]
     for norm in norms:
         found = []
@@ -60,7 +60,7 @@ def test_depth_changes_nothing_before_places_are_joined(model):
             assert max(point.gradient_variance for point in points) < 2
 
 
-def test_a_norm_that_a_network_has_not(monkeypatch, capsys):
+def test_an_unknown_norm_is_refused(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["init_report.py", "flow", "--norm", "group"])
     with pytest.raises(SystemExit) as stop:
         init_report.main()

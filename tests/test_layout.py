@@ -29,7 +29,7 @@ ELSEWHERE = {
     # Parts of the operators; each operator is tested with and without its kernel.
     "ops/_dispatch.py": "ops/test_correlation.py",
     "ops/nvrtc.py": "cuda/test_nvrtc.py",
-    # The decoder of 16-bit PNG behind read_image.
+    # The reader of PNG files behind read_image and read_flow.
     "io/png.py": "io/test_images.py",
     # What the measures measure, and the table that prints them.
     "selftest/guarantees.py": "cli/test_doctor.py",
@@ -40,21 +40,8 @@ ELSEWHERE = {
     "models/_seeing.py": "models/test_captioner.py",
     # How a training ends by a signal.
     "train/stopping.py": "train/test_loop.py",
-    # Clips and choices that every source of clips uses.
-    "data/choices.py": "data/sprite_world/test_world.py",
-    "data/clip.py": "data/test_sources.py",
+    # Names of media, which the vocabulary of tokens uses.
     "data/media.py": "data/test_tokens.py",
-    "data/resizing.py": "data/test_augment.py",
-    "data/sampling.py": "data/test_sources.py",
-    # Parts of one world; its clips are tested as a whole.
-    "data/sprite_world/camera.py": "data/sprite_world/test_world.py",
-    "data/sprite_world/captions.py": "data/sprite_world/test_prompts.py",
-    "data/sprite_world/cast.py": "data/sprite_world/test_world.py",
-    "data/sprite_world/coloring.py": "data/sprite_world/test_world.py",
-    "data/sprite_world/grounds.py": "data/sprite_world/test_world.py",
-    "data/sprite_world/layers.py": "test_sprite_layers.py",
-    "data/sprite_world/phrases.py": "data/sprite_world/test_prompts.py",
-    "data/sprite_world/source.py": "data/test_sources.py",
 }
 # Private modules that another package may use; about to be replaced with text to video.
 SHARED = {("pipelines/video/evaluate.py", "flowwarp.models._attributes")}
@@ -70,13 +57,18 @@ def is_text_to_video(module):
     ids=str,
 )
 def test_a_module_has_a_test_file(module):
-    own = TESTS / module.parent / f"test_{module.stem.lstrip('_')}.py"
-    elsewhere = ELSEWHERE.get(module.as_posix())
-    assert own.is_file() or (elsewhere and (TESTS / elsewhere).is_file()), f"{own} is missing"
+    file = ELSEWHERE.get(module.as_posix(), own_test_file(module))
+    assert (TESTS / file).is_file(), f"tests/{file} is missing"
 
 
-def test_no_module_without_a_test_file_is_gone():
-    assert not [module for module in ELSEWHERE if not (ROOT / module).is_file()]
+def own_test_file(module):
+    return module.parent / f"test_{module.stem.lstrip('_')}.py"
+
+
+def test_exceptions_are_modules_without_a_test_file_of_their_own():
+    for module in map(Path, ELSEWHERE):
+        assert (ROOT / module).is_file(), f"{module} is gone"
+        assert not (TESTS / own_test_file(module)).exists(), f"{module} has a test file now"
 
 
 def imported(path):

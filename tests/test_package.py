@@ -258,7 +258,7 @@ def test_without_a_compiler_all_runs_on_the_reference(bare_site, bare_words):
 
 
 @pytest.mark.posix
-def test_doctor_says_that_there_is_no_compiler(bare_words):
+def test_doctor_reports_a_missing_compiler(bare_words):
     assert "torch reference, slower: _cpu_" in bare_words[1]
     assert bare_words[1].endswith("all checks passed\n")
 

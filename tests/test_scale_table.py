@@ -35,14 +35,14 @@ def test_a_transformer_is_counted_without_its_memory():
     assert scale_table.transformer_cost(TINY, tokens, 10)[1] - flops == logits
 
 
-def test_networks_are_as_large_as_they_are_called():
+def test_networks_have_the_sizes_of_their_names():
     for (name, config), wanted in zip(scale_table.LARGER.items(), (1e8, 3e8, 1e9), strict=True):
         parameters, _ = scale_table.transformer_cost(config, 8 * PATCH, 8)
         assert parameters == pytest.approx(wanted, rel=0.05), name
         assert config.head == 64
 
 
-def test_rows_on_paper():
+def test_computed_rows():
     config = scale_table.LARGER["100 M"]
     row = scale_table.on_paper("100 M", config, 64, 8)
     parameters, flops = scale_table.transformer_cost(config, 64, 8)
@@ -51,7 +51,7 @@ def test_rows_on_paper():
     assert row.seconds == row.flops / (989e12 * 0.35)
 
 
-def test_the_page_is_of_these_networks():
+def test_the_table_in_the_docs_is_of_these_networks():
     text = (ROOT / "docs" / "scaling.md").read_text("utf-8")
     lines = text.splitlines()
     assert lines.count(scale_table.table([]).splitlines()[0]) == 2
@@ -63,7 +63,7 @@ def test_the_page_is_of_these_networks():
         assert sizes[name] == pytest.approx(parameters, rel=0.02)
 
 
-def test_a_trainer_moves_by_its_own_optimizer():
+def test_a_trainer_uses_its_own_optimizer():
     """Where the preset has Muon, it moves what the trainer names for it; captions are no tokens."""
     task, config = scale_table.captioner_task("tiny")
     config = dataclasses.replace(config, muon=0.35, batch_size=2)

@@ -76,7 +76,7 @@ def faults(source):
 @pytest.mark.parametrize(
     "path", sorted(Path(flowwarp.__file__).parent.rglob("*.py")), ids=lambda path: path.name
 )
-def test_nothing_given_is_run(path):
+def test_no_input_is_executed(path):
     assert faults(path.read_text("utf-8")) == []
 
 
@@ -101,12 +101,12 @@ def test_nothing_given_is_run(path):
         "import shutil; shutil.unpack_archive(path)",
     ],
 )
-def test_a_call_that_runs_something_is_seen(line):
+def test_a_call_that_executes_something_is_found(line):
     assert len(faults(line)) == 1
     assert faults("model.eval(); re.sub(a, b, c); numpy.load(a, allow_pickle=False)") == []
 
 
-def test_what_makes_the_wheel_is_pinned():
+def test_build_requirements_are_pinned():
     """An action by its commit, a package by its hash: neither can be exchanged unseen."""
     root = Path(flowwarp.__file__).parents[1]
     text = (root / "tools" / "build-requirements.txt").read_text().replace("\\\n", "")

@@ -1,4 +1,4 @@
-"""Command lines of the tools: what is wrong with one is said, not thrown."""
+"""Command lines of the tools: a wrong argument is one line, not a traceback."""
 
 import importlib
 import shutil
@@ -12,7 +12,7 @@ import lpips_weights
 
 
 @pytest.mark.parametrize(
-    ("tool", "words", "said"),
+    ("tool", "words", "message"),
     [
         (
             "ship_weights",
@@ -22,15 +22,15 @@ import lpips_weights
         ("soak", ["kill", "--network"], "argument --network: expected at least one argument"),
     ],
 )
-def test_a_wrong_word_is_named(monkeypatch, capsys, tool, words, said):
+def test_a_wrong_argument_is_named(monkeypatch, capsys, tool, words, message):
     monkeypatch.setattr(sys, "argv", [tool, *words])
     with pytest.raises(SystemExit) as stop:
         importlib.import_module(tool).main()
     assert stop.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_weights_of_lpips_are_downloaded_by_the_hash_they_are_known_by():
+def test_the_weights_of_lpips_are_downloaded_by_their_hash():
     assert lpips_weights.ARCHIVE in lpips_weights.__doc__
     assert "--require-hashes" in lpips_weights.__doc__
 

@@ -11,7 +11,7 @@ WEIGHTS = sorted(bundled("weights").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("path", WEIGHTS, ids=lambda path: path.stem)
-def test_weights_say_where_they_come_from_and_how_good_they_are(path):
+def test_weights_state_their_origin_and_accuracy(path):
     _, card = load_weights(path)
     page = path.with_suffix(".md").read_text()
     for key in ("command", "data", "licence", "seed", "hours"):

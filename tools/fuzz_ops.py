@@ -58,7 +58,7 @@ LAYOUTS = ("contiguous", "channels last", "transposed", "every other", "expanded
 
 @dataclass(frozen=True)
 class Case:
-    """What an operator is called with; ``seed`` makes the values."""
+    """Arguments of an operator; ``seed`` determines the values."""
 
     operator: str
     batch: int
@@ -73,7 +73,7 @@ class Case:
 
     @property
     def size(self) -> int:
-        """How large it is, for finding the smallest."""
+        """Size of the case, to find the smallest."""
         return self.batch * self.channels * self.height * self.width + self.wild
 
 
@@ -115,7 +115,7 @@ def smaller(case: Case) -> Iterator[Case]:
 
 
 def lay(values: Tensor, layout: str) -> Tensor:
-    """Return (B, C, H, W) values in a tensor that lies differently in memory."""
+    """Return (B, C, H, W) values in another memory layout."""
     if layout == "channels last":
         return values.contiguous(memory_format=torch.channels_last)
     if layout == "transposed":
@@ -132,7 +132,7 @@ def lay(values: Tensor, layout: str) -> Tensor:
 def make(
     case: Case, channels: int, scale: float, *, odd: Sequence[float] = (), salt: int = 0
 ) -> Tensor:
-    """Make one tensor of a case, in float64; a wild case has some odd values in it."""
+    """Make one tensor of a case, in float64; a wild case has some extreme values."""
     generator = torch.Generator().manual_seed(case.seed + salt)
     shape = (case.batch, channels, case.height, case.width)
     values = scale * torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -313,7 +313,7 @@ FITTING = frozenset(list(OPERATORS)[5:])  # single precision, without gradients
 
 
 def compare(case: Case) -> str | None:
-    """Run a case; return what is wrong, None if nothing is."""
+    """Run a case; return its fault, or None."""
     fast, slow, values = OPERATORS[case.operator](case)
     inputs = [lay(value.to(case.dtype), case.layout) for value in values]
     if case.operator in ("warp", "splat"):  # flow stays in fp32 for half-precision images
@@ -349,7 +349,7 @@ def compare(case: Case) -> str | None:
 def _differ(got: Tensor, wanted: Tensor, tolerance: float) -> str | None:
     if not got.numel():
         return None
-    # An infinity is told by its sign, and a NaN by being one.
+    # Infinities must have the same sign; NaN equals NaN.
     odd = ~wanted.isfinite()
     if not torch.equal(~got.isfinite(), odd):
         return "is not finite, or finite, where it should be otherwise"

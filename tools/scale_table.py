@@ -2,7 +2,7 @@
 
 Usage: python tools/scale_table.py [--rounds 5] [--preset tiny --preset small ...]
 
-Takes some minutes of a core that is free.
+It takes some minutes of one free core.
 
 Presets are measured here: one thread takes the steps of the real trainers, with the preset's
 optimiser, on the world of digits (that of flow on a photo, that of the reviser on noise), and the
@@ -100,7 +100,7 @@ class Row:
 
 
 def tasks(preset: Any) -> Iterator[tuple[loop.Task, loop.LoopConfig]]:
-    """Yield the task of each trainer at a preset, on digits, with networks that learned nothing."""
+    """Yield the task of each trainer at a preset, on digits, with untrained networks."""
     yield flow_task(preset)
 
     configs = dvae.presets(preset)
@@ -186,7 +186,7 @@ def last_numbers(config: loop.LoopConfig) -> range:
 
 
 def measure(task: loop.Task, config: loop.LoopConfig, preset: str, rounds: int) -> Row:
-    """Take some steps of a trainer; its batch is drawn before."""
+    """Time some steps of a trainer on a batch that is drawn before."""
     batch = task.batch(last_numbers(config))
     optimizer = Optimizer(
         task.model, task.matrices, muon=config.muon, beta2=config.beta2,
@@ -218,7 +218,7 @@ def measure(task: loop.Task, config: loop.LoopConfig, preset: str, rounds: int) 
 
 
 def count(step: Callable[[], Any]) -> float:
-    """Return the FLOPs of what a function computes; of attention, of all pairs, seen or not."""
+    """Return the FLOPs of a function; attention counts all pairs, masked or not."""
     # Torch's counter does not know the CPU's kernel of attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         step()

@@ -1,4 +1,4 @@
-"""Long runs of what tests can only begin.
+"""Long runs: memory of a process, jobs that are killed, trainings that are killed.
 
     python tools/soak.py video --frames 10000    flow of a long video: memory must stay flat
     python tools/soak.py words --frames 480      a long video from words: likewise
@@ -88,7 +88,7 @@ def soak_broken(frames: int, folder: Path) -> dict[str, object]:
     first.watch(until=frames // 2)
     first.process.kill()
     first.process.wait()
-    # What it was writing when it was killed has another name, and is swept away.
+    # A file that was being written has another name; the second process deletes it.
     before = {path.name: path.stat().st_mtime_ns for path in results.glob("[0-9]*.flo")}
     second = estimation(clip, results, folder)
     second.watch()
@@ -96,7 +96,7 @@ def soak_broken(frames: int, folder: Path) -> dict[str, object]:
     wanted = {f"{n:06d}.flo" for n in range(frames - 1) if n not in (broken - 1, broken)}
     again = sum(after[name] != made for name, made in before.items())
     _, growth = second.memory(frames, len(before))
-    told = second.said.read_text().count(f"frame {broken:06d} is damaged")
+    named = second.output.read_text().count(f"frame {broken:06d} is damaged")
     faults = [second.process.returncode != 5, set(after) != wanted, again > 1, growth > GROWTH]
     return {
         "frames": frames,
@@ -105,10 +105,10 @@ def soak_broken(frames: int, folder: Path) -> dict[str, object]:
         "exit": second.process.returncode,
         "flow_files": len(after),
         "made_again": again,
-        "lines_that_name_the_frame": told,
+        "lines_that_name_the_frame": named,
         "growth_mb": round(growth / 1e6, 2),
         "seconds": round(time.monotonic() - started, 1),
-        "faults": sum(faults) + int(told != 2),
+        "faults": sum(faults) + int(named != 2),
     }
 
 
@@ -122,26 +122,26 @@ def estimation(clip: Path, results: Path, folder: Path) -> Watched:
 
 
 class Watched:
-    """A command of flowwarp's in a process of its own.
+    """A flowwarp command in a process of its own, whose memory is sampled.
 
     Args:
         command: its arguments.
-        folder: for what it says.
-        pictures: results are the pictures somewhere in that folder (one that shall appear whole has
-            another name until then), and not the lines it says.
+        folder: for its output.
+        pictures: count the pictures in that folder as results (a picture that is being written has
+            another name), not the lines of its output.
     """
 
     def __init__(self, command: Sequence[str], folder: Path, *, pictures: bool = False) -> None:
-        self.folder, self.said, self.pictures = folder, folder / "said", pictures
+        self.folder, self.output, self.pictures = folder, folder / "output.txt", pictures
         self.started = time.monotonic()
-        with self.said.open("wb") as said:
+        with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "flowwarp", *command], stdout=said, stderr=said
+                [sys.executable, "-m", "flowwarp", *command], stdout=output, stderr=output
             )
         self.samples: list[tuple[int, int]] = []  # results so far, bytes of memory
 
     def watch(self, until: float = float("inf")) -> None:
-        """Look at it until it ends, or has so many results."""
+        """Sample results and memory until the process ends or has ``until`` results."""
         while self.process.poll() is None:
             time.sleep(0.03)  # reading smaps_rollup takes milliseconds
             self.samples.append((self._done(), memory_of(self.process.pid)))
@@ -152,10 +152,10 @@ class Watched:
         if self.pictures:
             names = (name for _, _, names in os.walk(self.folder) for name in names)
             return sum(name.endswith(".png") for name in names)
-        return self.said.read_bytes().count(b"\n")
+        return self.output.read_bytes().count(b"\n")
 
     def memory(self, results: int, before: int = 0) -> tuple[float, float]:
-        """Return what it took after a tenth of its results, and how much more in the end.
+        """Return the memory after a tenth of the results, and its growth until the end, in bytes.
 
         Args:
             results: how many it has in the end.
@@ -169,7 +169,7 @@ class Watched:
         return statistics.median(early), statistics.median(late) - statistics.median(early)
 
     def report(self, results: int, right: bool) -> dict[str, object]:
-        """Return how it ended and what it took; ``right`` is whether its results are."""
+        """Return exit code, memory and time; ``right`` says whether the results are correct."""
         early, growth = self.memory(results)
         return {
             "exit": self.process.returncode,
@@ -182,7 +182,7 @@ class Watched:
 
 
 def break_frame(clip: Path, frames: int, broken: int) -> None:
-    """Write a video each frame of which is a JPEG, one of them without its middle."""
+    """Write a video of JPEG frames, one of them with its data zeroed."""
     with av.open(str(clip), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
@@ -200,7 +200,7 @@ def break_frame(clip: Path, frames: int, broken: int) -> None:
 
 
 def picture(frames: int) -> Iterator[Tensor]:
-    """Yield a texture that goes round."""
+    """Yield frames of a texture that moves to the right and wraps around."""
     texture = torch.rand(3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0))
     for number in range(frames):
         yield texture.roll(number, 2)
@@ -209,7 +209,7 @@ def picture(frames: int) -> Iterator[Tensor]:
 def memory_of(process: int) -> int:
     """Return the bytes of memory of a process and its children, 0 if it is gone.
 
-    What they share counts once.
+    Memory that they share counts once.
     """
     own = Path(f"/proc/{process}")
     try:
@@ -226,7 +226,7 @@ def memory_of(process: int) -> int:
 
 def soak_kills(kills: int, networks: Sequence[str], folder: Path) -> dict[str, object]:
     """Kill trainings, the same number of times for each network."""
-    # AdamW imports it, which takes a child longer than the steps it shall be killed in.
+    # AdamW imports it, which takes a child longer than the steps of its training.
     importlib.import_module("torch._dynamo")
     started = time.monotonic()
     total: Counter[str] = Counter()
@@ -239,7 +239,7 @@ def soak_kills(kills: int, networks: Sequence[str], folder: Path) -> dict[str, o
 
 
 def kill(name: str, kills: int, folder: Path) -> Counter[str]:
-    """Kill a training ``kills`` times at random moments, and count what became of it."""
+    """Kill a training ``kills`` times at random moments; count lost states and different files."""
     config = small_config(steps=12, batch_size=2, save_every=1, validate_every=6, samples_every=6)
     folder.mkdir()
     counts = Counter(kills=0, states=0, lost=0, runs=0, different=0, faults=0)
@@ -262,7 +262,7 @@ def kill(name: str, kills: int, folder: Path) -> Counter[str]:
     while counts["kills"] < kills or cut.exists():
         child = run(cut)
         if counts["kills"] < kills:
-            # Some die while they begin or take up a state, most in the steps after that.
+            # Some are killed while they start or resume, most in the steps after that.
             if chance.random() < 0.75:
                 await_state(cut, child)
             time.sleep(chance.uniform(0, 2 * step))
@@ -273,7 +273,7 @@ def kill(name: str, kills: int, folder: Path) -> Counter[str]:
             for state in cut.glob("[!.]*.safetensors"):  # no file that was not yet renamed
                 counts["states"] += 1
                 counts["lost"] += not loads(state)
-        elif code == 0:  # it came to its end in spite of all
+        elif code == 0:  # it finished
             counts["runs"] += 1
             counts["different"] += len(run_differences(whole, cut))
             shutil.rmtree(cut)
@@ -285,19 +285,19 @@ def kill(name: str, kills: int, folder: Path) -> Counter[str]:
 
 
 def await_state(run: Path, child: int) -> None:
-    """Wait until a run has a state more, or has ended."""
+    """Wait until a run has saved another state or has ended."""
     before = newest(run)
     while newest(run) == before and os.waitid(os.P_PID, child, ENDED) is None:
         time.sleep(0.001)
 
 
 def newest(run: Path) -> str:
-    """Return the name of a run's newest state, or nothing."""
+    """Return the name of a run's newest state, or an empty text."""
     return max((path.name for path in run.glob("state-*.safetensors")), default="")
 
 
 def loads(path: Path) -> bool:
-    """Say whether a file of tensors is whole."""
+    """Return whether a file of tensors is whole."""
     try:
         load_tensors(path)
     except InputError:
@@ -306,7 +306,7 @@ def loads(path: Path) -> bool:
 
 
 def fork(work: Callable[[TextIO], object]) -> int:
-    """Run something in a child, which need not import anew what takes long; return its number."""
+    """Run a function in a forked child, which inherits all imports; return its process id."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -329,7 +329,7 @@ def wait(child: int) -> int:
 
 
 def main() -> int:
-    """Run one of them."""
+    """Run one of the tests and print its report as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("what", choices=["video", "words", "broken", "kill"])
     parser.add_argument("--frames", type=int, help="10000 of video, 480 of words, 2000 of broken")

@@ -1,4 +1,4 @@
-"""The beginning of what tools/soak.py does for hours."""
+"""Short runs of tools/soak.py."""
 
 import json
 import os
@@ -20,10 +20,10 @@ SOAK = Path(__file__).parents[2] / "tools" / "soak.py"
 def test_memory_stays_flat_over_a_video(tmp_path):
     report = soak.soak_video(200, tmp_path)
     assert (report["exit"], report["flow_files"], report["faults"]) == (0, 199, 0)
-    assert -20 < report["growth_mb"] < 20  # and it was measured
+    assert -20 < report["growth_mb"] < 20  # a number, so memory was measured
 
 
-def test_a_broken_frame_is_named_and_a_killed_process_made_up_for(tmp_path):
+def test_a_broken_frame_is_named_and_a_second_process_finishes_a_killed_job(tmp_path):
     report = soak.soak_broken(200, tmp_path)
     assert (report["exit"], report["flow_files"], report["faults"]) == (5, 197, 0)
     assert 100 <= report["flow_files_when_killed"] < 197
@@ -40,7 +40,7 @@ def test_pictures_count_before_their_folder_has_its_name(tmp_path):
 
 
 def test_memory_is_that_of_copies_too():
-    """What a copy shares with the process that it is of counts once."""
+    """Memory that a copy shares with its parent counts once."""
     code = "import os, time; a = 40_000_000 * b'x'; child = os.fork(); "
     code += "b = None if child else 80_000_000 * b'x'; print(); time.sleep(60)"
     command = [sys.executable, "-u", "-c", code]
@@ -56,8 +56,8 @@ def test_memory_is_that_of_copies_too():
     assert soak.memory_of(process.pid) == 0
 
 
-def test_a_killed_training_ends_as_if_it_had_not_been():
-    """The whole tool: it forks, for which this process may have too many threads."""
+def test_a_killed_training_ends_like_a_whole_one():
+    """In a process of its own: the tool forks, which a process with threads must not."""
     done = subprocess.run(
         [sys.executable, SOAK, "kill", "--kills", "1", "--network", "dvae"],
         capture_output=True, text=True, check=False,

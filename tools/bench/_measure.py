@@ -1,9 +1,9 @@
-"""Times several ways of doing one thing, and weighs their memory; every benchmark here uses it.
+"""Measure time and peak memory of several ways of doing one thing.
 
 All sides of a case alternate in one process, so that a slow minute of the machine hits all of them;
 a ratio is taken within each round, and its median and quartiles are given. The C allocator keeps
-what it has, as those of long-lived programs do: otherwise the kernel, clearing fresh pages for each
-result, takes more time than any of the sides. Peak memory is weighed in a process of its own for
+freed memory, as in long-lived programs: otherwise the kernel, clearing fresh pages for each
+result, takes more time than any of the sides. Peak memory is measured in a process of its own for
 each side: the kernel's high-water mark over one call, inputs excluded. The last line of the output
 is JSON.
 """
@@ -51,7 +51,7 @@ def main(cases: list[Case], description: str) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="samples of each side (default 9)")
     parser.add_argument("--threads", type=int, default=1, help="torch threads (default 1)")
     parser.add_argument("--only", default="", help="cases whose name contains this")
-    parser.add_argument("--no-memory", action="store_true", help="do not weigh peak memory")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--peak", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -136,7 +136,7 @@ def _show(row: Mapping[str, Any]) -> None:
 
 
 def _peak(case: str, side: str, threads: int) -> float:
-    """Return the peak memory in MiB of one call of one side, weighed in a fresh process."""
+    """Return the peak memory in MiB of one call of one side, measured in a fresh process."""
     command = [sys.executable, sys.argv[0], "--threads", str(threads), "--peak", case, side]
     # Freed blocks go back to the system at once, so that none serves a later request unseen.
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
@@ -164,7 +164,7 @@ def _status(key: str) -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on, for the head of a table."""
+    """Return the properties of machine and libraries that the figures depend on."""
     from flowwarp.ops import native
 
     cpu = platform.processor() or platform.machine()

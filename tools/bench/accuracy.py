@@ -1,4 +1,4 @@
-"""Measure flow against ground truth and the clock: every method on the same pairs, one run.
+"""Measure error and time of every flow method on the same pairs.
 
 Usage: python tools/bench/accuracy.py PAIRS [--rounds 5] [--threads 2] [--write]
 
@@ -141,7 +141,7 @@ def measure(
 
 @contextmanager
 def _grey_beforehand(truth: GroundTruth) -> Iterator[None]:
-    """Let OpenCV's methods find the grey pictures of a pair made: no other has to make any."""
+    """Give OpenCV's methods the grey pictures of a pair, as only they need them."""
     greys = [(image, eval_flow.to_grey(image)) for image in (truth.image1, truth.image2)]
 
     def found(image: Tensor) -> Any:

@@ -121,7 +121,7 @@ def ours(weights: str, qualities: Sequence[Quality]) -> dict[str, Method]:
 def triplets(clip: str, most: int, keep_all: bool) -> tuple[list[list[Tensor]], int]:
     """Return frames to leave out between their neighbours, evenly spread, and the repeats dropped.
 
-    The clip is read twice, so that no more is held than asked for.
+    The clip is read twice, so that only the frames in use are in memory.
     """
     steps = [math.inf]  # squared change from the frame before
     before = None
@@ -133,18 +133,18 @@ def triplets(clip: str, most: int, keep_all: bool) -> tuple[list[list[Tensor]], 
         max(step for step in (a, b) if math.isfinite(step))
         for a, b in zip([0.0, *steps], [*steps[1:], 0.0], strict=False)
     ]
-    kept = [
+    distinct = [
         k
         for k, (step, near) in enumerate(zip(steps, beside, strict=True))
         if keep_all or step >= REPEATED * near
     ]
-    middles = range(1, len(kept) - 1, 2)
+    middles = range(1, len(distinct) - 1, 2)
     count = min(most, len(middles))
     chosen = {middles[k * (len(middles) - 1) // max(count - 1, 1)] for k in range(count)}
-    wanted = {kept[m + side] for m in chosen for side in (-1, 0, 1)}
+    wanted = {distinct[m + side] for m in chosen for side in (-1, 0, 1)}
     frames = {k: frame for k, frame in enumerate(read_video(clip)) if k in wanted}
-    groups = [[frames[kept[m + side]] for side in (-1, 0, 1)] for m in sorted(chosen)]
-    return groups, len(steps) - len(kept)
+    groups = [[frames[distinct[m + side]] for side in (-1, 0, 1)] for m in sorted(chosen)]
+    return groups, len(steps) - len(distinct)
 
 
 def error(image1: Tensor, image2: Tensor) -> float:

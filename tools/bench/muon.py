@@ -22,7 +22,7 @@ from flowwarp.train.optimizers import Muon, Optimizer
 
 
 def sides(make: Callable[[], tuple[loop.Task, loop.LoopConfig]]) -> Mapping[str, _measure.Call]:
-    """Return a step of each side, from matrices that are 0, so that one can tell what it was."""
+    """Return a step of each side; matrices start at 0, so they hold the step afterwards."""
     task, _ = make()
     found = Optimizer(task.model, task.matrices, muon=1.0, beta2=0.99, weight_decay=0.0).parts[1]
     shapes = [matrix.shape for group in found.param_groups for matrix in group["params"]]
@@ -47,7 +47,7 @@ def sides(make: Callable[[], tuple[loop.Task, loop.LoopConfig]]) -> Mapping[str,
 
 
 def agree(results: Mapping[str, Any]) -> float:
-    """Return by how much the first steps differ at most, of their size."""
+    """Return the largest relative difference of the first steps."""
     ours, theirs = results.values()
     return max(
         float((one - two).norm() / two.norm()) for one, two in zip(ours, theirs, strict=True)

@@ -82,8 +82,8 @@ class WarpingNet(nn.Module):
         levels = []
         for _ in range(ITERATIONS):
             flow = flow.detach()  # as RAFT does: an update answers for itself
-            seen = torch.cat([own, warp(other, flow), flow.to(own.dtype), hidden], 1)
-            x = F.leaky_relu(self.join(seen), SLOPE)
+            features = torch.cat([own, warp(other, flow), flow.to(own.dtype), hidden], 1)
+            x = F.leaky_relu(self.join(features), SLOPE)
             for layer in self.update:
                 x = x + 0.5 * F.leaky_relu(layer(x), SLOPE)
             hidden = torch.tanh(x)
@@ -126,7 +126,7 @@ def main() -> None:
 
 
 class Training:
-    """A network on its way; runs for a time, then waits for the other."""
+    """A network in training; it runs for a time, then waits for the other."""
 
     def __init__(
         self, make: Callable[[], nn.Module], material: flow.Material, data: flow.FlowDataConfig

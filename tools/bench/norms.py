@@ -82,7 +82,7 @@ def mean(found: list[dict[str, float]], name: str) -> float:
 
 
 def run(name: str, norm: str, seed: int, steps: int, folder: Path) -> dict[str, float]:
-    """Train a network; return its loss at the end and what it is validated by."""
+    """Train a network; return its final loss and its validation metric."""
     configs = PRESETS[name]()
     configs["loop"] = replace(
         configs["loop"],
@@ -107,7 +107,7 @@ def run(name: str, norm: str, seed: int, steps: int, folder: Path) -> dict[str, 
 
 
 class Scale(nn.Module):
-    """A factor of a matrix, 1 at first."""
+    """A learned factor of a matrix, 1 at initialisation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -118,7 +118,7 @@ class Scale(nn.Module):
 
 
 def add_scales(net: nn.Module) -> None:
-    """Give each branch of a network a factor that is trained."""
+    """Give each branch of a network a learned factor."""
     for name, layer in list(net.named_modules()):
         if name.rpartition(".")[2] in LAST and isinstance(layer, nn.Linear | nn.Conv2d):
             parametrize.register_parametrization(layer, "weight", Scale())
@@ -160,7 +160,7 @@ def gpt_task(configs: dict[str, Any], folder: Path) -> Task:
 
 def upsampler_task(configs: dict[str, Any], folder: Path) -> Task:
     coder = upsampler.dvae_codec(codec(folder))
-    # What is modelled shall have unit variance; three quarters of white noise are detail.
+    # The target should have unit variance; three quarters of white noise are detail.
     videos = [clip(32, 9, index).video for index in range(8)]
     off = torch.cat([video / 255 - enlarge(upsampler.lossy(video, coder)) for video in videos])
     units = {"residual": coarse(off).std(), "detail": detail(off).std() / 0.75**0.5}

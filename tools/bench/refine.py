@@ -40,7 +40,7 @@ def scene() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def dis(image1: Tensor, image2: Tensor) -> Callable[[], Tensor]:
-    """Return a call that estimates flow; what is made once for many is made beforehand."""
+    """Return a call that estimates flow; its solver is made before."""
     solver: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     greys = [to_grey(image) for image in (image1, image2)]
     return lambda: from_rows(solver.calc(*greys, None))

@@ -48,7 +48,7 @@ OFF = native.Native(None, "off", "", "switched off by the benchmark")
 
 
 def drawn(task: loop.Task, config: loop.LoopConfig) -> tuple[loop.Task, loop.LoopConfig]:
-    """Draw a step's examples while the folder that they are kept in is there."""
+    """Draw a step's examples while their folder exists."""
     batch = task.batch(range(config.batch_size))
     return replace(task, batch=lambda _: batch), config
 
@@ -113,7 +113,7 @@ def plain_warp(
     image: Tensor, flow: Tensor, *, padding: str = "border", mode: str = "bilinear",
     mask: bool = False,
 ) -> Any:  # fmt: skip
-    """Warp as one writes it without this package."""
+    """Warp in plain torch."""
     height, width = image.shape[-2:]
     scale = flow.new_tensor([2 / max(width - 1, 1), 2 / max(height - 1, 1)]).view(1, 2, 1, 1)
     grid = ((coordinate_grid(height, width, dtype=flow.dtype) + flow) * scale - 1).movedim(1, -1)
@@ -123,7 +123,7 @@ def plain_warp(
 
 @contextlib.contextmanager
 def plainly() -> Iterator[None]:
-    """Do without our library, and our ``warp`` wherever it was imported."""
+    """Replace the CPU library and every imported ``warp`` by plain torch."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(mock.patch.object(native, "native", return_value=OFF))
         for name, module in list(sys.modules.items()):

@@ -126,13 +126,13 @@ def case(
 
 
 def typical_difference(a: Tensor, b: Tensor) -> float:
-    """Of all but 1 in 10,000: beside whole pixels the two may read different neighbours."""
+    """Return the 99.99 % quantile: next to whole pixels the two may read different neighbours."""
     difference = (a.float() - b.float()).abs().flatten()
     return float(difference.kthvalue(max(1, int(difference.numel() * 0.9999)))[0])
 
 
 def agreement(backward: bool) -> str:
-    """Say what :func:`typical_difference` is."""
+    """Describe :func:`typical_difference`."""
     rest = "; beside whole pixels, where the gradient jumps, more" if backward else ""
     return "99.99 % of values differ by {:.1e} at most" + rest
 
