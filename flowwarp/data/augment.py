@@ -2,7 +2,7 @@
 
 Everything is a function of its arguments and a ``torch.Generator`` on the CPU, drawn for each
 example by itself, so that a run can be resumed exactly. The geometry of a crop is an object of its
-own: the flow that a teacher saw in the whole frame can be carried into the student's crop.
+own: flow that a teacher estimates in the whole frame can be transformed into the student's crop.
 """
 
 from __future__ import annotations
@@ -121,11 +121,10 @@ def _points(geometry: Geometry, like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Appearance:
-    """How far frames may change; each number is the reach of a draw around none.
+    """Ranges of the changes: each number is the largest deviation from no change.
 
-    But ``blur_share`` is how probable blur is, and ``between`` is how much of each reach the frames
-    may differ by: 0 gives all the same change, as when a network shall not notice; 1 draws them
-    apart.
+    ``blur_share`` is the probability of blur. ``between`` is the share of each range by which the
+    frames of an example may differ: 0 changes all frames alike, 1 draws each one separately.
     """
 
     brightness: float = 0.1
@@ -149,7 +148,7 @@ def change_appearance(
     Args:
         images: such as image 1 and image 2, (B, 3, H, W) each, in [0, 1].
         generator: a CPU generator.
-        config: how far.
+        config: ranges of the changes.
 
     Returns:
         As many frames, in [0, 1].

@@ -1,4 +1,4 @@
-"""Moving digits: a second world, tiny and drawn by formulas, for first steps and for tests."""
+"""Clips of moving digits, drawn procedurally: a tiny world for tests and first experiments."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from flowwarp.data.clip import Attributes, Clip, Materials, Source
 from flowwarp.data.stage import STAGE, Figure, Track, check_take, film
 
 _CELL = 48  # px of the picture of a digit
-_MARGIN = 6  # px around it, for thick and slanted strokes
-_TWO = 0.5  # of the clips show two digits
+_MARGIN = 6  # px around the digit, for thick and slanted strokes
+_TWO = 0.5  # share of clips with two digits
 COLORS = {
     "red": (230, 40, 40),
     "green": (40, 190, 60),
@@ -46,7 +46,7 @@ Line = Sequence[tuple[float, float]]
 
 
 def _arc(x: float, y: float, wide: float, high: float, begin: float, end: float) -> Line:
-    """Return points of an arc of an ellipse; degrees, clockwise from the right."""
+    """Return points (x, y) on an arc of an ellipse; angles in degrees, clockwise from the right."""
     angles = np.radians(np.linspace(begin, end, 24))
     return list(
         zip((x + wide * np.cos(angles)).tolist(), (y + high * np.sin(angles)).tolist(), strict=True)
@@ -82,21 +82,23 @@ def open_digits(
 def compose_digits(
     seed: int, index: int, size: int = 64, frames: int = 16, rewordings: int = 0
 ) -> Clip:
-    """Make a clip of one or two digits that move straight ahead; the same arguments, the same clip.
+    """Compose a clip of one or two digits that move in a straight line.
+
+    The same arguments give the same clip.
 
     Args:
-        seed: which series of clips.
-        index: which clip of the series.
-        size: of the frames: 128, 64, 32 or 16.
-        frames: how many.
-        rewordings: how many other captions of it are made.
+        seed: of the series of clips.
+        index: of the clip in the series.
+        size: height and width of the frames: 128, 64, 32, 16 or 8.
+        frames: number of frames.
+        rewordings: number of further captions.
 
     Returns:
         The clip. Its attributes are ``{"actors": [{"digit", "color", "direction"}, ...], "ground":
-        ..., "camera": "still"}``; the direction of one that rests is "none".
+        ..., "camera": "still"}``; the direction of a digit at rest is "none".
 
     Raises:
-        ValueError: a size or length that is not possible.
+        ValueError: the size or length is not possible.
     """
     check_take(size, frames)
     random = np.random.default_rng([seed, index, 10])
@@ -141,7 +143,7 @@ def _draw_digit(
     picture = np.concatenate([alpha[..., None] * color, alpha[..., None]], 2)
     scale = random.uniform(1.05, 1.4)
     time = np.arange(frames) - (frames - 1) / 2
-    reach = random.uniform(18, 36) / max(frames - 1, 1)  # px a frame
+    reach = random.uniform(18, 36) / max(frames - 1, 1)  # px per frame
     turn = np.array(MOTIONS[actor["direction"]])
     centre = np.array([middle, STAGE / 2]) + random.uniform(-10, 10, 2) * [0.4, 1]
     path = centre + time[:, None] * turn * min(reach, 3.0) - scale * _CELL / 2
@@ -152,7 +154,7 @@ def _draw_digit(
 
 @functools.cache
 def _glyph(digit: int, thickness: int, slant: int) -> NDArray[np.float64]:
-    """Draw a digit by the distance of each pixel to its strokes: (CELL, CELL) in [0, 1]."""
+    """Draw the alpha of a digit, (48, 48) in [0, 1], from the distances of pixels to strokes."""
     y, x = np.mgrid[:_CELL, :_CELL] + 0.5
     side = _CELL - 2 * _MARGIN
     lean = (-0.18, 0.0, 0.18)[slant]

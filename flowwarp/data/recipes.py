@@ -1,27 +1,27 @@
-"""Where known data sets keep their frames and flow; the user gives the folder, we know the rest.
+"""Recipes: TOML files with the layout of known data sets, and ground truth read by them.
 
-A recipe is a TOML file in ``datasets/`` (or one of the user's own). Its patterns are paths below
-the data set's root: ``{scene}`` is any part of a name, ``{n}`` a number, ``{n+1}`` the next one
-with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is searched for; the other
-files of a pair follow from what it matched, and a field that is not in ``frame1`` is free. Links
-to folders are followed; a name that begins with a dot is left out, as macOS puts ``._x`` beside x::
+A recipe is a TOML file in ``datasets/``, or one of the user's own. Its patterns are paths below the
+root of the data set: ``{scene}`` matches any part of a name, ``{n}`` a number, ``{n+1}`` the next
+number with as many digits, and ``{*pair}`` any number of folders. ``frame1`` is searched for; its
+fields are inserted into the patterns of the other files, where a new field matches anything. Links
+to folders are followed; names that begin with a dot are ignored, as macOS adds ``._x`` to x::
 
-    title = "..."                 # and home, terms: where it is, and what may be done with it
-    note = "..."                  # optional: what must be done with it first
-    footage = ["test/clean/*"]    # folders and videos to learn from without flow; or pictures, by
+    title = "..."                 # also: home (a URL), terms (licence)
+    note = "..."                  # optional: necessary preparation of the files
+    footage = ["test/clean/*"]    # folders and videos for training without flow; or pictures by
                                   # fields: those that differ in {n} alone are frames of one clip,
-                                  # as long as it goes up by one
-    complete = true               # every two frames have flow; otherwise those without are no pair
-    last_flow = false             # true: a clip's last frame may have flow, too, to none there
-    uniform = true                # a mask that one pair of a set has, all have; else any may lack
+                                  # as long as {n} goes up by one
+    complete = true               # all neighbouring frames have flow; false: some have none
+    last_flow = false             # true: the last frame of a clip may have flow to a missing frame
+    uniform = true                # all pairs of a set have the same masks; false: any may lack one
 
     [sets.clean]
     frame1 = "training/clean/{scene}/frame_{n}.png"
     frame2 = "training/clean/{scene}/frame_{n+1}.png"
     flow = "training/flow/{scene}/frame_{n}.flo"   # a .flo may be packed: .flo.xz
-    occluded = "..."              # optional picture: not black where frame 2 does not show it
-    invalid = "..."               # optional picture: not black where the flow does not count
-    flow_visible = "..."          # optional flow file: valid where frame 2 shows it (KITTI's noc)
+    occluded = "..."              # optional picture: not black where occluded in frame 2
+    invalid = "..."               # optional picture: not black where the flow is invalid
+    flow_visible = "..."          # optional flow file: valid where visible in frame 2 (KITTI's noc)
 
 No data set is part of this package, and none is downloaded.
 """
@@ -50,13 +50,13 @@ from flowwarp.io.images import read_image
 
 _FIELD = re.compile(r"\{(\*?)(\w+)(?:\+(\d+))?\}")
 _LARGEST_RECIPE = 2**20  # bytes
-# Files of a pair that a data set may do without.
+# Optional files of a pair.
 MASKS = ("occluded", "invalid", "flow_visible")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one set, as patterns; see the module's text."""
+    """The files of one set, as patterns; see the docstring of the module."""
 
     name: str
     frame1: str
@@ -69,7 +69,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A data set: what it is, and where its files lie."""
+    """A data set: its title, terms, and the layout of its files."""
 
     name: str
     title: str
@@ -88,14 +88,14 @@ class GroundTruthPair:
     """The files of one pair with known flow.
 
     Args:
-        group: which set it counts to.
-        name: what to call it.
+        group: name of the set, by which results are averaged.
+        name: of the pair.
         frame1: a picture.
         frame2: a picture.
         flow: a flow file from frame 1 to frame 2; a .flo may be packed by xz.
-        occluded: a picture, not black where frame 2 does not show the pixel.
-        invalid: a picture, not black where the flow does not count.
-        flow_visible: a flow file that is valid only where frame 2 shows the pixel.
+        occluded: a picture, not black where the pixel is occluded in frame 2.
+        invalid: a picture, not black where the flow is invalid.
+        flow_visible: a flow file that is valid only where the pixel is visible in frame 2.
     """
 
     group: str
@@ -110,14 +110,14 @@ class GroundTruthPair:
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """What the files of a pair hold, as a batch of one.
+    """The content of the files of a pair, as a batch of one.
 
     Args:
         image1: (1, 3, H, W).
         image2: (1, 3, H, W).
         flow_12: (1, 2, H, W).
-        valid: (1, 1, H, W) bool, True where the flow is known and counts.
-        visible: (1, 1, H, W) bool, True where frame 2 shows the pixel; None if nobody says.
+        valid: (1, 1, H, W) bool, True where the flow is known.
+        visible: (1, 1, H, W) bool, True where the pixel is visible in frame 2; None if unknown.
     """
 
     image1: Tensor
@@ -128,7 +128,7 @@ class GroundTruth:
 
 
 def recipe_names() -> list[str]:
-    """Name the recipes that ship with the package."""
+    """Return the names of the recipes that ship with the package."""
     return sorted(path.stem for path in bundled("datasets").glob("*.toml"))
 
 
@@ -179,10 +179,10 @@ def load_recipe(name: str | Path) -> Recipe:
 
 
 def _check_pattern(path: Path, pattern: str) -> None:
-    """Refuse a pattern that means nothing, or leads out of the data set's folder.
+    """Check a pattern.
 
     Raises:
-        InputError: it does.
+        InputError: it is malformed, or leads out of the folder of the data set.
     """
     parts = pattern.split("/")
     if not pattern or not pattern.isprintable() or pattern[0] == "/" or ".." in parts:
@@ -201,10 +201,10 @@ def _check_pattern(path: Path, pattern: str) -> None:
 
 
 def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
-    """List the pairs with known flow of a data set, which must be whole.
+    """List the pairs with known flow of a complete data set.
 
     Args:
-        recipe: what :func:`load_recipe` returns.
+        recipe: from :func:`load_recipe`.
         root: the folder of the data set.
 
     Returns:
@@ -214,7 +214,7 @@ def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
         InputError: it is not that data set, or files are missing; the message says which.
     """
     pairs, lacking = find_pairs(recipe, root)
-    # Half of a set would give a figure that compares with nothing.
+    # An average over half of a set would not be comparable with published results.
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         problem = f"{lacking[0]}{more} missing"
@@ -223,12 +223,12 @@ def pairs_of(recipe: Recipe, root: str | Path) -> list[GroundTruthPair]:
 
 
 def find_pairs(recipe: Recipe, root: str | Path) -> tuple[list[GroundTruthPair], list[str]]:
-    """List the pairs with known flow of a data set, and what others lack.
+    """List the pairs with known flow of a data set, and the missing files of others.
 
-    A set that is not there at all may be left out (Sintel's clean without final).
+    A set may be absent altogether (Sintel's clean without final).
 
     Args:
-        recipe: what :func:`load_recipe` returns.
+        recipe: from :func:`load_recipe`.
         root: the folder of the data set.
 
     Returns:
@@ -257,7 +257,7 @@ def find_pairs(recipe: Recipe, root: str | Path) -> tuple[list[GroundTruthPair],
 
 
 def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
-    """List what a data set has to learn from without flow, as clips for ``prepare_pairs``.
+    """List the footage of a data set for training without flow, for ``prepare_pairs``.
 
     Raises:
         InputError: none is there.
@@ -314,7 +314,7 @@ def read_pair(pair: GroundTruthPair) -> GroundTruth:
 def _pairs_of_set(
     recipe: Recipe, layout: Layout, root: Path
 ) -> tuple[list[GroundTruthPair], list[str], str]:
-    """Return pairs, what others lack, and what to look for where there is neither."""
+    """Return pairs, missing files of others, and a pattern to name if there is neither."""
     matches = list(_search(root, layout.frame1, IMAGE_EXTENSIONS))
     flows = list(_search(root, layout.flow, FLOW_EXTENSIONS))
     if not matches:
@@ -370,7 +370,7 @@ def _masks_of(layout: Layout, root: Path, found: dict[str, str]) -> dict[str, Pa
 def _first_frames_lacking(
     layout: Layout, root: Path, flows: Iterable[tuple[Path, dict[str, str]]]
 ) -> Iterator[str]:
-    """Name each frame 1 that is not there, of flow that belongs to none that is."""
+    """Yield the missing first frame of each flow file that has none."""
     step = next((int(step) for _, _, step in _FIELD.findall(layout.flow) if step), 0)
     for _, found in flows:
         first = dict(found)
@@ -383,7 +383,10 @@ def _first_frames_lacking(
 def _masks_lacking(
     layout: Layout, found_of: dict[GroundTruthPair, dict[str, str]]
 ) -> dict[GroundTruthPair, list[str]]:
-    """Name the masks that a pair lacks though others have them: figures would be of those alone."""
+    """Return the masks that a pair lacks while others have them.
+
+    Results on visible pixels would otherwise be averages over a part of the pairs.
+    """
     lacking: dict[GroundTruthPair, list[str]] = {}
     for key in MASKS:
         without = [pair for pair in found_of if getattr(pair, key) is None]
@@ -395,10 +398,10 @@ def _masks_lacking(
 
 
 def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:
-    """Refuse two pictures for one frame 1, as frame1.png beside frame1.jpg: it would count twice.
+    """Refuse two pictures for one frame 1, as frame1.png beside frame1.jpg.
 
     Raises:
-        InputError: there are two.
+        InputError: there are two; the pair would count twice.
     """
     known: dict[tuple[Path, Path], Path] = {}
     for pair in pairs:
@@ -410,8 +413,7 @@ def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:
 def _scenes(root: Path, pattern: str) -> Iterator[Footage]:
     """Group the pictures that a pattern matches by all its fields but the number.
 
-    Where numbers leave some out that others do not, another clip begins: what lies between two
-    frames is not known.
+    At a gap in the numbers another clip begins, since frames are missing there.
     """
     scenes: dict[tuple[str, ...], list[tuple[int, Path]]] = {}
     for path, found in _search(root, pattern, IMAGE_EXTENSIONS):
@@ -456,8 +458,8 @@ def _glob(root: Path, wildcard: str) -> list[Path]:
     """Return what ``root.glob`` does, sorted; ``**`` enters links, ``*`` matches no leading dot.
 
     Raises:
-        InputError: a folder cannot be read, which ``root.glob`` leaves out without a word: a part
-            of a set is another set.
+        InputError: a folder cannot be read. ``root.glob`` would skip it silently, and the result
+            would be a part of the set.
     """
     places = [root]
     for part in wildcard.split("/"):
@@ -468,8 +470,8 @@ def _glob(root: Path, wildcard: str) -> list[Path]:
             if not os.access(folder, os.R_OK | os.X_OK):
                 raise InputError(folder, "permission denied")
         if part == "**":
-            seen: set[Path] = set()
-            places = [below for folder in folders for below in walk_folders(folder, seen)]
+            visited: set[Path] = set()
+            places = [below for folder in folders for below in walk_folders(folder, visited)]
         else:
             found = (path for folder in folders for path in folder.glob(part))
             places = [path for path in found if path.name[0] != "." or part[0] == "."]
@@ -495,7 +497,7 @@ def _to_regex(pattern: str) -> str:
 def _other(
     root: Path, pattern: str, found: dict[str, str], extensions: frozenset[str]
 ) -> Path | None:
-    """Return the file that a pattern means for a pair, None if there is none."""
+    """Return the file of a pair that a pattern names, None if there is none."""
     if all(field[2] in found for field in _FIELD.finditer(pattern)):
         path = root / _fill(pattern, found)
         return path if path.is_file() else None
@@ -505,7 +507,7 @@ def _other(
 
 
 def _fill(pattern: str, found: dict[str, str], *, escape: bool = False) -> str:
-    """Put what was found into a pattern; a field that was not found becomes ``*``."""
+    """Insert the values of fields into a pattern; a field without a value becomes ``*``."""
 
     def value(field: re.Match[str]) -> str:
         _, name, step = field.groups()

@@ -1,9 +1,9 @@
-"""Flat pictures moving over a backdrop: the frames, and the flow between them, known exactly.
+"""Flat figures that move over a backdrop: draws the frames, and computes their exact flow.
 
-Everything on the stage is moved by a scale and a shift of its own, so flow is a formula. The stage
-is drawn at 128 px; smaller frames are averages of whole blocks of its pixels.
+Each figure, and the camera, moves by a scale and a shift per frame, so flow is a formula. The stage
+is drawn at 128 px; smaller frames are averages of blocks of its pixels.
 
-A pixel on a rim shows two things that may move apart: it has no single flow, and is not ``valid``.
+A pixel on a rim shows two things that may move apart. It has no single flow and is not ``valid``.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from flowwarp.tensors import check_whole
 
 STAGE = 128  # px
 _SIZES = (STAGE, 64, 32, 16, 8)  # px, of frames
-_PURE = 0.9  # of a pixel must be one thing's for the flow of that thing to be the pixel's
-_LIGHT = 0.02  # by how much a shadow may change over a pixel that keeps its flow
+_PURE = 0.9  # share of a pixel that one thing must cover for its flow to be valid there
+_LIGHT = 0.02  # change of a shadow up to which flow remains valid
 _SOFT = 1.5  # px of the stage over which a figure's texels are averaged: 1 shows their corners
 
 
 @dataclass(frozen=True)
 class Track:
-    """Where something is in each frame: point p of it is seen at ``scale * p + (x, y)``.
+    """Position in each frame: point p of a picture is drawn at ``scale * p + (x, y)``.
 
-    Points are measured from the picture's upper left corner, not from the first pixel's centre.
+    Points are measured from the upper left corner of the picture, not from its first pixel centre.
 
     Args:
         scale: (T,).
         x: (T,), in pixels of the stage.
-        y: (T,), likewise.
+        y: (T,), in pixels of the stage.
     """
 
     scale: NDArray[np.float64]
@@ -47,7 +47,7 @@ class Track:
 
 @dataclass(frozen=True)
 class Shadow:
-    """A soft dark spot that moves with a figure; in pixels of the figure's picture."""
+    """A soft dark spot that moves with a figure; all but ``strength`` in pixels of its picture."""
 
     x: float
     y: float
@@ -58,13 +58,13 @@ class Shadow:
 
 @dataclass(frozen=True)
 class Figure:
-    """Something in front of the backdrop.
+    """A figure in front of the backdrop.
 
     Args:
-        pictures: (N, h, w, 4) in [0, 1], RGB multiplied by the opacity.
-        shown: (T,), which picture each frame shows.
-        track: how it moves.
-        shadow: what it casts on everything painted before it.
+        pictures: (N, h, w, 4) RGBA in [0, 1], premultiplied by alpha.
+        shown: (T,), index of the picture in each frame.
+        track: its position in each frame.
+        shadow: cast on everything that is painted before it.
     """
 
     pictures: NDArray[np.float32]
@@ -75,7 +75,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Take:
-    """What a stage shows: see :class:`flowwarp.data.clip.Clip` for the fields."""
+    """Frames and their flow; for the fields see :class:`flowwarp.data.clip.Clip`."""
 
     video: Tensor
     flow_12: Tensor
@@ -87,10 +87,11 @@ class Take:
 
 
 def check_take(size: int, frames: int) -> None:
-    """Check that there can be frames of a size, and so many of them.
+    """Check the size and number of frames.
 
     Raises:
-        ValueError: ``size`` is not 128, 64, 32, 16 or 8, or ``frames`` no whole number from 1.
+        ValueError: ``size`` is not 128, 64, 32, 16 or 8, or ``frames`` is not a whole number of at
+            least 1.
     """
     if not isinstance(size, int) or size not in _SIZES:
         raise ValueError(f"size must be 128, 64, 32, 16 or 8, got {reprlib.repr(size)}")
@@ -98,10 +99,10 @@ def check_take(size: int, frames: int) -> None:
 
 
 def film(canvas: Tensor, camera: Track, figures: Sequence[Figure], size: int) -> Take:
-    """Draw all frames, and find the flow between them; see :func:`draw`."""
-    video, known = draw(canvas, camera, figures, size)
+    """Draw all frames, and compute the flow between them; arguments as in :func:`draw`."""
+    video, cover = draw(canvas, camera, figures, size)
     tracks = [camera, *(figure.track for figure in figures)]
-    return _measure(video, known, tracks, [figure.shown for figure in figures])
+    return _measure(video, cover, tracks, [figure.shown for figure in figures])
 
 
 def draw(
@@ -110,18 +111,18 @@ def draw(
     """Draw all frames.
 
     Args:
-        canvas: (3, H, W) float32 in [0, 1], the backdrop; it is never made smaller, and repeats its
-            border.
-        camera: how it is seen.
-        figures: painted in this order.
-        size: of the frames; see :func:`check_take`.
+        canvas: (3, H, W) float32 in [0, 1], the backdrop; its outer pixels repeat beyond it. It is
+            sampled without antialiasing, so the camera should not shrink it.
+        camera: position of the canvas in each frame.
+        figures: in order of painting.
+        size: height and width of the frames; see :func:`check_take`.
 
     Returns:
-        The frames (T, 3, S, S) uint8, and (T, K + 1, S, S), the share that each of K figures has of
-        a pixel, and the shadow on it.
+        The frames (T, 3, S, S) uint8; and (T, K + 1, S, S) float32: the share of each pixel that
+        each of K figures covers, then the strength of the shadow on it.
     """
     frames, count = len(camera.scale), len(figures)
-    # RGB; then how much of each pixel shows each figure, what is left being backdrop; shadow.
+    # Channels: RGB, the share of each figure (the backdrop has the rest), the shadow.
     scene = torch.zeros(frames, 3 + count + 1, STAGE, STAGE)
     video, shares, shade = scene[:, :3], scene[:, 3:-1], scene[:, -1:]
     _draw_backdrop(canvas, camera, video)
@@ -146,7 +147,7 @@ def _shrink(scene: Tensor, step: int) -> Tensor:
 
 
 def _draw_backdrop(canvas: Tensor, camera: Track, video: Tensor) -> None:
-    """Read the canvas between its pixels, rows first, then columns."""
+    """Sample the canvas bilinearly, rows first, then columns, into ``video`` (T, 3, S, S)."""
     frames = len(camera.scale)
     still = all(np.ptp(part) == 0 for part in (camera.scale, camera.x, camera.y))
     centres = np.arange(STAGE) + 0.5
@@ -177,7 +178,7 @@ def _read_between(part: Tensor, axis: int, place: NDArray[np.float64], moved_onl
 
 
 def _cast(shadow: Shadow, track: Track, video: Tensor, shade: Tensor) -> None:
-    """Darken what is there; a Gaussian along both axes."""
+    """Darken ``video`` by a separable Gaussian, and add it to ``shade`` (T, 1, S, S)."""
     centres = np.arange(STAGE) + 0.5
     x = (centres - track.x[:, None]) / track.scale[:, None] - shadow.x  # (T, S)
     y = (centres - track.y[:, None]) / track.scale[:, None] - shadow.y
@@ -190,9 +191,9 @@ def _cast(shadow: Shadow, track: Track, video: Tensor, shade: Tensor) -> None:
     shade[:, :, top:bottom] += dark
 
 
-def _span(seen: Tensor) -> tuple[int, int]:
-    """Return the first place where a mask is True and the one after the last."""
-    found = seen.nonzero()
+def _span(mask: Tensor) -> tuple[int, int]:
+    """Return the first index where a mask (N,) is True, and the last index + 1."""
+    found = mask.nonzero()
     return (int(found[0]), int(found[-1]) + 1) if len(found) else (0, 0)
 
 
@@ -223,12 +224,12 @@ def _paint(figure: Figure, video: Tensor, shares: Tensor, number: int) -> None:
 def _averages(
     scale: NDArray[np.float64], shift: NDArray[np.float64], low: int, high: int
 ) -> tuple[list[int], Tensor]:
-    """Return by how much each texel from ``low`` to ``high`` counts in each pixel of the stage.
+    """Return the weight of each texel from ``low`` to ``high`` in each pixel of the stage.
 
-    A pixel averages what lies within ``_SOFT`` pixels, which is exact whatever the scale.
+    A pixel is the mean over a box ``_SOFT`` pixels wide, computed exactly at any scale.
 
     Returns:
-        The first pixel of each frame, and (T, pixels, texels).
+        The first pixel in each frame, and weights (T, pixels, texels).
     """
     starts = np.floor(scale * low + shift - 1).astype(np.int64)
     length = int(np.ceil(scale.max() * (high - low))) + 4
@@ -242,45 +243,45 @@ def _averages(
     return starts.tolist(), torch.from_numpy(weights.astype(np.float32))
 
 
-# ------------------------------------------------------------------ what is known of the motion
+# ------------------------------------------------------------------ flow
 
 
 def _measure(
-    video: Tensor, known: Tensor, tracks: Sequence[Track], shown: Sequence[NDArray[np.int64]]
+    video: Tensor, cover: Tensor, tracks: Sequence[Track], shown: Sequence[NDArray[np.int64]]
 ) -> Take:
-    """Find the flow of all pixels.
+    """Compute the flow of all pixels, and where it is valid and visible.
 
     Args:
         video: (T, 3, S, S) uint8.
-        known: (T, K + 1, S, S), the share of each figure, and the shadow.
-        tracks: of the backdrop, then of the figures.
-        shown: which picture of each figure each frame shows.
+        cover: (T, K + 1, S, S), the share of each figure, then the shadow.
+        tracks: of the camera, then of the figures.
+        shown: (T,) for each figure, index of its picture in each frame.
     """
     size = video.shape[-1]
     changed = [torch.from_numpy(pictures[1:] != pictures[:-1]) for pictures in shown]
-    # A figure at rest on the backdrop is one with it: between the two there is no rim.
+    # A figure that moves as the backdrop does has no rim against it: both sides have one flow.
     apart = [
         change | torch.from_numpy(~_moves_with(track, tracks[0]))
         for change, track in zip(changed, tracks[1:], strict=True)
     ]
-    box = _find_box(known, tracks[0], size)
+    box = _find_box(cover, tracks[0], size)
     ways = []
-    for way, here, there in ((1, known[:-1], known[1:]), (-1, known[1:], known[:-1])):
+    for way, here, there in ((1, cover[:-1], cover[1:]), (-1, cover[1:], cover[:-1])):
         flows = [_flow(track, size, way) for track in tracks]
         ways.append(_measure_way(flows, here, there, changed, apart, box))
     (flow_12, valid_12, visible_12), (flow_21, valid_21, visible_21) = ways
     return Take(video, flow_12, flow_21, valid_12, valid_21, visible_12, visible_21)
 
 
-def _find_box(known: Tensor, camera: Track, size: int) -> tuple[slice, slice]:
-    """Return the rows and columns outside which there is nothing but backdrop, here and there."""
-    seen = known.amax(0).amax(0) > 0  # over both at once takes several times as long
-    if not bool(seen.any()):
+def _find_box(cover: Tensor, camera: Track, size: int) -> tuple[slice, slice]:
+    """Return rows and columns outside of which both frames of all pairs show backdrop alone."""
+    covered = cover.amax(0).amax(0) > 0  # over both at once takes several times as long
+    if not bool(covered.any()):
         return slice(0), slice(0)
     spans = []
     for axis in (1, 0):
-        low, high = _span(seen.any(axis))
-        # _flow gives u, then v: of the rows v counts, which leads into the box from beside it.
+        low, high = _span(covered.any(axis))
+        # _flow returns (u, v). Backdrop beside the box may move into it: widen it by the flow.
         ways = [_flow(camera, size, way)[axis].abs() for way in (1, -1)]
         margin = 2 + int(max(way.max() if way.numel() else 0 for way in ways))
         spans.append(slice(max(low - margin, 0), min(high + margin, size)))
@@ -301,7 +302,7 @@ def _flow(track: Track, size: int, way: int) -> tuple[Tensor, Tensor]:
 
 
 def _moves_with(track: Track, other: Track) -> NDArray[np.bool_]:
-    """Return between which frames both have the same flow."""
+    """Return (T-1,): between which frames two tracks have the same flow."""
     a, b = (part.scale[1:] / part.scale[:-1] for part in (track, other))
     same = np.abs(a - b) < 1e-9
     for one, two in ((track.x, other.x), (track.y, other.y)):
@@ -329,7 +330,7 @@ def _measure_way(
     if 0 in here.shape:
         return whole_flow, whole_valid, whole_visible
 
-    # Whose each pixel is: the backdrop's unless a figure has more of it.
+    # Each pixel belongs to the figure with the largest share, or to the backdrop.
     keep = [part.float().view(-1, 1, 1) for part in apart]
     best, shares = _split(here, keep)
     owners = []
@@ -352,21 +353,24 @@ def _measure_way(
     for mine, target in zip(owners, targets, strict=True):
         arrived = torch.where(mine, target, arrived)
     inside &= arrived > 0.5
-    # Where it goes it may be hidden in part: then the pixel there is no pure one either.
+    # The target may be partly occluded; then the pixel there is mixed as well.
     sound &= (best >= _PURE) & ((arrived >= _PURE) | ~inside)
     sound &= (moved[:, -1] - here[:, -1]).abs() <= _LIGHT
     whole_valid[:, 0, rows, columns] = sound
     return whole_flow, whole_valid, whole_visible
 
 
-def _split(known: Tensor, keep: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """Return how much of each pixel is backdrop, and how much each figure that is kept from it."""
-    shares = [known[:, number] * kept for number, kept in enumerate(keep)]
+def _split(cover: Tensor, keep: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Return the share of the backdrop and of each figure in each pixel.
+
+    ``keep`` is 0 for a figure that moves as the backdrop does: its share counts as backdrop.
+    """
+    shares = [cover[:, number] * factor for number, factor in enumerate(keep)]
     return 1 - functools.reduce(torch.add, shares), shares
 
 
 def _inside(displacement: Tensor) -> Tensor:
-    """Return which of (T-1, S) displacements along an axis stay in the frame."""
+    """Return (T-1, S) bool: which displacements along an axis stay in the frame."""
     last = displacement.shape[1] - 1
     place = torch.arange(last + 1) + displacement
     return (place >= -1e-3) & (place <= last + 1e-3)

@@ -51,7 +51,7 @@ class SyntheticPair:
         image1: (3, H, W) float32 in [0, 1].
         image2: (3, H, W) float32 in [0, 1].
         flow_12: (2, H, W) in pixels, exact.
-        visible: (1, H, W) bool, True where a pixel of frame 1 is seen in frame 2.
+        visible: (1, H, W) bool, True where a pixel of frame 1 is visible in frame 2.
     """
 
     image1: Tensor

@@ -59,10 +59,10 @@ def test_abandoned_work_is_removed(tmp_path, prepare):
 def test_one_process_prepares_and_those_started_with_it_wait(tmp_path, prepare, monkeypatch):
     """The other one is a thread here, which holds what a process would hold."""
     save(tmp_path / "a", [0, 4, 8])
-    asked, seen = [], []
+    stores, seen = [], []
 
     def other():
-        asked.append(prepare(tmp_path / "a", progress=lambda *n: seen.append("again")))
+        stores.append(prepare(tmp_path / "a", progress=lambda *n: seen.append("again")))
 
     def progress(done, total):
         seen.append(done)
@@ -71,13 +71,13 @@ def test_one_process_prepares_and_those_started_with_it_wait(tmp_path, prepare, 
         monkeypatch.setenv("WORLD_SIZE", "2")
         thread.start()
         time.sleep(0.3)
-        assert asked == []
+        assert stores == []
 
     thread = threading.Thread(target=other)
     store = prepare(tmp_path / "a", progress=progress)
     thread.join()
     assert seen == [1]
-    assert asked[0].folder == store.folder
+    assert stores[0].folder == store.folder
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [store.folder.name]
 
 

@@ -1,4 +1,4 @@
-"""Sources of clips: worlds by name, and what is kept aside of a folder."""
+"""Sources of clips: worlds by name, and the held-out part of a folder."""
 
 import pickle
 import shutil
@@ -173,7 +173,7 @@ def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
 
 
 def test_of_one_video_the_end_is_kepthold_out(tmp_path):
-    """Of 27 windows in 30 frames two are kept, and none is learned from that has their frames."""
+    """Of 27 windows in 30 frames two are held out; no window for training shares their frames."""
     write_video(tmp_path / "a.mkv", [torch.full((3, 32, 32), n / 30) for n in range(30)], 25)
     (tmp_path / "a.txt").write_text("it gets light")
     training, validation = open_split(tmp_path, 16, 4)

@@ -1,8 +1,8 @@
-"""What a prompt says of the camera, in anyone's words: pans, zooms, and where it follows or rests.
+"""Reads camera motion from a prompt: pans, zooms, a camera that follows or stands still.
 
-Of cameras people speak in sentences of their own ("while the shot slowly drifts to the left"), and
-in words that elsewhere mean something else, such as left. So this is taken out of a prompt before
-anything else is read.
+Prompts describe the camera in clauses of its own ("while the shot slowly drifts to the left"), with
+words that have other meanings elsewhere, such as left. Such clauses are therefore cut out of a
+prompt before anything else is read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 
 def forms(phrase: str) -> Iterator[str]:
-    """Yield a phrase whose first word is a verb in all forms; an irregular past is listed itself.
+    """Yield a phrase that begins with a verb in all regular forms of the verb.
 
     >>> sorted(forms("stab with"))
     ['stab with', 'stabbed with', 'stabbing with', 'stabs with']
@@ -37,8 +37,8 @@ def _any(verbs: str, *others: str) -> str:
     return "|".join([*(form for verb in verbs.split() for form in forms(verb)), *others])
 
 
-# Patterns are compiled when a prompt is read, as that takes longer than all else that is imported.
-# Who looks at a camera is seen from the front, whatever that one does.
+# Patterns are compiled when a prompt is read: at import, compiling would take longest of all.
+# An actor that looks at the camera is seen from the front; this is no camera motion.
 _AT_CAMERA = (
     r"\b(?:(?:away|backs?|turned) (?:from|on)|away to"
     r"|backs?(?: is| was)?(?: turned| facing)?(?: to| on| towards?)?"
@@ -47,7 +47,7 @@ _AT_CAMERA = (
     r" (?:the |our |its )?(?:camera|viewers?|screen|audience|lens|player|spectators?|front)\b"
     r"(?! (?:left|right)\b)"
 )
-_FILLED = (  # words between those that matter, few of them
+_FILLED = (  # up to six words without meaning between those that matter
     r"(?: (?:also|and|being|bit|camera|direction|does|ever|far|gently|gradually|in|is|it"
     r"|just|little|more|motion|movement|moving|must|off|on|position|quickly|should"
     r"|slightly|slow|slowly|smoothly|so|softly|steadily|the|then|to|towards?|very"
@@ -71,7 +71,7 @@ _MOVES = (
     )
     + ")"
 )
-_FROM_SIDE = {  # the side where such a pan begins
+_FROM_SIDE = {  # the side where a pan begins
     "left": "(?: from (?:the )?right)?",
     "right": "(?: from (?:the )?left)?",
     "up": "",
@@ -86,7 +86,7 @@ _TO_THE_SIDE = {  # the camera drifts to the left; panning left; a left pan
     )
     for way, start in _FROM_SIDE.items()
 }
-# In the order they are tried: what rests or zooms may be said to move as well.
+# In the order in which they are tried: a still or zooming camera may be clause to move as well.
 _SHOTS = {
     "still": (
         rf"{_RESTING} {_LENS}",
@@ -135,7 +135,7 @@ _SHOTS = {
 }
 _SAME = {"rise": "pan up", "sink": "pan down", "approach": "zoom in", "retreat": "zoom out"}
 _PATTERNS = {move: rf"\b(?:{'|'.join(patterns)})\b" for move, patterns in _SHOTS.items()}
-_NOT_READ = (  # whatever else a camera does, its actor does not
+_UNKNOWN_MOTION = (  # other motions of a camera, not to be read as actions of the actor
     rf"\b(?:camera|cam)\b(?:{_FILLED} (?:{_MOVES}|{_any('face look watch show focus stop')})\b)?"
     r"(?: (?:left|right|up|down))?"
 )
@@ -144,7 +144,7 @@ _UNLIKE = r"\b(?:no|not|never|without)\b.* (?:pan|zoom)"  # no zoom, and yet it 
 
 
 def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
-    """Return a prompt without what it says of the camera, what that does, and what else it says.
+    """Cut the clauses about the camera out of a prompt; return the rest and the camera motion.
 
     >>> take_camera("a knight walks while the camera drifts slowly to the left")
     ('a knight walks while the /', 'pan left', ())
@@ -152,11 +152,11 @@ def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
     ('an orc falls as the / and /', 'zoom in', ('camera follows',))
 
     Args:
-        text: in small letters, words with single spaces between.
+        text: in lower case, with single spaces between words.
 
     Returns:
-        The rest, with / where something was; a move of ``captions.CAMERAS``,
-        ``"still"``, or nothing; and what is said of other moves.
+        The rest, with / in place of each clause; a motion of ``captions.CAMERAS``, ``"still"``, or
+        ``""``; and the texts about further motions.
     """
     text = re.sub(_AT_CAMERA, lambda at: "at us" if at["front"] else "away from us", text)
     moves: dict[str, str] = {}
@@ -166,7 +166,7 @@ def take_camera(text: str) -> tuple[str, str, tuple[str, ...]]:
             text = re.sub(pattern, "/", text)
     rest = moves.pop("still", "")
     (taken, _), *others = moves.items() or [("still" if rest else "", "")]
-    left_out = [said for _, said in others]
+    left_out = [clause for _, clause in others]
     if moves and rest and not re.search(_UNLIKE, rest):
         left_out.append(rest)
-    return re.sub(_NOT_READ, "/", text), taken, tuple(left_out)
+    return re.sub(_UNKNOWN_MOTION, "/", text), taken, tuple(left_out)

@@ -1,11 +1,10 @@
-"""What a prompt in anyone's own words asks for, and the same in the words of captions.
+"""Reads a prompt in free English, and rewrites it in the words of captions.
 
-Networks that learned from the captions of the sprites' world know some 250 words, in the orders
-that :mod:`~.captions` writes. People say "ginger lass in a green frock, strolling off
-to the right". So a prompt is read thing by thing, with ``datasets/sprites/words.toml``, and what
-was understood is written anew, as a caption would say it. Betker et al., "Improving Image
-Generation with Better Captions" (2023), have a large language model write prompts anew; this world
-is small enough to be read by tables, and what is not understood can be told.
+Networks trained on the captions of the world of sprites know about 250 words, in the order in which
+:mod:`~.captions` writes them. A user may write "ginger lass in a green frock, strolling off to the
+right". A prompt is therefore read item by item with ``datasets/sprites/words.toml``, and rewritten
+as a caption. Betker et al., "Improving Image Generation with Better Captions" (2023), use a large
+language model for this; here tables suffice, and they show which words were not understood.
 """
 
 from __future__ import annotations
@@ -27,15 +26,15 @@ from flowwarp.data.sprite_world.phrases import (
     vocabulary,
 )
 
-_LONGEST = 2000  # characters; nothing after them is read
-# What every network knows that has learned the captions of this world.
+_MAX_LENGTH = 2000  # characters; nothing after them is read
+# Words that the captions of this world always have.
 _ALWAYS = frozenset(
     ("walks", "stands", "slashes", "spell", "thrusts", "shoots", "falls", "facing", "camera", "on")
 )
 _FACING = frozenset(("facing", "faces", "faced", "face", "looks", "looking", "turned", "turns"))
-_NEAR = 2  # phrases before a thing that tell of it
+_NEAR = 2  # phrases before an item that describe it
 _SKINS = {"black": "dark-skinned", "white": "light-skinned", "brown": "dark-brown-skinned"}
-# Colours that things of a kind do not come in, and the nearest that they do.
+# Colours that an item is not available in, and the nearest that it is.
 _NEAREST = {
     "hair": {
         **{"gold": "blonde", "yellow": "blonde", "silver": "gray", "orange": "red"},
@@ -45,19 +44,19 @@ _NEAREST = {
     "torso": {"magenta": "pink", "bronze": "brown"},
     "legs": {"light blue": "blue", "maroon": "red", "bronze": "brown"},
 }
-# What people call the same: the brunette with brown hair.
+# Synonyms: a brunette with brown hair.
 _SHADES = {"brunette": "brown", "light blonde": "blonde"}
-# What men wear is called shirts, and what women wear is not.
+# Captions call men's tops shirts, and women's by other names.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
-# Kinds of clothes that captions call otherwise than labels.
+# Clothes that have another name in labels than in captions.
 _LABELS = {"shirt": "longsleeve shirt", "dress with a sash": "dress with sash"}
 _GREAVES = {"gold": "golden greaves", "silver": "metal pants"}
 _OWN_COLORS = {
     **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
     "sash": "green",
 }
-_SINGLE = ("torso", "legs", "feet", "hat", "cape", "beard")  # of which an actor has one
+_SINGLE = ("torso", "legs", "feet", "hat", "cape", "beard")  # at most one per actor
 _ATTACKS = {
     **{"a spear": "thrust", "a dagger": "slash", "": "slash"},
     **{"a wooden wand": "spellcast", "a steel wand": "spellcast"},
@@ -67,12 +66,12 @@ _CALLED_BY = {"shoot": "archer", "spellcast": "wizard", "slash": "warrior", "thr
 
 @dataclass(frozen=True)
 class Reading:
-    """What has been understood of a prompt.
+    """The parts of a prompt that were understood.
 
     Args:
-        caption: the same in the words of captions; empty if nothing was understood.
-        left_out: what was not, or cannot be shown.
-        stated: what it says of which thing, such as "legs color": "blue", as labels have it.
+        caption: the prompt in the words of captions; empty if nothing was understood.
+        left_out: phrases that were not understood, or cannot be shown.
+        stated: attributes with their values as in labels, such as "legs color": "blue".
     """
 
     caption: str
@@ -81,23 +80,23 @@ class Reading:
 
 
 def is_understood(known: frozenset[str]) -> bool:
-    """Return whether captions of so many words are those of the sprites' world.
+    """Return whether a set of words is that of captions of the world of sprites.
 
-    They are if they have words for all that is done in it, and none that is not understood here.
+    It is if it has words for every action, and no word that is not understood here.
 
     Args:
-        known: all words of some captions, in small letters.
+        known: all words of some captions, in lower case.
     """
     return known >= _ALWAYS and {word for word in known if word.isalpha()} <= vocabulary()
 
 
 def is_passed_over(word: str) -> bool:
-    """Return whether a word of a caption says nothing of its own, such as "in" and "with"."""
+    """Return whether a word of a caption has no meaning of its own, such as "in" and "with"."""
     return word in plain_words() or not word.isalpha()
 
 
 def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
-    """Read what a prompt says of one or two actors of the sprites' world, in any words.
+    """Read a prompt about one or two actors of the world of sprites.
 
     >>> read_prompt("Ginger lass in a green frock, strolling off to the right").caption
     'a red-haired woman in a green dress walks right'
@@ -108,45 +107,45 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     'on the left a male dark elf slashes, on the right a male orc, on sand'
 
     Args:
-        prompt: in English; of a long one, the beginning is read.
-        known: words that captions have; hair, clothes and weapons without are left out.
+        prompt: in English; only the first 2000 characters are read.
+        known: words of the captions; hair, clothes and weapons with other words are left out.
 
     Returns:
-        What is understood. Of two actors only what is around them is stated.
+        The reading. For two actors it states only ground and camera.
     """
-    parts, camera, moves = read_parts(prompt[:_LONGEST])
-    wishes = [_Wish(own, known) for own in parts]
-    actors = [wish.actor for wish in wishes]
+    parts, camera, moves = read_parts(prompt[:_MAX_LENGTH])
+    prompts = [_ActorPrompt(own, known) for own in parts]
+    actors = [one.actor for one in prompts]
     if not actors[0]["action"] and not actors[0]["direction"]:  # a knight and an orc walk left
         together = {key: actors[-1][key] for key in ("action", "direction")}
         actors[0] |= together
     if len(parts) == 2 and are_mirrored(*parts):
         actors.reverse()
-    ground = next(filter(None, (wish.ground for wish in wishes)), "")
-    left_out = [*(said for wish in wishes for said in wish.left_out(ground)), *moves]
-    if len(prompt) > _LONGEST:
-        left_out.append(f"all after {_LONGEST} characters")
+    ground = next(filter(None, (one.ground for one in prompts)), "")
+    left_out = [*(text for one in prompts for text in one.left_out(ground)), *moves]
+    if len(prompt) > _MAX_LENGTH:
+        left_out.append(f"all after {_MAX_LENGTH} characters")
     caption = ""
-    if any((*(said for actor in actors for said in actor.values()), ground, camera)):
+    if any((*(text for actor in actors for text in actor.values()), ground, camera)):
         named = [actor | {"body": actor["body"] or "person"} for actor in actors]
         caption = plain_caption({"actors": named, "ground": ground, "camera": camera})
     stated = {"ground": ground, "camera": camera}
     if len(actors) == 1:
-        stated |= wishes[0].stated
-    said = {thing: value for thing, value in stated.items() if value}
-    return Reading(caption, tuple(dict.fromkeys(left_out)), said)
+        stated |= prompts[0].stated
+    stated = {name: value for name, value in stated.items() if value}
+    return Reading(caption, tuple(dict.fromkeys(left_out)), stated)
 
 
-# ------------------------------------------------------------------ what they ask for
+# ------------------------------------------------------------------ one actor
 
 
 @final
-class _Wish:
-    """What a prompt asks for of one actor, thing by thing.
+class _ActorPrompt:
+    """The attributes of one actor, read from its phrases.
 
     Args:
-        parts: of the prompt.
-        known: words that captions have; None for all.
+        parts: the phrases of the actor.
+        known: words of the captions; None for all.
     """
 
     def __init__(self, parts: list[Part], known: Set[str] | None) -> None:
@@ -155,16 +154,16 @@ class _Wish:
         bodies = [part for part in parts if part.kind == "body" and part not in others]
         self._nouns = [part.value for part in bodies]
         self._sex = next((noun for noun in self._nouns if noun in ("woman", "man")), "")
-        self._left_out = [part.said for part in parts if part.kind == "word"]
+        self._left_out = [part.text for part in parts if part.kind == "word"]
         self._loose = color_things(parts)
         self.ground = self._ground()
         self.actor, self.stated = self._actor()
 
     def left_out(self, ground: str) -> list[str]:
-        """Return what was not understood, and what has no place beside what was taken.
+        """Return the phrases that were not understood, or contradict the attributes.
 
         Args:
-            ground: that was taken.
+            ground: the ground of the clip.
         """
         others = [part for part in self._all("ground") if part.value != ground]
         for kind in _SINGLE:
@@ -180,30 +179,30 @@ class _Wish:
         species = [part for part in self._all("body") if part.value in SPECIES]
         others += [part for part in species if part.value != species[0].value]
         others += [p for p in self._all("direction") if p.value != self.actor["direction"]]
-        others += [part for part in self._all("action") if not self._is_done(part.value)]
+        others += [part for part in self._all("action") if not self._agrees(part.value)]
         others += [part for part in self._all("skin") if not self.actor["skin"]]
-        return [*self._left_out, *(part.said for part in (*others, *self._loose))]
+        return [*self._left_out, *(part.text for part in (*others, *self._loose))]
 
     def _actor(self) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the attributes that are asked for, and what that says of things; "" for others."""
+        """Return the attributes of the actor, and its labels; "" where nothing is stated."""
         weapon = self._known_only(self._value("weapon"))
         action = self._action(weapon)
         direction = "" if action == "fall" else self._direction()
         skin = self._skin()  # before a colour is taken for that of clothes
         torso, style, torso_color = self._torso()
-        legs, legs_color = self._worn("legs")
+        legs, legs_color = self._garment("legs")
         hair, cut, hair_color = self._hair()
-        seen = {"body": self._known_only(self._body(torso, action)), "skin": skin}
-        seen |= {"hair": hair, "hair_style": cut, "hair_color": hair_color}
-        seen |= {"beard": self._beard(hair_color), "weapon": weapon}
-        seen |= {"torso": torso, "torso_style": style, "legs": legs}
-        seen |= {kind: self._worn(kind)[0] for kind in ("feet", "hat", "cape")}
+        attributes = {"body": self._known_only(self._body(torso, action)), "skin": skin}
+        attributes |= {"hair": hair, "hair_style": cut, "hair_color": hair_color}
+        attributes |= {"beard": self._beard(hair_color), "weapon": weapon}
+        attributes |= {"torso": torso, "torso_style": style, "legs": legs}
+        attributes |= {kind: self._garment(kind)[0] for kind in ("feet", "hat", "cape")}
         done = {"action": action, "direction": direction}
         stated = {
             **{"hair color": cut if cut == "bald" else hair_color, "weapon": weapon},
             **{"torso style": style, "torso color": torso_color, "legs color": legs_color},
         }
-        return seen | done, stated | done
+        return attributes | done, stated | done
 
     def _all(self, kind: str) -> list[Part]:
         return [part for part in self._parts if part.kind == kind]
@@ -212,26 +211,26 @@ class _Wish:
         return next((part.value for part in self._all(kind)), "")
 
     def _main(self, kind: str) -> Part | None:
-        """Return the first thing of a kind; one whose colour is told before others."""
+        """Return the first phrase of a kind; one with a colour takes precedence."""
         found = self._all(kind)
         return next((part for part in found if part.color), found[0] if found else None)
 
     def _before(self, part: Part) -> list[str]:
-        """Return what is said before a part, backwards."""
-        return [other.said for other in self._parts[: self._parts.index(part)][::-1]]
+        """Return the texts before a part, backwards."""
+        return [other.text for other in self._parts[: self._parts.index(part)][::-1]]
 
     @property
     def _is_bald(self) -> bool:
         return self.actor["hair_style"] == "bald"
 
     def _is_shown(self, color: str) -> bool:
-        """Return whether hair is shown in a colour, if any is said and any is shown."""
+        """Return whether a colour of hair fits that of the actor; True if either is absent."""
         shown = self.stated["hair color"]
         same = {_SHADES.get(own, own) for own in (_NEAREST["hair"].get(color, color), shown)}
         return not color or not shown or len(same) == 1
 
     def _known_only(self, phrase: str) -> str:
-        """Return a phrase if captions have its words; else note that it is left out."""
+        """Return a phrase if captions have its words, else "", and note that it is left out."""
         if self._is_known(phrase):
             return phrase
         self._left_out.append(phrase)
@@ -241,10 +240,10 @@ class _Wish:
         words = re.findall(r"[^\W\d_]+", phrase)
         return self._known is None or self._known >= set(words)
 
-    # -------------------------------------------------------------- things
+    # -------------------------------------------------------------- items
 
     def _hair(self) -> tuple[str, str, str]:
-        """Return what hair is called, how it is cut, and its colour; "" each if nothing is said."""
+        """Return the caption phrase, style and colour of hair; "" each where not stated."""
         parts, color = self._all("hair"), self._value("hair_color")
         if color == "bald":
             return "", "bald", ""
@@ -260,18 +259,20 @@ class _Wish:
         return (phrase, style or cut, color) if phrase else ("", "", "")
 
     def _cut(self, hair: Part) -> str:
-        """Return how hair is cut, by what stands before it."""
+        """Return the cut of hair that stands before it."""
         before = self._parts[: self._parts.index(hair)][-_NEAR - 1 :]
         return next((part.value for part in before if part.kind == "cut"), "")
 
     def _torso(self) -> tuple[str, str, str]:
-        """Return what captions call what such people wear above, its kind, and its colour."""
+        """Return the caption phrase, style and colour of the torso."""
         part, knightly = self._main("torso"), "knight" in self._nouns
         if part is not None:
             style, color = part.value, part.color
-        else:  # a lady in red, or somebody whom captions do not call a knight
+        else:  # a lady in red, or a knight whose noun is another
             clothes = self._main("clothes")
-            color = clothes.color if clothes is not None and clothes.color else self._take_loose()
+            color = (
+                clothes.color if clothes is not None and clothes.color else self._take_worn_color()
+            )
             other = (SPECIES | {"woman", "man"}) & set(self._nouns)
             if not color and not (knightly and other):
                 return "", "", ""
@@ -286,10 +287,10 @@ class _Wish:
             color = ""
         if style == _PLATE and color == "gold":
             style, color = "golden armor", ""
-        return self._called(style, color)
+        return self._phrase_of(style, color)
 
-    def _take_loose(self) -> str:
-        """Return a colour of nothing that is named, but worn: the lady in red, a red knight."""
+    def _take_worn_color(self) -> str:
+        """Take a colour without an item that is worn: the lady in red, a red knight."""
         for color in self._loose:
             bearer = find_bearer(self._parts, color)
             if not bearer & SPECIES if bearer else is_worn(self._parts, color):
@@ -297,8 +298,8 @@ class _Wish:
                 return color.value
         return ""
 
-    def _worn(self, kind: str) -> tuple[str, str]:
-        """Return what something that is worn is called, and its colour."""
+    def _garment(self, kind: str) -> tuple[str, str]:
+        """Return the caption phrase and the colour of a garment."""
         part = self._main(kind)
         if part is None:
             return "", ""
@@ -306,11 +307,11 @@ class _Wish:
         style = part.value
         if kind == "legs" and color in _GREAVES:
             style, color = _GREAVES[color], ""
-        phrase, _, color = self._called(style, color)
+        phrase, _, color = self._phrase_of(style, color)
         return phrase, color
 
-    def _called(self, style: str, color: str) -> tuple[str, str, str]:
-        """Return what captions call clothes, of what kind they are, and of what colour."""
+    def _phrase_of(self, style: str, color: str) -> tuple[str, str, str]:
+        """Return the caption phrase, label and colour of a garment."""
         phrase = self._known_only(_named(style, color))
         if not phrase:
             return "", "", ""
@@ -319,53 +320,53 @@ class _Wish:
         return phrase, _LABELS.get(kind, kind), color
 
     def _beard(self, hair_color: str) -> str:
-        """Return what a beard is called; where nothing else is said, it is as the hair is."""
+        """Return the caption phrase of a beard, by default in the colour of the hair."""
         part = self._main("beard")
         return (
             "" if part is None else self._known_only(_named(part.value, part.color or hair_color))
         )
 
-    # -------------------------------------------------------------- who, and what they do
+    # -------------------------------------------------------------- body and action
 
     def _action(self, weapon: str) -> str:
-        """Return what is done: of several things the one that says most."""
+        """Return the action: of several the most specific."""
         done = [part.value for part in self._all("action")]
-        told = [action for action in done if action not in ("walk", "stand", "attack")]
-        magic = "spellcast" in told or "wand" in weapon
-        if "shoot" in told and magic and "bow" not in weapon:
+        specific = [action for action in done if action not in ("walk", "stand", "attack")]
+        magic = "spellcast" in specific or "wand" in weapon
+        if "shoot" in specific and magic and "bow" not in weapon:
             return "spellcast"
-        if told:
-            return "fall" if "fall" in told else told[0]
+        if specific:
+            return "fall" if "fall" in specific else specific[0]
         if "attack" in done:
             return _ATTACKS.get(weapon, "shoot")
         return "walk" if "walk" in done else "stand" if done else ""
 
-    def _is_done(self, action: str) -> bool:
-        """Return whether what somebody is to do is what is shown of it."""
+    def _agrees(self, action: str) -> bool:
+        """Return whether an action of the prompt is the one of the caption, or implied by it."""
         shown = self.actor["action"]
         same = action in (shown, "stand", "attack")
         return same or (action, shown) == ("shoot", "spellcast")  # fire, as wizards do
 
     def _direction(self) -> str:
-        """Return where to: what is faced, if that is said; left and right before up and down."""
+        """Return the direction that is faced, if stated; else left and right before up and down."""
         ways = self._all("direction")
         for part in ways:
             if _FACING & set(self._before(part)[:_NEAR]):
                 return part.value
-        ways.sort(key=lambda part: part.said in ("up", "down", "away"))
+        ways.sort(key=lambda part: part.text in ("up", "down", "away"))
         return ways[0].value if ways else ""
 
     def _ground(self) -> str:
-        """Return what is stood on, if that is said, else whatever there is."""
+        """Return the ground after "on" or the like, else the first one."""
         grounds = [part for part in self._all("ground") if self._is_known(part.value)]
         for part in grounds:
-            before = (said for said in self._before(part) if said not in ("the", "a", "some"))
+            before = (text for text in self._before(part) if text not in ("the", "a", "some"))
             if next(before, "") in ("on", "across", "over", "through"):
                 return part.value
         return grounds[0].value if grounds else ""
 
     def _body(self, torso: str, action: str) -> str:
-        """Return the noun for who is there."""
+        """Return the noun of captions for the actor."""
         nouns = self._nouns
         worn = any(word in torso for word in ("dress", "robe", "tunic", "sleeveless", "pirate"))
         female = self._sex == "woman" or (not self._sex and worn)
@@ -382,12 +383,12 @@ class _Wish:
         return "person" if nouns else ""
 
     def _skin(self) -> str:
-        """Return what skin is called; a colour of somebody, not of something, may be that of it."""
+        """Return the skin; the colour of an actor, not of an item, may be that of its skin."""
         for color in self._loose:
             bearer = find_bearer(self._parts, color)
             green = "green" if color.value == "green" and "orc" in bearer else ""
             human = _SKINS.get(color.value, "") if bearer and bearer <= {"woman", "man"} else ""
-            if skin := green or ("tanned" if human and color.said == "tan" else human):
+            if skin := green or ("tanned" if human and color.text == "tan" else human):
                 self._loose.remove(color)
                 return self._known_only(skin)
         skin = self._value("skin")
@@ -395,12 +396,12 @@ class _Wish:
 
 
 def _differ(part: Part, main: Part) -> bool:
-    """Return whether something is not what was taken, said again."""
+    """Return whether a phrase contradicts the main one of its kind."""
     return part.value != main.value or part.color not in ("", main.color)
 
 
 def _named(style: str, color: str) -> str:
-    """Return what something is called, of a style and in a colour.
+    """Return the phrase for an item of a style in a colour.
 
     >>> _named("a {} shirt", "orange")
     'an orange shirt'

@@ -50,7 +50,7 @@ _STEP = 2  # px of the stage per frame: still whole pixels in frames of half its
 _GRID = 8  # px of the stage: start positions are multiples of it, as on the tiles of a game
 _ZOOM = 1.25
 _PROBES = 2000  # draws that decide whether layers have held-out combinations; one in ten is
-_TRIES = 20_000  # draws of one clip, for layers with few combinations of the kind that is asked for
+_TRIES = 20_000  # draws of one clip, for layers with few combinations of the wanted kind
 _PANS = ("left", "right", "up", "down")  # an upright background allows the first two
 _TURNS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "": (0, 0)}
 

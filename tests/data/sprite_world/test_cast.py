@@ -12,7 +12,7 @@ from flowwarp.data.sprite_world.layers import CELL, COLUMNS, DYES, ROWS, Layers,
 from sprite_clips import draw_many
 
 
-def test_only_what_is_seen_is_named(layers):
+def test_only_visible_layers_have_attributes(layers):
     random = np.random.default_rng(0)
     for _ in range(300):
         about = draw_actor(layers, random).attributes
@@ -27,7 +27,7 @@ def test_only_what_is_seen_is_named(layers):
         assert (about["direction"] == "") == (about["action"] == "fall")
 
 
-def test_from_behind_nobody_is_called_bald(layers):
+def test_actors_seen_from_behind_are_not_bald(layers):
     covers = ("hair", "head")
     bare = Layers(tuple(layer for layer in layers.layers if layer.category not in covers))
     random, ways = np.random.default_rng(0), set()
@@ -39,7 +39,7 @@ def test_from_behind_nobody_is_called_bald(layers):
     assert "up" in ways
 
 
-def test_what_is_worn_is_painted(layers):
+def test_every_layer_of_an_outfit_is_painted(layers):
     random = np.random.default_rng(1)
     for _ in range(60):
         actor = draw_actor(layers, random)
@@ -89,7 +89,7 @@ def test_things_of_many_colours_are_worn_more_often(layers):
     assert legs["pants"] / legs["metal pants"] == pytest.approx(math.sqrt(3), rel=0.1)
 
 
-def test_what_others_cover_is_not_named(layers):
+def test_covered_layers_have_no_attributes(layers):
     everywhere = np.arange(CELL * COLUMNS * CELL, dtype=np.uint16)
     cloth = np.full((len(everywhere), 4), 255, np.uint8)
     tents = dict.fromkeys(range(ROWS), (everywhere, cloth))
@@ -127,7 +127,7 @@ def test_a_tenth_is_held_out_and_every_value_is_trained_on(layers):
     assert 0.05 < np.mean(list(combinations.values())) < 0.16
 
 
-def test_what_is_held_out_never_changes():
+def test_held_out_combinations_never_change():
     """Weights were trained by this answer; another one would make their figures lies."""
 
     def held(hair, torso, color, ground):

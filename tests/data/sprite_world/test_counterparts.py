@@ -1,4 +1,4 @@
-"""Clips beside what they would be in other clothes: all that is not told of stays."""
+"""Pairs of clips that differ in the outfit alone."""
 
 from collections import Counter
 
@@ -27,7 +27,7 @@ def test_the_same_numbers_give_the_same(pairs):
 
 
 def test_the_clip_is_that_of_the_world(pairs):
-    """So it is told what a caption of that says."""
+    """Therefore its labels fit the caption."""
     found = 0
     for index, pair in enumerate(pairs):
         clip = compose_clip(bundled_layers(), 3, index, 32, 8)

@@ -119,8 +119,8 @@ def test_captions_say_what_is_there(layers):
 
 
 def test_of_what_is_hardly_seen_there_is_no_label():
-    told = set(JUDGED) - {"torso_style", "torso_color", "weapon"}
-    assert set(label_clip(clip(unsure="torso beard weapon"))) == told
+    certain = set(JUDGED) - {"torso_style", "torso_color", "weapon"}
+    assert set(label_clip(clip(unsure="torso beard weapon"))) == certain
 
 
 def test_a_layer_without_words_is_not_spoken_of(layers):

@@ -177,7 +177,7 @@ def test_figures_stand_on_tiles(layers, monkeypatch):
     assert all(own == squares[0] for own in squares)
 
 
-def test_who_stands_nearer_is_painted_last(layers, monkeypatch):
+def test_nearer_actors_are_painted_last(layers, monkeypatch):
     film, nearness = world.film, []
 
     def spy(canvas, camera, figures, size):
@@ -202,7 +202,7 @@ def test_who_stands_nearer_is_painted_last(layers, monkeypatch):
         ("pan down", [0, -1]),
     ],
 )
-def test_what_is_seen_goes_against_the_camera(layers, monkeypatch, camera, way):
+def test_the_ground_moves_against_the_camera(layers, monkeypatch, camera, way):
     monkeypatch.setattr(world, "_draw_camera", lambda *arguments: camera)
     for index in range(4):
         clip = compose_clip(layers, 0, index, 16, 2)
@@ -212,14 +212,14 @@ def test_what_is_seen_goes_against_the_camera(layers, monkeypatch, camera, way):
 
 
 @pytest.mark.parametrize(("camera", "grows"), [("zoom in", True), ("zoom out", False)])
-def test_what_is_seen_grows_as_the_camera_zooms_in(layers, monkeypatch, camera, grows):
+def test_the_ground_grows_as_the_camera_zooms_in(layers, monkeypatch, camera, grows):
     monkeypatch.setattr(world, "_draw_camera", lambda *arguments: camera)
     for index in range(4):
         left, *_, right = compose_clip(layers, 0, index, 16, 2).flow_12[0, 0, 0]
         assert left.sign() == -right.sign() == (-1 if grows else 1)
 
 
-def test_the_camera_follows_who_walks_and_pans_before_others(layers):
+def test_the_camera_follows_walking_actors_and_pans_over_others(layers):
     random, moves = np.random.default_rng(0), Counter()
     for _ in range(400):
         about = world._cast(layers, random, None)[1]
@@ -242,7 +242,7 @@ def test_the_camera_follows_who_walks_and_pans_before_others(layers):
 
 
 @pytest.mark.parametrize("way", ["left", "right"])
-def test_half_way_who_walks_is_in_the_middle(layers, monkeypatch, way):
+def test_a_walking_actor_is_in_the_middle_half_way(layers, monkeypatch, way):
     random = np.random.default_rng(0)
     actor = draw_actor(layers, random)
     while (actor.attributes["action"], actor.attributes["direction"]) != ("walk", way):
@@ -260,12 +260,12 @@ def test_half_way_who_walks_is_in_the_middle(layers, monkeypatch, way):
         assert (first + last) / 2 == pytest.approx(15.5, abs=3)
 
 
-def test_a_walk_is_a_cycle_of_16_frames_without_the_one_who_stands():
+def test_a_walk_is_a_cycle_of_16_frames_without_the_standing_cell():
     cells = world._act("walk", 20)
     assert cells.tolist() == [1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 1, 1, 2, 2]
 
 
-def test_photos_are_the_share_that_was_asked_for(layers, photo, monkeypatch):
+def test_photos_have_their_share(layers, photo, monkeypatch):
     monkeypatch.setattr(world, "_PHOTO_SHARE", 0.5)
     clips = [compose_clip(layers, 1, index, 16, 1, photos=[photo]) for index in range(40)]
     before = sum(clip.attributes["ground"] == "photo" for clip in clips)
@@ -305,7 +305,7 @@ def test_a_single_actor_has_labels(layers):
     assert alone[0].labels.keys() == {"digit", "color", "direction", "ground"}
 
 
-def test_training_never_sees_what_is_held_out(layers):
+def test_held_out_combinations_stay_out_of_training(layers):
     for index in range(60):
         assert not is_held_out(compose_clip(layers, 5, index, 16, 1).attributes)
     for index in range(15):
@@ -324,7 +324,7 @@ def few(layers):
     return Layers(tuple(layer for layer in layers.layers if layer.id in names))
 
 
-def test_few_layers_may_hold_nothing_that_is_held_out(layers, few, monkeypatch):
+def test_few_layers_may_have_no_held_out_combination(layers, few, monkeypatch):
     assert holds_held_out(layers)
     for photos in (False, True):
         assert not holds_held_out(few, photos=photos)
@@ -336,7 +336,7 @@ def test_few_layers_may_hold_nothing_that_is_held_out(layers, few, monkeypatch):
         compose_clip(few, 0, 0, 16, 1)
 
 
-def test_what_is_rare_is_found(few, monkeypatch):
+def test_rare_combinations_are_found(few, monkeypatch):
     """A set that holds something in 2000 draws gives a clip whatever the index is."""
     draws = itertools.count()
     monkeypatch.setattr(world, "is_held_out", lambda attributes: next(draws) == 3000)
