@@ -74,7 +74,7 @@ def show_flow(
     from flowwarp.io.flow_files import write_flow
     from flowwarp.io.images import write_image
     from flowwarp.ops.warping import warp
-    from flowwarp.pipelines.flow.pairs import estimate_fields
+    from flowwarp.pipelines.flow.pair_fields import estimate_fields
     from flowwarp.viz.colors import flow_to_image
 
     image1, image2 = _read_pair(first, second)

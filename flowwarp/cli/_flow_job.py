@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from flowwarp.data.footage import Footage
     from flowwarp.io.manifests import Manifest, Shard
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.pipelines.flow.jobs import Job, Outcome
-    from flowwarp.pipelines.flow.pairs import Target
+    from flowwarp.pipelines.flow.job_pairs import Job, Outcome
+    from flowwarp.pipelines.flow.pair_fields import Target
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def run_job(given: FlowOptions, sources: Sequence[Path]) -> None:
         SomeFailed: some pairs failed.
     """
     from flowwarp.pipelines import workers
-    from flowwarp.pipelines.flow import jobs
+    from flowwarp.pipelines.flow import job_pairs
 
     if given.ray:
         workers.check_ray(given.ray)  # before anything is written
@@ -104,11 +104,11 @@ def run_job(given: FlowOptions, sources: Sequence[Path]) -> None:
     for clip, _ in job.clips:
         # Images given one by one are a clip. A single one beside others has no pair.
         if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
-            jobs.check_clip(clip)
+            job_pairs.check_clip(clip)
     net = load_network(given)
     # Another shard may have written flow that this shard does not know.
     tally = Tally(unknown=set() if given.shard else _list_flows(job))
-    length = jobs.count_pairs(job.clips)
+    length = job_pairs.count_pairs(job.clips)
     if length is not None and given.shard:
         length = -(-length // given.shard[1])
     with progress_bar(count(), "flow", length=length) as bar:
@@ -137,7 +137,7 @@ def _check_pairs(
 ) -> None:
     """Read all frames and report each pair, as --dry-run does."""
     from flowwarp.io.manifests import read_manifests
-    from flowwarp.pipelines.flow.bulk import check_pairs
+    from flowwarp.pipelines.flow.run_job import check_pairs
 
     done = read_manifests(job.folder, about, others=job.others, overwrite=given.overwrite) or {}
     _check_show(given, done)
@@ -150,7 +150,7 @@ def _estimate_pairs(
 ) -> None:
     """Estimate the pairs that the manifest does not list as done, and draw --show."""
     from flowwarp.io.manifests import open_manifest
-    from flowwarp.pipelines.flow.bulk import run_pairs
+    from flowwarp.pipelines.flow.run_job import run_pairs
 
     with open_manifest(
         job.folder,
@@ -184,9 +184,9 @@ def _plan(given: FlowOptions, sources: Sequence[Path]) -> Job:
         InputError: there are no clips.
         OutputError: two results would have one name.
     """
-    from flowwarp.pipelines.flow import jobs
+    from flowwarp.pipelines.flow import job_pairs
 
-    found = (path.parent if jobs.is_picture(path) else path for path in sources)
+    found = (path.parent if job_pairs.is_picture(path) else path for path in sources)
     roots = list(dict.fromkeys(found))
     folder = Path(given.output) if given.output else _default_folder(roots)
     backward = Path(given.backward) if given.backward else None
@@ -197,12 +197,12 @@ def _plan(given: FlowOptions, sources: Sequence[Path]) -> Job:
     inside = [r for r in results if any(root.resolve() in r.parents for root in roots)]
     clips = [
         (clip, name)
-        for clip, name in jobs.place_clips(sources)
+        for clip, name in job_pairs.place_clips(sources)
         if not any(clip.files[0].resolve().is_relative_to(path) for path in inside)
     ]
     if not clips:
         raise InputError(roots[0], "contains only results of an earlier run")
-    return jobs.Job(
+    return job_pairs.Job(
         tuple(os.path.abspath(root) for root in roots),  # noqa: PTH100 - resolves no links
         clips,
         folder,

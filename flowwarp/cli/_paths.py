@@ -18,7 +18,7 @@ from flowwarp.io.file_types import (
     list_folder,
     natural_order,
 )
-from flowwarp.io.files import folded, is_writable, nearest, reason
+from flowwarp.io.files import fold_case, is_writable, nearest_existing, reason
 
 _SHOW_SUFFIXES = ("flow", "arrows", "error")  # `show` names pictures NAME_flow.png, ...
 
@@ -146,7 +146,7 @@ def name_each(sources: Sequence[Path], name: Callable[[Path], Path]) -> list[Pat
     targets: list[Path] = []
     for source in sources:
         target = name(source)
-        key = folded(target)
+        key = fold_case(target)
         if key in named:
             raise OutputError(
                 target,
@@ -222,7 +222,7 @@ def check_output(
             raise OutputError(path, "is a folder", "give a file name")
         if os.path.lexists(path) and not overwrite:
             raise OutputError(path, "exists", "use --overwrite to replace it")
-        folder = nearest(path.parent)
+        folder = nearest_existing(path.parent)
         if not folder.is_dir():
             raise OutputError(path, f"{folder} is not a folder")
         if not is_writable(folder):

@@ -224,13 +224,13 @@ def _cuda() -> Iterator[tuple[str, str, str]]:
 
 def _cache() -> Iterator[tuple[str, str, str]]:
     from flowwarp.bundled import cache_folder
-    from flowwarp.io.files import is_writable, nearest
+    from flowwarp.io.files import is_writable, nearest_existing
 
     folder = cache_folder()
     if folder is None:
         yield "folder", NOTE, "none; set FLOWWARP_CACHE_DIR"
         return
-    writable = is_writable(nearest(folder))
+    writable = is_writable(nearest_existing(folder))
     text = f"{folder}" if writable else f"{folder} is not writable; set FLOWWARP_CACHE_DIR"
     yield "folder", OK if writable else NOTE, text
 

@@ -137,7 +137,7 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
 
 
 def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
-    from flowwarp.pipelines.flow.jobs import is_picture
+    from flowwarp.pipelines.flow.job_pairs import is_picture
 
     return not any(map(_paths.is_glob, inputs)) and all(map(is_picture, sources))
 
@@ -146,7 +146,7 @@ def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
 
 
 def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
-    from flowwarp.pipelines.flow import pairs
+    from flowwarp.pipelines.flow import pair_fields
 
     target, picture = _name_pair(given, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
@@ -159,11 +159,11 @@ def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
     check()
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
-    images = pairs.read_pair(frames, [str(frame) for frame in frames])
+    images = pair_fields.read_pair(frames, [str(frame) for frame in frames])
     net = load_network(given)
     if not given.dry_run:
         with progress_bar(range(100), "flow") as bar:
-            fields = pairs.estimate_fields(
+            fields = pair_fields.estimate_fields(
                 net,
                 *images,
                 given.quality,
@@ -174,7 +174,7 @@ def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
         check()  # again: the fit may have taken minutes
         for path in outputs:
             _paths.make_folder(path.parent)
-        pairs.write_fields(fields, target)
+        pair_fields.write_fields(fields, target)
         if picture:
             show.write_picture(target.flow, picture, show.View())
     if given.as_json:
@@ -195,7 +195,7 @@ def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
 def _name_pair(given: FlowOptions, frame: Path) -> tuple[Any, Path | None]:
     """Return the output files of a pair, and the image of --show or None."""
     from flowwarp.io.file_types import COLOR_EXTENSIONS, FLOW_EXTENSIONS
-    from flowwarp.pipelines.flow.pairs import Target
+    from flowwarp.pipelines.flow.pair_fields import Target
 
     for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
         if value is not None:

@@ -25,7 +25,7 @@ from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.files import open_input
 from flowwarp.io.shipped import find_weights
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow.estimate import infer, load_flownet
+from flowwarp.pipelines.flow.estimate import load_flownet, run_network
 from flowwarp.tensors import check_whole
 
 INPUTS, OUTPUTS = ("image1", "image2"), ("flow_12", "flow_21")
@@ -150,7 +150,7 @@ class _FastFlow(nn.Module):
 
     def forward(self, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
         """Return two flow fields (B, 2, H, W) of two images (B, 3, H, W)."""
-        return infer(self.net, image1, image2)
+        return run_network(self.net, image1, image2)
 
 
 # ------------------------------------------------------------------ operators in torch's functions

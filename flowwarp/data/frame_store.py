@@ -28,7 +28,7 @@ from torch import Tensor
 from flowwarp.bundled import cache_folder
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.atomic import rename, sync_file, sync_folder
-from flowwarp.io.cache import make_room, making, use
+from flowwarp.io.cache import lock_entry, make_room, mark_used
 from flowwarp.io.files import reason
 from flowwarp.tensors import check_whole
 
@@ -55,7 +55,7 @@ class FrameStore:
     def __init__(self, folder: Path, frames: int = 2) -> None:
         check_whole(frames, "frames", 1)
         self.folder, self.frames = folder, frames
-        use(folder)
+        mark_used(folder)
         self._places, runs, about = _read_index(folder)
         self._pixels = np.memmap(folder / "frames.bin", np.uint8, "r")
         self.skipped: tuple[str, ...] = tuple(about["skipped"])
@@ -153,13 +153,13 @@ def write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
         _remove_abandoned(root)
     except OSError as fault:
         raise OutputError(root, reason(fault)) from fault
-    with making(root, "another process prepares this footage", name=name):
+    with lock_entry(root, "another process prepares this footage", name=name):
         try:
             if not is_complete(target):
                 if target.is_dir():  # renamed, so that it is removed as abandoned
                     target.rename(target.with_name(f".pairs-{secrets.token_hex(6)}"))
                 _write_store(target, fill)
-                use(target)
+                mark_used(target)
                 make_room(root)
         finally:
             with suppress(OSError):  # Windows refuses while waiting processes have it open

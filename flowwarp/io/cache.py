@@ -28,7 +28,7 @@ _NAME = re.compile("(pairs|captioned|fitted|tokens|clips|revisions)-[0-9a-f]{20}
 _IN_USE: set[Path] = set()
 
 
-def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContextManager[None]:
+def lock_entry(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContextManager[None]:
     """Lock an entry while it is made; the processes of one ``torchrun`` wait for each other.
 
     Args:
@@ -40,10 +40,10 @@ def making(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContex
         Locked: a process of another command makes it.
         OutputError: the lock file cannot be made.
     """
-    return lock(folder, problem, "wait for it", name=name, wait=launched() > 1)
+    return lock(folder, problem, "wait for it", name=name, wait=process_count() > 1)
 
 
-def launched() -> int:
+def process_count() -> int:
     """Return the number of processes that torchrun has started; 1 without torchrun.
 
     Raises:
@@ -55,7 +55,7 @@ def launched() -> int:
     return int(text)
 
 
-def use(folder: Path) -> None:
+def mark_used(folder: Path) -> None:
     """Mark an entry as in use until this process ends."""
     path = folder.absolute() / _USED
     with suppress(OSError):  # a read-only cache; no process can remove entries from it either

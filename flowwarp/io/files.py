@@ -79,7 +79,7 @@ def check_regular(path: str | Path) -> None:
         raise OutputError(path, "is not a regular file")
 
 
-def folded(name: str | Path) -> str:
+def fold_case(name: str | Path) -> str:
     """Return a key that is equal for names that are equal to the file system.
 
     Those of Windows and macOS ignore case.
@@ -87,7 +87,7 @@ def folded(name: str | Path) -> str:
     return str(name).casefold() if sys.platform in ("win32", "darwin") else str(name)
 
 
-def nearest(path: str | Path) -> Path:
+def nearest_existing(path: str | Path) -> Path:
     """Return a path if it exists, else its nearest parent that exists.
 
     Raises:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from flowwarp.errors import OutputError
 from flowwarp.io.atomic import rename
-from flowwarp.io.cache import launched, make_room, making, use
+from flowwarp.io.cache import lock_entry, make_room, mark_used, process_count
 from flowwarp.io.files import check_room, reason
 from flowwarp.train.memory import freed_memory_kept
 
@@ -65,9 +65,9 @@ def fill_arrays(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with making(folder, problem), freed_memory_kept():
+        with lock_entry(folder, problem), freed_memory_kept():
             _fill(folder, rows, count, make, progress)
-            use(folder)
+            mark_used(folder)
     except OutputError:
         raise
     except OSError as fault:
@@ -121,7 +121,7 @@ def _fill(
 def _others_wait() -> bool:
     """Whether torchrun gave this process one thread: the other processes are idle meanwhile."""
     threads = os.environ.get("OMP_NUM_THREADS"), torch.get_num_threads()
-    return launched() > 1 and threads == ("1", 1)
+    return process_count() > 1 and threads == ("1", 1)
 
 
 def _cores() -> int:

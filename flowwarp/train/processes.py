@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from flowwarp.errors import Diverged, FlowwarpError, InputError, Stopped
-from flowwarp.io.cache import launched
+from flowwarp.io.cache import process_count
 
 
 class Process(NamedTuple):
@@ -39,7 +39,7 @@ def is_first() -> bool:
 def own_device(device: str | torch.device) -> torch.device:
     """Return the device of this process: with several on one machine, each has its own GPU."""
     own = torch.device(device)
-    if own == torch.device("cuda") and launched() > 1:
+    if own == torch.device("cuda") and process_count() > 1:
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return own
 
@@ -57,7 +57,7 @@ def joined(device: torch.device) -> Iterator[Process]:
     Raises:
         InputError: the environment does not say how to reach the others.
     """
-    if launched() == 1 or not dist.is_available():
+    if process_count() == 1 or not dist.is_available():
         yield Process(0, 1, device)
         return
     device = own_device(device)
@@ -66,7 +66,7 @@ def joined(device: torch.device) -> Iterator[Process]:
     mine = not dist.is_initialized()
     missing = [name for name in _RENDEZVOUS if name not in os.environ]
     if mine and missing:
-        problem = f"is not set, though WORLD_SIZE is {launched()}"
+        problem = f"is not set, though WORLD_SIZE is {process_count()}"
         raise InputError(missing[0], problem, "start it by torchrun")
     if mine:
         # gloo for tensors on the CPU: NCCL alone would send objects, such as a state, through GPUs.

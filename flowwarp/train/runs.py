@@ -26,7 +26,7 @@ from torch import Tensor
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.atomic import atomic_output, remove_abandoned, sync_folder
 from flowwarp.io.checkpoints import load_tensors, save_tensors
-from flowwarp.io.files import check_regular, is_writable, nearest, reason
+from flowwarp.io.files import check_regular, is_writable, nearest_existing, reason
 from flowwarp.io.locks import lock
 from flowwarp.train.settings import to_toml
 
@@ -311,7 +311,7 @@ def check_writable(folder: str | Path) -> None:
         OutputError: it cannot be written to, or not be read.
     """
     try:
-        existing = nearest(folder)
+        existing = nearest_existing(folder)
     except OSError as fault:
         raise OutputError(folder, reason(fault)) from fault
     if not existing.is_dir():

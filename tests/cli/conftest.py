@@ -15,7 +15,7 @@ from flowwarp.cli.errors import run as run_command
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video_reader import read_video
 from flowwarp.models.flownet import TINY, FlowNet
-from flowwarp.pipelines.flow import bulk, pairs
+from flowwarp.pipelines.flow import pair_fields, run_job
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def flow(call, untrained):
 @pytest.fixture
 def create_during_estimation(monkeypatch):
     """Return a function that creates a file of a given name while flow is estimated."""
-    estimate = bulk.estimate_fields
+    estimate = run_job.estimate_fields
 
     def create(name):
         def estimate_later(*arguments, **options):
             Path(name).write_text("mine")
             return estimate(*arguments, **options)
 
-        for module in (pairs, bulk):
+        for module in (pair_fields, run_job):
             monkeypatch.setattr(module, "estimate_fields", estimate_later)
 
     return create

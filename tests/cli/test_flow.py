@@ -9,7 +9,7 @@ from flow_frames import HEIGHT, SHIFT, WIDTH, files, frame, save_frames
 
 from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
-from flowwarp.pipelines.flow import pairs
+from flowwarp.pipelines.flow import pair_fields
 from flowwarp.pipelines.flow.estimate import estimate_both, estimate_flow, load_flownet
 
 pytestmark = pytest.mark.usefixtures("inside")
@@ -142,8 +142,8 @@ def test_flow_out_of_range_for_kitti_png_writes_no_file(flow, monkeypatch):
     before = files(".")
     still, fast = torch.zeros(2, HEIGHT, WIDTH), torch.full((2, HEIGHT, WIDTH), 600.0)
     seen = torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool)
-    fields = pairs.Fields(fast, still, seen)
-    monkeypatch.setattr(pairs, "estimate_fields", lambda *given, **wanted: fields)
+    fields = pair_fields.Fields(fast, still, seen)
+    monkeypatch.setattr(pair_fields, "estimate_fields", lambda *given, **wanted: fields)
     options = ["-o", "f.png", "--backward", "b.png", "--occlusion", "o.png"]
     code, out, err = flow("frame8.png", "frame9.png", *options)
     assert (code, out, len(err)) == (3, [], 1)

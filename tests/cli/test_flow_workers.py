@@ -13,7 +13,7 @@ from flow_frames import files, frame, lines, save_frames
 from flowwarp.errors import InputError
 from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines import workers
-from flowwarp.pipelines.flow import bulk
+from flowwarp.pipelines.flow import run_job
 
 pytestmark = pytest.mark.usefixtures("inside")
 
@@ -101,7 +101,7 @@ def test_ray_does_not_look_for_a_gpu_here(flow, monkeypatch, device):
             yield pair, remote(*constants, *arguments)
 
     monkeypatch.setattr(workers, "check_ray", lambda address: None)
-    monkeypatch.setattr(bulk, "run_ray", run_ray)
+    monkeypatch.setattr(run_job, "run_ray", run_ray)
     save_frames("in", 3)
     assert flow("in", "--ray", "far:1", "--device", device)[0] == 0
     assert calls_made == [("far:1", "cpu", device)]

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from flowwarp.errors import InputError, Locked
-from flowwarp.io.cache import make_room, making, use
+from flowwarp.io.cache import lock_entry, make_room, mark_used
 
 
 @pytest.fixture
@@ -48,8 +48,8 @@ def test_entries_being_made_or_in_use_stay(add, tmp_path):
     used, made = add("pairs-a", 1), add("fitted-b", 2)
     add("tokens-c", 3)
     add("tokens-d", 4)
-    use(used)
-    with making(made, "another process makes it"):
+    mark_used(used)
+    with lock_entry(made, "another process makes it"):
         for folder in (used, made):  # the first to go, if they may
             os.utime(folder / ".used", (1, 1))
         make_room(tmp_path)
@@ -92,7 +92,7 @@ def test_folders_of_the_user_stay(tmp_path, monkeypatch):
 
 def test_each_use_is_recorded(tmp_path):
     for _ in range(2):
-        use(tmp_path)
+        mark_used(tmp_path)
         assert (tmp_path / ".used").stat().st_mtime > 1
         os.utime(tmp_path / ".used", (1, 1))
 
@@ -114,5 +114,5 @@ def test_a_limit_must_be_a_number(tmp_path, monkeypatch, limit):
 
 def test_a_process_by_itself_does_not_wait(tmp_path):
     problem = "another process makes it"
-    with making(tmp_path, problem), pytest.raises(Locked, match=f"{problem}; wait for it"):
-        making(tmp_path, problem).__enter__()
+    with lock_entry(tmp_path, problem), pytest.raises(Locked, match=f"{problem}; wait for it"):
+        lock_entry(tmp_path, problem).__enter__()

@@ -23,7 +23,7 @@ from torch import Tensor
 from flowwarp.bundled import bundled
 from flowwarp.compat.onnx import OUTPUTS, export_flownet
 from flowwarp.io.images import read_image
-from flowwarp.pipelines.flow.estimate import infer, load_flownet
+from flowwarp.pipelines.flow.estimate import load_flownet, run_network
 
 
 def scene(half: bool) -> list[Tensor]:
@@ -54,7 +54,7 @@ def case(name: str, weights: str, *, half: bool) -> _measure.Case:
 
         def by_torch() -> list[Tensor]:
             with torch.no_grad():
-                return list(infer(net, *frames))
+                return list(run_network(net, *frames))
 
         return {
             "onnxruntime": lambda: [torch.from_numpy(f) for f in session.run(OUTPUTS, inputs)],

@@ -24,7 +24,7 @@ from flowwarp.tensors import check_choice, check_pixels, check_range, check_same
 # The network compares features at a quarter of the resolution of its input. Enlarging the frames
 # by this factor lowers the error on all sets of ground truth, by a fifth on Middlebury. A larger
 # factor takes too long.
-ENLARGED = 1.25
+INPUT_SCALE = 1.25
 
 
 def load_flownet(weights: str | Path = SHIPPED, device: str | torch.device = "cpu") -> FlowNet:
@@ -80,7 +80,7 @@ def estimate_flow(
     tensor([[2, 0]])
     """
     check_choice(quality, "quality", QUALITIES)
-    flow_12, _ = _check_and_infer(net, image1, image2)
+    flow_12, _ = _check_and_run(net, image1, image2)
     if quality == "fast":
         return flow_12
     return refine(image1, image2, flow_12, quality=quality, progress=progress)
@@ -118,7 +118,7 @@ def estimate_both(
     True
     """
     check_choice(quality, "quality", QUALITIES)
-    flow_12, flow_21 = _check_and_infer(net, image1, image2)
+    flow_12, flow_21 = _check_and_run(net, image1, image2)
     if quality == "fast":
         return flow_12, flow_21
     return (
@@ -127,18 +127,18 @@ def estimate_both(
     )
 
 
-def _check_and_infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+def _check_and_run(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
     """Check the images and run the network, in bfloat16 where that is faster."""
     check_pixels(image1, "image1")
     check_pixels(image2, "image2")
-    check_same_grid(image2, "image2", image1)  # `infer` would resize both to one size
+    check_same_grid(image2, "image2", image1)  # `run_network` would resize both to one size
     check_range(image1, "image1")
     check_range(image2, "image2")
     with fast_autocast(image1.device):
-        return infer(net, image1, image2)
+        return run_network(net, image1, image2)
 
 
-def infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
+def run_network(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
     """Run the network on enlarged frames, without checks; the ONNX export traces this, too.
 
     Args:
@@ -153,7 +153,7 @@ def infer(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]
     # Rounded up to a multiple of the stride, so that the network pads nothing: padding has no
     # motion of its own.
     stride = net.config.stride
-    high, wide = (-(-round(ENLARGED * side) // stride) * stride for side in (height, width))
+    high, wide = (-(-round(INPUT_SCALE * side) // stride) * stride for side in (height, width))
     # `resize` uses antialiasing, which has no effect on enlarging, but torch's other kernel rounds
     # differently for different numbers of threads.
     frames = [resize(i.float(), (high, wide)) for i in (image1, image2)]

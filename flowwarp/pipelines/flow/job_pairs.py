@@ -18,12 +18,12 @@ from flowwarp.data.footage import Footage, find_footage
 from flowwarp.defaults import Quality
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.file_types import IMAGE_EXTENSIONS, kind_of
-from flowwarp.io.files import folded
+from flowwarp.io.files import fold_case
 from flowwarp.io.manifests import Shard, stamp
 from flowwarp.io.video_info import video_info
 from flowwarp.io.video_salvage import salvage_video
 from flowwarp.models.flownet import FlowNet
-from flowwarp.pipelines.flow.pairs import Pair, Target
+from flowwarp.pipelines.flow.pair_fields import Pair, Target
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Outcome:
     """The outcome of a pair, or of a damaged place in a clip.
 
     Args:
-        key: as in :class:`flowwarp.pipelines.flow.pairs.Pair`, like the three below.
+        key: as in :class:`flowwarp.pipelines.flow.pair_fields.Pair`, like the three below.
         place: index of the clip, and of the first frame in that clip.
         state: "done" by this call, "kept" from an earlier call, or "failed".
         names: of the frames, for messages.
@@ -154,10 +154,10 @@ def place_clips(sources: Sequence[Path]) -> list[tuple[Footage, str]]:
     if not placed:
         raise InputError(", ".join(map(str, sources)), "contains neither frames nor videos")
     # clip.mp4 beside clip.avi, or beside a folder clip: the extension tells them apart.
-    names = Counter(folded(name) for _, name in placed)
+    names = Counter(fold_case(name) for _, name in placed)
     placed = [
         (clip, name + clip.files[0].suffix)
-        if names[folded(name)] > 1 and clip.kind == "video"
+        if names[fold_case(name)] > 1 and clip.kind == "video"
         else (clip, name)
         for clip, name in placed
     ]
@@ -205,13 +205,13 @@ def _check_names(placed: Sequence[tuple[Footage, str]]) -> None:
         video = clip.kind == "video"
         for file in clip.files if video else clip.files[:-1]:
             key = _join(name, "" if video else file.stem)
-            if folded(key) in source_of:
+            if fold_case(key) in source_of:
                 raise OutputError(
                     key,
-                    f"would be the result of both {source_of[folded(key)]} and {file}",
+                    f"would be the result of both {source_of[fold_case(key)]} and {file}",
                     "process them in separate runs",
                 )
-            source_of[folded(key)] = file
+            source_of[fold_case(key)] = file
 
 
 # ------------------------------------------------------------------ pairs

@@ -19,8 +19,8 @@ from flowwarp.errors import InputError
 from flowwarp.io.manifests import Manifest, Shard, find_done, sizes
 from flowwarp.models.flownet import FlowNet
 from flowwarp.pipelines.flow.estimate import load_flownet
-from flowwarp.pipelines.flow.jobs import Job, Outcome, find_pairs
-from flowwarp.pipelines.flow.pairs import (
+from flowwarp.pipelines.flow.job_pairs import Job, Outcome, find_pairs
+from flowwarp.pipelines.flow.pair_fields import (
     Fields,
     Pair,
     clear_frame_cache,

@@ -10,8 +10,8 @@ from flowwarp.errors import InputError, OutputError
 from flowwarp.io.images import write_image
 from flowwarp.io.video_writer import write_video
 from flowwarp.models.flownet import TINY, FlowNet
-from flowwarp.pipelines.flow import jobs
-from flowwarp.pipelines.flow.pairs import Pair
+from flowwarp.pipelines.flow import job_pairs
+from flowwarp.pipelines.flow.pair_fields import Pair
 
 
 @pytest.fixture(autouse=True)
@@ -30,9 +30,9 @@ def save_video(path, count):
 
 
 def make_job(*sources, **changes):
-    clips = jobs.place_clips([Path(source) for source in sources])
+    clips = job_pairs.place_clips([Path(source) for source in sources])
     settings = {"quality": "fast", "weights": "small", "format": ".flo"} | changes
-    return jobs.Job(tuple(sources), clips, Path("out"), **settings)
+    return job_pairs.Job(tuple(sources), clips, Path("out"), **settings)
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
@@ -41,35 +41,35 @@ def test_names_that_differ_in_case_only(monkeypatch, platform):
     monkeypatch.setattr(sys, "platform", platform)
     for name in ("Clip.mov", "clip.gif"):
         Path(name).write_bytes(b"a clip")
-    placed = jobs.place_clips([Path("Clip.mov"), Path("clip.gif")])
+    placed = job_pairs.place_clips([Path("Clip.mov"), Path("clip.gif")])
     apart = platform == "linux"
     assert [name for _, name in placed] == (["Clip", "clip"] if apart else ["Clip.mov", "clip.gif"])
     save_frames("in", 2)
     shutil.copy("in/frame8.png", "in/Frame8.bmp")
     with nullcontext() if apart else pytest.raises(OutputError, match="would be the result of"):
-        jobs.place_clips([Path("in")])
+        job_pairs.place_clips([Path("in")])
 
 
 def test_a_source_without_frames_is_refused():
     Path("empty").mkdir()
     with pytest.raises(InputError, match="empty: contains neither frames nor videos"):
-        jobs.place_clips([Path("empty")])
+        job_pairs.place_clips([Path("empty")])
 
 
 def test_pairs_are_counted_by_headers():
     save_frames("in", 4)
     save_video("a.mp4", 3)
-    clips = jobs.place_clips([Path("in"), Path("a.mp4")])
-    assert jobs.count_pairs(clips) == 3 + 2
+    clips = job_pairs.place_clips([Path("in"), Path("a.mp4")])
+    assert job_pairs.count_pairs(clips) == 3 + 2
     save_video("b.mkv", 3)  # does not state its number of frames
-    assert jobs.count_pairs(jobs.place_clips([Path("b.mkv")])) is None
+    assert job_pairs.count_pairs(job_pairs.place_clips([Path("b.mkv")])) is None
 
 
 def test_pairs_of_pictures_and_videos():
     save_frames("in", 3)
     save_video("a.mp4", 3)
     job = make_job("in", "a.mp4", backward=Path("back"), occlusion=Path("masks"))
-    found = list(jobs.find_pairs(job))
+    found = list(job_pairs.find_pairs(job))
     assert all(isinstance(pair, Pair) for pair in found)
     assert [(pair.key, pair.place) for pair in found] == [
         ("in/frame8", (0, 0)),
@@ -88,18 +88,18 @@ def test_every_pair_is_in_one_shard():
     save_frames("in", 6)
     save_video("a.mp4", 4)
     job = make_job("in", "a.mp4")
-    keys = [pair.key for pair in jobs.find_pairs(job)]
-    shards = [[pair.key for pair in jobs.find_pairs(job, (k, 3))] for k in (1, 2, 3)]
+    keys = [pair.key for pair in job_pairs.find_pairs(job)]
+    shards = [[pair.key for pair in job_pairs.find_pairs(job, (k, 3))] for k in (1, 2, 3)]
     assert sorted(key for shard in shards for key in shard) == sorted(keys)
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_a_single_frame_has_no_pair():
     save_video("a.mp4", 1)
-    (outcome,) = jobs.find_pairs(make_job("a.mp4"))
+    (outcome,) = job_pairs.find_pairs(make_job("a.mp4"))
     assert (outcome.state, outcome.error) == ("failed", "a.mp4: is a single frame; flow needs two")
     with pytest.raises(InputError, match="single frame; flow needs two"):
-        jobs.check_clip(make_job("a.mp4").clips[0][0])
+        job_pairs.check_clip(make_job("a.mp4").clips[0][0])
 
 
 def test_the_description_changes_with_weights_and_files():

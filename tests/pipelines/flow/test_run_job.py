@@ -7,8 +7,8 @@ import torch
 from flowwarp.io.images import write_image
 from flowwarp.io.manifests import open_manifest
 from flowwarp.models.flownet import TINY, FlowNet
-from flowwarp.pipelines.flow import bulk
-from flowwarp.pipelines.flow.jobs import Job, place_clips
+from flowwarp.pipelines.flow import run_job
+from flowwarp.pipelines.flow.job_pairs import Job, place_clips
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def run(job):
     torch.manual_seed(0)
     net, outcomes = FlowNet(TINY).eval(), []
     with open_manifest(job.folder, job.describe(net)) as manifest:
-        bulk.run_pairs(job, net, manifest, outcomes.append)
+        run_job.run_pairs(job, net, manifest, outcomes.append)
     return [(outcome.key, outcome.state) for outcome in outcomes]
 
 
@@ -40,7 +40,7 @@ def test_a_job_is_resumed(job):
 
 
 def test_a_check_writes_nothing(job):
-    outcomes = list(bulk.check_pairs(job, {}, None))
+    outcomes = list(run_job.check_pairs(job, {}, None))
     assert [outcome.state for outcome in outcomes] == ["done", "done", "done", "failed"]
     assert outcomes[0].size == (32, 40)
     assert outcomes[3].error.startswith(f"{job.sources[0]}/4.png: ")
@@ -50,6 +50,6 @@ def test_a_check_writes_nothing(job):
 @pytest.mark.parametrize("top", [255, 65535])
 def test_pictures_are_packed_without_loss(top):
     image = torch.arange(top + 1).float().view(1, 1, -1) / top
-    packed = bulk._pack(image)
+    packed = run_job._pack(image)
     assert packed.dtype == (np.uint8 if top == 255 else np.float32)
-    assert torch.equal(bulk._unpack(packed), image)
+    assert torch.equal(run_job._unpack(packed), image)
