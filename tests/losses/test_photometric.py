@@ -29,7 +29,7 @@ def frames(batch=3, height=16, width=20):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_nothing_is_spread_over_examples(term):
+def test_inputs_are_not_broadcast(term):
     image1, image2 = frames()
     for mask in (torch.ones(3, 16, 20), torch.ones(3, 1, 1, 1), torch.ones(1, 1, 16, 20)):
         with pytest.raises(ValueError, match="mask must"):
@@ -40,7 +40,7 @@ def test_nothing_is_spread_over_examples(term):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_arguments_are_called_as_they_are_in_the_signature(term):
+def test_errors_name_the_argument(term):
     image1, image2 = frames()
     with pytest.raises(ValueError, match=r"^warped2 must"):
         term(image1, image2[:1])
@@ -50,7 +50,7 @@ def test_arguments_are_called_as_they_are_in_the_signature(term):
         term(image1.numpy(), image2)
 
 
-def test_masked_mean_divides_by_what_is_kept():
+def test_masked_mean_divides_by_the_sum_of_the_mask():
     values = torch.tensor([1.0, 2.0, 3.0, 6.0]).view(1, 1, 2, 2)
     mask = torch.tensor([[True, False], [False, True]]).view(1, 1, 2, 2)
     assert masked_mean(values, mask).tolist() == [3.5]
@@ -59,7 +59,7 @@ def test_masked_mean_divides_by_what_is_kept():
     assert masked_mean(two_channels, mask).tolist() == [7.0]
 
 
-def test_masked_mean_ignores_what_is_left_out():
+def test_masked_mean_ignores_masked_out_values():
     values = torch.tensor([1.0, math.inf, math.nan, 3.0]).view(1, 1, 2, 2)
     mask = torch.tensor([[True, False], [False, True]]).view(1, 1, 2, 2)
     assert masked_mean(values, mask).tolist() == [2.0]
@@ -72,7 +72,7 @@ def test_masked_mean_with_small_weights(weight):
     assert masked_mean(values, weights).tolist() == pytest.approx([4.75])
 
 
-def test_masked_mean_of_many_halves():
+def test_masked_mean_of_many_fp16_values():
     values = torch.full((1, 1, 300, 300), 0.5, dtype=torch.float16)
     got = masked_mean(values, torch.ones(1, 1, 300, 300, dtype=torch.bool))
     assert (got.dtype, got.tolist()) == (torch.float16, [0.5])
@@ -106,7 +106,7 @@ def test_census_loss_by_hand(radius):
     assert loss == pytest.approx(math.sqrt(distance**2 + 1e-6), rel=1e-5)
 
 
-def test_census_loss_sees_structure_and_not_light():
+def test_census_loss_depends_on_structure_not_on_light():
     image, other = frames(1)
     brighter = image * 0.9 + 0.05
     assert census_loss(image, image).item() == pytest.approx(1e-3)  # Charbonnier's epsilon
@@ -114,7 +114,7 @@ def test_census_loss_sees_structure_and_not_light():
     assert census_loss(image, brighter).item() < 0.1 * census_loss(image, other).item()
 
 
-def test_census_loss_leaves_out_the_frame():
+def test_census_loss_leaves_out_the_border():
     image, _ = frames(1)
     other = image.clone()
     other[..., :3, :] = 0  # blocks within 3 pixels of the edge see it
@@ -159,7 +159,7 @@ def test_gradient_loss_is_blind_to_added_light():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("term", TERMS)
-def test_halves_are_about_as_good_as_what_they_hold(term, dtype):
+def test_half_precision_is_as_exact_as_its_inputs(term, dtype):
     """Of variances, which are differences of squares, halves would leave next to nothing."""
     image = (0.8 + 0.1 * frames()[0]).to(dtype)
     other = (image + 0.02 * torch.randn(image.shape, generator=seeded())).clamp(0, 1).to(dtype)
@@ -171,7 +171,7 @@ def test_halves_are_about_as_good_as_what_they_hold(term, dtype):
 
 
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_what_is_left_out_has_no_gradient_whatever_it_is(value):
+def test_masked_out_values_have_no_gradient_even_if_infinite(value):
     image, other = frames()
     other[0, 0, 3, 4] = value
     other.requires_grad_()

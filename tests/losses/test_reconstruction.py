@@ -52,7 +52,7 @@ def test_strength_of_edges_by_hand():
     assert turned == pytest.approx([0, 3 * weaker], abs=1e-7)
 
 
-def test_dots_are_no_substitute_for_an_edge():
+def test_dots_do_not_replace_an_edge():
     edge, dots = torch.zeros(2, 1, 1, 1, 8, 8)
     edge[..., 4:] = 1
     dots[..., ::2, ::2] = dots[..., 1::2, 1::2] = 1 / 14  # neighbours differ as much in all
@@ -62,13 +62,13 @@ def test_dots_are_no_substitute_for_an_edge():
     assert texture_loss(dots, edge, weight, 8) > 0.9 * texture_loss(blank, edge, weight, 8)
 
 
-def test_no_error_has_gradient_zero():
+def test_the_gradient_without_error_is_zero():
     error = torch.zeros(1, 1, 3, 2, 2, requires_grad=True)
     rmse_loss(error).sum().backward()
     assert not error.grad.any()
 
 
-def test_along_a_side_of_one_pixel_nothing_changes():
+def test_a_side_of_one_pixel_has_no_gradient_error():
     assert gradient_error(torch.ones(1, 1, 3, 4, 1)).tolist() == [0]
     assert gradient_error(torch.ones(1, 1, 3, 1, 4)).tolist() == [0]
 

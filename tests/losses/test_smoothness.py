@@ -17,7 +17,7 @@ def ramp(slope):
     return flow
 
 
-def test_first_order_counts_slope():
+def test_first_order_penalises_slope():
     # Along x one of two channels changes by 0.5; halves for the two directions.
     expected = ((0.5 + EPSILON) / 2 + EPSILON) / 2
     assert smoothness_first(ramp(0.5), FLAT).item() == pytest.approx(expected, abs=1e-5)
@@ -40,7 +40,7 @@ def test_an_edge_frees_the_flow():
     assert smoothness_first(flow, image).item() == pytest.approx(edged, abs=1e-5)
 
 
-def test_second_order_counts_bends():
+def test_second_order_penalises_curvature():
     flow = torch.zeros(1, 2, 4, 5)
     flow[0, 0] = torch.tensor([0.0, 0.0, 1.0, 2.0, 2.0])  # bends by 1, 0 and -1 along x
     flat = ((2 + 4 * EPSILON) / 6 + EPSILON) / 2
@@ -72,7 +72,7 @@ def test_tiny_fields_cost_nothing(term):
     assert term(torch.ones(2, 2, 2, 2), torch.ones(2, 3, 2, 2)).isfinite().all()
 
 
-def test_velocity_is_compared_where_the_mask_says_of_each_example_alone():
+def test_velocity_is_compared_inside_the_mask_of_each_example():
     there, back = torch.zeros(3, 2, 2, 2), torch.zeros(3, 2, 2, 2)
     there[:, 0], back[:, 0] = 5.0, -3.0  # 2 px faster than before
     there[..., 1] = 99.0
@@ -86,7 +86,7 @@ def test_velocity_is_compared_where_the_mask_says_of_each_example_alone():
     assert got[2].item() == 0
 
 
-def test_velocity_that_is_left_out_has_no_gradient_whatever_it_is():
+def test_masked_velocity_has_no_gradient_even_if_infinite():
     onward, back = torch.zeros(1, 2, 3, 4, requires_grad=True), torch.zeros(1, 2, 3, 4)
     back[..., 0] = torch.inf
     mask = back[:, :1].isfinite()
@@ -96,7 +96,7 @@ def test_velocity_that_is_left_out_has_no_gradient_whatever_it_is():
     assert onward.grad[..., 1:].all()
 
 
-def test_what_does_not_fit_is_refused():
+def test_mismatched_shapes_are_refused():
     flow, other = torch.zeros(2, 2, 8, 8), torch.zeros(1, 2, 8, 8)
     for term in (smoothness_first, smoothness_second):
         with pytest.raises(ValueError, match="image must have batch"):

@@ -279,13 +279,13 @@ def refused(folder):
 
     with open_run(folder / "locked", {}):
         exits(folder / "locked")
-    exits(folder / "kept")
-    exits(folder / "kept", resume="never")
-    exits(folder / "kept", batch_size=4)
-    exits(folder / "kept")
-    for state in (folder / "kept").glob("state-*"):
+    exits(folder / "run")
+    exits(folder / "run", resume="never")
+    exits(folder / "run", batch_size=4)
+    exits(folder / "run")
+    for state in (folder / "run").glob("state-*"):
         state.write_bytes(b"broken")
-    exits(folder / "kept")
+    exits(folder / "run")
 
 
 def serve():

@@ -12,7 +12,7 @@ from flowwarp.errors import OutputError
 from flowwarp.train.arrays import fill_arrays, open_array
 
 
-def test_is_made_of_zeros_once_and_kept(tmp_path):
+def test_an_array_is_made_of_zeros_only_once(tmp_path):
     path = tmp_path / "a.npy"
     array = open_array(path, (3, 4), np.uint16)
     assert not array.any()
@@ -22,7 +22,7 @@ def test_is_made_of_zeros_once_and_kept(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npy"]
 
 
-def test_threads_begun_afterwards_have_as_many_as_before(tmp_path):
+def test_later_threads_have_torchs_number_of_threads(tmp_path):
     torch.set_num_threads(3)
     row = {"a": np.zeros(2, np.uint8)}
     fill_arrays(tmp_path, {"a": ((2,), np.uint8)}, 40, lambda number: row, problem="")
@@ -45,7 +45,7 @@ def test_rows_are_on_the_disk_before_they_are_marked_as_done(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize(("processes", "most"), [("1", 1), ("2", 3)])
-def test_of_several_processes_one_has_all_cores(tmp_path, monkeypatch, processes, most):
+def test_one_of_several_processes_uses_all_cores(tmp_path, monkeypatch, processes, most):
     """Where torchrun, which gives each of them one thread, has begun them."""
     monkeypatch.setenv("WORLD_SIZE", processes)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -67,7 +67,7 @@ def test_of_several_processes_one_has_all_cores(tmp_path, monkeypatch, processes
 
 @pytest.mark.posix
 @pytest.mark.parametrize("without", [False, True])
-def test_has_all_its_blocks(tmp_path, monkeypatch, without):
+def test_all_blocks_are_allocated(tmp_path, monkeypatch, without):
     if without:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     path = tmp_path / "a.npy"
@@ -79,7 +79,7 @@ def test_has_all_its_blocks(tmp_path, monkeypatch, without):
 
 
 @pytest.mark.parametrize("without", [False, True])
-def test_a_full_disk_is_no_crash(small_disk, monkeypatch, without):
+def test_a_full_disk_is_an_error_not_a_crash(small_disk, monkeypatch, without):
     """In a child, as a page without a place ends the process."""
     if without:
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
@@ -96,8 +96,8 @@ def test_a_full_disk_is_no_crash(small_disk, monkeypatch, without):
     assert list(small_disk.iterdir()) == []
 
 
-def test_more_than_the_disk_holds_is_said_in_bytes(tmp_path):
-    told = []
+def test_an_array_larger_than_the_disk_is_refused(tmp_path):
+    calls = []
     with pytest.raises(OutputError, match=r"takes up to 1e\+11 GB, and .* GB are free.*fewer than"):
         fill_arrays(
             tmp_path / "a",
@@ -105,13 +105,13 @@ def test_more_than_the_disk_holds_is_said_in_bytes(tmp_path):
             10**11,
             lambda number: {},
             problem="is made",
-            progress=lambda *numbers: told.append(numbers),
+            progress=lambda *numbers: calls.append(numbers),
         )
-    assert told == []
+    assert calls == []
     assert not list(tmp_path.glob("a/*.npy"))
 
 
-def test_another_or_a_broken_array_is_refused(tmp_path):
+def test_a_different_or_broken_array_is_refused(tmp_path):
     path = tmp_path / "a.npy"
     open_array(path, (3, 400), np.uint8)
     with pytest.raises(OutputError, match="another array"):

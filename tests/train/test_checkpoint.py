@@ -133,8 +133,8 @@ def test_resuming_muon_in_another_precision_is_reported(tmp_path, monkeypatch, m
     for name in ("new", "old"):
         stream = io.StringIO()
         train(task(), config, tmp_path / name, resume="auto", stream=stream)
-        told = "muon torch.bfloat16 → torch.float32" in stream.getvalue()
-        assert told == bool(muon)
+        reported = "muon torch.bfloat16 → torch.float32" in stream.getvalue()
+        assert reported == bool(muon)
         assert ("bf16 AVX-512 → none" in stream.getvalue()) == (name == "new")
 
 
@@ -165,7 +165,7 @@ def test_resuming_with_other_examples_is_reported(tmp_path):
 
 
 def test_examples_are_compared_after_preparation(tmp_path):
-    """Examples are compared once they are what they will be, and the best so far is kept."""
+    """So a task that makes its data first is not reported as changed, and the best figure stays."""
 
     def task(error):
         inner, ready = tiny.make(), []
@@ -206,7 +206,7 @@ def test_best_figure_is_dropped_if_the_validation_changes(tmp_path):
 
 
 def test_a_changed_validation_is_remembered_after_a_stop(tmp_path):
-    """Before the run that was told of it has saved anything."""
+    """Though the run with the changed validation has not saved a state yet."""
     run(replace(tiny.make(), validate=lambda model: {"error": 0.0}), tiny.config(), tmp_path)
 
     def stop(model):

@@ -192,7 +192,7 @@ def test_it_learns_and_says_how_well():
     assert after["error"] == pytest.approx(1 - (after["ground"] + after["direction"]) / 2)
 
 
-def test_is_judged_by_what_it_does_not_learn_from():
+def test_validation_examples_are_not_trained_on():
     asked = []
 
     def spy(seed, index):

@@ -170,7 +170,7 @@ def test_the_best_is_of_the_least_square(tmp_path):
     assert sheets == ["00000002-clips.png"]
 
 
-def test_is_judged_by_what_it_does_not_learn_from():
+def test_validation_examples_are_not_trained_on():
     """By clips of another series, and of whole ones: none of them begins with a still."""
     asked, seen = [], []
 

@@ -1,4 +1,4 @@
-"""Pairs with flow fitted to them: what is kept, that it goes on where it stopped, how it is cut."""
+"""Pairs with fitted flow: the fit, the cache, resuming it, and crops."""
 
 import math
 from dataclasses import replace
@@ -37,7 +37,7 @@ def draw(photos):
     return drawn
 
 
-def test_fit_finds_a_shift_and_leaves_out_what_disagrees(photos):
+def test_fit_finds_a_shift_and_drops_inconsistent_flow(photos):
     image = photos[0][None, :, 20:140]
     image1, image2 = image[..., 10:170], image[..., 4:164]  # moves 6 px right
     flows = fit(image1, image2)
@@ -53,10 +53,10 @@ def test_fit_finds_a_shift_and_leaves_out_what_disagrees(photos):
     assert error.mean() < 0.3
 
 
-def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
-    told = []
-    made = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path, progress=lambda *n: told.append(n))
-    assert told == [(0, 3), (3, 3)]
+def test_a_second_call_reads_the_cache(draw, tmp_path):
+    calls = []
+    made = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path, progress=lambda *n: calls.append(n))
+    assert calls == [(0, 3), (3, 3)]
 
     def never(number):
         raise AssertionError(number)
@@ -77,7 +77,7 @@ def test_a_second_call_reads_what_the_first_made(draw, tmp_path):
         fit_pairs(never, "b", 3, SIZE, cache=tmp_path)
 
 
-def test_what_was_stopped_goes_on(draw, tmp_path, monkeypatch):
+def test_a_stopped_fit_resumes(draw, tmp_path, monkeypatch):
     monkeypatch.setattr("flowwarp.train.arrays._CHUNK", 1)
     whole = fit_pairs(draw, "a", 3, SIZE, cache=tmp_path / "whole")
 
@@ -88,14 +88,14 @@ def test_what_was_stopped_goes_on(draw, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         fit_pairs(stops, "a", 3, SIZE, cache=tmp_path / "parts")
-    asked = []
+    drawn = []
 
     def noted(number):
-        asked.append(number)
+        drawn.append(number)
         return draw(number)
 
     parts = fit_pairs(noted, "a", 3, SIZE, cache=tmp_path / "parts")
-    assert asked == [1, 2]
+    assert drawn == [1, 2]
     for index in range(3):
         assert torch.equal(parts[index][0], whole[index][0])
         assert torch.equal(parts[index][1].nan_to_num(9), whole[index][1].nan_to_num(9))
@@ -124,7 +124,7 @@ def constant(tmp_path):
     return FittedPairs(tmp_path)
 
 
-def test_crops_of_the_half_size_flow_are_whole(constant):
+def test_crops_of_half_size_flow_have_full_size(constant):
     config = flow.FlowDataConfig(height=64, width=64, margin=0, fitted_pairs=1, fitted_share=1)
     lengths = set()
     for number in range(6):
@@ -150,7 +150,7 @@ def test_fitted_flow_keeps_its_direction_in_time():
     torch.testing.assert_close(there, 4 * back)
 
 
-def test_half_size_flow_is_read_where_its_pixels_are():
+def test_half_size_flow_is_sampled_at_the_right_positions():
     """Each pixel's flow is its own x: at half the size that of the middle of two."""
     whole = torch.arange(56.0).expand(1, 2, 40, 56)
     half = F.avg_pool2d(whole, 2) / 2  # in pixels of its own
@@ -176,7 +176,7 @@ def test_fitted_flow_joins_the_loss_and_has_a_gradient(constant):
     assert all(p.grad is not None for p in net.parameters())
 
 
-def test_skipping_a_level_is_the_flow_below_it():
+def test_skipping_the_finest_level_returns_the_coarser_flow():
     torch.manual_seed(0)
     net = FlowNet(TINY)
     images = torch.rand(2, 1, 3, 64, 64)

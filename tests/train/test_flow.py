@@ -116,8 +116,8 @@ class Footage(list):
         return self
 
 
-def test_what_is_not_fitted_is_of_photos_and_footage(photos):
-    """As often as asked: what says that it is not fitted must not say of what it is."""
+def test_unfitted_examples_come_from_photos_and_footage(photos):
+    """In the configured shares: the draw for `fitted_share` is independent of `moving_photos`."""
     flat = torch.zeros(2, 3, 40, 56, dtype=torch.uint8)
     fitted = [(flat, torch.zeros(2, 2, 20, 28))]
     material = flow.Material(Footage([flat]), photos, fitted)
@@ -130,7 +130,7 @@ def test_what_is_not_fitted_is_of_photos_and_footage(photos):
     assert 0.3 < moving[plain].float().mean() < 0.7
 
 
-def test_time_runs_both_ways_in_footage():
+def test_footage_is_also_reversed_in_time():
     pair = torch.tensor([80, 160]).byte().view(2, 1, 1, 1).expand(2, 3, 40, 56)
     config = flow.FlowDataConfig(32, 48, 0)
     batch = flow.draw_batch(flow.Material(Footage([pair]), []), 7, range(50), config)
@@ -138,7 +138,7 @@ def test_time_runs_both_ways_in_footage():
     assert 10 < lighter.sum() < 40
 
 
-def test_footage_smaller_than_an_example_is_made_larger():
+def test_footage_smaller_than_an_example_is_scaled_up():
     """And not filled up: at no side are two rows or columns the same."""
     pair = torch.randint(256, (2, 3, 40, 48), generator=seeded()).byte()
     for number in range(4):
@@ -149,7 +149,7 @@ def test_footage_smaller_than_an_example_is_made_larger():
                 assert not torch.equal(way[..., -1], way[..., -2])
 
 
-def test_terms_of_a_step_are_those_of_its_time_and_of_what_is_known(monkeypatch):
+def test_the_task_has_the_terms_of_its_step_and_inputs(monkeypatch):
     frames = torch.randint(256, (3, 3, 40, 72), generator=seeded()).byte()
     fitted = [(frames[:2], torch.zeros(2, 2, 20, 36))]
     monkeypatch.setattr(flow, "fit_material", lambda given, *_: replace(given, fitted=fitted))
@@ -168,7 +168,7 @@ def test_terms_of_a_step_are_those_of_its_time_and_of_what_is_known(monkeypatch)
     assert task.loss(task.model, batch, 1).keys() == plain | {"fitted", "velocity"}
 
 
-def test_appearance_is_drawn_from_when_it_is_needed(photos):
+def test_student_views_are_drawn_once_self_supervision_joins(photos):
     configs = flow.presets("tiny") | {
         "loop": loop.LoopConfig(steps=4, batch_size=2),
         "data": flow.FlowDataConfig(height=32, width=64, margin=0),
@@ -184,11 +184,11 @@ def test_appearance_is_drawn_from_when_it_is_needed(photos):
     assert (task.loss(task.model, whole, 2)["self_supervision"] > 0).all()
 
 
-def test_is_judged_by_what_it_does_not_learn_from(photos, monkeypatch):
-    asked, synthesize = [], flow.synthesize_pair
+def test_validation_examples_are_not_trained_on(photos, monkeypatch):
+    drawn, synthesize = [], flow.synthesize_pair
 
     def spy(photos, seed, number, size):
-        asked.append((seed, number))
+        drawn.append((seed, number))
         return synthesize(photos, seed, number, size)
 
     monkeypatch.setattr(flow, "synthesize_pair", spy)
@@ -196,14 +196,14 @@ def test_is_judged_by_what_it_does_not_learn_from(photos, monkeypatch):
         "data": flow.FlowDataConfig(height=64, width=64, margin=0),
     }
     task = flow.flow_task(flow.Material(None, photos), configs)
-    judging = set(asked)
-    asked.clear()
+    validation = set(drawn)
+    drawn.clear()
     task.batch(range(4))
-    assert len(judging) == len(asked) == 4
-    assert judging.isdisjoint(asked)
+    assert len(validation) == len(drawn) == 4
+    assert validation.isdisjoint(drawn)
 
 
-def test_is_judged_with_its_finest_level_from_the_start(photos):
+def test_validation_uses_the_finest_level_from_the_start(photos):
     def figures(coarse_until):
         configs = flow.presets("tiny") | {
             "data": flow.FlowDataConfig(height=64, width=64, margin=0),
@@ -216,7 +216,7 @@ def test_is_judged_with_its_finest_level_from_the_start(photos):
     assert figures(0.0) == figures(0.5)
 
 
-def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):
+def test_other_photos_or_validation_pairs_change_the_data(photos):
     """Even where the first example stays the same, so that what was best is no longer."""
     truths = flow.synthetic_truths(photos, 1, 2, (64, 64))
     longer = replace(truths[1], flow_12=truths[1].flow_12 + 1)
@@ -230,7 +230,7 @@ def test_other_photos_or_pairs_to_judge_by_are_other_data(photos):
     assert len({one, *others}) == 4
 
 
-def test_only_pixels_whose_flow_is_known_judge(photos):
+def test_epe_counts_only_valid_pixels(photos):
     (truth,) = flow.synthetic_truths(photos, 1, 1, (64, 64))
     truth.valid[..., :20] = False
     wrong = replace(truth, flow_12=truth.flow_12 + 100 * ~truth.valid)

@@ -17,7 +17,6 @@ from flowwarp.errors import InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import load_tensors, load_weights
 from flowwarp.selftest.exactness import relative_difference
 from flowwarp.selftest.fault_injection import run_differences
-from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from tiny import assert_close_metrics, metrics, run, weights
 
 
@@ -55,12 +54,6 @@ def test_killed_run_is_bit_equal(tmp_path, forked):
     assert "killed 5 times" in forked("kill", tmp_path).stdout
     assert run_differences(tmp_path / "whole", tmp_path / "killed") == []
     assert not list((tmp_path / "killed").glob("**/.flowwarp-*"))
-
-
-def test_signals_and_their_codes(tmp_path, forked):
-    assert forked("signals", tmp_path).stdout.count("exit 143") == 1
-    for name in ("15", "2"):
-        assert list((tmp_path / name).glob("state-*.safetensors"))
 
 
 def test_finished_run_resumes_to_itself(tmp_path):
@@ -152,33 +145,6 @@ def test_preparation_comes_after_all_checks(tmp_path):
     with pytest.raises(InputError, match="clip"):
         run(task, tiny.config(steps=2, clip=2.0), tmp_path, resume="auto")
     assert prepared == [1]
-
-
-@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, HANG_UP])))
-def test_an_ignored_signal_has_no_effect(tmp_path, number):
-    """By nohup, or in the background of a shell."""
-    before = signal.signal(number, signal.SIG_IGN)
-    try:
-        task = replace(tiny.make(), prepare=lambda: signal.raise_signal(number))
-        run(task, tiny.config(steps=2), tmp_path)
-        assert signal.getsignal(number) is signal.SIG_IGN
-    finally:
-        signal.signal(number, before)
-
-
-@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, TERMINATE, HANG_UP])))
-def test_a_signal_stops_the_preparation_at_once(tmp_path, number):
-    reached = []
-
-    def prepare():
-        signal.raise_signal(number)
-        reached.append(1)
-
-    with pytest.raises(Stopped) as stop:
-        run(replace(tiny.make(), prepare=prepare), tiny.config(steps=2), tmp_path)
-    assert stop.value.exit_code == 128 + number
-    assert reached == []
-    run(tiny.make(), tiny.config(steps=2), tmp_path, resume="auto")
 
 
 def test_example_of_the_docs(tmp_path, monkeypatch):

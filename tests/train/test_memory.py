@@ -1,4 +1,4 @@
-"""That memory which training frees is kept meanwhile, and not longer."""
+"""Freed memory stays allocated during a training, and is returned afterwards."""
 
 import subprocess
 import sys
@@ -38,10 +38,10 @@ def run(**environment):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="of the C library on Linux")
-def test_freed_memory_is_kept_and_then_given_back():
+def test_freed_memory_stays_allocated_until_the_end():
     before, small, within, large, after, last = run()
     if large - small < BLOCK // 2:
         pytest.skip("this C library is not glibc")
-    assert within < before / 10  # nothing is asked for twice
+    assert within < before / 10  # no block is requested twice
     assert after > within + before / 10
     assert last < small + BLOCK // 2

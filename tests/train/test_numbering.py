@@ -20,7 +20,7 @@ def test_generator_depends_on_every_number():
     assert len(draws) == 6
 
 
-def test_what_is_held_out_is_of_no_training():
+def test_no_training_draws_held_out_examples():
     """Nor of one with another seed, from which a network may go on."""
     seeds = (0, 1, 2, 3, 2**32 - 1)
     series = [held_out_series(seed, kind) for seed in seeds for kind in range(3)]
@@ -32,6 +32,6 @@ def test_what_is_held_out_is_of_no_training():
         return int(np.random.default_rng([seed, index]).integers(2**62)), own
 
     trained = [drawn(seed, index) for seed in seeds for index in range(20)]
-    judged = [drawn(seed, index) for seed in series for index in range(4)]
-    for numbers in zip(*(trained + judged), strict=True):
+    held_out = [drawn(seed, index) for seed in series for index in range(4)]
+    for numbers in zip(*(trained + held_out), strict=True):
         assert len({*numbers}) == len(numbers)

@@ -36,7 +36,7 @@ def x():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_kernels_move_alike_in_all_directions(x, layout):
+def test_updates_of_kernels_have_equal_size_in_all_directions(x, layout):
     """As a matrix from what is under the window to the channels of a place."""
     net = _Small().to(memory_format=layout)
     optimizer = _optimizer(net)
@@ -48,14 +48,14 @@ def test_kernels_move_alike_in_all_directions(x, layout):
     size = 0.5 * 1e-3 * 0.2 * math.sqrt(4 * 9)
     moved = ((before - kernel) / size).detach().flatten(1)
     left, values, right = torch.linalg.svd(gradient.flatten(1), full_matrices=False)
-    told = values > 0.05 * values[0]
-    along = (left.mT @ moved @ right.mT)[told][:, told]
+    significant = values > 0.05 * values[0]
+    along = (left.mT @ moved @ right.mT)[significant][:, significant]
     assert along.diagonal().min() > 0.6
     assert along.diagonal().max() < 1.3
     torch.testing.assert_close(along, along.diagonal().diag(), atol=0.1, rtol=0)
 
 
-def test_the_layout_of_kernels_changes_nothing_but_rounding(x):
+def test_the_memory_layout_of_kernels_changes_only_rounding(x):
     ends = []
     for layout in LAYOUTS:
         net = _Small().to(memory_format=layout)
@@ -69,7 +69,7 @@ def test_the_layout_of_kernels_changes_nothing_but_rounding(x):
     torch.testing.assert_close(*ends, atol=1e-4, rtol=0)
 
 
-def test_a_gradient_laid_out_differently_is_the_same_gradient(x):
+def test_the_memory_layout_of_a_gradient_does_not_matter(x):
     nets = [_Small().to(memory_format=torch.channels_last) for _ in LAYOUTS]
     for net, layout in zip(nets, LAYOUTS, strict=True):
         optimizer = _optimizer(net)
@@ -94,7 +94,7 @@ def test_kernels_outside_stay_with_adamw(x):
         torch.testing.assert_close(parameter.detach(), old - step)
 
 
-def test_without_muon_steps_are_those_of_adamw():
+def test_without_muon_updates_are_adamws():
     torch.manual_seed(0)
     net = nn.Linear(3, 2)
     twin = copy.deepcopy(net)
@@ -110,7 +110,7 @@ def test_without_muon_steps_are_those_of_adamw():
     assert torch.equal(net.bias, twin.bias)
 
 
-def test_what_muon_moves_decays_too(x):
+def test_weights_of_muon_decay(x):
     net = _Small()
     optimizer = Optimizer(net, ("inner",), muon=0.5, beta2=0.99, weight_decay=0.1)
     kernel, bias = net.inner[0].weight, net.inner[0].bias
@@ -122,7 +122,7 @@ def test_what_muon_moves_decays_too(x):
     assert torch.equal(bias, before[1])
 
 
-def test_what_was_loaded_is_a_copy(x):
+def test_loaded_state_is_a_copy(x):
     """So that two runs may go on from it."""
     net = _Small()
     optimizer = _optimizer(net)
@@ -138,7 +138,7 @@ def test_what_was_loaded_is_a_copy(x):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-def test_what_is_remembered_of_kernels_goes_on_bit_for_bit(x, layout):
+def test_the_state_of_kernels_resumes_bit_for_bit(x, layout):
     net = _Small().to(memory_format=layout)
     optimizer = _optimizer(net)
 
@@ -162,7 +162,7 @@ def test_what_is_remembered_of_kernels_goes_on_bit_for_bit(x, layout):
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch before 2.9")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
-def test_steps_are_those_of_torch(monkeypatch, dtype):
+def test_updates_equal_those_of_torch(monkeypatch, dtype):
     """Bit for bit in bfloat16, in which torch always sums; else but for its rounding."""
     monkeypatch.setattr("flowwarp.train.optimizers.fast_dtype", lambda _: dtype)
     generator = torch.Generator().manual_seed(2)
@@ -185,7 +185,7 @@ def test_steps_are_those_of_torch(monkeypatch, dtype):
             assert (one - two).norm() < 0.02 * (two - before).norm()
 
 
-def test_gradients_of_kernels_are_forgotten(x):
+def test_gradients_of_kernels_are_removed(x):
     net = _Small()
     optimizer = _optimizer(net)
     net.gradients(x)
@@ -210,9 +210,9 @@ def test_muon_steps_have_equal_size_in_all_directions(tmp_path):
     moved = (before[0] - first) / (0.5 * rate * 0.2 * math.sqrt(max(first.shape)))
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     # Along each direction of the gradient, but for those that are lost in bfloat16.
-    told = values > 0.02 * values[0]
-    assert values[told].min() < 0.3 * values[0]
-    along = (left.mT @ moved @ right.mT)[told][:, told]
+    significant = values > 0.02 * values[0]
+    assert values[significant].min() < 0.3 * values[0]
+    along = (left.mT @ moved @ right.mT)[significant][:, significant]
     assert along.diagonal().min() > 0.6
     assert along.diagonal().max() < 1.3
     torch.testing.assert_close(along, along.diagonal().diag(), atol=0.05, rtol=0)

@@ -36,15 +36,15 @@ LAST_STATE = "state-00000008.safetensors"
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, forked):
-    """What is told of the runs of the scenario, and their folder, which workers share."""
+    """Output of the scenario, and the folder of its runs, which test workers share."""
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared runs"
-    told = folder / "told.txt"
+    output = folder / "output.txt"
     with FileLock(own.parent / "shared runs.lock"):
-        if not told.exists():
+        if not output.exists():
             folder.mkdir()
-            told.write_text(forked("shared", folder).stdout)
-    return told.read_text(), folder
+            output.write_text(forked("shared", folder).stdout)
+    return output.read_text(), folder
 
 
 def assert_close(one, two):
@@ -61,9 +61,9 @@ def assert_close(one, two):
         assert float(difference) <= 8e-6 * float(b[name].double().norm()) + 1e-9, name
 
 
-def test_a_shared_network_learns_what_one_learns(runs):
-    told, folder = runs
-    shares = [float(share) for share in re.findall(r"has (\S+)", told)]
+def test_a_sharded_network_learns_the_same(runs):
+    output, folder = runs
+    shares = [float(share) for share in re.findall(r"has (\S+)", output)]
     assert len(shares) == 6  # two each: whole, gone on with, late
     assert min(shares) > 0.48
     assert max(shares) < 0.52
@@ -80,9 +80,9 @@ def test_a_shared_network_learns_what_one_learns(runs):
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_it_stops_and_goes_on_bit_for_bit(runs):
-    told, folder = runs
-    assert told.count("exits 143 143") == 1  # the signal came to the second process only
+def test_a_sharded_run_resumes_bit_for_bit(runs):
+    output, folder = runs
+    assert output.count("exits 143 143") == 1  # the signal came to the second process only
     for name in (LAST_STATE, LAST, BEST):
         a, b = (load_tensors(folder / kind / name)[0] for kind in ("whole", "cut"))
         assert a.keys() == b.keys()
@@ -90,13 +90,13 @@ def test_it_stops_and_goes_on_bit_for_bit(runs):
     assert (folder / "whole" / METRICS).read_bytes() == (folder / "cut" / METRICS).read_bytes()
 
 
-def test_what_is_time_to_save_for_one_process_all_save(runs):
+def test_all_processes_save_when_one_is_overdue(runs):
     _, folder = runs
     states = sorted(path.name for path in (folder / "late").glob("state-*"))
     assert states == ["state-00000007.safetensors", LAST_STATE]
 
 
-def test_one_process_goes_on_with_it(runs):
+def test_one_process_resumes_a_sharded_run(runs):
     _, folder = runs
     alone = folder / "alone"
     assert not (alone / LAST_STATE).exists()
@@ -106,28 +106,28 @@ def test_one_process_goes_on_with_it(runs):
     fill(GPT(GPTConfig(**card.config)), tensors, "weights")
 
 
-def test_faults_of_one_process_hang_nobody(runs):
-    told, folder = runs
-    assert told.count("exits 0 0") == 3
-    assert "data: is at fault" in told
-    assert told.count("exits 1 3") == 1
+def test_an_error_of_one_process_ends_all(runs):
+    output, folder = runs
+    assert output.count("exits 0 0") == 3
+    assert "data: is at fault" in output
+    assert output.count("exits 1 3") == 1
     assert not list((folder / "fault").glob("state-00000003*"))
 
 
-def test_what_one_process_sees_in_its_part_all_refuse_to_save(runs):
-    told, folder = runs
-    assert told.count("head.weight is not finite after step 3") == 2
-    assert told.count("exits 7 7") == 1
+def test_a_nan_in_one_process_keeps_all_from_saving(runs):
+    output, folder = runs
+    assert output.count("head.weight is not finite after step 3") == 2
+    assert output.count("exits 7 7") == 1
     assert not list((folder / "spoilt").glob("state-*"))
 
 
-def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
+def test_all_processes_raise_an_error_of_the_first(tmp_path, forked):
     """With one line each: of a run that another process trains, that is there, or is another."""
     done = forked("refused", tmp_path)
     assert "Traceback" not in done.stderr
-    said = done.stdout.splitlines()
+    lines = done.stdout.splitlines()
     codes = (8, 0, 4, 3, 0, 3)
-    assert [line for line in said if line.startswith("exits")] == [
+    assert [line for line in lines if line.startswith("exits")] == [
         f"exits [{code}, {code}]" for code in codes
     ]
     for words in (
@@ -136,10 +136,10 @@ def test_what_the_first_process_refuses_all_refuse(tmp_path, forked):
         "loop.batch_size is 5 in this run, not 4",
         "all of its states are broken",
     ):
-        assert sum(words in line for line in said) == 2, words
+        assert sum(words in line for line in lines) == 2, words
 
 
-def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
+def test_a_network_without_layers_cannot_be_sharded(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"loop.shard: cannot share a tiny"):
         run(tiny.make(), tiny.config(shard=True), tmp_path / "run")
     # Alone, a process has it all.
@@ -147,14 +147,14 @@ def test_what_cannot_be_shared_is_refused(tmp_path, monkeypatch):
 
 
 def test_the_commands_train_on_two_processes(tmp_path, forked):
-    told = forked("commands", tmp_path)
+    output = forked("commands", tmp_path)
     names = "dvae", "gpt", "upsampler", "captioner", "reviser", "flow"
     weights = {name: str(tmp_path / name / BEST) for name in names}
     lines = [line for path in weights.values() for line in (path, "exits 0 0")]
-    assert told.stdout.splitlines() == lines  # by the first process only
-    assert told.stderr.count("turning clips into tokens, once: 24 of 24") == 1
-    assert told.stderr.count("spoiling clips, once: 4 of 4") == 1
-    assert told.stderr.count("fitting flow, once: 2 of 2") == 1
+    assert output.stdout.splitlines() == lines  # by the first process only
+    assert output.stderr.count("turning clips into tokens, once: 24 of 24") == 1
+    assert output.stderr.count("spoiling clips, once: 4 of 4") == 1
+    assert output.stderr.count("fitting flow, once: 2 of 2") == 1
     load_dvae(weights["dvae"])
     load_gpt(weights["gpt"])
     build(weights["upsampler"], "upsampler", lambda card: Upsampler(UpsamplerConfig(**card)))
@@ -163,7 +163,7 @@ def test_the_commands_train_on_two_processes(tmp_path, forked):
     load_flownet(weights["flow"])
 
 
-def test_torchrun_takes_the_line_of_the_docs():
+def test_torchrun_parses_the_command_of_the_docs():
     """An option such as --run would be taken for torchrun's own, but for the two dashes."""
     from torch.distributed.run import get_args_parser
 
@@ -175,7 +175,7 @@ def test_torchrun_takes_the_line_of_the_docs():
     assert found.training_script_args == words[words.index("--") + 1 :]
 
 
-def test_each_process_has_a_gpu_of_its_own(monkeypatch):
+def test_each_process_has_its_own_gpu(monkeypatch):
     assert own_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_RANK", "3")
@@ -215,14 +215,14 @@ def groups(monkeypatch):
         (StopNow(signal.SIGTERM), False),
     ],
 )
-def test_who_fails_alone_does_not_wait_for_the_others(groups, fault, together):
+def test_a_process_that_fails_alone_does_not_wait(groups, fault, together):
     with suppress(BaseException), joined(torch.device("cpu")):
         if fault is not None:
             raise fault
     assert groups[1:] == (["destroyed"] if together else [])
 
 
-def test_others_may_take_hours(groups):
+def test_the_timeout_is_hours(groups):
     with joined(torch.device("cpu")):
         pass
     (backend, timeout), _ = groups
@@ -237,15 +237,15 @@ def test_objects_stay_on_the_cpu(groups, monkeypatch):
     assert groups[0][0] == "cpu:gloo,cuda:nccl"
 
 
-def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
-    seen = []
+def test_a_process_that_stops_at_once_does_not_wait(tmp_path, monkeypatch):
+    raised = []
 
     @contextmanager
     def watched(device):
         try:
             yield Process(0, 1, device)
         except BaseException as fault:
-            seen.append(type(fault))
+            raised.append(type(fault))
             raise
 
     def stop():
@@ -254,10 +254,10 @@ def test_who_is_stopped_at_once_is_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "joined", watched)
     with pytest.raises(Stopped):
         run(replace(tiny.make(), prepare=stop), tiny.config(), tmp_path)
-    assert seen == [StopNow]  # no Stopped, which all raise together
+    assert raised == [StopNow]  # not Stopped, which all processes raise
 
 
-def test_goes_on_with_a_run_of_before(tmp_path):
+def test_a_run_of_an_older_version_resumes(tmp_path):
     """Its state and config.toml were written when nothing could be shared."""
     before = Path(__file__).with_name("begun_run")
     shutil.copytree(before, tmp_path / "run")
@@ -277,7 +277,7 @@ def test_goes_on_with_a_run_of_before(tmp_path):
         ({"WORLD_SIZE": "9" * 5000}, "WORLD_SIZE: must be a number of processes, got '9{40}'$"),
     ],
 )
-def test_an_environment_that_torchrun_does_not_make(monkeypatch, environment, problem):
+def test_an_incomplete_environment_is_refused(monkeypatch, environment, problem):
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -24,10 +24,10 @@ def test_means_cover_the_steps_since_the_previous_line(tmp_path):
         lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
         return {line["step"]: line["loss"] for line in lines if line["split"] == "train"}
 
-    told, each = losses(tmp_path), losses(tmp_path / "each")
-    assert sorted(told) == [3, 4, 6, 9]
+    means, each = losses(tmp_path), losses(tmp_path / "each")
+    assert sorted(means) == [3, 4, 6, 9]
     # The rate's schedule is another before and after; so are the steps, a little.
-    assert told[6] == pytest.approx((each[5] + each[6]) / 2, rel=0.02)
+    assert means[6] == pytest.approx((each[5] + each[6]) / 2, rel=0.02)
 
 
 def test_a_term_that_joins_late_is_the_mean_of_its_steps(tmp_path):
@@ -70,14 +70,14 @@ def test_tensorboard_gets_the_figures_of_the_metrics(tmp_path, monkeypatch):
     task = replace(tiny.make(), validate=lambda model: {"error": 0.5})
     run(task, tiny.config(), tmp_path, tensorboard=True)
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    told = [
+    means = [
         (f"{line['split']}/{name}", value, line["step"])
         for line in lines
         for name, value in line.items()
         if name not in ("step", "split")
     ]
-    assert {name for name, *_ in told} >= {"train/loss", "val/error"}
-    assert written == [(str(tmp_path), 1), *told, "closed"]
+    assert {name for name, *_ in means} >= {"train/loss", "val/error"}
+    assert written == [(str(tmp_path), 1), *means, "closed"]
     steps = tiny.config().steps
     run(task, tiny.config(steps=steps + 1), tmp_path, tensorboard=True, resume="changed")
     assert (str(tmp_path), steps + 1) in written

@@ -337,7 +337,7 @@ def test_it_learns(revisions, tmp_path):
         ({}, {"widths": (8,) * 5, "blocks": (1,) * 5}, "size must be a multiple of 32, got 16"),
     ],
 )
-def test_what_does_not_fit_is_refused(makers, data, model, message):
+def test_mismatched_shapes_are_refused(makers, data, model, message):
     with pytest.raises(ValueError, match=message):
         check_example(replace(DATA, **data), replace(CONFIG, **model), makers)
 

@@ -1,8 +1,6 @@
 import io
 import math
 import os
-import signal
-import time
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +9,13 @@ import pytest
 import torch
 
 import tiny
-from flowwarp.errors import InputError, Locked, OutputError, Stopped
+from flowwarp.errors import InputError, Locked, OutputError
 from flowwarp.io.atomic import atomic_output
 from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.selftest.fault_injection import FullDisk
-from flowwarp.signals import HANG_UP, INTERRUPT, TERMINATE
 from flowwarp.train import runs
 from flowwarp.train.loop import train
 from flowwarp.train.runs import State, check_settings, open_run
-from flowwarp.train.stopping import Stop, StopNow
 from tiny import run
 
 
@@ -27,14 +23,14 @@ def test_disk_full_at_every_write_loses_nothing(tmp_path):
     config = tiny.config(steps=4, save_every=2, validate_every=3)
     train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
     wanted = load_tensors(tmp_path / "whole" / "state-00000004.safetensors")[0]
-    said = []
+    messages = []
     for failing in range(1, 1000):
         folder = tmp_path / str(failing)
         with FullDisk(failing) as disk:
             try:
                 train(tiny.make(), config, folder, stream=io.StringIO())
             except OutputError as fault:
-                said.append(str(fault))
+                messages.append(str(fault))
         states = [load_tensors(path)[1]["step"] for path in folder.glob("state-*")]
         assert not list(folder.glob("**/.flowwarp-*"))
         assert states or disk.count < 12
@@ -46,45 +42,9 @@ def test_disk_full_at_every_write_loses_nothing(tmp_path):
         ).read_bytes()
         if disk.count < failing:
             break
-    assert len(said) > 20
-    assert all("no space left on device" in line for line in said)
+    assert len(messages) > 20
+    assert all("no space left on device" in line for line in messages)
     assert OutputError.exit_code == 4
-
-
-@pytest.mark.parametrize("number", list(filter(None, [INTERRUPT, TERMINATE, HANG_UP])))
-def test_an_impatient_signal_costs_no_more_than_the_step(tmp_path, number):
-    """The second one, after a second, does not wait for the step to end and be saved."""
-    config = tiny.config(steps=6, save_every=2)
-
-    def twice(step):
-        if step == 3:
-            signal.raise_signal(number)
-            time.sleep(1.05)
-            signal.raise_signal(number)
-
-    with pytest.raises(Stopped) as stop:
-        train(tiny.make(twice), config, tmp_path / "cut", stream=io.StringIO())
-    assert stop.value.exit_code == 128 + number
-    assert [path.name for path in (tmp_path / "cut").glob("state-*")] == [
-        "state-00000002.safetensors"
-    ]
-    train(tiny.make(), config, tmp_path / "cut", resume="auto", stream=io.StringIO())
-    train(tiny.make(), config, tmp_path / "whole", stream=io.StringIO())
-    one, two = (load_tensors(tmp_path / n / "state-00000006.safetensors") for n in ("cut", "whole"))
-    assert all(torch.equal(one[0][key], two[0][key]) for key in two[0])
-
-
-def test_one_key_that_two_programs_pass_on_is_one_signal(tmp_path, monkeypatch):
-    """A terminal and torchrun may both."""
-    now = 5.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    stop = Stop(tmp_path)
-    stop.handle(INTERRUPT, None)
-    now = 5.9
-    stop.handle(INTERRUPT, None)
-    now = 6.1
-    with pytest.raises(StopNow):
-        stop.handle(INTERRUPT, None)
 
 
 @pytest.mark.posix
@@ -127,7 +87,7 @@ def test_a_pipe_is_refused_without_blocking(tmp_path, name):
         *("samples", "samples/00000001-a.png"),
     ],
 )
-def test_a_link_that_leads_out_is_refused(tmp_path, name):
+def test_a_link_out_of_the_run_is_refused(tmp_path, name):
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     path.symlink_to(tmp_path / "victim")
@@ -154,7 +114,7 @@ def test_lock_within_one_process(tmp_path):
         pass
 
 
-def test_what_another_command_is_writing_stays(tmp_path):
+def test_files_that_another_command_is_writing_stay(tmp_path):
     """What a killed process has left goes."""
     (tmp_path / ".flowwarp-left.png").touch()
     with atomic_output(tmp_path / "clip.mp4") as temporary, open_run(tmp_path, {}):
@@ -177,7 +137,7 @@ class Data:
 
 
 def test_a_path_that_is_not_utf8(tmp_path):
-    """It is told from others, and known again on resuming."""
+    """It differs from other paths, and is recognised on resuming."""
     configs = {"sources": Data((os.fsdecode(b"a\xff"), os.fsdecode(b"\xc3\xa4")), "b\\")}
     with open_run(tmp_path, configs) as run:
         run.write_config(configs)
@@ -199,7 +159,7 @@ class More(Data):
     eyes: tuple[str, ...] = ()
 
 
-def test_a_run_of_before_a_list_was_a_setting(tmp_path):
+def test_a_run_older_than_a_list_setting_resumes(tmp_path):
     before = {"sources": Data(("clips",), "")}
     with open_run(tmp_path, before) as run:
         run.write_config(before)
@@ -220,13 +180,13 @@ def test_settings_can_be_checked_before_a_run_is_opened(tmp_path):
     with open_run(tmp_path, before) as run:
         run.write_config(before)
         run.save_state(State(1, {"a": torch.tensor(1)}, {}))
-    kept = sorted(tmp_path.iterdir())
+    files = sorted(tmp_path.iterdir())
     check_settings(tmp_path, before, frozenset(), "auto")
     check_settings(tmp_path, other, frozenset({"sources.val"}), "auto")
     check_settings(tmp_path, other, frozenset(), "changed")
     with pytest.raises(InputError, match=r"sources\.val is '' in this run, not 'more'"):
         check_settings(tmp_path, other, frozenset(), "auto")
-    assert sorted(tmp_path.iterdir()) == kept
+    assert sorted(tmp_path.iterdir()) == files
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "last.safetensors").touch()
     with pytest.raises(InputError, match="has weights, but no state"):
@@ -263,10 +223,10 @@ def test_metrics_are_rewound_to_a_state(tmp_path):
     ]
     path = tmp_path / "metrics.jsonl"
     with open_run(tmp_path, {}) as run:
-        for step, kept in ((5, 4), (4, 3), (3, 2), (1, 0)):
+        for step, count in ((5, 4), (4, 3), (3, 2), (1, 0)):
             path.write_text("\n".join(lines))
             run.rewind_metrics(step)
-            assert path.read_text().splitlines() == lines[:kept]
+            assert path.read_text().splitlines() == lines[:count]
 
 
 def test_metrics_too_deep_to_read_are_dropped(tmp_path):

@@ -65,7 +65,7 @@ class Levels:
             raise ValueError("widths and blocks must be as many")
 
 
-def test_settings_that_fit_each_other_only():
+def test_settings_that_are_valid_only_together():
     configs = {"levels": Levels()}
     wanted = {"levels": Levels((1, 2, 3), (4, 5, 6))}
     assert override(configs, ["widths=1,2,3", "blocks=4,5,6"]) == wanted
@@ -118,19 +118,19 @@ def test_toml_round_trip(tmp_path):
 
 
 @dataclass(frozen=True)
-class Told:
+class Labels:
     pairs: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
 
-def test_pairs_are_read_as_they_were_written(tmp_path):
-    configs = {"told": Told((("hair", ("red", "blue")), ("hat", ())))}
+def test_nested_lists_round_trip(tmp_path):
+    configs = {"labels": Labels((("hair", ("red", "blue")), ("hat", ())))}
     path = tmp_path / "config.toml"
     path.write_text(to_toml(configs))
-    assert read_toml(path, {"told": Told()}) == configs
+    assert read_toml(path, {"labels": Labels()}) == configs
     for text in ("3", '["hair"]', '[["hair"]]', '[["hair", ["red"], 3]]', '[["hair", "red"]]'):
-        path.write_text(f"[told]\npairs = {text}\n")
-        with pytest.raises(InputError, match=r"told\.pairs: is .*, must be a list"):
-            read_toml(path, {"told": Told()})
+        path.write_text(f"[labels]\npairs = {text}\n")
+        with pytest.raises(InputError, match=r"labels\.pairs: is .*, must be a list"):
+            read_toml(path, {"labels": Labels()})
 
 
 @pytest.mark.parametrize(
@@ -157,14 +157,14 @@ def test_wrong_toml_is_named(tmp_path, text, problem):
 
 
 @pytest.mark.parametrize("value", [-1e-9, 1.1, float("nan"), float("inf")])
-def test_what_is_no_share_is_refused(value):
+def test_a_share_outside_0_to_1_is_refused(value):
     check_shares(Loop(rate=1.0), "rate")
     with pytest.raises(ValueError, match=r"rate must be in \[0, 1\], got"):
         check_shares(Loop(rate=value), "rate")
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
-def test_what_is_too_little_is_refused(value):
+def test_a_setting_below_its_minimum_is_refused(value):
     check_least(Loop(rate=1.0), 1, "rate")
     with pytest.raises(ValueError, match="rate must be at least 1, got"):
         check_least(Loop(rate=value), 1, "rate")

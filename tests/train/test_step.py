@@ -20,14 +20,14 @@ def test_micro_batches_are_one_batch(tmp_path, parts):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_losses_are_computed_in_the_configured_precision(tmp_path, precision):
-    task, seen = tiny.make(), []
+    task, dtypes = tiny.make(), []
 
     def loss(model, batch, step):
-        seen.append(model(batch["x"]).dtype)
+        dtypes.append(model(batch["x"]).dtype)
         return task.loss(model, batch, step)
 
     run(replace(task, loss=loss), tiny.config(steps=1, precision=precision), tmp_path)
-    assert seen == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
+    assert dtypes == [{"fp32": torch.float32, "bf16": torch.bfloat16}[precision]]
 
 
 def test_noise_differs_between_micro_batches_and_seeds(tmp_path):

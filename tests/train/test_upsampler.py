@@ -516,7 +516,7 @@ def test_sheets_show_all_four_and_time():
     assert torch.equal(pictures["slice"][:, 6, -SIZE:], truth[1, :, SIZE // 2])
 
 
-def test_is_judged_by_what_it_does_not_learn_from():
+def test_validation_examples_are_not_trained_on():
     asked = []
 
     def spy(seed, index):

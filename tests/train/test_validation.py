@@ -40,8 +40,8 @@ def test_the_final_validation_is_repeated_when_a_run_goes_on(tmp_path, steps):
     assert run(task, tiny.config(steps=steps), tmp_path, resume="changed").best == (1.0, 11)
     assert load_weights(tmp_path / "best.safetensors")[1].step == 11
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    told = [(line["step"], line["error"]) for line in lines if line["split"] == "val"]
-    assert told[:3] == [(4, 3.0), (8, 2.0), (11, 1.0)]
+    validations = [(line["step"], line["error"]) for line in lines if line["split"] == "val"]
+    assert validations[:3] == [(4, 3.0), (8, 2.0), (11, 1.0)]
 
 
 def test_a_trained_network_is_validated_before_the_first_step(tmp_path):
@@ -54,8 +54,8 @@ def test_a_trained_network_is_validated_before_the_first_step(tmp_path):
     assert [line["step"] for line in metrics(tmp_path / "worse") if line["split"] == "val"] == [
         0, 4, 8, 12,
     ]  # fmt: skip
-    kept, _ = load_tensors(result.weights)
-    assert all(torch.equal(kept[name], tensor) for name, tensor in begun.items())
+    best, _ = load_tensors(result.weights)
+    assert all(torch.equal(best[name], tensor) for name, tensor in begun.items())
     assert run(replace(tiny.make(), trained=True), tiny.config(), tmp_path / "better").best[1] == 12
 
 
