@@ -51,7 +51,7 @@ ALLOWED = {
     "train/gpt._draw_asked": "over the patches of one sequence",
     "train/gpt._digit_values": "over the codes of a book: before training",
     "train/gpt.begin_codes": "over the codes of a book: before training",
-    "train/step.gradients": "sums of examples, over a number that is fixed",
+    "train/step.compute_gradients": "sums of examples, over a number that is fixed",
     "train/checkpoint.save": "whether weights are finite",
     "train/optimizers._orthogonalise": "the norm of a matrix of weights",
     "train/reviser._mix": "over the blots of one clip",

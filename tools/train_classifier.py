@@ -16,7 +16,7 @@ import argparse
 
 import torch
 
-from flowwarp.data.clip import Materials
+from flowwarp.data.clip import WorldFiles
 from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprite_world.labels import label_values, one_actor
 from flowwarp.data.sprite_world.layers import load_layers
@@ -63,7 +63,7 @@ def main() -> None:
     )
     source = one_actor(
         open_source(
-            SPRITES, model.size, FRAMES, materials=Materials(arguments.layers), held_out=None
+            SPRITES, model.size, FRAMES, world_files=WorldFiles(arguments.layers), held_out=None
         )
     )
     data = ClassifierDataConfig(clips=arguments.clips, frames=arguments.frames)

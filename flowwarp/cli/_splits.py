@@ -133,16 +133,16 @@ def keep_splits(
         motion: finds the motion of a folder's videos.
         rewordings: how many other captions a clip has of a world that is made up.
     """
-    from flowwarp.data.clip import Materials
+    from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import SPRITES, open_source, open_split
-    from flowwarp.train.numbering import held_out_series
+    from flowwarp.train.seeding import held_out_series
 
     def make(name: str, source: Source, series: int, count: int) -> Kept:
-        key = repr((name, data, layers, photos, flow, series, *source.state))
+        key = repr((name, data, layers, photos, flow, series, *source.fingerprint))
         return keep(lambda number: source(series, number), key, min(count, source.count or count))
 
     clips, checked = counts
-    made_of: dict[str, Any] = {"materials": Materials(layers, photos), "rewordings": rewordings}
+    made_of: dict[str, Any] = {"world_files": WorldFiles(layers, photos), "rewordings": rewordings}
     source, other = open_split(data, size, frames, motion=motion, progress=report_clips, **made_of)
     judged = {"val": other}
     if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
@@ -178,12 +178,12 @@ def is_plan_only(
             is to be learned from is missing or broken.
         OutputError: the run's config.toml is no file.
     """
-    from flowwarp.data.clip import Materials
+    from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import check_source
 
     check_resumed(configs, sources, given)
     if given.dry_run:
-        found = {"videos": check_source(data, Materials(layers, photos))}
+        found = {"videos": check_source(data, WorldFiles(layers, photos))}
         print_plan(configs, sources, found, given)
     return given.dry_run
 

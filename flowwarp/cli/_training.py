@@ -284,11 +284,11 @@ def check_resumed(configs: Mapping[str, Any], sources: Sources, given: TrainingO
         InputError: a setting differs, or there is no checkpoint.
         OutputError: its config.toml is not a file.
     """
-    from flowwarp.train.loop import FREE
+    from flowwarp.train.loop import MAY_CHANGE_ON_RESUME
     from flowwarp.train.runs import check_settings
 
     known = {section: config for section, config in configs.items() if section != "model"}
-    check_settings(given.folder, {**known, _SOURCES: sources}, FREE, given.resume)
+    check_settings(given.folder, {**known, _SOURCES: sources}, MAY_CHANGE_ON_RESUME, given.resume)
 
 
 def report_clips(done: int, total: int) -> None:

@@ -69,7 +69,7 @@ def command(
     given = TrainingOptions(**options)
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
-    from flowwarp.data.clip import Materials
+    from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.video.captions import load_captioner
     from flowwarp.pipelines.video.tokens import load_dvae
@@ -99,7 +99,7 @@ def command(
             data,
             about.size,
             about.frames,
-            materials=Materials(layers, photos),
+            world_files=WorldFiles(layers, photos),
             motion=motion,
             progress=report_clips,
         )

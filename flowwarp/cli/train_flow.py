@@ -156,7 +156,7 @@ def _make_task(
     from flowwarp.data.pairs import prepare_pairs
     from flowwarp.data.synthesis import load_photos
     from flowwarp.train import flow
-    from flowwarp.train.fitted import disk_space
+    from flowwarp.train.fitted_pairs import disk_space
 
     config: flow.FlowDataConfig = configs["data"]
     images = load_photos(photos) if photos else []

@@ -73,8 +73,8 @@ def command(
     from flowwarp.pipelines.video.sequences import load_gpt
     from flowwarp.pipelines.video.tokens import load_dvae
     from flowwarp.train import reviser
-    from flowwarp.train.numbering import held_out_series
     from flowwarp.train.processes import own_device
+    from flowwarp.train.seeding import held_out_series
 
     net = load_reviser(given.start) if given.start else None
     preset = reviser.presets(given.preset)

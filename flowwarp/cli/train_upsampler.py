@@ -65,7 +65,7 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
-    from flowwarp.data.clip import Materials
+    from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import open_split
     from flowwarp.pipelines.video.load import load_upsampler
     from flowwarp.pipelines.video.tokens import load_dvae
@@ -102,7 +102,7 @@ def command(
             data,
             about.size,
             about.length,
-            materials=Materials(layers, photos),
+            world_files=WorldFiles(layers, photos),
             motion=motion,
             progress=report_clips,
         )

@@ -18,10 +18,10 @@ class Clip:
     """A captioned video with the flow between its frames.
 
     Args:
-        video: (T, 3, S, S) uint8.
-        flow_12: (T-1, 2, S, S) float32, from each frame to the next: ``warp(frame[t+1],
-            flow_12[t])`` looks like ``frame[t]``.
-        flow_21: (T-1, 2, S, S) float32, from each frame back to the one before.
+        video: (T, 3, S, S) uint8 RGB, where S is the side in pixels.
+        flow_12: (T-1, 2, S, S) float32 in pixels; ``flow_12[t]`` goes from frame t to t + 1:
+            ``warp(frame[t+1], flow_12[t])`` looks like ``frame[t]``.
+        flow_21: (T-1, 2, S, S) float32 in pixels; ``flow_21[t]`` goes from frame t + 1 to t.
         valid_12: (T-1, 1, S, S) bool, True where ``flow_12`` is exact. In synthetic clips it is
             False on rims, where two things share a pixel, under a moving shadow, and where an actor
             changes its pose: there ``flow_12`` is the motion of the actor as a whole.
@@ -52,7 +52,7 @@ class Clip:
 
 
 def clip_without_flow(video: Tensor, caption: str) -> Clip:
-    """Return a clip of which no flow is known: it is 0, and nowhere valid or visible.
+    """Return a clip without known flow: flow is 0; valid and visible are False everywhere.
 
     Args:
         video: (T, 3, S, S) uint8.
@@ -70,33 +70,33 @@ Draw = Callable[[int, int], Clip]  # (seed, index): the same numbers give the sa
 @final
 @dataclass(frozen=True)
 class Source:
-    """Clips by seed and index: the same numbers give the same clip. Threads may call it.
+    """Clips by seed and index: the same numbers give the same clip. Thread-safe.
 
     It can be pickled for the workers of a DataLoader if ``draw`` can.
 
     Args:
         draw: makes a clip.
         count: number of clips in a series before they repeat; None if the series is endless.
-        state: changes with the files that clips are read or made from, captions included; empty if
-            there are none.
+        fingerprint: hashes of the files that clips are read or made from, captions included; empty
+            if there are none.
     """
 
     draw: Draw
     count: int | None = None
-    state: tuple[str, ...] = ()
+    fingerprint: tuple[str, ...] = ()
 
     def __call__(self, seed: int, index: int) -> Clip:
         """Return a clip of a series."""
         return self.draw(seed, index)
 
 
-def state_of(draw: Draw) -> str:
-    """Return the state of a source in one line; empty for any other function."""
-    return " ".join(draw.state) if isinstance(draw, Source) else ""
+def fingerprint_of(draw: Draw) -> str:
+    """Return the fingerprint of a source in one line; empty for any other function."""
+    return " ".join(draw.fingerprint) if isinstance(draw, Source) else ""
 
 
 @dataclass(frozen=True)
-class Materials:
+class WorldFiles:
     """Files that the clips of a synthetic world are made of.
 
     Args:

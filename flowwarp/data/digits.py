@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from flowwarp.data.choices import choose
-from flowwarp.data.clip import Attributes, Clip, Materials, Source
+from flowwarp.data.clip import Attributes, Clip, Source, WorldFiles
 from flowwarp.data.stage import STAGE, Figure, Track, check_take, film
 
 _CELL = 48  # px of the picture of a digit
@@ -69,13 +69,13 @@ _STROKES: tuple[tuple[Line, ...], ...] = (
 
 
 def open_digits(
-    size: int, frames: int, *, materials: Materials, held_out: bool | None, rewordings: int
+    size: int, frames: int, *, world_files: WorldFiles, held_out: bool | None, rewordings: int
 ) -> Source:
     """Open the world of digits, which needs no files and holds nothing out.
 
     Arguments as in :func:`flowwarp.data.sources.open_source`.
     """
-    del materials, held_out
+    del world_files, held_out
     return Source(partial(compose_digits, size=size, frames=frames, rewordings=rewordings))
 
 

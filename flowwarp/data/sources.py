@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from flowwarp.data.captioned import CaptionedStore, count_captioned, load_captioned
-from flowwarp.data.clip import Clip, Materials, Source
+from flowwarp.data.clip import Clip, Source, WorldFiles
 from flowwarp.data.digits import open_digits
 from flowwarp.data.sprite_world.source import check_sprites, open_sprites
 from flowwarp.data.stage import check_take
@@ -46,7 +46,7 @@ def open_source(
     size: int,
     frames: int,
     *,
-    materials: Materials = Materials(),  # noqa: B008 - frozen
+    world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
     held_out: bool | None = False,
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -58,7 +58,7 @@ def open_source(
         name: ``sprites``, ``digits``, or a folder or tar file of captioned videos.
         size: height and width of the frames, in pixels.
         frames: number of frames in each clip.
-        materials: files that sprites are made of.
+        world_files: files that sprites are made of.
         held_out: False leaves out what is reserved for tests, True gives only that, None gives all.
             Of sprites these are combinations of attributes; of a folder one video in ten; of a
             single video its last tenth, or nothing if it is too short; of digits nothing.
@@ -72,17 +72,17 @@ def open_source(
         then all again in another order.
 
     Raises:
-        InputError: a folder is missing or broken, materials are given for other clips than sprites,
+        InputError: a folder is missing or broken, files are given for other clips than sprites,
             or ``held_out`` is True and the layers have no combination that is held out.
         OutputError: a folder cannot be prepared, since the cache cannot be written.
         ValueError: a size or length that the world does not have.
     """
-    _check_materials(name, materials)
+    _check_world_files(name, world_files)
     if str(name) in WORLDS:
         check_take(size, frames)
         open_world = _OPEN_WORLD[str(name)]
         return open_world(
-            size, frames, materials=materials, held_out=held_out, rewordings=rewordings
+            size, frames, world_files=world_files, held_out=held_out, rewordings=rewordings
         )
     store = load_captioned(name, size, frames, progress=progress)
     windows = _split_windows(store, held_out, frames)
@@ -91,7 +91,7 @@ def open_source(
 
 def check_source(
     name: str | Path,
-    materials: Materials = Materials(),  # noqa: B008 - frozen
+    world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
 ) -> int | None:
     """Check that a source can be opened; no video is decoded.
 
@@ -99,18 +99,18 @@ def check_source(
         The number of videos; None for a synthetic world, which has no end.
 
     Raises:
-        InputError: a folder is missing, broken or empty, or materials are given for other clips
+        InputError: a folder is missing, broken or empty, or files are given for other clips
             than sprites.
     """
-    _check_materials(name, materials)
+    _check_world_files(name, world_files)
     if str(name) not in WORLDS:
         return count_captioned(name)
-    check_sprites(materials)
+    check_sprites(world_files)
     return None
 
 
-def _check_materials(name: str | Path, materials: Materials) -> None:
-    for path in (materials.layers, materials.photos):
+def _check_world_files(name: str | Path, world_files: WorldFiles) -> None:
+    for path in (world_files.layers, world_files.photos):
         if path is not None and str(name) != SPRITES:
             raise InputError(path, f"sprites could use it, {name} cannot", "leave it out")
 
@@ -120,7 +120,7 @@ def open_split(
     size: int,
     frames: int,
     *,
-    materials: Materials = Materials(),  # noqa: B008 - frozen
+    world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
     motion: Motion | None = None,
     progress: Callable[[int, int], None] | None = None,
     rewordings: int = 0,
@@ -132,7 +132,7 @@ def open_split(
     are those of :func:`open_source`.
     """
     kwargs: dict[str, Any] = {"motion": motion, "progress": progress, "rewordings": rewordings}
-    source = open_source(name, size, frames, materials=materials, **kwargs)
+    source = open_source(name, size, frames, world_files=world_files, **kwargs)
     if str(name) in WORLDS:
         return source, source
     return source, open_source(name, size, frames, held_out=True, **kwargs)

@@ -38,7 +38,7 @@ from flowwarp.selftest.small_tasks import (
     small_task,
 )
 from flowwarp.train.loop import LoopConfig, train
-from flowwarp.train.numbering import generator
+from flowwarp.train.seeding import generator
 
 Model = Callable[..., Any]
 

@@ -36,10 +36,10 @@ from flowwarp.train import flow as train_flow
 from flowwarp.train import gpt as train_gpt
 from flowwarp.train import reviser as train_reviser
 from flowwarp.train import upsampler as train_upsampler
-from flowwarp.train.fitted import fit_pairs
+from flowwarp.train.fitted_pairs import fit_pairs
 from flowwarp.train.kept import keep_clips
 from flowwarp.train.loop import LoopConfig, Task
-from flowwarp.train.numbering import generator
+from flowwarp.train.seeding import generator
 from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier", "reviser")

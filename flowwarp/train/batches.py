@@ -1,4 +1,4 @@
-"""Which examples a step takes, and threads that prepare them ahead.
+"""The examples of each step, and threads that prepare them ahead.
 
 Example ``i`` of step ``s`` has the number ``s * batch_size + i``. So the batch of a step is the
 same however it is split: into micro-batches, over processes, or by an interruption.
@@ -38,7 +38,7 @@ def example_numbers(config: LoopConfig, process: Process, first_step: int) -> It
 
 
 def first_example_digest(task: Task) -> str:
-    """Return a digest of example 0, which changes with all that its tensors are made of."""
+    """Return a digest of example 0: 12 hex digits that change with any of its tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(task.batch(range(1)).items()):
         digest.update(name.encode())

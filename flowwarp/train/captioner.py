@@ -42,7 +42,7 @@ from flowwarp.pipelines.video.captions import (
     to_ids,
 )
 from flowwarp.tensors import check_whole
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.clusters import kmeans
 from flowwarp.train.kept import KeptClips
 from flowwarp.train.settings import Preset, check_least, check_shares
@@ -159,8 +159,8 @@ def draw_batch(
     videos, captions, statements, blind, rows, sketched = [], [], [], [], [], []
     heard = []
     for number in numbers:
-        index = numbering.shuffled(seed, number, len(clips))
-        generator = numbering.generator(seed, number)
+        index = seeding.shuffled(seed, number, len(clips))
+        generator = seeding.generator(seed, number)
         first = int(torch.randint(clips.frames - data.frames + 1, (), generator=generator))
         video = clips.video(index, first, data.frames).float() / 255
         said, labels = clips.captions(index), clips.labels(index)

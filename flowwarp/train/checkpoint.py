@@ -1,4 +1,4 @@
-"""States of a training: saving one, and going on from one.
+"""Saving the state of a training, and resuming from one.
 
 A state is saved after a step and *before* the validation and the samples that are due at that
 step; a resumed run does these first. So a signal need not wait for the end of a validation.
@@ -22,11 +22,11 @@ from flowwarp.io.checkpoints import Card, fill
 from flowwarp.io.checkpoints import save_weights as write_weights
 from flowwarp.precision import fast_dtype
 from flowwarp.train.optimizers import Optimizer
-from flowwarp.train.processes import Process, gather, refused_together, whole
+from flowwarp.train.processes import Process, gather, raise_in_all_processes, whole
 from flowwarp.train.runs import LAST, Resume, State
 from flowwarp.train.training import Training
 
-# What older states do not record, and what held then.
+# Circumstances that older states do not record, with the values that they had then.
 _DEFAULT_CIRCUMSTANCES = {"muon": str(torch.bfloat16)}
 
 
@@ -54,7 +54,7 @@ def save(training: Training, *, together: bool = True) -> None:
             problem = f"{name} is not finite after step {training.step}"
             raise Diverged(training.folder, problem)
     state, model = _state(training), training.networks.result()
-    with refused_together(training.process.world if together else 1):
+    with raise_in_all_processes(training.process.world if together else 1):
         if training.run is not None:
             training.run.save_state(state)
             save_weights(training, LAST, model, {})
@@ -115,7 +115,7 @@ def _state(training: Training) -> State:
     return State(training.step, gather(tensors, keep=training.run is not None), facts)
 
 
-# ------------------------------------------------------------------ going on
+# ------------------------------------------------------------------ resuming
 
 
 def begin(training: Training, resume: Resume) -> State | None:
@@ -158,12 +158,12 @@ def begin(training: Training, resume: Resume) -> State | None:
 
 
 def compare_circumstances(training: Training, state: State) -> None:
-    """Say whether a run goes on exactly, or what has changed that may round differently."""
+    """Report whether the run resumes exactly, or which changes may round differently."""
     now = _circumstances(training)
     before = now | _DEFAULT_CIRCUMSTANCES | {**state.facts["machine"]}
     changed = [key for key, value in now.items() if before[key] != value]
-    # Validations of other data do not compare. (If the machine changed, too, the examples may be
-    # the same but rounded otherwise.)
+    # Validations on other data are not comparable. (If the machine changed, too, the examples may
+    # be the same, rounded differently.)
     if "data" in changed or changed == ["examples"]:
         training.best = None
     changes = [f"{key} {before[key]} → {now[key]}" for key in changed]
@@ -179,7 +179,7 @@ def validation_was_due(state: State) -> bool:
 def _newest_state(training: Training) -> State | None:
     """Return the newest state, if there is one, in every process."""
     state = None
-    with refused_together(training.process.world):
+    with raise_in_all_processes(training.process.world):
         if training.run is not None:
             state = training.run.newest_state(training.progress.say)
             training.run.rewind_metrics(0 if state is None else state.step)
@@ -211,7 +211,7 @@ def _restore_facts(training: Training, state: State) -> None:
     """
     try:
         best = state.facts["best"]
-        # A best figure of another validation or metric does not compare.
+        # Best figures of another validation or metric are not comparable.
         changed = training.run is not None and training.run.validation_changed
         changed |= state.facts.get("metric", training.task.metric) != training.task.metric
         if best is not None and not changed:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from flowwarp.data.clip import Draw
 from flowwarp.data.sprite_world.labels import label_clip, mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
 from flowwarp.train.wear import WearConfig, wear
 
@@ -79,8 +79,8 @@ def draw_batch(
     """
     videos, rows = [], []
     for number in numbers:
-        pixels, labels = shown(seed, numbering.shuffled(seed, number, config.clips))
-        generator = numbering.generator(seed, number)
+        pixels, labels = shown(seed, seeding.shuffled(seed, number, config.clips))
+        generator = seeding.generator(seed, number)
         first = int(torch.randint(len(pixels) - config.frames + 1, (), generator=generator))
         video = pixels[first : first + config.frames].float() / 255
         if float(torch.rand((), generator=generator)) < config.mirrored:
@@ -152,7 +152,7 @@ def classifier_task(
         net.load_state_dict(start.state_dict())
     shown = show(source, data.clips + data.validation)
     plain = replace(data, clips=data.validation, share=0.0, mirrored=0.0, frames=frames)
-    series = numbering.held_out_series(training.seed)
+    series = seeding.held_out_series(training.seed)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return draw_batch(shown, training.seed, numbers, model, data)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.models.dvae import nearest
-from flowwarp.train.numbering import generator
+from flowwarp.train.seeding import generator
 
 
 def kmeans(points: Tensor, count: int, rounds: int, seed: int = 0) -> Tensor:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowwarp.data.clip import Draw, state_of
+from flowwarp.data.clip import Draw, fingerprint_of
 from flowwarp.losses.reconstruction import gradient_error, l1_loss, rmse_loss, warp_loss
 from flowwarp.metrics.video import code_use, psnr
 from flowwarp.models.captioner import Captioner
@@ -30,7 +30,7 @@ from flowwarp.models.dvae import (
     nearest,
     weigh_colors,
 )
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.clusters import kmeans
 from flowwarp.train.perceptual import check_eyes, seen_loss
 from flowwarp.train.settings import Preset, check_least, check_shares
@@ -109,13 +109,13 @@ def draw_examples(
     for number in numbers:
         clip = source(seed, number)
         video, flow, known = clip.video, clip.flow_12, clip.valid_12 & clip.visible_12
-        random = numbering.generator(seed, number, 1)
+        random = seeding.generator(seed, number, 1)
         if float(torch.rand((), generator=random)) < config.stills:
             video, flow, known = _hold(video, flow, known, group)
         videos.append(video)
         flows.append(flow)
         masks.append(known)
-        seeds.append(numbering.generator(seed, number, 2).initial_seed())
+        seeds.append(seeding.generator(seed, number, 2).initial_seed())
     return {
         "video": torch.stack(videos),
         "flow": torch.stack(flows),
@@ -197,7 +197,7 @@ def fit_codebooks(net: DVAE, videos: Iterable[Tensor], points: int, rounds: int 
         places = net.encoder(video).permute(0, 2, 3, 1).flatten(0, 2).cpu()
         spread = places.unflatten(1, (-1, 3)).var(1).mean(1).sqrt() + _EVEN
         chosen = torch.multinomial(
-            spread, min(points, len(places)), generator=numbering.generator(number)
+            spread, min(points, len(places)), generator=seeding.generator(number)
         )
         drawn.append(places[chosen])
     chroma = net.quantiser.chroma
@@ -313,7 +313,7 @@ def dvae_task(
             part.requires_grad_(not keep_codes)
     moving = replace(data, stills=0.0)
     held_out = range(data.validation)
-    series = numbering.held_out_series(training.seed)
+    series = seeding.held_out_series(training.seed)
     fixed = draw_examples(validation or source, series, held_out, moving, model.stride_time)[
         "video"
     ]
@@ -348,7 +348,7 @@ def dvae_task(
         yield "clips", video_sheet(rows, every=2)
 
     return loop.Task(
-        data=state_of(source),
+        data=fingerprint_of(source),
         name="dvae",
         model=net,
         batch=batch,

@@ -4,8 +4,8 @@ An example is a pair of frames without labels. The loss (:mod:`flowwarp.losses.u
 census, edge-aware smoothness, and self-supervision by crops, in which the flow of the whole frame
 teaches that of a smaller view. Once flow is good enough to find occluded pixels, these are left
 out. The smaller view also has other colours, which do not change the motion (ARFlow, Liu et al.,
-CVPR 2020). Pairs to which flow was fitted beforehand (:mod:`flowwarp.train.fitted`) add a term
-that also finds large motion.
+CVPR 2020). Pairs to which flow was fitted beforehand (:mod:`flowwarp.train.fitted_pairs`) add a
+term that also finds large motion.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from flowwarp.metrics.flow import epe
 from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow.estimate import estimate_flow
-from flowwarp.train import loop, numbering
-from flowwarp.train.fitted import FittedPairs, fit_pairs
+from flowwarp.train import loop, seeding
+from flowwarp.train.fitted_pairs import FittedPairs, fit_pairs
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
@@ -47,7 +47,7 @@ _TRUTHS, _FITTED = 1, 2
 
 @dataclass(frozen=True)
 class FlowDataConfig:
-    """What an example is.
+    """The size of an example, and the shares of each kind of example.
 
     Args:
         height: pixels that the network sees, a multiple of its stride.
@@ -88,7 +88,7 @@ class FlowDataConfig:
 
 @dataclass(frozen=True)
 class Material:
-    """What examples are made of: pairs of frames, photos to set in motion, fitted pairs."""
+    """The sources of examples: pairs of frames, photos to set in motion, fitted pairs."""
 
     pairs: FrameStore | None
     photos: Sequence[Tensor]
@@ -96,7 +96,7 @@ class Material:
 
 
 APPEARANCE = Appearance(brightness=0.1, contrast=0.2, saturation=0.3, hue=0.05, gamma=0.2)
-STUDENT = Appearance(blur_share=0.5)  # on top of it, for the view of the student
+STUDENT = Appearance(blur_share=0.5)  # in addition, for the student's view
 
 
 def draw_batch(
@@ -113,7 +113,7 @@ def draw_batch(
     known, but not used.
 
     Args:
-        material: what they are made of.
+        material: the frames, photos and fitted pairs to draw from.
         seed: seed of the training.
         numbers: numbers of the examples.
         config: their size, and the shares of their kinds.
@@ -134,7 +134,7 @@ def _draw(
 ) -> dict[str, Tensor]:
     # Not the stream of `_draw_frames`: the first number of that one decides between photo and
     # footage, and would be correlated with the choice here.
-    generator = numbering.generator(seed, number, 1)
+    generator = seeding.generator(seed, number, 1)
     fitted = material.fitted
     if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
         frame1, frame2, before = _draw_frames(
@@ -191,7 +191,7 @@ def fit_material(
     """
     if not config.fitted_pairs:
         return material
-    series = numbering.held_out_series(seed, _FITTED)
+    series = seeding.held_out_series(seed, _FITTED)
     fitted = fit_pairs(
         lambda number: _draw_frames(
             material, series, number, config.fitted_size, config.moving_photos
@@ -222,7 +222,7 @@ def _draw_frames(
 
     The third result is the frame before both, if footage comes as triplets.
     """
-    generator = numbering.generator(seed, number)
+    generator = seeding.generator(seed, number)
     photo = float(torch.rand((), generator=generator)) < moving_photos
     if material.photos and (photo or not material.pairs):
         pair = synthesize_pair(material.photos, seed, number, size)
@@ -311,7 +311,7 @@ class FlowLossConfig:
         return self.self_supervision > 0 and progress >= self.self_supervision_from
 
     def occlusion(self, progress: float) -> Occlusion:
-        """Return how hidden pixels are found at a share of the training."""
+        """Return how occluded pixels are detected when a share of the training is done."""
         if progress < self.occlusion_from:
             return "none"
         # At first forward and backward flow disagree nearly everywhere, visible or not.
@@ -328,7 +328,7 @@ def presets(preset: Preset, start: FlowNet | None = None) -> dict[str, Any]:
 
     Args:
         preset: how large the network is, and how long it trains.
-        start: a trained network to go on from. It decides the model; the run is short, at a low
+        start: a trained network to start from. It decides the model; the run is short, at a low
             rate, with all levels from the first step; examples are as large as its stride needs.
     """
     configs = _presets(preset)
@@ -359,13 +359,13 @@ def _presets(preset: Preset) -> dict[str, Any]:
             "losses": FlowLossConfig(student_margin=16),
         }
     training = loop.LoopConfig(steps=11_200, batch_size=4, precision="bf16", workers=1)
-    if preset == "small":  # a smaller network bears a higher rate
+    if preset == "small":  # a smaller network tolerates a higher rate
         training = replace(training, steps=3000, learning_rate=8e-4, ema=0.995)
     return {
         "loop": training,
         "model": SMALL if preset == "small" else FlowNetConfig(),
         "data": FlowDataConfig(fitted_pairs=1000 if preset == "small" else 3000),
-        # Fitted flow already teaches what leaves the view, so self-supervision adds nothing.
+        # Fitted flow already covers motion out of the view, so self-supervision adds nothing.
         "losses": FlowLossConfig(self_supervision=0, coarse_until=0.4),
     }
 
@@ -377,14 +377,14 @@ def flow_task(
     start: FlowNet | None = None,
     fit_progress: Callable[[int, int], None] | None = None,
 ) -> loop.Task:
-    """Return what the loop needs to train a flow network.
+    """Return the task that trains a flow network: network, examples, loss, validation.
 
     Args:
-        material: what examples are made of.
+        material: the frames and photos that examples are made of.
         configs: as :func:`presets` returns them.
         truths: pairs with known flow for validation. Without any, the loss on held-out examples is
             the metric.
-        start: a network to go on from; its configuration replaces ``configs["model"]``.
+        start: a network to start from; its configuration replaces ``configs["model"]``.
         fit_progress: called with (pairs done, pairs in all) while flow is fitted, which is before
             the first step.
 
@@ -424,7 +424,7 @@ def flow_task(
             student_margin=losses.student_margin,
         )
 
-    series = numbering.held_out_series(training.seed)
+    series = seeding.held_out_series(training.seed)
     held_out = draw_batch(replace(examples, fitted=None), series, range(4), data)
     pair = {name: held_out[name] for name in ("image1", "image2")}
 
@@ -505,7 +505,7 @@ def synthetic_truths(
     photos: Sequence[Tensor], seed: int, count: int, size: tuple[int, int]
 ) -> list[GroundTruth]:
     """Return pairs made from photos, whose flow is known; training never draws them."""
-    series = numbering.held_out_series(seed, _TRUTHS)
+    series = seeding.held_out_series(seed, _TRUTHS)
     pairs = [synthesize_pair(photos, series, number, size) for number in range(count)]
     return [
         GroundTruth(

@@ -41,7 +41,7 @@ from flowwarp.pipelines.video.sequences import (
 )
 from flowwarp.pipelines.video.tokens import detokenize, fingerprint
 from flowwarp.tensors import check_whole
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.train.tokenized import TokenStore
 from flowwarp.viz.sheets import video_sheet
@@ -247,11 +247,11 @@ def _draw_example(
     losses: GPTLossConfig,
 ) -> _Example:
     order = _draw_order(data, seed, number)
-    generator = numbering.generator(seed, number)
+    generator = seeding.generator(seed, number)
     dropped = float(torch.rand((), generator=generator)) < data.caption_dropout
     if dropped and order[0] == TEXT and len(order) > 1:
         order = order[1:]
-    index = numbering.shuffled(seed, number, len(store))
+    index = seeding.shuffled(seed, number, len(store))
     tokens = sequence_of(store, index, order, words, _some_frames(words, data, generator))
     hiding = data.hiding if order[-1] in (VIDEO, SKETCH) else 0.0
     hidden = _some_patches(tokens, words.number(order[-1]), hiding, 2.0, generator)
@@ -273,7 +273,7 @@ def _draw_example(
 def _draw_order(data: GPTDataConfig, seed: int, number: int) -> list[str]:
     """Draw the order of media of an example, the same for those that will be put side by side."""
     shares = torch.tensor([share for _, share in data.mixture], dtype=torch.float64)
-    chosen = torch.multinomial(shares, 1, generator=numbering.generator(seed, number // _ROW, 1))
+    chosen = torch.multinomial(shares, 1, generator=seeding.generator(seed, number // _ROW, 1))
     return data.mixture[int(chosen)][0]
 
 

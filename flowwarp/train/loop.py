@@ -1,7 +1,7 @@
 """The loop that trains every network here: `train`, and below it the steps of a training.
 
-`_run_steps` is the loop itself. What it calls stands in a file of its own: the gradient of a step
-in step.py, states in checkpoint.py, validation and samples in validation.py, running means in
+`_run_steps` is the loop itself. Each piece it calls has its own file: the gradient of a step in
+step.py, states in checkpoint.py, validation and samples in validation.py, running means in
 reporting.py. They work on a `Training` (training.py), made from a `Task` and a `LoopConfig`
 (task.py).
 
@@ -28,14 +28,14 @@ from flowwarp.train import checkpoint, validation
 from flowwarp.train.batches import example_numbers, prefetched
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.networks import Networks
-from flowwarp.train.processes import joined, refused_together
+from flowwarp.train.processes import joined, raise_in_all_processes
 from flowwarp.train.progress import Progress
 from flowwarp.train.reporting import event_writer, report_step
 from flowwarp.train.runs import BEST, LAST, Resume, Run, open_run
-from flowwarp.train.step import check_finite, gradients
+from flowwarp.train.step import check_finite, compute_gradients
 from flowwarp.train.stopping import RESUME, signals, stopping
 from flowwarp.train.task import (
-    FREE,
+    MAY_CHANGE_ON_RESUME,
     Batch,
     Figures,
     LoopConfig,
@@ -47,7 +47,7 @@ from flowwarp.train.task import (
 from flowwarp.train.training import Training
 
 __all__ = [
-    "FREE",
+    "MAY_CHANGE_ON_RESUME",
     "Batch",
     "Figures",
     "LoopConfig",
@@ -68,13 +68,13 @@ class Result:
     Args:
         step: the last step done.
         best: the best figure, and its step; None without validation.
-        last: the newest figures of ``validate``.
+        figures: the newest figures of ``validate``.
         weights: the file to use: the best weights, or else the last ones.
     """
 
     step: int
     best: tuple[float, int] | None
-    last: Mapping[str, float]
+    figures: Mapping[str, float]
     weights: Path
 
 
@@ -107,24 +107,29 @@ def train(
         Diverged: the loss or a gradient is not finite; the last good state is saved.
         Stopped: SIGINT, SIGTERM or SIGHUP came; the step is finished and saved.
         Locked: another process trains this run.
-        InputError: the run cannot be resumed, or the network not shared, or the data is at fault.
-        OutputError: the run cannot be written; the state before is intact.
+        InputError: the run cannot be resumed, the network cannot be sharded, or the data cannot be
+            read.
+        OutputError: the run cannot be written; the previous state is intact.
     """
-    writer = event_writer() if tensorboard else None  # first, since the rest takes long
+    # First: a missing TensorBoard should fail before the slow work.
+    writer = event_writer() if tensorboard else None
     with (
         freed_memory_kept(),
         _threads(config.threads),
-        # Outside of `joined`: a process that stops at once does so alone, see `joined`.
+        # Outside of `joined`, which must still see StopNow: only one process raises it, so the
+        # process group cannot be destroyed together.
         stopping(folder),
         joined(torch.device(device)) as process,
         ExitStack() as stack,
     ):
         configs: dict[str, Any] = {"loop": config, **task.configs}
         run: Run | None = None
-        with refused_together(process.world):
+        with raise_in_all_processes(process.world):
             if process.rank == 0:
                 run = stack.enter_context(
-                    open_run(folder, configs, resume=resume, keep=config.keep, free=FREE)
+                    open_run(
+                        folder, configs, resume=resume, keep=config.keep, free=MAY_CHANGE_ON_RESUME
+                    )
                 )
         stop = stack.enter_context(signals(Path(folder)))
         progress = Progress(stream or sys.stderr, config.steps, shown=process.rank == 0)
@@ -133,16 +138,17 @@ def train(
         training = Training(task, config, process, run, stop, progress, networks)
         _check_settings(training)
         state = checkpoint.begin(training, resume)
-        with refused_together(process.world):
-            if run is not None:  # only now, as the state may have been refused
+        with raise_in_all_processes(process.world):
+            if run is not None:  # after `begin`, which may refuse the state
                 run.write_config(configs)
         _prepare(training)
-        if state is not None:  # only now, as preparing may make the examples
+        if state is not None:
+            # After `_prepare`: example 0, whose digest is compared, may need the prepared data.
             checkpoint.compare_circumstances(training, state)
         if writer is not None and process.rank == 0:
             training.writer = writer(str(folder), purge_step=training.step + 1)
             stack.callback(training.writer.close)
-        _begin_steps(training, pending=state is not None and checkpoint.validation_was_due(state))
+        _catch_up(training, pending=state is not None and checkpoint.validation_was_due(state))
         _run_steps(training)
         return _result(training)
 
@@ -155,13 +161,14 @@ def _run_steps(training: Training) -> None:
         Diverged: a loss, a gradient or a weight is not finite.
     """
     config = training.config
+    # Earlier than now by the time before the resumption, so that `seconds` adds up.
     started = time.monotonic() - training.seconds
     numbers = example_numbers(config, training.process, training.step)
     with prefetched(lambda indices: _load(training, indices), numbers, config.workers) as batches:
         for step in range(training.step, config.steps):
             # Forward and backward passes over all micro-batches, then clipping.
             with checkpoint.saved_on_failure(training):
-                losses, norm = gradients(training, batches)
+                losses, norm = compute_gradients(training, batches)
                 check_finite(training, losses, norm)
             rate = learning_rate(config, step)
             training.optimizer.step(rate)
@@ -170,6 +177,7 @@ def _run_steps(training: Training) -> None:
             report_step(training, losses | {"gradient_norm": norm}, rate)
             training.seconds = time.monotonic() - started
 
+            # Before the validation: stopping must not wait for it. The resumed run validates first.
             signal, overdue = training.interrupted()
             if signal or overdue or checkpoint.save_is_due(training):
                 checkpoint.save(training)
@@ -178,8 +186,11 @@ def _run_steps(training: Training) -> None:
             validation.evaluate(training)
 
 
-def _begin_steps(training: Training, *, pending: bool) -> None:
-    """Do what comes before the first step of a resumed run, or of a trained network."""
+def _catch_up(training: Training, *, pending: bool) -> None:
+    """Finish the weights and the validation that an interruption left open.
+
+    A pretrained network is validated before its first step, as the baseline.
+    """
     if training.step:
         # The run may have ended between the state and its weights, or before its validation.
         checkpoint.save_weights(training, LAST, training.networks.result(), {})
@@ -191,7 +202,7 @@ def _begin_steps(training: Training, *, pending: bool) -> None:
 
 
 def _prepare(training: Training) -> None:
-    """Let the task do its slow work; a signal stops it at once, as its cache stays on disk."""
+    """Let the task do its slow work; a signal stops it at once, since its cache is on disk."""
     if training.task.prepare is None:
         return
     with training.stop.at_once(training.process.world == 1):
@@ -209,19 +220,19 @@ def _check_settings(training: Training) -> None:
     """Refuse settings that do not fit the network or the number of processes.
 
     Raises:
-        InputError: see `check_network`; or micro-batches do not divide among processes that share
-            the network.
+        InputError: see `check_network`; or micro-batches do not divide evenly among processes that
+            share the network.
     """
     config, task, world = training.config, training.task, training.process.world
     check_network(config, task.name, muon=bool(task.matrices), shared=bool(task.layers))
     if config.accumulate % world == 0:
         return
-    problem = f"{config.accumulate} does not divide among {world} processes"
+    problem = f"{config.accumulate} does not divide evenly among {world} processes"
     if training.networks.sharded:
         # Each forward pass gathers parts from every process, so all need equally many passes.
         remedy = f"with loop.shard, make it a multiple of {world}"
         raise InputError("loop.accumulate", problem, remedy)
-    training.progress.say(f"accumulate = {problem}: some wait for the others")
+    training.progress.say(f"accumulate = {problem}; some idle in each step")
 
 
 def _result(training: Training) -> Result:
@@ -235,7 +246,7 @@ def _result(training: Training) -> Result:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Use so many of torch's threads in this block; 0 for as many as before."""
+    """Set torch's number of threads in this block; 0 leaves it unchanged."""
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

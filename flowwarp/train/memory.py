@@ -1,4 +1,4 @@
-"""A setting of glibc's allocator that makes training steps faster: it keeps freed memory.
+"""Keeps freed memory for the next step or the next clip: a setting of glibc's allocator.
 
 By default glibc returns large blocks to the system as soon as they are freed, and requests them
 again for the next step, page by page, each cleared by the kernel. That takes a twelfth of a step's

@@ -67,7 +67,7 @@ class Networks:
             share(average, self._layers_of(average), self.process.device)
 
     def update_average(self, step: int) -> None:
-        """Move the average towards the weights that step ``step``, counted from 1, has left.
+        """Move the average towards the weights after step ``step``, counted from 1.
 
         ``average = decay * average + (1 - decay) * weights``. Until ``ema`` is less, the decay is
         ``(1 + step) / (10 + step)``, so that the initial weights do not linger in the average.
@@ -81,8 +81,8 @@ class Networks:
     def result(self) -> nn.Module:
         """Return the network to validate and ship: the averaged one, or else the trained one.
 
-        Every process must call this. Of a sharded network the first process gets the assembled
-        copy, and the others what they have.
+        Every process must call this. If it is sharded, the first process gets the assembled
+        copy, the others their own part.
         """
         model: nn.Module = self.model if self.average is None else self.average.module
         if not self.sharded:

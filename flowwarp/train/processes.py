@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` started, and a network that is sharded over them.
+"""This process's rank among those of ``torchrun``, and sharding a network over all of them.
 
 There are two ways of training together. By default each process has the whole network, and
 gradients are added up (:mod:`flowwarp.train.step`). Or each process has a part of every parameter,
@@ -45,9 +45,9 @@ def own_device(device: str | torch.device) -> torch.device:
 
 
 # How long processes wait for one that prepares data, validates or writes; NCCL's default is 10
-# minutes. A process that has ended is noticed anyway, by its connections or by torchrun.
+# minutes. The end of a process is noticed earlier, by its closed connections or by torchrun.
 _TIMEOUT = timedelta(hours=12)
-_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun sets besides WORLD_SIZE
+_RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # set by torchrun, like WORLD_SIZE
 
 
 @contextmanager
@@ -55,7 +55,7 @@ def joined(device: torch.device) -> Iterator[Process]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Raises:
-        InputError: the environment does not say how to reach the others.
+        InputError: a variable of torchrun is missing, so that the others cannot be reached.
     """
     if process_count() == 1 or not dist.is_available():
         yield Process(0, 1, device)
@@ -80,14 +80,14 @@ def joined(device: torch.device) -> Iterator[Process]:
         raise
     finally:
         # If this process fails alone, destroying the group would wait for the others (NCCL), which
-        # wait for this one, and the error would never be printed. They notice the end of this
-        # process by its connections, or torchrun ends them.
+        # wait for this one, and the error would never be printed. The others notice when this
+        # process exits, since its connections close, or torchrun ends them.
         if mine and together:
             dist.destroy_process_group()
 
 
 @contextmanager
-def refused_together(world: int) -> Iterator[None]:
+def raise_in_all_processes(world: int) -> Iterator[None]:
     """Raise an error of the first of ``world`` processes in this block in all of them.
 
     Otherwise the others would wait for it forever. Every process must enter the block.

@@ -37,7 +37,7 @@ from flowwarp.models.reviser import Reviser, ReviserConfig
 from flowwarp.pipelines.video.load import VideoModels
 from flowwarp.pipelines.video.sequences import MediaGPT
 from flowwarp.pipelines.video.tokens import tokenize, weight_bytes
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.arrays import CAPTION, Kind, fill_arrays, pack_caption, unpack_caption
 from flowwarp.train.gpt import cells_of, kinds_ahead
 from flowwarp.train.perceptual import check_eyes, seen_loss
@@ -315,7 +315,7 @@ def keep_revisions(
 
     def make(number: int) -> dict[str, NDArray[Any]]:
         pair = draw(number)
-        shown, wanted = spoil(pair, data, numbering.generator(seed, number))
+        shown, wanted = spoil(pair, data, seeding.generator(seed, number))
         return {
             "shown": _to_bytes(shown),
             "wanted": _to_bytes(wanted),
@@ -350,11 +350,11 @@ def draw_batch(
     told = []
     frames = net.config.frames
     for number in numbers:
-        generator = numbering.generator(seed, number)
-        index = numbering.shuffled(seed, number, len(revisions))
+        generator = seeding.generator(seed, number)
+        index = seeding.shuffled(seed, number, len(revisions))
         if data.weapons and float(torch.rand((), generator=generator)) < data.weapons:
             armed = revisions.rearmed
-            index = armed[numbering.shuffled(seed, number, len(armed))] if armed else index
+            index = armed[seeding.shuffled(seed, number, len(armed))] if armed else index
         groups = revisions.frames // frames
         first = int(torch.randint(groups - data.groups + 1, (), generator=generator))
         mirrored = float(torch.rand((), generator=generator)) < data.mirrored

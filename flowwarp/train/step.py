@@ -1,4 +1,7 @@
-"""The gradient of one step: over micro-batches and processes, as if of one batch."""
+"""The gradient of one step, accumulated over micro-batches and processes.
+
+It equals that of the whole batch, except for rounding.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +15,20 @@ from torch import Tensor, nn
 
 from flowwarp.errors import Diverged
 from flowwarp.train.batches import micro_batches
-from flowwarp.train.numbering import seed_of
 from flowwarp.train.processes import Process, whole
+from flowwarp.train.seeding import seed_of
 from flowwarp.train.task import Batch
 from flowwarp.train.training import Training
 
 
-def gradients(
+def compute_gradients(
     training: Training, batches: Iterator[tuple[range, Batch]]
 ) -> tuple[dict[str, float], float]:
-    """Leave the mean gradient of a step in the parameters, clipped.
+    """Write the clipped mean gradient of a step to ``parameter.grad``.
 
     Args:
         training: its network and settings.
-        batches: gives the micro-batches of this process, in order.
+        batches: (example numbers, tensors) of this process's micro-batches, in order.
 
     Returns:
         The mean of each loss over the step's examples, and the gradient's norm before clipping.
@@ -39,7 +42,7 @@ def gradients(
     optimizer.zero_grad()
     totals: dict[str, Tensor] = {}
     for indices, batch in itertools.islice(batches, len(micro_batches(config, process))):
-        # Noise depends on the step and example alone, not on earlier draws: so resuming is exact.
+        # Seeded by step and example, not by earlier draws, so that resuming is exact.
         torch.manual_seed(seed_of(config.seed, training.step, indices.start))
         with torch.autocast(
             process.device.type, torch.bfloat16, enabled=config.precision == "bf16"
@@ -56,7 +59,7 @@ def gradients(
     if process.world > 1:
         if not networks.sharded:  # otherwise FSDP added them in the backward pass
             _add_gradients(parameters, process)
-        totals = _add_losses(training, totals)
+        totals = _sync_losses_and_signals(training, totals)
     norm = whole(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf))
     # One transfer, so that the GPU is waited for once a step.
     norm = norm.to(process.device, _sum_dtype(process))
@@ -68,13 +71,13 @@ def check_finite(training: Training, losses: Mapping[str, float], norm: float) -
     """Refuse a step whose losses or gradient are not finite.
 
     Raises:
-        Diverged: the first such loss is named, or the gradient.
+        Diverged: names the first loss that is not finite, or the gradient.
     """
     values = {**losses, "gradient": norm}
     bad = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if bad is not None:
         remedy = "lower learning_rate or clip"
-        if training.step:  # there is a state to go on from
+        if training.step:  # there is a state to resume from
             remedy += " and go on from the step before (--resume changed)"
         problem = f"the {bad} of step {training.step + 1} is not finite"
         raise Diverged(training.folder, problem, remedy)
@@ -105,12 +108,15 @@ def _add_gradients(parameters: Sequence[Tensor], process: Process) -> None:
     flat = torch.cat([*parts, used])  # (all parameters' elements + number of parameters,)
     dist.all_reduce(flat)
     *parts, used = torch.split(flat, [*(p.numel() for p in parameters), len(parameters)])
-    for parameter, part, users in zip(parameters, parts, used.tolist(), strict=True):
-        parameter.grad = part.view_as(parameter) if users else None
+    for parameter, part, count in zip(parameters, parts, used.tolist(), strict=True):
+        parameter.grad = part.view_as(parameter) if count else None
 
 
-def _add_losses(training: Training, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Add up losses over the processes, and agree on signals and on saving."""
+def _sync_losses_and_signals(training: Training, totals: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add up losses over the processes, and agree on signals and saving.
+
+    One exchange per step serves both.
+    """
     device = training.process.device
     # A process without a micro-batch does not know the names. The first process always has one.
     names = [list(totals)]

@@ -1,4 +1,4 @@
-"""Signals that end a training: they are noted, and obeyed where nothing is lost."""
+"""Signals that end a training: recorded on arrival, handled where nothing is lost."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StopNow(BaseException):
 
 @contextlib.contextmanager
 def stopping(folder: str | Path) -> Iterator[None]:
-    """Turn `StopNow` into `Stopped`, which names the run."""
+    """Turn `StopNow` into `Stopped`, with the run's folder."""
     try:
         yield
     except StopNow as signalled:
@@ -34,7 +34,7 @@ def stopping(folder: str | Path) -> Iterator[None]:
 
 @final
 class Stop:
-    """Which signal came (0: none), and whether to obey it at once."""
+    """The signal that came (0: none), and whether it stops the training at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -43,7 +43,7 @@ class Stop:
         self._now = False
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal; a second one raises `StopNow` wherever the training is."""
+        """Record a signal; a second one raises `StopNow` wherever the training is."""
         if self.number:
             # Within a second it is the same one: a terminal and torchrun both pass on Ctrl-C.
             if time.monotonic() - self._came > 1:
@@ -55,7 +55,7 @@ class Stop:
 
     @contextlib.contextmanager
     def at_once(self, allowed: bool) -> Iterator[None]:
-        """Obey a signal at once in this block, if allowed."""
+        """Let a signal stop the training at once in this block, if allowed."""
         self._now = allowed
         try:
             if allowed and self.number:
@@ -67,7 +67,7 @@ class Stop:
 
 @contextlib.contextmanager
 def signals(folder: Path) -> Iterator[Stop]:
-    """Note SIGINT, SIGTERM and SIGHUP instead of exiting, unless they are ignored."""
+    """Record SIGINT, SIGTERM and SIGHUP instead of exiting, unless they are ignored."""
     stop = Stop(folder)
     with handled(stop.handle, INTERRUPT, TERMINATE, HANG_UP):
         yield stop

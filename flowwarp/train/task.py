@@ -1,4 +1,4 @@
-"""What a training is given: the settings of the loop, and a task (network, data and loss)."""
+"""The inputs of a training: the settings of the loop, and a task (network, data and loss)."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class LoopConfig:
 
 
 # Settings that may change when a run is resumed: the weights do not depend on them.
-FREE = frozenset(
+MAY_CHANGE_ON_RESUME = frozenset(
     f"loop.{name}"
     for name in ("save_every", "save_seconds", "keep", "samples_every", "workers", "shard")
 )
@@ -116,20 +116,21 @@ FREE = frozenset(
 
 @dataclass(frozen=True)
 class Task:
-    """What a trainer gives the loop.
+    """A network with its data and loss: the input of the loop.
 
     Args:
         name: name of the network, for the card of its weights.
         model: the network.
-        batch: from the numbers of some examples to tensors whose first axis is the example. It
-            must be a pure function: example ``i`` is the same in every range that contains it.
-        loss: from network, batch and step to tensors of shape (B,), one number per example. The
+        batch: a function from example numbers to tensors, whose first axis is the example. It must
+            be pure: example ``i`` is the same in every range that contains it.
+        loss: a function from network, batch and step to tensors (B,), one number per example. The
             key ``loss`` is minimised; the others are logged.
         configs: frozen dataclasses for config.toml besides the loop's, by section:
             ``{"model": ...}``. ``model`` also goes into the card of the weights.
-        validate: from the network (averaged, in eval mode, without gradients) to figures.
+        validate: a function from the network (averaged, in eval mode, without gradients) to
+            figures.
         metric: the figure that decides which weights are best; lower is better.
-        samples: from the network to names and pictures (3, H, W) in [0, 1].
+        samples: a function from the network to names and pictures (3, H, W) in [0, 1].
         notes: further entries of the card: licence, data.
         layers: names of the lists of layers that processes gather one at a time if they share the
             network (`LoopConfig.shard`). Without any, the network cannot be shared.
@@ -137,7 +138,7 @@ class Task:
             (`LoopConfig.muon`). Without any, Muon cannot be used.
         prepare: called once before the first step, after all settings are checked, for slow work
             such as making data.
-        data: identifies the data, as far as the first example does not.
+        data: identifies the data where the digest of the first example is not enough.
         trained: whether the network was trained before. If so, it is validated before the first
             step as well, and later weights must be better to become the best.
     """

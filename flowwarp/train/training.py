@@ -1,4 +1,4 @@
-"""One training: what its parts work on, and where it stands.
+"""The state of one training, on which the parts of the loop work.
 
 The loop (:mod:`flowwarp.train.loop`) calls functions that each do one thing to a `Training`:
 gradients (:mod:`~flowwarp.train.step`), running means (:mod:`~flowwarp.train.reporting`), states
@@ -74,7 +74,7 @@ class Training:
         return self.stop.folder
 
     def is_every(self, steps: int) -> bool:
-        """Whether something that happens every so many steps, or at the end, is due now."""
+        """Whether something is due that happens every ``steps`` steps and at the end."""
         return self.step == self.config.steps or (steps > 0 and self.step % steps == 0)
 
     def validation_is_due(self) -> bool:
@@ -87,14 +87,14 @@ class Training:
         return first_example_digest(self.task)
 
     def own_interruption(self) -> tuple[int, bool]:
-        """Return the signal that came to this process (0: none), and whether to save by now."""
+        """Return the signal that came to this process (0: none), and whether a save is overdue."""
         overdue = time.monotonic() - self.saved_at > self.config.save_seconds
         return self.stop.number, overdue
 
     def interrupted(self) -> tuple[int, bool]:
         """Return the signal that ends the training (0: none), and whether it is time to save.
 
-        Several processes must agree, since each of them saves or none. They exchange this with
+        Several processes must agree, since either all of them save or none. They exchange this with
         the losses of each step; a signal that comes later waits for the next step.
         """
         return self.interruption if self.process.world > 1 else self.own_interruption()

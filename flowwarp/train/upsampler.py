@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.data.clip import Clip, Draw, state_of
+from flowwarp.data.clip import Clip, Draw, fingerprint_of
 from flowwarp.models.dvae import DVAE
 from flowwarp.models.flownet import FlowNet
 from flowwarp.models.upsampler import (
@@ -42,7 +42,7 @@ from flowwarp.models.upsampler import (
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.pipelines.video.clip_motion import enlarged_motion
 from flowwarp.pipelines.video.evaluate import compare_upsampling
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.sheets import time_slices, video_sheet
 
@@ -254,7 +254,7 @@ def _draw(
     flownet: FlowNet | None,
 ) -> dict[str, Tensor]:
     clip = source(seed, number)
-    generator = numbering.generator(seed, number)
+    generator = seeding.generator(seed, number)
 
     def chance(share: float) -> bool:
         return float(torch.rand((), generator=generator)) < share
@@ -453,7 +453,7 @@ def upsampler_task(
     net = Upsampler(configs["model"])
     if start is not None:
         net.load_state_dict(start.state_dict())
-    seed = numbering.held_out_series(training.seed)
+    seed = seeding.held_out_series(training.seed)
     other = other or source
 
     def batch(numbers: range) -> dict[str, Tensor]:
@@ -482,7 +482,7 @@ def upsampler_task(
                 decodes[number].to(device),
                 flow,
                 visible,
-                numbering.generator(seed, number),
+                seeding.generator(seed, number),
                 temporal=way != "free",
             ).cpu()
 
@@ -504,7 +504,7 @@ def upsampler_task(
             yield from ((f"{name}{number}", picture) for name, picture in pictures.items())
 
     return loop.Task(
-        data=state_of(source),
+        data=fingerprint_of(source),
         name="upsampler",
         model=net,
         batch=batch,

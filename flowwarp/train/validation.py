@@ -10,9 +10,9 @@ import torch.distributed as dist
 from torch import nn
 
 from flowwarp.train.checkpoint import save_weights
-from flowwarp.train.numbering import seed_of
 from flowwarp.train.reporting import log
 from flowwarp.train.runs import BEST
+from flowwarp.train.seeding import seed_of
 from flowwarp.train.training import Training
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from flowwarp.data.clip import Source, clip_without_flow, state_of
+from flowwarp.data.clip import Source, clip_without_flow, fingerprint_of
 from flowwarp.data.digits import compose_digits
 
 
@@ -22,6 +22,6 @@ def test_clip_without_flow_has_zero_flow_that_is_nowhere_valid():
     assert (clip.attributes, dict(clip.labels), dict(clip.media)) == ({}, {}, {})
 
 
-def test_state_of_a_source_is_one_line():
-    assert state_of(Source(compose_digits, state=("a", "b"))) == "a b"
-    assert state_of(Source(compose_digits)) == state_of(compose_digits) == ""
+def test_fingerprint_of_a_source_is_one_line():
+    assert fingerprint_of(Source(compose_digits, fingerprint=("a", "b"))) == "a b"
+    assert fingerprint_of(Source(compose_digits)) == fingerprint_of(compose_digits) == ""

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowwarp.bundled import bundled
-from flowwarp.data.clip import Materials
+from flowwarp.data.clip import WorldFiles
 from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import check_source, hold_out, open_source, open_split
 from flowwarp.data.sprite_world import source as sprite_source
@@ -64,7 +64,7 @@ def test_a_source_can_be_sent_to_a_worker(name, request):
     source = open_source(request.getfixturevalue(name) if name == "folder" else name, 16, 2)
     sent = pickle.loads(pickle.dumps(source))
     assert_same(sent(3, 5), source(3, 5))
-    assert (sent.count, sent.state) == (source.count, source.state)
+    assert (sent.count, sent.fingerprint) == (source.count, source.fingerprint)
 
 
 @pytest.mark.parametrize("name", ["digits", "sprites"])
@@ -85,9 +85,9 @@ def test_layers_that_hold_nothing_that_is_held_out(monkeypatch):
     names = ("body_light_light_female", "torso_tunic_white_female")
     few = Layers(tuple(layer for layer in bundled_layers().layers if layer.id in names))
     monkeypatch.setattr(sprite_source, "load_layers", lambda folder: few)
-    assert open_source("sprites", 16, 1, materials=Materials("few"))(0, 0).caption
+    assert open_source("sprites", 16, 1, world_files=WorldFiles("few"))(0, 0).caption
     with pytest.raises(InputError, match=r"^few: hold no combination that is held out"):
-        open_source("sprites", 16, 1, materials=Materials("few"), held_out=True)
+        open_source("sprites", 16, 1, world_files=WorldFiles("few"), held_out=True)
 
 
 def captions(source, seed):
@@ -139,13 +139,13 @@ def test_each_window_comes_once_before_any_comes_again(folder):
 
 def test_a_source_tells_when_its_files_change(folder, tmp_path):
     (tmp_path / "a.mp4").write_bytes((folder / "v03.mp4").read_bytes())
-    states = []
+    fingerprints = []
     for caption in ("a gray square", "a grey square"):
         (tmp_path / "a.txt").write_text(caption)
-        states.append(open_source(tmp_path, 16, 4).state)
-    assert states[0] != states[1]
-    assert open_source(tmp_path, 16, 4).state == states[1]
-    assert open_source("digits", 32, 3).state == ()
+        fingerprints.append(open_source(tmp_path, 16, 4).fingerprint)
+    assert fingerprints[0] != fingerprints[1]
+    assert open_source(tmp_path, 16, 4).fingerprint == fingerprints[1]
+    assert open_source("digits", 32, 3).fingerprint == ()
 
 
 def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
@@ -153,22 +153,22 @@ def test_sprites_tell_when_a_layer_or_a_photo_changes(tmp_path):
     shutil.copytree(bundled("datasets") / "sprites", layers)
     photos.mkdir()
     with pytest.raises(InputError, match="holds no picture"):
-        check_source("sprites", Materials(photos=photos))
+        check_source("sprites", WorldFiles(photos=photos))
 
     def opened():
-        return open_source("sprites", 32, 3, materials=Materials(layers, photos))
+        return open_source("sprites", 32, 3, world_files=WorldFiles(layers, photos))
 
     write_image(photos / "a.png", torch.zeros(3, 40, 40))
-    states = [opened().state]
-    assert states[0][0] == open_source("sprites", 32, 3).state[0]  # wherever they lie
+    fingerprints = [opened().fingerprint]
+    assert fingerprints[0][0] == open_source("sprites", 32, 3).fingerprint[0]  # wherever they lie
     sheet = next((layers / "layers").glob("*.png"))
     write_image(sheet, read_image(sheet, alpha=True).flip(0))
-    states.append(opened().state)
+    fingerprints.append(opened().fingerprint)
     write_image(photos / "a.png", torch.ones(3, 40, 40))
-    states.append(opened().state)
-    assert len(set(states)) == 3
+    fingerprints.append(opened().fingerprint)
+    assert len(set(fingerprints)) == 3
     source = opened()
-    assert source.state == states[2]
+    assert source.fingerprint == fingerprints[2]
     assert any(source(0, number).attributes["ground"] == "photo" for number in range(20))
 
 
@@ -226,4 +226,4 @@ def test_a_folder_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("option", ["layers", "photos"])
 def test_what_only_sprites_use_is_refused_elsewhere(tmp_path, option):
     with pytest.raises(InputError, match="sprites could use it, digits cannot"):
-        open_source("digits", 32, 4, materials=Materials(**{option: tmp_path}))
+        open_source("digits", 32, 4, world_files=WorldFiles(**{option: tmp_path}))

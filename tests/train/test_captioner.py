@@ -21,7 +21,7 @@ from flowwarp.pipelines.video.captions import (
     to_ids,
     write_caption,
 )
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.captioner import (
     CaptionerDataConfig,
     captioner_losses,
@@ -48,7 +48,7 @@ def kept(tmp_path_factory):
 
 def draw(seed, index):
     """Show a dark square that goes left or right over a ground of one colour."""
-    generator = numbering.generator(seed, index)
+    generator = seeding.generator(seed, index)
     ground = list(COLORS)[int(torch.randint(len(COLORS), (), generator=generator))]
     way = 1 if float(torch.rand((), generator=generator)) < 0.5 else -1
     video = torch.tensor(COLORS[ground], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4, 1, 16, 16)
@@ -75,7 +75,7 @@ def test_examples_are_functions_of_their_numbers(kept):
     for number in (1, 4):
         alone = draw_batch(kept[1], WORDS, 3, [number], DATA)
         assert torch.equal(alone["video"][0], batch["video"][number])
-        clip = draw(1, numbering.shuffled(3, number, 8))
+        clip = draw(1, seeding.shuffled(3, number, 8))
         for row, caption in enumerate((clip.caption, *clip.rewordings)):
             for drawn, of in ((batch, number), (alone, 0)):
                 ids = drawn["ids"][of, row][drawn["asked"][of, row]]
@@ -97,7 +97,7 @@ def test_statements_are_asked_of_captions_too(kept):
     for number in range(40):
         batch = draw_batch(kept[0], WORDS, 3, [number], data)
         heard, replies = batch["heard"][0], batch["replies"][0]
-        clip = draw(0, numbering.shuffled(3, number, 40))
+        clip = draw(0, seeding.shuffled(3, number, 40))
         if not clip.labels:
             assert not replies.any()
             continue
@@ -162,7 +162,7 @@ def test_losses_by_hand(kept):
             logits = say(net, examples["video"][row], ids, examples["blind"][row : row + 1])
             nats.append(-logits.log_softmax(1).gather(1, ids[:, None]).mean())
             wrong.append((logits.argmax(1) != ids).float().mean())
-        clip = draw(0, numbering.shuffled(3, row, 40))
+        clip = draw(0, seeding.shuffled(3, row, 40))
         if clip.labels:
             ids = to_ids(WORDS, f"side is {clip.labels['side']}")
             begun = len(to_ids(WORDS, "side is")) - 1
@@ -261,7 +261,7 @@ def trained(kept, tmp_path_factory):
 
 def test_learns_to_say_what_it_sees(trained):
     result, before = trained
-    after = result.last
+    after = result.figures
     assert {"nats", "wrong", "other_nats", "other_wrong"} <= set(after)
     assert after["nats"] < 0.3 * before["nats"]
     captioner = load_captioner(result.weights)
@@ -347,7 +347,7 @@ def test_sorts_what_it_has_learned_to_see(kept, trained, tmp_path):
     assert torch.equal(net.book, again.model.book)
     book, eye = net.book.clone(), [p.clone() for p in net.see.parameters()]
     second = loop.train(task, configs()["loop"], tmp_path / "b")
-    assert second.last["nats"] < first.last["nats"] + 0.1
+    assert second.figures["nats"] < first.figures["nats"] + 0.1
     sorting = load_captioner(second.weights).net
     assert torch.equal(sorting.book, book)
     assert all(torch.equal(a, b) for a, b in zip(eye, sorting.see.parameters(), strict=True))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from flowwarp.data.sprite_world.labels import mirror
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.train import loop, numbering
+from flowwarp.train import loop, seeding
 from flowwarp.train.classifier import (
     ClassifierDataConfig,
     classifier_losses,
@@ -36,7 +36,7 @@ ACTOR = {
 
 def source(seed, index):
     """Show a dark square that goes left or right over a ground of one colour."""
-    generator = numbering.generator(seed, index)
+    generator = seeding.generator(seed, index)
     ground = list(COLORS)[int(torch.randint(len(COLORS), (), generator=generator))]
     way = 1 if float(torch.rand((), generator=generator)) < 0.5 else -1
     video = torch.tensor(COLORS[ground], dtype=torch.uint8).view(1, 3, 1, 1).repeat(4, 1, 16, 16)
@@ -117,7 +117,7 @@ def test_examples_are_parts_of_clips(mirrored):
     batch = draw_batch(show(source, 50), 3, range(30), MODEL, config)
     firsts = set()
     for number in range(30):
-        clip = source(3, numbering.shuffled(3, number, 50))
+        clip = source(3, seeding.shuffled(3, number, 50))
         video, labels = clip.video.float() / 255, clip.attributes["actors"][0]
         way = ["left", "right"].index(labels["direction"])
         if mirrored:

@@ -11,7 +11,7 @@ from flowwarp.losses.reconstruction import warp_loss
 from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.dvae import DVAE, TINY, nearest
 from flowwarp.pipelines.video.tokens import load_dvae, tokenize
-from flowwarp.train import dvae, loop, numbering
+from flowwarp.train import dvae, loop, seeding
 from flowwarp.train.dvae import (
     DVAEDataConfig,
     DVAELossConfig,
@@ -27,7 +27,7 @@ SIZE, FRAMES = 16, 8
 
 def square(seed, index):
     """A coloured square that moves 1 px to the right each frame."""
-    random = numbering.generator(seed, index)
+    random = seeding.generator(seed, index)
     colors = torch.randint(256, (2, 3, 1, 1), generator=random).byte()
     top, left = torch.randint(6, (2,), generator=random).tolist()
     video = colors[0].expand(FRAMES, 3, SIZE, SIZE).clone()
@@ -188,7 +188,7 @@ def test_validation_examples_are_not_trained_on():
     task.model.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     with torch.no_grad():
         task.validate(task.model.eval())
-    series = numbering.held_out_series(configs["loop"].seed)
+    series = seeding.held_out_series(configs["loop"].seed)
     judged = torch.stack([square(series, number).video for number in range(3)]).float() / 255
     assert torch.equal(torch.cat(seen), judged)
     assert torch.equal(learned[:, 0], learned[:, 3])
@@ -218,8 +218,8 @@ def test_gumbel_trains_too(tmp_path):
     configs = settings(steps=3)
     configs["model"] = replace(configs["model"], quantiser="gumbel", entries=32)
     result = loop.train(dvae_task(square, configs), configs["loop"], tmp_path / "run")
-    assert 0 < result.last["codes_used"] <= 1
-    assert "use0" not in result.last
+    assert 0 < result.figures["codes_used"] <= 1
+    assert "use0" not in result.figures
 
 
 def test_gumbel_noise_is_of_the_example_alone():
@@ -271,7 +271,7 @@ def test_books_are_found_before_the_first_step_and_stay(tmp_path, monkeypatch):
     net = load_dvae(result.weights)
     assert torch.equal(net.quantiser.books, task.model.quantiser.books)
     assert len(net.quantiser.books[0].unique(dim=0)) == 16
-    assert 0 < result.last["codes_used"] <= 1
+    assert 0 < result.figures["codes_used"] <= 1
     more = replace(configs["loop"], steps=4)
     again = loop.train(dvae_task(square, configs), more, tmp_path / "run", resume="changed")
     assert again.step == 4
@@ -313,7 +313,7 @@ def test_learns_one_clip(norm, tmp_path):
     )  # fmt: skip
     configs["model"] = replace(TINY, norm=norm)
     result = loop.train(dvae_task(one, configs), configs["loop"], tmp_path / "run")
-    assert result.last["psnr"] > 30
+    assert result.figures["psnr"] > 30
 
 
 @pytest.mark.parametrize(

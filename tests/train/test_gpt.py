@@ -24,7 +24,7 @@ from flowwarp.pipelines.video.sequences import (
 )
 from flowwarp.pipelines.video.sketches import eye_print, sketch
 from flowwarp.pipelines.video.tokens import fingerprint, tokenize
-from flowwarp.train import gpt, loop, numbering
+from flowwarp.train import gpt, loop, seeding
 from flowwarp.train.arrays import CAPTION
 from flowwarp.train.captioner import text_vocabulary
 from flowwarp.train.gpt import (
@@ -481,7 +481,7 @@ def test_learns_in_seconds(dvae, tmp_path):
     configs = settings(steps=60, batch_size=8, learning_rate=1e-2, ema=0, validate_every=0)
     configs["data"] = replace(DATA, clips=36)
     result = loop.train(gpt_task(material, configs), configs["loop"], tmp_path / "run")
-    assert result.last["loss"] < 3.4  # of 10.2
+    assert result.figures["loss"] < 3.4  # of 10.2
     gpt = load_gpt(result.weights)
     made = sample_video_tokens(gpt, [Prompt("a red square")], [1])
     assert made.shape == (1, 2, 4, 4)
@@ -578,7 +578,7 @@ def test_videos_are_told_their_sketch(sketched):
     plain = replace(data, sketch_dropout=0.0)
     examples = draw_batch(store, words, 3, range(6), plain, GPTLossConfig())
     for row, number in enumerate(range(6)):
-        codes = store.codes("sketch", numbering.shuffled(3, number, len(store)))[0]
+        codes = store.codes("sketch", seeding.shuffled(3, number, len(store)))[0]
         cells = examples["media"][row, ::PATCH] == words.number("video")
         cells &= examples["places"][row, ::PATCH, 1] > 0
         for patch in range(len(cells) - 1):
@@ -649,7 +649,7 @@ def test_patches_of_a_rare_kind_count_more(sketched):
     data = replace(DATA, orders=("text video 1",), caption_dropout=0.0)
 
     def kinds_in(number):
-        return store.codes("sketch", numbering.shuffled(0, number, len(store))).flatten()
+        return store.codes("sketch", seeding.shuffled(0, number, len(store))).flatten()
 
     number = next(n for n in range(12) if len(kinds_in(n).bincount().unique()) > 2)
     plain, rare = (
@@ -701,7 +701,7 @@ def test_a_video_that_is_told_its_sketch_costs_less(sketched, tmp_path):
     assert task.notes["sketch"] == sketched.eye
     assert task.configs["model"].kinds == 64
     result = loop.train(task, configs["loop"], tmp_path)
-    assert {"video_after_text", "sketch_after_text"} <= set(result.last)
+    assert {"video_after_text", "sketch_after_text"} <= set(result.figures)
     trained = load_gpt(result.weights)
     assert trained.sketches == sketched.eye
     words, store = trained.vocabulary, sketched.training

@@ -154,5 +154,5 @@ def test_example_of_the_docs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "example", ModuleType("example"))
     names = {"__name__": "example"}
     exec(code, names)
-    assert names["result"].last["error"] < 0.2
+    assert names["result"].figures["error"] < 0.2
     assert names["card"].config == {"width": 16}

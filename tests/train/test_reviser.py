@@ -120,7 +120,7 @@ def test_what_was_kept_is_read_again(pairs, spoil, revisions):
     labels, own = revisions.told(3)
     pair = pairs(3)
     assert (labels, own) == (pair.labels, set(pair.exchanged))
-    shown, wanted = spoil(pair, DATA, reviser.numbering.generator(0, 3))
+    shown, wanted = spoil(pair, DATA, reviser.seeding.generator(0, 3))
     whole = slice(None)
     for name, video in (("shown", shown), ("wanted", wanted)):
         kept = revisions.video(name, 3, whole).float() / 255
@@ -154,7 +154,7 @@ def test_what_may_be_wrong_is_always_told(revisions):
     names = [name for name, _ in CONFIG.attributes]
     found = 0
     for number in range(len(revisions)):
-        index = reviser.numbering.shuffled(0, number, len(revisions))
+        index = reviser.seeding.shuffled(0, number, len(revisions))
         labels, exchanged = revisions.told(index)
         (row,) = draw_batch(revisions, 0, [number], net, replace(DATA, told=0.0))["told"].tolist()
         told = {name for name, value in zip(names, row, strict=True) if value}
@@ -323,8 +323,8 @@ def test_it_learns(revisions, tmp_path):
         before = task.validate(task.model)
     assert before["actor"] == pytest.approx(before["before"])
     result = loop.train(task, training, tmp_path / "run")
-    assert result.last["before"] == pytest.approx(before["before"])
-    assert result.last["actor"] < 0.6 * before["actor"]
+    assert result.figures["before"] == pytest.approx(before["before"])
+    assert result.figures["actor"] < 0.6 * before["actor"]
 
 
 @pytest.mark.parametrize(

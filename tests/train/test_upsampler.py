@@ -24,7 +24,7 @@ from flowwarp.models.upsampler import (
 )
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.video.clip_motion import steady_clip_motion
-from flowwarp.train import numbering
+from flowwarp.train import seeding
 from flowwarp.train.upsampler import (
     Codec,
     ConditionConfig,
@@ -52,7 +52,7 @@ def texture(generator, size):
 
 def source(seed, index):
     """Return a clip of a square that moves right by 2 px a frame."""
-    generator = numbering.generator(seed, index)
+    generator = seeding.generator(seed, index)
     ground, square = texture(generator, SIZE), texture(generator, 12)
     video, flow = ground.repeat(FRAMES, 1, 1, 1), torch.zeros(FRAMES - 1, 2, SIZE, SIZE)
     visible = torch.ones(FRAMES - 1, 1, SIZE, SIZE, dtype=torch.bool)
@@ -91,7 +91,7 @@ TOLD = ConditionConfig(forget=0, begin=0, haze=0, own_share=0)
 
 
 def rand_video(frames, size):
-    return torch.rand(frames, 3, size, size, generator=numbering.generator(0))
+    return torch.rand(frames, 3, size, size, generator=seeding.generator(0))
 
 
 def network(seed=0):
@@ -114,7 +114,7 @@ def test_the_stand_in_s_flow_is_right():
 
 def test_codes_are_spoilt_by_share_and_kind():
     codes = torch.arange(4 * 16 * 16).view(1, 4, 16, 16)
-    generator = numbering.generator(0)
+    generator = seeding.generator(0)
     assert torch.equal(corrupt_codes(codes, 0.0, 10**6, generator), codes)
     spoilt = corrupt_codes(codes, 0.3, 10**6, generator)
     wrong = spoilt != codes
@@ -200,10 +200,10 @@ def test_by_whatever_flow_what_is_held_on_to_is_what_exact_flow_leads_to():
 
 def test_bent_flow_is_smooth_and_of_the_size_asked_for():
     flow = torch.ones(3, 2, 64, 64)
-    bent = bend_flow(flow, 0.5, numbering.generator(0)) - flow
+    bent = bend_flow(flow, 0.5, seeding.generator(0)) - flow
     assert float(bent.std()) == pytest.approx(0.5, abs=0.12)
     assert float((bent[..., 1:] - bent[..., :-1]).std()) < 0.15
-    assert bend_flow(flow, 0.0, numbering.generator(0)) is flow
+    assert bend_flow(flow, 0.0, seeding.generator(0)) is flow
 
 
 def test_an_example_hangs_on_seed_and_number_alone():
@@ -419,7 +419,7 @@ def test_a_roll_out_is_what_generation_does(monkeypatch):
     clip = source(0, 1)
     flow_21 = 1.15 * clip.flow_21  # no whole pixels, so that noise is dithered
     shape = (FRAMES, 3, SIZE, SIZE)
-    noise, fresh = (torch.randn(shape, generator=numbering.generator(k)) for k in range(2))
+    noise, fresh = (torch.randn(shape, generator=seeding.generator(k)) for k in range(2))
     nothing = torch.zeros(1, 1, SIZE, SIZE, dtype=torch.bool)
     examples = {
         "frames": clip.video,
@@ -437,7 +437,7 @@ def test_a_roll_out_is_what_generation_does(monkeypatch):
     wanted = itertools.chain([noise[0]], *zip(noise[1:], fresh[1:], strict=True))
     monkeypatch.setattr(torch, "randn", lambda *_, **__: next(wanted)[None])
     drawn = upsample_clip(
-        net, examples["decode"], flow_21, clip.visible_21, numbering.generator(0), steps=2
+        net, examples["decode"], flow_21, clip.visible_21, seeding.generator(0), steps=2
     )
     torch.testing.assert_close(previous[0, 1:], drawn[:-1], atol=1e-5, rtol=0)
     assert torch.equal(previous[:, 0], before)
@@ -483,7 +483,7 @@ def test_learns_one_clip_better_than_bicubic(norm):
     decoded = lossy(clip.video, CODEC)
     drawn = {
         name: upsample_clip(
-            net, decoded, clip.flow_21, clip.visible_21, numbering.generator(9), temporal=temporal
+            net, decoded, clip.flow_21, clip.visible_21, seeding.generator(9), temporal=temporal
         )
         for name, temporal in (("held", True), ("free", False))
     }

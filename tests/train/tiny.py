@@ -13,7 +13,7 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.models.gpt import GPT, GPTConfig
 from flowwarp.train.loop import LoopConfig, Task, train
-from flowwarp.train.numbering import generator, shuffled
+from flowwarp.train.seeding import generator, shuffled
 
 STATE = "state-00000012.safetensors"  # the last one of a run with `config()`
 LENGTH = 11  # of the data: no multiple of any batch size here

@@ -17,7 +17,7 @@ import _figures
 import _measure
 import torch
 
-from flowwarp.data.clip import Materials
+from flowwarp.data.clip import WorldFiles
 from flowwarp.data.sources import open_source
 from flowwarp.train.memory import freed_memory_kept
 
@@ -38,7 +38,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     sources = {
-        size: open_source("sprites", size, 16, materials=Materials(arguments.layers))
+        size: open_source("sprites", size, 16, world_files=WorldFiles(arguments.layers))
         for size in SIZES
     }
     for number in range(WARM):

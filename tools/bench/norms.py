@@ -103,7 +103,7 @@ def run(name: str, norm: str, seed: int, steps: int, folder: Path) -> dict[str, 
     lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
     losses = [line["loss"] for line in lines if line["split"] == "train"]
     end = statistics.mean(losses[-max(1, steps // 5) :])
-    return {"loss": end, "held_out": result.last[task.metric]}
+    return {"loss": end, "held_out": result.figures[task.metric]}
 
 
 class Scale(nn.Module):

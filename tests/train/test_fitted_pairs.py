@@ -16,7 +16,7 @@ from flowwarp.io.images import write_image
 from flowwarp.losses.unsupervised import crop_margin, flow_losses, velocity_term
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.train import flow
-from flowwarp.train.fitted import FittedPairs, disk_space, fit, fit_pairs
+from flowwarp.train.fitted_pairs import FittedPairs, disk_space, fit, fit_pairs
 
 SIZE = (64, 80)
 

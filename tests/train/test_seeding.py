@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from flowwarp.train.numbering import generator, held_out_series, shuffled
+from flowwarp.train.seeding import generator, held_out_series, shuffled
 
 
 def test_every_epoch_has_each_item_once_in_its_own_order():

@@ -1,4 +1,4 @@
-"""From the number of an example: its item, its random numbers, its series."""
+"""Seeds: the item and the random numbers of an example, from its number and the run's seed."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def held_out_series(seed: int, kind: int = 0) -> int:
         seed: seed of the training.
         kind: distinguishes series for different purposes.
     """
-    # NumPy reads [seed, index] as words of 32 bits, padded with zeros. So [series, 0] is
-    # [seed, kind + far]: the first example of this series is example `kind + far` of the training,
-    # more than any training draws. A larger `far` would exceed the 64 bits of torch's seeds.
+    # NumPy reads [seed, index] as words of 32 bits, padded with zeros. So the first example of this
+    # series, [series, 0], equals training example [seed, kind + far], which no run reaches. A
+    # larger `far` would exceed torch's 64-bit seeds.
     far = 2**30
     return seed + (kind + far) * (MAX_SEED + 1)
 
