@@ -73,7 +73,7 @@ __device__ Taps<S, N> taps_at(const WarpingCall& call, long long b, long long pi
     Taps<S, N> taps;
     taps.x = TapsOf<N, PAD, S>::at(px, call.width);
     taps.y = TapsOf<N, PAD, S>::at(py, call.height);
-    taps.inside = finite & is_inside(px, call.width) & is_inside(py, call.height);
+    taps.inside = finite & is_inside<PAD>(px, call.width) & is_inside<PAD>(py, call.height);
     for (int n = 0; n < N; ++n) {
         taps.x.weight[n] = finite ? taps.x.weight[n] : 0;
         taps.y.weight[n] = finite ? taps.y.weight[n] : 0;

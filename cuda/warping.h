@@ -1,5 +1,8 @@
 // Where a pixel of the output reads the image: taps, weights and slopes along one axis.
 //
+// A tap is a pixel that is read, with the weight it has in the result. Warping is separable: the
+// taps in 2D are all pairs of a tap along x and one along y, and their weights are multiplied.
+//
 // A position x + u is kept as an integer and a fraction, i = x + floor(u) and t = u - floor(u).
 // Both are exact, while x + u in fp32 loses up to 3e-5 px at x = 1000. With u = 0 the fraction is
 // exactly 0, the weights are exactly 0 and 1, and the image comes back bit for bit.
@@ -9,7 +12,9 @@
 
 namespace flowwarp {
 
-enum Padding { BORDER = 0, ZEROS = 1, REFLECTION = 2 };
+// What lies outside the image. The one list of these modes in C++: flowwarp/ops/padding.py has the
+// same names in the same order, and a test compares both. Each mode is defined by its PaddingRules.
+enum Padding { BORDER, ZEROS, REFLECTION, PADDING_COUNT };
 // The number of taps along an axis names the mode.
 enum Mode { NEAREST = 1, BILINEAR = 2, BICUBIC = 4 };
 
@@ -41,78 +46,169 @@ FW_HD Position<R> position(IntegerOf<R> x, R u) {
     return p;
 }
 
+// The two bilinear taps along an axis.
 template <typename R>
-FW_HD MaskOf<R> is_inside(Position<R> p, int size) {
-    return (p.whole >= 0) & ((p.whole < size - 1) | ((p.whole == size - 1) & (p.fraction == 0)));
+struct TapPair {
+    IntegerOf<R> left, right;  // inside the image
+    R left_weight, right_weight;
+    R left_slope, right_slope;
+};
+
+// A pair of neighbours, left and left + 1.
+template <typename R>
+FW_HD TapPair<R> neighbours(IntegerOf<R> left, R left_weight, R right_weight, R left_slope,
+                            R right_slope) {
+    return {left, left + 1, left_weight, right_weight, left_slope, right_slope};
 }
 
-// i mapped into [0, 2 (size - 1)), the period of reflection about the centres of the outer pixels.
-template <typename I>
-FW_HD I reflection_phase(I i, int size) {
-    const int period = size > 1 ? 2 * (size - 1) : 1;
-    const I phase = i % period;
-    return select(phase < 0, phase + period, phase);
-}
+// What a padding mode has to define. There is no general version: a mode without rules does not
+// compile.
+//
+//   DROPS_OUTSIDE    a tap outside the image has weight 0, instead of reading another pixel
+//   HAS_OUTSIDE      there are positions outside, for which the mask is false
+//   ALWAYS_PAIRS     right == left + 1 in every TapPair, so that both are read as one piece of memory
+//   KEEPS_ORDER      index() is monotone: neighbouring positions read neighbouring pixels, so that a
+//                    range of rows is read from a range of rows
+//   index(i, size)   the pixel that a tap at the whole position i reads, in [0, size)
+//   pair(p, size)    the bilinear taps at p, for size > 1; bilinear_taps() handles size 1
+//
+// Slopes are 0 where the position is clamped and where reflection turns, as in torch's grid_sample.
+template <int PAD>
+struct PaddingRules;
 
-template <int PAD, typename I>
-FW_HD I pad_index(I i, int size) {
-    const I zero = I{}, last = zero + (size - 1);
-    if (PAD == REFLECTION) {
-        const I phase = reflection_phase(i, size);
-        i = select(phase < last, phase, 2 * last - phase);
+// Repeats the outer pixel.
+template <>
+struct PaddingRules<BORDER> {
+    static constexpr bool DROPS_OUTSIDE = false, HAS_OUTSIDE = true, ALWAYS_PAIRS = true,
+                          KEEPS_ORDER = true;
+
+    template <typename I>
+    static FW_HD I index(I i, int size) {
+        const I zero = I{}, last = zero + (size - 1);
+        return select(i < zero, zero, select(i > last, last, i));
     }
-    return select(i < zero, zero, select(i > last, last, i));
+    template <typename R>
+    static FW_HD TapPair<R> pair(Position<R> p, int size) {
+        typedef IntegerOf<R> I;
+        typedef MaskOf<R> M;
+        const I i = p.whole, none = I{}, last = none + (size - 1);
+        const R t = p.fraction, zero = R{}, one = zero + 1.0f;
+        // Beyond an edge the pair stays inside, and the outer pixel takes all of the weight.
+        const M below = (i < none) | ((i == none) & (t == zero)), above = i >= last;
+        const R slope = select(below | above, zero, one);
+        return neighbours<R>(select(below, none, select(above, last - 1, i)),
+                             select(below, one, select(above, zero, one - t)),
+                             select(below, zero, select(above, one, t)), -slope, slope);
+    }
+};
+
+// Black outside.
+template <>
+struct PaddingRules<ZEROS> {
+    static constexpr bool DROPS_OUTSIDE = true, HAS_OUTSIDE = true, ALWAYS_PAIRS = true,
+                          KEEPS_ORDER = true;
+
+    template <typename I>
+    static FW_HD I index(I i, int size) {
+        return PaddingRules<BORDER>::index(i, size);  // read nowhere: the weight is 0
+    }
+    template <typename R>
+    static FW_HD TapPair<R> pair(Position<R> p, int size) {
+        typedef IntegerOf<R> I;
+        typedef MaskOf<R> M;
+        const I i = p.whole, none = I{}, last = none + (size - 1);
+        const R t = p.fraction, zero = R{}, one = zero + 1.0f;
+        // Between -1 and 0 only pixel 0 counts, with weight t: it is then the left one of the pair
+        // (0, 1). Between last and last + 1 it is the right one of (last - 1, last).
+        const M inside = (i >= none) & (i < last), first = i == none - 1, end = i == last;
+        return neighbours<R>(select(inside, i, select(end, last - 1, none)),
+                             select(inside, one - t, select(first, t, zero)),
+                             select(inside, t, select(end, one - t, zero)),
+                             select(inside, -one, select(first, one, zero)),
+                             select(inside, one, select(end, -one, zero)));
+    }
+};
+
+// Mirrors about the centre of the outer pixel: d c b | a b c d | c b a.
+template <>
+struct PaddingRules<REFLECTION> {
+    static constexpr bool DROPS_OUTSIDE = false, HAS_OUTSIDE = true, ALWAYS_PAIRS = true,
+                          KEEPS_ORDER = false;
+
+    // i within one period, in [0, 2 (size - 1)): rising until size - 1, then falling.
+    template <typename I>
+    static FW_HD I phase_of(I i, int size) {
+        const int period = size > 1 ? 2 * (size - 1) : 1;
+        const I phase = i % period;
+        return select(phase < 0, phase + period, phase);
+    }
+    template <typename I>
+    static FW_HD I index(I i, int size) {
+        const I last = I{} + (size - 1), phase = phase_of(i, size);
+        return PaddingRules<BORDER>::index(select(phase < last, phase, 2 * last - phase), size);
+    }
+    template <typename R>
+    static FW_HD TapPair<R> pair(Position<R> p, int size) {
+        typedef IntegerOf<R> I;
+        typedef MaskOf<R> M;
+        const R t = p.fraction, zero = R{}, one = zero + 1.0f;
+        const I none = I{}, last = none + (size - 1), phase = phase_of(p.whole, size);
+        const M falling = phase >= last;
+        const M turning = (t == zero) & ((phase == none) | (phase == last));
+        const R slope = select(turning, zero, select(falling, one, -one));
+        return neighbours<R>(select(falling, 2 * last - phase - 1, phase),
+                             select(falling, t, one - t), select(falling, one - t, t), slope,
+                             -slope);
+    }
+};
+
+// A padding as a type, for with_padding.
+template <int PAD>
+struct PaddingTag {
+    static constexpr int value = PAD;
+};
+
+// Call body(PaddingTag<PAD>()) for a padding that is known at run time only. Every mode of the enum
+// is tried; where there is no such mode, the result is false and nothing is called.
+template <int PAD = 0, typename Body>
+FW_HD bool with_padding(int padding, const Body& body) {
+    if constexpr (PAD < PADDING_COUNT) {
+        if (padding != PAD) return with_padding<PAD + 1>(padding, body);
+        body(PaddingTag<PAD>());
+        return true;
+    } else {
+        return false;
+    }
 }
 
-// Bilinear: two neighbouring taps, index[1] == index[0] + 1 (or both 0 in an image of one pixel),
-// wherever the position lies; at the edges the weights move instead, so that callers may always
-// read a pair. Slopes are 0 where the position is clamped, the edge itself included, as in
-// torch's grid_sample.
+template <int PAD, typename R>
+FW_HD MaskOf<R> is_inside(Position<R> p, int size) {
+    if constexpr (PaddingRules<PAD>::HAS_OUTSIDE)
+        return (p.whole >= 0) & ((p.whole < size - 1) | ((p.whole == size - 1) & (p.fraction == 0)));
+    else
+        return p.fraction >= 0;  // always
+}
+
+// Bilinear: two taps. Most modes keep them neighbours wherever the position lies and move the
+// weights at the edges instead, so that callers may always read a pair.
 template <int PAD, typename R>
 FW_HD AxisTaps<R, 2> bilinear_taps(Position<R> p, int size) {
-    typedef IntegerOf<R> I;
-    typedef MaskOf<R> M;
-    const I i = p.whole, none = I{}, last = none + (size - 1);
-    const R t = p.fraction, zero = R{}, one = zero + 1.0f;
-    AxisTaps<R, 2> taps;
-    I base;
-    R left, right, left_slope, right_slope;
-    if (PAD == BORDER) {
-        const M below = (i < none) | ((i == none) & (t == zero)), above = i >= last;
-        base = select(below, none, select(above, last - 1, i));
-        left = select(below, one, select(above, zero, one - t));
-        right = select(below, zero, select(above, one, t));
-        right_slope = select(below | above, zero, one);
-        left_slope = -right_slope;
-    } else if (PAD == ZEROS) {
-        const M inside = (i >= none) & (i < last), first = i == none - 1, end = i == last;
-        base = select(inside, i, select(end, last - 1, none));
-        left = select(inside, one - t, select(first, t, zero));
-        right = select(inside, t, select(end, one - t, zero));
-        left_slope = select(inside, -one, select(first, one, zero));
-        right_slope = select(inside, one, select(end, -one, zero));
-    } else {
-        const I phase = reflection_phase(i, size);
-        const M back = phase >= last;
-        const M turning = (t == zero) & ((phase == none) | (phase == last));
-        base = select(back, 2 * last - phase - 1, phase);
-        left = select(back, t, one - t);
-        right = select(back, one - t, t);
-        left_slope = select(turning, zero, select(back, one, -one));
-        right_slope = -left_slope;
-    }
+    typedef PaddingRules<PAD> Rules;
+    const R zero = R{}, one = zero + 1.0f;
+    TapPair<R> pair = Rules::pair(p, size);
     if (size == 1) {  // one pixel: it takes the weight of both taps
-        base = none;
-        left = PAD == ZEROS ? left + right : one;
-        left_slope = PAD == ZEROS ? left_slope + right_slope : zero;
-        right = right_slope = zero;
+        pair.left = pair.right = IntegerOf<R>{};
+        pair.left_weight = Rules::DROPS_OUTSIDE ? pair.left_weight + pair.right_weight : one;
+        pair.left_slope = Rules::DROPS_OUTSIDE ? pair.left_slope + pair.right_slope : zero;
+        pair.right_weight = pair.right_slope = zero;
     }
-    taps.index[0] = base;
-    taps.index[1] = base + (size > 1 ? 1 : 0);
-    taps.weight[0] = left;
-    taps.weight[1] = right;
-    taps.slope[0] = left_slope;
-    taps.slope[1] = right_slope;
+    AxisTaps<R, 2> taps;
+    taps.index[0] = pair.left;
+    taps.index[1] = pair.right;
+    taps.weight[0] = pair.left_weight;
+    taps.weight[1] = pair.right_weight;
+    taps.slope[0] = pair.left_slope;
+    taps.slope[1] = pair.right_slope;
     return taps;
 }
 
@@ -121,17 +217,20 @@ template <int PAD, typename R>
 FW_HD AxisTaps<R, 1> nearest_taps(Position<R> p, int size) {
     const IntegerOf<R> i = p.whole + as_count(p.fraction >= R{} + 0.5f);
     const MaskOf<R> outside = (i < 0) | (i >= size);
+    const R one = R{} + 1.0f;
     AxisTaps<R, 1> taps;
-    taps.index[0] = pad_index<PAD>(i, size);
-    taps.weight[0] = PAD == ZEROS ? select(outside, R{}, R{} + 1.0f) : R{} + 1.0f;
+    taps.index[0] = PaddingRules<PAD>::index(i, size);
+    taps.weight[0] = PaddingRules<PAD>::DROPS_OUTSIDE ? select(outside, R{}, one) : one;
     taps.slope[0] = R{};
     return taps;
 }
 
-// Bicubic: cubic convolution with a = -0.75 (Keys 1981), as in torch and OpenCV. Padding applies to
-// each tap, not to the position.
+// Bicubic: cubic convolution with a = -0.75 (Keys, "Cubic Convolution Interpolation for Digital
+// Image Processing", 1981, equation 15), as in torch and OpenCV. Padding applies to each tap, not to
+// the position.
 template <int PAD, typename R>
 FW_HD AxisTaps<R, 4> bicubic_taps(Position<R> p, int size) {
+    typedef PaddingRules<PAD> Rules;
     const float a = -0.75f;
     AxisTaps<R, 4> taps;
     for (int k = 0; k < 4; ++k) {
@@ -145,14 +244,15 @@ FW_HD AxisTaps<R, 4> bicubic_taps(Position<R> p, int size) {
         const R weight = near ? ((a + 2.0f) * d - (a + 3.0f)) * d * d + 1.0f : a * d * rest * rest;
         const R slope = near ? (3.0f * (a + 2.0f) * d - 2.0f * (a + 3.0f)) * d
                              : a * rest * (rest - 2.0f * d);
-        const MaskOf<R> drop = (i < 0) | (i >= size);
-        taps.index[k] = pad_index<PAD>(i, size);
-        taps.weight[k] = PAD == ZEROS ? select(drop, R{}, weight) : weight;
-        taps.slope[k] = PAD == ZEROS ? select(drop, R{}, sign * slope) : sign * slope;
+        const MaskOf<R> outside = (i < 0) | (i >= size);
+        taps.index[k] = Rules::index(i, size);
+        taps.weight[k] = Rules::DROPS_OUTSIDE ? select(outside, R{}, weight) : weight;
+        taps.slope[k] = Rules::DROPS_OUTSIDE ? select(outside, R{}, sign * slope) : sign * slope;
     }
     return taps;
 }
 
+// TapsOf<N, PAD, R>::at(p, size): the taps of the mode with N taps along an axis.
 template <int N, int PAD, typename R>
 struct TapsOf;
 template <int PAD, typename R>

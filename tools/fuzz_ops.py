@@ -39,6 +39,7 @@ from flowwarp.ops.census import (
 from flowwarp.ops.correlation import correlation, correlation_reference
 from flowwarp.ops.drawing import draw_tokens, draw_tokens_reference
 from flowwarp.ops.matching import describe, describe_reference, match_round, match_round_reference
+from flowwarp.ops.padding import PADDINGS
 from flowwarp.ops.splatting import splat, splat_reference
 from flowwarp.ops.variational import (
     normal_equations,
@@ -48,7 +49,7 @@ from flowwarp.ops.variational import (
     smoothness_weights,
     smoothness_weights_reference,
 )
-from flowwarp.ops.warping import MODES, PADDINGS, warp, warp_reference
+from flowwarp.ops.warping import MODES, warp, warp_reference
 
 TOLERANCE = {torch.float64: 1e-11, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
 NO_NUMBERS = (torch.nan, torch.inf, -torch.inf)
@@ -147,8 +148,8 @@ Both = Callable[[Case], tuple[Callable[..., Tensor], Callable[..., Tensor], list
 
 
 def _warp(case: Case) -> tuple[Callable[..., Tensor], Callable[..., Tensor], list[Tensor]]:
-    mode: Any = list(MODES)[case.option % 3]
-    padding: Any = list(PADDINGS)[case.option // 3 % 3]
+    mode: Any = list(MODES)[case.option % len(MODES)]
+    padding: Any = list(PADDINGS)[case.option // len(MODES) % len(PADDINGS)]
 
     def fast(image: Tensor, flow: Tensor) -> Tensor:
         result, valid = warp(image, flow, mode=mode, padding=padding, mask=True)

@@ -261,7 +261,8 @@ def _compare(measure: Callable[[], float], allowed: float, text: str) -> tuple[s
 
 def _tests(device: str) -> Iterator[tuple[str, float, Callable[[], float]]]:
     """Yield the name of each test, the largest error allowed, and a function that measures it."""
-    from flowwarp.ops.warping import MODES, PADDINGS
+    from flowwarp.ops.padding import PADDINGS
+    from flowwarp.ops.warping import MODES
 
     for mode in MODES:
         for padding in PADDINGS:
@@ -327,7 +328,8 @@ def _test_warp(device: str, mode: Any, padding: Any, gradients: bool = False) ->
 def _test_zero_flow(device: str) -> float:
     import torch
 
-    from flowwarp.ops.warping import Mode, Padding, warp
+    from flowwarp.ops.padding import Padding
+    from flowwarp.ops.warping import Mode, warp
 
     image, flow = _scene(device)
     zero = torch.zeros_like(flow)

@@ -34,13 +34,13 @@ from flowwarp.cli._video_output import (
 )
 from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, printable
+from flowwarp.ops.padding import PADDINGS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BACKWARD = ("bilinear", "nearest", "bicubic")
 FORWARD = ("average", "softmax")
-PADDINGS = ("border", "zeros", "reflection")
 SOFTMAX_RANGE = 20.0  # the fastest pixel has e^20 times the weight of a still one
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ABI_VERSION = 3  # fw_abi_version in cuda/cpu.cpp
+ABI_VERSION = 4  # fw_abi_version in cuda/cpu.cpp
 LEVELS = ("avx512", "avx2", "baseline")
 # enum DType in cuda/platform.h
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}

@@ -22,14 +22,13 @@ from flowwarp.ops._operators import (
     fold_vmap,
     match_layout,
 )
+from flowwarp.ops.padding import PADDINGS, Padding, fold_position, is_inside, pad_tap
 from flowwarp.tensors import check_choice, check_flow, check_image
 
 Mode = Literal["bilinear", "nearest", "bicubic"]
-Padding = Literal["border", "zeros", "reflection"]
 
-# enum Mode and enum Padding in cuda/warping.h
+# enum Mode in cuda/warping.h: the taps along an axis
 MODES: dict[str, int] = {"nearest": 1, "bilinear": 2, "bicubic": 4}
-PADDINGS: dict[str, int] = {"border": 0, "zeros": 1, "reflection": 2}
 
 _transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
@@ -85,8 +84,8 @@ def warp(
     Args:
         image: (B, C, H, W), fp64, fp32, fp16 or bf16; any strides, channels-last included.
         flow: (B, 2, H, W) in pixels, x then y. It is used in fp32 (fp64 for an fp64 image).
-        padding: what lies outside: ``"border"`` repeats the outer pixel, ``"zeros"`` is black,
-            ``"reflection"`` mirrors about the outer pixel's centre.
+        padding: what lies outside: ``"border"`` repeats the outer pixel; the other modes are
+            described in :mod:`flowwarp.ops.padding`.
         mode: ``"bilinear"``; ``"nearest"``, halves up; ``"bicubic"``, cubic convolution with
             a = -0.75 (Keys, 1981).
         out: where to write, shaped like ``image`` and apart from both in memory; not with
@@ -170,7 +169,7 @@ def warp_reference(
             # 0 * inf is NaN: a tap without weight must not count.
             value = torch.where((weight == 0) & ~value.isfinite(), 0, value)
             total = total + weight * value
-    inside = _inside(*x, width) & _inside(*y, height)
+    inside = is_inside(*x, width, padding) & is_inside(*y, height, padding)
     return torch.where(finite, total, 0).to(image.dtype), finite & inside[:, None]
 
 
@@ -181,53 +180,19 @@ def _position(coordinate: Tensor, displacement: Tensor) -> tuple[Tensor, Tensor]
     return coordinate + floor.long(), displacement - floor
 
 
-def _inside(whole: Tensor, fraction: Tensor, size: int) -> Tensor:
-    return (whole >= 0) & ((whole < size - 1) | ((whole == size - 1) & (fraction == 0)))
-
-
 def _taps(
     whole: Tensor, fraction: Tensor, size: int, padding: str, mode: str
 ) -> list[tuple[Tensor, Tensor]]:
     """List the pixels read along one axis as pairs of index and weight, each (B, H, W)."""
     if mode == "nearest":
         # 0 * fraction: the gradient for flow is 0, but there is one.
-        return [_pad(whole + (fraction >= 0.5), 1 + 0 * fraction, size, padding)]
+        return [pad_tap(whole + (fraction >= 0.5), 1 + 0 * fraction, size, padding)]
     if mode == "bilinear":
-        if padding != "zeros":
-            whole, fraction = _fold(whole, fraction, size, padding)
+        whole, fraction = fold_position(whole, fraction, size, padding)
         weights = {0: 1 - fraction, 1: fraction}
     else:
         weights = _cubic_weights(fraction)
-    return [_pad(whole + shift, weight, size, padding) for shift, weight in weights.items()]
-
-
-def _pad(index: Tensor, weight: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
-    """Move an index into the image; under zeros padding an outer one loses its weight."""
-    if padding == "zeros":
-        weight = torch.where((index >= 0) & (index < size), weight, 0)
-    elif padding == "reflection":
-        phase = index % max(2 * (size - 1), 1)
-        index = torch.where(phase < size, phase, 2 * (size - 1) - phase)
-    return index.clamp(0, size - 1), weight
-
-
-def _fold(whole: Tensor, fraction: Tensor, size: int, padding: str) -> tuple[Tensor, Tensor]:
-    """Move a position into the image.
-
-    On an edge, and beyond under border padding, the result does not depend on the flow: its
-    gradient is 0 there, as in torch's grid_sample.
-    """
-    last = size - 1
-    if padding == "reflection" and last > 0:
-        phase = whole % (2 * last)
-        turning = (phase == last) & (fraction == 0)
-        whole, fraction = (
-            torch.where(phase < last, phase, torch.where(turning, last, 2 * last - phase - 1)),
-            torch.where(phase < last, fraction, 1 - fraction),
-        )
-    low = (whole < 0) | ((whole == 0) & (fraction == 0))
-    fraction = torch.where(low | (whole >= last), 0, fraction)
-    return whole.clamp(0, last), fraction
+    return [pad_tap(whole + shift, weight, size, padding) for shift, weight in weights.items()]
 
 
 def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
@@ -275,13 +240,14 @@ def _warp_into(
     """Warp a dense image into ``out`` of its layout and return the mask, empty if not wanted."""
     valid = _empty_mask(flow, mask)
     if library := native.library_for(image, flow):
-        library.fw_warp(
+        status = library.fw_warp(
             *_header(image, sampling, padding),
             native.pointer(image),
             native.pointer(flow := flow.contiguous()),
             native.pointer(out),
             native.pointer(valid if mask else None),
         )
+        _check_status(status, image, sampling, padding)
     else:
         nvrtc.warp(image, flow.contiguous(), MODES[sampling], PADDINGS[padding], out, valid)
     return valid
@@ -296,6 +262,13 @@ def _header(image: Tensor, sampling: str, padding: str) -> list[Any]:
         int(not image.is_contiguous()),
         *native.sizes(*image.shape),
     ]
+
+
+def _check_status(status: int, image: Tensor, sampling: str, padding: str) -> None:
+    """Raise if the C function has refused its call: only if both lists of modes differ."""
+    if status:
+        call = f"dtype {image.dtype}, mode {sampling}, padding {padding}"
+        raise RuntimeError(f"the CPU library cannot warp with {call}")
 
 
 def _empty_mask(flow: Tensor, mask: bool) -> Tensor:
@@ -324,13 +297,14 @@ def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: 
     flow = flow.contiguous()
     grad_image = empty_in_layout(grad_out, last)
     if library := native.library_for(grad_out, flow):
-        library.fw_warp_image_gradient(
+        status = library.fw_warp_image_gradient(
             *_header(grad_out, sampling, padding),
             native.pointer(flow),
             native.pointer(grad_out),
             native.pointer(grad_image),
             torch.get_num_threads(),
         )
+        _check_status(status, grad_out, sampling, padding)
     else:
         nvrtc.image_gradient(grad_out, flow, MODES[sampling], PADDINGS[padding], grad_image)
     return grad_image
@@ -345,13 +319,14 @@ def warp_flow_gradient(
     grad_out, flow = match_layout(grad_out, last), flow.contiguous()
     grad_flow = torch.empty_like(flow)
     if library := native.library_for(image, flow, grad_out):
-        library.fw_warp_flow_gradient(
+        status = library.fw_warp_flow_gradient(
             *_header(image, sampling, padding),
             native.pointer(image),
             native.pointer(flow),
             native.pointer(grad_out),
             native.pointer(grad_flow),
         )
+        _check_status(status, image, sampling, padding)
     else:
         nvrtc.flow_gradient(image, flow, grad_out, MODES[sampling], PADDINGS[padding], grad_flow)
     return grad_flow

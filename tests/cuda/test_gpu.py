@@ -17,8 +17,9 @@ from torch import Tensor
 from flowwarp.ops import nvrtc, splatting
 from flowwarp.ops.census import census, census_distance
 from flowwarp.ops.correlation import correlation
+from flowwarp.ops.padding import PADDINGS
 from flowwarp.ops.splatting import splat
-from flowwarp.ops.warping import MODES, PADDINGS, compute_dtype, warp, warp_reference
+from flowwarp.ops.warping import MODES, compute_dtype, warp, warp_reference
 
 DEVICE = "cuda"
 DTYPES = list(nvrtc.STORAGE)

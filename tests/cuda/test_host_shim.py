@@ -19,10 +19,10 @@ from flowwarp.bundled import bundled
 from flowwarp.ops import native, nvrtc, splatting
 from flowwarp.ops.census import census_distance_gradient, census_gradient
 from flowwarp.ops.correlation import correlation_gradient
+from flowwarp.ops.padding import PADDINGS
 from flowwarp.ops.splatting import splat, splat_reference
 from flowwarp.ops.warping import (
     MODES,
-    PADDINGS,
     compute_dtype,
     warp_flow_gradient,
     warp_image_gradient,

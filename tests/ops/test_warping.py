@@ -1,6 +1,8 @@
 """Backward warping against hand-worked values, a float64 reference, and its own promises."""
 
 import math
+import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch._subclasses import FakeTensorMode
 
-from flowwarp.ops import native
+from flowwarp.bundled import bundled
+from flowwarp.ops import native, warping
+from flowwarp.ops.padding import PADDINGS
 from flowwarp.ops.warping import (
     MODES,
-    PADDINGS,
     warp,
     warp_flow_gradient,
     warp_image_gradient,
@@ -20,6 +23,50 @@ from flowwarp.ops.warping import (
 )
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+@dataclass(frozen=True)
+class PaddingCase:
+    """What a padding mode does.
+
+    Attributes:
+        rows: what bilinear warping makes of the row 10 20 30 40, by its flow u.
+        in_grid_sample: torch's grid_sample has this mode.
+        has_outside: far positions are outside, and the mask is False there.
+    """
+
+    rows: dict[float, list[float]]
+    in_grid_sample: bool = True
+    has_outside: bool = True
+
+
+PADDING_CASES = {
+    "border": PaddingCase(
+        {
+            1.0: [20, 30, 40, 40],
+            -1.0: [10, 10, 20, 30],
+            0.25: [12.5, 22.5, 32.5, 40],
+            100.0: [40, 40, 40, 40],
+        }
+    ),
+    "zeros": PaddingCase(
+        {
+            1.0: [20, 30, 40, 0],
+            -1.0: [0, 10, 20, 30],
+            0.25: [12.5, 22.5, 32.5, 30],
+            -0.5: [5, 15, 25, 35],
+            100.0: [0, 0, 0, 0],
+        }
+    ),
+    "reflection": PaddingCase(
+        {
+            1.0: [20, 30, 40, 30],
+            -1.0: [20, 10, 20, 30],
+            0.25: [12.5, 22.5, 32.5, 37.5],
+            -5.5: [15, 25, 35, 35],  # positions -5.5 -4.5 -3.5 -2.5 mirror to 0.5 1.5 2.5 2.5
+        }
+    ),
+}
 SIZES = [(1, 1), (1, 7), (9, 1), (2, 2), (5, 129), (16, 16), (23, 300)]
 
 
@@ -61,26 +108,33 @@ def assert_relative(actual, expected, tolerance):
 # ------------------------------------------------------------------ worked by hand
 
 
+def test_every_padding_is_in_the_table_and_in_both_languages():
+    header = (bundled("cuda") / "warping.h").read_text()
+    (names,) = re.findall(r"enum Padding \{ ([A-Z_, ]+), PADDING_COUNT \};", header)
+    numbers = {name.lower(): number for number, name in enumerate(names.split(", "))}
+    assert set(PADDING_CASES) == set(PADDINGS)
+    assert numbers == PADDINGS
+
+
+@pytest.mark.skipif(native.native().library is None, reason=native.native().reason)
+def test_an_unknown_padding_is_refused(monkeypatch):
+    """The CPU library does not return another padding's result, nor memory it has not written."""
+    monkeypatch.setitem(warping.PADDINGS, "unknown", len(PADDINGS))
+    image, flow = random_image(1, 2, 8, 40), random_flow(1, 8, 40)
+    for operator, arguments in [
+        (torch.ops.flowwarp.warp, (image, flow, "bilinear", "unknown", False)),
+        (warp_image_gradient, (image, flow, "nearest", "unknown")),
+        (warp_flow_gradient, (image, image, flow, "bicubic", "unknown")),
+    ]:
+        with pytest.raises(RuntimeError, match=r"cannot warp with .* padding unknown"):
+            operator(*arguments)
+
+
 @pytest.mark.parametrize(
-    ("u", "padding", "expected"),
-    [
-        (1.0, "border", [20, 30, 40, 40]),
-        (1.0, "zeros", [20, 30, 40, 0]),
-        (1.0, "reflection", [20, 30, 40, 30]),
-        (-1.0, "border", [10, 10, 20, 30]),
-        (-1.0, "zeros", [0, 10, 20, 30]),
-        (-1.0, "reflection", [20, 10, 20, 30]),
-        (0.25, "border", [12.5, 22.5, 32.5, 40]),
-        (0.25, "zeros", [12.5, 22.5, 32.5, 30]),
-        (0.25, "reflection", [12.5, 22.5, 32.5, 37.5]),
-        (-0.5, "zeros", [5, 15, 25, 35]),
-        # positions -5.5 -4.5 -3.5 -2.5 -> 0.5 1.5 2.5 2.5
-        (-5.5, "reflection", [15, 25, 35, 35]),
-        (100.0, "border", [40, 40, 40, 40]),
-        (100.0, "zeros", [0, 0, 0, 0]),
-    ],
+    ("padding", "u", "expected"),
+    [(name, *row) for name, case in PADDING_CASES.items() for row in case.rows.items()],
 )
-def test_bilinear_row(u, padding, expected):
+def test_bilinear_row(padding, u, expected):
     image = torch.tensor([10.0, 20, 30, 40]).view(1, 1, 1, 4)
     row = warp(image, uniform_flow(u, 0.0, 1, 4), padding=padding)
     assert row.flatten().tolist() == expected
@@ -254,7 +308,9 @@ def test_wide_images_lose_no_precision():
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-@pytest.mark.parametrize("padding", ["border", "zeros", "reflection"])
+@pytest.mark.parametrize(
+    "padding", [name for name, case in PADDING_CASES.items() if case.in_grid_sample]
+)
 def test_agrees_with_grid_sample(mode, padding):
     image = random_image(2, 3, 21, 34, dtype=torch.float64).requires_grad_()
     flow = random_flow(2, 21, 34, dtype=torch.float64).requires_grad_()
@@ -375,7 +431,7 @@ def test_huge_flow_reads_inside(huge, padding):
         out, mask = warp(image, flow, padding=padding, mask=True)
         expected, _ = warp_reference(image, flow, padding=padding)
         assert torch.equal(out, expected)
-        assert not mask.any()
+        assert mask.any() != PADDING_CASES[padding].has_outside
 
 
 def test_infinite_pixels_stay_where_they_are():
