@@ -14,7 +14,7 @@ namespace flowwarp {
 
 // What lies outside the image. The one list of these modes in C++: flowwarp/ops/padding.py has the
 // same names in the same order, and a test compares both. Each mode is defined by its PaddingRules.
-enum Padding { BORDER, ZEROS, REFLECTION, PADDING_COUNT };
+enum Padding { BORDER, ZEROS, REFLECTION, WRAP, PADDING_COUNT };
 // The number of taps along an axis names the mode.
 enum Mode { NEAREST = 1, BILINEAR = 2, BICUBIC = 4 };
 
@@ -159,6 +159,26 @@ struct PaddingRules<REFLECTION> {
         return neighbours<R>(select(falling, 2 * last - phase - 1, phase),
                              select(falling, t, one - t), select(falling, one - t, t), slope,
                              -slope);
+    }
+};
+
+// Repeats the whole image: b c d | a b c d | a b c. The pair across the seam is (size - 1, 0).
+template <>
+struct PaddingRules<WRAP> {
+    static constexpr bool DROPS_OUTSIDE = false, HAS_OUTSIDE = false, ALWAYS_PAIRS = false,
+                          KEEPS_ORDER = false;
+
+    template <typename I>
+    static FW_HD I index(I i, int size) {
+        const I rest = i % size;  // has the sign of i
+        return select(rest < 0, rest + size, rest);
+    }
+    template <typename R>
+    static FW_HD TapPair<R> pair(Position<R> p, int size) {
+        typedef IntegerOf<R> I;
+        const I left = index(p.whole, size), right = select(left == size - 1, I{}, left + 1);
+        const R t = p.fraction, one = R{} + 1.0f;
+        return {left, right, one - t, t, -one, one};
     }
 };
 

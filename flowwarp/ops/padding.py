@@ -3,6 +3,7 @@
 * ``"border"`` repeats the outer pixel.
 * ``"zeros"`` is black.
 * ``"reflection"`` mirrors the image about the centre of its outer pixel.
+* ``"wrap"`` repeats the image: by whole pixels the result is that of ``torch.roll``.
 
 The kernels have the same rules in ``cuda/warping.h``. This module does not import torch, so that
 the help of the command line can list the modes without it.
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # The one list of these modes in Python. cuda/warping.h has them in the same order (enum Padding).
-Padding = Literal["border", "zeros", "reflection"]
+Padding = Literal["border", "zeros", "reflection", "wrap"]
 
 PADDINGS: dict[str, int] = {name: number for number, name in enumerate(get_args(Padding))}
 
@@ -26,6 +27,8 @@ def is_inside(whole: Tensor, fraction: Tensor, size: int, padding: str) -> Tenso
 
     All tensors here are (B, H, W); ``whole`` is an integer and ``fraction`` in [0, 1).
     """
+    if padding == "wrap":  # a periodic image has no outside
+        return fraction >= 0
     return (whole >= 0) & ((whole < size - 1) | ((whole == size - 1) & (fraction == 0)))
 
 
@@ -40,6 +43,8 @@ def pad_tap(index: Tensor, weight: Tensor, size: int, padding: str) -> tuple[Ten
     elif padding == "reflection":
         phase = index % max(2 * (size - 1), 1)
         index = phase.minimum(2 * (size - 1) - phase)
+    elif padding == "wrap":
+        index = index % max(size, 1)
     elif padding != "border":
         raise ValueError(f"padding {padding} is unknown")
     return index.clamp(0, size - 1), weight
@@ -56,6 +61,8 @@ def fold_position(
     last = size - 1
     if padding == "zeros":  # taps outside lose their weight instead
         return whole, fraction
+    if padding == "wrap":
+        return whole, fraction if size > 1 else 0 * fraction
     if padding == "reflection" and last > 0:
         phase = whole % (2 * last)  # rises until `last`, then falls
         turning = (phase == last) & (fraction == 0)

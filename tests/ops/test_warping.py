@@ -66,6 +66,17 @@ PADDING_CASES = {
             -5.5: [15, 25, 35, 35],  # positions -5.5 -4.5 -3.5 -2.5 mirror to 0.5 1.5 2.5 2.5
         }
     ),
+    "wrap": PaddingCase(
+        {
+            1.0: [20, 30, 40, 10],
+            -1.0: [40, 10, 20, 30],
+            0.25: [12.5, 22.5, 32.5, 32.5],
+            -5.5: [35, 25, 15, 25],  # positions 2.5 3.5 0.5 1.5 of the period
+            102.0: [30, 40, 10, 20],
+        },
+        in_grid_sample=False,
+        has_outside=False,
+    ),
 }
 SIZES = [(1, 1), (1, 7), (9, 1), (2, 2), (5, 129), (16, 16), (23, 300)]
 
@@ -207,6 +218,26 @@ def test_whole_pixel_flow_moves_pixels_unchanged(padding):
     image = random_image(1, 3, 20, 300)
     out = warp(image, uniform_flow(5.0, -2.0, 20, 300), padding=padding)
     assert torch.equal(out[..., 2:, :-5], image[..., :-2, 5:])
+
+
+@settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    st.integers(1, 20), st.integers(1, 300), st.integers(-400, 400), st.integers(-400, 400),
+    st.sampled_from(sorted(MODES)), st.sampled_from(list(TOLERANCE)), st.booleans(),
+)  # fmt: skip
+def test_wrap_by_whole_pixels_is_roll(height, width, u, v, mode, dtype, channels_last):
+    """Bit for bit, and so is the gradient: it is rolled back."""
+    image = random_image(2, 3, height, width, dtype=dtype) - 0.5
+    if channels_last:
+        image = image.contiguous(memory_format=torch.channels_last)
+    image.requires_grad_()
+    flow = uniform_flow(u, v, height, width).expand(2, -1, -1, -1)
+    out, mask = warp(image, flow, mode=mode, padding="wrap", mask=True)
+    assert torch.equal(out, image.roll((-v, -u), (2, 3)))
+    assert mask.all()
+    grad_out = random_image(2, 3, height, width, dtype=dtype, seed=7)
+    (grad_image,) = torch.autograd.grad(out, image, grad_out)
+    assert torch.equal(grad_image, grad_out.roll((v, u), (2, 3)))
 
 
 @st.composite
