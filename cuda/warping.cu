@@ -14,8 +14,8 @@
 
 namespace flowwarp {
 
-// A sum is kept as so many integers, each in a finer unit than the one before. Three of them hold
-// any fp32 value beside 1, down to 2^-149. Mirrored by `PARTS` in flowwarp/ops/nvrtc.py.
+// The integers that hold one sum, each in a finer unit than the one before. Three of them hold any
+// fp32 value beside 1, down to 2^-149. Mirrored by `PARTS` in flowwarp/ops/nvrtc.py.
 constexpr int PARTS = 3;
 
 // What decides the fixed point of one example.
@@ -223,7 +223,7 @@ template <typename T, int N, int PAD>
 __device__ void scatter(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
     const Walk walk = walk_of(call.channels_last);
-    const Dense values = dense(call, call.channels), kept = dense(call, call.count);
+    const Dense values = dense(call, call.channels), sums_at = dense(call, call.count);
     const long long part_step = call.batch * call.count * values.plane;
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
         const T* grad_out = static_cast<const T*>(call.grad_out) + b * call.channels * values.plane;
@@ -237,7 +237,7 @@ __device__ void scatter(const WarpingCall& call) {
                 for (int n = 0; n < N * N; ++n) {
                     const S weight = taps.weight(n);
                     if (weight == 0) continue;
-                    unsigned long long* sum = sums + kept.at(taps.pixel(n, call.width), c);
+                    unsigned long long* sum = sums + sums_at.at(taps.pixel(n, call.width), c);
                     double rest = (double)(g * weight) * fixed.scale;
                     for (int k = 0; k < PARTS && rest != 0; ++k) {  // mostly the first holds all
                         const long long part = __double2ll_rn(rest);
@@ -255,7 +255,7 @@ template <typename T>
 __device__ void finish(const WarpingCall& call) {
     typedef typename Accumulate<T>::type S;
     const Walk walk = walk_of(call.channels_last);
-    const Dense values = dense(call, call.channels), kept = dense(call, call.count);
+    const Dense values = dense(call, call.channels), sums_at = dense(call, call.count);
     const long long part_step = call.batch * call.count * values.plane;
     for (long long b = blockIdx.z; b < call.batch; b += gridDim.z) {
         T* out = static_cast<T*>(call.out) + b * call.channels * values.plane;
@@ -264,7 +264,7 @@ __device__ void finish(const WarpingCall& call) {
         const double unit = 1.0 / fixed.scale, finer = 1.0 / fixed.step;
         for (long long p = walk.pixels.first; p < values.plane; p += walk.pixels.step)
             for (long long c = walk.channels.first; c < call.count; c += walk.channels.step) {
-                unsigned long long* sum = sums + kept.at(p, c);
+                unsigned long long* sum = sums + sums_at.at(p, c);
                 double total = 0;
                 for (int k = PARTS - 1; k >= 0; --k) {
                     total = total * finer + (double)(long long)sum[k * part_step];

@@ -123,8 +123,8 @@ FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes
             for (int n = 0; n < 2; ++n) {
                 const __m512 weights = (__m512)load(squares.weight[2 * low + n] + k);
                 const V weight = (V)_mm512_permutexvar_ps(from, weights);
-                const Bits<float> kept = squares.masks ? used & (weight != 0) : used;
-                part[n] = select(kept, g * weight, V{});
+                const Bits<float> added = squares.masks ? used & (weight != 0) : used;
+                part[n] = select(added, g * weight, V{});
             }
             float* row = to + pixel * L + low * seam.row_step;
             V shifted;

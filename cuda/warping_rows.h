@@ -11,7 +11,6 @@
 #include "warping.h"
 
 namespace flowwarp {
-namespace {
 
 const int CHUNK = 256;          // pixels whose taps are prepared at once; they stay in L1
 const int64_t GRAIN = 1 << 15;  // values a thread should get at least
@@ -213,7 +212,7 @@ bool with_instance(const Call& call, int dtype, int mode, int channels_last, con
     return false;
 }
 
-Call call_of(int padding, int64_t batch, int64_t channels, int64_t height, int64_t width,
+inline Call call_of(int padding, int64_t batch, int64_t channels, int64_t height, int64_t width,
              const void* flow) {
     Call call = {};
     call.size = {batch, channels, (int)height, (int)width};
@@ -222,5 +221,4 @@ Call call_of(int padding, int64_t batch, int64_t channels, int64_t height, int64
     return call;
 }
 
-}  // namespace
 }  // namespace flowwarp

@@ -5,11 +5,10 @@
 #include "warping_rows.h"
 
 namespace flowwarp {
-namespace {
 
 // Whether the bilinear taps of a pixel are always a square of 2 x 2 neighbours, and the offsets of
 // these in a plane fit into an int. If not, the general kernels serve, one tap at a time.
-bool has_squares(Size size, int padding) {
+inline bool has_squares(Size size, int padding) {
     bool pairs = false;
     with_padding(padding, [&](auto pad) { pairs = PaddingRules<decltype(pad)::value>::ALWAYS_PAIRS; });
     return pairs && size.width > 1 && size.height > 1 && size.plane() <= INT32_MAX;
@@ -203,5 +202,4 @@ FW_HD Vector<S> weighted(Corners<S> v, const Vector<S>* w, bool masks) {
     return w[0] + w[1] + w[2] + w[3] == 0 ? Vector<S>{} : sum;
 }
 
-}  // namespace
 }  // namespace flowwarp

@@ -1,19 +1,21 @@
-"""Tells a public op when only its torch reference serves: no kernel, or a derivative it lacks.
+"""Chooses between a custom operator and its torch reference.
 
-Found with torch 2.13, and tested in tests/ops/test_correlation.py:
+A public operator calls ``needs_reference`` first. The reference serves where there is no kernel,
+and where a derivative is wanted that a custom operator cannot give. With torch 2.13, as
+tests/ops/test_correlation.py checks:
 
-* A ``torch.library.custom_op`` under ``torch.func.jvp`` or a ``forward_ad.dual_level`` returns its
-  value with a tangent of zero (or none at all) and no error: there is no way to register a jvp.
+* Under ``torch.func.jvp`` or in a ``forward_ad.dual_level``, a ``torch.library.custom_op`` returns
+  its value with a tangent of zero (or none) and no error: there is no way to register a jvp.
 * Under ``torch.func.grad`` (hence ``hessian``, per-sample gradients) it raises "must override the
-  setup_context staticmethod"; under ``vmap`` alone its own rule serves.
-* Both can be seen at the door. functorch keeps its transforms on a stack, readable in eager mode
-  and while Dynamo traces; one ``Grad`` or ``Jvp`` anywhere in it is enough (the top one alone is
-  not: ``hessian`` puts a ``Grad`` over a ``Jvp``). Plain forward AD has no stack, but
-  ``unpack_dual`` finds the tangent of a dual tensor while a level is open.
+  setup_context staticmethod". Under ``vmap`` alone its own vmap rule serves.
 
-So a door asks ``needs_reference`` and then calls the reference, which torch differentiates by
-itself, in every mode. The formula for a backward asks again: the gradient handed to it may be a
-dual tensor. Only a direct call of ``torch.ops.flowwarp.*`` goes round the doors.
+Both cases can be detected before the call. functorch keeps its transforms on a stack, which can be
+read in eager mode and while Dynamo traces. One ``Grad`` or ``Jvp`` anywhere in it is enough; the
+top one alone is not, as ``hessian`` puts a ``Grad`` over a ``Jvp``. Plain forward-mode AD has no
+stack, but ``unpack_dual`` finds the tangent of a dual tensor while a level is open.
+
+The backward formulas call ``needs_reference`` again, because the gradient that they receive may be
+a dual tensor. A direct call of ``torch.ops.flowwarp.*`` is not checked.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ _DERIVATIVES = (_transforms.TransformType.Grad, _transforms.TransformType.Jvp)
 
 
 def needs_reference(*tensors: Tensor) -> bool:
-    """Return whether only the torch reference serves these tensors here."""
+    """Return whether the torch reference must be used for these tensors, of any shapes."""
     if not has_kernels(tensors[0].device) or _under_derivative():
         return True
-    # Not hidden from Dynamo, which so guards on the level: a graph compiled outside forward AD is
-    # compiled anew inside.
+    # Dynamo sees this line and guards on the level: a graph that was compiled outside forward-mode
+    # AD is compiled again inside.
     if forward_ad._current_level < 0:
         return False
     if torch.compiler.is_compiling():  # fake tensors carry no tangent
@@ -44,10 +46,11 @@ def needs_reference(*tensors: Tensor) -> bool:
 
 
 def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return tensors by which a reference can be differentiated once more within a backward.
+    """Return tensors for which a reference can be differentiated inside a backward formula.
 
-    What has a history, as a gradient that hangs on the image has in a second backward, stays in it
-    as a view: by the tensor itself autograd would walk through its history too, and count it twice.
+    A tensor that requires a gradient is replaced by a view, which stays in its graph. With the
+    tensor itself, ``torch.autograd.grad`` would also go through the history of the tensor and count
+    that part twice. Other tensors are replaced by leaves that require a gradient.
     """
     return [t.view_as(t) if t.requires_grad else t.detach().requires_grad_() for t in tensors]
 
@@ -69,8 +72,8 @@ def _has_tangent(tensor: Tensor) -> bool:
     return dual.tangent is not None
 
 
-# What torch.compiler.assume_constant_result does, without importing all of Dynamo: what is loaded
-# does not change, and the stack is read while tracing, when it is as in the traced code (Dynamo
-# guards on it by itself).
+# This is what torch.compiler.assume_constant_result does, without importing all of Dynamo. Both
+# results are constant while Dynamo traces: the libraries that are loaded do not change, and the
+# stack is that of the traced code (Dynamo itself guards on it).
 has_kernels._dynamo_marked_constant = True  # type: ignore[attr-defined]
 _under_derivative._dynamo_marked_constant = True  # type: ignore[attr-defined]

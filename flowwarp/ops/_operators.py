@@ -1,4 +1,4 @@
-"""What the custom operators share: how they are made, memory layouts, the rule for vmap."""
+"""Helpers of the custom operators: registration, memory layouts, the vmap rule."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 
-_MARK = "__dynamo_disable"  # where torch keeps a kernel's wrapper that Dynamo does not look into
+_MARK = "__dynamo_disable"  # torch keeps the wrapper that hides a kernel from Dynamo here
 
 
 def custom_op(
     name: str, *, mutates_args: Sequence[str] = ()
 ) -> Callable[[Callable[..., Any]], CustomOpDef]:
-    """Do what ``torch.library.custom_op`` does, without loading Dynamo for it.
+    """Register an operator like ``torch.library.custom_op``, without loading Dynamo.
 
-    Torch hides kernels from Dynamo, and imports it for that at the first call: a second of every
-    command's start. As long as nobody else has loaded it, there is nothing to hide from. Where
-    torch has another way of hiding them than 2.6 to 2.13 had, all is as it would be without this.
+    Torch hides kernels from Dynamo and imports Dynamo for this at the first call, which takes a
+    second at the start of every command. As long as nothing else has loaded Dynamo, there is no
+    need to hide them. torch 2.6 to 2.13 do this by a wrapper that is replaced here; with another
+    version of torch that has no such wrapper, this is plain ``torch.library.custom_op``.
     """
     define = torch.library.custom_op(name, mutates_args=mutates_args)
 
@@ -36,7 +37,7 @@ def custom_op(
 
 
 def _until_dynamo(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a stand-in for the wrapper: it steps aside once Dynamo is loaded."""
+    """Return a replacement of the wrapper; it restores the wrapper once Dynamo is loaded."""
 
     def call(*arguments: Any, **named: Any) -> Any:
         if "torch._dynamo" not in sys.modules:
@@ -49,7 +50,10 @@ def _until_dynamo(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Call
 
 
 def dense(image: Tensor) -> tuple[Tensor, bool]:
-    """Return ``image`` without gaps, and whether it is channels last; copies only if it must."""
+    """Return ``image`` (B, C, H, W) in dense memory, and whether that is channels last.
+
+    It is copied only if it is dense in neither of the two layouts.
+    """
     if image.is_contiguous():
         return image, False
     if image.is_contiguous(memory_format=torch.channels_last):
@@ -58,12 +62,12 @@ def dense(image: Tensor) -> tuple[Tensor, bool]:
 
 
 def match_layout(tensor: Tensor, channels_last: bool) -> Tensor:
-    """Return ``tensor`` in the layout that :func:`dense` found for another."""
+    """Return ``tensor`` (B, C, H, W) in one of the layouts of :func:`dense`."""
     return tensor.contiguous(memory_format=_memory_format(channels_last))
 
 
 def empty_in_layout(like: Tensor, channels_last: bool) -> Tensor:
-    """Return memory of the shape and dtype of ``like`` in one of the two layouts."""
+    """Return an uninitialised tensor like ``like`` (B, C, H, W) in one of the layouts."""
     return torch.empty_like(like, memory_format=_memory_format(channels_last))
 
 
@@ -72,10 +76,10 @@ def _memory_format(channels_last: bool) -> torch.memory_format:
 
 
 def fold_vmap(operator: Callable[..., Any]) -> Callable[..., Any]:
-    """Make the vmap rule of an operator whose tensors all have a leading batch dimension.
+    """Return the vmap rule of an operator whose tensors all begin with a batch dimension.
 
-    The mapped dimension is folded into the batch, so that one call serves: no result depends on
-    the batch that an example is in.
+    The mapped dimension N is folded into the batch, (N, B, ...) to (N * B, ...), and one call
+    computes all. This is right because no result depends on the batch that an example is in.
     """
 
     def rule(info: Any, in_dims: Sequence[int | None], *arguments: Any) -> tuple[Any, Any]:
@@ -91,8 +95,8 @@ def fold_vmap(operator: Callable[..., Any]) -> Callable[..., Any]:
             return argument.flatten(0, 1)
 
         def unfold(result: Tensor) -> Tensor:
-            # Where nothing is mapped, only an argument tells the batch; else the result does, which
-            # may be empty where nobody wants it.
+            # With N = 0 the batch size B is known from an argument only. Else it follows from the
+            # result, as a mask that is not wanted is empty.
             batch = result.shape[0] // count if count else one_batch
             return result.view(count, batch, *result.shape[1:])
 

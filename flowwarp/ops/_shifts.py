@@ -1,4 +1,4 @@
-"""Where an image and a shifted image overlap, for the references that go through displacements."""
+"""Crops of an image and a shifted image to their overlap, for references that loop over shifts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from torch import Tensor
 
 
 def shifted_pair(here: Tensor, there: Tensor, dy: int, dx: int) -> tuple[Tensor, Tensor]:
-    """Cut ``here`` to the pixels whose partner at ``(+dy, +dx)`` is inside, ``there`` to those."""
+    """Crop two (..., H, W) tensors to the pixel pairs ``here[y, x]``, ``there[y + dy, x + dx]``.
+
+    Returns:
+        Two (..., H - abs(dy), W - abs(dx)) views; empty where no pair is inside.
+    """
     (top, bottom), (left, right) = _overlap(dy, here.shape[-2]), _overlap(dx, here.shape[-1])
-    below, beside = max(0, dy), max(0, dx)  # where the partners of the first pixel begin
+    below, beside = max(0, dy), max(0, dx)  # the first row and column of ``there``
     return (
         here[..., top:bottom, left:right],
         there[..., below : below + bottom - top, beside : beside + right - left],
@@ -17,12 +21,12 @@ def shifted_pair(here: Tensor, there: Tensor, dy: int, dx: int) -> tuple[Tensor,
 
 
 def pad_back(cut: Tensor, like: Tensor, dy: int, dx: int) -> Tensor:
-    """Put what was computed on a cut back in its place, with zeros where there was no partner."""
+    """Pad a result on the crop of ``here`` to the (..., H, W) of ``like`` again, with zeros."""
     (top, bottom), (left, right) = _overlap(dy, like.shape[-2]), _overlap(dx, like.shape[-1])
     return F.pad(cut, (left, like.shape[-1] - right, top, like.shape[-2] - bottom))
 
 
 def _overlap(shift: int, size: int) -> tuple[int, int]:
-    """Return the pixels [first, last) whose partner at ``+ shift`` is inside; maybe none."""
+    """Return the range [first, last) of pixels for which ``pixel + shift`` is inside."""
     first, last = max(0, -shift), min(size, size - shift)
     return (first, last) if first < last else (0, 0)

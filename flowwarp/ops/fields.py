@@ -199,6 +199,6 @@ def resize_flow(flow: Tensor, size: tuple[int, ...] | list[int]) -> Tensor:
     wide = still.to(compute_dtype(flow))
     scale = wide.new_tensor([width / flow.shape[-1], height / flow.shape[-2]]).view(1, 2, 1, 1)
     resized, share = (resize(part, (height, width)) for part in (wide, known.to(wide.dtype)))
-    # What is known everywhere shall not change by rounding, and a gradient not be 0 / 0.
+    # Flow that is known everywhere must not change by rounding, nor its gradient become 0 / 0.
     divisor = torch.where((share > 0) & (share < 1 - 1e-5), share, 1)
     return torch.where(share > 0, resized * scale / divisor, torch.nan).to(flow.dtype)

@@ -28,7 +28,7 @@ def splat(
 
     Each pixel is shared among the four around its target by bilinear weights b; what falls outside
     the image is lost. With ``flow_12``, ``splat(image1, flow_12, "average")`` looks like image 2
-    where it was seen in image 1; a sum is too bright where pixels meet. Differentiable twice in all
+    where image 1 shows it; a sum is too bright where pixels meet. Differentiable twice in all
     arguments. The modes follow Niklaus and Liu,
     "Softmax Splatting for Video Frame Interpolation" (CVPR 2020), equations 3 to 9:
 
@@ -67,7 +67,7 @@ def splat(
     if mode == "sum" and weight is None:
         return _splat_sum(image, flow)
     share = _share(image, flow, mode, weight)  # (B, 1, H, W)
-    # Sums are kept in fp32: a half-precision sum of weights would round twice.
+    # Sums are fp32: a half-precision sum of weights would round twice.
     together = torch.cat([image.to(share.dtype) * share, share], 1)
     total = _splat_sum(together, flow)
     values, shares = total[:, :-1], total[:, -1:]
@@ -112,7 +112,7 @@ def _splat_sum(image: Tensor, flow: Tensor) -> Tensor:
 
 
 def _share(image: Tensor, flow: Tensor, mode: str, weight: Tensor | None) -> Tensor:
-    """Return what each pixel counts for, in the dtype that sums are kept in."""
+    """Return the weight of each pixel, (B, 1, H, W), in the dtype of the sums."""
     if mode in ("sum", "average"):
         if weight is not None:
             raise ValueError(f"weight is for the modes linear and softmax, not {mode}")
@@ -124,9 +124,10 @@ def _share(image: Tensor, flow: Tensor, mode: str, weight: Tensor | None) -> Ten
     weight = weight.to(compute_dtype(image))
     if mode == "linear" or not weight.numel():
         return weight
-    # What lands nowhere must not decide for the others: before exp, whose derivative would be inf.
+    # A pixel that lands nowhere must not set the maximum below. Masked before exp, whose derivative
+    # would be inf.
     weight = weight.masked_fill(~flow.isfinite().all(1, keepdim=True), -math.inf)
-    # The largest of each example becomes exp(0): nothing overflows, and quotients do not change.
+    # Subtract the maximum of each example: exp cannot overflow, and the quotients stay the same.
     least = torch.finfo(weight.dtype).min
     largest = weight.detach().nan_to_num(least, least, least).amax((1, 2, 3), keepdim=True)
     return torch.exp(weight - largest)

@@ -1,8 +1,8 @@
 """Backward warping: read an image at ``x + flow``.
 
-``warp`` is the operator; ``warp_reference`` beside it is its readable twin in plain torch, which
-also serves devices without a kernel, and forward-mode differentiation. The kernels are
-``cuda/warping.h`` (the maths), ``warping.cpp`` (CPU) and ``warping.cu`` (CUDA).
+``warp`` is the operator. ``warp_reference`` is the same in plain torch; it serves devices without a
+kernel, and forward-mode differentiation. The kernels are ``cuda/warping.h`` (the maths, for CPU and
+GPU), ``warping*.cpp`` (CPU) and ``warping.cu`` (CUDA). Padding modes are in ``padding.py``.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def warp(
 
 
 def compute_dtype(image: Tensor) -> torch.dtype:
-    """Return what positions and sums are kept in: fp64 for fp64 images, else fp32."""
+    """Return the dtype of positions and sums: fp64 for fp64 images, else fp32."""
     return torch.float64 if image.dtype == torch.float64 else torch.float32
 
 
@@ -152,10 +152,12 @@ def warp_reference(
     finite = torch.isfinite(flow).all(1, keepdim=True)
     flow = torch.where(finite, flow, 0)
     columns, rows = (
-        torch.arange(width, device=flow.device),
-        torch.arange(height, device=flow.device)[:, None],
+        torch.arange(width, device=flow.device),  # (W,)
+        torch.arange(height, device=flow.device)[:, None],  # (H, 1)
     )
+    # Whole pixels and fractions of the positions, (B, H, W) each.
     x, y = _position(columns, flow[:, 0]), _position(rows, flow[:, 1])
+    # The weight of a tap in 2D is the product of its weights along both axes.
     taps_x = _taps(*x, width, padding, mode)
     taps_y = _taps(*y, height, padding, mode)
 
@@ -163,8 +165,8 @@ def warp_reference(
     total = torch.zeros_like(image, dtype=flow.dtype)
     for index_y, weight_y in taps_y:
         for index_x, weight_x in taps_x:
-            weight = (weight_y * weight_x)[:, None]
-            index = (index_y * width + index_x).flatten(1)[:, None]
+            weight = (weight_y * weight_x)[:, None]  # (B, 1, H, W)
+            index = (index_y * width + index_x).flatten(1)[:, None]  # (B, 1, H*W)
             value = pixels.gather(2, index.expand(-1, image.shape[1], -1)).view_as(total)
             # 0 * inf is NaN: a tap without weight must not count.
             value = torch.where((weight == 0) & ~value.isfinite(), 0, value)
@@ -208,8 +210,8 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
 
 
 # ------------------------------------------------------------------ operators
-# Called only where a kernel serves: on the CPU with its library, or on a GPU with NVRTC (`sampling`
-# is the mode: an operator's argument of that name collides with torch's own in opcheck)
+# Called only where there is a kernel: on the CPU with its library, or on a GPU with NVRTC. The mode
+# is named `sampling`: an operator's argument `mode` collides with one of torch's own in opcheck.
 
 
 @custom_op("flowwarp::warp")
@@ -226,7 +228,7 @@ def _warp_out(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out: Tensor
 ) -> Tensor:
     image, last = dense(image)
-    if match_layout(out, last) is out:  # right as it is
+    if match_layout(out, last) is out:  # the kernel can write into it
         return _warp_into(out, image, flow, sampling, padding, mask)
     result = empty_in_layout(image, last)
     valid = _warp_into(result, image, flow, sampling, padding, mask)
@@ -254,7 +256,7 @@ def _warp_into(
 
 
 def _header(image: Tensor, sampling: str, padding: str) -> list[Any]:
-    """Return what each C function takes first; ``image`` is dense."""
+    """Return the first arguments of each C function; ``image`` (B, C, H, W) is dense."""
     return [
         native.DTYPES[image.dtype],
         MODES[sampling],
@@ -292,7 +294,11 @@ def _(image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out:
 
 @custom_op("flowwarp::warp_image_gradient")
 def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
-    """Return the gradient of ``warp`` for its image: each value goes where it was read from."""
+    """Return the gradient of ``warp`` for its image, (B, C, H, W).
+
+    It is the adjoint of reading: each value of ``grad_out`` (B, C, H, W) is added, times the
+    weights of its taps, to the pixels that these taps read.
+    """
     grad_out, last = dense(grad_out)
     flow = flow.contiguous()
     grad_image = empty_in_layout(grad_out, last)
@@ -314,7 +320,11 @@ def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: 
 def warp_flow_gradient(
     grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str
 ) -> Tensor:
-    """Return the gradient of ``warp`` for its flow, (B, 2, H, W)."""
+    """Return the gradient of ``warp`` for its flow, (B, 2, H, W).
+
+    ``grad_flow[:, 0] = sum over channels of grad_out * d warped / d u``, and so on for v; at each
+    pixel, the derivative of a tap's weight takes the place of its weight.
+    """
     image, last = dense(image)
     grad_out, flow = match_layout(grad_out, last), flow.contiguous()
     grad_flow = torch.empty_like(flow)
@@ -335,7 +345,7 @@ def warp_flow_gradient(
 def _flow_gradient_reference(
     grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str, again: bool = True
 ) -> Tensor:
-    """Return what the kernel does; with ``again``, differentiable in all three tensors."""
+    """Return the result of the kernel; with ``again``, differentiable in all three tensors."""
     warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
     (grad_flow,) = torch.autograd.grad(
         warped, flow, grad_out, create_graph=again, materialize_grads=True
@@ -365,7 +375,7 @@ def _warp_backward(
 ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
     image, flow = ctx.saved_tensors
     grad_image = grad_flow = None
-    if needs_reference(grad_out):  # a dual tensor, of which the kernels would lose the tangent
+    if needs_reference(grad_out):  # a dual tensor: the kernels would lose its tangent
         again = torch.is_grad_enabled()
         with torch.enable_grad():
             tensors = leaves((image, flow))
@@ -389,7 +399,8 @@ def _save_image_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> N
 def _image_gradient_backward(
     ctx: Any, grad: Tensor
 ) -> tuple[Tensor | None, Tensor | None, None, None]:
-    # <grad, scatter(grad_out)> = <warp(grad), grad_out>: both derivatives are kernels we have.
+    # The image gradient is linear in grad_out, and its adjoint is warp:
+    # <grad, image_gradient(grad_out)> = <warp(grad), grad_out>. So both derivatives have kernels.
     grad_out, flow = ctx.saved_tensors
     for_grad_out = for_flow = None
     if needs_reference(grad):
@@ -414,7 +425,7 @@ def _save_flow_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 
 def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    # Second derivatives are rare and small: the reference has them.
+    # Second derivatives are rarely needed and have no kernel: the reference computes them.
     again = torch.is_grad_enabled()  # a third may follow
     with torch.enable_grad():
         tensors = leaves(ctx.saved_tensors)
@@ -459,8 +470,8 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _extent(tensor: Tensor) -> range:
-    """Return the bytes from a tensor's first to its last, gaps included; none without memory."""
-    if not tensor.numel() or tensor.is_meta or isinstance(tensor, FakeTensor):
+    """Return the addresses from a tensor's first byte to its last, gaps included."""
+    if not tensor.numel() or tensor.is_meta or isinstance(tensor, FakeTensor):  # no memory
         return range(0)
     first = tensor.data_ptr()
     sides = zip(tensor.shape, tensor.stride(), strict=True)
