@@ -148,7 +148,7 @@ def begin(training: Training, resume: Resume) -> State | None:
     training.optimizer.load(tensors["optimizer"])
     if state is not None:
         if resume == "changed":
-            training.progress.say("with the configuration given now, whatever it was before")
+            training.progress.say("continuing with the configuration given now")
         _restore_facts(training, state)
         if training.run is not None and training.run.validation_changed:
             # Otherwise a run that is stopped before its next state, and resumed, would compare

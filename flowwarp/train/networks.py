@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import final
 
 import torch.distributed as dist
@@ -14,10 +16,10 @@ from flowwarp.train.task import Batch, LoopConfig, Loss, Task
 
 
 class _Losses(nn.Module):
-    """A task's loss as a module.
+    """A task's loss as a module, for a sharded network.
 
-    FSDP gathers the parameters of a sharded network in ``forward`` only, and a task may call its
-    network in any way. So the whole loss is the ``forward`` of the module that is sharded.
+    FSDP gathers parameters in ``forward`` only, and a task may call its network in any way. So the
+    whole loss is the ``forward`` of the module that is sharded.
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
@@ -43,7 +45,9 @@ class Networks:
         self.sharded = config.shard and process.world > 1
         self.model = task.model.to(process.device)
         self.broadcast()
-        self.losses = _Losses(self.model, task.loss)
+        self.loss = task.loss
+        # From a batch and its step to losses: name to (B,).
+        self.losses: Callable[[Batch, int], Mapping[str, Tensor]] = partial(self.loss, self.model)
         self.average = AveragedModel(self.model) if config.ema else None
         # A whole copy of a sharded network, in the first process, to validate and to ship. It is
         # on the CPU except while it is validated.
@@ -61,7 +65,8 @@ class Networks:
             return
         if self.process.rank == 0:
             self.assembled = copy.deepcopy(self.model).cpu()
-        share(self.losses, self._layers_of(self.model), self.process.device)
+        self.losses = root = _Losses(self.model, self.loss)
+        share(root, self._layers_of(self.model), self.process.device)
         if self.average is not None:
             average = self.average.module
             share(average, self._layers_of(average), self.process.device)

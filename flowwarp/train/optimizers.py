@@ -92,7 +92,7 @@ class Optimizer:
                     yield f"{name}.{key}", value
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restore the state that :meth:`state` gave; parameters without one begin anew."""
+        """Restore the state that :meth:`state` gave; parameters without one start from nothing."""
         names = {id(tensor): name for name, tensor in self.updated.items()}
         for part in self.parts:
             keys = _STATE_KEYS[type(part).__name__]
