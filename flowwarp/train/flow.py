@@ -135,31 +135,15 @@ def _draw(
     # Not the stream of `_draw_frames`: the first number of that one decides between photo and
     # footage, and would be correlated with the choice here.
     generator = seeding.generator(seed, number, 1)
-    fitted = material.fitted
-    if fitted is None or float(torch.rand((), generator=generator)) >= config.fitted_share:
+    fitted, before = material.fitted, None
+    if fitted is not None and float(torch.rand((), generator=generator)) < config.fitted_share:
+        index = int(torch.randint(len(fitted), (), generator=generator))
+        frame1, frame2, flows = _crop_fitted(*fitted[index], config.size, generator)
+    else:
         frame1, frame2, before = _draw_frames(
             material, seed, number, config.size, config.moving_photos
         )
         flows = torch.full((2, 2, *config.size), torch.nan)
-    else:
-        index = int(torch.randint(len(fitted), (), generator=generator))
-        both, flows = fitted[index]
-        geometry = random_geometry(
-            1,
-            (both.shape[-2], both.shape[-1]),
-            config.size,
-            generator,
-            zoom=(0.9, 1.4),
-            rotate=12,
-            flip=(0.5, 0.1),
-        )
-        frame1, frame2 = (crop_image(one[None].float() / 255, geometry) for one in both)
-        before = None
-        # Flow was fitted at half the size, (2, 2, H / 2, W / 2), in both directions.
-        halves = _at_half_size(geometry, 2)
-        known = crop_mask(flows.isfinite().all(1, keepdim=True), halves)
-        # Interpolation with an unknown pixel is unknown: NaN stays NaN.
-        flows = torch.where(known, crop_flow(flows, halves), torch.nan)
     frames = [frame1, frame2] if before is None else [frame1, frame2, before]
     image1, image2, *image0 = change_appearance(frames, generator, APPEARANCE)
     example = {"image1": image1, "image2": image2}
@@ -169,6 +153,36 @@ def _draw(
         crops = [crop_margin(image, config.margin) for image in (image1, image2)]
         example["student1"], example["student2"] = change_appearance(crops, generator, STUDENT)
     return example if fitted is None else example | {"flow_12": flows[:1], "flow_21": flows[1:]}
+
+
+def _crop_fitted(
+    frames: Tensor, flows: Tensor, size: tuple[int, int], generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cut an example from a fitted pair, zoomed, turned and mirrored at random.
+
+    Args:
+        frames: (2, 3, H, W) uint8.
+        flows: (2, 2, H / 2, W / 2), forward and backward, in pixels of that size.
+        size: (height, width) of the example.
+        generator: of the random geometry.
+
+    Returns:
+        Both frames, (1, 3, *size) in [0, 1], and both flows, (2, 2, *size), NaN where unknown.
+    """
+    geometry = random_geometry(
+        1,
+        (frames.shape[-2], frames.shape[-1]),
+        size,
+        generator,
+        zoom=(0.9, 1.4),
+        rotate=12,
+        flip=(0.5, 0.1),
+    )
+    frame1, frame2 = (crop_image(frame[None].float() / 255, geometry) for frame in frames)
+    halves = _at_half_size(geometry, 2)
+    known = crop_mask(flows.isfinite().all(1, keepdim=True), halves)
+    # Interpolation with an unknown pixel is unknown: NaN stays NaN.
+    return frame1, frame2, torch.where(known, crop_flow(flows, halves), torch.nan)
 
 
 def fit_material(
