@@ -162,7 +162,7 @@ struct PaddingRules<REFLECTION> {
     }
 };
 
-// Repeats the whole image: b c d | a b c d | a b c. The pair across the seam is (size - 1, 0).
+// Repeats the whole image: b c d | a b c d | a b c. The pair across the edge is (size - 1, 0).
 template <>
 struct PaddingRules<WRAP> {
     static constexpr bool DROPS_OUTSIDE = false, HAS_OUTSIDE = false, ALWAYS_PAIRS = false,

@@ -1,25 +1,30 @@
 // The gradient of warping for the image, on the CPU, which is also splatting: each value of the
 // incoming gradient is added, times its weights, to the pixels that were read.
 //
-// Many values may be added to one pixel, and the order of a floating-point sum decides its last bits.
-// So the image is cut into bands of rows, each owned by one thread, which goes through all rows of
-// the output that can reach its band, in raster order. A pixel's sum has the same order however
-// many bands there are. row_ranges() finds the rows that can reach a band.
+// Warping reads: out[p] = sum over taps of weight * image[tap]. Its adjoint writes to places that the
+// flow decides (a scatter): grad_image[tap] += weight * grad_out[p]. Several pixels may add to the same
+// place, so that threads would collide, and the order of a floating-point sum decides its last bits.
+//
+// So the image is cut into bands of rows. One thread owns a band, goes through the pixels of the output
+// in raster order, and adds only what falls into its band. Each pixel's sum has the same order for
+// any number of bands, without atomics. The price is that each band looks at the taps of all rows
+// of the output; row_ranges() finds, from the largest and least v of a row, which rows cannot reach
+// a band, and these are skipped.
 #include "warping_squares.h"
 
 namespace flowwarp {
 namespace {
 
-const int64_t SCRATCH = 3 << 20;  // bytes of sums that all threads together keep
+const int64_t SCRATCH = 3 << 20;  // bytes of scratch sums of all threads: they should stay in cache
 
 int clamp_row(int row, int height) { return row < 0 ? 0 : (row < height ? row : height - 1); }
 
-// The rows of the image that each row of the output may touch, so that a band of the image looks only
-// at the rows that can reach it. Pairs (first, last).
+// For each row of the output, the first and last row of the image that it may add to: `ranges` is
+// (B, H, 2).
 template <typename S>
 void row_ranges(int padding, const S* flow, Size size, int* ranges) {
     const int64_t plane = size.plane();
-    // Else neighbouring rows may be read from anywhere: no row can be left out.
+    // Where padding does not keep the order of rows (it mirrors or repeats), any row may be reached.
     bool keeps_order = false;
     with_padding(padding, [&](auto pad) {
         keeps_order = PaddingRules<decltype(pad)::value>::KEEPS_ORDER;
@@ -58,10 +63,11 @@ struct Band {
     bool owns(int row) const { return (row >= first) & (row < last); }
 };
 
-// Two rows of `sums` being added to. What a pixel gives to the right column of its square waits here,
-// since the next pixel's left column is mostly the same, and memory is then touched once for both.
+// Adds squares of 2 x 2 to two rows of `sums`. The right column of a square is carried: the next pixel's
+// left column is mostly the same, and both are then added to memory at once. The order of additions
+// is part of the result's bits, which is why add_run below has the same.
 template <typename S, int L>
-struct Seam {
+struct Carry {
     typedef S Pixel __attribute__((vector_size(L * sizeof(S))));
     S* at;  // where the upper one belongs
     int64_t row_step;
@@ -71,7 +77,7 @@ struct Seam {
         value += load_as<Pixel>(to);
         memcpy(to, &value, sizeof value);
     }
-    // Only neighbours in a row join: sums must not depend on which pixels a band skips between them.
+    // Called after each pixel that the band skips: else the sums would depend on the bands.
     FW_HD void flush() {
         if (at == nullptr) return;
         add(at, top);
@@ -98,17 +104,17 @@ struct Seam {
 // Sum a run of pixels, those in `lanes` of a block, several to a vector: L channels of 16 / L pixels.
 // `to` is where lane 0 would belong. The same sums in the same order as pixel by pixel.
 template <int L>
-FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes, const float* tile,
+FW_HD void add_run(Carry<float, L>& carry, float* to, int first, Bits<float> lanes, const float* tile,
                    const Squares<float>& squares, int k) {
     typedef Vector<float> V;
     const int step = LANES / L;  // pixels in a vector
     V right[2] = {};             // of the vector before, upper and lower row
-    if (seam.at == to + first * L && first == 0) {
-        memcpy((float*)&right[0] + LANES - L, &seam.top, sizeof seam.top);
-        memcpy((float*)&right[1] + LANES - L, &seam.low, sizeof seam.low);
-        seam.at = nullptr;
+    if (carry.at == to + first * L && first == 0) {
+        memcpy((float*)&right[0] + LANES - L, &carry.top, sizeof carry.top);
+        memcpy((float*)&right[1] + LANES - L, &carry.low, sizeof carry.low);
+        carry.at = nullptr;
     } else {
-        seam.flush();
+        carry.flush();
     }
     const unsigned covered = lane_bits(lanes);
     const int end = LANES - (__builtin_clz(covered) - 16);
@@ -126,7 +132,7 @@ FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes
                 const Bits<float> added = squares.masks ? used & (weight != 0) : used;
                 part[n] = select(added, g * weight, V{});
             }
-            float* row = to + pixel * L + low * seam.row_step;
+            float* row = to + pixel * L + low * carry.row_step;
             V shifted;
             if (L == 4)
                 shifted = __builtin_shufflevector(right[low], part[1], 12, 13, 14, 15, 16, 17, 18, 19, 20,
@@ -139,9 +145,9 @@ FW_HD void add_run(Seam<float, L>& seam, float* to, int first, Bits<float> lanes
         }
     }
     if (end == LANES) {
-        seam.at = to + LANES * L;
-        memcpy(&seam.top, (float*)&right[0] + LANES - L, sizeof seam.top);
-        memcpy(&seam.low, (float*)&right[1] + LANES - L, sizeof seam.low);
+        carry.at = to + LANES * L;
+        memcpy(&carry.top, (float*)&right[0] + LANES - L, sizeof carry.top);
+        memcpy(&carry.low, (float*)&right[1] + LANES - L, sizeof carry.low);
     }
 }
 #endif
@@ -153,7 +159,7 @@ template <int L, typename T>
 void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, Size size, int padding,
                   const int* ranges, Band band, typename Accumulate<T>::type* sums, int channels) {
     typedef typename Accumulate<T>::type S;
-    typedef typename Seam<S, L>::Pixel Pixel;
+    typedef typename Carry<S, L>::Pixel Pixel;
     const int width = size.width;
     const int64_t plane = size.plane();
     // In pixels of `sums`, whose first row is the one above the band.
@@ -166,7 +172,7 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
         for (int column = 0; column < width; column += CHUNK) {
             make_squares(squares, padding, flow, size, row, column);
             const T* grad = grad_out + (int64_t)row * width + column;
-            Seam<S, L> seam = {nullptr, (int64_t)width * L, {}, {}};
+            Carry<S, L> carry = {nullptr, (int64_t)width * L, {}, {}};
             for (int k = 0; k < squares.count; k += LANES) {
                 Vector<S> values[L] = {};
                 for (int c = 0; c < channels; ++c) {
@@ -184,8 +190,8 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
                     if (starts != SCATTERED) {
                         for_runs(starts, [&](int first, Bits<float> lanes) {
                             const int64_t pixel = offset[first] - origin;
-                            if (!owns(pixel)) return seam.flush();
-                            add_run<L>(seam, sums + (pixel - first) * L, first, lanes, tile + k * L,
+                            if (!owns(pixel)) return carry.flush();
+                            add_run<L>(carry, sums + (pixel - first) * L, first, lanes, tile + k * L,
                                        squares, k);
                         });
                         continue;
@@ -196,7 +202,7 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
                 for (int i = 0; i < stop; ++i) {
                     const int64_t pixel = offset[i] - origin;
                     if (!owns(pixel)) {
-                        seam.flush();
+                        carry.flush();
                         continue;
                     }
                     const Pixel g = load_as<Pixel>(tile + (k + i) * L);
@@ -205,10 +211,10 @@ void scatter_band(const typename Accumulate<T>::type* flow, const T* grad_out, S
                     if (squares.masks)  // a tap of weight 0 gets nothing, not 0 * inf
                         for (int n = 0; n < 4; ++n)
                             if (squares.weight[n][k + i] == 0) part[n] = Pixel{};
-                    seam.add_pixel(sums + pixel * L, part);
+                    carry.add_pixel(sums + pixel * L, part);
                 }
             }
-            seam.flush();
+            carry.flush();
         }
     }
 }

@@ -43,17 +43,18 @@ void for_rows(Size size, const Body& body) {
     });
 }
 
-// Taps of one chunk of one row, as arrays; lanes of the last block that no pixel fills are harmless.
+// The taps of `count` neighbouring pixels of one row: N along x and N along y for each pixel. They are
+// written LANES pixels at a time, so that up to LANES - 1 entries beyond `count` have no meaning.
 template <typename S, int N>
 struct Chunk {
     int count;
-    alignas(64) int x[N][CHUNK];
+    alignas(64) int x[N][CHUNK];  // column and row that the tap reads
     alignas(64) int y[N][CHUNK];
-    alignas(64) S wx[N][CHUNK];
+    alignas(64) S wx[N][CHUNK];  // weights
     alignas(64) S wy[N][CHUNK];
-    alignas(64) S sx[N][CHUNK];
+    alignas(64) S sx[N][CHUNK];  // slopes: d wx / d u, d wy / d v
     alignas(64) S sy[N][CHUNK];
-    alignas(64) uint8_t inside[CHUNK];
+    alignas(64) uint8_t inside[CHUNK];  // the mask, 0 or 1
 };
 
 // Indices of pixels along an axis fit into 32 bits in fp64, too.
@@ -63,7 +64,7 @@ FW_HD Bits<float> narrow_index(Bits<double> index) {
 }
 
 FW_HD void store_flags(uint8_t* to, Bits<float> mask) {
-    // By way of 16 bits: straight to bytes, GCC goes lane by lane.
+    // Through 16 bits: GCC converts straight to bytes lane by lane.
     typedef int16_t Shorts __attribute__((vector_size(2 * LANES)));
     typedef int8_t Bytes __attribute__((vector_size(LANES)));
     const Bytes flags = -__builtin_convertvector(__builtin_convertvector(mask, Shorts), Bytes);
@@ -143,7 +144,8 @@ void prepare(Chunk<S, N>& chunk, int padding, const S* flow, Size size, int row,
     });
 }
 
-// The taps of one pixel, those of weight and slope 0 left out.
+// The N x N taps of one pixel, without those whose weight and slopes are 0: these must not be read,
+// as 0 * inf is NaN.
 template <typename S, int N>
 struct TapList {
     int count;

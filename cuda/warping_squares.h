@@ -14,9 +14,9 @@ inline bool has_squares(Size size, int padding) {
     return pairs && size.width > 1 && size.height > 1 && size.plane() <= INT32_MAX;
 }
 
-// The 2 x 2 squares that a chunk reads, by the offset of their top-left pixel in the plane. Flow
-// being smooth, neighbours mostly read neighbours: a block of LANES pixels falls into few runs of
-// consecutive offsets, which plain loads and stores of whole vectors serve.
+// The 2 x 2 squares that a chunk reads, by the offset of their top-left pixel in the plane. Most flow is
+// smooth, so that neighbours read neighbours: a block of LANES pixels consists of few runs of
+// consecutive offsets. A run is read by plain vector loads, which are faster than a gather.
 struct Runs {
     alignas(64) int offset[CHUNK];
     unsigned starts[CHUNK / LANES];  // bit k: a run starts at lane k; SCATTERED: too many runs
@@ -29,7 +29,7 @@ FW_HD void find_runs(Runs& runs, int k, Bits<float> x, Bits<float> y, int width)
     memcpy(runs.offset + k, &offset, sizeof offset);
     const Bits<float> before = pick<LANES - 1, 1>(offset, offset);
     const unsigned starts = lane_bits(offset != before + 1) | 1u;
-    // A run is served by all lanes, those before and after it included: they must be in its row.
+    // A run is read as a whole vector, with the lanes before and after it: they must be in its row.
     const Bits<float> first = x - LANE_NUMBERS;
     const bool fits = lane_bits((first < 0) | (first + LANES >= width)) == 0;
     runs.starts[k / LANES] = fits && __builtin_popcount(starts) <= MOST_RUNS ? starts : SCATTERED;
@@ -49,7 +49,7 @@ FW_HD void for_runs(unsigned starts, const Body& body) {
 template <typename S>
 struct Squares {
     int count;
-    bool inside_wanted = false;  // by a mask
+    bool inside_wanted = false;  // the mask is to be filled
     bool masks;  // some weight is exactly 0: that tap must not be read
     Runs runs;
     alignas(64) S weight[4][CHUNK];

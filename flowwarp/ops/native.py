@@ -1,4 +1,4 @@
-"""Loads the CPU library by ctypes, hands it torch's threads, and keeps the reason if it cannot.
+"""Loads the CPU library by ctypes and gives it torch's thread pool.
 
 The library is built once for each instruction set (``_cpu_avx512.so``, ``_cpu_avx2.so``,
 ``_cpu_baseline.so``); the one that torch itself would choose on this CPU is loaded. The environment
@@ -25,7 +25,7 @@ DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 
 
 @dataclass(frozen=True)
 class Native:
-    """What was found: a library with its level, or the reason why there is none."""
+    """The CPU library with its instruction set, or the reason why it is missing."""
 
     library: ctypes.CDLL | None
     level: str
@@ -43,7 +43,7 @@ def native() -> Native:
         return Native(
             None, "off", "", f"FLOWWARP_NATIVE={wanted} is none of {', '.join(LEVELS)}, off"
         )
-    if wanted and wanted not in supported_levels():  # its first instruction would be the last
+    if wanted and wanted not in supported_levels():  # an illegal instruction would end the process
         return Native(None, "off", "", f"FLOWWARP_NATIVE={wanted}: this CPU has no {wanted}")
     reasons = []
     for level in [wanted] if wanted else supported_levels():
@@ -91,7 +91,7 @@ def supported_levels() -> tuple[str, ...]:
 
 
 def _share_thread_pool(library: ctypes.CDLL) -> str:
-    """Give the library torch's own pool, so that both never oversubscribe the cores."""
+    """Give the library torch's own pool, so that both together do not oversubscribe the cores."""
     folder = Path(torch.__file__).with_name("lib")
     for name in ("libtorch_cpu.so", "libtorch_cpu.dylib"):
         try:

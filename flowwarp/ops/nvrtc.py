@@ -1,8 +1,8 @@
-"""Compiles the kernels of ``cuda/`` at first use, keeps them on disk, launches them; no maths.
+"""Compiles the CUDA kernels of ``cuda/`` at first use, caches them on disk, and launches them.
 
 Nothing is built at install time and no CUDA toolkit is needed: NVRTC comes with every CUDA build of
 torch, the driver with the GPU. One instantiation is compiled for one kind of GPU when it is first
-called (about 0.1 s) and kept in ``~/.cache/flowwarp`` (``FLOWWARP_CACHE_DIR``, else
+called (about 0.1 s) and cached in ``~/.cache/flowwarp`` (``FLOWWARP_CACHE_DIR``, else
 ``XDG_CACHE_HOME``). ``FLOWWARP_NATIVE=off`` turns the kernels off, as it does the CPU library.
 """
 
@@ -26,14 +26,14 @@ from torch import Tensor
 from flowwarp.bundled import bundled, cache_folder
 from flowwarp.errors import install_extra
 
-# -fmad=false: the CPU library is built with -ffp-contract=off, and both shall give the same bits.
+# -fmad=false: the CPU library is built with -ffp-contract=off, and both must give the same bits.
 OPTIONS = ("-std=c++17", "-fmad=false")
 ENTRY = "kernel"
 BLOCK = 256  # threads
 MOST_BLOCKS = 65535  # along y and z, CUDA's limit
-ENOUGH_THREADS = 1 << 18  # to fill a large GPU; fewer pixels than that share out their channels
-PARTS = 3  # of a fixed-point sum, as in cuda/warping.cu
-SCRATCH = 1 << 22  # fixed-point sums kept at once: 96 MiB
+ENOUGH_THREADS = 1 << 18  # fill a large GPU; with fewer pixels, their channels are split, too
+PARTS = 3  # integers of a fixed-point sum, as in cuda/warping.cu
+SCRATCH = 1 << 22  # fixed-point sums in memory at once: 96 MiB
 OLDEST = 70  # compute capability that __grid_constant__ needs
 STORAGE = {
     torch.float32: "float",
@@ -50,7 +50,7 @@ Size3 = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Nvrtc:
-    """What was found: the library with its version, or the reason why there is none."""
+    """NVRTC with its version, or the reason why it is missing."""
 
     library: ctypes.CDLL | None
     path: str
@@ -95,7 +95,7 @@ def _load(path: str) -> ctypes.CDLL:
 
 
 def _newest_major() -> int | None:
-    """Return the major version of CUDA that the driver knows, None without a driver."""
+    """Return the newest major version of CUDA that the driver supports, None without a driver."""
     version = ctypes.c_int()
     with contextlib.suppress(OSError):
         _driver().cuDriverGetVersion(ctypes.byref(version))
@@ -103,7 +103,7 @@ def _newest_major() -> int | None:
 
 
 def _candidates() -> Iterator[str]:
-    """List where NVRTC may lie, the major version that torch was built with first."""
+    """List paths of NVRTC to try; first those of the major version that torch was built with."""
     torch_major = (torch.version.cuda or "").partition(".")[0]
     nvidia = importlib.util.find_spec("nvidia")  # a namespace package: nothing is imported
     folders = [Path(torch.__file__).parent / "lib", Path(sys.prefix, "lib")]
@@ -195,7 +195,7 @@ def _nvrtc_error(library: ctypes.CDLL, status: int) -> str:
 
 
 def architecture_for(capability: tuple[int, int], supported: Sequence[int]) -> str | None:
-    """Return machine code's name, PTX's for a GPU newer than NVRTC, None for one too old."""
+    """Return ``sm_*``, ``compute_*`` (PTX) for a GPU newer than NVRTC, or None for one too old."""
     wanted = 10 * capability[0] + capability[1]
     if wanted < OLDEST:
         return None
@@ -205,13 +205,13 @@ def architecture_for(capability: tuple[int, int], supported: Sequence[int]) -> s
     return f"compute_{max(older)}" if older else None
 
 
-# ------------------------------------------------------------------ keep on disk
+# ------------------------------------------------------------------ cache on disk
 
 
 def cached(source: str, architecture: str) -> bytes:
-    """Return a compiled kernel from disk, else compile and keep it.
+    """Return a compiled kernel from the cache on disk; compile and store it if it is not there.
 
-    The disk is a convenience: a damaged file is replaced, an unwritable folder is ignored.
+    A damaged file is replaced, and a folder that cannot be written is ignored.
     """
     folder = cache_folder()
     if folder is None:
@@ -357,7 +357,7 @@ def warp(image: Tensor, flow: Tensor, mode: int, padding: int, out: Tensor, vali
 
     Args:
         image: (B, C, H, W), dense, planes or channels last.
-        flow: (B, 2, H, W), contiguous, in the type that sums are kept in.
+        flow: (B, 2, H, W), contiguous, in the dtype of the sums.
         mode: ``enum Mode`` of cuda/warping.h.
         padding: ``enum Padding`` of cuda/warping.h.
         out: like ``image``.
@@ -385,8 +385,8 @@ def image_gradient(
 ) -> None:
     """Write the gradient of :func:`warp` for its image, laid out like ``grad_out``.
 
-    Sums are kept in fixed point (see cuda/warping.cu), for as many examples and channels at once
-    as the scratch memory holds.
+    Sums are in fixed point (see cuda/warping.cu), for as many examples and channels at once as the
+    scratch memory holds.
     """
     examples, _, height, width = grad_image.shape
     at_once = max(1, SCRATCH // max(1, height * width))

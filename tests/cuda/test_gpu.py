@@ -28,7 +28,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.float16: 4e-3, tor
 
 @pytest.fixture(autouse=True)
 def launched(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Lists the kernels that a test launched, so that no fallback passes for them."""
+    """Lists the kernels that a test launched, to fail if only a fallback ran."""
     if not torch.cuda.is_available():
         if os.environ.get("FLOWWARP_REQUIRE_GPU") == "1":
             pytest.fail("FLOWWARP_REQUIRE_GPU=1, but torch sees no GPU")

@@ -179,7 +179,7 @@ def test_gradients_agree_with_the_cpu(
         grad_flow = torch.full_like(flow, torch.nan)
         nvrtc.flow_gradient(image, flow, grad_out, MODES[mode], PADDINGS[padding], grad_flow)
         wanted = warp_flow_gradient(grad_out, image, flow, mode, padding)
-        sums = max(tolerance, 2e-5 if dtype != torch.float64 else 0)  # kept in fp32 on both sides
+        sums = max(tolerance, 2e-5 if dtype != torch.float64 else 0)  # both sides sum in fp32
         torch.testing.assert_close(grad_flow, wanted, rtol=sums, atol=10 * sums)
 
         grad_image = shim_image_gradient(grad_out, flow, mode, padding)

@@ -29,7 +29,7 @@ def nvcc() -> str:
 
 
 def test_no_source_asks_which_gpu_it_is_compiled_for(kernels: list[str]) -> None:
-    """So that the front end makes the same of it for each, and need not see it as often."""
+    """The front end then gives the same for each GPU, so that one pass of it is enough."""
     texts = [path.read_text() for path in bundled("cuda").iterdir() if path.suffix in (".cu", ".h")]
     assert len(texts) > 3
     assert not [text for text in (*texts, *kernels) if "__CUDA_ARCH" in text]

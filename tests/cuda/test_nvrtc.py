@@ -174,16 +174,16 @@ def test_tensors_elsewhere_are_not_served() -> None:
 
 @pytest.fixture
 def compiled(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Stands in for NVRTC, and lists for what it was asked to compile."""
-    asked: list[str] = []
+    """Replaces NVRTC by a stub that lists the architectures it compiles for."""
+    compiled: list[str] = []
 
     def compile_source(source: str, architecture: str) -> bytes:
-        asked.append(architecture)
+        compiled.append(architecture)
         return f"{architecture} {source}".encode()
 
     monkeypatch.setattr(nvrtc, "compile_source", compile_source)
     monkeypatch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path / "cache"))
-    return asked
+    return compiled
 
 
 def test_a_kernel_is_compiled_once(compiled: list[str], tmp_path: Path) -> None:
@@ -245,34 +245,34 @@ DRIVER = """
 #include <string.h>
 typedef unsigned long long word;  // as wide as a pointer, so that a truncated one shows
 struct Record { word module, function, stream, image, pushed, popped; unsigned size[7]; int fail; };
-static Record seen;
+static Record call;
 extern "C" {
-Record* record() { return &seen; }
+Record* record() { return &call; }
 int cuDriverGetVersion(int* version) { *version = 99000; return 0; }
 int cuDeviceGet(int* handle, int ordinal) { *handle = ordinal + 10; return 0; }
 int cuDevicePrimaryCtxRetain(word* context, int handle) {
     *context = 0xc0ffee00000000 + handle;
     return 0;
 }
-int cuCtxPushCurrent_v2(word context) { seen.pushed = context; return 0; }
-int cuCtxPopCurrent_v2(word* context) { *context = seen.popped = seen.pushed; return 0; }
+int cuCtxPushCurrent_v2(word context) { call.pushed = context; return 0; }
+int cuCtxPopCurrent_v2(word* context) { *context = call.popped = call.pushed; return 0; }
 int cuModuleLoadData(word* module, const char* binary) {
     *module = 0xaaaa00000001;
     return strncmp(binary, "sm_90 #include", 14) != 0;
 }
 int cuModuleGetFunction(word* function, word module, const char* name) {
-    seen.module = module;
+    call.module = module;
     *function = 0xbbbb00000002;
     return strcmp(name, "kernel") != 0;
 }
 int cuLaunchKernel(word function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                    unsigned bz, unsigned shared, word stream, void** parameters, void** extra) {
     const unsigned size[7] = {gx, gy, gz, bx, by, bz, shared};
-    memcpy(seen.size, size, sizeof size);
-    seen.function = function;
-    seen.stream = stream;
-    memcpy(&seen.image, parameters[0], sizeof seen.image);  // the first member of the call
-    return extra != nullptr ? 1 : seen.fail;
+    memcpy(call.size, size, sizeof size);
+    call.function = function;
+    call.stream = stream;
+    memcpy(&call.image, parameters[0], sizeof call.image);  // the first member of the call
+    return extra != nullptr ? 1 : call.fail;
 }
 int cuGetErrorName(int, const char** name) { *name = "CUDA_ERROR_OUT_OF_LUCK"; return 0; }
 }

@@ -77,8 +77,8 @@ def test_a_second_backward_leaves_no_history(name):
 
 
 @pytest.mark.parametrize("name", OPERATORS)
-def test_the_way_back_of_a_dual_gradient_is_recorded(name):
-    """Where it shall be: else a second backward of what hangs on it is silently less."""
+def test_backward_of_a_dual_gradient_is_recorded(name):
+    """With ``create_graph``: without it a second backward would silently lose this part."""
     operator, _, inputs = OPERATORS[name]
     inputs = [tensor.clone().requires_grad_() for tensor in inputs]
     out = operator(*inputs)

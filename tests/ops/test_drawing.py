@@ -89,7 +89,7 @@ def test_what_cannot_be_is_never_drawn(function):
 
 
 def test_no_numbers_are_survived():
-    """Whatever is drawn of them is a token."""
+    """Every draw from them is a token."""
     for value in (torch.nan, torch.inf, -torch.inf):
         tokens = draw_tokens(torch.full((3, 20), value), torch.full((3,), 0.5), top_p=0.9)
         assert ((tokens >= 0) & (tokens < 20)).all()

@@ -1,4 +1,4 @@
-"""Which CPU library is loaded, and what is said where it is none."""
+"""Which CPU library is loaded, and the reason that is given if there is none."""
 
 import pytest
 
