@@ -70,7 +70,7 @@ FW_HD S soft_hamming_slope(S z) {
 }
 
 // One pixel each, for kernels with a thread per pixel. `grey`, `grad` and so on are called as
-// grey(y, x) and are asked for pixels inside the image only.
+// grey(y, x) and are called for pixels inside the image only.
 
 template <typename S, typename Read>
 FW_HD S census_distance_at(const Read& grey1, const Read& grey2, int radius, int height, int width, int y,

@@ -14,7 +14,7 @@ namespace flowwarp {
 
 const int CHUNK = 256;          // pixels whose taps are prepared at once; they stay in L1
 const int64_t GRAIN = 1 << 15;  // values a thread should get at least
-const int AHEAD = LANES < 16 ? 2 : 1;  // rows that memory is asked for early; 2 is untried on AVX-512
+const int AHEAD = LANES < 16 ? 2 : 1;  // rows to prefetch; 2 is untried on AVX-512
 
 struct Size {
     int64_t batch, channels;
