@@ -315,7 +315,10 @@ def clip_judge(folder: str | Path, device: str = "cpu") -> Judge:
 
     @torch.inference_mode()
     def judge(videos: Iterable[Tensor], caption: str) -> Tensor:
-        text = tokenizer(caption, truncation=True, max_length=longest, return_tensors="pt")
+        text = tokenizer(
+            caption, truncation=True, max_length=longest, return_tensors="pt",
+            return_token_type_ids=False,  # CLIP has no token types, and transformers warns of them
+        )  # fmt: skip
         words = F.normalize(_features(net.get_text_features(**text.to(device))), dim=-1)  # (1, D)
         scores = []
         for video in videos:  # one by one, to save memory

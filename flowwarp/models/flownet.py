@@ -30,10 +30,10 @@ from flowwarp.ops.fields import resize_flow
 from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_pixels, check_same_grid, check_whole, check_wholes
 
-FINEST = 1  # index of the level at 1/4, where the decoder ends
-SLOPE = 0.1  # of the leaky ReLU
-MIN_NORM = 1e-2  # features shorter than this are noise and keep a norm below 1
-COST_SCALE = 4  # cosines of features deviate by about 1/4: this gives them unit variance
+FLOW_LEVEL = 1  # index into `widths` of the level at 1/4, the last one decoded
+SLOPE = 0.1  # negative slope of the leaky ReLU
+MIN_NORM = 1e-2  # lower bound of the divisor in `_unit`: noise is not scaled up to norm 1
+COST_SCALE = 4  # cosines of features have a standard deviation of about 1/4; this makes it 1
 
 # ------------------------------------------------------------------ config
 
@@ -45,9 +45,10 @@ class FlowNetConfig:
     Args:
         widths: channels of the features at 1/2, 1/4, 1/8 … of the resolution.
         projected: channels to which the decoder's input is projected at every level.
-        decoder: channels of the decoder's convolutions; the last are the hidden state.
-        context: channels of the dilated convolutions that refine the decoder's result.
-        radius: of the cost volume, in pixels of each level.
+        decoder: output channels of the decoder's 3 x 3 convolutions, in order; the last is the
+            width of the hidden state.
+        context: channels of the dilated convolutions that refine the decoder's output.
+        radius: largest displacement in the cost volume, in pixels of each level.
     """
 
     widths: tuple[int, ...] = (16, 32, 64, 96, 112, 128)
@@ -59,14 +60,14 @@ class FlowNetConfig:
     def __post_init__(self) -> None:
         for name in ("widths", "decoder"):
             check_wholes(getattr(self, name), name, 1)
-        if len(self.widths) <= FINEST:
-            raise ValueError(f"widths must be {FINEST + 1} or more, got {len(self.widths)}")
+        if len(self.widths) <= FLOW_LEVEL:
+            raise ValueError(f"widths must be {FLOW_LEVEL + 1} or more, got {len(self.widths)}")
         for name in ("projected", "context", "radius"):
             check_whole(getattr(self, name), name, 1)
 
     @property
     def stride(self) -> int:
-        """Full resolution over the coarsest: frames are padded to a multiple of it."""
+        """Downsampling factor of the coarsest level; frames are padded to a multiple of it."""
         return int(2 ** len(self.widths))
 
 
@@ -84,7 +85,7 @@ TINY = FlowNetConfig(
 def convolution(
     inputs: int, outputs: int, *, size: int = 3, stride: int = 1, dilation: int = 1
 ) -> nn.Conv2d:
-    """Return a convolution that keeps the variance, with a leaky ReLU after it."""
+    """Return a convolution without activation, initialised for a leaky ReLU that follows it."""
     padding = dilation * ((size - 1) // 2)
     layer = nn.Conv2d(inputs, outputs, size, stride, padding, dilation)
     nn.init.kaiming_normal_(layer.weight, a=SLOPE, nonlinearity="leaky_relu")
@@ -122,13 +123,13 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Corrects the flow of one level by the features of both frames."""
+    """Corrects the flow of one level, given the features of both frames."""
 
     def __init__(self, config: FlowNetConfig) -> None:
         super().__init__()
         self.radius = config.radius
         hidden = config.decoder[-1]
-        # Cost volume, features, flow (2) and its best match (2), hidden state.
+        # Cost volume, features of frame 1, flow (2), best match (2), hidden state.
         inputs = (2 * config.radius + 1) ** 2 + config.projected + 4 + hidden
         layers: list[nn.Module] = []
         for width in config.decoder:
@@ -147,6 +148,7 @@ class Decoder(nn.Module):
             nn.LeakyReLU(SLOPE, inplace=True),
         )
         self.sharpness = nn.Parameter(torch.tensor(2.0))  # inverse temperature of the soft argmax
+        # Two flow heads: before and after the context network.
         self.first = convolution(hidden, 2)
         self.second = convolution(hidden, 2)
         for layer in (self.first, self.second):  # the initial flow is near 0
@@ -160,8 +162,8 @@ class Decoder(nn.Module):
 
         Args:
             features1: (B, projected, H, W) of the frame in whose pixels the flow is given.
-            features2: (B, projected, H, W) of the frame that the flow leads to.
-            flow: (B, 2, H, W) float32 so far, in pixels of this level.
+            features2: (B, projected, H, W) of the other frame, to which the flow points.
+            flow: (B, 2, H, W) float32, upsampled from the coarser level, in pixels of this level.
             hidden: (B, decoder[-1], H, W).
         """
         warped = warp(features2, flow)  # (B, projected, H, W)
@@ -178,9 +180,13 @@ class Decoder(nn.Module):
         return flow + self.second(hidden).float(), hidden
 
     def _best_match(self, cost: Tensor) -> Tensor:
-        """Return the displacement of the highest cost, (B, 2, H, W) in radii, by soft argmax.
+        """Return the displacement of the highest similarity, by soft argmax.
 
-        A decoder learns to find it in (2 r + 1)^2 channels, but only late in training.
+        It is an extra input: the decoder itself learns to read the maximum off the (2 r + 1)^2
+        channels only late in training.
+
+        Returns:
+            (B, 2, H, W), as a fraction of the radius.
         """
         steps = torch.arange(-self.radius, self.radius + 1, device=cost.device)
         dy, dx = torch.meshgrid(steps, steps, indexing="ij")
@@ -266,10 +272,10 @@ class FlowNet(nn.Module):
         self.config = config = config or FlowNetConfig()
         self.encoder = Encoder(config)
         self.projections = nn.ModuleList(
-            convolution(width, config.projected, size=1) for width in config.widths[FINEST:]
+            convolution(width, config.projected, size=1) for width in config.widths[FLOW_LEVEL:]
         )
         self.decoder = Decoder(config)
-        scale = 2 ** (FINEST + 1)  # from 1/4 to full resolution
+        scale = 2 ** (FLOW_LEVEL + 1)  # from 1/4 to full resolution
         self.upsampling = nn.Sequential(
             convolution(config.decoder[-1], 64),
             nn.LeakyReLU(SLOPE, inplace=True),
@@ -285,9 +291,9 @@ class FlowNet(nn.Module):
         Args:
             image1: (B, 3, H, W) in [0, 1].
             image2: (B, 3, H, W) in [0, 1].
-            skip: how many of the finest levels to leave out; their flow is upsampled bilinearly
-                instead. As all levels share the decoder, early training needs the coarse ones only,
-                which take a fraction of the time.
+            skip: number of the finest levels to leave out; flow of the last level is then upsampled
+                bilinearly. Since all levels share the decoder, early training needs only the coarse
+                levels, which take a fraction of the time.
 
         Raises:
             ValueError: the frames differ in size, have no pixels or not 3 channels, or ``skip``
@@ -303,13 +309,13 @@ class FlowNet(nn.Module):
             raise ValueError(f"skip must be in [0, {len(self.projections) - 1}], got {skip}")
 
         images = self._pad(torch.cat([image1, image2]))  # (2 B, 3, H', W')
-        encoded = self.encoder(images)[FINEST + skip :]  # of the levels that are used, finest first
+        encoded = self.encoder(images)[FLOW_LEVEL + skip :]  # only the levels used, finest first
         projected = [
             project(features)
             for project, features in zip(self.projections[skip:], encoded, strict=True)
         ]
         # Rows 0 to B - 1 are frame 1, and their partners are rows B to 2 B - 1, frame 2. For the
-        # other half it is the reverse, which gives the backward flow.
+        # other half the roles are exchanged, which gives the backward flow.
         features1 = [_subtract_mean(features) for features in projected]
         features2 = [features.roll(batch, 0) for features in features1]
 

@@ -32,7 +32,7 @@ from flowwarp.data.recipes import GroundTruth
 from flowwarp.data.synthesis import synthesize_pair
 from flowwarp.losses.unsupervised import Occlusion, crop_margin, flow_losses
 from flowwarp.metrics.flow import epe
-from flowwarp.models.flownet import FINEST, SMALL, TINY, FlowNet, FlowNetConfig
+from flowwarp.models.flownet import FLOW_LEVEL, SMALL, TINY, FlowNet, FlowNetConfig
 from flowwarp.ops.warping import warp
 from flowwarp.pipelines.flow.estimate import estimate_flow
 from flowwarp.train import loop, seeding
@@ -548,5 +548,5 @@ def check_sizes(model: FlowNetConfig, data: FlowDataConfig, losses: FlowLossConf
             )
         if side <= 2 * losses.student_margin:
             raise ValueError(f"student_margin leaves nothing of a {name} of {side}")
-    if losses.coarse_until and len(model.widths) <= FINEST + 1:
-        raise ValueError(f"coarse_until needs {FINEST + 2} or more model.widths")
+    if losses.coarse_until and len(model.widths) <= FLOW_LEVEL + 1:
+        raise ValueError(f"coarse_until needs {FLOW_LEVEL + 2} or more model.widths")
