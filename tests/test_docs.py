@@ -66,6 +66,10 @@ def test_the_first_pages_are_short(name, limit):
     assert [line for line in text_of(name).splitlines() if len(line) > 120] == []
 
 
+def test_lines_of_contributing_are_short():
+    assert [line for line in text_of("CONTRIBUTING.md").splitlines() if len(line) > 120] == []
+
+
 def test_experiments_are_a_page():
     assert len((ROOT / "docs/experiments.md").read_bytes()) <= 10_000
 
@@ -76,6 +80,12 @@ def test_no_command_needs_a_row_of_settings(name):
     assert [command for command in commands if command.count("--set ") > 1] == []
     if name == "README.md":
         assert "--set" not in text_of(name)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_no_example_in_the_help_has_a_row_of_settings(name):
+    lines = (cli.get_command(click.Context(cli), name).help or "").splitlines()
+    assert [line for line in lines if line.count("--set ") > 1] == []
 
 
 def commands_in(name):

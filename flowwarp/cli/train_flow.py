@@ -86,7 +86,6 @@ def command(
     flowwarp train-flow clip.mp4 --preset tiny
     flowwarp train-flow clips/ --photos photos/ --run runs/mine --resume auto
     flowwarp train-flow clips/ --start base
-    flowwarp train-flow clips/ --set loop.learning_rate=2e-4 --set smoothness=2
     flowwarp train-flow /data/sintel --recipe sintel --val /data/kitti --val-recipe kitti2015
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
@@ -192,7 +191,7 @@ def _read_val_pair(pair: GroundTruthPair) -> GroundTruth:
     """Read a pair for validation.
 
     Raises:
-        InputError: it cannot be read; or it val_pairs nothing, and the mean would be no number.
+        InputError: it cannot be read; or no pixel has known flow, and the mean error would be NaN.
     """
     from flowwarp.data.recipes import read_pair
 
