@@ -38,8 +38,6 @@ ELSEWHERE = {
     "models/_attributes.py": "models/test_reviser.py",
     "models/_layers.py": "models/test_dvae.py",
     "models/_seeing.py": "models/test_captioner.py",
-    # How a training ends by a signal.
-    "train/stopping.py": "train/test_loop.py",
     # Names of media, which the vocabulary of tokens uses.
     "data/media.py": "data/test_tokens.py",
 }
