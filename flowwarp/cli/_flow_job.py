@@ -50,11 +50,11 @@ class FlowOptions:
     as_json: bool
 
 
-def load_network(given: FlowOptions) -> FlowNet:
+def load_network(options: FlowOptions) -> FlowNet:
     """Load the network of --weights; with --ray on the CPU, from where it is sent."""
     from flowwarp.pipelines.flow.estimate import load_flownet
 
-    return load_flownet(given.weights, "cpu" if given.ray else choose_device(given.device))
+    return load_flownet(options.weights, "cpu" if options.ray else choose_device(options.device))
 
 
 def describe_target(target: Target) -> dict[str, str | None]:
@@ -85,7 +85,7 @@ class Tally:
     unknown: set[Path] = field(default_factory=set)
 
 
-def run_job(given: FlowOptions, sources: Sequence[Path]) -> None:
+def run_job(options: FlowOptions, sources: Sequence[Path]) -> None:
     """Estimate the flow of many pairs: plan, check, run or resume, draw, print.
 
     Raises:
@@ -97,56 +97,56 @@ def run_job(given: FlowOptions, sources: Sequence[Path]) -> None:
     from flowwarp.pipelines import workers
     from flowwarp.pipelines.flow import job_pairs
 
-    if given.ray:
-        workers.check_ray(given.ray)  # before anything is written
-    job = _plan(given, sources)
-    _check_outputs(given, job)
+    if options.ray:
+        workers.check_ray(options.ray)  # before anything is written
+    job = _plan(options, sources)
+    _check_outputs(options, job)
     for clip, _ in job.clips:
         # Images given one by one are a clip. A single one beside others has no pair.
         if len(job.clips) == 1 or (clip.kind == "frames" and len(clip.files) == 1):
             job_pairs.check_clip(clip)
-    net = load_network(given)
+    net = load_network(options)
     # Another shard may have written flow that this shard does not know.
-    tally = Tally(unknown=set() if given.shard else _list_flows(job))
+    tally = Tally(unknown=set() if options.shard else _list_flows(job))
     length = job_pairs.count_pairs(job.clips)
-    if length is not None and given.shard:
-        length = -(-length // given.shard[1])
+    if length is not None and options.shard:
+        length = -(-length // options.shard[1])
     with progress_bar(count(), "flow", length=length) as bar:
 
         def report(outcome: Outcome) -> None:
-            _report(outcome, tally, given)
+            _report(outcome, tally, options)
             bar.update(1)
 
-        if given.dry_run:
-            _check_pairs(given, job, job.describe(net), report)
+        if options.dry_run:
+            _check_pairs(options, job, job.describe(net), report)
         else:
-            _estimate_pairs(given, job, net, tally, report)
+            _estimate_pairs(options, job, net, tally, report)
     if tally.unknown:
         _warn_unknown(tally.unknown)
-    if given.show and not given.as_json:
-        print_path(Path(given.show))
-    if given.as_json:
-        described = {"output": str(job.folder), "show": given.show}
+    if options.show and not options.as_json:
+        print_path(Path(options.show))
+    if options.as_json:
+        described = {"output": str(job.folder), "show": options.show}
         outcomes = {"results": tally.results, "failed": tally.failed}
-        click.echo(json.dumps({"dry_run": given.dry_run, **described, **outcomes}))
+        click.echo(json.dumps({"dry_run": options.dry_run, **described, **outcomes}))
     raise_if_failed(tally.failed, tally.total)
 
 
 def _check_pairs(
-    given: FlowOptions, job: Job, about: Mapping[str, Any], report: Callable[[Outcome], None]
+    options: FlowOptions, job: Job, about: Mapping[str, Any], report: Callable[[Outcome], None]
 ) -> None:
     """Read all frames and report each pair, as --dry-run does."""
     from flowwarp.io.manifests import read_manifests
     from flowwarp.pipelines.flow.run_job import check_pairs
 
-    done = read_manifests(job.folder, about, others=job.others, overwrite=given.overwrite) or {}
-    _check_show(given, done)
-    for outcome in check_pairs(job, done, given.shard):
+    done = read_manifests(job.folder, about, others=job.others, overwrite=options.overwrite) or {}
+    _check_show(options, done)
+    for outcome in check_pairs(job, done, options.shard):
         report(outcome)
 
 
 def _estimate_pairs(
-    given: FlowOptions, job: Job, net: FlowNet, tally: Tally, report: Callable[[Outcome], None]
+    options: FlowOptions, job: Job, net: FlowNet, tally: Tally, report: Callable[[Outcome], None]
 ) -> None:
     """Estimate the pairs that the manifest does not list as done, and draw --show."""
     from flowwarp.io.manifests import open_manifest
@@ -156,10 +156,10 @@ def _estimate_pairs(
         job.folder,
         job.describe(net),
         others=job.others,
-        shard=given.shard,
-        overwrite=given.overwrite,
+        shard=options.shard,
+        overwrite=options.overwrite,
     ) as manifest:
-        _check_show(given, manifest.done)
+        _check_show(options, manifest.done)
         for folder in job.folders:
             _paths.make_folder(folder)
         run_pairs(
@@ -167,17 +167,17 @@ def _estimate_pairs(
             net,
             manifest,
             report,
-            shard=given.shard,
-            workers=given.workers,
-            ray=given.ray,
-            ray_device=given.device,
+            shard=options.shard,
+            workers=options.workers,
+            ray=options.ray,
+            ray_device=options.device,
         )
-        if given.show:
-            _check_show(given, manifest.done)  # again: the work may take hours
-            _draw(Path(given.show), job, tally, manifest)
+        if options.show:
+            _check_show(options, manifest.done)  # again: the work may take hours
+            _draw(Path(options.show), job, tally, manifest)
 
 
-def _plan(given: FlowOptions, sources: Sequence[Path]) -> Job:
+def _plan(options: FlowOptions, sources: Sequence[Path]) -> Job:
     """Return the job: clips, output folders, format.
 
     Raises:
@@ -188,11 +188,11 @@ def _plan(given: FlowOptions, sources: Sequence[Path]) -> Job:
 
     found = (path.parent if job_pairs.is_picture(path) else path for path in sources)
     roots = list(dict.fromkeys(found))
-    folder = Path(given.output) if given.output else _default_folder(roots)
-    backward = Path(given.backward) if given.backward else None
-    occlusion = Path(given.occlusion) if given.occlusion else None
+    folder = Path(options.output) if options.output else _default_folder(roots)
+    backward = Path(options.backward) if options.backward else None
+    occlusion = Path(options.occlusion) if options.occlusion else None
     # Results of an earlier run inside the input folders are not input.
-    named = (folder, backward, occlusion, Path(given.show) if given.show else None)
+    named = (folder, backward, occlusion, Path(options.show) if options.show else None)
     results = [path.resolve() for path in named if path is not None]
     inside = [r for r in results if any(root.resolve() in r.parents for root in roots)]
     clips = [
@@ -206,9 +206,9 @@ def _plan(given: FlowOptions, sources: Sequence[Path]) -> Job:
         tuple(os.path.abspath(root) for root in roots),  # noqa: PTH100 - resolves no links
         clips,
         folder,
-        given.quality,
-        given.weights,
-        f".{given.format or 'flo'}",
+        options.quality,
+        options.weights,
+        f".{options.format or 'flo'}",
         backward,
         occlusion,
     )
@@ -223,7 +223,7 @@ def _default_folder(roots: Sequence[Path]) -> Path:
     return root.with_name(f"{root.stem}_flow")
 
 
-def _check_outputs(given: FlowOptions, job: Job) -> None:
+def _check_outputs(options: FlowOptions, job: Job) -> None:
     """Refuse output that could not be written or would mix with other files, before any work.
 
     Raises:
@@ -233,25 +233,29 @@ def _check_outputs(given: FlowOptions, job: Job) -> None:
     from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS
 
     folders = list(job.folders)
-    if given.show:
-        kind = Path(given.show).suffix.lower()
-        if _is_video(Path(given.show)):
+    if options.show:
+        kind = Path(options.show).suffix.lower()
+        if _is_video(Path(options.show)):
             if len({name for _, name in job.clips}) > 1:
                 raise click.UsageError("--show must be a folder for several clips")
             read = _paths.real_names(file for clip, _ in job.clips for file in clip.files)
-            _paths.check_output(Path(given.show), overwrite=True, read=read)
+            _paths.check_output(Path(options.show), overwrite=True, read=read)
             for clip, _ in job.clips:
-                check_rate(Path(given.show), _rate(clip))
-        elif kind in FLOW_EXTENSIONS | IMAGE_EXTENSIONS and not Path(given.show).is_dir():
+                check_rate(Path(options.show), _rate(clip))
+        elif kind in FLOW_EXTENSIONS | IMAGE_EXTENSIONS and not Path(options.show).is_dir():
             known = ", ".join(sorted(VIDEOS))
             raise click.UsageError(f"--show must end in {known} or be a folder for many pairs")
         else:
-            folders += dict.fromkeys(Path(given.show, name) for _, name in job.clips)
-        if given.shard:
+            folders += dict.fromkeys(Path(options.show, name) for _, name in job.clips)
+        if options.shard:
             raise click.UsageError(
                 "--show needs all pairs: add it to the last run, without --shard"
             )
-    names = {"OUT": given.output, "--backward": given.backward, "--occlusion": given.occlusion}
+    names = {
+        "OUT": options.output,
+        "--backward": options.backward,
+        "--occlusion": options.occlusion,
+    }
     for option, name in names.items():
         if name is not None:
             _paths.check_folder_name(name, f"many pairs need a folder, but {option} is")
@@ -290,7 +294,7 @@ def _warn_unknown(flows: set[Path]) -> None:
     click.echo(f"flowwarp: {line}", err=True)
 
 
-def _report(outcome: Outcome, tally: Tally, given: FlowOptions) -> None:
+def _report(outcome: Outcome, tally: Tally, options: FlowOptions) -> None:
     """Count an outcome and print the paths of its results."""
     tally.total += 1
     tally.unknown.difference_update(outcome.target.paths)
@@ -298,9 +302,9 @@ def _report(outcome: Outcome, tally: Tally, given: FlowOptions) -> None:
         line = str(InputError(outcome.target.flow, outcome.error))
         tally.failed.append({"input": list(outcome.names), "error": line})
         return
-    if given.show:
+    if options.show:
         tally.flows.append((outcome.place, outcome.target.flow))
-    if given.as_json:
+    if options.as_json:
         assert outcome.size is not None
         tally.results.append(
             {
@@ -317,21 +321,21 @@ def _report(outcome: Outcome, tally: Tally, given: FlowOptions) -> None:
             print_path(path)
 
 
-def _check_show(given: FlowOptions, done: Mapping[str, Any]) -> None:
+def _check_show(options: FlowOptions, done: Mapping[str, Any]) -> None:
     """Refuse to replace a --show file or folder that this job has not written.
 
     Raises:
-        OutputError: there is one, and --overwrite is not given.
+        OutputError: there is one, and --overwrite is not options.
     """
-    if given.show is None:
+    if options.show is None:
         return
-    path = Path(given.show)
+    path = Path(options.show)
     record = _show_record(path)
     if done.get(record["part"]) == record:
         return
     if not path.is_dir():
-        _paths.check_output(path, overwrite=given.overwrite)
-    elif any(path.iterdir()) and not given.overwrite:
+        _paths.check_output(path, overwrite=options.overwrite)
+    elif any(path.iterdir()) and not options.overwrite:
         raise OutputError(path, "is not empty", "use --overwrite to write into it")
 
 

@@ -79,7 +79,7 @@ def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -
 @overwrite_option("Start again; replace files that exist.")
 @json_option("paths")
 @dry_run_option()
-def command(**options: Any) -> None:
+def command(**values: Any) -> None:
     """Estimate optical flow: where each pixel of a frame moves to in the next frame.
 
     INPUT is two images (a pair); or a video, a folder of frames, a glob or more images, whose flow
@@ -102,14 +102,14 @@ def command(**options: Any) -> None:
     flowwarp flow clips/ -o flows/ --workers 4 --format png
     flowwarp flow clips/ -o flows/ --shard 2/8
     """  # noqa: D301 - click wants the character itself
-    given = FlowOptions(**options)
-    if not given.ray:  # with ray, the cluster needs the GPU
-        check_device(given.device)
-    sources = _list_sources(given.inputs)
-    if len(given.inputs) == 2 and _is_pair(given.inputs, sources):
-        _estimate_pair(given, sources)
+    options = FlowOptions(**values)
+    if not options.ray:  # with ray, the cluster needs the GPU
+        check_device(options.device)
+    sources = _list_sources(options.inputs)
+    if len(options.inputs) == 2 and _is_pair(options.inputs, sources):
+        _estimate_pair(options, sources)
     else:
-        run_job(given, sources)
+        run_job(options, sources)
 
 
 def _list_sources(inputs: Sequence[str]) -> list[Path]:
@@ -120,7 +120,8 @@ def _list_sources(inputs: Sequence[str]) -> list[Path]:
     """
     from flowwarp.io.file_types import FLOW_EXTENSIONS, IMAGE_EXTENSIONS, natural_order
 
-    if len(inputs) > 2 and list(inputs) == sorted(inputs):  # a glob that the shell has expanded
+    # Probably a glob that the shell expanded: shells sort frame10 before frame2.
+    if len(inputs) > 2 and list(inputs) == sorted(inputs):
         inputs = sorted(inputs, key=natural_order)
     found: list[Path] = []
     for name in inputs:
@@ -145,28 +146,28 @@ def _is_pair(inputs: Sequence[str], sources: Sequence[Path]) -> bool:
 # ------------------------------------------------------------------ one pair
 
 
-def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
+def _estimate_pair(options: FlowOptions, frames: Sequence[Path]) -> None:
     from flowwarp.pipelines.flow import pair_fields
 
-    target, picture = _name_pair(given, frames[0])
+    target, picture = _pair_outputs(options, frames[0])
     outputs = [*target.paths, *([picture] if picture else [])]
-    read = _paths.real_names(frames)
+    input_paths = _paths.real_names(frames)
 
     def check() -> None:
         for path in outputs:
-            _paths.check_output(path, overwrite=given.overwrite, read=read)
+            _paths.check_output(path, overwrite=options.overwrite, read=input_paths)
 
     check()
     if len(set(map(os.path.realpath, outputs))) < len(outputs):
         raise click.UsageError("OUT, --backward, --occlusion and --show must differ")
     images = pair_fields.read_pair(frames, [str(frame) for frame in frames])
-    net = load_network(given)
-    if not given.dry_run:
+    net = load_network(options)
+    if not options.dry_run:
         with progress_bar(range(100), "flow") as bar:
             fields = pair_fields.estimate_fields(
                 net,
                 *images,
-                given.quality,
+                options.quality,
                 backward=target.backward is not None,
                 visible=target.occlusion is not None,
                 progress=lambda share: bar.update(round(100 * share) - bar.pos),
@@ -177,7 +178,7 @@ def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
         pair_fields.write_fields(fields, target)
         if picture:
             show.write_picture(target.flow, picture, show.View())
-    if given.as_json:
+    if options.as_json:
         height, width = images[0].shape[1:]
         result = {
             "input": [str(frame) for frame in frames],
@@ -186,34 +187,36 @@ def _estimate_pair(given: FlowOptions, frames: Sequence[Path]) -> None:
             "height": height,
             "width": width,
         }
-        click.echo(json.dumps({"dry_run": given.dry_run, "results": [result], "failed": []}))
+        click.echo(json.dumps({"dry_run": options.dry_run, "results": [result], "failed": []}))
     else:
         for path in outputs:
             print_path(path)
 
 
-def _name_pair(given: FlowOptions, frame: Path) -> tuple[Any, Path | None]:
+def _pair_outputs(options: FlowOptions, frame: Path) -> tuple[Any, Path | None]:
     """Return the output files of a pair, and the image of --show or None."""
     from flowwarp.io.file_types import COLOR_EXTENSIONS, FLOW_EXTENSIONS
     from flowwarp.pipelines.flow.pair_fields import Target
 
-    for option, value in (("shard", given.shard), ("workers", given.workers), ("ray", given.ray)):
-        if value is not None:
+    for option in ("shard", "workers", "ray"):
+        if getattr(options, option) is not None:
             raise click.UsageError(f"--{option} is for many pairs, this is one pair")
-    kind = f".{given.format or 'flo'}"
+    extension = f".{options.format or 'flo'}"
 
-    def named(name: str | None, option: str, known: frozenset[str], kind: str) -> Path | None:
+    def named(name: str | None, option: str, known: frozenset[str], extension: str) -> Path | None:
         if name is None:
             return None
         if _paths.wants_folder([], name):
-            return Path(name) / f"{frame.stem}{kind}"
+            return Path(name) / f"{frame.stem}{extension}"
         if Path(name).suffix.lower() not in known:
             listed = ", ".join(sorted(known))
             raise click.UsageError(f"{option} must end in {listed} for a pair, got {name!r}")
         return Path(name)
 
-    flows = FLOW_EXTENSIONS if given.format is None else frozenset({kind})
-    flow = named(given.output, "OUT", flows, kind) or _paths.name_beside(frame, "flow", kind)
-    backward = named(given.backward, "--backward", flows, kind)
-    occlusion = named(given.occlusion, "--occlusion", frozenset({".png"}), ".png")
-    return Target(flow, backward, occlusion), named(given.show, "--show", COLOR_EXTENSIONS, ".png")
+    flows = FLOW_EXTENSIONS if options.format is None else frozenset({extension})
+    flow = named(options.output, "OUT", flows, extension)
+    flow = flow or _paths.name_beside(frame, "flow", extension)
+    backward = named(options.backward, "--backward", flows, extension)
+    occlusion = named(options.occlusion, "--occlusion", frozenset({".png"}), ".png")
+    picture = named(options.show, "--show", COLOR_EXTENSIONS, ".png")
+    return Target(flow, backward, occlusion), picture
