@@ -46,8 +46,8 @@ def random_geometry(
 ) -> Geometry:
     """Draw a crop for each example.
 
-    Without zoom, rotation and flip it is cut at whole pixels and copied, but for rounding (some
-    1e-5). A crop lies inside the source where it fits; a rotated one may look out at its corners.
+    Without zoom, rotation and flip, whole pixels are copied, up to rounding (about 1e-5). A crop
+    lies inside the source where it fits; the corners of a rotated one may lie outside.
 
     Args:
         batch: how many.
@@ -93,7 +93,7 @@ def crop_image(image: Tensor, geometry: Geometry) -> Tensor:
 def crop_flow(flow: Tensor, geometry: Geometry) -> Tensor:
     """Carry flow (B, 2, H, W) into crops that both frames share.
 
-    A crop reads at ``p = A q + t``; what moves there by F moves in the crop by ``inverse(A) F``.
+    A crop reads at ``p = A q + t``; a motion F in the image is ``inverse(A) F`` in the crop.
     With it, warping the crop of image 2 gives the crop of warped image 2.
     """
     check_flow(flow)

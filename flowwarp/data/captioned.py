@@ -1,4 +1,4 @@
-"""Anyone's captioned videos as clips, prepared once and memory-mapped from then on."""
+"""Users' captioned videos as clips, prepared once and memory-mapped from then on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which frames show something new: cuts to another scene, and frames in which nothing moved."""
+"""Detects cuts to another scene, and frames in which nothing moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Footage on disk: which files are the frames of one clip, a video, or a pair. Decodes nothing."""
+"""Finds footage on disk: frames of a clip, videos, and pairs of frames. Decodes nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Footage:
 
 
 def list_footage(sources: Sequence[str | Path | Footage]) -> list[Footage]:
-    """Return what :func:`find_footage` finds.
+    """Return the footage of :func:`find_footage` as a list; none is an error.
 
     Raises:
         InputError: a folder, list or video is missing or unreadable, or there is no footage.

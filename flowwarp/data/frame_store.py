@@ -33,7 +33,7 @@ from flowwarp.io.files import reason
 from flowwarp.tensors import check_whole
 
 _LOG = logging.getLogger(__name__)
-_MAX_AGE = 24 * 3600  # s; what a killed process left unfinished is removed after that
+_MAX_AGE = 24 * 3600  # s; unfinished folders of killed processes are removed after that
 
 
 @final
@@ -167,7 +167,7 @@ def write_store(target: Path, fill: Callable[[BinaryIO], Index]) -> None:
 
 
 def is_complete(target: Path) -> bool:
-    """Return whether a folder holds all that :func:`write_store` writes; log what is broken."""
+    """Return whether a folder holds all files of :func:`write_store`; log broken ones."""
     if not target.is_dir():
         return False
     try:

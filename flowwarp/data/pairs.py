@@ -49,7 +49,7 @@ def prepare_pairs(
     file are all taken, whatever moved in them.
 
     Args:
-        sources: what to read; see :func:`flowwarp.data.footage.find_footage`.
+        sources: files and folders; see :func:`flowwarp.data.footage.find_footage`.
         longest: longest side of the frames in pixels; larger ones are shrunk, antialiased.
         still: share of the picture that must change for a frame to be stored.
         cache: where the frames are stored; see :func:`flowwarp.data.frame_store.store_folder`.
@@ -58,7 +58,7 @@ def prepare_pairs(
         progress: called with (clips done, clips in all).
 
     Returns:
-        The pairs. ``skipped`` lists what could not be read; each was also logged as a warning.
+        The pairs. ``skipped`` lists unreadable files; each was also logged as a warning.
 
     Raises:
         InputError: a source is missing, nothing can be read, or no pair is left.
@@ -80,7 +80,7 @@ def prepare_pairs(
 
 
 def _key(clips: Sequence[Footage], longest: int, still: float) -> str:
-    """Hash what the cache depends on: names, times and sizes of all files, and the options."""
+    """Hash the inputs of the cache: names, times and sizes of all files, and the options."""
     digest = hashlib.sha256(repr((_VERSION, longest, still)).encode())
     for clip in clips:
         digest.update(repr(len(clip.files)).encode())  # one folder may hold several

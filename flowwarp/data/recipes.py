@@ -186,14 +186,16 @@ def _check_pattern(path: Path, pattern: str) -> None:
     """
     parts = pattern.split("/")
     if not pattern or not pattern.isprintable() or pattern[0] == "/" or ".." in parts:
-        raise InputError(path, f"the pattern {pattern!r} is no path in the data set's folder")
-    # As it is searched with, and with none of its fields known (`_fill`).
+        raise InputError(
+            path, f"the pattern {pattern!r} is not a path inside the data set's folder"
+        )
+    # Both wildcards that a pattern becomes: in `_search`, and in `_fill` without known fields.
     for stars in (_to_wildcard(pattern), _FIELD.sub("*", pattern)):
         if any("**" in part and part != "**" for part in stars.split("/")):
             raise InputError(path, f"in the pattern {pattern!r}, ** must stand alone")
     named = [(name, step) for _, name, step in _FIELD.findall(pattern)]
     if any(not name.isidentifier() or (step and name != "n") for name, step in named):
-        raise InputError(path, f"the pattern {pattern!r} has a field that is none", "{n+1} counts")
+        raise InputError(path, f"the pattern {pattern!r} has an invalid field", "{n+1} counts")
     try:
         re.compile(_to_regex(pattern))
     except re.error as fault:  # one name twice
@@ -233,7 +235,8 @@ def find_pairs(recipe: Recipe, root: str | Path) -> tuple[list[GroundTruthPair],
 
     Returns:
         The pairs that have all their files, ordered by set and name; and the files that are missing
-        of others, below ``root``, with ``*`` for what could be any. One of the two is not empty.
+        of others, below ``root``, with ``*`` for fields of unknown value. At least one of the two
+        is not empty.
 
     Raises:
         InputError: it is not that data set.
@@ -269,7 +272,7 @@ def footage_of(recipe: Recipe, root: str | Path) -> list[Footage]:
         if _FIELD.search(pattern):
             found += _scenes(root, pattern)
         else:
-            # Beside them may lie a licence, or what a file manager leaves behind.
+            # Other files may lie beside them: a licence, or those of a file manager.
             paths = _glob(root, pattern)
             found += [
                 Footage("video", (path,))
@@ -370,7 +373,7 @@ def _masks_of(layout: Layout, root: Path, found: dict[str, str]) -> dict[str, Pa
 def _first_frames_lacking(
     layout: Layout, root: Path, flows: Iterable[tuple[Path, dict[str, str]]]
 ) -> Iterator[str]:
-    """Yield the missing first frame of each flow file that has none."""
+    """Name the missing first frames of existing flow files."""
     step = next((int(step) for _, _, step in _FIELD.findall(layout.flow) if step), 0)
     for _, found in flows:
         first = dict(found)
@@ -413,7 +416,7 @@ def _check_first_frames(pairs: Iterable[GroundTruthPair]) -> None:
 def _scenes(root: Path, pattern: str) -> Iterator[Footage]:
     """Group the pictures that a pattern matches by all its fields but the number.
 
-    At a gap in the numbers another clip begins, since frames are missing there.
+    A gap in the numbers begins a new clip, since frames are missing there.
     """
     scenes: dict[tuple[str, ...], list[tuple[int, Path]]] = {}
     for path, found in _search(root, pattern, IMAGE_EXTENSIONS):
@@ -442,7 +445,7 @@ def _names(recipe: Recipe, layout: Layout, root: Path, frame1: Path) -> tuple[st
 def _search(
     root: Path, pattern: str, extensions: frozenset[str]
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield the files that a pattern matches, and what its fields are there.
+    """Yield the files that a pattern matches, with the values of its fields.
 
     Raises:
         InputError: a folder where some could be cannot be read.
@@ -455,7 +458,7 @@ def _search(
 
 
 def _glob(root: Path, wildcard: str) -> list[Path]:
-    """Return what ``root.glob`` does, sorted; ``**`` enters links, ``*`` matches no leading dot.
+    """Like ``root.glob``, sorted; ``**`` enters links, ``*`` matches no leading dot.
 
     Raises:
         InputError: a folder cannot be read. ``root.glob`` would skip it silently, and the result

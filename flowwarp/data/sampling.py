@@ -1,4 +1,4 @@
-"""Reading an image at any points: what crops, scales, turns and synthetic motion have in common."""
+"""Reads an image at arbitrary points, for crops, scaling, rotation and synthetic motion."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sample(
     Args:
         image: (B, C, H, W), floating point.
         points: (B, 2, h, w), x then y, in pixels of ``image``.
-        padding: what lies outside, as in :func:`flowwarp.ops.warping.warp`.
+        padding: the values outside the image, as in :func:`flowwarp.ops.warping.warp`.
         mode: how to read between pixels.
 
     Returns:
@@ -36,7 +36,7 @@ def sample(
 
 def inside(points: Tensor, height: int, width: int) -> Tensor:
     """Return which points lie in an image, (B, 1, h, w) bool."""
-    # A thousandth of a pixel, so that what is exactly on the border stays so after rounding.
+    # A tolerance of a thousandth of a pixel: points on the border stay inside after rounding.
     far = points.new_tensor([width - 1, height - 1]).view(2, 1, 1) + 1e-3
     return ((points >= -1e-3) & (points <= far)).all(1, keepdim=True)
 

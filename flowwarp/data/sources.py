@@ -31,7 +31,7 @@ _HELD_OUT = 10  # one video of a folder in so many is for validation
 
 
 class Motion(Protocol):
-    """Estimates the flow of a clip of which none is known."""
+    """Estimates the flow of a clip whose flow is unknown."""
 
     def __call__(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return flow_12, flow_21, visible_12 and visible_21, shaped as in `Clip`.
@@ -59,9 +59,9 @@ def open_source(
         size: height and width of the frames, in pixels.
         frames: number of frames in each clip.
         world_files: files that sprites are made of.
-        held_out: False leaves out what is reserved for tests, True gives only that, None gives all.
-            Of sprites these are combinations of attributes; of a folder one video in ten; of a
-            single video its last tenth, or nothing if it is too short; of digits nothing.
+        held_out: False leaves out the clips reserved for tests, True gives only these, None gives
+            all. Reserved are: combinations of attributes of sprites; one video in ten of a folder;
+            the last tenth of a single video, unless it is too short; no digits.
         motion: for a folder: estimates the flow, which then counts as valid where it is visible.
             Without it flow is 0 and nowhere valid.
         progress: for a folder, while it is prepared: called with (videos done, videos in all).
@@ -127,8 +127,8 @@ def open_split(
 ) -> tuple[Source, Source]:
     """Open a source for training, and one for validation, which is to be read with another seed.
 
-    Both are the same for a synthetic world, since no clip occurs twice; what is held out remains
-    so. For a folder, the second holds the videos that the first leaves out. Arguments and errors
+    Both are the same for a synthetic world, since no clip occurs twice; held-out clips stay held
+    out. For a folder, the second holds the videos that the first leaves out. Arguments and errors
     are those of :func:`open_source`.
     """
     kwargs: dict[str, Any] = {"motion": motion, "progress": progress, "rewordings": rewordings}

@@ -259,7 +259,7 @@ def _measure(
     """
     size = video.shape[-1]
     changed = [torch.from_numpy(pictures[1:] != pictures[:-1]) for pictures in shown]
-    # A figure that moves as the backdrop does has no rim against it: both sides have one flow.
+    # A figure at rest relative to the backdrop has no rim against it: both sides have one flow.
     apart = [
         change | torch.from_numpy(~_moves_with(track, tracks[0]))
         for change, track in zip(changed, tracks[1:], strict=True)
@@ -274,7 +274,7 @@ def _measure(
 
 
 def _find_box(cover: Tensor, camera: Track, size: int) -> tuple[slice, slice]:
-    """Return rows and columns outside of which both frames of all pairs show backdrop alone."""
+    """Return the rows and columns that contain all figures and shadows in all frames."""
     covered = cover.amax(0).amax(0) > 0  # over both at once takes several times as long
     if not bool(covered.any()):
         return slice(0), slice(0)
@@ -353,7 +353,7 @@ def _measure_way(
     for mine, target in zip(owners, targets, strict=True):
         arrived = torch.where(mine, target, arrived)
     inside &= arrived > 0.5
-    # The target may be partly occluded; then the pixel there is mixed as well.
+    # The target may be partly occluded; then its pixel is mixed, too.
     sound &= (best >= _PURE) & ((arrived >= _PURE) | ~inside)
     sound &= (moved[:, -1] - here[:, -1]).abs() <= _LIGHT
     whole_valid[:, 0, rows, columns] = sound

@@ -45,7 +45,7 @@ _COARSE = 8  # px; enough to measure a smooth field
 
 @dataclass(frozen=True)
 class SyntheticPair:
-    """Two frames and what is known about them; no batch dimension.
+    """Two frames with their flow and visibility; no batch dimension.
 
     Args:
         image1: (3, H, W) float32 in [0, 1].
@@ -66,7 +66,7 @@ def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
     They are kept in memory as bytes: 2 MB each at the default size.
 
     Args:
-        folder: a folder of pictures; what cannot be read is skipped, with a warning logged.
+        folder: a folder of pictures; unreadable ones are skipped, with a warning logged.
         longest: larger ones are made smaller until no side is longer.
 
     Returns:
@@ -87,7 +87,7 @@ def load_photos(folder: str | Path, longest: int = 1024) -> list[Tensor]:
 
 
 def find_photos(folder: Path) -> Iterator[Path]:
-    """Find what :func:`load_photos` would read.
+    """Yield the paths of the pictures that :func:`load_photos` would read.
 
     Raises:
         InputError: no such folder.
@@ -115,7 +115,7 @@ def synthesize_pair(
         index: which pair of the series.
         size: (height, width) of the frames.
         effects: add what a camera adds: shadows, motion blur, defocus, light that changes, noise.
-            Without, ``warp(image2, flow_12)`` is ``image1`` where ``visible``, but for the
+            Without, ``warp(image2, flow_12)`` is ``image1`` where ``visible``, up to the
             interpolation of the images.
 
     Raises:
@@ -131,8 +131,8 @@ def synthesize_pair(
     scene = _draw_layers(photos, random, size, camera if effects else None)
     frames, flow, flow_2 = scene.frames, scene.flows[:1], scene.flows[1:]
 
-    # A pixel is hidden by a layer above its own. One below, where it goes, is at most a neighbour:
-    # the pixel of its own layer that it reads lies between pixels.
+    # A pixel is hidden by a layer above its own. If its target shows a layer below, that is only
+    # rounding: the target lies between pixels, and the nearest one is beside the layer's rim.
     there, within = warp(scene.top[1:], flow, mode="nearest", mask=True)
     visible = within & (there <= scene.top[:1])
     if effects:
@@ -148,7 +148,7 @@ class _Scene:
     """Both frames of a scene along the batch: (2, C, H, W)."""
 
     frames: Tensor
-    flows: Tensor  # of what is on top; in frame 2 that of the same layer at the same place
+    flows: Tensor  # flow of the top layer; in frame 2 that of the same layer at the same place
     top: Tensor  # number of the layer on top
 
 
@@ -195,8 +195,8 @@ def _find_box(inside: Tensor) -> tuple[slice | EllipsisType, ...]:
 def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
     """Draw a smooth flow field (1, 2, H, W): a shift, turned, sheared, tilted and bent.
 
-    Its length, as root mean square, is log-uniform from SLOWEST to FASTEST, but for what would
-    move a pixel further than FASTEST or fold the picture.
+    Its length, as root mean square, is log-uniform from SLOWEST to FASTEST, limited so that no
+    pixel moves further than FASTEST and nothing folds.
     """
     height, width = grid.shape[-2:]
     angle = random.uniform(0, 2 * math.pi)
@@ -209,7 +209,7 @@ def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
         turn, grow, shear, stretch = random.normal(size=4) * _log_uniform(random, 0.05, 1)
         linear = grid.new_tensor([[grow + stretch, shear - turn], [shear + turn, grow - stretch]])
         flow = flow + (linear @ arm.flatten(2)).view_as(grid)
-    if random.random() < 0.3:  # a plane seen at a slant: what is further away moves less
+    if random.random() < 0.3:  # a slanted plane: its far parts move less
         tilt = grid.new_tensor(random.normal(size=2) * 0.3).view(1, 2, 1, 1)
         flow = flow + arm * (arm * tilt).sum(1, keepdim=True)
     if random.random() < 0.5:
@@ -267,11 +267,11 @@ def _read_photo(photo: Tensor, points: Tensor, random: np.random.Generator) -> T
 
 @dataclass(frozen=True)
 class _Shape:
-    """A blob or polygon as a formula, hence as sharp wherever frame 1 reads it.
+    """A blob or polygon as a formula, so that it is sharp wherever frame 1 reads it.
 
     Args:
         centre: (1, 2, 1, 1).
-        reach: (1, 2, 1, 1), how far from the centre it goes at most along each axis.
+        reach: (1, 2, 1, 1), an upper bound of its extent from the centre along each axis.
         distance: of points (B, 2, h, w) relative to the centre to the rim, in about pixels,
             (B, 1, h, w); positive inside.
     """
@@ -326,7 +326,7 @@ def _polygon(arm: Tensor, radius: float, angles: Sequence[float]) -> Tensor:
 
 
 def _draw_shadow(alpha: Tensor, camera: np.random.Generator) -> Tensor:
-    """Return what is left of the light, (2, 1, H, W), beside a layer that stands in it."""
+    """Return the share of light, (2, 1, H, W), that remains beside a layer that casts a shadow."""
     height, width = alpha.shape[-2:]
     size = (-(-height // _SHADOW_SCALE), -(-width // _SHADOW_SCALE))
     coarse = F.adaptive_avg_pool2d(alpha, size)
@@ -345,7 +345,7 @@ def _expose(frames: Tensor, flows: Tensor, camera: np.random.Generator) -> Tenso
         frames = _defocus(frames, camera.uniform(0.4, 1.2))
     if camera.random() < 0.7:
         frames = frames * _draw_light(frames, camera)
-    if camera.random() < 0.3:  # one curve for both: what film and encoders do
+    if camera.random() < 0.3:  # one tone curve for both frames, as of a film or an encoder
         frames = frames.clamp(1e-6, 1).pow(_log_uniform(camera, 0.7, 1.4))
     if camera.random() < 0.6:
         noise = camera.standard_normal(frames.shape, np.float32)
@@ -354,7 +354,7 @@ def _expose(frames: Tensor, flows: Tensor, camera: np.random.Generator) -> Tenso
 
 
 def _blur_motion(frames: Tensor, flows: Tensor, shutter: float) -> Tensor:
-    """Average along the motion, the shutter being open for that part of a frame's time."""
+    """Average along the motion; the shutter is open for ``shutter`` of a frame's time."""
     total = torch.zeros_like(frames)
     for time in np.linspace(-shutter / 2, shutter / 2, _BLUR_TAPS).tolist():
         total += warp(frames, flows * time)

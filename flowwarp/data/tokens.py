@@ -8,16 +8,17 @@ tokenizer: here :class:`BytePairs` for text and :func:`motion_codes` for motion;
 from a discrete VAE.
 
 Tokens come in patches of eight, which a transformer reads as one: a marker and a token of text have
-one each to themselves (a word shall mean the same wherever it stands), a grid is written in squares
-of 2 x 2 cells, and what is left over is filled up with id 0. A code that is too large for a
+one each to themselves (a word must mean the same at any position), a grid is written in squares of
+2 x 2 cells, and an incomplete patch is filled up with id 0. A code that is too large for a
 vocabulary is written as several digits.
 
 Each token has a place (line, t, y, x). Text counts along ``line``; the cells of a grid lie at the
-middle of what they cover, on the clock and in the units of the video's own cells, so that motion of
-a coarse grid is near the pixels that it moves.
+centre of the region that they cover, in time and in the units of the video's own cells, so that
+motion of a coarse grid is near the pixels that it moves.
 
-A cell of a grid is often the same as one near it: the one before it in time, where nothing moves,
-or that one's neighbour, where something does. Each token is told which earlier ones these are.
+A cell of a grid often equals a nearby earlier one: the same cell of the previous time step if
+nothing moves, or a neighbour of that cell if something does. `Tokens.near` records which earlier
+tokens these are.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ from flowwarp.errors import InputError
 from flowwarp.tensors import check_whole, check_wholes
 
 AXES = 4  # of a place: line, t, y, x
-PATCH = 8  # tokens; a begun one is filled up with NOTHING
+PATCH = 8  # tokens; an incomplete one is filled up with NOTHING
 NOTHING = 0
-# Where cells are that may well be the same, in (t, y, x).
+# Offsets (t, y, x) to the earlier cells that a cell often equals.
 STEPS = ((-1, 0, 0), (-1, 0, -1), (-1, 0, 1), (-1, -1, 0), (-1, 1, 0), (0, 0, -1), (0, -1, 0))
 
 
@@ -230,7 +231,7 @@ class Medium:
             columns are even, at most 32,768 tokens; None for a line of any length.
         first: when the grid begins, in cells of the video, whose first begins at 1.
         shares: the medium whose codes these are too; a range of its own otherwise.
-        digits: of which a code is made, the first one counting the most; each has ids of its own.
+        digits: number of digits of a code, most significant first; each has ids of its own.
 
     Raises:
         ValueError: it is empty, too large, or a line whose codes are of several digits.
@@ -333,7 +334,7 @@ class Vocabulary:
         return self.media[self.number(name)]
 
     def knows(self, name: str) -> bool:
-        """Say whether there is such a medium."""
+        """Whether there is such a medium."""
         return any(medium.name == name for medium in self.media)
 
     def number(self, name: str) -> int:
@@ -392,12 +393,12 @@ class Vocabulary:
         return tuple(ids for _, ids in self._choices)
 
     def later_digits(self) -> tuple[bool, ...]:
-        """Return which of :meth:`all_choices` are of a digit after a code's first."""
+        """Return which of :meth:`all_choices` belong to a digit after a code's first."""
         return tuple(digit > 0 for digit, _ in self._choices)
 
     @cached_property
     def _choices(self) -> list[tuple[int, Tensor]]:
-        """Which digit of its medium each of :meth:`all_choices` is of, and their ids."""
+        """For each of :meth:`all_choices`: the digit that it belongs to, and its ids."""
         own = [self.choices(medium.name) for medium in self.media if medium.shares is None]
         digits = itertools.chain.from_iterable(map(enumerate, own))
         return [(digit, ids) for digit, ids in digits if NOTHING not in ids]

@@ -1,8 +1,8 @@
 """How well a warped frame matches the other: Charbonnier, census, SSIM, gradient constancy.
 
-Every loss returns one number per example, (B,), so that neither batch size nor accumulation can
-change what is learned. A mask (B, 1, H, W) selects the pixels that count; if it is empty, the loss
-is 0. Census, SSIM and gradients also read the neighbours of these pixels, masked or not.
+Every loss returns one number per example, (B,), so that every example counts equally, whatever the
+batch size or accumulation. A mask (B, 1, H, W) selects the pixels that count; if it is empty, the
+loss is 0. Census, SSIM and gradients also read the neighbours of these pixels, masked or not.
 """
 
 from __future__ import annotations

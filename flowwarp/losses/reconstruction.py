@@ -57,8 +57,8 @@ def texture_loss(image: Tensor, original: Tensor, weight: Tensor, side: int) -> 
         image: (B, T, C, H, W), H and W at least 3.
         original: (B, T, C, H, W).
         weight: weight of the pixels, broadcastable to (B, T, C, H, W), with the full H and W.
-        side: side of the squares in pixels, at most that of the image; they overlap by half. If the
-            place of an edge is uncertain, a small square often contains none of it.
+        side: side of the squares in pixels, at most that of the image; they overlap by half. A
+            small square often misses an edge of uncertain position; a large one rarely does.
     """
     inner = weight[..., 1:-1, 1:-1]
     square = [min(side, length) for length in inner.shape[-2:]]

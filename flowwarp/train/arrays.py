@@ -21,7 +21,7 @@ from flowwarp.train.memory import freed_memory_kept
 
 _CHUNK = 16  # rows that are marked as done together
 
-CAPTION = 2048  # bytes stored of a caption: enough for 256 tokens, of which no more are used
+CAPTION = 2048  # bytes stored of a caption: enough for the 256 tokens that are used at most
 
 Kind = tuple[tuple[int, ...], type[np.generic]]  # shape and dtype of a row
 

@@ -120,7 +120,7 @@ class Muon(torch.optim.Optimizer):
     to 27 times as long as float32, for a transformer longer than the rest of a step.
 
     Args:
-        matrices: what to update.
+        matrices: the matrices to update.
         weight_decay: the fraction of them that each step subtracts, times the rate.
     """
 

@@ -40,7 +40,7 @@ _STATES = "state-*.safetensors"  # broken ones are renamed to .broken
 
 @dataclass(frozen=True)
 class State:
-    """What a run needs to continue after a step."""
+    """The data that a run needs to continue after a step."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -59,7 +59,7 @@ class Run:
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
-        self.validation_changed = False  # whether earlier figures of validation do not compare
+        self.validation_changed = False  # whether earlier validation figures are not comparable
         self._metrics: FileIO | None = None
 
     def newest_state(self, warn: Callable[[str], None]) -> State | None:

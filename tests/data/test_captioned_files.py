@@ -1,4 +1,4 @@
-"""Which captioned videos a folder holds: tables, texts beside videos, and what is left out."""
+"""Lists captioned videos of a folder: tables, texts beside videos, skipped files."""
 
 import unicodedata
 

@@ -237,8 +237,8 @@ def test_a_changed_file_or_option_prepares_anew(tmp_path, prepare):
     assert len(folders) == 3
 
 
-def test_a_run_is_no_footage(tmp_path, prepare):
-    """Else its sample pictures would be learned from, and change what is."""
+def test_a_training_run_is_not_footage(tmp_path, prepare):
+    """Otherwise its sample pictures would become training data that changes all the time."""
     save(tmp_path / "a", [0, 2, 4])
     save(tmp_path / "a/run/samples", [1, 5, 9], seed=3)
     assert len(prepare(tmp_path / "a")) == 4

@@ -52,7 +52,7 @@ def test_footage_without_flow(tmp_path, name):
 
 @pytest.mark.parametrize("name", SCENES)
 def test_no_pair_crosses_scenes_of_one_folder(tmp_path, name):
-    """The second scene goes on where the first one ends, so that no cut is seen."""
+    """The second scene continues the motion of the first one, so that no cut is detected."""
     generator = torch.Generator().manual_seed(0)
     photo = torch.nn.functional.interpolate(
         torch.rand(1, 3, 4, 8, generator=generator), (64, 120), mode="bilinear"

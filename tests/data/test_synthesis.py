@@ -82,7 +82,7 @@ def test_effects_leave_the_scene_as_it_is(photos):
 
 
 def test_some_layers_throw_a_shadow(monkeypatch):
-    """Which is all that is seen of layers that are grey like what is below."""
+    """A grey layer over a grey background is visible by its shadow alone."""
     monkeypatch.setattr(synthesis, "_expose", lambda frames, *_: frames)
     grey, shadows = [torch.full((3, 60, 80), 0.5)], 0
     for index in range(12):

@@ -142,7 +142,7 @@ def draw_caption(attributes: Attributes, random: np.random.Generator) -> str:
 
     Args:
         attributes: of a clip.
-        random: draws what is named, and the wording.
+        random: draws the attributes to name, and the wording.
     """
     return _write(attributes, _Varied(random), _SHARES)
 
@@ -240,13 +240,13 @@ _ACTIONS = {  # without weapons, which are cut out before
 
 
 class _Wording(Protocol):
-    """Decides what a caption names, and in which words."""
+    """Chooses the attributes that a caption names, and their wording."""
 
     def happens(self, share: float, *, plainly: bool = False) -> bool:
         """Return True with probability ``share``; without randomness, ``plainly`` decides."""
 
     def choose(self, ways: Sequence[Way]) -> Way:
-        """Return one of several wordings, of which the first is the plainest."""
+        """Return one of several wordings; the first is the plainest."""
 
 
 @dataclass(frozen=True)

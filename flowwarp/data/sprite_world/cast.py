@@ -9,7 +9,7 @@ where the ground is the background; those of an actor are strings, empty where a
     legs     ""              legs_style  ""       legs_color  ""
     feet, hat, beard, cape, weapon: as captions call them; action, direction: as listed below
 
-    unsure   "legs weapon": attributes of which too few pixels are visible for a reliable label
+    unsure   "legs weapon": attributes with too few visible pixels for a reliable label
 
 Only visible layers have attributes: no beard from behind, no hair under a helmet, no trousers under
 a long coat.

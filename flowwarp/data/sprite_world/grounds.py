@@ -83,7 +83,7 @@ def crop_photo(photo: Tensor, random: np.random.Generator, height: int, width: i
 
     Args:
         photo: (3, H, W) uint8, or float32 in [0, 1].
-        random: draws the part, from half to all of what fits, and mirroring.
+        random: draws the part, from half to all of the largest that fits, and mirroring.
         height: of the result, in pixels.
         width: of the result, in pixels.
 

@@ -1,4 +1,4 @@
-"""The world of sprites as a source of clips: what the rest of ``data`` uses of it."""
+"""The world of sprites as a source of clips: its interface to the rest of ``data``."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ def test_only_the_part_is_exchanged(part):
     assert changed > 5
 
 
-def test_every_second_weapon_that_is_exchanged_is_missing():
-    """Of those who slash, 15 % have none anyway."""
+def test_half_of_the_exchanged_weapons_are_missing():
+    """15 % of slashing actors have no weapon before the exchange."""
     layers, random, missing = bundled_layers(), np.random.default_rng(0), []
     while len(missing) < 60:
         actor = draw_actor(layers, random)

@@ -123,8 +123,8 @@ def test_of_what_is_hardly_seen_there_is_no_label():
     assert set(label_clip(clip(unsure="torso beard weapon"))) == certain
 
 
-def test_a_layer_without_words_is_not_spoken_of(layers):
-    """Its phrase would be empty, and be found in what is left of a caption for ever."""
+def test_a_layer_without_words_is_not_in_captions(layers):
+    """Its phrase would be empty, and the search in a caption would find it again forever."""
     mute = [
         dataclasses.replace(layers.layers[0], category=category, name=f"mute {category}", words={})
         for category in ("torso", "weapon")

@@ -319,7 +319,7 @@ def test_held_out_combinations_stay_out_of_training(layers):
 
 @pytest.fixture
 def few(layers):
-    """Return a body and its clothes, of which no combination is held out."""
+    """Return a body and its clothes without a held-out combination."""
     names = ("body_light_light_female", "torso_tunic_white_female")
     return Layers(tuple(layer for layer in layers.layers if layer.id in names))
 
