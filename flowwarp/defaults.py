@@ -1,4 +1,4 @@
-"""Defaults, limits and choices that the command line shows. Imports no torch: help is fast."""
+"""Defaults, limits and choices that ``--help`` shows. Imports no torch, so that help is fast."""
 
 from typing import Literal, get_args
 

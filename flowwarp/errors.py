@@ -1,4 +1,4 @@
-"""Errors that users can cause, each with an exit code.
+"""Errors with exit codes, for what is not a bug: bad input, no space, a signal.
 
 The library raises them; ``flowwarp.cli`` prints one line to stderr. The exit codes are those of
 docs/cli.md: 3 bad input, 4 the output cannot be written, 5 some of many inputs failed, 7 training
@@ -47,18 +47,18 @@ class InputError(FlowwarpError, ValueError):
 
 
 def missing_extra(library: str, extra: str) -> InputError:
-    """Return the error for a library of an extra that cannot be imported."""
+    """Return the error for a library that cannot be imported and belongs to an optional extra."""
     return InputError(library, "cannot be imported", install_extra(extra))
 
 
 def install_extra(extra: str) -> str:
-    """Return the remedy for a missing extra of the package."""
-    # No command that installs by name: flowwarp is not on PyPI, where another may have its name.
+    """Return the remedy for a missing optional extra of the package."""
+    # Not `pip install flowwarp[...]`: flowwarp is not on PyPI, where another may have its name.
     return f"install the extra {extra!r} as README.md says"
 
 
 def none_started(kind: str, fault: OSError) -> InputError:
-    """Return the error for a process or thread that the system refuses to start.
+    """Return the error for a process or thread that the system cannot start.
 
     Args:
         kind: ``"process"`` or ``"thread"``.

@@ -1,4 +1,4 @@
-"""The precision in which networks run for inference."""
+"""The floating-point types in which networks run for inference."""
 
 from __future__ import annotations
 

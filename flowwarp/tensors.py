@@ -7,8 +7,8 @@
   ``warp(image2, flow_12)``, reads image 2 at ``x + flow`` and looks like frame 1.
 * Pixel centres are integers: pixel (0, 0) is at x = 0, y = 0. ``grid_sample`` calls that
   ``align_corners=True``.
-* Masks (B, 1, H, W), boolean; True is ``visible`` (the other frame shows the pixel) or ``valid``
-  (a value exists). Never the reverse.
+* Masks (B, 1, H, W), boolean, are named by what True means: ``visible`` (the other frame shows the
+  pixel) or ``valid`` (a value exists). No mask is True where a pixel is occluded.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 FLOAT_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-LARGEST = 2**24  # of any size: the product of two, in bytes, still fits in 64 bits
+LARGEST = 2**24  # size of anything: the product of two, in bytes, still fits in 64 bits
 
 
 def check_float(tensor: Tensor, name: str) -> None:
@@ -86,7 +86,7 @@ def check_frames(video: Tensor, stride: int) -> None:
 
     Raises:
         TypeError: not a tensor, or not fp64, fp32, fp16 or bf16.
-        ValueError: another shape, empty, or H or W is no multiple of ``stride``.
+        ValueError: another shape, empty, or H or W is not a multiple of ``stride``.
     """
     check_video(video)
     if video.shape[2] != 3 or video.shape[3] % stride or video.shape[4] % stride:

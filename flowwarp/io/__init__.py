@@ -1,1 +1,1 @@
-"""Reading and writing of files: flow, images, video, weights. The only package that decodes."""
+"""Reading and writing of files: flow, images, video, weights. No other package decodes media."""

@@ -17,7 +17,7 @@ _DEEPEST = 10
 
 
 def check_samples(path: str | Path, file: BinaryIO, size: int) -> None:
-    """Check that a file states no more samples than it has bytes; other formats pass.
+    """Check that an MP4 or MOV file states no more samples than it has bytes; others pass.
 
     Args:
         path: names the file in messages.
@@ -27,15 +27,15 @@ def check_samples(path: str | Path, file: BinaryIO, size: int) -> None:
     Raises:
         InputError: it states more.
     """
-    claimed = 0
+    stated = 0
     for kind, start in _boxes(file, 0, size):
         if kind in (b"stsz", b"trun"):
             file.seek(start)
             head = file.read(12)  # version and flags; in stsz, the size of all, 0 if each is listed
             first, second = int.from_bytes(head[4:8]), int.from_bytes(head[8:])
-            claimed += first if kind == b"trun" else second if first else 0
-            if claimed > size:
-                raise InputError(path, f"claims {claimed} samples in {size} bytes of file")
+            stated += first if kind == b"trun" else second if first else 0
+            if stated > size:
+                raise InputError(path, f"claims {stated} samples in {size} bytes of file")
     file.seek(0)
 
 

@@ -16,12 +16,12 @@ from flowwarp.errors import OutputError
 from flowwarp.io.files import check_regular, reason
 from flowwarp.io.locks import POLL, lock_now
 
-_PATIENCE = 5  # s for which renaming is tried on Windows
+_RENAME_SECONDS = 5  # for which renaming is retried on Windows
 
 
 @contextmanager
 def atomic_output(path: str | Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that is renamed to ``path`` at the end of the block.
+    """Yield a temporary file beside ``path`` that is renamed to ``path`` at the end of the block.
 
     The temporary name has the same extension, since muxers choose their format by it. At the end of
     the block the file is flushed to disk and renamed; on an exception it is removed. A link is
@@ -79,12 +79,12 @@ def rename(source: Path, target: Path) -> None:
     """Rename a finished file or folder; an existing file or empty folder is replaced.
 
     Windows does not rename or replace a file that a program has open, and a virus scanner opens new
-    files for a moment. There it is tried for ``_PATIENCE`` seconds.
+    files for a moment. There it is retried for ``_RENAME_SECONDS``.
 
     Raises:
         OSError: it cannot be renamed.
     """
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _RENAME_SECONDS
     while sys.platform == "win32" and time.monotonic() < end:
         with suppress(OSError):  # removes an empty folder only
             target.rmdir()
@@ -116,9 +116,9 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
 
 @contextmanager
 def _temporary_file(target: Path) -> Iterator[Path]:
-    """Give an empty, locked file beside ``target``; it is removed at the end unless renamed.
+    """Yield an empty, locked file beside ``target``; it is removed at the end unless renamed.
 
-    It is not removed on `_NotRenamed`. The lock tells `remove_abandoned` that it is in use.
+    It is not removed on `_NotRenamed`. The lock shows `remove_abandoned` that it is in use.
     """
     while True:
         temporary = target.with_name(f"{_temporary_name()}{target.suffix.lower()}")
@@ -163,7 +163,7 @@ def remove_abandoned(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``path`` that is renamed to ``path`` at the end of the block.
+    """Yield a temporary folder beside ``path`` that is renamed to ``path`` at the end of the block.
 
     On an exception it is removed. A link is followed. Where an existing folder cannot be replaced,
     the files are moved into it one by one at the end.

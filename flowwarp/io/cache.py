@@ -19,7 +19,7 @@ from pathlib import Path
 from flowwarp.errors import InputError, Locked
 from flowwarp.io.locks import lock
 
-LIMIT = 2**35  # bytes; the most that `prepare_pairs` makes of one set of footage
+LIMIT = 2**35  # bytes; `prepare_pairs` makes no more than that of one set of footage
 
 _LOG = logging.getLogger(__name__)
 _USED = ".used"
@@ -29,7 +29,7 @@ _IN_USE: set[Path] = set()
 
 
 def lock_entry(folder: Path, problem: str, *, name: str = ".lock") -> AbstractContextManager[None]:
-    """Lock an entry while it is made; the processes of one ``torchrun`` wait for each other.
+    """Lock an entry while this process makes it; processes of one ``torchrun`` wait for each other.
 
     Args:
         folder: of the entry.

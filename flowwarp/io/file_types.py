@@ -28,8 +28,8 @@ VIDEO_EXTENSIONS = frozenset(
 def kind_of(path: str | Path) -> str:
     """Return the extension of a file in lower case, or ``ANIMATED_WEBP``.
 
-    For a file that exists, the result tells whether it is a picture or a video. A file that cannot
-    be read is judged by its name alone; reading it will raise the error.
+    The result shows whether an existing file is a picture or a video. For a file that cannot be
+    read, it depends on the name alone; the reader raises the error.
     """
     suffix = Path(path).suffix.lower()
     return ANIMATED_WEBP if suffix == ".webp" and _is_animated(path) else suffix

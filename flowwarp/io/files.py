@@ -16,7 +16,7 @@ from flowwarp.errors import InputError, OutputError
 
 @contextmanager
 def open_input(path: str | Path) -> Iterator[tuple[BinaryIO, int]]:
-    """Open a file for reading; give the file and its size in bytes.
+    """Open a file for reading; yield the file and its size in bytes.
 
     Raises:
         InputError: missing, empty, unreadable, not a regular file (a pipe would block, and has no
@@ -51,7 +51,7 @@ def check_room(folder: str | Path, size: int, remedy: str) -> None:
 
     Args:
         folder: must exist.
-        size: that is needed, in bytes.
+        size: space that is needed, in bytes.
         remedy: what the user can do, besides freeing space.
 
     Raises:
@@ -80,9 +80,9 @@ def check_regular(path: str | Path) -> None:
 
 
 def fold_case(name: str | Path) -> str:
-    """Return a key that is equal for names that are equal to the file system.
+    """Return a key that is equal for names that are the same file on this system.
 
-    Those of Windows and macOS ignore case.
+    The file systems of Windows and macOS ignore case.
     """
     return str(name).casefold() if sys.platform in ("win32", "darwin") else str(name)
 

@@ -46,8 +46,9 @@ from flowwarp.io.limits import check_expansion, check_pixels
 _XZ_MEMORY = 2**27  # bytes; the output of xz -9 needs 65 MiB to unpack
 _XZ_PART = 2**16  # bytes read at a time
 
-UNKNOWN = 1e10  # what Middlebury writes
-_UNKNOWN_ABOVE = 1e9  # what Middlebury reads as unknown
+# px: the value that Middlebury's code writes for unknown flow, and above which it reads flow as
+# unknown.
+UNKNOWN, _UNKNOWN_ABOVE = 1e10, 1e9
 
 _FLO_MAGIC = struct.pack("<f", 202021.25)  # b"PIEH"
 _FLO_HEADER = 12  # bytes
@@ -79,7 +80,9 @@ def read_flow(path: str | Path) -> tuple[Tensor, Tensor]:
     """
     kind = Path(path).suffix.lower()
     if kind not in _FORMATS:
-        raise InputError(path, "is not a flow file by its name", f"known are {_known()}")
+        raise InputError(
+            path, "does not have the extension of a flow file", f"use one of {_extensions()}"
+        )
     with open_input(path) as (file, size):
         _check_magic(path, kind, file.read(8))
         file.seek(0)
@@ -100,13 +103,13 @@ def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
         InputError: missing, unreadable, broken, or not a packed ``.flo`` file.
     """
     if not str(path).lower().endswith(".flo.xz"):
-        raise InputError(path, "is not a packed flow file by its name", "known is .flo.xz")
-    with open_input(path) as (file, packed):
+        raise InputError(path, "does not have the extension of a packed flow file, .flo.xz")
+    with open_input(path) as (file, packed_size):
         unpacker = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
         try:
             head = _unpack(unpacker, file, _FLO_HEADER)
             _check_magic(path, ".flo", head)
-            height, width = _read_flo_header(path, head, packed)
+            height, width = _read_flo_header(path, head, packed_size)
             # One byte more than the flow needs, to detect a file that is too long.
             body = _unpack(unpacker, file, 8 * height * width + 1)
         except (lzma.LZMAError, EOFError) as fault:
@@ -115,19 +118,19 @@ def read_packed_flow(path: str | Path) -> tuple[Tensor, Tensor]:
     return _to_tensors(_channels_first(rows), None)
 
 
-def _unpack(unpacker: lzma.LZMADecompressor, file: BinaryIO, most: int) -> bytes:
-    """Return the next ``most`` bytes of a compressed file, fewer only at its end.
+def _unpack(unpacker: lzma.LZMADecompressor, file: BinaryIO, count: int) -> bytes:
+    """Return the next ``count`` bytes of a compressed file; fewer at its end.
 
     Raises:
         EOFError: it is cut off.
         lzma.LZMAError: it is broken, or needs too much memory.
     """
     data = bytearray()
-    while len(data) < most and not unpacker.eof:
+    while len(data) < count and not unpacker.eof:
         packed = file.read(_XZ_PART) if unpacker.needs_input else b""
         if unpacker.needs_input and not packed:
             raise EOFError("it is cut off")
-        data += unpacker.decompress(packed, most - len(data))
+        data += unpacker.decompress(packed, count - len(data))
     return bytes(data)
 
 
@@ -142,8 +145,8 @@ def write_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> N
     Raises:
         TypeError: flow is not a floating-point tensor, or valid not a boolean one.
         ValueError: a wrong shape or an unknown extension.
-        InputError: the format cannot hold these values (KITTI PNG ends at 512 px) or this size
-            (and at 1,000,000 px a side).
+        InputError: the format cannot hold these values or this size (KITTI PNG: flow below 512 px,
+            sides up to 1,000,000 px).
         OutputError: the file cannot be written.
 
     >>> import tempfile
@@ -173,7 +176,7 @@ def encode_flow(path: str | Path, flow: Tensor, valid: Tensor | None = None) -> 
     """
     kind = Path(path).suffix.lower()
     if kind not in _FORMATS:
-        raise ValueError(f"path must end in {_known()}, got {str(path)!r}")
+        raise ValueError(f"path must end in {_extensions()}, got {str(path)!r}")
     return _FORMATS[kind].write(path, *_to_arrays(flow, valid))
 
 
@@ -226,11 +229,13 @@ def _read_flo(path: str | Path, file: BinaryIO, size: int) -> tuple[Array, None]
     return _channels_first(rows), None
 
 
-def _read_flo_header(path: str | Path, header: bytes, packed: int | None = None) -> tuple[int, int]:
+def _read_flo_header(
+    path: str | Path, header: bytes, packed_size: int | None = None
+) -> tuple[int, int]:
     if len(header) < _FLO_HEADER:
         raise InputError(path, "is cut off in its header")
     width, height = struct.unpack("<ii", header[4:])
-    check_pixels(path, width, height, packed)
+    check_pixels(path, width, height, packed_size)
     return height, width
 
 
@@ -303,8 +308,8 @@ def _write_pfm(path: str | Path, flow: Array, valid: Mask) -> bytes:
     return b"PF\n%d %d\n-1.0\n" % (width, height) + rows.tobytes()
 
 
-# NumPy. The header is a Python dictionary. Three patterns read all that is allowed in it, so that
-# nothing is evaluated and a long header costs no memory.
+# NumPy. The header is a Python dictionary. Three patterns find its three values, so that nothing is
+# evaluated and a long header costs no memory.
 
 _NPY_HEADER_LIMIT = 4096
 _NPY_DESCR = re.compile(r"'descr'\s*:\s*'([^']{1,16})'")
@@ -437,7 +442,7 @@ def _channels_first(rows: NDArray[Any]) -> Array:  # (H, W, 2) -> (2, H, W), nat
     return np.array(rows.transpose(2, 0, 1), np.float32, order="C")
 
 
-def _known() -> str:
+def _extensions() -> str:
     return ", ".join(_FORMATS)
 
 
@@ -453,7 +458,7 @@ class _Format(NamedTuple):
     write: Callable[[str | Path, Array, Mask], bytes]
 
 
-# One for each of `FLOW_FORMATS`.
+# One entry per extension in `flowwarp.io.file_types.FLOW_FORMATS`.
 _FORMATS = {
     ".flo": _Format((_FLO_MAGIC,), _read_flo, _write_flo),
     ".png": _Format((png.SIGNATURE,), _read_png, _write_png),

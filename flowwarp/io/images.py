@@ -59,7 +59,8 @@ _LONGEST_SIDE = {".jpg": 65500, ".jpeg": 65500, ".webp": 16383}
 _OPAQUE = (".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
 _MAX_BYTES = 8 * MAX_PIXELS  # of a JPEG or WebP file: the largest picture as 16-bit RGBA
 _MAX_SCANS = 100  # of a JPEG, as in libtiff
-_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # neither a stuffed 255 in a scan nor a restart
+# Of a JPEG; neither a stuffed 255 within a scan (ff 00) nor a restart marker (ff d0 to ff d7).
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MAX_PROFILE = 2**22  # bytes; profiles of cameras and screens have some kB, of printers up to 3 MB
 
 
@@ -136,7 +137,10 @@ def read_image_with_format(
             pixels, icc = _decode(path, file, size, most)
     channels = pixels.shape[2]
     format = ImageFormat(
-        8 * pixels.itemsize, channels < 3, channels in (2, 4), _fitting(icc, gray=channels < 3)
+        8 * pixels.itemsize,
+        channels < 3,
+        channels in (2, 4),
+        _valid_profile(icc, gray=channels < 3),
     )
     planes = np.array(pixels.transpose(2, 0, 1), np.float32, order="C")  # (C, H, W)
     planes /= np.float32(np.iinfo(pixels.dtype).max)
@@ -296,7 +300,7 @@ def _decode(
     *,
     wanted: str | None = None,
 ) -> tuple[NDArray[Any], object]:
-    """Decode with Pillow, which, unlike OpenCV, refuses a JPEG that is cut off.
+    """Decode with Pillow, which refuses a JPEG that is cut off; OpenCV does not.
 
     ``wanted`` is a mode of Pillow; by default, the one nearest to that of the file.
 
@@ -348,7 +352,7 @@ def _split_profile(path: str | Path, data: bytes) -> tuple[bytes, bytes | None]:
         return data, None
 
 
-def _fitting(icc: object, *, gray: bool) -> bytes | None:
+def _valid_profile(icc: object, *, gray: bool) -> bytes | None:
     """Return an ICC profile if it is complete, not too large, and of the right colour space.
 
     Source: ICC.1:2022, 7.2, "Profile header".
@@ -408,14 +412,14 @@ def _encode(kind: str, image: Tensor, bits: int, icc: bytes | None) -> bytes:
         if pixels.shape[2] == 2:  # OpenCV cannot write grey with alpha
             pixels = pixels[..., [0, 0, 0, 1]]
         data = png.encode_png16(pixels.astype(np.uint16))
-        return _add_profile(data, _fitting(icc, gray=pixels.shape[2] == 1))
+        return _add_profile(data, _valid_profile(icc, gray=pixels.shape[2] == 1))
     name, options = _SAVE[kind]
     pixels = pixels.astype(np.uint8)
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     buffer = io.BytesIO()
     gray = pixels.shape[2] < 3 and kind != ".webp"  # WebP stores grey as RGB
     # Pillow ignores the profile for formats that have none.
-    picture.save(buffer, name, icc_profile=_fitting(icc, gray=gray), **options)
+    picture.save(buffer, name, icc_profile=_valid_profile(icc, gray=gray), **options)
     return buffer.getvalue()
 
 

@@ -1,4 +1,4 @@
-"""Limits on what the header of a file may state, so that a broken or hostile file costs little."""
+"""Limits on what the header of a file may state, so that a broken or hostile file wastes little."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from flowwarp.errors import InputError
 
-# Of a video that is read or written: beyond, the header is broken.
+# Of a video that is read or written; a header with a value outside is broken.
 MIN_FPS = Fraction(1, 1001)
 MAX_FPS = 1_000_000  # muxers store the rate as a fraction of small integers
 MAX_PIXEL_ASPECT = Fraction(1001)  # width of a pixel by its height, or the reverse
@@ -21,7 +21,7 @@ MAX_FRAME_PIXELS = 8192 * 4352
 # sizes up to 4K are accepted without this check.
 _PIXELS_PER_BYTE, _SMALL_PIXELS = 2**14, 2**23
 
-# No deflate stream expands more than this (1032:1 is reached by one repeated byte).
+# The largest expansion of a deflate stream, that of one repeated byte.
 _DEFLATE_LIMIT = 1032
 # Above this size, a file that expands a hundredfold counts as a decompression bomb. An 8K flow
 # field is smaller, however well it compresses, and so is a picture of 89 megapixels.

@@ -122,7 +122,7 @@ def open_manifest(
         # Shards begin one after the other: a manifest that is locked could not be discarded.
         shards_lock = lock(folder, "another shard begins", name=".lock-shards", wait=True)
         with shards_lock if shard else nullcontext():
-            stack.enter_context(_locked(path))
+            stack.enter_context(_lock_manifest(path))
             if overwrite:
                 _discard(folder, path, job, alone=shard is None)
             done = read_manifests(folder, job, others=others, overwrite=overwrite)
@@ -266,7 +266,7 @@ def _discard(folder: Path, own: Path, job: Mapping[str, Any], *, alone: bool) ->
     with ExitStack() as locks:  # all are locked before one is removed
         for path in paths:
             if path != own:
-                locks.enter_context(_locked(path))
+                locks.enter_context(_lock_manifest(path))
         for path in paths:
             try:
                 path.unlink()
@@ -282,7 +282,7 @@ def _is_of_job(path: Path, job: Mapping[str, Any]) -> bool:
     return True
 
 
-def _locked(path: Path) -> AbstractContextManager[None]:
+def _lock_manifest(path: Path) -> AbstractContextManager[None]:
     """Lock a manifest; ``.lock-1-of-2`` is the lock of ``manifest-1-of-2.jsonl``."""
     name = f".lock{path.stem.removeprefix('manifest')}"
     return lock(path.parent, "another process works on this", "wait for it", name=name)

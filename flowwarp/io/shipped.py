@@ -14,7 +14,7 @@ _TRAINERS = {"flownet": "flow", "sketcher": "captioner --kinds"}
 
 
 def find_weights(weights: str | Path, network: str) -> str | Path:
-    """Return the file in the package for a name of weights; any other name is returned unchanged.
+    """Return the bundled file for the name of bundled weights; return any other name unchanged.
 
     Args:
         weights: ``"base"``, for a flow network also ``"small"``, or a file.
@@ -22,7 +22,7 @@ def find_weights(weights: str | Path, network: str) -> str | Path:
             ``reviser`` or ``upsampler``.
 
     Raises:
-        InputError: the package comes without weights of this network.
+        InputError: the package has no weights of this network.
     """
     if weights not in (FLOWNETS if network == "flownet" else (SHIPPED,)):
         return weights

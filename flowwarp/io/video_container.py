@@ -48,7 +48,7 @@ _EXACT = 0x40000 | 0x2000 | 0x4
 
 @contextmanager
 def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
-    """Open a video file and give its container and the video stream that players show.
+    """Open a video file and yield its container and the video stream that players show.
 
     Of several streams, players do not always show the first.
 

@@ -1,4 +1,4 @@
-"""Flow of two frames: the network alone, or the network and a fit that starts from its result.
+"""Flow between two frames: the network alone, or followed by a fit that starts from its result.
 
 The network finds large motion that a fit cannot follow; the fit reaches an accuracy that a network
 of this size does not have (:mod:`flowwarp.pipelines.flow.refine`).
@@ -63,7 +63,7 @@ def estimate_flow(
         image1: (B, 3, H, W) in [0, 1].
         image2: (B, 3, H, W) in [0, 1], on the same device.
         quality: ``"fast"`` is the network alone, ``"balanced"`` adds a short fit to the pair,
-            ``"best"`` fits until the flow settles, at most eight times at each size.
+            ``"best"`` fits until the flow settles, with at most eight warps at each pyramid level.
         progress: called during the fit with the share of it that is done, up to 1.
 
     Returns:
@@ -74,7 +74,7 @@ def estimate_flow(
 
     >>> _ = torch.manual_seed(0)
     >>> texture = torch.nn.functional.avg_pool2d(torch.rand(1, 3, 68, 106), 5, 1)
-    >>> image1, image2 = texture[..., 2:], texture[..., :-2]  # all moves right, by 2 px
+    >>> image1, image2 = texture[..., 2:], texture[..., :-2]  # moves 2 px to the right
     >>> flow = estimate_flow(load_flownet(), image1, image2)
     >>> flow.median(-1).values.median(-1).values.round().long()
     tensor([[2, 0]])
@@ -139,7 +139,7 @@ def _check_and_run(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor
 
 
 def run_network(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, Tensor]:
-    """Run the network on enlarged frames, without checks; the ONNX export traces this, too.
+    """Run the network on enlarged frames, without checks; the ONNX export traces this function.
 
     Args:
         net: the flow network.
@@ -150,13 +150,15 @@ def run_network(net: FlowNet, image1: Tensor, image2: Tensor) -> tuple[Tensor, T
         ``flow_12`` and ``flow_21``, (B, 2, H, W) float32 each, pixels of the given size.
     """
     height, width = image1.shape[-2:]
-    # Rounded up to a multiple of the stride, so that the network pads nothing: padding has no
-    # motion of its own.
+    # Rounded up to a multiple of the stride, so that the network pads nothing: padded pixels do not
+    # move, which disturbs the flow at the border.
     stride = net.config.stride
-    high, wide = (-(-round(INPUT_SCALE * side) // stride) * stride for side in (height, width))
-    # `resize` uses antialiasing, which has no effect on enlarging, but torch's other kernel rounds
-    # differently for different numbers of threads.
-    frames = [resize(i.float(), (high, wide)) for i in (image1, image2)]
+    input_height, input_width = (
+        -(-round(INPUT_SCALE * side) // stride) * stride for side in (height, width)
+    )
+    # `resize` uses antialiasing, which does nothing when enlarging. But torch's kernel without it
+    # rounds differently for different numbers of threads.
+    frames = [resize(i.float(), (input_height, input_width)) for i in (image1, image2)]
     forward, backward = net(*frames)
     return (
         resize_flow(forward.flow.float(), (height, width)),

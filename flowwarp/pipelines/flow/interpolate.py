@@ -4,13 +4,13 @@
    Video Frame Interpolation", CVPR 2020): ``flow_12`` from frame 1, ``flow_21`` from frame 2. That
    gives two estimates of the motion at each pixel of the new frame.
 2. Along each of them, both frames are read by backward warping and blended. Unlike splatting of
-   colours, that leaves no holes and loses no detail. A pixel that one frame hides comes from the
-   other. Four further candidates use the motion of places around the pixel, as in overlapped block
-   motion compensation (Orchard and Sullivan, IEEE TIP 1994).
-3. The candidates and the plain average of the frames are mixed at each pixel by a softmax of costs,
-   the cost being how much the two pixels differ that a candidate joins. Where the flow is right,
-   the average has hardly any weight. Where no candidate fits, all are mixed, since a mixture has a
-   smaller error than a wrong one of them.
+   colours, that leaves no holes and loses no detail. A pixel that is occluded in one frame comes
+   from the other. Four further candidates use the motion of places around the pixel, as in
+   overlapped block motion compensation (Orchard and Sullivan, IEEE TIP 1994).
+3. The candidates and the plain average of the frames are mixed at each pixel by a softmax of their
+   costs. The cost of a candidate is the difference between the two pixels that it blends. Where the
+   flow is right, the average has hardly any weight. Where no candidate fits, all are mixed, since
+   a mixture has a smaller error than one wrong candidate.
 """
 
 from __future__ import annotations
@@ -32,31 +32,32 @@ from flowwarp.tensors import check_alike, check_flow, check_pixels
 # (difference in brightness of its two ends) - CONSISTENCY * (inconsistency of the flow in px).
 BRIGHTNESS, CONSISTENCY = 20.0, 1.0
 MAX_INCONSISTENCY = 10.0  # px; larger values count as this
-VISIBLE = 1.0  # px of inconsistency at which the visibility of a pixel is 1 / e
-LANDED = 0.3  # of a pixel; where less lands there is a hole, filled from around
+VISIBILITY_SCALE = 1.0  # px of inconsistency at which the visibility of a pixel is 1 / e
+MIN_COVERAGE = 0.3  # of a pixel; where less is splatted there is a hole, filled from around
 
 # Costs are differences of brightness in [0, 1], averaged over a window of this radius.
 RADIUS = 2  # px
-# px from a pixel to the four places whose motion is tried, too. There the frames are read
+# px from a pixel to the four places whose motion is tried, too. For these the frames are read
 # bilinearly, which is as accurate here and nine times as fast.
-AROUND = 6
-HOLE = 0.05  # added where the motion is filled in: it may be wrong, even if the pixels are alike
-HIDDEN = 0.03  # cost where one frame hides the pixel, so that there is no difference
+OFFSET = 6
+HOLE_COST = 0.05  # added where the motion is filled in: it may be wrong even if the pixels match
+OCCLUSION_COST = 0.03  # cost of a pixel that is occluded in one frame: there is no difference
 
-# The cost of the average is STILL_SHARE * (difference of the frames) - STILL: it wins where they
-# differ by no more than one or two of 255 steps, since it lowers noise and is not resampled.
-STILL, STILL_SHARE = 0.008, 0.8
-# The error of the average grows with the square of slow motion, so that the difference of the
-# frames, which is linear in it, counts less.
-SLOW = 2.0  # px between the frames
-# Below about one px, flow is uncertain itself: the cost of the average is lower by the first
-# number, and its weight higher by e to the second.
-CREEPING = 1.0  # px between the frames
-CREEPING_GAIN, CREEPING_ODDS = 0.02, 3.0
+# The cost of the average is AVERAGE_SHARE * (difference of the frames) - AVERAGE_BONUS: it wins
+# where they differ by no more than one or two of 255 steps, since it lowers noise and is not
+# resampled.
+AVERAGE_BONUS, AVERAGE_SHARE = 0.008, 0.8
+# In slow motion, the error of the average grows with the square of the motion, but the difference
+# of the frames is linear in it. So the difference counts less.
+SLOW_MOTION = 2.0  # px between the frames
+# Flow below about one px is itself uncertain: there the cost of the average is lower by
+# SUBPIXEL_BONUS, and its weight in the softmax is multiplied by e^SUBPIXEL_LOG_ODDS.
+SUBPIXEL_MOTION = 1.0  # px between the frames
+SUBPIXEL_BONUS, SUBPIXEL_LOG_ODDS = 0.02, 3.0
 
 MAX_GAIN = 2.0  # of contrast; a larger change is not a fade
-# Temperature of the softmax: ALIKE + ALIKE_SHARE * (lowest cost).
-ALIKE, ALIKE_SHARE = 0.003, 2.0
+# Temperature of the softmax: MIN_TEMPERATURE + TEMPERATURE_SHARE * (lowest cost).
+MIN_TEMPERATURE, TEMPERATURE_SHARE = 0.003, 2.0
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images to flow_12 and flow_21
 Level = tuple[Tensor, Tensor, Tensor]  # two gains and an offset, (B, C, 1, 1) each
@@ -75,7 +76,7 @@ def interpolate(
         image1: (B, C, H, W) in [0, 1].
         image2: the next frame, of the same shape, dtype and device.
         flow_12: (B, 2, H, W) in pixels, from frame 1 to frame 2. Where it is NaN or infinite, it
-            counts as zero, and the pixel as hidden in frame 2.
+            counts as zero, and the pixel as occluded in frame 2.
         flow_21: (B, 2, H, W) in pixels, from frame 2 to frame 1.
         times: each in [0, 1]; 0 returns frame 1 and 1 returns frame 2, unchanged.
 
@@ -186,15 +187,16 @@ def _interpolate(
     image1: Tensor, image2: Tensor, flow_12: Tensor, flow_21: Tensor, times: tuple[float, ...]
 ) -> Iterator[Tensor]:
     dtype = compute_dtype(image1)
-    one, two = image1.to(dtype), image2.to(dtype)
-    level = _equalise(one, two)
+    frame1, frame2 = image1.to(dtype), image2.to(dtype)
+    level = _equalise(frame1, frame2)
     flow_12, flow_21 = flow_12.to(dtype), flow_21.to(dtype)
-    change1 = _difference(one, warp(two, flow_12), level, 1)  # (B, 1, H, W), as all maps below
-    change2 = _difference(warp(one, flow_21), two, level, 1)
+    # (B, 1, H, W), as all maps below.
+    change1 = _difference(frame1, warp(frame2, flow_12), level, 1)
+    change2 = _difference(warp(frame1, flow_21), frame2, level, 1)
     visible_12, weight1 = _importance(change1, flow_12, flow_21)  # in frame 2, of frame 1's pixels
     visible_21, weight2 = _importance(change2, flow_21, flow_12)
     flow_12, flow_21 = (split_known(flow)[0] for flow in (flow_12, flow_21))
-    difference = _difference(one, two, level)
+    difference = _difference(frame1, frame2, level)
     for time in times:
         if time in (0, 1):
             yield image2 if time else image1
@@ -204,25 +206,29 @@ def _interpolate(
         backward, visible1, known2 = _move(flow_21, 1 - time, weight2, visible_21)
         everywhere = torch.ones_like(visible1)
         candidates = [
-            _blend(one, two, forward, time, (everywhere, visible2), known1, level),
-            _blend(one, two, -backward, time, (visible1, everywhere), known2, level),
+            _blend(frame1, frame2, forward, time, (everywhere, visible2), known1, level),
+            _blend(frame1, frame2, -backward, time, (visible1, everywhere), known2, level),
         ]
         for motion in _around((forward - backward) / 2):
             visible, known = (everywhere, everywhere), known1 & known2
-            candidates.append(_blend(one, two, motion, time, visible, known, level, "bilinear"))
-        # The average of the frames, and its cost: see STILL, SLOW and CREEPING.
-        plain = torch.lerp(one, two, time)
+            candidates.append(
+                _blend(frame1, frame2, motion, time, visible, known, level, "bilinear")
+            )
+        # The average of the frames, and its cost: see AVERAGE_BONUS, SLOW_MOTION, SUBPIXEL_MOTION.
+        average = torch.lerp(frame1, frame2, time)
         speed = torch.maximum(*(f.norm(dim=1, keepdim=True) for f in (forward, backward)))
         costs = [cost for _, cost in candidates]
         both = visible1 * visible2
-        slow = both * (1 - (speed / SLOW).clamp_max(1))
-        creeping = both * torch.exp(-(speed / CREEPING).square())
-        average = STILL_SHARE * (1 - slow) * difference - STILL - CREEPING_GAIN * creeping
-        weights = _weights(torch.cat([*costs, average], 1), CREEPING_ODDS * creeping)
+        slow = both * (1 - (speed / SLOW_MOTION).clamp_max(1))
+        subpixel = both * torch.exp(-(speed / SUBPIXEL_MOTION).square())
+        average_cost = (
+            AVERAGE_SHARE * (1 - slow) * difference - AVERAGE_BONUS - SUBPIXEL_BONUS * subpixel
+        )
+        weights = _weights(torch.cat([*costs, average_cost], 1), SUBPIXEL_LOG_ODDS * subpixel)
         # A sum of differences to the average: equal candidates give exactly their common value.
-        result = plain
+        result = average
         for k, (blend, _) in enumerate(candidates):
-            result = torch.addcmul(result, weights[:, k : k + 1], blend - plain)
+            result = torch.addcmul(result, weights[:, k : k + 1], blend - average)
         yield result.to(image1.dtype)
 
 
@@ -272,7 +278,7 @@ def _importance(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Ten
     length = (flow + returned).norm(dim=1, keepdim=True)
     length = length.nan_to_num(MAX_INCONSISTENCY, MAX_INCONSISTENCY)
     inconsistency = length.clamp_max(MAX_INCONSISTENCY)
-    visible = inside * (inconsistency / VISIBLE).square().neg().exp()
+    visible = inside * (inconsistency / VISIBILITY_SCALE).square().neg().exp()
     return visible, -BRIGHTNESS * change - CONSISTENCY * inconsistency
 
 
@@ -295,7 +301,7 @@ def _move(
     ones = torch.ones_like(share)
     values = torch.cat([flow * share, visible * share, share, ones], 1)  # (B, 5, H, W)
     landed = splat(values, time * flow, "sum")
-    known = (landed[:, 4:] > LANDED) & (landed[:, 3:4] > 0)
+    known = (landed[:, 4:] > MIN_COVERAGE) & (landed[:, 3:4] > 0)
     filled = fill_holes(landed[:, :3] * known, landed[:, 3:4] * known)  # divides by the weights
     return filled[:, :2], filled[:, 2:], known
 
@@ -332,30 +338,31 @@ def _blend(
     total = share1 + share2
     blend = torch.lerp(first, second, torch.where(total > 0, share2 / total, time))
     both = visible[0] * visible[1]
-    cost = both * (_difference(first, second, level) + HOLE * ~known) + (1 - both) * HIDDEN
+    difference = _difference(first, second, level) + HOLE_COST * ~known
+    cost = both * difference + (1 - both) * OCCLUSION_COST
     return blend, cost
 
 
 def _around(motion: Tensor) -> Iterator[Tensor]:
-    """Yield (B, 2, H, W) shifted by AROUND px left, right, up and down; the border is repeated."""
+    """Yield (B, 2, H, W) shifted by OFFSET px left, right, up and down; the border is repeated."""
     height, width = motion.shape[-2:]
-    padded = F.pad(motion, [AROUND] * 4, mode="replicate")
+    padded = F.pad(motion, [OFFSET] * 4, mode="replicate")
     for x, y in ((0, 1), (2, 1), (1, 0), (1, 2)):
-        yield padded[..., y * AROUND : y * AROUND + height, x * AROUND : x * AROUND + width]
+        yield padded[..., y * OFFSET : y * OFFSET + height, x * OFFSET : x * OFFSET + width]
 
 
-def _weights(costs: Tensor, favour: Tensor) -> Tensor:
-    """Return the softmax weights of costs, (B, K, H, W); the last is raised by e^``favour``."""
-    alike = ALIKE + ALIKE_SHARE * costs.amin(1, keepdim=True).clamp_min(0)
-    logits = -costs / alike
-    return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + favour], 1), 1)
+def _weights(costs: Tensor, log_odds: Tensor) -> Tensor:
+    """Return the softmax weights of costs, (B, K, H, W); the last is raised by e^``log_odds``."""
+    temperature = MIN_TEMPERATURE + TEMPERATURE_SHARE * costs.amin(1, keepdim=True).clamp_min(0)
+    logits = -costs / temperature
+    return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + log_odds], 1), 1)
 
 
 def _difference(first: Tensor, second: Tensor, level: Level, radius: int = RADIUS) -> Tensor:
     """Return the absolute difference of two images (B, C, H, W), averaged: (B, 1, H, W).
 
-    The lesser of two is returned, with the images equalised and as they are, since parts of a
-    frame, such as a caption, do not take part in a fade.
+    It is the smaller of two differences: of the images as they are, and of the equalised images.
+    Parts of a frame, such as a caption, do not take part in a fade.
     """
     gain1, gain2, offset = level
     original = (first - second).abs_().mean(1, keepdim=True)

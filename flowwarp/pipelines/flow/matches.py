@@ -1,8 +1,8 @@
 """Large motion: flow from matched descriptors, and the choice between several flows.
 
-A variational fit follows motion of a few pixels a level. Motion beyond that comes from matches of
-descriptors, which compete with other flows pixel by pixel (Brox and Malik, "Large Displacement
-Optical Flow", PAMI 2011). Matches are found by PatchMatch, coarse to fine
+A variational fit can follow motion of a few pixels at each pyramid level. Larger motion comes from
+matched descriptors, which compete with other flows at each pixel (Brox and Malik, "Large
+Displacement Optical Flow", PAMI 2011). PatchMatch finds the matches, coarse to fine
 (:mod:`flowwarp.ops.matching`).
 """
 
@@ -21,10 +21,14 @@ from flowwarp.ops.warping import warp
 from flowwarp.tensors import check_pixels, check_range
 
 ROUNDS = 4  # of PatchMatch at each level
-MATCH_SMALLEST = 24  # px; smallest side of a level: one and a half times the width of a descriptor
-_LEVELS = 10  # at most
+MATCH_MIN_SIDE = 24  # px; smallest side of a level: one and a half times the width of a descriptor
+_MAX_LEVELS = 10
 _COARSEST_ROUNDS = 8  # more than at finer levels, since the search begins with zero motion
 _RADIUS = 16  # px of random search around the match of the next coarser level
+# Standard deviations of the median's weights: distance in px, and difference in colour, of values
+# in [0, 1].
+_SIGMA_SPACE, _SIGMA_COLOUR = 7.0, 0.06
+_OUTSIDE_COST = 0.5  # census distance of a target outside the image, as much as a poor match
 
 
 @torch.no_grad()
@@ -51,9 +55,10 @@ def match_flow(image1: Tensor, image2: Tensor, *, full: bool = True) -> tuple[Te
     empty = image1.new_empty((0, 2, *image1.shape[-2:]))
     pairs = [(empty, empty)]
     for k in range(len(image1)):
-        one, two = image1[k : k + 1], image2[k : k + 1]
-        forward, backward = find_matches(one, two, ROUNDS if full else 0)
-        flow_12, flow_21 = fill_in(one, forward, backward), fill_in(two, backward, forward)
+        image1_k, image2_k = image1[k : k + 1], image2[k : k + 1]
+        forward, backward = find_matches(image1_k, image2_k, ROUNDS if full else 0)
+        flow_12 = fill_in(image1_k, forward, backward)
+        flow_21 = fill_in(image2_k, backward, forward)
         pairs.append((flow_12, flow_21))
     flow_12, flow_21 = (torch.cat(flows) for flows in zip(*pairs, strict=True))
     return flow_12, flow_21
@@ -76,7 +81,7 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
     best, least = flows[0], None
     for flow in flows:
         warped, inside = warp(image2, flow, mask=True)
-        cost = torch.where(inside, census_distance(image1, warped), 0.5)  # (B, 1, H, W)
+        cost = torch.where(inside, census_distance(image1, warped), _OUTSIDE_COST)  # (B, 1, H, W)
         # A single pixel decides by chance; its surroundings move with it, except at edges.
         cost = box_blur(cost, 3)
         if least is None:
@@ -84,7 +89,14 @@ def fuse(image1: Tensor, image2: Tensor, flows: list[Tensor]) -> Tensor:
         best = torch.where(cost < least, flow, best)
         least = torch.minimum(cost, least)
     everywhere = torch.ones_like(best[:, :1])
-    return weighted_median(best, image1, everywhere, radius=3, sigma_space=7, sigma_colour=0.06)
+    return weighted_median(
+        best,
+        image1,
+        everywhere,
+        radius=3,
+        sigma_space=_SIGMA_SPACE,
+        sigma_colour=_SIGMA_COLOUR,
+    )
 
 
 # ------------------------------------------------------------------ matching
@@ -96,25 +108,27 @@ def find_matches(image1: Tensor, image2: Tensor, rounds: int) -> tuple[Tensor, T
     Args:
         image1: (1, C, H, W) in [0, 1].
         image2: the other image.
-        rounds: of PatchMatch at full resolution; 0 to end at half of it.
+        rounds: number of PatchMatch rounds at full resolution; 0 to end at half of it.
 
     Returns:
         Forward and backward matches, (1, 2, h, w) in whole pixels of the finest level, h = H or
         about H / 2.
     """
-    sizes = pyramid_sizes(image1, 0.5, MATCH_SMALLEST, _LEVELS)
+    sizes = pyramid_sizes(image1, 0.5, MATCH_MIN_SIDE, _MAX_LEVELS)
     if not rounds:
         sizes, rounds = sizes[:-1] or sizes, ROUNDS
-    one, two = ([describe(resize_to(to_grey(i), s)) for s in sizes] for i in (image1, image2))
-    return _search(one, two, rounds), _search(two, one, rounds)
+    features1, features2 = (
+        [describe(resize_to(to_grey(image), size)) for size in sizes] for image in (image1, image2)
+    )
+    return _search(features1, features2, rounds), _search(features2, features1, rounds)
 
 
 def _search(features1: list[Tensor], features2: list[Tensor], last: int) -> Tensor:
     """Match descriptors from the coarsest level to the finest.
 
     Args:
-        features1: of frame 1, (h, w, 128) uint8 for each level, coarsest first.
-        features2: of frame 2.
+        features1: descriptors of frame 1, (h, w, 128) uint8 for each level, coarsest first.
+        features2: descriptors of frame 2.
         last: rounds at the finest level, unless it is the only one.
 
     Returns:
@@ -165,8 +179,8 @@ def fill_in(image: Tensor, flow: Tensor, back: Tensor) -> Tensor:
         resize_to(image, (flow.shape[-2], flow.shape[-1])),
         known + 1e-6,  # where nothing is known around, the spread values decide
         radius=7,
-        sigma_space=7,
-        sigma_colour=0.06,
+        sigma_space=_SIGMA_SPACE,
+        sigma_colour=_SIGMA_COLOUR,
     )
     return resize_flow(filled, (image.shape[-2], image.shape[-1]))
 
@@ -222,21 +236,23 @@ def to_grey(image: Tensor) -> Tensor:
     return (image * weights).sum(1, keepdim=True)
 
 
-def pyramid_sizes(image: Tensor, scale: float, smallest: int, most: int) -> list[tuple[int, int]]:
+def pyramid_sizes(
+    image: Tensor, scale: float, min_side: int, max_levels: int
+) -> list[tuple[int, int]]:
     """Return the (height, width) of each level of an image pyramid, coarsest first.
 
     Args:
         image: (B, C, H, W); its size is the last.
-        scale: of a level to the next finer one.
-        smallest: least side of a level, in pixels; the image itself may be smaller.
-        most: number of levels.
+        scale: size of a level relative to the next finer one.
+        min_side: least side of a level, in pixels; the image itself may be smaller.
+        max_levels: largest number of levels.
     """
     height, width = image.shape[-2:]
     sizes = [(height, width)]
-    while len(sizes) < most:
+    while len(sizes) < max_levels:
         factor = scale ** len(sizes)
         size = (round(height * factor), round(width * factor))
-        if min(size) < smallest:
+        if min(size) < min_side:
             break
         sizes.append(size)
     return sizes[::-1]

@@ -5,7 +5,10 @@ The fit minimises an energy of the flow ``f = (u, v)``,
     E(f) = sum over pixels, features k:  c psi_d( n_k (I2_k(x + f) - I1_k(x))^2 )
          + sum over neighbours x, x':    w psi_s( |f(x) - f(x')|^2 ),    psi(s) = 2 sqrt(s + eps)
 
-which combines what earlier work found to matter:
+where ``c`` is the confidence of a pixel in [0, 1]: 1 where frame 2 shows it, OCCLUDED_CONFIDENCE
+where it seems occluded, 0 where its target is outside the image.
+
+The energy combines what earlier work found to matter:
 
 * constancy of brightness and of its gradient (features k), robust penalties psi, and a linearised
   warp that is repeated (Brox et al., "High Accuracy Optical Flow Estimation Based on a Theory for
@@ -54,12 +57,16 @@ from flowwarp.pipelines.flow.matches import (
 )
 from flowwarp.tensors import check_choice, check_flow
 
-HIDDEN = 0.01  # confidence of a pixel that seems hidden in frame 2: its neighbours decide
-SMALLEST = 16  # pixels; no level of the pyramid is smaller, unless the image is
-# Added to squared gradients in n_k: a gradient of a thousandth of the range counts as noise.
+OCCLUDED_CONFIDENCE = 0.01  # c of a pixel that seems occluded: its neighbours decide
+MIN_SIDE = 16  # px; no pyramid level is smaller, unless the image is
+# Added to |grad I_k|^2 in n_k, in (grey value / px)^2: gradients below 0.001 count as noise.
 ZETA = 1e-6
-EPSILON = 0.001**2  # of psi_d, pixels squared; the value of Brox et al.
-EPSILON_SMOOTH = 0.01**2  # of psi_s, pixels squared
+EPSILON = 0.001**2  # of psi_d, px^2; the value of Brox et al.
+EPSILON_SMOOTH = 0.01**2  # of psi_s, px^2
+# Standard deviations of the median's weights: distance in px (the value of Sun et al.), and
+# difference in colour, of values in [0, 1].
+MEDIAN_SIGMA_SPACE, MEDIAN_SIGMA_COLOUR = 7.0, 0.04
+MOVING = 0.01  # px; a component of flow that changes by more has not settled
 
 
 @dataclass(frozen=True)
@@ -67,16 +74,17 @@ class RefineConfig:
     """Parameters of :func:`refine`; grey values are in [0, 1], lengths in pixels of the level.
 
     Attributes:
-        match: whether matched descriptors compete with the start.
+        match: whether to match descriptors, too, and to use the better of match and start at each
+            pixel.
         match_rounds: rounds of matching at full resolution; 0 to match at half of it.
-        levels: of the image pyramid, the full size included.
-        scale: of one level to the next finer one.
+        levels: number of pyramid levels, full size included.
+        scale: size of a level relative to the next finer one.
         warps: linearisations at each level.
         inner: reweightings of the robust terms for each warp.
-        sweeps: of the linear solver for each reweighting.
+        sweeps: sweeps of the linear solver per reweighting.
         smoothness: weight of the smoothness term relative to the data term.
-        edge: difference of neighbouring grey values that divides their smoothness by e.
-        median_radius: of the weighted median's window.
+        edge: difference of neighbouring values at which the smoothness weight falls to 1 / e.
+        median_radius: radius of the weighted median's square window.
         settled: a level stops warping when at most this share of the components of the flow has
             changed by more than 0.01 px.
     """
@@ -168,11 +176,11 @@ def refine(
     fitted = [image1.new_empty((0, 2, *image1.shape[-2:]))]
     # One by one, since torch's convolutions round a batch differently from its examples.
     for k in range(len(image1)):
-        start, back = (None if f is None else f[k : k + 1] for f in (flow, flow_21))
-        one, two, share = image1[k : k + 1], image2[k : k + 1], part_of(progress, k, len(image1))
-        fitted.append(
-            _coarse_to_fine(one, two, _choose_start(one, two, start, config), back, config, share)
-        )
+        image1_k, image2_k = image1[k : k + 1], image2[k : k + 1]
+        flow_k, flow_21_k = (None if f is None else f[k : k + 1] for f in (flow, flow_21))
+        progress_k = part_of(progress, k, len(image1))
+        start = _choose_start(image1_k, image2_k, flow_k, config)
+        fitted.append(_coarse_to_fine(image1_k, image2_k, start, flow_21_k, config, progress_k))
     return torch.cat(fitted)
 
 
@@ -194,13 +202,14 @@ def _coarse_to_fine(
     config: RefineConfig,
     progress: Progress,
 ) -> Tensor:
-    """Fit the levels of a pyramid, each from the flow of the next coarser one.
+    """Fit each pyramid level, coarsest first, starting from the flow of the level before.
 
     The start, (1, 2, H, W), is resized to the coarsest level, where motion is short and the
     linearisation holds.
     """
-    sizes = pyramid_sizes(image1, config.scale, SMALLEST, config.levels)
-    total, done = sum(height * width for height, width in sizes), 0  # work grows with pixels
+    sizes = pyramid_sizes(image1, config.scale, MIN_SIDE, config.levels)
+    # Time is proportional to the pixels of a level.
+    total, done = sum(height * width for height, width in sizes), 0
 
     def report(share: float) -> None:
         progress((done + share * size[0] * size[1]) / total)
@@ -210,8 +219,8 @@ def _coarse_to_fine(
         flow = resize_flow(flow, size)  # scales its values, too: pixels of this level
         if flow_21 is not None:
             visible = visible_by_consistency(flow, resize_flow(flow_21, size))
-        one, two = resize_to(image1, size), resize_to(image2, size)
-        flow = _fit_level(one, two, flow, visible, config, report)
+        image1_level, image2_level = resize_to(image1, size), resize_to(image2, size)
+        flow = _fit_level(image1_level, image2_level, flow, visible, config, report)
         done += size[0] * size[1]
     return flow
 
@@ -244,11 +253,11 @@ def _fit_level(
         # since the fit resolves hundredths of a pixel.
         start = flow
         warped, inside = warp(features2, start, mode="bicubic", mask=True)
-        known = inside if visible is None else inside & visible
-        confidence = known.float().clamp_min(HIDDEN)  # c, (1, 1, h, w)
+        usable = inside if visible is None else inside & visible
+        confidence = usable.float().clamp_min(OCCLUDED_CONFIDENCE)  # (1, 1, h, w)
         for _ in range(config.inner):
             # psi'_d and psi'_s at the present flow make the energy quadratic. Targets outside the
-            # image have no data term at all: only smoothness moves them.
+            # image have no data term (c = 0): only smoothness moves them.
             equations = normal_equations(
                 features1, warped, start, flow, confidence * inside, zeta=ZETA, epsilon=EPSILON
             )
@@ -256,18 +265,18 @@ def _fit_level(
             flow = relax(equations, weights, flow, sweeps=config.sweeps)
         # The median removes outliers and moves motion boundaries to image edges. It is what a
         # non-local smoothness term would do (Sun et al., section 5).
-        confidence = confidence * _trust(flow, features1, warped)
+        confidence = confidence * _median_confidence(flow, features1, warped)
         flow = weighted_median(
             flow,
             image1,
             confidence,
             radius=config.median_radius,
-            sigma_space=7,
-            sigma_colour=0.04,
+            sigma_space=MEDIAN_SIGMA_SPACE,
+            sigma_colour=MEDIAN_SIGMA_COLOUR,
         )
         progress((number + 1) / config.warps)
         # A count, not a mean: exact for any number of threads, and so is the decision to stop.
-        moving = ((flow - start).abs() > 0.01).count_nonzero()
+        moving = ((flow - start).abs() > MOVING).count_nonzero()
         if int(moving) <= config.settled * flow.numel():
             break
     progress(1.0)
@@ -280,9 +289,9 @@ def _fit_level(
 def _features(image: Tensor) -> Tensor:
     """Return what is assumed constant along the motion, (B, 3, H, W): brightness and its gradient.
 
-    From brightness, 0.9 of its slow part is subtracted, since changes of light are slow in space.
-    A tenth stays, so that areas without detail still have a data term. The gradient is not affected
-    by additive changes of light (Brox et al., equation 2).
+    90 % of the low-frequency brightness is subtracted, since illumination changes smoothly; 10 %
+    stays, so that areas without texture keep a data term. The gradient does not depend on additive
+    changes of light (Brox et al., equation 2).
     """
     grey = gaussian_blur(to_grey(image), 0.6)  # less noise, and derivatives of a smooth function
     gy = derivative(grey.transpose(-1, -2)).transpose(-1, -2)
@@ -301,15 +310,20 @@ def _edges(image: Tensor, softness: float) -> Tensor:
     return (torch.cat(lengths, dim=1) / -softness).exp().clamp_min(0.05)
 
 
-def _trust(flow: Tensor, features1: Tensor, warped: Tensor) -> Tensor:
+def _median_confidence(flow: Tensor, features1: Tensor, warped: Tensor) -> Tensor:
     """Return the weight of each pixel in the median, (B, 1, H, W): low where it seems occluded.
 
-    Signs of occlusion are flow that converges (negative divergence, of which 0.3 is one deviation)
-    and brightness that differs (20 of 255 is one deviation): Sand and Teller, "Particle Video",
-    IJCV 2008; Sun et al., 2010, equation 14, whose deviations these are.
+    Signs of occlusion are converging flow (negative divergence) and a difference in brightness,
+    with standard deviations 0.3 and 20/255 (Sand and Teller, "Particle Video", IJCV 2008; Sun et
+    al., 2010, equation 14).
+
+    Args:
+        flow: (B, 2, H, W), pixels.
+        features1: (B, 3, H, W), see `_features`.
+        warped: (B, 3, H, W), the features of frame 2 at the targets of ``flow``.
     """
     u, v = flow.chunk(2, dim=1)
     divergence = derivative(u) + derivative(v.transpose(-1, -2)).transpose(-1, -2)
     change = (warped - features1)[:, :1]
     exponent = (divergence.clamp_max(0) / 0.3).square() + (change * (255 / 20)).square()
-    return (exponent / -2).exp().clamp_min(HIDDEN)
+    return (exponent / -2).exp().clamp_min(OCCLUDED_CONFIDENCE)

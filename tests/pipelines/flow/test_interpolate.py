@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from flowwarp.pipelines.flow.interpolate import (
-    HIDDEN,
-    HOLE,
+    HOLE_COST,
+    OCCLUSION_COST,
     _blend,
     _importance,
     _move,
@@ -245,7 +245,12 @@ def test_changing_or_inconsistent_pixels_have_less_weight():
 
 @pytest.mark.parametrize(
     ("shown", "known", "cost"),
-    [(1, True, 0.5), (1, False, 0.5 + HOLE), (0, True, HIDDEN), (0.5, True, 0.25 + HIDDEN / 2)],
+    [
+        (1, True, 0.5),
+        (1, False, 0.5 + HOLE_COST),
+        (0, True, OCCLUSION_COST),
+        (0.5, True, 0.25 + OCCLUSION_COST / 2),
+    ],
 )
 def test_cost_of_a_blend(shown, known, cost):
     """Frames that differ by 0.5."""

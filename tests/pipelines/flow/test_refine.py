@@ -11,11 +11,11 @@ from flowwarp.pipelines.flow.matches import match_flow
 from flowwarp.pipelines.flow.refine import (
     BALANCED,
     BEST,
-    HIDDEN,
+    OCCLUDED_CONFIDENCE,
     RefineConfig,
     _edges,
     _features,
-    _trust,
+    _median_confidence,
     refine,
 )
 from known_motion import STILL, affine, error, moved, noise, texture
@@ -231,17 +231,19 @@ def test_converging_flow_has_a_low_weight():
     x = torch.arange(16.0).expand(1, 1, 16, 16)
     same = torch.zeros(1, 3, 16, 16)
     for flow in (torch.cat([x, 0 * x], 1), torch.cat([0 * x, x.mT], 1)):
-        meets, parts = (_trust(slope * flow, same, same)[0, 0, 8, 8] for slope in (-0.5, 0.5))
-        assert meets == pytest.approx(math.exp(-((0.5 / 0.3) ** 2) / 2), rel=1e-4)
-        assert parts == 1
+        converging = _median_confidence(-0.5 * flow, same, same)[0, 0, 8, 8]
+        diverging = _median_confidence(0.5 * flow, same, same)[0, 0, 8, 8]
+        assert converging == pytest.approx(math.exp(-((0.5 / 0.3) ** 2) / 2), rel=1e-4)
+        assert diverging == 1
 
 
 def test_changed_brightness_has_a_low_weight():
     """By 20 of 255 steps in either direction; gradients do not count."""
     same, other = torch.zeros(2, 1, 3, 8, 8)
     other[:, 0, 0], other[:, 0, 1], other[:, 0, 2], other[:, 1:, 3] = 20 / 255, -20 / 255, 1, 1
-    trust = _trust(torch.zeros(1, 2, 8, 8), same, other)[0, 0, :, 0]
-    assert trust[:5].tolist() == pytest.approx([math.exp(-0.5)] * 2 + [HIDDEN, 1, 1], rel=1e-4)
+    weight = _median_confidence(torch.zeros(1, 2, 8, 8), same, other)[0, 0, :, 0]
+    expected = [math.exp(-0.5)] * 2 + [OCCLUDED_CONFIDENCE, 1, 1]
+    assert weight[:5].tolist() == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_lighter_picture_has_nearly_the_same_features():
