@@ -124,13 +124,13 @@ def in_use(monkeypatch):
     monkeypatch.setattr(sys, "platform", "win32")
     monkeypatch.setattr(os, "link", without_links)
     monkeypatch.setattr(atomic, "POLL", 0.001)
-    monkeypatch.setattr(atomic, "_PATIENCE", 0.01)
+    monkeypatch.setattr(atomic, "_RENAME_SECONDS", 0.01)
     return refuse
 
 
 @pytest.mark.parametrize("there", [False, True])
 def test_renaming_on_windows_waits_for_a_file_in_use(tmp_path, in_use, monkeypatch, there):
-    monkeypatch.setattr(atomic, "_PATIENCE", 60)
+    monkeypatch.setattr(atomic, "_RENAME_SECONDS", 60)
     refused = in_use(3)
     if there:
         (tmp_path / "a.mp4").write_bytes(b"old")
