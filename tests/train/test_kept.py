@@ -52,7 +52,7 @@ def test_other_clips_are_kept_apart(tmp_path):
 
 
 def test_clips_make_room_when_nobody_needs_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "use", lambda folder: None)  # as after the process has ended
+    monkeypatch.setattr(arrays, "mark_used", lambda folder: None)  # as after the process has ended
     keep_clips(draw, "a", 3, cache=tmp_path)
     monkeypatch.setattr(cache, "LIMIT", 1)
     cache.make_room(tmp_path)

@@ -61,7 +61,7 @@ def check_recipe(path: Path) -> None:
 def check_captioned(path: Path) -> None:
     """Prepare a folder or tar file of captioned videos."""
     source = path if path.suffix == ".tar" else path.parent
-    with mock.patch("flowwarp.data.frame_store.use"):  # it keeps files open
+    with mock.patch("flowwarp.data.frame_store.mark_used"):  # it keeps files open
         store = load_captioned(source, 8, 2, cache=path.parent / "cache")
     for number in range(len(store)):
         clip = store[number]
