@@ -53,7 +53,7 @@ def missing_extra(library: str, extra: str) -> InputError:
 
 def install_extra(extra: str) -> str:
     """Return the remedy for a missing optional extra of the package."""
-    # Not `pip install flowwarp[...]`: flowwarp is not on PyPI, where another may have its name.
+    # No command installs it by name: flowwarp is not on PyPI, where another may have its name.
     return f"install the extra {extra!r} as README.md says"
 
 
