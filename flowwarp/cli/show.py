@@ -128,9 +128,8 @@ def command(
             write = _write_flicker if view.flicker else write_picture
             for source, target in pairs:
                 try:
-                    _paths.check_output(
-                        target, overwrite=overwrite
-                    )  # again: earlier ones may take long
+                    # Check again: earlier files take time, and OUT may exist by now.
+                    _paths.check_output(target, overwrite=overwrite)
                     report(write(source, target, view))
                 except InputError as fault:  # an OutputError, such as a full disk, stops everything
                     if len(sources) == 1:

@@ -4,9 +4,10 @@ A scene is a background and some layers in front of it, each a shape cut from a 
 a smooth motion of its own. The idea is that of FlyingChairs (Dosovitskiy et al., ICCV 2015) and of
 AutoFlow's layers (Sun et al., CVPR 2021).
 
-A layer is defined where it lies in frame 2: frame 2 reads its photo at ``place(y)``, frame 1 at
-``place(x + flow(x))``. Both frames are thus interpolated once, from the same photo, and the flow
-is exact whatever the motion, since nothing has to be inverted.
+``place`` maps a position in frame 2 to one in the layer's photo. Pixel y of frame 2 shows the photo
+at ``place(y)``, pixel x of frame 1 at ``place(x + flow(x))``. Both frames are thus interpolated
+once, from the same photo, and the flow is exact whatever the motion, since nothing has to be
+inverted.
 
 The flow is meant for evaluation. Training here needs none.
 """
@@ -36,7 +37,8 @@ from flowwarp.ops.warping import warp
 _LOG = logging.getLogger(__name__)
 
 SLOWEST, FASTEST = 0.5, 100.0  # px
-STEEPEST = 0.3  # px a px; from 1 a motion can fold the picture
+# Largest change of flow from pixel to pixel; from 1 the picture can fold.
+STEEPEST = 0.3
 LAYERS = 4  # in front of the background, at most
 _SHADOW_SCALE = 4  # shadows are soft: they are drawn at a quarter of the size
 _BLUR_TAPS = 7
@@ -200,7 +202,7 @@ def _draw_motion(random: np.random.Generator, grid: Tensor) -> Tensor:
     """
     height, width = grid.shape[-2:]
     angle = random.uniform(0, 2 * math.pi)
-    share = 1 if random.random() < 0.75 else random.uniform(0, 0.3)  # otherwise mostly the rest
+    share = 1 if random.random() < 0.75 else random.uniform(0, 0.3)  # else the terms below dominate
     shift = [share * math.cos(angle), share * math.sin(angle)]
     flow = grid.new_tensor(shift).view(1, 2, 1, 1).expand_as(grid)
     centre = [random.uniform(0, width), random.uniform(0, height)]
@@ -241,7 +243,16 @@ def _draw_waves(random: np.random.Generator, shape: tuple[int, int, int]) -> Ten
 
 
 def _read_photo(photo: Tensor, points: Tensor, random: np.random.Generator) -> Tensor:
-    """Lay a photo somehow over some points (2, 2, H, W) of the frame and read it there."""
+    """Place a photo at random (turned, scaled, mirrored) and sample it.
+
+    Args:
+        photo: (3, h, w), uint8 or floating point in [0, 1].
+        points: positions in frame 2, (2, 2, H, W), for both frames.
+        random: generator of the placement.
+
+    Returns:
+        (2, 3, H, W).
+    """
     if points.numel() == 0:
         return points.new_zeros(2, 3, *points.shape[-2:])
     angle = random.normal() * 0.3
@@ -294,7 +305,8 @@ def _draw_shape(random: np.random.Generator, size: tuple[int, int]) -> _Shape:
     corners = int(random.integers(3, 8))
     angles = (np.arange(corners) + random.uniform(-0.3, 0.3, corners)) * 2 * math.pi / corners
     angles = angles + random.uniform(0, 2 * math.pi)
-    # Sides at most 1.6 steps apart: for a triangle that is nearly parallel, so it is cut off.
+    # Normals are up to 1.6 × 360° / corners apart: 192° for a triangle, which may then be
+    # unbounded. `_polygon` cuts it off at twice the radius.
     reach = 2 * radius / axes
     return _Shape(centre, reach, lambda arm: _polygon(arm * axes, radius, angles.tolist()))
 

@@ -3,6 +3,8 @@
 Loading a pickle runs the code inside it, so none is opened here, whatever its extension. Every file
 that flowwarp writes contains a SHA-256 of its tensors. A file without one is read too, after its
 header is compared with its size.
+
+Training states are named in ``train/runs.py`` and filled in ``train/checkpoint.py``.
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ from flowwarp.io.files import open_input
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# How many times larger than the file its tensors may be, where several names share a tensor. Twelve
-# layers that share all parameters need 12.
-_MAX_SHARED = 16
+# Limit of (bytes of all tensors, shared ones counted under every name) / (bytes of the file).
+# Twelve layers that share all parameters need 12.
+_MAX_EXPANSION = 16
 _MAX_HEADER = 100_000_000  # bytes; the limit of safetensors
 SCALE = "/scale"  # suffix of the tensor of scales that belongs to a tensor of 8 bits
 PICKLES = frozenset({".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt", ".tar"})
@@ -275,7 +277,7 @@ def fill(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -
     """Copy tensors into a network that has the same names and shapes.
 
     Raises:
-        InputError: a name or shape differs, or a value is not finite; the message has the first.
+        InputError: a name or shape differs, or a value is not finite; the message names the first.
     """
     check_fit(module, tensors, source)
     dtypes = {key: tensor.dtype for key, tensor in module.state_dict().items()}
@@ -290,7 +292,7 @@ def check_fit(module: nn.Module, tensors: Mapping[str, Tensor], source: str | Pa
     """Compare names, shapes and types of tensors with those of a network.
 
     Raises:
-        InputError: one differs; the message has the first.
+        InputError: one differs; the message names the first.
     """
     wanted = module.state_dict()
     for key in wanted:
@@ -369,7 +371,7 @@ def load_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as fault:
         raise InputError(path, f"its list of shared tensors is broken ({fault})") from fault
     total = sum(tensor.nbytes for tensor in tensors.values())
-    if total > _MAX_SHARED * len(data):
+    if total > _MAX_EXPANSION * len(data):
         raise InputError(path, f"would unpack from {len(data)} to {total} bytes of shared tensors")
     return tensors, metadata
 
@@ -380,7 +382,8 @@ def _read_metadata(file: BinaryIO, size: int) -> dict[str, str]:
     A larger file could be sparse: gigabytes of zeros that take no space on the disk.
 
     Raises:
-        ValueError, LookupError, TypeError, RecursionError: the header is broken, or they do not.
+        ValueError, LookupError, TypeError, RecursionError: the header is broken, or the tensors do
+            not fill the file.
     """
     length = int.from_bytes(file.read(8), "little")
     if length > min(_MAX_HEADER, size - 8):

@@ -108,7 +108,8 @@ def angular_error(flow: Tensor, target: Tensor, *, valid: Tensor | None = None) 
     """
     flow, target = _checked(flow, target, valid)
     (u, v), (u_true, v_true) = flow.unbind(1), target.unbind(1)
-    # tan = |a × b| / a · b for a = (u, v, 1): near 1 an arc cosine in float32 rounds 0.02° to 0.
+    # tan = |a × b| / (a · b), a = (u, v, 1), b = (u*, v*, 1). An arc cosine in float32 would round
+    # 0.02° to 0, as the cosine is close to 1.
     cross = torch.stack((v - v_true, u_true - u, u * v_true - v * u_true), 1)
     dot = (flow * target).sum(1, keepdim=True) + 1
     angle = torch.rad2deg(torch.atan2(_length(cross), dot))

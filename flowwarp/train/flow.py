@@ -41,7 +41,8 @@ from flowwarp.train.settings import Preset, check_least, check_shares
 from flowwarp.viz.colors import flow_to_image
 from flowwarp.viz.overlay import side_by_side
 
-# Series of examples that training never draws; 0 is the validation set.
+# Kinds of `held_out_series`; 0 is the validation set. Fitted pairs are trained on, but are never
+# pairs of another series.
 _TRUTHS, _FITTED = 1, 2
 
 
@@ -52,7 +53,8 @@ class FlowDataConfig:
     Args:
         height: pixels that the network sees, a multiple of its stride.
         width: likewise.
-        margin: pixels of the warped frame around these on each side (full-image warping).
+        margin: pixels kept around the crop on each side, so that flow may lead out of it
+            (full-image warping).
         moving_photos: share of examples made from photos, if there are both photos and footage.
         fitted_pairs: pairs to fit flow to before training; 0 for none.
         fitted_share: share of examples that are drawn from these pairs.
@@ -81,14 +83,23 @@ class FlowDataConfig:
 
     @property
     def fitted_size(self) -> tuple[int, int]:
-        """(height, width) of pairs to fit flow to: larger by 64, to cut examples from."""
+        """(height, width) of pairs to fit flow to.
+
+        These are 64 more, to crop from, and even, as flow is fitted at half the size.
+        """
         height, width = (side + 64 + side % 2 for side in self.size)
         return height, width
 
 
 @dataclass(frozen=True)
 class Material:
-    """The sources of examples: pairs of frames, photos to set in motion, fitted pairs."""
+    """The sources of examples.
+
+    Args:
+        pairs: windows of 2 frames, 3 with ``velocity``.
+        photos: photos to set in motion, (3, H, W) uint8 each.
+        fitted: pairs with the flow fitted to them.
+    """
 
     pairs: FrameStore | None
     photos: Sequence[Tensor]
@@ -109,8 +120,8 @@ def draw_batch(
 ) -> dict[str, Tensor]:
     """Return some examples, each a pure function of the seed and its number.
 
-    So a run can be resumed anywhere without the state of any generator. The motion of photos is
-    known, but not used.
+    A run thus resumes at any step without a saved generator state. The exact flow of synthetic
+    pairs is discarded.
 
     Args:
         material: the frames, photos and fitted pairs to draw from.
@@ -244,7 +255,8 @@ def _draw_frames(
     assert material.pairs is not None
     index = int(torch.randint(len(material.pairs), (), generator=generator))
     frames = [frame[None].float() / 255 for frame in material.pairs[index]]
-    if float(torch.rand((), generator=generator)) < 0.5:  # time runs both ways
+    if float(torch.rand((), generator=generator)) < 0.5:
+        # Reversed in time, footage is as good an example.
         frames.reverse()
     # At least as large as the example, at most 1.3 times that: crops show parts of a frame.
     source = (frames[0].shape[-2], frames[0].shape[-1])
@@ -275,8 +287,8 @@ class FlowLossConfig:
         occlusion_from: share of training after which occluded pixels are left out.
         self_supervision_from: share of training after which self-supervision joins.
         student_margin: pixels cut off each side of the view that the student sees.
-        velocity: weight of the change of motion over three frames, where the next frame hides what
-            the one before shows; needs footage of three frames.
+        velocity: weight of constant velocity: penalises a change of motion where a pixel is visible
+            in the previous frame but occluded in the next; needs three frames in a row.
         coarse_until: share of training during which the network's finest level is left out. Such
             steps take less than half the time, and teach the finest level too, since all levels
             share their decoder.
@@ -422,7 +434,8 @@ def flow_task(
         examples = replace(examples, fitted=fitted)
 
     def batch(numbers: range) -> dict[str, Tensor]:
-        progress = numbers.start // training.batch_size / training.steps
+        step = numbers.start // training.batch_size
+        progress = step / training.steps
         students = losses.has_students(progress)
         return draw_batch(examples, training.seed, numbers, data, students=students)
 
@@ -434,7 +447,7 @@ def flow_task(
             losses.weights(progress),
             margin=data.margin,
             occlusion=losses.occlusion(progress),
-            skip=int(progress < losses.coarse_until),
+            skip=int(progress < losses.coarse_until),  # 1: without the finest level
             student_margin=losses.student_margin,
         )
 
@@ -446,9 +459,9 @@ def flow_task(
         figures = _held_out_losses(model, pair, data, losses)
         return figures | ({"epe": _mean_epe(model, truths)} if truths else {})
 
-    known = (part for truth in truths for part in (truth.flow_12, truth.valid))
+    truth_tensors = (part for truth in truths for part in (truth.flow_12, truth.valid))
     return loop.Task(
-        data=f"{_footage(examples)} {_digest((*examples.photos, *known))[:12]}".strip(),
+        data=f"{_footage(examples)} {_digest((*examples.photos, *truth_tensors))[:12]}".strip(),
         name="flownet",
         model=net,
         batch=batch,

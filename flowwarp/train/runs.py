@@ -212,8 +212,8 @@ def open_run(
     _make_folder(folder)
     _refuse_links(folder)
     with lock(folder, "another process trains this run", "wait for it, or name another run"):
-        # Temporary files of a process that was killed in a write. Not those in other folders below
-        # this one, such as another run, which may be writing.
+        # Remove what a process killed while writing left here and in samples/. Not further below:
+        # another run there may be writing.
         for part in (folder, folder / SAMPLES):
             for left in part.glob(".flowwarp-*"):
                 remove_abandoned(left)
@@ -263,7 +263,7 @@ def refuse_run(folder: str | Path) -> None:
 
 
 def _is_begun(folder: Path) -> bool:
-    """Whether a run has states to resume from.
+    """Return whether there are states to resume from.
 
     Raises:
         InputError: it has weights but no states, and a new run would overwrite them.
