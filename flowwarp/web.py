@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from flowwarp.pipelines.video.load import VideoModels
 
 HOST = "127.0.0.1"  # this machine only
-MAX_PIXELS = 4_000_000  # of an image: all other users wait for it
+# largest image; requests run one at a time, so a larger one would block everybody
+MAX_PIXELS = 4_000_000
 MAX_FILE_SIZE = "32mb"  # of an upload; 4 million pixels of 16-bit RGB have 24
 MAX_PROMPT = 1000  # characters, more than any network here reads
 PROMPTS = (
@@ -153,7 +154,7 @@ def show_video(
     prompt = (prompt or "")[:MAX_PROMPT]
     parsed = hear(models.gpt, prompt)
     if not parsed.text:
-        raise InputError("the prompt", "holds nothing that can be read", "say what to show")
+        raise InputError("the prompt", "contains no usable word", "say what to show")
 
     def report(done: int, total: int) -> None:
         if progress is not None:  # gradio's progress is false in a condition
@@ -384,8 +385,8 @@ def command(port: int | None) -> None:
         try:
             click.echo(launch(page, port))
         except OSError as error:
-            taken = "--port: all from 7860 are" if port is None else f"--port {port}: is"
-            raise click.UsageError(f"{taken} taken") from error
+            taken = "all ports from 7860 are" if port is None else f"port {port} is"
+            raise click.UsageError(f"--port: {taken} in use") from error
         try:
             threading.Event().wait()
         finally:

@@ -141,7 +141,7 @@ def test_notes_say_how_the_prompt_was_read(models, tmp_path):
 
 @pytest.mark.parametrize("prompt", [None, "", " \n"])
 def test_an_empty_prompt_is_an_error(models, tmp_path, prompt):
-    with pytest.raises(InputError, match=r"^the prompt: holds nothing that can be read"):
+    with pytest.raises(InputError, match=r"^the prompt: contains no usable word"):
         web.show_video(models, prompt, 0, tmp_path)
 
 

@@ -1,4 +1,7 @@
-"""``flowwarp flow``: estimate optical flow of a pair, of folders of frames, of videos."""
+"""``flowwarp flow``: estimate optical flow of a pair, of folders of frames, of videos.
+
+The work is in pipelines/flow: run_job.py → pair_fields.py → estimate.py.
+"""
 
 from __future__ import annotations
 

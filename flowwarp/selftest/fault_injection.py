@@ -1,7 +1,7 @@
 """Injects faults into training runs: signals, kills, a full disk, corrupt files, NaN losses.
 
 After each fault the run is resumed. It should end bit for bit like a run without a fault, so each
-function returns in how many files the two differ. ``flowwarp doctor --full`` prints the figures;
+function returns how many files of the two differ. ``flowwarp doctor --full`` prints the figures;
 tests check that they are 0.
 """
 
@@ -34,10 +34,10 @@ from flowwarp.train.runs import BEST, CONFIG, LAST, METRICS, SAMPLES, open_run
 
 PLAIN = "plain"
 # Settings of the loop under which runs are stopped and resumed.
-RESUMED: Mapping[str, Mapping[str, Any]] = {
+RESUME_SETTINGS: Mapping[str, Mapping[str, Any]] = {
     PLAIN: {},
-    "fp32": {"accumulate": 2, "workers": 2},
-    # Muon where a network has matrices; without weight averaging, which the others have.
+    "accumulate": {"accumulate": 2, "workers": 2},
+    # Muon, if the network has matrices; no weight averaging, since the other settings cover it.
     "bf16": {"precision": "bf16", "ema": 0.0, "muon": 0.1, "accumulate": 3, "workers": 1},
 }
 
@@ -63,25 +63,25 @@ def _differ(one: Path, two: Path) -> bool:
     return a.keys() != b.keys() or not all(torch.equal(a[name], b[name]) for name in a)
 
 
-def resume_differences(name: str, settings: str, folder: Path) -> float:
-    """Return in how many files a run that was stopped and resumed twice differs.
+def resume_differences(name: str, settings: str, folder: Path) -> int:
+    """Stop and resume a run twice; return how many of its files differ from an uninterrupted run.
 
     Args:
         name: one of ``TRAINERS`` or ``VARIANTS``.
-        settings: a key of ``RESUMED``.
+        settings: a key of ``RESUME_SETTINGS``.
         folder: for ``small_task``, and where the runs are made.
     """
     config = _resume_config(name, settings, folder)
     whole, resumed = _whole_run(name, settings, folder), folder / f"{name}-{settings}-resumed"
-    chance = random.Random(f"{name}, {settings}")  # noqa: S311 - when to stop is no secret
-    for step in sorted(chance.sample(range(1, config.steps), 2)):
+    rng = random.Random(f"{name}, {settings}")  # noqa: S311 - when to stop is no secret
+    for step in sorted(rng.sample(range(1, config.steps), 2)):
         _expect_failure(_stopping(small_task(name, config, folder), step), config, resumed, Stopped)
     _train(small_task(name, config, folder), config, resumed)
     return len(run_differences(whole, resumed))
 
 
 def _resume_config(name: str, settings: str, folder: Path) -> LoopConfig:
-    config = small_config(**RESUMED[settings])
+    config = small_config(**RESUME_SETTINGS[settings])
     if config.muon and not small_task(name, config, folder).matrices:
         config = replace(config, muon=0.0)
     return config
@@ -89,7 +89,7 @@ def _resume_config(name: str, settings: str, folder: Path) -> LoopConfig:
 
 @cache
 def _whole_run(name: str, settings: str, folder: Path) -> Path:
-    """Make a run without a fault, which the others are compared with."""
+    """Train without a fault, for comparison with the other runs."""
     config, whole = _resume_config(name, settings, folder), folder / f"{name}-{settings}-whole"
     _train(small_task(name, config, folder), config, whole)
     return whole
@@ -109,8 +109,8 @@ def _stopping(task: Task, last: int) -> Task:
     return replace(task, loss=loss)
 
 
-def divergence_differences(name: str, folder: Path) -> float:
-    """Return in how many files a run differs that was resumed after a NaN loss ended it."""
+def divergence_differences(name: str, folder: Path) -> int:
+    """End a run by a NaN loss and resume it; return how many files differ."""
     config = small_config()
     whole, diverged = _whole_run(name, PLAIN, folder), folder / f"{name}-diverged"
     task = small_task(name, config, folder)
@@ -124,8 +124,8 @@ def divergence_differences(name: str, folder: Path) -> float:
     return len(run_differences(whole, diverged))
 
 
-def corruption_differences(name: str, folder: Path) -> float:
-    """Return in how many files a run differs that was resumed with a bit flipped in its checkpoint.
+def corruption_differences(name: str, folder: Path) -> int:
+    """Flip a bit of a checkpoint and resume the run; return how many files differ.
 
     Raises:
         RuntimeError: the corrupt checkpoint was not reported.
@@ -143,8 +143,8 @@ def corruption_differences(name: str, folder: Path) -> float:
     return len(run_differences(whole, corrupt))
 
 
-def lock_differences(name: str, folder: Path) -> float:
-    """Return in how many files a run changes when a second process tries to train it."""
+def lock_differences(name: str, folder: Path) -> int:
+    """Train a run that another process has locked; return how many of its files change."""
     config = small_config()
     whole, locked = _whole_run(name, PLAIN, folder), folder / f"{name}-locked"
     shutil.copytree(whole, locked)
@@ -154,8 +154,8 @@ def lock_differences(name: str, folder: Path) -> float:
     return len(run_differences(whole, locked))
 
 
-def full_disk_differences(name: str, folder: Path, every: int = 1) -> float:
-    """Return in how many files runs differ that were resumed after the disk was full.
+def full_disk_differences(name: str, folder: Path, every: int = 1) -> int:
+    """Resume runs that a full disk ended; return how many files differ in all of them.
 
     The disk is full at each write of a run in turn. Temporary files that stay count as well.
 
@@ -239,7 +239,10 @@ class FullDisk:
 
 
 class _AppendedFile:
-    """A file opened for appending, whose writes are cut in half while the disk is full."""
+    """An unbuffered file opened for appending.
+
+    On a full disk a write is short: it returns fewer bytes.
+    """
 
     def __init__(self, file: Any, is_full: Callable[[], bool]) -> None:
         self._file, self._is_full = file, is_full
@@ -278,7 +281,7 @@ def _expect_failure(task: Task, config: LoopConfig, run: Path, error: type[Excep
     raise RuntimeError(f"training should have failed with {error.__name__}")
 
 
-def kill_differences(folder: Path, count: int = 5) -> float:
+def kill_differences(folder: Path, count: int = 5) -> int:
     """Kill a training process at random moments, and count the damage.
 
     Args:
@@ -286,7 +289,7 @@ def kill_differences(folder: Path, count: int = 5) -> float:
         count: how many times.
 
     Returns:
-        How many checkpoints were corrupt, and in how many files the run differs in the end.
+        The number of corrupt checkpoints, plus the number of files that differ in the end.
 
     Raises:
         RuntimeError: a process ended before it was killed, or failed.
@@ -295,14 +298,14 @@ def kill_differences(folder: Path, count: int = 5) -> float:
     configs = {"loop": config, **small_task("dvae", config, folder).configs}
     whole, killed = folder / "kill-whole", folder / "killed"
     _join(_start(whole, config, folder), 0)
-    chance = random.Random(0)  # noqa: S311 - when to kill is no secret
+    rng = random.Random(0)  # noqa: S311 - when to kill is no secret
     step = corrupt = 0
     for _ in range(count):
         child = _start(killed, config, folder)
-        step += chance.randint(1, config.steps // (count + 1))
+        step += rng.randint(1, config.steps // (count + 1))
         while child.is_alive() and not any(n >= step for n in _saved_steps(killed)):
             time.sleep(0.002)
-        time.sleep(chance.uniform(0, 0.03))  # into the next step, or into a write
+        time.sleep(rng.uniform(0, 0.03))  # into the next step, or into a write
         child.kill()
         _join(child, -getattr(signal, "SIGKILL", signal.SIGTERM))  # Windows has no SIGKILL
         warnings: list[str] = []  # one for each corrupt checkpoint

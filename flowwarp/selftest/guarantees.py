@@ -84,7 +84,7 @@ def _split_steps(name: str, folder: Path) -> Iterator[Guarantee]:
 
 def _interrupted_runs(name: str, folder: Path) -> Iterator[Guarantee]:
     text = "changes {} files"
-    for settings in fault_injection.RESUMED:
+    for settings in fault_injection.RESUME_SETTINGS:
         resumed = partial(fault_injection.resume_differences, name, settings, folder)
         yield Guarantee(f"{name}: resumed, {settings}", 0, text, resumed)
     for fault, measure in _FAULTS.items():

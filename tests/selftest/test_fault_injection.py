@@ -13,7 +13,7 @@ from flowwarp.io.checkpoints import load_tensors, save_tensors
 from flowwarp.selftest import fault_injection
 from flowwarp.selftest.fault_injection import (
     PLAIN,
-    RESUMED,
+    RESUME_SETTINGS,
     corruption_differences,
     divergence_differences,
     full_disk_differences,
@@ -39,13 +39,13 @@ def folder(tmp_path_factory):
     ("name", "settings"),
     [
         # Not all, to save time; `doctor --full` measures all. The tests of failures resume plain
-        # runs. The residual DVAE needs fp32: these settings average weights and codebooks.
+        # runs. The residual DVAE needs "accumulate", which averages weights and codebooks.
         *(
             (name, settings)
-            for name, settings in itertools.product(TRAINERS, RESUMED)
+            for name, settings in itertools.product(TRAINERS, RESUME_SETTINGS)
             if settings != PLAIN and (name, settings) not in SLOW
         ),
-        *zip(VARIANTS, ("fp32", "bf16"), strict=True),
+        *zip(VARIANTS, ("accumulate", "bf16"), strict=True),
     ],
 )
 def test_a_stopped_run_ends_like_a_whole_one(name, settings, folder):
@@ -115,7 +115,7 @@ def test_differing_files_are_counted(folder, monkeypatch):
         return replace(task, batch=lambda numbers: task.batch(range(first, first + len(numbers))))
 
     monkeypatch.setattr(fault_injection, "small_task", make)
-    assert resume_differences("dvae", "fp32", folder / "lost") >= 3
+    assert resume_differences("dvae", "accumulate", folder / "lost") >= 3
 
 
 def test_run_differences_by_hand(folder):

@@ -37,31 +37,49 @@ _SKINS = {"black": "dark-skinned", "white": "light-skinned", "brown": "dark-brow
 # Colours that an item is not available in, and the nearest that it is.
 _NEAREST = {
     "hair": {
-        **{"gold": "blonde", "yellow": "blonde", "silver": "gray", "orange": "red"},
-        **{"maroon": "red", "light blue": "blue", "teal": "green", "magenta": "pink"},
+        "gold": "blonde",
+        "yellow": "blonde",
+        "silver": "gray",
+        "orange": "red",
+        "maroon": "red",
+        "light blue": "blue",
+        "teal": "green",
+        "magenta": "pink",
         "bronze": "brown",
     },
     "torso": {"magenta": "pink", "bronze": "brown"},
     "legs": {"light blue": "blue", "maroon": "red", "bronze": "brown"},
 }
-# Synonyms: a brunette with brown hair.
+# Colours that name the same hair: "a brunette with brown hair" is no contradiction.
 _SHADES = {"brunette": "brown", "light blonde": "blonde"}
 # Captions call men's tops shirts, and women's by other names.
 _WOMENS = {"a {} tunic", "a {} sleeveless shirt", "a {} pirate shirt"}
 _SHIRT, _TUNIC, _PLATE, _MAIL = "a {} shirt", "a {} tunic", "{} plate armor", "{} chain mail"
 # Clothes that have another name in labels than in captions.
 _LABELS = {"shirt": "longsleeve shirt", "dress with a sash": "dress with sash"}
-_GREAVES = {"gold": "golden greaves", "silver": "metal pants"}
+_METAL_LEGS = {"gold": "golden greaves", "silver": "metal pants"}
 _OWN_COLORS = {
-    **{"golden": "gold", "plate": "silver", "metal": "silver", "mail": "gray", "leather": "brown"},
+    "golden": "gold",
+    "plate": "silver",
+    "metal": "silver",
+    "mail": "gray",
+    "leather": "brown",
     "sash": "green",
 }
 _SINGLE = ("torso", "legs", "feet", "hat", "cape", "beard")  # at most one per actor
 _ATTACKS = {
-    **{"a spear": "thrust", "a dagger": "slash", "": "slash"},
-    **{"a wooden wand": "spellcast", "a steel wand": "spellcast"},
+    "a spear": "thrust",
+    "a dagger": "slash",
+    "": "slash",
+    "a wooden wand": "spellcast",
+    "a steel wand": "spellcast",
 }
-_CALLED_BY = {"shoot": "archer", "spellcast": "wizard", "slash": "warrior", "thrust": "warrior"}
+_NOUN_OF_ACTION = {
+    "shoot": "archer",
+    "spellcast": "wizard",
+    "slash": "warrior",
+    "thrust": "warrior",
+}
 
 
 @dataclass(frozen=True)
@@ -116,7 +134,8 @@ def read_prompt(prompt: str, known: Set[str] | None = None) -> Reading:
     parts, camera, moves = read_parts(prompt[:_MAX_LENGTH])
     prompts = [_ActorPrompt(own, known) for own in parts]
     actors = [one.actor for one in prompts]
-    if not actors[0]["action"] and not actors[0]["direction"]:  # a knight and an orc walk left
+    # "a knight and an orc walk left": the verb after the second actor applies to both
+    if not actors[0]["action"] and not actors[0]["direction"]:
         together = {key: actors[-1][key] for key in ("action", "direction")}
         actors[0] |= together
     if len(parts) == 2 and are_mirrored(*parts):
@@ -155,7 +174,7 @@ class _ActorPrompt:
         self._nouns = [part.value for part in bodies]
         self._sex = next((noun for noun in self._nouns if noun in ("woman", "man")), "")
         self._left_out = [part.text for part in parts if part.kind == "word"]
-        self._loose = color_things(parts)
+        self._colors_without_item = color_things(parts)
         self.ground = self._ground()
         self.actor, self.stated = self._actor()
 
@@ -181,7 +200,7 @@ class _ActorPrompt:
         others += [p for p in self._all("direction") if p.value != self.actor["direction"]]
         others += [part for part in self._all("action") if not self._agrees(part.value)]
         others += [part for part in self._all("skin") if not self.actor["skin"]]
-        return [*self._left_out, *(part.text for part in (*others, *self._loose))]
+        return [*self._left_out, *(part.text for part in (*others, *self._colors_without_item))]
 
     def _actor(self) -> tuple[dict[str, str], dict[str, str]]:
         """Return the attributes of the actor, and its labels; "" where nothing is stated."""
@@ -199,8 +218,11 @@ class _ActorPrompt:
         attributes |= {kind: self._garment(kind)[0] for kind in ("feet", "hat", "cape")}
         done = {"action": action, "direction": direction}
         stated = {
-            **{"hair color": cut if cut == "bald" else hair_color, "weapon": weapon},
-            **{"torso style": style, "torso color": torso_color, "legs color": legs_color},
+            "hair color": cut if cut == "bald" else hair_color,
+            "weapon": weapon,
+            "torso style": style,
+            "torso color": torso_color,
+            "legs color": legs_color,
         }
         return attributes | done, stated | done
 
@@ -291,10 +313,11 @@ class _ActorPrompt:
 
     def _take_worn_color(self) -> str:
         """Take a colour without an item that is worn: the lady in red, a red knight."""
-        for color in self._loose:
+        for color in self._colors_without_item:
             bearer = find_bearer(self._parts, color)
-            if not bearer & SPECIES if bearer else is_worn(self._parts, color):
-                self._loose.remove(color)
+            worn = not bearer & SPECIES if bearer else is_worn(self._parts, color)
+            if worn:
+                self._colors_without_item.remove(color)
                 return color.value
         return ""
 
@@ -305,8 +328,8 @@ class _ActorPrompt:
             return "", ""
         color = _NEAREST.get(kind, {}).get(part.color, part.color)
         style = part.value
-        if kind == "legs" and color in _GREAVES:
-            style, color = _GREAVES[color], ""
+        if kind == "legs" and color in _METAL_LEGS:
+            style, color = _METAL_LEGS[color], ""
         phrase, _, color = self._phrase_of(style, color)
         return phrase, color
 
@@ -377,19 +400,22 @@ class _ActorPrompt:
             return self._sex
         if "knight" in nouns and (not torso or "plate" in torso or "golden" in torso):
             return "knight"
-        callings = [noun for noun in nouns if noun in _CALLED_BY.values()]
-        if callings and action in ("", *(act for act, by in _CALLED_BY.items() if by in callings)):
+        callings = [noun for noun in nouns if noun in _NOUN_OF_ACTION.values()]
+        if callings and action in (
+            "",
+            *(act for act, by in _NOUN_OF_ACTION.items() if by in callings),
+        ):
             return callings[0]
         return "person" if nouns else ""
 
     def _skin(self) -> str:
         """Return the skin; the colour of an actor, not of an item, may be that of its skin."""
-        for color in self._loose:
+        for color in self._colors_without_item:
             bearer = find_bearer(self._parts, color)
             green = "green" if color.value == "green" and "orc" in bearer else ""
             human = _SKINS.get(color.value, "") if bearer and bearer <= {"woman", "man"} else ""
             if skin := green or ("tanned" if human and color.text == "tan" else human):
-                self._loose.remove(color)
+                self._colors_without_item.remove(color)
                 return self._known_only(skin)
         skin = self._value("skin")
         return "" if skin == "green" and "orc" not in self._nouns else self._known_only(skin)

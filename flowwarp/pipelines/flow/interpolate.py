@@ -60,7 +60,7 @@ MAX_GAIN = 2.0  # of contrast; a larger change is not a fade
 MIN_TEMPERATURE, TEMPERATURE_SHARE = 0.003, 2.0
 
 Estimate = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images to flow_12 and flow_21
-Level = tuple[Tensor, Tensor, Tensor]  # two gains and an offset, (B, C, 1, 1) each
+Equalisation = tuple[Tensor, Tensor, Tensor]  # two gains and an offset, (B, C, 1, 1) each
 
 
 def interpolate(
@@ -188,31 +188,32 @@ def _interpolate(
 ) -> Iterator[Tensor]:
     dtype = compute_dtype(image1)
     frame1, frame2 = image1.to(dtype), image2.to(dtype)
-    level = _equalise(frame1, frame2)
+    equalisation = _equalise(frame1, frame2)
     flow_12, flow_21 = flow_12.to(dtype), flow_21.to(dtype)
     # (B, 1, H, W), as all maps below.
-    change1 = _difference(frame1, warp(frame2, flow_12), level, 1)
-    change2 = _difference(warp(frame1, flow_21), frame2, level, 1)
-    visible_12, weight1 = _importance(change1, flow_12, flow_21)  # in frame 2, of frame 1's pixels
-    visible_21, weight2 = _importance(change2, flow_21, flow_12)
+    change1 = _difference(frame1, warp(frame2, flow_12), equalisation, 1)
+    change2 = _difference(warp(frame1, flow_21), frame2, equalisation, 1)
+    # visibility of frame 1's pixels in frame 2; log of their splatting weight
+    visible_12, log_weight1 = _visibility_and_log_weight(change1, flow_12, flow_21)
+    visible_21, log_weight2 = _visibility_and_log_weight(change2, flow_21, flow_12)
     flow_12, flow_21 = (split_known(flow)[0] for flow in (flow_12, flow_21))
-    difference = _difference(frame1, frame2, level)
+    difference = _difference(frame1, frame2, equalisation)
     for time in times:
         if time in (0, 1):
             yield image2 if time else image1
             continue
         # Motion at `time`, from both frames, and which frame shows the pixel there.
-        forward, visible2, known1 = _move(flow_12, time, weight1, visible_12)
-        backward, visible1, known2 = _move(flow_21, 1 - time, weight2, visible_21)
+        forward, visible2, known1 = _move(flow_12, time, log_weight1, visible_12)
+        backward, visible1, known2 = _move(flow_21, 1 - time, log_weight2, visible_21)
         everywhere = torch.ones_like(visible1)
         candidates = [
-            _blend(frame1, frame2, forward, time, (everywhere, visible2), known1, level),
-            _blend(frame1, frame2, -backward, time, (visible1, everywhere), known2, level),
+            _blend(frame1, frame2, forward, time, (everywhere, visible2), known1, equalisation),
+            _blend(frame1, frame2, -backward, time, (visible1, everywhere), known2, equalisation),
         ]
         for motion in _around((forward - backward) / 2):
             visible, known = (everywhere, everywhere), known1 & known2
             candidates.append(
-                _blend(frame1, frame2, motion, time, visible, known, level, "bilinear")
+                _blend(frame1, frame2, motion, time, visible, known, equalisation, "bilinear")
             )
         # The average of the frames, and its cost: see AVERAGE_BONUS, SLOW_MOTION, SUBPIXEL_MOTION.
         average = torch.lerp(frame1, frame2, time)
@@ -232,7 +233,7 @@ def _interpolate(
         yield result.to(image1.dtype)
 
 
-def _equalise(image1: Tensor, image2: Tensor) -> Level:
+def _equalise(image1: Tensor, image2: Tensor) -> Equalisation:
     """Return gains and an offset, (B, C, 1, 1), that equalise mean and contrast of two frames.
 
     ``gain1 * image1 - gain2 * image2 + offset`` is then their difference. A fade or a flicker
@@ -259,7 +260,7 @@ def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
     return (mean / 255).to(image.dtype), spread.clamp_min(0.01).to(image.dtype)
 
 
-def _importance(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
+def _visibility_and_log_weight(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Tensor]:
     """Return the visibility of each pixel in image 2, and the logarithm of its splatting weight.
 
     The weight is the importance metric of Niklaus and Liu, from brightness constancy and from the
@@ -283,21 +284,22 @@ def _importance(change: Tensor, flow: Tensor, back: Tensor) -> tuple[Tensor, Ten
 
 
 def _move(
-    flow: Tensor, time: float, weight: Tensor, visible: Tensor
+    flow: Tensor, time: float, log_weight: Tensor, visible: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Splat flow along itself to ``time``.
 
     Args:
         flow: (B, 2, H, W), pixels.
         time: in [0, 1], counted from the frame that the flow starts from.
-        weight: (B, 1, H, W), logarithm of the splatting weight.
+        log_weight: (B, 1, H, W), logarithm of the splatting weight.
         visible: (B, 1, H, W), visibility in the other frame.
 
     Returns:
         The flow at ``time``, (B, 2, H, W); the visibility there, (B, 1, H, W); and where anything
         landed, (B, 1, H, W) bool. Holes are filled from around.
     """
-    share = torch.exp(weight - weight.amax((1, 2, 3), keepdim=True))  # softmax without overflow
+    # Relative to the largest weight, so that exp does not overflow.
+    share = torch.exp(log_weight - log_weight.amax((1, 2, 3), keepdim=True))
     ones = torch.ones_like(share)
     values = torch.cat([flow * share, visible * share, share, ones], 1)  # (B, 5, H, W)
     landed = splat(values, time * flow, "sum")
@@ -313,7 +315,7 @@ def _blend(
     time: float,
     visible: tuple[Tensor, Tensor],
     known: Tensor,
-    level: Level,
+    equalisation: Equalisation,
     mode: Mode = "bicubic",
 ) -> tuple[Tensor, Tensor]:
     """Read both frames along a motion and blend them by nearness in time and visibility.
@@ -325,7 +327,7 @@ def _blend(
         time: in (0, 1).
         visible: visibility in frame 1 and in frame 2, (B, 1, H, W) each in [0, 1].
         known: (B, 1, H, W) bool, where the motion is not filled in.
-        level: see `_equalise`.
+        equalisation: see `_equalise`.
         mode: of the warp.
 
     Returns:
@@ -338,7 +340,7 @@ def _blend(
     total = share1 + share2
     blend = torch.lerp(first, second, torch.where(total > 0, share2 / total, time))
     both = visible[0] * visible[1]
-    difference = _difference(first, second, level) + HOLE_COST * ~known
+    difference = _difference(first, second, equalisation) + HOLE_COST * ~known
     cost = both * difference + (1 - both) * OCCLUSION_COST
     return blend, cost
 
@@ -358,13 +360,15 @@ def _weights(costs: Tensor, log_odds: Tensor) -> Tensor:
     return torch.softmax(torch.cat([logits[:, :-1], logits[:, -1:] + log_odds], 1), 1)
 
 
-def _difference(first: Tensor, second: Tensor, level: Level, radius: int = RADIUS) -> Tensor:
+def _difference(
+    first: Tensor, second: Tensor, equalisation: Equalisation, radius: int = RADIUS
+) -> Tensor:
     """Return the absolute difference of two images (B, C, H, W), averaged: (B, 1, H, W).
 
     It is the smaller of two differences: of the images as they are, and of the equalised images.
     Parts of a frame, such as a caption, do not take part in a fade.
     """
-    gain1, gain2, offset = level
+    gain1, gain2, offset = equalisation
     original = (first - second).abs_().mean(1, keepdim=True)
     equalised = torch.addcmul(gain1 * first + offset, second, gain2, value=-1)
     equalised = equalised.abs_().mean(1, keepdim=True)

@@ -9,8 +9,8 @@ from flowwarp.pipelines.flow.interpolate import (
     HOLE_COST,
     OCCLUSION_COST,
     _blend,
-    _importance,
     _move,
+    _visibility_and_log_weight,
     _weights,
     interpolate,
     interpolate_video,
@@ -238,8 +238,8 @@ def test_changing_or_inconsistent_pixels_have_less_weight():
     """The second of three pixels is lighter in frame 2; the third returns 2 px beside its start."""
     flow, change = torch.zeros(1, 2, 1, 3), torch.tensor([0, 0.1, 0]).view(1, 1, 1, 3)
     back = torch.tensor([[0.0, 0, 2], [0, 0, 0]]).view(1, 2, 1, 3)
-    visible, weight = _importance(change, flow, back)
-    assert weight.flatten().tolist() == pytest.approx([0, -2, -2])
+    visible, log_weight = _visibility_and_log_weight(change, flow, back)
+    assert log_weight.flatten().tolist() == pytest.approx([0, -2, -2])
     assert visible.flatten().tolist() == pytest.approx([1, 1, math.exp(-4)])
 
 
