@@ -45,6 +45,15 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture
+def one_torch_thread():
+    """Let torch compute with one thread during a test."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def few_grounds():
     """Paint three variants of each ground instead of all: the rest is the same code."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -60,6 +61,17 @@ def _check_output_name(
 def weights_option(help: str) -> Decorator:
     """Return the option --weights of commands that use a flow network."""
     return click.option("--weights", metavar="FILE", default="base", show_default=True, help=help)
+
+
+def quality_option(help: str) -> Decorator:
+    """Return the option --quality of commands that estimate flow."""
+    return click.option(
+        "--quality",
+        type=click.Choice(QUALITIES),
+        default="balanced",
+        show_default=True,
+        help=help,
+    )
 
 
 def overwrite_option(help: str = "Replace files that exist.") -> Decorator:

@@ -21,11 +21,11 @@ from flowwarp.cli._options import (
     json_option,
     output_option,
     overwrite_option,
+    quality_option,
     weights_option,
 )
 from flowwarp.cli._report import print_path, progress_bar
 from flowwarp.cli.device import check_device, device_option
-from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError
 from flowwarp.io.file_types import FLOW_FORMATS
 
@@ -46,13 +46,7 @@ def _read_shard(ctx: click.Context, param: click.Parameter, value: str | None) -
 @click.command()
 @input_argument("inputs", "INPUT...", nargs=-1)
 @output_option("The flow file of a pair; otherwise the folder for flow files.")
-@click.option(
-    "--quality",
-    type=click.Choice(QUALITIES),
-    default="balanced",
-    show_default=True,
-    help="fast: the network alone; balanced: plus a short fit; best: a fit to convergence.",
-)
+@quality_option("fast: the network alone; balanced: plus a short fit; best: a fit to convergence.")
 @weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @click.option(
     "--format", type=click.Choice(FLOW_FORMATS), help="Format of flow files.  [default: flo]"

@@ -22,6 +22,7 @@ from flowwarp.cli._options import (
     json_option,
     output_option,
     overwrite_option,
+    quality_option,
     weights_option,
 )
 from flowwarp.cli._report import print_path, progress_bar
@@ -34,7 +35,6 @@ from flowwarp.cli._video_output import (
     warn_pixel_shape,
 )
 from flowwarp.cli.device import check_device, choose_device, device_option
-from flowwarp.defaults import QUALITIES
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.limits import MIN_FPS
 
@@ -84,13 +84,7 @@ class Job:
     metavar="RATE",
     help="Frames per second of the output video, or keep.  [default: N times the input's]",
 )
-@click.option(
-    "--quality",
-    type=click.Choice(QUALITIES),
-    default="balanced",
-    show_default=True,
-    help="Accuracy of the flow, as in `flowwarp flow`.",
-)
+@quality_option("Accuracy of the flow, as in `flowwarp flow`.")
 @weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @device_option
 @overwrite_option("Replace a file that exists.")

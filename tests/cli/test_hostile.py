@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 if not Path("/proc/self/statm").exists():
     pytest.skip("it measures memory as Linux tells it", allow_module_level=True)
@@ -44,11 +43,8 @@ def valid(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_torch_thread):
+    """Run every test here with one thread."""
 
 
 @pytest.mark.parametrize("case", SUBSET, ids=lambda case: ascii(case.name))

@@ -56,14 +56,18 @@ def sample(dtype: torch.dtype, *, last: bool = False, batch: int = 2) -> tuple[T
     return image.contiguous(memory_format=layout), flow
 
 
+for_both_layouts = pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+for_all_warps = pytest.mark.parametrize(
+    ("dtype", "mode", "padding"), list(itertools.product(DTYPES, MODES, PADDINGS))
+)
+
+
 def leaf(tensor: Tensor, device: str) -> Tensor:
     return tensor.to(device).requires_grad_()
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
-@pytest.mark.parametrize(
-    ("dtype", "mode", "padding"), list(itertools.product(DTYPES, MODES, PADDINGS))
-)
+@for_both_layouts
+@for_all_warps
 def test_warp_has_the_bits_of_the_cpu(
     dtype: torch.dtype, mode: Any, padding: Any, last: bool
 ) -> None:
@@ -77,10 +81,8 @@ def test_warp_has_the_bits_of_the_cpu(
     torch.testing.assert_close(out, reference, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
-@pytest.mark.parametrize(
-    ("dtype", "mode", "padding"), list(itertools.product(DTYPES, MODES, PADDINGS))
-)
+@for_both_layouts
+@for_all_warps
 def test_gradients_agree_with_the_cpu(
     dtype: torch.dtype, mode: Any, padding: Any, last: bool
 ) -> None:
@@ -121,7 +123,7 @@ def test_crowded_gradients_repeat_bit_for_bit() -> None:
     torch.testing.assert_close(grads[0], exact.float(), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 @pytest.mark.parametrize(("dtype", "mode"), list(itertools.product(DTYPES, splatting.MODES)))
 def test_splat_agrees_with_its_reference(
     dtype: torch.dtype, mode: Any, last: bool, monkeypatch: pytest.MonkeyPatch

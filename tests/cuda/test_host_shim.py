@@ -145,10 +145,11 @@ def assert_same_bits(got: Tensor, wanted: Tensor) -> None:
     )
 
 
+for_both_layouts = pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
 SHAPES = [(2, 3, 9, 13), (1, 1, 1, 1), (1, 2, 1, 7), (2, 37, 5, 3), (1, 5, 17, 33)]
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 @pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
 @pytest.mark.usefixtures("launch")
 def test_warp_has_the_bits_of_the_cpu(
@@ -164,7 +165,7 @@ def test_warp_has_the_bits_of_the_cpu(
         assert_same_bits(out, native)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 @pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
 @pytest.mark.usefixtures("launch")
 def test_gradients_agree_with_the_cpu(
@@ -200,7 +201,7 @@ def test_zero_flow_is_the_identity_both_ways(dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 def test_image_gradient_does_not_depend_on_order_or_chunks(
     last: bool, one_thread: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -272,7 +273,7 @@ def test_splat_agrees_with_its_reference(
     torch.testing.assert_close(out, wanted, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 @pytest.mark.parametrize("nowhere", [torch.nan, 1e6])
 @pytest.mark.usefixtures("splat_by_kernel")
 def test_what_lands_nowhere_does_not_set_the_scale(nowhere: float, last: bool) -> None:
@@ -353,7 +354,7 @@ def test_correlation_has_the_bits_of_the_cpu(
 @pytest.mark.parametrize("dtype", list(nvrtc.STORAGE))
 @pytest.mark.parametrize("shape", [(2, 3, 9, 13), (1, 1, 17, 6), (1, 3, 1, 1), (2, 1, 2, 33)])
 @pytest.mark.parametrize("radius", [1, 3])
-@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+@for_both_layouts
 @pytest.mark.usefixtures("launch")
 def test_census_agrees_with_the_cpu(
     shape: tuple[int, int, int, int], radius: int, dtype: torch.dtype, last: bool

@@ -104,18 +104,15 @@ def test_flow_file_is_refused(tmp_path, capfd, name):
     assert listing(tmp_path) == [os.fsencode(name)]
 
 
-@pytest.mark.parametrize("name", IMAGES)
-def test_picture_is_refused(tmp_path, capfd, name):
-    message, peak = refuses(read_image, save(tmp_path, name, IMAGES[name]))
-    assert message.startswith(f"{tmp_path / name}: ")
-    assert "\n" not in message
-    assert peak < MAX_BYTES
-    assert capfd.readouterr() == ("", "")
-
-
-@pytest.mark.parametrize("name", VIDEOS)
-def test_video_is_refused(tmp_path, capfd, name):
-    message, peak = refuses(drain, save(tmp_path, name, VIDEOS[name]))
+@pytest.mark.parametrize(
+    ("read", "files", "name"),
+    [
+        *((read_image, IMAGES, name) for name in IMAGES),
+        *((drain, VIDEOS, name) for name in VIDEOS),
+    ],
+)
+def test_picture_or_video_is_refused(tmp_path, capfd, read, files, name):
+    message, peak = refuses(read, save(tmp_path, name, files[name]))
     assert message.startswith(f"{tmp_path / name}: ")
     assert "\n" not in message
     assert peak < MAX_BYTES

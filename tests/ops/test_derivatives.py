@@ -76,13 +76,18 @@ def test_a_second_backward_leaves_no_history(name):
     assert not any(grad.requires_grad for grad in second)
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_backward_of_a_dual_gradient_is_recorded(name):
-    """With ``create_graph``: without it a second backward would silently lose this part."""
+def recorded(name):
+    """Return leaves, the output of an operator for them, and a gradient of the output."""
     operator, _, inputs = OPERATORS[name]
     inputs = [tensor.clone().requires_grad_() for tensor in inputs]
     out = operator(*inputs)
-    grad = rand(*out.shape, seed=5).requires_grad_()
+    return inputs, out, rand(*out.shape, seed=5).requires_grad_()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_backward_of_a_dual_gradient_is_recorded(name):
+    """With ``create_graph``: without it a second backward would silently lose this part."""
+    inputs, out, grad = recorded(name)
 
     def second(grad):
         first = torch.autograd.grad(out, inputs, grad, create_graph=True)
@@ -98,10 +103,7 @@ def test_backward_of_a_dual_gradient_is_recorded(name):
 @pytest.mark.parametrize("name", OPERATORS)
 def test_a_tangent_is_not_lost_on_the_way_back(name):
     """Of a gradient that is a dual tensor, through the first backward and through the second."""
-    operator, _, inputs = OPERATORS[name]
-    inputs = [tensor.clone().requires_grad_() for tensor in inputs]
-    out = operator(*inputs)
-    grad = rand(*out.shape, seed=5).requires_grad_()
+    inputs, out, grad = recorded(name)
     first = torch.autograd.grad(out, inputs, grad, create_graph=True)
     leaves = [*inputs, grad]
     for outputs, wanted in (((out,), inputs), (first[:1], leaves)):

@@ -8,7 +8,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 collect_ignore = ["forked.py", "tiny.py"]  # what tests share
 
@@ -43,8 +42,5 @@ def forked(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread(one_torch_thread):
+    """Run every test here with one thread."""
