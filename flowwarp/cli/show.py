@@ -188,7 +188,6 @@ def _name_targets(
         return _paths.name_each(
             sources, lambda source: _paths.name_beside(source, view.name, extension)
         )
-    kind = Path(output).suffix.lower()
     if _is_video(inputs, Path(output)) and not Path(output).is_dir():
         if not view.flicker and (view.image or view.error):
             raise click.UsageError("OUT cannot be a video with --image or --error")
@@ -197,16 +196,16 @@ def _name_targets(
         _paths.check_folder_name(output, "many inputs need a folder or video, but OUT is")
         return _paths.name_outputs(sources, Path(output), extension)
     known = VIDEOS if view.flicker else VIDEOS | COLOR_EXTENSIONS
-    if kind not in known:
+    if Path(output).suffix.lower() not in known:
         raise click.UsageError(f"OUT must end in {', '.join(sorted(known))}, got {output!r}")
     return [Path(output)]
 
 
 def _is_video(inputs: tuple[str, ...], target: Path) -> bool:
-    kind = target.suffix.lower()
-    if kind == ".webp":  # of one flow it is an image
+    extension = target.suffix.lower()
+    if extension == ".webp":  # of one flow it is an image
         return _paths.wants_folder(inputs, "")
-    return kind in VIDEOS
+    return extension in VIDEOS
 
 
 def write_picture(source: Path, target: Path, view: View) -> dict[str, Any]:

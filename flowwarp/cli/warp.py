@@ -45,7 +45,7 @@ SOFTMAX_RANGE = 20.0  # the fastest pixel has e^20 times the weight of a still o
 
 
 @dataclass(frozen=True)
-class Motion:
+class WarpOptions:
     """How to warp: the options of the command by their names."""
 
     forward: bool
@@ -117,7 +117,7 @@ def command(
     overwrite: bool,
     as_json: bool,
     dry_run: bool,
-    **options: Any,
+    **given: Any,
 ) -> None:
     """Warp IMAGE by FLOW. IMAGE is an image, a video, or a folder or glob of frames.
 
@@ -146,15 +146,15 @@ def command(
     flowwarp warp frame1.png flow.flo --forward --scale 0.5  halfway
     flowwarp warp clip.mp4 flow.flo --resize -o warped.mp4   the same flow for every frame
     """  # noqa: D301 - click wants the character itself
-    motion = Motion(**options)
-    _check_motion(motion)
+    options = WarpOptions(**given)
+    _check_options(options)
     shared = not _paths.wants_folder([flow], "")
     flows = _paths.expand_flows([flow])
     if shared:
-        _read_flow(flows[0], motion)  # if it is broken, report it once
+        _read_flow(flows[0], options)  # if it is broken, report it once
 
     video = _is_video(image, output)
-    jobs = _list_jobs(image, flows, output, mask, shared, video, motion)
+    jobs = _list_jobs(image, flows, output, mask, shared, video, options)
     many = not video and _paths.wants_folder([image], "")
     # A folder of results is checked as a whole later: an earlier run may have begun to fill it.
     read = {} if many else _paths.real_names([jobs[0].source, *jobs[0].flows])
@@ -177,35 +177,35 @@ def command(
             "job": "warp",
             "source": [os.path.abspath(image), os.path.abspath(flow)],  # noqa: PTH100 - no links
             "mask": mask and os.path.abspath(mask),  # noqa: PTH100
-            **{key: value for key, value in asdict(motion).items() if key != "device"},
+            **{key: value for key, value in asdict(options).items() if key != "device"},
         }
-        failed = _warp_many(jobs, about, motion, report, dry_run=dry_run, overwrite=overwrite)
+        failed = _warp_many(jobs, about, options, report, dry_run=dry_run, overwrite=overwrite)
     elif video:
-        report(jobs[0], _warp_video(jobs[0], motion, shared, dry_run))
+        report(jobs[0], _warp_video(jobs[0], options, shared, dry_run))
     else:
-        report(jobs[0], _warp_picture(jobs[0], motion, dry_run))
+        report(jobs[0], _warp_picture(jobs[0], options, dry_run))
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
     raise_if_failed(failed, len(jobs))
 
 
-def _check_motion(motion: Motion) -> None:
+def _check_options(options: WarpOptions) -> None:
     """Refuse options that exclude each other.
 
     Raises:
         click.UsageError: there are such options.
     """
-    if motion.mode in (BACKWARD if motion.forward else FORWARD):
+    if options.mode in (BACKWARD if options.forward else FORWARD):
         raise click.UsageError(
-            f"--mode {motion.mode} does not go with --forward"
-            if motion.forward
-            else f"--mode {motion.mode} needs --forward"
+            f"--mode {options.mode} does not go with --forward"
+            if options.forward
+            else f"--mode {options.mode} needs --forward"
         )
-    if motion.forward and motion.padding:
+    if options.forward and options.padding:
         raise click.UsageError("--padding does not go with --forward, which reads nothing outside")
-    if not math.isfinite(motion.scale):
-        raise click.UsageError(f"--scale must be a finite number, got {motion.scale}")
-    check_device(motion.device)
+    if not math.isfinite(options.scale):
+        raise click.UsageError(f"--scale must be a finite number, got {options.scale}")
+    check_device(options.device)
 
 
 # ------------------------------------------------------------------ plan
@@ -228,7 +228,7 @@ def _list_jobs(
     mask: str | None,
     shared: bool,
     video: bool,
-    motion: Motion,
+    options: WarpOptions,
 ) -> list[Job]:
     """Pair each source with its flows, output and mask."""
     from flowwarp.io.file_types import IMAGE_EXTENSIONS
@@ -241,7 +241,7 @@ def _list_jobs(
         jobs = [Job(Path(image), flows, target, Path(mask) if mask else None, folder)]
     else:
         sources = _paths.expand_inputs([image], IMAGE_EXTENSIONS)
-        first = 0 if shared else _first_frame(flows, len(sources), motion)
+        first = 0 if shared else _first_frame(flows, len(sources), options)
         if not shared:
             _warn_order(sources, flows)
         pairs = list(zip(sources[first:], flows * len(sources) if shared else flows, strict=False))
@@ -257,7 +257,7 @@ def _list_jobs(
     return jobs
 
 
-def _first_frame(flows: Sequence[Path], frames: int, motion: Motion) -> int:
+def _first_frame(flows: Sequence[Path], frames: int, options: WarpOptions) -> int:
     """Return the index of the frame that the first flow warps.
 
     With one flow per frame it is 0. With one fewer, flow k leads from frame k to k + 1: backward
@@ -269,7 +269,7 @@ def _first_frame(flows: Sequence[Path], frames: int, motion: Motion) -> int:
     if len(flows) == frames:
         return 0
     if len(flows) == frames - 1:
-        return 0 if motion.forward else 1
+        return 0 if options.forward else 1
     raise InputError(
         flows[0].parent,
         f"holds {len(flows)} flow files for {frames} frames",
@@ -327,7 +327,7 @@ def _name_pictures(image: str, sources: list[Path], output: str, name: str) -> l
 def _warp_many(
     jobs: Sequence[Job],
     about: Mapping[str, Any],
-    motion: Motion,
+    options: WarpOptions,
     report: Callable[[Job, dict[str, Any]], None],
     *,
     dry_run: bool,
@@ -365,7 +365,7 @@ def _warp_many(
                     report(job, {**_describe(job), **before["result"], "kept": True})
                     continue
                 try:
-                    result = _warp_picture(job, motion, dry_run)
+                    result = _warp_picture(job, options, dry_run)
                 except InputError as fault:
                     note({**part, "status": "failed", "error": str(fault)})
                     failed.append({"input": str(job.source), "error": str(fault)})
@@ -383,16 +383,16 @@ def _warp_many(
     return failed
 
 
-def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:
+def _warp_picture(job: Job, options: WarpOptions, dry_run: bool) -> dict[str, Any]:
     from flowwarp.io.images import check_kind, read_image_with_format, write_image
 
     image, format = read_image_with_format(job.source)
     check_kind(job.target, format)
     height, width = image.shape[1:]
-    flow = _read_fitting(job.flows[0], job.source, (height, width), motion)
+    flow = _read_fitting(job.flows[0], job.source, (height, width), options)
     result = {**_describe(job), "height": height, "width": width}
     if not dry_run:
-        warped, known = _warp_image(image, flow, motion)
+        warped, known = _warp_image(image, flow, options)
         _paths.make_folder(job.target.parent)
         write_image(job.target, warped, format)
         if job.mask:
@@ -402,7 +402,7 @@ def _warp_picture(job: Job, motion: Motion, dry_run: bool) -> dict[str, Any]:
     return result
 
 
-def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[str, Any]:
+def _warp_video(job: Job, options: WarpOptions, shared: bool, dry_run: bool) -> dict[str, Any]:
     """Warp frame by frame; write nothing unless every frame and flow can be read."""
     import torch
 
@@ -418,13 +418,13 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     if not shared:
         # Containers may lack their length, or state a wrong one: count the frames.
         length = sum(1 for _ in read_video(job.source))
-        first = _first_frame(job.flows, length, motion)
+        first = _first_frame(job.flows, length, options)
         length = len(job.flows)
     size = (info.height, info.width)
 
     @functools.lru_cache(1)
     def field(path: Path) -> Tensor:
-        return _read_fitting(path, job.source, size, motion)
+        return _read_fitting(path, job.source, size, options)
 
     fields = map(field, repeat(job.flows[0]) if shared else job.flows)
 
@@ -439,7 +439,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
             count = sum(1 for _ in bar)
         else:
             _paths.make_folder(job.target.parent)
-            moved = (_warp_image(frame, flow, motion)[0] for flow, frame in bar)
+            moved = (_warp_image(frame, flow, options)[0] for flow, frame in bar)
             if job.folder:
                 count = write_frames(job.target, ((frame, None) for frame in moved))
             else:
@@ -447,7 +447,7 @@ def _warp_video(job: Job, motion: Motion, shared: bool, dry_run: bool) -> dict[s
     if job.mask and not dry_run:
         blank = torch.zeros(3, *size)
         _paths.make_folder(job.mask.parent)
-        known = (_warp_image(blank, field(path), motion)[1] for path in job.flows)
+        known = (_warp_image(blank, field(path), options)[1] for path in job.flows)
         write_frames(job.mask, ((mask.expand_as(blank), None) for mask in known))
     return {**_describe(job), "height": info.height, "width": info.width, "frames": count}
 
@@ -461,25 +461,25 @@ def _describe(job: Job) -> dict[str, Any]:
     }
 
 
-def _read_flow(path: Path, motion: Motion) -> Tensor:
+def _read_flow(path: Path, options: WarpOptions) -> Tensor:
     """Read a flow (1, 2, H, W), scaled; NaN where unknown: the operators leave that empty."""
     from flowwarp.io.flow_files import read_flow
 
     flow, valid = read_flow(path)
-    return (motion.scale * flow).masked_fill(~valid, math.nan)[None]
+    return (options.scale * flow).masked_fill(~valid, math.nan)[None]
 
 
-def _read_fitting(path: Path, source: Path, size: tuple[int, int], motion: Motion) -> Tensor:
+def _read_fitting(path: Path, source: Path, size: tuple[int, int], options: WarpOptions) -> Tensor:
     """Read a flow (1, 2, H, W) for an image of size (H, W).
 
     Raises:
         InputError: it cannot be read, or has another size and --resize is not given.
     """
-    flow = _read_flow(path, motion)
+    flow = _read_flow(path, options)
     height, width = flow.shape[2:]
     if (height, width) == size:
         return flow
-    if motion.resize:
+    if options.resize:
         from flowwarp.ops.fields import resize_flow
 
         return resize_flow(flow, size)
@@ -490,7 +490,7 @@ def _read_fitting(path: Path, source: Path, size: tuple[int, int], motion: Motio
     )
 
 
-def _warp_image(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+def _warp_image(image: Tensor, flow: Tensor, options: WarpOptions) -> tuple[Tensor, Tensor]:
     """Warp an image (C, H, W), C = 1, 3 or 4, by a flow (1, 2, H, W).
 
     Returns:
@@ -498,32 +498,32 @@ def _warp_image(image: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Te
     """
     import torch
 
-    place = choose_device(motion.device)
-    image, flow = (tensor.to(place) for tensor in (image[None], flow))
+    device = choose_device(options.device)
+    image, flow = (tensor.to(device) for tensor in (image[None], flow))
     if image.shape[1] < 4:
-        warped, known = _warp_channels(image, flow, motion)
+        warped, known = _warp_channels(image, flow, options)
     else:
         color, alpha = image[:, :3], image[:, 3:]  # (1, 3, H, W), (1, 1, H, W)
         # Interpolate colours premultiplied by alpha, so that transparent pixels do not bleed into
         # others. The plain colours are needed where the result is fully transparent: there the
         # division by alpha has no value, but the colours should stay in the file.
         layers = torch.cat([color, color * alpha, alpha], 1)  # (1, 7, H, W)
-        layers, known = _warp_channels(layers, flow, motion)
+        layers, known = _warp_channels(layers, flow, options)
         color, premultiplied, alpha = layers[:, :3], layers[:, 3:6], layers[:, 6:]
         warped = torch.cat([torch.where(alpha > 0, premultiplied / alpha, color), alpha], 1)
     return warped[0].cpu(), known[0].cpu().to(image.dtype)
 
 
-def _warp_channels(layers: Tensor, flow: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+def _warp_channels(layers: Tensor, flow: Tensor, options: WarpOptions) -> tuple[Tensor, Tensor]:
     """Warp or splat (1, C, H, W) by (1, 2, H, W); return the result and a mask (1, 1, H, W)."""
     import torch
 
     from flowwarp.ops.splatting import splat
     from flowwarp.ops.warping import warp
 
-    mode: Any = motion.mode or ("average" if motion.forward else "bilinear")
-    if not motion.forward:
-        padding: Any = motion.padding or "border"
+    mode: Any = options.mode or ("average" if options.forward else "bilinear")
+    if not options.forward:
+        padding: Any = options.padding or "border"
         warped, known = warp(layers, flow, mode=mode, padding=padding, mask=True)
         return warped, known
     weight = None

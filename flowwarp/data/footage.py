@@ -66,15 +66,15 @@ def find_footage(sources: Sequence[str | Path | Footage]) -> Iterator[Footage]:
             yield given
             continue
         source = Path(given)
-        kind = kind_of(source)
+        extension = kind_of(source)
         if source.is_dir():
             yield from _find_below(source, visited)
-        elif kind in _LISTS:
+        elif extension in _LISTS:
             yield from _read_list(source)
         else:
             with open_input(source):  # a mistyped name is an error at once, not skipped
                 pass
-            if kind in IMAGE_EXTENSIONS:
+            if extension in IMAGE_EXTENSIONS:
                 pictures.append(source)
             else:
                 yield Footage("video", (source,))

@@ -524,8 +524,8 @@ def _fill(pattern: str, found: dict[str, str], *, escape: bool = False) -> str:
 
 
 def _extension(path: Path) -> str:
-    kind = path.suffix.lower()
-    return ".flo" if kind == ".xz" and path.stem.lower().endswith(".flo") else kind
+    extension = path.suffix.lower()
+    return ".flo" if extension == ".xz" and path.stem.lower().endswith(".flo") else extension
 
 
 def _check_folder(root: Path) -> None:

@@ -128,7 +128,11 @@ def train(
             if process.rank == 0:
                 run = stack.enter_context(
                     open_run(
-                        folder, configs, resume=resume, keep=config.keep, free=MAY_CHANGE_ON_RESUME
+                        folder,
+                        configs,
+                        resume=resume,
+                        keep=config.keep,
+                        may_change=MAY_CHANGE_ON_RESUME,
                     )
                 )
         stop = stack.enter_context(signals(Path(folder)))

@@ -188,7 +188,7 @@ def open_run(
     *,
     resume: Resume = "never",
     keep: int = 2,
-    free: frozenset[str] = frozenset(),
+    may_change: frozenset[str] = frozenset(),
 ) -> Iterator[Run]:
     """Lock a run's folder, made if necessary, and check its config.toml.
 
@@ -198,8 +198,8 @@ def open_run(
         resume: ``never`` refuses a folder that holds a run; ``auto`` continues a run if there is
             one; ``changed`` does so even with another configuration.
         keep: number of states to keep.
-        free: keys (``section.key``) that may change on resuming, as the result does not depend on
-            them.
+        may_change: keys (``section.key``) that may change on resuming, as the result does not
+            depend on them.
 
     Raises:
         Locked: another process trains this run.
@@ -219,13 +219,13 @@ def open_run(
                 remove_abandoned(left)
         if resume == "never":
             refuse_run(folder)
-        begun = _is_begun(folder)
+        begun = _check_resumable(folder)
         for name in (CONFIG, METRICS):
             check_regular(folder / name)
         _refuse_foreign(folder)
         run = Run(folder, keep)
         if begun:
-            run.validation_changed = _check_configs(folder / CONFIG, configs, free, resume)
+            run.validation_changed = _check_configs(folder / CONFIG, configs, may_change, resume)
         try:
             yield run
         finally:
@@ -262,7 +262,7 @@ def refuse_run(folder: str | Path) -> None:
         )
 
 
-def _is_begun(folder: Path) -> bool:
+def _check_resumable(folder: Path) -> bool:
     """Return whether there are states to resume from.
 
     Raises:
@@ -321,14 +321,14 @@ def check_writable(folder: str | Path) -> None:
 
 
 def check_settings(
-    folder: str | Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
+    folder: str | Path, configs: Mapping[str, Any], may_change: frozenset[str], resume: Resume
 ) -> None:
     """Refuse some sections as :func:`open_run` would, before slow work.
 
     Args:
         folder: the run's folder, if there is one.
         configs: a frozen dataclass for each section that is known so far.
-        free: see :func:`open_run`.
+        may_change: see :func:`open_run`.
         resume: likewise.
 
     Raises:
@@ -338,10 +338,10 @@ def check_settings(
     folder = Path(folder)
     if resume == "never":  # `refuse_run` is for that
         return
-    begun = _is_begun(folder)
+    begun = _check_resumable(folder)
     if begun and resume == "auto":
         check_regular(folder / CONFIG)
-        _check_configs(folder / CONFIG, configs, free, resume)
+        _check_configs(folder / CONFIG, configs, may_change, resume)
 
 
 def saved_setting(folder: str | Path, section: str, name: str) -> Any:
@@ -356,7 +356,7 @@ def saved_setting(folder: str | Path, section: str, name: str) -> Any:
 
 
 def _check_configs(
-    path: Path, configs: Mapping[str, Any], free: frozenset[str], resume: Resume
+    path: Path, configs: Mapping[str, Any], may_change: frozenset[str], resume: Resume
 ) -> bool:
     """Refuse to continue with another configuration, unless ``resume`` is ``changed``.
 
@@ -378,7 +378,7 @@ def _check_configs(
         old_values = old_values if isinstance(old_values, dict) else {}
         for name in dict.fromkeys([*values, *old_values]):
             key, old, new = f"{section}.{name}", old_values.get(name), values.get(name)
-            if old == new or key in free:
+            if old == new or key in may_change:
                 continue
             added = old_values and name not in old_values
             if added and new == _default(configs[section], name):
