@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -57,16 +57,18 @@ def sample(dtype: torch.dtype, *, last: bool = False, batch: int = 2) -> tuple[T
 
 
 for_both_layouts = pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
-for_all_warps = pytest.mark.parametrize(
-    ("dtype", "mode", "padding"), list(itertools.product(DTYPES, MODES, PADDINGS))
-)
+
+
+def for_all_warps(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test for each dtype, mode, padding and memory layout."""
+    cases = list(itertools.product(DTYPES, MODES, PADDINGS))
+    return for_both_layouts(pytest.mark.parametrize(("dtype", "mode", "padding"), cases)(test))
 
 
 def leaf(tensor: Tensor, device: str) -> Tensor:
     return tensor.to(device).requires_grad_()
 
 
-@for_both_layouts
 @for_all_warps
 def test_warp_has_the_bits_of_the_cpu(
     dtype: torch.dtype, mode: Any, padding: Any, last: bool
@@ -81,7 +83,6 @@ def test_warp_has_the_bits_of_the_cpu(
     torch.testing.assert_close(out, reference, rtol=tolerance, atol=tolerance)
 
 
-@for_both_layouts
 @for_all_warps
 def test_gradients_agree_with_the_cpu(
     dtype: torch.dtype, mode: Any, padding: Any, last: bool

@@ -146,12 +146,18 @@ def assert_same_bits(got: Tensor, wanted: Tensor) -> None:
 
 
 for_both_layouts = pytest.mark.parametrize("last", [False, True], ids=["planes", "channels_last"])
+
+
+def for_all_warps(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test through `launch` for each dtype, mode, padding and memory layout."""
+    cases = pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
+    return pytest.mark.usefixtures("launch")(for_both_layouts(cases(test)))
+
+
 SHAPES = [(2, 3, 9, 13), (1, 1, 1, 1), (1, 2, 1, 7), (2, 37, 5, 3), (1, 5, 17, 33)]
 
 
-@for_both_layouts
-@pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
-@pytest.mark.usefixtures("launch")
+@for_all_warps
 def test_warp_has_the_bits_of_the_cpu(
     dtype: torch.dtype, mode: str, padding: str, last: bool
 ) -> None:
@@ -165,9 +171,7 @@ def test_warp_has_the_bits_of_the_cpu(
         assert_same_bits(out, native)
 
 
-@for_both_layouts
-@pytest.mark.parametrize(("dtype", "mode", "padding"), CASES)
-@pytest.mark.usefixtures("launch")
+@for_all_warps
 def test_gradients_agree_with_the_cpu(
     dtype: torch.dtype, mode: str, padding: str, last: bool
 ) -> None:
