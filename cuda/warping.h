@@ -18,6 +18,7 @@ enum Padding { BORDER, ZEROS, REFLECTION, WRAP, PADDING_COUNT };
 // The number of taps along an axis names the mode.
 enum Mode { NEAREST = 1, BILINEAR = 2, BICUBIC = 4 };
 
+// R: float, double or a SIMD vector of them; R{} + c broadcasts c.
 template <typename R, int N>
 struct AxisTaps {
     IntegerOf<R> index[N];  // always inside the image
@@ -37,9 +38,10 @@ FW_HD Position<R> position(IntegerOf<R> x, R u) {
     // Beyond 2^30 px the value is clamped, so that the integer cannot overflow; NaN becomes -2^30.
     const R limit = R{} + 1073741824.0f;
     u = select(u > -limit, select(u < limit, u, limit), -limit);
-    const IntegerOf<R> cut = to_integer(u);  // towards zero; one less where that is above u
-    const MaskOf<R> above = to_real(cut, u) > u;
-    const IntegerOf<R> whole = cut - as_count(above);
+    // Truncates towards zero; for negative u that can exceed u, then floor is 1 less.
+    const IntegerOf<R> truncated = to_integer(u);
+    const MaskOf<R> above = to_real(truncated, u) > u;
+    const IntegerOf<R> whole = truncated - as_count(above);
     Position<R> p;
     p.whole = x + whole;
     p.fraction = u - to_real(whole, u);
@@ -91,12 +93,12 @@ struct PaddingRules<BORDER> {
     static FW_HD TapPair<R> pair(Position<R> p, int size) {
         typedef IntegerOf<R> I;
         typedef MaskOf<R> M;
-        const I i = p.whole, none = I{}, last = none + (size - 1);
+        const I i = p.whole, zero_index = I{}, last = zero_index + (size - 1);
         const R t = p.fraction, zero = R{}, one = zero + 1.0f;
         // Beyond an edge the pair stays inside, and the outer pixel takes all of the weight.
-        const M below = (i < none) | ((i == none) & (t == zero)), above = i >= last;
+        const M below = (i < zero_index) | ((i == zero_index) & (t == zero)), above = i >= last;
         const R slope = select(below | above, zero, one);
-        return neighbours<R>(select(below, none, select(above, last - 1, i)),
+        return neighbours<R>(select(below, zero_index, select(above, last - 1, i)),
                              select(below, one, select(above, zero, one - t)),
                              select(below, zero, select(above, one, t)), -slope, slope);
     }
@@ -116,16 +118,17 @@ struct PaddingRules<ZEROS> {
     static FW_HD TapPair<R> pair(Position<R> p, int size) {
         typedef IntegerOf<R> I;
         typedef MaskOf<R> M;
-        const I i = p.whole, none = I{}, last = none + (size - 1);
+        const I i = p.whole, zero_index = I{}, last = zero_index + (size - 1);
         const R t = p.fraction, zero = R{}, one = zero + 1.0f;
         // Between -1 and 0 only pixel 0 counts, with weight t: it is then the left one of the pair
         // (0, 1). Between last and last + 1 it is the right one of (last - 1, last).
-        const M inside = (i >= none) & (i < last), first = i == none - 1, end = i == last;
-        return neighbours<R>(select(inside, i, select(end, last - 1, none)),
-                             select(inside, one - t, select(first, t, zero)),
-                             select(inside, t, select(end, one - t, zero)),
-                             select(inside, -one, select(first, one, zero)),
-                             select(inside, one, select(end, -one, zero)));
+        const M inside = (i >= zero_index) & (i < last), before_first = i == zero_index - 1,
+                at_last = i == last;
+        return neighbours<R>(select(inside, i, select(at_last, last - 1, zero_index)),
+                             select(inside, one - t, select(before_first, t, zero)),
+                             select(inside, t, select(at_last, one - t, zero)),
+                             select(inside, -one, select(before_first, one, zero)),
+                             select(inside, one, select(at_last, -one, zero)));
     }
 };
 
@@ -152,9 +155,9 @@ struct PaddingRules<REFLECTION> {
         typedef IntegerOf<R> I;
         typedef MaskOf<R> M;
         const R t = p.fraction, zero = R{}, one = zero + 1.0f;
-        const I none = I{}, last = none + (size - 1), phase = phase_of(p.whole, size);
+        const I zero_index = I{}, last = zero_index + (size - 1), phase = phase_of(p.whole, size);
         const M falling = phase >= last;
-        const M turning = (t == zero) & ((phase == none) | (phase == last));
+        const M turning = (t == zero) & ((phase == zero_index) | (phase == last));
         const R slope = select(turning, zero, select(falling, one, -one));
         return neighbours<R>(select(falling, 2 * last - phase - 1, phase),
                              select(falling, t, one - t), select(falling, one - t, t), slope,
@@ -257,8 +260,8 @@ FW_HD AxisTaps<R, 4> bicubic_taps(Position<R> p, int size) {
         const IntegerOf<R> i = p.whole + (k - 1);
         const bool near = (k == 1) | (k == 2);
         const float sign = k < 2 ? 1.0f : -1.0f;  // d distance / d u
-        // Near taps at distance d in [0, 1]; far ones at 1 + d, where a (d' - 1) (2 - d')^2 is Keys'
-        // polynomial without its cancellation.
+        // Near taps lie at distance d in [0, 1], far ones at d' = 1 + d. For these Keys' polynomial
+        // is a (d' - 1) (2 - d')^2 = a d (1 - d)^2; factored, nothing cancels.
         const R d = k < 2 ? p.fraction : 1.0f - p.fraction;
         const R rest = 1.0f - d;
         const R weight = near ? ((a + 2.0f) * d - (a + 3.0f)) * d * d + 1.0f : a * d * rest * rest;

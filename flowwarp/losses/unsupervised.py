@@ -3,6 +3,9 @@
 The scheme is UFlow's (Jonschkowski et al., "What Matters in Unsupervised Optical Flow", ECCV 2020)
 with SMURF's full-image warping (Stone et al., CVPR 2021). `flow_losses` is the sum. Which weights
 and masks hold at which time of a training is decided by the trainer (:mod:`flowwarp.train.flow`).
+
+A new term of one image and its warped partner goes into ``PHOTOMETRIC`` (photometric.py), a new
+regulariser of the flow into ``SMOOTHNESS`` (smoothness.py). This file combines the terms.
 """
 
 from __future__ import annotations
@@ -26,8 +29,9 @@ from flowwarp.ops.fields import split_known
 from flowwarp.ops.occlusion import visible_by_consistency, visible_by_range
 from flowwarp.ops.warping import warp
 
-# How pixels that the other frame hides are found: not at all; where no pixel of the other frame
-# points to them, which also holds for rough flow; where forward and backward flow disagree.
+# How to find pixels that the other frame hides. none: not at all. range: no flow from the other
+# frame lands there (usable while flow is still rough). consistency: forward and backward flow
+# disagree.
 Occlusion = Literal["none", "range", "consistency"]
 
 _FLOW_EPSILON = 0.01  # of Charbonnier, in pixels: differences of flow below it count as equal
@@ -88,9 +92,13 @@ def flow_losses(
         crop_margin(batch[name], margin) if name in batch else None
         for name in ("flow_12", "flow_21")
     )
-    there = direction_terms(crop1, full2, forward, weights, visible=visible1, known_flow=known1)
-    back = direction_terms(crop2, full1, backward, weights, visible=visible2, known_flow=known2)
-    terms = {name: 0.5 * (there[name] + back[name]) for name in there}
+    forward_terms = direction_terms(
+        crop1, full2, forward, weights, visible=visible1, known_flow=known1
+    )
+    backward_terms = direction_terms(
+        crop2, full1, backward, weights, visible=visible2, known_flow=known2
+    )
+    terms = {name: 0.5 * (forward_terms[name] + backward_terms[name]) for name in forward_terms}
     if weights.get("velocity") and "image0" in batch and visible1 is not None:
         crop0 = crop_margin(batch["image0"], margin)
         terms["velocity"] = velocity_term(net, crop0, crop1, forward, visible1)
@@ -217,9 +225,9 @@ def known_flow_distance(pyramid: Pyramid, flow: Tensor) -> Tensor:
 def velocity_term(
     net: Net, image0: Tensor, image1: Tensor, forward: Pyramid, visible: Tensor
 ) -> Tensor:
-    """Compare flow to the next frame with flow to the frame before, where only the latter is seen.
+    """Where only the previous frame shows a pixel, pull its forward flow towards constant velocity.
 
-    The flow to the frame before teaches: it has no gradient.
+    The flow to the previous frame is the target and is detached.
 
     Args:
         net: the network.
@@ -246,7 +254,7 @@ def self_supervision_term(
     backward: Pyramid,
     margin: int,
 ) -> Tensor:
-    """Compare the flow of the middle of a view with that of the whole view, (B,).
+    """Train the flow of a cropped view (student) on the flow of the whole view (teacher), (B,).
 
     Pixels that leave the middle stay in the whole view, so its flow can teach them. It has no
     gradient, and teaches only where its two directions agree.
@@ -261,8 +269,8 @@ def self_supervision_term(
     students = net(*(crop_margin(view, margin) for view in views))
     flows = forward.flow.detach(), backward.flow.detach()
     trusted = visible_by_consistency(*flows), visible_by_consistency(*flows[::-1])
-    there, back = (
+    forward_term, backward_term = (
         masked_charbonnier(student.flow - crop_margin(flow, margin), crop_margin(mask, margin))
         for student, flow, mask in zip(students, flows, trusted, strict=True)
     )
-    return 0.5 * (there + back)
+    return 0.5 * (forward_term + backward_term)

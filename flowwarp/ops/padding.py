@@ -53,7 +53,7 @@ def pad_tap(index: Tensor, weight: Tensor, size: int, padding: str) -> tuple[Ten
 def fold_position(
     whole: Tensor, fraction: Tensor, size: int, padding: str
 ) -> tuple[Tensor, Tensor]:
-    """Move a position into the image before its bilinear taps are found.
+    """Map a position into the image, as (whole, fraction), before its bilinear taps are found.
 
     Under ``"border"`` and ``"reflection"`` the gradient to the flow is 0 on the centres of the
     outer pixels, as in torch's grid_sample; so it is in an image of one pixel, which is constant.
@@ -62,6 +62,7 @@ def fold_position(
     if padding == "zeros":  # taps outside lose their weight instead
         return whole, fraction
     if padding == "wrap":
+        # 0 * fraction keeps the graph: the gradient is 0, not None
         return whole, fraction if size > 1 else 0 * fraction
     if padding == "reflection" and last > 0:
         phase = whole % (2 * last)  # rises until `last`, then falls

@@ -30,7 +30,8 @@ Mode = Literal["bilinear", "nearest", "bicubic"]
 # enum Mode in cuda/warping.h: the taps along an axis
 MODES: dict[str, int] = {"nearest": 1, "bilinear": 2, "bicubic": 4}
 
-_transformed = torch._C._functorch.is_functorch_wrapped_tensor
+# True inside vmap, grad or jvp of torch.func
+_is_transformed = torch._C._functorch.is_functorch_wrapped_tensor
 
 _FURTHEST = float(2**30)  # px; beyond it a displacement is clamped, as in cuda/warping.h
 
@@ -88,8 +89,8 @@ def warp(
             described in :mod:`flowwarp.ops.padding`.
         mode: ``"bilinear"``; ``"nearest"``, halves up; ``"bicubic"``, cubic convolution with
             a = -0.75 (Keys, 1981).
-        out: where to write, shaped like ``image`` and apart from both in memory; not with
-            gradients, nor under a transform of ``torch.func``.
+        out: where to write; same shape, dtype and device as ``image``; must not share memory with
+            ``image`` or ``flow``. Not with gradients, nor under a transform of ``torch.func``.
         mask: also return where the position lies inside the image.
 
     Returns:
@@ -218,8 +219,8 @@ def _cubic_weights(t: Tensor, a: float = -0.75) -> dict[int, Tensor]:
 def _warp(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
 ) -> tuple[Tensor, Tensor]:
-    image, last = dense(image)
-    out = empty_in_layout(image, last)
+    image, channels_last = dense(image)
+    out = empty_in_layout(image, channels_last)
     return out, _warp_into(out, image, flow, sampling, padding, mask)
 
 
@@ -227,10 +228,10 @@ def _warp(
 def _warp_out(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool, out: Tensor
 ) -> Tensor:
-    image, last = dense(image)
-    if match_layout(out, last) is out:  # the kernel can write into it
+    image, channels_last = dense(image)
+    if match_layout(out, channels_last) is out:  # the kernel can write into it
         return _warp_into(out, image, flow, sampling, padding, mask)
-    result = empty_in_layout(image, last)
+    result = empty_in_layout(image, channels_last)
     valid = _warp_into(result, image, flow, sampling, padding, mask)
     out.copy_(result)
     return valid
@@ -267,7 +268,7 @@ def _header(image: Tensor, sampling: str, padding: str) -> list[Any]:
 
 
 def _check_status(status: int, image: Tensor, sampling: str, padding: str) -> None:
-    """Raise if the C function has refused its call: only if both lists of modes differ."""
+    """Raise if the C function refused: Python and C++ differ in dtypes, modes or paddings."""
     if status:
         call = f"dtype {image.dtype}, mode {sampling}, padding {padding}"
         raise RuntimeError(f"the CPU library cannot warp with {call}")
@@ -283,8 +284,8 @@ def _empty_mask(flow: Tensor, mask: bool) -> Tensor:
 def _(
     image: Tensor, flow: Tensor, sampling: str, padding: str, mask: bool
 ) -> tuple[Tensor, Tensor]:
-    image, last = dense(image)
-    return empty_in_layout(image, last), _empty_mask(flow, mask)
+    image, channels_last = dense(image)
+    return empty_in_layout(image, channels_last), _empty_mask(flow, mask)
 
 
 @_warp_out.register_fake
@@ -299,9 +300,9 @@ def warp_image_gradient(grad_out: Tensor, flow: Tensor, sampling: str, padding: 
     It is the adjoint of reading: each value of ``grad_out`` (B, C, H, W) is added, times the
     weights of its taps, to the pixels that these taps read.
     """
-    grad_out, last = dense(grad_out)
+    grad_out, channels_last = dense(grad_out)
     flow = flow.contiguous()
-    grad_image = empty_in_layout(grad_out, last)
+    grad_image = empty_in_layout(grad_out, channels_last)
     if library := native.library_for(grad_out, flow):
         status = library.fw_warp_image_gradient(
             *_header(grad_out, sampling, padding),
@@ -325,8 +326,8 @@ def warp_flow_gradient(
     ``grad_flow[:, 0] = sum over channels of grad_out * d warped / d u``, and so on for v; at each
     pixel, the derivative of a tap's weight takes the place of its weight.
     """
-    image, last = dense(image)
-    grad_out, flow = match_layout(grad_out, last), flow.contiguous()
+    image, channels_last = dense(image)
+    grad_out, flow = match_layout(grad_out, channels_last), flow.contiguous()
     grad_flow = torch.empty_like(flow)
     if library := native.library_for(image, flow, grad_out):
         status = library.fw_warp_flow_gradient(
@@ -343,20 +344,25 @@ def warp_flow_gradient(
 
 
 def _flow_gradient_reference(
-    grad_out: Tensor, image: Tensor, flow: Tensor, sampling: str, padding: str, again: bool = True
+    grad_out: Tensor,
+    image: Tensor,
+    flow: Tensor,
+    sampling: str,
+    padding: str,
+    create_graph: bool = True,
 ) -> Tensor:
-    """Return the result of the kernel; with ``again``, differentiable in all three tensors."""
+    """Return what the kernel does; with ``create_graph``, differentiable in all three tensors."""
     warped, _ = warp_reference(image, flow, padding=padding, mode=sampling)
     (grad_flow,) = torch.autograd.grad(
-        warped, flow, grad_out, create_graph=again, materialize_grads=True
+        warped, flow, grad_out, create_graph=create_graph, materialize_grads=True
     )
     return grad_flow
 
 
 @warp_image_gradient.register_fake
 def _(grad_out: Tensor, flow: Tensor, sampling: str, padding: str) -> Tensor:
-    grad_out, last = dense(grad_out)
-    return empty_in_layout(grad_out, last)
+    grad_out, channels_last = dense(grad_out)
+    return empty_in_layout(grad_out, channels_last)
 
 
 @warp_flow_gradient.register_fake
@@ -376,12 +382,12 @@ def _warp_backward(
     image, flow = ctx.saved_tensors
     grad_image = grad_flow = None
     if needs_reference(grad_out):  # a dual tensor: the kernels would lose its tangent
-        again = torch.is_grad_enabled()
+        create_graph = torch.is_grad_enabled()
         with torch.enable_grad():
             tensors = leaves((image, flow))
             warped, _ = warp_reference(*tensors, padding=ctx.padding, mode=ctx.sampling)
             grad_image, grad_flow = torch.autograd.grad(
-                warped, tensors, grad_out, create_graph=again, materialize_grads=True
+                warped, tensors, grad_out, create_graph=create_graph, materialize_grads=True
             )
         return grad_image, grad_flow, None, None, None
     if ctx.needs_input_grad[0]:
@@ -404,12 +410,12 @@ def _image_gradient_backward(
     grad_out, flow = ctx.saved_tensors
     for_grad_out = for_flow = None
     if needs_reference(grad):
-        again = torch.is_grad_enabled()
+        create_graph = torch.is_grad_enabled()
         for_grad_out, _ = warp_reference(grad, flow, padding=ctx.padding, mode=ctx.sampling)
         with torch.enable_grad():
             (leaf,) = leaves([flow])
             for_flow = _flow_gradient_reference(
-                grad_out, grad, leaf, ctx.sampling, ctx.padding, again
+                grad_out, grad, leaf, ctx.sampling, ctx.padding, create_graph
             )
         return for_grad_out, for_flow, None, None
     if ctx.needs_input_grad[0]:
@@ -426,13 +432,13 @@ def _save_flow_gradient(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 
 def _flow_gradient_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     # Second derivatives are rarely needed and have no kernel: the reference computes them.
-    again = torch.is_grad_enabled()  # a third may follow
+    create_graph = torch.is_grad_enabled()  # a third may follow
     with torch.enable_grad():
         tensors = leaves(ctx.saved_tensors)
         grad_out, image, flow = tensors
         grad_flow = _flow_gradient_reference(grad_out, image, flow, ctx.sampling, ctx.padding)
         grads = torch.autograd.grad(
-            grad_flow, tensors, grad, create_graph=again, materialize_grads=True
+            grad_flow, tensors, grad, create_graph=create_graph, materialize_grads=True
         )
     return (*grads, None, None)
 
@@ -453,7 +459,7 @@ def _check_out(out: Tensor, image: Tensor, flow: Tensor) -> None:
             f"got {tuple(out.shape)} {out.dtype} on {out.device}"
         )
     if not torch.compiler.is_compiling():
-        if any(map(_transformed, (out, image, flow))):
+        if any(map(_is_transformed, (out, image, flow))):
             problem = "out cannot be used under vmap, grad or jvp of torch.func"
             raise ValueError(f"{problem}; leave it out")
         for name, read in (("image", image), ("flow", flow)):

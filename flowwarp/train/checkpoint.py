@@ -43,8 +43,8 @@ def save(training: Training, *, together: bool = True) -> None:
 
     Args:
         training: what to save.
-        together: every process calls this, and waits until the state is written. (torchrun ends
-            the process that writes if another one ends before.)
+        together: True if every process calls this; they wait until the state is written, because
+            torchrun kills the writer when another process exits first.
 
     Raises:
         Diverged: a weight is not finite, so that there is nothing to save.
@@ -63,10 +63,10 @@ def save(training: Training, *, together: bool = True) -> None:
 
 @contextmanager
 def saved_on_failure(training: Training) -> Iterator[None]:
-    """Save the state before a step whose gradients fail in this block, as far as possible.
+    """If computing a step's gradients fails, save the state from before that step, where possible.
 
-    It takes all processes to save a sharded network. A step that diverges fails in all of them
-    alike; a fault of the data is one process's own.
+    Saving a sharded network needs every process. A diverged step raises in all of them; a data
+    error may raise in only one.
     """
     try:
         yield
@@ -97,7 +97,10 @@ def save_weights(
 
 
 def _state(training: Training) -> State:
-    """Return all that the next step depends on. Every process must call it if they share."""
+    """Return all that the next step depends on.
+
+    Every process must call it if the network is sharded (`gather` is collective).
+    """
     networks = training.networks
     tensors = {f"model.{name}": tensor for name, tensor in networks.model.state_dict().items()}
     if networks.average is not None:
@@ -118,7 +121,7 @@ def _state(training: Training) -> State:
 # ------------------------------------------------------------------ resuming
 
 
-def begin(training: Training, resume: Resume) -> State | None:
+def restore_or_start(training: Training, resume: Resume) -> State | None:
     """Restore the newest state, if there is one; shard the network; make the optimiser.
 
     Returns:
@@ -158,7 +161,7 @@ def begin(training: Training, resume: Resume) -> State | None:
 
 
 def compare_circumstances(training: Training, state: State) -> None:
-    """Report whether the run resumes exactly, or which changes may round differently."""
+    """Report whether the run resumes exactly; forget the best figure if the data changed."""
     now = _circumstances(training)
     before = now | _DEFAULT_CIRCUMSTANCES | {**state.facts["machine"]}
     changed = [key for key, value in now.items() if before[key] != value]

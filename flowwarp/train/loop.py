@@ -141,9 +141,9 @@ def train(
         networks = Networks(task, config, process)
         training = Training(task, config, process, run, stop, progress, networks)
         _check_settings(training)
-        state = checkpoint.begin(training, resume)
+        state = checkpoint.restore_or_start(training, resume)
         with raise_in_all_processes(process.world):
-            if run is not None:  # after `begin`, which may refuse the state
+            if run is not None:  # after `restore_or_start`, which may refuse the state
                 run.write_config(configs)
         _prepare(training)
         if state is not None:

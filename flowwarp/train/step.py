@@ -1,6 +1,6 @@
 """The gradient of one step, accumulated over micro-batches and processes.
 
-It equals that of the whole batch, except for rounding.
+It equals the gradient of the whole batch computed in one pass, up to rounding.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def check_finite(training: Training, losses: Mapping[str, float], norm: float) -
     values = {**losses, "gradient": norm}
     bad = next((name for name, value in values.items() if not math.isfinite(value)), None)
     if bad is not None:
-        remedy = "lower learning_rate or clip"
+        remedy = "lower learning_rate or clip (0 does not clip)"
         if training.step:  # there is a state to resume from
             remedy += " and go on from the step before (--resume changed)"
         problem = f"the {bad} of step {training.step + 1} is not finite"
@@ -103,6 +103,7 @@ def _add_gradients(parameters: Sequence[Tensor], process: Process) -> None:
     One sum of all gradients instead of DistributedDataParallel: a task may call its network in any
     way, and a parameter that no example used keeps no gradient, as in one process.
     """
+    # 1 where this process has a gradient; after the sum, in how many processes
     used = torch.tensor([float(p.grad is not None) for p in parameters], device=process.device)
     parts = [(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in parameters]
     flat = torch.cat([*parts, used])  # (all parameters' elements + number of parameters,)

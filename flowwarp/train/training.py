@@ -37,7 +37,7 @@ class Training:
         stop: the signal that came, if any.
         progress: where messages go.
         networks: the network and its average.
-        optimizer: set by `checkpoint.begin`, since sharding replaces the parameters.
+        optimizer: set by `checkpoint.restore_or_start`, since sharding replaces the parameters.
         writer: TensorBoard's, if events are written.
         step: steps done.
         seconds: time spent in the loop, over all resumptions.
