@@ -7,12 +7,12 @@ QUALITIES: tuple[Quality, ...] = get_args(Quality)
 
 MAX_SEED = 2**32 - 1  # random generators use the lower 32 bits of a seed
 
-# Sampling of video (`flowwarp.models.gpt.Sampling`).
+# Sampling of video (`flowwarp.legacy.models.gpt.Sampling`).
 TEMPERATURE = 0.6  # of codes; above, objects become a patchwork of parts that do not fit
 DETAIL = 0.3  # factor of the temperature for the digits of a code after its first
 TOP_P = 0.9  # nucleus sampling: the likeliest codes whose probabilities sum to this
 GUIDANCE = 2.0  # classifier-free guidance
-MAX_SCALE = 10_000  # of temperature, detail and guidance (``flowwarp.models.gpt.MOST``)
+MAX_SCALE = 10_000  # of temperature, detail and guidance (``flowwarp.legacy.models.gpt.MOST``)
 PLAUSIBLE = 0.05  # least probability of a code, as a share of the likeliest one's
 
 # Search for the best video of a prompt.

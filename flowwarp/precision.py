@@ -21,7 +21,7 @@ def fast_dtype(device: torch.device) -> torch.dtype:
 def matrix_dtype(device: torch.device) -> torch.dtype:
     """Return the type in which to store matrices that are multiplied with a few rows at a time.
 
-    See :class:`flowwarp.models.gpt.Decoder`. With few rows, most time goes into reading the matrix.
+    See :class:`legacy.models.gpt.Decoder`. With few rows, most time goes into reading the matrix.
     On a CPU without bfloat16, FBGEMM reads float16, half the bytes: it takes a quarter of the time
     of a float32 product for 4 rows, and nine tenths for 32.
     """

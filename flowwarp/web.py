@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.defaults import Quality
+    from flowwarp.legacy.pipelines.load import VideoModels
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.flow.refine import Progress
-    from flowwarp.pipelines.video.load import VideoModels
 
 HOST = "127.0.0.1"  # this machine only
 # largest image; requests run one at a time, so a larger one would block everybody
@@ -134,7 +134,7 @@ def show_video(
     """Generate a video from a prompt, as ``generate-video`` does by default.
 
     Args:
-        models: from :func:`flowwarp.pipelines.video.load.load_models`.
+        models: from :func:`flowwarp.legacy.pipelines.load.load_models`.
         prompt: what the video should show.
         seed: of the random numbers; None is 0.
         folder: where the video is written.
@@ -148,8 +148,8 @@ def show_video(
         InputError: no word of the prompt can be used.
     """
     from flowwarp.io.video_writer import write_video
-    from flowwarp.pipelines.video.generate import generate
-    from flowwarp.pipelines.video.hearing import hear
+    from flowwarp.legacy.pipelines.generate import generate
+    from flowwarp.legacy.pipelines.hearing import hear
 
     prompt = (prompt or "")[:MAX_PROMPT]
     parsed = hear(models.gpt, prompt)
@@ -375,7 +375,7 @@ def command(port: int | None) -> None:
 
     @functools.cache
     def models() -> VideoModels:
-        from flowwarp.pipelines.video.load import load_models
+        from flowwarp.legacy.pipelines.load import load_models
 
         return load_models(device=choose_device("auto"))
 

@@ -18,10 +18,11 @@ from torch.overrides import TorchFunctionMode
 
 from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world import grounds
-from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.models import dvae, flownet, gpt, upsampler
-from flowwarp.train.tokenized import grid_media
+from flowwarp.legacy.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.legacy.models import dvae, gpt, upsampler
+from flowwarp.legacy.train.tokenized import grid_media
+from flowwarp.models import flownet
 
 CAPTIONS = ["a red knight walks left", "a blue knight waves"]
 

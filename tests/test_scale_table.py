@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import scale_table
-from flowwarp.models.gpt import GPT, PATCH, TINY
+from flowwarp.legacy.models.gpt import GPT, PATCH, TINY
 from flowwarp.train.optimizers import Muon
 
 ROOT = Path(__file__).parents[1]

@@ -23,9 +23,9 @@ from flowwarp.io.flow_files import read_flow
 from flowwarp.io.images import ImageFormat, read_image, write_image
 from flowwarp.io.video_info import video_info
 from flowwarp.io.video_reader import read_video
+from flowwarp.legacy.pipelines.load import load_models
+from flowwarp.legacy.pipelines.sequences import load_gpt
 from flowwarp.pipelines.flow.estimate import load_flownet
-from flowwarp.pipelines.video.load import load_models
-from flowwarp.pipelines.video.sequences import load_gpt
 
 PROMPT = "a red knight"
 

@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.data.digits import compose_digits
-from flowwarp.models import _seeing, captioner, classifier, dvae, flownet, gpt, reviser, upsampler
-from flowwarp.models.upsampler import SCALE
+from flowwarp.legacy.models import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.legacy.models.upsampler import SCALE
+from flowwarp.models import _seeing, classifier, flownet
 from flowwarp.selftest.small_tasks import randomize_head
 
 FACTORS = (1, 2, 4)

@@ -22,13 +22,13 @@ import torch
 
 from flowwarp.data.sprite_world.labels import JUDGED
 from flowwarp.data.sprite_world.prompts import read_prompt
-from flowwarp.pipelines.video.choosing import draw_codes
-from flowwarp.pipelines.video.evaluate import Table, Tally, load_classifier, read_labels
-from flowwarp.pipelines.video.hearing import hear
-from flowwarp.pipelines.video.load import VideoModels, load_models
-from flowwarp.pipelines.video.revising import revise_videos
-from flowwarp.pipelines.video.sequences import Prompt
-from flowwarp.pipelines.video.tokens import detokenize
+from flowwarp.legacy.pipelines.choosing import draw_codes
+from flowwarp.legacy.pipelines.evaluate import Table, Tally, load_classifier, read_labels
+from flowwarp.legacy.pipelines.hearing import hear
+from flowwarp.legacy.pipelines.load import VideoModels, load_models
+from flowwarp.legacy.pipelines.revising import revise_videos
+from flowwarp.legacy.pipelines.sequences import Prompt
+from flowwarp.legacy.pipelines.tokens import detokenize
 
 # Of what captions and the judge say, where people are less exact.
 COARSE = {

@@ -41,15 +41,16 @@ from flowwarp.data.sources import DIGITS, open_source
 from flowwarp.data.sprite_world.labels import actor_values
 from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.data.synthesis import load_photos
-from flowwarp.data.tokens import AXES, PATCH
-from flowwarp.models.dvae import DVAE, DVAEConfig
-from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.data.tokens import AXES, PATCH
+from flowwarp.legacy.models.dvae import DVAE, DVAEConfig
+from flowwarp.legacy.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.train import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.legacy.train.kept import keep_clips
+from flowwarp.legacy.train.tokenized import grid_media, tokenize_clips
 from flowwarp.precision import fast_dtype
-from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
+from flowwarp.train import flow, loop
 from flowwarp.train.arrays import pack_caption
-from flowwarp.train.kept import keep_clips
 from flowwarp.train.optimizers import Optimizer
-from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 PRESETS = ("tiny", "small", "base")
 

@@ -20,8 +20,8 @@ from flowwarp.data.clip import WorldFiles
 from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprite_world.labels import label_values, one_actor
 from flowwarp.data.sprite_world.layers import load_layers
+from flowwarp.legacy.pipelines.evaluate import load_classifier
 from flowwarp.models.classifier import ClassifierConfig
-from flowwarp.pipelines.video.evaluate import load_classifier
 from flowwarp.precision import fast_dtype
 from flowwarp.train import loop
 from flowwarp.train.classifier import ClassifierDataConfig, classifier_task

@@ -98,7 +98,7 @@ def find_flownet(flow: str | None, device: torch.device) -> tuple[str, FlowNet |
 def finds_motion(data: str, net: FlowNet | None) -> Motion | None:
     """Return what finds the motion of a source's clips; None if nothing does or they know it."""
     from flowwarp.data.sources import WORLDS
-    from flowwarp.pipelines.video.clip_motion import estimate_motion
+    from flowwarp.legacy.pipelines.clip_motion import estimate_motion
 
     return None if net is None or data in WORLDS else partial(estimate_motion, net)
 

@@ -23,8 +23,8 @@ from flowwarp.defaults import (
 )
 
 if TYPE_CHECKING:
-    from flowwarp.models.gpt import Sampling
-    from flowwarp.pipelines.video.load import VideoModels
+    from flowwarp.legacy.models.gpt import Sampling
+    from flowwarp.legacy.pipelines.load import VideoModels
 
 
 def choosing_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,7 +87,7 @@ def load_networks(weights: Mapping[str, Any], device: str) -> VideoModels:
         InputError: a file is missing, broken, or does not fit the others.
     """
     from flowwarp.compat.hugging_face import clip_judge
-    from flowwarp.pipelines.video.load import load_models
+    from flowwarp.legacy.pipelines.load import load_models
 
     named, captioner = dict(weights), weights["captioner"]
     if captioner is None or not is_folder(captioner):
@@ -139,7 +139,7 @@ def sampling_of(drawn: Mapping[str, Any]) -> Sampling:
     Raises:
         click.UsageError: a value is not a number: click finds NaN in every range.
     """
-    from flowwarp.models.gpt import Sampling
+    from flowwarp.legacy.models.gpt import Sampling
 
     try:
         return Sampling(**drawn)

@@ -21,7 +21,7 @@ from flowwarp.errors import InputError, printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.pipelines.video.windows import Description
+    from flowwarp.legacy.pipelines.windows import Description
 
 
 @click.command()
@@ -80,9 +80,9 @@ def command(
     check_device(device)
     sources = _list_sources(videos)
     from flowwarp.io.video_reader import read_video
-    from flowwarp.pipelines.video.captions import BEAMS, caption_video, load_captioner
-    from flowwarp.pipelines.video.generate import describe_video
-    from flowwarp.pipelines.video.load import load_models
+    from flowwarp.legacy.pipelines.captions import BEAMS, caption_video, load_captioner
+    from flowwarp.legacy.pipelines.generate import describe_video
+    from flowwarp.legacy.pipelines.load import load_models
 
     describe: Callable[[Iterable[Tensor]], Description]
     if gpt is None:

@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
     from flowwarp.data.clip import Clip, Draw
     from flowwarp.data.sprite_world.layers import Layers
+    from flowwarp.legacy.models.dvae import DVAE
+    from flowwarp.legacy.models.gpt import Sampling
+    from flowwarp.legacy.models.upsampler import Upsampler
+    from flowwarp.legacy.pipelines.evaluate import Table
+    from flowwarp.legacy.pipelines.load import VideoModels
     from flowwarp.metrics.perceptual import LPIPS
     from flowwarp.models.classifier import Classifier
-    from flowwarp.models.dvae import DVAE
     from flowwarp.models.flownet import FlowNet
-    from flowwarp.models.gpt import Sampling
-    from flowwarp.models.upsampler import Upsampler
-    from flowwarp.pipelines.video.evaluate import Table
-    from flowwarp.pipelines.video.load import VideoModels
 
 PARTS = ("classifier", "dvae", "gpt", "upsampler", "temporal")
 SEEN, HELD_OUT = "seen", "held-out"  # combinations of hair, clothes and ground
@@ -298,10 +298,10 @@ def _load(
     Raises:
         InputError: a file is missing, broken, or does not fit the others.
     """
+    from flowwarp.legacy.pipelines.evaluate import load_classifier
+    from flowwarp.legacy.pipelines.load import load_upsampler
+    from flowwarp.legacy.pipelines.tokens import load_dvae
     from flowwarp.pipelines.flow.estimate import load_flownet
-    from flowwarp.pipelines.video.evaluate import load_classifier
-    from flowwarp.pipelines.video.load import load_upsampler
-    from flowwarp.pipelines.video.tokens import load_dvae
 
     needs = set(parts)
     judge = None
@@ -340,9 +340,9 @@ def _load(
 
 
 def _load_lpips(weights: str, networks: _Networks) -> LPIPS:
+    from flowwarp.legacy.models.upsampler import SCALE
+    from flowwarp.legacy.pipelines.evaluate import load_lpips
     from flowwarp.metrics.perceptual import SMALLEST
-    from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines.video.evaluate import load_lpips
 
     side = SCALE * networks.small
     if side < SMALLEST:
@@ -387,8 +387,8 @@ def _measure(
 ) -> Iterator[tuple[str, Table]]:
     """Yield the table of each part; the judge's confusions go into ``confusions``."""
     from flowwarp.data.sprite_world.labels import phrases_of
-    from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines.video import evaluate as evaluation
+    from flowwarp.legacy.models.upsampler import SCALE
+    from flowwarp.legacy.pipelines import evaluate as evaluation
 
     networks = job.networks
     small, large = networks.small, SCALE * networks.small
@@ -473,9 +473,9 @@ def _draw(
     import torch.nn.functional as F
 
     from flowwarp.io.images import write_image
-    from flowwarp.models.upsampler import SCALE
-    from flowwarp.pipelines.video.evaluate import nearest_clips, prompt_of
-    from flowwarp.pipelines.video.generate import generate
+    from flowwarp.legacy.models.upsampler import SCALE
+    from flowwarp.legacy.pipelines.evaluate import nearest_clips, prompt_of
+    from flowwarp.legacy.pipelines.generate import generate
     from flowwarp.viz.sheets import captioned_sheet, time_slices
 
     models = job.networks.models

@@ -35,8 +35,8 @@ from flowwarp.errors import InputError, OutputError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from flowwarp.pipelines.video.hearing import Heard
-    from flowwarp.pipelines.video.load import VideoModels
+    from flowwarp.legacy.pipelines.hearing import Heard
+    from flowwarp.legacy.pipelines.load import VideoModels
 
 LARGEST_LIST = 2**24  # bytes of prompts
 MOST_FRAMES = 10_000  # 14 minutes at 12 a second; more is a slip, and would take days
@@ -299,7 +299,7 @@ def _spell(prompt: str) -> str:
 
 def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
     """Return what is heard of each prompt, and say on stderr what of it will not be understood."""
-    from flowwarp.pipelines.video.hearing import hear
+    from flowwarp.legacy.pipelines.hearing import hear
 
     heard = {prompt: hear(models.gpt, prompt) for prompt in prompts}
     for prompt, told in heard.items():
@@ -310,7 +310,7 @@ def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
 
 def _warn(prompt: str, heard: Heard) -> None:
     """Say on stderr what of a prompt will not be understood."""
-    from flowwarp.pipelines.video.sequences import words_of
+    from flowwarp.legacy.pipelines.sequences import words_of
 
     if not heard.text:
         return  # it is refused
@@ -430,7 +430,7 @@ def _make(
 ) -> dict[str, float]:
     """Make a video and write it; return the seconds that each stage took."""
     from flowwarp.io.video_writer import write_frames, write_video
-    from flowwarp.pipelines.video.generate import STAGES, generate
+    from flowwarp.legacy.pipelines.generate import STAGES, generate
 
     start = time.perf_counter()
     seconds: dict[str, float] = {}

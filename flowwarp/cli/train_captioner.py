@@ -22,8 +22,8 @@ from flowwarp.cli._training import (
 from flowwarp.cli._training_sources import note_sources
 
 if TYPE_CHECKING:
-    from flowwarp.models.captioner import CaptionerConfig
-    from flowwarp.train.captioner import CaptionerDataConfig
+    from flowwarp.legacy.models.captioner import CaptionerConfig
+    from flowwarp.legacy.train.captioner import CaptionerDataConfig
     from flowwarp.train.loop import LoopConfig
 
 
@@ -59,9 +59,9 @@ def command(
         --preset base --steps 2000 --run runs/sketcher
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
-    from flowwarp.pipelines.video.captions import load_captioner
-    from flowwarp.train import captioner
-    from flowwarp.train.kept import keep_clips
+    from flowwarp.legacy.pipelines.captions import load_captioner
+    from flowwarp.legacy.train import captioner
+    from flowwarp.legacy.train.kept import keep_clips
 
     trained = load_captioner(given.start) if given.start else None
     first = trained.net if trained else None

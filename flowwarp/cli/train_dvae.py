@@ -71,9 +71,9 @@ def command(
         raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import open_split
-    from flowwarp.pipelines.video.captions import load_captioner
-    from flowwarp.pipelines.video.tokens import load_dvae
-    from flowwarp.train import dvae
+    from flowwarp.legacy.pipelines.captions import load_captioner
+    from flowwarp.legacy.pipelines.tokens import load_dvae
+    from flowwarp.legacy.train import dvae
     from flowwarp.train.processes import own_device
 
     net = load_dvae(given.start) if given.start else None

@@ -27,7 +27,7 @@ from flowwarp.cli._training import (
 from flowwarp.cli._training_sources import note_sources
 
 if TYPE_CHECKING:
-    from flowwarp.train.gpt import GPTDataConfig
+    from flowwarp.legacy.train.gpt import GPTDataConfig
     from flowwarp.train.loop import LoopConfig
 
 
@@ -70,13 +70,13 @@ def command(
     """  # noqa: D301 - click wants the character itself
     given = TrainingOptions(**options)
     from flowwarp.data.media import TEXT
-    from flowwarp.pipelines.video.captions import load_captioner
-    from flowwarp.pipelines.video.sequences import load_gpt
-    from flowwarp.pipelines.video.sketches import check_kinds, eye_print, kinds
-    from flowwarp.pipelines.video.tokens import load_dvae
-    from flowwarp.train import gpt
+    from flowwarp.legacy.pipelines.captions import load_captioner
+    from flowwarp.legacy.pipelines.sequences import load_gpt
+    from flowwarp.legacy.pipelines.sketches import check_kinds, eye_print, kinds
+    from flowwarp.legacy.pipelines.tokens import load_dvae
+    from flowwarp.legacy.train import gpt
+    from flowwarp.legacy.train.tokenized import grid_media, tokenize_clips
     from flowwarp.train.processes import own_device
-    from flowwarp.train.tokenized import grid_media, tokenize_clips
 
     trained = load_gpt(given.start) if given.start else None
     first = trained.net if trained else None

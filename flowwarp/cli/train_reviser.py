@@ -20,8 +20,8 @@ from flowwarp.cli._training import (
 from flowwarp.cli._training_sources import note_sources
 
 if TYPE_CHECKING:
+    from flowwarp.legacy.train.reviser import ReviserDataConfig, Revisions
     from flowwarp.train.loop import LoopConfig
-    from flowwarp.train.reviser import ReviserDataConfig, Revisions
 
 
 @click.command()
@@ -67,12 +67,12 @@ def command(
     from flowwarp.data.sprite_world.source import digest_photos
     from flowwarp.data.sprite_world.world import check_held_out
     from flowwarp.data.synthesis import load_photos
-    from flowwarp.models.reviser import deepened
-    from flowwarp.pipelines.video.captions import load_captioner
-    from flowwarp.pipelines.video.load import VideoModels, check_codes, load_reviser
-    from flowwarp.pipelines.video.sequences import load_gpt
-    from flowwarp.pipelines.video.tokens import load_dvae
-    from flowwarp.train import reviser
+    from flowwarp.legacy.models.reviser import deepened
+    from flowwarp.legacy.pipelines.captions import load_captioner
+    from flowwarp.legacy.pipelines.load import VideoModels, check_codes, load_reviser
+    from flowwarp.legacy.pipelines.sequences import load_gpt
+    from flowwarp.legacy.pipelines.tokens import load_dvae
+    from flowwarp.legacy.train import reviser
     from flowwarp.train.processes import own_device
     from flowwarp.train.seeding import held_out_series
 

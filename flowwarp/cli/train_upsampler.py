@@ -67,9 +67,9 @@ def command(
     from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.clip import WorldFiles
     from flowwarp.data.sources import open_split
-    from flowwarp.pipelines.video.load import load_upsampler
-    from flowwarp.pipelines.video.tokens import load_dvae
-    from flowwarp.train import upsampler
+    from flowwarp.legacy.pipelines.load import load_upsampler
+    from flowwarp.legacy.pipelines.tokens import load_dvae
+    from flowwarp.legacy.train import upsampler
     from flowwarp.train.processes import own_device
 
     net = load_upsampler(given.start) if given.start else None

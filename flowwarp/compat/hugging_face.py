@@ -22,12 +22,12 @@ from flowwarp.errors import InputError, missing_extra
 from flowwarp.io.atomic import atomic_folder
 from flowwarp.io.checkpoints import PICKLES, Card, at_most, build, load_tensors
 from flowwarp.io.files import open_input
-from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.models.dvae import DVAE, DVAEConfig
+from flowwarp.legacy.models.captioner import Captioner, CaptionerConfig
+from flowwarp.legacy.models.dvae import DVAE, DVAEConfig
+from flowwarp.legacy.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.models.reviser import reviser_from_card
+from flowwarp.legacy.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
-from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.models.reviser import reviser_from_card
-from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 from flowwarp.tensors import check_frames, check_video
 
 INDEX, CONFIG, PAGE = "model_index.json", "config.json", "README.md"
@@ -209,7 +209,7 @@ def vae_codec(folder: str | Path, device: str = "cpu") -> tuple[Codes, Codes, in
         device: where to compute.
 
     Returns:
-        The arguments of :class:`flowwarp.train.upsampler.Codec`: a function from video (1, T, 3, H,
+        The arguments of :class:`legacy.train.upsampler.Codec`: a function from video (1, T, 3, H,
         W) in [0, 1] to codes (1, T, C * h, w), one from codes to video, and the number of codes.
         The first raises ``ValueError`` if H or W is not a multiple of the VAE's stride.
 

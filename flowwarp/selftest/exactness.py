@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.io.checkpoints import load_tensors, save_tensors
+from flowwarp.legacy.models import captioner, dvae, gpt, reviser, upsampler
 from flowwarp.metrics import perceptual
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
+from flowwarp.models import classifier, flownet
 from flowwarp.nn import BatchDependence, Example, measure_batch_dependence
 from flowwarp.ops import matching, variational
 from flowwarp.ops.census import census_distance

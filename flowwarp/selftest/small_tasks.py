@@ -25,22 +25,23 @@ from flowwarp.data.sprite_world.counterparts import Counterparts
 from flowwarp.data.sprite_world.labels import JUDGED, OF_ACTOR, label_values, one_actor
 from flowwarp.data.sprite_world.layers import bundled_layers
 from flowwarp.data.synthesis import synthesize_pair
-from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
-from flowwarp.pipelines.video.captions import MediaCaptioner
-from flowwarp.pipelines.video.sequences import MediaGPT
-from flowwarp.train import captioner as train_captioner
+from flowwarp.legacy.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.legacy.models import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.legacy.pipelines.captions import MediaCaptioner
+from flowwarp.legacy.pipelines.sequences import MediaGPT
+from flowwarp.legacy.train import captioner as train_captioner
+from flowwarp.legacy.train import dvae as train_dvae
+from flowwarp.legacy.train import gpt as train_gpt
+from flowwarp.legacy.train import reviser as train_reviser
+from flowwarp.legacy.train import upsampler as train_upsampler
+from flowwarp.legacy.train.kept import keep_clips
+from flowwarp.legacy.train.tokenized import grid_media, tokenize_clips
+from flowwarp.models import classifier, flownet
 from flowwarp.train import classifier as train_classifier
-from flowwarp.train import dvae as train_dvae
 from flowwarp.train import flow as train_flow
-from flowwarp.train import gpt as train_gpt
-from flowwarp.train import reviser as train_reviser
-from flowwarp.train import upsampler as train_upsampler
 from flowwarp.train.fitted_pairs import fit_pairs
-from flowwarp.train.kept import keep_clips
 from flowwarp.train.loop import LoopConfig, Task
 from flowwarp.train.seeding import generator
-from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 TRAINERS = ("flow", "dvae", "gpt", "captioner", "upsampler", "classifier", "reviser")
 # Two of them again, with settings that take other paths through the code.

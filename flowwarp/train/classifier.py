@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from flowwarp.data.clip import Draw
 from flowwarp.data.sprite_world.labels import label_clip, mirror
+from flowwarp.legacy.train.wear import WearConfig, wear
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
-from flowwarp.train.wear import WearConfig, wear
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import torch
 from flowwarp.io.images import write_image
 from flowwarp.io.video_reader import read_video
 from flowwarp.io.video_writer import write_video
-from flowwarp.pipelines.video import captions, generate, load
-from flowwarp.pipelines.video.captions import caption_video, load_captioner
-from flowwarp.pipelines.video.windows import Description
+from flowwarp.legacy.pipelines import captions, generate, load
+from flowwarp.legacy.pipelines.captions import caption_video, load_captioner
+from flowwarp.legacy.pipelines.windows import Description
 
 pytestmark = pytest.mark.usefixtures("inside")
 

@@ -14,16 +14,16 @@ from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world import layers as sprites
 from flowwarp.data.sprite_world.labels import JUDGED, label_values
 from flowwarp.data.sprite_world.layers import Layers, bundled_layers
-from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io import checkpoints, images
 from flowwarp.io.checkpoints import Card, load_tensors, save_tensors, save_weights
 from flowwarp.io.images import read_image
+from flowwarp.legacy.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.legacy.models.captioner import Captioner, CaptionerConfig
+from flowwarp.legacy.models.gpt import SAMPLING
+from flowwarp.legacy.pipelines import evaluate as video_evaluation
 from flowwarp.metrics.perceptual import LPIPS
-from flowwarp.models.captioner import Captioner, CaptionerConfig
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.gpt import SAMPLING
-from flowwarp.pipelines.video import evaluate as video_evaluation
 
 NETWORKS = ("gpt", "dvae", "upsampler", "flow")
 TOLD = [*JUDGED, "colors", "mean"]

@@ -17,7 +17,6 @@ from flowwarp.bundled import bundled
 from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
 from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world.prompts import read_prompt
-from flowwarp.data.tokens import train_pairs
 from flowwarp.defaults import MAX_SCALE
 from flowwarp.errors import OutputError
 from flowwarp.io import checkpoints
@@ -26,14 +25,15 @@ from flowwarp.io.images import read_image, write_image
 from flowwarp.io.video_info import video_info
 from flowwarp.io.video_reader import read_video
 from flowwarp.io.video_writer import write_video
-from flowwarp.models.captioner import Captioner, CaptionerConfig
-from flowwarp.models.gpt import MOST
-from flowwarp.pipelines.video import choosing, hearing
-from flowwarp.pipelines.video import generate as text_video
-from flowwarp.pipelines.video import load as video_models
-from flowwarp.pipelines.video.hearing import hear
-from flowwarp.pipelines.video.sequences import load_gpt, sample_video_tokens, words_of
-from flowwarp.train.captioner import text_vocabulary
+from flowwarp.legacy.data.tokens import train_pairs
+from flowwarp.legacy.models.captioner import Captioner, CaptionerConfig
+from flowwarp.legacy.models.gpt import MOST
+from flowwarp.legacy.pipelines import choosing, hearing
+from flowwarp.legacy.pipelines import generate as text_video
+from flowwarp.legacy.pipelines import load as video_models
+from flowwarp.legacy.pipelines.hearing import hear
+from flowwarp.legacy.pipelines.sequences import load_gpt, sample_video_tokens, words_of
+from flowwarp.legacy.train.captioner import text_vocabulary
 
 PROMPT = "a red knight"
 pytestmark = pytest.mark.usefixtures("inside")

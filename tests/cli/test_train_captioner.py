@@ -8,7 +8,7 @@ import torch
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.video_writer import write_video
-from flowwarp.pipelines.video.captions import load_captioner
+from flowwarp.legacy.pipelines.captions import load_captioner
 
 QUICK = ["--preset", "tiny", "--set", "clips=6", "--set", "checked=2", "--set", "model.size=16"]
 QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1"]

@@ -12,7 +12,7 @@ from flowwarp.data.digits import compose_digits
 from flowwarp.data.sources import hold_out
 from flowwarp.io.images import read_image
 from flowwarp.io.video_writer import write_video
-from flowwarp.pipelines.video.tokens import fingerprint, load_dvae, tokenize
+from flowwarp.legacy.pipelines.tokens import fingerprint, load_dvae, tokenize
 
 QUICK = ["--preset", "tiny", "--set", "size=16", "--set", "frames=4", "--set", "validation=2"]
 QUICK += ["--set", "batch_size=2", "--set", "widths=8,16,32"]
@@ -59,7 +59,9 @@ def test_wrong_settings_are_one_line(tmp_path, capsys, settings, words):
 def test_what_decides_no_weight_may_be_set_of_a_network_to_start_with(
     tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("flowwarp.train.dvae._SORTED", 8)  # to compose 768 clips takes longest
+    monkeypatch.setattr(
+        "flowwarp.legacy.train.dvae._SORTED", 8
+    )  # to compose 768 clips takes longest
     first = tmp_path / "first"
     books = ["--set", "quantiser=residual", "--set", "encoder=0", "--set", "entries=4"]
     assert run("train-dvae", "digits", *QUICK, *books, "--steps", 1, "--run", first) == 0

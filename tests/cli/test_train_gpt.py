@@ -9,11 +9,11 @@ import torch
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.video_writer import write_video
-from flowwarp.models.dvae import DVAE, TINY
-from flowwarp.pipelines.video.sequences import Prompt, load_gpt, sample_video_tokens
-from flowwarp.pipelines.video.tokens import load_dvae
-from flowwarp.train import tokenized
-from flowwarp.train.tokenized import tokenize_clips
+from flowwarp.legacy.models.dvae import DVAE, TINY
+from flowwarp.legacy.pipelines.sequences import Prompt, load_gpt, sample_video_tokens
+from flowwarp.legacy.pipelines.tokens import load_dvae
+from flowwarp.legacy.train import tokenized
+from flowwarp.legacy.train.tokenized import tokenize_clips
 
 QUICK = ["--preset", "tiny", "--set", "clips=2", "--set", "checked=1", "--set", "data.size=16"]
 QUICK += ["--set", "data.frames=4", "--set", "batch_size=2", "--set", "threads=1", "--steps", "3"]

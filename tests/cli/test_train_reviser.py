@@ -9,7 +9,7 @@ import torch
 from flowwarp.cli import main
 from flowwarp.io.checkpoints import load_weights
 from flowwarp.io.images import write_image
-from flowwarp.train import reviser
+from flowwarp.legacy.train import reviser
 
 QUICK = ["--preset", "tiny", "--set", "clips=4", "--set", "checked=2", "--set", "size=16"]
 QUICK += ["--set", "length=8", "--set", "batch_size=2", "--set", "threads=1", "--set", "groups=1"]

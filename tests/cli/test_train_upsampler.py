@@ -9,8 +9,8 @@ from flowwarp.cli import main
 from flowwarp.data import sources
 from flowwarp.io.checkpoints import Card, fill, load_weights, save_weights
 from flowwarp.io.images import read_image
-from flowwarp.models import dvae
-from flowwarp.models.upsampler import TINY, Upsampler
+from flowwarp.legacy.models import dvae
+from flowwarp.legacy.models.upsampler import TINY, Upsampler
 
 QUICK = ["--preset", "tiny", "--set", "batch_size=2", "--set", "size=32", "--set", "length=4"]
 QUICK += ["--set", "frames=2"]

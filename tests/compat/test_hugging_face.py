@@ -22,7 +22,8 @@ from flowwarp.compat.hugging_face import (
 )
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.checkpoints import Card, load_weights, save_weights
-from flowwarp.models import captioner, dvae, flownet, gpt, reviser, upsampler
+from flowwarp.legacy.models import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.models import flownet
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,8 @@ from flowwarp.compat.hugging_face import (
 )
 from flowwarp.errors import InputError
 from flowwarp.io.video_writer import write_video
-from flowwarp.models import flownet, upsampler
+from flowwarp.legacy.models import upsampler
+from flowwarp.models import flownet
 
 
 class Code:
@@ -88,7 +89,7 @@ def test_frames_must_be_multiples_of_the_vae_s_stride(tmp_path, monkeypatch):
 
 def test_an_upsampler_learns_from_a_vae(vae):
     from flowwarp.data.digits import compose_digits
-    from flowwarp.train.upsampler import (
+    from flowwarp.legacy.train.upsampler import (
         Codec,
         ConditionConfig,
         UpsamplerDataConfig,

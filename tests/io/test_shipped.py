@@ -8,12 +8,12 @@ from flowwarp.bundled import bundled
 from flowwarp.errors import InputError
 from flowwarp.io import checkpoints
 from flowwarp.io.shipped import find_weights
-from flowwarp.models.dvae import DVAE
+from flowwarp.legacy.models.dvae import DVAE
+from flowwarp.legacy.pipelines.captions import load_captioner
+from flowwarp.legacy.pipelines.load import load_reviser, load_upsampler
+from flowwarp.legacy.pipelines.sequences import load_gpt
+from flowwarp.legacy.pipelines.tokens import load_dvae
 from flowwarp.pipelines.flow.estimate import load_flownet
-from flowwarp.pipelines.video.captions import load_captioner
-from flowwarp.pipelines.video.load import load_reviser, load_upsampler
-from flowwarp.pipelines.video.sequences import load_gpt
-from flowwarp.pipelines.video.tokens import load_dvae
 
 LOADERS = {
     "flownet": load_flownet,

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 import lpips_weights
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.legacy.pipelines.evaluate import load_lpips
 from flowwarp.metrics.perceptual import LPIPS
-from flowwarp.pipelines.video.evaluate import load_lpips
 
 
 @pytest.fixture(scope="module")

@@ -255,7 +255,7 @@ def commands(folder):
 def preload():
     """Import and read here what each command would load in each of its processes."""
 
-    import flowwarp.pipelines.video.captions  # noqa: F401
+    import flowwarp.legacy.pipelines.captions  # noqa: F401
     from flowwarp.cli import COMMANDS
     from flowwarp.data import sources  # noqa: F401
     from flowwarp.data.sprite_world.layers import bundled_layers

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from flowwarp.data.sprite_world.labels import mirror
+from flowwarp.legacy.train.wear import wear
 from flowwarp.models.classifier import Classifier, ClassifierConfig
 from flowwarp.train import loop, seeding
 from flowwarp.train.classifier import (
@@ -18,7 +19,6 @@ from flowwarp.train.classifier import (
     draw_batch,
     show,
 )
-from flowwarp.train.wear import wear
 
 COLORS = {"sand": (220, 200, 140), "snow": (250, 250, 255), "grass": (70, 140, 50)}
 MODEL = ClassifierConfig(

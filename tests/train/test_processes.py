@@ -18,13 +18,13 @@ from filelock import FileLock
 import tiny
 from flowwarp.errors import Diverged, InputError, OutputError, Stopped
 from flowwarp.io.checkpoints import build, fill, load_tensors, load_weights
-from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
+from flowwarp.legacy.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.models.upsampler import Upsampler, UpsamplerConfig
+from flowwarp.legacy.pipelines.captions import load_captioner
+from flowwarp.legacy.pipelines.load import load_reviser
+from flowwarp.legacy.pipelines.sequences import load_gpt
+from flowwarp.legacy.pipelines.tokens import load_dvae
 from flowwarp.pipelines.flow.estimate import load_flownet
-from flowwarp.pipelines.video.captions import load_captioner
-from flowwarp.pipelines.video.load import load_reviser
-from flowwarp.pipelines.video.sequences import load_gpt
-from flowwarp.pipelines.video.tokens import load_dvae
 from flowwarp.train import loop
 from flowwarp.train.processes import Process, joined, own_device
 from flowwarp.train.runs import BEST, LAST, METRICS

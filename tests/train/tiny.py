@@ -11,7 +11,7 @@ from torch import nn
 
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import load_tensors
-from flowwarp.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.models.gpt import GPT, GPTConfig
 from flowwarp.train.loop import LoopConfig, Task, train
 from flowwarp.train.seeding import generator, shuffled
 

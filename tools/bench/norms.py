@@ -28,16 +28,16 @@ from torch.nn.utils import parametrize
 
 from flowwarp.data.clip import Clip
 from flowwarp.data.digits import COLORS, GROUNDS, MOTIONS, compose_digits
-from flowwarp.models.captioner import CaptionerConfig
+from flowwarp.legacy.models.captioner import CaptionerConfig
+from flowwarp.legacy.models.dvae import DVAE
+from flowwarp.legacy.models.upsampler import coarse, detail, enlarge
+from flowwarp.legacy.pipelines.tokens import load_dvae
+from flowwarp.legacy.train import captioner, dvae, gpt, upsampler
+from flowwarp.legacy.train.kept import keep_clips
+from flowwarp.legacy.train.tokenized import grid_media, tokenize_clips
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.dvae import DVAE
-from flowwarp.models.upsampler import coarse, detail, enlarge
-from flowwarp.pipelines.video.tokens import load_dvae
-from flowwarp.train import captioner, dvae, gpt, upsampler
 from flowwarp.train.classifier import classifier_losses
-from flowwarp.train.kept import keep_clips
 from flowwarp.train.loop import LoopConfig, Task, train
-from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 FRAMES = 8
 CLIPS = 512

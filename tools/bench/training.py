@@ -32,16 +32,17 @@ from flowwarp.data.sources import SPRITES, open_source
 from flowwarp.data.sprite_world.labels import actor_values
 from flowwarp.data.sprite_world.layers import load_layers
 from flowwarp.data.synthesis import load_photos
-from flowwarp.models.dvae import DVAE
+from flowwarp.legacy.models.dvae import DVAE
+from flowwarp.legacy.pipelines.sequences import load_gpt
+from flowwarp.legacy.pipelines.tokens import load_dvae
+from flowwarp.legacy.train import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.legacy.train.kept import keep_clips
+from flowwarp.legacy.train.tokenized import grid_media, tokenize_clips
 from flowwarp.ops import native
 from flowwarp.ops.fields import coordinate_grid
 from flowwarp.ops.warping import warp
-from flowwarp.pipelines.video.sequences import load_gpt
-from flowwarp.pipelines.video.tokens import load_dvae
-from flowwarp.train import captioner, dvae, flow, gpt, loop, reviser, upsampler
-from flowwarp.train.kept import keep_clips
+from flowwarp.train import flow, loop
 from flowwarp.train.optimizers import Optimizer
-from flowwarp.train.tokenized import grid_media, tokenize_clips
 
 RATE = 1e-5  # so that all steps cost the same
 OFF = native.Native(None, "off", "", "switched off by the benchmark")

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 
 from flowwarp.data.media import FRAME, MOTION, SKETCH, TEXT, VIDEO, VOCABULARY
-from flowwarp.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
 from flowwarp.io.checkpoints import Card, build, save_weights
-from flowwarp.models.captioner import Captioner, CaptionerConfig
+from flowwarp.legacy.data.tokens import PATCH, Medium, Tokens, Vocabulary, join, train_pairs
+from flowwarp.legacy.models.captioner import Captioner, CaptionerConfig
+from flowwarp.legacy.models.dvae import DVAE, DVAEConfig, Residual
+from flowwarp.legacy.models.gpt import GPT, GPTConfig
+from flowwarp.legacy.models.reviser import Reviser, ReviserConfig
+from flowwarp.legacy.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
+from flowwarp.legacy.pipelines.captions import caption_nats, load_captioner, look, write_caption
+from flowwarp.legacy.pipelines.evaluate import load_classifier
+from flowwarp.legacy.pipelines.generate import generate
+from flowwarp.legacy.pipelines.load import load_models, load_reviser, load_upsampler
+from flowwarp.legacy.pipelines.sequences import describe, token_nats
+from flowwarp.legacy.pipelines.tokens import load_dvae
 from flowwarp.models.classifier import Classifier, ClassifierConfig
-from flowwarp.models.dvae import DVAE, DVAEConfig, Residual
 from flowwarp.models.flownet import FlowNet, FlowNetConfig
-from flowwarp.models.gpt import GPT, GPTConfig
-from flowwarp.models.reviser import Reviser, ReviserConfig
-from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, upsample_clip
-from flowwarp.pipelines.video.captions import caption_nats, load_captioner, look, write_caption
-from flowwarp.pipelines.video.evaluate import load_classifier
-from flowwarp.pipelines.video.generate import generate
-from flowwarp.pipelines.video.load import load_models, load_reviser, load_upsampler
-from flowwarp.pipelines.video.sequences import describe, token_nats
-from flowwarp.pipelines.video.tokens import load_dvae
 from fuzz_formats.pictures import check_range
 
 TOKENIZER = train_pairs(["a dog runs", "a dog walks"], 4)

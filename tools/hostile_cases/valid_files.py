@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from flowwarp.data.media import VOCABULARY
-from flowwarp.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.io.checkpoints import Card, save_weights
 from flowwarp.io.flow_files import write_flow
 from flowwarp.io.images import write_image
 from flowwarp.io.video_writer import write_video
-from flowwarp.models import captioner, classifier, dvae, flownet, gpt, reviser, upsampler
+from flowwarp.legacy.data.tokens import Medium, Vocabulary, train_pairs
+from flowwarp.legacy.models import captioner, dvae, gpt, reviser, upsampler
+from flowwarp.models import classifier, flownet
 from hostile_cases.case import HEIGHT, WIDTH
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from flowwarp.io.checkpoints import save_tensors
-from flowwarp.models import reviser
+from flowwarp.legacy.models import reviser
 from hostile_cases.case import DVAE, EVAL_VIDEO, NOTHING, VIDEO_NETS, WRITER, Case, Prepare, train
 from hostile_cases.harm import at, changed, cut, instead, pickled, pipe, put, weights
 from hostile_cases.valid_files import save_network

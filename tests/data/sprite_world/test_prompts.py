@@ -17,9 +17,9 @@ from flowwarp.data.sprite_world.labels import label_clip, named
 from flowwarp.data.sprite_world.layers import DIRECTIONS, load_layers
 from flowwarp.data.sprite_world.phrases import _normal, _phrases, plain_words, tables
 from flowwarp.data.sprite_world.prompts import is_understood, read_prompt
-from flowwarp.pipelines.video.evaluate import Tally
-from flowwarp.pipelines.video.sequences import load_gpt, words_of
-from flowwarp.train.gpt import known_words
+from flowwarp.legacy.pipelines.evaluate import Tally
+from flowwarp.legacy.pipelines.sequences import load_gpt, words_of
+from flowwarp.legacy.train.gpt import known_words
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""Text to video as it was before ``train-video``: models."""
