@@ -4,7 +4,7 @@ Imports go down this list, never up:
 
 * ``sources``: captioned clips by name: ``sprites``, ``digits``, a folder or a tar file;
 * ``sprite_world``: clips of sprite characters, see there; ``digits``: clips of moving digits;
-  ``captioned``, ``captioned_files``, ``captioned_tar``: users' captioned videos;
+  ``captioned`` and the modules whose names begin so: users' captioned videos;
 * ``recipes``: ground truth of known data sets; ``pairs``: footage as pairs of frames;
   ``synthesis``: pairs with known flow, made of photos; ``augment``: augmentation of pairs;
   ``tokens``: clips and captions as tokens;

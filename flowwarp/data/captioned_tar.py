@@ -12,6 +12,7 @@ import io
 import json
 import logging
 import os
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -34,19 +35,21 @@ _MEMBER_EXTENSIONS = VIDEO_EXTENSIONS | {".webp"}
 _MAX_HEADER_BYTES = 2**14  # of a member, whose name has at most 4096
 _MAX_VIDEO_BYTES = 2**31  # of a member
 _MAX_CAPTION_LENGTH = 1000  # characters
-_CAPTION_KEYS = ("caption", "text", "txt")  # in a .json
+_CAPTION_KEYS = ("caption", "text", "txt", "prompt")  # in a .json
+_NO_TEXT = re.compile("[\\0\ud800-\udfff]")  # JSON may hold NUL and halves of surrogate pairs
 
 
 @dataclass(frozen=True)
 class CaptionedVideo:
-    """A video file, or a member of a tar file, with its caption.
+    """A video file, a folder of frames or a member of a tar file, with its caption.
 
     Args:
-        file: the video or the tar file.
-        caption: what the whole video shows.
+        file: the video, the folder or the tar file.
+        caption: what the whole video shows; empty if captions are not used.
         member: name of the member of a tar file; empty for a video file.
         start: offset of the member's bytes in the tar file.
         length: number of the member's bytes.
+        original: name of an earlier video of the same bytes; empty if there is none.
     """
 
     file: Path
@@ -54,6 +57,7 @@ class CaptionedVideo:
     member: str = ""
     start: int = 0
     length: int = 0
+    original: str = ""
 
     @property
     def name(self) -> str:
@@ -61,12 +65,15 @@ class CaptionedVideo:
         return f"{self.file}:{self.member}" if self.member else str(self.file)
 
 
-def find_in_tar(path: Path, skipped: list[str]) -> Iterator[CaptionedVideo]:
+def find_in_tar(
+    path: Path, skipped: list[str], *, captioned: bool = True
+) -> Iterator[CaptionedVideo]:
     """Yield the captioned videos of a tar file.
 
     Args:
         path: of the tar file.
         skipped: messages about members without a use are appended to it.
+        captioned: if False, captions are not read, and no video needs one.
 
     Raises:
         InputError: it is broken or compressed.
@@ -99,7 +106,7 @@ def find_in_tar(path: Path, skipped: list[str]) -> Iterator[CaptionedVideo]:
                 skip(f"{path}: {item.member!r} has {item.length} bytes", skipped)
                 continue
             try:
-                caption = _read_caption(file, path, name, texts)
+                caption = _read_caption(file, path, name, texts) if captioned else ""
             except InputError as fault:
                 skip(str(fault), skipped)
             else:
@@ -191,8 +198,10 @@ def _caption_of_json(text: str) -> str:
 
 
 def to_line(caption: Any) -> str:
-    """Return a caption as one line, cut at 1000 characters; empty if it is not a string."""
-    return " ".join(caption.split())[:_MAX_CAPTION_LENGTH] if isinstance(caption, str) else ""
+    """Return a caption as one line, cut at 1000 characters; empty if it is no text."""
+    if not isinstance(caption, str) or _NO_TEXT.search(caption):
+        return ""
+    return " ".join(caption.split())[:_MAX_CAPTION_LENGTH]
 
 
 def decode_caption(video: str | Path, data: bytes, size: int) -> str:
@@ -225,12 +234,17 @@ def open_video(item: CaptionedVideo) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder, "video" + PurePosixPath(item.member).suffix.lower())
         with plain.open("wb") as copy:
-            for part in _read_member(item):
+            for part in read_member(item):
                 copy.write(part)
         yield plain
 
 
-def _read_member(item: CaptionedVideo) -> Iterator[bytes]:
+def read_member(item: CaptionedVideo) -> Iterator[bytes]:
+    """Yield the bytes of a member of a tar file.
+
+    Raises:
+        InputError: the tar file cannot be read, or has changed.
+    """
     # A generator, so that a full disk at the target is not reported as a fault of the tar file.
     with open_input(item.file) as (file, size):
         file.seek(item.start)
