@@ -134,7 +134,7 @@ def keep_splits(
         rewordings: how many other captions a clip has of a world that is made up.
     """
     from flowwarp.data.clip import WorldFiles
-    from flowwarp.data.sources import SPRITES, open_source, open_split
+    from flowwarp.data.sources import SPRITES, ClipReading, open_source, open_split
     from flowwarp.train.seeding import held_out_series
 
     def make(name: str, source: Source, series: int, count: int) -> Kept:
@@ -143,7 +143,10 @@ def keep_splits(
 
     clips, checked = counts
     made_of: dict[str, Any] = {"world_files": WorldFiles(layers, photos), "rewordings": rewordings}
-    source, other = open_split(data, size, frames, motion=motion, progress=report_clips, **made_of)
+    reading = ClipReading(motion=motion)
+    source, other = open_split(
+        data, size, frames, reading=reading, progress=report_clips, **made_of
+    )
     judged = {"val": other}
     if data == SPRITES:  # before anything is made: layers may hold nothing that is held out
         judged["held_out"] = open_source(data, size, frames, held_out=True, **made_of)

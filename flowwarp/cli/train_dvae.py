@@ -70,7 +70,7 @@ def command(
     if keep_codes and not given.start:
         raise click.UsageError("--keep-codes needs --start")
     from flowwarp.data.clip import WorldFiles
-    from flowwarp.data.sources import open_split
+    from flowwarp.data.sources import ClipReading, open_split
     from flowwarp.legacy.pipelines.captions import load_captioner
     from flowwarp.legacy.pipelines.tokens import load_dvae
     from flowwarp.legacy.train import dvae
@@ -100,7 +100,7 @@ def command(
             about.size,
             about.frames,
             world_files=WorldFiles(layers, photos),
-            motion=motion,
+            reading=ClipReading(motion=motion),
             progress=report_clips,
         )
         task = dvae.dvae_task(source, configs, other, start=net, keep_codes=keep_codes, eyes=eyes)

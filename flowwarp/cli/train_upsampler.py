@@ -66,7 +66,7 @@ def command(
     given = TrainingOptions(**options)
     from flowwarp.compat.hugging_face import vae_codec
     from flowwarp.data.clip import WorldFiles
-    from flowwarp.data.sources import open_split
+    from flowwarp.data.sources import ClipReading, open_split
     from flowwarp.legacy.pipelines.load import load_upsampler
     from flowwarp.legacy.pipelines.tokens import load_dvae
     from flowwarp.legacy.train import upsampler
@@ -103,7 +103,7 @@ def command(
             about.size,
             about.length,
             world_files=WorldFiles(layers, photos),
-            motion=motion,
+            reading=ClipReading(motion=motion),
             progress=report_clips,
         )
         task = upsampler.upsampler_task(source, codec, configs, other, net, flownet)

@@ -8,22 +8,24 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, final
 
 import torch
 
+from flowwarp.data.captioned_duplicates import files_of
 from flowwarp.data.captioned_files import list_captioned
 from flowwarp.data.captioned_tar import CaptionedVideo, open_video, skip
 from flowwarp.data.clip import Clip, clip_without_flow
 from flowwarp.data.frame_store import FrameStore, Index, is_complete, store_folder, write_store
-from flowwarp.data.resizing import middle_square
+from flowwarp.data.resizing import middle_part
 from flowwarp.errors import InputError, OutputError
 from flowwarp.io.video_reader import read_video
 from flowwarp.tensors import check_whole
 
 _LOG = logging.getLogger(__name__)
-_VERSION = 2  # of the cache; part of its key
+_VERSION = 3  # of the cache; part of its key
 
 
 @final
@@ -49,7 +51,7 @@ class CaptionedStore:
         return self._store.folder.name
 
     def name(self, index: int) -> str:
-        """Return the name of the video that a window comes from."""
+        """Return the name of the video that a window comes from; of identical files the first."""
         return self._store.clip(index)
 
     def row(self, index: int) -> int:
@@ -69,22 +71,27 @@ class CaptionedStore:
 
 def load_captioned(
     source: str | Path,
-    size: int = 64,
+    size: int | tuple[int, int] = 64,
     frames: int = 16,
     *,
+    step: int = 1,
+    captions: str | Path | None = None,
     cache: str | Path | None = None,
     max_bytes: int = 32 * 2**30,
     progress: Callable[[int, int], None] | None = None,
 ) -> CaptionedStore:
     """Prepare captioned videos; a second call with the same files is free.
 
-    The middle square of each frame is resized to ``size``. A video that cannot be read, has no
-    caption, or is shorter than a window is left out; the store's ``skipped`` lists them.
+    The largest part in the middle of each frame that has the aspect of ``size`` is resized to it. A
+    video that cannot be read, has no caption, or is shorter than a window is left out; the store's
+    ``skipped`` lists them.
 
     Args:
         source: a folder (see :mod:`flowwarp.data.captioned_files`), or a tar file.
-        size: height and width of the frames, in pixels.
+        size: (height, width) of the frames, in pixels; a number is both.
         frames: number of frames in a window.
+        step: every so many frames of a video one is used, from the first.
+        captions: as in :func:`flowwarp.data.captioned_files.list_captioned`.
         cache: where the frames are stored; see :func:`flowwarp.data.frame_store.store_folder`.
         max_bytes: limit of this data on disk.
         progress: called with (videos done, videos in all).
@@ -93,17 +100,19 @@ def load_captioned(
         InputError: there is no captioned video, a table or tar file is broken, or no video is
             left.
         OutputError: the cache cannot be written, or would grow beyond ``max_bytes``.
-        ValueError: ``size`` or ``frames`` is not a whole number of at least 1.
+        ValueError: ``size``, ``frames`` or ``step`` is not a whole number of at least 1.
     """
-    check_whole(size, "size", 1)
-    check_whole(frames, "frames", 1)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    for number, name in ((height, "size"), (width, "size"), (frames, "frames"), (step, "step")):
+        check_whole(number, name, 1)
     skipped: list[str] = []
-    videos = list_captioned(source, skipped)
-    folder = store_folder(cache) / f"captioned-{_key(videos, size, frames)}"
+    videos = list_captioned(source, skipped, captions)
+    layout = _Layout((height, width), frames, step, max_bytes)
+    folder = store_folder(cache) / f"captioned-{_key(videos, layout)}"
     if not is_complete(folder):
 
         def fill(file: BinaryIO) -> Index:
-            return _fill(file, videos, _Layout(size, frames, max_bytes), skipped, progress)
+            return _fill(file, videos, layout, skipped, progress)
 
         write_store(folder, fill)
     store = CaptionedStore(folder, frames)
@@ -114,31 +123,35 @@ def load_captioned(
     return store
 
 
-def count_captioned(source: str | Path) -> int:
+def count_captioned(source: str | Path, captions: str | Path | None = None) -> int:
     """Count the videos that :func:`load_captioned` would read; none is decoded.
 
     Raises:
         InputError: there is none, or a table or tar file is broken.
     """
-    return len(list_captioned(source, []))
-
-
-def _key(videos: Sequence[CaptionedVideo], size: int, frames: int) -> str:
-    digest = hashlib.sha256(repr((_VERSION, size, frames)).encode())
-    for video in videos:
-        status = video.file.stat()
-        state = (video.member, video.caption, status.st_mtime_ns, status.st_size)
-        digest.update(repr((os.fsencode(video.file.absolute()), *state)).encode())
-    return digest.hexdigest()[:20]
+    return len(list_captioned(source, [], captions))
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """Size of the frames in pixels, frames in a window, and the limit of bytes on disk."""
+    """What is stored: (height, width) in pixels, frames in a window, frame step, limit of bytes."""
 
-    size: int
+    size: tuple[int, int]
     frames: int
+    step: int
     max_bytes: int
+
+
+def _key(videos: Sequence[CaptionedVideo], layout: _Layout) -> str:
+    about = (_VERSION, layout.size, layout.frames, layout.step)
+    digest = hashlib.sha256(repr(about).encode())
+    for video in videos:
+        digest.update(repr((video.member, video.caption, video.original)).encode())
+        for path in files_of(video):
+            status = path.stat()
+            state = (os.fsencode(path.absolute()), status.st_mtime_ns, status.st_size)
+            digest.update(repr(state).encode())
+    return digest.hexdigest()[:20]
 
 
 def _fill(
@@ -148,7 +161,7 @@ def _fill(
     skipped: list[str],
     progress: Callable[[int, int], None] | None,
 ) -> Index:
-    """Write the frames of all videos, (3, size, size) uint8 each, and return their index."""
+    """Write the frames of all videos, (3, H, W) uint8 each, and return their index."""
     places: list[tuple[int, int, int]] = []
     runs: list[tuple[int, int, int]] = []
     for number, video in enumerate(videos):
@@ -162,7 +175,8 @@ def _fill(
         if count >= layout.frames:
             runs.append((first, len(places), number))
         elif count:
-            skip(f"{video.name}: has {count} frames, not {layout.frames}", skipped)
+            counted = f"frames at a step of {layout.step}" if layout.step > 1 else "frames"
+            skip(f"{video.name}: has {count} {counted}, not {layout.frames}", skipped)
             file.seek(places[first][0])
             file.truncate()
             del places[first:]
@@ -173,7 +187,7 @@ def _fill(
             videos[0].file.parent, f"no video is of use; the first fault: {skipped[0]}"
         )
     about = {
-        "clips": [video.name for video in videos],
+        "clips": [video.original or video.name for video in videos],
         "captions": [video.caption for video in videos],
         "skipped": skipped,
     }
@@ -190,9 +204,9 @@ def _write_frames(
         OutputError: the limit of bytes is exceeded.
     """
     with open_video(video) as path:
-        for frame in read_video(path):
-            places.append((file.tell(), layout.size, layout.size))
-            file.write(middle_square(frame, layout.size).numpy().tobytes())
+        for frame in islice(read_video(path), None, None, layout.step):
+            places.append((file.tell(), *layout.size))
+            file.write(middle_part(frame, layout.size).numpy().tobytes())
             if file.tell() > layout.max_bytes:
                 raise OutputError(
                     file.name,

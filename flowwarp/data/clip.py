@@ -18,17 +18,17 @@ class Clip:
     """A captioned video with the flow between its frames.
 
     Args:
-        video: (T, 3, S, S) uint8 RGB, where S is the side in pixels.
-        flow_12: (T-1, 2, S, S) float32 in pixels; ``flow_12[t]`` goes from frame t to t + 1:
+        video: (T, 3, H, W) uint8 RGB.
+        flow_12: (T-1, 2, H, W) float32 in pixels; ``flow_12[t]`` goes from frame t to t + 1:
             ``warp(frame[t+1], flow_12[t])`` looks like ``frame[t]``.
-        flow_21: (T-1, 2, S, S) float32 in pixels; ``flow_21[t]`` goes from frame t + 1 to t.
-        valid_12: (T-1, 1, S, S) bool, True where ``flow_12`` is exact. In synthetic clips it is
+        flow_21: (T-1, 2, H, W) float32 in pixels; ``flow_21[t]`` goes from frame t + 1 to t.
+        valid_12: (T-1, 1, H, W) bool, True where ``flow_12`` is exact. In synthetic clips it is
             False on rims, where two things share a pixel, under a moving shadow, and where an actor
             changes its pose: there ``flow_12`` is the motion of the actor as a whole.
-        valid_21: (T-1, 1, S, S) bool, True where ``flow_21`` is exact.
-        visible_12: (T-1, 1, S, S) bool, True where the next frame shows the same point: it is
+        valid_21: (T-1, 1, H, W) bool, True where ``flow_21`` is exact.
+        visible_12: (T-1, 1, H, W) bool, True where the next frame shows the same point: it is
             neither occluded nor out of the frame.
-        visible_21: (T-1, 1, S, S) bool, likewise in the frame before.
+        visible_21: (T-1, 1, H, W) bool, likewise in the frame before.
         caption: what the clip shows, in English.
         attributes: what it shows, as JSON-like data of the source's own; empty where unknown.
         rewordings: further captions of the same clip.
@@ -55,7 +55,7 @@ def clip_without_flow(video: Tensor, caption: str) -> Clip:
     """Return a clip without known flow: flow is 0; valid and visible are False everywhere.
 
     Args:
-        video: (T, 3, S, S) uint8.
+        video: (T, 3, H, W) uint8.
         caption: what the clip shows.
     """
     pairs, size = len(video) - 1, video.shape[-2:]

@@ -38,26 +38,41 @@ def resized_bytes(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def middle_square(frame: Tensor, size: int, name: str = "frame") -> Tensor:
-    """Cut out the middle square and resize it, antialiased.
+    """Return :func:`middle_part` of a height and width of ``size``."""
+    return middle_part(frame, (size, size), name)
+
+
+def middle_part(frame: Tensor, size: tuple[int, int], name: str = "frame") -> Tensor:
+    """Cut out the largest part in the middle of some aspect, and resize it, antialiased.
 
     Args:
         frame: (3, H, W) in [0, 1].
-        size: height and width of the result, in pixels.
+        size: (height, width) of the result, in pixels.
         name: of the argument, for error messages.
 
     Returns:
-        (3, size, size) uint8.
+        (3, height, width) uint8.
 
     Raises:
         TypeError: the frame is not a floating-point tensor.
-        ValueError: its shape is wrong, or the middle square has values outside [0, 1] or NaN.
+        ValueError: its shape is wrong, or the part has values outside [0, 1] or NaN.
     """
     check_float(frame, name)
     if frame.ndim != 3 or len(frame) != 3 or not frame.numel():
         raise ValueError(f"{name} must be (3, H, W), got shape {tuple(frame.shape)}")
-    height, width = frame.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    part = frame[:, top : top + side, left : left + side]
+    whole_height, whole_width = frame.shape[1:]
+    height, width = cut_size(whole_height, whole_width, size)
+    top, left = (whole_height - height) // 2, (whole_width - width) // 2
+    part = frame[:, top : top + height, left : left + width]
     check_range(part[None], name)
-    return resized_bytes(part, (size, size))
+    return resized_bytes(part, size)
+
+
+def cut_size(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """Return the (height, width) of the largest part of an image with the aspect of ``size``.
+
+    >>> cut_size(480, 640, (64, 64)), cut_size(96, 96, (48, 80))
+    ((480, 480), (58, 96))
+    """
+    scale = min(height / size[0], width / size[1])
+    return max(1, round(scale * size[0])), max(1, round(scale * size[1]))

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path, PurePath
@@ -37,18 +37,34 @@ class Motion(Protocol):
         """Return flow_12, flow_21, visible_12 and visible_21, shaped as in `Clip`.
 
         Args:
-            video: (T, 3, S, S) uint8.
+            video: (T, 3, H, W) uint8.
         """
+
+
+@dataclass(frozen=True)
+class ClipReading:
+    """How the clips of a folder or tar file are read; a synthetic world has no use for it.
+
+    Args:
+        step: every so many frames of a video one is used.
+        captions: as in :func:`flowwarp.data.captioned_files.list_captioned`.
+        motion: estimates the flow, which then counts as valid where it is visible. Without it flow
+            is 0 and nowhere valid.
+    """
+
+    step: int = 1
+    captions: str | Path | None = None
+    motion: Motion | None = None
 
 
 def open_source(
     name: str | Path,
-    size: int,
+    size: int | tuple[int, int],
     frames: int,
     *,
     world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
     held_out: bool | None = False,
-    motion: Motion | None = None,
+    reading: ClipReading = ClipReading(),
     progress: Callable[[int, int], None] | None = None,
     rewordings: int = 0,
 ) -> Source:
@@ -56,14 +72,14 @@ def open_source(
 
     Args:
         name: ``sprites``, ``digits``, or a folder or tar file of captioned videos.
-        size: height and width of the frames, in pixels.
+        size: (height, width) of the frames, in pixels; a number is both. A synthetic world makes
+            squares only.
         frames: number of frames in each clip.
         world_files: files that sprites are made of.
         held_out: False leaves out the clips reserved for tests, True gives only these, None gives
             all. Reserved are: combinations of attributes of sprites; one video in ten of a folder;
             the last tenth of a single video, unless it is too short; no digits.
-        motion: for a folder: estimates the flow, which then counts as valid where it is visible.
-            Without it flow is 0 and nowhere valid.
+        reading: of the clips of a folder.
         progress: for a folder, while it is prepared: called with (videos done, videos in all).
         rewordings: number of further captions of each clip of a synthetic world.
 
@@ -79,21 +95,30 @@ def open_source(
     """
     _check_world_files(name, world_files)
     if str(name) in WORLDS:
-        check_take(size, frames)
+        height, width = size if isinstance(size, tuple) else (size, size)
+        if height != width:
+            raise ValueError(f"size of {name} must be square, got {height} x {width}")
+        check_take(height, frames)
         open_world = _OPEN_WORLD[str(name)]
         return open_world(
-            size, frames, world_files=world_files, held_out=held_out, rewordings=rewordings
+            height, frames, world_files=world_files, held_out=held_out, rewordings=rewordings
         )
-    store = load_captioned(name, size, frames, progress=progress)
+    store = load_captioned(
+        name, size, frames, step=reading.step, captions=reading.captions, progress=progress
+    )
     windows = _split_windows(store, held_out, frames)
-    return Source(partial(_draw_window, store, windows, motion), len(windows), (store.key,))
+    draw = partial(_draw_window, store, windows, reading.motion)
+    return Source(draw, len(windows), (store.key,))
 
 
 def check_source(
     name: str | Path,
     world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
+    captions: str | Path | None = None,
 ) -> int | None:
     """Check that a source can be opened; no video is decoded.
+
+    Arguments are those of :func:`open_source` and of :class:`ClipReading`.
 
     Returns:
         The number of videos; None for a synthetic world, which has no end.
@@ -104,7 +129,7 @@ def check_source(
     """
     _check_world_files(name, world_files)
     if str(name) not in WORLDS:
-        return count_captioned(name)
+        return count_captioned(name, captions)
     check_sprites(world_files)
     return None
 
@@ -117,11 +142,11 @@ def _check_world_files(name: str | Path, world_files: WorldFiles) -> None:
 
 def open_split(
     name: str | Path,
-    size: int,
+    size: int | tuple[int, int],
     frames: int,
     *,
     world_files: WorldFiles = WorldFiles(),  # noqa: B008 - frozen
-    motion: Motion | None = None,
+    reading: ClipReading = ClipReading(),
     progress: Callable[[int, int], None] | None = None,
     rewordings: int = 0,
 ) -> tuple[Source, Source]:
@@ -131,7 +156,7 @@ def open_split(
     out. For a folder, the second holds the videos that the first leaves out. Arguments and errors
     are those of :func:`open_source`.
     """
-    kwargs: dict[str, Any] = {"motion": motion, "progress": progress, "rewordings": rewordings}
+    kwargs: dict[str, Any] = {"reading": reading, "progress": progress, "rewordings": rewordings}
     source = open_source(name, size, frames, world_files=world_files, **kwargs)
     if str(name) in WORLDS:
         return source, source

@@ -1,5 +1,6 @@
 """Lists captioned videos of a folder: tables, texts beside videos, skipped files."""
 
+import json
 import unicodedata
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from captioned_videos import pack, video
 from flowwarp.errors import InputError
+from flowwarp.io.images import write_image
 
 
 def test_a_table(load, data):
@@ -37,6 +39,117 @@ def test_suffixes_may_be_capitals(load, data, film):
     pack(data / "cat.tar", [("CAT.MP4", film), ("CAT.TXT", b"a cat")])
     store = load(data, frames=6)
     assert [store[k].caption for k in range(len(store))] == ["a dog", "a cat"]
+
+
+def captions_of(store):
+    """Return the caption of each window."""
+    return [store[k].caption for k in range(len(store))]
+
+
+def frames(folder, count=4, value=0.5):
+    """Write a folder of pictures."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        write_image(folder / f"{number}.png", torch.full((3, 8, 8), value + 0.1 * number))
+
+
+def test_a_folder_of_frames_is_a_video(load, data):
+    frames(data / "dog")
+    (data / "dog.txt").write_text("beside")
+    (data / "dog/caption.txt").write_text("not used")
+    frames(data / "cat.v2", value=0.2)
+    (data / "cat.v2/caption.txt").write_text("inside")
+    frames(data / "fox", value=0.1)
+    frames(data / ".hidden")
+    store = load(data)
+    assert captions_of(store) == ["inside", "beside"]
+    values = store[1].video[:, 0, 0, 0].tolist()  # 0.5, 0.6, 0.7 and 0.8 of 255, in order
+    assert values == pytest.approx([128, 153, 178, 204], abs=1)
+    assert store.skipped == (f"{data / 'fox'}: has no caption",)
+
+
+def test_frames_that_change_their_size(load, data):
+    """Those before the change are used."""
+    frames(data / "dog", count=5)
+    (data / "dog.txt").write_text("a dog")
+    write_image(data / "dog/4.png", torch.zeros(3, 9, 8))
+    store = load(data)
+    assert len(store) == 1
+    assert store.skipped == (f"{data / 'dog'}: frame 5 is 8x9, the first is 8x8",)
+
+
+def test_the_table_of_a_video_folder(load, data):
+    """A `metadata.jsonl` of Hugging Face, besides which a log is no table."""
+    video(data / "a.mp4")
+    frames(data / "train/b")
+    lines = [{"file_name": "a.mp4", "text": "one"}, {"file_name": "train/b", "text": "two"}]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (data / "log.jsonl").write_text('{"loss": 3}\n')
+    store = load(data, frames=4)
+    assert captions_of(store) == ["one"] * 3 + ["two"]
+    (skipped,) = store.skipped
+    assert skipped.startswith(f"{data / 'log.jsonl'}: has no line with any of file, file_name")
+    (data / "metadata.jsonl").unlink()
+    (data / "metadata.csv").write_text("file_name,text\ntrain/b,csv\n")
+    assert captions_of(load(data)) == ["csv"]
+    (data / "captions.jsonl").write_text("{}")
+    with pytest.raises(InputError, match=r"captions\.jsonl: has no line with"):
+        load(data)
+
+
+def test_folders_of_videos_are_reported(load, data):
+    video(data / "a.mp4")
+    video(data / "dogs/b.mp4", seed=1)
+    video(data / "cats/c.mp4", seed=2)
+    (data / "captions.csv").write_text("file,caption\na.mp4,a\ncats/c.mp4,c\n")
+    (skipped,) = load(data).skipped
+    assert skipped.startswith(f"{data / 'dogs'}: holds videos, and folders are not searched; name")
+
+
+def test_without_captions(load, data, film):
+    """Tables and texts are not read, however broken."""
+    video(data / "a.mp4", seed=1)
+    (data / "a.txt").write_text("a bar")
+    frames(data / "b")
+    (data / "captions.csv").write_text("broken")
+    pack(data / "c.tar", [("c.mp4", film), ("c.txt", b"packed"), ("d.mp4", film)])
+    store = load(data, captions="none")
+    names = {store.name(index).removeprefix(f"{data}/") for index in range(len(store))}
+    assert names == {"a.mp4", "b", "c.tar:c.mp4"}
+    assert set(captions_of(store)) == {""}
+    assert [fault for fault in store.skipped if "used once" not in fault] == []
+
+
+@pytest.mark.parametrize("name", ["names.csv", "names.jsonl"])
+def test_a_table_elsewhere(load, data, tmp_path, name):
+    video(data / "a.mp4")
+    video(data / "b.mp4", seed=1)
+    (data / "a.txt").write_text("not used")
+    video(tmp_path / "out.mp4")
+    rows = [("a.mp4", "one"), ("a.mp4", "two"), ("../out.mp4", "three"), (".", "four")]
+    if name.endswith("csv"):
+        text = "\n".join(map(",".join, [("file", "caption"), *rows]))
+    else:
+        text = "\n".join(json.dumps({"file": file, "prompt": words}) for file, words in rows)
+    (tmp_path / name).write_text(text)
+    store = load(data, frames=6, captions=tmp_path / name)
+    assert captions_of(store) == ["one", "two"]
+    out, root, other = store.skipped
+    assert out.endswith(f"'../out.mp4' does not lie in {data}")
+    assert root.endswith("'.': no such file")
+    assert other == f"{data / 'b.mp4'}: has no caption in {tmp_path / name}"
+
+
+def test_a_table_elsewhere_that_is_none(load, data, tmp_path, film):
+    video(data / "a.mp4")
+    (tmp_path / "a.txt").write_text("file,caption")
+    with pytest.raises(InputError, match=r"must end in \.csv or \.jsonl"):
+        load(data, captions=tmp_path / "a.txt")
+    with pytest.raises(InputError, match=r"b\.csv: no such file"):
+        load(data, captions=tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("file,caption\na.mp4,x\n")
+    with pytest.raises(InputError, match="needs a folder of videos"):
+        load(pack(data / "z.tar", [("a.mp4", film)]), captions=tmp_path / "c.csv")
 
 
 def test_all_layouts_together(load, data, film):
@@ -161,14 +274,14 @@ def test_a_table_cannot_lead_out_of_its_folder(load, data, film, name):
     (data / "captions.csv").write_text(f"file,caption\n{name},stolen\ngood.mp4,good\n")
     store = load(data)
     assert {store[k].caption for k in range(len(store))} == {"good"}
-    assert "does not lie in this folder" in store.skipped[0]
+    assert f"does not lie in {data}" in store.skipped[0]
 
 
 def test_a_link_cannot_lead_out_of_its_folder(load, data, film, tmp_path):
     video(data / "good.mp4")
     (data / "link.mp4").symlink_to(tmp_path / "film.mp4")
     (data / "captions.csv").write_text("file,caption\nlink.mp4,stolen\ngood.mp4,good\n")
-    assert "does not lie in this folder" in load(data).skipped[0]
+    assert f"does not lie in {data}" in load(data).skipped[0]
 
 
 @pytest.mark.parametrize(

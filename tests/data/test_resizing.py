@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from flowwarp.data.resizing import middle_square, resized_bytes, shrink, shrunk_size
+from flowwarp.data.resizing import (
+    cut_size,
+    middle_part,
+    middle_square,
+    resized_bytes,
+    shrink,
+    shrunk_size,
+)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +34,42 @@ def test_middle_square_is_cut_from_the_longer_side(size):
     image = torch.zeros(3, *size)
     image[:, size[0] // 2 - 2 : size[0] // 2 + 2, size[1] // 2 - 2 : size[1] // 2 + 2] = 1
     assert (middle_square(image, 4) == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "size", "wanted"),
+    [
+        ((480, 640), (64, 64), (480, 480)),
+        ((480, 640), (56, 72), (480, 617)),
+        ((480, 640), (80, 48), (480, 288)),
+        ((1, 1000), (80, 48), (1, 1)),
+    ],
+)
+def test_the_largest_part_of_an_aspect(image, size, wanted):
+    assert cut_size(*image, size) == wanted
+
+
+SIDES = st.integers(1, 300)
+
+
+@given(image=st.tuples(SIDES, SIDES), size=st.tuples(SIDES, SIDES))
+def test_a_part_fills_one_side(image, size):
+    """It lies in the image, fills one side, and on the other is off by half a pixel at most."""
+    height, width = cut_size(*image, size)
+    assert 1 <= height <= image[0]
+    assert 1 <= width <= image[1]
+    assert height == image[0] or width == image[1]
+    if height == image[0]:
+        assert abs(width - height * size[1] / size[0]) <= 0.5 or width == 1
+    else:
+        assert abs(height - width * size[0] / size[1]) <= 0.5 or height == 1
+
+
+def test_the_part_is_the_middle_one():
+    image = torch.zeros(3, 6, 10)
+    image[:, :, 4:6] = 1
+    assert middle_part(image, (6, 2)).unique().tolist() == [255]
+    assert middle_part(image, (3, 1)).shape == (3, 3, 1)
 
 
 def test_frames_that_are_no_image_are_refused():

@@ -9,7 +9,7 @@ import torch
 from flowwarp.bundled import bundled
 from flowwarp.data.clip import WorldFiles
 from flowwarp.data.digits import compose_digits
-from flowwarp.data.sources import check_source, hold_out, open_source, open_split
+from flowwarp.data.sources import ClipReading, check_source, hold_out, open_source, open_split
 from flowwarp.data.sprite_world import source as sprite_source
 from flowwarp.data.sprite_world.cast import is_held_out
 from flowwarp.data.sprite_world.layers import Layers, bundled_layers
@@ -211,11 +211,43 @@ def test_motion_of_a_folder_is_asked_for(folder):
         visible = torch.ones(3, 1, 16, 16, dtype=torch.bool)
         return flow, -flow, visible, ~visible
 
-    clip = open_source(folder, 16, 4, motion=motion)(0, 0)
+    clip = open_source(folder, 16, 4, reading=ClipReading(motion=motion))(0, 0)
     assert (clip.flow_12 == 2).all()
     assert (clip.flow_21 == -2).all()
     assert clip.valid_12.all()
     assert not clip.visible_21.any()
+
+
+def test_clips_of_a_folder_may_be_wide_and_without_captions(folder):
+    reading = ClipReading(step=2, captions="none")
+    for source in open_split(folder, (8, 16), 3, reading=reading):
+        clip = source(0, 0)
+        assert clip.video.shape == (3, 3, 8, 16)
+        assert clip.caption == ""
+    assert check_source(folder, captions="none") == 11
+    with pytest.raises(InputError, match="no such file"):
+        check_source(folder, captions=folder / "missing.csv")
+
+
+def test_clips_of_a_world_are_square():
+    assert open_source("digits", (16, 16), 2)(0, 0).video.shape == (2, 3, 16, 16)
+    with pytest.raises(ValueError, match="size of digits must be square, got 16 x 32"):
+        open_source("digits", (16, 32), 2)
+
+
+def test_identical_files_are_not_parted(folder, tmp_path):
+    """One file under two names and captions: either both names are held out or none is."""
+    for number in range(11):
+        content = (folder / f"v{number:02}.mp4").read_bytes()
+        for name in "ab":
+            (tmp_path / f"{name}{number}.mp4").write_bytes(content)
+            (tmp_path / f"{name}{number}.txt").write_text(f"{name} {number}")
+    numbers = [
+        {caption.split()[1] for caption in captions(source, 0)}
+        for source in open_split(tmp_path, 16, 4)
+    ]
+    assert numbers[0].isdisjoint(numbers[1])
+    assert len(numbers[0]) + len(numbers[1]) == 11
 
 
 def test_a_folder_that_is_not_there(tmp_path):
