@@ -148,6 +148,9 @@ def _read_rows(folder: Path, table: Path, skipped: list[str]) -> Iterator[Captio
 def _list_videos(folder: Path, listed: set[Path], skipped: list[str]) -> list[Path]:
     """Return the videos and the folders of frames in a folder; report folders of videos.
 
+    A folder beside a video of the same name is none: ``flowwarp datasets make --flow`` writes the
+    frames of the video there.
+
     Args:
         folder: the folder, whose sub-folders are not searched.
         listed: videos that a table names; they may lie below sub-folders.
@@ -158,8 +161,11 @@ def _list_videos(folder: Path, listed: set[Path], skipped: list[str]) -> list[Pa
         below = [path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."]
     except OSError as fault:
         raise InputError(folder, reason(fault)) from fault
+    stems = {video.stem for video in videos}
     parents = {parent for video in listed for parent in video.parents}
     for path in sorted(below, key=lambda path: natural_order(path.name)):
+        if path.name in stems:
+            continue
         try:
             if list_folder(path, IMAGE_EXTENSIONS):
                 videos.append(path)

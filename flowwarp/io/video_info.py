@@ -84,6 +84,32 @@ def video_info(path: str | Path) -> VideoInfo:
         return VideoInfo(width, height, _check_rate(path, rate), stream.frames or None, aspect)
 
 
+def estimate_frames(path: str | Path, info: VideoInfo) -> int:
+    """Return the number of frames of a video whose properties are known; decodes none.
+
+    It is exact if the file states it. Else it follows from the stated length and the rate or, if
+    there is no length (as in a recording of a browser), from the number of packets.
+
+    Raises:
+        InputError: missing or unreadable.
+    """
+    if info.frames is not None:
+        return info.frames
+    with open_video(path) as (container, stream):
+        seconds = Fraction(0)
+        if stream.duration:
+            seconds = Fraction(stream.duration * stream.time_base)
+        elif container.duration:
+            seconds = Fraction(container.duration, av.time_base)
+        if seconds > 0:
+            return max(1, round(seconds * info.fps))
+        count = 0
+        with suppress(av.FFmpegError):  # decoding reports where the file breaks off
+            for packet in container.demux(stream):
+                count += packet.size > 0
+        return count
+
+
 def _check_rate(path: str | Path, rate: Fraction) -> Fraction:
     if not MIN_FPS <= rate <= MAX_FPS:
         raise InputError(

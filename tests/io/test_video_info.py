@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flowwarp.errors import InputError
-from flowwarp.io.video_info import video_info
+from flowwarp.io.video_info import estimate_frames, video_info
 from flowwarp.io.video_writer import write_video
 from videos import clip, encode, play_time, save_animation
 
@@ -151,3 +151,29 @@ def test_pixels_of_an_impossible_aspect_are_square(tmp_path, width, height, aspe
     data[at : at + 8] = struct.pack(">II", width, height)
     path.write_bytes(data)
     assert video_info(path).pixel_aspect == aspect
+
+
+@pytest.mark.parametrize("extension", [".mp4", ".mkv", ".gif", ".webp"])
+def test_frames_are_estimated(tmp_path, extension):
+    path = tmp_path / f"a{extension}"
+    write_video(path, clip(6), 10)
+    assert estimate_frames(path, video_info(path)) == 6
+
+
+def test_frames_of_a_folder_are_counted(tmp_path):
+    write_video(tmp_path / "frames", clip(6))
+    assert estimate_frames(tmp_path / "frames", video_info(tmp_path / "frames")) == 6
+
+
+def test_without_a_length_packets_are_counted(tmp_path, noisy):
+    """As a browser records: neither length nor number of frames are in the header."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w", format="matroska", options={"live": "1"}) as container:
+        stream = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = *noisy[0].shape[1::-1], "yuvj420p"
+        for array in noisy[:7]:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(array)))
+        container.mux(stream.encode(None))
+    info = video_info(path)
+    assert info.frames is None
+    assert estimate_frames(path, info) == 7
