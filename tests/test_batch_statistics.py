@@ -56,6 +56,7 @@ ALLOWED = {
     "train/optimizers._orthogonalise": "the norm of a matrix of weights",
     "train/reviser._mix": "over the blots of one clip",
     "train/reviser.measure": "the figures of a validation",
+    "train/upsampler.true_flow": "whether flow of a clip is known, for a validation",
     "train/upsampler.upsampler_task.validate": "the figures of a validation",
 }
 

@@ -1,0 +1,1 @@
+"""Text to video: prompts, generation, upsampling and their evaluation."""
