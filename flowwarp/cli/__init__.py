@@ -23,6 +23,10 @@ COMMANDS = {
     "train-flow": ("flowwarp.cli.train_flow", "Train a flow network on unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
     "datasets": ("flowwarp.cli.datasets", "List data sets, make captioned clips."),
+    "train-video": (
+        "flowwarp.cli.train_video",
+        "Train a text-to-video model of captioned clips.",
+    ),
     "train-dvae": ("flowwarp.cli.train_dvae", "Train the discrete VAE: video to tokens and back."),
     "train-gpt": ("flowwarp.cli.train_gpt", "Train the transformer: prompt to video tokens."),
     "train-captioner": ("flowwarp.cli.train_captioner", "Train a captioner: video to text."),

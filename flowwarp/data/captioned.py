@@ -54,6 +54,10 @@ class CaptionedStore:
         """Return the name of the video that a window comes from; of identical files the first."""
         return self._store.clip(index)
 
+    def caption(self, index: int) -> str:
+        """Return the caption of the video that a window comes from."""
+        return self._captions[self.row(index)]
+
     def row(self, index: int) -> int:
         """Return the number of the window's entry; a video listed twice has two entries."""
         return self._store.source(index)
@@ -63,7 +67,7 @@ class CaptionedStore:
 
     def __getitem__(self, index: int) -> Clip:
         video = torch.stack(self._store[index])
-        return clip_without_flow(video, self._captions[self.row(index)])
+        return clip_without_flow(video, self.caption(index))
 
     def __reduce__(self) -> tuple[type[CaptionedStore], tuple[Path, int]]:
         return CaptionedStore, (self._store.folder, self._store.frames)

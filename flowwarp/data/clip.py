@@ -79,11 +79,13 @@ class Source:
         count: number of clips in a series before they repeat; None if the series is endless.
         fingerprint: hashes of the files that clips are read or made from, captions included; empty
             if there are none.
+        captions: of all clips, each once; empty if the series is endless.
     """
 
     draw: Draw
     count: int | None = None
     fingerprint: tuple[str, ...] = ()
+    captions: tuple[str, ...] = ()
 
     def __call__(self, seed: int, index: int) -> Clip:
         """Return a clip of a series."""

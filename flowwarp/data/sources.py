@@ -107,8 +107,9 @@ def open_source(
         name, size, frames, step=reading.step, captions=reading.captions, progress=progress
     )
     windows = _split_windows(store, held_out, frames)
+    captions = dict.fromkeys(store.caption(window) for window in windows)
     draw = partial(_draw_window, store, windows, reading.motion)
-    return Source(draw, len(windows), (store.key,))
+    return Source(draw, len(windows), (store.key,), tuple(captions))
 
 
 def check_source(

@@ -1,1 +1,1 @@
-"""Text to video: prompts, generation, upsampling and their evaluation."""
+"""Text to video: prompts, generation, upsampling, descriptions and their evaluation."""

@@ -1,0 +1,137 @@
+"""A text-to-video model: three networks and the words and sizes that they learned, in one file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowwarp.data.media import PICTURE, TEXT, VIDEO
+from flowwarp.data.tokens import PATCH, Words
+from flowwarp.errors import InputError
+from flowwarp.io.checkpoints import Card, build, save_weights
+from flowwarp.models.dvae import DVAE, SIDE, TIME, DVAEConfig
+from flowwarp.models.gpt import GPT, GPTConfig, MediumConfig
+
+MODEL = "model.safetensors"  # of a run's folder
+_NAME = "text-to-video"  # on the card
+
+
+@dataclass(frozen=True)
+class VideoConfig:
+    """What a model learned to make.
+
+    Args:
+        base: (height, width) of the frames that the discrete VAE sees, multiples of 8.
+        size: (height, width) of the frames that come out.
+        frames: number of frames that are written at a time, a multiple of 4.
+        fps: frames per second.
+        words: of the training captions.
+        text_length: words of a caption that are read.
+        dvae: sizes of the discrete VAE.
+        gpt: sizes of the transformer.
+    """
+
+    base: tuple[int, int]
+    size: tuple[int, int]
+    frames: int
+    fps: float
+    words: tuple[str, ...]
+    text_length: int
+    dvae: DVAEConfig
+    gpt: GPTConfig
+
+    def __post_init__(self) -> None:
+        if self.frames % TIME or self.frames < TIME:
+            raise ValueError(f"frames must be a multiple of {TIME}, got {self.frames}")
+        if any(side % (SIDE * PATCH) or side < SIDE * PATCH for side in self.base):
+            raise ValueError(f"base must be multiples of {SIDE * PATCH}, got {self.base}")
+
+
+def video_media(config: VideoConfig) -> tuple[MediumConfig, ...]:
+    """Return the media that the transformer reads and writes: text, video, first picture."""
+    y, x = (side // (SIDE * PATCH) for side in config.base)
+    digits = config.dvae.levels * PATCH**2
+    return (
+        MediumConfig(TEXT, (config.text_length, 1, 1), (len(config.words) + 1,)),
+        MediumConfig(VIDEO, (config.frames // TIME, y, x), digits),
+        MediumConfig(PICTURE, (1, y, x), digits),
+    )
+
+
+class VideoModel(nn.Module):
+    """The networks of a text-to-video model."""
+
+    def __init__(self, config: VideoConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.words = Words(config.words, config.text_length)
+        self.dvae = DVAE(config.dvae)
+        self.gpt = GPT(config.gpt, video_media(config))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.gpt.pool.weight.device
+
+    def generate(self, prompt: str, *, seed: int = 0, frames: int | None = None) -> Tensor:
+        """Return a video of a prompt, (T, 3, H, W) in [0, 1].
+
+        Args:
+            prompt: in words of the training captions.
+            seed: the same seed gives the same video.
+            frames: None for as many as the training clips have.
+        """
+        # Here, as that module imports this one.
+        from flowwarp.pipelines.video.generate import Request, generate
+
+        return generate(self, Request(prompt, frames), seed)
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """Number of patches of a video along t, y and x."""
+        return self.gpt.medium(VIDEO).grid
+
+
+def save_video_model(path: str | Path, model: VideoModel, notes: Mapping[str, str]) -> None:
+    """Write a model in bfloat16, with its configuration and notes.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    card = Card(_NAME, asdict(model.config), notes=notes)
+    save_weights(path, model, card, dtype=torch.bfloat16)
+
+
+def load_video_model(path: str | Path, device: str | torch.device = "cpu") -> VideoModel:
+    """Load a model, in evaluation mode.
+
+    Args:
+        path: the folder of a run of ``train-video``, or a file that it exported.
+        device: of the networks.
+
+    Raises:
+        InputError: no such file, broken, of another kind, or the run has no model yet.
+    """
+    file = Path(path)
+    if file.is_dir():
+        file = file / MODEL
+        if not file.exists():
+            raise InputError(path, "has no model yet", "train-video writes it after its stage gpt")
+    model, _ = build(file, _NAME, _from_card)
+    return model.to(device).eval()
+
+
+def _from_card(settings: Mapping[str, Any]) -> VideoModel:
+    values = dict(settings)
+    for name, kind in (("dvae", DVAEConfig), ("gpt", GPTConfig)):
+        values[name] = kind(**_with_tuples(values[name]))
+    return VideoModel(VideoConfig(**values))
+
+
+def _with_tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}

@@ -1,0 +1,144 @@
+"""Trains the discrete VAE: the colours of clips, and how these change from pixel to pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flowwarp.data.clip import Draw, fingerprint_of
+from flowwarp.data.crops import middle_crop, random_crop
+from flowwarp.losses.reconstruction import gradient_error, l1_loss
+from flowwarp.metrics.video import psnr
+from flowwarp.models.dvae import DVAE, SIDE, TIME
+from flowwarp.train import loop, seeding
+from flowwarp.train.settings import check_least
+from flowwarp.viz.sheets import video_sheet
+
+_SHOWN = 4  # clips on a sheet, the original above the reconstruction
+_AT_ONCE = 4  # clips that are validated together
+
+
+@dataclass(frozen=True)
+class DVAEDataConfig:
+    """What an example is.
+
+    Args:
+        size: (height, width) of the frames, multiples of a block's side.
+        frames: number of consecutive frames, a multiple of a block's frames.
+        validation: number of held-out clips to measure.
+    """
+
+    size: tuple[int, int] = (64, 64)
+    frames: int = 8
+    validation: int = 16
+
+    def __post_init__(self) -> None:
+        check_least(self, 1, "frames", "validation")
+        if any(side % SIDE or side < SIDE for side in self.size) or self.frames % TIME:
+            raise ValueError(f"{self.frames} frames of {self.size} are not whole blocks")
+
+
+@dataclass(frozen=True)
+class DVAELossConfig:
+    """Weights of the terms beside the absolute error of colours, which has weight 1.
+
+    Args:
+        square: of the squared error, which PSNR measures.
+        gradient: of the absolute error of differences between neighbouring pixels: edges.
+    """
+
+    square: float = 2.0
+    gradient: float = 2.0
+
+    def __post_init__(self) -> None:
+        check_least(self, 0, "square", "gradient")
+
+
+def draw_examples(
+    source: Draw, seed: int, numbers: Iterable[int], config: DVAEDataConfig
+) -> dict[str, Tensor]:
+    """Return ``video`` (B, frames, 3, H, W) in [0, 1]; each is a function of seed and number."""
+    videos = []
+    for number in numbers:
+        clip = source(seed, number).video
+        random = seeding.generator(seed, number, 1)
+        last = max(0, len(clip) - config.frames)
+        first = int(torch.randint(last + 1, (), generator=random))
+        videos.append(random_crop(clip[first : first + config.frames], config.size, random))
+    return {"video": torch.stack(videos)}
+
+
+def dvae_losses(
+    net: nn.Module, batch: Mapping[str, Tensor], config: DVAELossConfig
+) -> dict[str, Tensor]:
+    """Return the terms of a batch, each (B,), and their weighted sum as ``loss``."""
+    error = net(batch["video"]).float() - batch["video"]
+    color, gradient = l1_loss(error), gradient_error(error)
+    square = error.square().mean((1, 2, 3, 4))
+    loss = color + config.square * square + config.gradient * gradient
+    return {"loss": loss, "color": color, "square": square, "gradient": gradient}
+
+
+def dvae_task(source: Draw, validation: Draw, configs: Mapping[str, Any]) -> loop.Task:
+    """Return what the loop needs to train a discrete VAE.
+
+    Args:
+        source: of clips (T, 3, H, W), T at least ``frames``.
+        validation: of held-out clips.
+        configs: ``loop``, ``model`` (:class:`DVAEConfig`), ``data`` and ``losses``.
+    """
+    training: loop.LoopConfig = configs["loop"]
+    data: DVAEDataConfig = configs["data"]
+    losses: DVAELossConfig = configs["losses"]
+    torch.manual_seed(training.seed)
+    net = DVAE(configs["model"])
+
+    def batch(numbers: range) -> dict[str, Tensor]:
+        return draw_examples(source, training.seed, numbers, data)
+
+    def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+        return dvae_losses(model, examples, losses)
+
+    series = seeding.held_out_series(training.seed)
+    clips = (validation(series, number).video for number in range(data.validation))
+    fixed = torch.stack([middle_crop(clip[: data.frames], data.size) for clip in clips])
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        errors, codes = [], []
+        for part in torch.split(fixed, _AT_ONCE):
+            assert isinstance(model, DVAE)
+            original = part.to(device)
+            found = model.encode(original)
+            errors.append(psnr(model.decode(found).clamp(0, 1), original).clamp(max=_BEST))
+            codes.append(found.flatten(0, -2))
+        ratio = float(torch.cat(errors).mean())
+        used = len(torch.unique(torch.cat(codes), dim=0))
+        return {"psnr": ratio, "negative_psnr": -ratio, "codes_used": used}
+
+    def samples(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+        device = next(model.parameters()).device
+        rows = []
+        for clip in fixed[:_SHOWN].to(device):
+            rows += [clip, model(clip[None])[0].clamp(0, 1)]
+        yield "clips", video_sheet([row.float().cpu() for row in rows], every=2)
+
+    return loop.Task(
+        name="dvae",
+        model=net,
+        batch=batch,
+        loss=loss,
+        configs={"model": configs["model"], "data": data, "losses": losses},
+        validate=validate,
+        metric="negative_psnr",
+        samples=samples,
+        matrices=("encoder", "decode_codes", "decode_frames"),
+        data=fingerprint_of(source),
+    )
+
+
+_BEST = 100.0  # dB; a clip without any error must not make the mean infinite

@@ -1,0 +1,145 @@
+"""The plan of ``train-video``: three networks one after the other, in the time there is.
+
+Before each stage, steps per second are measured on this machine with the examples to come. The
+stage then gets as many steps as fit in its share of the time, and a learning-rate schedule that
+ends with them. What is decided is written to RUN/plan.json before the first step, so that a resumed
+run follows the same plan.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+
+from flowwarp.errors import InputError
+from flowwarp.io.atomic import atomic_output
+from flowwarp.io.files import open_input
+from flowwarp.train.loop import LoopConfig, Task
+
+DVAE, GPT, UPSAMPLER = STAGES = ("dvae", "gpt", "upsampler")
+PLAN = "plan.json"
+
+# Shares of the time; what is left is for reading clips, measuring and the report.
+SHARES = {DVAE: 0.2, GPT: 0.6, UPSAMPLER: 0.15}
+# Sizes of the transformer (width, depth), smallest first. The largest is taken that sees at least
+# so many examples in its share of the time.
+GPT_SIZES = ((128, 4), (192, 5), (256, 6), (384, 8), (512, 12))
+LEAST_EXAMPLES = 16_000
+_MEASURED = 4  # steps that are timed, after two that warm up
+_OVERHEAD = 1.05  # averages, states and samples, as a share of the steps' own time
+_MAX_BYTES = 2**20
+
+
+@dataclass
+class Plan:
+    """What a run does, as RUN/plan.json records it.
+
+    Args:
+        hours: wall time of the run, from the start of the process.
+        seed: of everything.
+        gpt: (width, depth) of the transformer; None until it is chosen.
+        steps: of each stage that has begun.
+        seconds: that each finished stage took.
+    """
+
+    hours: float
+    seed: int
+    gpt: tuple[int, int] | None = None
+    steps: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def write(self, folder: Path) -> None:
+        """Write it to a run's folder.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        with atomic_output(folder / PLAN) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
+
+
+def read_plan(folder: Path) -> Plan | None:
+    """Read the plan of a run; None if it has none.
+
+    Raises:
+        InputError: it is broken.
+    """
+    path = folder / PLAN
+    if not path.exists():
+        return None
+    with open_input(path) as (file, _):
+        text = file.read(_MAX_BYTES)
+    try:
+        values = json.loads(text)
+        size = values.pop("gpt")
+        plan = Plan(**values, gpt=None if size is None else (int(size[0]), int(size[1])))
+        plan.steps = {stage: int(steps) for stage, steps in plan.steps.items()}
+        plan.seconds = {stage: float(time) for stage, time in plan.seconds.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+        raise InputError(path, f"is no plan ({fault})", "start another run") from fault
+    return plan
+
+
+def seconds_of_stage(plan: Plan, stage: str, left: float) -> float:
+    """Return the time of a stage: its share of what is left for it and the stages behind it.
+
+    Args:
+        plan: the plan.
+        stage: that is about to begin.
+        left: seconds until the run must end, less than 0 if it is late.
+    """
+    behind = STAGES[STAGES.index(stage) :]
+    rest = 1 - sum(SHARES.values())  # stays for the report
+    share = SHARES[stage] / (sum(SHARES[name] for name in behind) + rest / 2)
+    return max(0.0, left) * share
+
+
+def choose_size(seconds: float, measure: Callable[[tuple[int, int]], float]) -> tuple[int, int]:
+    """Return the (width, depth) of the largest transformer that sees enough examples.
+
+    Args:
+        seconds: of its stage.
+        measure: returns examples per second of a size.
+    """
+    chosen = GPT_SIZES[0]
+    for size in GPT_SIZES[1:]:
+        if measure(size) * seconds < LEAST_EXAMPLES:
+            break
+        chosen = size
+    return chosen
+
+
+def seconds_per_step(task: Task, config: LoopConfig, device: torch.device) -> float:
+    """Measure a step of training; neither the task's network nor its examples are changed."""
+    net = copy.deepcopy(task.model).to(device).train()
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.threads or threads)
+    times = []
+    try:
+        for step in range(_MEASURED + 2):
+            start = time.monotonic()
+            numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+            batch = {name: part.to(device) for name, part in task.batch(numbers).items()}
+            bf16 = config.precision == "bf16"
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                loss = task.loss(net, batch, step)["loss"]
+            optimizer.zero_grad()
+            torch.autograd.backward(loss.mean())
+            optimizer.step()
+            times.append(time.monotonic() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return statistics.median(times[2:]) * _OVERHEAD
+
+
+def steps_within(seconds: float, per_step: float, least: int) -> int:
+    """Return how many steps fit in a time, at least so many."""
+    return max(least, int(seconds / per_step))
