@@ -137,10 +137,8 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
 
     def examples_per_second(size: tuple[int, int]) -> float:
         sized = with_size(size)
-        task = make(sized)
-        return sized["loop"].batch_size / video_plan.seconds_per_step(
-            task, sized["loop"], run.device
-        )
+        training: loop.LoopConfig = sized["loop"]
+        return training.batch_size / video_plan.seconds_per_step(make(sized), training, run.device)
 
     if run.plan.gpt is None:
         seconds = video_plan.seconds_of_stage(run.plan, video_plan.GPT, run.left())
