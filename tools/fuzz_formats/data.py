@@ -13,6 +13,7 @@ import torch
 
 from flowwarp.bundled import bundled
 from flowwarp.data.captioned import load_captioned
+from flowwarp.data.captioned_survey import format_survey, survey
 from flowwarp.data.footage import find_footage
 from flowwarp.data.recipes import load_recipe, pairs_of
 from flowwarp.data.sprite_world.layers import load_layers
@@ -59,8 +60,9 @@ def check_recipe(path: Path) -> None:
 
 
 def check_captioned(path: Path) -> None:
-    """Prepare a folder or tar file of captioned videos."""
+    """Look through a folder or tar file of captioned videos, and prepare them."""
     source = path if path.suffix == ".tar" else path.parent
+    assert format_survey(survey(source)).replace("\n", "").isprintable()
     with mock.patch("flowwarp.data.frame_store.mark_used"):  # it keeps files open
         store = load_captioned(source, 8, 2, cache=path.parent / "cache")
     for number in range(len(store)):
@@ -113,7 +115,11 @@ def make_recipe(path: Path) -> None:
 def make_captioned(path: Path) -> None:
     """Make a video, a table with its caption, and a tar file of both."""
     film = path.with_name("film.gif")
-    write_video(film, torch.rand(3, 3, 6, 7).unbind())
+    write_video(film, torch.rand(5, 3, 6, 7).unbind())
+    if path.suffix == ".jsonl":
+        lines = [{"file": film.name, "caption": 'a "cat", 猫'}, {"file_name": "x", "text": "y"}]
+        path.write_text("\n".join(map(json.dumps, lines)), "utf-8")
+        return
     if path.suffix != ".tar":
         path.write_text('file,caption\nfilm.gif,a dog\nfilm.gif,"a ""cat"", Katze, 猫"\n', "utf-8")
         return

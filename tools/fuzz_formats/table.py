@@ -84,6 +84,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]]
                check_config),
     "recipe": (".toml", make_recipe, check_recipe),
     "captions": (".csv", make_captioned, check_captioned),
+    "captions_jsonl": (".jsonl", make_captioned, check_captioned),
     "tar": (".tar", make_captioned, check_captioned),
     "list": (".txt", make_text(LIST), check_list),
     "layers": (".json", make_layers, check_layers),
@@ -94,6 +95,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path], object], Callable[[Path], None]]]
 NAMES = {
     "state": "state-00000001.safetensors",
     "captions": "captions.csv",
+    "captions_jsonl": "captions.jsonl",
     "layers": "attributes.json",
     "manifest": "manifest.jsonl",
 }
