@@ -5,7 +5,6 @@ Of files only the headers are read; what breaks off later is found when the fram
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from flowwarp.data.clip_layout import (
     frames_left,
 )
 from flowwarp.data.sources import WORLDS
+from flowwarp.data.tokens import split_words
 from flowwarp.defaults import FPS
 from flowwarp.errors import InputError, printable
 from flowwarp.io.video_info import estimate_frames, video_info
@@ -35,7 +35,6 @@ MAX_RARE_SHARE = 0.1  # of all running words, those that are rarer
 
 _WORLD_LAYOUT = ClipLayout((64, 64), (128, 128), MAX_FRAMES, 1, FPS)
 _MIXED_RATES = 1.5  # greatest rate by the least from which motion looks faster in some videos
-_WORD = re.compile(r"[^\W\d_]+|\d")
 _LISTED = 20  # sizes, words or messages in the table
 
 
@@ -169,7 +168,7 @@ def _summarise(
     cut: tuple[str, ...],
     skipped: tuple[str, ...],
 ) -> FileSurvey:
-    counts = Counter(word for text in texts for word in set(_WORD.findall(text.lower())))
+    counts = Counter(word for text in texts for word in set(split_words(text)))
     words = tuple(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
     clips = sum(frames_left(video, layout.step) // layout.frames for video in videos)
     captions = sum(map(bool, texts))
