@@ -1,4 +1,4 @@
-"""A text-to-video model: three networks and the words and sizes that they learned, in one file."""
+"""A text-to-video model: its networks, and the words and sizes that they learned, in one file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.models.dvae import DVAE, SIDE, TIME, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig, MediumConfig
+from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
 
 MODEL = "model.safetensors"  # of a run's folder
 _NAME = "text-to-video"  # on the card
@@ -34,6 +35,8 @@ class VideoConfig:
         text_length: words of a caption that are read.
         dvae: sizes of the discrete VAE.
         gpt: sizes of the transformer.
+        upsampler: sizes of the upsampler; None for a model without, whose frames are enlarged
+            from ``base`` to ``size``.
     """
 
     base: tuple[int, int]
@@ -44,6 +47,7 @@ class VideoConfig:
     text_length: int
     dvae: DVAEConfig
     gpt: GPTConfig
+    upsampler: UpsamplerConfig | None = None
 
     def __post_init__(self) -> None:
         if self.frames % TIME or self.frames < TIME:
@@ -64,14 +68,21 @@ def video_media(config: VideoConfig) -> tuple[MediumConfig, ...]:
 
 
 class VideoModel(nn.Module):
-    """The networks of a text-to-video model."""
+    """The networks of a text-to-video model.
 
-    def __init__(self, config: VideoConfig) -> None:
+    Args:
+        config: what it makes, and the sizes of its networks.
+        notes: of its file: licence, and figures that are typical of the training clips.
+    """
+
+    def __init__(self, config: VideoConfig, notes: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.config = config
+        self.notes = dict(notes or {})
         self.words = Words(config.words, config.text_length)
         self.dvae = DVAE(config.dvae)
         self.gpt = GPT(config.gpt, video_media(config))
+        self.upsampler = None if config.upsampler is None else Upsampler(config.upsampler)
 
     @property
     def device(self) -> torch.device:
@@ -122,14 +133,17 @@ def load_video_model(path: str | Path, device: str | torch.device = "cpu") -> Vi
         file = file / MODEL
         if not file.exists():
             raise InputError(path, "has no model yet", "train-video writes it after its stage gpt")
-    model, _ = build(file, _NAME, _from_card)
+    model, card = build(file, _NAME, _from_card)
+    model.notes = dict(card.notes)
     return model.to(device).eval()
 
 
 def _from_card(settings: Mapping[str, Any]) -> VideoModel:
     values = dict(settings)
-    for name, kind in (("dvae", DVAEConfig), ("gpt", GPTConfig)):
-        values[name] = kind(**_with_tuples(values[name]))
+    kinds = {"dvae": DVAEConfig, "gpt": GPTConfig, "upsampler": UpsamplerConfig}
+    for name, kind in kinds.items():
+        if values.get(name) is not None:
+            values[name] = kind(**_with_tuples(values[name]))
     return VideoModel(VideoConfig(**values))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from flowwarp.models.upsampler import Upsampler, enlarge, sample
 from flowwarp.ops.noise import carry_noise, dither, mix_noise
 from flowwarp.ops.warping import warp
+from flowwarp.precision import fast_autocast
 from flowwarp.tensors import check_image
 
 REFRESH = 0.3  # amplitude of fresh noise in carried noise: a tenth of it is new in each frame
@@ -61,7 +62,8 @@ def upsample_frames(
             other = _noise_like(enlarged, generator)
             noise = next_noise(noise, flow, visible, fresh, other, number)
             previous, seen = warp_previous(output, flow, visible)
-        output = sample(net, noise, enlarged, previous, seen, words, steps=steps)
+        with fast_autocast(enlarged.device):
+            output = sample(net, noise, enlarged, previous, seen, words, steps=steps)
         yield output
 
 

@@ -1,0 +1,67 @@
+"""Tokens of what a user gives a model: prompts, pictures and clips of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from flowwarp.data.crops import resize_video
+from flowwarp.data.resizing import middle_part
+from flowwarp.data.tokens import to_patches
+from flowwarp.models.dvae import TIME
+from flowwarp.pipelines.video.load import VideoModel
+
+
+def encode_prompts(model: VideoModel, prompts: Sequence[str]) -> Tensor:
+    """Return the word numbers of prompts, (B, n, 1)."""
+    numbers = [model.words.encode(prompt) for prompt in prompts]
+    return torch.tensor(numbers, device=model.device)[..., None]
+
+
+def fit_frames(video: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale frames until they cover a size, and cut the middle out.
+
+    Args:
+        video: (T, 3, H, W) in [0, 1].
+        size: (height, width) of the result.
+
+    Returns:
+        (T, 3, height, width) uint8, as training clips are.
+
+    Raises:
+        TypeError, ValueError: ``video`` is not such.
+    """
+    if not len(video):
+        raise ValueError("video must have at least 1 frame, got 0")
+    return torch.stack([middle_part(frame, size, "video") for frame in video])
+
+
+def encode_picture(model: VideoModel, picture: Tensor) -> Tensor:
+    """Return the patches of a first picture, (1, n, digits), of (3, H, W) in [0, 1]."""
+    still = _at_base(model, picture[None]).expand(TIME, -1, -1, -1)
+    return to_patches(model.dvae.encode(still[None]))
+
+
+def encode_end(model: VideoModel, video: Tensor, most: int) -> Tensor:
+    """Return the codes of the last frames of a video.
+
+    Args:
+        model: the networks.
+        video: (T, 3, H, W) in [0, 1]; the first frame is repeated before it if there are too few.
+        most: time steps of codes.
+
+    Returns:
+        (1, n, h, w, digits) for 1 to ``most`` time steps.
+    """
+    steps = min(most, max(1, len(video) // TIME))
+    end = _at_base(model, video[-steps * TIME :])
+    missing = end[:1].expand(steps * TIME - len(end), -1, -1, -1)
+    return model.dvae.encode(torch.cat([missing, end])[None])
+
+
+def _at_base(model: VideoModel, video: Tensor) -> Tensor:
+    """Return frames as the discrete VAE sees them, (T, 3, h, w) in [0, 1]."""
+    frames = fit_frames(video, model.config.size).float() / 255
+    return resize_video(frames, model.config.base).to(model.device)
