@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowwarp.models.quantizers import FSQ
-from flowwarp.tensors import check_whole, check_wholes
+from flowwarp.models.quantizers import FSQ, MOST_LEVELS
+from flowwarp.tensors import check_frames, check_whole, check_wholes
 
 TIME, SIDE = 4, 4  # frames, height and width of a block
 
@@ -29,7 +29,7 @@ class DVAEConfig:
     """Sizes of the network.
 
     Args:
-        levels: number of values of each digit of a code.
+        levels: number of values of each digit of a code, 2 to 1000.
         encoder: width of the encoder.
         encoder_blocks: residual blocks of the encoder.
         widths: channels of the decoder at the resolution of the codes, at twice and at four times
@@ -44,7 +44,7 @@ class DVAEConfig:
     blocks: tuple[int, int, int] = (3, 1, 1)
 
     def __post_init__(self) -> None:
-        check_wholes(self.levels, "levels", 2)
+        check_wholes(self.levels, "levels", 2, MOST_LEVELS)
         check_whole(self.encoder, "encoder", 1)
         check_whole(self.encoder_blocks, "encoder_blocks", 0)
         check_wholes(self.widths, "widths", 1)
@@ -162,13 +162,15 @@ class DVAE(nn.Module):
 
 
 def cut_blocks(video: Tensor) -> Tensor:
-    """Cut video (B, T, 3, H, W) into blocks, (B, T / TIME, H / SIDE, W / SIDE, values)."""
+    """Cut video (B, T, 3, H, W) into blocks, (B, T / TIME, H / SIDE, W / SIDE, values).
+
+    Raises:
+        ValueError: the shape is another, or has no whole number of blocks.
+    """
+    check_frames(video, SIDE)
     batch, frames, channels, height, width = video.shape
-    if frames % TIME or height % SIDE or width % SIDE:
-        raise ValueError(
-            f"video must have a multiple of {TIME} frames, and of {SIDE} rows and columns; "
-            f"got {frames} frames of {height} x {width}"
-        )
+    if frames % TIME:
+        raise ValueError(f"video must have a multiple of {TIME} frames, got {frames}")
     t, h, w = frames // TIME, height // SIDE, width // SIDE
     x = video.reshape(batch, t, TIME, channels, h, SIDE, w, SIDE)
     return x.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(batch, t, h, w, -1)

@@ -50,6 +50,8 @@ class MediumConfig:
 
     def __post_init__(self) -> None:
         check_wholes(self.grid, "grid", 1)
+        if len(self.grid) != 3:
+            raise ValueError(f"grid must be (t, y, x), got {self.grid}")
         check_wholes(self.digits, "digits", 2)
 
     @property
@@ -224,7 +226,7 @@ class PatchEmbedding(nn.Module):
 
     def _sum(self, table: nn.EmbeddingBag, digits: Tensor) -> Tensor:
         rows: Tensor = table((digits + self.first).flatten(0, 1))
-        return rows.view(*digits.shape[:2], -1)
+        return rows.view(*digits.shape[:2], rows.shape[-1])
 
 
 class DigitHead(nn.Module):
@@ -335,8 +337,16 @@ class GPT(nn.Module):
         return self.media[0].name
 
     def medium(self, name: str) -> MediumConfig:
-        """Return the medium of a name."""
-        return next(medium for medium in self.media if medium.name == name)
+        """Return the medium of a name.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for medium in self.media:
+            if medium.name == name:
+                return medium
+        names = ", ".join(medium.name for medium in self.media)
+        raise ValueError(f"no medium {name!r}; this network has {names}")
 
     def angles(self, name: str) -> Tensor:
         """Return the rotary angles of a medium's places, (patches, head / 2)."""
@@ -351,7 +361,10 @@ class GPT(nn.Module):
         return self.pool(mean)[:, None]  # type: ignore[no-any-return]
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
-        """Return -log p of every digit of each segment, given all segments and patches before it.
+        """Return -log p of every digit of each segment, given what is before it in the sequence.
+
+        The input of a place is the patch before it in its own segment, so that the last patch of a
+        segment conditions none that follows (a last word does, as one of the pooled words).
 
         Args:
             segments: in their order; a segment may end early.

@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from flowwarp.tensors import check_wholes
+
+MOST_LEVELS = 1000  # with more, the range of tanh below would reach one level too many
+
 
 class FSQ(nn.Module):
     """Rounds each channel of a vector to one of a few levels.
@@ -16,7 +20,10 @@ class FSQ(nn.Module):
     rounding as if it were not there (straight-through).
 
     Args:
-        levels: how many values each channel has.
+        levels: how many values each channel has, 2 to 1000.
+
+    Raises:
+        ValueError: they are not such.
     """
 
     reach: Tensor
@@ -27,6 +34,7 @@ class FSQ(nn.Module):
     def __init__(self, levels: Sequence[int]) -> None:
         super().__init__()
         self.levels = tuple(levels)
+        check_wholes(self.levels, "levels", 2, MOST_LEVELS)
         count = torch.tensor(self.levels, dtype=torch.float32)
         # The paper's equation: an even number of levels is shifted by half a step, so that 0 stays
         # in the middle of the range that tanh reaches.

@@ -12,6 +12,8 @@ from flowwarp.models.gpt import GPT, DigitHead, Segment
 from flowwarp.models.gpt_decoder import Decoder
 from flowwarp.tensors import check_number
 
+_COLDEST = 1e-4  # logits divided by less may overflow
+
 
 @dataclass(frozen=True)
 class SamplingConfig:
@@ -89,7 +91,7 @@ def sample(
 
 def draw(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> Tensor:
     """Draw a value of each row of logits, (B, values) to (B,)."""
-    if config.temperature == 0:
+    if config.temperature < _COLDEST:
         return logits.argmax(-1)
     chances = (logits / config.temperature).softmax(-1)
     if config.top_p < 1:
@@ -118,4 +120,5 @@ def log_likelihood(net: GPT, segments: Sequence[Segment]) -> Tensor:
 
 def text_mask(words: Tensor) -> Tensor:
     """Return 1.0 at words and at the first 0, which ends them, 0.0 behind; words (B, n, 1)."""
-    return ((words == 0).cumsum(1) <= 1).float()
+    end = words == 0
+    return (end.cumsum(1) - end.long() == 0).float()  # no 0 before
