@@ -242,10 +242,10 @@ class DigitHead(nn.Module):
         self.slot = nn.Parameter(torch.empty(len(medium.digits), digit_width))
         self.norm = RMSNorm()
         self.mix = FeedForward(digit_width)
-        self.logits = nn.ModuleList(nn.Linear(digit_width, size) for size in medium.digits)
+        self.out = nn.ModuleList(nn.Linear(digit_width, size) for size in medium.digits)
         nn.init.normal_(self.digit.weight, std=0.02)
         nn.init.normal_(self.slot, std=0.02)
-        for layer in self.logits:
+        for layer in self.out:
             assert isinstance(layer, nn.Linear)
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -260,15 +260,15 @@ class DigitHead(nn.Module):
         """
         z = state + self.slot[slot]
         z = z + self.mix(self.norm(z))
-        logits: Tensor = self.logits[slot](self.norm(z))
+        logits: Tensor = self.out[slot](self.norm(z))
         return logits.float()
 
     def written(self, digit: Tensor, slot: int) -> Tensor:
         """Return what a digit adds to the state, (..., digit_width), for digit (...) of int64."""
         return self.digit(digit + self.first[slot])  # type: ignore[no-any-return]
 
-    def forward(self, x: Tensor, digits: Tensor) -> Tensor:
-        """Return -log p of each digit given all before it, (B, n, digits), in nats.
+    def logits(self, x: Tensor, digits: Tensor) -> list[Tensor]:
+        """Return the logits of each digit given all before it, (B, n, its values) each.
 
         Args:
             x: (B, n, width), output of the blocks at each place.
@@ -277,15 +277,15 @@ class DigitHead(nn.Module):
         written = self.digit(digits + self.first)  # (B, n, digits, digit_width)
         before = F.pad(written[:, :, :-1], (0, 0, 1, 0)).cumsum(2)
         state = self.enter(x)[:, :, None] + before
+        return [self.predict(state[:, :, slot], slot) for slot in range(digits.shape[2])]
+
+    def forward(self, x: Tensor, digits: Tensor) -> Tensor:
+        """Return -log p of each digit given all before it, (B, n, digits), in nats."""
         losses = [
-            F.cross_entropy(
-                self.predict(state[:, :, slot], slot).flatten(0, 1),
-                digits[:, :, slot].flatten(),
-                reduction="none",
-            ).view(digits.shape[:2])
-            for slot in range(digits.shape[2])
+            F.cross_entropy(logits.flatten(0, 1), digits[:, :, slot].flatten(), reduction="none")
+            for slot, logits in enumerate(self.logits(x, digits))
         ]
-        return torch.stack(losses, -1)
+        return torch.stack(losses, -1).view(digits.shape)
 
 
 def first_rows(digits: Sequence[int]) -> Tensor:
@@ -360,6 +360,21 @@ class GPT(nn.Module):
         mean = (embedding.embed(words) * known).sum(1) / known.sum(1).clamp_min(1)
         return self.pool(mean)[:, None]  # type: ignore[no-any-return]
 
+    def outputs(self, segments: Sequence[Segment]) -> list[Tensor]:
+        """Return the output of the blocks at the places of each segment, (B, n, width)."""
+        inputs: list[Tensor] = []
+        words: Tensor | None = None
+        for name, digits in segments:
+            x = self.embeddings[name](digits)
+            inputs.append(x if words is None else x + words)
+            if name == self.text:
+                words = self.pooled_words(digits)
+        angles = torch.cat([self.angles(name)[: d.shape[1]] for name, d in segments])
+        x = torch.cat(inputs, 1)  # (B, all patches, width)
+        for block in self.blocks:
+            x = block(x, angles)
+        return list(self.norm(x).split([digits.shape[1] for _, digits in segments], 1))
+
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Return -log p of every digit of each segment, given what is before it in the sequence.
 
@@ -372,16 +387,7 @@ class GPT(nn.Module):
         Returns:
             For each segment (B, n, digits), in nats.
         """
-        inputs: list[Tensor] = []
-        words: Tensor | None = None
-        for name, digits in segments:
-            x = self.embeddings[name](digits)
-            inputs.append(x if words is None else x + words)
-            if name == self.text:
-                words = self.pooled_words(digits)
-        angles = torch.cat([self.angles(name)[: d.shape[1]] for name, d in segments])
-        x = torch.cat(inputs, 1)  # (B, all patches, width)
-        for block in self.blocks:
-            x = block(x, angles)
-        parts = self.norm(x).split([digits.shape[1] for _, digits in segments], 1)
-        return [self.heads[name](part, d) for part, (name, d) in zip(parts, segments, strict=True)]
+        return [
+            self.heads[name](output, digits)
+            for output, (name, digits) in zip(self.outputs(segments), segments, strict=True)
+        ]

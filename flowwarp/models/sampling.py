@@ -105,6 +105,26 @@ def draw(logits: Tensor, config: SamplingConfig, generator: torch.Generator) -> 
 
 
 @torch.no_grad()
+def resample(
+    net: GPT, segments: Sequence[Segment], config: SamplingConfig, generator: torch.Generator
+) -> Tensor:
+    """Draw each digit of the last segment given the true digits before it, in one pass.
+
+    The result has the errors that are typical of the network, each by itself, in the place of the
+    original. Guidance is not used.
+
+    Returns:
+        (B, n, digits) of int64.
+    """
+    name, digits = segments[-1]
+    head = net.heads[name]
+    assert isinstance(head, DigitHead)
+    logits = head.logits(net.outputs(segments)[-1], digits)
+    drawn = [draw(part.flatten(0, 1), config, generator) for part in logits]
+    return torch.stack(drawn, -1).view(digits.shape)
+
+
+@torch.no_grad()
 def log_likelihood(net: GPT, segments: Sequence[Segment]) -> Tensor:
     """Return log p of the last segment given those before it, (B,), in nats.
 

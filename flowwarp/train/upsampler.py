@@ -29,9 +29,9 @@ from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
-# From a clip's video (T, 3, H, W) uint8 to its lossy decode (T, 3, h, w) in [0, 1]. It may corrupt
-# codes at random if it is given a generator.
-Decode = Callable[[Tensor, torch.Generator | None], Tensor]
+# From a clip to its lossy decode (T, 3, h, w) in [0, 1]. It may corrupt codes at random if it is
+# given a generator.
+Decode = Callable[[Clip, torch.Generator | None], Tensor]
 Words = Callable[[str], Tensor]  # from a caption to (W,) int64
 
 
@@ -108,7 +108,7 @@ def decode_clip(
     clip: Clip, decode: Decode, flownet: FlowNet, group: int, generator: torch.Generator | None
 ) -> Decoded:
     """Return a clip with its decode and the flow that is estimated in it."""
-    decoded = decode(clip.video, generator).float().clamp(0, 1)
+    decoded = decode(clip, generator).float().clamp(0, 1)
     return Decoded(clip, decoded, *clip_flow(flownet, decoded, group))
 
 

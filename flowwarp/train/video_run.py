@@ -9,12 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from flowwarp.data.clip import Source
-from flowwarp.data.tokens import Words
+from flowwarp.data.clip import Clip, Source
+from flowwarp.data.crops import resize_video
+from flowwarp.data.media import TEXT, VIDEO
+from flowwarp.data.tokens import Words, from_patches, to_patches
 from flowwarp.io.checkpoints import fill, load_weights
-from flowwarp.models.dvae import DVAE, DVAEConfig
+from flowwarp.models.dvae import DVAE, TIME, DVAEConfig
 from flowwarp.models.gpt import GPTConfig
+from flowwarp.models.sampling import SamplingConfig, resample
+from flowwarp.models.upsampler import UpsamplerConfig
+from flowwarp.pipelines.flow.estimate import load_flownet
+from flowwarp.pipelines.video.encode import encode_prompts
 from flowwarp.pipelines.video.load import (
     MODEL,
     VideoConfig,
@@ -22,13 +29,15 @@ from flowwarp.pipelines.video.load import (
     save_video_model,
     video_media,
 )
-from flowwarp.precision import fast_dtype
+from flowwarp.precision import fast_autocast, fast_dtype
 from flowwarp.train import loop, video_plan
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
 from flowwarp.train.gpt import GPTDataConfig, GPTLossConfig, gpt_task
 from flowwarp.train.runs import LAST
+from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsampler_task
 from flowwarp.train.video_plan import Plan
 
+_WITH_ERRORS = 0.75  # share of clips that the upsampler learns to mend
 _LEAST_STEPS = 20  # of a stage, however little time there is
 
 
@@ -100,6 +109,9 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
     )
     model = _train_gpt(data, run, dvae, config)
     save_video_model(run.folder / MODEL, model, data.notes)
+    if data.size != data.base:
+        model = _train_upsampler(data, run, model)
+        save_video_model(run.folder / MODEL, model, data.notes)
     return model.eval()
 
 
@@ -151,6 +163,52 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
     return model.to(run.device)
 
 
+def _train_upsampler(data: VideoData, run: VideoRun, model: VideoModel) -> VideoModel:
+    configs: dict[str, Any] = {
+        "loop": _loop_config(run, batch_size=4, learning_rate=2e-3, muon=0.35),
+        "model": UpsamplerConfig(vocabulary=len(data.words)),
+        "data": UpsamplerDataConfig(group=TIME, clips=min(512, data.source.count or 512)),
+        "previous": PreviousConfig(),
+    }
+    model.eval().requires_grad_(False)
+    flownet = load_flownet("small", run.device)
+
+    def decode(clip: Clip, generator: torch.Generator | None) -> Tensor:
+        return decode_as_generated(model, clip, generator)
+
+    def words(caption: str) -> Tensor:
+        return torch.tensor(data.words.encode(caption))
+
+    def make(configs: Mapping[str, Any]) -> loop.Task:
+        return upsampler_task(data.source, decode, configs, data.validation, flownet, words)
+
+    tensors = _train_stage(run, video_plan.UPSAMPLER, make, configs)
+    whole = VideoModel(replace(model.config, upsampler=configs["model"]), data.notes)
+    whole.dvae, whole.gpt = model.dvae, model.gpt
+    assert whole.upsampler is not None
+    fill(whole.upsampler, tensors, run.folder)
+    return whole.to(run.device)
+
+
+@torch.no_grad()
+def decode_as_generated(model: VideoModel, clip: Clip, generator: torch.Generator | None) -> Tensor:
+    """Return the decode of a clip, (T, 3, h, w) in [0, 1], of three clips in four with errors.
+
+    The errors are those of the transformer: every code is drawn given the true ones before it. So
+    the upsampler learns to mend them, by what the words say.
+    """
+    video = resize_video(clip.video.float() / 255, model.config.base).to(model.device)
+    with fast_autocast(model.device):
+        codes = model.dvae.encode(video[None])
+        if generator is not None and float(torch.rand((), generator=generator)) < _WITH_ERRORS:
+            words = encode_prompts(model, [clip.caption])
+            segments = [(TEXT, words), (VIDEO, to_patches(codes))]
+            patches = resample(model.gpt, segments, SamplingConfig(), generator)
+            codes = from_patches(patches, model.grid)
+        decoded = model.dvae.decode(codes)[0]
+    return decoded.float().clamp(0, 1).cpu()
+
+
 def _loop_config(run: VideoRun, **settings: Any) -> loop.LoopConfig:
     fast = fast_dtype(run.device) == torch.bfloat16
     return loop.LoopConfig(
@@ -169,7 +227,7 @@ def _train_stage(
     stage: str,
     make: Callable[[Mapping[str, Any]], loop.Task],
     configs: Mapping[str, Any],
-) -> dict[str, torch.Tensor]:
+) -> dict[str, Tensor]:
     """Train a stage, or continue it, and return the averaged weights after its last step."""
     folder, plan = run.folder / stage, run.plan
     task = make(configs)

@@ -39,9 +39,9 @@ def draw(seed, index):
     return clip_without_flow(video, f"color {color}")
 
 
-def decode(video, generator):
+def decode(clip, generator):
     """Halve a video, and darken it by what the generator says."""
-    low = F.avg_pool2d(video.float() / 255, 2)
+    low = F.avg_pool2d(clip.video.float() / 255, 2)
     return low if generator is None else low - 0.05 * torch.rand((), generator=generator)
 
 
