@@ -24,6 +24,7 @@ ELSEWHERE = {
     "cli/_options.py": "cli/test_help.py",
     "cli/_paths.py": "cli/test_errors.py",
     "cli/_training_sources.py": "cli/test_training.py",
+    "cli/_video_jobs.py": "cli/test_generate_video.py",
     "cli/_video_options.py": "cli/test_generate_video.py",
     "cli/_video_output.py": "cli/test_interpolate.py",
     # Parts of the operators; each operator is tested with and without its kernel.

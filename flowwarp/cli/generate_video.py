@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import re
-import sys
 import time
-import unicodedata
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
-from flowwarp.cli import _paths, _video_output
+from flowwarp.cli import _paths, _video_model, _video_output
 from flowwarp.cli._options import output_option
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_jobs import (
+    MOST_FRAMES,
+    Job,
+    is_there,
+    over_gray,
+    plan_jobs,
+    read_prompts,
+    say,
+    shown,
+)
 from flowwarp.cli._video_options import (
     choosing_options,
     load_networks,
@@ -33,35 +36,23 @@ from flowwarp.defaults import FPS, MAX_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowwarp.legacy.pipelines.hearing import Heard
     from flowwarp.legacy.pipelines.load import VideoModels
 
-LARGEST_LIST = 2**24  # bytes of prompts
-MOST_FRAMES = 10_000  # 14 minutes at 12 a second; more is a slip, and would take days
-LONGEST_NAME = 60  # characters made of a prompt; every file system takes 143
-# Names that Windows keeps for devices, whatever their extension.
-_DEVICES = re.compile(r"con|prn|aux|nul|(com|lpt)\d")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A prompt, and where its video goes.
-
-    Attributes:
-        prompt: on one line.
-        target: a video file, or a folder of frames.
-        folder: whether it is the latter.
-    """
-
-    prompt: str
-    target: Path
-    folder: bool
+# Options of the weights in the package, which a model of train-video has no use for.
+_OF_PACKAGE = {"candidates", "top_k", "detail", "plausible"} | {
+    *("gpt", "captioner", "sketcher", "dvae", "reviser", "upsampler", "flow")
+}
 
 
 @click.command()
 @click.argument("prompts", metavar="PROMPT...", nargs=-1)
+@click.option(
+    "--weights",
+    "model",
+    metavar="RUN",
+    help="A model of train-video: the folder of a run, or a file that it exported.",
+)
 @output_option("A video or a folder of its frames.")
 @click.option(
     "--format",
@@ -80,16 +71,21 @@ class Job:
     "--frames",
     type=click.IntRange(1, MOST_FRAMES),
     metavar="N",
-    help=f"How many, at most {MOST_FRAMES}; 16 if not said.",
+    help=f"How many, at most {MOST_FRAMES}; as many as the training clips have if not said.",
 )
 @click.option(
     "--fps",
     type=click.FloatRange(0.001, _video_output.MAX_FPS),  # `MIN_FPS`, rounded up
     default=FPS,
     show_default=True,
-    help="Frames a second.",
+    help="Frames a second; with --weights, that of the training clips if not said.",
 )
 @click.option("--image", metavar="FILE", help="A picture for the video to begin with.")
+@click.option(
+    "--continue-from",
+    metavar="VIDEO",
+    help="A video to go on from where it ends; with --weights only.",
+)
 @choosing_options
 @click.option(
     "--steps",
@@ -111,6 +107,7 @@ class Job:
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be written.")
 def command(
     prompts: tuple[str, ...],
+    model: str | None,
     output: str | None,
     format: str | None,
     listed: str | None,
@@ -118,6 +115,7 @@ def command(
     frames: int | None,
     fps: float,
     image: str | None,
+    continue_from: str | None,
     candidates: int,
     best: int,
     steps: int,
@@ -145,33 +143,49 @@ def command(
     on: what they are told of it is said if it is in others. docs/video.md says what they know, and
     how to train others.
 
+    --weights takes a model of your own clips, by train-video, instead. It makes frames of their
+    size and rate, and knows the words of their captions.
+
     \b
     flowwarp generate-video "a knight in plate armor walks to the left"
     flowwarp generate-video "a skeleton casts a spell on sand" -o spell.gif --seed 3 --best-of 8
     flowwarp generate-video "a woman in a blue dress stands still" --image first.png --frames 40
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
+    flowwarp generate-video "a red ball falls" --weights runs/video
     """  # noqa: D301 - click wants the character itself
     set_wait_policy()
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
-    asked = _read_prompts(prompts, listed)
-    jobs = _plan(asked, output, format, many=listed is not None)
+    given = _given_options(model)
+    unprompted = model is not None and not prompts and listed is None
+    asked = [""] if unprompted else read_prompts(prompts, listed)
+    jobs = plan_jobs(asked, output, format, many=listed is not None)
     if len(asked) > 1 and not any(" " in prompt for prompt in asked):
-        _say(f"a video for each of {len(asked)} words; put quotes around a prompt of several")
+        say(f"a video for each of {len(asked)} words; put quotes around a prompt of several")
     if skip_existing:
         if overwrite:
             raise click.UsageError("--overwrite and --skip-existing exclude each other")
-        jobs = [job for job in jobs if not _is_there(job)]
-        _say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
-    read = _paths.real_names(name for name in (image, listed) if name)
+        jobs = [job for job in jobs if not is_there(job)]
+        say(f"{len(asked) - len(jobs)} of {len(asked)} videos are there")
+    read = _paths.real_names(name for name in (image, listed, continue_from) if name)
     for job in jobs:
         _video_output.check_target(job.target, folder=job.folder, overwrite=overwrite, read=read)
         if not job.folder:  # of frames, which has no rate
             _video_output.check_rate(job.target, fps)
     from flowwarp.io.images import read_image
 
-    first = None if image is None else _over_gray(read_image(image, alpha=True))
+    first = None if image is None else over_gray(read_image(image, alpha=True))
+    if model is not None:
+        _video_model.make_videos(
+            jobs,
+            model,
+            given | {"image": first},
+            device,
+            as_json=as_json,
+            dry_run=dry_run,
+        )
+        return
     if no_upsampler:
         weights["upsampler"] = None
     if no_upsampler or no_temporal:
@@ -193,108 +207,25 @@ def command(
     raise_if_failed(failed, len(jobs))
 
 
-# ------------------------------------------------------------------ what to make
-
-
-def _read_prompts(prompts: Sequence[str], listed: str | None) -> list[str]:
-    """Return all prompts, each on one line and once.
+def _given_options(model: str | None) -> dict[str, Any]:
+    """Return the options of the command line that were given, by name.
 
     Raises:
-        click.UsageError: there is none.
-        InputError: one is empty, or the list cannot be read or holds none.
+        click.UsageError: one is not of the model.
     """
-    if not prompts and listed is None:
-        raise click.UsageError("say what to show: PROMPT, or --prompts FILE")
-    found = [" ".join(prompt.split()) for prompt in prompts]
-    if "" in found:
-        raise InputError("PROMPT", "is empty", "say what the video shall show")
-    if listed is not None:
-        lines = [" ".join(line.split()) for line in _read_list(listed).split("\n")]
-        if not any(lines):
-            raise InputError(listed, "holds no prompt", "write one a line")
-        found += filter(None, lines)
-    return list(dict.fromkeys(found))
-
-
-def _read_list(listed: str) -> str:
-    from flowwarp.io.files import open_input
-
-    if listed == "-":
-        data = sys.stdin.buffer.read(LARGEST_LIST + 1)
-    else:
-        with open_input(listed) as (file, _):
-            data = file.read(LARGEST_LIST + 1)
-    if len(data) > LARGEST_LIST:
-        raise InputError(listed, f"has more than {LARGEST_LIST >> 20} MB", "split it")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as fault:
-        raise InputError(listed, "is not a text file in UTF-8") from fault
-
-
-def _plan(prompts: Sequence[str], output: str | None, kind: str | None, *, many: bool) -> list[Job]:
-    """Say where the video of each prompt goes, and of what ``kind`` it is.
-
-    Raises:
-        click.UsageError: OUT is no name for one, or says of what kind it is.
-    """
-    if len(prompts) == 1 and not many:
-        if output and kind:
-            raise click.UsageError("--format is of several prompts; of one, OUT says it")
-        target = Path(output or f"{name_of(prompts[0])}.{kind or 'mp4'}")
-        return [Job(prompts[0], target, not _video_output.is_video_name(str(output or target)))]
-    folder = Path(output or ".")
-    if folder.suffix.lower() in _video_output.VIDEOS and not _paths.wants_folder((), output or "."):
-        listed = "a list of prompts needs" if len(prompts) == 1 else "several prompts need"
-        raise click.UsageError(f"{listed} a folder, but OUT is {output!r}")
-    jobs, taken = [], Counter[str]()
-    for prompt in prompts:
-        name = base = _own_name_of(prompt)
-        while taken[name]:
-            taken[base] += 1
-            name = f"{base}_{taken[base]}"
-        taken[name] = 1
-        jobs.append(Job(prompt, folder / f"{name}.{kind or 'mp4'}", False))
-    return jobs
-
-
-def _is_there(job: Job) -> bool:
-    """Return whether a video has been made: frames are put into their folder all at once."""
-    if job.folder and job.target.is_dir():
-        return any(job.target.iterdir())
-    return os.path.lexists(job.target)
-
-
-def name_of(prompt: str) -> str:
-    """Return a name for a prompt's video that every file system takes, without extension.
-
-    >>> name_of("A knight -- in PLATE armor!")
-    'a_knight_in_plate_armor'
-    """
-    name = _spell(prompt)[:LONGEST_NAME].rstrip("_")
-    if not name or _DEVICES.fullmatch(name):
-        return f"video_{name}".rstrip("_")
-    return name
-
-
-def _own_name_of(prompt: str) -> str:
-    """Return a name that tells a prompt from others, wherever in a list it stands.
-
-    Where it cannot have all letters, a number stands for the prompt: what was made of another one
-    shall not pass for its video.
-    """
-    name, letters = name_of(prompt), unicodedata.normalize("NFKD", prompt)
-    spelt = "".join(letter for letter in letters.lower() if letter.isalnum())
-    if spelt and spelt == _spell(prompt).replace("_", "") and len(_spell(prompt)) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return f"{name[: LONGEST_NAME - 9].rstrip('_')}_{digest}"
-
-
-def _spell(prompt: str) -> str:
-    """Return the words of a prompt, or of the beginning of a long one, in plain letters."""
-    plain = unicodedata.normalize("NFKD", prompt[: 4 * LONGEST_NAME])
-    return "_".join(re.findall(r"[a-z0-9]+", plain.encode("ascii", "ignore").decode().lower()))
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if model is None and "continue_from" in given:
+        raise click.UsageError("--continue-from needs --weights")
+    others = sorted(_OF_PACKAGE & given.keys())
+    if model is not None and others:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
+        raise click.UsageError(f"{options}: not with --weights, a model of train-video")
+    return given
 
 
 def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:
@@ -314,27 +245,22 @@ def _warn(prompt: str, heard: Heard) -> None:
 
     if not heard.text:
         return  # it is refused
-    name = _shown(prompt)
+    name = shown(prompt)
     if len(heard.read) < len(heard.text):
-        _say(f"{name}: is too long; nothing after {heard.read[-20:]!r} is read")
+        say(f"{name}: is too long; nothing after {heard.read[-20:]!r} is read")
     if not words_of(heard.read):
-        _say(f"{name}: holds no word that the network knows; expect anything")
+        say(f"{name}: holds no word that the network knows; expect anything")
     if heard.reworded:
-        _say(f"{name}: read as {heard.read!r}")
+        say(f"{name}: read as {heard.read!r}")
     if heard.left_out:
-        _say(f"{name}: left out: {_some(heard.left_out)}")
+        say(f"{name}: left out: {_some(heard.left_out)}")
     if heard.unknown:
         listed = _some(heard.unknown)
-        _say(f"{name}: the network has never learned {listed}; expect anything there")
+        say(f"{name}: the network has never learned {listed}; expect anything there")
 
 
 def _some(words: Sequence[str]) -> str:
     return ", ".join(map(repr, words[:5])) + (", …" if len(words) > 5 else "")
-
-
-def _shown(prompt: str) -> str:
-    """Return a prompt as messages name it."""
-    return repr(prompt if len(prompt) <= LONGEST_NAME else f"{prompt[:LONGEST_NAME]}…")
 
 
 def _warn_alike(heard: Mapping[str, Heard]) -> None:
@@ -343,16 +269,7 @@ def _warn_alike(heard: Mapping[str, Heard]) -> None:
     for prompt, told in heard.items():
         before = read.setdefault(told.text, prompt)
         if told.text and before != prompt:
-            _say(f"{prompt!r}: is read like {before!r}, and gives the same video")
-
-
-def _over_gray(image: Tensor) -> Tensor:
-    """Lay a picture (4, H, W) over gray, so that nothing shows that nobody could see."""
-    return image[:3] * image[3:] + (1 - image[3:]) * 0.5
-
-
-def _say(line: str) -> None:
-    click.echo(f"flowwarp: {line}", err=True)
+            say(f"{prompt!r}: is read like {before!r}, and gives the same video")
 
 
 # ------------------------------------------------------------------ making it
@@ -399,7 +316,7 @@ def _run(
         told = {"prompt": job.prompt, "output": str(job.target)}
         try:
             if not heard[job.prompt].text:
-                raise InputError(_shown(job.prompt), "holds nothing that can be read")
+                raise InputError(shown(job.prompt), "holds nothing that can be read")
             seconds = {} if dry_run else _make(models, job, fps, options, label)
         except (InputError, OutputError) as fault:
             if len(jobs) == 1:
@@ -415,9 +332,9 @@ def _run(
 def _load(weights: dict[str, Any], device: str) -> VideoModels:
     models = load_networks(weights, choose_device(device))
     if models.gpt.sketches is not None and not models.uses_sketches:
-        _say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
+        say(f"{weights['gpt']}: it learned to make videos by way of sketches; give its --sketcher")
     if models.sketcher is not None and not models.uses_sketches:
-        _say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
+        say(f"{weights['gpt']}: it makes no sketches; --candidates changes nothing")
     return models
 
 

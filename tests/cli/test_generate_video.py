@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from flowwarp.bundled import bundled
-from flowwarp.cli.generate_video import LONGEST_NAME, _over_gray, command, name_of
+from flowwarp.cli._video_jobs import LONGEST_NAME, name_of, over_gray
+from flowwarp.cli.generate_video import command
 from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world.prompts import read_prompt
 from flowwarp.defaults import MAX_SCALE
@@ -387,7 +388,7 @@ def test_prompts_that_are_hardly_meant_so_are_told(generate, monkeypatch):
 def test_what_nobody_could_see_of_a_picture_is_not_shown():
     picture = torch.rand(4, 3, 5)
     picture[3, 0], picture[3, 1:] = 0, 1
-    laid = _over_gray(picture)
+    laid = over_gray(picture)
     assert torch.equal(laid[:, 1:], picture[:3, 1:])
     assert (laid[:, 0] == 0.5).all()
 

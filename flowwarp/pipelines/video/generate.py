@@ -113,13 +113,12 @@ def write_codes(
     words = encode_prompts(model, [request.prompt] * request.candidates)
     kept = model.grid[0] // 2  # time steps that a window has of the one before
     before, picture = None, None
-    with fast_autocast(model.device):
-        if request.before is not None and kept:
-            before = encode_end(model, request.before, kept)
-        elif request.before is not None:
-            picture = encode_picture(model, request.before[-1])
-        elif request.image is not None:
-            picture = encode_picture(model, request.image)
+    if request.before is not None and kept:
+        before = encode_end(model, request.before, kept)
+    elif request.before is not None:
+        picture = encode_picture(model, request.before[-1])
+    elif request.image is not None:
+        picture = encode_picture(model, request.image)
     written = 0
     while written < _count(model, request):
         with fast_autocast(model.device):
