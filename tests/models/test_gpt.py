@@ -139,7 +139,7 @@ def test_pooled_words_reach_what_is_behind_them_alone(net):
     """Without blocks, attention aside, only the words' own input and the pool carry them."""
     flat = GPT(GPTConfig(24, 1, 2, 16), MEDIA)  # its blocks begin as the identity
     for head in flat.heads.values():
-        for layer in head.logits:
+        for layer in head.out:
             torch.nn.init.normal_(layer.weight)
     text, picture, video = segments(("text", "picture", "video"))
     other = ("text", torch.tensor([[1], [6], [3]]).expand(2, -1, -1))
