@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from flowwarp.data.media import VOCABULARY
 from flowwarp.data.sprite_world import grounds
 from flowwarp.io.checkpoints import Card, save_weights
+from flowwarp.io.video_writer import write_video
 from flowwarp.legacy.data.tokens import Medium, Vocabulary, train_pairs
 from flowwarp.legacy.models import dvae, gpt, upsampler
 from flowwarp.legacy.train.tokenized import grid_media
@@ -44,6 +45,31 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FLOWWARP_CACHE_DIR", str(tmp_path_factory.mktemp("own_cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def captioned_squares():
+    """Return a function that writes a folder of captioned clips: squares that move right or left.
+
+    A clip has 8 frames of 32 x 32 pixels.
+    """
+
+    def write(folder, count):
+        folder.mkdir()
+        for number in range(count):
+            color = ("red", "green", "blue")[number % 3]
+            right = number % 2 == 0
+            video = torch.full((8, 3, 32, 32), 0.9)
+            for time in range(8):
+                left = 8 + number // 2 + (time if right else 7 - time)
+                video[time, :, 8:20, left : left + 8] = 0
+                video[time, number % 3, 8:20, left : left + 8] = 1
+            write_video(folder / f"{number}.mp4", video, 12)
+            text = f"a {color} square moves {'right' if right else 'left'}"
+            (folder / f"{number}.txt").write_text(text)
+        return folder
+
+    return write
 
 
 @pytest.fixture

@@ -19,6 +19,9 @@ from flowwarp.models.sampling import text_mask
 from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
 
+# Orders of clips without captions: a video, or a picture that goes on. An empty text stands before
+# each, so that such a model is trained and used like any other.
+WITHOUT_WORDS = (f"{TEXT} {VIDEO} 0.5", f"{TEXT} {PICTURE} {VIDEO} 0.5")
 _COUNTED = 64  # clips whose codes are counted
 
 
@@ -206,11 +209,13 @@ def gpt_task(
     fixed = examples_of(validation, series, range(data.validation))
     fixed["dropped"] = torch.zeros_like(fixed["dropped"])
 
+    judged = [[TEXT, VIDEO]] + ([[VIDEO, TEXT]] if words.words else [])
+
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
         held_out = {name: part.to(device) for name, part in fixed.items()}
         figures = {}
-        for order in ([TEXT, VIDEO], [VIDEO, TEXT]):
+        for order in judged:
             terms = gpt_losses(model, held_out, order, weights)
             figures[f"{order[-1]}_nats"] = float(terms[order[-1]].mean())
         return {"loss": figures[f"{VIDEO}_nats"], **figures}

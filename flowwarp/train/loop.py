@@ -29,7 +29,7 @@ from flowwarp.train.batches import example_numbers, prefetched
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.networks import Networks
 from flowwarp.train.processes import joined, raise_in_all_processes
-from flowwarp.train.progress import Progress
+from flowwarp.train.progress import Part, Progress
 from flowwarp.train.reporting import event_writer, report_step
 from flowwarp.train.runs import BEST, LAST, Resume, Run, open_run
 from flowwarp.train.step import check_finite, compute_gradients
@@ -87,6 +87,7 @@ def train(
     resume: Resume = "never",
     tensorboard: bool = False,
     stream: TextIO | None = None,
+    part: Part | None = None,
 ) -> Result:
     """Train a network in a run's folder, from the beginning or from its newest state.
 
@@ -102,6 +103,7 @@ def train(
         resume: ``never``, ``auto`` or ``changed``; see `open_run`.
         tensorboard: write event files too; needs the extra ``log``.
         stream: where progress goes; by default stderr.
+        part: the place of this training within a longer one, for its progress.
 
     Raises:
         Diverged: the loss or a gradient is not finite; the last good state is saved.
@@ -136,7 +138,8 @@ def train(
                     )
                 )
         stop = stack.enter_context(signals(Path(folder)))
-        progress = Progress(stream or sys.stderr, config.steps, shown=process.rank == 0)
+        shown = process.rank == 0
+        progress = Progress(stream or sys.stderr, config.steps, shown=shown, part=part)
         stack.callback(progress.end)
         networks = Networks(task, config, process)
         training = Training(task, config, process, run, stop, progress, networks)

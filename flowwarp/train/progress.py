@@ -4,7 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TextIO, final
+
+
+@dataclass(frozen=True)
+class Part:
+    """The place of a training within a longer one, which its lines then show.
+
+    Args:
+        name: such as "stage 2 of 3, gpt"; lines begin with it.
+        ends: when the whole should be done, by ``time.monotonic()``.
+    """
+
+    name: str
+    ends: float
 
 
 @final
@@ -16,12 +31,19 @@ class Progress:
         steps: steps of the training.
         shown: whether to write at all.
         every: seconds between lines of a log.
+        part: set if the training is a part of a longer one.
     """
 
     def __init__(
-        self, stream: TextIO, steps: int, *, shown: bool = True, every: float = 30.0
+        self,
+        stream: TextIO,
+        steps: int,
+        *,
+        shown: bool = True,
+        every: float = 30.0,
+        part: Part | None = None,
     ) -> None:
-        self.stream, self.steps, self.shown = stream, steps, shown
+        self.stream, self.steps, self.shown, self.part = stream, steps, shown, part
         self.live = shown and stream.isatty()
         self.every = 0.2 if self.live else every
         self.width = 0
@@ -41,12 +63,20 @@ class Progress:
         rate = (step - self.began[1]) / max(now - self.began[0], 1e-9)
         text = f"step {step}/{self.steps}  loss {self.mean:.4g}"
         if rate > 0:
-            text += f"  {rate:.3g} steps/s  {_clock((self.steps - step) / rate)} left"
+            left = (self.steps - step) / rate
+            text += f"  {rate:.3g} steps/s  {_clock(left)} left"
+            if self.part is not None:
+                text += f", {_clock(max(left, self.part.ends - now))} in all"
         self._write(text, updated=self.live)
 
     def say(self, text: str) -> None:
         """Write a line that stays."""
         self._write(text, updated=False)
+
+    def sample(self, path: Path) -> None:
+        """Name a new sheet of samples, if this is a part: whoever starts one looks on."""
+        if self.part is not None:
+            self.say(f"samples: {path}")
 
     def end(self) -> None:
         """End the updated line, so that later output begins on a new one."""
@@ -57,6 +87,8 @@ class Progress:
     def _write(self, text: str, *, updated: bool) -> None:
         if not self.shown:
             return
+        if self.part is not None:
+            text = f"{self.part.name}: {text}"
         start = "\r" if self.live else ""
         padding = " " * max(0, self.width - len(text))
         self.width = len(text) if updated else 0

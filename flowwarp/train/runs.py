@@ -142,8 +142,11 @@ class Run:
         with atomic_output(path) as temporary:
             temporary.write_bytes("".join(lines).encode())
 
-    def write_sample(self, step: int, name: str, image: Tensor) -> None:
+    def write_sample(self, step: int, name: str, image: Tensor) -> Path:
         """Write a picture ``(3, H, W)`` in [0, 1] as ``samples/STEP-NAME.png``.
+
+        Returns:
+            Its path.
 
         Raises:
             OutputError: it cannot be written.
@@ -151,7 +154,9 @@ class Run:
         from flowwarp.io.images import write_image
 
         _make_folder(self.folder / SAMPLES)
-        write_image(self.folder / SAMPLES / f"{step:08d}-{name}.png", image.float().cpu())
+        path = self.folder / SAMPLES / f"{step:08d}-{name}.png"
+        write_image(path, image.float().cpu())
+        return path
 
     def close(self) -> None:
         """Close metrics.jsonl."""

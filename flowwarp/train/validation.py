@@ -44,7 +44,8 @@ def evaluate(training: Training, *, pending: bool = False) -> None:
             if draws and task.samples is not None:
                 torch.manual_seed(seed_of(config.seed, training.step))
                 for name, image in task.samples(model):
-                    training.run.write_sample(training.step, name, image)
+                    path = training.run.write_sample(training.step, name, image)
+                    training.progress.sample(path)
         if networks.assembled is not None:
             networks.assembled.cpu()
     if process.world > 1:

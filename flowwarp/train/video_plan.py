@@ -44,6 +44,7 @@ class Plan:
     Args:
         hours: wall time of the run, from the start of the process.
         seed: of everything.
+        preset: for which data and machine sizes are chosen: ``own``, ``sprites`` or ``large``.
         gpt: (width, depth) of the transformer; None until it is chosen.
         steps: of each stage that has begun.
         seconds: that each finished stage took.
@@ -51,6 +52,7 @@ class Plan:
 
     hours: float
     seed: int
+    preset: str = "own"
     gpt: tuple[int, int] | None = None
     steps: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

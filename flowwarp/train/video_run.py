@@ -32,7 +32,8 @@ from flowwarp.pipelines.video.load import (
 from flowwarp.precision import fast_autocast, fast_dtype
 from flowwarp.train import loop, video_plan
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
-from flowwarp.train.gpt import GPTDataConfig, GPTLossConfig, gpt_task
+from flowwarp.train.gpt import WITHOUT_WORDS, GPTDataConfig, GPTLossConfig, gpt_task
+from flowwarp.train.progress import Part
 from flowwarp.train.runs import LAST
 from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsampler_task
 from flowwarp.train.video_plan import Plan
@@ -132,10 +133,11 @@ def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
 
 
 def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) -> VideoModel:
+    orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
     configs: dict[str, Any] = {
         "loop": _loop_config(run, batch_size=16, learning_rate=1e-3, weight_decay=0.05),
         "model": GPTConfig(),
-        "data": GPTDataConfig(size=data.base, frames=data.frames),
+        "data": GPTDataConfig(size=data.base, frames=data.frames, orders=orders),
         "losses": GPTLossConfig(),
     }
 
@@ -230,10 +232,9 @@ def _train_stage(
 ) -> dict[str, Tensor]:
     """Train a stage, or continue it, and return the averaged weights after its last step."""
     folder, plan = run.folder / stage, run.plan
-    task = make(configs)
     if stage not in plan.steps:
         seconds = video_plan.seconds_of_stage(plan, stage, run.left())
-        per_step = video_plan.seconds_per_step(task, configs["loop"], run.device)
+        per_step = video_plan.seconds_per_step(make(configs), configs["loop"], run.device)
         plan.steps[stage] = video_plan.steps_within(seconds, per_step, _LEAST_STEPS)
         plan.write(run.folder)
     if stage not in plan.seconds:
@@ -246,7 +247,11 @@ def _train_stage(
         }
         configs = {**configs, "loop": replace(configs["loop"], **shape)}
         start = time.monotonic()
-        loop.train(make(configs), configs["loop"], folder, device=run.device, resume="auto")
+        number = video_plan.STAGES.index(stage) + 1
+        name = f"stage {number} of {len(video_plan.STAGES)}, {stage}"
+        part = Part(name, start + run.left())
+        task, training = make(configs), configs["loop"]
+        loop.train(task, training, folder, device=run.device, resume="auto", part=part)
         plan.seconds[stage] = time.monotonic() - start
         plan.write(run.folder)
     return load_weights(folder / LAST, stage)[0]

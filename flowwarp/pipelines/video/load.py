@@ -61,7 +61,7 @@ def video_media(config: VideoConfig) -> tuple[MediumConfig, ...]:
     y, x = (side // (SIDE * PATCH) for side in config.base)
     digits = config.dvae.levels * PATCH**2
     return (
-        MediumConfig(TEXT, (config.text_length, 1, 1), (len(config.words) + 1,)),
+        MediumConfig(TEXT, (config.text_length, 1, 1), (max(2, len(config.words) + 1),)),
         MediumConfig(VIDEO, (config.frames // TIME, y, x), digits),
         MediumConfig(PICTURE, (1, y, x), digits),
     )
