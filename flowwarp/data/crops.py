@@ -12,8 +12,8 @@ MARGIN = 1 / 16  # share of each side that a crop leaves out
 def random_crop(video: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Cut a clip at a random place and resize it, so that it is seen in many positions.
 
-    A clip seldom occurs in footage of few hundred clips twice at the same place; shifted by some
-    pixels its codes are all different.
+    Few hundred clips show each thing at few places, and shifted by a pixel its codes are others.
+    All frames are cut alike.
 
     Args:
         video: (T, 3, H, W) uint8.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import final
 
@@ -38,7 +39,7 @@ class Words:
         return len(self.words) + 1
 
     def encode(self, text: str) -> list[int]:
-        """Return ``length`` numbers; words that are not known are left out."""
+        """Return ``length`` numbers: known words, cut or padded with 0; others are left out."""
         known = [self._numbers[word] for word in split_words(text) if word in self._numbers]
         return (known + [0] * self.length)[: self.length]
 
@@ -55,10 +56,12 @@ class Words:
 def split_words(text: str) -> list[str]:
     """Return the words of a text in lower case; each digit is a word.
 
+    Letters with accents are composed (NFC): files and keyboards write them in either way.
+
     >>> split_words("A dog, 12 cats")
     ['a', 'dog', '1', '2', 'cats']
     """
-    return _WORD.findall(text.lower())
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower()))
 
 
 def to_patches(codes: Tensor) -> Tensor:

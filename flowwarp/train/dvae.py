@@ -20,6 +20,7 @@ from flowwarp.viz.sheets import video_sheet
 
 _SHOWN = 4  # clips on a sheet, the original above the reconstruction
 _AT_ONCE = 4  # clips that are validated together
+_BEST = 100.0  # dB; a clip without any error must not make the mean infinite
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,3 @@ def dvae_task(source: Draw, validation: Draw, configs: Mapping[str, Any]) -> loo
         matrices=("encoder", "decode_codes", "decode_frames"),
         data=fingerprint_of(source),
     )
-
-
-_BEST = 100.0  # dB; a clip without any error must not make the mean infinite

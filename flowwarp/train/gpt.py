@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,12 @@ class GPTDataConfig:
     def __post_init__(self) -> None:
         check_least(self, 1, "frames", "validation")
         check_shares(self, "caption_dropout")
+        for order in self.orders:
+            media, share = parse_order(order)
+            if not media or not 0 <= share < math.inf:
+                raise ValueError(f"orders must be media and a share each, got {order!r}")
+        if not any(parse_order(order)[1] for order in self.orders):
+            raise ValueError("orders must have a share above 0")
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,21 @@ class GPTLossConfig:
         check_least(self, 0, "rare")
 
 
+def parse_order(order: str) -> tuple[list[str], float]:
+    """Return the media and the share of an order, such as ``text video 0.85``.
+
+    Raises:
+        ValueError: the last word is no number.
+    """
+    *media, share = order.split() or [""]
+    return media, float(share)
+
+
 def order_of_step(seed: int, step: int, orders: Sequence[str]) -> list[str]:
     """Return the media of a step's sequences, in their order."""
-    shares = torch.tensor([float(order.split()[-1]) for order in orders])
+    shares = torch.tensor([parse_order(order)[1] for order in orders])
     chosen = int(torch.multinomial(shares, 1, generator=seeding.generator(seed, step, 3)))
-    return orders[chosen].split()[:-1]
+    return parse_order(orders[chosen])[0]
 
 
 @torch.no_grad()
@@ -79,10 +96,12 @@ def encode_clip(dvae: DVAE, video: Tensor) -> dict[str, Tensor]:
 
     Args:
         dvae: makes the codes.
-        video: (B, T, 3, H, W) in [0, 1].
+        video: (B, T, 3, H, W) in [0, 1], on any device; its codes are on the same.
     """
+    made_on, video = video.device, video.to(next(dvae.parameters()).device)
     still = video[:, :1].expand(-1, TIME, -1, -1, -1)
-    return {VIDEO: to_patches(dvae.encode(video)), PICTURE: to_patches(dvae.encode(still))}
+    codes = {VIDEO: dvae.encode(video), PICTURE: dvae.encode(still)}
+    return {name: to_patches(part).to(made_on) for name, part in codes.items()}
 
 
 def draw_examples(

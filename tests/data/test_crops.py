@@ -1,0 +1,77 @@
+"""Crops: windows by hand, range, and what they depend on."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowwarp.data.crops import crop_window, middle_crop, random_crop, resize_video
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def clip(frames=3, height=32, width=48):
+    shape = (frames, 3, height, width)
+    return torch.randint(256, shape, generator=seeded(), dtype=torch.uint8)
+
+
+def test_windows_by_hand():
+    """Of 32 rows 30 stay, of 48 columns 45."""
+    assert crop_window(32, 48, 0, 0) == (slice(0, 30), slice(0, 45))
+    assert crop_window(32, 48, 1, 1) == (slice(2, 32), slice(3, 48))
+    assert crop_window(32, 48, 0.5, 0.4) == (slice(1, 31), slice(1, 46))
+
+
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(0, 1), st.floats(0, 1))
+def test_windows_are_within_the_picture(height, width, y, x):
+    for window, side in zip(crop_window(height, width, y, x), (height, width), strict=True):
+        assert 0 <= window.start < window.stop <= side
+        assert window.stop - window.start >= 0.9 * side - 1
+
+
+@pytest.mark.parametrize("size", [(32, 48), (16, 24), (8, 20), (64, 64)])
+def test_shape_and_range(size):
+    for made in (random_crop(clip(), size, seeded()), middle_crop(clip(), size)):
+        assert made.shape == (3, 3, *size)
+        assert made.dtype == torch.float32
+        assert made.min() >= 0
+        assert made.max() <= 1
+
+
+def test_a_window_of_the_right_size_is_not_resized():
+    video = clip()
+    expected = video[..., 1:31, 2:47].float() / 255
+    torch.testing.assert_close(middle_crop(video, (30, 45)), expected)
+
+
+def test_a_crop_depends_on_the_generator_alone():
+    video = clip()
+    one, two = (random_crop(video, (16, 24), seeded(3)) for _ in range(2))
+    assert torch.equal(one, two)
+    crops = [random_crop(video, (30, 45), seeded(seed)) for seed in range(40)]
+    places = set()
+    for crop in crops:
+        found = [
+            (y, x)
+            for y in range(3)
+            for x in range(4)
+            if torch.equal(crop, video[..., y : y + 30, x : x + 45].float() / 255)
+        ]
+        assert len(found) == 1  # all frames are cut at the same place
+        places.update(found)
+    assert {y for y, _ in places} == {0, 1, 2}
+    assert {x for _, x in places} == {0, 1, 2, 3}
+
+
+def test_resizing():
+    video = torch.rand(2, 3, 16, 16, generator=seeded())
+    assert resize_video(video, (16, 16)) is video
+    means = video.view(2, 3, 8, 2, 8, 2).mean((3, 5))
+    halved = resize_video(video, (8, 8))
+    assert halved.shape == (2, 3, 8, 8)
+    assert (halved - means).abs().mean() < 0.1  # antialiased: neighbours count a little
+    assert (halved - means).abs().mean() < (video[..., ::2, ::2] - means).abs().mean() / 2
+    constant = torch.full((1, 3, 9, 7), 0.3)
+    torch.testing.assert_close(resize_video(constant, (5, 12)), torch.full((1, 3, 5, 12), 0.3))
