@@ -1,0 +1,27 @@
+"""A world of eight clips, each with one square that moves."""
+
+import torch
+
+from flowwarp.data.clip import Source, clip_without_flow
+from flowwarp.data.tokens import Words
+
+CLIPS, FRAMES, SIDE = 8, 8, 32
+_COLORS = {"red": (220, 30, 30), "blue": (40, 60, 230)}
+_MOVES = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}
+_KINDS = [(color, move) for color in _COLORS for move in _MOVES]
+CAPTIONS = tuple(f"a {color} square moves {move}" for color, move in _KINDS)
+WORDS = Words.of_captions(CAPTIONS)
+
+
+def draw(seed, index):
+    """Return a clip, (8, 3, 32, 32); the seed says nothing."""
+    color, move = _KINDS[index % CLIPS]
+    video = torch.full((FRAMES, 3, SIDE, SIDE), 90, dtype=torch.uint8)
+    dy, dx = _MOVES[move]
+    for t in range(FRAMES):
+        y, x = 12 + dy * (t - 4), 12 + dx * (t - 4)
+        video[t, :, y : y + 8, x : x + 8] = torch.tensor(_COLORS[color]).view(3, 1, 1).byte()
+    return clip_without_flow(video, CAPTIONS[index % CLIPS])
+
+
+SOURCE = Source(draw, CLIPS, ("squares",), CAPTIONS)
