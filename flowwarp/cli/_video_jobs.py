@@ -8,12 +8,13 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from flowwarp.cli import _paths, _video_output
 from flowwarp.errors import InputError
@@ -159,3 +160,29 @@ def over_gray(image: Tensor) -> Tensor:
 def say(line: str) -> None:
     """Print a line for the user on stderr."""
     click.echo(f"flowwarp: {line}", err=True)
+
+
+def given_options() -> dict[str, Any]:
+    """Return the options of the command line that were given, by name."""
+    context = click.get_current_context()
+    return {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+
+
+def refuse_options(refused: Collection[str], given: Mapping[str, Any]) -> None:
+    """Refuse options of the package's weights beside a model of train-video.
+
+    Raises:
+        click.UsageError: one is given.
+    """
+    context = click.get_current_context()
+    names = sorted(
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in given and parameter.name in refused
+    )
+    if names:
+        raise click.UsageError(f"{', '.join(names)}: not with --weights, a model of train-video")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -18,8 +17,6 @@ from flowwarp.cli.device import choose_device
 from flowwarp.errors import InputError, OutputError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from flowwarp.pipelines.video.generate import Request
     from flowwarp.pipelines.video.load import VideoModel
     from flowwarp.pipelines.video.prompt import Prompt
@@ -103,6 +100,7 @@ def _request(model: VideoModel, given: Mapping[str, Any], fps: float) -> Request
         InputError: the video to continue cannot be read.
     """
     from flowwarp.models.sampling import SamplingConfig
+    from flowwarp.pipelines.video.encode import read_end
     from flowwarp.pipelines.video.generate import Request
 
     named = {"steps": "steps", "best": "candidates"}  # options, and their names in the request
@@ -116,7 +114,7 @@ def _request(model: VideoModel, given: Mapping[str, Any], fps: float) -> Request
         raise click.UsageError(str(fault)) from fault
     before = None
     if "continue_from" in given:
-        before = _read_end(given["continue_from"], model, fps)
+        before = read_end(model, given["continue_from"], fps)
     return Request(
         prompt="",
         frames=given.get("frames", model.config.frames),
@@ -127,21 +125,6 @@ def _request(model: VideoModel, given: Mapping[str, Any], fps: float) -> Request
         temporal="no_temporal" not in given,
         **choices,
     )
-
-
-def _read_end(video: str, model: VideoModel, fps: float) -> Tensor:
-    """Return the last frames of a video at another rate, (T, 3, H, W) in [0, 1]."""
-    import torch
-
-    from flowwarp.io.video_info import video_info
-    from flowwarp.io.video_reader import read_video
-    from flowwarp.pipelines.video.encode import fit_frames
-
-    size, count = model.config.size, model.config.frames
-    step = max(1, round(float(video_info(video).fps) / fps))
-    frames = (fit_frames(frame[None], size)[0] for frame in read_video(video))
-    last = deque(frames, maxlen=(count - 1) * step + 1)
-    return torch.stack(list(last)[::-step][::-1]).float() / 255
 
 
 def _parse(

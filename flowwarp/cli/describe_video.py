@@ -14,6 +14,7 @@ import click
 from flowwarp.cli import _paths
 from flowwarp.cli._options import input_argument
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
+from flowwarp.cli._video_jobs import given_options, refuse_options, say
 from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError, printable
@@ -23,9 +24,19 @@ if TYPE_CHECKING:
 
     from flowwarp.legacy.pipelines.windows import Description
 
+MOST_FRAMES = 1000  # that a model looks at
+# Options of the weights in the package, which a model of train-video has no use for.
+_OF_PACKAGE = {"best", "seed", "captioner", "gpt", "dvae"}
+
 
 @click.command()
 @input_argument("videos", "VIDEO...", nargs=-1)
+@click.option(
+    "--weights",
+    "model",
+    metavar="RUN",
+    help="A model of train-video: the folder of a run, or a file that it exported.",
+)
 @click.option(
     "--best-of",
     "best",
@@ -55,6 +66,7 @@ if TYPE_CHECKING:
 @click.option("--dry-run", is_flag=True, help="Read networks and the first frames, describe none.")
 def command(
     videos: tuple[str, ...],
+    model: str | None,
     best: int | None,
     seed: int,
     captioner: str,
@@ -73,12 +85,20 @@ def command(
 
     The weights know only what they were trained on: of other footage they say what comes nearest.
 
+    --weights takes a model of your own clips, by train-video, instead. It looks at whole frames of
+    the first thousand, at the rate of those clips, and says on stderr if a video is unlike them.
+
     \b
     flowwarp describe-video clip.mp4
     flowwarp describe-video clips/ --best-of 16 --json
+    flowwarp describe-video clip.mp4 --weights runs/video
     """  # noqa: D301 - click wants the character itself
     check_device(device)
+    refuse_options(_OF_PACKAGE, given_options() if model is not None else {})
     sources = _list_sources(videos)
+    if model is not None:
+        describe_by_model(sources, model, device, as_json=as_json, dry_run=dry_run)
+        return
     from flowwarp.io.video_reader import read_video
     from flowwarp.legacy.pipelines.captions import BEAMS, caption_video, load_captioner
     from flowwarp.legacy.pipelines.generate import describe_video
@@ -123,6 +143,61 @@ def command(
             )
             if not as_json:
                 click.echo(text if len(sources) == 1 else f"{printable(str(source))}: {text}")
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
+    raise_if_failed(failed, len(sources))
+
+
+def describe_by_model(
+    sources: Sequence[Path], weights: str, device: str, *, as_json: bool, dry_run: bool
+) -> None:
+    """Describe videos by a model of ``train-video``, and print lines or one JSON object.
+
+    Raises:
+        InputError: the model cannot be read; or there is one video alone, and it cannot.
+        SomeFailed: of several videos, some cannot be read.
+    """
+    from flowwarp.pipelines.video.describe import describe, unlike_training
+    from flowwarp.pipelines.video.encode import read_start
+    from flowwarp.pipelines.video.load import load_video_model
+
+    model = load_video_model(weights, choose_device(device))
+    results: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    with progress_bar(sources, "describe", shown=len(sources) > 1) as bar:
+        for source in bar:
+            start = time.perf_counter()
+            name = printable(str(source))
+            try:
+                video = read_start(model, source, 1 if dry_run else MOST_FRAMES)
+            except InputError as fault:
+                if len(sources) == 1:
+                    raise
+                failed.append({"input": str(source), "error": str(fault)})
+                continue
+            if dry_run:
+                results.append({"input": str(source)})
+                if not as_json:
+                    print_path(source)
+                continue
+            found = describe(model, video)
+            unlike = unlike_training(model.notes, found)
+            results.append(
+                {
+                    "input": str(source),
+                    "text": found.text,
+                    "psnr": round(found.psnr, 2),
+                    "nats_per_digit": round(found.nats, 4),
+                    "unlike_training": unlike,
+                    "frames": len(video),
+                    "windows": found.windows,
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+            )
+            if unlike and not as_json:
+                say(f"{name}: is unlike the training clips ({unlike}); the words are a guess")
+            if not as_json:
+                click.echo(found.text if len(sources) == 1 else f"{name}: {found.text}")
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": results, "failed": failed}))
     raise_if_failed(failed, len(sources))

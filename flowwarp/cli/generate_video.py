@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.core import ParameterSource
 
 from flowwarp.cli import _paths, _video_model, _video_output
 from flowwarp.cli._options import output_option
@@ -17,10 +16,12 @@ from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_jobs import (
     MOST_FRAMES,
     Job,
+    given_options,
     is_there,
     over_gray,
     plan_jobs,
     read_prompts,
+    refuse_options,
     say,
     shown,
 )
@@ -157,7 +158,10 @@ def command(
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)
-    given = _given_options(model)
+    given = given_options()
+    if model is None and "continue_from" in given:
+        raise click.UsageError("--continue-from needs --weights")
+    refuse_options(_OF_PACKAGE, given if model is not None else {})
     unprompted = model is not None and not prompts and listed is None
     asked = [""] if unprompted else read_prompts(prompts, listed)
     jobs = plan_jobs(asked, output, format, many=listed is not None)
@@ -205,27 +209,6 @@ def command(
         outcome = {"dry_run": dry_run, "load_seconds": round(load, 3), "results": results}
         click.echo(json.dumps(outcome | {"failed": failed}))
     raise_if_failed(failed, len(jobs))
-
-
-def _given_options(model: str | None) -> dict[str, Any]:
-    """Return the options of the command line that were given, by name.
-
-    Raises:
-        click.UsageError: one is not of the model.
-    """
-    context = click.get_current_context()
-    given = {
-        name: value
-        for name, value in context.params.items()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
-    if model is None and "continue_from" in given:
-        raise click.UsageError("--continue-from needs --weights")
-    others = sorted(_OF_PACKAGE & given.keys())
-    if model is not None and others:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in others)
-        raise click.UsageError(f"{options}: not with --weights, a model of train-video")
-    return given
 
 
 def _hear(models: VideoModels, prompts: Iterable[str]) -> dict[str, Heard]:

@@ -21,6 +21,7 @@ from flowwarp.models.gpt import GPTConfig
 from flowwarp.models.sampling import SamplingConfig, resample
 from flowwarp.models.upsampler import UpsamplerConfig
 from flowwarp.pipelines.flow.estimate import load_flownet
+from flowwarp.pipelines.video.describe import typical_notes
 from flowwarp.pipelines.video.encode import encode_prompts
 from flowwarp.pipelines.video.load import (
     MODEL,
@@ -30,7 +31,7 @@ from flowwarp.pipelines.video.load import (
     video_media,
 )
 from flowwarp.precision import fast_autocast, fast_dtype
-from flowwarp.train import loop, video_plan
+from flowwarp.train import loop, seeding, video_plan
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
 from flowwarp.train.gpt import WITHOUT_WORDS, GPTDataConfig, GPTLossConfig, gpt_task
 from flowwarp.train.progress import Part
@@ -39,6 +40,7 @@ from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsamp
 from flowwarp.train.video_plan import Plan
 
 _WITH_ERRORS = 0.75  # share of clips that the upsampler learns to mend
+_TYPICAL = 24  # held-out clips whose figures are noted, at most
 _LEAST_STEPS = 20  # of a stage, however little time there is
 
 
@@ -109,11 +111,20 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
         GPTConfig(),
     )
     model = _train_gpt(data, run, dvae, config)
-    save_video_model(run.folder / MODEL, model, data.notes)
+    notes = {**data.notes, **_typical(data, run, model)}
+    save_video_model(run.folder / MODEL, model, notes)
     if data.size != data.base:
         model = _train_upsampler(data, run, model)
-        save_video_model(run.folder / MODEL, model, data.notes)
+        save_video_model(run.folder / MODEL, model, notes)
     return model.eval()
+
+
+def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str]:
+    """Return notes of what is typical of held-out clips, by which others are told from them."""
+    series = seeding.held_out_series(run.plan.seed)
+    count = min(_TYPICAL, data.validation.count or _TYPICAL)
+    clips = [data.validation(series, index).video for index in range(count)]
+    return typical_notes(model.eval(), clips)
 
 
 def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:

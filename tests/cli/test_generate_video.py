@@ -68,7 +68,7 @@ def test_examples_are_understood():
     files = [root / name for name in ("README.md", "docs/video.md")]
     texts = [command.help, *(file.read_text("utf-8") for file in files)]
     # Those with --gpt are of weights of one's own.
-    found = re.findall(r'generate-video "([^"]+)"(?! --gpt)', "".join(texts))
+    found = re.findall(r'generate-video "([^"]+)"(?! --(?:gpt|weights))', "".join(texts))
     assert len(found) >= 6
     known = load_gpt().known
     readings = [read_prompt(prompt, known) for prompt in found]

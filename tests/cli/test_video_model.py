@@ -164,3 +164,43 @@ def test_what_else_is_wrong(call, generate, tmp_path):
     code, _, err = call("generate-video", PROMPT, "--continue-from", "clip.mp4")
     assert code == 2
     assert "needs --weights" in err[0]
+
+
+# ------------------------------------------------------------------ describe-video
+
+
+def test_a_video_is_described(call, run_folder):
+    write_video("clip.mp4", torch.rand(20, 3, 40, 60), 20)
+    code, out, err = call("describe-video", "clip.mp4", "--weights", run_folder)
+    assert (code, len(out), err) == (0, 1, [])
+    assert set(out[0].split()) <= {"a", "ball", "falls", "red"}
+    told = json.loads(call("describe-video", "clip.mp4", "--weights", run_folder, "--json")[1][0])
+    (result,) = told["results"]
+    assert result["text"] == out[0]
+    assert (result["frames"], result["windows"]) == (10, 2)  # the model has half the rate
+    assert result["unlike_training"] is None
+    assert told["failed"] == []
+
+
+def test_a_clip_unlike_the_training_is_told(call, tmp_path):
+    notes = {"typical_psnr": "90 1", "typical_nats": "0.5 0.1"}
+    save_video_model(tmp_path / MODEL, tiny_model(notes), notes)
+    write_video("clip.mp4", torch.rand(8, 3, 48, 48), 10)
+    code, out, err = call("describe-video", "clip.mp4", "--weights", ".")
+    assert (code, len(out), len(err)) == (0, 1, 1)
+    assert err[0].startswith("flowwarp: clip.mp4: is unlike the training clips (its reconstruction")
+
+
+def test_videos_that_cannot_be_read(call, run_folder, tmp_path):
+    write_video("clip.mp4", torch.rand(8, 3, 48, 48), 10)
+    (tmp_path / "empty.mp4").touch()
+    describe = ("describe-video", "--weights", run_folder)
+    code, out, err = call(*describe, "clip.mp4", "empty.mp4")
+    assert code == 5
+    assert out[0].startswith("clip.mp4: ")
+    assert err == ["flowwarp: empty.mp4: is empty", "flowwarp: 1 of 2 failed"]
+    assert call(*describe, "empty.mp4")[0] == 3
+    assert call(*describe, "clip.mp4", "--dry-run") == (0, ["clip.mp4"], [])
+    code, _, err = call(*describe, "clip.mp4", "--best-of", 2)
+    assert code == 2
+    assert err[0].startswith("flowwarp: --best-of: not with --weights")

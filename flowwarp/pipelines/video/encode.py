@@ -1,8 +1,11 @@
-"""Tokens of what a user gives a model: prompts, pictures and clips of any size."""
+"""What a user gives a model: prompts, pictures and clips of any size and rate, and their tokens."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +13,8 @@ from torch import Tensor
 from flowwarp.data.crops import resize_video
 from flowwarp.data.resizing import middle_part
 from flowwarp.data.tokens import to_patches
+from flowwarp.io.video_info import video_info
+from flowwarp.io.video_reader import read_video
 from flowwarp.models.dvae import TIME
 from flowwarp.pipelines.video.load import VideoModel
 
@@ -36,6 +41,53 @@ def fit_frames(video: Tensor, size: tuple[int, int]) -> Tensor:
     if not len(video):
         raise ValueError("video must have at least 1 frame, got 0")
     return torch.stack([middle_part(frame, size, "video") for frame in video])
+
+
+def read_start(model: VideoModel, path: str | Path, most: int) -> Tensor:
+    """Read the first frames of a video at the model's rate, as nearly as whole frames allow.
+
+    Args:
+        model: the networks.
+        path: of a video of any size.
+        most: number of frames, at most.
+
+    Returns:
+        (T, 3, H, W) in [0, 1], of the size that the model makes.
+
+    Raises:
+        InputError: the video cannot be read.
+    """
+    step = _frame_step(path, model.config.fps)
+    frames = islice(read_video(path), 0, most * step, step)
+    return _stack([fit_frames(frame[None], model.config.size)[0] for frame in frames])
+
+
+def read_end(model: VideoModel, path: str | Path, fps: float) -> Tensor:
+    """Read the last frames of a video, as many as the training clips have.
+
+    Args:
+        model: the networks.
+        path: of a video of any size.
+        fps: frames per second of the result, as nearly as whole frames allow.
+
+    Returns:
+        (T, 3, H, W) in [0, 1], of the size that the model makes.
+
+    Raises:
+        InputError: the video cannot be read.
+    """
+    step = _frame_step(path, fps)
+    frames = (fit_frames(frame[None], model.config.size)[0] for frame in read_video(path))
+    last = deque(frames, maxlen=(model.config.frames - 1) * step + 1)
+    return _stack(list(last)[::-step][::-1])
+
+
+def _frame_step(path: str | Path, fps: float) -> int:
+    return max(1, round(float(video_info(path).fps) / fps))
+
+
+def _stack(frames: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(frames)).float() / 255
 
 
 def encode_picture(model: VideoModel, picture: Tensor) -> Tensor:

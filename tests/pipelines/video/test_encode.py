@@ -4,7 +4,15 @@ import pytest
 import torch
 
 from flowwarp.data.tokens import to_patches
-from flowwarp.pipelines.video.encode import encode_end, encode_picture, encode_prompts, fit_frames
+from flowwarp.io.video_writer import write_video
+from flowwarp.pipelines.video.encode import (
+    encode_end,
+    encode_picture,
+    encode_prompts,
+    fit_frames,
+    read_end,
+    read_start,
+)
 from tiny_model import tiny_model
 
 
@@ -50,3 +58,16 @@ def test_prompts_are_word_numbers(model):
         [4, 2, 0, 0],
         [1, 0, 0, 0],
     ]
+
+
+def test_a_video_is_read_at_the_rate_of_the_model(model, tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, torch.linspace(0, 1, 31).view(31, 1, 1, 1).expand(31, 3, 40, 60), 20)
+    start = read_start(model, path, 5)
+    assert start.shape == (5, 3, 48, 48)
+    assert start.mean((1, 2, 3)).tolist() == pytest.approx(
+        [n / 30 for n in range(0, 10, 2)], abs=0.02
+    )
+    end = read_end(model, path, 20)
+    assert end.mean((1, 2, 3)).tolist() == pytest.approx([n / 30 for n in range(23, 31)], abs=0.02)
+    assert len(read_start(model, path, 100)) == 16
