@@ -44,7 +44,6 @@ ALLOWED = {
     "train/step.compute_gradients": "sums of examples, over a number that is fixed",
     "train/checkpoint.save": "whether weights are finite",
     "train/optimizers._orthogonalise": "the norm of a matrix of weights",
-    "train/upsampler.true_flow": "whether flow of a clip is known, for a validation",
     "train/upsampler.upsampler_task.validate": "the figures of a validation",
     "models/gpt.first_rows": "over the digits of a patch, none of an example",
     "train/gpt.code_weights": "over the codes of clips chosen once: before training",

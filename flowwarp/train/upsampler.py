@@ -8,7 +8,7 @@ errors do not add up (Bengio et al., "Scheduled Sampling", NeurIPS 2015; no grad
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -16,23 +16,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flowwarp.data.clip import Clip, Draw, fingerprint_of
-from flowwarp.metrics.temporal import fine_ratio, warping_error
-from flowwarp.metrics.video import psnr
+from flowwarp.data.clip import Draw, fingerprint_of
 from flowwarp.models.flownet import FlowNet
-from flowwarp.models.upsampler import Upsampler, UpsamplerConfig, enlarge, sample, velocity_error
-from flowwarp.ops.occlusion import visible_by_consistency
-from flowwarp.pipelines.flow.estimate import estimate_both
-from flowwarp.pipelines.video.motion import clip_flow, resize_motion
-from flowwarp.pipelines.video.upsample import next_noise, upsample_clip, warp_previous
+from flowwarp.models.upsampler import (
+    Upsampler,
+    enlarge,
+    flow_matching_error,
+    noisy_detail,
+    sample,
+)
+from flowwarp.pipelines.video.decoded import (
+    Decode,
+    Decoded,
+    Words,
+    compare,
+    decode_clip,
+    upsample_decoded,
+)
+from flowwarp.pipelines.video.motion import resize_motion
+from flowwarp.pipelines.video.upsample import next_noise, warp_previous
 from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
 from flowwarp.viz.sheets import video_sheet
 
-# From a clip to its lossy decode (T, 3, h, w) in [0, 1]. It may corrupt codes at random if it is
-# given a generator.
-Decode = Callable[[Clip, torch.Generator | None], Tensor]
-Words = Callable[[str], Tensor]  # from a caption to (W,) int64
+# Odds of time 0 to any later time: sampling begins there, and the first step is the longest.
+BEGUN = 0.3
 
 
 @dataclass(frozen=True)
@@ -79,39 +87,6 @@ class PreviousConfig:
 # ------------------------------------------------------------------ examples
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A clip and what is known of its decode: flow to the frame before, at the decode's size."""
-
-    clip: Clip
-    decode: Tensor  # (T, 3, h, w) in [0, 1]
-    flow: Tensor  # (T - 1, 2, h, w)
-    visible: Tensor  # (T - 1, 1, h, w) bool
-
-    @property
-    def original(self) -> Tensor:
-        """The clip's video, (T, 3, H, W) in [0, 1]."""
-        return self.clip.video.float() / 255
-
-    @property
-    def bicubic(self) -> Tensor:
-        """The decode, enlarged to (T, 3, H, W) in [0, 1]."""
-        return enlarge(self.decode, self.size).clamp(0, 1)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the clip."""
-        return self.clip.video.shape[-2], self.clip.video.shape[-1]
-
-
-def decode_clip(
-    clip: Clip, decode: Decode, flownet: FlowNet, group: int, generator: torch.Generator | None
-) -> Decoded:
-    """Return a clip with its decode and the flow that is estimated in it."""
-    decoded = decode(clip, generator).float().clamp(0, 1)
-    return Decoded(clip, decoded, *clip_flow(flownet, decoded, group))
-
-
 def draw_example(
     decoded: Decoded,
     data: UpsamplerDataConfig,
@@ -125,7 +100,7 @@ def draw_example(
         in [0, 1]; ``flow`` (F, 2, H, W), from each frame to the one before; ``visible``
         (F, 1, H, W) bool, False in frames that have none or are not shown it; ``noise`` and
         ``other`` (F, 3, H, W), unit Gaussian; ``time`` (F,) in [0, 1]; ``deviation`` (F,), of
-        noise on true previous frames.
+        noise on true previous frames; ``words`` (W,), if there are any.
     """
     video, count = decoded.clip.video, data.frames
     first = int(torch.randint(len(video) - count + 1, (), generator=generator))
@@ -136,14 +111,16 @@ def draw_example(
     flow, visible = resize_motion(flow[window], visible[window], decoded.size)
     shown = torch.rand(count, generator=generator) >= previous.dropout
     noise, other = torch.randn(2, count, *video.shape[1:], generator=generator)
+    words = {} if decoded.words is None else {"words": decoded.words}
     return {
+        **words,
         "video": torch.cat([video[max(first - 1, 0)][None], video[window]]),
         "decode": decoded.decode[window],
         "flow": flow,
         "visible": visible & shown.view(-1, 1, 1, 1),
         "noise": noise,
         "other": other,
-        "time": torch.rand(count, generator=generator),
+        "time": (torch.rand(count, generator=generator) * (1 + BEGUN) - BEGUN).clamp_min(0),
         "deviation": previous.noise * torch.rand(count, generator=generator),
     }
 
@@ -158,7 +135,7 @@ def upsampler_losses(
 
     Args:
         net: the network.
-        examples: as :func:`draw_example` returns them, stacked, with ``words`` (B, W) or not.
+        examples: as :func:`draw_example` returns them, stacked.
         progress: share of training that is done, in [0, 1].
         config: what the network sees of the frame before.
     """
@@ -180,10 +157,10 @@ def upsampler_losses(
     )
     residual = net.residual(video[:, 1:].flatten(0, 1), enlarged)
     time = examples["time"].flatten()
-    noisy = torch.lerp(noise.flatten(0, 1), residual, time.view(-1, 1, 1, 1))
+    noisy = noisy_detail(noise.flatten(0, 1), residual, time)
     all_words = None if words is None else words.repeat_interleave(count, 0)
     predicted = net(noisy, time, enlarged, warped, seen, all_words)
-    return {"loss": velocity_error(predicted, residual, time).view(batch, count).mean(1)}
+    return {"loss": flow_matching_error(predicted, residual, time).view(batch, count).mean(1)}
 
 
 @torch.no_grad()
@@ -216,33 +193,6 @@ def roll_out(
 # ------------------------------------------------------------------ the run
 
 
-def measure(decoded: Decoded, flow: Tensor, visible: Tensor, video: Tensor) -> dict[str, float]:
-    """Return ``psnr`` in dB, ``detail`` (1 is the original's) and ``warping`` error of a video.
-
-    Args:
-        decoded: the clip.
-        flow: (T - 1, 2, H, W), true or estimated in the original, to the frame before.
-        visible: (T - 1, 1, H, W) bool, where it is valid.
-        video: (T, 3, H, W) in [0, 1].
-    """
-    original = decoded.original[None]
-    return {
-        "psnr": float(psnr(video[None], original)),
-        "detail": float(fine_ratio(video[None], original)),
-        "warping": float(warping_error(video[None], flow[None], visible[None])),
-    }
-
-
-def true_flow(clip: Clip, flownet: FlowNet) -> tuple[Tensor, Tensor]:
-    """Return ``flow_21`` and where it is valid and visible; estimated where it is not known."""
-    known = clip.valid_21 & clip.visible_21
-    if known.any():
-        return clip.flow_21, known
-    video = clip.video.float() / 255
-    flow_12, flow_21 = estimate_both(flownet, video[:-1], video[1:], "fast")
-    return flow_21, visible_by_consistency(flow_21, flow_12)
-
-
 def upsampler_task(
     source: Draw,
     decode: Decode,
@@ -255,33 +205,30 @@ def upsampler_task(
 
     Args:
         source: of clips of the output's size.
-        decode: see :data:`Decode`.
+        decode: see :data:`flowwarp.pipelines.video.decoded.Decode`.
         configs: ``loop``, ``model``, ``data`` and ``previous``.
         validation: of clips to measure by.
         flownet: estimates flow between decodes.
-        words: see :data:`Words`; None for a network without.
+        words: see :data:`flowwarp.pipelines.video.decoded.Words`; None for a network without.
     """
     training: loop.LoopConfig = configs["loop"]
-    model: UpsamplerConfig = configs["model"]
     data: UpsamplerDataConfig = configs["data"]
     previous: PreviousConfig = configs["previous"]
-    torch.manual_seed(training.seed)
+    seed, series = training.seed, seeding.held_out_series(training.seed)
+    torch.manual_seed(seed)
 
     @lru_cache(maxsize=data.clips)
     def kept(index: int) -> Decoded:
-        generator = seeding.generator(training.seed, index, 1)
-        clip = source(training.seed, index)
-        return decode_clip(clip, decode, flownet, data.group, generator)
-
-    def example(decoded: Decoded, generator: torch.Generator) -> dict[str, Tensor]:
-        tensors = draw_example(decoded, data, previous, generator)
-        return tensors if words is None else {**tensors, "words": words(decoded.clip.caption)}
+        generator = seeding.generator(seed, index, 1)
+        return decode_clip(source(seed, index), decode, flownet, data.group, words, generator)
 
     def batch(numbers: range) -> dict[str, Tensor]:
         return stack(
-            example(
-                kept(seeding.shuffled(training.seed, number, data.clips)),
-                seeding.generator(training.seed, number),
+            draw_example(
+                kept(seeding.shuffled(seed, number, data.clips)),
+                data,
+                previous,
+                seeding.generator(seed, number),
             )
             for number in numbers
         )
@@ -290,62 +237,36 @@ def upsampler_task(
         assert isinstance(net, Upsampler)
         return upsampler_losses(net, examples, step / training.steps, previous)
 
-    series = seeding.held_out_series(training.seed)
     clips = [
-        decode_clip(validation(series, index), decode, flownet, data.group, None)
+        decode_clip(validation(series, index), decode, flownet, data.group, words)
         for index in range(data.validation)
     ]
-    flows = [true_flow(decoded.clip, flownet) for decoded in clips]
     held_out = stack(
-        example(decoded, seeding.generator(series, index)) for index, decoded in enumerate(clips)
+        draw_example(decoded, data, previous, seeding.generator(series, index))
+        for index, decoded in enumerate(clips)
     )
-
-    def draw(net: Upsampler, index: int, *, temporal: bool) -> Tensor:
-        decoded, device = clips[index], net.head.weight.device
-        flow, visible = resize_motion(decoded.flow, decoded.visible, decoded.size)
-        with torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16"):
-            return upsample_clip(
-                net,
-                decoded.decode.to(device),
-                decoded.size,
-                flow.to(device),
-                visible.to(device),
-                seeding.generator(series, index, 1),
-                words=None if words is None else words(decoded.clip.caption).to(device),
-                temporal=temporal,
-            ).cpu()
 
     def validate(net: nn.Module) -> dict[str, float]:
         assert isinstance(net, Upsampler)
-        device = net.head.weight.device
-        examples = {name: tensor.to(device) for name, tensor in held_out.items()}
-        figures = {"loss": float(upsampler_losses(net, examples, 1.0, previous)["loss"].mean())}
-        for index, decoded in enumerate(clips):
-            videos = {
-                "bicubic": decoded.bicubic,
-                "single": draw(net, index, temporal=False),
-                "temporal": draw(net, index, temporal=True),
-                "original": decoded.original,
-            }
-            for way, video in videos.items():
-                for name, value in measure(decoded, *flows[index], video).items():
-                    key = f"{name}_{way}"
-                    figures[key] = figures.get(key, 0.0) + value / len(clips)
-        return figures
+        examples = {name: tensor.to(net.head.weight.device) for name, tensor in held_out.items()}
+        error = upsampler_losses(net, examples, 1.0, previous)["loss"].mean()
+        return {"loss": float(error), **compare(net, clips, flownet, series)}
 
     def samples(net: nn.Module) -> Iterable[tuple[str, Tensor]]:
         assert isinstance(net, Upsampler)
         rows = []
         for index, decoded in enumerate(clips[:2]):
-            rows += [decoded.bicubic, draw(net, index, temporal=True), decoded.original]
+            generator = seeding.generator(series, index)
+            drawn = upsample_decoded(net, decoded, generator, temporal=True)
+            rows += [decoded.bicubic, drawn, decoded.original]
         yield "clips", video_sheet(rows, every=2)
 
     return loop.Task(
         name="upsampler",
-        model=Upsampler(model),
+        model=Upsampler(configs["model"]),
         batch=batch,
         loss=loss,
-        configs={"model": model, "data": data, "previous": previous},
+        configs={name: configs[name] for name in ("model", "data", "previous")},
         validate=validate,
         samples=samples,
         matrices=("down", "up", "shrink", "grow"),

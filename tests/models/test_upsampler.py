@@ -10,9 +10,11 @@ from flowwarp.models.upsampler import (
     TINY,
     Upsampler,
     UpsamplerConfig,
+    coarse,
     enlarge,
+    flow_matching_error,
+    noisy_detail,
     sample,
-    velocity_error,
 )
 from flowwarp.nn import check_batch_invariance
 
@@ -40,10 +42,11 @@ class Oracle(Upsampler):
 
     def __init__(self, residual):
         super().__init__(TINY)
-        self.known, self.times = residual, []
+        self.known, self.times, self.points = residual, [], []
 
     def forward(self, noisy, time, enlarged, previous=None, visible=None, words=None):
         self.times.append(time.tolist())
+        self.points.append(noisy)
         return self.known
 
 
@@ -62,7 +65,7 @@ def test_the_default_network_is_small():
     assert sum(p.numel() for p in Upsampler().parameters()) < 2e6
 
 
-@pytest.mark.parametrize("size", [(4, 4), (32, 48), (30, 41)])
+@pytest.mark.parametrize("size", [(4, 4), (32, 48), (30, 42)])
 def test_any_size(size):
     made = network()(*inputs(*size, batch=2))
     assert made.shape == (2, 3, *size)
@@ -71,7 +74,10 @@ def test_any_size(size):
 
 def test_the_untrained_network_draws_the_bicubic_frame():
     noisy, _, enlarged, previous, visible = inputs()
-    assert torch.equal(sample(Upsampler(TINY), noisy, enlarged, previous, visible), enlarged)
+    for steps in (1, 3):
+        torch.testing.assert_close(sample(Upsampler(TINY), noisy, enlarged, steps=steps), enlarged)
+    held = sample(Upsampler(TINY), noisy, enlarged, previous, visible, hold=0.0)
+    torch.testing.assert_close(held, enlarged)
 
 
 def test_a_place_depends_on_each_input():
@@ -119,15 +125,25 @@ def test_each_frame_depends_on_itself_alone():
 
 
 def test_residual_and_image_are_each_other_s_reverse():
-    net, image, enlarged = (
-        Upsampler(replace(TINY, residual=0.1)),
-        rand(1, 3, 8, 8),
-        rand(1, 3, 8, 8),
-    )
+    net = Upsampler(replace(TINY, residual=0.1, detail=0.02))
+    image, enlarged = rand(1, 3, 8, 8), rand(1, 3, 8, 8, seed=1)
     torch.testing.assert_close(net.image(net.residual(image, enlarged), enlarged), image)
     half = torch.full((1, 3, 8, 8), 0.5)
     torch.testing.assert_close(net.residual(half + 0.2, half), torch.full_like(half, 2.0))
+    torch.testing.assert_close(net.residual(half + 0.1 * checks(), half), 5 * checks())
     assert float(net.image(half + 9, half).amax()) == 1.0
+
+
+def checks():
+    """Return single pixels of 1 and -1, (1, 3, 8, 8): detail alone."""
+    row, column = torch.meshgrid(torch.arange(8), torch.arange(8), indexing="ij")
+    return (1.0 - 2 * ((row + column) % 2)).expand(1, 3, 8, 8)
+
+
+def test_coarse_by_hand():
+    image = torch.tensor([[0.0, 4.0, 1.0, 1.0], [8.0, 0.0, 1.0, 3.0]])[None, None]
+    mean = torch.tensor([[3.0, 3.0, 1.5, 1.5], [3.0, 3.0, 1.5, 1.5]])[None, None]
+    assert torch.equal(coarse(image), mean)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (12, 9), (16, 16)])
@@ -141,17 +157,26 @@ def test_enlarging_keeps_constants_and_slopes(size):
     torch.testing.assert_close(made[inside], position[inside], atol=0.05, rtol=0)
 
 
-def test_the_error_of_the_velocity_by_hand():
-    """A residual that is off by 0.5 is reached in half the time with a velocity off by 1."""
-    residual = torch.zeros(3, 3, 2, 2)
-    error = velocity_error(residual + 0.5, residual, torch.tensor([0.0, 0.5, 1.0]))
-    torch.testing.assert_close(error, torch.tensor([0.25, 1.0, 25.0]))
+def test_the_errors_by_hand():
+    """Detail that is off by 0.5 is reached in half the time with a velocity off by 1; what is
+    coarse has no velocity.
+    """
+    residual, time = torch.zeros(3, 3, 8, 8), torch.tensor([0.0, 0.5, 1.0])
+    error = flow_matching_error(residual + 0.5 * checks(), residual, time)
+    torch.testing.assert_close(error, torch.tensor([0.25, 1.0, 4.0]))
+    error = flow_matching_error(residual + 0.5 * checks() + 2, residual, time)
+    torch.testing.assert_close(error, torch.tensor([4.25, 5.0, 8.0]))
+
+
+def test_points_between_noise_and_detail():
+    point = noisy_detail(4 * checks() + 7, 3 - 2 * checks(), torch.tensor([0.25]))
+    torch.testing.assert_close(point, (0.75 * 4 - 0.25 * 2) * checks())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_sampling_reaches_the_residual_in_equal_steps(steps):
     enlarged, image = rand(2, 3, 8, 8), rand(2, 3, 8, 8, seed=1)
-    oracle = Oracle((image - enlarged) / TINY.residual)
+    oracle = Oracle(Upsampler(TINY).residual(image, enlarged))
     made = sample(oracle, randn(2, 3, 8, 8), enlarged, steps=steps)
     torch.testing.assert_close(made, image, atol=1e-5, rtol=0)
     assert [round(time[0], 4) for time in oracle.times] == [
@@ -159,18 +184,27 @@ def test_sampling_reaches_the_residual_in_equal_steps(steps):
     ]
 
 
-def test_sampling_passes_on_the_line_from_noise_to_the_residual():
-    seen = []
-
-    class Recorder(Oracle):
-        def forward(self, noisy, *others):
-            seen.append(noisy)
-            return self.known
-
+def test_sampling_passes_on_the_line_from_noise_to_the_detail():
     noise, residual = randn(1, 3, 8, 8), randn(1, 3, 8, 8, seed=1)
-    sample(Recorder(residual), noise, rand(1, 3, 8, 8), steps=4)
-    for step, x in enumerate(seen):
-        torch.testing.assert_close(x, torch.lerp(noise, residual, step / 4))
+    oracle = Oracle(residual)
+    sample(oracle, noise, rand(1, 3, 8, 8), steps=4)
+    for step, x in enumerate(oracle.points):
+        torch.testing.assert_close(x, noisy_detail(noise, residual, torch.tensor([step / 4])))
+
+
+def test_all_steps_but_the_last_are_held_to_the_previous_frame():
+    """Of four steps three lead half-way to it: 3/8 of its coarse part, and none of its detail."""
+    noise, enlarged = randn(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.5)
+    visible = torch.zeros(1, 1, 8, 8)
+    visible[..., :4] = 1
+    previous = (enlarged + 0.1 + 0.01 * checks()).where(visible > 0, torch.tensor(math.nan))
+    made = sample(Oracle(torch.zeros(1, 3, 8, 8)), noise, enlarged, previous, visible, steps=4)
+    torch.testing.assert_close(made[..., :4], enlarged[..., :4] + 0.1 * 3 / 8)
+    torch.testing.assert_close(made[..., 4:], enlarged[..., 4:])
+    free = sample(
+        Oracle(torch.zeros(1, 3, 8, 8)), noise, enlarged, previous, visible, steps=4, hold=0.0
+    )
+    torch.testing.assert_close(free[..., :4], enlarged[..., :4])
 
 
 @pytest.mark.parametrize(
@@ -181,6 +215,7 @@ def test_sampling_passes_on_the_line_from_noise_to_the_residual():
         ({"patch": 0}, "patch"),
         ({"vocabulary": -1}, "vocabulary"),
         ({"residual": 0.0}, "residual"),
+        ({"detail": 2.0}, "detail"),
     ],
 )
 def test_settings_are_checked(change, match):
@@ -192,6 +227,7 @@ def test_settings_are_checked(change, match):
     ("index", "value", "match"),
     [
         (0, randn(1, 1, 32, 48), "noisy"),
+        (0, randn(1, 3, 31, 48), "enlarged"),
         (1, rand(2), "time"),
         (2, rand(1, 3, 16, 24), "enlarged"),
         (3, None, "together"),
@@ -204,6 +240,12 @@ def test_inputs_are_checked(index, value, match):
     given[index] = value
     with pytest.raises(ValueError, match=match):
         Upsampler(TINY)(*given)
+
+
+def test_sides_are_even():
+    odd = [x[..., :-1] if x.ndim == 4 else x for x in inputs()]
+    with pytest.raises(ValueError, match="even"):
+        Upsampler(TINY)(*odd)
 
 
 def test_a_network_without_words_takes_none():

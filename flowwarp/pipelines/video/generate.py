@@ -195,7 +195,6 @@ def enlarge_frames(
         generator,
         steps=request.steps,
         words=words,
-        temporal=request.temporal,
     )
 
 

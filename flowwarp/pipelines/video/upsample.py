@@ -29,7 +29,6 @@ def upsample_frames(
     *,
     steps: int = 4,
     words: Tensor | None = None,
-    temporal: bool = True,
 ) -> Iterator[Tensor]:
     """Upsample video as it comes; the memory needed does not grow with its length.
 
@@ -40,8 +39,6 @@ def upsample_frames(
         generator: of the noise, on the CPU.
         steps: as for :func:`flowwarp.models.upsampler.sample`.
         words: (B, W) int64, as for :class:`Upsampler`.
-        temporal: whether frames are conditioned on the one before, and noise is carried along;
-            else each is drawn by itself.
 
     Yields:
         (B, 3, H, W) float32 in [0, 1].
@@ -56,7 +53,7 @@ def upsample_frames(
         enlarged = enlarge(decode, size)
         fresh = _noise_like(enlarged, generator)
         previous = seen = None
-        if not temporal or flow is None or noise is None or output is None:
+        if flow is None or noise is None or output is None:
             noise = fresh
         else:
             other = _noise_like(enlarged, generator)
@@ -71,13 +68,11 @@ def upsample_clip(
     net: Upsampler,
     decode: Tensor,
     size: tuple[int, int],
-    flow: Tensor,
-    visible: Tensor | None,
+    motion: tuple[Tensor, Tensor] | None,
     generator: torch.Generator,
     *,
     steps: int = 4,
     words: Tensor | None = None,
-    temporal: bool = True,
 ) -> Tensor:
     """Upsample a clip; see :func:`upsample_frames`.
 
@@ -85,13 +80,13 @@ def upsample_clip(
         net: the network.
         decode: (T, 3, h, w) in [0, 1].
         size: (H, W) of the output.
-        flow: (T - 1, 2, H, W), from each frame but the first to the one before, in pixels of the
-            output.
-        visible: (T - 1, 1, H, W), where that one shows the same; None: everywhere.
+        motion: the flow (T - 1, 2, H, W) from each frame but the first to the one before, in
+            pixels of the output, and ``visible`` (T - 1, 1, H, W), where that one shows the same;
+            see :func:`flowwarp.pipelines.video.motion.resize_motion`. None draws each frame by
+            itself.
         generator: of the noise, on the CPU.
         steps: as for :func:`flowwarp.models.upsampler.sample`.
         words: (W,) int64, of the caption.
-        temporal: False draws each frame by itself.
 
     Returns:
         (T, 3, H, W) float32 in [0, 1].
@@ -102,24 +97,16 @@ def upsample_clip(
     check_image(decode, "decode")
     if not len(decode):
         raise ValueError("decode must have at least 1 frame, got 0")
-    for name, tensor in (("flow", flow), ("visible", visible)):
-        if tensor is not None and len(tensor) != len(decode) - 1:
-            raise ValueError(f"{name} must have {len(decode) - 1} frames, got {len(tensor)}")
-    flows = [None, *torch.split(flow, 1)]
-    masks = [None] * len(decode) if visible is None else [None, *torch.split(visible, 1)]
-    return torch.cat(
-        list(
-            upsample_frames(
-                net,
-                zip(torch.split(decode, 1), flows, masks, strict=True),
-                size,
-                generator,
-                steps=steps,
-                words=None if words is None else words[None],
-                temporal=temporal,
-            )
-        )
-    )
+    flows: list[Tensor | None] = [None] * len(decode)
+    masks = list(flows)
+    if motion is not None:
+        for name, tensor in zip(("flow", "visible"), motion, strict=True):
+            if len(tensor) != len(decode) - 1:
+                raise ValueError(f"{name} must have {len(decode) - 1} frames, got {len(tensor)}")
+        flows[1:], masks[1:] = (torch.split(part, 1) for part in motion)
+    frames = zip(torch.split(decode, 1), flows, masks, strict=True)
+    batch = None if words is None else words[None]
+    return torch.cat(list(upsample_frames(net, frames, size, generator, steps=steps, words=batch)))
 
 
 def warp_previous(previous: Tensor, flow: Tensor, visible: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -42,6 +42,10 @@ def clip(frames=4, size=(24, 32)):
     return rand(frames, 3, 16, 20), flow, rand(frames - 1, 1, *size, seed=5) > 0.2
 
 
+def everywhere(flow):
+    return torch.ones_like(flow[:, :1], dtype=torch.bool)
+
+
 @pytest.fixture
 def net():
     torch.manual_seed(0)
@@ -56,7 +60,7 @@ def net():
 def test_any_size_from_one_to_two_times(net, size):
     decode, _, _ = clip()
     flow = torch.zeros(3, 2, *size)
-    video = upsample_clip(net, decode, size, flow, None, seeded(), steps=1)
+    video = upsample_clip(net, decode, size, (flow, everywhere(flow)), seeded(), steps=1)
     assert video.shape == (4, 3, *size)
     assert video.amin() >= 0
     assert video.amax() <= 1
@@ -64,7 +68,7 @@ def test_any_size_from_one_to_two_times(net, size):
 
 def test_each_frame_sees_the_output_before_it_warped():
     net, (decode, flow, visible) = Recorder(), clip()
-    video = upsample_clip(net, decode, (24, 32), flow, visible, seeded(), steps=1)
+    video = upsample_clip(net, decode, (24, 32), (flow, visible), seeded(), steps=1)
     assert net.calls[0][1] is None
     for t, (_, previous, seen, _) in enumerate(net.calls[1:], 1):
         torch.testing.assert_close(previous[..., :-2], video[t - 1 : t, :, :, 2:])
@@ -74,8 +78,8 @@ def test_each_frame_sees_the_output_before_it_warped():
 
 def test_noise_follows_the_flow():
     net, (decode, flow, visible) = Recorder(), clip()
-    upsample_clip(net, decode, (24, 32), flow, None, seeded(), steps=1)
-    noises = [call[0] for call in net.calls]
+    upsample_clip(net, decode, (24, 32), (flow, everywhere(flow)), seeded(), steps=1)
+    noises = [call[0] / math.sqrt(0.75) for call in net.calls]  # without the coarse quarter
     for one, two in itertools.pairwise(noises):
         moved = torch.stack([one[..., 2:].flatten(), two[..., :-2].flatten()])
         still = torch.stack([one.flatten(), two.flatten()])
@@ -88,8 +92,8 @@ def test_noise_follows_the_flow():
 
 
 def test_without_the_frame_before_each_is_drawn_by_itself():
-    net, (decode, flow, visible) = Recorder(), clip()
-    upsample_clip(net, decode, (24, 32), flow, visible, seeded(), steps=1, temporal=False)
+    net, (decode, _, _) = Recorder(), clip()
+    upsample_clip(net, decode, (24, 32), None, seeded(), steps=1)
     assert all(call[1] is None and call[2] is None for call in net.calls)
     noises = torch.stack([call[0].flatten() for call in net.calls])
     assert float((noises.corrcoef() - torch.eye(4)).abs().amax()) < 0.1
@@ -98,14 +102,14 @@ def test_without_the_frame_before_each_is_drawn_by_itself():
 def test_words_reach_every_frame():
     net, (decode, flow, visible) = Recorder(), clip()
     words = torch.tensor([3, 1, 0])
-    upsample_clip(net, decode, (24, 32), flow, visible, seeded(), steps=2, words=words)
+    upsample_clip(net, decode, (24, 32), (flow, visible), seeded(), steps=2, words=words)
     assert len(net.calls) == 8
     assert all(torch.equal(call[3], words[None]) for call in net.calls)
 
 
 def test_frames_come_one_by_one_and_do_not_depend_on_later_ones(net):
     decode, flow, visible = clip()
-    whole = upsample_clip(net, decode, (24, 32), flow, visible, seeded(), steps=1)
+    whole = upsample_clip(net, decode, (24, 32), (flow, visible), seeded(), steps=1)
     taken = []
 
     def frames():
@@ -128,7 +132,7 @@ def test_the_seed_decides(net):
     decode, flow, visible = clip()
 
     def drawn(seed):
-        return upsample_clip(net, decode, (24, 32), flow, visible, seeded(seed), steps=1)
+        return upsample_clip(net, decode, (24, 32), (flow, visible), seeded(seed), steps=1)
 
     assert torch.equal(drawn(1), drawn(1))
     assert not torch.equal(drawn(1), drawn(2))
@@ -145,8 +149,8 @@ def test_unknown_flow_is_not_visible():
 def test_lengths_are_checked(net):
     decode, flow, visible = clip()
     with pytest.raises(ValueError, match="at least 1 frame"):
-        upsample_clip(net, decode[:0], (24, 32), flow, visible, seeded())
+        upsample_clip(net, decode[:0], (24, 32), (flow, visible), seeded())
     with pytest.raises(ValueError, match="flow must have 3"):
-        upsample_clip(net, decode, (24, 32), flow[:2], visible, seeded())
+        upsample_clip(net, decode, (24, 32), (flow[:2], visible), seeded())
     with pytest.raises(ValueError, match="visible must have 3"):
-        upsample_clip(net, decode, (24, 32), flow, visible[:2], seeded())
+        upsample_clip(net, decode, (24, 32), (flow, visible[:2]), seeded())
