@@ -12,15 +12,18 @@ import copy
 import json
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
 
+from flowwarp.defaults import MAX_SEED
 from flowwarp.errors import InputError
 from flowwarp.io.atomic import atomic_output
 from flowwarp.io.files import open_input
+from flowwarp.models.gpt import GPTConfig
+from flowwarp.tensors import check_choice, check_number, check_whole, check_wholes
 from flowwarp.train.loop import LoopConfig, Task
 
 DVAE, GPT, UPSAMPLER = STAGES = ("dvae", "gpt", "upsampler")
@@ -34,7 +37,9 @@ GPT_SIZES = ((128, 4), (192, 5), (256, 6), (384, 8), (512, 12))
 LEAST_EXAMPLES = 16_000
 _MEASURED = 4  # steps that are timed, after two that warm up
 _OVERHEAD = 1.05  # averages, states and samples, as a share of the steps' own time
+PRESETS = ("own", "sprites", "large")
 _MAX_BYTES = 2**20
+_MOST_HOURS, _MOST_STEPS, _MOST_WIDTH, _MOST_DEPTH = 1e5, 10**12, 2**13, 2**8
 
 
 @dataclass
@@ -48,6 +53,9 @@ class Plan:
         gpt: (width, depth) of the transformer; None until it is chosen.
         steps: of each stage that has begun.
         seconds: that each finished stage took.
+
+    Raises:
+        ValueError: a value is of another type, or out of its range.
     """
 
     hours: float
@@ -56,6 +64,24 @@ class Plan:
     gpt: tuple[int, int] | None = None
     steps: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_number(self.hours, "hours", 1e-9, _MOST_HOURS)
+        check_whole(self.seed, "seed", 0, MAX_SEED)
+        check_choice(self.preset, "preset", PRESETS)
+        if self.gpt is not None:
+            check_wholes(self.gpt, "gpt", 1, _MOST_WIDTH)
+            if len(self.gpt) != 2 or self.gpt[1] > _MOST_DEPTH:
+                raise ValueError(f"gpt must be a width and a depth, got {self.gpt}")
+            gpt_config(self.gpt)
+        for name in ("steps", "seconds"):
+            stages = getattr(self, name)
+            if not isinstance(stages, dict) or not stages.keys() <= set(STAGES):
+                raise ValueError(f"{name} must be by stage: {', '.join(STAGES)}")
+        for stage, steps in self.steps.items():
+            check_whole(steps, f"steps of {stage}", 1, _MOST_STEPS)
+        for stage, seconds in self.seconds.items():
+            check_number(seconds, f"seconds of {stage}", 0, 3600 * _MOST_HOURS)
 
     def write(self, folder: Path) -> None:
         """Write it to a run's folder.
@@ -80,24 +106,35 @@ def read_plan(folder: Path) -> Plan | None:
         text = file.read(_MAX_BYTES)
     try:
         values = json.loads(text)
-        size = values.pop("gpt")
-        plan = Plan(**values, gpt=None if size is None else (int(size[0]), int(size[1])))
-        plan.steps = {stage: int(steps) for stage, steps in plan.steps.items()}
-        plan.seconds = {stage: float(time) for stage, time in plan.seconds.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as fault:
+        if not isinstance(values, dict) or not values.keys() <= {
+            item.name for item in fields(Plan)
+        }:
+            raise ValueError("not an object of a plan's entries")
+        size = values.get("gpt")
+        return Plan(**values | {"gpt": tuple(size) if isinstance(size, list) else size})
+    except (ValueError, TypeError, RecursionError) as fault:
         raise InputError(path, f"is no plan ({fault})", "start another run") from fault
-    return plan
 
 
-def seconds_of_stage(plan: Plan, stage: str, left: float) -> float:
+def gpt_config(size: tuple[int, int]) -> GPTConfig:
+    """Return the transformer of a (width, depth): heads of 64 channels, two at least.
+
+    Raises:
+        ValueError: the width does not divide among the heads.
+    """
+    width, depth = size
+    return GPTConfig(width, depth, heads=max(2, width // 64))
+
+
+def seconds_of_stage(stage: str, left: float, stages: Sequence[str] = STAGES) -> float:
     """Return the time of a stage: its share of what is left for it and the stages behind it.
 
     Args:
-        plan: the plan.
         stage: that is about to begin.
         left: seconds until the run must end, less than 0 if it is late.
+        stages: of the run, in their order.
     """
-    behind = STAGES[STAGES.index(stage) :]
+    behind = stages[stages.index(stage) :]
     rest = 1 - sum(SHARES.values())  # stays for the report
     share = SHARES[stage] / (sum(SHARES[name] for name in behind) + rest / 2)
     return max(0.0, left) * share
@@ -105,6 +142,8 @@ def seconds_of_stage(plan: Plan, stage: str, left: float) -> float:
 
 def choose_size(seconds: float, measure: Callable[[tuple[int, int]], float]) -> tuple[int, int]:
     """Return the (width, depth) of the largest transformer that sees enough examples.
+
+    The smallest is taken where none does. Sizes are tried until one is too slow.
 
     Args:
         seconds: of its stage.
@@ -136,6 +175,8 @@ def seconds_per_step(task: Task, config: LoopConfig, device: torch.device) -> fl
             optimizer.zero_grad()
             torch.autograd.backward(loss.mean())
             optimizer.step()
+            if device.type == "cuda":  # which computes while Python goes on
+                torch.cuda.synchronize(device)
             times.append(time.monotonic() - start)
     finally:
         torch.set_num_threads(threads)

@@ -78,12 +78,14 @@ class VideoRun:
         plan: how long, and what is decided.
         device: where to train.
         started: ``time.monotonic()`` at the start of the process.
+        stages: that are trained, in their order.
     """
 
     folder: Path
     plan: Plan
     device: torch.device
     started: float
+    stages: tuple[str, ...] = video_plan.STAGES
 
     def left(self) -> float:
         """Return the seconds until the run must end."""
@@ -99,6 +101,8 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
     Raises:
         Stopped, Diverged, Locked, InputError, OutputError: as the loop does.
     """
+    if data.size == data.base:  # nothing to enlarge: the other stages have the time
+        run = replace(run, stages=video_plan.STAGES[:-1])
     dvae = _train_dvae(data, run)
     config = VideoConfig(
         data.base,
@@ -113,7 +117,7 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
     model = _train_gpt(data, run, dvae, config)
     notes = {**data.notes, **_typical(data, run, model)}
     save_video_model(run.folder / MODEL, model, notes)
-    if data.size != data.base:
+    if video_plan.UPSAMPLER in run.stages:
         model = _train_upsampler(data, run, model)
         save_video_model(run.folder / MODEL, model, notes)
     return model.eval()
@@ -157,8 +161,7 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
         return gpt_task(data.source, data.validation, dvae, data.words, media, configs)
 
     def with_size(size: tuple[int, int]) -> dict[str, Any]:
-        width, depth = size
-        return {**configs, "model": GPTConfig(width, depth, heads=max(2, width // 64))}
+        return {**configs, "model": video_plan.gpt_config(size)}
 
     def examples_per_second(size: tuple[int, int]) -> float:
         sized = with_size(size)
@@ -166,7 +169,7 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
         return training.batch_size / video_plan.seconds_per_step(make(sized), training, run.device)
 
     if run.plan.gpt is None:
-        seconds = video_plan.seconds_of_stage(run.plan, video_plan.GPT, run.left())
+        seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
         run.plan.gpt = video_plan.choose_size(seconds, examples_per_second)
     sized = with_size(run.plan.gpt)
     tensors = _train_stage(run, video_plan.GPT, make, sized)
@@ -244,7 +247,7 @@ def _train_stage(
     """Train a stage, or continue it, and return the averaged weights after its last step."""
     folder, plan = run.folder / stage, run.plan
     if stage not in plan.steps:
-        seconds = video_plan.seconds_of_stage(plan, stage, run.left())
+        seconds = video_plan.seconds_of_stage(stage, run.left(), run.stages)
         per_step = video_plan.seconds_per_step(make(configs), configs["loop"], run.device)
         plan.steps[stage] = video_plan.steps_within(seconds, per_step, _LEAST_STEPS)
         plan.write(run.folder)
@@ -258,8 +261,7 @@ def _train_stage(
         }
         configs = {**configs, "loop": replace(configs["loop"], **shape)}
         start = time.monotonic()
-        number = video_plan.STAGES.index(stage) + 1
-        name = f"stage {number} of {len(video_plan.STAGES)}, {stage}"
+        name = f"stage {run.stages.index(stage) + 1} of {len(run.stages)}, {stage}"
         part = Part(name, start + run.left())
         task, training = make(configs), configs["loop"]
         loop.train(task, training, folder, device=run.device, resume="auto", part=part)
