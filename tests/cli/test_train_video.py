@@ -49,8 +49,8 @@ def test_trains_all_networks_and_exports_the_model(tmp_path, train):
     assert out[-1] == "mine.safetensors"
     assert "videos      10, with 10 captions; 10 clips that share no frame" in err
     assert "too few     10 clips, where at least 50 are advised" in err
-    assert any(line.startswith("stage 1 of 3, dvae: step 2/2  loss") for line in err)
-    assert any(line.startswith("stage 2 of 3, gpt: step 2/2  loss") for line in err)
+    assert any(line.startswith("stage 1 of 2, dvae: step 2/2  loss") for line in err)
+    assert any(line.startswith("stage 2 of 2, gpt: step 2/2  loss") for line in err)
     assert any("samples: run/dvae/samples/00000002-clips.png" in line for line in err)
     model = load_video_model("run")
     assert (model.config.base, model.config.frames, model.config.fps) == ((64, 64), 8, 12)
