@@ -162,6 +162,8 @@ def describe_by_model(
     from flowwarp.pipelines.video.load import load_video_model
 
     model = load_video_model(weights, choose_device(device))
+    if not model.words.words:
+        raise click.UsageError("this model was trained without words, and can describe nothing")
     results: list[dict[str, Any]] = []
     failed: list[dict[str, str]] = []
     with progress_bar(sources, "describe", shown=len(sources) > 1) as bar:

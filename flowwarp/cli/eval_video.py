@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowwarp.cli import _paths
+from flowwarp.cli._eval_model import evaluate_model
 from flowwarp.cli._options import output_option
 from flowwarp.cli._report import align, print_path
+from flowwarp.cli._video_jobs import given_options, refuse_options
 from flowwarp.cli._video_options import (
     choosing_options,
     load_networks,
@@ -52,7 +54,21 @@ _SLICED = 4  # samples that are shown over time
 _EVERY = 15.0  # seconds between two lines that tell how far it is
 
 
+# Options of a model of train-video; all others are of the weights in the package.
+_OF_MODEL = {"model", "data", "captions", "layers", "prompts", "seed", "device"}
+_OF_MODEL |= {"dry_run", "as_json"}
+_COUNT = 32  # held-out clips that a model is measured on, if not said
+
+
 @click.command()
+@click.argument("data", metavar="[DATA]", required=False)
+@click.option(
+    "--weights",
+    "model",
+    metavar="RUN",
+    help="A model of train-video, to measure on DATA: the folder of a run, or an exported file.",
+)
+@click.option("--captions", metavar="FILE", help="Captions of DATA, as for train-video.")
 @click.option(
     "--part",
     "parts",
@@ -124,6 +140,9 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 @click.option("--dry-run", is_flag=True, help="Check everything, say what would be measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
 def command(
+    data: str | None,
+    model: str | None,
+    captions: str | None,
     parts: tuple[str, ...],
     weights: dict[str, str | None],
     classifier: str | None,
@@ -162,12 +181,36 @@ def command(
     time, drawn frame by frame and holding on; nearest.png, samples over the training clips most
     like them. `--part pictures` draws these alone, and needs no judge.
 
+    With --weights, a model of train-video is measured on its DATA, by figures that need no judge:
+    reconstruction, likelihood, copies of training clips, stillness, and how often the transformer
+    describes its own samples by the words of their prompts.
+
     \b
     flowwarp eval-video --layers LPC -o report/
+    flowwarp eval-video --weights runs/mine clips/
     flowwarp eval-video --part dvae --dvae runs/dvae/best.safetensors --layers LPC
     flowwarp eval-video --part gpt --prompts 100 --guidance 3 --json
     """  # noqa: D301 - click wants the character itself
     check_device(device)
+    given = given_options()
+    if model is not None:
+        refuse_options(given.keys() - _OF_MODEL, given)
+        if data is None:
+            raise click.UsageError("--weights needs DATA, the clips that the model was trained on")
+        evaluate_model(
+            model,
+            data,
+            captions=captions,
+            layers=layers,
+            count=given.get("prompts", _COUNT),
+            seed=given.get("seed", 0),
+            device=device,
+            as_json=as_json,
+            dry_run=dry_run,
+        )
+        return
+    if data is not None or captions is not None:
+        raise click.UsageError("DATA and --captions need --weights")
     wanted = PARTS if "all" in parts else tuple(part for part in PARTS if part in parts)
     if PICTURED in parts and output is None:
         raise click.UsageError(f"--part {PICTURED} needs -o FOLDER")

@@ -199,7 +199,7 @@ def _train(options: _Options, plan: Plan, found: Survey, started: float) -> None
         if not is_first():
             return
         if options.export is not None:
-            save_video_model(options.export, model, data.notes)
+            save_video_model(options.export, model, model.notes)
     written = {"model": folder / MODEL}
     if options.export is not None:
         written["export"] = Path(options.export)

@@ -115,11 +115,11 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
         GPTConfig(),
     )
     model = _train_gpt(data, run, dvae, config)
-    notes = {**data.notes, **_typical(data, run, model)}
-    save_video_model(run.folder / MODEL, model, notes)
+    model.notes = {**data.notes, **_typical(data, run, model)}
+    save_video_model(run.folder / MODEL, model, model.notes)
     if video_plan.UPSAMPLER in run.stages:
         model = _train_upsampler(data, run, model)
-        save_video_model(run.folder / MODEL, model, notes)
+        save_video_model(run.folder / MODEL, model, model.notes)
     return model.eval()
 
 
@@ -199,7 +199,7 @@ def _train_upsampler(data: VideoData, run: VideoRun, model: VideoModel) -> Video
         return upsampler_task(data.source, decode, configs, data.validation, flownet, words)
 
     tensors = _train_stage(run, video_plan.UPSAMPLER, make, configs)
-    whole = VideoModel(replace(model.config, upsampler=configs["model"]), data.notes)
+    whole = VideoModel(replace(model.config, upsampler=configs["model"]), model.notes)
     whole.dvae, whole.gpt = model.dvae, model.gpt
     assert whole.upsampler is not None
     fill(whole.upsampler, tensors, run.folder)

@@ -62,6 +62,15 @@ def describe(model: VideoModel, video: Tensor) -> Description:
     """
     windows = _cut_windows(model, fit_frames(video, model.config.size))
     reconstructed, patches, nats = measure_clips(model, windows)
+    text = describe_patches(model, patches)
+    return Description(text, float(reconstructed.mean()), float(nats.mean()), len(windows))
+
+
+@torch.no_grad()
+def describe_patches(model: VideoModel, patches: Tensor) -> str:
+    """Describe the parts of a video, (B, n, digits), by the words that fit all of them best."""
+    if not model.words.words:  # a model without words
+        return ""
     with fast_autocast(model.device):
         words = sample(model.gpt, [(VIDEO, patches)], TEXT, _GREEDY, torch.Generator())
         likelihoods = torch.stack(
@@ -69,10 +78,9 @@ def describe(model: VideoModel, video: Tensor) -> Description:
                 log_likelihood(model.gpt, [(VIDEO, patches), (TEXT, row.expand(len(words), -1, 1))])
                 for row in words
             ]
-        )
+        )  # (descriptions, parts)
     best = int(likelihoods.sum(1).argmax())
-    text = model.words.decode(words[best, :, 0].tolist())
-    return Description(text, float(reconstructed.mean()), float(nats.mean()), len(windows))
+    return model.words.decode(words[best, :, 0].tolist())
 
 
 @torch.no_grad()
