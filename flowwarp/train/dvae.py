@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.data.clip import Draw, fingerprint_of
-from flowwarp.data.crops import middle_crop, random_crop
+from flowwarp.data.crops import detail_crop, middle_crop
 from flowwarp.losses.reconstruction import gradient_error, l1_loss
 from flowwarp.metrics.video import psnr
 from flowwarp.models.dvae import DVAE, SIDE, TIME
@@ -29,17 +29,22 @@ class DVAEDataConfig:
 
     Args:
         size: (height, width) of the frames, multiples of a block's side.
+        crop: side of the square that is cut from them, at most their sides.
         frames: number of consecutive frames, a multiple of a block's frames.
         validation: number of held-out clips to measure.
     """
 
     size: tuple[int, int] = (64, 64)
+    crop: int = 32
     frames: int = 8
     validation: int = 16
 
     def __post_init__(self) -> None:
         check_least(self, 1, "frames", "validation")
-        if any(side % SIDE or side < SIDE for side in self.size) or self.frames % TIME:
+        check_least(self, SIDE, "crop")
+        if any(side % SIDE or side < SIDE for side in self.size) or (
+            self.frames % TIME or self.crop % SIDE
+        ):
             raise ValueError(f"{self.frames} frames of {self.size} are not whole blocks")
 
 
@@ -62,14 +67,15 @@ class DVAELossConfig:
 def draw_examples(
     source: Draw, seed: int, numbers: Iterable[int], config: DVAEDataConfig
 ) -> dict[str, Tensor]:
-    """Return ``video`` (B, frames, 3, H, W) in [0, 1]; each is a function of seed and number."""
+    """Return ``video`` (B, frames, 3, crop, crop) in [0, 1], each a function of seed and number."""
     videos = []
     for number in numbers:
         clip = source(seed, number).video
         random = seeding.generator(seed, number, 1)
         last = max(0, len(clip) - config.frames)
         first = int(torch.randint(last + 1, (), generator=random))
-        videos.append(random_crop(clip[first : first + config.frames], config.size, random))
+        crop = min(config.crop, config.size[0]), min(config.crop, config.size[1])
+        videos.append(detail_crop(clip[first : first + config.frames], config.size, crop, random))
     return {"video": torch.stack(videos)}
 
 
