@@ -7,7 +7,8 @@ pixels, and has one digit per channel of the quantiser.
 beside it and behind it, so a transformer that learned to write it in one scene can write it in
 others. With a wider view, nine codes in ten within a figure changed with the background.
 
-*The decoder sees the codes around as well*, so that blocks join without seams.
+*The decoder sees the codes around as well*, so that blocks join without seams. It may also see the
+words of the caption: an edge that the codes left open is then drawn as the words say.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class DVAEConfig:
         widths: channels of the decoder at the resolution of the codes, at twice and at four times
             that.
         blocks: residual blocks at each of these.
+        vocabulary: number of words that the decoder may see, of which 0 is padding; 0 for none.
     """
 
     levels: tuple[int, ...] = (8, 8, 8, 8)
@@ -42,11 +44,13 @@ class DVAEConfig:
     encoder_blocks: int = 3
     widths: tuple[int, int, int] = (160, 64, 32)
     blocks: tuple[int, int, int] = (3, 1, 1)
+    vocabulary: int = 0
 
     def __post_init__(self) -> None:
         check_wholes(self.levels, "levels", 2, MOST_LEVELS)
         check_whole(self.encoder, "encoder", 1)
         check_whole(self.encoder_blocks, "encoder_blocks", 0)
+        check_whole(self.vocabulary, "vocabulary", 0)
         check_wholes(self.widths, "widths", 1)
         check_wholes(self.blocks, "blocks", 0)
         for name in ("widths", "blocks"):
@@ -108,9 +112,10 @@ class DVAE(nn.Module):
             [ConvBlock(width) for _ in range(count)]
             for width, count in zip(config.widths, config.blocks, strict=True)
         )
+        self.enter = nn.Conv2d(len(config.levels), low, 3, padding=1)
+        self.words = nn.Embedding(config.vocabulary, low) if config.vocabulary else None
         # The frames of a block are decoded together, at the resolution of the codes …
         self.decode_codes = nn.Sequential(
-            nn.Conv2d(len(config.levels), low, 3, padding=1),
             *at_low,
             nn.SiLU(),
             nn.Conv2d(low, TIME * middle, 1),
@@ -141,22 +146,35 @@ class DVAE(nn.Module):
         """
         return self.quantizer.digits(self._latents(video))
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Return video (B, T, 3, H, W), not clamped, of codes (B, t, h, w, digits)."""
-        return self._decode(self.quantizer.values(codes))
+    def decode(self, codes: Tensor, words: Tensor | None = None) -> Tensor:
+        """Return the video of codes.
 
-    def forward(self, video: Tensor) -> Tensor:
+        Args:
+            codes: (B, t, h, w, digits) of int64.
+            words: (B, n) of int64, of the captions; 0 is padding. None for no words.
+
+        Returns:
+            (B, T, 3, H, W), not clamped.
+        """
+        return self._decode(self.quantizer.values(codes), words)
+
+    def forward(self, video: Tensor, words: Tensor | None = None) -> Tensor:
         """Return the reconstruction of video (B, T, 3, H, W) in [0, 1]; differentiable."""
-        return self._decode(self.quantizer(self._latents(video)))
+        return self._decode(self.quantizer(self._latents(video)), words)
 
     def _latents(self, video: Tensor) -> Tensor:
         """Return what is quantised, (B, t, h, w, channels)."""
         return self.encoder(cut_blocks(video) * 2 - 1)  # type: ignore[no-any-return]
 
-    def _decode(self, values: Tensor) -> Tensor:
+    def _decode(self, values: Tensor, words: Tensor | None) -> Tensor:
         batch, t, h, w, _ = values.shape
         x = values.flatten(0, 1).permute(0, 3, 1, 2)  # (B t, channels, h, w)
-        x = self.decode_codes(x.contiguous(memory_format=torch.channels_last))
+        x = self.enter(x.contiguous(memory_format=torch.channels_last))
+        if self.words is not None and words is not None:
+            known = (words > 0)[..., None]
+            mean = (self.words(words) * known).sum(1) / known.sum(1).clamp_min(1)  # (B, low)
+            x = x + mean.to(x.dtype).repeat_interleave(t, 0)[..., None, None]
+        x = self.decode_codes(x)
         frames: Tensor = self.decode_frames(x.reshape(batch * t * TIME, -1, h, w))  # (B T, 3, H, W)
         return (frames.reshape(batch, t * TIME, 3, *frames.shape[-2:]) + 1) / 2
 
