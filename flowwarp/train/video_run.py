@@ -133,14 +133,14 @@ def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str
 
 def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
     configs: dict[str, Any] = {
-        "loop": _loop_config(run, batch_size=8, learning_rate=1.5e-3, weight_decay=0.05),
-        "model": DVAEConfig(),
+        "loop": _loop_config(run, batch_size=32, learning_rate=3e-3, muon=0.35, weight_decay=0.05),
+        "model": DVAEConfig(vocabulary=_vocabulary(data)),
         "data": DVAEDataConfig(size=data.base, frames=min(8, data.frames)),
         "losses": DVAELossConfig(),
     }
 
     def make(configs: Mapping[str, Any]) -> loop.Task:
-        return dvae_task(data.source, data.validation, configs)
+        return dvae_task(data.source, data.validation, data.words, configs)
 
     net = DVAE(configs["model"])
     fill(net, _train_stage(run, video_plan.DVAE, make, configs), run.folder)
@@ -181,8 +181,8 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
 
 def _train_upsampler(data: VideoData, run: VideoRun, model: VideoModel) -> VideoModel:
     configs: dict[str, Any] = {
-        "loop": _loop_config(run, batch_size=4, learning_rate=2e-3, muon=0.35),
-        "model": UpsamplerConfig(vocabulary=len(data.words)),
+        "loop": _loop_config(run, batch_size=4, learning_rate=4e-3, muon=0.35),
+        "model": UpsamplerConfig(vocabulary=_vocabulary(data)),
         "data": UpsamplerDataConfig(group=TIME, clips=min(512, data.source.count or 512)),
         "previous": PreviousConfig(),
     }
@@ -214,15 +214,20 @@ def decode_as_generated(model: VideoModel, clip: Clip, generator: torch.Generato
     the upsampler learns to mend them, by what the words say.
     """
     video = resize_video(clip.video.float() / 255, model.config.base).to(model.device)
+    codes = model.dvae.encode(video[None])
+    words = encode_prompts(model, [clip.caption])
     with fast_autocast(model.device):
-        codes = model.dvae.encode(video[None])
         if generator is not None and float(torch.rand((), generator=generator)) < _WITH_ERRORS:
-            words = encode_prompts(model, [clip.caption])
             segments = [(TEXT, words), (VIDEO, to_patches(codes))]
             patches = resample(model.gpt, segments, SamplingConfig(), generator)
             codes = from_patches(patches, model.grid)
-        decoded = model.dvae.decode(codes)[0]
+        decoded = model.dvae.decode(codes, words[..., 0])[0]
     return decoded.float().clamp(0, 1).cpu()
+
+
+def _vocabulary(data: VideoData) -> int:
+    """Return the number of words that the discrete VAE and the upsampler see; 0 for no words."""
+    return len(data.words) if data.words.words else 0
 
 
 def _loop_config(run: VideoRun, **settings: Any) -> loop.LoopConfig:

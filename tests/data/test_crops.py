@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowwarp.data.crops import crop_window, middle_crop, random_crop, resize_video
+from flowwarp.data.crops import crop_window, detail_crop, middle_crop, random_crop, resize_video
 
 
 def seeded(seed=0):
@@ -75,3 +75,34 @@ def test_resizing():
     assert (halved - means).abs().mean() < (video[..., ::2, ::2] - means).abs().mean() / 2
     constant = torch.full((1, 3, 9, 7), 0.3)
     torch.testing.assert_close(resize_video(constant, (5, 12)), torch.full((1, 3, 5, 12), 0.3))
+
+
+def test_crops_of_detail_are_cut_at_the_scale_of_whole_crops():
+    video = clip(3, 32, 48)
+    made = detail_crop(video, (15, 45), (8, 12), seeded())
+    assert made.shape == (3, 3, 8, 12)
+    # At the size that a whole crop has anyway, pixels are copied: 30 of 32 rows, 45 of 48 columns.
+    made = detail_crop(video, (30, 45), (8, 12), seeded())
+    places = [
+        (y, x)
+        for y in range(25)
+        for x in range(37)
+        if torch.equal(made, video[..., y : y + 8, x : x + 12].float() / 255)
+    ]
+    assert len(places) == 1
+
+
+def test_crops_of_detail_show_what_there_is_to_see():
+    """A checkered square in a corner of plain frames is in a crop more often than by chance."""
+    video = torch.full((2, 3, 64, 64), 90, dtype=torch.uint8)
+    video[..., :16, :16] = 255 * (torch.arange(16) % 2)
+    crops = [detail_crop(video, (60, 60), (16, 16), seeded(seed)) for seed in range(200)]
+    share = sum(bool(crop.std() > 0) for crop in crops) / 200
+    by_chance = (16 / 49) ** 2
+    several = 1 - (1 - by_chance) ** 4
+    assert abs(share - (0.75 * several + 0.25 * by_chance)) < 0.1
+
+
+def test_a_crop_is_no_larger_than_its_clip():
+    video = clip(2, 8, 8)
+    assert detail_crop(video, (8, 8), (32, 32), seeded()).shape == (2, 3, 32, 32)

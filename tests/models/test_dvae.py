@@ -1,5 +1,7 @@
 """The discrete VAE: shapes, and what a code and a pixel depend on."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,19 @@ def test_pixels_depend_on_the_codes_around(net):
     change = (net.decode(codes) - video).abs().sum((0, 1, 2))
     assert change[8:12, 8:12].all()
     assert change[8:12, 12:16].any()
+
+
+def test_words_change_what_is_decoded_not_the_codes():
+    torch.manual_seed(0)
+    net = DVAE(replace(TINY, vocabulary=5))
+    codes = torch.zeros(2, 1, 3, 3, 2, dtype=torch.int64)
+    words = torch.tensor([[1, 3, 0], [3, 1, 0]])
+    plain, worded = net.decode(codes), net.decode(codes, words)
+    assert not torch.allclose(plain, worded)
+    torch.testing.assert_close(worded[0], worded[1])  # a mean: their order does not matter
+    padding = net.decode(codes, torch.zeros_like(words))
+    assert torch.equal(padding, net.decode(codes, torch.zeros(2, 1, dtype=torch.int64)))
+    assert torch.equal(net.decode(codes), plain)
 
 
 def test_decoding_codes_is_the_forward_pass(net):

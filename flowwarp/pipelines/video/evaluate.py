@@ -127,7 +127,7 @@ def draw_samples(model: VideoModel, prompts: Sequence[str], seed: int) -> list[S
         codes = next(write_codes(model, Request(prompt), generator))
         described = describe_patches(model, to_patches(codes))
         known = model.words.decode(model.words.encode(prompt))
-        samples.append(Sample(known, described, decode(model, codes)))
+        samples.append(Sample(known, described, decode(model, codes, prompt)))
     return samples
 
 
@@ -145,7 +145,7 @@ def measure_dvae(model: VideoModel, clips: Sequence[Clip]) -> Figures:
     figures = []
     for clip in clips:
         video = _at_base(model, clip)
-        decoded = decode(model, model.dvae.encode(video))[None]
+        decoded = decode(model, model.dvae.encode(video), clip.caption)[None]
         figures.append((float(psnr(decoded, video)), float(fine_ratio(decoded, video))))
     quality, detail = zip(*figures, strict=True)
     return {"psnr": _mean(quality), "detail": _mean(detail)}

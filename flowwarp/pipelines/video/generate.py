@@ -78,7 +78,8 @@ def generate_frames(model: VideoModel, request: Request, seed: int = 0) -> Itera
     generator = torch.Generator().manual_seed(seed)
     # Of the upsampler; one of its own, as it draws between the windows.
     noise = torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
-    decodes = (decode(model, codes) for codes in write_codes(model, request, generator))
+    parts = write_codes(model, request, generator)
+    decodes = (decode(model, codes, request.prompt) for codes in parts)
     for frame in islice(enlarge_frames(model, decodes, request, noise), _count(model, request)):
         yield frame[0].cpu()
 
@@ -88,10 +89,11 @@ def _count(model: VideoModel, request: Request) -> int:
 
 
 @torch.no_grad()
-def decode(model: VideoModel, codes: Tensor) -> Tensor:
+def decode(model: VideoModel, codes: Tensor, caption: str) -> Tensor:
     """Return the video of codes (1, t, h, w, digits), (T, 3, h, w) float32 in [0, 1]."""
+    words = encode_prompts(model, [caption])[..., 0]
     with fast_autocast(model.device):
-        video = model.dvae.decode(codes)[0]
+        video = model.dvae.decode(codes, words)[0]
     return video.float().clamp(0, 1)
 
 
@@ -131,7 +133,7 @@ def write_codes(
         written += new.shape[1] * TIME
         before = codes[:, -kept:] if kept else None
         if not kept:
-            picture = encode_picture(model, decode(model, codes)[-1])
+            picture = encode_picture(model, decode(model, codes, request.prompt)[-1])
 
 
 def _write_window(

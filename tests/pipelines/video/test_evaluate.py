@@ -57,7 +57,7 @@ def test_the_seed_decides(model, found):
 def test_a_perfect_vae_has_all_detail(model, monkeypatch):
     video = torch.rand(1, 8, 3, 32, 32)
     monkeypatch.setattr(module, "_at_base", lambda model, clip: video)
-    monkeypatch.setattr(module, "decode", lambda model, codes: video[0] + 0.1)
+    monkeypatch.setattr(module, "decode", lambda model, codes, caption: video[0] + 0.1)
     figures = module.measure_dvae(model, [draw(0, 0)])
     assert figures["psnr"] == pytest.approx(20, abs=0.01)
     assert figures["detail"] == pytest.approx(1, abs=0.01)
