@@ -12,7 +12,7 @@ import html
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from flowwarp.legacy.pipelines.load import VideoModels
     from flowwarp.models.flownet import FlowNet
     from flowwarp.pipelines.flow.refine import Progress
+    from flowwarp.pipelines.video.load import VideoModel
 
 HOST = "127.0.0.1"  # this machine only
 # largest image; requests run one at a time, so a larger one would block everybody
@@ -173,6 +174,38 @@ def show_video(
     return path, "\n".join(notes)
 
 
+def show_model_video(
+    model: VideoModel,
+    prompt: str | None,
+    seed: float | None,
+    folder: Path,
+    progress: Progress | None = None,
+) -> tuple[Path, str]:
+    """Generate a video by a model of ``train-video``; see :func:`show_video`.
+
+    Raises:
+        InputError: no word of the prompt is known.
+    """
+    from flowwarp.io.video_writer import write_video
+    from flowwarp.pipelines.video.generate import Request, generate_frames
+    from flowwarp.pipelines.video.prompt import parse_prompt
+
+    parsed = parse_prompt((prompt or "")[:MAX_PROMPT], model.words)
+    count = model.config.frames
+
+    def report(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+        for number, frame in enumerate(frames, start=1):
+            yield frame
+            if progress is not None:  # gradio's progress is false in a condition
+                progress(number / count)
+
+    path = folder / "video.mp4"
+    frames = generate_frames(model, Request(parsed.text), int(seed or 0))
+    write_video(path, report(frames), model.config.fps)
+    unknown = ", ".join(parsed.unknown)
+    return path, f"not in the training captions: {unknown}" if unknown else ""
+
+
 def _read_pair(first: str | None, second: str | None) -> list[Tensor]:
     """Read two images of the same size, (3, H, W) each."""
     from flowwarp.io.images import read_image
@@ -202,8 +235,9 @@ Results = Callable[[], AbstractContextManager[Path]]
 def build_page(
     folder: Path,
     flownet: Callable[[], FlowNet],
-    models: Callable[[], VideoModels],
+    models: Callable[[], VideoModels] | Callable[[], VideoModel],
     lock: threading.Lock,
+    prompts: Sequence[str] = PROMPTS,
 ) -> Any:
     """Build the page, a ``gradio.Blocks``.
 
@@ -212,6 +246,7 @@ def build_page(
         flownet: loads the network of the first two tabs, when it is needed.
         models: loads the networks of the third tab, when they are needed.
         lock: held while something is computed.
+        prompts: examples for the third tab.
 
     Raises:
         InputError: the extra ``demo`` is missing.
@@ -240,7 +275,7 @@ def build_page(
         with gr.Tab("Interpolation"):
             _between_tab(flownet, results)
         with gr.Tab("Text to video"):
-            _video_tab(models, results)
+            _video_tab(models, results, prompts)
     return page
 
 
@@ -283,14 +318,23 @@ def _between_tab(flownet: Callable[[], FlowNet], results: Results) -> None:
     gr.Examples([_sample_pair()], pair, cache_examples=False)
 
 
-def _video_tab(models: Callable[[], VideoModels], results: Results) -> None:
+def _video_tab(
+    models: Callable[[], VideoModels] | Callable[[], VideoModel],
+    results: Results,
+    prompts: Sequence[str],
+) -> None:
     import gradio as gr
+
+    from flowwarp.pipelines.video.load import VideoModel
 
     bar = gr.Progress()
 
     def video(prompt: Any, seed: Any, progress: Any = bar) -> Any:
         with results() as folder:
-            return show_video(models(), prompt, seed, folder, progress)
+            loaded = models()
+            if isinstance(loaded, VideoModel):
+                return show_model_video(loaded, prompt, seed, folder, progress)
+            return show_video(loaded, prompt, seed, folder, progress)
 
     prompt = gr.Textbox(label="Prompt", max_length=MAX_PROMPT)
     seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=MAX_SEED)
@@ -298,7 +342,8 @@ def _video_tab(models: Callable[[], VideoModels], results: Results) -> None:
     clip = gr.Video(label="Video", autoplay=True, loop=True)
     notes = gr.Textbox(label="Notes")
     button.click(video, [prompt, seed], [clip, notes], **_ONE_AT_A_TIME)
-    gr.Examples([[line, 0] for line in PROMPTS], [prompt, seed], cache_examples=False)
+    if prompts:
+        gr.Examples([[line, 0] for line in prompts], [prompt, seed], cache_examples=False)
 
 
 def _image_pair() -> list[Any]:
@@ -359,7 +404,12 @@ def launch(page: Any, port: int | None = None) -> str:
     metavar="N",
     help="Port of the server. Default: the first free one from 7860.",
 )
-def command(port: int | None) -> None:
+@click.option(
+    "--weights",
+    metavar="RUN",
+    help="Generate video by a model of train-video: the folder of a run, or an exported file.",
+)
+def command(port: int | None, weights: str | None) -> None:
     """Serve a page to try flowwarp, to browsers on this machine, until Ctrl-C.
 
     Its address is printed on stdout. Requests are computed one at a time, and others wait. Uploads
@@ -379,9 +429,20 @@ def command(port: int | None) -> None:
 
         return load_models(device=choose_device("auto"))
 
+    @functools.cache
+    def model() -> VideoModel:
+        from flowwarp.pipelines.video.load import load_video_model
+
+        return load_video_model(str(weights), choose_device("auto"))
+
+    if weights is not None:
+        model()  # now, so that a wrong name is an error of this command
     with tempfile.TemporaryDirectory(prefix="flowwarp_", ignore_cleanup_errors=True) as folder:
         lock = threading.Lock()
-        page = build_page(Path(folder), flownet, models, lock)
+        if weights is None:
+            page = build_page(Path(folder), flownet, models, lock)
+        else:
+            page = build_page(Path(folder), flownet, model, lock, prompts=())
         try:
             click.echo(launch(page, port))
         except OSError as error:

@@ -26,6 +26,7 @@ from flowwarp.io.video_reader import read_video
 from flowwarp.legacy.pipelines.load import load_models
 from flowwarp.legacy.pipelines.sequences import load_gpt
 from flowwarp.pipelines.flow.estimate import load_flownet
+from tiny_model import tiny_model
 
 PROMPT = "a red knight"
 
@@ -143,6 +144,27 @@ def test_notes_say_how_the_prompt_was_read(models, tmp_path):
 def test_an_empty_prompt_is_an_error(models, tmp_path, prompt):
     with pytest.raises(InputError, match=r"^the prompt: contains no usable word"):
         web.show_video(models, prompt, 0, tmp_path)
+
+
+def test_a_model_of_train_video(tmp_path):
+    model, progress = tiny_model(), Progress()
+    path, note = web.show_model_video(model, "a red ball", 3, tmp_path, progress)
+    info = video_info(path)
+    assert (info.width, info.height, info.fps, info.frames) == (48, 48, 10, 8)
+    assert note == ""
+    assert progress == [number / 8 for number in range(1, 9)]
+    frames = torch.stack(list(read_video(path)))
+    assert float((frames - model.generate("a red ball", seed=3)).abs().mean()) < 0.05
+    _, note = web.show_model_video(model, "a red zebra", None, tmp_path)
+    assert note == "not in the training captions: zebra"
+    with pytest.raises(InputError, match="none of the words"):
+        web.show_model_video(model, None, 0, tmp_path)
+
+
+def test_a_wrong_model_is_an_error_of_the_command(tmp_path, capsys):
+    with pytest.raises(SystemExit, match=r"^3$"):
+        run(web.command, ["--weights", str(tmp_path)])
+    assert "has no model yet" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------ the page

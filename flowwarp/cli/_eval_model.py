@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from flowwarp.data.clip_layout import ClipLayout
     from flowwarp.pipelines.video.load import VideoConfig
 
+_COUNT = 32  # held-out clips that are measured, if not said
 _LABELS = {
     "dvae": {"psnr": "DVAE, PSNR (dB)", "detail": "DVAE, detail"},
     "gpt": {
@@ -35,16 +36,21 @@ _LABELS = {
 def evaluate_model(
     weights: str,
     data: str,
-    *,
-    captions: str | None,
-    layers: str | None,
-    count: int,
-    seed: int,
+    given: Mapping[str, Any],
     device: str,
+    *,
     as_json: bool,
     dry_run: bool,
 ) -> None:
     """Measure a model on a source of clips, and print tables or one JSON object.
+
+    Args:
+        weights: the folder of a run, or a file.
+        data: the clips that the model was trained on; those held out are measured.
+        given: options by name, those that were given: captions, layers, prompts, seed.
+        device: the option.
+        as_json: whether to print JSON.
+        dry_run: whether to measure nothing.
 
     Raises:
         InputError: the model or the clips cannot be read.
@@ -56,15 +62,17 @@ def evaluate_model(
     from flowwarp.train.seeding import held_out_series
     from flowwarp.train.video_data import open_video_data
 
+    captions, seed = given.get("captions"), given.get("seed", 0)
     model = load_video_model(weights, choose_device(device))
     found = survey(data, captions=captions)
     layout = _layout_of_model(found.layout, model.config)
     clips = open_video_data(
         replace(found, layout=layout),
         captions=captions,
-        world_files=WorldFiles(layers),
+        world_files=WorldFiles(given.get("layers")),
         progress=report_clips,
     )
+    count = given.get("prompts", _COUNT)
     count = min(count, clips.validation.count or count)
     if dry_run:
         about = {"dry_run": True, "clips": count, "frames": layout.frames, "size": layout.size}

@@ -57,7 +57,6 @@ _EVERY = 15.0  # seconds between two lines that tell how far it is
 # Options of a model of train-video; all others are of the weights in the package.
 _OF_MODEL = {"model", "data", "captions", "layers", "prompts", "seed", "device"}
 _OF_MODEL |= {"dry_run", "as_json"}
-_COUNT = 32  # held-out clips that a model is measured on, if not said
 
 
 @click.command()
@@ -197,17 +196,7 @@ def command(
         refuse_options(given.keys() - _OF_MODEL, given)
         if data is None:
             raise click.UsageError("--weights needs DATA, the clips that the model was trained on")
-        evaluate_model(
-            model,
-            data,
-            captions=captions,
-            layers=layers,
-            count=given.get("prompts", _COUNT),
-            seed=given.get("seed", 0),
-            device=device,
-            as_json=as_json,
-            dry_run=dry_run,
-        )
+        evaluate_model(model, data, given, device, as_json=as_json, dry_run=dry_run)
         return
     if data is not None or captions is not None:
         raise click.UsageError("DATA and --captions need --weights")
