@@ -22,10 +22,14 @@ from flowwarp.cli._report import print_path, print_text
 from flowwarp.cli._training import report_clips
 from flowwarp.cli.device import choose_device, device_option
 from flowwarp.defaults import MAX_SEED
+from flowwarp.errors import Diverged, Stopped
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from flowwarp.data.captioned_survey import Survey
     from flowwarp.data.clip import WorldFiles
+    from flowwarp.pipelines.video.load import VideoModel
     from flowwarp.train.video_plan import Plan
     from flowwarp.train.video_run import VideoData
 
@@ -54,7 +58,7 @@ class _Options:
 @input_argument("captioned", "CAPTIONED")
 @click.option(
     "--hours",
-    type=click.FloatRange(0, min_open=True),
+    type=click.FloatRange(0.001, 10_000),
     help="Wall time of the whole training, report included.  [default: 1]",
 )
 @click.option(
@@ -131,7 +135,7 @@ def command(
     if dry_run:
         _print_plan(options, plan, found)
     elif check:
-        raise click.UsageError("--check is not implemented")
+        _check(options, found)
     else:
         _train(options, plan, found, started)
 
@@ -184,27 +188,65 @@ def _train(options: _Options, plan: Plan, found: Survey, started: float) -> None
     """Train, or continue; print the paths of the model and of the report."""
     import torch
 
+    from flowwarp.data.captioned_survey import format_survey
     from flowwarp.pipelines.video.load import MODEL, save_video_model
     from flowwarp.train.processes import is_first
     from flowwarp.train.video_folder import locked
+    from flowwarp.train.video_report import REPORT, write_report
     from flowwarp.train.video_run import VideoRun, train_video
 
-    folder = Path(options.folder)
+    folder, table = Path(options.folder), format_survey(found)
     with locked(folder):
         data = _open_data(options, found)
         # As if the stages that are done were of this process, so that the whole takes its hours.
         began = started - sum(plan.seconds.values())
         run = VideoRun(folder, plan, torch.device(options.device), began)
-        model = train_video(data, run)
+
+        def report(model: VideoModel) -> None:
+            if is_first():
+                write_report(run, table, (model, data))
+
+        try:
+            model = train_video(data, run, report)
+        except (Stopped, Diverged):
+            if is_first() and not (folder / MODEL).exists():  # else the report with its samples
+                write_report(run, table)
+            raise
         if not is_first():
             return
         if options.export is not None:
             save_video_model(options.export, model, model.notes)
-    written = {"model": folder / MODEL}
+    written = {"model": folder / MODEL, "report": folder / REPORT}
     if options.export is not None:
         written["export"] = Path(options.export)
+    _print_paths(options, written)
+
+
+def _check(options: _Options, found: Survey) -> None:
+    """Overfit eight clips and print where they can be seen."""
+    import torch
+
+    from flowwarp.data.captioned_survey import format_survey
+    from flowwarp.train.video_check import check_clips
+    from flowwarp.train.video_folder import locked
+
+    with locked(options.folder):
+        data, folder = _open_data(options, found), Path(options.folder)
+        checked = check_clips(
+            data, folder, format_survey(found), torch.device(options.device), say=_say
+        )
+    _say(f"{checked.right} of {checked.clips} samples are most like the clip of their caption")
+    _print_paths(options, {"check": checked.page})
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _print_paths(options: _Options, written: Mapping[str, Path]) -> None:
     if options.as_json:
-        click.echo(json.dumps({"run": str(folder)} | {k: str(v) for k, v in written.items()}))
+        paths = {name: str(path) for name, path in written.items()}
+        click.echo(json.dumps({"run": options.folder, **paths}))
         return
     for path in written.values():
         print_path(path)

@@ -92,8 +92,15 @@ class VideoRun:
         return self.plan.hours * 3600 - (time.monotonic() - self.started)
 
 
-def train_video(data: VideoData, run: VideoRun) -> VideoModel:
+def train_video(
+    data: VideoData, run: VideoRun, report: Callable[[VideoModel], None] = lambda _: None
+) -> VideoModel:
     """Train all networks, or those that an interrupted run still lacks.
+
+    Args:
+        data: the clips.
+        run: where and how.
+        report: called with the model as soon as it can generate, and at the end.
 
     Returns:
         The model, which is also in the run's folder.
@@ -117,10 +124,12 @@ def train_video(data: VideoData, run: VideoRun) -> VideoModel:
     model = _train_gpt(data, run, dvae, config)
     model.notes = {**data.notes, **_typical(data, run, model)}
     save_video_model(run.folder / MODEL, model, model.notes)
+    report(model.eval())
     if video_plan.UPSAMPLER in run.stages:
         model = _train_upsampler(data, run, model)
         save_video_model(run.folder / MODEL, model, model.notes)
-    return model.eval()
+        report(model.eval())
+    return model
 
 
 def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str]:

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
 
+from flowwarp.errors import Stopped
 from flowwarp.io.checkpoints import load_tensors
 from flowwarp.io.locks import lock
 from flowwarp.pipelines.video.load import load_video_model
+from flowwarp.train import video_check, video_run
 from flowwarp.train.video_plan import Plan, read_plan
 
 STEPS = {"dvae": 2, "gpt": 2, "upsampler": 2}
@@ -27,7 +30,7 @@ def train(call, clips, inside):
 
 def plan(folder, **changes):
     folder.mkdir(exist_ok=True)
-    planned = {"hours": 0.1, "seed": 3, "gpt": (32, 1), "steps": dict(STEPS), **changes}
+    planned = {"hours": 0.004, "seed": 3, "gpt": (32, 1), "steps": dict(STEPS), **changes}
     Plan(**planned).write(folder)
 
 
@@ -45,8 +48,7 @@ def test_trains_all_networks_and_exports_the_model(tmp_path, train):
     plan(tmp_path / "run")
     code, out, err = train("--export", "mine.safetensors")
     assert code == 0, err
-    assert out[0] == "run/model.safetensors"
-    assert out[-1] == "mine.safetensors"
+    assert out == ["run/model.safetensors", "run/report.html", "mine.safetensors"]
     assert "videos      10, with 10 captions; 10 clips that share no frame" in err
     assert "too few     10 clips, where at least 50 are advised" in err
     assert any(line.startswith("stage 1 of 2, dvae: step 2/2  loss") for line in err)
@@ -161,3 +163,30 @@ def test_worlds_have_their_own_captions(train):
     code, _, err = train("--dry-run", source="digits")
     assert code == 0
     assert "clips       made as they are needed, without end" in err
+
+
+def test_a_check_shows_clips_and_begins_no_run(tmp_path, train, monkeypatch):
+    check = partial(video_check.check_clips, seconds=0.5)
+    monkeypatch.setattr(video_check, "check_clips", check)
+    code, out, err = train("--check")
+    assert (code, out) == (0, ["run/check.html"])
+    assert err[-1].endswith("of 8 samples are most like the clip of their caption")
+    assert "a red square moves right" in (tmp_path / "run" / "check.html").read_text("utf-8")
+    assert train("--dry-run")[0] == 0  # the folder holds no run
+
+
+def test_an_interrupted_run_has_a_report(tmp_path, train, monkeypatch):
+    def stopped(*_):
+        raise Stopped("run/dvae", 15, "resume it with --resume auto")
+
+    plan(tmp_path / "run")
+    monkeypatch.setattr(video_run, "train_video", stopped)
+    assert train()[0] == 143
+    page = (tmp_path / "run" / "report.html").read_text("utf-8")
+    assert "there is no model yet" in page
+    assert "10 clips that share no frame" in page
+    # What a whole model made is not replaced.
+    (tmp_path / "run" / "model.safetensors").touch()
+    (tmp_path / "run" / "report.html").write_text("samples")
+    assert train("--resume", "auto")[0] == 143
+    assert (tmp_path / "run" / "report.html").read_text() == "samples"
