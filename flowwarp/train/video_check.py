@@ -40,7 +40,7 @@ _WARMUP = 20  # steps
 # Many steps matter more than size: after 20 s of one core, 28 dB instead of 20 dB with half again
 # the width.
 _DVAE = DVAEConfig(encoder=96, encoder_blocks=1, widths=(64, 32, 16), blocks=(1, 0, 0))
-_DVAE_BATCH, _DVAE_FRAMES, _GPT_BATCH = 4, 4, 2
+_DVAE_BATCH, _DVAE_FRAMES, _GPT_BATCH = 8, 4, 2
 _GPT = GPTConfig(width=128, depth=3, heads=2, digit_width=64)
 
 
@@ -164,7 +164,7 @@ def _overfit_dvae(
         "data": DVAEDataConfig(size=data.base, frames=_DVAE_FRAMES, validation=1),
         "losses": DVAELossConfig(),
     }
-    task = dvae_task(source, source, configs)
+    task = dvae_task(source, source, data.words, configs)
 
     def batch(step: int) -> Batch:
         return task.batch(range(step * _DVAE_BATCH, (step + 1) * _DVAE_BATCH))

@@ -201,7 +201,7 @@ def write_samples(model: VideoModel, prompts: Sequence[str], seed: int = 0) -> l
         patches = sample(model.gpt, [(TEXT, words)], VIDEO, SamplingConfig(), generator)
     videos = []
     for prompt, codes in zip(prompts, from_patches(patches, model.grid), strict=True):
-        decoded = iter([decode(model, codes[None])])
+        decoded = iter([decode(model, codes[None], prompt)])
         frames = enlarge_frames(model, decoded, Request(prompt), generator)
         videos.append(torch.cat(list(frames)).cpu())
     return videos
