@@ -28,6 +28,7 @@ from flowwarp.pipelines.video.load import VideoModel
 from flowwarp.pipelines.video.motion import clip_flow, resize_motion
 from flowwarp.pipelines.video.upsample import Frame, upsample_frames
 from flowwarp.precision import fast_autocast
+from flowwarp.tensors import check_whole
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,12 @@ class Request:
     steps: int = 4
     upsample: bool = True
     temporal: bool = True
+
+    def __post_init__(self) -> None:
+        if self.frames is not None:
+            check_whole(self.frames, "frames", 1)
+        check_whole(self.candidates, "candidates", 1)
+        check_whole(self.steps, "steps", 1)
 
 
 def generate(model: VideoModel, request: Request, seed: int = 0) -> Tensor:

@@ -11,15 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from flowwarp.data.media import PICTURE, TEXT, VIDEO
-from flowwarp.data.tokens import PATCH, Words
+from flowwarp.data.tokens import MOST_WORDS, PATCH, Words
 from flowwarp.errors import InputError
 from flowwarp.io.checkpoints import Card, build, save_weights
 from flowwarp.models.dvae import DVAE, SIDE, TIME, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig, MediumConfig
 from flowwarp.models.upsampler import Upsampler, UpsamplerConfig
+from flowwarp.tensors import check_number, check_whole, check_wholes
 
 MODEL = "model.safetensors"  # of a run's folder
 _NAME = "text-to-video"  # on the card
+# A broken card must not ask for all memory.
+_MOST_PIXELS, _MOST_FRAMES = 4096, 4096  # along a side; of a window
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,18 @@ class VideoConfig:
     upsampler: UpsamplerConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.frames % TIME or self.frames < TIME:
+        for name, step in (("base", SIDE * PATCH), ("size", 1)):
+            sides = getattr(self, name)
+            check_wholes(sides, name, 1, _MOST_PIXELS)
+            if len(sides) != 2 or any(side % step for side in sides):
+                raise ValueError(f"{name} must be two multiples of {step}, got {sides}")
+        check_whole(self.frames, "frames", TIME, _MOST_FRAMES)
+        if self.frames % TIME:
             raise ValueError(f"frames must be a multiple of {TIME}, got {self.frames}")
-        if any(side % (SIDE * PATCH) or side < SIDE * PATCH for side in self.base):
-            raise ValueError(f"base must be multiples of {SIDE * PATCH}, got {self.base}")
+        check_number(self.fps, "fps", 1e-3, 1e4)
+        check_whole(self.text_length, "text_length", 1, MOST_WORDS)
+        if not isinstance(self.words, tuple) or not all(isinstance(w, str) for w in self.words):
+            raise ValueError("words must be texts")
 
 
 def video_media(config: VideoConfig) -> tuple[MediumConfig, ...]:
@@ -142,7 +153,9 @@ def _from_card(settings: Mapping[str, Any]) -> VideoModel:
     values = dict(settings)
     kinds = {"dvae": DVAEConfig, "gpt": GPTConfig, "upsampler": UpsamplerConfig}
     for name, kind in kinds.items():
-        if values.get(name) is not None:
+        if values.get(name) is not None or name != "upsampler":
+            if not isinstance(values.get(name), dict):
+                raise ValueError(f"{name} must be the sizes of a network")
             values[name] = kind(**_with_tuples(values[name]))
     return VideoModel(VideoConfig(**values))
 

@@ -8,6 +8,7 @@ from flowwarp.data.tokens import Words, split_words
 from flowwarp.errors import InputError
 
 _SHOWN = 60  # known words that an error lists
+_LONGEST = 200  # characters of a prompt that it quotes
 
 
 @dataclass(frozen=True)
@@ -32,5 +33,6 @@ def parse_prompt(text: str, words: Words) -> Prompt:
     unknown = words.unknown(text)
     if set(split_words(text)) <= set(unknown):
         known = ", ".join(words.words[:_SHOWN]) + (", …" if len(words.words) > _SHOWN else "")
-        raise InputError("PROMPT", f"none of the words of {text!r} is known", f"known: {known}")
+        shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+        raise InputError("PROMPT", f"none of the words of {shown!r} is known", f"known: {known}")
     return Prompt(text, tuple(unknown))

@@ -132,3 +132,11 @@ def test_parts_join_without_a_seam(model):
     assert [flow is None for _, flow, _ in frames] == [True] + [False] * 11
     assert all(flow.shape == (1, 2, 48, 48) for _, flow, _ in frames[1:])
     assert all(visible.shape == (1, 1, 48, 48) for _, _, visible in frames[1:])
+
+
+@pytest.mark.parametrize(
+    "change", [{"frames": 0}, {"frames": -3}, {"candidates": 0}, {"steps": 0}, {"frames": 2.5}]
+)
+def test_requests_are_checked(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        Request("a ball", **change)

@@ -23,3 +23,9 @@ def test_a_prompt_that_has_no_known_word_is_refused(text):
     many = Words((f"w{chr(97 + n % 26)}{chr(97 + n // 26)}" for n in range(100)), 4)
     with pytest.raises(InputError, match=r"waa, .*, …"):
         parse_prompt(text, many)
+
+
+def test_a_long_prompt_is_not_quoted_in_full():
+    with pytest.raises(InputError) as caught:
+        parse_prompt("zebra " * 10_000, WORDS)
+    assert len(str(caught.value)) < 500
