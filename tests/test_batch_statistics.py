@@ -48,6 +48,9 @@ ALLOWED = {
     "models/gpt.first_rows": "over the digits of a patch, none of an example",
     "train/gpt.code_weights": "over the codes of clips chosen once: before training",
     "train/gpt.gpt_task.validate": "the figures of a validation",
+    "train/video_check.check_clips": "a figure that is printed",
+    "train/video_check.overfit": "over a batch that never changes, to see the clips come out",
+    "train/video_report._describe_samples": "the usual distance to the nearest clip, for the report",
     "train/video_plan.seconds_per_step": "a gradient that is measured, not used",
 }
 
