@@ -50,7 +50,7 @@ ALLOWED = {
     "train/gpt.gpt_task.validate": "the figures of a validation",
     "train/video_check.check_clips": "a figure that is printed",
     "train/video_check.overfit": "over a batch that never changes, to see the clips come out",
-    "train/video_report._describe_samples": "the usual distance to the nearest clip, for the report",
+    "train/video_report._describe_samples": "the usual distance to the nearest clip, a figure",
     "train/video_plan.seconds_per_step": "a gradient that is measured, not used",
 }
 

@@ -274,16 +274,17 @@ class DigitHead(nn.Module):
             x: (B, n, width), output of the blocks at each place.
             digits: (B, n, digits), the patches at these places.
         """
-        written = self.digit(digits + self.first)  # (B, n, digits, digit_width)
-        before = F.pad(written[:, :, :-1], (0, 0, 1, 0)).cumsum(2)
-        state = self.enter(x)[:, :, None] + before
-        return [self.predict(state[:, :, slot], slot) for slot in range(digits.shape[2])]
+        state, logits = self.enter(x), []
+        for slot, digit in enumerate(digits.unbind(2)):
+            logits.append(self.predict(state, slot))
+            state = state + self.written(digit, slot)
+        return logits
 
     def forward(self, x: Tensor, digits: Tensor) -> Tensor:
         """Return -log p of each digit given all before it, (B, n, digits), in nats."""
         losses = [
-            F.cross_entropy(logits.flatten(0, 1), digits[:, :, slot].flatten(), reduction="none")
-            for slot, logits in enumerate(self.logits(x, digits))
+            F.cross_entropy(logits.flatten(0, 1), digit.flatten(), reduction="none")
+            for logits, digit in zip(self.logits(x, digits), digits.unbind(2), strict=True)
         ]
         return torch.stack(losses, -1).view(digits.shape)
 
