@@ -364,10 +364,15 @@ class GPT(nn.Module):
     def outputs(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Return the output of the blocks at the places of each segment, (B, n, width)."""
         inputs: list[Tensor] = []
-        words: Tensor | None = None
+        words = last = None  # (B, 1, width) each: pooled words, and the patch before a segment
         for name, digits in segments:
-            x = self.embeddings[name](digits)
+            embedding = self.embeddings[name]
+            assert isinstance(embedding, PatchEmbedding)
+            x = embedding(digits)
+            if last is not None:
+                x = torch.cat([x[:, :1] + last, x[:, 1:]], 1)
             inputs.append(x if words is None else x + words)
+            last = embedding.embed(digits[:, -1:])
             if name == self.text:
                 words = self.pooled_words(digits)
         angles = torch.cat([self.angles(name)[: d.shape[1]] for name, d in segments])
@@ -378,9 +383,6 @@ class GPT(nn.Module):
 
     def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
         """Return -log p of every digit of each segment, given what is before it in the sequence.
-
-        The input of a place is the patch before it in its own segment, so that the last patch of a
-        segment conditions none that follows (a last word does, as one of the pooled words).
 
         Args:
             segments: in their order; a segment may end early.

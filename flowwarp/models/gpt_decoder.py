@@ -29,11 +29,14 @@ class Decoder:
         self.cache = torch.empty(shape, dtype=weight.dtype, device=weight.device)
         self.length = 0  # patches in the cache
         self.words: Tensor | None = None  # (B, 1, width), the pooled words before
+        self.last: Tensor | None = None  # (B, 1, width), the patch before the segment
 
     def append(self, segment: Segment) -> Tensor:
         """Read a whole segment; return the output of the blocks at its places, (B, n, width)."""
         name, digits = segment
         x = self._embedding(name)(digits)
+        if self.last is not None:
+            x = torch.cat([x[:, :1] + self.last, x[:, 1:]], 1)
         output = self._blocks(x, self.net.angles(name)[: digits.shape[1]])
         self.close(segment)
         return output
@@ -47,12 +50,16 @@ class Decoder:
             digits: (B, n, digits), the segment so far; only patches before ``index`` are read.
         """
         x = self._embedding(name).at(digits, index)
+        if self.last is not None and index == 0:
+            x = x + self.last
         return self._blocks(x, self.net.angles(name)[index : index + 1])[:, 0]
 
     def close(self, segment: Segment) -> None:
-        """End a segment: words condition all that follows."""
-        if segment[0] == self.net.text:
-            self.words = self.net.pooled_words(segment[1])
+        """End a segment: its last patch is before the next one, words condition all behind."""
+        name, digits = segment
+        self.last = self._embedding(name).embed(digits[:, -1:])
+        if name == self.net.text:
+            self.words = self.net.pooled_words(digits)
 
     def _embedding(self, name: str) -> PatchEmbedding:
         embedding = self.net.embeddings[name]

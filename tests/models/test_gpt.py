@@ -80,6 +80,15 @@ def test_a_digit_depends_on_all_before_it_and_on_none_behind(net, order):
 
 
 @torch.no_grad()
+@torch.no_grad()
+def test_the_last_patch_of_a_segment_conditions_the_next(net):
+    (_, video), text = segments(("video", "text"))
+    other = video.clone()
+    other[:, -1, 0] = (other[:, -1, 0] + 1) % 4
+    before, after = (net([("video", part), text])[1] for part in (video, other))
+    assert ((before - after).abs().flatten(1).sum(1) > 1e-3).all()
+
+
 def test_probabilities_of_a_digit_add_up_to_one(net):
     given = segments(("text", "video"))
     total = torch.zeros(2)
