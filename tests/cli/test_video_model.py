@@ -204,3 +204,16 @@ def test_videos_that_cannot_be_read(call, run_folder, tmp_path):
     code, _, err = call(*describe, "clip.mp4", "--best-of", 2)
     assert code == 2
     assert err[0].startswith("flowwarp: --best-of: not with --weights")
+
+
+def test_a_model_without_words(call, tmp_path):
+    save_video_model(tmp_path / MODEL, tiny_model(words=(), text_length=1, upsampler=None), {})
+    write_image("first.png", torch.rand(3, 20, 33))
+    generate = ("generate-video", "--weights", ".", "--image", "first.png")
+    assert call(*generate) == (0, ["video.mp4"], [])
+    code, _, err = call(*generate, PROMPT)
+    assert (code, err) == (
+        2, ["flowwarp: this model was trained without words; leave PROMPT out; see"
+            " 'flowwarp generate-video --help'"]
+    )  # fmt: skip
+    assert call("describe-video", "video.mp4", "--weights", ".")[0] == 2
