@@ -38,9 +38,10 @@ AREAS: tuple[tuple[str, str], ...] = (
     (
         "text to video",
         r"flowwarp/(models/(dvae|gpt|gpt_decoder|upsampler|quantizers|sampling|classifier)"
-        r"|train/(dvae|gpt|upsampler|video_plan|video_examples)"
-        r"|pipelines/video/.*|cli/(train_video)|metrics/(video|temporal|perceptual)"
-        r"|losses/reconstruction|data/(tokens|captioned|sources|clip)|ops/noise)\.py",
+        r"|train/(dvae|gpt|upsampler|video_.*)|pipelines/video/.*"
+        r"|cli/(train_video|_video_(check|jobs|model|output)|_eval_model)"
+        r"|metrics/(video|temporal|perceptual)|losses/reconstruction|ops/noise"
+        r"|data/(tokens|captioned.*|clip.*|sources|crops|media))\.py",
     ),
     ("warp and other operators", r"flowwarp/(ops/.*|tensors\.py|nn\.py|precision\.py)"),
     ("kernels in C++ and CUDA", r"cuda/.*"),

@@ -138,6 +138,10 @@ def load_video_model(path: str | Path, device: str | torch.device = "cpu") -> Vi
 
     Raises:
         InputError: no such file, broken, of another kind, or the run has no model yet.
+
+    >>> model = load_video_model("runs/video")  # doctest: +SKIP
+    >>> model.generate("a red square moves left", seed=3).shape  # doctest: +SKIP
+    torch.Size([16, 3, 128, 128])
     """
     file = Path(path)
     if file.is_dir():
