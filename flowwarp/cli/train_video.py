@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from flowwarp.cli._report import print_path, print_text
 from flowwarp.cli._training import report_clips
 from flowwarp.cli.device import choose_device, device_option
 from flowwarp.defaults import MAX_SEED
-from flowwarp.errors import Diverged, Stopped
+from flowwarp.errors import FlowwarpError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -208,9 +209,10 @@ def _train(options: _Options, plan: Plan, found: Survey, started: float) -> None
 
         try:
             model = train_video(data, run, report)
-        except (Stopped, Diverged):
+        except BaseException:  # a signal may also come between two stages
             if is_first() and not (folder / MODEL).exists():  # else the report with its samples
-                write_report(run, table)
+                with suppress(FlowwarpError):
+                    write_report(run, table)
             raise
         if not is_first():
             return

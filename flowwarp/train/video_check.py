@@ -133,8 +133,8 @@ def _write(checked: Checked, rows: list[str], survey: str) -> None:
     first, second = checked.steps
     explanation = (
         f"Small networks saw only these {checked.clips} clips, for {first} and {second} steps. The "
-        "columns: the beginning of the clip as it is trained on; what the discrete VAE makes of it (blurred is "
-        f"fine, {checked.psnr:.1f} dB); what the transformer writes for its caption. "
+        "columns: the beginning of the clip as it is trained on; what the discrete VAE makes of it "
+        f"(blurred is fine, {checked.psnr:.1f} dB); what the transformer writes for its caption. "
         f"{checked.right} of {checked.clips} samples are most like the clip that they should be; "
         "it is fewer on a slow machine. Look whether sizes, colours and speed are right, and "
         "whether each caption says what its clip shows."

@@ -175,18 +175,21 @@ def test_a_check_shows_clips_and_begins_no_run(tmp_path, train, monkeypatch):
     assert train("--dry-run")[0] == 0  # the folder holds no run
 
 
-def test_an_interrupted_run_has_a_report(tmp_path, train, monkeypatch):
+@pytest.mark.parametrize(
+    ("fault", "code"), [(Stopped("run/dvae", 15), 143), (KeyboardInterrupt(), 130)]
+)
+def test_an_interrupted_run_has_a_report(tmp_path, train, monkeypatch, fault, code):
     def stopped(*_):
-        raise Stopped("run/dvae", 15, "resume it with --resume auto")
+        raise fault
 
     plan(tmp_path / "run")
     monkeypatch.setattr(video_run, "train_video", stopped)
-    assert train()[0] == 143
+    assert train()[0] == code
     page = (tmp_path / "run" / "report.html").read_text("utf-8")
     assert "there is no model yet" in page
     assert "10 clips that share no frame" in page
     # What a whole model made is not replaced.
     (tmp_path / "run" / "model.safetensors").touch()
     (tmp_path / "run" / "report.html").write_text("samples")
-    assert train("--resume", "auto")[0] == 143
+    assert train("--resume", "auto")[0] == code
     assert (tmp_path / "run" / "report.html").read_text() == "samples"
