@@ -159,7 +159,7 @@ def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
 def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) -> VideoModel:
     orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
     configs: dict[str, Any] = {
-        "loop": _loop_config(run, batch_size=16, learning_rate=1e-3, weight_decay=0.05),
+        "loop": _loop_config(run, batch_size=16, learning_rate=2e-3, muon=0.5, weight_decay=0.05),
         "model": GPTConfig(),
         "data": GPTDataConfig(size=data.base, frames=data.frames, orders=orders),
         "losses": GPTLossConfig(),
