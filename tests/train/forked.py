@@ -263,7 +263,8 @@ def preload():
     for name in COMMANDS:
         if name.startswith("train-"):
             importlib.import_module(f"flowwarp.cli.{name.replace('-', '_')}")
-            importlib.import_module(f"flowwarp.train.{name.removeprefix('train-')}")
+    importlib.import_module("flowwarp.train.flow")
+    importlib.import_module("flowwarp.train.video_run")
     for name in ("kornia", "torch.distributed.fsdp", "torch.distributed.tensor"):
         importlib.import_module(name)
     bundled_layers()
