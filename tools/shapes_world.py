@@ -157,7 +157,7 @@ def outline(shape: str) -> NDArray[np.float64]:
         return np.array([[0, -1.05], [1.05, 0.8], [-1.05, 0.8]])
     arm, end = 0.36, 1.05
     corner = [(-arm, -end), (arm, -end), (arm, -arm), (end, -arm)]
-    points = [(x, y) for x, y in corner]
+    points = [*corner]
     points += [(end, arm), (arm, arm), (arm, end), (-arm, end)]
     points += [(-arm, arm), (-end, arm), (-end, -arm), (-arm, -arm)]
     return np.array(points)
@@ -167,7 +167,8 @@ def _fill(points: NDArray[np.float64], side: int) -> NDArray[np.float64]:
     """Return the share of each pixel within a polygon, (side, side), of enlarged corners."""
     mask = np.zeros((side * _ENLARGED, side * _ENLARGED), np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 255, shift=4)
-    return cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA) / 255.0
+    share = cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA)
+    return np.asarray(share, np.float64) / 255
 
 
 # ------------------------------------------------------------------ grading
