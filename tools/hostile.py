@@ -42,6 +42,7 @@ from hostile_cases import (
     pictures,
     runs,
     settings,
+    train_video,
     valid_calls,
     videos,
     weights,
@@ -58,7 +59,7 @@ def cases() -> list[Case]:
         valid_calls.cases, flow_files.cases, pictures.broken, pictures.unusual, videos.cases,
         weights.cases, settings.recipes, settings.configurations, settings.numbers,
         captions.captions, captions.prompts, captions.lists, folders.cases, names.strange,
-        names.too_long, runs.cases, layers.cases,
+        names.too_long, runs.cases, layers.cases, train_video.cases,
     )  # fmt: skip
     found = [case for maker in makers for case in maker()]
     assert len({case.name for case in found}) == len(found), "two cases have the same name"

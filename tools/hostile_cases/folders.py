@@ -74,7 +74,6 @@ def empty() -> Iterator[Case]:
         "describe-video": "describe-video void --gpt gpt.safetensors --dvae dvae.safetensors",
         "train-gpt": train("train-gpt", "void", DVAE),
         "train-captioner": train("train-captioner", "void"),
-        "train-video": "train-video void --run runs/x",
         "train-upsampler": train("train-upsampler", "void", DVAE),
         "train-upsampler --dvae": train("train-upsampler", "digits", "--dvae void"),
         "train-reviser --photos": train("train-reviser", "sprites", f"{WRITER} --photos void"),

@@ -54,7 +54,6 @@ def too_long() -> Iterator[Case]:
         "describe-video": f"describe-video {long}.mp4 {VIDEO_NETS.replace('--no-upsampler', '')}",
         "train-gpt": train("train-gpt", long, DVAE),
         "train-captioner": train("train-captioner", long),
-        "train-video": f"train-video {long} --run runs/x",
         "train-upsampler": train("train-upsampler", long, DVAE),
         "train-reviser": train("train-reviser", "sprites", f"{DVAE} --gpt {long}"),
     }

@@ -47,10 +47,6 @@ def cases() -> Iterator[Case]:
         call = train(command, data)
         yield Case(f"run that is there: {command}", call, put(state, "old"), 4, writes=writes,
                    message="holds a run")  # fmt: skip
-    call = "train-video captioned --run runs/x --resume auto"
-    for fault, text in (("broken", "{"), ("of another kind", "[1]"), ("huge", "9" * 2**21)):
-        prepare = put("runs/x/plan.json", text)
-        yield Case(f"run with a plan that is {fault}: train-video", call, prepare, message="plan")
     call = train("train-dvae", "digits", "--resume auto")
     whole = saves({}, form | {"step": "1", "facts": "{}"})
     yield Case("run without its config: train-dvae", call, whole, writes=writes)

@@ -23,7 +23,6 @@ def cases() -> Iterator[Case]:
         "train-captioner": train("train-captioner", "digits"),
         "train-upsampler": train("train-upsampler", "digits", DVAE),
         "train-reviser": train("train-reviser", "sprites", WRITER),
-        "train-video": "train-video digits --dry-run",
         "generate-video": f"generate-video dog {VIDEO_NETS} -o out.mp4",
         "describe-video": f"describe-video clip.mp4 --gpt gpt.safetensors {DVAE}",
         "eval-video": f"{EVAL_VIDEO} --upsampler up.safetensors {DVAE}",
