@@ -24,6 +24,7 @@ from flowwarp.train.settings import check_least, check_shares
 # each, so that such a model is trained and used like any other.
 WITHOUT_WORDS = (f"{TEXT} {VIDEO} 0.5", f"{TEXT} {PICTURE} {VIDEO} 0.5")
 _COUNTED = 64  # clips whose codes are counted
+_AT_ONCE = 16  # clips that are encoded together
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class GPTDataConfig:
         frames: of a clip.
         orders: sequences of media, and how often each is drawn; all examples of a step share one.
         caption_dropout: share of examples without words, for classifier-free guidance.
+        distinct: number of examples that are drawn anew; later ones repeat these.
         validation: number of held-out clips to measure.
     """
 
@@ -46,10 +48,11 @@ class GPTDataConfig:
         f"{TEXT} {PICTURE} {VIDEO} 0.05",
     )
     caption_dropout: float = 0.15
+    distinct: int = 2**14
     validation: int = 16
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "frames", "validation")
+        check_least(self, 1, "frames", "distinct", "validation")
         check_shares(self, "caption_dropout")
         for order in self.orders:
             media, share = parse_order(order)
@@ -91,40 +94,89 @@ def order_of_step(seed: int, step: int, orders: Sequence[str]) -> list[str]:
 
 
 @torch.no_grad()
-def encode_clip(dvae: DVAE, video: Tensor) -> dict[str, Tensor]:
-    """Return patches of videos and of their first frames, each shown for one time step.
+def encode_video(dvae: DVAE, video: Tensor) -> Tensor:
+    """Return the patches of videos.
 
     Args:
         dvae: makes the codes.
-        video: (B, T, 3, H, W) in [0, 1], on any device; its codes are on the same.
+        video: (B, T, 3, H, W) in [0, 1], on any device; the patches are on the same.
     """
-    made_on, video = video.device, video.to(next(dvae.parameters()).device)
-    still = video[:, :1].expand(-1, TIME, -1, -1, -1)
-    codes = {VIDEO: dvae.encode(video), PICTURE: dvae.encode(still)}
-    return {name: to_patches(part).to(made_on) for name, part in codes.items()}
+    codes = dvae.encode(video.to(next(dvae.parameters()).device))
+    return to_patches(codes).to(video.device)
 
 
-def draw_examples(
-    source: Draw, dvae: DVAE, words: Words, seed: int, numbers: Iterable[int], data: GPTDataConfig
-) -> dict[str, Tensor]:
-    """Return examples; each is a function of seed and number.
+def encode_pictures(dvae: DVAE, pictures: Tensor) -> Tensor:
+    """Return the patches of pictures (B, 3, H, W) in [0, 1]: each is shown for one time step."""
+    return encode_video(dvae, pictures[:, None].expand(-1, TIME, -1, -1, -1))
 
-    Returns:
-        ``text`` (B, n, 1), ``video`` (B, n, digits), ``picture`` (B, n, digits), all int64, and
-        ``dropped`` (B,) bool, where words in front are left out.
+
+class Examples:
+    """Draws examples, each a function of seed and number, and keeps the first of them as tokens.
+
+    Reading and encoding a clip costs as much as a fifth of a step. The first ``data.distinct``
+    examples are new clips, or new crops of them; each later one repeats the tokens of one of these.
+
+    Args:
+        source: of clips with captions.
+        dvae: makes the codes.
+        words: the vocabulary.
+        seed: of the series.
+        data: what an example is.
     """
-    clips, texts, dropped = [], [], []
-    for number in numbers:
-        clip = source(seed, number)
-        random = seeding.generator(seed, number, 1)
-        clips.append(random_crop(clip.video[: data.frames], data.size, random))
-        texts.append(words.encode(clip.caption))
-        dropped.append(float(torch.rand((), generator=random)) < data.caption_dropout)
-    return {
-        TEXT: torch.tensor(texts)[..., None],
-        **encode_clip(dvae, torch.stack(clips)),
-        "dropped": torch.tensor(dropped),
-    }
+
+    def __init__(
+        self, source: Draw, dvae: DVAE, words: Words, seed: int, data: GPTDataConfig
+    ) -> None:
+        self.source, self.dvae, self.words = source, dvae, words
+        self.seed, self.data = seed, data
+        self._kept: dict[int, dict[str, Tensor]] = {}
+
+    def __call__(self, numbers: Iterable[int]) -> dict[str, Tensor]:
+        """Return examples.
+
+        Returns:
+            ``text`` (B, n, 1), ``video`` (B, n, digits), ``picture`` (B, n, digits), all int64,
+            and ``dropped`` (B,) bool, where words in front are left out.
+        """
+        drawn, dropped = [], []
+        for number in numbers:
+            random = seeding.generator(self.seed, number, 1)
+            dropped.append(float(torch.rand((), generator=random)) < self.data.caption_dropout)
+            repeated = int(torch.randint(self.data.distinct, (), generator=random))
+            drawn.append(number if number < self.data.distinct else repeated)
+        self._keep([number for number in dict.fromkeys(drawn) if number not in self._kept])
+        tokens = [self._kept[number] for number in drawn]
+        batch = {name: torch.stack([each[name] for each in tokens]).long() for name in tokens[0]}
+        return batch | {"dropped": torch.tensor(dropped)}
+
+    def prepare(self) -> None:
+        """Encode all that later examples repeat, so that every step takes the same time."""
+        for first in range(0, self.data.distinct, _AT_ONCE):
+            last = min(first + _AT_ONCE, self.data.distinct)
+            self._keep([number for number in range(first, last) if number not in self._kept])
+
+    def _keep(self, numbers: Sequence[int]) -> None:
+        """Encode and keep the clips of these numbers."""
+        if not numbers:
+            return
+        clips, texts = [], []
+        for number in numbers:
+            clip = self.source(self.seed, number)
+            random = seeding.generator(self.seed, number, 4)
+            clips.append(random_crop(clip.video[: self.data.frames], self.data.size, random))
+            texts.append(self.words.encode(clip.caption))
+        video = torch.stack(clips)
+        tokens = {
+            TEXT: torch.tensor(texts)[..., None],
+            VIDEO: encode_video(self.dvae, video),
+            PICTURE: encode_pictures(self.dvae, video[:, 0]),
+        }
+        for row, number in enumerate(numbers):
+            # Digits, of at most 1000 values, fit in 16 bits: a quarter of the memory.
+            self._kept[number] = {
+                name: part[row].to(torch.int32 if name == TEXT else torch.int16)
+                for name, part in tokens.items()
+            }
 
 
 def codes_of(patches: Tensor, digits: int) -> Tensor:
@@ -159,7 +211,7 @@ def gpt_losses(
 
     Args:
         net: the transformer.
-        batch: as :func:`draw_examples` returns it.
+        batch: as :class:`Examples` returns it.
         order: media of the sequence.
         weights: of each code; see :func:`code_weights`.
     """
@@ -188,65 +240,53 @@ def gpt_losses(
 
 
 def gpt_task(
-    source: Draw,
-    validation: Draw,
-    dvae: DVAE,
-    words: Words,
+    examples: Examples,
+    held_out: Examples,
     media: Sequence[MediumConfig],
     configs: Mapping[str, Any],
 ) -> loop.Task:
     """Return what the loop needs to train a transformer.
 
     Args:
-        source: of clips with captions.
-        validation: of held-out clips.
-        dvae: makes the codes; it is not trained.
-        words: the vocabulary.
+        examples: to learn from.
+        held_out: to measure by.
         media: what the transformer reads and writes.
-        configs: ``loop``, ``model`` (:class:`GPTConfig`), ``data`` and ``losses``.
+        configs: ``loop``, ``model`` (:class:`GPTConfig`) and ``losses``.
     """
     training: loop.LoopConfig = configs["loop"]
-    data: GPTDataConfig = configs["data"]
+    data, levels = examples.data, examples.dvae.config.levels
     torch.manual_seed(training.seed)
     net = GPT(configs["model"], media)
 
-    def examples_of(draw: Draw, seed: int, numbers: Iterable[int]) -> dict[str, Tensor]:
-        return draw_examples(draw, dvae, words, seed, numbers, data)
+    codes = codes_of(examples(range(_COUNTED))[VIDEO], len(levels)).flatten(0, -2)
+    weights = code_weights(codes, levels, configs["losses"].rare)
 
-    counted = examples_of(source, training.seed, range(_COUNTED))[VIDEO]
-    codes = codes_of(counted, len(dvae.config.levels)).flatten(0, -2)
-    weights = code_weights(codes, dvae.config.levels, configs["losses"].rare)
-
-    def batch(numbers: range) -> dict[str, Tensor]:
-        return examples_of(source, training.seed, numbers)
-
-    def loss(model: nn.Module, examples: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
+    def loss(model: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
         order = order_of_step(training.seed, step, data.orders)
-        return gpt_losses(model, examples, order, weights)
+        return gpt_losses(model, batch, order, weights)
 
-    series = seeding.held_out_series(training.seed)
-    fixed = examples_of(validation, series, range(data.validation))
+    fixed = held_out(range(data.validation))
     fixed["dropped"] = torch.zeros_like(fixed["dropped"])
 
-    judged = [[TEXT, VIDEO]] + ([[VIDEO, TEXT]] if words.words else [])
+    judged = [[TEXT, VIDEO]] + ([[VIDEO, TEXT]] if examples.words.words else [])
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
-        held_out = {name: part.to(device) for name, part in fixed.items()}
+        batch = {name: part.to(device) for name, part in fixed.items()}
         figures = {}
         for order in judged:
-            terms = gpt_losses(model, held_out, order, weights)
+            terms = gpt_losses(model, batch, order, weights)
             figures[f"{order[-1]}_nats"] = float(terms[order[-1]].mean())
         return {"loss": figures[f"{VIDEO}_nats"], **figures}
 
     return loop.Task(
         name="gpt",
         model=net,
-        batch=batch,
+        batch=examples,
         loss=loss,
         configs={"model": configs["model"], "data": data, "losses": configs["losses"]},
         validate=validate,
         matrices=("blocks",),
         layers=("blocks",),
-        data=fingerprint_of(source),
+        data=fingerprint_of(examples.source),
     )

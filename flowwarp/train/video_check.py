@@ -25,7 +25,14 @@ from flowwarp.pipelines.video.load import VideoConfig, video_media
 from flowwarp.pipelines.video.nearest import find_nearest
 from flowwarp.precision import fast_dtype
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
-from flowwarp.train.gpt import GPTDataConfig, GPTLossConfig, encode_clip, gpt_task
+from flowwarp.train.gpt import (
+    Examples,
+    GPTDataConfig,
+    GPTLossConfig,
+    encode_pictures,
+    encode_video,
+    gpt_task,
+)
 from flowwarp.train.html_page import figure, heading, row, text, write_page
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.task import Batch, LoopConfig, Task
@@ -94,7 +101,8 @@ def check_clips(
     say(f"overfitting {len(clips)} clips: transformer, {(1 - _DVAE_SHARE) * seconds:.0f} s")
     examples = {
         TEXT: torch.tensor([data.words.encode(clip.caption) for clip in clips])[..., None],
-        **encode_clip(dvae, originals.to(device)),
+        VIDEO: encode_video(dvae, originals),
+        PICTURE: encode_pictures(dvae, originals[:, 0]),
         "dropped": torch.zeros(len(clips), dtype=torch.bool),
     }
     net, second = _overfit_gpt(data, source, dvae, examples, device, (1 - _DVAE_SHARE) * seconds)
@@ -184,16 +192,16 @@ def _overfit_gpt(
     device: torch.device,
     seconds: float,
 ) -> tuple[GPT, int]:
-    order = " ".join(_order(data))
     configs = {
         "loop": LoopConfig(steps=1),
         "model": _GPT,
-        "data": GPTDataConfig(data.base, data.frames, (f"{order} 1.0",), 0, 1),
         "losses": GPTLossConfig(),
     }
     sizes = data.words.words, data.words.length, dvae.config, _GPT
     media = video_media(VideoConfig(data.base, data.size, data.frames, data.fps, *sizes))
-    task = gpt_task(source, source, dvae, data.words, media, configs)
+    shown = GPTDataConfig(data.base, data.frames, (f"{' '.join(_order(data))} 1",), validation=1)
+    few = Examples(source, dvae, data.words, 0, shown)
+    task = gpt_task(few, few, media, configs)
 
     def batch(step: int) -> Batch:
         chosen = torch.arange(step * _GPT_BATCH, (step + 1) * _GPT_BATCH) % len(examples[TEXT])

@@ -53,6 +53,7 @@ class Plan:
         gpt: (width, depth) of the transformer; None until it is chosen.
         steps: of each stage that has begun.
         seconds: that each finished stage took.
+        distinct: clips of a folder that the transformer learns from; None until it is chosen.
 
     Raises:
         ValueError: a value is of another type, or out of its range.
@@ -64,11 +65,14 @@ class Plan:
     gpt: tuple[int, int] | None = None
     steps: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    distinct: int | None = None
 
     def __post_init__(self) -> None:
         check_number(self.hours, "hours", 1e-9, _MOST_HOURS)
         check_whole(self.seed, "seed", 0, MAX_SEED)
         check_choice(self.preset, "preset", PRESETS)
+        if self.distinct is not None:
+            check_whole(self.distinct, "distinct", 1, _MOST_STEPS)
         if self.gpt is not None:
             check_wholes(self.gpt, "gpt", 1, _MOST_WIDTH)
             if len(self.gpt) != 2 or self.gpt[1] > _MOST_DEPTH:

@@ -33,7 +33,13 @@ from flowwarp.pipelines.video.load import (
 from flowwarp.precision import fast_autocast, fast_dtype
 from flowwarp.train import loop, seeding, video_plan
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
-from flowwarp.train.gpt import WITHOUT_WORDS, GPTDataConfig, GPTLossConfig, gpt_task
+from flowwarp.train.gpt import (
+    WITHOUT_WORDS,
+    Examples,
+    GPTDataConfig,
+    GPTLossConfig,
+    gpt_task,
+)
 from flowwarp.train.progress import Part
 from flowwarp.train.runs import LAST
 from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsampler_task
@@ -41,6 +47,7 @@ from flowwarp.train.video_plan import Plan
 
 _WITH_ERRORS = 0.75  # share of clips that the upsampler learns to mend
 _TYPICAL = 24  # held-out clips whose figures are noted, at most
+_TIMED = 16  # clips that are encoded to measure how long it takes
 _LEAST_STEPS = 20  # of a stage, however little time there is
 
 
@@ -157,17 +164,18 @@ def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
 
 
 def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) -> VideoModel:
-    orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
+    seed, series = run.plan.seed, seeding.held_out_series(run.plan.seed)
+    shown = _gpt_data(data, run, dvae)
+    examples = Examples(data.source, dvae, data.words, seed, shown)
+    held_out = Examples(data.validation, dvae, data.words, series, shown)
     configs: dict[str, Any] = {
         "loop": _loop_config(run, batch_size=16, learning_rate=2e-3, muon=0.5, weight_decay=0.05),
-        "model": GPTConfig(),
-        "data": GPTDataConfig(size=data.base, frames=data.frames, orders=orders),
         "losses": GPTLossConfig(),
     }
 
     def make(configs: Mapping[str, Any]) -> loop.Task:
         media = video_media(replace(config, gpt=configs["model"]))
-        return gpt_task(data.source, data.validation, dvae, data.words, media, configs)
+        return gpt_task(examples, held_out, media, configs)
 
     def with_size(size: tuple[int, int]) -> dict[str, Any]:
         return {**configs, "model": video_plan.gpt_config(size)}
@@ -177,6 +185,8 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
         training: loop.LoopConfig = sized["loop"]
         return training.batch_size / video_plan.seconds_per_step(make(sized), training, run.device)
 
+    if data.source.count is not None and video_plan.GPT not in run.plan.seconds:
+        examples.prepare()
     if run.plan.gpt is None:
         seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
         run.plan.gpt = video_plan.choose_size(seconds, examples_per_second)
@@ -186,6 +196,27 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
     fill(model.gpt, tensors, run.folder)
     model.dvae.load_state_dict(dvae.state_dict())
     return model.to(run.device)
+
+
+def _gpt_data(data: VideoData, run: VideoRun, dvae: DVAE) -> GPTDataConfig:
+    """Return what the transformer learns from.
+
+    Of a folder, these are four crops of each clip, but no more than are encoded in a tenth of the
+    transformer's time.
+    """
+    orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
+    shown = GPTDataConfig(data.base, data.frames, orders)
+    if data.source.count is None:
+        return shown
+    if run.plan.distinct is None:
+        start = time.monotonic()
+        Examples(data.source, dvae, data.words, run.plan.seed, shown)(range(_TIMED))
+        each = (time.monotonic() - start) / _TIMED
+        seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
+        most = min(shown.distinct, 4 * data.source.count)
+        run.plan.distinct = max(_TIMED, min(most, int(0.1 * seconds / each)))
+        run.plan.write(run.folder)
+    return replace(shown, distinct=run.plan.distinct)
 
 
 def _train_upsampler(data: VideoData, run: VideoRun, model: VideoModel) -> VideoModel:

@@ -13,11 +13,11 @@ from flowwarp.models.gpt import GPTConfig
 from flowwarp.pipelines.video.load import VideoConfig, video_media
 from flowwarp.train import loop, seeding
 from flowwarp.train.gpt import (
+    Examples,
     GPTDataConfig,
     GPTLossConfig,
     code_weights,
     codes_of,
-    draw_examples,
     gpt_losses,
     gpt_task,
     order_of_step,
@@ -44,15 +44,16 @@ def dvae():
 
 def task(dvae, data=DATA, **changes):
     training = loop.LoopConfig(steps=4, batch_size=4, threads=1, **changes)
-    configs = {"loop": training, "model": SIZES, "data": data, "losses": GPTLossConfig()}
-    return gpt_task(SOURCE, draw, dvae, WORDS, MEDIA, configs)
+    configs = {"loop": training, "model": SIZES, "losses": GPTLossConfig()}
+    held_out = Examples(draw, dvae, WORDS, seeding.held_out_series(0), data)
+    return gpt_task(Examples(SOURCE, dvae, WORDS, 0, data), held_out, MEDIA, configs)
 
 
 # ------------------------------------------------------------------ examples
 
 
 def test_an_example_is_a_function_of_its_number(dvae):
-    together = draw_examples(draw, dvae, WORDS, 3, range(6), DATA)
+    together = Examples(draw, dvae, WORDS, 3, DATA)(range(6))
     shapes = {name: tuple(part.shape) for name, part in together.items()}
     assert shapes == {
         "text": (6, WORDS.length, 1),
@@ -61,26 +62,48 @@ def test_an_example_is_a_function_of_its_number(dvae):
         "dropped": (6,),
     }
     for number in range(6):
-        alone = draw_examples(draw, dvae, WORDS, 3, [number], DATA)
+        alone = Examples(draw, dvae, WORDS, 3, DATA)([number])
         for name, part in together.items():
             assert torch.equal(alone[name][0], part[number]), name
-    other = draw_examples(draw, dvae, WORDS, 4, range(6), DATA)
+    other = Examples(draw, dvae, WORDS, 4, DATA)(range(6))
     assert not torch.equal(other["video"], together["video"])
 
 
 def test_an_example_is_the_codes_and_words_of_its_clip(dvae):
-    example = draw_examples(draw, dvae, WORDS, 3, [5], DATA)
+    example = Examples(draw, dvae, WORDS, 3, DATA)([5])
     assert WORDS.decode(example["text"][0, :, 0].tolist()) == CAPTIONS[5]
-    video = random_crop(draw(3, 5).video[:4], (16, 16), seeding.generator(3, 5, 1))[None]
+    video = random_crop(draw(3, 5).video[:4], (16, 16), seeding.generator(3, 5, 4))[None]
     assert torch.equal(example["video"], to_patches(dvae.encode(video)))
     still = video[:, :1].expand(-1, 4, -1, -1, -1)
     assert torch.equal(example["picture"], to_patches(dvae.encode(still)))
 
 
+def test_later_examples_repeat_the_first(dvae):
+    data = GPTDataConfig((16, 16), 4, distinct=3)
+    drawn = []
+
+    def counting(seed, number):
+        drawn.append(number)
+        return draw(seed, number)
+
+    made = Examples(counting, dvae, WORDS, 3, data)
+    batch = made(range(40))
+    assert sorted(drawn) == [0, 1, 2]
+    first = [batch["video"][number] for number in range(3)]
+    repeated = [
+        [torch.equal(video, other) for other in first].index(True) for video in batch["video"][3:]
+    ]
+    assert set(repeated) == {0, 1, 2}
+    prepared = Examples(draw, dvae, WORDS, 3, data)
+    prepared.prepare()
+    again = prepared([30])
+    assert torch.equal(again["video"][0], batch["video"][30])  # whatever came before
+
+
 def test_captions_are_dropped_as_often_as_asked(dvae):
     def dropped(share):
         data = GPTDataConfig((16, 16), 4, caption_dropout=share)
-        return draw_examples(draw, dvae, WORDS, 0, range(200), data)["dropped"]
+        return Examples(draw, dvae, WORDS, 0, data)(range(200))["dropped"]
 
     assert not dropped(0).any()
     assert dropped(1).all()
@@ -123,7 +146,10 @@ def test_orders_are_checked(orders):
         GPTDataConfig(orders=orders)
 
 
-@pytest.mark.parametrize("changes", [{"frames": 0}, {"validation": 0}, {"caption_dropout": 1.5}])
+@pytest.mark.parametrize(
+    "changes",
+    [{"frames": 0}, {"distinct": 0}, {"validation": 0}, {"caption_dropout": 1.5}],
+)
 def test_data_are_checked(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         GPTDataConfig(**changes)

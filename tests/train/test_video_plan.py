@@ -128,7 +128,7 @@ def test_a_step_is_measured_and_changes_nothing(monkeypatch):
     "plan",
     [
         Plan(1.0, 0),
-        Plan(0.25, 7, "sprites", (192, 5), {"dvae": 100, "gpt": 20}, {"dvae": 3.5}),
+        Plan(0.25, 7, "sprites", (192, 5), {"dvae": 100, "gpt": 20}, {"dvae": 3.5}, 4096),
     ],
 )
 def test_a_plan_is_read_as_it_was_written(tmp_path, plan):
@@ -140,7 +140,7 @@ def test_a_folder_without_a_plan(tmp_path):
     assert read_plan(tmp_path) is None
 
 
-GOOD = {"hours": 1.0, "seed": 0, "gpt": None, "steps": {}, "seconds": {}}
+GOOD = {"hours": 1.0, "seed": 0, "distinct": None, "gpt": None, "steps": {}, "seconds": {}}
 
 
 @pytest.mark.parametrize(
@@ -159,6 +159,10 @@ GOOD = {"hours": 1.0, "seed": 0, "gpt": None, "steps": {}, "seconds": {}}
         {"seed": 10**30},
         {"preset": "huge"},
         {"preset": ["own"]},
+        {"distinct": 0},
+        {"distinct": 2.5},
+        {"distinct": [1]},
+        {"distinct": 10**13},
         {"gpt": [128]},
         {"gpt": [128, 4, 1]},
         {"gpt": "ab"},
