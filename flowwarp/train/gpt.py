@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from flowwarp.data.clip import Draw, fingerprint_of
 from flowwarp.data.crops import random_crop
 from flowwarp.data.media import PICTURE, TEXT, VIDEO
-from flowwarp.data.tokens import PATCH, Words, to_patches
-from flowwarp.models.dvae import DVAE, TIME
+from flowwarp.data.tokens import PATCH, Words
+from flowwarp.models.dvae import DVAE
 from flowwarp.models.gpt import GPT, MediumConfig
 from flowwarp.models.sampling import text_mask
+from flowwarp.pipelines.video.encode import encode_pictures, encode_video
 from flowwarp.train import loop, seeding
 from flowwarp.train.settings import check_least, check_shares
 
@@ -93,23 +94,6 @@ def order_of_step(seed: int, step: int, orders: Sequence[str]) -> list[str]:
     return parse_order(orders[chosen])[0]
 
 
-@torch.no_grad()
-def encode_video(dvae: DVAE, video: Tensor) -> Tensor:
-    """Return the patches of videos.
-
-    Args:
-        dvae: makes the codes.
-        video: (B, T, 3, H, W) in [0, 1], on any device; the patches are on the same.
-    """
-    codes = dvae.encode(video.to(next(dvae.parameters()).device))
-    return to_patches(codes).to(video.device)
-
-
-def encode_pictures(dvae: DVAE, pictures: Tensor) -> Tensor:
-    """Return the patches of pictures (B, 3, H, W) in [0, 1]: each is shown for one time step."""
-    return encode_video(dvae, pictures[:, None].expand(-1, TIME, -1, -1, -1))
-
-
 class Examples:
     """Draws examples, each a function of seed and number, and keeps the first of them as tokens.
 
@@ -142,9 +126,11 @@ class Examples:
         for number in numbers:
             random = seeding.generator(self.seed, number, 1)
             dropped.append(float(torch.rand((), generator=random)) < self.data.caption_dropout)
-            repeated = int(torch.randint(self.data.distinct, (), generator=random))
-            drawn.append(number if number < self.data.distinct else repeated)
-        self._keep([number for number in dict.fromkeys(drawn) if number not in self._kept])
+            first = number < self.data.distinct
+            drawn.append(
+                number if first else seeding.shuffled(self.seed, number, self.data.distinct)
+            )
+        self._keep(drawn)
         tokens = [self._kept[number] for number in drawn]
         batch = {name: torch.stack([each[name] for each in tokens]).long() for name in tokens[0]}
         return batch | {"dropped": torch.tensor(dropped)}
@@ -152,15 +138,15 @@ class Examples:
     def prepare(self) -> None:
         """Encode all that later examples repeat, so that every step takes the same time."""
         for first in range(0, self.data.distinct, _AT_ONCE):
-            last = min(first + _AT_ONCE, self.data.distinct)
-            self._keep([number for number in range(first, last) if number not in self._kept])
+            self._keep(range(first, min(first + _AT_ONCE, self.data.distinct)))
 
-    def _keep(self, numbers: Sequence[int]) -> None:
-        """Encode and keep the clips of these numbers."""
-        if not numbers:
+    def _keep(self, numbers: Iterable[int]) -> None:
+        """Encode and keep the clips of these numbers that are not kept yet."""
+        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
+        if not missing:
             return
         clips, texts = [], []
-        for number in numbers:
+        for number in missing:
             clip = self.source(self.seed, number)
             random = seeding.generator(self.seed, number, 4)
             clips.append(random_crop(clip.video[: self.data.frames], self.data.size, random))
@@ -171,7 +157,7 @@ class Examples:
             VIDEO: encode_video(self.dvae, video),
             PICTURE: encode_pictures(self.dvae, video[:, 0]),
         }
-        for row, number in enumerate(numbers):
+        for row, number in enumerate(missing):
             # Digits, of at most 1000 values, fit in 16 bits: a quarter of the memory.
             self._kept[number] = {
                 name: part[row].to(torch.int32 if name == TEXT else torch.int16)

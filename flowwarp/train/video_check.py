@@ -21,18 +21,12 @@ from flowwarp.metrics.video import psnr
 from flowwarp.models.dvae import DVAE, DVAEConfig
 from flowwarp.models.gpt import GPT, GPTConfig, Segment
 from flowwarp.models.sampling import SamplingConfig, sample
+from flowwarp.pipelines.video.encode import encode_pictures, encode_video
 from flowwarp.pipelines.video.load import VideoConfig, video_media
 from flowwarp.pipelines.video.nearest import find_nearest
 from flowwarp.precision import fast_dtype
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
-from flowwarp.train.gpt import (
-    Examples,
-    GPTDataConfig,
-    GPTLossConfig,
-    encode_pictures,
-    encode_video,
-    gpt_task,
-)
+from flowwarp.train.gpt import Examples, GPTDataConfig, GPTLossConfig, gpt_task
 from flowwarp.train.html_page import figure, heading, row, text, write_page
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.task import Batch, LoopConfig, Task

@@ -12,9 +12,11 @@ from flowwarp.io.checkpoints import load_tensors
 from flowwarp.pipelines.video.generate import Request, generate
 from flowwarp.pipelines.video.load import MODEL, load_video_model
 from flowwarp.train import loop, video_plan, video_run
+from flowwarp.train.gpt import GPTDataConfig
 from flowwarp.train.video_plan import Plan, read_plan
 from flowwarp.train.video_run import VideoData, VideoRun, decode_as_generated, train_video
-from squares import FRAMES, SIDE, SOURCE, WORDS, draw
+from squares import CLIPS, FRAMES, SIDE, SOURCE, WORDS, draw
+from tiny_model import tiny_model
 
 SIZE = (SIDE, SIDE)
 DATA = VideoData(SOURCE, SOURCE, WORDS, SIZE, SIZE, FRAMES, 8.0, {"licence": "CC0"})
@@ -62,6 +64,25 @@ def test_the_plan_says_what_was_done(trained):
     assert plan.steps == {"dvae": 3, "gpt": 3, "upsampler": 2}
     assert list(plan.seconds) == ["dvae", "gpt", "upsampler"]
     assert all(seconds > 0 for seconds in plan.seconds.values())
+
+
+def test_the_transformer_learns_from_four_crops_of_each_clip(trained):
+    assert read_plan(trained[0]).distinct == 4 * CLIPS
+
+
+def test_clips_are_encoded_in_a_tenth_of_the_time(tmp_path, monkeypatch):
+    """Of an hour, the transformer has 60 of 77.5 parts: 2787 s, 278 clips of 1 s each."""
+    clock = iter([0.0, 16.0])
+    monkeypatch.setattr(video_run.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(VideoRun, "left", lambda _: 3600.0)
+    run = VideoRun(tmp_path, Plan(1.0, 0), torch.device("cpu"), 0.0)
+    many = replace(DATA, source=replace(SOURCE, count=1000))
+    codes = tiny_model().dvae
+    assert video_run._gpt_data(many, run, codes).distinct == 278
+    assert read_plan(tmp_path).distinct == 278
+    assert video_run._gpt_data(many, run, codes).distinct == 278  # the clock has stopped
+    endless = replace(DATA, source=replace(SOURCE, count=None))
+    assert video_run._gpt_data(endless, run, codes).distinct == GPTDataConfig.distinct
 
 
 class Interrupted(Exception):

@@ -15,7 +15,7 @@ from flowwarp.data.resizing import middle_part
 from flowwarp.data.tokens import to_patches
 from flowwarp.io.video_info import video_info
 from flowwarp.io.video_reader import read_video
-from flowwarp.models.dvae import TIME
+from flowwarp.models.dvae import DVAE, TIME
 from flowwarp.pipelines.video.load import VideoModel
 
 
@@ -90,10 +90,26 @@ def _stack(frames: Sequence[Tensor]) -> Tensor:
     return torch.stack(list(frames)).float() / 255
 
 
+@torch.no_grad()
+def encode_video(dvae: DVAE, video: Tensor) -> Tensor:
+    """Return the patches of videos.
+
+    Args:
+        dvae: makes the codes.
+        video: (B, T, 3, H, W) in [0, 1], on any device; the patches are on the same.
+    """
+    codes = dvae.encode(video.to(next(dvae.parameters()).device))
+    return to_patches(codes).to(video.device)
+
+
+def encode_pictures(dvae: DVAE, pictures: Tensor) -> Tensor:
+    """Return the patches of pictures (B, 3, H, W) in [0, 1]: each is shown for one time step."""
+    return encode_video(dvae, pictures[:, None].expand(-1, TIME, -1, -1, -1))
+
+
 def encode_picture(model: VideoModel, picture: Tensor) -> Tensor:
     """Return the patches of a first picture, (1, n, digits), of (3, H, W) in [0, 1]."""
-    still = _at_base(model, picture[None]).expand(TIME, -1, -1, -1)
-    return to_patches(model.dvae.encode(still[None]))
+    return encode_pictures(model.dvae, _at_base(model, picture[None]))
 
 
 def encode_end(model: VideoModel, video: Tensor, most: int) -> Tensor:
