@@ -6,6 +6,7 @@ import atexit
 import errno
 import gc
 import io
+import logging
 import os
 import re
 import signal
@@ -78,6 +79,7 @@ def run(
         # and at exit would take half a second.
         gc.set_threshold(_GC_THRESHOLD)
         atexit.register(gc.freeze)
+    _log_to_stderr()
     received: list[int] = []
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -95,6 +97,19 @@ def run(
         # help: the interpreter removes it on exit and then dies of the signal.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(_flush_stdout(code))
+
+
+class _LogLines(logging.Handler):
+    """Prints what the library logs as lines on stderr, like errors."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _print_error(record.getMessage())
+
+
+def _log_to_stderr() -> None:
+    log = logging.getLogger("flowwarp.io")  # of one file, like errors; others report on many
+    if not any(isinstance(handler, _LogLines) for handler in log.handlers):
+        log.addHandler(_LogLines(logging.WARNING))
 
 
 def _flush_stdout(code: int) -> int:

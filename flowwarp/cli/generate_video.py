@@ -32,7 +32,7 @@ from flowwarp.cli._video_options import (
     sampling_of,
     sampling_options,
 )
-from flowwarp.cli.device import check_device, choose_device, device_option, set_wait_policy
+from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.defaults import FPS, MAX_SEED, STEPS
 from flowwarp.errors import InputError, OutputError
 
@@ -154,7 +154,6 @@ def command(
     flowwarp generate-video --prompts prompts.txt -o videos/ --json
     flowwarp generate-video "a red ball falls" --weights runs/video
     """  # noqa: D301 - click wants the character itself
-    set_wait_policy()
     if math.isnan(fps):  # click finds it in every range
         raise click.UsageError("--fps must be a number, got nan")
     check_device(device)

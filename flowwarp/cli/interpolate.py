@@ -28,20 +28,23 @@ from flowwarp.cli._options import (
 from flowwarp.cli._report import print_path, progress_bar
 from flowwarp.cli._video_output import (
     MAX_FPS,
-    check_rate,
+    check_footage,
     check_target,
+    codec_options,
+    default_kind,
     is_folder_name,
     is_video_name,
-    warn_pixel_shape,
 )
 from flowwarp.cli.device import check_device, choose_device, device_option
-from flowwarp.errors import InputError, OutputError
+from flowwarp.errors import InputError
 from flowwarp.io.limits import MIN_FPS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from flowwarp.defaults import Quality
+    from flowwarp.io.footage import Recording
+    from flowwarp.io.footage_writer import Timing
     from flowwarp.io.images import ImageFormat
     from flowwarp.pipelines.flow.interpolate import Estimate
 
@@ -55,16 +58,27 @@ class Job:
         from_video: whether the source is a video.
         target: the output.
         kind: of the output: a video, a folder of frames, or the one middle frame of two images.
-        fps: frames per second of an output video.
-        pixel_aspect: pixel width / pixel height of the source video.
+        recording: what the source says of itself; None for images that become images.
+        timing: when the frames of an output video are shown.
+        codec: of an output video, if given.
+        crf: of an output video, if given.
     """
 
     sources: tuple[Path, ...]
     from_video: bool
     target: Path
     kind: Literal["video", "frames", "middle"]
-    fps: Fraction | None
-    pixel_aspect: Fraction = Fraction(1)
+    recording: Recording | None
+    timing: Timing
+    codec: str | None
+    crf: int | None
+
+    @property
+    def fps(self) -> Fraction | None:
+        """Frames per second of an output video."""
+        if self.kind != "video" or self.recording is None:
+            return None
+        return self.timing.rate_of(self.recording)
 
 
 @click.command()
@@ -84,6 +98,7 @@ class Job:
     metavar="RATE",
     help="Frames per second of the output video, or keep.  [default: N times the input's]",
 )
+@codec_options
 @quality_option("Accuracy of the flow, as in `flowwarp flow`.")
 @weights_option("Flow network: base or small (shipped), or a file from train-flow.")
 @device_option
@@ -96,6 +111,8 @@ def command(
     times: int,
     slow: bool,
     fps: str | None,
+    codec: str | None,
+    crf: int | None,
     quality: Quality,
     weights: str,
     device: str,
@@ -113,9 +130,9 @@ def command(
     a.png b.png. Frames in a folder are numbered from 000000.png; the folder must be new or empty.
     The path is printed on stdout.
 
-    Videos lose sound and transparency. A variable frame rate becomes its average. In .mp4, .m4v,
-    .mov and .mkv, which need even sizes, an odd last column or row is repeated; only these keep
-    pixels that are not square. Images become a video of 25 frames per second, before --times.
+    A video keeps its sound, subtitles, metadata, times, transparency, bits and colours, as far as
+    the type of OUT can hold them; a line says what is lost. Slow motion stretches the sound at the
+    same pitch. Images become a video of 25 frames per second, before --times.
 
     \b
     flowwarp interpolate clip.mp4                    twice the frame rate
@@ -126,7 +143,7 @@ def command(
     if slow and fps is not None:
         raise click.UsageError("--slow means --fps keep: give only one of them")
     check_device(device)
-    job = _plan(inputs, output, times, "keep" if slow else fps)
+    job = _plan(inputs, output, times, "keep" if slow else fps, codec, crf)
     check = partial(
         check_target,
         job.target,
@@ -136,7 +153,6 @@ def command(
         source=job.sources[0] if job.from_video else None,
     )
     check()
-    warn_pixel_shape(job.target, job.pixel_aspect, folder=job.kind != "video")
     result = _run(job, times, quality, weights, device, dry_run, check)
     if as_json:
         click.echo(json.dumps({"dry_run": dry_run, "results": [result], "failed": []}))
@@ -147,16 +163,22 @@ def command(
 # ------------------------------------------------------------------ plan
 
 
-def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | None) -> Job:
+def _plan(
+    inputs: tuple[str, ...],
+    output: str | None,
+    times: int,
+    fps: str | None,
+    codec: str | None,
+    crf: int | None,
+) -> Job:
     """Return the input files and the output.
 
     Raises:
-        click.UsageError: inputs, ``output``, ``times`` and ``fps`` do not fit together.
+        click.UsageError: the arguments do not fit together.
         InputError: a folder or glob contains no images, or a video cannot be read.
     """
     from flowwarp.io.file_types import IMAGE_EXTENSIONS, VIDEO_EXTENSIONS, kind_of
-    from flowwarp.io.video_container import DEFAULT_FPS
-    from flowwarp.io.video_info import video_info
+    from flowwarp.io.footage import open_footage, open_pictures
 
     if len(inputs) > 1 and any(kind_of(name) in VIDEO_EXTENSIONS for name in inputs):
         raise click.UsageError(f"one clip at a time, got {len(inputs)}")
@@ -167,26 +189,28 @@ def _plan(inputs: tuple[str, ...], output: str | None, times: int, fps: str | No
     # One by one, because an image may be given twice: expand_inputs drops duplicates.
     several = (_paths.expand_inputs([name], IMAGE_EXTENSIONS) for name in inputs)
     sources = [first] if single else list(chain.from_iterable(several))
-    target = Path(output) if output else _name_target(inputs, first, single, times)
+    recording = open_footage(first) if single else None
+    target = Path(output) if output else _name_target(inputs, first, recording, times)
     kind: Literal["video", "frames", "middle"] = "video" if single else "frames"
     if output is not None:  # a default name may end in anything
         kind = _kind(output, len(sources) == 2 and times == 2)
     if kind != "video" and fps is not None:
         raise click.UsageError(f"--fps and --slow are for a video, but OUT is {str(target)!r}")
-    rate, aspect = DEFAULT_FPS, Fraction(1)
-    if single:
-        info = video_info(first)
-        rate, aspect = info.fps, info.pixel_aspect
-    if kind != "video":
-        return Job(tuple(sources), single, target, kind, None, aspect)
-    rate = _rate(fps, rate, times)
-    check_rate(target, rate)
-    return Job(tuple(sources), single, target, kind, rate, aspect)
+    if recording is None and kind == "video":
+        recording = open_pictures(sources)
+    timing = _timing(fps, recording, times)
+    if recording is not None:
+        check_footage(target, recording, timing, codec, crf, folder=kind != "video")
+    elif codec is not None or crf is not None:
+        raise click.UsageError(f"--codec and --crf are for a video, but OUT is {str(target)!r}")
+    return Job(tuple(sources), single, target, kind, recording, timing, codec, crf)
 
 
-def _name_target(inputs: tuple[str, ...], first: Path, single: bool, times: int) -> Path:
-    if single:
-        return _paths.name_beside(first, f"x{times}", ".mp4")
+def _name_target(
+    inputs: tuple[str, ...], first: Path, recording: Recording | None, times: int
+) -> Path:
+    if recording is not None:
+        return _paths.name_beside(first, f"x{times}", default_kind(recording))
     if first.is_dir():
         return _paths.name_folder_beside(first, f"x{times}")
     if _paths.wants_folder(inputs[:1], ""):
@@ -204,11 +228,22 @@ def _kind(output: str, one_new: bool) -> Literal["video", "frames", "middle"]:
     return "video" if is_video_name(output) else "frames"
 
 
-def _rate(fps: str | None, rate: Fraction, times: int) -> Fraction:
-    if fps is None:
-        return rate * times
-    if fps == "keep":
-        return rate
+def _timing(fps: str | None, recording: Recording | None, times: int) -> Timing:
+    """Return when output frames are shown.
+
+    Raises:
+        click.UsageError: ``fps`` is neither a rate nor "keep".
+    """
+    from flowwarp.io.footage_writer import Timing
+
+    if fps is not None and fps != "keep":
+        return Timing(times, fps=_rate(fps))
+    if recording is not None and recording.kind == "pictures":  # have no times of their own
+        return Timing(times, fps=recording.info.fps * (times if fps is None else 1))
+    return Timing(times, Fraction(times if fps == "keep" else 1))
+
+
+def _rate(fps: str) -> Fraction:
     wanted = Fraction(0)
     if "e" not in fps.lower():  # Fraction("1e999999999") would fill the memory
         with suppress(ValueError, ZeroDivisionError):
@@ -236,21 +271,23 @@ def _run(
     Returns:
         The record for --json.
     """
+    from flowwarp.io.footage_writer import report_losses
+
     reader = _Reader(job)
     skipped: Counter[str] = Counter()  # pairs of frames without interpolation: cut, repeat
     several = job.kind != "middle"
     estimate = _estimator(weights, quality, device)
     with progress_bar(reader, "interpolate", length=reader.length(), shown=several) as frames:
         if dry_run:
+            if job.recording is not None:
+                folder = job.kind != "video"
+                report_losses(job.target, job.recording, job.timing, job.codec, job.crf, folder)
             for _ in frames:
                 pass
         else:
             _write(job, times, reader, frames, estimate, skipped, check)
     if skipped["cut"] and len(job.sources) == 2:
         click.echo("flowwarp: the images show two scenes: the first image is repeated", err=True)
-    if reader.loses_alpha:
-        lost = OutputError(job.target, "has no transparency", "hidden colours become visible")
-        click.echo(f"flowwarp: {lost}", err=True)
     sources = [str(source) for source in job.sources]
     return {
         "input": sources[0] if job.from_video else sources,
@@ -277,16 +314,24 @@ def _write(
     check: Callable[[], None],
 ) -> None:
     """Interpolate between frames (C, H, W) and write the video, the folder or the middle frame."""
+    from flowwarp.io.footage_writer import write_footage
     from flowwarp.io.images import write_image
-    from flowwarp.io.video_writer import write_frames, write_video
+    from flowwarp.io.video_writer import write_frames
     from flowwarp.pipelines.flow.interpolate import interpolate_video
 
     result = interpolate_video(frames, times, estimate, report=lambda kind: skipped.update([kind]))
     _paths.make_folder(job.target.parent)
-    if job.kind == "video":
-        assert job.fps is not None
-        colors = (frame[:3] for frame in result)
-        write_video(job.target, colors, job.fps, job.pixel_aspect)
+    if job.recording is not None:
+        folder = job.kind != "video"
+        write_footage(
+            job.target,
+            result,
+            job.recording,
+            job.timing,
+            codec=job.codec,
+            crf=job.crf,
+            folder=folder,
+        )
     elif job.kind == "frames":
         write_frames(job.target, reader.formatted(result, times))
     else:
@@ -304,7 +349,6 @@ class _Reader:
         size: their height and width.
         format: file format of the newest frame; None for frames of a video.
         between: file format for frames between the newest two; None for frames of a video.
-        loses_alpha: whether an image has transparent pixels, which the output video cannot store.
     """
 
     def __init__(self, job: Job) -> None:
@@ -313,25 +357,25 @@ class _Reader:
         self.size = (0, 0)
         self.format: ImageFormat | None = None
         self.between: ImageFormat | None = None
-        self.loses_alpha = False
 
     def length(self) -> int | None:
-        from flowwarp.io.video_info import video_info
-
-        if self.job.from_video:
-            return video_info(self.job.sources[0]).frames
+        if self.job.from_video and self.job.recording is not None:
+            return self.job.recording.info.frames
         return len(self.job.sources)
 
     def __iter__(self) -> Iterator[Tensor]:
-        from flowwarp.io.video_reader import read_video
-
         source = self.job.sources[0]
-        for frame in read_video(source) if self.job.from_video else self._pictures():
+        for frame in self._frames():
             self.count += 1
             self.size = (frame.shape[1], frame.shape[2])
             yield frame
         if self.count < 2:
             raise InputError(source, "is a single frame", "motion needs two")
+
+    def _frames(self) -> Iterator[Tensor]:
+        if self.job.from_video and self.job.recording is not None:
+            return self.job.recording.frames()
+        return self._pictures()
 
     def formatted(
         self, frames: Iterable[Tensor], times: int
@@ -342,15 +386,15 @@ class _Reader:
 
     def _pictures(self) -> Iterator[Tensor]:
         from flowwarp.io.images import check_kind, read_image_with_format
+        from flowwarp.io.video_reader import fit_channels
 
         first: tuple[int, ...] | None = None
         for path in self.job.sources:
             before = self.format
             image, self.format = read_image_with_format(path)
             self.between = _join(before or self.format, self.format)
-            if self.job.kind == "video":
-                self.loses_alpha |= bool((image[3:] < 1).any())
-                image = image[:3]  # our video formats store no alpha
+            if self.job.recording is not None:  # becomes a video
+                image = fit_channels(path, image, 4 if self.job.recording.layout.alpha else 3)
             shape = tuple(image.shape)
             first = first or shape
             if shape[1:] != first[1:]:

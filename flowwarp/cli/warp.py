@@ -26,11 +26,11 @@ from flowwarp.cli._options import (
 from flowwarp.cli._report import print_path, progress_bar, raise_if_failed
 from flowwarp.cli._video_output import (
     VIDEOS,
-    check_rate,
+    check_footage,
     check_target,
+    codec_options,
     is_folder_name,
     is_video_name,
-    warn_pixel_shape,
 )
 from flowwarp.cli.device import check_device, choose_device, device_option
 from flowwarp.errors import InputError, OutputError, printable
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 BACKWARD = ("bilinear", "nearest", "bicubic")
 FORWARD = ("average", "softmax")
+_NOT_RESULT = ("device", "codec", "crf")  # options that do not change a picture
 SOFTMAX_RANGE = 20.0  # the fastest pixel has e^20 times the weight of a still one
 
 
@@ -54,6 +55,8 @@ class WarpOptions:
     scale: float
     resize: bool
     device: str
+    codec: str | None
+    crf: int | None
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ class Job:
 )
 @click.option("--resize", is_flag=True, help="Resize a flow of another size to the image.")
 @output_option("Also write a mask: white where the result is known.", "--mask", metavar="PNG")
+@codec_options
 @device_option
 @overwrite_option()
 @json_option("paths")
@@ -133,9 +137,8 @@ def command(
     Default output: image_warped.png beside image.jpg, clip_warped.mp4 beside clip.mp4, folder
     NAME_warped beside folder NAME. The paths are printed on stdout.
 
-    Videos lose sound and transparency. A variable frame rate becomes its average. In .mp4, .m4v,
-    .mov and .mkv, which need even sizes, an odd last column or row is repeated; only these keep
-    pixels that are not square.
+    A video keeps its sound, subtitles, metadata, times, transparency, bits and colours, as far as
+    the type of OUT can hold them; a line says what is lost.
 
     With a folder of frames, a broken frame does not stop the others, and the same command resumes
     an interrupted job and retries frames that failed. OUT/manifest.jsonl lists the frames done.
@@ -154,6 +157,8 @@ def command(
         _read_flow(flows[0], options)  # if it is broken, report it once
 
     video = _is_video(image, output)
+    if not video and (options.codec is not None or options.crf is not None):
+        raise click.UsageError("--codec and --crf are for a video")
     jobs = _list_jobs(image, flows, output, mask, shared, video, options)
     many = not video and _paths.wants_folder([image], "")
     # A folder of results is checked as a whole later: an earlier run may have begun to fill it.
@@ -177,7 +182,7 @@ def command(
             "job": "warp",
             "source": [os.path.abspath(image), os.path.abspath(flow)],  # noqa: PTH100 - no links
             "mask": mask and os.path.abspath(mask),  # noqa: PTH100
-            **{key: value for key, value in asdict(options).items() if key != "device"},
+            **{key: value for key, value in asdict(options).items() if key not in _NOT_RESULT},
         }
         failed = _warp_many(jobs, about, options, report, dry_run=dry_run, overwrite=overwrite)
     elif video:
@@ -406,20 +411,20 @@ def _warp_video(job: Job, options: WarpOptions, shared: bool, dry_run: bool) -> 
     """Warp frame by frame; write nothing unless every frame and flow can be read."""
     import torch
 
-    from flowwarp.io.video_info import video_info
-    from flowwarp.io.video_reader import read_video
-    from flowwarp.io.video_writer import write_frames, write_video
+    from flowwarp.io.footage import open_footage
+    from flowwarp.io.footage_writer import Timing, report_losses, write_footage
+    from flowwarp.io.video_writer import write_frames
 
-    info = video_info(job.source)
-    if not job.folder:
-        check_rate(job.target, info.fps)
-    warn_pixel_shape(job.target, info.pixel_aspect, folder=job.folder)
+    recording = open_footage(job.source)
+    info = recording.info
     first, length = 0, info.frames
     if not shared:
         # Containers may lack their length, or state a wrong one: count the frames.
-        length = sum(1 for _ in read_video(job.source))
+        length = sum(1 for _ in recording.frames())
         first = _first_frame(job.flows, length, options)
         length = len(job.flows)
+    timing = Timing(first=first)
+    check_footage(job.target, recording, timing, options.codec, options.crf, folder=job.folder)
     size = (info.height, info.width)
 
     @functools.lru_cache(1)
@@ -430,20 +435,27 @@ def _warp_video(job: Job, options: WarpOptions, shared: bool, dry_run: bool) -> 
 
     def pairs() -> Iterator[tuple[Tensor, Tensor]]:
         # Close the reader: the result may replace the source; Windows replaces no open file.
-        with closing(read_video(job.source)) as frames:
+        with closing(recording.frames()) as frames:
             # The last frame may have no flow.
             yield from zip(fields, islice(frames, first, None), strict=False)
 
     with progress_bar(pairs(), "warp", length=length) as bar:
+        chosen = (timing, options.codec, options.crf)
         if dry_run:
+            report_losses(job.target, recording, *chosen, job.folder)
             count = sum(1 for _ in bar)
         else:
             _paths.make_folder(job.target.parent)
             moved = (_warp_image(frame, flow, options)[0] for flow, frame in bar)
-            if job.folder:
-                count = write_frames(job.target, ((frame, None) for frame in moved))
-            else:
-                count = write_video(job.target, moved, info.fps, info.pixel_aspect)
+            count = write_footage(
+                job.target,
+                moved,
+                recording,
+                timing,
+                codec=options.codec,
+                crf=options.crf,
+                folder=job.folder,
+            )
     if job.mask and not dry_run:
         blank = torch.zeros(3, *size)
         _paths.make_folder(job.mask.parent)

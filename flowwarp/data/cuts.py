@@ -13,12 +13,14 @@ _CUT_REACH = 2  # px of a thumbnail, 6 % of the picture: how far things may move
 _CUT = 30 / 255
 
 
-def is_cut(frame1: Tensor, frame2: Tensor) -> bool:
+def is_cut(frame1: Tensor, frame2: Tensor, threshold: float = _CUT) -> bool:
     """Return whether a new scene begins with ``frame2``.
 
     Args:
         frame1: (3, H, W), uint8, or floating point in [0, 1].
         frame2: of the same shape and type.
+        threshold: mean difference, in [0, 1], of a pixel of a thumbnail to the most similar one
+            near the same place in the other; two frames of one scene stay below.
 
     Raises:
         ValueError: a wrong shape, or two sizes.
@@ -28,7 +30,7 @@ def is_cut(frame1: Tensor, frame2: Tensor) -> bool:
             f"frames must be (3, H, W) of one size, got {tuple(frame1.shape)} and "
             f"{tuple(frame2.shape)}"
         )
-    return is_cut_of_blocks(average_blocks(frame1), average_blocks(frame2))
+    return is_cut_of_blocks(average_blocks(frame1), average_blocks(frame2), threshold)
 
 
 def average_blocks(frame: Tensor) -> Tensor:
@@ -43,8 +45,10 @@ def changed_share(a: Tensor, b: Tensor) -> float:
     return ((a - b).abs().amax(0) > _STEP).float().mean().item()
 
 
-def is_cut_of_blocks(a: Tensor, b: Tensor) -> bool:
+def is_cut_of_blocks(a: Tensor, b: Tensor, threshold: float = _CUT) -> bool:
     """Return whether a new scene begins between two frames, given their blocks (3, h, w).
+
+    ``threshold`` is that of :func:`is_cut`.
 
     Each pixel of a thumbnail is compared with the most similar one near the same place in the other
     thumbnail, so that fast motion is not taken for a cut.
@@ -54,7 +58,7 @@ def is_cut_of_blocks(a: Tensor, b: Tensor) -> bool:
         scale = min(1.0, _CUT_GRID / max(blocks.shape[1:]))
         height, width = (max(1, round(side * scale)) for side in blocks.shape[1:])
         thumbnails.append(F.adaptive_avg_pool2d(blocks, (height, width)))
-    return max(_unmatched(*thumbnails), _unmatched(*reversed(thumbnails))) > _CUT
+    return max(_unmatched(*thumbnails), _unmatched(*reversed(thumbnails))) > threshold
 
 
 def _unmatched(a: Tensor, b: Tensor) -> float:

@@ -20,7 +20,7 @@ IMAGE_EXTENSIONS = frozenset(
 COLOR_EXTENSIONS = IMAGE_EXTENSIONS - {".pgm"}  # .pgm is grey only
 ANIMATED_WEBP = "animated .webp"  # has the extension of a picture; `kind_of` reads its header
 VIDEO_EXTENSIONS = frozenset(
-    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif"}
+    {".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".gif", ".apng"}
     | {".mts", ".m2ts", ".wmv", ".flv", ".ogv", ".3gp", ANIMATED_WEBP}
 )
 

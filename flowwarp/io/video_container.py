@@ -34,7 +34,8 @@ DEFAULT_FPS = Fraction(25)  # of a folder of pictures, and of a file that states
 
 # Containers that hold the frames themselves. Playlists (HLS, concat) would open other files.
 _CONTAINERS = (
-    "mov,mp4,avi,matroska,webm,gif,mpeg,mpegts,flv,asf,ogg,h264,hevc,mpegvideo,nut,yuv4mpegpipe"
+    "mov,mp4,avi,matroska,webm,gif,apng,mpeg,mpegts,flv,asf,ogg,h264,hevc,mpegvideo,nut"
+    ",yuv4mpegpipe"
 )
 _ORIENTATION_PACKETS = 64  # packets that are searched for a frame with a display matrix
 _IDENTITY = np.array([1, 0, 0, 0, 1], np.int32)  # the first five numbers of a display matrix
@@ -122,16 +123,40 @@ def open_webp(path: str | Path) -> Iterator[Image.Image]:
             raise InputError(path, f"is a broken WebP ({fault})") from fault
 
 
-def decode_webp(path: str | Path) -> Iterator[Tensor]:
-    """Yield the frames of a WebP, (3, H, W) float32 RGB in [0, 1].
+def decode_webp(
+    path: str | Path, *, alpha: bool = False
+) -> Iterator[tuple[Tensor, Fraction, Fraction]]:
+    """Yield the frames of a WebP, when each is shown, and for how long, in seconds.
+
+    A frame is (3, H, W) float32 RGB in [0, 1], with ``alpha`` (4, H, W) if it has opacity.
 
     Raises:
         InputError: missing, broken, or larger than the limits.
     """
+    start = Fraction(0)
     with open_webp(path) as picture:
         for frame in ImageSequence.Iterator(picture):
             full = frame if frame.mode == "RGBA" else frame.convert("RGB")
-            yield pixels_to_tensor(path, np.asarray(full))
+            image = pixels_to_tensor(path, np.asarray(full), alpha=alpha)  # reads the time, too
+            seconds = Fraction(int(frame.info.get("duration", 0)), 1000)
+            yield image, start, seconds
+            start += seconds
+
+
+def choose_decoder(stream: Any) -> Any:
+    """Return a decoder of a stream that decodes its transparency.
+
+    The transparency of VP8 and VP9 lies beside the frames, where only libvpx looks for it.
+    """
+    context = stream.codec_context
+    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return context
+    decoder = av.CodecContext.create(name, "r")
+    decoder.extradata = context.extradata
+    decoder.options = context.options
+    decoder.thread_type = context.thread_type
+    return decoder
 
 
 # ------------------------------------------------------------------ timing
@@ -258,21 +283,37 @@ def _matrix_of(frame: Any) -> tuple[int, int, int, int]:
     return a, b, c, d
 
 
-def frame_to_tensor(path: str | Path, frame: Any, orientation: Orientation) -> Tensor:
-    """Return a frame of PyAV upright, (3, H, W) float32 RGB in [0, 1]."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels = frame.to_ndarray(format="rgba" if has_alpha else "rgb24", interpolation=_EXACT)
+def frame_to_tensor(
+    path: str | Path, frame: Any, orientation: Orientation, *, alpha: bool = False
+) -> Tensor:
+    """Return a frame of PyAV upright, (3, H, W) float32 RGB in [0, 1].
+
+    With ``alpha`` it is (4, H, W) if the frame has opacity; without, the log warns of it.
+    """
+    parts = frame.format.components
+    form = "rgba" if any(part.is_alpha for part in parts) else "rgb"
+    deep = max(part.bits for part in parts) > 8
+    form += ("64le" if form == "rgba" else "48le") if deep else ("" if form == "rgba" else "24")
+    pixels = frame.to_ndarray(format=form, interpolation=_EXACT)
     if orientation.transposed:
         pixels = pixels.swapaxes(0, 1)
-    return pixels_to_tensor(path, pixels[:: orientation.down, :: orientation.right])
+    pixels = pixels[:: orientation.down, :: orientation.right]
+    return pixels_to_tensor(path, pixels, alpha=alpha)
 
 
-def pixels_to_tensor(path: str | Path, pixels: NDArray[np.uint8]) -> Tensor:
-    """Return (H, W, 3) or (H, W, 4) as (3, H, W) float32 in [0, 1]; warn of transparency."""
-    if (pixels[..., 3:] < 255).any():
+def pixels_to_tensor(
+    path: str | Path, pixels: NDArray[np.unsignedinteger[Any]], *, alpha: bool = False
+) -> Tensor:
+    """Return (H, W, 3) or (H, W, 4) of 8 or 16 bits as (C, H, W) float32 in [0, 1].
+
+    Without ``alpha``, C is 3, and the log warns of transparency.
+    """
+    largest = np.iinfo(pixels.dtype).max
+    if not alpha and (pixels[..., 3:] < largest).any():
         warn_of_transparency(path)
-    planes = np.array(pixels[..., :3].transpose(2, 0, 1), np.float32, order="C")  # (3, H, W)
-    planes /= np.float32(255)
+    kept = pixels if alpha else pixels[..., :3]
+    planes = np.array(kept.transpose(2, 0, 1), np.float32, order="C")  # (C, H, W)
+    planes /= np.float32(largest)
     return torch.from_numpy(planes)
 
 

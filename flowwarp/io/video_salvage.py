@@ -45,7 +45,10 @@ def salvage_video(path: str | Path) -> Iterator[Tensor | None]:
         InputError: missing, unreadable or not a video; or, after all frames, the file breaks off or
             no frame could be decoded.
     """
-    yield from decode_webp(path) if is_webp(path) else _decode_around_damage(path)
+    if is_webp(path):
+        yield from (image for image, _, _ in decode_webp(path))
+    else:
+        yield from _decode_around_damage(path)
 
 
 def _decode_around_damage(path: str | Path) -> Iterator[Tensor | None]:

@@ -9,11 +9,12 @@ import click
 import pytest
 import torch
 
+import flowwarp.io.footage
 import flowwarp.io.video_reader
 from flowwarp.cli import main
 from flowwarp.cli.errors import run as run_command
 from flowwarp.io.checkpoints import Card, save_weights
-from flowwarp.io.video_reader import read_video
+from flowwarp.io.video_reader import read_timed
 from flowwarp.models.flownet import TINY, FlowNet
 from flowwarp.pipelines.flow import pair_fields, run_job
 
@@ -51,13 +52,17 @@ def frames_held(monkeypatch):
     """Return a list that grows by the number of video frames in memory as each is read."""
     alive, held = weakref.WeakSet(), []
 
-    def counted(path):
-        for frame in read_video(path):
-            alive.add(frame)
+    def counted(path, **options):
+        for frame in read_timed(path, **options):
+            alive.add(frame.image)
             held.append(len(alive))
             yield frame
 
-    monkeypatch.setattr(flowwarp.io.video_reader, "read_video", counted)
+    def images(path):
+        return (frame.image for frame in counted(path))
+
+    monkeypatch.setattr(flowwarp.io.video_reader, "read_video", images)
+    monkeypatch.setattr(flowwarp.io.footage, "read_timed", counted)
     return held
 
 

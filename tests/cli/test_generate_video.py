@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -462,30 +461,6 @@ def test_one_line_and_nothing_written(generate, tmp_path, arguments, code, words
     assert (got, out, len(err)) == (code, [], 1)
     assert words in err[0]
     assert everything(tmp_path) == before
-
-
-@pytest.mark.parametrize(
-    ("given", "policy", "spins"), [(None, "PASSIVE", "5000"), ("active", "active", "None")]
-)
-def test_threads_that_wait_leave_their_core_to_others(given, policy, spins):
-    """Unless asked otherwise; torch reads it when it is loaded."""
-    program = f"""
-import os, sys
-from flowwarp.cli import main
-try:
-    main(["generate-video", {PROMPT!r}, "-o", "out.png"])
-except SystemExit as stop:
-    names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-    print(stop.code, *map(os.environ.get, names), "torch" in sys.modules)
-"""
-    ours = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
-    own = {name: value for name, value in os.environ.items() if name not in ours}
-    if given:
-        own["OMP_WAIT_POLICY"] = given
-    done = subprocess.run(
-        [sys.executable, "-c", program], env=own, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["2", policy, spins, "False"]
 
 
 def test_a_package_without_weights(generate, tmp_path, monkeypatch):

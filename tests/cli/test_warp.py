@@ -283,7 +283,7 @@ def test_other_input_is_never_replaced(warp, arguments, kept):
         (["in", "f.flo", "--mask", "m.png"], 2, "many frames need a folder, but --mask"),
         (["in/*.png", "f.flo"], 2, "give -o FOLDER when IMAGE is a pattern"),
         (["clip.gif", "f.flo", "-o", "b.png"], 2, "many frames need a folder or a video"),
-        (["clip.gif", "f.flo", "-o", "v1.5"], 2, "OUT must end in .gif, .m4v"),
+        (["clip.gif", "f.flo", "-o", "v1.5"], 2, "OUT must end in .apng, .gif"),
         (["clip.gif", "f.flo", "--mask", "m.png"], 2, "--mask must name a folder for a video"),
         (["a.png"], 2, "Missing argument 'FLOW'"),
         (["none.png", "f.flo"], 3, "none.png: no such file or directory"),

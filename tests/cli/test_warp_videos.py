@@ -102,7 +102,7 @@ def test_lost_pixel_aspect_gives_a_warning(warp, output):
     save_flow("f.flo", 1)
     code, _, err = warp("sar.mp4", "f.flo", "-o", output)
     problem = "will have square pixels, those of the video are 64:45"
-    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4 keep the shape"
+    line = f"{output.rstrip('/')}: {problem}; .m4v, .mkv, .mov, .mp4, .webm keep the shape"
     assert (code, err) == (0, [f"flowwarp: {line}"])
     assert warp("sar.mp4", "f.flo", "-o", "out.mkv") == (0, ["out.mkv"], [])
 

@@ -133,7 +133,7 @@ def test_folder_of_pictures(tmp_path):
 def test_a_thread_that_cannot_be_started_is_its_own_error(tmp_path, monkeypatch):
     frames = [torch.zeros(3, 16, 16)] * 2
     write_video(tmp_path / "a.mp4", frames)
-    monkeypatch.setattr(video_writer, "_encode", without_threads)
+    monkeypatch.setattr(video_writer, "encode", without_threads)
     monkeypatch.setattr(video_reader, "_decode_packets", lambda *_: map(without_threads, [0]))
     with pytest.raises(InputError, match=NO_THREAD):
         write_video(tmp_path / "b.mp4", frames)
