@@ -24,6 +24,7 @@ _MODULES = {
     "load_flownet": "flowwarp.pipelines.flow.estimate",
     "refine": "flowwarp.pipelines.flow.refine",
     "interpolate": "flowwarp.pipelines.flow.interpolate",
+    "steady": "flowwarp.pipelines.flow.steady",
     # Video of a prompt, by a model of train-video
     "load_video_model": "flowwarp.pipelines.video.load",
     # Differentiable operators for models: warping
@@ -83,6 +84,7 @@ if TYPE_CHECKING:  # the same names, for type checkers and editors
     from flowwarp.pipelines.flow.estimate import load_flownet as load_flownet
     from flowwarp.pipelines.flow.interpolate import interpolate as interpolate
     from flowwarp.pipelines.flow.refine import refine as refine
+    from flowwarp.pipelines.flow.steady import steady as steady
     from flowwarp.pipelines.video.load import load_video_model as load_video_model
     from flowwarp.viz.colors import flow_to_image as flow_to_image
 
