@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from flowwarp.errors import Diverged, FlowwarpError, InputError, Stopped
 from flowwarp.io.cache import process_count
+
+_T = TypeVar("_T")
 
 
 class Process(NamedTuple):
@@ -101,6 +103,19 @@ def raise_in_all_processes(world: int) -> Iterator[None]:
         dist.broadcast_object_list(refusals, 0)
     if refusals[0] is not None:
         raise refusals[0]
+
+
+def from_first(value: _T) -> _T:
+    """Return the first process's value in all of them; every process must call this.
+
+    Args:
+        value: of this process; any object that can be pickled.
+    """
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, 0)
+    return values[0]
 
 
 # ------------------------------------------------------------------ a sharded network

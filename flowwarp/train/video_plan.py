@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -162,16 +163,20 @@ def choose_size(seconds: float, measure: Callable[[tuple[int, int]], float]) -> 
 
 
 def seconds_per_step(task: Task, config: LoopConfig, device: torch.device) -> float:
-    """Measure a step of training; neither the task's network nor its examples are changed."""
+    """Measure a step of training; neither the task's network nor its examples are changed.
+
+    Of several processes each takes one micro-batch of a step, so one is measured.
+    """
     net = copy.deepcopy(task.model).to(device).train()
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.0)
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads or threads)
+    size = math.ceil(config.batch_size / config.accumulate)
     times = []
     try:
         for step in range(_MEASURED + 2):
             start = time.monotonic()
-            numbers = range(step * config.batch_size, (step + 1) * config.batch_size)
+            numbers = range(step * size, (step + 1) * size)
             batch = {name: part.to(device) for name, part in task.batch(numbers).items()}
             bf16 = config.precision == "bf16"
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

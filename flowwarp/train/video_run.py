@@ -15,6 +15,7 @@ from flowwarp.data.clip import Clip, Source
 from flowwarp.data.crops import resize_video
 from flowwarp.data.media import TEXT, VIDEO
 from flowwarp.data.tokens import Words, from_patches, to_patches
+from flowwarp.io.cache import process_count
 from flowwarp.io.checkpoints import fill, load_weights
 from flowwarp.models.dvae import DVAE, TIME, DVAEConfig
 from flowwarp.models.gpt import GPTConfig
@@ -40,6 +41,7 @@ from flowwarp.train.gpt import (
     GPTLossConfig,
     gpt_task,
 )
+from flowwarp.train.processes import from_first, is_first, joined
 from flowwarp.train.progress import Part
 from flowwarp.train.runs import LAST
 from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsampler_task
@@ -104,6 +106,9 @@ def train_video(
 ) -> VideoModel:
     """Train all networks, or those that an interrupted run still lacks.
 
+    If ``torchrun`` started several processes, they share the examples of each step, and follow what
+    the first of them measures.
+
     Args:
         data: the clips.
         run: where and how.
@@ -117,6 +122,14 @@ def train_video(
     """
     if data.size == data.base:  # nothing to enlarge: the other stages have the time
         run = replace(run, stages=video_plan.STAGES[:-1])
+    with joined(run.device) as process:
+        run = replace(run, device=process.device, plan=from_first(run.plan))
+        return _train_stages(data, run, report)
+
+
+def _train_stages(
+    data: VideoData, run: VideoRun, report: Callable[[VideoModel], None]
+) -> VideoModel:
     dvae = _train_dvae(data, run)
     config = VideoConfig(
         data.base,
@@ -130,13 +143,18 @@ def train_video(
     )
     model = _train_gpt(data, run, dvae, config)
     model.notes = {**data.notes, **_typical(data, run, model)}
-    save_video_model(run.folder / MODEL, model, model.notes)
+    _save(run, model)
     report(model.eval())
     if video_plan.UPSAMPLER in run.stages:
         model = _train_upsampler(data, run, model)
-        save_video_model(run.folder / MODEL, model, model.notes)
+        _save(run, model)
         report(model.eval())
     return model
+
+
+def _save(run: VideoRun, model: VideoModel) -> None:
+    if is_first():
+        save_video_model(run.folder / MODEL, model, model.notes)
 
 
 def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str]:
@@ -189,7 +207,7 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
         examples.prepare()
     if run.plan.gpt is None:
         seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
-        run.plan.gpt = video_plan.choose_size(seconds, examples_per_second)
+        run.plan.gpt = from_first(video_plan.choose_size(seconds, examples_per_second))
     sized = with_size(run.plan.gpt)
     tensors = _train_stage(run, video_plan.GPT, make, sized)
     model = VideoModel(replace(config, gpt=sized["model"]))
@@ -214,8 +232,8 @@ def _gpt_data(data: VideoData, run: VideoRun, dvae: DVAE) -> GPTDataConfig:
         each = (time.monotonic() - start) / _TIMED
         seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
         most = min(shown.distinct, 4 * data.source.count)
-        run.plan.distinct = max(_TIMED, min(most, int(0.1 * seconds / each)))
-        run.plan.write(run.folder)
+        run.plan.distinct = from_first(max(_TIMED, min(most, int(0.1 * seconds / each))))
+        _write_plan(run)
     return replace(shown, distinct=run.plan.distinct)
 
 
@@ -270,9 +288,16 @@ def _vocabulary(data: VideoData) -> int:
     return len(data.words) if data.words.words else 0
 
 
-def _loop_config(run: VideoRun, **settings: Any) -> loop.LoopConfig:
+def _write_plan(run: VideoRun) -> None:
+    if is_first():
+        run.plan.write(run.folder)
+
+
+def _loop_config(run: VideoRun, *, batch_size: int, **settings: Any) -> loop.LoopConfig:
     fast = fast_dtype(run.device) == torch.bfloat16
     return loop.LoopConfig(
+        batch_size=batch_size,
+        accumulate=min(batch_size, process_count()),  # each process takes one part of each step
         seed=run.plan.seed,
         precision="bf16" if fast else "fp32",
         warmup=60,
@@ -294,8 +319,9 @@ def _train_stage(
     if stage not in plan.steps:
         seconds = video_plan.seconds_of_stage(stage, run.left(), run.stages)
         per_step = video_plan.seconds_per_step(make(configs), configs["loop"], run.device)
-        plan.steps[stage] = video_plan.steps_within(seconds, per_step, _LEAST_STEPS)
-        plan.write(run.folder)
+        steps = video_plan.steps_within(seconds, per_step, _LEAST_STEPS)
+        plan.steps[stage] = from_first(steps)
+        _write_plan(run)
     if stage not in plan.seconds:
         steps = plan.steps[stage]
         shape = {
@@ -310,6 +336,6 @@ def _train_stage(
         part = Part(name, start + run.left())
         task, training = make(configs), configs["loop"]
         loop.train(task, training, folder, device=run.device, resume="auto", part=part)
-        plan.seconds[stage] = time.monotonic() - start
-        plan.write(run.folder)
+        plan.seconds[stage] = from_first(time.monotonic() - start)
+        _write_plan(run)
     return load_weights(folder / LAST, stage)[0]

@@ -252,6 +252,25 @@ def commands(folder):
         print("exits", *pair(lambda rank, a=arguments: main(a)), flush=True)
 
 
+def video(folder):
+    """Train a text-to-video model in one process, and in two that measure other speeds."""
+    from flowwarp.train import video_plan, video_run
+    from squares import LARGER, run_in
+
+    # As bfloat16 rounds, and digits are cut off, codes would differ between the two.
+    video_run.fast_dtype = lambda _: torch.float32
+
+    def member(rank, name):
+        video_plan.choose_size = lambda *_: ((32, 1), (48, 2))[rank]
+        video_plan.steps_within = lambda *_: 2 + rank
+        video_run.train_video(LARGER, run_in(folder / name))
+
+    for name in ("one", "two"):
+        run_in(folder / name, gpt=None, steps={})
+    member(0, "one")
+    print("exits", *pair(lambda rank: member(rank, "two")))
+
+
 def preload():
     """Import and read here what each command would load in each of its processes."""
 

@@ -1,9 +1,14 @@
 """A world of eight clips, each with one square that moves."""
 
+import time
+from dataclasses import replace
+
 import torch
 
 from flowwarp.data.clip import Source, clip_without_flow
 from flowwarp.data.tokens import Words
+from flowwarp.train.video_plan import Plan, read_plan
+from flowwarp.train.video_run import VideoData, VideoRun
 
 CLIPS, FRAMES, SIDE = 8, 8, 32
 _COLORS = {"red": (220, 30, 30), "blue": (40, 60, 230)}
@@ -25,3 +30,18 @@ def draw(seed, index):
 
 
 SOURCE = Source(draw, CLIPS, ("squares",), CAPTIONS)
+
+SIZE = (SIDE, SIDE)
+DATA = VideoData(SOURCE, SOURCE, WORDS, SIZE, SIZE, FRAMES, 8.0, {"licence": "CC0"})
+LARGER = replace(DATA, base=(16, 16))
+
+
+def run_in(folder, **changes):
+    """Return a run of train-video in a folder, by the plan there or a short one."""
+    folder.mkdir(exist_ok=True)
+    planned = {"gpt": (32, 1), "steps": {"dvae": 3, "gpt": 3, "upsampler": 2}, **changes}
+    plan = read_plan(folder)
+    if plan is None:
+        plan = Plan(0.1, 0, **planned)
+        plan.write(folder)
+    return VideoRun(folder, plan, torch.device("cpu"), time.monotonic())

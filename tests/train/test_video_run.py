@@ -14,21 +14,10 @@ from flowwarp.pipelines.video.load import MODEL, load_video_model
 from flowwarp.train import loop, video_plan, video_run
 from flowwarp.train.gpt import GPTDataConfig
 from flowwarp.train.video_plan import Plan, read_plan
-from flowwarp.train.video_run import VideoData, VideoRun, decode_as_generated, train_video
-from squares import CLIPS, FRAMES, SIDE, SOURCE, WORDS, draw
+from flowwarp.train.video_run import VideoRun, decode_as_generated, train_video
+from squares import CLIPS, DATA, FRAMES, LARGER, SIZE, SOURCE, WORDS, draw, run_in
+from tiny import metrics
 from tiny_model import tiny_model
-
-SIZE = (SIDE, SIDE)
-DATA = VideoData(SOURCE, SOURCE, WORDS, SIZE, SIZE, FRAMES, 8.0, {"licence": "CC0"})
-LARGER = replace(DATA, base=(16, 16))
-
-
-def run_in(folder, **changes):
-    folder.mkdir(exist_ok=True)
-    planned = {"gpt": (32, 1), "steps": {"dvae": 3, "gpt": 3, "upsampler": 2}, **changes}
-    plan = read_plan(folder) or Plan(0.1, 0, **planned)
-    plan.write(folder)
-    return VideoRun(folder, plan, torch.device("cpu"), time.monotonic())
 
 
 def tensors(folder):
@@ -83,6 +72,20 @@ def test_clips_are_encoded_in_a_tenth_of_the_time(tmp_path, monkeypatch):
     assert video_run._gpt_data(many, run, codes).distinct == 278  # the clock has stopped
     endless = replace(DATA, source=replace(SOURCE, count=None))
     assert video_run._gpt_data(endless, run, codes).distinct == GPTDataConfig.distinct
+
+
+def test_two_processes_follow_the_first_and_are_one(tmp_path, forked):
+    assert "exits 0 0" in forked("video", tmp_path).stdout
+    one, two = (read_plan(tmp_path / name) for name in ("one", "two"))
+    assert (two.gpt, two.steps, two.distinct) == (one.gpt, one.steps, one.distinct)
+    assert two.steps == dict.fromkeys(video_plan.STAGES, 2)
+    for stage in video_plan.STAGES:  # a code may round the other way: not as close as in one stage
+        losses = [
+            [line["loss"] for line in metrics(tmp_path / name / stage) if "loss" in line]
+            for name in ("one", "two")
+        ]
+        assert losses[0]
+        assert losses[1] == pytest.approx(losses[0], rel=1e-3), stage
 
 
 class Interrupted(Exception):
