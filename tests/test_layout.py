@@ -19,7 +19,6 @@ ELSEWHERE = {
     # Constants, which the commands show and use.
     "defaults.py": "cli/test_help.py",
     # Options and outputs that commands share; each command is called with them.
-    "cli/device.py": "cli/test_warp.py",
     "cli/_flow_job.py": "cli/test_flow.py",
     "cli/_options.py": "cli/test_help.py",
     "cli/_paths.py": "cli/test_errors.py",

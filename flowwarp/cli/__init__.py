@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from flowwarp.cli.device import set_wait_policy
 from flowwarp.cli.errors import run
 
 # name: (module that defines `command`, help line)
@@ -20,6 +21,7 @@ COMMANDS = {
     "show": ("flowwarp.cli.show", "Draw flow files as images."),
     "convert": ("flowwarp.cli.convert", "Convert flow files between formats."),
     "interpolate": ("flowwarp.cli.interpolate", "Interpolate frames of a video."),
+    "steady": ("flowwarp.cli.steady", "Take the flicker out of a processed video."),
     "train-flow": ("flowwarp.cli.train_flow", "Train a flow network on unlabelled footage."),
     "eval-flow": ("flowwarp.cli.eval_flow", "Measure flow methods against ground truth."),
     "datasets": ("flowwarp.cli.datasets", "List data sets, make captioned clips."),
@@ -105,4 +107,6 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
+    if arguments is None:  # this process is the command line, and torch is not imported yet
+        set_wait_policy()
     run(cli, arguments)
