@@ -67,6 +67,7 @@ def empty() -> Iterator[Case]:
         "show": "show void -o new/",
         "convert": "convert void --to npy -o new/",
         "interpolate": f"interpolate void {NET} -o out.mp4",
+        "steady": f"steady void {NET} -o out.mp4",
         "eval-flow": "eval-flow void",
         "train-flow": train("train-flow", "void"),
         "train-flow --photos": train("train-flow", "frames", "--photos void"),

@@ -31,6 +31,7 @@ def strange() -> Iterator[Case]:
                      copied("a.png", picture)),
             "flow of a video": (["flow", video, *net, "-o", "flows"], copied("clip.mp4", video)),
             "interpolate, to": (["interpolate", "clip.mp4", *net, "-o", video], NOTHING),
+            "steady, to": (["steady", "clip.mp4", *net, "-o", video], NOTHING),
             "eval-flow": (["eval-flow", "sets", "--method", "zero"],
                           copied("pairs/set", f"sets/{stem}")),
             "flow, weights": (["flow", "a.png", "b.png", "--weights", network, "-o", "x.flo"],
@@ -48,6 +49,7 @@ def too_long() -> Iterator[Case]:
     inputs = {
         "warp": f"warp {long}.png flow.flo -o out.png",
         "interpolate": f"interpolate {long} -o out.mp4",
+        "steady": f"steady {long} -o out.mp4",
         "train-flow": train("train-flow", long),
         "train-dvae": train("train-dvae", long),
         "eval-flow": f"eval-flow {long}",
@@ -62,6 +64,7 @@ def too_long() -> Iterator[Case]:
         "show": f"show flow.flo -o {long}.png",
         "flow": f"flow clip.mp4 {NET} -o {long}",
         "interpolate": f"interpolate clip.mp4 {NET} -o {long}",
+        "steady": f"steady clip.mp4 {NET} -o {long}",
         "datasets": f"datasets make digits --count 1 -o {long}",
         "train-dvae": train("train-dvae", "digits", f"--run {long}"),
         "generate-video": f"generate-video dog {VIDEO_NETS} -o {long}.mp4",

@@ -113,6 +113,7 @@ def numbers() -> Iterator[Case]:
         "warp": ("warp a.png flow.flo -o out.png", ("scale",)),
         "show": ("show flow.flo -o out.png", ("max",)),
         "interpolate": (f"interpolate clip.mp4 {NET} -o out.mp4", ("fps",)),
+        "steady": (f"steady clip.mp4 {NET} -o out.mp4", ("strength",)),
         "generate-video": (f"generate-video dog {VIDEO_NETS} -o out.mp4", ("fps", *sampled)),
         "generate-video of a gif": (f"generate-video dog {VIDEO_NETS} -o out.gif", ("fps",)),
         "generate-video of frames": (f"generate-video dog {VIDEO_NETS} -o out/", ("fps",)),

@@ -15,6 +15,7 @@ def cases() -> Iterator[Case]:
         "show": "show flow.flo -o out.png",
         "convert": "convert flow.flo -o out.npy",
         "interpolate": f"interpolate a.png b.png {NET} -o out.png",
+        "steady": f"steady clip.mp4 --guide clip.mp4 {NET} -o out.mp4",
         "train-flow": train("train-flow", "frames"),
         "eval-flow": "eval-flow pairs --method zero",
         "datasets": "datasets make digits --count 1 --size 16 -o made",

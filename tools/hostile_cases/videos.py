@@ -32,15 +32,20 @@ def cases() -> Iterator[Case]:
         yield Case(f"video {fault}: warp", f"warp {name} flow.flo -o out.mp4", prepare)
         yield Case(f"video {fault}: flow", f"flow {name} {NET} -o flows", prepare)
         yield Case(f"video {fault}: interpolate", f"interpolate {name} {NET} -o out.mp4", prepare)
+        yield Case(f"video {fault}: steady", f"steady {name} {NET} -o out.mp4", prepare)
+        call = f"steady clip.mp4 --guide {name} {NET} -o out.mp4"
+        yield Case(f"video {fault}: steady --guide", call, prepare)
         yield Case(f"video {fault}: train-flow", train("train-flow", name), prepare)
         call = f"describe-video {name} --gpt gpt.safetensors --dvae dvae.safetensors"
         yield Case(f"video {fault}: describe-video", call, prepare)
     breaks = changed("x.mp4", lambda data: data[: data.index(b"mdat") + 400], "clip.mp4")
     yield Case("video breaks off: warp", "warp x.mp4 flow.flo -o out.mp4", breaks)
     yield Case("video breaks off: interpolate", f"interpolate x.mp4 {NET} -o out.mp4", breaks)
+    yield Case("video breaks off: steady", f"steady x.mp4 {NET} -o out.mp4", breaks)
     grows: Prepare = lambda folder: film(folder / "x.mpg", [(24, 32), (48, 64)])  # noqa: E731
     yield Case("video changes size: warp", "warp x.mpg flow.flo -o out.mp4", grows)
     yield Case("video changes size: interpolate", f"interpolate x.mpg {NET} -o out.mp4", grows)
+    yield Case("video changes size: steady", f"steady x.mpg {NET} -o out.mp4", grows)
     call = f"flow x.mpg {NET} -o flows"
     yield Case("video changes size: flow", call, grows, 5, writes=["flows/*"])
     single: Prepare = lambda folder: write_video(folder / "x.mp4", [torch.zeros(3, 24, 32)])  # noqa: E731

@@ -22,6 +22,7 @@ ANSWER_OF_ANOTHER = "contains the weights of flownet, not of"
 # Commands that read weights, and a valid file that each of them takes.
 CALLS = {
     "interpolate": "interpolate a.png b.png --weights {} -o out.png",
+    "steady": "steady clip.mp4 --weights {} -o out.mp4",
     "eval-flow": "eval-flow pairs --method fast --weights {}",
     "train-dvae": train("train-dvae", "captioned", "--flow {}"),
     "train-gpt": train("train-gpt", "digits", "--dvae {}"),
@@ -47,7 +48,8 @@ CALLS = {
     "eval-video upsampler": f"{EVAL_VIDEO} --dvae dvae.safetensors --upsampler {{}}",
 }
 VALID = {
-    "interpolate": "net", "eval-flow": "net", "train-dvae": "net", "train-gpt": "dvae",
+    "interpolate": "net", "steady": "net",
+    "eval-flow": "net", "train-dvae": "net", "train-gpt": "dvae",
     "train-gpt --sketcher": "say", "generate-video captioner": "say",
     "generate-video sketcher": "say", "train-upsampler": "dvae",
     "train-upsampler --flow": "net", "train-upsampler --start": "up",
