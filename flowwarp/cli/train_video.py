@@ -85,6 +85,12 @@ class _Options:
 @output_option("Also write the model to this file.", "--export", metavar="FILE")
 @overwrite_option("Replace the file of --export if it exists.")
 @click.option(
+    "--mirror",
+    is_flag=True,
+    default=None,
+    help="Also learn from mirrored clips; refused if captions say left or right.",
+)
+@click.option(
     "--check", is_flag=True, help="Only overfit eight clips in two minutes, and show them."
 )
 @device_option
@@ -101,6 +107,7 @@ def command(
     seed: int | None,
     export: str | None,
     overwrite: bool,
+    mirror: bool | None,
     check: bool,
     device: str,
     as_json: bool,
@@ -130,9 +137,16 @@ def command(
     from flowwarp.train.video_folder import choose_plan
 
     plan = choose_plan(
-        folder, "auto" if resume == "auto" else "never", hours=hours, seed=seed, preset=preset
+        folder,
+        "auto" if resume == "auto" else "never",
+        hours=hours,
+        seed=seed,
+        preset=preset,
+        mirror=mirror,
     )
     found = _survey(options)
+    if plan.mirror:
+        _check_mirror(found)
     if dry_run:
         _print_plan(options, plan, found)
     elif check:
@@ -162,6 +176,17 @@ def _survey(options: _Options) -> Survey:
         if not found.enough:
             click.echo("flowwarp: there is little to learn from; see 'too few' above", err=True)
     return found
+
+
+def _check_mirror(found: Survey) -> None:
+    """Refuse to mirror clips whose captions tell left from right."""
+    from flowwarp.data.captioned_survey import SIDES
+
+    if found.files is None:
+        raise click.UsageError(f"--mirror: the captions of {found.source} say left and right")
+    sides = [word for word, _ in found.files.words if word in SIDES]
+    if sides:
+        raise click.UsageError(f"--mirror: captions have the word {sides[0]!r}")
 
 
 def _report_survey(done: int, total: int) -> None:

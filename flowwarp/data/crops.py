@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 MARGIN = 1 / 16  # share of each side that a crop leaves out
+SCALES = (0.85, 1.0)  # least and greatest share of each side that a random crop keeps
 _TRIES = 4
 
 
 def random_crop(video: Tensor, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Cut a clip at a random place and resize it, so that it is seen in many positions.
+    """Cut a clip at a random place, of a random share of its sides, and resize it.
 
-    Few hundred clips show each thing at few places, and shifted by a pixel its codes are others.
-    All frames are cut alike.
+    Few hundred clips show each thing at few places and in few sizes, and shifted by a pixel its
+    codes are others. All frames are cut alike.
 
     Args:
         video: (T, 3, H, W) uint8.
@@ -24,8 +25,8 @@ def random_crop(video: Tensor, size: tuple[int, int], generator: torch.Generator
     Returns:
         (T, 3, height, width) float32 in [0, 1].
     """
-    y, x = torch.rand(2, generator=generator).tolist()
-    return _crop(video, size, y, x)
+    y, x, scale = torch.rand(3, generator=generator).tolist()
+    return _crop(video, size, y, x, SCALES[0] + (SCALES[1] - SCALES[0]) * scale)
 
 
 def detail_crop(
@@ -67,12 +68,22 @@ def _detail(video: Tensor) -> float:
 
 def middle_crop(video: Tensor, size: tuple[int, int]) -> Tensor:
     """Cut the middle as :func:`random_crop` cuts any place; shapes are the same."""
-    return _crop(video, size, 0.5, 0.5)
+    return _crop(video, size, 0.5, 0.5, 1 - MARGIN)
 
 
-def crop_window(height: int, width: int, y: float, x: float) -> tuple[slice, slice]:
-    """Return the rows and columns of a crop at relative place (y, x), each in [0, 1]."""
-    rows, columns = (max(1, round(side * (1 - MARGIN))) for side in (height, width))
+def crop_window(
+    height: int, width: int, y: float, x: float, share: float = 1 - MARGIN
+) -> tuple[slice, slice]:
+    """Return the rows and columns of a crop.
+
+    Args:
+        height: of the frames.
+        width: of the frames.
+        y: relative place in [0, 1]; 0 is the top.
+        x: relative place in [0, 1]; 0 is the left.
+        share: of each side that is kept, in (0, 1].
+    """
+    rows, columns = (max(1, round(side * share)) for side in (height, width))
     top, left = round((height - rows) * y), round((width - columns) * x)
     return slice(top, top + rows), slice(left, left + columns)
 
@@ -85,6 +96,6 @@ def resize_video(video: Tensor, size: tuple[int, int]) -> Tensor:
     return resized.clamp(0, 1)
 
 
-def _crop(video: Tensor, size: tuple[int, int], y: float, x: float) -> Tensor:
-    rows, columns = crop_window(video.shape[-2], video.shape[-1], y, x)
+def _crop(video: Tensor, size: tuple[int, int], y: float, x: float, share: float) -> Tensor:
+    rows, columns = crop_window(video.shape[-2], video.shape[-1], y, x, share)
     return resize_video(video[..., rows, columns].float() / 255, size)

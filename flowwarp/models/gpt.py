@@ -381,16 +381,21 @@ class GPT(nn.Module):
             x = block(x, angles)
         return list(self.norm(x).split([digits.shape[1] for _, digits in segments], 1))
 
-    def forward(self, segments: Sequence[Segment]) -> list[Tensor]:
+    def forward(
+        self, segments: Sequence[Segment], inputs: Sequence[Segment] | None = None
+    ) -> list[Tensor]:
         """Return -log p of every digit of each segment, given what is before it in the sequence.
 
         Args:
             segments: in their order; a segment may end early.
+            inputs: what the blocks see instead of the segments, of the same shapes: in training,
+                some patches are replaced. A digit is always given the true ones of its own patch.
 
         Returns:
             For each segment (B, n, digits), in nats.
         """
+        outputs = self.outputs(segments if inputs is None else inputs)
         return [
             self.heads[name](output, digits)
-            for output, (name, digits) in zip(self.outputs(segments), segments, strict=True)
+            for output, (name, digits) in zip(outputs, segments, strict=True)
         ]

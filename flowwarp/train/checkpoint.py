@@ -108,7 +108,9 @@ def _state(training: Training) -> State:
         tensors |= {f"average.{name}": tensor for name, tensor in average.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in training.optimizer.state()}
     facts = {
+        "steps": training.steps,
         "best": training.best,
+        "gained": training.gained,
         "metric": training.task.metric,
         "validates": training.validation_is_due(),
         "sums": training.sums,
@@ -153,6 +155,8 @@ def restore_or_start(training: Training, resume: Resume) -> State | None:
         if resume == "changed":
             training.progress.say("continuing with the configuration given now")
         _restore_facts(training, state)
+        if resume == "changed":
+            training.steps = config.steps
         if training.run is not None and training.run.validation_changed:
             # Otherwise a run that is stopped before its next state, and resumed, would compare
             # with a best figure of another validation.
@@ -219,6 +223,8 @@ def _restore_facts(training: Training, state: State) -> None:
         changed |= state.facts.get("metric", training.task.metric) != training.task.metric
         if best is not None and not changed:
             training.best = float(best[0]), int(best[1])
+            gained = state.facts.get("gained") or best
+            training.gained = float(gained[0]), int(gained[1])
         # Older states have one number of steps for all sums.
         steps = state.facts.get("summed", state.step % training.config.log_every)
         training.sums = {
@@ -228,6 +234,7 @@ def _restore_facts(training: Training, state: State) -> None:
             for name, value in state.facts["sums"].items()
         }
         training.seconds = float(state.facts["seconds"])
+        training.steps = int(state.facts.get("steps", training.config.steps))
         _ = {**state.facts["machine"]}  # a mapping; see `compare_circumstances`
     except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as fault:
         raise InputError(_name(state), f"its facts are broken ({fault})") from fault

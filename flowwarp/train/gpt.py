@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowwarp.data.clip import Draw, fingerprint_of
-from flowwarp.data.crops import random_crop
+from flowwarp.data.crops import middle_crop, random_crop
 from flowwarp.data.media import PICTURE, TEXT, VIDEO
 from flowwarp.data.tokens import PATCH, Words
 from flowwarp.models.dvae import DVAE
@@ -24,8 +25,8 @@ from flowwarp.train.settings import check_least, check_shares
 # Orders of clips without captions: a video, or a picture that goes on. An empty text stands before
 # each, so that such a model is trained and used like any other.
 WITHOUT_WORDS = (f"{TEXT} {VIDEO} 0.5", f"{TEXT} {PICTURE} {VIDEO} 0.5")
-_COUNTED = 64  # clips whose codes are counted
-_AT_ONCE = 16  # clips that are encoded together
+SEEN = "seen"  # what the network sees of the video
+_COUNTED = 64  # clips whose codes are counted, and whose patches are seen in others
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class GPTDataConfig:
         frames: of a clip.
         orders: sequences of media, and how often each is drawn; all examples of a step share one.
         caption_dropout: share of examples without words, for classifier-free guidance.
-        distinct: number of examples that are drawn anew; later ones repeat these.
-        validation: number of held-out clips to measure.
+        swapped: mean share of the patches seen that are of another clip; see :class:`Examples`.
+        mirror: whether every second example is mirrored, left and right exchanged.
+        validation: number of held-out examples to measure.
     """
 
     size: tuple[int, int] = (64, 64)
@@ -49,12 +51,13 @@ class GPTDataConfig:
         f"{TEXT} {PICTURE} {VIDEO} 0.05",
     )
     caption_dropout: float = 0.15
-    distinct: int = 2**14
-    validation: int = 16
+    swapped: float = 0.1
+    mirror: bool = False
+    validation: int = 32
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "frames", "distinct", "validation")
-        check_shares(self, "caption_dropout")
+        check_least(self, 1, "frames", "validation")
+        check_shares(self, "caption_dropout", "swapped")
         for order in self.orders:
             media, share = parse_order(order)
             if not media or not 0 <= share < math.inf:
@@ -95,10 +98,12 @@ def order_of_step(seed: int, step: int, orders: Sequence[str]) -> list[str]:
 
 
 class Examples:
-    """Draws examples, each a function of seed and number, and keeps the first of them as tokens.
+    """Draws examples, each a function of seed and number: a new crop of a clip every time.
 
-    Reading and encoding a clip costs as much as a fifth of a step. The first ``data.distinct``
-    examples are new clips, or new crops of them; each later one repeats the tokens of one of these.
+    A share of the patches that the network sees are those of another clip at the same place, up to
+    twice ``data.swapped``, by example. What it has to predict stays as it is. So the network must
+    trust the words more than what it wrote, which has errors at generation, and a clip looks
+    different each time.
 
     Args:
         source: of clips with captions.
@@ -113,56 +118,51 @@ class Examples:
     ) -> None:
         self.source, self.dvae, self.words = source, dvae, words
         self.seed, self.data = seed, data
-        self._kept: dict[int, dict[str, Tensor]] = {}
 
     def __call__(self, numbers: Iterable[int]) -> dict[str, Tensor]:
         """Return examples.
 
         Returns:
-            ``text`` (B, n, 1), ``video`` (B, n, digits), ``picture`` (B, n, digits), all int64,
-            and ``dropped`` (B,) bool, where words in front are left out.
+            ``text`` (B, n, 1), ``video`` and ``picture`` (B, n, digits), ``seen`` (B, n, digits),
+            the video with patches of other clips, all int64, and ``dropped`` (B,) bool, where words
+            in front are left out.
         """
-        drawn, dropped = [], []
+        clips, texts, dropped, swapped, others = [], [], [], [], []
         for number in numbers:
-            random = seeding.generator(self.seed, number, 1)
-            dropped.append(float(torch.rand((), generator=random)) < self.data.caption_dropout)
-            first = number < self.data.distinct
-            drawn.append(
-                number if first else seeding.shuffled(self.seed, number, self.data.distinct)
-            )
-        self._keep(drawn)
-        tokens = [self._kept[number] for number in drawn]
-        batch = {name: torch.stack([each[name] for each in tokens]).long() for name in tokens[0]}
-        return batch | {"dropped": torch.tensor(dropped)}
-
-    def prepare(self) -> None:
-        """Encode all that later examples repeat, so that every step takes the same time."""
-        for first in range(0, self.data.distinct, _AT_ONCE):
-            self._keep(range(first, min(first + _AT_ONCE, self.data.distinct)))
-
-    def _keep(self, numbers: Iterable[int]) -> None:
-        """Encode and keep the clips of these numbers that are not kept yet."""
-        missing = [number for number in dict.fromkeys(numbers) if number not in self._kept]
-        if not missing:
-            return
-        clips, texts = [], []
-        for number in missing:
             clip = self.source(self.seed, number)
             random = seeding.generator(self.seed, number, 4)
-            clips.append(random_crop(clip.video[: self.data.frames], self.data.size, random))
+            video = random_crop(clip.video[: self.data.frames], self.data.size, random)
+            clips.append(video.flip(-1) if self.data.mirror and _coin(random) else video)
             texts.append(self.words.encode(clip.caption))
-        video = torch.stack(clips)
-        tokens = {
+            random = seeding.generator(self.seed, number, 1)
+            dropped.append(float(torch.rand((), generator=random)) < self.data.caption_dropout)
+            share = 2 * self.data.swapped * torch.rand((), generator=random)
+            count = self.some_patches.shape[1]
+            swapped.append(torch.rand(count, generator=random) < share)
+            others.append(torch.randint(len(self.some_patches), (count,), generator=random))
+        all_clips = torch.stack(clips)
+        patches = encode_video(self.dvae, all_clips)
+        elsewhere = self.some_patches[torch.stack(others), torch.arange(patches.shape[1])]
+        return {
             TEXT: torch.tensor(texts)[..., None],
-            VIDEO: encode_video(self.dvae, video),
-            PICTURE: encode_pictures(self.dvae, video[:, 0]),
+            VIDEO: patches,
+            PICTURE: encode_pictures(self.dvae, all_clips[:, 0]),
+            SEEN: torch.where(torch.stack(swapped)[..., None], elsewhere, patches),
+            "dropped": torch.tensor(dropped),
         }
-        for row, number in enumerate(missing):
-            # Digits, of at most 1000 values, fit in 16 bits: a quarter of the memory.
-            self._kept[number] = {
-                name: part[row].to(torch.int32 if name == TEXT else torch.int16)
-                for name, part in tokens.items()
-            }
+
+    @cached_property
+    def some_patches(self) -> Tensor:
+        """Patches of the first clips of the series, (N, n, digits) of int64."""
+        series = range(_COUNTED)
+        videos = (self.source(self.seed, number).video[: self.data.frames] for number in series)
+        return encode_video(
+            self.dvae, torch.stack([middle_crop(v, self.data.size) for v in videos])
+        )
+
+
+def _coin(random: torch.Generator) -> bool:
+    return float(torch.rand((), generator=random)) < 0.5
 
 
 def codes_of(patches: Tensor, digits: int) -> Tensor:
@@ -207,9 +207,10 @@ def gpt_losses(
         if name == TEXT and place + 1 < len(order):  # words that condition what follows
             digits = torch.where(batch["dropped"][:, None, None], 0, digits)
         segments.append((name, digits))
+    inputs = [(name, batch[SEEN] if name == VIDEO else digits) for name, digits in segments]
     terms: dict[str, Tensor] = {}
     loss = torch.zeros(len(batch["dropped"]), device=batch["dropped"].device)
-    for (name, digits), nats in zip(segments, net(segments), strict=True):
+    for (name, digits), nats in zip(segments, net(segments, inputs), strict=True):
         if name == TEXT and name != order[-1]:
             continue
         if name == TEXT:
@@ -244,7 +245,7 @@ def gpt_task(
     torch.manual_seed(training.seed)
     net = GPT(configs["model"], media)
 
-    codes = codes_of(examples(range(_COUNTED))[VIDEO], len(levels)).flatten(0, -2)
+    codes = codes_of(examples.some_patches, len(levels)).flatten(0, -2)
     weights = code_weights(codes, levels, configs["losses"].rare)
 
     def loss(model: nn.Module, batch: Mapping[str, Tensor], step: int) -> dict[str, Tensor]:
@@ -252,7 +253,7 @@ def gpt_task(
         return gpt_losses(model, batch, order, weights)
 
     fixed = held_out(range(data.validation))
-    fixed["dropped"] = torch.zeros_like(fixed["dropped"])
+    fixed |= {"dropped": torch.zeros_like(fixed["dropped"]), SEEN: fixed[VIDEO]}
 
     judged = [[TEXT, VIDEO]] + ([[VIDEO, TEXT]] if examples.words.words else [])
 

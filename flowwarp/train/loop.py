@@ -32,6 +32,7 @@ from flowwarp.train.processes import joined, raise_in_all_processes
 from flowwarp.train.progress import Part, Progress
 from flowwarp.train.reporting import event_writer, report_step
 from flowwarp.train.runs import BEST, LAST, Resume, Run, open_run
+from flowwarp.train.schedule import learning_rate
 from flowwarp.train.step import check_finite, compute_gradients
 from flowwarp.train.stopping import RESUME, signals, stopping
 from flowwarp.train.task import (
@@ -41,7 +42,6 @@ from flowwarp.train.task import (
     LoopConfig,
     Task,
     check_network,
-    learning_rate,
     measure_each,
 )
 from flowwarp.train.training import Training
@@ -172,14 +172,15 @@ def _run_steps(training: Training) -> None:
     started = time.monotonic() - training.seconds
     numbers = example_numbers(config, training.process, training.step)
     with prefetched(lambda indices: _load(training, indices), numbers, config.workers) as batches:
-        for step in range(training.step, config.steps):
+        while training.step < training.steps:
+            step = training.step
             # Forward and backward passes over all micro-batches, then clipping.
             with checkpoint.saved_on_failure(training):
                 losses, norm = compute_gradients(training, batches)
                 check_finite(training, losses, norm)
-            rate = learning_rate(config, step)
+            rate = learning_rate(config, step, training.steps)
             training.optimizer.step(rate)
-            training.step = step + 1  # from here on this step is done
+            training.step += 1  # from here on this step is done
             training.networks.update_average(training.step)
             report_step(training, losses | {"gradient_norm": norm}, rate)
             training.seconds = time.monotonic() - started

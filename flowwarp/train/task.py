@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
@@ -23,6 +22,7 @@ _Set = TypeVar("_Set")
 # Upper limits of some settings: anything larger is a typing error, or overflows.
 _UPPER_LIMITS = {
     **dict.fromkeys(("learning_rate", "muon"), 1e6),
+    **dict.fromkeys(("flat", "least_gain"), 1),
     **dict.fromkeys(("threads", "workers"), 1024),
     **dict.fromkeys(("steps", "warmup"), 1e12),
 }
@@ -38,7 +38,8 @@ class LoopConfig:
         accumulate: micro-batches per step. More of them need less memory; the result is the same.
         learning_rate: the highest rate, reached after the warm-up.
         warmup: steps over which the rate rises linearly from zero.
-        decay: shape of the rate from the end of the warm-up to the last step.
+        flat: share of the steps after which the rate begins to fall; before it is constant.
+        decay: shape of the rate from there to the last step.
         floor: the rate at the last step, as a fraction of ``learning_rate``.
         weight_decay: for matrices and kernels; never for biases, scales and norms.
         beta2: decay of AdamW's average of squared gradients.
@@ -50,6 +51,9 @@ class LoopConfig:
             less: otherwise the average of a short run would be mostly its initial weights.
         precision: ``bf16`` is autocast; weights, optimiser and average stay fp32.
         validate_every: steps between validations; 0 for one at the end only.
+        patience: validations without a gain after which the rate begins to fall, or, once it
+            falls, the training ends; 0 for never. See :func:`flowwarp.train.schedule.planned_end`.
+        least_gain: share of the best figure by which another must be better to be a gain.
         samples_every: steps between sample pictures; 0 for the end only.
         log_every: steps per line of metrics.jsonl, which holds their means.
         save_every: steps between states.
@@ -67,7 +71,8 @@ class LoopConfig:
     accumulate: int = 1
     learning_rate: float = 4e-4
     warmup: int = 100
-    decay: Literal["cosine", "constant"] = "cosine"
+    flat: float = 0.0
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
     floor: float = 0.01
     weight_decay: float = 1e-4
     beta2: float = 0.999
@@ -76,6 +81,8 @@ class LoopConfig:
     ema: float = 0.999
     precision: Literal["fp32", "bf16"] = "fp32"
     validate_every: int = 500
+    patience: int = 0
+    least_gain: float = 0.0
     samples_every: int = 500
     log_every: int = 20
     save_every: int = 500
@@ -175,17 +182,6 @@ def check_network(config: LoopConfig, name: str, *, muon: bool, shared: bool) ->
         raise InputError("loop.muon", f"a {name} has no matrices for Muon", "leave it 0")
     if config.shard and not shared:
         raise InputError("loop.shard", f"cannot share a {name}", "leave it false")
-
-
-def learning_rate(config: LoopConfig, step: int) -> float:
-    """Return the learning rate of a step, counted from 0: linear warm-up, then the decay."""
-    if step < config.warmup:
-        return config.learning_rate * (step + 1) / config.warmup
-    if config.decay == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    shape = (1 + math.cos(math.pi * min(progress, 1.0))) / 2  # from 1 down to 0
-    return config.learning_rate * (config.floor + (1 - config.floor) * shape)
 
 
 def measure_each(checks: Mapping[str, _Set], measure: Callable[[_Set], Figures]) -> Figures:

@@ -41,7 +41,10 @@ class Training:
         writer: TensorBoard's, if events are written.
         step: steps done.
         seconds: time spent in the loop, over all resumptions.
+        steps: of the whole training: those of ``config``, or fewer if it ends early.
         best: the best figure and its step.
+        gained: the newest figure that was better by ``config.least_gain`` than the one before it,
+            and its step.
         figures: of the newest validation.
         sums: of each logged figure since the last line of metrics.jsonl: its sum, and the number
             of steps that had it.
@@ -61,12 +64,17 @@ class Training:
     writer: Any = None
     step: int = 0
     seconds: float = 0.0
+    steps: int = field(init=False)
     best: tuple[float, int] | None = None
+    gained: tuple[float, int] | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     sums: dict[str, tuple[float, int]] = field(default_factory=dict)
     interruption: tuple[int, bool] = (0, False)
     saved_step: int = -1
     saved_at: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.steps = self.config.steps
 
     @property
     def folder(self) -> Path:
@@ -75,7 +83,7 @@ class Training:
 
     def is_every(self, steps: int) -> bool:
         """Whether something is due that happens every ``steps`` steps and at the end."""
-        return self.step == self.config.steps or (steps > 0 and self.step % steps == 0)
+        return self.step == self.steps or (steps > 0 and self.step % steps == 0)
 
     def validation_is_due(self) -> bool:
         """Whether there is a validation after the step that was just done."""

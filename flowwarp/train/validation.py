@@ -1,4 +1,4 @@
-"""Validation and sample pictures, and the choice of the best weights."""
+"""Validation and sample pictures, the choice of the best weights, and an early end."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 from flowwarp.train.checkpoint import save_weights
 from flowwarp.train.reporting import log
 from flowwarp.train.runs import BEST
+from flowwarp.train.schedule import planned_end
 from flowwarp.train.seeding import seed_of
 from flowwarp.train.training import Training
 
@@ -41,6 +42,7 @@ def evaluate(training: Training, *, pending: bool = False) -> None:
             if validates and task.validate is not None:
                 torch.manual_seed(seed_of(config.seed, training.step))
                 _record(training, model, task.validate(model))
+                draws |= training.step == training.steps  # it ends here
             if draws and task.samples is not None:
                 torch.manual_seed(seed_of(config.seed, training.step))
                 for name, image in task.samples(model):
@@ -49,16 +51,29 @@ def evaluate(training: Training, *, pending: bool = False) -> None:
         if networks.assembled is not None:
             networks.assembled.cpu()
     if process.world > 1:
-        dist.barrier()
+        steps = [training.steps]
+        dist.broadcast_object_list(steps, 0)  # waits for the first process
+        training.steps = steps[0]
+    training.progress.steps = training.steps
 
 
 def _record(training: Training, model: nn.Module, figures: Mapping[str, float]) -> None:
-    """Log a validation, and save the weights if they are the best."""
+    """Log a validation, save the weights if they are the best, and see when to end."""
     training.figures = dict(figures)
     log(training, "val", figures)
     text = ", ".join(f"{name} {figure:.4g}" for name, figure in figures.items())
     training.progress.say(f"step {training.step}: {text}")
     value = figures[training.task.metric]
-    if math.isfinite(value) and (training.best is None or value < training.best[0]):
-        training.best = (value, training.step)
+    if not math.isfinite(value):
+        return
+    config, found = training.config, (value, training.step)
+    if training.gained is None or value < training.gained[0] - config.least_gain * abs(
+        training.gained[0]
+    ):
+        training.gained = found
+    if training.best is None or value < training.best[0]:
+        training.best = found
         save_weights(training, BEST, model, figures)
+    training.steps = planned_end(
+        config, training.steps, training.step, training.best[1], training.gained[1]
+    )

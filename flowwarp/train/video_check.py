@@ -26,7 +26,7 @@ from flowwarp.pipelines.video.load import VideoConfig, video_media
 from flowwarp.pipelines.video.nearest import find_nearest
 from flowwarp.precision import fast_dtype
 from flowwarp.train.dvae import DVAEDataConfig, DVAELossConfig, dvae_task
-from flowwarp.train.gpt import Examples, GPTDataConfig, GPTLossConfig, gpt_task
+from flowwarp.train.gpt import SEEN, Examples, GPTDataConfig, GPTLossConfig, gpt_task
 from flowwarp.train.html_page import figure, heading, row, text, write_page
 from flowwarp.train.memory import freed_memory_kept
 from flowwarp.train.task import Batch, LoopConfig, Task
@@ -93,9 +93,11 @@ def check_clips(
     say(f"overfitting {len(clips)} clips: discrete VAE, {_DVAE_SHARE * seconds:.0f} s")
     dvae, first = _overfit_dvae(data, source, device, _DVAE_SHARE * seconds)
     say(f"overfitting {len(clips)} clips: transformer, {(1 - _DVAE_SHARE) * seconds:.0f} s")
+    patches = encode_video(dvae, originals)
     examples = {
         TEXT: torch.tensor([data.words.encode(clip.caption) for clip in clips])[..., None],
-        VIDEO: encode_video(dvae, originals),
+        VIDEO: patches,
+        SEEN: patches,
         PICTURE: encode_pictures(dvae, originals[:, 0]),
         "dropped": torch.zeros(len(clips), dtype=torch.bool),
     }

@@ -25,6 +25,7 @@ def choose_plan(
     hours: float | None = None,
     seed: int | None = None,
     preset: str | None = None,
+    mirror: bool | None = None,
 ) -> Plan:
     """Return the plan of the run in a folder, or a new one; nothing is written.
 
@@ -36,6 +37,7 @@ def choose_plan(
         hours: wall time; None for that of the plan in the folder, or else one hour.
         seed: likewise; else 0.
         preset: likewise; else ``own``.
+        mirror: likewise; else False.
 
     Raises:
         InputError: the plan is broken, or differs from what is asked for.
@@ -48,9 +50,13 @@ def choose_plan(
     plan = read_plan(folder)
     if plan is None:
         return Plan(
-            HOURS if hours is None else hours, SEED if seed is None else seed, preset or PRESET
+            HOURS if hours is None else hours,
+            SEED if seed is None else seed,
+            preset or PRESET,
+            mirror=bool(mirror),
         )
-    for name, asked in (("hours", hours), ("seed", seed), ("preset", preset)):
+    given = {"hours": hours, "seed": seed, "preset": preset, "mirror": mirror}
+    for name, asked in given.items():
         planned = getattr(plan, name)
         if asked is not None and asked != planned:
             problem = f"{name} is {planned} in this run, not {asked}"

@@ -32,10 +32,12 @@ PLAN = "plan.json"
 
 # Shares of the time; what is left is for reading clips, measuring and the report.
 SHARES = {DVAE: 0.2, GPT: 0.6, UPSAMPLER: 0.15}
-# Sizes of the transformer (width, depth), smallest first. The largest is taken that sees at least
-# so many examples in its share of the time.
+# Sizes of the transformer (width, depth), smallest first. The largest is taken that has time for so
+# many examples, and whose blocks have at most so many parameters for each clip: with more it
+# memorises the clips before it has learned from them.
 GPT_SIZES = ((128, 4), (192, 5), (256, 6), (384, 8), (512, 12))
 LEAST_EXAMPLES = 16_000
+PARAMETERS_PER_CLIP = 12_000
 _MEASURED = 4  # steps that are timed, after two that warm up
 _OVERHEAD = 1.05  # averages, states and samples, as a share of the steps' own time
 PRESETS = ("own", "sprites", "large")
@@ -54,7 +56,7 @@ class Plan:
         gpt: (width, depth) of the transformer; None until it is chosen.
         steps: of each stage that has begun.
         seconds: that each finished stage took.
-        distinct: clips of a folder that the transformer learns from; None until it is chosen.
+        mirror: whether the transformer also learns from mirrored clips.
 
     Raises:
         ValueError: a value is of another type, or out of its range.
@@ -66,14 +68,14 @@ class Plan:
     gpt: tuple[int, int] | None = None
     steps: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    distinct: int | None = None
+    mirror: bool = False
 
     def __post_init__(self) -> None:
         check_number(self.hours, "hours", 1e-9, _MOST_HOURS)
         check_whole(self.seed, "seed", 0, MAX_SEED)
         check_choice(self.preset, "preset", PRESETS)
-        if self.distinct is not None:
-            check_whole(self.distinct, "distinct", 1, _MOST_STEPS)
+        if not isinstance(self.mirror, bool):
+            raise ValueError(f"mirror must be true or false, got {self.mirror!r}")
         if self.gpt is not None:
             check_wholes(self.gpt, "gpt", 1, _MOST_WIDTH)
             if len(self.gpt) != 2 or self.gpt[1] > _MOST_DEPTH:
@@ -145,17 +147,23 @@ def seconds_of_stage(stage: str, left: float, stages: Sequence[str] = STAGES) ->
     return max(0.0, left) * share
 
 
-def choose_size(seconds: float, measure: Callable[[tuple[int, int]], float]) -> tuple[int, int]:
-    """Return the (width, depth) of the largest transformer that sees enough examples.
+def choose_size(
+    seconds: float, clips: int | None, measure: Callable[[tuple[int, int]], float]
+) -> tuple[int, int]:
+    """Return the (width, depth) of the largest transformer that time and clips are enough for.
 
-    The smallest is taken where none does. Sizes are tried until one is too slow.
+    The smallest is taken where none is. Sizes are tried until one is too slow.
 
     Args:
         seconds: of its stage.
+        clips: to learn from; None if they are endless.
         measure: returns examples per second of a size.
     """
     chosen = GPT_SIZES[0]
     for size in GPT_SIZES[1:]:
+        width, depth = size
+        if clips is not None and 12 * width**2 * depth > PARAMETERS_PER_CLIP * clips:
+            break
         if measure(size) * seconds < LEAST_EXAMPLES:
             break
         chosen = size

@@ -43,14 +43,14 @@ from flowwarp.train.gpt import (
 )
 from flowwarp.train.processes import from_first, is_first, joined
 from flowwarp.train.progress import Part
-from flowwarp.train.runs import LAST
+from flowwarp.train.runs import BEST
 from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsampler_task
 from flowwarp.train.video_plan import Plan
 
 _WITH_ERRORS = 0.75  # share of clips that the upsampler learns to mend
 _TYPICAL = 24  # held-out clips whose figures are noted, at most
-_TIMED = 16  # clips that are encoded to measure how long it takes
 _LEAST_STEPS = 20  # of a stage, however little time there is
+_VALIDATIONS = 12  # of a stage
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,15 @@ def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str
 
 def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
     configs: dict[str, Any] = {
-        "loop": _loop_config(run, batch_size=32, learning_rate=3e-3, muon=0.35, weight_decay=0.05),
+        "loop": _loop_config(
+            run,
+            batch_size=32,
+            learning_rate=3e-3,
+            muon=0.35,
+            weight_decay=0.05,
+            patience=2,
+            least_gain=0.005,  # of the decibels
+        ),
         "model": DVAEConfig(vocabulary=_vocabulary(data)),
         "data": DVAEDataConfig(size=data.base, frames=min(8, data.frames)),
         "losses": DVAELossConfig(),
@@ -183,11 +191,20 @@ def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
 
 def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) -> VideoModel:
     seed, series = run.plan.seed, seeding.held_out_series(run.plan.seed)
-    shown = _gpt_data(data, run, dvae)
+    orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
+    shown = GPTDataConfig(data.base, data.frames, orders, mirror=run.plan.mirror)
     examples = Examples(data.source, dvae, data.words, seed, shown)
     held_out = Examples(data.validation, dvae, data.words, series, shown)
     configs: dict[str, Any] = {
-        "loop": _loop_config(run, batch_size=16, learning_rate=2e-3, muon=0.5, weight_decay=0.05),
+        "loop": _loop_config(
+            run,
+            batch_size=16,
+            learning_rate=2e-3,
+            muon=0.5,
+            weight_decay=0.05,
+            patience=2,
+            least_gain=0.002,  # of the nats
+        ),
         "losses": GPTLossConfig(),
     }
 
@@ -203,38 +220,16 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
         training: loop.LoopConfig = sized["loop"]
         return training.batch_size / video_plan.seconds_per_step(make(sized), training, run.device)
 
-    if data.source.count is not None and video_plan.GPT not in run.plan.seconds:
-        examples.prepare()
     if run.plan.gpt is None:
         seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
-        run.plan.gpt = from_first(video_plan.choose_size(seconds, examples_per_second))
+        size = video_plan.choose_size(seconds, data.source.count, examples_per_second)
+        run.plan.gpt = from_first(size)
     sized = with_size(run.plan.gpt)
     tensors = _train_stage(run, video_plan.GPT, make, sized)
     model = VideoModel(replace(config, gpt=sized["model"]))
     fill(model.gpt, tensors, run.folder)
     model.dvae.load_state_dict(dvae.state_dict())
     return model.to(run.device)
-
-
-def _gpt_data(data: VideoData, run: VideoRun, dvae: DVAE) -> GPTDataConfig:
-    """Return what the transformer learns from.
-
-    Of a folder, these are four crops of each clip, but no more than are encoded in a tenth of the
-    transformer's time.
-    """
-    orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
-    shown = GPTDataConfig(data.base, data.frames, orders)
-    if data.source.count is None:
-        return shown
-    if run.plan.distinct is None:
-        start = time.monotonic()
-        Examples(data.source, dvae, data.words, run.plan.seed, shown)(range(_TIMED))
-        each = (time.monotonic() - start) / _TIMED
-        seconds = video_plan.seconds_of_stage(video_plan.GPT, run.left(), run.stages)
-        most = min(shown.distinct, 4 * data.source.count)
-        run.plan.distinct = from_first(max(_TIMED, min(most, int(0.1 * seconds / each))))
-        _write_plan(run)
-    return replace(shown, distinct=run.plan.distinct)
 
 
 def _train_upsampler(data: VideoData, run: VideoRun, model: VideoModel) -> VideoModel:
@@ -303,6 +298,8 @@ def _loop_config(run: VideoRun, *, batch_size: int, **settings: Any) -> loop.Loo
         warmup=60,
         beta2=0.98,
         ema=0.995,
+        flat=0.4,
+        decay="linear",
         floor=0.02,
         **settings,
     )
@@ -314,7 +311,7 @@ def _train_stage(
     make: Callable[[Mapping[str, Any]], loop.Task],
     configs: Mapping[str, Any],
 ) -> dict[str, Tensor]:
-    """Train a stage, or continue it, and return the averaged weights after its last step."""
+    """Train a stage, or continue it, and return the weights that are best by validation."""
     folder, plan = run.folder / stage, run.plan
     if stage not in plan.steps:
         seconds = video_plan.seconds_of_stage(stage, run.left(), run.stages)
@@ -327,7 +324,7 @@ def _train_stage(
         shape = {
             "steps": steps,
             "warmup": min(configs["loop"].warmup, steps // 4),
-            "validate_every": max(_LEAST_STEPS, steps // 4),
+            "validate_every": max(_LEAST_STEPS, steps // _VALIDATIONS),
             "samples_every": max(_LEAST_STEPS, steps // 8),
         }
         configs = {**configs, "loop": replace(configs["loop"], **shape)}
@@ -338,4 +335,4 @@ def _train_stage(
         loop.train(task, training, folder, device=run.device, resume="auto", part=part)
         plan.seconds[stage] = from_first(time.monotonic() - start)
         _write_plan(run)
-    return load_weights(folder / LAST, stage)[0]
+    return load_weights(folder / BEST, stage)[0]

@@ -145,6 +145,7 @@ def test_without_captions_pictures_are_continued(tmp_path, train, clips):
         (["--hours", "0"], 2, "--hours"),
         (["--export", "model.pt"], 2, "must end in .safetensors"),
         (["--layers", "folder"], 3, "sprites could use it"),
+        (["--mirror"], 2, "--mirror: captions have the word 'left'"),
     ],
 )
 def test_wrong_options_are_one_line(tmp_path, train, arguments, code, words):

@@ -5,7 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowwarp.data.crops import crop_window, detail_crop, middle_crop, random_crop, resize_video
+from flowwarp.data.crops import (
+    SCALES,
+    crop_window,
+    detail_crop,
+    middle_crop,
+    random_crop,
+    resize_video,
+)
 
 
 def seeded(seed=0):
@@ -50,19 +57,27 @@ def test_a_crop_depends_on_the_generator_alone():
     video = clip()
     one, two = (random_crop(video, (16, 24), seeded(3)) for _ in range(2))
     assert torch.equal(one, two)
-    crops = [random_crop(video, (30, 45), seeded(seed)) for seed in range(40)]
-    places = set()
-    for crop in crops:
-        found = [
-            (y, x)
-            for y in range(3)
-            for x in range(4)
-            if torch.equal(crop, video[..., y : y + 30, x : x + 45].float() / 255)
-        ]
-        assert len(found) == 1  # all frames are cut at the same place
-        places.update(found)
-    assert {y for y, _ in places} == {0, 1, 2}
-    assert {x for _, x in places} == {0, 1, 2, 3}
+
+
+def test_random_crops_differ_in_place_and_scale():
+    """Of pixels that hold their own coordinates, the first and the last show what was cut."""
+    rows, columns = torch.meshgrid(torch.arange(60), torch.arange(80), indexing="ij")
+    video = torch.stack([rows, columns, rows]).to(torch.uint8).expand(2, -1, -1, -1)
+    shares, places = [], []
+    for seed in range(60):
+        crop = random_crop(video, (60, 80), seeded(seed)) * 255
+        assert torch.equal(crop[0], crop[1])  # all frames are cut alike
+        top, left = float(crop[0, 0, 0, 0]), float(crop[0, 1, 0, 0])
+        height = float(crop[0, 0, -1, 0]) - top + 1
+        width = float(crop[0, 1, 0, -1]) - left + 1
+        assert height / 60 == pytest.approx(width / 80, abs=0.03)  # the same scale both ways
+        shares.append(height / 60)
+        places.append((top / max(1, 60 - height), left / max(1, 80 - width)))
+    assert min(shares) == pytest.approx(SCALES[0], abs=0.03)
+    assert max(shares) == pytest.approx(SCALES[1], abs=0.03)
+    for axis in range(2):
+        assert min(place[axis] for place in places) < 0.1
+        assert max(place[axis] for place in places) > 0.8
 
 
 def test_resizing():

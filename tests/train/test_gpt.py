@@ -1,6 +1,7 @@
 """Training the transformer: examples by number, orders, weights and losses by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_an_example_is_a_function_of_its_number(dvae):
     assert shapes == {
         "text": (6, WORDS.length, 1),
         "video": (6, 4, 8),
+        "seen": (6, 4, 8),
         "picture": (6, 4, 8),
         "dropped": (6,),
     }
@@ -78,26 +80,37 @@ def test_an_example_is_the_codes_and_words_of_its_clip(dvae):
     assert torch.equal(example["picture"], to_patches(dvae.encode(still)))
 
 
-def test_later_examples_repeat_the_first(dvae):
-    data = GPTDataConfig((16, 16), 4, distinct=3)
-    drawn = []
+def test_patches_of_other_clips_are_seen(dvae):
+    """Twice the share at most, and half of that on average; each is a patch of its place."""
 
-    def counting(seed, number):
-        drawn.append(number)
-        return draw(seed, number)
+    def drawn(share, numbers=range(60)):
+        data = replace(DATA, swapped=share)
+        made = Examples(draw, dvae, WORDS, 3, data)
+        return made(numbers), made.some_patches
 
-    made = Examples(counting, dvae, WORDS, 3, data)
-    batch = made(range(40))
-    assert sorted(drawn) == [0, 1, 2]
-    first = [batch["video"][number] for number in range(3)]
-    repeated = [
-        [torch.equal(video, other) for other in first].index(True) for video in batch["video"][3:]
-    ]
-    assert set(repeated) == {0, 1, 2}
-    prepared = Examples(draw, dvae, WORDS, 3, data)
-    prepared.prepare()
-    again = prepared([30])
-    assert torch.equal(again["video"][0], batch["video"][30])  # whatever came before
+    none, _ = drawn(0)
+    assert torch.equal(none["seen"], none["video"])
+    batch, some = drawn(0.2)
+    assert torch.equal(batch["video"], none["video"])  # what is predicted stays
+    other = (batch["seen"] != batch["video"]).any(-1)
+    for example, place in other.nonzero().tolist():
+        assert (some[:, place] == batch["seen"][example, place]).all(1).any()
+    everywhere, _ = drawn(0.5)
+    shares = (everywhere["seen"] != everywhere["video"]).any(-1).float().mean(1)
+    assert 0.1 < float(other.float().mean()) < 0.22  # some patches are the same
+    assert shares.max() > 0.7 > 0.3 > shares.min()
+
+
+def test_every_second_example_is_mirrored_if_asked(dvae):
+    data = replace(DATA, mirror=True)
+    batch = Examples(draw, dvae, WORDS, 3, data)(range(40))
+    mirrored = 0
+    for number in range(40):
+        video = random_crop(draw(3, number).video[:4], (16, 16), seeding.generator(3, number, 4))
+        plain, turned = (to_patches(dvae.encode(v[None]))[0] for v in (video, video.flip(-1)))
+        assert any(torch.equal(batch["video"][number], each) for each in (plain, turned))
+        mirrored += torch.equal(batch["video"][number], turned)
+    assert 10 < mirrored < 30
 
 
 def test_captions_are_dropped_as_often_as_asked(dvae):
@@ -148,7 +161,7 @@ def test_orders_are_checked(orders):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"frames": 0}, {"distinct": 0}, {"validation": 0}, {"caption_dropout": 1.5}],
+    [{"frames": 0}, {"swapped": 1.5}, {"validation": 0}, {"caption_dropout": 1.5}],
 )
 def test_data_are_checked(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
@@ -188,14 +201,15 @@ def test_codes_of_patches():
 
 
 class Known(nn.Module):
-    """Has nats that are known: the digits themselves, plus one; notes its segments."""
+    """Has nats that are known: the digits themselves, plus one; notes what it is given."""
 
     def __init__(self):
         super().__init__()
-        self.seen = []
+        self.seen, self.inputs = [], []
 
-    def forward(self, segments):
+    def forward(self, segments, inputs):
         self.seen.append(segments)
+        self.inputs.append(dict(inputs))
         return [digits.float() + 1 for _, digits in segments]
 
 
@@ -207,7 +221,7 @@ def examples(batch=3):
         for _ in range(2)
     )
     dropped = torch.arange(batch) == 1
-    return {"text": text, "video": video, "picture": picture, "dropped": dropped}
+    return {"text": text, "video": video, "picture": picture, "seen": picture, "dropped": dropped}
 
 
 def test_losses_by_hand():
@@ -240,6 +254,8 @@ def test_words_in_front_are_dropped_and_not_predicted():
     assert name == "text"
     assert torch.equal(words[0], batch["text"][0])
     assert not words[1].any()
+    assert torch.equal(net.inputs[0]["text"], words)
+    assert torch.equal(net.inputs[0]["video"], batch["seen"])
 
 
 def test_words_at_the_end_are_predicted_up_to_theirs():

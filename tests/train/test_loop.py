@@ -28,8 +28,10 @@ from tiny import assert_close_metrics, metrics, run, weights
         {"ema": 0.0, "clip": 0.0, "decay": "constant"},
         {"precision": "bf16", "accumulate": 3},
         {"muon": 0.5},
+        {"steps": 40, "validate_every": 3, "flat": 0.5, "decay": "linear"}
+        | {"patience": 1, "least_gain": 0.9},
     ],
-    ids=["plain", "accumulate", "bare", "bf16", "muon"],
+    ids=["plain", "accumulate", "bare", "bf16", "muon", "early end"],
 )
 def test_interrupted_run_is_bit_equal(tmp_path, changes):
     config = tiny.config(**changes)

@@ -1,23 +1,10 @@
-"""Settings of the loop, and the learning rate."""
-
-from dataclasses import replace
+"""Settings of the loop."""
 
 import pytest
 
 import tiny
 from flowwarp.errors import InputError
-from flowwarp.train.loop import learning_rate
-from flowwarp.train.task import LoopConfig
 from tiny import run
-
-
-def test_schedule():
-    config = LoopConfig(steps=110, warmup=10, learning_rate=1.0, floor=0.1)
-    assert learning_rate(config, 0) == pytest.approx(0.1)
-    assert learning_rate(config, 9) == 1.0
-    assert learning_rate(config, 60) == pytest.approx(0.55)
-    assert learning_rate(config, 110) == pytest.approx(0.1)
-    assert learning_rate(replace(config, decay="constant"), 109) == 1.0
 
 
 @pytest.mark.parametrize(

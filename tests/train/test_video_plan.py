@@ -78,8 +78,17 @@ def test_the_largest_size_that_sees_enough_examples(per_second, expected):
         measured.append(size)
         return speeds[size]
 
-    assert choose_size(100.0, measure) == GPT_SIZES[expected]
+    assert choose_size(100.0, None, measure) == GPT_SIZES[expected]
     assert measured == list(GPT_SIZES[1 : expected + 2])  # and nothing larger is measured
+
+
+@pytest.mark.parametrize(
+    ("clips", "expected"),
+    [(10, (128, 4)), (100, (128, 4)), (400, (256, 6)), (2000, (384, 8)), (10_000, (512, 12))],
+)
+def test_few_clips_are_for_a_small_transformer(clips, expected):
+    """However fast the machine is."""
+    assert choose_size(100.0, clips, lambda _: 1e9) == expected
 
 
 def test_sizes_grow_and_are_possible():
@@ -128,7 +137,7 @@ def test_a_step_is_measured_and_changes_nothing(monkeypatch):
     "plan",
     [
         Plan(1.0, 0),
-        Plan(0.25, 7, "sprites", (192, 5), {"dvae": 100, "gpt": 20}, {"dvae": 3.5}, 4096),
+        Plan(0.25, 7, "sprites", (192, 5), {"dvae": 100, "gpt": 20}, {"dvae": 3.5}, True),
     ],
 )
 def test_a_plan_is_read_as_it_was_written(tmp_path, plan):
@@ -140,7 +149,7 @@ def test_a_folder_without_a_plan(tmp_path):
     assert read_plan(tmp_path) is None
 
 
-GOOD = {"hours": 1.0, "seed": 0, "distinct": None, "gpt": None, "steps": {}, "seconds": {}}
+GOOD = {"hours": 1.0, "seed": 0, "mirror": False, "gpt": None, "steps": {}, "seconds": {}}
 
 
 @pytest.mark.parametrize(
@@ -159,10 +168,9 @@ GOOD = {"hours": 1.0, "seed": 0, "distinct": None, "gpt": None, "steps": {}, "se
         {"seed": 10**30},
         {"preset": "huge"},
         {"preset": ["own"]},
-        {"distinct": 0},
-        {"distinct": 2.5},
-        {"distinct": [1]},
-        {"distinct": 10**13},
+        {"mirror": 1},
+        {"mirror": None},
+        {"distinct": 5},
         {"gpt": [128]},
         {"gpt": [128, 4, 1]},
         {"gpt": "ab"},

@@ -12,12 +12,10 @@ from flowwarp.io.checkpoints import load_tensors
 from flowwarp.pipelines.video.generate import Request, generate
 from flowwarp.pipelines.video.load import MODEL, load_video_model
 from flowwarp.train import loop, video_plan, video_run
-from flowwarp.train.gpt import GPTDataConfig
 from flowwarp.train.video_plan import Plan, read_plan
 from flowwarp.train.video_run import VideoRun, decode_as_generated, train_video
-from squares import CLIPS, DATA, FRAMES, LARGER, SIZE, SOURCE, WORDS, draw, run_in
+from squares import DATA, FRAMES, LARGER, SIZE, SOURCE, WORDS, draw, run_in
 from tiny import metrics
-from tiny_model import tiny_model
 
 
 def tensors(folder):
@@ -55,29 +53,10 @@ def test_the_plan_says_what_was_done(trained):
     assert all(seconds > 0 for seconds in plan.seconds.values())
 
 
-def test_the_transformer_learns_from_four_crops_of_each_clip(trained):
-    assert read_plan(trained[0]).distinct == 4 * CLIPS
-
-
-def test_clips_are_encoded_in_a_tenth_of_the_time(tmp_path, monkeypatch):
-    """Of an hour, the transformer has 60 of 77.5 parts: 2787 s, 278 clips of 1 s each."""
-    clock = iter([0.0, 16.0])
-    monkeypatch.setattr(video_run.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(VideoRun, "left", lambda _: 3600.0)
-    run = VideoRun(tmp_path, Plan(1.0, 0), torch.device("cpu"), 0.0)
-    many = replace(DATA, source=replace(SOURCE, count=1000))
-    codes = tiny_model().dvae
-    assert video_run._gpt_data(many, run, codes).distinct == 278
-    assert read_plan(tmp_path).distinct == 278
-    assert video_run._gpt_data(many, run, codes).distinct == 278  # the clock has stopped
-    endless = replace(DATA, source=replace(SOURCE, count=None))
-    assert video_run._gpt_data(endless, run, codes).distinct == GPTDataConfig.distinct
-
-
 def test_two_processes_follow_the_first_and_are_one(tmp_path, forked):
     assert "exits 0 0" in forked("video", tmp_path).stdout
     one, two = (read_plan(tmp_path / name) for name in ("one", "two"))
-    assert (two.gpt, two.steps, two.distinct) == (one.gpt, one.steps, one.distinct)
+    assert (two.gpt, two.steps) == (one.gpt, one.steps)
     assert two.steps == dict.fromkeys(video_plan.STAGES, 2)
     for stage in video_plan.STAGES:  # a code may round the other way: not as close as in one stage
         losses = [
@@ -145,6 +124,7 @@ def test_without_a_plan_speed_is_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(video_run, "_LEAST_STEPS", 1)
     monkeypatch.setattr(video_plan, "GPT_SIZES", ((16, 1), (32, 1), (16, 2)))
     monkeypatch.setattr(video_plan, "LEAST_EXAMPLES", 32)
+    monkeypatch.setattr(video_plan, "PARAMETERS_PER_CLIP", 10_000)
     measured = []
 
     def seconds_per_step(task, config, device):
