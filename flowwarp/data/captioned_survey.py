@@ -34,10 +34,9 @@ MIN_CAPTIONS = 5  # that have a word
 MAX_RARE_SHARE = 0.1  # of all running words, those that are rarer
 
 # Words that are wrong of a mirrored clip.
-SIDES = {"left", "leftward", "leftwards", "right", "rightward", "rightwards"} | {
-    "clockwise",
-    "counterclockwise",
-    "anticlockwise",
+SIDES = {
+    *("left", "leftward", "leftwards", "right", "rightward", "rightwards"),
+    *("clockwise", "counterclockwise", "anticlockwise"),
 }
 
 _WORLD_LAYOUT = ClipLayout((64, 64), (128, 128), MAX_FRAMES, 1, FPS)

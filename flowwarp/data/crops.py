@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MARGIN = 1 / 16  # share of each side that a crop leaves out
+MARGIN = 1 / 16  # share of each side that a crop of one scale leaves out
 SCALES = (0.85, 1.0)  # least and greatest share of each side that a random crop keeps
 _TRIES = 4
 
@@ -67,7 +67,7 @@ def _detail(video: Tensor) -> float:
 
 
 def middle_crop(video: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cut the middle as :func:`random_crop` cuts any place; shapes are the same."""
+    """Cut the middle, without ``MARGIN``; shapes are those of :func:`random_crop`."""
     return _crop(video, size, 0.5, 0.5, 1 - MARGIN)
 
 

@@ -1,9 +1,9 @@
 """The plan of ``train-video``: three networks one after the other, in the time there is.
 
 Before each stage, steps per second are measured on this machine with the examples to come. The
-stage then gets as many steps as fit in its share of the time, and a learning-rate schedule that
-ends with them. What is decided is written to RUN/plan.json before the first step, so that a resumed
-run follows the same plan.
+stage then gets as many steps as fit in its share of the time; it ends earlier where held-out clips
+gain no more, and the stages behind it have what is left. What is decided is written to
+RUN/plan.json before the first step, so that a resumed run follows the same plan.
 """
 
 from __future__ import annotations
