@@ -83,7 +83,7 @@ def make_videos(
             failed.append(named | {"error": str(fault)})
             continue
         seconds = round(time.perf_counter() - start, 3)
-        results.append(named | {"unknown": prompt.unknown, **about, "seconds": seconds})
+        results.append(named | {**_words_of(prompt), **about, "seconds": seconds})
         if not as_json:
             print_path(job.target)
     if as_json:
@@ -130,13 +130,17 @@ def _request(model: VideoModel, given: Mapping[str, Any], fps: float) -> Request
 def _parse(
     model: VideoModel, jobs: Sequence[Job], failed: list[dict[str, str]]
 ) -> list[tuple[Job, Prompt]]:
-    """Return the jobs whose prompts can be read; say which words are unknown, and note the others.
+    """Return the jobs whose prompts can be read, and note the others.
+
+    What of a prompt will not be shown is said.
 
     Raises:
         click.UsageError: there is a job alone, and its prompt cannot be read.
     """
+    from flowwarp.pipelines.video.learned import not_learned, word_figures
     from flowwarp.pipelines.video.prompt import Prompt, parse_prompt
 
+    missed = not_learned(word_figures(model.notes))
     parsed = []
     for job in jobs:
         if not job.prompt and model.words.words:
@@ -144,7 +148,7 @@ def _parse(
         if job.prompt and not model.words.words:
             raise click.UsageError("this model was trained without words; leave PROMPT out")
         try:
-            prompt = parse_prompt(job.prompt, model.words) if job.prompt else Prompt("", ())
+            prompt = parse_prompt(job.prompt, model.words, missed) if job.prompt else Prompt("")
         except InputError as fault:
             if len(jobs) == 1:
                 raise click.UsageError(str(fault)) from fault
@@ -152,11 +156,22 @@ def _parse(
             failed.append({"prompt": job.prompt, "output": output, "error": str(fault)})
             continue
         if prompt.unknown:
-            more = ", …" if len(prompt.unknown) > _MOST_NAMED else ""
-            words = ", ".join(map(repr, prompt.unknown[:_MOST_NAMED])) + more
-            say(f"{shown(job.prompt)}: left out, as no training caption has it: {words}")
+            named = _named(prompt.unknown)
+            say(f"{shown(job.prompt)}: left out, as no training caption has it: {named}")
+        if prompt.not_learned:
+            named = _named(prompt.not_learned)
+            say(f"{shown(job.prompt)}: makes no difference, as training did not learn it: {named}")
         parsed.append((job, prompt))
     return parsed
+
+
+def _words_of(prompt: Prompt) -> dict[str, Any]:
+    return {"unknown": prompt.unknown, "not_learned": prompt.not_learned}
+
+
+def _named(words: Sequence[str]) -> str:
+    more = ", …" if len(words) > _MOST_NAMED else ""
+    return ", ".join(map(repr, words[:_MOST_NAMED])) + more
 
 
 def _make(model: VideoModel, job: Job, request: Request, seed: int, fps: float, label: str) -> None:

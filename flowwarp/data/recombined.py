@@ -1,4 +1,4 @@
-"""New prompts of the words of captions, without any knowledge of what the words mean."""
+"""Captions with another word in the place of one, without any knowledge of what the words mean."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _TRIES = 50  # for each new caption
 _Place = tuple[int, int, str]  # number of words before, -1 or 1 for left or right, neighbour there
 
 
-def recombine(captions: Iterable[str], count: int, seed: int = 0) -> list[str]:
-    """Return captions with one word replaced, none of which is a caption itself.
+class Replacements:
+    """The words that may stand in the place of another, by the captions that there are.
 
     A word may be replaced by one that other captions have at the same place: as many words stand
     before it, and the same word right before or right behind it. So "a red ball rolls" and "a blue
@@ -21,7 +21,27 @@ def recombine(captions: Iterable[str], count: int, seed: int = 0) -> list[str]:
     verbs stand last), yet no "a red cube rolls". Whether a new caption makes sense is not known.
 
     Args:
-        captions: some captions.
+        captions: the words of each.
+    """
+
+    def __init__(self, captions: Iterable[Sequence[str]]) -> None:
+        self._found: defaultdict[_Place, dict[str, None]] = defaultdict(dict)
+        for words in captions:
+            for index, word in enumerate(words):
+                for place in _places(words, index):
+                    self._found[place][word] = None
+
+    def of(self, words: Sequence[str], index: int) -> list[str]:
+        """Return the other words that may stand in the place of a word of a caption."""
+        found = {word: None for place in _places(words, index) for word in self._found[place]}
+        return [word for word in found if word != words[index]]
+
+
+def recombine(captions: Iterable[str], count: int, seed: int = 0) -> list[str]:
+    """Return captions with one word replaced, none of which is a caption itself.
+
+    Args:
+        captions: some captions; see :class:`Replacements` for what they allow.
         count: how many new ones at most.
         seed: other numbers choose others.
 
@@ -29,11 +49,7 @@ def recombine(captions: Iterable[str], count: int, seed: int = 0) -> list[str]:
         Words joined by spaces; fewer than ``count`` if few are found.
     """
     known = list(dict.fromkeys(tuple(split_words(caption)) for caption in captions))
-    found_at: defaultdict[_Place, dict[str, None]] = defaultdict(dict)
-    for words in known:
-        for index, word in enumerate(words):
-            for place in _places(words, index):
-                found_at[place][word] = None
+    replacements = Replacements(known)
     draw = random.Random(seed)  # noqa: S311 - nothing secret
     taken = set(known)
     new: list[str] = []
@@ -42,8 +58,10 @@ def recombine(captions: Iterable[str], count: int, seed: int = 0) -> list[str]:
         if not words or len(new) == count:
             continue
         index = draw.randrange(len(words))
-        others = {word: None for place in _places(words, index) for word in found_at[place]}
-        changed = (*words[:index], draw.choice(list(others)), *words[index + 1 :])
+        others = replacements.of(words, index)
+        if not others:
+            continue
+        changed = (*words[:index], draw.choice(others), *words[index + 1 :])
         if changed not in taken:
             taken.add(changed)
             new.append(" ".join(changed))

@@ -11,8 +11,8 @@ Three additions let a small network learn from a few hundred clips:
 
 - *Rotary embeddings* (Su et al., "RoFormer", 2021) along t, y and x: attention depends on how far
   apart two patches are, so a shape learned at one place is known at all places.
-- *The patch one time step before*: the input of each place includes the patch that stood there one
-  time step earlier, which attention would need long to find.
+- *Neighbours*: the input of each place includes the patch above it and the patch that stood there
+  one time step earlier, which attention would need long to find.
 - *Pooled words*: the mean of the words is added at every place behind them. Attention finds single
   words, but learns late where to look.
 
@@ -185,13 +185,14 @@ class PatchEmbedding(nn.Module):
 
     def __init__(self, medium: MediumConfig, width: int) -> None:
         super().__init__()
-        self.step = medium.grid[1] * medium.grid[2]  # patches of one time step
         self.register_buffer("first", first_rows(medium.digits), persistent=False)
         rows = sum(medium.digits)
         self.patch = nn.EmbeddingBag(rows, width, mode="sum")
-        spatial = self.step > 1 and medium.grid[0] > 1
-        self.earlier = nn.EmbeddingBag(rows, width, mode="sum") if spatial else None
-        self.place = nn.Parameter(torch.empty(medium.patches, width))
+        # How many places back in the sequence the neighbours above and one time step earlier are.
+        _, height, columns = medium.grid
+        back = {columns, height * columns}
+        self.back = sorted(places for places in back if 1 < places < medium.patches)
+        self.neighbours = nn.ModuleList(nn.EmbeddingBag(rows, width, mode="sum") for _ in self.back)
         self.start = nn.Parameter(torch.empty(width))
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.02)
@@ -203,28 +204,27 @@ class PatchEmbedding(nn.Module):
     def forward(self, digits: Tensor) -> Tensor:
         """Return the input of each place, (B, n, width): all but its own patch may be in it.
 
-        It is the sum of the vectors of the patch before, of the patch one time step earlier, and of
-        the place itself.
+        It is the sum of the vectors of the patch before, the patch above and the patch that stood
+        there one time step earlier.
         """
         count = digits.shape[1]
         x = torch.cat([self.start.expand(len(digits), 1, -1), self.embed(digits[:, :-1])], 1)
-        x = x + self.place[:count]
-        if self.earlier is not None and count > self.step:
-            earlier = self._sum(self.earlier, digits[:, : -self.step])
-            x = x + F.pad(earlier, (0, 0, self.step, 0))
+        for back, table in zip(self.back, self.neighbours, strict=True):
+            if count > back:
+                x = x + F.pad(self._sum(table, digits[:, :-back]), (0, 0, back, 0))
         return x
 
     def at(self, digits: Tensor, index: int) -> Tensor:
         """Return the input of one place, (B, 1, width); only patches before it are read."""
         if index == 0:
-            return (self.start + self.place[0]).expand(len(digits), 1, -1)
-        x = self.embed(digits[:, index - 1 : index]) + self.place[index]
-        if self.earlier is not None and index >= self.step:
-            place = index - self.step
-            x = x + self._sum(self.earlier, digits[:, place : place + 1])
+            return self.start.expand(len(digits), 1, -1)
+        x = self.embed(digits[:, index - 1 : index])
+        for back, table in zip(self.back, self.neighbours, strict=True):
+            if index >= back:
+                x = x + self._sum(table, digits[:, index - back : index - back + 1])
         return x
 
-    def _sum(self, table: nn.EmbeddingBag, digits: Tensor) -> Tensor:
+    def _sum(self, table: nn.Module, digits: Tensor) -> Tensor:
         rows: Tensor = table((digits + self.first).flatten(0, 1))
         return rows.view(*digits.shape[:2], rows.shape[-1])
 

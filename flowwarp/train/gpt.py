@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ from flowwarp.train.settings import check_least, check_shares
 # Orders of clips without captions: a video, or a picture that goes on. An empty text stands before
 # each, so that such a model is trained and used like any other.
 WITHOUT_WORDS = (f"{TEXT} {VIDEO} 0.5", f"{TEXT} {PICTURE} {VIDEO} 0.5")
+MEDIA = (TEXT, PICTURE, VIDEO)
 SEEN = "seen"  # what the network sees of the video
 _COUNTED = 64  # clips whose codes are counted, and whose patches are seen in others
 
@@ -40,7 +41,6 @@ class GPTDataConfig:
         caption_dropout: share of examples without words, for classifier-free guidance.
         swapped: mean share of the patches seen that are of another clip; see :class:`Examples`.
         mirror: whether every second example is mirrored, left and right exchanged.
-        validation: number of held-out examples to measure.
     """
 
     size: tuple[int, int] = (64, 64)
@@ -53,10 +53,9 @@ class GPTDataConfig:
     caption_dropout: float = 0.15
     swapped: float = 0.1
     mirror: bool = False
-    validation: int = 32
 
     def __post_init__(self) -> None:
-        check_least(self, 1, "frames", "validation")
+        check_least(self, 1, "frames")
         check_shares(self, "caption_dropout", "swapped")
         for order in self.orders:
             media, share = parse_order(order)
@@ -119,37 +118,55 @@ class Examples:
         self.source, self.dvae, self.words = source, dvae, words
         self.seed, self.data = seed, data
 
-    def __call__(self, numbers: Iterable[int]) -> dict[str, Tensor]:
+    def __call__(self, numbers: Sequence[int], media: Sequence[str] = MEDIA) -> dict[str, Tensor]:
         """Return examples.
 
+        Args:
+            numbers: of the examples.
+            media: that are read; a picture takes time to encode, and few sequences have one.
+
         Returns:
-            ``text`` (B, n, 1), ``video`` and ``picture`` (B, n, digits), ``seen`` (B, n, digits),
-            the video with patches of other clips, all int64, and ``dropped`` (B,) bool, where words
-            in front are left out.
+            ``text`` (B, n, 1), ``video`` and, if it is read, ``picture`` (B, n, digits), ``seen``
+            (B, n, digits), the video with patches of other clips, all int64, and ``dropped`` (B,)
+            bool, where words in front are left out.
         """
-        clips, texts, dropped, swapped, others = [], [], [], [], []
-        for number in numbers:
-            clip = self.source(self.seed, number)
-            random = seeding.generator(self.seed, number, 4)
-            video = random_crop(clip.video[: self.data.frames], self.data.size, random)
-            clips.append(video.flip(-1) if self.data.mirror and _coin(random) else video)
-            texts.append(self.words.encode(clip.caption))
-            random = seeding.generator(self.seed, number, 1)
-            dropped.append(float(torch.rand((), generator=random)) < self.data.caption_dropout)
-            share = 2 * self.data.swapped * torch.rand((), generator=random)
-            count = self.some_patches.shape[1]
-            swapped.append(torch.rand(count, generator=random) < share)
-            others.append(torch.randint(len(self.some_patches), (count,), generator=random))
-        all_clips = torch.stack(clips)
-        patches = encode_video(self.dvae, all_clips)
-        elsewhere = self.some_patches[torch.stack(others), torch.arange(patches.shape[1])]
-        return {
+        clips, texts, dropped = zip(*(self._draw(number) for number in numbers), strict=True)
+        videos = torch.stack(clips)
+        patches = encode_video(self.dvae, videos)
+        examples = {
             TEXT: torch.tensor(texts)[..., None],
             VIDEO: patches,
-            PICTURE: encode_pictures(self.dvae, all_clips[:, 0]),
-            SEEN: torch.where(torch.stack(swapped)[..., None], elsewhere, patches),
+            SEEN: self._with_others(patches, numbers),
             "dropped": torch.tensor(dropped),
         }
+        if PICTURE in media:
+            examples[PICTURE] = encode_pictures(self.dvae, videos[:, 0])
+        return examples
+
+    def _draw(self, number: int) -> tuple[Tensor, list[int], bool]:
+        """Return the frames of an example, its words, and whether they are left out."""
+        clip = self.source(self.seed, number)
+        random = seeding.generator(self.seed, number, 4)
+        video = random_crop(clip.video[: self.data.frames], self.data.size, random)
+        if self.data.mirror and _share_of_draws(random, 0.5):
+            video = video.flip(-1)
+        random = seeding.generator(self.seed, number, 1)
+        dropped = _share_of_draws(random, self.data.caption_dropout)
+        return video, self.words.encode(clip.caption), dropped
+
+    def _with_others(self, patches: Tensor, numbers: Sequence[int]) -> Tensor:
+        """Return patches of examples (B, n, digits), some of them those of other clips."""
+        if not self.data.swapped:
+            return patches
+        places = torch.arange(patches.shape[1])
+        seen = []
+        for number, own in zip(numbers, patches, strict=True):
+            random = seeding.generator(self.seed, number, 5)
+            share = 2 * self.data.swapped * float(torch.rand((), generator=random))
+            others = torch.randint(len(self.some_patches), places.shape, generator=random)
+            swapped = torch.rand(places.shape, generator=random) < share
+            seen.append(torch.where(swapped[:, None], self.some_patches[others, places], own))
+        return torch.stack(seen)
 
     @cached_property
     def some_patches(self) -> Tensor:
@@ -161,8 +178,9 @@ class Examples:
         )
 
 
-def _coin(random: torch.Generator) -> bool:
-    return float(torch.rand((), generator=random)) < 0.5
+def _share_of_draws(random: torch.Generator, share: float) -> bool:
+    """Draw true in a share of all draws."""
+    return float(torch.rand((), generator=random)) < share
 
 
 def codes_of(patches: Tensor, digits: int) -> Tensor:
@@ -228,7 +246,7 @@ def gpt_losses(
 
 def gpt_task(
     examples: Examples,
-    held_out: Examples,
+    held_out: Mapping[str, Tensor],
     media: Sequence[MediumConfig],
     configs: Mapping[str, Any],
 ) -> loop.Task:
@@ -236,7 +254,7 @@ def gpt_task(
 
     Args:
         examples: to learn from.
-        held_out: to measure by.
+        held_out: examples to measure by, with their words and as they are.
         media: what the transformer reads and writes.
         configs: ``loop``, ``model`` (:class:`GPTConfig`) and ``losses``.
     """
@@ -252,14 +270,15 @@ def gpt_task(
         order = order_of_step(training.seed, step, data.orders)
         return gpt_losses(model, batch, order, weights)
 
-    fixed = held_out(range(data.validation))
-    fixed |= {"dropped": torch.zeros_like(fixed["dropped"]), SEEN: fixed[VIDEO]}
+    def batch(numbers: range) -> dict[str, Tensor]:
+        step = numbers[0] // training.batch_size
+        return examples(numbers, order_of_step(training.seed, step, data.orders))
 
     judged = [[TEXT, VIDEO]] + ([[VIDEO, TEXT]] if examples.words.words else [])
 
     def validate(model: nn.Module) -> dict[str, float]:
         device = next(model.parameters()).device
-        batch = {name: part.to(device) for name, part in fixed.items()}
+        batch = {name: part.to(device) for name, part in held_out.items()}
         figures = {}
         for order in judged:
             terms = gpt_losses(model, batch, order, weights)
@@ -269,7 +288,7 @@ def gpt_task(
     return loop.Task(
         name="gpt",
         model=net,
-        batch=examples,
+        batch=batch,
         loss=loss,
         configs={"model": configs["model"], "data": data, "losses": configs["losses"]},
         validate=validate,

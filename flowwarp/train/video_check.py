@@ -195,9 +195,9 @@ def _overfit_gpt(
     }
     sizes = data.words.words, data.words.length, dvae.config, _GPT
     media = video_media(VideoConfig(data.base, data.size, data.frames, data.fps, *sizes))
-    shown = GPTDataConfig(data.base, data.frames, (f"{' '.join(_order(data))} 1",), validation=1)
+    shown = GPTDataConfig(data.base, data.frames, (f"{' '.join(_order(data))} 1",))
     few = Examples(source, dvae, data.words, 0, shown)
-    task = gpt_task(few, few, media, configs)
+    task = gpt_task(few, examples, media, configs)
 
     def batch(step: int) -> Batch:
         chosen = torch.arange(step * _GPT_BATCH, (step + 1) * _GPT_BATCH) % len(examples[TEXT])

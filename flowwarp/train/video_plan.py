@@ -184,7 +184,8 @@ def seconds_per_step(task: Task, config: LoopConfig, device: torch.device) -> fl
     try:
         for step in range(_MEASURED + 2):
             start = time.monotonic()
-            numbers = range(step * size, (step + 1) * size)
+            first = step * config.batch_size
+            numbers = range(first, first + size)
             batch = {name: part.to(device) for name, part in task.batch(numbers).items()}
             bf16 = config.precision == "bf16"
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):

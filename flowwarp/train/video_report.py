@@ -24,6 +24,7 @@ from flowwarp.models.sampling import SamplingConfig, sample
 from flowwarp.pipelines.video.encode import encode_prompts
 from flowwarp.pipelines.video.evaluate import evaluate
 from flowwarp.pipelines.video.generate import Request, decode, enlarge_frames, generate
+from flowwarp.pipelines.video.learned import not_learned, word_figures
 from flowwarp.pipelines.video.load import VideoModel
 from flowwarp.pipelines.video.nearest import Nearest, find_nearest
 from flowwarp.precision import fast_autocast
@@ -41,6 +42,7 @@ _COMPARED = 500  # training clips among which the nearest is sought
 _HELD_OUT = 8  # clips whose distance from them is told for comparison
 _MEASURED = 16  # held-out clips whose figures are given
 _SECONDS = 8.0  # that the figures of one clip may take
+_WORSE = 1.01  # loss of held-out clips at the end over its lowest, above which it has risen
 _MAX_BYTES = 2**28  # of a metrics.jsonl
 _SHEETS = {
     "dvae": "Each original (left to right: its frames) above what the discrete VAE makes of it.",
@@ -69,6 +71,7 @@ def write_report(
     if learned is None:
         parts.append("<p>The training is not finished: there is no model yet.</p>")
     else:
+        parts += _describe_words(learned[0])
         parts += _describe_samples(*learned, run.plan.seed)
         parts += _describe_figures(run, *learned)
     for stage in STAGES:
@@ -78,6 +81,29 @@ def write_report(
     path = run.folder / REPORT
     write_page(path, f"Training of {run.folder.resolve().name}", parts)
     return path
+
+
+def _describe_words(model: VideoModel) -> Iterator[str]:
+    """Yield which words the transformer has learned."""
+    figures = word_figures(model.notes)
+    if not figures:
+        return
+    missing = ", ".join(not_learned(figures))
+    yield heading(
+        "Words",
+        "Held-out clips under their captions, and with one word replaced. "
+        + (
+            f"These words make no difference: {missing}. They are synonyms of those that would "
+            "stand in their place, or there are too few clips, or too little time, to learn them."
+            if missing
+            else "All words that were compared make a difference."
+        ),
+    )
+    ordered = sorted(figures.items(), key=lambda item: item[1].likelier)
+    yield table(
+        [("word", "clips", "likelier with it", "nats")]
+        + [(word, f.clips, f"{f.likelier:.0%}", f"{f.nats:.2f}") for word, f in ordered]
+    )
 
 
 def _describe_figures(run: VideoRun, model: VideoModel, data: VideoData) -> Iterator[str]:
@@ -124,13 +150,24 @@ def _describe_stage(folder: Path, stage: str) -> Iterator[str]:
     sheets = sorted((folder / SAMPLES).glob("*.png"))
     if not curves and not sheets:
         return
-    yield heading(f"Stage {STAGES.index(stage) + 1}: {stage}")
+    yield heading(f"Stage {STAGES.index(stage) + 1}: {stage}", _describe_end(curves))
     yield row(line_chart(name, points) for name, points in curves.items())
     if sheets:
         newest = [path for path in sheets if path.name[:8] == sheets[-1].name[:8]]
         yield f"<p>{text(_SHEETS[stage])} Step {int(sheets[-1].name[:8])}.</p>"
         for path in newest:
             yield embedded(path.read_bytes(), "png")
+
+
+def _describe_end(curves: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+    """Say whether a stage learned its clips by heart; nothing if it did not."""
+    points = curves.get("val loss", [])
+    if not points:
+        return ""
+    step, best = min(points, key=lambda point: point[1])
+    if points[-1][1] <= _WORSE * best:
+        return ""
+    return f"It memorises: the loss of held-out clips rose after step {step:.0f}."
 
 
 def _read_curves(path: Path) -> dict[str, list[tuple[float, float]]]:

@@ -24,6 +24,7 @@ from flowwarp.models.upsampler import UpsamplerConfig
 from flowwarp.pipelines.flow.estimate import load_flownet
 from flowwarp.pipelines.video.describe import typical_notes
 from flowwarp.pipelines.video.encode import encode_prompts
+from flowwarp.pipelines.video.learned import compare_words, words_note
 from flowwarp.pipelines.video.load import (
     MODEL,
     VideoConfig,
@@ -48,9 +49,10 @@ from flowwarp.train.upsampler import PreviousConfig, UpsamplerDataConfig, upsamp
 from flowwarp.train.video_plan import Plan
 
 _WITH_ERRORS = 0.75  # share of clips that the upsampler learns to mend
-_TYPICAL = 24  # held-out clips whose figures are noted, at most
+_MEASURED = 40  # held-out clips whose figures are noted, at most
 _LEAST_STEPS = 20  # of a stage, however little time there is
 _VALIDATIONS = 12  # of a stage
+_HELD_OUT = 32  # clips that the transformer is validated with
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ def _train_stages(
         GPTConfig(),
     )
     model = _train_gpt(data, run, dvae, config)
-    model.notes = {**data.notes, **_typical(data, run, model)}
+    model.notes = {**data.notes, **_figures(data, run, model)}
     _save(run, model)
     report(model.eval())
     if video_plan.UPSAMPLER in run.stages:
@@ -157,12 +159,14 @@ def _save(run: VideoRun, model: VideoModel) -> None:
         save_video_model(run.folder / MODEL, model, model.notes)
 
 
-def _typical(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str]:
-    """Return notes of what is typical of held-out clips, by which others are told from them."""
+def _figures(data: VideoData, run: VideoRun, model: VideoModel) -> dict[str, str]:
+    """Return notes of held-out clips: what is typical of them, and which words matter."""
     series = seeding.held_out_series(run.plan.seed)
-    count = min(_TYPICAL, data.validation.count or _TYPICAL)
-    clips = [data.validation(series, index).video for index in range(count)]
-    return typical_notes(model.eval(), clips)
+    count = min(_MEASURED, data.validation.count or _MEASURED)
+    clips = [data.validation(series, index) for index in range(count)]
+    captions = data.source.captions or [clip.caption for clip in clips]
+    typical = typical_notes(model.eval(), [clip.video for clip in clips])
+    return typical | words_note(compare_words(model, clips, captions))
 
 
 def _train_dvae(data: VideoData, run: VideoRun) -> DVAE:
@@ -194,7 +198,8 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
     orders = GPTDataConfig.orders if data.words.words else WITHOUT_WORDS
     shown = GPTDataConfig(data.base, data.frames, orders, mirror=run.plan.mirror)
     examples = Examples(data.source, dvae, data.words, seed, shown)
-    held_out = Examples(data.validation, dvae, data.words, series, shown)
+    whole = replace(shown, swapped=0.0, caption_dropout=0.0)
+    fixed = Examples(data.validation, dvae, data.words, series, whole)(range(_HELD_OUT))
     configs: dict[str, Any] = {
         "loop": _loop_config(
             run,
@@ -210,7 +215,7 @@ def _train_gpt(data: VideoData, run: VideoRun, dvae: DVAE, config: VideoConfig) 
 
     def make(configs: Mapping[str, Any]) -> loop.Task:
         media = video_media(replace(config, gpt=configs["model"]))
-        return gpt_task(examples, held_out, media, configs)
+        return gpt_task(examples, fixed, media, configs)
 
     def with_size(size: tuple[int, int]) -> dict[str, Any]:
         return {**configs, "model": video_plan.gpt_config(size)}

@@ -10,6 +10,7 @@ from flowwarp.io.video_info import video_info
 from flowwarp.io.video_reader import read_video
 from flowwarp.io.video_writer import write_video
 from flowwarp.pipelines.video import generate as pipeline
+from flowwarp.pipelines.video.learned import words_note
 from flowwarp.pipelines.video.load import MODEL, save_video_model
 from tiny_model import tiny_model
 
@@ -114,6 +115,18 @@ def test_unknown_words_are_named(generate, tmp_path):
     assert not (tmp_path / "zebra.mp4").exists()
 
 
+def test_words_that_were_not_learned_are_named(call, tmp_path):
+    notes = words_note({"ball": [1.0, -1.0] * 3, "falls": [1.0] * 5})
+    save_video_model(tmp_path / "other.safetensors", tiny_model(), notes)
+    code, _, err = call(
+        "generate-video", "a ball falls", "--weights", tmp_path / "other.safetensors", "--dry-run"
+    )
+    assert code == 0
+    assert err == [
+        "flowwarp: 'a ball falls': makes no difference, as training did not learn it: 'ball'"
+    ]
+
+
 def test_several_prompts(generate, tmp_path):
     (tmp_path / "list.txt").write_text("a ball\nzebra\na red ball\n")
     code, out, err = generate("--prompts", "list.txt", "-o", "videos", "--json", "--frames", 2)
@@ -124,8 +137,8 @@ def test_several_prompts(generate, tmp_path):
         "videos/a_ball.mp4", "videos/a_red_ball.mp4"
     ]  # fmt: skip
     assert told["results"][0] | {"seconds": 0} == {
-        "prompt": "a ball", "output": "videos/a_ball.mp4", "unknown": [], "seed": 0, "frames": 2,
-        "width": 48, "height": 48, "fps": 10, "best_of": 1, "seconds": 0,
+        "prompt": "a ball", "output": "videos/a_ball.mp4", "unknown": [], "not_learned": [],
+        "seed": 0, "frames": 2, "width": 48, "height": 48, "fps": 10, "best_of": 1, "seconds": 0,
     }  # fmt: skip
     assert [record["prompt"] for record in told["failed"]] == ["zebra"]
     code, out, _ = generate("a ball", "a red", "-o", "videos", "--skip-existing")

@@ -1,6 +1,6 @@
 """New captions of the words of others."""
 
-from flowwarp.data.recombined import recombine
+from flowwarp.data.recombined import Replacements, recombine
 
 
 def test_words_change_places_with_those_at_the_same_place():
@@ -48,3 +48,12 @@ def test_nothing_comes_of_nothing():
     assert recombine(["", "..."], 4) == []
     assert recombine(["a red ball"], 4) == []
     assert recombine(["a red ball", "a blue ball"], 0) == []
+
+
+def test_replacements_of_a_word():
+    found = Replacements([["a", "red", "ball"], ["a", "blue", "ball"], ["the", "dog"]])
+    assert found.of(["a", "red", "ball"], 1) == ["blue"]
+    assert found.of(["a", "red", "dog"], 2) == ["ball"]  # stands behind "red" elsewhere
+    assert found.of(["a", "red", "ball"], 2) == []
+    assert found.of(["an", "old", "dog"], 0) == ["a", "the"]  # stand first
+    assert found.of(["an", "old", "dog"], 1) == []

@@ -158,16 +158,20 @@ def test_pooled_words_reach_what_is_behind_them_alone(net):
 
 
 def test_the_input_of_a_place_by_hand():
+    """Of grid (2, 2, 2): the patch above is 2 places back, one time step is 4."""
     embedding = PatchEmbedding(MEDIA[1], 8)
     digits = segments(("video",))[0][1]
     made = embedding(digits)
-    patch, earlier, place = embedding.patch.weight, embedding.earlier.weight, embedding.place
-    torch.testing.assert_close(made[:, 0], (embedding.start + place[0]).expand(2, -1))
+    above, earlier = embedding.neighbours
+    torch.testing.assert_close(made[:, 0], embedding.start.expand(2, -1))
     for b in range(2):
-        one, two = digits[b, 5].tolist()  # the values of the second digit stand behind the first's
-        before = patch[one] + patch[4 + two]
-        one, two = digits[b, 2].tolist()  # a step of time is 2 x 2 patches
-        torch.testing.assert_close(made[b, 6], before + earlier[one] + earlier[4 + two] + place[6])
+        vectors = [
+            # the values of the second digit stand behind the first's
+            table.weight[digits[b, place, 0]] + table.weight[4 + digits[b, place, 1]]
+            for table, place in ((embedding.patch, 5), (above, 4), (earlier, 2))
+        ]
+        torch.testing.assert_close(made[b, 6], sum(vectors))
+        torch.testing.assert_close(made[b, 1], embedding.embed(digits)[b, 0])
 
 
 @pytest.mark.parametrize("medium", MEDIA, ids=lambda medium: medium.name)

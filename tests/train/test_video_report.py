@@ -10,6 +10,7 @@ import torch
 from flowwarp.data.clip import Source, clip_without_flow
 from flowwarp.data.tokens import Words
 from flowwarp.io.images import write_image
+from flowwarp.pipelines.video.learned import words_note
 from flowwarp.train import video_report
 from flowwarp.train.video_plan import Plan
 from flowwarp.train.video_report import write_report, write_samples
@@ -84,6 +85,27 @@ def test_samples_stand_beside_the_nearest_training_clips(run, model):
     assert page.count("data:image/webp") == 8
     assert "Held-out clips are 0.0 away (median of 8)" in page  # they are the training clips
     assert "Figures" not in page  # the transformer is not finished
+
+
+def test_words_that_make_no_difference_are_named(run, model, monkeypatch):
+    assert "Words</h2>" not in page_of(run, "", (model, DATA))
+    gains = {"red": [1.0, 2.0, 1.0, 1.0, -1.0], "blue": [-1.0, 1.0] * 4}
+    monkeypatch.setattr(model, "notes", words_note(gains))
+    page = page_of(run, "", (model, DATA))
+    assert "These words make no difference: blue." in page
+    rows = "<td>blue</td><td>8</td><td>50%</td><td>0.00</td>", "<td>red</td><td>5</td><td>80%</td>"
+    assert 0 < page.index(rows[0]) < page.index(rows[1])
+    monkeypatch.setattr(model, "notes", words_note({"red": gains["red"]}))
+    assert "All words that were compared make a difference." in page_of(run, "", (model, DATA))
+
+
+@pytest.mark.parametrize(("last", "memorises"), [(0.505, False), (0.506, True)])
+def test_a_loss_of_held_out_clips_that_rises_is_named(run, last, memorises):
+    losses = {20: 0.6, 40: 0.5, 60: last}
+    lines = (f'{{"step": {step}, "split": "val", "loss": {x}}}' for step, x in losses.items())
+    log(run.folder / "gpt", *lines)
+    page = page_of(run, "")
+    assert ("It memorises: the loss of held-out clips rose after step 40." in page) == memorises
 
 
 def test_new_combinations_are_shown(run, model):

@@ -16,6 +16,12 @@ def test_unknown_words_are_named_once_and_in_their_order():
     assert parse_prompt("red ball", WORDS).unknown == ()
 
 
+def test_words_that_were_not_learned_are_named_once():
+    prompt = parse_prompt("a ball, a zebra and a ball", WORDS, ["ball", "red"])
+    assert prompt.not_learned == ("ball",)
+    assert parse_prompt("a ball", WORDS).not_learned == ()
+
+
 @pytest.mark.parametrize("text", ["zebra", "", "?!"])
 def test_a_prompt_that_has_no_known_word_is_refused(text):
     with pytest.raises(InputError, match="known: a, ball, red"):
