@@ -282,7 +282,7 @@ def _print_paths(options: _Options, written: Mapping[str, Path]) -> None:
 def _print_plan(options: _Options, plan: Plan, found: Survey) -> None:
     """Print what would be trained, as --dry-run does; only the first process prints."""
     from flowwarp.train.processes import is_first
-    from flowwarp.train.video_plan import SHARES
+    from flowwarp.train.video_plan import seconds_of_stage, stages_of
 
     if not is_first():
         return
@@ -291,7 +291,12 @@ def _print_plan(options: _Options, plan: Plan, found: Survey) -> None:
         about = {"dry_run": True, "run": options.folder, "device": options.device}
         click.echo(json.dumps({**about, "plan": asdict(plan), "survey": asdict(found)}))
         return
-    minutes = (f"{name} {60 * plan.hours * share:.3g} min" for name, share in SHARES.items())
+    stages = stages_of(plan.preset, enlarges=layout.size != layout.base)
+    left, minutes = 3600 * plan.hours, []
+    for stage in stages:
+        seconds = seconds_of_stage(stage, left, stages)
+        minutes.append(f"{stage} {seconds / 60:.3g} min")
+        left -= seconds
     steps = (f"{name} {count}" for name, count in plan.steps.items())
     lines = {
         "clips": f"{found.source}, {layout.frames} frames of {layout.size[1]}x{layout.size[0]}",

@@ -40,7 +40,7 @@ LEAST_EXAMPLES = 16_000
 PARAMETERS_PER_CLIP = 12_000
 _MEASURED = 4  # steps that are timed, after two that warm up
 _OVERHEAD = 1.05  # averages, states and samples, as a share of the steps' own time
-PRESETS = ("own", "sprites", "large")
+OWN, SPRITES, LARGE = PRESETS = ("own", "sprites", "large")
 _MAX_BYTES = 2**20
 _MOST_HOURS, _MOST_STEPS, _MOST_WIDTH, _MOST_DEPTH = 1e5, 10**12, 2**13, 2**8
 
@@ -64,7 +64,7 @@ class Plan:
 
     hours: float
     seed: int
-    preset: str = "own"
+    preset: str = OWN
     gpt: tuple[int, int] | None = None
     steps: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -124,16 +124,31 @@ def read_plan(folder: Path) -> Plan | None:
 
 
 def gpt_config(size: tuple[int, int]) -> GPTConfig:
-    """Return the transformer of a (width, depth): heads of 64 channels, two at least.
+    """Return the transformer of a (width, depth): attention heads of 64 channels, two at least.
 
     Raises:
         ValueError: the width does not divide among the heads.
     """
     width, depth = size
-    return GPTConfig(width, depth, heads=max(2, width // 64))
+    # The head runs for each digit of a patch: at 128 channels it takes half of the smallest size's
+    # time.
+    return GPTConfig(width, depth, heads=max(2, width // 64), digit_width=max(64, width // 4))
 
 
-def seconds_of_stage(stage: str, left: float, stages: Sequence[str] = STAGES) -> float:
+def stages_of(preset: str, *, enlarges: bool) -> tuple[str, ...]:
+    """Return the stages of a run, in their order.
+
+    An hour is too short for an upsampler of few clips: it is no better than bicubic enlargement, so
+    ``own`` enlarges bicubically and the transformer has the time.
+
+    Args:
+        preset: of the plan.
+        enlarges: whether clips are larger than what the discrete VAE sees.
+    """
+    return STAGES if enlarges and preset != OWN else STAGES[:-1]
+
+
+def seconds_of_stage(stage: str, left: float, stages: Sequence[str]) -> float:
     """Return the time of a stage: its share of what is left for it and the stages behind it.
 
     Args:

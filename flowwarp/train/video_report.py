@@ -31,7 +31,7 @@ from flowwarp.precision import fast_autocast
 from flowwarp.train.html_page import embedded, figure, heading, row, table, text, write_page
 from flowwarp.train.runs import METRICS, SAMPLES
 from flowwarp.train.seeding import held_out_series
-from flowwarp.train.video_plan import GPT, STAGES, UPSAMPLER, Plan
+from flowwarp.train.video_plan import STAGES, Plan, stages_of
 from flowwarp.train.video_run import VideoData, VideoRun
 from flowwarp.viz.charts import line_chart
 
@@ -108,7 +108,7 @@ def _describe_words(model: VideoModel) -> Iterator[str]:
 
 def _describe_figures(run: VideoRun, model: VideoModel, data: VideoData) -> Iterator[str]:
     """Yield figures that need no judge, of as many held-out clips as there is time for."""
-    last = UPSAMPLER if data.size != data.base else GPT
+    last = stages_of(run.plan.preset, enlarges=data.size != data.base)[-1]
     count = min(_MEASURED, data.validation.count or _MEASURED, int(run.left() / _SECONDS))
     if last not in run.plan.seconds or count < 1:
         return

@@ -122,8 +122,8 @@ def train_video(
     Raises:
         Stopped, Diverged, Locked, InputError, OutputError: as the loop does.
     """
-    if data.size == data.base:  # nothing to enlarge: the other stages have the time
-        run = replace(run, stages=video_plan.STAGES[:-1])
+    stages = video_plan.stages_of(run.plan.preset, enlarges=data.size != data.base)
+    run = replace(run, stages=stages)
     with joined(run.device) as process:
         run = replace(run, device=process.device, plan=from_first(run.plan))
         return _train_stages(data, run, report)

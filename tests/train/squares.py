@@ -42,6 +42,6 @@ def run_in(folder, **changes):
     planned = {"gpt": (32, 1), "steps": {"dvae": 3, "gpt": 3, "upsampler": 2}, **changes}
     plan = read_plan(folder)
     if plan is None:
-        plan = Plan(0.1, 0, **planned)
+        plan = Plan(0.1, 0, "large", **planned)
         plan.write(folder)
     return VideoRun(folder, plan, torch.device("cpu"), time.monotonic())

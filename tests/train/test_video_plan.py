@@ -21,6 +21,7 @@ from flowwarp.train.video_plan import (
     read_plan,
     seconds_of_stage,
     seconds_per_step,
+    stages_of,
     steps_within,
 )
 
@@ -43,12 +44,18 @@ def test_stages_one_after_the_other_fill_the_time(stages, overhead):
 
 
 def test_a_stage_by_hand():
-    assert seconds_of_stage("dvae", 1000) == pytest.approx(200 / 0.975)
-    assert seconds_of_stage("upsampler", 1000) == pytest.approx(150 / 0.175)
+    assert seconds_of_stage("dvae", 1000, STAGES) == pytest.approx(200 / 0.975)
+    assert seconds_of_stage("upsampler", 1000, STAGES) == pytest.approx(150 / 0.175)
+    assert seconds_of_stage("gpt", 1000, STAGES[:-1]) == pytest.approx(600 / 0.625)
+
+
+def test_own_clips_and_those_that_need_no_enlarging_have_no_upsampler():
+    assert stages_of("sprites", enlarges=True) == STAGES
+    assert stages_of("sprites", enlarges=False) == stages_of("own", enlarges=True) == STAGES[:-1]
 
 
 def test_a_late_run_has_no_time():
-    assert seconds_of_stage("gpt", -5.0) == 0
+    assert seconds_of_stage("gpt", -5.0, STAGES) == 0
     assert steps_within(0.0, 0.1, 20) == 20
 
 
